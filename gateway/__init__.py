@@ -1,0 +1,1 @@
+"""The process that clients call: everything that touches the world."""

@@ -1,0 +1,1 @@
+"""Clients of the servers that generate tokens: one file a dialect."""

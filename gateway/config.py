@@ -1,0 +1,252 @@
+"""The configuration file: its shape, with units and defaults. Loaded by `config_file.py`.
+
+Independent of how the gateway uses it, frozen, unknown fields refused. The docstring of a field
+is its documentation in the JSON schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from scheduler.types import SloClass
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Letters, digits and ._- , at most 63 characters.",
+    ),
+]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="http(s) address.")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1)]
+UsdPerHour = Annotated[
+    str,
+    Meta(pattern=r"^\d{1,6}(\.\d{1,9})?$", description="US dollars as a decimal string."),
+]
+Sha256 = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, 64 hex digits.")
+]
+
+
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class Secret(_Config, frozen=True, kw_only=True):
+    """A secret by reference: exactly one of `env` and `file`."""
+
+    env: str | None = None
+    """Name of the environment variable that holds it."""
+    file: str | None = None
+    """Path of the file that holds it; a final newline is not part of it."""
+
+
+class Gpu(_Config, frozen=True, kw_only=True):
+    """GPUs of one replica, and what they cost."""
+
+    type: Annotated[str, Meta(min_length=1)]
+    """Such as H100-80GB."""
+    count: Count
+    """GPUs of one replica."""
+    usd_per_gpu_hour: UsdPerHour | None = None
+    """Price of one GPU for an hour; absent: unknown, and so is every cost."""
+
+
+class Timeouts(_Config, frozen=True, kw_only=True):
+    """Limits on the parts of one upstream call, seconds."""
+
+    connect_s: Seconds = 3.0
+    """To a TCP (and TLS) connection."""
+    first_token_s: Seconds = 120.0
+    """From the request to the first token."""
+    idle_s: Seconds = 30.0
+    """Between two pieces of a stream."""
+    total_s: Seconds = 3600.0
+    """The whole call."""
+
+
+class MoeShape(_Config, frozen=True, kw_only=True):
+    """Experts of the model: they decide how a step's time grows with its batch."""
+
+    experts: Annotated[int, Meta(ge=2, le=4096)]
+    """Routed experts per MoE layer."""
+    experts_per_token: Annotated[int, Meta(ge=1, le=256)]
+    """Experts that each token takes."""
+
+
+class Replica(_Config, frozen=True, kw_only=True):
+    """One vLLM server."""
+
+    name: Name
+    """Name, unique in its pool."""
+    url: Url
+    """Address of its OpenAI API, without /v1."""
+
+
+class Pool(_Config, frozen=True, kw_only=True):
+    """Own vLLM replicas of one model, all alike."""
+
+    name: Name
+    """Name, unique among pools and remotes."""
+    model: ModelName
+    """Name that clients use."""
+    upstream_model: ModelName | None = None
+    """Name that vLLM serves it under (--served-model-name); absent: `model`."""
+    replicas: Annotated[tuple[Replica, ...], Meta(min_length=1)]
+    """The servers."""
+    gpu: Gpu
+    """GPUs of one replica."""
+    data_parallel_ranks: Count = 1
+    """Data-parallel ranks of one replica (--data-parallel-size)."""
+    max_num_seqs: Count = 256
+    """Sequences that one rank runs at once (--max-num-seqs)."""
+    kv_capacity_tokens: Count | None = None
+    """KV cache of one replica, tokens; absent: read from the engine."""
+    context_tokens: Count | None = None
+    """Most tokens of prompt and output (--max-model-len); absent: read from the engine."""
+    moe: MoeShape | None = None
+    """Experts of the model; absent: those of Qwen3-30B-A3B."""
+    api_key: Secret | None = None
+    """Key of the replicas (--api-key)."""
+    timeouts: Timeouts = Timeouts()
+    """Limits on calls."""
+
+
+class Remote(_Config, frozen=True, kw_only=True):
+    """A remote, OpenAI-shaped API that serves a model when the own servers are saturated."""
+
+    name: Name
+    """Name, unique among pools and remotes."""
+    remote_class: Name
+    """Class that data policies name, such as eu-zero-retention."""
+    model: ModelName
+    """Name that clients use."""
+    upstream_model: ModelName | None = None
+    """Name that the remote uses; absent: `model`."""
+    url: Url
+    """Address of its OpenAI API, without /v1."""
+    api_key: Secret | None = None
+    """Key of the remote."""
+    max_concurrency: Count = 32
+    """Most requests at once."""
+    context_tokens: Count | None = None
+    """Most tokens of prompt and output; absent: unknown."""
+    timeouts: Timeouts = Timeouts()
+    """Limits on calls."""
+
+
+class KeyLimits(_Config, frozen=True, kw_only=True):
+    """Limits of one key; absent: none."""
+
+    requests_per_minute: Count | None = None
+    """Requests per minute."""
+    tokens_per_minute: Count | None = None
+    """Prompt and output tokens per minute."""
+    concurrent_requests: Count | None = None
+    """Requests at once."""
+
+
+class Key(_Config, frozen=True, kw_only=True):
+    """An API key. The key itself is never stored."""
+
+    id: Name
+    """Name for logs and accounts, unique."""
+    sha256: Sha256
+    """Hash of the key: `moegate key` makes both."""
+    role: str = "caller"
+    """caller, tenant_admin or operator."""
+    models: tuple[ModelName, ...] = ()
+    """Models it may use; empty: all."""
+    slo_classes: tuple[SloClass, ...] = ()
+    """Classes it may use; empty: all. The first is its default; empty: interactive."""
+    remote_classes: tuple[Name, ...] | None = None
+    """Classes of remotes that may see its content; absent: all, empty: none."""
+    limits: KeyLimits = KeyLimits()
+    """Limits."""
+
+
+class Tenant(_Config, frozen=True, kw_only=True):
+    """A team or customer."""
+
+    name: Name
+    """Name, unique."""
+    keys: tuple[Key, ...] = ()
+    """Its keys."""
+
+
+class SloFigures(_Config, frozen=True, kw_only=True):
+    """Figures of a class of service."""
+
+    ttft_s: Seconds
+    """Time to first token that is aimed at."""
+    tpot_s: Seconds
+    """Mean time per output token that is aimed at."""
+    max_queue_s: Seconds
+    """Longest stay in the gateway's queue."""
+    head_start_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    """How much longer it must have waited than an interactive request to go first."""
+
+
+class SloClasses(_Config, frozen=True, kw_only=True):
+    """The classes of service."""
+
+    interactive: SloFigures = SloFigures(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
+    """A person waits."""
+    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0, head_start_s=2.0)
+    """An agent or a program waits."""
+    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0, head_start_s=60.0)
+    """Nobody waits."""
+
+
+class Limits(_Config, frozen=True, kw_only=True):
+    """Bounds of the gateway."""
+
+    queue_requests: Count = 1024
+    """Most requests in the queue of one model."""
+    queue_bytes: Count = 256 * 1024 * 1024
+    """Most bytes of requests in the queue of one model."""
+    message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
+    """Largest RPC message that is received."""
+    default_max_output_tokens: Count = 4096
+    """Output limit of a request that sets none."""
+    default_deadline_s: Seconds = 600.0
+    """Deadline of a request that sets none."""
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    """Most placements that are tried for one request."""
+
+
+class Server(_Config, frozen=True, kw_only=True):
+    """Where and how the gateway listens."""
+
+    listen: Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}$")] = (
+        "127.0.0.1:50051"
+    )
+    """host:port."""
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """On SIGTERM: how long running streams may take to finish."""
+    probe_interval_s: Seconds = 1.0
+    """Time between two looks at an engine's metrics."""
+    reflection: bool = True
+    """Whether gRPC server reflection is on."""
+
+
+class Config(_Config, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: Server = Server()
+    """Where and how the gateway listens."""
+    pools: tuple[Pool, ...] = ()
+    """Own servers."""
+    remotes: tuple[Remote, ...] = ()
+    """Remote endpoints."""
+    tenants: tuple[Tenant, ...] = ()
+    """Who may call; none: nobody."""
+    slo_classes: SloClasses = SloClasses()
+    """Classes of service."""
+    limits: Limits = Limits()
+    """Bounds."""

@@ -1,0 +1,293 @@
+"""The async shell around the scheduler: performs its actions, tells it what happens.
+
+A request runs in the task of its RPC: cancelling that task cancels its upstream call, and the
+`finally` here tells the scheduler. There is no task per request and none per token; one ticker
+serves all. Every request that enters leaves the scheduler exactly once, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.backends.failures import FailureKind, UpstreamFailure
+from gateway.generation import Chunk, Generation, Usage
+from gateway.responses import AttemptRecord, Finished
+from scheduler.core import Scheduler
+from scheduler.types import (
+    Action,
+    AttemptEnded,
+    AttemptOutcome,
+    Cancelled,
+    Dispatch,
+    Event,
+    Progress,
+    Reject,
+    Request,
+    ServingChanged,
+)
+
+PROGRESS_INTERVAL_S = 0.05
+"""How often token counts go to the scheduler: a token event each would cost more than it tells."""
+MAX_HELD_CHUNKS = 200
+"""Chunks without content that are kept back before the commit point; more commit the request."""
+
+
+class Backend(Protocol):
+    """What runs a generation at one placement. Raises UpstreamFailure."""
+
+    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
+        """Chunks as they come; the last one carries the usage."""
+
+
+class Rejected(Exception):
+    """The scheduler refused the request."""
+
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(reject.message)
+        self.reject = reject
+
+
+class PartialOutput(Exception):
+    """The upstream failed after content was handed over."""
+
+    def __init__(self, failure: UpstreamFailure, usage: Usage) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.usage = usage
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """A request between submission and end."""
+
+    request: Request
+    generation: Generation
+    decision: asyncio.Future[Dispatch | Reject]
+    attempt: int = 0
+    output_tokens: int = 0
+    reported_tokens: int = 0
+    committed: bool = False
+    dispatched_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float = 0.0
+    usage: Usage | None = None
+    model: str = ""
+    records: list[AttemptRecord] = field(default_factory=list)
+    failure: UpstreamFailure | None = None
+
+
+class Dispatcher:
+    """Runs requests where the scheduler says. `run` must be running."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        backends: Mapping[str, Backend],
+        clock: Callable[[], float],
+        on_suspect: Callable[[str], None] = lambda placement: None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._backends = backends
+        self._clock = clock
+        self._on_suspect = on_suspect
+        self._flights: dict[str, _Flight] = {}
+        self._wake = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended."""
+        return len(self._flights)
+
+    def is_in_flight(self, request_id: str) -> bool:
+        """Whether a request of this scheduler id has not ended."""
+        return request_id in self._flights
+
+    def handle(self, event: Event) -> None:
+        """Gives the scheduler an event and performs what it answers."""
+        self._perform(self._scheduler.handle(event, self._clock()))
+
+    async def run(self) -> None:
+        """Ticks the scheduler until cancelled: at its wake-ups, and on progress while busy."""
+        while True:
+            now = self._clock()
+            for flight in self._flights.values():
+                if flight.output_tokens > flight.reported_tokens:
+                    self._report_progress(flight, now)
+            tick = self._scheduler.tick(now)
+            self._perform(tick.actions)
+            wait_s = PROGRESS_INTERVAL_S if self._flights else None
+            if tick.next_wake_s is not None:
+                due_s = max(0.0, tick.next_wake_s - now)
+                wait_s = due_s if wait_s is None else min(wait_s, due_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def stream(
+        self, request: Request, generation: Generation, *, hold: bool = False
+    ) -> AsyncGenerator[Chunk | Finished, None]:
+        """Output of a request, then one `Finished`.
+
+        Until the first content, a failed attempt is replaced by one on another placement; `hold`
+        keeps everything back until the end, so that this holds for the whole answer. Raises
+        Rejected, PartialOutput, or the UpstreamFailure that no other placement can mend.
+        """
+        loop = asyncio.get_running_loop()
+        key = request.request_id
+        flight = _Flight(request=request, generation=generation, decision=loop.create_future())
+        self._flights[key] = flight
+        try:
+            self._perform(self._scheduler.submit(request, self._clock()))
+            self._wake.set()
+            while True:
+                action = await flight.decision
+                if isinstance(action, Reject):
+                    raise Rejected(action) from flight.failure
+                flight.decision = loop.create_future()
+                async with aclosing(self._attempt(flight, action, hold)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                if flight.usage is not None:
+                    yield self._finished(flight, action, flight.usage)
+                    return
+        finally:
+            del self._flights[key]
+            # A no-op if the scheduler has seen the end: a refusal, or the last attempt's.
+            self.handle(Cancelled(request_id=key))
+
+    async def _attempt(
+        self, flight: _Flight, action: Dispatch, hold: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        """One attempt. Returns without `flight.usage` when another one follows."""
+        flight.attempt = action.attempt
+        flight.output_tokens = flight.reported_tokens = 0
+        flight.first_token_s = None
+        started_s = self._clock()
+        if flight.dispatched_s is None:
+            flight.dispatched_s = started_s
+        held: list[Chunk] = []
+        outcome, detail = AttemptOutcome.CANCELLED, "cancelled"
+        try:
+            backend = self._backends[action.placement]
+            upstream = backend.stream(flight.generation, deadline_s=flight.request.deadline_s)
+            async with aclosing(upstream) as chunks:
+                async for chunk in chunks:
+                    self._note(flight, chunk)
+                    if not chunk.deltas:
+                        continue
+                    if not flight.committed:
+                        held.append(chunk)
+                        has_content = any(delta.has_content for delta in chunk.deltas)
+                        if hold or not (has_content or len(held) >= MAX_HELD_CHUNKS):
+                            continue
+                        flight.committed = True
+                        for early in held:
+                            yield early
+                        held.clear()
+                    else:
+                        yield chunk
+            outcome, detail = AttemptOutcome.OK, "ok"
+            for chunk in held:
+                yield chunk
+        except UpstreamFailure as failure:
+            detail = str(failure)
+            flight.usage = None
+            flight.failure = failure
+            retryable = failure.retryable and not flight.committed
+            outcome = AttemptOutcome.RETRYABLE if retryable else AttemptOutcome.FAILED
+            if failure.kind is FailureKind.CONNECT:
+                self.handle(
+                    ServingChanged(placement=action.placement, serving=False, reason=detail)
+                )
+                self._on_suspect(action.placement)
+            if flight.committed:
+                raise PartialOutput(failure, self._usage_so_far(flight)) from failure
+            if not retryable:
+                raise
+        finally:
+            ended_s = self._clock()
+            flight.records.append(
+                AttemptRecord(
+                    placement=action.placement,
+                    outcome=detail,
+                    started_unix_s=time.time() - (ended_s - started_s),
+                    duration_s=ended_s - started_s,
+                )
+            )
+            usage = flight.usage
+            self.handle(
+                AttemptEnded(
+                    request_id=flight.request.request_id,
+                    attempt=action.attempt,
+                    outcome=outcome,
+                    detail=detail,
+                    prompt_tokens=usage.prompt_tokens if usage else None,
+                    cached_tokens=usage.cached_tokens if usage else None,
+                    output_tokens=usage.completion_tokens if usage else None,
+                )
+            )
+
+    def _note(self, flight: _Flight, chunk: Chunk) -> None:
+        """Takes counts and times from a chunk."""
+        now = self._clock()
+        if chunk.output_tokens > flight.output_tokens:
+            flight.output_tokens = chunk.output_tokens
+            flight.last_token_s = now
+            if flight.first_token_s is None:
+                flight.first_token_s = now
+                self._report_progress(flight, now)
+        if chunk.usage is not None:
+            flight.usage = chunk.usage
+        if chunk.model:
+            flight.model = chunk.model
+
+    def _report_progress(self, flight: _Flight, now: float) -> None:
+        flight.reported_tokens = flight.output_tokens
+        progress = Progress(
+            request_id=flight.request.request_id,
+            attempt=flight.attempt,
+            output_tokens=flight.output_tokens,
+        )
+        self._perform(self._scheduler.handle(progress, now))
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            flight = self._flights.get(action.request_id)
+            if flight is not None and not flight.decision.done():
+                flight.decision.set_result(action)
+
+    @staticmethod
+    def _usage_so_far(flight: _Flight) -> Usage:
+        return Usage(
+            prompt_tokens=flight.request.prompt_tokens,
+            completion_tokens=flight.output_tokens,
+            estimated=True,
+        )
+
+    def _finished(self, flight: _Flight, action: Dispatch, usage: Usage) -> Finished:
+        request, first_s = flight.request, flight.first_token_s
+        later_tokens = flight.output_tokens / request.choices - 1
+        tpot_s = None
+        if first_s is not None and later_tokens > 0:
+            tpot_s = (flight.last_token_s - first_s) / later_tokens
+        dispatched_s = request.arrival_s if flight.dispatched_s is None else flight.dispatched_s
+        return Finished(
+            model=flight.model,
+            usage=usage,
+            kind=action.kind,
+            placement=action.placement,
+            reason=action.reason,
+            attempts=tuple(flight.records),
+            queue_s=dispatched_s - request.arrival_s,
+            ttft_s=None if first_s is None else first_s - request.arrival_s,
+            tpot_s=tpot_s,
+            total_s=self._clock() - request.arrival_s,
+        )

@@ -1,0 +1,183 @@
+"""What a client is told when a request fails: one table, in terms of google.rpc.
+
+Each function below is one row of the table in the README. The servicers raise `RpcError`; it is
+turned into a gRPC status in one place, `abort`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.backends.failures import FailureKind, UpstreamFailure
+from gateway.generation import Usage
+from gateway.responses import usage_message
+from scheduler.types import Reject, RejectReason
+
+DOMAIN = "moegate"
+NEVER_RETRY_MS = -1
+USAGE_TRAILER = "moegate-usage-bin"
+
+
+class RpcError(Exception):
+    """An answer other than OK.
+
+    Attributes:
+        code: the gRPC status code.
+        details: google.rpc messages for `grpc-status-details-bin`.
+        pushback_ms: when a client's retry policy may try again; -1: never; None: not said.
+        trailers: further trailing metadata.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *details: Message,
+        pushback_ms: int | None = None,
+        trailers: tuple[tuple[str, str | bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+        self.pushback_ms = pushback_ms
+        self.trailers = trailers
+
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Trailers with the status details and the retry pushback."""
+        number: int = self.code.value[0]
+        status = status_pb2.Status(code=number, message=self.message)
+        for detail in self.details:
+            packed = Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        metadata = [("grpc-status-details-bin", status.SerializeToString()), *self.trailers]
+        if self.pushback_ms is not None:
+            metadata.append(("grpc-retry-pushback-ms", str(self.pushback_ms)))
+        return tuple(metadata)
+
+
+async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
+    """Ends the call with the error."""
+    await context.abort(error.code, error.message, error.trailing_metadata())
+
+
+def invalid(violations: Iterable[tuple[str, str]]) -> RpcError:
+    """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation."""
+    detail = error_details_pb2.BadRequest()
+    for field, description in violations:
+        detail.field_violations.add(field=field, description=description)
+    message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail)
+
+
+def unauthenticated(message: str) -> RpcError:
+    """UNAUTHENTICATED: no key, or one that is not known."""
+    return RpcError(grpc.StatusCode.UNAUTHENTICATED, message, _info("UNAUTHENTICATED"))
+
+
+def denied(message: str) -> RpcError:
+    """PERMISSION_DENIED: the key may not do this."""
+    return RpcError(grpc.StatusCode.PERMISSION_DENIED, message, _info("PERMISSION_DENIED"))
+
+
+def unknown_model(model: str) -> RpcError:
+    """NOT_FOUND: no such model, or none that the key may know of."""
+    detail = error_details_pb2.ResourceInfo(resource_type="model", resource_name=model)
+    return RpcError(
+        grpc.StatusCode.NOT_FOUND, f"model {model!r} is not served here: see ListModels", detail
+    )
+
+
+def already_exists(message: str) -> RpcError:
+    """ALREADY_EXISTS: an id that is in use."""
+    return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, _info("ALREADY_EXISTS"))
+
+
+def deadline(message: str) -> RpcError:
+    """DEADLINE_EXCEEDED, told before the client's own clock says so."""
+    return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, message, _info("DEADLINE"))
+
+
+def exhausted(message: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """RESOURCE_EXHAUSTED with the hint when to try again; None: no use in trying again."""
+    return _retryable(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason, retry_after_s)
+
+
+def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """UNAVAILABLE with the hint when to try again."""
+    return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
+
+
+def partial_output(failure: UpstreamFailure, usage: Usage) -> RpcError:
+    """After content was sent: no blind retry; the usage so far is in a trailer."""
+    late = failure.kind is FailureKind.DEADLINE
+    return RpcError(
+        grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE,
+        f"the answer is incomplete: {failure.message}",
+        _info("PARTIAL_OUTPUT", upstream=failure.kind.value),
+        pushback_ms=NEVER_RETRY_MS,
+        trailers=((USAGE_TRAILER, usage_message(usage).SerializeToString()),),
+    )
+
+
+def from_failure(failure: UpstreamFailure) -> RpcError:
+    """The answer to a failure before content that no other placement can mend."""
+    match failure.kind:
+        case FailureKind.BAD_REQUEST:
+            return invalid([(failure.param or "request", failure.message)])
+        case FailureKind.DEADLINE:
+            return deadline(failure.message)
+        case _:
+            return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
+
+
+def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> RpcError:
+    """The answer to a refusal by the scheduler.
+
+    `unsupported`: fields of the request that a placement cannot honour, by placement.
+    """
+    reason = reject.reason.name
+    match reject.reason:
+        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT:
+            return exhausted(reject.message, reason, reject.retry_after_s)
+        case RejectReason.DEADLINE:
+            return deadline(reject.message)
+        case RejectReason.TOO_LONG:
+            return invalid([("input", f"{reject.message}: shorten the prompt")])
+        case RejectReason.NO_PLACEMENT_ALLOWED if unsupported:
+            fields = sorted({field for fields in unsupported.values() for field in fields})
+            return invalid((f, "no server that may run this request honours it") for f in fields)
+        case RejectReason.NO_PLACEMENT_ALLOWED:
+            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, reject.message, _info(reason))
+        case RejectReason.UNKNOWN_MODEL:
+            detail = error_details_pb2.ResourceInfo(resource_type="model")
+            return RpcError(grpc.StatusCode.NOT_FOUND, reject.message, detail)
+        case RejectReason.UNAVAILABLE | RejectReason.ATTEMPTS_EXHAUSTED:
+            return unavailable(reject.message, reason, reject.retry_after_s)
+
+
+def _retryable(
+    code: grpc.StatusCode, message: str, reason: str, retry_after_s: float | None
+) -> RpcError:
+    if retry_after_s is None:
+        return RpcError(code, message, _info(reason), pushback_ms=NEVER_RETRY_MS)
+    delay = Duration()
+    delay.FromMilliseconds(math.ceil(retry_after_s * 1000))
+    retry = error_details_pb2.RetryInfo(retry_delay=delay)
+    return RpcError(
+        code, message, _info(reason), retry, pushback_ms=math.ceil(retry_after_s * 1000)
+    )
+
+
+def _info(reason: str, **metadata: str) -> Message:
+    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info

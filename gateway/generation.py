@@ -1,0 +1,185 @@
+"""A generation in the gateway's own terms: between the proto of a client and the JSON of an engine.
+
+Made by `requests.py`, sent by a backend, which answers with `Chunk`s. Plain frozen values.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture: its bytes with a media type, or an https address."""
+
+    data: bytes = b""
+    media_type: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a tool, or the next piece of one in a stream (joined by `index`)."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments_json: str = ""
+
+
+class Role(enum.StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn. `parts` holds texts and pictures in order."""
+
+    role: Role
+    parts: tuple[str | Image, ...]
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning_text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call; the schema is JSON text, checked."""
+
+    name: str
+    description: str
+    parameters_json_schema: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonSchema:
+    """Shape of the answer; the schema is JSON text, checked."""
+
+    name: str
+    schema_json: str
+    strict: bool
+
+
+class ToolMode(enum.StrEnum):
+    """Rule for tool calls."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedTool:
+    """The one function that must be called."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """Messages and tools. `json_object` and `json_schema` exclude each other."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolMode | NamedTool | None = None
+    json_object: bool = False
+    json_schema: JsonSchema | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Sampling parameters; None: the engine's default, not sent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What is to be generated. `input`: a chat, a raw prompt, or its token ids."""
+
+    request_id: str
+    model: str
+    input: Chat | str | tuple[int, ...]
+    max_output_tokens: int
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+class FinishReason(enum.StrEnum):
+    """Why a choice ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token's natural log-probability, and its likeliest rivals."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceDelta:
+    """New output of one choice."""
+
+    index: int
+    text: str = ""
+    reasoning_text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether a client that saw it has seen output: the commit point of a request."""
+        return bool(self.text or self.reasoning_text or self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one attempt, all choices together; None: the upstream does not say.
+
+    `prompt_tokens` includes the cached ones. `estimated`: counted by the gateway, not reported.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One frame of an upstream's stream.
+
+    `output_tokens`: tokens of all choices so far, exact where the upstream tells them with each
+    frame, else the frames with content. `usage`: the final account, at most once, at the end.
+    """
+
+    deltas: tuple[ChoiceDelta, ...]
+    output_tokens: int
+    usage: Usage | None = None
+    model: str = ""

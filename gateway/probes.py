@@ -1,0 +1,171 @@
+"""Life of the placements: into service after a real token, out when they fail, their reports.
+
+One task per placement. An own replica enters service when it lists its model and has answered a
+one-token request (its /health is 200 even when the engine cannot serve), and leaves on a refused
+connection or two failed looks at its metrics. A remote is presumed good; after a refused
+connection it rests for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.backends.failures import UpstreamFailure
+from gateway.generation import Chunk, Generation, Sampling
+from gateway.vllm_metrics import BadMetrics, parse_metrics
+from scheduler.types import EngineReport, Event, ServingChanged
+
+log = logging.getLogger(__name__)
+
+PROBE_DEADLINE_S = 60.0
+"""A first request can meet one-off compilations in the engine that take tens of seconds."""
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 10.0
+"""Waits between two tries to bring a replica into service."""
+REMOTE_REST_S = 5.0
+"""How long a remote that refused a connection is left alone."""
+FAILED_LOOKS = 2
+"""Failed looks at the metrics, one after the other, that end a replica's service."""
+
+
+class Engine(Protocol):
+    """What is asked of a vLLM server beside generations. Raises UpstreamFailure."""
+
+    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
+        """Runs a generation."""
+
+    async def list_models(self) -> dict[str, int | None]:
+        """Context length by model name."""
+
+    async def metrics(self) -> bytes:
+        """The Prometheus text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """An own replica to watch."""
+
+    placement: str
+    upstream_model: str
+    engine: Engine
+
+
+class Prober:
+    """Watches all placements and reports to the dispatcher."""
+
+    def __init__(
+        self,
+        *,
+        replicas: tuple[Probed, ...],
+        remotes: tuple[str, ...],
+        interval_s: float,
+        clock: Callable[[], float],
+        report: Callable[[Event], None],
+        on_change: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._replicas = replicas
+        self._remotes = remotes
+        self._interval_s = interval_s
+        self._clock = clock
+        self._report = report
+        self._on_change = on_change
+        names = [*(replica.placement for replica in replicas), *remotes]
+        self._suspects = {name: asyncio.Event() for name in names}
+
+    def suspect(self, placement: str) -> None:
+        """A connection was refused: the placement is out already, look at it again."""
+        self._suspects[placement].set()
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for replica in self._replicas:
+                group.create_task(self._watch_replica(replica))
+            for remote in self._remotes:
+                group.create_task(self._watch_remote(remote))
+
+    async def _watch_replica(self, replica: Probed) -> None:
+        suspect = self._suspects[replica.placement]
+        while True:
+            context_tokens = await self._bring_up(replica)
+            suspect.clear()
+            await self._serving(replica.placement, True, "answered a one-token request")
+            failed = 0
+            reason = ""
+            while failed < FAILED_LOOKS and not suspect.is_set():
+                try:
+                    self._report(await self._look(replica, context_tokens))
+                    failed = 0
+                except (UpstreamFailure, BadMetrics) as error:
+                    failed += 1
+                    reason = str(error)
+                await _wait(suspect, self._interval_s)
+            reason = reason if failed >= FAILED_LOOKS else "a connection was refused"
+            await self._serving(replica.placement, False, reason)
+
+    async def _bring_up(self, replica: Probed) -> int | None:
+        """Returns the context length once the replica has generated a token."""
+        backoff_s, last_reason = FIRST_BACKOFF_S, ""
+        while True:
+            try:
+                models = await replica.engine.list_models()
+                if replica.upstream_model not in models:
+                    known = ", ".join(sorted(models)) or "none"
+                    reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
+                else:
+                    await self._one_token(replica)
+                    self._report(await self._look(replica, models[replica.upstream_model]))
+                    return models[replica.upstream_model]
+            except (UpstreamFailure, BadMetrics) as error:
+                reason = str(error)
+            if reason != last_reason:
+                await self._serving(replica.placement, False, reason)
+                last_reason = reason
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+
+    async def _one_token(self, replica: Probed) -> None:
+        generation = Generation(
+            request_id="moegate-probe",
+            model=replica.upstream_model,
+            input="Hello",
+            max_output_tokens=1,
+            sampling=Sampling(temperature=0.0),
+            ignore_eos=True,
+        )
+        deadline_s = asyncio.get_running_loop().time() + PROBE_DEADLINE_S
+        async with aclosing(replica.engine.stream(generation, deadline_s=deadline_s)) as chunks:
+            async for _ in chunks:
+                pass
+
+    async def _look(self, replica: Probed, context_tokens: int | None) -> EngineReport:
+        text = await replica.engine.metrics()
+        return parse_metrics(text, replica.placement, self._clock(), context_tokens)
+
+    async def _watch_remote(self, placement: str) -> None:
+        suspect = self._suspects[placement]
+        await self._serving(placement, True, "presumed good")
+        while True:
+            await suspect.wait()
+            await asyncio.sleep(REMOTE_REST_S)
+            suspect.clear()
+            await self._serving(placement, True, "rested after a refused connection")
+
+    async def _serving(self, placement: str, serving: bool, reason: str) -> None:
+        level = logging.INFO if serving else logging.WARNING
+        log.log(level, "%s %s: %s", placement, "in service" if serving else "out", reason)
+        self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
+        await self._on_change()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass

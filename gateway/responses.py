@@ -1,0 +1,138 @@
+"""Domain values into protos: what the client receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
+from moegate.v1 import chat_pb2, generation_pb2
+from scheduler.types import PlacementKind
+
+_FINISH = {
+    None: generation_pb2.FINISH_REASON_UNSPECIFIED,
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
+    FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
+}
+_KIND = {
+    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
+    PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt, over. `started_unix_s`: wall clock, for the reader."""
+
+    placement: str
+    outcome: str
+    started_unix_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The account of a request that ended well. Times count from its arrival; None: unknown."""
+
+    model: str
+    usage: Usage
+    kind: PlacementKind
+    placement: str
+    reason: str
+    attempts: tuple[AttemptRecord, ...]
+    queue_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    total_s: float
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a proto Duration, to the nanosecond."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
+    """A piece of the stream."""
+    return generation_pb2.GenerateResponse(
+        delta=generation_pb2.Delta(choices=[choice_message(delta) for delta in chunk.deltas])
+    )
+
+
+def choice_message(delta: ChoiceDelta) -> generation_pb2.ChoiceDelta:
+    """New output of one choice."""
+    message = generation_pb2.ChoiceDelta(
+        index=delta.index, text=delta.text, finish_reason=_FINISH[delta.finish_reason]
+    )
+    if delta.reasoning_text:
+        message.reasoning_text = delta.reasoning_text
+    if delta.tool_calls:
+        message.tool_calls.extend(_tool_call(call) for call in delta.tool_calls)
+    for entry in delta.logprobs:
+        message.logprobs.add(
+            token=entry.token,
+            logprob=entry.logprob,
+            top=[generation_pb2.TopLogprob(token=t, logprob=p) for t, p in entry.top],
+        )
+    return message
+
+
+def usage_message(usage: Usage) -> generation_pb2.Usage:
+    """Tokens of a request; what is unknown stays absent."""
+    message = generation_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        estimated=usage.estimated,
+    )
+    if usage.cached_tokens is not None:
+        message.cached_tokens = usage.cached_tokens
+    if usage.reasoning_tokens is not None:
+        message.reasoning_tokens = usage.reasoning_tokens
+    return message
+
+
+def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
+    """The end of a generation, with its account."""
+    target, _, replica = finished.placement.partition("/")
+    timings = generation_pb2.Timings(
+        queue=duration(finished.queue_s), total=duration(finished.total_s)
+    )
+    if finished.ttft_s is not None:
+        timings.ttft.CopyFrom(duration(finished.ttft_s))
+    if finished.tpot_s is not None:
+        timings.tpot.CopyFrom(duration(finished.tpot_s))
+    return generation_pb2.Done(
+        request_id=request_id,
+        model=finished.model,
+        usage=usage_message(finished.usage),
+        route=generation_pb2.Route(
+            kind=_KIND[finished.kind],
+            target=target,
+            replica=replica,
+            reason=finished.reason,
+            attempts=[_attempt(attempt) for attempt in finished.attempts],
+        ),
+        timings=timings,
+    )
+
+
+def _attempt(record: AttemptRecord) -> generation_pb2.Attempt:
+    started = Timestamp()
+    started.FromNanoseconds(round(record.started_unix_s * 1e9))
+    return generation_pb2.Attempt(
+        placement=record.placement,
+        outcome=record.outcome,
+        started_at=started,
+        duration=duration(record.duration_s),
+    )
+
+
+def _tool_call(call: ToolCall) -> chat_pb2.ToolCall:
+    return chat_pb2.ToolCall(
+        id=call.id, name=call.name, arguments_json=call.arguments_json, index=call.index
+    )

@@ -1,0 +1,157 @@
+"""The parts of a running gateway, built from a checked configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+
+from gateway.backends.openai_body import Dialect, unsupported_fields
+from gateway.backends.openai_http import OpenAIHttpBackend
+from gateway.config import Config, Pool
+from gateway.dispatch import Dispatcher
+from gateway.generation import Generation
+from gateway.probes import Probed, Prober
+from gateway.secrets import resolve
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.fleet import Placement
+from scheduler.flow_control import QueueLimits
+from scheduler.step_model import QWEN3_30B_H100, StepModel
+from scheduler.types import PlacementKind
+
+UPSTREAM_KEEPALIVE_S = 4.0
+"""Idle connections are closed before vLLM's HTTP server does so, after 5 s: a request that is sent
+into a closing connection is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What serves requests. Made by `build`, inside a running event loop."""
+
+    config: Config
+    scheduler: Scheduler
+    dispatcher: Dispatcher
+    prober: Prober
+    backends: dict[str, OpenAIHttpBackend]
+    dialects: dict[str, Dialect]
+
+    def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
+        """Fields of the request that a placement cannot honour, by placement of its model."""
+        found: dict[str, tuple[str, ...]] = {}
+        for state in self.scheduler.placements:
+            if state.facts.model == generation.model:
+                name = state.facts.name
+                fields = unsupported_fields(generation, self.dialects[name])
+                if fields:
+                    found[name] = fields
+        return found
+
+
+def session() -> aiohttp.ClientSession:
+    """The session of all upstream calls: what bounds its connections is the scheduler."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=True)
+
+
+def build(
+    config: Config,
+    base_dir: Path,
+    upstream: aiohttp.ClientSession,
+    clock: Callable[[], float],
+    on_change: Callable[[], Awaitable[None]],
+) -> Runtime:
+    """Builds everything. `base_dir`: what secret files are relative to. Raises ConfigError."""
+    placements: list[Placement] = []
+    backends: dict[str, OpenAIHttpBackend] = {}
+    dialects: dict[str, Dialect] = {}
+    replicas: list[Probed] = []
+    for pool in config.pools:
+        api_key = resolve(pool.api_key, base_dir)
+        upstream_model = pool.upstream_model or pool.model
+        for replica in pool.replicas:
+            name = f"{pool.name}/{replica.name}"
+            placements.append(_local_placement(pool, name))
+            backends[name] = OpenAIHttpBackend(
+                session=upstream,
+                base_url=replica.url,
+                upstream_model=upstream_model,
+                dialect=Dialect.VLLM,
+                api_key=api_key,
+                timeouts=pool.timeouts,
+            )
+            dialects[name] = Dialect.VLLM
+            replicas.append(
+                Probed(placement=name, upstream_model=upstream_model, engine=backends[name])
+            )
+    for remote in config.remotes:
+        placements.append(
+            Placement(
+                name=remote.name,
+                kind=PlacementKind.REMOTE,
+                model=remote.model,
+                max_running=remote.max_concurrency,
+                remote_class=remote.remote_class,
+                context_tokens=remote.context_tokens,
+            )
+        )
+        backends[remote.name] = OpenAIHttpBackend(
+            session=upstream,
+            base_url=remote.url,
+            upstream_model=remote.upstream_model or remote.model,
+            dialect=Dialect.OPENAI,
+            api_key=resolve(remote.api_key, base_dir),
+            timeouts=remote.timeouts,
+        )
+        dialects[remote.name] = Dialect.OPENAI
+    limits = config.limits
+    scheduler = Scheduler(
+        placements,
+        SchedulerLimits(
+            queue=QueueLimits(requests=limits.queue_requests, size_bytes=limits.queue_bytes),
+            attempts=limits.attempts,
+        ),
+    )
+    dispatcher = Dispatcher(
+        scheduler, backends, clock, on_suspect=lambda placement: prober.suspect(placement)
+    )
+    prober = Prober(
+        replicas=tuple(replicas),
+        remotes=tuple(remote.name for remote in config.remotes),
+        interval_s=config.server.probe_interval_s,
+        clock=clock,
+        report=dispatcher.handle,
+        on_change=on_change,
+    )
+    return Runtime(
+        config=config,
+        scheduler=scheduler,
+        dispatcher=dispatcher,
+        prober=prober,
+        backends=backends,
+        dialects=dialects,
+    )
+
+
+def _local_placement(pool: Pool, name: str) -> Placement:
+    return Placement(
+        name=name,
+        kind=PlacementKind.LOCAL,
+        model=pool.model,
+        # Ranks of a data-parallel replica step together and are not pinned: one placement.
+        max_running=pool.max_num_seqs * pool.data_parallel_ranks,
+        kv_capacity_tokens=pool.kv_capacity_tokens,
+        context_tokens=pool.context_tokens,
+        step_model=_prior(pool),
+    )
+
+
+def _prior(pool: Pool) -> StepModel:
+    if pool.moe is None:
+        return QWEN3_30B_H100
+    return replace(
+        QWEN3_30B_H100,
+        experts=pool.moe.experts,
+        experts_per_token=pool.moe.experts_per_token,
+    )

@@ -1,0 +1,253 @@
+"""InferenceService: takes the RPC, checks it, hands it to the dispatcher, writes what comes back.
+
+Streams are written with `context.write` from one coroutine: a cancelled RPC then raises inside it,
+and every `finally` below runs at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+
+from gateway import errors
+from gateway.admission import PromptSizes, scheduler_request
+from gateway.answers import Answer
+from gateway.auth import Authenticator, Caller, Unauthenticated
+from gateway.backends.failures import UpstreamFailure
+from gateway.chat_input import Violations
+from gateway.dispatch import PartialOutput, Rejected
+from gateway.generation import Chunk, Generation
+from gateway.requests import parse_generation, parse_input
+from gateway.responses import Finished, choice_message, delta_message, done_message
+from gateway.runtime import Runtime
+from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
+from scheduler.rate_limit import RateLimiter
+from scheduler.types import PlacementKind
+
+log = logging.getLogger(__name__)
+
+# The types of one call; the context is generic in its messages, which matter to nobody here.
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """The RPCs that clients call."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        authenticator: Authenticator,
+        clock: Callable[[], float],
+    ) -> None:
+        self._runtime = runtime
+        self._authenticator = authenticator
+        self._clock = clock
+        self._limiter = RateLimiter()
+        self._sizes = PromptSizes()
+
+    async def Generate(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
+        """Streams deltas, then `done`."""
+        async with _answering(context):
+            caller = self._caller(context)
+            generation = self._generation(request, caller)
+            async with aclosing(self._run(request, generation, caller, context)) as outputs:
+                async for output in outputs:
+                    if isinstance(output, Finished):
+                        done = done_message(generation.request_id, output)
+                        await context.write(generation_pb2.GenerateResponse(done=done))
+                    else:
+                        await context.write(delta_message(output))
+
+    async def GenerateOnce(
+        self, request: inference_pb2.GenerateOnceRequest, context: Context
+    ) -> inference_pb2.GenerateOnceResponse:
+        """The same, in one answer."""
+        async with _answering(context):
+            caller = self._caller(context)
+            generation = self._generation(request.request, caller)
+            answer = Answer()
+            response = inference_pb2.GenerateOnceResponse()
+            outputs = self._run(request.request, generation, caller, context, hold=True)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if isinstance(output, Finished):
+                        response.done.CopyFrom(done_message(generation.request_id, output))
+                    else:
+                        for delta in output.deltas:
+                            answer.add(delta)
+            response.choices.extend(choice_message(choice) for choice in answer.choices())
+            return response
+
+    async def CountTokens(
+        self, request: inference_pb2.CountTokensRequest, context: Context
+    ) -> inference_pb2.CountTokensResponse:
+        """Counts by a replica's own tokenizer; estimates where only remotes serve the model."""
+        async with _answering(context):
+            caller = self._caller(context)
+            violations = Violations()
+            generation = Generation(
+                request_id="count",
+                model=request.request.model,
+                input=parse_input(request.request, violations),
+                max_output_tokens=1,
+            )
+            if violations:
+                raise errors.invalid(("request." + field, text) for field, text in violations)
+            self._check_model(generation.model, caller)
+            return await self._count(generation)
+
+    async def ListModels(
+        self, request: inference_pb2.ListModelsRequest, context: Context
+    ) -> inference_pb2.ListModelsResponse:
+        """The models that the key may use."""
+        async with _answering(context):
+            caller = self._caller(context)
+            models: dict[str, inference_pb2.Model] = {}
+            for state in self._runtime.scheduler.placements:
+                name = state.facts.model
+                if not caller.allows_model(name):
+                    continue
+                model = models.setdefault(name, inference_pb2.Model(name=name))
+                if state.context_tokens is not None:
+                    model.context_tokens = max(model.context_tokens, state.context_tokens)
+                if state.facts.kind is PlacementKind.LOCAL:
+                    model.local_replicas += 1
+                    model.local_replicas_serving += state.serving
+                else:
+                    model.remotes += 1
+            return inference_pb2.ListModelsResponse(
+                models=[models[name] for name in sorted(models)]
+            )
+
+    async def Quote(
+        self, request: inference_pb2.QuoteRequest, context: Context
+    ) -> inference_pb2.QuoteResponse:
+        """Not served yet."""
+        async with _answering(context):
+            self._caller(context)
+            message = "this server does not quote yet"
+            raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    def _caller(self, context: Context) -> Caller:
+        try:
+            return self._authenticator.authenticate(context.invocation_metadata() or ())
+        except Unauthenticated as error:
+            raise errors.unauthenticated(str(error)) from None
+
+    def _check_model(self, model: str, caller: Caller) -> None:
+        if not caller.allows_model(model):
+            raise errors.denied(f"key {caller.key_id} may not use model {model!r}")
+        if not self._runtime.scheduler.has_model(model):
+            raise errors.unknown_model(model)
+
+    def _generation(self, proto: generation_pb2.GenerateRequest, caller: Caller) -> Generation:
+        generation = parse_generation(proto, self._runtime.config.limits.default_max_output_tokens)
+        self._check_model(generation.model, caller)
+        return generation
+
+    async def _run(
+        self,
+        proto: generation_pb2.GenerateRequest,
+        generation: Generation,
+        caller: Caller,
+        context: Context,
+        *,
+        hold: bool = False,
+    ) -> AsyncGenerator[Chunk | Finished, None]:
+        """Runs the request within the key's limits."""
+        unsupported = self._runtime.unsupported_by(generation)
+        prompt_tokens = self._sizes.estimate(generation)
+        request = scheduler_request(
+            proto,
+            generation,
+            caller=caller,
+            config=self._runtime.config,
+            prompt_tokens=prompt_tokens,
+            unsupported_by=unsupported,
+            now=self._clock(),
+            remaining_s=context.time_remaining(),
+        )
+        dispatcher = self._runtime.dispatcher
+        if dispatcher.is_in_flight(request.request_id):
+            raise errors.already_exists(
+                f"request_id {generation.request_id!r} is in flight: choose another, or none"
+            )
+        with self._within_limits(caller, prompt_tokens) as spent:
+            try:
+                outputs = dispatcher.stream(request, generation, hold=hold)
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        if isinstance(output, Finished):
+                            usage = output.usage
+                            spent.tokens = usage.prompt_tokens + usage.completion_tokens
+                            if not usage.estimated:
+                                self._sizes.learn(generation, usage.prompt_tokens)
+                        yield output
+            except Rejected as rejected:
+                raise errors.from_reject(rejected.reject, unsupported) from rejected
+            except PartialOutput as partial:
+                spent.tokens = partial.usage.prompt_tokens + partial.usage.completion_tokens
+                raise errors.partial_output(partial.failure, partial.usage) from partial
+            except UpstreamFailure as failure:
+                raise errors.from_failure(failure) from failure
+
+    @contextmanager
+    def _within_limits(self, caller: Caller, prompt_tokens: int) -> Iterator[_Spent]:
+        """Holds one of the key's slots; tokens count in full at the end. Raises RpcError."""
+        now = self._clock()
+        refusal = self._limiter.admit(caller.key_id, caller.limits, prompt_tokens, now)
+        if refusal is not None:
+            message = f"key {caller.key_id} is at its limit {refusal.limit}"
+            raise errors.exhausted(message, "KEY_LIMIT", refusal.retry_after_s)
+        spent = _Spent(prompt_tokens)
+        try:
+            yield spent
+        finally:
+            self._limiter.settle(caller.key_id, prompt_tokens, spent.tokens, self._clock())
+
+    async def _count(self, generation: Generation) -> inference_pb2.CountTokensResponse:
+        response = inference_pb2.CountTokensResponse()
+        for state in self._runtime.scheduler.placements:
+            facts = state.facts
+            if facts.model != generation.model:
+                continue
+            if state.context_tokens is not None:
+                response.context_tokens = state.context_tokens
+            if facts.kind is PlacementKind.LOCAL and state.serving:
+                try:
+                    tokens, _ = await self._runtime.backends[facts.name].count_tokens(generation)
+                except UpstreamFailure as failure:
+                    if not failure.retryable:
+                        raise errors.from_failure(failure) from failure
+                    log.warning("%s cannot count tokens: %s", facts.name, failure)
+                else:
+                    response.prompt_tokens, response.exact = tokens, True
+                    return response
+        response.prompt_tokens = self._sizes.estimate(generation)
+        return response
+
+
+class _Spent:
+    """Tokens that a request has used."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+
+@asynccontextmanager
+async def _answering(context: Context) -> AsyncIterator[None]:
+    """Turns errors into statuses: those meant for the client, and one word for all others."""
+    try:
+        yield
+    except errors.RpcError as error:
+        await errors.abort(context, error)
+    except Exception:
+        if context.code():  # aborted already
+            raise
+        log.exception("an RPC failed inside the gateway")
+        message = "the gateway failed: its log says why"
+        await errors.abort(context, errors.RpcError(grpc.StatusCode.INTERNAL, message))

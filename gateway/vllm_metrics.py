@@ -1,0 +1,71 @@
+"""vLLM's /metrics as an `EngineReport`: the few series that the scheduler reads.
+
+Names are those of vLLM 0.32. Values of several DP ranks (label `engine`) are added up, the cache
+usage is their mean. A gauge that is absent counts as 0: vLLM makes some at the first request.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+
+from scheduler.types import EngineReport
+
+_RUNNING = b"vllm:num_requests_running"
+_WAITING = b"vllm:num_requests_waiting"
+_KV_USAGE = b"vllm:kv_cache_usage_perc"
+_PROMPT = b"vllm:prompt_tokens_total"
+_GENERATION = b"vllm:generation_tokens_total"
+_CACHE_CONFIG = b"vllm:cache_config_info"
+_WANTED = frozenset((_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG))
+_LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="(\d+)"')
+
+
+class BadMetrics(ValueError):
+    """A line of /metrics that cannot be what it says; the text names it."""
+
+
+def parse_metrics(
+    text: bytes, placement: str, at_s: float, context_tokens: int | None
+) -> EngineReport:
+    """The report of one engine. Raises BadMetrics; lines of other series are not looked at."""
+    values: defaultdict[bytes, list[float]] = defaultdict(list)
+    capacity = 0
+    for line in text.splitlines():
+        name = line[: _name_end(line)]
+        if name not in _WANTED:
+            continue
+        if name == _CACHE_CONFIG:
+            labels = {key: int(value) for key, value in _LABEL.findall(line)}
+            capacity += labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0)
+        else:
+            values[name].append(_value(line))
+    usages = values[_KV_USAGE] or [0.0]
+    return EngineReport(
+        placement=placement,
+        at_s=at_s,
+        running=round(sum(values[_RUNNING])),
+        waiting=round(sum(values[_WAITING])),
+        kv_usage=sum(usages) / len(usages),
+        prompt_tokens_total=round(sum(values[_PROMPT])),
+        generation_tokens_total=round(sum(values[_GENERATION])),
+        kv_capacity_tokens=capacity or None,
+        context_tokens=context_tokens,
+    )
+
+
+def _name_end(line: bytes) -> int:
+    brace = line.find(b"{")
+    return brace if brace >= 0 else line.find(b" ")
+
+
+def _value(line: bytes) -> float:
+    try:
+        value = float(line.rsplit(b" ", 1)[1])
+    except (IndexError, ValueError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        shown = line[:200].decode(errors="replace")
+        raise BadMetrics(f"no count in the metrics line {shown!r}: is this a vLLM server?")
+    return value

@@ -1,0 +1,97 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from moegate.v1 import generation_pb2 as _generation_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GenerateOnceRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: _generation_pb2.GenerateRequest
+    def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class GenerateOnceResponse(_message.Message):
+    __slots__ = ("choices", "done")
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    choices: _containers.RepeatedCompositeFieldContainer[_generation_pb2.ChoiceDelta]
+    done: _generation_pb2.Done
+    def __init__(self, choices: _Optional[_Iterable[_Union[_generation_pb2.ChoiceDelta, _Mapping]]] = ..., done: _Optional[_Union[_generation_pb2.Done, _Mapping]] = ...) -> None: ...
+
+class CountTokensRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: _generation_pb2.GenerateRequest
+    def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class CountTokensResponse(_message.Message):
+    __slots__ = ("prompt_tokens", "exact", "context_tokens")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    exact: bool
+    context_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., exact: _Optional[bool] = ..., context_tokens: _Optional[int] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "context_tokens", "local_replicas_serving", "local_replicas", "remotes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    REMOTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    context_tokens: int
+    local_replicas_serving: int
+    local_replicas: int
+    remotes: int
+    def __init__(self, name: _Optional[str] = ..., context_tokens: _Optional[int] = ..., local_replicas_serving: _Optional[int] = ..., local_replicas: _Optional[int] = ..., remotes: _Optional[int] = ...) -> None: ...
+
+class QuoteRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: _generation_pb2.GenerateRequest
+    def __init__(self, request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class QuoteResponse(_message.Message):
+    __slots__ = ("candidates",)
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    candidates: _containers.RepeatedCompositeFieldContainer[QuoteCandidate]
+    def __init__(self, candidates: _Optional[_Iterable[_Union[QuoteCandidate, _Mapping]]] = ...) -> None: ...
+
+class QuoteCandidate(_message.Message):
+    __slots__ = ("placement", "kind", "chosen", "ttft", "tpot", "marginal_nano_usd", "charged_nano_usd", "reason")
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    TTFT_FIELD_NUMBER: _ClassVar[int]
+    TPOT_FIELD_NUMBER: _ClassVar[int]
+    MARGINAL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    placement: str
+    kind: _generation_pb2.PlacementKind
+    chosen: bool
+    ttft: _duration_pb2.Duration
+    tpot: _duration_pb2.Duration
+    marginal_nano_usd: int
+    charged_nano_usd: int
+    reason: str
+    def __init__(self, placement: _Optional[str] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., chosen: _Optional[bool] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tpot: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., marginal_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

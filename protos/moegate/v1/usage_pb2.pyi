@@ -1,0 +1,138 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SpendGroup(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SPEND_GROUP_UNSPECIFIED: _ClassVar[SpendGroup]
+    SPEND_GROUP_TENANT: _ClassVar[SpendGroup]
+    SPEND_GROUP_KEY: _ClassVar[SpendGroup]
+    SPEND_GROUP_MODEL: _ClassVar[SpendGroup]
+    SPEND_GROUP_HOUR: _ClassVar[SpendGroup]
+    SPEND_GROUP_DAY: _ClassVar[SpendGroup]
+SPEND_GROUP_UNSPECIFIED: SpendGroup
+SPEND_GROUP_TENANT: SpendGroup
+SPEND_GROUP_KEY: SpendGroup
+SPEND_GROUP_MODEL: SpendGroup
+SPEND_GROUP_HOUR: SpendGroup
+SPEND_GROUP_DAY: SpendGroup
+
+class GetSpendRequest(_message.Message):
+    __slots__ = ("to", "group_by", "tenant")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    group_by: _containers.RepeatedScalarFieldContainer[SpendGroup]
+    tenant: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+
+class GetSpendResponse(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[SpendRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[SpendRow, _Mapping]]] = ...) -> None: ...
+
+class SpendRow(_message.Message):
+    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_requests")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    METERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.RepeatedScalarFieldContainer[str]
+    requests: int
+    uncached_input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    metered_nano_usd: int
+    charged_nano_usd: int
+    unpriced_requests: int
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_requests: _Optional[int] = ...) -> None: ...
+
+class GetPoolCostRequest(_message.Message):
+    __slots__ = ("pool", "window")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    window: _duration_pb2.Duration
+    def __init__(self, pool: _Optional[str] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class GetPoolCostResponse(_message.Message):
+    __slots__ = ("bill_nano_usd", "accounts", "rates", "utilisation")
+    BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    bill_nano_usd: int
+    accounts: _containers.RepeatedCompositeFieldContainer[PoolAccount]
+    rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
+    utilisation: float
+    def __init__(self, bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ..., utilisation: _Optional[float] = ...) -> None: ...
+
+class PoolAccount(_message.Message):
+    __slots__ = ("name", "nano_usd")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    nano_usd: int
+    def __init__(self, name: _Optional[str] = ..., nano_usd: _Optional[int] = ...) -> None: ...
+
+class PoolRate(_message.Message):
+    __slots__ = ("token_kind", "allocated_nano_usd_per_mtok", "saturated_nano_usd_per_mtok", "marginal_nano_usd_per_mtok")
+    TOKEN_KIND_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATED_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    SATURATED_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    MARGINAL_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    token_kind: str
+    allocated_nano_usd_per_mtok: int
+    saturated_nano_usd_per_mtok: int
+    marginal_nano_usd_per_mtok: int
+    def __init__(self, token_kind: _Optional[str] = ..., allocated_nano_usd_per_mtok: _Optional[int] = ..., saturated_nano_usd_per_mtok: _Optional[int] = ..., marginal_nano_usd_per_mtok: _Optional[int] = ...) -> None: ...
+
+class WatchFleetRequest(_message.Message):
+    __slots__ = ("interval",)
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    interval: _duration_pb2.Duration
+    def __init__(self, interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class WatchFleetResponse(_message.Message):
+    __slots__ = ("at", "placements", "queued_requests")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    placements: _containers.RepeatedCompositeFieldContainer[PlacementState]
+    queued_requests: int
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., placements: _Optional[_Iterable[_Union[PlacementState, _Mapping]]] = ..., queued_requests: _Optional[int] = ...) -> None: ...
+
+class PlacementState(_message.Message):
+    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age")
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_CAPACITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_AGE_FIELD_NUMBER: _ClassVar[int]
+    placement: str
+    serving: bool
+    running_requests: int
+    waiting_requests: int
+    kv_tokens: int
+    kv_capacity_tokens: int
+    report_age: _duration_pb2.Duration
+    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

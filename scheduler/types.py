@@ -1,0 +1,186 @@
+"""Values that cross the border of the scheduler: what comes in, what goes out.
+
+All are frozen and hold plain data only, so that they can be logged, replayed and one day sent
+between processes. Times are seconds on one monotonic clock that the caller owns.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class SloClass(enum.StrEnum):
+    """Class of service, best first."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+class PlacementKind(enum.StrEnum):
+    """Own server or somebody else's."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+
+class RejectReason(enum.StrEnum):
+    """Why a request was refused: the shell maps each to one row of the error table."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DEADLINE = "deadline"
+    TOO_LONG = "too_long"
+    UNKNOWN_MODEL = "unknown_model"
+    NO_PLACEMENT_ALLOWED = "no_placement_allowed"
+    UNAVAILABLE = "unavailable"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+
+
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    CANCELLED = "cancelled"
+    """The client went away or its deadline passed."""
+    FAILED = "failed"
+    """The request itself is at fault, or content was sent: no other attempt."""
+    RETRYABLE = "retryable"
+    """Nothing was sent to the client: another placement may be tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a request is promised.
+
+    `ttft_s`: time to first token; `tpot_s`: mean time per output token; `max_queue_s`: longest
+    stay in the queue; `head_start_s`: how much earlier than an INTERACTIVE request it must have
+    arrived to go first (0 for the best class), so that a lower class waits but never starves.
+    """
+
+    slo_class: SloClass
+    ttft_s: float
+    tpot_s: float
+    max_queue_s: float
+    head_start_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the scheduler knows of a request.
+
+    `prompt_tokens` is an estimate unless `prompt_tokens_exact`; `max_output_tokens` is per choice;
+    `remote_classes` are the classes of remotes that may serve it (empty: none, the content stays
+    local); `unsupported_by` names placements that cannot honour a field of it.
+    """
+
+    request_id: str
+    tenant: str
+    model: str
+    arrival_s: float
+    deadline_s: float
+    slo: Slo
+    priority: int
+    prompt_tokens: int
+    max_output_tokens: int
+    choices: int
+    size_bytes: int
+    remote_classes: frozenset[str]
+    prompt_tokens_exact: bool = False
+    session_id: str = ""
+    unsupported_by: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """What an engine says of itself (vLLM: /metrics), and when it was read.
+
+    Gauges that vLLM has not created yet count as 0. Token counters are totals since the engine
+    started. `kv_capacity_tokens` and `context_tokens`: None when not reported.
+    """
+
+    placement: str
+    at_s: float
+    running: int
+    waiting: int
+    kv_usage: float
+    prompt_tokens_total: int
+    generation_tokens_total: int
+    kv_capacity_tokens: int | None = None
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingChanged:
+    """A placement came into service or left it."""
+
+    placement: str
+    serving: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Tokens that an attempt has produced so far, all choices together."""
+
+    request_id: str
+    attempt: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded:
+    """An attempt is over. Token counts are the engine's own, or None when it told none."""
+
+    request_id: str
+    attempt: int
+    outcome: AttemptOutcome
+    detail: str = ""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The client gave the request up, wherever it is."""
+
+    request_id: str
+
+
+Event = EngineReport | ServingChanged | Progress | AttemptEnded | Cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """Send the request to this placement now. `attempt` counts from 1; None: no prediction yet."""
+
+    request_id: str
+    attempt: int
+    placement: str
+    kind: PlacementKind
+    reason: str
+    predicted_ttft_s: float | None
+    predicted_tpot_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Refuse the request. `retry_after_s`: when it is worth another try; None: never."""
+
+    request_id: str
+    reason: RejectReason
+    message: str
+    retry_after_s: float | None
+
+
+Action = Dispatch | Reject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Result of a tick: what to do, and when the next tick is due (None: at the next event)."""
+
+    actions: tuple[Action, ...]
+    next_wake_s: float | None

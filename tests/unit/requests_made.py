@@ -1,0 +1,48 @@
+"""Requests for tests of the scheduler: everything has a default."""
+
+from __future__ import annotations
+
+from scheduler.types import Request, Slo, SloClass
+
+HEAD_START_S = {SloClass.INTERACTIVE: 0.0, SloClass.STANDARD: 2.0, SloClass.BATCH: 60.0}
+
+
+def request(
+    request_id: str,
+    slo_class: SloClass = SloClass.INTERACTIVE,
+    *,
+    model: str = "moe",
+    arrival_s: float = 0.0,
+    deadline_s: float = 1000.0,
+    max_queue_s: float = 10.0,
+    priority: int = 0,
+    prompt_tokens: int = 100,
+    prompt_tokens_exact: bool = False,
+    max_output_tokens: int = 100,
+    choices: int = 1,
+    size_bytes: int = 10,
+    remote_classes: frozenset[str] = frozenset(),
+    unsupported_by: frozenset[str] = frozenset(),
+) -> Request:
+    return Request(
+        request_id=request_id,
+        tenant="team",
+        model=model,
+        arrival_s=arrival_s,
+        deadline_s=deadline_s,
+        slo=Slo(
+            slo_class=slo_class,
+            ttft_s=2.0,
+            tpot_s=0.05,
+            max_queue_s=max_queue_s,
+            head_start_s=HEAD_START_S[slo_class],
+        ),
+        priority=priority,
+        prompt_tokens=prompt_tokens,
+        prompt_tokens_exact=prompt_tokens_exact,
+        max_output_tokens=max_output_tokens,
+        choices=choices,
+        size_bytes=size_bytes,
+        remote_classes=remote_classes,
+        unsupported_by=unsupported_by,
+    )

@@ -1,0 +1,268 @@
+"""The scheduler's decisions, one by one."""
+
+from __future__ import annotations
+
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.fleet import Placement
+from scheduler.flow_control import QueueLimits
+from scheduler.step_model import QWEN3_30B_H100
+from scheduler.types import (
+    AttemptEnded,
+    AttemptOutcome,
+    Cancelled,
+    Dispatch,
+    EngineReport,
+    PlacementKind,
+    Progress,
+    Reject,
+    RejectReason,
+    ServingChanged,
+)
+from tests.unit.requests_made import request
+
+EU = frozenset({"eu"})
+
+
+def local(
+    name: str, *, slots: int = 2, kv: int | None = None, context: int | None = None
+) -> Placement:
+    return Placement(
+        name=name,
+        kind=PlacementKind.LOCAL,
+        model="moe",
+        max_running=slots,
+        kv_capacity_tokens=kv,
+        context_tokens=context,
+        step_model=QWEN3_30B_H100,
+    )
+
+
+def remote(name: str = "far", *, slots: int = 2) -> Placement:
+    return Placement(
+        name=name, kind=PlacementKind.REMOTE, model="moe", max_running=slots, remote_class="eu"
+    )
+
+
+def scheduler(*placements: Placement, queue: int = 2, attempts: int = 3) -> Scheduler:
+    made = Scheduler(
+        placements,
+        SchedulerLimits(queue=QueueLimits(requests=queue, size_bytes=10_000), attempts=attempts),
+    )
+    for placement in placements:
+        made.handle(ServingChanged(placement=placement.name, serving=True, reason=""), 0.0)
+    return made
+
+
+def ended(name: str, outcome: AttemptOutcome = AttemptOutcome.OK, attempt: int = 1) -> AttemptEnded:
+    return AttemptEnded(
+        request_id=name, attempt=attempt, outcome=outcome, detail="why", output_tokens=10
+    )
+
+
+def where(actions: tuple[object, ...]) -> list[tuple[str, str]]:
+    return [
+        (a.request_id, a.placement) if isinstance(a, Dispatch) else (a.request_id, a.reason.value)
+        for a in actions
+        if isinstance(a, Dispatch | Reject)
+    ]
+
+
+def test_requests_spread_over_the_placements_with_the_least_predicted_work() -> None:
+    core = scheduler(local("a"), local("b"))
+    assert where(core.submit(request("r1"), 0.0)) == [("r1", "a")]
+    assert where(core.submit(request("r2"), 0.0)) == [("r2", "b")]
+    # a has produced most of its expected output, so less work remains there than on b.
+    core.handle(Progress(request_id="r1", attempt=1, output_tokens=90), 1.0)
+    assert where(core.submit(request("r3"), 1.0)) == [("r3", "a")]
+
+
+def test_a_long_prompt_counts_as_work() -> None:
+    core = scheduler(local("a"), local("b"))
+    core.submit(request("long", prompt_tokens=50_000, max_output_tokens=10), 0.0)
+    core.submit(request("short", max_output_tokens=10), 0.0)
+    assert where(core.submit(request("next"), 0.0)) == [("next", "b")]
+
+
+def test_what_finds_no_room_waits_and_starts_when_room_comes() -> None:
+    core = scheduler(local("a", slots=1))
+    core.submit(request("r1"), 0.0)
+    assert core.submit(request("r2"), 0.0) == ()
+    assert core.queued_requests == 1
+    assert where(core.handle(ended("r1"), 1.0)) == [("r2", "a")]
+    assert repr(core) == "<Scheduler: 0 queued, 1 running>"
+
+
+def test_a_newcomer_does_not_overtake_who_waits() -> None:
+    core = scheduler(local("a", slots=2))
+    core.submit(request("r1"), 0.0)
+    core.submit(request("two", choices=2), 0.0)
+    assert core.submit(request("r3"), 0.1) == ()
+    assert where(core.handle(ended("r1"), 1.0)) == [("two", "a")]
+
+
+def test_kv_capacity_bounds_what_runs() -> None:
+    core = scheduler(local("a", slots=9, kv=500))
+    assert where(core.submit(request("r1"), 0.0)) == [("r1", "a")]
+    assert where(core.submit(request("r2"), 0.0)) == [("r2", "a")]
+    assert core.submit(request("r3"), 0.0) == ()
+    [state] = core.placements
+    assert state.kv_tokens == 400
+
+
+def test_the_engine_tells_its_kv_capacity() -> None:
+    core = scheduler(local("a", slots=9))
+    core.handle(
+        EngineReport(
+            placement="a", at_s=0.0, running=0, waiting=0, kv_usage=0.0, prompt_tokens_total=0,
+            generation_tokens_total=0, kv_capacity_tokens=250,
+        ),
+        0.0,
+    )  # fmt: skip
+    core.submit(request("r1"), 0.0)
+    assert core.submit(request("r2"), 0.0) == ()
+
+
+def test_external_load_takes_slots_once_two_reports_show_it_and_until_they_are_stale() -> None:
+    core = scheduler(local("a", slots=4))
+
+    def report(at_s: float) -> None:
+        core.handle(
+            EngineReport(
+                placement="a", at_s=at_s, running=3, waiting=1, kv_usage=0.5,
+                prompt_tokens_total=0, generation_tokens_total=0,
+            ),
+            at_s,
+        )  # fmt: skip
+
+    report(0.0)
+    assert where(core.submit(request("r1"), 0.1)) == [("r1", "a")]
+    report(1.0)
+    report(2.0)
+    assert core.submit(request("r2"), 2.1) == ()
+    assert where(core.tick(9.0).actions) == [("r2", "a")]
+
+
+def test_a_remote_serves_only_when_the_queue_is_full() -> None:
+    core = scheduler(local("a", slots=1), remote(), queue=1)
+    core.submit(request("r1", remote_classes=EU), 0.0)
+    assert core.submit(request("r2", remote_classes=EU), 0.0) == ()
+    [dispatch] = core.submit(request("r3", remote_classes=EU), 0.0)
+    assert isinstance(dispatch, Dispatch)
+    assert (dispatch.placement, dispatch.reason) == (
+        "far",
+        "own servers saturated: the queue is full",
+    )
+
+
+def test_content_that_must_stay_local_is_refused_when_the_queue_is_full() -> None:
+    core = scheduler(local("a", slots=1), remote(), queue=1)
+    for name in ("r1", "r2"):
+        core.submit(request(name), 0.0)
+    [reject] = core.submit(request("r3"), 0.0)
+    assert isinstance(reject, Reject)
+    assert reject.reason is RejectReason.QUEUE_FULL
+    assert reject.retry_after_s is not None
+    assert 0.2 <= reject.retry_after_s <= 60
+
+
+def test_a_full_remote_is_no_way_out() -> None:
+    core = scheduler(local("a", slots=1), remote(slots=1), queue=1)
+    for name in ("r1", "r2", "r3"):
+        core.submit(request(name, remote_classes=EU), 0.0)
+    assert where(core.submit(request("r4", remote_classes=EU), 0.0)) == [("r4", "queue_full")]
+
+
+def test_a_model_without_own_servers_runs_on_its_remote() -> None:
+    core = scheduler(remote(slots=1))
+    assert where(core.submit(request("r1", remote_classes=EU), 0.0)) == [("r1", "far")]
+    assert core.submit(request("r2", remote_classes=EU), 0.0) == ()
+    assert where(core.handle(ended("r1"), 1.0)) == [("r2", "far")]
+
+
+def test_refusals_that_are_known_at_admission() -> None:
+    core = scheduler(local("a", context=500), remote())
+    cases = {
+        RejectReason.UNKNOWN_MODEL: request("r1", model="other"),
+        RejectReason.TOO_LONG: request("r2", prompt_tokens=500, prompt_tokens_exact=True),
+        RejectReason.NO_PLACEMENT_ALLOWED: request("r3", unsupported_by=frozenset({"a", "far"})),
+        RejectReason.DEADLINE: request("r4", deadline_s=0.001),
+    }
+    for reason, made in cases.items():
+        assert where(core.submit(made, 0.0)) == [(made.request_id, reason.value)]
+    # An estimate that is too long is left to the engine, which counts.
+    assert where(core.submit(request("r5", prompt_tokens=9000), 0.0)) == [("r5", "a")]
+    assert repr(core) == "<Scheduler: 0 queued, 1 running>"
+
+
+def test_a_queue_that_takes_too_long_is_left_with_a_hint() -> None:
+    core = scheduler(local("a", slots=1))
+    core.submit(request("r1"), 0.0)
+    core.submit(request("r2", max_queue_s=5.0), 0.0)
+    core.submit(request("r3", deadline_s=3.0), 0.0)
+    first = core.tick(0.0)
+    assert first.actions == ()
+    assert first.next_wake_s is not None
+    assert 2.9 < first.next_wake_s < 3.0
+    late = core.tick(first.next_wake_s)
+    assert where(late.actions) == [("r3", "deadline")]
+    assert late.next_wake_s == 5.0
+    assert where(core.tick(5.0).actions) == [("r2", "queue_timeout")]
+    assert core.tick(6.0).next_wake_s is None
+
+
+def test_a_failed_attempt_goes_elsewhere_and_ends_when_none_is_left() -> None:
+    core = scheduler(local("a"), local("b"))
+    core.submit(request("r1"), 0.0)
+    [again] = core.handle(ended("r1", AttemptOutcome.RETRYABLE), 1.0)
+    assert isinstance(again, Dispatch)
+    assert (again.placement, again.attempt) == ("b", 2)
+    [reject] = core.handle(ended("r1", AttemptOutcome.RETRYABLE, attempt=2), 2.0)
+    assert isinstance(reject, Reject)
+    assert reject.reason is RejectReason.ATTEMPTS_EXHAUSTED
+    assert "why" in reject.message
+    assert repr(core) == "<Scheduler: 0 queued, 0 running>"
+
+
+def test_attempts_are_bounded() -> None:
+    core = scheduler(*(local(name) for name in "abcd"), attempts=2)
+    core.submit(request("r1"), 0.0)
+    core.handle(ended("r1", AttemptOutcome.RETRYABLE), 1.0)
+    last = core.handle(ended("r1", AttemptOutcome.RETRYABLE, attempt=2), 2.0)
+    assert where(last) == [("r1", "attempts_exhausted")]
+
+
+def test_a_failure_fails_over_to_a_remote_when_no_own_server_is_left() -> None:
+    core = scheduler(local("a"), remote())
+    core.submit(request("r1", remote_classes=EU), 0.0)
+    assert where(core.handle(ended("r1", AttemptOutcome.RETRYABLE), 1.0)) == [("r1", "far")]
+
+
+def test_nothing_in_service_is_unavailable_at_once_and_for_those_who_wait() -> None:
+    core = scheduler(local("a", slots=1))
+    core.submit(request("r1"), 0.0)
+    core.submit(request("r2"), 0.0)
+    down = ServingChanged(placement="a", serving=False, reason="connection refused")
+    assert where(core.handle(down, 1.0)) == [("r2", "unavailable")]
+    [reject] = core.submit(request("r3"), 1.0)
+    assert isinstance(reject, Reject)
+    assert reject.reason is RejectReason.UNAVAILABLE
+    assert "connection refused" in reject.message
+    assert not core.serves
+
+
+def test_cancelling_frees_the_place_or_the_seat_in_the_queue() -> None:
+    core = scheduler(local("a", slots=1))
+    for name in ("r1", "r2", "r3"):
+        core.submit(request(name), 0.0)
+    assert core.handle(Cancelled(request_id="r2"), 0.5) == ()
+    assert where(core.handle(Cancelled(request_id="r1"), 1.0)) == [("r3", "a")]
+    assert core.handle(Cancelled(request_id="never"), 1.0) == ()
+
+
+def test_events_of_old_attempts_change_nothing() -> None:
+    core = scheduler(local("a"), local("b"))
+    core.submit(request("r1"), 0.0)
+    core.handle(ended("r1", AttemptOutcome.RETRYABLE), 1.0)
+    assert core.handle(ended("r1"), 1.5) == ()
+    assert core.handle(Progress(request_id="r1", attempt=1, output_tokens=5), 1.5) == ()
+    assert repr(core) == "<Scheduler: 0 queued, 1 running>"

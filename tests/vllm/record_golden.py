@@ -1,0 +1,188 @@
+"""Record tests/golden/vllm_0_32/ anew: `python -m tests.vllm.record_golden`, about a minute.
+
+The files are response bodies as received (de-chunked, nothing parsed), so that the gateway's
+decoders are tested on what vLLM really sends. Only the model's directory is replaced.
+"""
+
+import http.client
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.vllm.launch import HOST, MODEL_DIR, MODEL_NAME, REPOSITORY, VllmServer, running_vllm
+
+GOLDEN = REPOSITORY / "tests" / "golden" / "vllm_0_32"
+MODEL_PLACEHOLDER = "/models/tiny-moe"
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SAMPLING = {"max_tokens": 8, "temperature": 0, "seed": 7}
+USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+CONTINUOUS = {"include_usage": True, "continuous_usage_stats": True}
+
+# Long texts are shown in the README as the Python expressions that make them.
+LONG_TEXTS = {'"gateway " * 120': "gateway " * 120, '"gateway " * 4000': "gateway " * 4000}
+CACHED_PROMPT, OVERFLOW_PROMPT = LONG_TEXTS.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One golden file: what is asked, and why the answer is worth keeping."""
+
+    file: str
+    path: str
+    note: str
+    body: Mapping[str, Any] | None = None  # None: GET
+    sends: int = 1  # the last answer is kept
+
+
+def chat(content: str = "Hello", **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": content}]
+    return {"model": MODEL_NAME, "messages": messages, **SAMPLING, **fields}
+
+
+def completion(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
+    return {"model": MODEL_NAME, "prompt": prompt, **SAMPLING, **fields}
+
+
+RECORDINGS = (
+    Recording(
+        "chat_stream.sse",
+        CHAT,
+        "A role chunk with empty content, a chunk a token, a usage chunk without choices, [DONE].",
+        chat(**USAGE),
+    ),
+    Recording(
+        "chat_stream_continuous_usage.sse",
+        CHAT,
+        "Usage so far on every chunk, the role chunk included.",
+        chat(stream=True, stream_options=CONTINUOUS),
+    ),
+    Recording(
+        "chat_stream_n2.sse",
+        CHAT,
+        "Two choices: their chunks alternate, usage counts both.",
+        chat(**USAGE, n=2, temperature=1),
+    ),
+    Recording(
+        "chat_stream_logprobs.sse",
+        CHAT,
+        "Log-probabilities of the token and of two candidates in every chunk.",
+        chat(**USAGE, logprobs=True, top_logprobs=2),
+    ),
+    Recording(
+        "chat_stream_stop.sse",
+        CHAT,
+        "A stop string: its text is withheld, stop_reason is the string.",
+        chat(**USAGE, stop=["aind"]),
+    ),
+    Recording(
+        "chat_stream_eos.sse",
+        CHAT,
+        "The end token (forced by a bias): its text is empty, stop_reason is null.",
+        chat(**USAGE, logit_bias={"2": 100}),
+    ),
+    Recording(
+        "chat_stream_multibyte.sse",
+        CHAT,
+        "Text outside the vocabulary (forced by a grammar): a character of several tokens, so "
+        "chunks with empty content before it.",
+        chat(**USAGE, max_tokens=32, structured_outputs={"choice": ["🦀 é ok"]}),
+    ),
+    Recording(
+        "chat_stream_cached.sse",
+        CHAT,
+        "A prompt of more than two 128-token blocks, sent twice: cached_tokens > 0.",
+        chat(CACHED_PROMPT, **USAGE),
+        sends=2,
+    ),
+    Recording("completions_stream.sse", COMPLETIONS, "Text chunks, no role.", completion(**USAGE)),
+    Recording(
+        "completions_stream_logprobs.sse",
+        COMPLETIONS,
+        "The older log-probability shape: parallel lists and text offsets.",
+        completion(**USAGE, logprobs=2),
+    ),
+    Recording("chat_unary.json", CHAT, "The answer in one piece.", chat()),
+    Recording("completions_unary.json", COMPLETIONS, "The answer in one piece.", completion()),
+    Recording(
+        "error_context_overflow.json",
+        CHAT,
+        "A prompt longer than max_model_len; plain JSON even though a stream was asked for.",
+        chat(OVERFLOW_PROMPT, **USAGE),
+    ),
+    Recording("error_bad_temperature.json", CHAT, "A value out of range.", chat(temperature=-1)),
+    Recording(
+        "error_bad_type.json",
+        CHAT,
+        "A value of the wrong type, refused by the schema: another `type` than above.",
+        chat(max_tokens="many"),
+    ),
+    Recording(
+        "error_unknown_model.json",
+        CHAT,
+        "A model that is not served.",
+        chat() | {"model": "no-such-model"},
+    ),
+    Recording("models.json", "/v1/models", "`root` is the model's directory."),
+    Recording(
+        "tokenize.json",
+        "/tokenize",
+        "Chat messages through the template, to token ids.",
+        {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hello"}]},
+    ),
+    Recording("metrics.txt", "/metrics", "After all the requests above."),
+)
+
+
+def send(server: VllmServer, recording: Recording) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers without the date, body with the model's directory replaced."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
+    try:
+        if recording.body is None:
+            connection.request("GET", recording.path)
+        else:
+            text = json.dumps(recording.body, ensure_ascii=False).encode()
+            connection.request("POST", recording.path, text, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read().replace(str(MODEL_DIR).encode(), MODEL_PLACEHOLDER.encode())
+        headers = [(k.lower(), v) for k, v in response.getheaders() if k.lower() != "date"]
+        return response.status, headers, body
+    finally:
+        connection.close()
+
+
+def describe(recording: Recording, status: int, headers: list[tuple[str, str]]) -> str:
+    """The README's section on one file."""
+    lines = [f"## {recording.file}", "", recording.note, "", "```"]
+    if recording.body is None:
+        lines.append(f"GET {recording.path}")
+    else:
+        text = json.dumps(recording.body, ensure_ascii=False)
+        for expression, long_text in LONG_TEXTS.items():
+            text = text.replace(json.dumps(long_text), expression)
+        twice = f"   ({recording.sends} times, the last answer)" if recording.sends > 1 else ""
+        lines += [f"POST {recording.path}{twice}", "content-type: application/json", "", text]
+    lines += ["", f"-> {status}", *(f"{name}: {value}" for name, value in headers), "```", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    sections = [(Path(__file__).parent / "golden_readme.md").read_text()]
+    with (
+        tempfile.TemporaryDirectory(prefix="moegate-golden-") as log_dir,
+        running_vllm(Path(log_dir)) as server,
+    ):
+        for recording in RECORDINGS:
+            for _ in range(recording.sends):
+                status, headers, body = send(server, recording)
+            (GOLDEN / recording.file).write_bytes(body)
+            sections.append(describe(recording, status, headers))
+    (GOLDEN / "README.md").write_text("\n".join(sections))
+
+
+if __name__ == "__main__":
+    main()
