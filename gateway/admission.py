@@ -118,7 +118,7 @@ def scheduler_request(
 def _slo(proto: generation_pb2.Slo, caller: Caller, config: Config) -> Slo:
     default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
     slo_class = _CLASSES.get(proto.slo_class, default)
-    if caller.slo_classes and slo_class not in caller.slo_classes:
+    if not caller.allows_slo_class(slo_class):
         mine = ", ".join(caller.slo_classes)
         raise errors.denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
     figures: SloFigures = getattr(config.slo_classes, slo_class.value)
@@ -137,7 +137,7 @@ def _remote_classes(
     if proto.local_only:
         return frozenset()
     known = frozenset(remote.remote_class for remote in config.remotes)
-    mine = known if caller.remote_classes is None else known & frozenset(caller.remote_classes)
+    mine = frozenset(filter(caller.allows_remote_class, known))
     asked = frozenset(proto.remote_classes)
     if not asked:
         return mine

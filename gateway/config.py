@@ -6,6 +6,7 @@ is its documentation in the JSON schema.
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import msgspec
@@ -13,24 +14,54 @@ from msgspec import Meta
 
 from scheduler.types import SloClass
 
+# In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
+# refused in every text (`config_shape.py`), because $ lets a final line break pass.
 Name = Annotated[
     str,
     Meta(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Letters, digits and ._- , at most 63 characters.",
+        description="Letters, digits, dots, underscores and hyphens, at most 63 characters.",
     ),
 ]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="http(s) address.")]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http:// or https:// address without user, query and fragment.",
+    ),
+]
+EnvName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+        description="Name of an environment variable, not its value.",
+    ),
+]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 UsdPerHour = Annotated[
     str,
-    Meta(pattern=r"^\d{1,6}(\.\d{1,9})?$", description="US dollars as a decimal string."),
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,9})?$",
+        description='US dollars as a quoted decimal number, such as "2.10".',
+    ),
 ]
 Sha256 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, 64 hex digits.")
+    str,
+    Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key as 64 lower-case hex digits."),
 ]
+
+
+class KeyRole(enum.StrEnum):
+    """What a key may do."""
+
+    CALLER = "caller"
+    """Call models."""
+    TENANT_ADMIN = "tenant_admin"
+    """And see and change what belongs to its tenant."""
+    OPERATOR = "operator"
+    """And run the gateway."""
 
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,10 +71,11 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Secret(_Config, frozen=True, kw_only=True):
     """A secret by reference: exactly one of `env` and `file`."""
 
-    env: str | None = None
+    env: EnvName | None = None
     """Name of the environment variable that holds it."""
-    file: str | None = None
-    """Path of the file that holds it; a final newline is not part of it."""
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    """Path of the file that holds it, relative to the folder of the configuration file; a final
+    newline is not part of the secret."""
 
 
 class Gpu(_Config, frozen=True, kw_only=True):
@@ -158,8 +190,8 @@ class Key(_Config, frozen=True, kw_only=True):
     """Name for logs and accounts, unique."""
     sha256: Sha256
     """Hash of the key: `moegate key` makes both."""
-    role: str = "caller"
-    """caller, tenant_admin or operator."""
+    role: KeyRole = KeyRole.CALLER
+    """What it may do."""
     models: tuple[ModelName, ...] = ()
     """Models it may use; empty: all."""
     slo_classes: tuple[SloClass, ...] = ()
@@ -223,10 +255,10 @@ class Limits(_Config, frozen=True, kw_only=True):
 class Server(_Config, frozen=True, kw_only=True):
     """Where and how the gateway listens."""
 
-    listen: Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}$")] = (
-        "127.0.0.1:50051"
-    )
-    """host:port."""
+    listen: Annotated[
+        str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
+    ] = "127.0.0.1:50051"
+    """Address to listen on; port 0 takes a free one."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """On SIGTERM: how long running streams may take to finish."""
     probe_interval_s: Seconds = 1.0

@@ -36,6 +36,13 @@ class RunningGateway:
 
     address: str
     runtime: Runtime
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+
+    async def drain(self) -> None:
+        """Ends in order: NOT_SERVING, no new calls, running streams finish within `drain_s`."""
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(self.runtime.config.server.drain_s)
 
 
 async def serve(config: Config, base_dir: Path) -> None:
@@ -74,11 +81,11 @@ async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[Runni
         ]
         stack.push_async_callback(_cancel, tasks)
         await server.start()
+        gateway = RunningGateway(address=address, runtime=runtime, server=server, health=servicer)
         try:
-            yield RunningGateway(address=address, runtime=runtime)
+            yield gateway
         finally:
-            await servicer.enter_graceful_shutdown()
-            await server.stop(config.server.drain_s)
+            await gateway.drain()
 
 
 def _grpc_server(

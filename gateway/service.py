@@ -49,7 +49,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._limiter = RateLimiter()
         self._sizes = PromptSizes()
 
-    async def Generate(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
+    async def Generate(  # type: ignore[override]  # the stub knows generators only
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> None:
         """Streams deltas, then `done`."""
         async with _answering(context):
             caller = self._caller(context)
@@ -134,7 +136,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def _caller(self, context: Context) -> Caller:
         try:
-            return self._authenticator.authenticate(context.invocation_metadata() or ())
+            return self._authenticator.authenticate(tuple(context.invocation_metadata() or ()))
         except Unauthenticated as error:
             raise errors.unauthenticated(str(error)) from None
 
@@ -186,8 +188,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                             spent.tokens = usage.prompt_tokens + usage.completion_tokens
                             if not usage.estimated:
                                 self._sizes.learn(generation, usage.prompt_tokens)
+                        else:
+                            spent.tokens = prompt_tokens + output.output_tokens
                         yield output
             except Rejected as rejected:
+                spent.tokens = 0
                 raise errors.from_reject(rejected.reject, unsupported) from rejected
             except PartialOutput as partial:
                 spent.tokens = partial.usage.prompt_tokens + partial.usage.completion_tokens

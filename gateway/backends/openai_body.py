@@ -1,4 +1,8 @@
-"""A generation as the JSON body of an OpenAI-shaped API: chat or completions."""
+"""A generation as the JSON body of an OpenAI-shaped request.
+
+vLLM takes everything that the gateway's API offers. A plain OpenAI-shaped server does not:
+`unsupported_fields` names what it cannot honour, and the caller sends such a request elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,125 +12,163 @@ from typing import Any
 
 import msgspec
 
-from gateway.generation import Chat, Generation, Image, Message, NamedTool, Tool, ToolCall
+from gateway.generation import Chat, Generation, Image, JsonSchema, Message, NamedTool, Sampling
 
-Json = dict[str, Any]
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 
 
 class Dialect(enum.StrEnum):
-    """What an upstream understands beyond the fields that all OpenAI-shaped APIs share."""
+    """What a server understands."""
 
     VLLM = "vllm"
     OPENAI = "openai"
 
 
-_SHARED_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 _VLLM_SAMPLING = ("top_k", "min_p", "repetition_penalty")
 
 
 def unsupported_fields(generation: Generation, dialect: Dialect) -> tuple[str, ...]:
-    """Paths of the request's fields that the dialect cannot honour; nothing is dropped silently."""
+    """Fields of GenerateRequest that are set and that the dialect has no word for."""
     if dialect is Dialect.VLLM:
         return ()
-    found = [
+    fields = [
         f"sampling.{name}"
         for name in _VLLM_SAMPLING
         if getattr(generation.sampling, name) is not None
     ]
     if generation.ignore_eos:
-        found.append("ignore_eos")
+        fields.append("ignore_eos")
     if isinstance(generation.input, tuple):
-        found.append("prompt_tokens")
-    return tuple(found)
+        fields.append("prompt_tokens")
+    return tuple(fields)
 
 
-def path(generation: Generation) -> str:
-    """Path of the endpoint that takes the request."""
-    return "/v1/chat/completions" if isinstance(generation.input, Chat) else "/v1/completions"
+def generation_path(generation: Generation) -> str:
+    """Where to send it."""
+    return CHAT_PATH if isinstance(generation.input, Chat) else COMPLETIONS_PATH
 
 
-def body(generation: Generation, upstream_model: str, dialect: Dialect) -> bytes:
-    """The JSON body of a streaming request."""
-    fields: Json = {
-        "model": upstream_model,
-        "max_tokens": generation.max_output_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+def generation_body(generation: Generation, upstream_model: str, dialect: Dialect) -> bytes:
+    """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields."""
+    unsupported = unsupported_fields(generation, dialect)
+    if unsupported:
+        raise ValueError(f"{dialect} cannot honour {', '.join(unsupported)}")
+    body: dict[str, Any] = {"model": upstream_model}
+    logprobs = generation.logprobs
     if isinstance(generation.input, Chat):
-        fields |= _chat(generation.input)
-        if generation.logprobs is not None:
-            fields |= {"logprobs": True, "top_logprobs": generation.logprobs}
+        body |= _chat(generation.input, dialect)
+        if logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
     else:
-        fields["prompt"] = generation.input
-        if generation.logprobs is not None:
-            fields["logprobs"] = generation.logprobs
-    names = _SHARED_SAMPLING if dialect is Dialect.OPENAI else _SHARED_SAMPLING + _VLLM_SAMPLING
-    for name in names:
-        if (value := getattr(generation.sampling, name)) is not None:
-            fields[name] = value
+        body["prompt"] = generation.input
+        if logprobs is not None:
+            body["logprobs"] = logprobs
+    body["max_tokens"] = generation.max_output_tokens
+    body |= _sampling(generation.sampling)
     if generation.stop:
-        fields["stop"] = generation.stop
+        body["stop"] = generation.stop
     if generation.choices > 1:
-        fields["n"] = generation.choices
+        body["n"] = generation.choices
+    if generation.ignore_eos:
+        body["ignore_eos"] = True
+    body["stream"] = True
+    options = {"include_usage": True}
     if dialect is Dialect.VLLM:
-        # Exact token counts with every chunk: chunks themselves say nothing of tokens.
-        fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-        if generation.ignore_eos:
-            fields["ignore_eos"] = True
-    return msgspec.json.encode(fields)
+        options["continuous_usage_stats"] = True
+    body["stream_options"] = options
+    return msgspec.json.encode(body)
 
 
 def tokenize_body(generation: Generation, upstream_model: str) -> bytes:
-    """The JSON body of vLLM's /tokenize."""
-    fields: Json = {"model": upstream_model}
-    if isinstance(generation.input, Chat):
-        chat = _chat(generation.input)
-        fields |= {key: chat[key] for key in ("messages", "tools") if key in chat}
-    else:
-        fields["prompt"] = generation.input
-    return msgspec.json.encode(fields)
+    """Body for vLLM's /tokenize. A prompt of token ids has no such body: ValueError."""
+    body: dict[str, Any] = {"model": upstream_model}
+    match generation.input:
+        case Chat() as chat:
+            body["messages"] = [_message(message, Dialect.VLLM) for message in chat.messages]
+            if chat.tools:
+                body["tools"] = _tools(chat)
+        case str(prompt):
+            body["prompt"] = prompt
+        case _:
+            raise ValueError("token ids need no counting")
+    return msgspec.json.encode(body)
 
 
-def _chat(chat: Chat) -> Json:
-    fields: Json = {"messages": [_message(message) for message in chat.messages]}
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """The fields that are set; the gateway's names are the wire's."""
+    values = ((name, getattr(sampling, name)) for name in Sampling.__dataclass_fields__)
+    return {name: value for name, value in values if value is not None}
+
+
+def _chat(chat: Chat, dialect: Dialect) -> dict[str, Any]:
+    body: dict[str, Any] = {"messages": [_message(message, dialect) for message in chat.messages]}
     if chat.tools:
-        fields["tools"] = [_tool(tool) for tool in chat.tools]
-    if isinstance(chat.tool_choice, NamedTool):
-        fields["tool_choice"] = {"type": "function", "function": {"name": chat.tool_choice.name}}
-    elif chat.tool_choice is not None:
-        fields["tool_choice"] = chat.tool_choice.value
+        body["tools"] = _tools(chat)
+        # Without tools, OpenAI refuses even a tool_choice of "none".
+        match chat.tool_choice:
+            case None:
+                pass
+            case NamedTool(name=name):
+                body["tool_choice"] = {"type": "function", "function": {"name": name}}
+            case mode:
+                body["tool_choice"] = mode.value
     if chat.json_schema is not None:
-        schema: Json = {
-            "name": chat.json_schema.name,
-            "schema": msgspec.Raw(chat.json_schema.schema_json.encode()),
-            "strict": chat.json_schema.strict,
-        }
-        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body["response_format"] = _response_format(chat.json_schema)
     elif chat.json_object:
-        fields["response_format"] = {"type": "json_object"}
-    return fields
+        body["response_format"] = {"type": "json_object"}
+    return body
 
 
-def _message(message: Message) -> Json:
-    fields: Json = {"role": message.role.value}
-    if all(isinstance(part, str) for part in message.parts) and len(message.parts) <= 1:
-        # Some chat templates take a plain string only.
-        fields["content"] = message.parts[0] if message.parts else None
-    else:
-        fields["content"] = [_part(part) for part in message.parts]
+def _tools(chat: Chat) -> list[dict[str, Any]]:
+    tools = []
+    for tool in chat.tools:
+        function: dict[str, Any] = {"name": tool.name}
+        if tool.description:
+            function["description"] = tool.description
+        function["parameters"] = _json(tool.parameters_json_schema)
+        tools.append({"type": "function", "function": function})
+    return tools
+
+
+def _response_format(schema: JsonSchema) -> dict[str, Any]:
+    shape = {"name": schema.name, "schema": _json(schema.schema_json), "strict": schema.strict}
+    return {"type": "json_schema", "json_schema": shape}
+
+
+def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
+    body: dict[str, Any] = {"role": message.role.value, "content": _content(message)}
     if message.name:
-        fields["name"] = message.name
+        body["name"] = message.name
     if message.tool_calls:
-        fields["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        body["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments_json},
+            }
+            for call in message.tool_calls
+        ]
     if message.tool_call_id:
-        fields["tool_call_id"] = message.tool_call_id
+        body["tool_call_id"] = message.tool_call_id
     if message.reasoning_text:
-        fields["reasoning_content"] = message.reasoning_text
-    return fields
+        # vLLM 0.32 deprecates the name that hosts of open models (DeepSeek first) established.
+        name = "reasoning" if dialect is Dialect.VLLM else "reasoning_content"
+        body[name] = message.reasoning_text
+    return body
 
 
-def _part(part: str | Image) -> Json:
+def _content(message: Message) -> str | list[dict[str, Any]] | None:
+    match message.parts:
+        case ():
+            return None
+        case (str(text),):
+            return text
+        case parts:
+            return [_part(part) for part in parts]
+
+
+def _part(part: str | Image) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     url = part.url
@@ -135,16 +177,6 @@ def _part(part: str | Image) -> Json:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _tool(tool: Tool) -> Json:
-    function: Json = {
-        "name": tool.name,
-        "parameters": msgspec.Raw(tool.parameters_json_schema.encode()),
-    }
-    if tool.description:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
-
-
-def _tool_call(call: ToolCall) -> Json:
-    function = {"name": call.name, "arguments": call.arguments_json}
-    return {"id": call.id, "type": "function", "function": function}
+def _json(text: str) -> msgspec.Raw:
+    """JSON text, put in as it is: `requests.py` has checked it."""
+    return msgspec.Raw(text.encode())

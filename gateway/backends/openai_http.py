@@ -1,36 +1,58 @@
-"""Client of OpenAI-shaped HTTP APIs: vLLM servers and remote providers.
+"""Client of one OpenAI-shaped HTTP server: generations as streams, and small questions.
 
-Streams are read as bytes; a call that is given up closes its connection, so that the engine stops.
-Connect, first-token, idle and total time each have a limit. Limits are set around single reads:
-one that spanned a `yield` would strike while the consumer runs.
+A stream that is left early, by a failure, a cancellation or a deadline, closes its connection at
+once: that is what makes the engine abort.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import math
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
 
 import aiohttp
+import msgspec
 
+from gateway.backends import http_call
+from gateway.backends import openai_wire as wire
 from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.openai_answers import Guard, check_content_type, decode, http_failure
-from gateway.backends.openai_body import Dialect, body, path, tokenize_body
-from gateway.backends.openai_stream import StreamState
-from gateway.backends.openai_wire import ModelList, TokenCount
-from gateway.backends.sse import OversizedEvent, SseReader
+from gateway.backends.http_call import CallBounds
+from gateway.backends.openai_body import (
+    Dialect,
+    generation_body,
+    generation_path,
+    tokenize_body,
+)
+from gateway.backends.openai_failures import (
+    MAX_ERROR_BODY_BYTES,
+    error_in,
+    http_failure,
+    in_band_failure,
+    one_line,
+)
+from gateway.backends.openai_stream import StreamDecoder
+from gateway.backends.openai_usage import estimated_prompt_tokens
+from gateway.backends.sse import EventTooLarge, SseReader
 from gateway.config import Timeouts
 from gateway.generation import Chunk, Generation
 
-QUESTION_TIMEOUT_S = 10.0
-"""Limit on the small calls beside generations: models, tokens, metrics."""
-MAX_ANSWER_BYTES = 4 << 20
-"""Bound on what is read of a small call's answer: /metrics of a real server has 80 KB."""
-BYTES_PER_TOKEN = 4
-"""For the estimate of a prompt's tokens where the upstream tells no usage at all."""
+ERROR_BODY_S = 2.0
+"""How long the body of an error is waited for, its status being known."""
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
+"""/tokenize lists every token id: these are some 9 million."""
+
+T = TypeVar("T")
 
 
 class OpenAIHttpBackend:
-    """One upstream. The session belongs to the server; its connections are shared."""
+    """One server, or one remote endpoint. What goes wrong there is an UpstreamFailure.
+
+    `base_url`: without /v1. The session is the caller's, and outlives this.
+    `control_timeout_s`: of each call but `stream`.
+    """
 
     def __init__(
         self,
@@ -41,129 +63,170 @@ class OpenAIHttpBackend:
         dialect: Dialect,
         api_key: str | None,
         timeouts: Timeouts,
+        control_timeout_s: float = 10.0,
     ) -> None:
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
         self._dialect = dialect
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeouts = timeouts
-        self._connect_timeout = aiohttp.ClientTimeout(
-            total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s
-        )
+        self._control_timeout_s = control_timeout_s
+        # Compression would hold frames back until a block of it is full.
+        self._headers = {"Accept-Encoding": "identity"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
 
     async def stream(
         self, generation: Generation, *, deadline_s: float
     ) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they arrive, all that one read brings as one; the last carries the usage.
+        """Chunks as they come, one for what a network read holds; the last carries the usage.
 
-        `deadline_s` is on the clock of the event loop. Without usage from the upstream the counts
-        are estimates: a token for each frame, and the prompt's bytes by four. Raises
-        UpstreamFailure.
+        `deadline_s`: on the event loop's clock. Raises ValueError if the dialect does not support
+        the generation (`unsupported_fields`).
         """
-        now_s = asyncio.get_running_loop().time
-        payload = body(generation, self._upstream_model, self._dialect)
-        state = StreamState(generation, len(payload) // BYTES_PER_TOKEN)
+        now = asyncio.get_running_loop().time
+        timeouts = self._timeouts
+        body = generation_body(generation, self._upstream_model, self._dialect)
+        decoder = StreamDecoder(
+            generation.choices, self._dialect, estimated_prompt_tokens(generation)
+        )
         reader = SseReader()
-        limits = _Limits(self._timeouts, deadline_s, now_s())
-        async with limits.guard():
-            response = await self._send("POST", path(generation), payload, generation.request_id)
+        bounds = CallBounds(
+            now(),
+            first_s=timeouts.first_token_s,
+            idle_s=timeouts.idle_s,
+            end_s=min(now() + timeouts.total_s, deadline_s),
+        )
+        if bounds.next_s <= now():
+            raise bounds.failure()
+        response = await self._open(
+            "POST",
+            generation_path(generation),
+            bounds,
+            body,
+            {"Accept": "text/event-stream", "X-Request-Id": generation.request_id},
+        )
         try:
-            if response.status != 200:
-                async with limits.guard():
-                    raise await http_failure(response)
-            check_content_type(response)
-            while True:
-                async with limits.guard():
-                    data = await response.content.readany()
+            await _check_event_stream(response, bounds)
+            while not decoder.ended:
+                try:
+                    data = await http_call.read_some(response, bounds)
+                except UpstreamFailure:
+                    # Nothing but the usage is missing: a whole answer is not thrown away for it.
+                    if decoder.finished:
+                        break
+                    raise
                 if not data:
                     break
-                try:
-                    chunk = state.take(reader.feed(data))
-                except OversizedEvent as error:
-                    raise UpstreamFailure(FailureKind.PROTOCOL, str(error)) from None
-                if chunk.output_tokens > 0:
-                    limits.idle_from(now_s())
-                if chunk.deltas:
+                payloads = _payloads(reader, data)
+                chunk = decoder.feed(payloads)
+                if chunk is not None:
                     yield chunk
-            if reader.pending:
-                message = "the stream ended inside an event"
-                raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
-            yield state.end()
+                # Comments are no output: proxies send them for a server that hangs. The clock is
+                # read after the consumer has had its time, which is not the server's silence.
+                if payloads and decoder.started:
+                    bounds.note_output(now())
+            yield decoder.end()
+            await http_call.await_end(response)
         finally:
-            # A connection that was read to its end is back in the pool, and this does nothing to
-            # it. Any other is closed: that is what makes the engine stop.
+            # No effect after the body's end: the connection is back in the pool by then.
             response.close()
 
     async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
-        """Tokens of the prompt, and the context length, by vLLM. Raises UpstreamFailure."""
-        question = tokenize_body(generation, self._upstream_model)
-        counted = decode(await self._ask("POST", "/tokenize", question), TokenCount)
+        """Prompt tokens, and the most that the context holds if the server tells. vLLM only."""
+        if isinstance(generation.input, tuple):
+            return len(generation.input), None
+        body = tokenize_body(generation, self._upstream_model)
+        answer = await self._ask("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
+        counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 
     async def list_models(self) -> dict[str, int | None]:
-        """Context length by model name. Raises UpstreamFailure."""
-        listed = decode(await self._ask("GET", "/v1/models"), ModelList)
-        return {card.id: card.max_model_len for card in listed.data}
+        """Models that the server serves, with their context in tokens if it tells."""
+        models = _decoded(
+            wire.decode_models, await self._ask("GET", "/v1/models", MAX_ANSWER_BYTES)
+        )
+        return {model.id: model.max_model_len for model in models.data}
 
     async def metrics(self) -> bytes:
-        """The Prometheus text. Raises UpstreamFailure."""
-        return await self._ask("GET", "/metrics")
+        """The server's metrics in Prometheus' text format."""
+        return await self._ask("GET", "/metrics", MAX_ANSWER_BYTES)
 
-    async def _send(
-        self, method: str, where: str, data: bytes | None, request_id: str = ""
+    async def _ask(
+        self, method: str, path: str, max_bytes: int, body: bytes | None = None
+    ) -> bytes:
+        now_s = asyncio.get_running_loop().time()
+        limit_s = self._control_timeout_s
+        bounds = CallBounds(now_s, first_s=limit_s, idle_s=limit_s, end_s=math.inf)
+        response = await self._open(method, path, bounds, body, {})
+        try:
+            answer = await http_call.read_at_most(response, max_bytes, bounds)
+        finally:
+            response.close()
+        if len(answer) > max_bytes:
+            message = f"{path} answers with more than {max_bytes} bytes"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        return answer
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        bounds: CallBounds,
+        body: bytes | None,
+        headers: dict[str, str],
     ) -> aiohttp.ClientResponse:
-        headers = {**self._headers, "X-Request-Id": request_id} if request_id else self._headers
-        return await self._session.request(
+        """A response with status 200, for the caller to close."""
+        headers = self._headers | headers
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        response = await http_call.open_response(
+            self._session,
             method,
-            self._base_url + where,
-            data=data,
+            self._base_url + path,
             headers=headers,
-            timeout=self._connect_timeout,
-            allow_redirects=False,
+            body=body,
+            connect_s=self._timeouts.connect_s,
+            bounds=bounds,
         )
-
-    async def _ask(self, method: str, where: str, data: bytes | None = None) -> bytes:
-        until_s = asyncio.get_running_loop().time() + QUESTION_TIMEOUT_S
-        late = f"{where}: no answer within {QUESTION_TIMEOUT_S:g} s"
-        async with Guard(until_s, FailureKind.TIMEOUT, late):
-            response = await self._send(method, where, data)
-            try:
-                if response.status != 200:
-                    raise await http_failure(response)
-                answer = bytearray()
-                while piece := await response.content.readany():
-                    answer += piece
-                    if len(answer) > MAX_ANSWER_BYTES:
-                        message = f"{where}: more than {MAX_ANSWER_BYTES} bytes"
-                        raise UpstreamFailure(FailureKind.PROTOCOL, message)
-                return bytes(answer)
-            finally:
-                response.close()
+        if response.status == 200:
+            return response
+        now_s = asyncio.get_running_loop().time()
+        soon = CallBounds(now_s, first_s=ERROR_BODY_S, idle_s=ERROR_BODY_S, end_s=bounds.next_s)
+        try:
+            text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, soon)
+        except UpstreamFailure:
+            # The status alone says enough.
+            text = b""
+        finally:
+            response.close()
+        retry_after = response.headers.get("Retry-After")
+        raise http_failure(response.status, text, retry_after, time.time())
 
 
-class _Limits:
-    """Until when the next byte must come, and what it means when it does not."""
+async def _check_event_stream(response: aiohttp.ClientResponse, bounds: CallBounds) -> None:
+    """Raises UpstreamFailure for another type: an error under status 200, if it reads as one."""
+    if response.content_type == "text/event-stream":
+        return
+    text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, bounds)
+    error = error_in(text)
+    if error is not None:
+        raise in_band_failure(error)
+    message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"
+    raise UpstreamFailure(FailureKind.PROTOCOL, message)
 
-    def __init__(self, timeouts: Timeouts, deadline_s: float, sent_s: float) -> None:
-        self._idle_s = timeouts.idle_s
-        self._deadline_s = deadline_s
-        self._total_s = sent_s + timeouts.total_s
-        self._next_s = sent_s + timeouts.first_token_s
-        self._what = f"no first token within {timeouts.first_token_s:g} s"
 
-    def idle_from(self, now_s: float) -> None:
-        """A token came: the next one has its own limit."""
-        self._next_s = now_s + self._idle_s
-        self._what = f"no token within {self._idle_s:g} s of the last one"
+def _payloads(reader: SseReader, data: bytes) -> list[bytes]:
+    try:
+        return reader.feed(data)
+    except EventTooLarge as error:
+        raise UpstreamFailure(FailureKind.PROTOCOL, f"the stream has {error}") from error
 
-    def guard(self) -> Guard:
-        """Puts the nearest limit on an await. Raises UpstreamFailure."""
-        first_s = min(self._next_s, self._deadline_s, self._total_s)
-        if first_s == self._next_s:
-            return Guard(first_s, FailureKind.TIMEOUT, self._what)
-        if first_s == self._deadline_s:
-            return Guard(first_s, FailureKind.DEADLINE, "the deadline of the request passed")
-        return Guard(first_s, FailureKind.DEADLINE, "the whole call took too long (total_s)")
+
+def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:
+    try:
+        return decode(answer)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UpstreamFailure(
+            FailureKind.PROTOCOL, "the answer is not the JSON expected"
+        ) from error

@@ -1,122 +1,145 @@
-"""What is read of an OpenAI-shaped answer: the fields that are used, everything else skipped."""
+"""JSON that OpenAI-shaped servers answer with: only the fields that are read.
+
+Unknown fields are skipped unparsed, and everything may be absent or null: servers differ. Chat
+and raw completions share one frame, a choice has `delta` in the one and `text` in the other.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
 
-class FunctionPiece(msgspec.Struct, frozen=True):
-    """Name and arguments of a tool call, or a piece of them."""
+class PromptDetails(msgspec.Struct, gc=False):
+    """Breakdown of the prompt's tokens."""
+
+    cached_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct, gc=False):
+    """Breakdown of the output's tokens."""
+
+    reasoning_tokens: int | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Account of tokens. What it includes differs by server: see `openai_usage.py`."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    """Where DeepSeek's own API puts the cached tokens."""
+    cached_tokens: int | None = None
+    """Where Moonshot's API puts them."""
+
+
+class Function(msgspec.Struct, gc=False):
+    """A piece of a function call."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallPiece(msgspec.Struct, frozen=True):
-    """A tool call, or a piece of one."""
+class ToolCall(msgspec.Struct, gc=False):
+    """A piece of a tool call. Some servers leave out `index`."""
 
-    index: int = 0
+    index: int | None = None
     id: str | None = None
-    function: FunctionPiece | None = None
+    function: Function | None = None
 
 
-class ChatDelta(msgspec.Struct, frozen=True):
-    """New output of a chat choice. The reasoning text goes by two names."""
+class Delta(msgspec.Struct, gc=False):
+    """New output of a chat choice. Reasoning text has two names, some servers send both."""
 
     content: str | None = None
-    reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[ToolCallPiece] | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
-class TopToken(msgspec.Struct, frozen=True):
-    """A token and its log-probability."""
+class TopLogprob(msgspec.Struct, gc=False):
+    """A rival of a token, in a chat."""
 
-    token: str
-    logprob: float
-
-
-class ChatToken(msgspec.Struct, frozen=True):
-    """A token of a chat answer with its rivals."""
-
-    token: str
-    logprob: float
-    top_logprobs: list[TopToken] | None = None
+    token: str | None = None
+    logprob: float | None = None
 
 
-class Logprobs(msgspec.Struct, frozen=True):
-    """Both shapes: `content` of chats, the other three of completions."""
+class TokenLogprob(msgspec.Struct, gc=False):
+    """A token's log-probability, in a chat."""
 
-    content: list[ChatToken] | None = None
+    token: str | None = None
+    logprob: float | None = None
+    top_logprobs: list[TopLogprob] | None = None
+
+
+class Logprobs(msgspec.Struct, gc=False):
+    """Both shapes: `content` of a chat, the parallel lists of a raw completion."""
+
+    content: list[TokenLogprob] | None = None
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
-    top_logprobs: list[dict[str, float] | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """One choice of a chunk: `delta` of chats, `text` of completions."""
+class Choice(msgspec.Struct, gc=False):
+    """News of one choice."""
 
-    index: int = 0
-    delta: ChatDelta | None = None
+    index: int | None = None
+    delta: Delta | None = None
     text: str | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
 
-class PromptDetails(msgspec.Struct, frozen=True):
-    """What the prompt tokens were; None: not said."""
+class ErrorDetail(msgspec.Struct, gc=False):
+    """An error. `code` repeats the HTTP status at vLLM, elsewhere it may be a word."""
 
-    cached_tokens: int | None = None
-
-
-class CompletionDetails(msgspec.Struct, frozen=True):
-    """What the completion tokens were; None: not said."""
-
-    reasoning_tokens: int | None = None
-
-
-class UsageCounts(msgspec.Struct, frozen=True):
-    """Token counts. `prompt_tokens` includes the cached ones in this dialect."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-
-class StreamChunk(msgspec.Struct, frozen=True):
-    """A frame of a stream. `error` is set where an upstream fails after HTTP 200."""
-
-    model: str = ""
-    choices: list[Choice] = []
-    usage: UsageCounts | None = None
-    error: Any = None
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """The inside of `{"error": ...}`."""
-
-    message: str = ""
+    message: str | None = None
     param: str | None = None
+    code: int | str | None = None
 
 
-class ModelCard(msgspec.Struct, frozen=True):
-    """An entry of /v1/models."""
+class Frame(msgspec.Struct, gc=False):
+    """One event of a stream."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    error: ErrorDetail | str | None = None
+
+
+class ErrorBody(msgspec.Struct, gc=False):
+    """Body of an HTTP error: OpenAI's shape, or FastAPI's `detail`."""
+
+    error: ErrorDetail | str | None = None
+    message: str | None = None
+    detail: str | None = None
+
+
+class TokenCount(msgspec.Struct, gc=False):
+    """Answer of vLLM's /tokenize."""
+
+    count: int
+    max_model_len: int | None = None
+
+
+class Model(msgspec.Struct, gc=False):
+    """A served model. `max_model_len`: tokens, vLLM only."""
 
     id: str
     max_model_len: int | None = None
 
 
-class ModelList(msgspec.Struct, frozen=True):
-    """/v1/models."""
+class ModelList(msgspec.Struct, gc=False):
+    """Answer of /v1/models."""
 
-    data: list[ModelCard]
+    data: list[Model]
 
 
-class TokenCount(msgspec.Struct, frozen=True):
-    """vLLM's /tokenize."""
-
-    count: int
-    max_model_len: int | None = None
+decode_frame = msgspec.json.Decoder(Frame).decode
+decode_error = msgspec.json.Decoder(ErrorBody).decode
+decode_token_count = msgspec.json.Decoder(TokenCount).decode
+decode_models = msgspec.json.Decoder(ModelList).decode

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.config_file import ConfigError, load
+from gateway.config_file import load
+from gateway.config_problems import ConfigError
 from gateway.server import serve
 
 

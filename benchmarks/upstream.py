@@ -1,0 +1,82 @@
+"""The least upstream that the gateway takes for a vLLM: paced tokens, no work.
+
+Run as a process: prints its port. One timer serves all streams, so that the client and the gateway
+are what costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+MODEL = "bench"
+METRICS = b'vllm:num_requests_running{engine="0"} 0.0\n'
+
+
+class Ask(msgspec.Struct):
+    """What is read of a request."""
+
+    max_tokens: int
+    stream_interval: int = 1
+
+
+def frame(tokens: int, finish: str) -> bytes:
+    """A chunk as vLLM sends it with continuous usage."""
+    return (
+        b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1795467777,'
+        b'"model":"bench","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,'
+        b'"finish_reason":%s,"token_ids":null}],"usage":{"prompt_tokens":15,"total_tokens":%d,'
+        b'"completion_tokens":%d,"completion_tokens_details":null}}\n\n'
+    ) % (finish.encode(), 15 + tokens, tokens)
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """Streams `max_tokens` words, one each `interval`."""
+    ask = msgspec.json.decode(await request.read(), type=Ask)
+    interval_s = request.app[INTERVAL_S]
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for token in range(1, ask.max_tokens + 1):
+        if interval_s:
+            await asyncio.sleep(interval_s)
+        await response.write(frame(token, '"length"' if token == ask.max_tokens else "null"))
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
+
+
+async def models(_: web.Request) -> web.Response:
+    """One model."""
+    return web.json_response({"data": [{"id": MODEL, "max_model_len": 100_000}]})
+
+
+async def metrics(_: web.Request) -> web.Response:
+    """Always idle."""
+    return web.Response(body=METRICS)
+
+
+INTERVAL_S = web.AppKey("interval_s", float)
+
+
+async def serve(interval_s: float) -> None:
+    """Serves until killed."""
+    app = web.Application()
+    app[INTERVAL_S] = interval_s
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/completions", chat)
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(float(sys.argv[1])))

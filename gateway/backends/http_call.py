@@ -1,0 +1,120 @@
+"""One HTTP call under time bounds: every way in which it breaks as an `UpstreamFailure`.
+
+A bound is set around a single wait, as a timer of the event loop, and never around a `yield`:
+there, it would cancel the consumer of the stream instead of the read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+
+import aiohttp
+
+from gateway.backends.failures import FailureKind, UpstreamFailure
+
+END_GRACE_S = 0.25
+"""How long the end of a body may trail its last event before its connection is given up."""
+_LARGE_BODY_BYTES = 1 << 20
+"""Above, aiohttp wants a file-like body, which it sends in pieces, and warns of any other."""
+
+
+class CallBounds:
+    """When the wait that comes next fails, on the event loop's clock, and how.
+
+    Attributes:
+        next_s: end of the next wait.
+    """
+
+    __slots__ = ("_end_s", "_first_s", "_idle_s", "_started", "next_s")
+
+    def __init__(self, now_s: float, *, first_s: float, idle_s: float, end_s: float) -> None:
+        """`first_s`: to the first output; `idle_s`: between two; `end_s`: a time, of all."""
+        self._first_s = first_s
+        self._idle_s = idle_s
+        self._end_s = end_s
+        self._started = False
+        self.next_s = min(now_s + first_s, end_s)
+
+    def note_output(self, now_s: float) -> None:
+        """Output came: the idle bound starts anew."""
+        self._started = True
+        self.next_s = min(now_s + self._idle_s, self._end_s)
+
+    def failure(self) -> UpstreamFailure:
+        """What passing `next_s` means."""
+        if self.next_s >= self._end_s:
+            return UpstreamFailure(FailureKind.DEADLINE, "not complete by the deadline")
+        if self._started:
+            message = f"silent for {self._idle_s:g} s in the middle of its answer"
+        else:
+            message = f"no output within {self._first_s:g} s"
+        return UpstreamFailure(FailureKind.TIMEOUT, message)
+
+
+async def open_response(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    connect_s: float,
+    bounds: CallBounds,
+) -> aiohttp.ClientResponse:
+    """Sends a request; the response has its headers, and is the caller's to close."""
+    data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+    # Every other bound is set here; aiohttp's own default would cut a stream after 5 minutes.
+    timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+    try:
+        async with asyncio.timeout_at(bounds.next_s):
+            return await session.request(
+                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            )
+    except aiohttp.ConnectionTimeoutError as error:
+        message = f"no connection within {connect_s:g} s"
+        raise UpstreamFailure(FailureKind.TIMEOUT, message) from error
+    except TimeoutError as error:
+        raise bounds.failure() from error
+    except aiohttp.ClientConnectorError as error:
+        reason = error.os_error.strerror or type(error.os_error).__name__
+        raise UpstreamFailure(FailureKind.CONNECT, f"no connection: {reason}") from error
+    except aiohttp.ClientConnectionError as error:
+        raise UpstreamFailure(
+            FailureKind.SERVER_ERROR, "the connection broke before an answer"
+        ) from error
+    except aiohttp.ClientError as error:
+        raise UpstreamFailure(FailureKind.PROTOCOL, "the answer is not HTTP") from error
+
+
+async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
+    """The bytes that have come, or come next; none: the end of the body."""
+    try:
+        async with asyncio.timeout_at(bounds.next_s):
+            return await response.content.readany()
+    except TimeoutError as error:
+        raise bounds.failure() from error
+    except aiohttp.ClientError as error:
+        raise UpstreamFailure(
+            FailureKind.SERVER_ERROR, "the stream was cut: the connection broke"
+        ) from error
+
+
+async def read_at_most(
+    response: aiohttp.ClientResponse, max_bytes: int, bounds: CallBounds
+) -> bytes:
+    """The body up to its end, or until it has more than `max_bytes`: then cut to that plus one."""
+    body = bytearray()
+    while len(body) <= max_bytes and (data := await read_some(response, bounds)):
+        body += data
+    return bytes(body[: max_bytes + 1])
+
+
+async def await_end(response: aiohttp.ClientResponse) -> None:
+    """Lets a body that is over reach its formal end, so that its connection can be used again."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(END_GRACE_S):
+            while await response.content.readany():
+                pass

@@ -1,0 +1,113 @@
+"""Errors of an OpenAI-shaped server as `UpstreamFailure`, by HTTP status or by code in the stream.
+
+Texts of the server are passed on bounded and on one line, without what it may echo of the
+request: the input that vLLM's schema check quotes, the key that a refused login quotes.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+
+import msgspec
+
+from gateway.backends import openai_wire as wire
+from gateway.backends.failures import FailureKind, UpstreamFailure
+
+MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_MESSAGE_CHARS = 500
+MAX_PARAM_CHARS = 100
+MAX_RETRY_AFTER_S = 3600.0
+"""Longer waits than an hour are taken as an hour."""
+
+_KINDS = {
+    400: FailureKind.BAD_REQUEST,
+    401: FailureKind.CREDENTIALS,
+    402: FailureKind.CREDENTIALS,  # how remotes say that the account is out of credit
+    403: FailureKind.CREDENTIALS,
+    404: FailureKind.MODEL_NOT_FOUND,
+    408: FailureKind.TIMEOUT,
+    413: FailureKind.BAD_REQUEST,
+    422: FailureKind.BAD_REQUEST,
+    429: FailureKind.BUSY,
+    503: FailureKind.BUSY,
+}
+# vLLM's schema check ends each line with "'input': <what was sent>}".
+_ECHOED_INPUT = re.compile(r", 'input': .*")
+
+
+def http_failure(
+    status: int, body: bytes, retry_after: str | None, now_unix_s: float
+) -> UpstreamFailure:
+    """Failure of an HTTP status other than 200. `body` may be cut short."""
+    detail = error_in(body) or wire.ErrorDetail()
+    return _failure(status, f"HTTP {status}", detail, retry_after_seconds(retry_after, now_unix_s))
+
+
+def error_in(body: bytes) -> wire.ErrorDetail | None:
+    """The error that a JSON body tells; None: some other body, such as a proxy's page."""
+    try:
+        answer = wire.decode_error(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if answer.error:
+        return _detail(answer.error)
+    text = answer.message or answer.detail
+    return wire.ErrorDetail(message=text) if text else None
+
+
+def in_band_failure(error: wire.ErrorDetail | str) -> UpstreamFailure:
+    """Failure of an error event under HTTP 200. Its code counts if it is an HTTP status."""
+    detail = _detail(error)
+    code = detail.code
+    if isinstance(code, str):
+        code = int(code) if len(code) == 3 and code.isdecimal() else None
+    status = code or 0
+    return _failure(status if 400 <= status <= 599 else 500, "error in the stream", detail, None)
+
+
+def retry_after_seconds(value: str | None, now_unix_s: float) -> float | None:
+    """Retry-After, seconds or a date, as seconds from now, 0 to an hour; None: absent or unread."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now_unix_s
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """The text on one line, bounded."""
+    # Cut first: joining the words of a huge text is work.
+    short = " ".join(text[: 4 * max_chars].split())
+    return short if len(short) <= max_chars else short[: max_chars - 3] + "..."
+
+
+def _detail(error: wire.ErrorDetail | str) -> wire.ErrorDetail:
+    return wire.ErrorDetail(message=error) if isinstance(error, str) else error
+
+
+def _failure(
+    status: int, where: str, detail: wire.ErrorDetail, retry_after_s: float | None
+) -> UpstreamFailure:
+    kind = _KINDS.get(status)
+    if kind is None:
+        kind = FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL
+    message = where
+    if kind is FailureKind.CREDENTIALS:
+        message = f"{where}: the gateway's key is refused"
+    elif 300 <= status <= 399:
+        message = f"{where}: a redirect, which is not followed: mend the url"
+    elif detail.message:
+        message = f"{where}: {_ECHOED_INPUT.sub('', detail.message)}"
+    return UpstreamFailure(
+        kind,
+        one_line(message),
+        param=one_line(detail.param or "", MAX_PARAM_CHARS),
+        retry_after_s=retry_after_s,
+    )

@@ -1,0 +1,83 @@
+"""`moegate check FILE`: says what is wrong with a configuration file, or what it means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from gateway.config import Config, Gpu, Pool, Remote, Tenant
+from gateway.config_file import ConfigError, load
+from gateway.config_schema import json_schema
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser("check", help="check a configuration file")
+    parser.add_argument("file", type=Path, nargs="?", help="configuration file (YAML)")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of the file instead"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: the file is right; 1: it is not; 2: no file was given."""
+    if args.schema:
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if args.file is None:
+        print("moegate check: name a file, or give --schema", file=sys.stderr)
+        return 2
+    try:
+        config = load(args.file)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{args.file}: OK")
+    for line in _summary(config):
+        print(f"  {line}")
+    return 0
+
+
+def _summary(config: Config) -> Iterator[str]:
+    yield f"listens on {config.server.listen}"
+    yield from (_pool_line(pool) for pool in config.pools)
+    yield from (_remote_line(remote) for remote in config.remotes)
+    yield from (_tenant_line(tenant) for tenant in config.tenants)
+    if not any(tenant.keys for tenant in config.tenants):
+        yield "no keys: nobody can call (see `moegate key`)"
+
+
+def _pool_line(pool: Pool) -> str:
+    replicas = len(pool.replicas)
+    return (
+        f"pool {pool.name}: {pool.model} on {_count(replicas, 'replica')}, "
+        f"{_count(replicas * pool.gpu.count, 'GPU')} ({pool.gpu.type}), "
+        f"{_price(pool.gpu, replicas)}"
+    )
+
+
+def _price(gpu: Gpu, replicas: int) -> str:
+    if gpu.usd_per_gpu_hour is None:
+        return "price unknown"
+    return f"${Decimal(gpu.usd_per_gpu_hour) * gpu.count * replicas:,f}/h"
+
+
+def _remote_line(remote: Remote) -> str:
+    return (
+        f"remote {remote.name}: {remote.model}, class {remote.remote_class}, "
+        f"at most {_count(remote.max_concurrency, 'request')} at once"
+    )
+
+
+def _tenant_line(tenant: Tenant) -> str:
+    keys = ", ".join(f"{key.id} ({key.role})" for key in tenant.keys)
+    return f"tenant {tenant.name}: {_count(len(tenant.keys), 'key')}{': ' if keys else ''}{keys}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,56 @@
+"""The JSON Schema of the configuration file, for editors and CI.
+
+The docstring below each field of `config.py` is its description there, so that the file is
+documented in one place.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from gateway import config
+from scheduler import types
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `Config`."""
+    schema = msgspec.json.schema(config.Config)
+    docs = field_docs()
+    for name, definition in schema["$defs"].items():
+        for field, described in definition.get("properties", {}).items():
+            format_note = described.get("description")
+            text = docs[name][field]
+            described["description"] = f"{text} {format_note}" if format_note else text
+    return {"$schema": DIALECT, "title": "moegate configuration", **schema}
+
+
+@functools.cache
+def field_docs() -> dict[str, dict[str, str]]:
+    """Docstring of every field, by class and field. Units are those in the field's name."""
+    return {**_docs(types), **_docs(config)}
+
+
+def _docs(module: ModuleType) -> dict[str, dict[str, str]]:
+    """A string below a field is no docstring to Python: it is only in the source."""
+    tree = ast.parse(inspect.getsource(module))
+    return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _class_docs(node: ast.ClassDef) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    for field, text in zip(node.body, node.body[1:], strict=False):
+        match field, text:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(doc))),
+            ):
+                docs[name] = " ".join(doc.split())
+    return docs

@@ -1,0 +1,159 @@
+"""The fleet of the demo: simulated replicas, a simulated remote, and the gateway before them.
+
+The replicas are `moegate simulate-vllm` processes with the physics of a MoE model, slowed down so
+that the whole fleet makes about a thousand tokens a second: two CPU cores can carry that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.auth import key_sha256
+from gateway.config import (
+    Config,
+    Gpu,
+    Key,
+    Limits,
+    Pool,
+    Remote,
+    Replica,
+    Secret,
+    Server,
+    SloClasses,
+    SloFigures,
+    Tenant,
+)
+from gateway.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
+from moegate.v1 import inference_pb2, inference_pb2_grpc
+
+MODEL = "Qwen3-30B-A3B"
+REPLICAS = 3
+SEQUENCES = 16
+"""Sequences that one replica runs at once."""
+REMOTE_SEQUENCES = 8
+QUEUE_REQUESTS = 24
+"""Small, so that the burst fills it within seconds and spills over to the remote."""
+USD_PER_GPU_HOUR = "2.50"
+"""One H100 for an hour: the order of what clouds ask; the demo's own assumption."""
+POOL, REMOTE = "own", "faraway"
+REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
+"""Environment variable that hands the remote's key to the gateway."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What runs. `keys`: one per tenant; `urls` and `processes`: by placement."""
+
+    address: str
+    keys: Sequence[str]
+    replica_urls: Mapping[str, str]
+    remote_urls: Mapping[str, str]
+    engines: Mapping[str, Process]
+    usd_per_hour: float
+
+
+async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
+    """Starts all; returns when every replica is in service. Raises ProcessFailed."""
+    remote_key = secrets.token_urlsafe(24)
+    replicas = {f"{POOL}/{name}": _replica_arguments() for name in _names()}
+    # Started together: each takes seconds to import what it needs.
+    engines = {name: await processes.start(name, args) for name, args in replicas.items()}
+    engines[REMOTE] = await processes.start(REMOTE, _remote_arguments(remote_key))
+    urls = {
+        name: await process.until_says(r"simulated vLLM on (http://\S+)")
+        for name, process in engines.items()
+    }
+    keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
+    file = directory / "moegate.yaml"
+    file.write_bytes(msgspec.yaml.encode(_config(urls, keys)))
+    gateway = await processes.start(
+        "gateway", ("serve", str(file), "--log-level", "WARNING"), {REMOTE_KEY: remote_key}
+    )
+    address = await gateway.until_says(r"moegate listens on (\S+)")
+    await _until_serving(address, keys[0], gateway)
+    return Fleet(
+        address=address,
+        keys=keys,
+        replica_urls={name: url for name, url in urls.items() if name != REMOTE},
+        remote_urls={REMOTE: urls[REMOTE]},
+        engines=engines,
+        usd_per_hour=REPLICAS * float(USD_PER_GPU_HOUR),
+    )
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to the gateway: on loopback, whatever proxy the environment names."""
+    return grpc.aio.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
+
+
+def _names() -> list[str]:
+    return [chr(ord("a") + i) for i in range(REPLICAS)]
+
+
+def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
+    pool = Pool(
+        name=POOL,
+        model=MODEL,
+        replicas=tuple(Replica(name=name, url=urls[f"{POOL}/{name}"]) for name in _names()),
+        gpu=Gpu(type="H100-80GB", count=1, usd_per_gpu_hour=USD_PER_GPU_HOUR),
+        max_num_seqs=SEQUENCES,
+    )
+    remote = Remote(
+        name=REMOTE,
+        remote_class="demo",
+        model=MODEL,
+        url=urls[REMOTE],
+        api_key=Secret(env=REMOTE_KEY),
+        max_concurrency=REMOTE_SEQUENCES,
+    )
+    tenants = tuple(
+        Tenant(name=f"tenant-{i}", keys=(Key(id=f"key-{i}", sha256=key_sha256(key)),))
+        for i, key in enumerate(keys)
+    )
+    return Config(
+        server=Server(listen="127.0.0.1:0", drain_s=5.0, probe_interval_s=0.5),
+        pools=(pool,),
+        remotes=(remote,),
+        tenants=tenants,
+        # The replicas are slow: limits of a fleet at full speed would all be missed.
+        slo_classes=SloClasses(
+            interactive=SloFigures(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
+            standard=SloFigures(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0, head_start_s=2.0),
+            batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0, head_start_s=10.0),
+        ),
+        limits=Limits(queue_requests=QUEUE_REQUESTS),
+    )
+
+
+async def _until_serving(address: str, key: str, gateway: Process) -> None:
+    """Waits for gRPC health SERVING, and for every replica: health needs only one placement."""
+    metadata = (("authorization", f"Bearer {key}"),)
+    async with channel(address) as probe:
+        health = health_pb2_grpc.HealthStub(probe)
+        stub = inference_pb2_grpc.InferenceServiceStub(probe)
+        for _ in range(round(READY_S / POLL_S)):
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=READY_S)
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                listed = await stub.ListModels(
+                    inference_pb2.ListModelsRequest(), metadata=metadata, timeout=READY_S
+                )
+                if listed.models[0].local_replicas_serving == REPLICAS:
+                    return
+            await asyncio.sleep(POLL_S)
+    raise ProcessFailed(f"the gateway does not serve after {READY_S:g} s:\n{gateway.tail()}")
+
+
+def _replica_arguments() -> tuple[str, ...]:
+    return ("simulate-vllm", "--port", "0")
+
+
+def _remote_arguments(key: str) -> tuple[str, ...]:
+    return ("simulate-vllm", "--port", "0", "--api-key", key)

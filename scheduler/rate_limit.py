@@ -1,0 +1,146 @@
+"""Limits of one API key: requests per minute, tokens per minute, requests at once.
+
+Rates are token buckets that hold one minute's worth: over any w seconds at most
+`limit * (1 + w / 60)` is admitted. A request's tokens are estimated when it is admitted and settled
+when it ends, so a bucket may go into debt; what is owed delays later requests. One entry a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MINUTE_S = 60.0
+SLOT_RETRY_S = 1.0
+"""Hint when all slots are taken: nobody knows when one comes free."""
+_ROUNDING = 1e-6
+"""A bucket this close to enough has enough: else rounding would refuse a retry that is on time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimits:
+    """Limits of a key; None: no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """`limit`: name of the field of `RateLimits`; `retry_after_s`: None when waiting cannot help,
+    because the request alone is larger than the limit."""
+
+    limit: str
+    retry_after_s: float | None
+
+
+class _Bucket:
+    """What is left of a rate; below 0: debt. Starts full."""
+
+    __slots__ = ("_at_s", "_left")
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._at_s = 0.0
+
+    def left(self, limit: int, now: float) -> float:
+        """What is left at `now`; a limit that was changed meanwhile holds from now on."""
+        if self._left is None:
+            self._left = float(limit)
+        else:
+            elapsed_s = max(0.0, now - self._at_s)
+            self._left = min(float(limit), self._left + elapsed_s * limit / MINUTE_S)
+        self._at_s = now
+        return self._left
+
+    def take(self, amount: int, limit: int, now: float) -> None:
+        """Takes, or gives back when negative: never more than the bucket holds."""
+        self._left = min(float(limit), self.left(limit, now) - amount)
+
+
+class _Account:
+    """State of one key."""
+
+    __slots__ = ("limits", "requests", "running", "tokens")
+
+    def __init__(self) -> None:
+        self.limits = RateLimits()
+        self.running = 0
+        self.requests = _Bucket()
+        self.tokens = _Bucket()
+
+
+class RateLimiter:
+    """Every request that `admit` lets in is settled exactly once.
+
+    State is one entry per key id that was ever admitted: callers pass ids of configured keys only.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _Account] = {}
+
+    def running(self, key_id: str) -> int:
+        """Requests of the key that are not settled yet."""
+        account = self._accounts.get(key_id)
+        return account.running if account else 0
+
+    def admit(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
+        """None: admitted, and the slot and `tokens` (an estimate) are taken. Else nothing is.
+
+        `now`: seconds on a clock that never goes back. Raises ValueError for negative tokens.
+        """
+        if tokens < 0:
+            raise ValueError(f"{tokens} tokens")
+        account = self._accounts.get(key_id)
+        if account is None:
+            account = self._accounts[key_id] = _Account()
+        account.limits = limits
+        slots = limits.concurrent_requests
+        if slots is not None and account.running >= slots:
+            return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)
+        rates = (
+            ("requests_per_minute", limits.requests_per_minute, account.requests, 1),
+            ("tokens_per_minute", limits.tokens_per_minute, account.tokens, tokens),
+        )
+        refusals = [
+            refusal
+            for name, limit, bucket, amount in rates
+            if limit is not None
+            and (refusal := _refusal(name, limit, bucket, amount, now)) is not None
+        ]
+        if refusals:
+            # The one that holds longest: an earlier retry would only be refused by it.
+            return max(refusals, key=lambda refusal: _wait(refusal.retry_after_s))
+        for _, limit, bucket, amount in rates:
+            if limit is not None:
+                bucket.take(amount, limit, now)
+        account.running += 1
+        return None
+
+    def settle(self, key_id: str, reserved: int, used: int, now: float) -> None:
+        """Ends a request: frees its slot and charges the tokens it used in place of `reserved`.
+
+        Raises ValueError when none of the key's requests is running, or for negative tokens.
+        """
+        account = self._accounts.get(key_id)
+        if account is None or account.running == 0:
+            raise ValueError(f"key {key_id} has no request to settle")
+        if reserved < 0 or used < 0:
+            raise ValueError(f"{reserved} tokens reserved, {used} used")
+        account.running -= 1
+        limit = account.limits.tokens_per_minute
+        if limit is not None:
+            account.tokens.take(used - reserved, limit, now)
+
+
+def _refusal(name: str, limit: int, bucket: _Bucket, amount: int, now: float) -> Refusal | None:
+    if amount > limit:
+        return Refusal(limit=name, retry_after_s=None)
+    missing = amount - bucket.left(limit, now)
+    if missing <= _ROUNDING:
+        return None
+    return Refusal(limit=name, retry_after_s=missing * MINUTE_S / limit)
+
+
+def _wait(retry_after_s: float | None) -> float:
+    return float("inf") if retry_after_s is None else retry_after_s

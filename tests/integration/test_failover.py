@@ -1,0 +1,206 @@
+"""Upstreams that fail: before content another one answers, after it the client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from aiohttp import web
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from gateway.config import Pool, Replica, Timeouts
+from moegate.v1 import generation_pb2, inference_pb2
+from tests import serving
+from tests.serving import METADATA, Serving, chat_request, first_message, read_stream
+
+ROLE = (
+    b'data: {"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    b'"finish_reason":null}]}\n\n'
+)
+ERROR = b'data: {"error":{"message":"EngineCore encountered an issue","code":500}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def word(number: int, finish: bytes = b"null") -> bytes:
+    return (
+        b'data: {"model":"m","choices":[{"index":0,"delta":{"content":" w%d"},'
+        b'"finish_reason":%b}],"usage":{"prompt_tokens":5,"completion_tokens":%d}}\n\n'
+    ) % (number, finish, number)
+
+
+GOOD = [ROLE, word(1), word(2, b'"length"'), DONE]
+
+
+@dataclass
+class Scripted:
+    """An upstream that answers chats by its script; its probes it answers well."""
+
+    frames: Sequence[bytes] = ()
+    end: str = "end"
+    status: int = 200
+    url: str = ""
+    chats: int = 0
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.chats += 1
+        if self.status != 200:
+            error = {"error": {"message": "busy", "code": self.status}}
+            return web.json_response(error, status=self.status)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for frame in self.frames:
+            await response.write(frame)
+        if self.end == "cut":
+            assert request.transport is not None
+            request.transport.abort()
+        elif self.end == "hang":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.left.set()
+        return response
+
+    async def completion(self, request: web.Request) -> web.StreamResponse:
+        body = b'{"model":"m","choices":[{"index":0,"text":"x","finish_reason":"length"}]}'
+        return web.Response(
+            body=b"data: " + body + b"\n\n" + DONE, content_type="text/event-stream"
+        )
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "moe", "max_model_len": 1000}]})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=b'vllm:num_requests_running{engine="0"} 0.0\n')
+
+
+@contextlib.asynccontextmanager
+async def upstreams(*scripts: Scripted) -> AsyncIterator[Serving]:
+    """A gateway in front of scripted upstreams, named a, b, c in order."""
+    async with contextlib.AsyncExitStack() as stack:
+        for script in scripts:
+            app = web.Application(handler_args={"handler_cancellation": True})
+            app.router.add_post("/v1/chat/completions", script.chat)
+            app.router.add_post("/v1/completions", script.completion)
+            app.router.add_get("/v1/models", script.models)
+            app.router.add_get("/metrics", script.metrics)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        timeouts = Timeouts(first_token_s=0.3, idle_s=0.3)
+        pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
+        yield await stack.enter_async_context(serving.serving(serving.config(pools=[pool])))
+
+
+BEFORE_CONTENT = {
+    "busy": Scripted(status=503),
+    "server error": Scripted(status=500),
+    "cut before content": Scripted(frames=[ROLE], end="cut"),
+    "error before content": Scripted(frames=[ROLE, ERROR, DONE]),
+    "done without a word": Scripted(frames=[ROLE, DONE]),
+    "silent": Scripted(frames=[ROLE], end="hang"),
+    "no json": Scripted(frames=[b"data: {oops\n\n"]),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_CONTENT)
+async def test_before_content_another_replica_answers(name: str) -> None:
+    bad = Scripted(**{k: getattr(BEFORE_CONTENT[name], k) for k in ("frames", "end", "status")})
+    good = Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        assert seen.texts == {0: " w1 w2"}
+        assert seen.done is not None
+        assert seen.done.route.replica == "b"
+        first, second = seen.done.route.attempts
+        assert (first.placement, second.placement) == ("own/a", "own/b")
+        assert first.outcome != "ok"
+        assert second.outcome == "ok"
+        assert seen.done.usage.completion_tokens == 2
+    assert (bad.chats, good.chats) == (1, 1)
+
+
+AFTER_CONTENT = {
+    "cut": Scripted(frames=[ROLE, word(1)], end="cut"),
+    "error": Scripted(frames=[ROLE, word(1), ERROR, DONE]),
+    "silent": Scripted(frames=[ROLE, word(1)], end="hang"),
+    "done without a finish": Scripted(frames=[ROLE, word(1), DONE]),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_CONTENT)
+async def test_after_content_the_client_is_told_and_nothing_is_replayed(name: str) -> None:
+    bad = Scripted(**{k: getattr(AFTER_CONTENT[name], k) for k in ("frames", "end")})
+    good = Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        call = gateway.stub.Generate(chat_request(), metadata=METADATA)
+        message = await first_message(call)
+        assert [choice.text for choice in message.delta.choices] == [" w1"]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_stream(call)
+        error = caught.value
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        status = rpc_status.from_call(error)
+        assert status is not None
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert (info.reason, info.domain) == ("PARTIAL_OUTPUT", "moegate")
+        trailers = dict(error.trailing_metadata() or ())
+        assert trailers["grpc-retry-pushback-ms"] == "-1"
+        usage = generation_pb2.Usage.FromString(trailers["moegate-usage-bin"])
+        assert usage.completion_tokens == 1
+        assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
+    assert (bad.chats, good.chats) == (1, 0)
+
+
+async def test_a_unary_answer_is_failed_over_even_after_content() -> None:
+    bad, good = Scripted(frames=[ROLE, word(1)], end="cut"), Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        response = await gateway.stub.GenerateOnce(
+            inference_pb2.GenerateOnceRequest(request=chat_request()), metadata=METADATA
+        )
+    assert [choice.text for choice in response.choices] == [" w1 w2"]
+    assert [attempt.placement for attempt in response.done.route.attempts] == ["own/a", "own/b"]
+
+
+async def test_a_fault_of_the_request_is_not_tried_elsewhere() -> None:
+    bad, good = Scripted(status=400), Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (bad.chats, good.chats) == (1, 0)
+
+
+async def test_when_all_fail_the_last_reason_is_told_and_a_retry_is_allowed() -> None:
+    async with upstreams(Scripted(status=503), Scripted(status=503)) as gateway:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "2 attempts failed" in (caught.value.details() or "")
+    trailers = dict(caught.value.trailing_metadata() or ())
+    assert int(trailers["grpc-retry-pushback-ms"]) > 0
+
+
+async def test_a_replica_that_serves_another_model_never_enters_service() -> None:
+    script = Scripted(frames=GOOD)
+    async with upstreams(script) as gateway:
+        assert gateway.gateway.runtime.scheduler.serves
+        wrong = Pool(
+            name="own",
+            model="other",
+            replicas=(Replica(name="a", url=script.url),),
+            gpu=gateway.gateway.runtime.config.pools[0].gpu,
+        )
+        async with serving.serving(serving.config(pools=[wrong]), ready=False) as second:
+            [state] = second.gateway.runtime.scheduler.placements
+            await serving.until(lambda: state.reason != "not probed yet")
+            assert not state.serving
+            assert state.reason == "serves moe, not other: mend upstream_model"

@@ -1,0 +1,169 @@
+"""A real gateway on loopback for tests: configuration, channel, stub, and what a call tells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from gateway.auth import key_sha256
+from gateway.config import (
+    Config,
+    Gpu,
+    Key,
+    Limits,
+    Pool,
+    Remote,
+    Replica,
+    Server,
+    Tenant,
+    Timeouts,
+)
+from gateway.server import RunningGateway, running_gateway
+from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
+
+KEY = "mg-test-key"
+METADATA = (("authorization", f"Bearer {KEY}"),)
+MODEL = "moe"
+READY_S = 60.0
+"""Bound on the time until a gateway is ready: generous, the machine is shared."""
+
+
+def pool(
+    urls: Sequence[str],
+    *,
+    upstream_model: str | None = None,
+    max_num_seqs: int = 8,
+    timeouts: Timeouts | None = None,
+) -> Pool:
+    """A pool of the model, one replica a URL, named a, b, c."""
+    return Pool(
+        name="own",
+        model=MODEL,
+        upstream_model=upstream_model,
+        replicas=tuple(Replica(name=chr(ord("a") + i), url=url) for i, url in enumerate(urls)),
+        gpu=Gpu(type="H100", count=1, usd_per_gpu_hour="2.50"),
+        max_num_seqs=max_num_seqs,
+        timeouts=timeouts or Timeouts(),
+    )
+
+
+def remote(url: str, *, upstream_model: str | None = None, max_concurrency: int = 8) -> Remote:
+    """A remote of the model, of class "eu"."""
+    return Remote(
+        name="far",
+        remote_class="eu",
+        model=MODEL,
+        upstream_model=upstream_model,
+        url=url,
+        max_concurrency=max_concurrency,
+    )
+
+
+def config(
+    *,
+    pools: Sequence[Pool] = (),
+    remotes: Sequence[Remote] = (),
+    keys: Sequence[Key] = (),
+    limits: Limits | None = None,
+) -> Config:
+    """A configuration with the key `KEY`, on a free port."""
+    mine = Key(id="test", sha256=key_sha256(KEY))
+    return Config(
+        server=Server(listen="127.0.0.1:0", drain_s=1.0, probe_interval_s=0.1),
+        pools=tuple(pools),
+        remotes=tuple(remotes),
+        tenants=(Tenant(name="team", keys=(mine, *keys)),),
+        limits=limits or Limits(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A gateway with a client."""
+
+    gateway: RunningGateway
+    channel: grpc.aio.Channel
+    stub: inference_pb2_grpc.InferenceServiceAsyncStub
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Config, *, ready: bool = True) -> AsyncIterator[Serving]:
+    """Runs a gateway; with `ready`, until every own replica is in service."""
+    async with (
+        running_gateway(settings, Path.cwd()) as gateway,
+        grpc.aio.insecure_channel(gateway.address) as channel,
+    ):
+        if ready:
+            await until_serving(gateway, len(gateway.runtime.scheduler.placements))
+        yield Serving(gateway, channel, inference_pb2_grpc.InferenceServiceStub(channel))
+
+
+async def until_serving(gateway: RunningGateway, placements: int) -> None:
+    """Waits until that many placements are in service."""
+    states = gateway.runtime.scheduler.placements
+    await until(lambda: sum(state.serving for state in states) == placements)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits until something holds. Raises TimeoutError."""
+    async with asyncio.timeout(READY_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def chat_request(
+    text: str = "Tell me a story.", **fields: object
+) -> generation_pb2.GenerateRequest:
+    """A chat of one user message; `fields` are further fields of the request."""
+    message = chat_pb2.ChatMessage(role=chat_pb2.ROLE_USER, parts=[chat_pb2.ContentPart(text=text)])
+    return generation_pb2.GenerateRequest(
+        **{  # type: ignore[arg-type]
+            "model": MODEL,
+            "chat": chat_pb2.ChatInput(messages=[message]),
+            "max_output_tokens": 16,
+            **fields,
+        }
+    )
+
+
+@dataclass(slots=True)
+class Streamed:
+    """A stream that was read to its end."""
+
+    texts: dict[int, str]
+    finish_reasons: dict[int, int]
+    done: generation_pb2.Done | None
+    messages: int
+
+
+Call = grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
+
+
+async def first_message(call: Call) -> generation_pb2.GenerateResponse:
+    """The next message of a stream that has one."""
+    message = await call.read()
+    assert isinstance(message, generation_pb2.GenerateResponse)
+    return message
+
+
+async def read_stream(call: Call) -> Streamed:
+    """Reads a stream; checks that nothing follows `done`."""
+    seen = Streamed({}, {}, None, 0)
+    while (message := await call.read()) is not grpc.aio.EOF:
+        assert isinstance(message, generation_pb2.GenerateResponse)
+        assert seen.done is None, "a message after done"
+        seen.messages += 1
+        if message.WhichOneof("event") == "done":
+            seen.done = message.done
+            continue
+        for choice in message.delta.choices:
+            seen.texts[choice.index] = seen.texts.get(choice.index, "") + choice.text
+            if choice.finish_reason:
+                assert choice.index not in seen.finish_reasons, "a choice that ends twice"
+                seen.finish_reasons[choice.index] = choice.finish_reason
+    return seen
