@@ -14,8 +14,10 @@ from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Echo(inference_pb2_grpc.InferenceServiceServicer):
-    """Streams words at a pace; answers a unary call at once."""
+class Echo:
+    """Streams words at a pace; answers a unary call at once; the other methods are not there."""
+
+    CountTokens = ListModels = Quote = None
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s

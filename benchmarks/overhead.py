@@ -90,10 +90,7 @@ def ask(tokens: int) -> generation_pb2.GenerateRequest:
     )
 
 
-Stub = inference_pb2_grpc.InferenceServiceAsyncStub
-
-
-async def until_ready(stub: Stub) -> None:
+async def until_ready(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> None:
     """Until a request is answered."""
     for _ in range(200):
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -103,25 +100,25 @@ async def until_ready(stub: Stub) -> None:
     raise TimeoutError("the server did not become ready in 10 s")
 
 
-async def unary(stub: Stub, requests: int) -> None:
+async def unary(stub: inference_pb2_grpc.InferenceServiceAsyncStub, requests: int) -> None:
     """Requests one after the other."""
     wanted = inference_pb2.GenerateOnceRequest(request=ask(1))
     for _ in range(requests):
         await stub.GenerateOnce(wanted, metadata=METADATA)
 
 
-async def stream(stub: Stub, tokens: int) -> None:
+async def stream(stub: inference_pb2_grpc.InferenceServiceAsyncStub, tokens: int) -> None:
     """One stream."""
     async for _ in stub.Generate(ask(tokens), metadata=METADATA):
         pass
 
 
-async def streams(stub: Stub, number: int) -> None:
+async def streams(stub: inference_pb2_grpc.InferenceServiceAsyncStub, number: int) -> None:
     """Streams side by side."""
     await asyncio.gather(*(stream(stub, TOKENS_PER_STREAM) for _ in range(number)))
 
 
-async def first_token_ms(stub: Stub) -> list[float]:
+async def first_token_ms(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> list[float]:
     """Time to the first message, one request at a time."""
     found = []
     for _ in range(TTFT_REQUESTS):
@@ -129,7 +126,7 @@ async def first_token_ms(stub: Stub) -> list[float]:
         call = stub.Generate(ask(1), metadata=METADATA)
         await call.read()
         found.append(1000 * (time.perf_counter() - started_s))
-        async for _ in call:
+        while await call.read() is not grpc.aio.EOF:
             pass
     return found
 

@@ -9,7 +9,7 @@ class FailureKind(enum.StrEnum):
     """What went wrong with an attempt."""
 
     CONNECT = "connect"
-    """No connection: the placement is down."""
+    """No connection, or none in time: the placement is down."""
     BUSY = "busy"
     """429 or 503: it is full."""
     BAD_REQUEST = "bad_request"
@@ -23,7 +23,7 @@ class FailureKind(enum.StrEnum):
     PROTOCOL = "protocol"
     """Bytes that are no such answer."""
     TIMEOUT = "timeout"
-    """Connect, first token or idle timeout."""
+    """No first token, or no next one, in time."""
     DEADLINE = "deadline"
     """The request's own deadline, or the total timeout."""
 

@@ -75,7 +75,7 @@ async def open_response(
             )
     except aiohttp.ConnectionTimeoutError as error:
         message = f"no connection within {connect_s:g} s"
-        raise UpstreamFailure(FailureKind.TIMEOUT, message) from error
+        raise UpstreamFailure(FailureKind.CONNECT, message) from error
     except TimeoutError as error:
         raise bounds.failure() from error
     except aiohttp.ClientConnectorError as error:

@@ -50,7 +50,7 @@ T = TypeVar("T")
 class OpenAIHttpBackend:
     """One server, or one remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: without /v1. The session is the caller's, and outlives this.
+    `base_url`: without /v1. `session` is the caller's, and outlives this.
     `control_timeout_s`: of each call but `stream`.
     """
 
@@ -65,7 +65,7 @@ class OpenAIHttpBackend:
         timeouts: Timeouts,
         control_timeout_s: float = 10.0,
     ) -> None:
-        self._session = session
+        self.session = session
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
         self._dialect = dialect
@@ -181,7 +181,7 @@ class OpenAIHttpBackend:
         if body is not None:
             headers["Content-Type"] = "application/json"
         response = await http_call.open_response(
-            self._session,
+            self.session,
             method,
             self._base_url + path,
             headers=headers,
