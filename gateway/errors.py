@@ -97,9 +97,10 @@ def unknown_model(model: str) -> RpcError:
     )
 
 
-def already_exists(message: str) -> RpcError:
-    """ALREADY_EXISTS: an id that is in use."""
-    return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, _info("ALREADY_EXISTS"))
+def already_exists(message: str, request_id: str) -> RpcError:
+    """ALREADY_EXISTS: an id that is in use, by the request with this id."""
+    info = _info("ALREADY_EXISTS", request_id=request_id)
+    return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, info)
 
 
 def deadline(message: str) -> RpcError:

@@ -134,14 +134,11 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     )
     size = len(proto.session_id.encode())
     check(size <= _MAX_ID_BYTES, "session_id", f"{size} bytes: at most {_MAX_ID_BYTES}")
+    size = len(proto.idempotency_key.encode())
+    check(size <= _MAX_ID_BYTES, "idempotency_key", f"{size} bytes: at most {_MAX_ID_BYTES}")
     # Promised by the API, kept by later versions: refused rather than silently not honoured.
     check(
         not proto.HasField("max_cost_nano_usd"),
         "max_cost_nano_usd",
         "this server cannot price requests yet: leave it out",
-    )
-    check(
-        not proto.idempotency_key,
-        "idempotency_key",
-        "this server does not remember requests yet: leave it out",
     )

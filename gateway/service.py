@@ -21,6 +21,7 @@ from gateway.backends.failures import UpstreamFailure
 from gateway.chat_input import Violations
 from gateway.dispatch import PartialOutput, Rejected
 from gateway.generation import Chunk, Generation
+from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
 from gateway.runtime import Runtime
@@ -47,6 +48,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._authenticator = authenticator
         self._clock = clock
         self._limiter = RateLimiter()
+        self._idempotency = IdempotencyKeys()
         self._sizes = PromptSizes()
 
     async def Generate(  # type: ignore[override]  # the stub knows generators only
@@ -147,7 +149,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             raise errors.unknown_model(model)
 
     def _generation(self, proto: generation_pb2.GenerateRequest, caller: Caller) -> Generation:
-        generation = parse_generation(proto, self._runtime.config.limits.default_max_output_tokens)
+        # A default beyond the context would be refused by the engine, for what nobody asked.
+        default = self._runtime.config.limits.default_max_output_tokens
+        contexts = [
+            state.context_tokens
+            for state in self._runtime.scheduler.placements
+            if state.facts.model == proto.model and state.context_tokens is not None
+        ]
+        generation = parse_generation(proto, min([default, *contexts]))
         self._check_model(generation.model, caller)
         return generation
 
@@ -175,10 +184,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
         dispatcher = self._runtime.dispatcher
         if dispatcher.is_in_flight(request.request_id):
-            raise errors.already_exists(
-                f"request_id {generation.request_id!r} is in flight: choose another, or none"
-            )
-        with self._within_limits(caller, prompt_tokens) as spent:
+            message = f"request_id {generation.request_id!r} is in flight: choose another, or none"
+            raise errors.already_exists(message, generation.request_id)
+        with (
+            self._once(proto, generation, caller),
+            self._within_limits(caller, prompt_tokens) as spent,
+        ):
             try:
                 outputs = dispatcher.stream(request, generation, hold=hold)
                 async with aclosing(outputs):
@@ -199,6 +210,32 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.partial_output(partial.failure, partial.usage) from partial
             except UpstreamFailure as failure:
                 raise errors.from_failure(failure) from failure
+
+    @contextmanager
+    def _once(
+        self, proto: generation_pb2.GenerateRequest, generation: Generation, caller: Caller
+    ) -> Iterator[None]:
+        """Claims the idempotency key, if there is one. Raises RpcError when it is taken."""
+        if not proto.idempotency_key:
+            yield
+            return
+        key = (caller.key_id, proto.idempotency_key)
+        first_id = self._idempotency.first_request(key, self._clock())
+        if first_id is not None:
+            message = f"idempotency_key: request {first_id!r} has it"
+            raise errors.already_exists(message, first_id)
+        if not self._idempotency.claim(key, generation.request_id):
+            message = "idempotency_key: too many are remembered"
+            raise errors.exhausted(message, "IDEMPOTENCY_KEYS", REMEMBERED_S)
+        remember = True
+        try:
+            yield
+        except errors.RpcError as error:
+            # Refused, or failed before content: the client may try again with the same key.
+            remember = isinstance(error.__cause__, PartialOutput)
+            raise
+        finally:
+            self._idempotency.end(key, self._clock(), remember=remember)
 
     @contextmanager
     def _within_limits(self, caller: Caller, prompt_tokens: int) -> Iterator[_Spent]:

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
 async def _until_stopped(settings: Settings) -> int:
     """Returns the exit status. A signal ends the demo in order, its processes too."""
     loop = asyncio.get_running_loop()
-    showing = asyncio.ensure_future(show(settings, Console()))
+    # Without a terminal rich takes 80 columns, which the tables do not fit.
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    showing = asyncio.ensure_future(show(settings, console))
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

@@ -38,12 +38,16 @@ MODEL = "Qwen3-30B-A3B"
 REPLICAS = 3
 SEQUENCES = 16
 """Sequences that one replica runs at once."""
-REMOTE_SEQUENCES = 8
+SPEED = 1 / 3
+"""Of the replicas: a full one makes about 310 tokens a second, in steps of 51 ms."""
+REMOTE_SEQUENCES, REMOTE_SPEED = 8, 0.5
+KV_TOKENS = 8192
+"""KV cache of one engine, and its context length: filled well by `SEQUENCES`."""
 QUEUE_REQUESTS = 24
 """Small, so that the burst fills it within seconds and spills over to the remote."""
 USD_PER_GPU_HOUR = "2.50"
 """One H100 for an hour: the order of what clouds ask; the demo's own assumption."""
-POOL, REMOTE = "own", "faraway"
+POOL, REMOTE = "own", "remote"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
 """Environment variable that hands the remote's key to the gateway."""
 
@@ -63,10 +67,12 @@ class Fleet:
 async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
     """Starts all; returns when every replica is in service. Raises ProcessFailed."""
     remote_key = secrets.token_urlsafe(24)
-    replicas = {f"{POOL}/{name}": _replica_arguments() for name in _names()}
-    # Started together: each takes seconds to import what it needs.
-    engines = {name: await processes.start(name, args) for name, args in replicas.items()}
-    engines[REMOTE] = await processes.start(REMOTE, _remote_arguments(remote_key))
+    arguments = {
+        f"{POOL}/{name}": _engine(SPEED, SEQUENCES, seed) for seed, name in enumerate(_names())
+    }
+    arguments[REMOTE] = _engine(REMOTE_SPEED, REMOTE_SEQUENCES, REPLICAS, "--api-key", remote_key)
+    # Started together: each takes a while to import what it needs.
+    engines = {name: await processes.start(name, args) for name, args in arguments.items()}
     urls = {
         name: await process.until_says(r"simulated vLLM on (http://\S+)")
         for name, process in engines.items()
@@ -96,6 +102,17 @@ def channel(address: str) -> grpc.aio.Channel:
 
 def _names() -> list[str]:
     return [chr(ord("a") + i) for i in range(REPLICAS)]
+
+
+def _engine(speed: float, sequences: int, seed: int, *more: str) -> tuple[str, ...]:
+    """Arguments of a simulated engine; `speed` 1 is Qwen3-30B-A3B on an H100."""
+    return (
+        *("simulate-vllm", "--port", "0", "--served-model-name", MODEL),
+        *("--speed", str(speed), "--max-num-seqs", str(sequences), "--seed", str(seed)),
+        *("--max-model-len", str(KV_TOKENS), "--num-gpu-blocks", str(KV_TOKENS // 16)),
+        "--enable-prompt-tokens-details",
+        *more,
+    )
 
 
 def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
@@ -149,11 +166,3 @@ async def _until_serving(address: str, key: str, gateway: Process) -> None:
                     return
             await asyncio.sleep(POLL_S)
     raise ProcessFailed(f"the gateway does not serve after {READY_S:g} s:\n{gateway.tail()}")
-
-
-def _replica_arguments() -> tuple[str, ...]:
-    return ("simulate-vllm", "--port", "0")
-
-
-def _remote_arguments(key: str) -> tuple[str, ...]:
-    return ("simulate-vllm", "--port", "0", "--api-key", key)

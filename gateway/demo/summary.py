@@ -10,6 +10,9 @@ from gateway.demo.account import COMPLETE, Check, Result
 from gateway.demo.tally import Ended, Outcome, percentile_s
 from scheduler.types import SloClass
 
+FIRST_COLUMN_CELLS = 34
+"""The same in every table, so that their columns stand below each other."""
+
 
 def report(console: Console, result: Result, checks: list[Check]) -> None:
     """Prints it."""
@@ -46,7 +49,7 @@ def _count_row(rows: Table, name: str, ended: list[Ended], style: str = "") -> N
 
 
 def _latencies(result: Result) -> Table:
-    rows = _table("complete streams, as clients saw them")
+    rows = _table("latency of complete streams")
     for column in ("TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"):
         rows.add_column(column, justify="right")
     complete = result.tally.of(*COMPLETE)
@@ -63,15 +66,15 @@ def _latencies(result: Result) -> Table:
 
 
 def _tokens(result: Result) -> Table:
-    rows = _table("output tokens")
-    for column in ("counted by the engine", "in usage received", "cut short"):
+    rows = _table("output tokens by engine")
+    for column in ("generated", "in usage", "cut short"):
         rows.add_column(column, justify="right")
     received = result.received_tokens
     for name, generated in result.generated_tokens.items():
         killed = name == result.killed
         rows.add_row(
             f"{name} (killed)" if killed else name,
-            f"{generated} or more" if killed else str(generated),
+            f"{generated}+" if killed else str(generated),
             str(received[name]),
             "?" if killed else str(generated - received[name]),
         )
@@ -91,5 +94,5 @@ def _money(console: Console, result: Result) -> None:
 
 def _table(title: str) -> Table:
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    rows.add_column(title, min_width=38)
+    rows.add_column(title, min_width=FIRST_COLUMN_CELLS)
     return rows

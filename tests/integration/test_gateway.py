@@ -216,6 +216,22 @@ async def test_a_request_id_that_is_in_flight_is_refused(sim: SimulatedVllm) -> 
             first.cancel()
 
 
+async def test_an_idempotency_key_is_good_for_one_generation(gateway: Serving) -> None:
+    request = chat_request(idempotency_key="once", request_id="first")
+    await read_stream(gateway.stub.Generate(request, metadata=METADATA))
+    error = await failure(gateway, chat_request(idempotency_key="once", request_id="second"))
+    assert error.code() is grpc.StatusCode.ALREADY_EXISTS
+    [info] = details(error)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert info.metadata["request_id"] == "first"
+    # A request that is refused has not used its key up.
+    refused = chat_request(idempotency_key="other", model="moe", max_output_tokens=1)
+    refused.prompt_tokens.token_ids.extend([1] * 50_000)
+    for _ in range(2):
+        error = await failure(gateway, refused)
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_deadline_that_passes_frees_the_engine() -> None:
     async with engine(speed=1.0) as slow:
         settings = serving.config(pools=[serving.pool([slow.url], upstream_model=UPSTREAM)])

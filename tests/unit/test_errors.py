@@ -49,7 +49,7 @@ def unpacked(error: errors.RpcError) -> dict[str, Message]:
         (errors.unauthenticated("x"), "UNAUTHENTICATED", "ErrorInfo", None),
         (errors.denied("x"), "PERMISSION_DENIED", "ErrorInfo", None),
         (errors.unknown_model("m"), "NOT_FOUND", "ResourceInfo", None),
-        (errors.already_exists("x"), "ALREADY_EXISTS", "ErrorInfo", None),
+        (errors.already_exists("x", "r1"), "ALREADY_EXISTS", "ErrorInfo", None),
     ],
 )  # fmt: skip
 def test_the_table(error: errors.RpcError, code: str, kinds: str, pushback: str | None) -> None:

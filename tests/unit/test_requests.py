@@ -172,7 +172,7 @@ CASES = {
     "session_id": good(session_id="x" * 129),
     "request_id": good(request_id="no spaces"),
     "max_cost_nano_usd": good(max_cost_nano_usd=1),
-    "idempotency_key": good(idempotency_key="once"),
+    "idempotency_key": good(idempotency_key="x" * 129),
 }
 
 

@@ -1,0 +1,73 @@
+"""Settings of a simulated vLLM; the defaults are Qwen3-30B-A3B in BF16 on one H100."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scheduler.step_model import QWEN3_30B_H100, StepModel
+from simulation.engine import EngineConfig
+from simulation.output import MEAN_ANSWER_TOKENS
+
+DEFAULT_MODEL = "Qwen3-30B-A3B"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedVllmConfig:
+    """What the server is told. Names are those of vLLM's flags where vLLM has the flag.
+
+    Attributes:
+        port: 0 takes a free one.
+        max_num_queued_reqs: running and waiting sequences beyond which requests get 503.
+        speed: every step takes 1 / `speed` of its time; the metrics tell the time as it passes.
+        stream_interval: tokens a chunk; a request may ask for more.
+        mean_answer_tokens: mean length of an answer that ends by itself.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    served_model_name: str = DEFAULT_MODEL
+    max_model_len: int = 32_768
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    num_gpu_blocks: int = 6144
+    block_size: int = 16
+    seed: int = 0
+    speed: float = 1.0
+    noise_sigma: float = 0.05
+    max_num_queued_reqs: int | None = None
+    api_key: str | None = None
+    enable_prompt_tokens_details: bool = False
+    stream_interval: int = 1
+    mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    step_model: StepModel = QWEN3_30B_H100
+
+    def __post_init__(self) -> None:
+        if self.speed <= 0:
+            raise ValueError(f"speed must be above 0, not {self.speed}")
+        if self.stream_interval < 1:
+            raise ValueError(f"stream_interval must be at least 1, not {self.stream_interval}")
+
+    def engine_config(self) -> EngineConfig:
+        """Raises ValueError on sizes that contradict each other."""
+        return EngineConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=max(self.max_num_batched_tokens, self.max_num_seqs),
+            num_gpu_blocks=self.num_gpu_blocks,
+            block_size=self.block_size,
+            max_model_len=self.max_model_len,
+            noise_sigma=self.noise_sigma,
+        )
+
+    def scaled_step_model(self) -> StepModel:
+        """The step model with all times divided by `speed`."""
+        model, speed = self.step_model, self.speed
+        return replace(
+            model,
+            base_s=model.base_s / speed,
+            expert_s=model.expert_s / speed,
+            sequence_s=model.sequence_s / speed,
+            kv_token_s=model.kv_token_s / speed,
+            prefill_s=model.prefill_s / speed,
+            prefill_token_s=model.prefill_token_s / speed,
+            prefill_context_s=model.prefill_context_s / speed,
+        )

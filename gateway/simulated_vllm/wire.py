@@ -1,0 +1,185 @@
+"""JSON bodies: requests as far as they are read, and answers in vLLM's order of keys.
+
+Unknown fields of a request are skipped, as vLLM does. Fields of answers that the simulation has
+nothing to say about are null, and typed so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class StreamOptions(msgspec.Struct):
+    """What a stream tells about usage."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Message(msgspec.Struct):
+    """A chat message. `content` is text or a list of parts."""
+
+    role: str
+    content: str | list[Any] | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+    reasoning: str | None = None
+
+
+class GenerationBody(msgspec.Struct):
+    """Body of /v1/chat/completions (`messages`) and /v1/completions (`prompt`)."""
+
+    model: str | None = None
+    messages: list[Message] | None = None
+    prompt: str | list[Any] | None = None
+    tools: list[Any] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    min_tokens: int = 0
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stream_interval: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    return_token_ids: bool | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+
+
+class TokenizeBody(msgspec.Struct):
+    """Body of /tokenize."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    tools: list[Any] | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(msgspec.Struct):
+    """Body of /detokenize."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+class TokenizeAnswer(msgspec.Struct):
+    """Answer of /tokenize."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class PromptDetails(msgspec.Struct):
+    """Breakdown of the prompt. `created_cache_tokens` is 0 in a chat, else null."""
+
+    cached_tokens: int
+    created_cache_tokens: int | None = 0
+    multimodal_tokens: None = None
+
+
+class Usage(msgspec.Struct):
+    """Account of an answer in one piece."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: PromptDetails | None
+    completion_tokens_details: None = None
+
+
+class ChatMessage(msgspec.Struct):
+    """The message of a choice."""
+
+    role: str
+    content: str
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    reasoning: None = None
+
+
+class ChatChoice(msgspec.Struct):
+    """A choice of a chat."""
+
+    index: int
+    message: ChatMessage
+    logprobs: Any
+    finish_reason: str
+    stop_reason: str | int | None
+    token_ids: list[int] | None
+    routed_experts: None = None
+
+
+class ChatAnswer(msgspec.Struct):
+    """A chat in one piece."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    service_tier: None
+    system_fingerprint: str
+    usage: Usage
+    prompt_logprobs: None
+    prompt_token_ids: list[int] | None
+    prompt_text: None = None
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    metrics: None = None
+
+
+class CompletionChoice(msgspec.Struct):
+    """A choice of a raw completion."""
+
+    index: int
+    text: str
+    logprobs: Any
+    finish_reason: str
+    stop_reason: str | int | None
+    token_ids: list[int] | None
+    prompt_logprobs: None
+    prompt_token_ids: list[int] | None
+    routed_experts: None = None
+
+
+class CompletionAnswer(msgspec.Struct):
+    """A raw completion in one piece."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    service_tier: None
+    system_fingerprint: str
+    usage: Usage
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    metrics: None = None
+
+
+decode_generation = msgspec.json.Decoder(GenerationBody, strict=False).decode
+decode_tokenize = msgspec.json.Decoder(TokenizeBody, strict=False).decode
+decode_detokenize = msgspec.json.Decoder(DetokenizeBody, strict=False).decode
+encode = msgspec.json.Encoder().encode
