@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--rate",
         type=_positive,
-        default=6.0,
+        default=8.0,
         metavar="R",
         help="requests per second outside the burst (%(default)g)",
     )

@@ -41,7 +41,7 @@ SEQUENCES = 16
 SPEED = 1 / 3
 """Of the replicas: a full one makes about 310 tokens a second, in steps of 51 ms."""
 REMOTE_SEQUENCES, REMOTE_SPEED = 8, 0.5
-KV_TOKENS = 8192
+KV_TOKENS = 12_288
 """KV cache of one engine, and its context length: filled well by `SEQUENCES`."""
 QUEUE_REQUESTS = 24
 """Small, so that the burst fills it within seconds and spills over to the remote."""

@@ -33,7 +33,7 @@ LINE_S = 5.0
 IDLE_S = 10.0
 """How long the engines may take to become idle after the last request."""
 TENANTS = 8
-LENGTH_SCALE = 0.25
+LENGTH_SCALE = 0.4
 """Of the trace's lengths: the replicas are that much slower, and a minute must show enough."""
 
 
@@ -64,9 +64,8 @@ async def show(settings: Settings, console: Console) -> bool:
     shape = workload(settings)
     planned = plan(shape, settings.seed)
     console.print(
-        f"{fleets.MODEL} on {fleets.REPLICAS} simulated replicas of {fleets.SEQUENCES} sequences,"
-        f" a simulated remote, {len(planned)} requests of {TENANTS} tenants"
-        f" in {settings.duration_s:g} s; starting ...",
+        f"{fleets.REPLICAS} simulated replicas of {fleets.MODEL} and a simulated remote;"
+        f" {len(planned)} requests in {settings.duration_s:g} s. Starting ...",
         highlight=False,
         soft_wrap=True,
     )
@@ -171,8 +170,9 @@ class _Run:
                 live.update(table(self._snapshot()), refresh=True)
 
     async def _look(self) -> None:
-        await self._scraper.look()
         await asyncio.sleep(LOOK_S)
+        # Last, so that the picture shows engines and clients at one moment.
+        await self._scraper.look()
 
     async def _kill_one(self) -> None:
         """Kills the second replica at the time that was asked for."""

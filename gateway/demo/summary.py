@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gateway.demo import fleet as fleets
 from gateway.demo.account import COMPLETE, Check, Result
 from gateway.demo.tally import Ended, Outcome, percentile_s
 from scheduler.types import SloClass
@@ -86,7 +87,9 @@ def _money(console: Console, result: Result) -> None:
     per_million = f"${result.gpu_usd / tokens * 1e6:.2f}" if tokens else "-"
     console.print(
         f"own GPUs: ${result.usd_per_hour:.2f} per hour for {result.load_s:.1f} s ="
-        f" ${result.gpu_usd:.4f}, {per_million} per million output tokens, idle time included",
+        f" ${result.gpu_usd:.4f}, {per_million} per million output tokens, idle time included;\n"
+        f"    at {fleets.SPEED:.0%} of an H100's speed, so that a small machine can carry the demo;"
+        " the remote's price is not configured, hence unknown",
         highlight=False,
         soft_wrap=True,
     )

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import blake2b
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 from gateway.simulated_vllm.answers import answer_body
 from gateway.simulated_vllm.config import SimulatedVllmConfig
@@ -225,15 +225,17 @@ class SimulatedVllm:
         )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        while watch.unfinished:
-            await watch.news()
-            data = frames.advance(watch.tokens)
-            if not watch.unfinished:
-                data += frames.end(watch.cached_tokens)
-                self.driver.close(watch)
-            if data:
-                await response.write(data)
-        await response.write_eof()
+        # A client that went away is no error of the server: its sequences are aborted, no more.
+        with contextlib.suppress(ClientConnectionResetError):
+            while watch.unfinished:
+                await watch.news()
+                data = frames.advance(watch.tokens)
+                if not watch.unfinished:
+                    data += frames.end(watch.cached_tokens)
+                    self.driver.close(watch)
+                if data:
+                    await response.write(data)
+            await response.write_eof()
         return response
 
 

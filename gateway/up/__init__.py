@@ -1,0 +1,1 @@
+"""`moegate up`: one vLLM server and the gateway before it, started and ended together."""

@@ -1,0 +1,65 @@
+"""`--tiny`: a random-weight MoE of a few megabytes on vLLM's CPU build, for a machine without GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.config import MoeShape
+from gateway.up.launch import REPOSITORY, CannotLaunch, Launch, environment_for
+from gateway.up.process import Guardian
+
+NAME = "tiny-moe"
+MODEL_DIR = REPOSITORY / ".cache" / NAME
+SCRIPT = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
+MOE = MoeShape(experts=16, experts_per_token=4)
+"""As SCRIPT makes it."""
+CONTEXT_TOKENS, SEQUENCES = 8192, 32
+FLAGS = (
+    "--dtype=bfloat16",
+    "--enforce-eager",
+    "--num-gpu-blocks-override=600",  # 76,800 tokens of KV cache
+)
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # On two cores a second thread spins against the API server: ten times slower.
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def tiny_launch(
+    *,
+    served_model_name: str | None,
+    max_model_len: int | None,
+    max_num_seqs: int | None,
+    flags: tuple[str, ...],
+) -> Launch:
+    """How the tiny model is served. Raises CannotLaunch outside a checkout."""
+    if not SCRIPT.is_file():
+        raise CannotLaunch(
+            f"--tiny needs moegate's repository: {SCRIPT}, which makes the model, is not there;"
+            " run it from a checkout, or name a model"
+        )
+    return Launch(
+        model=str(MODEL_DIR),
+        served_model_name=served_model_name or NAME,
+        max_model_len=max_model_len or CONTEXT_TOKENS,
+        max_num_seqs=max_num_seqs or SEQUENCES,
+        flags=(*FLAGS, *flags),
+        environment=ENVIRONMENT,
+    )
+
+
+async def build_model(vllm: Path, log: Path, guardian: Guardian) -> None:
+    """Makes the model unless it is there, with vLLM's own Python. Raises CannotLaunch."""
+    python = vllm.parent / "python"
+    if not python.is_file():
+        raise CannotLaunch(f"--tiny needs vLLM's own Python, and there is no {python}")
+    environment = environment_for(vllm, ENVIRONMENT)
+    with guardian.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
+        status = await process.wait()
+        if status != 0:
+            raise CannotLaunch(f"{SCRIPT.name} ended with {status}\n{process.tail()}")
