@@ -56,7 +56,7 @@ def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def gateway(upstream_port: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A gateway in front of the upstream."""
     settings = f"""
-server: {{listen: "127.0.0.1:0", drain_s: 0}}
+server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0}}
 pools:
   - name: own
     model: bench

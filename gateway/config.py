@@ -145,6 +145,8 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Experts of the model; absent: those of Qwen3-30B-A3B."""
     api_key: Secret | None = None
     """Key of the replicas (--api-key)."""
+    share_prefix_cache: bool = False
+    """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
     timeouts: Timeouts = Timeouts()
     """Limits on calls."""
 
@@ -252,6 +254,17 @@ class Limits(_Config, frozen=True, kw_only=True):
     """Most placements that are tried for one request."""
 
 
+class Tls(_Config, frozen=True, kw_only=True):
+    """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
+
+    cert: Annotated[str, Meta(min_length=1)]
+    """Certificate chain of the server."""
+    key: Annotated[str, Meta(min_length=1)]
+    """Its private key, not encrypted."""
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+    """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
+
+
 class Server(_Config, frozen=True, kw_only=True):
     """Where and how the gateway listens."""
 
@@ -259,8 +272,21 @@ class Server(_Config, frozen=True, kw_only=True):
         str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
     ] = "127.0.0.1:50051"
     """Address to listen on; port 0 takes a free one."""
+    tls: Tls | None = None
+    """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
+    drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """On SIGTERM: how long new calls are still taken after health says NOT_SERVING, so that load
+    balancers can learn of it."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
-    """On SIGTERM: how long running streams may take to finish."""
+    """On SIGTERM, after that: how long running streams may take to finish."""
+    keepalive_s: Seconds = 30.0
+    """Idle time after which a connection is probed."""
+    keepalive_timeout_s: Seconds = 10.0
+    """How long the answer to a probe may take."""
+    max_connection_age_s: Seconds = 600.0
+    """Age at which a connection takes no new calls, so that clients spread over new gateways."""
+    max_connection_age_grace_s: Seconds = 3600.0
+    """How long the streams of such a connection may go on."""
     probe_interval_s: Seconds = 1.0
     """Time between two looks at an engine's metrics."""
     reflection: bool = True

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gateway.config import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
+from gateway.listening import check_tls
 from gateway.secrets import resolve
 
 MAX_PORT = 65_535
@@ -26,6 +27,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
             fix="add a pool, or a remote",
         )
     yield from _listen(config.server)
+    yield from _tls(config.server, base_dir)
     yield from _names(config)
     yield from _addresses(config)
     yield from _contexts(config.pools)
@@ -91,6 +93,14 @@ def _listen(server: Server) -> Iterator[Problem]:
     if int(server.listen.rpartition(":")[2]) > MAX_PORT:
         message = f"the port is above {MAX_PORT}"
         yield _problem("server.listen", server.listen, message, f"choose one from 0 to {MAX_PORT}")
+
+
+def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:
+    try:
+        if server.tls is not None:
+            check_tls(server.tls, base_dir)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _addresses(config: Config) -> Iterator[Problem]:

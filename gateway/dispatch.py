@@ -89,19 +89,28 @@ class Dispatcher:
         scheduler: Scheduler,
         backends: Mapping[str, Backend],
         clock: Callable[[], float],
-        on_suspect: Callable[[str], None] = lambda placement: None,
+        *,
+        on_suspect: Callable[[str], None],
+        on_tick: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._backends = backends
         self._clock = clock
         self._on_suspect = on_suspect
+        self._on_tick = on_tick
         self._flights: dict[str, _Flight] = {}
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._flights)
+
+    async def until_idle(self) -> None:
+        """Waits until no request is in flight."""
+        await self._idle.wait()
 
     def is_in_flight(self, request_id: str) -> bool:
         """Whether a request of this scheduler id has not ended."""
@@ -115,6 +124,7 @@ class Dispatcher:
         """Ticks the scheduler until cancelled: at its wake-ups, and on progress while busy."""
         while True:
             now = self._clock()
+            self._on_tick()
             for flight in self._flights.values():
                 if flight.output_tokens > flight.reported_tokens:
                     self._report_progress(flight, now)
@@ -144,6 +154,7 @@ class Dispatcher:
         key = request.request_id
         flight = _Flight(request=request, generation=generation, decision=loop.create_future())
         self._flights[key] = flight
+        self._idle.clear()
         try:
             self._perform(self._scheduler.submit(request, self._clock()))
             self._wake.set()
@@ -160,6 +171,8 @@ class Dispatcher:
                     return
         finally:
             del self._flights[key]
+            if not self._flights:
+                self._idle.set()
             # A no-op if the scheduler has seen the end: a refusal, or the last attempt's.
             self.handle(Cancelled(request_id=key))
 

@@ -108,6 +108,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHints:
+    """What own engines are told beside the request. A remote is not: it would learn of tenants.
+
+    `cache_salt`: only requests of one salt share a prefix cache; `priority`: lower goes first;
+    `trace_headers`: of the caller's trace, to be continued.
+    """
+
+    cache_salt: str = ""
+    priority: int = 0
+    trace_headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What is to be generated. `input`: a chat, a raw prompt, or its token ids."""
 
@@ -120,6 +133,7 @@ class Generation:
     choices: int = 1
     logprobs: int | None = None
     ignore_eos: bool = False
+    hints: EngineHints = EngineHints()
 
 
 class FinishReason(enum.StrEnum):

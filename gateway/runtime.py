@@ -13,6 +13,7 @@ from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Config, Pool
 from gateway.dispatch import Dispatcher
 from gateway.generation import Generation
+from gateway.loop_load import LoopLoad
 from gateway.probes import Probed, Prober
 from gateway.secrets import resolve
 from scheduler.core import Scheduler, SchedulerLimits
@@ -36,6 +37,10 @@ class Runtime:
     prober: Prober
     backends: dict[str, OpenAIHttpBackend]
     dialects: dict[str, Dialect]
+    targets: dict[str, tuple[str, str]]
+    """Address and model of each placement."""
+    salted: frozenset[str]
+    """Models of which each tenant has a prefix cache of its own."""
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model."""
@@ -60,12 +65,14 @@ def build(
     base_dir: Path,
     upstream: aiohttp.ClientSession,
     clock: Callable[[], float],
+    load: LoopLoad,
     on_change: Callable[[], Awaitable[None]],
 ) -> Runtime:
     """Builds everything. `base_dir`: what secret files are relative to. Raises ConfigError."""
     placements: list[Placement] = []
     backends: dict[str, OpenAIHttpBackend] = {}
     dialects: dict[str, Dialect] = {}
+    targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
     for pool in config.pools:
         api_key = resolve(pool.api_key, base_dir)
@@ -80,7 +87,9 @@ def build(
                 dialect=Dialect.VLLM,
                 api_key=api_key,
                 timeouts=pool.timeouts,
+                pace=load,
             )
+            targets[name] = (replica.url, upstream_model)
             dialects[name] = Dialect.VLLM
             replicas.append(
                 Probed(placement=name, upstream_model=upstream_model, engine=backends[name])
@@ -103,7 +112,9 @@ def build(
             dialect=Dialect.OPENAI,
             api_key=resolve(remote.api_key, base_dir),
             timeouts=remote.timeouts,
+            pace=load,
         )
+        targets[remote.name] = (remote.url, remote.upstream_model or remote.model)
         dialects[remote.name] = Dialect.OPENAI
     limits = config.limits
     scheduler = Scheduler(
@@ -114,7 +125,11 @@ def build(
         ),
     )
     dispatcher = Dispatcher(
-        scheduler, backends, clock, on_suspect=lambda placement: prober.suspect(placement)
+        scheduler,
+        backends,
+        clock,
+        on_suspect=lambda placement: prober.suspect(placement),
+        on_tick=load.sample,
     )
     prober = Prober(
         replicas=tuple(replicas),
@@ -131,6 +146,8 @@ def build(
         prober=prober,
         backends=backends,
         dialects=dialects,
+        targets=targets,
+        salted=frozenset(pool.model for pool in config.pools if not pool.share_prefix_cache),
     )
 
 

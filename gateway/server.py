@@ -1,7 +1,8 @@
 """The process: starts everything, serves until told to stop, ends in order.
 
-run -> serve -> _Gateway: build the runtime, listen, probe, and on SIGTERM or SIGINT drain: health
-NOT_SERVING, no new calls, running streams finish within `drain_s`, upstream connections close.
+SIGHUP reads the configuration file again; SIGTERM and SIGINT drain: health says NOT_SERVING, load
+balancers have `drain_delay_s` to learn of it, no new calls are taken, running streams finish within
+`drain_s`, upstream connections close. A second signal ends the waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +20,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway.auth import Authenticator
 from gateway.config import Config
-from gateway.runtime import Runtime, build, session
+from gateway.config_file import load
+from gateway.config_problems import ConfigError
+from gateway.listening import Certificates, bind, server_options
+from gateway.live import Live, ReloadRefused
+from gateway.loop_load import LoopLoad
+from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
@@ -35,31 +41,58 @@ class RunningGateway:
     """A gateway that listens. `address`: host:port, with the port that was bound."""
 
     address: str
-    runtime: Runtime
+    live: Live
     server: grpc.aio.Server
     health: health.aio.HealthServicer
+    certificates: Certificates | None
 
-    async def drain(self) -> None:
-        """Ends in order: NOT_SERVING, no new calls, running streams finish within `drain_s`."""
+    @property
+    def runtime(self) -> Runtime:
+        """What serves new requests."""
+        return self.live.runtime
+
+    async def reload(self, config: Config, base_dir: Path) -> None:
+        """Puts a checked configuration into force. Raises ConfigError or ReloadRefused."""
+        old, new = self.runtime.config.server, config.server
+        if (old.tls is None) != (new.tls is None):
+            raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+        if self.certificates is not None and new.tls is not None:
+            self.certificates.reload(new.tls, base_dir)
+        for name in ("listen", "keepalive_s", "max_connection_age_s", "reflection"):
+            if getattr(old, name) != getattr(new, name):
+                log.warning("server.%s: takes effect at the next start", name)
+        await self.live.swap(config, base_dir)
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Ends in order. `hurry`: ends the waiting once it is set."""
+        server = self.runtime.config.server
         await self.health.enter_graceful_shutdown()
-        await self.server.stop(self.runtime.config.server.drain_s)
+        await _unless(hurry, asyncio.sleep(server.drain_delay_s))
+        # The listener closes at once; the call returns when the streams have ended.
+        await _unless(hurry, self.server.stop(server.drain_s))
+        await self.server.stop(0)
 
 
-async def serve(config: Config, base_dir: Path) -> None:
+async def serve(path: Path) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError when it cannot start."""
-    stop = asyncio.Event()
+    config = load(path)
+    stop, hurry, reread = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running_gateway(config, base_dir) as gateway:
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    loop.add_signal_handler(signal.SIGHUP, reread.set)
+    async with running_gateway(config, path.parent) as gateway:
         print(f"moegate listens on {gateway.address}", flush=True)
+        reloading = asyncio.create_task(_reload_on(reread, gateway, path))
         await stop.wait()
+        reloading.cancel()
         log.info("draining: %d requests in flight", gateway.runtime.dispatcher.in_flight)
+        await gateway.drain(hurry)
 
 
 @contextlib.asynccontextmanager
 async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway on this loop; leaving the context drains and stops it."""
+    """A gateway on this loop; leaving the context drains and stops it. Raises ConfigError."""
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
@@ -67,61 +100,65 @@ async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[Runni
         up = health_pb2.HealthCheckResponse.SERVING
         down = health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", INFERENCE):
-            await servicer.set(name, up if runtime.scheduler.serves else down)
+            await servicer.set(name, up if live.runtime.scheduler.serves else down)
 
-    async with contextlib.AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(session())
-        runtime = build(config, base_dir, upstream, clock, tell_health)
-        await tell_health()
-        server = _grpc_server(config, runtime, servicer, clock)
-        address = _bind(server, config.server.listen)
-        tasks = [
-            asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),
-            asyncio.create_task(runtime.prober.run(), name="moegate-prober"),
-        ]
-        stack.push_async_callback(_cancel, tasks)
-        await server.start()
-        gateway = RunningGateway(address=address, runtime=runtime, server=server, health=servicer)
-        try:
-            yield gateway
-        finally:
-            await gateway.drain()
-
-
-def _grpc_server(
-    config: Config,
-    runtime: Runtime,
-    servicer: health.aio.HealthServicer,
-    clock: Callable[[], float],
-) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", config.limits.message_bytes),
-            ("grpc.max_send_message_length", -1),
-            # Two gateways on one port would share its connections silently.
-            ("grpc.so_reuseport", 0),
+    async with session() as upstream:
+        certificates = (
+            None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
-    )
-    inference = InferenceService(runtime, Authenticator(config), clock)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    if config.server.reflection:
-        reflection.enable_server_reflection((INFERENCE, HEALTH, reflection.SERVICE_NAME), server)
-    return server
+        live = Live(
+            config,
+            base_dir,
+            upstream=upstream,
+            clock=clock,
+            load=LoopLoad(clock, time.thread_time),
+            on_change=tell_health,
+        )
+        try:
+            await tell_health()
+            server = grpc.aio.server(options=server_options(config))
+            inference = InferenceService(live, clock)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            if config.server.reflection:
+                names = (INFERENCE, HEALTH, reflection.SERVICE_NAME)
+                reflection.enable_server_reflection(names, server)
+            address = bind(server, config.server.listen, certificates)
+            await server.start()
+            gateway = RunningGateway(
+                address=address,
+                live=live,
+                server=server,
+                health=servicer,
+                certificates=certificates,
+            )
+            try:
+                yield gateway
+            finally:
+                await servicer.enter_graceful_shutdown()
+                await server.stop(live.runtime.config.server.drain_s)
+        finally:
+            await live.close()
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    """Returns the address that was bound. Raises OSError that names the field."""
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise OSError(f"server.listen: cannot listen on {listen}: {error}") from None
-    return f"{listen.rpartition(':')[0]}:{port}"
+async def _reload_on(reread: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+    """Reads the file again each time the event is set; a bad file changes nothing."""
+    while True:
+        await reread.wait()
+        reread.clear()
+        try:
+            await gateway.reload(load(path), path.parent)
+        except (ConfigError, ReloadRefused, OSError) as error:
+            log.error("reload refused, the old configuration stays in force: %s", error)
+        else:
+            log.info("reloaded %s", path)
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
+async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:
+    """Awaits, or gives it up once the event is set."""
+    waiting = asyncio.ensure_future(wait)
+    hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
+    await asyncio.wait((waiting, hurried), return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, hurried):
         task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            log.error("a task of the gateway failed", exc_info=result)
+    await asyncio.gather(waiting, hurried, return_exceptions=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,15 +17,16 @@ import grpc
 from gateway import errors
 from gateway.admission import PromptSizes, scheduler_request
 from gateway.answers import Answer
-from gateway.auth import Authenticator, Caller, Unauthenticated
+from gateway.auth import Caller, Unauthenticated
 from gateway.backends.failures import UpstreamFailure
 from gateway.chat_input import Violations
 from gateway.dispatch import PartialOutput, Rejected
 from gateway.generation import Chunk, Generation
+from gateway.hints import engine_hints
 from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
+from gateway.live import Live
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
-from gateway.runtime import Runtime
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.rate_limit import RateLimiter
 from scheduler.types import PlacementKind
@@ -38,14 +40,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """The RPCs that clients call."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        authenticator: Authenticator,
-        clock: Callable[[], float],
-    ) -> None:
-        self._runtime = runtime
-        self._authenticator = authenticator
+    def __init__(self, live: Live, clock: Callable[[], float]) -> None:
+        self._live = live
         self._clock = clock
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
@@ -111,7 +107,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with _answering(context):
             caller = self._caller(context)
             models: dict[str, inference_pb2.Model] = {}
-            for state in self._runtime.scheduler.placements:
+            for state in self._live.runtime.scheduler.placements:
                 name = state.facts.model
                 if not caller.allows_model(name):
                     continue
@@ -138,22 +134,22 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def _caller(self, context: Context) -> Caller:
         try:
-            return self._authenticator.authenticate(tuple(context.invocation_metadata() or ()))
+            return self._live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
         except Unauthenticated as error:
             raise errors.unauthenticated(str(error)) from None
 
     def _check_model(self, model: str, caller: Caller) -> None:
         if not caller.allows_model(model):
             raise errors.denied(f"key {caller.key_id} may not use model {model!r}")
-        if not self._runtime.scheduler.has_model(model):
+        if not self._live.runtime.scheduler.has_model(model):
             raise errors.unknown_model(model)
 
     def _generation(self, proto: generation_pb2.GenerateRequest, caller: Caller) -> Generation:
         # A default beyond the context would be refused by the engine, for what nobody asked.
-        default = self._runtime.config.limits.default_max_output_tokens
+        default = self._live.runtime.config.limits.default_max_output_tokens
         contexts = [
             state.context_tokens
-            for state in self._runtime.scheduler.placements
+            for state in self._live.runtime.scheduler.placements
             if state.facts.model == proto.model and state.context_tokens is not None
         ]
         generation = parse_generation(proto, min([default, *contexts]))
@@ -170,19 +166,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         hold: bool = False,
     ) -> AsyncGenerator[Chunk | Finished, None]:
         """Runs the request within the key's limits."""
-        unsupported = self._runtime.unsupported_by(generation)
+        runtime = self._live.runtime
+        unsupported = runtime.unsupported_by(generation)
         prompt_tokens = self._sizes.estimate(generation)
         request = scheduler_request(
             proto,
             generation,
             caller=caller,
-            config=self._runtime.config,
+            config=runtime.config,
             prompt_tokens=prompt_tokens,
             unsupported_by=unsupported,
             now=self._clock(),
             remaining_s=context.time_remaining(),
         )
-        dispatcher = self._runtime.dispatcher
+        metadata = tuple(context.invocation_metadata() or ())
+        hints = engine_hints(request, metadata, salted=generation.model in runtime.salted)
+        generation = replace(generation, hints=hints)
+        dispatcher = runtime.dispatcher
         if dispatcher.is_in_flight(request.request_id):
             message = f"request_id {generation.request_id!r} is in flight: choose another, or none"
             raise errors.already_exists(message, generation.request_id)
@@ -253,7 +253,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _count(self, generation: Generation) -> inference_pb2.CountTokensResponse:
         response = inference_pb2.CountTokensResponse()
-        for state in self._runtime.scheduler.placements:
+        runtime = self._live.runtime
+        for state in runtime.scheduler.placements:
             facts = state.facts
             if facts.model != generation.model:
                 continue
@@ -261,7 +262,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 response.context_tokens = state.context_tokens
             if facts.kind is PlacementKind.LOCAL and state.serving:
                 try:
-                    tokens, _ = await self._runtime.backends[facts.name].count_tokens(generation)
+                    tokens, _ = await runtime.backends[facts.name].count_tokens(generation)
                 except UpstreamFailure as failure:
                     if not failure.retryable:
                         raise errors.from_failure(failure) from failure

@@ -49,8 +49,13 @@ def generation_path(generation: Generation) -> str:
     return CHAT_PATH if isinstance(generation.input, Chat) else COMPLETIONS_PATH
 
 
-def generation_body(generation: Generation, upstream_model: str, dialect: Dialect) -> bytes:
-    """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields."""
+def generation_body(
+    generation: Generation, upstream_model: str, dialect: Dialect, tokens_per_chunk: int = 1
+) -> bytes:
+    """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields.
+
+    `tokens_per_chunk`: vLLM is asked to put so many into a chunk, after the first one.
+    """
     unsupported = unsupported_fields(generation, dialect)
     if unsupported:
         raise ValueError(f"{dialect} cannot honour {', '.join(unsupported)}")
@@ -76,6 +81,13 @@ def generation_body(generation: Generation, upstream_model: str, dialect: Dialec
     options = {"include_usage": True}
     if dialect is Dialect.VLLM:
         options["continuous_usage_stats"] = True
+        hints = generation.hints
+        if hints.cache_salt:
+            body["cache_salt"] = hints.cache_salt
+        if hints.priority:
+            body["priority"] = hints.priority
+        if tokens_per_chunk > 1:
+            body["stream_interval"] = tokens_per_chunk
     body["stream_options"] = options
     return msgspec.json.encode(body)
 

@@ -37,6 +37,7 @@ from gateway.backends.openai_usage import estimated_prompt_tokens
 from gateway.backends.sse import EventTooLarge, SseReader
 from gateway.config import Timeouts
 from gateway.generation import Chunk, Generation
+from gateway.loop_load import Pace, Unhurried
 
 ERROR_BODY_S = 2.0
 """How long the body of an error is waited for, its status being known."""
@@ -51,7 +52,7 @@ class OpenAIHttpBackend:
     """One server, or one remote endpoint. What goes wrong there is an UpstreamFailure.
 
     `base_url`: without /v1. `session` is the caller's, and outlives this.
-    `control_timeout_s`: of each call but `stream`.
+    `control_timeout_s`: of each call but `stream`. `pace`: how large pieces of streams shall be.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class OpenAIHttpBackend:
         dialect: Dialect,
         api_key: str | None,
         timeouts: Timeouts,
+        pace: Pace | None = None,
         control_timeout_s: float = 10.0,
     ) -> None:
         self.session = session
@@ -70,6 +72,7 @@ class OpenAIHttpBackend:
         self._upstream_model = upstream_model
         self._dialect = dialect
         self._timeouts = timeouts
+        self._pace: Pace = pace or Unhurried()
         self._control_timeout_s = control_timeout_s
         # Compression would hold frames back until a block of it is full.
         self._headers = {"Accept-Encoding": "identity"}
@@ -86,7 +89,10 @@ class OpenAIHttpBackend:
         """
         now = asyncio.get_running_loop().time
         timeouts = self._timeouts
-        body = generation_body(generation, self._upstream_model, self._dialect)
+        pace = self._pace
+        body = generation_body(
+            generation, self._upstream_model, self._dialect, pace.tokens_per_chunk
+        )
         decoder = StreamDecoder(
             generation.choices, self._dialect, estimated_prompt_tokens(generation)
         )
@@ -104,11 +110,14 @@ class OpenAIHttpBackend:
             generation_path(generation),
             bounds,
             body,
-            {"Accept": "text/event-stream", "X-Request-Id": generation.request_id},
+            self._stream_headers(generation),
         )
         try:
             await _check_event_stream(response, bounds)
             while not decoder.ended:
+                if decoder.started and (window_s := pace.window_s) > 0:
+                    # Under load: what comes meanwhile is read, decoded and sent as one.
+                    await asyncio.sleep(window_s)
                 try:
                     data = await http_call.read_some(response, bounds)
                 except UpstreamFailure:
@@ -151,6 +160,12 @@ class OpenAIHttpBackend:
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
         return await self._ask("GET", "/metrics", MAX_ANSWER_BYTES)
+
+    def _stream_headers(self, generation: Generation) -> dict[str, str]:
+        headers = {"Accept": "text/event-stream", "X-Request-Id": generation.request_id}
+        if self._dialect is Dialect.VLLM:
+            headers |= dict(generation.hints.trace_headers)
+        return headers
 
     async def _ask(
         self, method: str, path: str, max_bytes: int, body: bytes | None = None

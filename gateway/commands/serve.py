@@ -9,7 +9,6 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.config_file import load
 from gateway.config_problems import ConfigError
 from gateway.server import serve
 
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        uvloop.run(serve(load(args.file), args.file.parent))
+        uvloop.run(serve(args.file))
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

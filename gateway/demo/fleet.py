@@ -136,7 +136,7 @@ def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
         for i, key in enumerate(keys)
     )
     return Config(
-        server=Server(listen="127.0.0.1:0", drain_s=5.0, probe_interval_s=0.5),
+        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=5.0, probe_interval_s=0.5),
         pools=(pool,),
         remotes=(remote,),
         tenants=tenants,

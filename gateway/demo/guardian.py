@@ -1,8 +1,13 @@
 """Ends the demo's processes when the demo itself is gone, however it went: even by SIGKILL.
 
-A script of its own, started by `processes.py`: it reads `watch PID` and `forget PID` from its
-standard input, whose other end only the demo holds. At the end of the input it ends the process
-groups that it still watches. It imports nothing of moegate, so that it starts at once.
+A script of its own, run by `processes.py` in two ways, joined by a pipe:
+
+    guardian.py                     reads `watch PID` and `forget PID` from standard input; at its
+                                    end, it ends the process groups that it still watches
+    guardian.py run FD COMMAND...   writes `watch PID` of itself to FD, then becomes COMMAND
+
+A process thus makes itself known before it does anything, and the pipe stays open until it has:
+there is no moment in which it could be forgotten. Imports nothing of moegate, to start at once.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ GRACE_S = 3.0
 """Between SIGTERM and SIGKILL."""
 
 
-def main() -> None:
+def watch() -> None:
     """Watches until the input ends."""
     groups: set[int] = set()
     for line in sys.stdin:
@@ -34,5 +39,14 @@ def main() -> None:
             time.sleep(wait_s)
 
 
+def become(file: int, command: list[str]) -> None:
+    """Announces this process, then is the command."""
+    os.write(file, b"watch %d\n" % os.getpid())
+    os.close(file)
+    os.execv(command[0], command)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["run"]:
+        become(int(sys.argv[2]), sys.argv[3:])
+    watch()

@@ -22,6 +22,7 @@ READY_S = 60.0
 STOP_S = 15.0
 """From SIGTERM to SIGKILL; more than the gateway's own drain."""
 LOG_TAIL_LINES = 15
+GUARDIAN = (sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py")))
 
 
 class ProcessFailed(Exception):
@@ -99,16 +100,17 @@ class Processes:
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
         self._guardian: asyncio.subprocess.Process | None = None
+        self._pipe = -1
         self.all: list[Process] = []
 
     async def __aenter__(self) -> Processes:
-        script = Path(__file__).with_name("guardian.py")
-        self._guardian = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-I", "-S", str(script)),
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        read_end, self._pipe = os.pipe()
+        try:
+            self._guardian = await asyncio.create_subprocess_exec(
+                *GUARDIAN, stdin=read_end, start_new_session=True
+            )
+        finally:
+            os.close(read_end)
         return self
 
     async def __aexit__(
@@ -126,8 +128,9 @@ class Processes:
         log = self._log_dir / f"{len(self.all)}.log"
         with log.open("wb") as output:
             child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "gateway", *arguments),
+                *(*GUARDIAN, "run", str(self._pipe)),
+                *(sys.executable, "-m", "gateway", *arguments),
+                pass_fds=(self._pipe,),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -138,23 +141,21 @@ class Processes:
             )
         process = Process(name, child, log)
         self.all.append(process)
-        self._tell_guardian(f"watch {process.pid}\n")
         return process
 
     async def stop(self) -> None:
         """Ends the last one, then the others at once, then the guardian. May be called twice."""
         await asyncio.gather(*(self._stop(process) for process in self.all[-1:]))
         await asyncio.gather(*(self._stop(process) for process in self.all[:-1]))
-        if self._guardian is not None and self._guardian.stdin is not None:
-            self._guardian.stdin.close()
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        if self._guardian is not None:
             await self._guardian.wait()
 
     async def _stop(self, process: Process) -> None:
         await process.stop()
-        # Its number may now become another process's.
-        self._tell_guardian(f"forget {process.pid}\n")
-
-    def _tell_guardian(self, line: str) -> None:
-        guardian = self._guardian
-        if guardian is not None and guardian.stdin is not None and not guardian.stdin.is_closing():
-            guardian.stdin.write(line.encode())
+        if self._pipe >= 0:
+            # Its number may now become another process's. A guardian that is gone does no harm.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, b"forget %d\n" % process.pid)

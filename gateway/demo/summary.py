@@ -85,14 +85,13 @@ def _tokens(result: Result) -> Table:
 def _money(console: Console, result: Result) -> None:
     tokens = result.local_tokens
     per_million = f"${result.gpu_usd / tokens * 1e6:.2f}" if tokens else "-"
-    console.print(
+    for line in (
         f"own GPUs: ${result.usd_per_hour:.2f} per hour for {result.load_s:.1f} s ="
-        f" ${result.gpu_usd:.4f}, {per_million} per million output tokens, idle time included;\n"
-        f"    at {fleets.SPEED:.0%} of an H100's speed, so that a small machine can carry the demo;"
-        " the remote's price is not configured, hence unknown",
-        highlight=False,
-        soft_wrap=True,
-    )
+        f" ${result.gpu_usd:.4f}, {per_million} per million output tokens, idle time included",
+        f"    (at {fleets.SPEED:.0%} of an H100's speed, so that two cores can carry it)",
+        "remote: no price is configured, so its cost is unknown",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(title: str) -> Table:

@@ -42,8 +42,8 @@ def bad_shape(kind: str, location: str, message: str) -> Refused:
     return Refused(400, "Bad Request", f"1 validation error:\n  {detail}", location)
 
 
-def bad_json(error: msgspec.DecodeError) -> Refused:
-    """A body that is not JSON, or not of the schema."""
+def bad_json(error: msgspec.DecodeError | RecursionError) -> Refused:
+    """A body that is not JSON, not of the schema, or nested too deep to tell."""
     if not isinstance(error, msgspec.ValidationError):
         return bad_shape("json_invalid", "body", str(error))
     text = str(error)

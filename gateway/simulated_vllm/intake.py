@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from gateway.simulated_vllm.config import SimulatedVllmConfig
 from gateway.simulated_vllm.failures import (
-    Refused,
     bad_shape,
     bad_value,
     prompt_too_long,
@@ -93,6 +92,12 @@ def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
     """No model means the served one. Raises Refused."""
     if model and model != config.served_model_name:
         raise unknown_model(model, config.served_model_name)
+
+
+def check_rank(header: str | None) -> None:
+    """`X-data-parallel-rank`: there is only rank 0. Raises Refused."""
+    if header is not None and header.strip() != "0":
+        raise bad_value(None, f"data_parallel_rank {header.strip()} is out of range [0, 1).")
 
 
 def _prompt(body: GenerationBody, config: SimulatedVllmConfig, is_chat: bool) -> list[int]:
@@ -223,12 +228,3 @@ def _check_sampling(body: GenerationBody) -> None:
         raise bad_value(None, f"top_k must be 0 (disable), or at least 1, got {body.top_k}.")
     if body.min_p is not None and not 0.0 <= body.min_p <= 1.0:
         raise bad_value(None, f"min_p must be in [0, 1], got {body.min_p}.")
-
-
-def check_rank(header: str | None) -> None:
-    """`X-data-parallel-rank`: there is only rank 0. Raises Refused."""
-    if header is not None and header.strip() != "0":
-        raise bad_value(None, f"data_parallel_rank {header.strip()} is out of range [0, 1).")
-
-
-__all__ = ["Job", "Refused", "check_model", "check_rank", "make_job"]

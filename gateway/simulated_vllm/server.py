@@ -104,7 +104,7 @@ class SimulatedVllm:
             return await handler(request)
         except Refused as refused:
             return _json(refused.body, refused.status)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             shape = bad_json(error)
             return _json(shape.body, shape.status)
 
@@ -224,9 +224,9 @@ class SimulatedVllm:
             config.enable_prompt_tokens_details,
         )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
         # A client that went away is no error of the server: its sequences are aborted, no more.
         with contextlib.suppress(ClientConnectionResetError):
+            await response.prepare(request)
             while watch.unfinished:
                 await watch.news()
                 data = frames.advance(watch.tokens)

@@ -25,12 +25,14 @@ DEMO_S = 180.0
 """Bound on a demo of a few seconds: generous, the machine is shared."""
 
 
-async def start(*options: str) -> asyncio.subprocess.Process:
+async def start(directory: Path, *options: str) -> asyncio.subprocess.Process:
+    """`directory`: where its temporary files go, which a demo that is killed leaves behind."""
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'protos'}"
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "gateway", "demo", *options),
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"},
+        env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(directory)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -75,12 +77,13 @@ def row(out: str, name: str) -> int:
     return int(found[1])
 
 
-async def test_the_demo_accounts_for_every_request() -> None:
-    process = await start("--seconds", "6")
+async def test_the_demo_accounts_for_every_request(tmp_path: Path) -> None:
+    process = await start(tmp_path, "--seconds", "6")
     out, err = await finish(process)
     assert process.returncode == 0, out + err
     assert "every request accounted for: yes" in out
     assert "tokens agree on both sides: yes" in out
+    assert os.listdir(tmp_path) == []
     assert ": NO" not in out
     assert row(out, "ok on own servers") > 0
     assert row(out, "broken after content") == 0
@@ -88,8 +91,8 @@ async def test_the_demo_accounts_for_every_request() -> None:
     assert err == ""
 
 
-async def test_a_replica_that_dies_loses_no_request() -> None:
-    process = await start("--seconds", "6", "--kill-replica-after", "3")
+async def test_a_replica_that_dies_loses_no_request(tmp_path: Path) -> None:
+    process = await start(tmp_path, "--seconds", "6", "--kill-replica-after", "3")
     out, err = await finish(process)
     assert process.returncode == 0, out + err
     assert "every request accounted for: yes" in out
@@ -105,8 +108,10 @@ async def test_a_replica_that_dies_loses_no_request() -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
     ids=["ctrl-c", "terminated", "killed"],
 )
-async def test_no_process_outlives_the_demo(number: signal.Signals, status: int) -> None:
-    process = await start("--seconds", "30")
+async def test_no_process_outlives_the_demo(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process = await start(tmp_path, "--seconds", "30")
     async with asyncio.timeout(DEMO_S):
         while len(children(process.pid)) < 6:  # the guardian, four engines, the gateway
             await asyncio.sleep(0.05)

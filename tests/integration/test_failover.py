@@ -94,7 +94,7 @@ async def upstreams(*scripts: Scripted) -> AsyncIterator[Serving]:
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        timeouts = Timeouts(first_token_s=0.3, idle_s=0.3)
+        timeouts = Timeouts(first_token_s=2.0, idle_s=2.0)
         pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
         yield await stack.enter_async_context(serving.serving(serving.config(pools=[pool])))
 

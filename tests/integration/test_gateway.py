@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -247,7 +248,7 @@ async def test_the_default_deadline_holds_where_the_client_sets_none() -> None:
     async with engine(speed=1.0) as slow:
         settings = serving.config(
             pools=[serving.pool([slow.url], upstream_model=UPSTREAM)],
-            limits=Limits(default_deadline_s=0.3),
+            limits=Limits(default_deadline_s=3.0),
         )
         async with serving.serving(settings) as gateway:
             request = chat_request(max_output_tokens=4000, ignore_eos=True)
@@ -346,7 +347,7 @@ async def test_health_reflection_and_services_of_later_versions(gateway: Serving
     [listed] = [reply async for reply in reflect.ServerReflectionInfo(iter([ask]))]
     names = {service.name for service in listed.list_services_response.service}
     assert "moegate.v1.InferenceService" in names
-    calls = [
+    calls: list[grpc.aio.UnaryUnaryCall[Any, Any]] = [
         gateway.stub.Quote(inference_pb2.QuoteRequest(), metadata=METADATA),
         batch_pb2_grpc.BatchServiceStub(gateway.channel).GetBatch(batch_pb2.GetBatchRequest()),
         usage_pb2_grpc.UsageServiceStub(gateway.channel).GetSpend(usage_pb2.GetSpendRequest()),

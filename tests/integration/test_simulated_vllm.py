@@ -258,7 +258,11 @@ async def test_a_body_of_the_wrong_shape_names_the_field(client: Client) -> None
         assert answer["error"][key] == real["error"][key]
     _, answer, _ = await client.post(CHAT, {"model": MODEL})
     assert answer["error"]["param"] == "body.messages"
-    for data, content_type in ((b"{", "application/json"), (b"{}", "text/plain")):
+    for data, content_type in (
+        (b"{", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b"{}", "text/plain"),
+    ):
         async with client.session.post(
             client.sim.url + CHAT, data=data, headers={"Content-Type": content_type}
         ) as response:

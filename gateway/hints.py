@@ -1,0 +1,44 @@
+"""What own engines are told beside a request: whose cache it may use, its rank, its trace."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+
+from gateway.generation import EngineHints
+from scheduler.types import Request, SloClass
+
+CLASS_PRIORITY = {SloClass.INTERACTIVE: 0, SloClass.STANDARD: 100, SloClass.BATCH: 200}
+"""vLLM runs lower numbers first (--scheduling-policy priority); a request's own rank, -10 to 10,
+never bridges the gap between classes."""
+MAX_TRACESTATE_CHARS = 512
+"""What the W3C recommendation on trace context asks to be passed on at least."""
+_SALT_KEY = b"moegate prefix cache"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+def engine_hints(
+    request: Request, metadata: Sequence[tuple[str, str | bytes]], *, salted: bool
+) -> EngineHints:
+    """`salted`: the tenant has a prefix cache of its own, on every gateway the same one."""
+    salt = ""
+    if salted:
+        salt = hmac.new(_SALT_KEY, request.tenant.encode(), hashlib.sha256).hexdigest()[:32]
+    return EngineHints(
+        cache_salt=salt,
+        priority=CLASS_PRIORITY[request.slo.slo_class] - request.priority,
+        trace_headers=_trace_headers(metadata),
+    )
+
+
+def _trace_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str], ...]:
+    """The caller's trace, if it is one (W3C trace context); anything else is left out."""
+    found = {name: value for name, value in metadata if isinstance(value, str)}
+    parent, state = found.get("traceparent", ""), found.get("tracestate", "")
+    if _TRACEPARENT.match(parent) is None:
+        return ()
+    if state and len(state) <= MAX_TRACESTATE_CHARS and state.isascii() and state.isprintable():
+        return (("traceparent", parent), ("tracestate", state))
+    return (("traceparent", parent),)

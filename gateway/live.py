@@ -1,0 +1,133 @@
+"""The configuration in force: swapped whole on reload, while the old one finishes what it runs.
+
+A swap is one assignment: a request is served by the old configuration or by the new one, never by
+parts of both. What the old one still runs appears to the new one as external load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from gateway.auth import Authenticator
+from gateway.config import Config
+from gateway.loop_load import LoopLoad
+from gateway.runtime import Runtime, build
+from scheduler.types import ServingChanged
+
+log = logging.getLogger(__name__)
+
+MAX_RETIRED = 8
+"""Old configurations that may still finish requests: a reload beyond is refused."""
+
+
+class ReloadRefused(Exception):
+    """The old configuration stays in force; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A configuration with its tasks."""
+
+    runtime: Runtime
+    authenticator: Authenticator
+    tasks: tuple[asyncio.Task[None], ...]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self.tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a task of the gateway failed", exc_info=result)
+
+
+class Live:
+    """Holds what serves. `close` ends all of it."""
+
+    def __init__(
+        self,
+        config: Config,
+        base_dir: Path,
+        *,
+        upstream: aiohttp.ClientSession,
+        clock: Callable[[], float],
+        load: LoopLoad,
+        on_change: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Raises ConfigError."""
+        self._upstream = upstream
+        self._clock = clock
+        self._load = load
+        self._on_change = on_change
+        self._retired: set[asyncio.Task[None]] = set()
+        self._current = self._start(config, base_dir)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What serves new requests."""
+        return self._current.runtime
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Who may call."""
+        return self._current.authenticator
+
+    async def swap(self, config: Config, base_dir: Path) -> None:
+        """Puts a checked configuration into force. Raises ConfigError or ReloadRefused."""
+        if len(self._retired) >= MAX_RETIRED:
+            raise ReloadRefused(
+                f"{MAX_RETIRED} older configurations still finish their requests: try again later"
+            )
+        new, old = self._start(config, base_dir), self._current
+        for placement in _unchanged(old.runtime, new.runtime):
+            # It has proved itself: no pause in its service, the prober looks again meanwhile.
+            reason = "in service before the reload"
+            new.runtime.dispatcher.handle(
+                ServingChanged(placement=placement, serving=True, reason=reason)
+            )
+        self._current = new
+        await self._on_change()
+        retiring = asyncio.create_task(_retire(old), name="moegate-retiring")
+        self._retired.add(retiring)
+        retiring.add_done_callback(self._retired.discard)
+
+    async def close(self) -> None:
+        """Ends every task; requests should have ended."""
+        retiring = tuple(self._retired)
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        await self._current.stop()
+
+    def _start(self, config: Config, base_dir: Path) -> _Running:
+        runtime = build(config, base_dir, self._upstream, self._clock, self._load, self._on_change)
+        return _Running(
+            runtime=runtime,
+            authenticator=Authenticator(config),
+            tasks=(
+                asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),
+                asyncio.create_task(runtime.prober.run(), name="moegate-prober"),
+            ),
+        )
+
+
+async def _retire(old: _Running) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await old.runtime.dispatcher.until_idle()
+    await old.stop()
+
+
+def _unchanged(old: Runtime, new: Runtime) -> list[str]:
+    """Placements that serve now and whose address and model stay what they are."""
+    before = {
+        state.facts.name: old.targets[state.facts.name]
+        for state in old.scheduler.placements
+        if state.serving
+    }
+    return [name for name, target in new.targets.items() if before.get(name) == target]
