@@ -1,9 +1,11 @@
-"""What the gateway costs: its CPU per unary request and per streamed token, and the added TTFT.
+"""What the gateway costs: its CPU per unary request and per streamed token, and the added time.
 
 CPU time of the gateway's process (user and system, from /proc), so that what else the machine does
-matters little. The same client drives a bare grpc.aio server in the same run: the floor.
+matters little. The same client drives a bare grpc.aio server in the same run: the floor. Streams
+are measured with holding off, with holding on, and with an upstream that honours `stream_interval`
+too; each after a warm-up of the same load, in which the gateway finds its pace.
 
-    python benchmarks/overhead.py [--repeats 3]
+    python benchmarks/overhead.py [--repeats 3] [--streams 64 512]
 """
 
 from __future__ import annotations
@@ -35,7 +37,13 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 UNARY_REQUESTS = 1500
 TOKENS_PER_STREAM = 150
 TOKEN_INTERVAL_S = 0.02
-TTFT_REQUESTS = 200
+TTFT_REQUESTS = 300
+CASES = (
+    ("nothing held", 0.0, 1),
+    ("held under load", 0.05, 1),
+    ("held, stream_interval", 0.05, 64),
+)
+"""Name, longest hold of the gateway in seconds, most tokens that the upstream puts into a chunk."""
 
 
 @contextlib.contextmanager
@@ -53,10 +61,10 @@ def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @contextlib.contextmanager
-def gateway(upstream_port: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A gateway in front of the upstream."""
+def gateway(upstream_port: str, longest_hold_s: float = 0.05) -> Iterator[tuple[int, str]]:
+    """A gateway in front of the upstream: its process id and port."""
     settings = f"""
-server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0}}
+server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0, longest_hold_s: {longest_hold_s}}}
 pools:
   - name: own
     model: bench
@@ -70,8 +78,9 @@ tenants:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moegate.yaml"
         path.write_text(settings)
-        with process("-m", "gateway", "serve", str(path), "--log-level", "ERROR") as running:
-            yield running
+        command = ("-m", "gateway", "serve", str(path), "--log-level", "ERROR")
+        with process(*command) as (running, address):
+            yield running.pid, address.rpartition(":")[2]
 
 
 def cpu_s(pid: int) -> float:
@@ -107,67 +116,94 @@ async def unary(stub: inference_pb2_grpc.InferenceServiceAsyncStub, requests: in
         await stub.GenerateOnce(wanted, metadata=METADATA)
 
 
-async def stream(stub: inference_pb2_grpc.InferenceServiceAsyncStub, tokens: int) -> None:
-    """One stream."""
-    async for _ in stub.Generate(ask(tokens), metadata=METADATA):
-        pass
+async def stream(
+    stub: inference_pb2_grpc.InferenceServiceAsyncStub, tokens: int, gaps_ms: list[float]
+) -> None:
+    """One stream; the times between its messages are added to `gaps_ms`."""
+    last_s = None
+    async for message in stub.Generate(ask(tokens), metadata=METADATA):
+        if message.HasField("delta"):
+            now_s = time.perf_counter()
+            if last_s is not None:
+                gaps_ms.append(1000 * (now_s - last_s))
+            last_s = now_s
 
 
-async def streams(stub: inference_pb2_grpc.InferenceServiceAsyncStub, number: int) -> None:
-    """Streams side by side."""
-    await asyncio.gather(*(stream(stub, TOKENS_PER_STREAM) for _ in range(number)))
+async def streams(stub: inference_pb2_grpc.InferenceServiceAsyncStub, number: int) -> list[float]:
+    """Streams side by side; the times between messages, sorted."""
+    gaps_ms: list[float] = []
+    await asyncio.gather(*(stream(stub, TOKENS_PER_STREAM, gaps_ms) for _ in range(number)))
+    return sorted(gaps_ms)
 
 
-async def first_token_ms(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> list[float]:
-    """Time to the first message, one request at a time."""
+async def first_token_us(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> list[float]:
+    """Time to the first message, one request at a time, sorted."""
     found = []
     for _ in range(TTFT_REQUESTS):
         started_s = time.perf_counter()
         call = stub.Generate(ask(1), metadata=METADATA)
         await call.read()
-        found.append(1000 * (time.perf_counter() - started_s))
+        found.append(1e6 * (time.perf_counter() - started_s))
         while await call.read() is not grpc.aio.EOF:
             pass
-    return found
+    return sorted(found)
 
 
-async def measure(
-    pid: int, port: str, streams_at_once: tuple[int, ...], fast: bool
-) -> dict[str, float]:
-    """CPU per unit of work, microseconds; for a fast upstream also the TTFT."""
-    found: dict[str, float] = {}
+async def single_requests(pid: int, port: str) -> dict[str, float]:
+    """CPU per unary request and time to the first token, one request at a time."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         await until_ready(stub)
-        await unary(stub, 50)
-        if fast:
-            before_s = cpu_s(pid)
-            await unary(stub, UNARY_REQUESTS)
-            found["CPU per unary request, µs"] = 1e6 * (cpu_s(pid) - before_s) / UNARY_REQUESTS
-            times_ms = sorted(await first_token_ms(stub))
-            found["TTFT p50, µs"] = 1000 * statistics.median(times_ms)
-            found["TTFT p99, µs"] = 1000 * times_ms[int(0.99 * len(times_ms))]
-            return found
-        for number in streams_at_once:
-            before_s = cpu_s(pid)
-            await streams(stub, number)
-            tokens = number * TOKENS_PER_STREAM
-            name = f"CPU per streamed token, {number} streams at 20 ms, µs"
-            found[name] = 1e6 * (cpu_s(pid) - before_s) / tokens
-    return found
+        await unary(stub, 100)
+        before_s = cpu_s(pid)
+        await unary(stub, UNARY_REQUESTS)
+        cpu_us = 1e6 * (cpu_s(pid) - before_s) / UNARY_REQUESTS
+        times_us = await first_token_us(stub)
+    return {
+        "CPU per unary request, µs": cpu_us,
+        "TTFT p50, µs": statistics.median(times_us),
+        "TTFT p99, µs": times_us[int(0.99 * len(times_us))],
+        "resident memory, MB": resident_mb(pid),
+    }
 
 
-def repeat_once(fast: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Gateway and floor, measured in turn."""
-    interval_s = 0.0 if fast else TOKEN_INTERVAL_S
-    numbers = (64,)
-    with (
-        process(str(HERE / "upstream.py"), str(interval_s)) as (_, upstream_port),
-        gateway(upstream_port) as (running, address),
-    ):
-        ours = uvloop.run(measure(running.pid, address.rpartition(":")[2], numbers, fast))
-    with process(str(HERE / "echo.py"), str(interval_s)) as (running, port):
-        floor = uvloop.run(measure(running.pid, port, numbers, fast))
+async def streaming(pid: int, port: str, number: int, what: str) -> dict[str, float]:
+    """CPU per token and the gaps, for streams side by side."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        await until_ready(stub)
+        await streams(stub, number)
+        before_s = cpu_s(pid)
+        gaps_ms = await streams(stub, number)
+        cpu_us = 1e6 * (cpu_s(pid) - before_s) / (number * TOKENS_PER_STREAM)
+    return {
+        f"{number} streams, {what}: CPU per token, µs": cpu_us,
+        f"{number} streams, {what}: gap p99, ms": gaps_ms[int(0.99 * len(gaps_ms))],
+    }
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def repeat_once(numbers: list[int]) -> tuple[dict[str, float], dict[str, float]]:
+    """Every figure of the gateway, and of the floor where it has the same."""
+    upstream, echo = str(HERE / "upstream.py"), str(HERE / "echo.py")
+    with process(upstream, "0", "1") as (_, up), gateway(up, 0.0) as (pid, port):
+        ours = uvloop.run(single_requests(pid, port))
+    with process(echo, "0") as (running, port):
+        floor = uvloop.run(single_requests(running.pid, port))
+    for number in numbers:
+        with process(echo, str(TOKEN_INTERVAL_S)) as (running, port):
+            bare = uvloop.run(streaming(running.pid, port, number, "")).values()
+        for what, longest_hold_s, most_per_chunk in CASES:
+            arguments = (upstream, str(TOKEN_INTERVAL_S), str(most_per_chunk))
+            with process(*arguments) as (_, up), gateway(up, longest_hold_s) as (pid, port):
+                measured = uvloop.run(streaming(pid, port, number, what))
+            ours |= measured
+            floor |= dict(zip(measured, bare, strict=True))
     return ours, floor
 
 
@@ -180,21 +216,21 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--streams", type=int, nargs="+", default=[64, 512])
+    arguments = parser.parse_args()
     rows: dict[str, tuple[list[float], list[float]]] = {}
-    for _ in range(repeats):
-        for fast in (True, False):
-            ours, floor = repeat_once(fast)
-            for name, value in ours.items():
-                mine, bare = rows.setdefault(name, ([], []))
-                mine.append(value)
-                bare.append(floor[name])
-    table = Table(title=f"moegate against a bare grpc.aio server: median (min-max) of {repeats}")
-    for column in ("", "moegate", "bare grpc.aio", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
+    for _ in range(arguments.repeats):
+        ours, floor = repeat_once(arguments.streams)
+        for name, value in ours.items():
+            mine, bare = rows.setdefault(name, ([], []))
+            mine.append(value)
+            bare.append(floor[name])
+    title = f"moegate beside a bare grpc.aio server: median (least-most) of {arguments.repeats}"
+    table = Table(title=title)
+    for column in ("tokens every 20 ms in streams", "moegate", "bare grpc.aio"):
+        table.add_column(column, justify="right" if rows and "grpc" in column else "left")
     for name, (mine, bare) in rows.items():
-        ratio = statistics.median(mine) / max(1e-9, statistics.median(bare))
-        table.add_row(name, show(mine), show(bare), f"{ratio:.1f}")
+        table.add_row(name, show(mine), show(bare))
     Console(width=110).print(table)
 
 

@@ -35,15 +35,18 @@ def frame(tokens: int, finish: str) -> bytes:
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    """Streams `max_tokens` words, one each `interval`."""
+    """Streams `max_tokens` words, one each interval, some in a chunk if that is asked for."""
     ask = msgspec.json.decode(await request.read(), type=Ask)
     interval_s = request.app[INTERVAL_S]
+    per_chunk = min(ask.stream_interval, request.app[MOST_PER_CHUNK])
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for token in range(1, ask.max_tokens + 1):
         if interval_s:
             await asyncio.sleep(interval_s)
-        await response.write(frame(token, '"length"' if token == ask.max_tokens else "null"))
+        last = token == ask.max_tokens
+        if last or (token - 1) % per_chunk == 0:
+            await response.write(frame(token, '"length"' if last else "null"))
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
@@ -60,12 +63,14 @@ async def metrics(_: web.Request) -> web.Response:
 
 
 INTERVAL_S = web.AppKey("interval_s", float)
+MOST_PER_CHUNK = web.AppKey("most_per_chunk", int)
 
 
-async def serve(interval_s: float) -> None:
-    """Serves until killed."""
+async def serve(interval_s: float, most_per_chunk: int) -> None:
+    """Serves until killed. `most_per_chunk`: bound on the `stream_interval` of requests."""
     app = web.Application()
     app[INTERVAL_S] = interval_s
+    app[MOST_PER_CHUNK] = most_per_chunk
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_post("/v1/completions", chat)
     app.router.add_get("/v1/models", models)
@@ -79,4 +84,4 @@ async def serve(interval_s: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(float(sys.argv[1])))
+    uvloop.run(serve(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1))

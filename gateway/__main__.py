@@ -6,7 +6,7 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-COMMANDS = ("serve", "check", "key", "chat", "demo", "simulate_vllm")
+COMMANDS = ("serve", "check", "key", "chat", "demo", "simulate_vllm", "up")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -289,6 +289,9 @@ class Server(_Config, frozen=True, kw_only=True):
     """How long the streams of such a connection may go on."""
     probe_interval_s: Seconds = 1.0
     """Time between two looks at an engine's metrics."""
+    longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Longest time that output is held under load, so that one message carries several tokens; the
+    first token never is. 0: every token goes out as it comes, whatever it costs."""
     reflection: bool = True
     """Whether gRPC server reflection is on."""
 

@@ -58,7 +58,13 @@ class RunningGateway:
             raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
-        for name in ("listen", "keepalive_s", "max_connection_age_s", "reflection"):
+        for name in (
+            "listen",
+            "keepalive_s",
+            "max_connection_age_s",
+            "longest_hold_s",
+            "reflection",
+        ):
             if getattr(old, name) != getattr(new, name):
                 log.warning("server.%s: takes effect at the next start", name)
         await self.live.swap(config, base_dir)
@@ -111,7 +117,7 @@ async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[Runni
             base_dir,
             upstream=upstream,
             clock=clock,
-            load=LoopLoad(clock, time.thread_time),
+            load=LoopLoad(clock, time.process_time, config.server.longest_hold_s),
             on_change=tell_health,
         )
         try:

@@ -74,7 +74,7 @@ def config(
     """A configuration with the key `KEY`, on a free port."""
     mine = Key(id="test", sha256=key_sha256(KEY))
     return Config(
-        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=1.0, probe_interval_s=0.1),
+        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=30.0, probe_interval_s=0.1),
         pools=tuple(pools),
         remotes=tuple(remotes),
         tenants=(Tenant(name="team", keys=(mine, *keys)),),

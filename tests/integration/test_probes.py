@@ -1,0 +1,47 @@
+"""The life of a replica: into service after a real token, out when it fails, and back."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from tests import serving
+from tests.scripted import GOOD, Scripted, upstreams
+from tests.serving import METADATA, chat_request, read_stream
+
+
+async def test_one_failed_look_is_forgiven_two_are_not() -> None:
+    script = Scripted(frames=GOOD)
+    async with upstreams(script) as gateway:
+        [state] = gateway.gateway.runtime.scheduler.placements
+        script.metrics_status = 500
+        await serving.until(lambda: not state.serving)
+        assert "500" in state.reason
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "500" in (caught.value.details() or "")
+        script.metrics_status = 200
+        await serving.until(lambda: state.serving)
+        seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        assert seen.done is not None
+
+
+async def test_metrics_that_are_none_take_a_replica_out_and_say_which_line() -> None:
+    script = Scripted(frames=GOOD)
+    async with upstreams(script) as gateway:
+        [state] = gateway.gateway.runtime.scheduler.placements
+        script.metrics = b'vllm:num_requests_running{engine="0"} -3\n'
+        await serving.until(lambda: not state.serving)
+        assert "num_requests_running" in state.reason
+
+
+async def test_what_others_run_on_a_replica_is_noticed() -> None:
+    script = Scripted(frames=GOOD)
+    async with upstreams(script) as gateway:
+        [state] = gateway.gateway.runtime.scheduler.placements
+        script.metrics = b'vllm:num_requests_running{engine="0"} 5\n'
+        await serving.until(lambda: state.external_sequences == 5)
+        script.metrics = b'vllm:num_requests_running{engine="0"} 0\n'
+        await serving.until(lambda: state.external_sequences == 0)
+        assert script.looks > 2
