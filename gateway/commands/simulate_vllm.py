@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import os
 import signal
 import sys
 
 import uvloop
 
 from gateway.simulated_vllm.config import SimulatedVllmConfig
+from gateway.simulated_vllm.fault_flags import parse_faults
+from gateway.simulated_vllm.faults import OWN_KEYS
 from gateway.simulated_vllm.server import simulated_vllm
 from scheduler.step_model import QWEN3_30B_H100, StepModel
 
 _DEFAULTS = SimulatedVllmConfig()
 _MODEL = QWEN3_30B_H100
+_FAULT_KINDS = "Kinds, with their keys: " + ", ".join(
+    f"{kind} ({', '.join(keys)})" if keys else kind for kind, keys in OWN_KEYS.items()
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,6 +53,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--enable-prompt-tokens-details",
         action="store_true",
         help="tell the cached tokens in the usage",
+    )
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="KIND[:KEY=VALUE,...]",
+        help=f"make something go wrong; may be repeated. {_FAULT_KINDS}. Every kind takes"
+        " probability (of a request), first (requests), after_seconds and seed; as in"
+        " cut:after_tokens=5,probability=0.1 or status:code=503,first=3",
     )
     model = parser.add_argument_group("step time", "defaults: Qwen3-30B-A3B in BF16 on one H100")
     add = model.add_argument
@@ -81,17 +96,23 @@ async def _serve(config: SimulatedVllmConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with simulated_vllm(config) as server:
+    async with simulated_vllm(config, _die) as server:
         name = config.served_model_name
         print(f"simulated vLLM on {server.url} serving {name}", flush=True)
         await stopped.wait()
+
+
+def _die() -> None:
+    """As the kernel's memory killer would have it: nothing is told to anyone."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     """The flags by the names of the fields. Raises ValueError."""
     names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
-    return SimulatedVllmConfig(**given, step_model=_step_model(args))
+    faults = parse_faults(args.fault)
+    return SimulatedVllmConfig(**given, step_model=_step_model(args), faults=faults)
 
 
 def _step_model(args: argparse.Namespace) -> StepModel:

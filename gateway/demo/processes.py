@@ -1,7 +1,7 @@
 """The processes of the demo: each in a process group of its own, each ended in every case.
 
 `Processes` is a context: leaving it ends what still runs, SIGTERM first, SIGKILL after a grace.
-Should the demo die without leaving it, `guardian.py` does the same.
+Should the demo die without leaving it, `gateway/guardian.py` does the same.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from gateway.guardian import GUARDIAN
+
 POLL_S = 0.05
-READY_S = 60.0
+READY_S = 120.0
 """Generous: an import of grpc and numpy takes long on a busy machine."""
 STOP_S = 15.0
 """From SIGTERM to SIGKILL; more than the gateway's own drain."""
 LOG_TAIL_LINES = 15
-GUARDIAN = (sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py")))
 
 
 class ProcessFailed(Exception):

@@ -1,6 +1,6 @@
 """vLLM with the gateway before it, from the start to the end of both.
 
-serve_model -> _front: vLLM starts, the gateway listens, and its prober takes vLLM into service
+serve_model -> _with_vllm: vLLM starts, the gateway listens, and its prober takes vLLM into service
 after a real one-token request. At the end the gateway drains first, while vLLM still serves.
 """
 
@@ -9,24 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.auth import key_sha256
-from gateway.config import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
 from gateway.server import RunningGateway, running_gateway
-from gateway.up.launch import (
-    HOST,
-    KEY_VARIABLE,
-    SHUTDOWN_TIMEOUT_S,
-    CannotLaunch,
-    Launch,
-    environment_for,
-)
+from gateway.up.launch import KEY_VARIABLE, SHUTDOWN_TIMEOUT_S
+from gateway.up.machine import environment_for, free_ports
+from gateway.up.plan import Up, gateway_config
 from gateway.up.process import POLL_S, GuardedProcess, Guardian, guardian_process
 from gateway.up.tiny import build_model
 
@@ -35,37 +28,30 @@ PROGRESS_S = 10.0
 STOP_GRACE_S = 10.0
 """What vLLM may take to end beyond its --shutdown-timeout, and before it ever served."""
 LINE_CHARACTERS = 120
-PORT_TRIES = 100
 
 
 class EngineFailed(Exception):
     """vLLM ended, or did not come into service; the text holds the end of its log."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Up:
-    """What the command line says.
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What signals ask for: `stop`, in order; `hurry`, without waiting for what still runs."""
 
-    Attributes:
-        builds_model: the model is the tiny one, made on the spot.
-        moe: experts of the model; None: unknown.
-        start_limit_s: from the start of vLLM until it is in service.
-    """
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
-    vllm: Path
-    launch: Launch
-    listen: str
-    gpu: Gpu
-    builds_model: bool = False
-    moe: MoeShape | None = None
-    start_limit_s: float = 1800.0
+    def asked(self) -> None:
+        """A signal has come: the first one, or one more."""
+        (self.hurry if self.stop.is_set() else self.stop).set()
 
 
 async def serve_model(
-    up: Up, stop: asyncio.Event, key: str, announce: Callable[[RunningGateway], None]
+    up: Up, ending: Ending, key: str, announce: Callable[[RunningGateway], None]
 ) -> None:
-    """Serves until `stop`, with `announce` once it is in service; leaves no process behind.
+    """Serves until the end is asked for, with `announce` once it is in service.
 
+    Leaves no process behind, however it ends.
     Raises CannotLaunch, EngineFailed, or OSError when the gateway cannot listen.
     """
     directory = Path(tempfile.mkdtemp(prefix="moegate-up-"))
@@ -73,57 +59,95 @@ async def serve_model(
         if up.builds_model:
             _say(f"making the model in {up.launch.model} unless it is there")
             building = build_model(up.vllm, directory / "model.log", guardian)
-            if not await _unless_stopped(building, stop):
+            if not await _unless_stopped(building, ending.stop):
                 return
-        await _with_vllm(up, stop, key, announce, guardian, directory / "vllm.log")
+        await _with_vllm(up, ending, key, announce, guardian, directory / "vllm.log")
 
 
 async def _with_vllm(
     up: Up,
-    stop: asyncio.Event,
+    ending: Ending,
     key: str,
     announce: Callable[[RunningGateway], None],
     guardian: Guardian,
     log: Path,
 ) -> None:
-    port, kv_events_port = free_ports(1), free_ports(up.launch.data_parallel_size)
+    port = free_ports(1 + up.launch.data_parallel_size)
     # For the child, which inherits it, and for the gateway, which finds it by this name.
     os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
-    command = up.launch.command(up.vllm, port, kv_events_port)
+    command = up.launch.command(up.vllm, port, kv_events_port=port + 1)
     environment = environment_for(up.vllm, up.launch.environment)
     with guardian.start(command, log, environment) as vllm:
         _say(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
         _say(f"its log: {log}")
         stop_limit_s = STOP_GRACE_S
         try:
-            async with running_gateway(_config(up, port, key), Path.cwd()) as gateway:
-                front = _front(up, gateway, vllm)
-                if await _unless_stopped(front, stop):
+            async with running_gateway(gateway_config(up, port, key), Path.cwd()) as gateway:
+                starting = _until_in_service(up, gateway, vllm)
+                if await _unless_stopped(starting, ending.stop):
                     stop_limit_s += SHUTDOWN_TIMEOUT_S
                     announce(gateway)
-                    await _unless_stopped(_until_gone(vllm), stop)
+                    await _unless_stopped(_until_gone(vllm), ending.stop)
                     _say(f"draining: {gateway.runtime.dispatcher.in_flight} requests in flight")
+                    await gateway.drain(ending.hurry)
         finally:
             if vllm.exit_status is None:
                 _say("stopping vLLM")
-            await vllm.stop(stop_limit_s)
+            await vllm.stop(stop_limit_s, ending.hurry)
 
 
-def free_ports(count: int) -> int:
-    """The first of `count` loopback ports in a row that are free now. Raises CannotLaunch."""
-    for _ in range(PORT_TRIES):
-        with socket.socket() as first:
-            first.bind((HOST, 0))
-            port: int = first.getsockname()[1]
-            if all(_is_free(port + i) for i in range(1, count)):
-                return port
-    raise CannotLaunch(f"no {count} free ports in a row on {HOST}")
+async def _until_in_service(up: Up, gateway: RunningGateway, vllm: GuardedProcess) -> None:
+    """Waits for the gateway's prober, and says how far vLLM is. Raises EngineFailed."""
+    [placement] = gateway.runtime.scheduler.placements
+    clock = asyncio.get_running_loop().time
+    start_s = clock()
+    next_line_s = start_s + PROGRESS_S
+    while not placement.serving:
+        if vllm.exit_status is not None:
+            raise EngineFailed(f"vLLM ended with {_status(vllm)} before it served\n{vllm.tail()}")
+        now = clock()
+        if now - start_s > up.start_limit_s:
+            raise EngineFailed(
+                f"vLLM was not in service within {up.start_limit_s:g} s: {placement.reason}"
+                f"\n{vllm.tail()}"
+            )
+        if now >= next_line_s:
+            next_line_s += PROGRESS_S
+            _say(f"{now - start_s:4.0f} s: {vllm.last_line[:LINE_CHARACTERS]}")
+        await asyncio.sleep(POLL_S)
+    _say(f"in service after {clock() - start_s:.0f} s: vLLM {placement.reason}")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError):
+async def _until_gone(vllm: GuardedProcess) -> None:
+    """Waits until vLLM ends, which it should not. Raises EngineFailed."""
+    await vllm.wait()
+    # Said at once: streams that were running may hold up the end for a while.
+    _say(f"vLLM ended with {_status(vllm)}: the gateway ends too")
+    raise EngineFailed(f"vLLM ended with {_status(vllm)} while it served\n{vllm.tail()}")
+
+
+async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
+    """Whether the work came to its end before `stop`, which cancels it."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             return False
-    return True
+        await working
+        return True
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.wait((working, stopping))
+
+
+def _status(process: GuardedProcess) -> str:
+    status = process.exit_status
+    if status is not None and status < 0:
+        return signal.Signals(-status).name
+    return f"status {status}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

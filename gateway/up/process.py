@@ -11,11 +11,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway.demo import guardian
+from gateway.guardian import GUARDIAN
 
 POLL_S = 0.1
 TAIL_LINES = 40
@@ -54,26 +53,26 @@ class GuardedProcess:
 
     @property
     def last_line(self) -> str:
-        """What it said last."""
-        return next((line for line in reversed(self._last_lines()) if line.strip()), "")
+        """What it said last, without runs of blanks."""
+        words = (line.split() for line in reversed(self._last_lines()))
+        return next((" ".join(some) for some in words if some), "")
 
     async def wait(self) -> int:
         """Waits until the leader ends; returns its exit status."""
         while True:
-            status = self.exit_status
-            if status is not None:
+            if (status := self.exit_status) is not None:
                 return status
             await asyncio.sleep(POLL_S)
 
-    async def stop(self, limit_s: float) -> None:
-        """SIGTERM to the leader, which ends its workers; what is left is killed, at once when this
-        is cancelled."""
+    async def stop(self, limit_s: float, hurry: asyncio.Event) -> None:
+        """SIGTERM to the leader, which ends its workers; what is left is killed: after `limit_s`,
+        once `hurry` is set, or when this is cancelled."""
         try:
             if self.exit_status is None:
                 # Not to the group: workers that end first would cut streams that may yet finish.
                 os.kill(self.pid, signal.SIGTERM)
                 async with asyncio.timeout(limit_s):
-                    await self.wait()
+                    await self._ended_or(hurry)
         except TimeoutError:
             pass
         finally:
@@ -88,6 +87,12 @@ class GuardedProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(COLLECT_S)
 
+    async def _ended_or(self, hurry: asyncio.Event) -> None:
+        while True:
+            if self.exit_status is not None or hurry.is_set():
+                return
+            await asyncio.sleep(POLL_S)
+
     def _last_lines(self) -> list[str]:
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
@@ -97,8 +102,8 @@ class GuardedProcess:
 class Guardian:
     """Starts process groups, and ends them when this process is gone, even by SIGKILL."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
 
     @contextlib.contextmanager
     def start(
@@ -107,7 +112,8 @@ class Guardian:
         """Runs a command in a group of its own; leaving the context kills what is left of it."""
         with log.open("wb") as output:
             child = subprocess.Popen(
-                command,
+                [*GUARDIAN, "run", str(self._pipe), *command],
+                pass_fds=(self._pipe,),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -118,27 +124,27 @@ class Guardian:
             )
         process = GuardedProcess(child, log)
         try:
-            self._tell(f"watch {process.pid}\n")
             yield process
         finally:
             process.kill()
-            self._tell(f"forget {process.pid}\n")
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line.encode())
-            self._process.stdin.flush()
+            # Its number may now become another process's. A guardian that is gone does no harm.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, b"forget %d\n" % process.pid)
 
 
 @contextlib.contextmanager
 def guardian_process() -> Iterator[Guardian]:
     """Runs the guardian: a process of its own that notices when this one is gone."""
-    command = [sys.executable, "-I", "-S", str(Path(guardian.__file__))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    read_end, pipe = os.pipe()
     try:
-        yield Guardian(process)
+        process = subprocess.Popen(GUARDIAN, stdin=read_end, start_new_session=True)
+    except OSError:
+        os.close(pipe)
+        raise
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
+        os.close(read_end)
+    try:
+        yield Guardian(pipe)
+    finally:
+        os.close(pipe)
         process.wait()

@@ -1,11 +1,12 @@
-"""`--tiny`: a random-weight MoE of a few megabytes on vLLM's CPU build, for a machine without GPU."""
+"""`--tiny`: a random-weight MoE of a few megabytes, which vLLM's CPU build serves without a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gateway.config import MoeShape
-from gateway.up.launch import REPOSITORY, CannotLaunch, Launch, environment_for
+from gateway.up.launch import Launch
+from gateway.up.machine import REPOSITORY, CannotLaunch, environment_for, python_of
 from gateway.up.process import Guardian
 
 NAME = "tiny-moe"
@@ -55,9 +56,7 @@ def tiny_launch(
 
 async def build_model(vllm: Path, log: Path, guardian: Guardian) -> None:
     """Makes the model unless it is there, with vLLM's own Python. Raises CannotLaunch."""
-    python = vllm.parent / "python"
-    if not python.is_file():
-        raise CannotLaunch(f"--tiny needs vLLM's own Python, and there is no {python}")
+    python = python_of(vllm)
     environment = environment_for(vllm, ENVIRONMENT)
     with guardian.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
         status = await process.wait()

@@ -21,7 +21,7 @@ from simulation.workloads import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO_S = 180.0
+DEMO_S = 300.0
 """Bound on a demo of a few seconds: generous, the machine is shared."""
 
 

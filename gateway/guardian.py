@@ -1,6 +1,6 @@
-"""Ends the demo's processes when the demo itself is gone, however it went: even by SIGKILL.
+"""Ends the processes that a command has started when the command itself is gone, even by SIGKILL.
 
-A script of its own, run by `processes.py` in two ways, joined by a pipe:
+A script of its own, run by `demo` and `up` in two ways, joined by a pipe:
 
     guardian.py                     reads `watch PID` and `forget PID` from standard input; at its
                                     end, it ends the process groups that it still watches
@@ -18,6 +18,8 @@ import signal
 import sys
 import time
 
+GUARDIAN = (sys.executable, "-I", "-S", __file__)
+"""How it is run."""
 GRACE_S = 3.0
 """Between SIGTERM and SIGKILL."""
 

@@ -1,0 +1,83 @@
+"""What this machine offers `moegate up`: a vllm executable, its environment, free ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+HOST = "127.0.0.1"
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""The checkout, when moegate runs from one."""
+PORT_TRIES = 100
+
+
+class CannotLaunch(Exception):
+    """vLLM cannot be started as asked; the text says what to mend."""
+
+
+def find_vllm(named: Path | None) -> Path:
+    """The vllm executable. Raises CannotLaunch that names every place that was looked at."""
+    if named is not None:
+        if not _executable(named):
+            raise CannotLaunch(f"--vllm {named}: no executable file is there")
+        return named.absolute()
+    places = [
+        Path(sys.executable).parent / "vllm",
+        REPOSITORY / ".venv-vllm" / "bin" / "vllm",
+        Path.cwd() / ".venv-vllm" / "bin" / "vllm",
+    ]
+    for place in places:
+        if _executable(place):
+            return place
+    if on_path := shutil.which("vllm"):
+        return Path(on_path).absolute()
+    looked_at = ", ".join(str(place) for place in dict.fromkeys(places))
+    raise CannotLaunch(
+        f"no vllm: not at {looked_at}, and not on the PATH; install it (on a GPU machine: pip"
+        " install 'moegate[vllm]'; for CPUs: vllm_cpu/install.sh of the checkout) or name it with"
+        " --vllm"
+    )
+
+
+def python_of(vllm: Path) -> Path:
+    """The Python that vLLM is installed for. Raises CannotLaunch."""
+    python = vllm.resolve().parent / "python"
+    if not _executable(python):
+        raise CannotLaunch(f"--tiny needs vLLM's own Python, and there is no {python}")
+    return python
+
+
+def environment_for(vllm: Path, additions: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment for a program of another Python environment."""
+    mixing = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    if vllm.parent == Path(sys.executable).parent:
+        mixing = set()
+    return {k: v for k, v in os.environ.items() if k not in mixing} | dict(additions)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` loopback ports in a row that are free now. Raises CannotLaunch."""
+    for _ in range(PORT_TRIES):
+        with socket.socket() as first:
+            first.bind((HOST, 0))
+            port: int = first.getsockname()[1]
+            if all(_is_free(port + i) for i in range(1, count)):
+                return port
+    raise CannotLaunch(f"no {count} free ports in a row on {HOST}")
+
+
+def _executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError):
+            return False
+    return True

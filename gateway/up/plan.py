@@ -1,0 +1,49 @@
+"""What `moegate up` was asked for, and the gateway's configuration that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.auth import key_sha256
+from gateway.config import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
+from gateway.up.launch import KEY_VARIABLE, Launch
+from gateway.up.machine import HOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Up:
+    """What the command line says.
+
+    Attributes:
+        builds_model: the model is the tiny one, made on the spot.
+        moe: experts of the model; None: unknown.
+        start_limit_s: from the start of vLLM until it is in service.
+    """
+
+    vllm: Path
+    launch: Launch
+    listen: str
+    gpu: Gpu
+    builds_model: bool = False
+    moe: MoeShape | None = None
+    start_limit_s: float = 1800.0
+
+
+def gateway_config(up: Up, port: int, key: str) -> Config:
+    """The gateway before vLLM on `port`, for callers with `key`; vLLM's is in `KEY_VARIABLE`."""
+    launch = up.launch
+    pool = Pool(
+        name="own",
+        model=launch.served_model_name,
+        replicas=(Replica(name="vllm", url=f"http://{HOST}:{port}"),),
+        gpu=up.gpu,
+        data_parallel_ranks=launch.data_parallel_size,
+        max_num_seqs=launch.max_num_seqs,
+        moe=up.moe,
+        api_key=Secret(env=KEY_VARIABLE),
+    )
+    tenant = Tenant(name="local", keys=(Key(id="up", sha256=key_sha256(key)),))
+    return Config(
+        server=Server(listen=up.listen, drain_delay_s=0.0), pools=(pool,), tenants=(tenant,)
+    )
