@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 
-.PHONY: demo test lint proto bench test-vllm lock clean help
+.PHONY: demo test lint proto bench fuzz soak test-vllm lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -38,6 +38,14 @@ proto: $(VENV)/.ready  ## regenerate the committed stubs from the protos
 
 bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
 	$(BIN)/python benchmarks/overhead.py
+
+FUZZ_S ?= 120
+
+fuzz: $(VENV)/.ready  ## fuzz what reads foreign bytes, for FUZZ_S seconds
+	$(BIN)/python -m tests.fuzz.fuzz --seconds $(FUZZ_S)
+
+soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway must stay flat
+	$(BIN)/python -m benchmarks.soak
 
 test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environment (several GB)
 	vllm_cpu/install.sh .venv-vllm

@@ -173,11 +173,15 @@ async def streaming(pid: int, port: str, number: int, what: str) -> dict[str, fl
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         await until_ready(stub)
         await streams(stub, number)
-        before_s = cpu_s(pid)
+        before_s, started_s = cpu_s(pid), time.perf_counter()
         gaps_ms = await streams(stub, number)
-        cpu_us = 1e6 * (cpu_s(pid) - before_s) / (number * TOKENS_PER_STREAM)
+        passed_s = time.perf_counter() - started_s
+        tokens = number * TOKENS_PER_STREAM
+        cpu_us = 1e6 * (cpu_s(pid) - before_s) / tokens
     return {
         f"{number} streams, {what}: CPU per token, µs": cpu_us,
+        f"{number} streams, {what}: tokens/s": tokens / passed_s,
+        f"{number} streams, {what}: messages per token": (len(gaps_ms) + number) / tokens,
         f"{number} streams, {what}: gap p99, ms": gaps_ms[int(0.99 * len(gaps_ms))],
     }
 
@@ -209,7 +213,9 @@ def repeat_once(numbers: list[int]) -> tuple[dict[str, float], dict[str, float]]
 
 def show(values: list[float]) -> str:
     """Median and range."""
-    return f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+    digits = 2 if max(values) < 2 else 0
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f}-{most:.{digits}f})"
 
 
 def main() -> None:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-COMMANDS = ("serve", "check", "key", "chat", "demo", "simulate_vllm", "up")
+COMMANDS = ("up", "serve", "check", "key", "chat", "demo", "simulate-vllm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="moegate", description="gRPC inference gateway for MoE models on vLLM"
     )
+    parser.add_argument("--version", action="version", version=f"moegate {version('moegate')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"gateway.commands.{name}").add_parser(subparsers)
-    args = parser.parse_args(argv)
-    status: int = args.run(args)
+    # Only the command that is wanted is imported: `key` need not wait for what `demo` needs.
+    wanted = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
+    for name in wanted:
+        module = importlib.import_module(f"gateway.commands.{name.replace('-', '_')}")
+        module.add_parser(subparsers)
+    args = parser.parse_args(arguments)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `moegate check --schema | head`: the reader has enough. Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return status
 
 

@@ -142,7 +142,8 @@ def _remote_classes(
     if not asked:
         return mine
     if not asked <= mine:
-        refused = ", ".join(sorted(asked - mine))
+        # Bounded: a longer answer than gRPC takes as trailers would not reach the client.
+        refused = ", ".join(sorted(asked - mine))[:200]
         raise errors.denied(
             f"data_policy.remote_classes: key {caller.key_id} may not use {refused}"
         )

@@ -147,7 +147,12 @@ def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violation
     )
     schema = proto.parameters_json_schema or '{"type": "object", "properties": {}}'
     _check_json_object(schema, f"{path}.parameters_json_schema", violations)
-    return Tool(name=proto.name, description=proto.description, parameters_json_schema=schema)
+    return Tool(
+        name=proto.name,
+        description=proto.description,
+        parameters_json_schema=schema,
+        strict=proto.strict,
+    )
 
 
 def _parse_tool_choice(

@@ -90,16 +90,19 @@ class Dispatcher:
         backends: Mapping[str, Backend],
         clock: Callable[[], float],
         *,
-        on_suspect: Callable[[str], None],
+        on_refused: Callable[[str], None],
+        on_silent: Callable[[str], None],
         on_tick: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._backends = backends
         self._clock = clock
-        self._on_suspect = on_suspect
+        self._on_refused = on_refused
+        self._on_silent = on_silent
         self._on_tick = on_tick
         self._flights: dict[str, _Flight] = {}
         self._wake = asyncio.Event()
+        self._sleeps_unbounded = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -134,6 +137,7 @@ class Dispatcher:
             if tick.next_wake_s is not None:
                 due_s = max(0.0, tick.next_wake_s - now)
                 wait_s = due_s if wait_s is None else min(wait_s, due_s)
+            self._sleeps_unbounded = wait_s is None
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
@@ -157,7 +161,9 @@ class Dispatcher:
         self._idle.clear()
         try:
             self._perform(self._scheduler.submit(request, self._clock()))
-            self._wake.set()
+            if self._sleeps_unbounded or not flight.decision.done():
+                # The ticker has to learn of the first flight, and of one that waits and can expire.
+                self._wake.set()
             while True:
                 action = await flight.decision
                 if isinstance(action, Reject):
@@ -220,7 +226,9 @@ class Dispatcher:
                 self.handle(
                     ServingChanged(placement=action.placement, serving=False, reason=detail)
                 )
-                self._on_suspect(action.placement)
+                self._on_refused(action.placement)
+            elif failure.kind is FailureKind.TIMEOUT:
+                self._on_silent(action.placement)
             if flight.committed:
                 raise PartialOutput(failure, self._usage_so_far(flight)) from failure
             if not retryable:

@@ -24,6 +24,26 @@ from scheduler.types import Reject, RejectReason
 DOMAIN = "moegate"
 NEVER_RETRY_MS = -1
 USAGE_TRAILER = "moegate-usage-bin"
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+_FIELDS = {
+    "input_tokens": "input",
+    "prompt": "input",
+    "messages": "chat.messages",
+    "tools": "chat.tools",
+    "tool_choice": "chat.tool_choice",
+    "response_format": "chat.response_format",
+    "max_tokens": "max_output_tokens",
+    "n": "choices",
+    "top_logprobs": "logprobs",
+    **{name: f"sampling.{name}" for name in _SAMPLING},
+}
+"""The API's name of what upstreams blame; others are passed on as they are."""
+MAX_VIOLATIONS_BYTES = 1000
+"""Of all faults that are told. gRPC takes 8 KiB of trailers, which hold them three times: escaped,
+up to threefold, in the message, and twice in the details, in base64."""
 
 
 class RpcError(Exception):
@@ -73,7 +93,16 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
 def invalid(violations: Iterable[tuple[str, str]]) -> RpcError:
     """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation."""
     detail = error_details_pb2.BadRequest()
-    for field, description in violations:
+    left_bytes = MAX_VIOLATIONS_BYTES
+    told = list(violations)
+    for i, (field, description) in enumerate(told):
+        field = _cut(field, MAX_VIOLATIONS_BYTES // 4)
+        description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
+        left_bytes -= len(field.encode()) + len(description.encode())
+        if left_bytes < 0:
+            rest = f"one of {len(told) - i} more faults: mend those before it first"
+            detail.field_violations.add(field=field, description=rest)
+            break
         detail.field_violations.add(field=field, description=description)
     message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail)
@@ -134,7 +163,8 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
     """The answer to a failure before content that no other placement can mend."""
     match failure.kind:
         case FailureKind.BAD_REQUEST:
-            return invalid([(failure.param or "request", failure.message)])
+            param = failure.param.removeprefix("body.")
+            return invalid([(_FIELDS.get(param, param) or "request", failure.message)])
         case FailureKind.DEADLINE:
             return deadline(failure.message)
         case _:
@@ -177,6 +207,11 @@ def _retryable(
     return RpcError(
         code, message, _info(reason), retry, pushback_ms=math.ceil(retry_after_s * 1000)
     )
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """The beginning of a text, in whole characters."""
+    return text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def _info(reason: str, **metadata: str) -> Message:

@@ -56,6 +56,7 @@ class Tool:
     name: str
     description: str
     parameters_json_schema: str
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class Live:
         for placement in _unchanged(old.runtime, new.runtime):
             # It has proved itself: no pause in its service, the prober looks again meanwhile.
             reason = "in service before the reload"
+            new.runtime.prober.assume_in_service(placement)
             new.runtime.dispatcher.handle(
                 ServingChanged(placement=placement, serving=True, reason=reason)
             )

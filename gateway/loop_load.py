@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-TARGET_SHARE = 0.25
+TARGET_SHARE = 0.2
 """Busy share of a core above which holding grows and below which it shrinks. A window that followed
 the share itself would settle where it hardly helps: holding lowers the share that asks for it."""
 GAIN = 3.0

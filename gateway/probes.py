@@ -2,8 +2,9 @@
 
 One task per placement. An own replica enters service when it lists its model and has answered a
 one-token request (its /health is 200 even when the engine cannot serve), and leaves on a refused
-connection or two failed looks at its metrics. A remote is presumed good; after a refused
-connection it rests for a while.
+connection or two failed looks at its metrics. A replica that was silent towards a request is asked
+for a token again, and leaves if none comes: an engine can hang behind a server that answers. A
+remote is presumed good; after a refused connection it rests for a while.
 """
 
 from __future__ import annotations
@@ -75,11 +76,21 @@ class Prober:
         self._report = report
         self._on_change = on_change
         names = [*(replica.placement for replica in replicas), *remotes]
-        self._suspects = {name: asyncio.Event() for name in names}
+        self._refused = {name: asyncio.Event() for name in names}
+        self._silent: set[str] = set()
+        self._in_service: set[str] = set()
 
-    def suspect(self, placement: str) -> None:
+    def assume_in_service(self, placement: str) -> None:
+        """It served under the configuration before: only the end of that is news."""
+        self._in_service.add(placement)
+
+    def note_refused(self, placement: str) -> None:
         """A connection was refused: the placement is out already, look at it again."""
-        self._suspects[placement].set()
+        self._refused[placement].set()
+
+    def note_silent(self, placement: str) -> None:
+        """A request got no token in time: make sure that the placement still generates."""
+        self._silent.add(placement)
 
     async def run(self) -> None:
         """Watches until cancelled."""
@@ -90,23 +101,31 @@ class Prober:
                 group.create_task(self._watch_remote(remote))
 
     async def _watch_replica(self, replica: Probed) -> None:
-        suspect = self._suspects[replica.placement]
+        name = replica.placement
+        refused = self._refused[name]
         while True:
             context_tokens = await self._bring_up(replica)
-            suspect.clear()
-            await self._serving(replica.placement, True, "answered a one-token request")
+            refused.clear()
+            self._silent.discard(name)
+            await self._serving(name, True, "answered a one-token request")
             failed = 0
             reason = ""
-            while failed < FAILED_LOOKS and not suspect.is_set():
+            while failed < FAILED_LOOKS and not refused.is_set():
                 try:
+                    if name in self._silent:
+                        failed = FAILED_LOOKS - 1  # one more sign of trouble is enough
+                        await self._one_token(replica)
+                        self._silent.discard(name)
                     self._report(await self._look(replica, context_tokens))
                     failed = 0
                 except (UpstreamFailure, BadMetrics) as error:
                     failed += 1
                     reason = str(error)
-                await _wait(suspect, self._interval_s)
-            reason = reason if failed >= FAILED_LOOKS else "a connection was refused"
-            await self._serving(replica.placement, False, reason)
+                await _wait(refused, self._interval_s)
+            if failed >= FAILED_LOOKS:
+                await self._serving(name, False, reason)
+            else:
+                self._in_service.discard(name)  # by the dispatcher; the next try tells the reason
 
     async def _bring_up(self, replica: Probed) -> int | None:
         """Returns the context length once the replica has generated a token."""
@@ -148,17 +167,21 @@ class Prober:
         return parse_metrics(text, replica.placement, self._clock(), context_tokens)
 
     async def _watch_remote(self, placement: str) -> None:
-        suspect = self._suspects[placement]
+        refused = self._refused[placement]
         await self._serving(placement, True, "presumed good")
         while True:
-            await suspect.wait()
+            await refused.wait()
             await asyncio.sleep(REMOTE_REST_S)
-            suspect.clear()
+            refused.clear()
             await self._serving(placement, True, "rested after a refused connection")
 
     async def _serving(self, placement: str, serving: bool, reason: str) -> None:
-        level = logging.INFO if serving else logging.WARNING
-        log.log(level, "%s %s: %s", placement, "in service" if serving else "out", reason)
+        if not serving:
+            self._in_service.discard(placement)
+            log.warning("%s out: %s", placement, reason)
+        elif placement not in self._in_service:
+            self._in_service.add(placement)
+            log.info("%s in service: %s", placement, reason)
         self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
         await self._on_change()
 

@@ -1,7 +1,7 @@
 """A client's request: every field checked, then turned into a `Generation`.
 
-Bounds are those of the API's field comments. A fault names the field, the value and the fix; all
-faults of a request are reported together.
+Bounds are those of the API's field comments. A fault names the field, the value and the fix; faults
+are reported together, as many as fit an answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _MAX_CHOICES = 16
 _MAX_LOGPROBS = 20
 _MAX_PRIORITY = 10
 _MAX_ID_BYTES = 128
+_MAX_MODEL_CHARS = 256
+"""As the configuration's names. A longer one would not fit into the answer that it is unknown."""
 _MAX_STOP_BYTES = 1024
 
 _SAMPLING_BOUNDS = {
@@ -83,6 +85,11 @@ def parse_input(
 ) -> Chat | str | tuple[int, ...]:
     """Model name and input of a request; faults are noted."""
     violations.check(bool(proto.model), "model", "empty: name a model that ListModels gives")
+    violations.check(
+        len(proto.model) <= _MAX_MODEL_CHARS,
+        "model",
+        f"{len(proto.model)} characters: at most {_MAX_MODEL_CHARS}",
+    )
     match proto.WhichOneof("input"):
         case "chat":
             return parse_chat(proto.chat, violations)

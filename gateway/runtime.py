@@ -128,7 +128,8 @@ def build(
         scheduler,
         backends,
         clock,
-        on_suspect=lambda placement: prober.suspect(placement),
+        on_refused=lambda placement: prober.note_refused(placement),
+        on_silent=lambda placement: prober.note_silent(placement),
         on_tick=load.sample,
     )
     prober = Prober(

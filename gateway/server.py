@@ -92,8 +92,15 @@ async def serve(path: Path) -> None:
         reloading = asyncio.create_task(_reload_on(reread, gateway, path))
         await stop.wait()
         reloading.cancel()
-        log.info("draining: %d requests in flight", gateway.runtime.dispatcher.in_flight)
+        log.info(
+            "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
+            " a second signal ends the waiting",
+            gateway.runtime.dispatcher.in_flight,
+            config.server.drain_delay_s,
+            config.server.drain_s,
+        )
         await gateway.drain(hurry)
+        log.info("stopped")
 
 
 @contextlib.asynccontextmanager

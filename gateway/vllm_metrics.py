@@ -19,7 +19,9 @@ _PROMPT = b"vllm:prompt_tokens_total"
 _GENERATION = b"vllm:generation_tokens_total"
 _CACHE_CONFIG = b"vllm:cache_config_info"
 _WANTED = frozenset((_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG))
-_LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="(\d+)"')
+_LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="([0-9]{1,15})"')
+_MOST = 1e15
+"""Larger values are nonsense, and their sums would not stay finite."""
 
 
 class BadMetrics(ValueError):
@@ -65,7 +67,7 @@ def _value(line: bytes) -> float:
         value = float(line.rsplit(b" ", 1)[1])
     except (IndexError, ValueError):
         value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= _MOST:
         shown = line[:200].decode(errors="replace")
         raise BadMetrics(f"no count in the metrics line {shown!r}: is this a vLLM server?")
     return value

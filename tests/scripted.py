@@ -37,6 +37,7 @@ class Scripted:
 
     frames: Sequence[bytes] = ()
     end: str = "end"
+    completions: str = "end"
     status: int = 200
     metrics: bytes = b'vllm:num_requests_running{engine="0"} 0.0\n'
     metrics_status: int = 200
@@ -65,6 +66,8 @@ class Scripted:
         return response
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
+        if self.completions == "hang":
+            await asyncio.sleep(60)
         body = b'{"model":"m","choices":[{"index":0,"text":"x","finish_reason":"length"}]}'
         return web.Response(
             body=b"data: " + body + b"\n\n" + DONE, content_type="text/event-stream"

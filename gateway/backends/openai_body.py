@@ -139,6 +139,8 @@ def _tools(chat: Chat) -> list[dict[str, Any]]:
         if tool.description:
             function["description"] = tool.description
         function["parameters"] = _json(tool.parameters_json_schema)
+        if tool.strict:
+            function["strict"] = True
         tools.append({"type": "function", "function": function})
     return tools
 

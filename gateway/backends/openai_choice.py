@@ -16,6 +16,8 @@ _FINISH_REASONS = {
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+MAX_TOOL_CALLS = 1 << 16
+"""Of one choice: a higher index is nonsense, and might not fit where it goes."""
 
 
 class ChoiceNews:
@@ -132,6 +134,8 @@ class ChoiceNews:
         if index is None:
             # Servers without indexes send whole calls, each with its id.
             index = self._next_call_index if call.id else max(0, self._next_call_index - 1)
+        if not 0 <= index < MAX_TOOL_CALLS:
+            raise UpstreamFailure(FailureKind.PROTOCOL, "a tool call of an impossible index")
         self._next_call_index = max(self._next_call_index, index + 1)
         function = call.function or wire.Function()
         return ToolCall(

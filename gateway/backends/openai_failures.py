@@ -49,7 +49,7 @@ def error_in(body: bytes) -> wire.ErrorDetail | None:
     """The error that a JSON body tells; None: some other body, such as a proxy's page."""
     try:
         answer = wire.decode_error(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if answer.error:
         return _detail(answer.error)

@@ -241,7 +241,7 @@ def _payloads(reader: SseReader, data: bytes) -> list[bytes]:
 def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:
     try:
         return decode(answer)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamFailure(
             FailureKind.PROTOCOL, "the answer is not the JSON expected"
         ) from error

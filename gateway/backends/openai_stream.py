@@ -15,7 +15,7 @@ from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_choice import ChoiceNews
 from gateway.backends.openai_failures import in_band_failure
-from gateway.backends.openai_usage import estimated_tokens, normalised
+from gateway.backends.openai_usage import MAX_TOKENS, estimated_tokens, normalised
 from gateway.generation import Chunk, Usage
 
 
@@ -63,13 +63,16 @@ class StreamDecoder:
             elif payload:
                 try:
                     self._take(wire.decode_frame(payload))
-                except (msgspec.DecodeError, RecursionError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     # The error's text may quote output: it is not passed on.
                     message = "an event of the stream is not the JSON expected"
                     self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
                 except UpstreamFailure as failure:
                     self._failure = failure
-        output_tokens = sum(choice.output_tokens for choice in self._choices)
+        # A server may count less than before: what was told is not taken back.
+        output_tokens = max(
+            self._output_tokens, sum(choice.output_tokens for choice in self._choices)
+        )
         deltas = tuple(choice.take() for choice in self._choices if choice.has_news)
         if not deltas and output_tokens == self._output_tokens:
             return None
@@ -106,16 +109,22 @@ class StreamDecoder:
                 raise UpstreamFailure(FailureKind.PROTOCOL, message)
             self._choices[index].add(choice)
         usage = frame.usage
-        if usage is None or usage.completion_tokens is None or usage.prompt_tokens is None:
+        if usage is None:
+            return
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt is None or completion is None:
+            return
+        # Absurd counts are no account: the one before them, or the estimate, stays.
+        if not (0 <= prompt <= MAX_TOKENS and 0 <= completion <= MAX_TOKENS):
             return
         # In vLLM's continuous usage, completion_tokens are those of the frame's one choice; the
         # account of all choices is the last frame, which has none (serving.py of 0.32).
         if len(choices) == 1 and (self._dialect is Dialect.VLLM or len(self._choices) == 1):
             state = self._choices[choices[0].index or 0]
-            state.reported_tokens = usage.completion_tokens
+            state.reported_tokens = completion
             # The frames of other servers may carry an account that stays 0 until the last.
             state.trusts_reported = self._dialect is Dialect.VLLM
-            self._prompt_tokens = usage.prompt_tokens
+            self._prompt_tokens = prompt
         if not choices or self._dialect is Dialect.OPENAI or len(self._choices) == 1:
             self._usage = usage
 

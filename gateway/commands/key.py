@@ -46,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
         return 2
     print("# The key. It is shown this once and kept nowhere: hand it to its user.")
     print(key)
-    print("# For the configuration file, below `keys:` of a tenant:")
-    print(f'- id: "{key_id}"')
-    print(f'  sha256: "{digest}"')
+    print("# For the configuration file, below `keys:` of a tenant. It may use every model, unless")
+    print("# `models:` is added.")
+    print(f'      - id: "{key_id}"')
+    print(f'        sha256: "{digest}"')
     return 0
 
 

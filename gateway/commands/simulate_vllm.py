@@ -48,7 +48,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         add(f"--{name}", type=int, default=getattr(_DEFAULTS, field), metavar="N", help=text)
     add("--speed", type=float, default=1.0, metavar="X", help="time factor: 2 is twice as fast")
     add("--max-num-queued-reqs", type=int, metavar="N", help="beyond it requests get 503")
-    add("--api-key", metavar="KEY", help="what callers of /v1 must send as bearer token")
+    add(
+        "--mean-answer-tokens",
+        type=float,
+        default=_DEFAULTS.mean_answer_tokens,
+        metavar="N",
+        help="mean length of answers that end by themselves",
+    )
+    add(
+        "--api-key",
+        metavar="KEY",
+        help="what callers of /v1 must send; better in VLLM_API_KEY, as arguments show in `ps`",
+    )
     add(
         "--enable-prompt-tokens-details",
         action="store_true",
@@ -57,7 +68,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--fault",
         action="append",
-        default=[],
         metavar="KIND[:KEY=VALUE,...]",
         help=f"make something go wrong; may be repeated. {_FAULT_KINDS}. Every kind takes"
         " probability (of a request), first (requests), after_seconds and seed; as in"
@@ -111,7 +121,8 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     """The flags by the names of the fields. Raises ValueError."""
     names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
-    faults = parse_faults(args.fault)
+    given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    faults = parse_faults(args.fault or ())
     return SimulatedVllmConfig(**given, step_model=_step_model(args), faults=faults)
 
 

@@ -70,9 +70,15 @@ async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
     arguments = {
         f"{POOL}/{name}": _engine(SPEED, SEQUENCES, seed) for seed, name in enumerate(_names())
     }
-    arguments[REMOTE] = _engine(REMOTE_SPEED, REMOTE_SEQUENCES, REPLICAS, "--api-key", remote_key)
-    # Started together: each takes a while to import what it needs.
-    engines = {name: await processes.start(name, args) for name, args in arguments.items()}
+    arguments[REMOTE] = _engine(REMOTE_SPEED, REMOTE_SEQUENCES, REPLICAS)
+    # Started together: each takes a while to import what it needs. Only the remote has a key,
+    # whatever the environment of the demo says.
+    engines = {
+        name: await processes.start(
+            name, args, {"VLLM_API_KEY": remote_key if name == REMOTE else ""}
+        )
+        for name, args in arguments.items()
+    }
     urls = {
         name: await process.until_says(r"simulated vLLM on (http://\S+)")
         for name, process in engines.items()

@@ -13,7 +13,8 @@ from rich.text import Text
 from gateway.demo.scrape import Watched
 from gateway.demo.tally import Outcome, Tally, percentile_s
 
-KV_BAR_CELLS = 10
+KV_BAR_CELLS = 6
+LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: inside the engine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +50,28 @@ class Snapshot:
 
 def table(snapshot: Snapshot) -> RenderableType:
     """The live table."""
+    burst = snapshot.phase == "burst"
+    length = f" of {snapshot.duration_s:.0f}" if snapshot.elapsed_s < snapshot.duration_s else ""
     head = Text.assemble(
         ("moegate demo", "bold"),
-        f"   {snapshot.elapsed_s:3.0f} of {snapshot.duration_s:.0f} s   ",
-        (snapshot.phase, "bold yellow" if snapshot.phase == "burst" else "green"),
+        f"   {snapshot.elapsed_s:3.0f}{length} s   ",
+        (snapshot.phase, "bold yellow" if burst else "green"),
+        ": more than the fleet can take, so the queue fills, then the remote, then some are refused"
+        if burst
+        else "",
     )
-    return Group(head, _engines(snapshot), _clients(snapshot), _latencies(snapshot))
+    legend = Text(LEGEND, style="dim")
+    return Group(head, _engines(snapshot), _clients(snapshot), _latencies(snapshot), legend)
 
 
 def _engines(snapshot: Snapshot) -> Table:
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    rows.add_column("server", min_width=12)
+    rows.add_column("server", min_width=11)
     for name in ("running", "waiting"):
         rows.add_column(name, justify="right", min_width=7)
     rows.add_column("KV cache", min_width=KV_BAR_CELLS + 5)
     rows.add_column("tokens/s", justify="right", min_width=8)
-    rows.add_column("tokens", justify="right", min_width=8)
+    rows.add_column("tokens", justify="right", min_width=6)
     rows.add_column("$/M output", justify="right", min_width=10)
     per_replica_usd = snapshot.usd_per_hour / max(1, len(snapshot.replicas))
     for engine in snapshot.replicas:
@@ -107,13 +114,13 @@ def _clients(snapshot: Snapshot) -> Table:
     tally = snapshot.tally
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     cells = {
-        "requests sent": tally.submitted,
-        "in flight": tally.in_flight,
-        "queued": snapshot.in_gateway,
+        "sent": tally.submitted,
+        "open": tally.in_flight,
+        "in queue": snapshot.in_gateway,
         "ok own": tally.count(Outcome.OK_LOCAL),
-        "ok remote": tally.count(Outcome.OK_REMOTE),
+        "remote": tally.count(Outcome.OK_REMOTE),
         "refused": tally.count(Outcome.REFUSED),
-        "cancelled": tally.count(Outcome.CANCELLED),
+        "left": tally.count(Outcome.CANCELLED),
         "broken": tally.count(Outcome.BROKEN),
         "failed": tally.count(Outcome.FAILED),
     }

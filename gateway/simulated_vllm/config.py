@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gateway.simulated_vllm.faults import NO_FAULTS, Faults
 from scheduler.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine import EngineConfig
 from simulation.output import MEAN_ANSWER_TOKENS
@@ -21,6 +22,7 @@ class SimulatedVllmConfig:
         speed: every step takes 1 / `speed` of its time; the metrics tell the time as it passes.
         stream_interval: tokens a chunk; a request may ask for more.
         mean_answer_tokens: mean length of an answer that ends by itself.
+        faults: what goes wrong on purpose.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,7 @@ class SimulatedVllmConfig:
     stream_interval: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     step_model: StepModel = QWEN3_30B_H100
+    faults: Faults = NO_FAULTS
 
     def __post_init__(self) -> None:
         if self.speed <= 0:

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.simulated_vllm.wire import encode
 
+ENGINE_DIED = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 _PATH = re.compile(r"^(?P<what>.*) - at `\$(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 
@@ -19,9 +20,17 @@ _MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 class Refused(Exception):
     """An answer that is an error. `body` is its JSON."""
 
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         self.body = encode(
             {"error": {"message": message, "type": kind, "param": param, "code": status}}
         )
@@ -83,3 +92,24 @@ def queue_full() -> Refused:
         "The engine is currently busy and cannot accept new requests. Please try again later or"
         " on a different instance.",
     )
+
+
+def engine_died() -> Refused:
+    """What every request gets once the engine process is gone."""
+    return Refused(500, "InternalServerError", ENGINE_DIED)
+
+
+def draining() -> Refused:
+    """A new request after SIGTERM with a shutdown timeout: neither a 503 nor a closed port."""
+    return Refused(500, "InternalServerError", "cannot schedule new futures after shutdown")
+
+
+def asked_for(status: int, retry_after_s: int | None) -> Refused:
+    """Any status, as a fault on purpose. vLLM has no 429: proxies in front of it do."""
+    if status == 503 and retry_after_s is None:
+        return queue_full()
+    if status == 429 and retry_after_s is None:
+        retry_after_s = 1
+    text = f"A simulated fault: HTTP {status}."
+    kind = "Too Many Requests" if status == 429 else "SimulatedFault"
+    return Refused(status, kind, text, retry_after_s=retry_after_s)

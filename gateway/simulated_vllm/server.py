@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -20,8 +20,12 @@ from gateway.simulated_vllm.answers import answer_body
 from gateway.simulated_vllm.config import SimulatedVllmConfig
 from gateway.simulated_vllm.driver import EngineDriver, Watch
 from gateway.simulated_vllm.failures import Refused, bad_json, bad_shape, bad_value, queue_full
+from gateway.simulated_vllm.fault_driver import FaultDriver
+from gateway.simulated_vllm.fault_effects import Effects, up_to
+from gateway.simulated_vllm.faults import Faults
 from gateway.simulated_vllm.frames import Frames
 from gateway.simulated_vllm.intake import Job, check_model, check_rank, make_job
+from gateway.simulated_vllm.listener import Handler, Listener
 from gateway.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from gateway.simulated_vllm.prompts import chat_prompt
 from gateway.simulated_vllm.wire import (
@@ -42,19 +46,16 @@ VERSION = "0.32.0"
 GUARDED_PREFIX = "/v1"
 """Paths that need the API key; vLLM leaves health, metrics and the tokenizer open."""
 MAX_BODY_BYTES = 64 << 20
-SHUTDOWN_S = 0.1
-"""How long open streams may go on when the server is stopped: then they are cut."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SimulatedVllm:
     """A running server. `url` has no path and no slash at its end."""
 
-    def __init__(self, config: SimulatedVllmConfig) -> None:
+    def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
         self.engine = Engine(config.engine_config(), config.scaled_step_model(), config.seed)
         self.driver = EngineDriver(self.engine)
+        self.fault_driver = FaultDriver(config.faults, die)
         self.url = ""
         self.queue_rejections = 0
         self.began_s = time.time()
@@ -65,6 +66,16 @@ class SimulatedVllm:
     def open_requests(self) -> int:
         """Generations that have neither ended nor been aborted."""
         return self.driver.open_requests
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong on purpose. Setting it starts anew: counts, clock, and the listener,
+        which opens again after a crash, too."""
+        return self.fault_driver.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self.fault_driver.faults = faults
 
     def application(self) -> web.Application:
         """The routes."""
@@ -103,7 +114,7 @@ class SimulatedVllm:
         try:
             return await handler(request)
         except Refused as refused:
-            return _json(refused.body, refused.status)
+            return _json(refused.body, refused.status, refused.headers)
         except (msgspec.DecodeError, RecursionError) as error:
             shape = bad_json(error)
             return _json(shape.body, shape.status)
@@ -197,13 +208,22 @@ class SimulatedVllm:
             engine_id=f"{response_id}-{secrets.token_hex(4)}",
             created_s=int(time.time()),
         )
+        drawn = self.fault_driver.draw()
+        if drawn.delay_s:
+            await asyncio.sleep(drawn.delay_s)
+        effects = Effects(drawn.fault, request, self.fault_driver)
+        if (instead := effects.before_work()) is not None:
+            return instead
         self._check_queue(len(job.request.outputs))
-        watch = self.driver.submit(job.request, only_end=not job.stream)
+        only_end = not job.stream and drawn.fault is None
+        watch = self.driver.submit(job.request, only_end=only_end)
         try:
             if job.stream:
-                return await self._stream(request, job, watch)
+                return await self._stream(request, job, watch, effects)
             while watch.unfinished:
                 await watch.news()
+                if effects.is_due(watch):
+                    return await effects.strike_whole(self.driver, watch)
             cached = watch.cached_tokens if self.config.enable_prompt_tokens_details else None
             return _json(answer_body(job, self.config.served_model_name, self._fingerprint, cached))
         finally:
@@ -215,7 +235,9 @@ class SimulatedVllm:
             self.queue_rejections += 1
             raise queue_full()
 
-    async def _stream(self, request: web.Request, job: Job, watch: Watch) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, job: Job, watch: Watch, effects: Effects
+    ) -> web.StreamResponse:
         config = self.config
         frames = Frames(
             job,
@@ -229,7 +251,12 @@ class SimulatedVllm:
             await response.prepare(request)
             while watch.unfinished:
                 await watch.news()
-                data = frames.advance(watch.tokens)
+                data = frames.advance(up_to(watch.tokens, effects.after_tokens))
+                if effects.is_due(watch):
+                    if data:
+                        await response.write(data)
+                    await effects.strike(response, self.driver, watch)
+                    break
                 if not watch.unfinished:
                     data += frames.end(watch.cached_tokens)
                     self.driver.close(watch)
@@ -246,32 +273,32 @@ async def _body(request: web.Request) -> bytes:
     return await request.read()
 
 
-def _json(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
 @contextlib.asynccontextmanager
-async def simulated_vllm(config: SimulatedVllmConfig) -> AsyncIterator[SimulatedVllm]:
+async def simulated_vllm(
+    config: SimulatedVllmConfig, die: Callable[[], None] | None = None
+) -> AsyncIterator[SimulatedVllm]:
     """Serves until the block is left; streams that are open then are cut.
 
+    `die` is what the fault "crash" does; without it, all connections end and the listener closes.
     Raises ValueError on a configuration that contradicts itself, OSError when it cannot listen.
     """
-    server = SimulatedVllm(config)
-    runner = web.AppRunner(
-        server.application(),
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=SHUTDOWN_S,
-    )
-    await runner.setup()
+    server = SimulatedVllm(config, die)
+    listener = Listener(server.application(), config.host, config.port)
+    await listener.start()
+    server.url = listener.url
     async with asyncio.TaskGroup() as group:
-        # In a group: should the loop of the steps fail, the block fails, too.
+        # In a group: should one of the loops fail, the block fails, too.
         steps = group.create_task(server.driver.run())
         try:
-            await web.TCPSite(runner, config.host, config.port).start()
-            host, port = runner.addresses[0][:2]
-            server.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            yield server
+            faults = group.create_task(server.fault_driver.run(listener))
+            try:
+                yield server
+            finally:
+                faults.cancel()
         finally:
-            await runner.cleanup()
+            await listener.stop()
             steps.cancel()

@@ -37,9 +37,10 @@ def find_vllm(named: Path | None) -> Path:
         return Path(on_path).absolute()
     looked_at = ", ".join(str(place) for place in dict.fromkeys(places))
     raise CannotLaunch(
-        f"no vllm: not at {looked_at}, and not on the PATH; install it (on a GPU machine: pip"
-        " install 'moegate[vllm]'; for CPUs: vllm_cpu/install.sh of the checkout) or name it with"
-        " --vllm"
+        f"no vllm: not at {looked_at}, and not on the PATH. In the checkout of moegate:\n"
+        "  without a GPU (--tiny)   vllm_cpu/install.sh\n"
+        "  on a GPU machine         .venv/bin/pip install -e '.[vllm]'\n"
+        "  installed elsewhere      moegate up --vllm PATH ..."
     )
 
 

@@ -19,6 +19,9 @@ FLAGS = (
     "--dtype=bfloat16",
     "--enforce-eager",
     "--num-gpu-blocks-override=600",  # 76,800 tokens of KV cache
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    "--tool-strict-level=parameter",
 )
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from tests import serving
-from tests.scripted import GOOD, Scripted, upstreams
+from tests.scripted import GOOD, ROLE, Scripted, upstreams
 from tests.serving import METADATA, chat_request, read_stream
 
 
@@ -34,6 +34,20 @@ async def test_metrics_that_are_none_take_a_replica_out_and_say_which_line() -> 
         script.metrics = b'vllm:num_requests_running{engine="0"} -3\n'
         await serving.until(lambda: not state.serving)
         assert "num_requests_running" in state.reason
+
+
+async def test_an_engine_that_hangs_behind_a_server_that_answers_leaves() -> None:
+    hung, good = Scripted(frames=[ROLE], end="hang"), Scripted(frames=GOOD)
+    async with upstreams(hung, good) as gateway:
+        first, _ = gateway.gateway.runtime.scheduler.placements
+        hung.completions = "hang"
+        seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        assert seen.done is not None
+        assert seen.done.route.replica == "b"
+        await serving.until(lambda: not first.serving)
+        assert "no output" in first.reason
+        hung.completions = "end"
+        await serving.until(lambda: first.serving)
 
 
 async def test_what_others_run_on_a_replica_is_noticed() -> None:

@@ -95,4 +95,4 @@ def test_what_the_upstream_blames_is_what_the_client_learns() -> None:
     failure = UpstreamFailure(FailureKind.BAD_REQUEST, "too hot", param="temperature")
     error = errors.from_failure(failure)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "temperature: too hot" in error.message
+    assert "sampling.temperature: too hot" in error.message

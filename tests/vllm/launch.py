@@ -35,6 +35,11 @@ FLAGS = (
     "--enforce-eager",
     "--num-gpu-blocks-override=600",  # 76,800 tokens of KV cache: small enough to fill in a test
     "--enable-prompt-tokens-details",
+    # Without a parser vLLM refuses tools, unless the tool choice is "none".
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    # Else a parser leaves the arguments of a forced call free: any JSON, a bare number too.
+    "--tool-strict-level=parameter",
     f"--shutdown-timeout={DRAIN_S}",
 )
 ENVIRONMENT = {
@@ -105,19 +110,36 @@ def build_model(venv: Path) -> Path:
     return MODEL_DIR
 
 
-@contextmanager
-def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[VllmServer]:
-    """Serve the tiny model on a free loopback port for the length of the block.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedVllm:
+    """A server whose processes run: it need not listen yet, and may die at any time."""
 
-    Raises VllmFailed if no one-token request succeeds within START_LIMIT_S.
-    """
+    process: subprocess.Popen[bytes]
+    port: int
+    log_path: Path
+    started_s: float  # on the monotonic clock
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def wait_until_serving(self) -> None:
+        """Raises VllmFailed if no one-token request succeeds within START_LIMIT_S of the start."""
+        _wait_until_serving(
+            self.process, self.port, self.log_path, deadline=self.started_s + START_LIMIT_S
+        )
+
+
+@contextmanager
+def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[StartedVllm]:
+    """Start the tiny model's server on a free loopback port; it is stopped after the block."""
     venv = vllm_venv()
     model_dir = build_model(venv)
     port = _free_port()
     log_path = log_dir / f"vllm-{port}.log"
     command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
     command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
-    started = time.monotonic()
+    started_s = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [*command, *FLAGS, *extra_flags],
@@ -129,12 +151,22 @@ def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Vll
             start_new_session=True,
         )
     try:
-        _wait_until_serving(process, port, log_path, deadline=started + START_LIMIT_S)
-        yield VllmServer(
-            port=port, pid=process.pid, log_path=log_path, startup_s=time.monotonic() - started
-        )
+        yield StartedVllm(process=process, port=port, log_path=log_path, started_s=started_s)
     finally:
         stop(process)
+
+
+@contextmanager
+def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[VllmServer]:
+    """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
+    with started_vllm(log_dir, extra_flags) as started:
+        started.wait_until_serving()
+        yield VllmServer(
+            port=started.port,
+            pid=started.process.pid,
+            log_path=started.log_path,
+            startup_s=time.monotonic() - started.started_s,
+        )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,343 @@
+"""What is fuzzed: where inputs come from, and what must hold for every one of them.
+
+A check raises on what must not be: any exception is a finding, of the code or of an assertion.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import grpc
+import yaml
+from google.rpc import error_details_pb2
+from hypothesis import strategies as st
+
+from gateway.backends.failures import UpstreamFailure
+from gateway.backends.openai_body import (
+    Dialect,
+    generation_body,
+    tokenize_body,
+    unsupported_fields,
+)
+from gateway.backends.openai_stream import StreamDecoder
+from gateway.backends.sse import EventTooLarge, SseReader
+from gateway.config import Config
+from gateway.config_file import ConfigError, parse
+from gateway.errors import RpcError, unknown_model
+from gateway.generation import Usage
+from gateway.requests import parse_generation
+from gateway.responses import delta_message, usage_message
+from gateway.vllm_metrics import BadMetrics, parse_metrics
+from moegate.v1 import generation_pb2
+from tests.fuzz import request_protos
+from tests.fuzz.mutations import changed, cut, dumped, lines_changed, odd_values, scratched
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "vllm_0_32"
+EXAMPLE = ROOT / "examples" / "moegate.yaml"
+METADATA_LIMIT_BYTES = 8192
+"""What gRPC takes as trailers by default: a longer answer reaches the client as another error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`inputs`: made anew for every run; `check`: raises on a finding."""
+
+    inputs: Callable[[], st.SearchStrategy[Any]]
+    check: Callable[[Any], None]
+
+
+# --- the SSE reader
+
+
+@dataclass(frozen=True, slots=True)
+class CutStream:
+    """Bytes in pieces, and the longest event that is taken."""
+
+    pieces: list[bytes]
+    max_event_bytes: int
+
+
+def cut_streams() -> st.SearchStrategy[CutStream]:
+    """Mostly lines of events, mixed with anything."""
+    words = [
+        b"data: x", b"data:y", b"data", b"data: \xf0\x9f\xa6\x80", b": c", b"id: 1", b"\n", b"\n\n",
+        b"\r", b"\r\n", b"\r\n\r\n", b"\xef", b"\xef\xbb\xbf", b"data: " + b"z" * 70, b"\0",
+    ]  # fmt: skip
+    data = st.lists(st.sampled_from(words) | st.binary(max_size=5), max_size=20).map(b"".join)
+    limits = st.sampled_from([1, 6, 8, 64, 1 << 20])
+    return st.builds(CutStream, data.flatmap(cut), limits)
+
+
+def reference_events(data: bytes) -> tuple[list[bytes], list[int]]:
+    """The events of a whole stream by the letter of the standard, and the bytes of each block."""
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    *lines, cut_line = text.split(b"\n")
+    events: list[bytes] = []
+    sizes: list[int] = [0]
+    values: list[bytes] = []
+    for line in lines:
+        if line:
+            sizes[-1] += len(line) + 1
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                values.append(value.removeprefix(b" "))
+        else:
+            if values:
+                events.append(b"\n".join(values))
+            values = []
+            sizes.append(0)
+    sizes[-1] += len(cut_line)
+    return events, sizes
+
+
+def check_sse(stream: CutStream) -> None:
+    """Any split gives what the standard says, in bounded memory, or EventTooLarge."""
+    limit = stream.max_event_bytes
+    expected, sizes = reference_events(b"".join(stream.pieces))
+    found: list[bytes] = []
+    reader = SseReader(limit)
+    try:
+        for piece in stream.pieces:
+            found += reader.feed(piece)
+            assert len(reader._rest) <= limit + 1, "more is kept than the limit"
+    except EventTooLarge:
+        # An empty line before an event may count towards it, as the line end after it.
+        assert max(sizes) >= limit - 1, "refused, but no event is that long"
+        assert found == expected[: len(found)]
+        return
+    assert found == expected
+    assert max(sizes) <= limit + 2, "an event above the limit was taken"
+
+
+# --- the decoder of streams
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """Events of a stream as they come in, some at a time."""
+
+    feeds: list[list[bytes]]
+    choices: int
+    dialect: Dialect
+
+
+@functools.cache
+def recorded_streams() -> tuple[tuple[bytes, ...], ...]:
+    """The recorded streams of a real server, the middle of long ones left out."""
+    streams = [SseReader().feed(path.read_bytes()) for path in sorted(GOLDEN.glob("*.sse"))]
+    return tuple(tuple(events[:5] + events[5:][-4:]) for events in streams)
+
+
+# What other servers send, and vLLM in its less usual answers: shapes that no recording has.
+EXTRA_FRAMES = (
+    b'{"error": {"message": "no", "code": 500, "param": null}}',
+    b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "a", "function": '
+    b'{"name": "f", "arguments": "{}"}}]}, "finish_reason": "tool_calls"}]}',
+    b'{"choices": [{"index": 1, "delta": {"reasoning_content": "hm", "refusal": "no"}, '
+    b'"finish_reason": "stop"}], "usage": {"prompt_tokens": 5, "completion_tokens": 2, '
+    b'"total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}, '
+    b'"completion_tokens_details": {"reasoning_tokens": 2}}}',
+)
+
+
+def loaded(payload: bytes) -> dict[str, Any] | None:
+    """A frame, if it is still one; Python's own decoder takes what `dumped` writes."""
+    try:
+        frame = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+@st.composite
+def payload_streams(draw: st.DrawFn) -> Payloads:
+    """A recorded stream with some of its events changed, repeated, lost or out of order."""
+    payloads = list(draw(st.sampled_from(recorded_streams())))
+    for _ in range(draw(st.integers(0, 2))):
+        payloads.insert(draw(st.integers(0, len(payloads))), draw(st.sampled_from(EXTRA_FRAMES)))
+    for _ in range(draw(st.integers(0, 4))):
+        i = draw(st.integers(0, len(payloads) - 1))
+        match draw(st.sampled_from(["change", "change", "change", "scratch", "lose", "repeat"])):
+            case "change" if (frame := loaded(payloads[i])) is not None:
+                payloads[i] = dumped(draw(changed(frame)))
+            case "scratch":
+                payloads[i] = draw(scratched(payloads[i], (b"\xff", b'"', b"{", b"-", b"9" * 30)))
+            case "lose" if len(payloads) > 1:
+                del payloads[i]
+            case "repeat":
+                payloads.insert(draw(st.integers(0, len(payloads))), payloads[i])
+            case _:
+                payloads[i] = dumped(draw(odd_values()))
+    places = sorted(draw(st.sets(st.integers(1, len(payloads)), max_size=8)))
+    feeds = [payloads[start:end] for start, end in pairwise([0, *places, len(payloads)])]
+    return Payloads(feeds, draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from(Dialect)))
+
+
+def check_usage(usage: Usage) -> None:
+    """Fits its message, and nothing in it is negative."""
+    message = usage_message(usage)
+    counts = [message.prompt_tokens, message.completion_tokens]
+    assert min(*counts, message.cached_tokens, message.reasoning_tokens) >= 0, usage
+
+
+def check_decoder(stream: Payloads) -> None:
+    """Only UpstreamFailure, only at the end; what comes before it can be sent to a client."""
+    decoder = StreamDecoder(stream.choices, stream.dialect, prompt_tokens=77)
+    finished: set[int] = set()
+    output_tokens = 0
+    for payloads in stream.feeds:
+        chunk = decoder.feed(payloads)
+        if chunk is None:
+            continue
+        delta_message(chunk)
+        assert chunk.output_tokens >= output_tokens, "output_tokens falls"
+        output_tokens = chunk.output_tokens
+        # What a client is told when the stream breaks here.
+        check_usage(Usage(prompt_tokens=77, completion_tokens=output_tokens))
+        for delta in chunk.deltas:
+            assert 0 <= delta.index < stream.choices
+            if delta.finish_reason is not None:
+                assert delta.index not in finished, "a choice that ends twice"
+                finished.add(delta.index)
+    try:
+        last = decoder.end()
+    except UpstreamFailure as failure:
+        failure.message.encode()
+        return
+    assert finished == set(range(stream.choices)), "a good end with choices unfinished"
+    assert last.usage is not None
+    check_usage(last.usage)
+
+
+# --- the check of requests
+
+
+def check_refusal(error: RpcError) -> None:
+    """Names the fields at fault, in an answer that reaches the client."""
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    (detail,) = error.details
+    assert isinstance(detail, error_details_pb2.BadRequest)
+    assert detail.field_violations
+    assert all(fault.field and fault.description for fault in detail.field_violations)
+    size_bytes = answer_bytes(error)
+    assert size_bytes <= METADATA_LIMIT_BYTES, f"an answer of {size_bytes} bytes"
+
+
+def answer_bytes(error: RpcError) -> int:
+    """Trailers of an answer: gRPC escapes the message and encodes the details by base64."""
+    trailers_bytes = sum(
+        len(value) * 4 // 3 if isinstance(value, bytes) else len(value)
+        for _, value in error.trailing_metadata()
+    )
+    message = error.message.encode()
+    return trailers_bytes + sum(1 if " " <= chr(byte) <= "~" else 3 for byte in message)
+
+
+def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
+    """A generation that can be sent to engines, or an answer that names the fields at fault."""
+    if proto is None:
+        return
+    try:
+        generation = parse_generation(proto, default_max_output_tokens=4096)
+    except RpcError as error:
+        check_refusal(error)
+        return
+    assert answer_bytes(unknown_model(generation.model)) <= METADATA_LIMIT_BYTES
+    bodies = [
+        generation_body(generation, "up", dialect)
+        for dialect in Dialect
+        if not unsupported_fields(generation, dialect)
+    ]
+    if not isinstance(generation.input, tuple):
+        bodies.append(tokenize_body(generation, "up"))
+    for body in bodies:
+        assert json.loads(body, parse_constant=_refused)["model"] == "up"
+
+
+def _refused(constant: str) -> float:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+# --- the metrics parser
+
+METRICS_WORDS = (
+    b"NaN", b"+Inf", b"-Inf", b"-1", b"-0.0", b"1e308", b"1_0", b"0x1", b"1e999", b"9" * 5000, b"",
+    b"\xff", b" ", b"\t", b"vllm:num_requests_running", b"vllm:prompt_tokens_total", b"{", b"}",
+    b'vllm:cache_config_info{block_size="' + b"9" * 5000 + b'",num_gpu_blocks="2"}', b'="7"',
+    b'vllm:num_requests_running{engine="1"} 1e308', b"1.0 1795467777",
+)  # fmt: skip
+
+
+@functools.cache
+def recorded_metrics() -> bytes:
+    """The lines of the recorded metrics that are read, and a few of the others."""
+    lines = (GOLDEN / "metrics.txt").read_bytes().splitlines()
+    wanted = (b"num_requests", b"kv_cache_usage_perc", b"_tokens_total", b"cache_config_info")
+    kept = [line for line in lines if any(word in line for word in wanted)]
+    return b"\n".join(lines[:5] + kept)
+
+
+def check_metrics(text: bytes) -> None:
+    """A report of counts, or BadMetrics."""
+    try:
+        report = parse_metrics(text, "pool/a", 0.0, None)
+    except BadMetrics:
+        return
+    totals = (report.prompt_tokens_total, report.generation_tokens_total)
+    counts = (report.running, report.waiting, report.kv_usage, *totals)
+    assert all(count >= 0 and math.isfinite(count) for count in counts), report
+    assert report.kv_capacity_tokens is None or report.kv_capacity_tokens > 0
+
+
+# --- the configuration
+
+CONFIG_WORDS = (
+    b"~", b"-1", b"0", b".nan", b".inf", b"1e999", b"9" * 5000, b"0x_", b"!!int x", b"!!binary x",
+    b"!!set {a}", b"&a", b"*a", b"[", b"]", b"{", b"}", b"- ", b": ", b"? ", b"|", b"---", b"...",
+    b"%YAML 9.9", b'"\\ud800"', b'"\\0"', b"\xff", b"\xef\xbb\xbf", b"\t", b"2001-01-01", b"on",
+    b"[" * 40, b"<<: {}", b"http://[::1", b"http://a:99999", b"127.0.0.1:99999", b"#", b"1:30",
+)  # fmt: skip
+
+
+@st.composite
+def config_texts(draw: st.DrawFn) -> bytes:
+    """The example with its lines changed, or its data changed and written anew."""
+    text = EXAMPLE.read_bytes()
+    if draw(st.booleans()):
+        return draw(lines_changed(text, CONFIG_WORDS))
+    data = draw(changed(yaml.safe_load(text)))
+    return dumped(data)  # JSON is YAML, but for what `dumped` writes beyond JSON
+
+
+def check_config(text: bytes) -> None:
+    """A configuration, or an error that can be printed."""
+    with mock.patch.dict(os.environ, {"OVERFLOW_API_KEY": "sk-fuzz"}):
+        try:
+            config = parse(text, "moegate.yaml", ROOT / "examples")
+        except ConfigError as error:
+            refused = error
+        else:
+            assert isinstance(config, Config)
+            return
+    assert refused.problems
+    assert all(problem.value and problem.message for problem in refused.problems)
+    str(refused)
+
+
+TARGETS = {
+    "sse": Target(cut_streams, check_sse),
+    "decoder": Target(payload_streams, check_decoder),
+    "requests": Target(request_protos.requests, check_request),
+    "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
+    "config": Target(config_texts, check_config),
+}
