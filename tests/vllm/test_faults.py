@@ -129,7 +129,8 @@ async def partial_output(call: serving.Call) -> str:
     else:
         pytest.fail("the stream ended well")
     assert usage.prompt_tokens > 0
-    assert messages <= usage.completion_tokens < ENDLESS_TOKENS
+    # The frame that ends an answer may still bring text of a token that was counted before it.
+    assert messages - 1 <= usage.completion_tokens < ENDLESS_TOKENS
     return upstream
 
 
