@@ -34,7 +34,9 @@ from scheduler.types import (
 PROGRESS_INTERVAL_S = 0.05
 """How often token counts go to the scheduler: a token event each would cost more than it tells."""
 MAX_HELD_CHUNKS = 200
-"""Chunks without content that are kept back before the commit point; more commit the request."""
+MAX_HELD_LOGPROBS = 10_000
+"""Chunks without content, and log-probabilities in them (1 MiB or so), that are kept back before
+the commit point; more commit the request."""
 
 
 class Backend(Protocol):
@@ -193,6 +195,7 @@ class Dispatcher:
         if flight.dispatched_s is None:
             flight.dispatched_s = started_s
         held: list[Chunk] = []
+        held_logprobs = 0
         outcome, detail = AttemptOutcome.CANCELLED, "cancelled"
         try:
             backend = self._backends[action.placement]
@@ -204,8 +207,10 @@ class Dispatcher:
                         continue
                     if not flight.committed:
                         held.append(chunk)
+                        held_logprobs += _logprobs_in(chunk)
+                        full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
                         has_content = any(delta.has_content for delta in chunk.deltas)
-                        if hold or not (has_content or len(held) >= MAX_HELD_CHUNKS):
+                        if hold or not (has_content or full):
                             continue
                         flight.committed = True
                         for early in held:
@@ -312,3 +317,8 @@ class Dispatcher:
             tpot_s=tpot_s,
             total_s=self._clock() - request.arrival_s,
         )
+
+
+def _logprobs_in(chunk: Chunk) -> int:
+    """Log-probabilities of a chunk: all that a piece without content can be large with."""
+    return sum(1 + len(entry.top) for delta in chunk.deltas for entry in delta.logprobs)

@@ -84,6 +84,28 @@ async def test_a_unary_answer_is_failed_over_even_after_content() -> None:
     assert [attempt.placement for attempt in response.done.route.attempts] == ["own/a", "own/b"]
 
 
+@pytest.mark.parametrize(("frames", "replica"), [(100, "b"), (600, "")])
+async def test_what_is_held_before_content_is_bounded(frames: int, replica: str) -> None:
+    rivals = b",".join(b'{"token":"t%d","logprob":-1}' % i for i in range(20))
+    silent = (
+        b'data: {"model":"m","choices":[{"index":0,"delta":{"content":""},"logprobs":{"content":'
+        b'[{"token":"t","logprob":-1,"top_logprobs":[%b]}]},"finish_reason":null}]}\n\n'
+    ) % rivals
+    bad, good = Scripted(frames=[ROLE, *[silent] * frames, ERROR, DONE]), Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        call = gateway.stub.Generate(chat_request(logprobs=20), metadata=METADATA)
+        if replica:
+            seen = await read_stream(call)
+            assert seen.done is not None
+            assert seen.done.route.replica == replica
+            return
+        # More than may be held: handed over, and so no other replica may answer.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_stream(call)
+        assert "incomplete" in (caught.value.details() or "")
+    assert good.chats == 0
+
+
 async def test_a_fault_of_the_request_is_not_tried_elsewhere() -> None:
     bad, good = Scripted(status=400), Scripted(frames=GOOD)
     async with upstreams(bad, good) as gateway:
