@@ -38,6 +38,7 @@ class Scripted:
     frames: Sequence[bytes] = ()
     end: str = "end"
     completions: str = "end"
+    pause_s: float = 0.0
     status: int = 200
     metrics: bytes = b'vllm:num_requests_running{engine="0"} 0.0\n'
     metrics_status: int = 200
@@ -55,6 +56,8 @@ class Scripted:
         await response.prepare(request)
         for frame in self.frames:
             await response.write(frame)
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
         if self.end == "cut":
             assert request.transport is not None
             request.transport.abort()

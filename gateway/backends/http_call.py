@@ -43,6 +43,13 @@ class CallBounds:
         self._started = True
         self.next_s = min(now_s + self._idle_s, self._end_s)
 
+    def check_end(self, now_s: float) -> None:
+        """Raises the failure if the call's end has passed: a read that need not wait never times
+        out, however long a server goes on."""
+        if now_s >= self._end_s:
+            self.next_s = self._end_s
+            raise self.failure()
+
     def failure(self) -> UpstreamFailure:
         """What passing `next_s` means."""
         if self.next_s >= self._end_s:

@@ -119,6 +119,7 @@ class OpenAIHttpBackend:
                     # Under load: what comes meanwhile is read, decoded and sent as one.
                     await asyncio.sleep(window_s)
                 try:
+                    bounds.check_end(now())
                     data = await http_call.read_some(response, bounds)
                 except UpstreamFailure:
                     # Nothing but the usage is missing: a whole answer is not thrown away for it.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config import Pool, Replica
+from gateway.backends.failures import FailureKind, UpstreamFailure
+from gateway.backends.openai_body import Dialect
+from gateway.backends.openai_http import OpenAIHttpBackend
+from gateway.config import Pool, Replica, Timeouts
+from gateway.requests import parse_generation
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
@@ -82,6 +89,34 @@ async def test_a_unary_answer_is_failed_over_even_after_content() -> None:
         )
     assert [choice.text for choice in response.choices] == [" w1 w2"]
     assert [attempt.placement for attempt in response.done.route.attempts] == ["own/a", "own/b"]
+
+
+class AlwaysHolding:
+    """The pace of a gateway under full load: a read always finds something."""
+
+    window_s = 0.02
+    tokens_per_chunk = 1
+
+
+async def test_a_deadline_holds_though_every_read_finds_output() -> None:
+    endless = Scripted(frames=[word(1)] * 4000, pause_s=0.002)
+    async with upstreams(endless) as gateway, aiohttp.ClientSession() as session:
+        backend = OpenAIHttpBackend(
+            session=session,
+            base_url=endless.url,
+            upstream_model="moe",
+            dialect=Dialect.VLLM,
+            api_key=None,
+            timeouts=Timeouts(),
+            pace=AlwaysHolding(),
+        )
+        generation = parse_generation(chat_request(), 16)
+        deadline_s = asyncio.get_running_loop().time() + 1.0
+        with pytest.raises(UpstreamFailure) as caught:
+            async for _ in backend.stream(generation, deadline_s=deadline_s):
+                pass
+        assert caught.value.kind is FailureKind.DEADLINE
+        assert gateway.gateway.runtime.scheduler.serves
 
 
 @pytest.mark.parametrize(("frames", "replica"), [(100, "b"), (600, "")])
