@@ -68,7 +68,6 @@ class _Ticket:
     attempts: int = 0
     tried: set[str] = field(default_factory=set)
     placement: PlacementState | None = None
-    last_failure: str = ""
 
 
 class Scheduler:
@@ -274,7 +273,6 @@ class Scheduler:
                 self._output_tokens[model] = mean + OUTPUT_LENGTH_WEIGHT * (per_choice - mean)
             return self._pump(model, now)
         ticket.tried.add(state.facts.name)
-        ticket.last_failure = event.detail
         if ticket.attempts >= self._limits.attempts or not self._open(ticket.request):
             retry = (
                 self._reject(
