@@ -157,6 +157,7 @@ def _local_placement(pool: Pool, name: str) -> Placement:
         name=name,
         kind=PlacementKind.LOCAL,
         model=pool.model,
+        pool=pool.name,
         # Ranks of a data-parallel replica step together and are not pinned: one placement.
         max_running=pool.max_num_seqs * pool.data_parallel_ranks,
         kv_capacity_tokens=pool.kv_capacity_tokens,

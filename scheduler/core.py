@@ -24,6 +24,7 @@ from scheduler.placement import (
     optimistic_ttft_s,
     permitted,
 )
+from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, SchedulerSnapshot
 from scheduler.types import (
     Action,
     AttemptEnded,
@@ -47,6 +48,8 @@ OUTPUT_LENGTH_WEIGHT = 0.02
 """Weight of a new output length in the running mean: the last 50 requests or so."""
 UNAVAILABLE_RETRY_S = 2.0
 """When to try again after every placement was down: two probe intervals."""
+SATURATION_TTFT_S = 2.0
+"""Wait that counts as saturation 1: the default time to first token of interactive requests."""
 SHORTEST_RETRY_S = 0.2
 LONGEST_RETRY_S = 60.0
 """Bounds of the hint when to try again, so that a wrong prediction does little harm."""
@@ -98,6 +101,34 @@ class Scheduler:
     def serves(self) -> bool:
         """Whether any placement is in service."""
         return any(state.serving for state in self._fleet.by_name.values())
+
+    def snapshot(self, now: float) -> SchedulerSnapshot:
+        """Figures of every placement, pool and queue."""
+        placements = tuple(state.snapshot(now) for state in self._fleet.by_name.values())
+        drains_s = {model: self._queue_work_s(model) for model in self._queues}
+        pools: dict[str, list[PlacementSnapshot]] = {}
+        for placement in placements:
+            if placement.kind is PlacementKind.LOCAL:
+                pools.setdefault(placement.pool, []).append(placement)
+        return SchedulerSnapshot(
+            at_s=now,
+            placements=placements,
+            pools=tuple(
+                PoolSnapshot(
+                    pool=name,
+                    model=members[0].model,
+                    groups=len({p.group for p in members}),
+                    groups_serving=len({p.group for p in members if p.serving}),
+                    releasable_groups=0,
+                    saturation=drains_s[members[0].model] / SATURATION_TTFT_S,
+                    saturated=drains_s[members[0].model] >= SATURATION_TTFT_S,
+                )
+                for name, members in pools.items()
+            ),
+            queues=tuple(
+                queue.snapshot(model, drains_s[model], now) for model, queue in self._queues.items()
+            ),
+        )
 
     def has_model(self, model: str) -> bool:
         """Whether any placement is there for the model, in service or not."""
@@ -263,7 +294,7 @@ class Scheduler:
         if ticket is None or ticket.placement is None:
             return ()
         state, ticket.placement = ticket.placement, None
-        state.remove(event.request_id)
+        state.remove(event.request_id, now)
         model = ticket.request.model
         if event.outcome is not AttemptOutcome.RETRYABLE:
             del self._tickets[event.request_id]
@@ -293,7 +324,7 @@ class Scheduler:
         model = ticket.request.model
         self._queues[model].remove(request_id)
         if ticket.placement is not None:
-            ticket.placement.remove(request_id)
+            ticket.placement.remove(request_id, now)
         return self._pump(model, now)
 
     def _current(self, request_id: str, attempt: int) -> _Ticket | None:
@@ -335,7 +366,9 @@ class Scheduler:
 
     def _drain_s(self, model: str) -> float:
         """When a refused request is worth another try: the predicted time to work the queue off."""
+        return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, self._queue_work_s(model)))
+
+    def _queue_work_s(self, model: str) -> float:
         states = self._fleet.by_model[model]
         serving = sum(s.serving and s.facts.kind is PlacementKind.LOCAL for s in states)
-        drain_s = self._queues[model].work_s / max(1, serving)
-        return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, drain_s))
+        return self._queues[model].work_s / max(1, serving)

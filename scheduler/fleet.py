@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scheduler.snapshot import PlacementSnapshot
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport, PlacementKind, Request
 
@@ -22,14 +23,19 @@ TTFT_WEIGHT = 0.1
 class Placement:
     """A place where requests can run: facts that do not change while it is configured.
 
-    `max_running`: sequences at once; `kv_capacity_tokens` and `context_tokens`: None when unknown;
-    `step_model`: None for a remote, which tells nothing of its engine.
+    `max_running`: sequences at once; `pool`: empty for a remote; `group`: what steps together,
+    empty where the placement is alone in it; `dp_rank`: the rank to pin, or None;
+    `kv_capacity_tokens` and `context_tokens`: None when unknown; `step_model`: None for a remote,
+    which tells nothing of its engine.
     """
 
     name: str
     kind: PlacementKind
     model: str
     max_running: int
+    pool: str = ""
+    group: str = ""
+    dp_rank: int | None = None
     remote_class: str = ""
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
@@ -72,6 +78,8 @@ class PlacementState:
     report: EngineReport | None = None
     external_sequences: int = 0
     _beyond: int = 0
+    idle_since_s: float | None = None
+    """When the last attempt left it; None: one runs, or none ever ran."""
     ttft_s: float | None = None
     """Running mean of the times to first token; None: none seen."""
 
@@ -101,6 +109,42 @@ class PlacementState:
         capacity = self.kv_capacity_tokens
         return longest if capacity is None else min(longest, capacity)
 
+    def snapshot(self, now: float) -> PlacementSnapshot:
+        """Figures to show."""
+        facts, report = self.facts, self.report
+        batch = self.sequences + self.external(now)
+        model = facts.step_model
+        kv_tokens = sum(r.request.prompt_tokens + r.output_tokens for r in self.residents.values())
+        age_s = None if report is None else max(0.0, now - report.at_s)
+        idle_since_s = now if self.idle_since_s is None else self.idle_since_s
+        return PlacementSnapshot(
+            name=facts.name,
+            pool=facts.pool,
+            model=facts.model,
+            kind=facts.kind,
+            group=facts.group or facts.name,
+            dp_rank=facts.dp_rank,
+            serving=self.serving,
+            reason=self.reason,
+            running_requests=len(self.residents),
+            running_sequences=self.sequences,
+            waiting_in_engine=None if report is None else report.waiting,
+            external_sequences=self.external(now),
+            kv_tokens=kv_tokens,
+            kv_reserved_tokens=self.kv_tokens,
+            kv_capacity_tokens=self.kv_capacity_tokens,
+            pending_prefill_s=self.pending_prefill_s,
+            predicted_batch=batch,
+            distinct_experts=None if model is None else model.distinct_experts(batch),
+            decode_step_s=None if model is None else model.decode_step_s(batch, kv_tokens),
+            report_age_s=age_s,
+            report_stale=age_s is None or age_s > REPORT_STALE_S,
+            idle_s=now - idle_since_s,
+            releasable=False,
+            ttft_s=self.ttft_s,
+            error_share=0.0,
+        )
+
     def has_room(self, request: Request, now: float) -> bool:
         """Whether `request` could start at once, in slots and in KV cache."""
         if self.sequences + self.external(now) + request.choices > self.facts.max_running:
@@ -121,6 +165,7 @@ class PlacementState:
             expected_output_tokens=expected_output_tokens,
         )
         self.residents[request.request_id] = resident
+        self.idle_since_s = None
         self.sequences += request.choices
         self.kv_tokens += resident.kv_tokens
         self.pending_prefill_s += resident.prefill_s
@@ -140,7 +185,7 @@ class PlacementState:
         resident.output_tokens = output_tokens
         self.remaining_tokens += resident.remaining_tokens
 
-    def remove(self, request_id: str) -> None:
+    def remove(self, request_id: str, now: float) -> None:
         """Counts an attempt out."""
         resident = self.residents.pop(request_id)
         self.sequences -= resident.request.choices
@@ -151,6 +196,7 @@ class PlacementState:
         if not self.residents:
             # Sums of floats drift by rounding; an empty placement is exactly empty.
             self.pending_prefill_s = self.remaining_tokens = 0.0
+            self.idle_since_s = now
 
     def take_report(self, report: EngineReport) -> None:
         """Takes an engine's report; what it holds beyond the own attempts is external load.

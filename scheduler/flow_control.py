@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
+from scheduler.snapshot import QueueSnapshot
 from scheduler.types import Request, SloClass
 
 PRIORITY_STEP_S = 1.0
@@ -60,6 +61,20 @@ class ModelQueue:
 
     def __repr__(self) -> str:
         return f"<ModelQueue {len(self)} requests, {self.size_bytes} bytes>"
+
+    def snapshot(self, model: str, predicted_drain_s: float, now: float) -> QueueSnapshot:
+        """Figures to show."""
+        oldest_s = {
+            name: min((q.request.arrival_s for q in line), default=now)
+            for name, line in self._classes.items()
+        }
+        return QueueSnapshot(
+            model=model,
+            requests={name: len(line) for name, line in self._classes.items()},
+            oldest_wait_s={name: now - arrival_s for name, arrival_s in oldest_s.items()},
+            size_bytes=self.size_bytes,
+            predicted_drain_s=predicted_drain_s,
+        )
 
     def has_room(self, request: Request) -> bool:
         """Whether the request fits the bounds."""

@@ -1,0 +1,51 @@
+"""The figures that the scheduler shows."""
+
+from __future__ import annotations
+
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.fleet import Placement
+from scheduler.flow_control import QueueLimits
+from scheduler.step_model import QWEN3_30B_H100
+from scheduler.types import (
+    AttemptEnded,
+    AttemptOutcome,
+    PlacementKind,
+    Progress,
+    ServingChanged,
+    SloClass,
+)
+from tests.unit.requests_made import request
+
+
+def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
+    placement = Placement(
+        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
+        step_model=QWEN3_30B_H100,
+    )  # fmt: skip
+    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
+    core = Scheduler((placement,), limits)
+    [idle] = core.snapshot(0.0).placements
+    assert (idle.serving, idle.report_stale, idle.group) == (False, True, "pool/a")
+
+    core.handle(ServingChanged(placement="pool/a", serving=True, reason="up"), 0.0)
+    core.submit(request("r1", prompt_tokens=1000), 0.0)
+    core.submit(request("r2", SloClass.BATCH, prompt_tokens=10), 1.0)
+    busy = core.snapshot(3.0)
+    [placed] = busy.placements
+    assert (placed.running_requests, placed.predicted_batch, placed.kv_tokens) == (1, 1, 1000)
+    assert placed.pending_prefill_s > 0
+    assert placed.distinct_experts == 8
+    [queue] = busy.queues
+    assert queue.requests[SloClass.BATCH] == 1
+    assert queue.oldest_wait_s[SloClass.BATCH] == 3.0
+    assert queue.oldest_wait_s[SloClass.INTERACTIVE] == 0.0
+    [pool] = busy.pools
+    assert (pool.pool, pool.groups, pool.groups_serving) == ("pool", 1, 1)
+
+    core.handle(Progress(request_id="r1", attempt=1, output_tokens=7), 3.5)
+    [placed] = core.snapshot(3.5).placements
+    assert (placed.kv_tokens, placed.pending_prefill_s) == (1007, 0)
+    for name in ("r1", "r2"):
+        core.handle(AttemptEnded(request_id=name, attempt=1, outcome=AttemptOutcome.OK), 4.0)
+    [placed] = core.snapshot(9.0).placements
+    assert (placed.running_requests, placed.idle_s, placed.kv_tokens) == (0, 5.0, 0)
