@@ -42,7 +42,9 @@ def parse_generation(
     """The request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every fault."""
     violations = Violations()
     generation_input = parse_input(proto, violations)
-    sampling = _parse_sampling(proto.sampling, violations)
+    sampling = Sampling()
+    if proto.HasField("sampling"):
+        sampling = _parse_sampling(proto.sampling, violations)
     _check_scheduling_fields(proto, violations)
     check = violations.check
     request_id = proto.request_id or secrets.token_hex(12)

@@ -52,9 +52,8 @@ class Finished:
 
 def duration(seconds: float) -> Duration:
     """Seconds as a proto Duration, to the nanosecond."""
-    message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
@@ -122,8 +121,8 @@ def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
 
 
 def _attempt(record: AttemptRecord) -> generation_pb2.Attempt:
-    started = Timestamp()
-    started.FromNanoseconds(round(record.started_unix_s * 1e9))
+    whole, nanos = divmod(round(record.started_unix_s * 1e9), 1_000_000_000)
+    started = Timestamp(seconds=whole, nanos=nanos)
     return generation_pb2.Attempt(
         placement=record.placement,
         outcome=record.outcome,

@@ -57,7 +57,10 @@ class Runtime:
 def session() -> aiohttp.ClientSession:
     """The session of all upstream calls: what bounds its connections is the scheduler."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S)
-    return aiohttp.ClientSession(connector=connector, auto_decompress=True)
+    # No cookies: an engine sets none that matter, and looking for them costs every request.
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True
+    )
 
 
 def build(

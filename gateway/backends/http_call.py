@@ -1,13 +1,15 @@
 """One HTTP call under time bounds: every way in which it breaks as an `UpstreamFailure`.
 
-A bound is set around a single wait, as a timer of the event loop, and never around a `yield`:
-there, it would cancel the consumer of the stream instead of the read.
+A bound holds for a single wait, never across a `yield`: there, it would cancel the consumer of the
+stream instead of the read. One timer serves all reads of a call, armed anew only when it fires too
+early: a timer for each read costs as much as the read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -28,7 +30,16 @@ class CallBounds:
         next_s: end of the next wait.
     """
 
-    __slots__ = ("_end_s", "_first_s", "_idle_s", "_started", "next_s")
+    __slots__ = (
+        "_armed_s",
+        "_end_s",
+        "_first_s",
+        "_idle_s",
+        "_started",
+        "_timer",
+        "_waits",
+        "next_s",
+    )
 
     def __init__(self, now_s: float, *, first_s: float, idle_s: float, end_s: float) -> None:
         """`first_s`: to the first output; `idle_s`: between two; `end_s`: a time, of all."""
@@ -36,7 +47,43 @@ class CallBounds:
         self._idle_s = idle_s
         self._end_s = end_s
         self._started = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_s = math.inf
+        self._waits: aiohttp.StreamReader | None = None
         self.next_s = min(now_s + first_s, end_s)
+
+    async def read(self, content: aiohttp.StreamReader) -> bytes:
+        """What has come, or comes next, by `next_s`; none: the end. Raises TimeoutError, after
+        which `content` cannot be read any more."""
+        if self._timer is None or self.next_s < self._armed_s:
+            self._arm()
+        self._waits = content
+        try:
+            return await content.readany()
+        finally:
+            self._waits = None
+
+    def close(self) -> None:
+        """The call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        self.close()
+        if self.next_s < math.inf:
+            loop = asyncio.get_running_loop()
+            self._armed_s = self.next_s
+            self._timer = loop.call_at(self.next_s, self._fire, loop)
+
+    def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waits is None:
+            return
+        if loop.time() < self.next_s:
+            self._arm()
+        else:
+            self._waits.set_exception(TimeoutError())
 
     def note_output(self, now_s: float) -> None:
         """Output came: the idle bound starts anew."""
@@ -99,8 +146,7 @@ async def open_response(
 async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
     """The bytes that have come, or come next; none: the end of the body."""
     try:
-        async with asyncio.timeout_at(bounds.next_s):
-            return await response.content.readany()
+        return await bounds.read(response.content)
     except TimeoutError as error:
         raise bounds.failure() from error
     except aiohttp.ClientError as error:

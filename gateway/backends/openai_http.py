@@ -94,7 +94,7 @@ class OpenAIHttpBackend:
             generation, self._upstream_model, self._dialect, pace.tokens_per_chunk
         )
         decoder = StreamDecoder(
-            generation.choices, self._dialect, estimated_prompt_tokens(generation)
+            generation.choices, self._dialect, lambda: estimated_prompt_tokens(generation)
         )
         reader = SseReader()
         bounds = CallBounds(
@@ -139,6 +139,7 @@ class OpenAIHttpBackend:
             yield decoder.end()
             await http_call.await_end(response)
         finally:
+            bounds.close()
             # No effect after the body's end: the connection is back in the pool by then.
             response.close()
 
@@ -178,6 +179,7 @@ class OpenAIHttpBackend:
         try:
             answer = await http_call.read_at_most(response, max_bytes, bounds)
         finally:
+            bounds.close()
             response.close()
         if len(answer) > max_bytes:
             message = f"{path} answers with more than {max_bytes} bytes"
@@ -215,6 +217,7 @@ class OpenAIHttpBackend:
             # The status alone says enough.
             text = b""
         finally:
+            soon.close()
             response.close()
         retry_after = response.headers.get("Retry-After")
         raise http_failure(response.status, text, retry_after, time.time())

@@ -6,7 +6,7 @@ an error in the stream, too. Usage is told at the end only, from the last accoun
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -22,13 +22,14 @@ from gateway.generation import Chunk, Usage
 class StreamDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
-    `choices`: how many were asked for. `prompt_tokens`: an estimate, should no usage come.
+    `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
     """
 
-    def __init__(self, choices: int, dialect: Dialect, prompt_tokens: int) -> None:
+    def __init__(self, choices: int, dialect: Dialect, prompt_tokens: Callable[[], int]) -> None:
         self._choices = [ChoiceNews(index) for index in range(choices)]
         self._dialect = dialect
-        self._prompt_tokens = prompt_tokens
+        self._estimated_prompt_tokens = prompt_tokens
+        self._prompt_tokens: int | None = None
         self._usage: wire.Usage | None = None
         self._failure: UpstreamFailure | None = None
         self._done = False
@@ -130,11 +131,14 @@ class StreamDecoder:
 
     def _estimate(self) -> Usage:
         choices = self._choices
+        prompt_tokens = self._prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = self._estimated_prompt_tokens()
         if all(choice.trusts_reported for choice in choices):
             # vLLM's counts with each frame add up to the account that did not come.
             tokens = sum(choice.output_tokens for choice in choices)
-            return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=tokens)
+            return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
         tokens = sum(
             max(choice.output_tokens, estimated_tokens(choice.output_bytes)) for choice in choices
         )
-        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=tokens, estimated=True)
+        return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, estimated=True)

@@ -192,7 +192,7 @@ def check_usage(usage: Usage) -> None:
 
 def check_decoder(stream: Payloads) -> None:
     """Only UpstreamFailure, only at the end; what comes before it can be sent to a client."""
-    decoder = StreamDecoder(stream.choices, stream.dialect, prompt_tokens=77)
+    decoder = StreamDecoder(stream.choices, stream.dialect, prompt_tokens=lambda: 77)
     finished: set[int] = set()
     output_tokens = 0
     for payloads in stream.feeds:

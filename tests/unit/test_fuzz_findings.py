@@ -20,7 +20,7 @@ from tests.fuzz.targets import METADATA_LIMIT_BYTES, answer_bytes
 
 
 def decoder(choices: int = 1) -> StreamDecoder:
-    return StreamDecoder(choices, Dialect.VLLM, prompt_tokens=77)
+    return StreamDecoder(choices, Dialect.VLLM, prompt_tokens=lambda: 77)
 
 
 def frame(text: str, **fields: Any) -> bytes:

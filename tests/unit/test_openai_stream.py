@@ -26,7 +26,7 @@ def golden(name: str) -> list[bytes]:
 
 
 def decoder(choices: int = 1, dialect: Dialect = Dialect.VLLM) -> StreamDecoder:
-    return StreamDecoder(choices, dialect, prompt_tokens=77)
+    return StreamDecoder(choices, dialect, prompt_tokens=lambda: 77)
 
 
 def frame(*choices: dict[str, Any], **fields: Any) -> bytes:
