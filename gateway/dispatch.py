@@ -14,6 +14,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.accounting.price_book import PriceBook
+from gateway.accounting.settlement import SettledAttempt, Sink, settle
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.generation import Chunk, Generation, Usage
 from gateway.responses import AttemptRecord, Finished
@@ -61,6 +63,8 @@ class PartialOutput(Exception):
         super().__init__(failure.message)
         self.failure = failure
         self.usage = usage
+        self.settled: SettledAttempt | None = None
+        """Its account, once the attempt has ended."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +74,7 @@ class _Flight:
     request: Request
     generation: Generation
     decision: asyncio.Future[Dispatch | Reject]
+    book: PriceBook
     attempt: int = 0
     output_tokens: int = 0
     reported_tokens: int = 0
@@ -81,6 +86,8 @@ class _Flight:
     model: str = ""
     records: list[AttemptRecord] = field(default_factory=list)
     failure: UpstreamFailure | None = None
+    settled: SettledAttempt | None = None
+    """The account of its last attempt."""
 
 
 class Dispatcher:
@@ -95,13 +102,19 @@ class Dispatcher:
         on_refused: Callable[[str], None],
         on_silent: Callable[[str], None],
         on_tick: Callable[[], None],
+        book: PriceBook,
+        sinks: tuple[Sink, ...] = (),
     ) -> None:
+        """`book`: prices of requests that come from now on; `sinks` are told of every attempt."""
         self._scheduler = scheduler
         self._backends = backends
         self._clock = clock
         self._on_refused = on_refused
         self._on_silent = on_silent
         self._on_tick = on_tick
+        self.book = book
+        self._sinks = sinks
+        self._pools = {state.facts.name: state.facts.pool for state in scheduler.placements}
         self._flights: dict[str, _Flight] = {}
         self._wake = asyncio.Event()
         self._sleeps_unbounded = False
@@ -158,7 +171,12 @@ class Dispatcher:
         """
         loop = asyncio.get_running_loop()
         key = request.request_id
-        flight = _Flight(request=request, generation=generation, decision=loop.create_future())
+        flight = _Flight(
+            request=request,
+            generation=generation,
+            decision=loop.create_future(),
+            book=self.book,
+        )
         self._flights[key] = flight
         self._idle.clear()
         try:
@@ -174,9 +192,12 @@ class Dispatcher:
                 async with aclosing(self._attempt(flight, action, hold)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-                if flight.usage is not None:
-                    yield self._finished(flight, action, flight.usage)
+                if flight.usage is not None and flight.settled is not None:
+                    yield self._finished(flight, action, flight.usage, flight.settled)
                     return
+        except PartialOutput as partial:
+            partial.settled = flight.settled
+            raise
         finally:
             del self._flights[key]
             if not self._flights:
@@ -249,6 +270,7 @@ class Dispatcher:
                 )
             )
             usage = flight.usage
+            self._settle(flight, action, outcome, ended_s - started_s)
             self.handle(
                 AttemptEnded(
                     request_id=flight.request.request_id,
@@ -260,6 +282,29 @@ class Dispatcher:
                     output_tokens=usage.completion_tokens if usage else None,
                 )
             )
+
+    def _settle(
+        self, flight: _Flight, action: Dispatch, outcome: AttemptOutcome, duration_s: float
+    ) -> None:
+        """Accounts for an attempt that has ended, and tells the sinks."""
+        usage = flight.usage
+        if usage is None and (outcome is AttemptOutcome.CANCELLED or flight.output_tokens):
+            usage = self._usage_so_far(flight)  # it ran: its prompt, and what came
+        now_unix_s = time.time()
+        flight.settled = settle(
+            flight.request,
+            action,
+            book=flight.book,
+            pool=self._pools[action.placement],
+            outcome=outcome,
+            handed_over=flight.committed,
+            usage=usage,
+            metered=None,
+            started_unix_s=now_unix_s - duration_s,
+            ended_unix_s=now_unix_s,
+        )
+        for sink in self._sinks:
+            sink(flight.settled)
 
     def _note(self, flight: _Flight, chunk: Chunk) -> None:
         """Takes counts and times from a chunk."""
@@ -298,7 +343,9 @@ class Dispatcher:
             estimated=True,
         )
 
-    def _finished(self, flight: _Flight, action: Dispatch, usage: Usage) -> Finished:
+    def _finished(
+        self, flight: _Flight, action: Dispatch, usage: Usage, settled: SettledAttempt
+    ) -> Finished:
         request, first_s = flight.request, flight.first_token_s
         later_tokens = flight.output_tokens / request.choices - 1
         tpot_s = None
@@ -308,6 +355,7 @@ class Dispatcher:
         return Finished(
             model=flight.model,
             usage=usage,
+            settled=settled,
             kind=action.kind,
             placement=action.placement,
             reason=action.reason,

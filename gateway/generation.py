@@ -176,13 +176,17 @@ class ChoiceDelta:
 class Usage:
     """Tokens of one attempt, all choices together; None: the upstream does not say.
 
-    `prompt_tokens` includes the cached ones. `estimated`: counted by the gateway, not reported.
+    `prompt_tokens` includes the cached ones and those written to a cache (for about 5 minutes, or
+    `long_` for an hour, where the upstream bills that). `estimated`: counted by the gateway, not
+    reported.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int = 0
+    long_cache_write_tokens: int = 0
     estimated: bool = False
 
 

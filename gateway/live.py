@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.accounting.settlement import Sink
 from gateway.auth import Authenticator
 from gateway.config import Config
 from gateway.loop_load import LoopLoad
@@ -59,12 +60,14 @@ class Live:
         clock: Callable[[], float],
         load: LoopLoad,
         on_change: Callable[[], Awaitable[None]],
+        sinks: tuple[Sink, ...] = (),
     ) -> None:
         """Raises ConfigError."""
         self._upstream = upstream
         self._clock = clock
         self._load = load
         self._on_change = on_change
+        self._sinks = sinks
         self._retired: set[asyncio.Task[None]] = set()
         self._current = self._start(config, base_dir)
 
@@ -107,7 +110,15 @@ class Live:
         await self._current.stop()
 
     def _start(self, config: Config, base_dir: Path) -> _Running:
-        runtime = build(config, base_dir, self._upstream, self._clock, self._load, self._on_change)
+        runtime = build(
+            config,
+            base_dir,
+            self._upstream,
+            self._clock,
+            self._load,
+            self._on_change,
+            self._sinks,
+        )
         return _Running(
             runtime=runtime,
             authenticator=Authenticator(config),

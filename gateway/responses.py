@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gateway.accounting.settlement import CostBasis, SettledAttempt, TokenKind
 from gateway.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.types import PlacementKind
@@ -21,6 +22,16 @@ _FINISH = {
 _KIND = {
     PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
     PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
+}
+_BASIS = {
+    CostBasis.METERED: generation_pb2.COST_BASIS_METERED,
+    CostBasis.LIST_PRICE: generation_pb2.COST_BASIS_LIST_PRICE,
+    CostBasis.ESTIMATED: generation_pb2.COST_BASIS_ESTIMATED,
+}
+_TOKEN_KIND = {
+    TokenKind.UNCACHED_INPUT: generation_pb2.TOKEN_KIND_UNCACHED_INPUT,
+    TokenKind.CACHED_INPUT: generation_pb2.TOKEN_KIND_CACHED_INPUT,
+    TokenKind.OUTPUT: generation_pb2.TOKEN_KIND_OUTPUT,
 }
 
 
@@ -40,6 +51,7 @@ class Finished:
 
     model: str
     usage: Usage
+    settled: SettledAttempt
     kind: PlacementKind
     placement: str
     reason: str
@@ -95,6 +107,30 @@ def usage_message(usage: Usage) -> generation_pb2.Usage:
     return message
 
 
+def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
+    """What an attempt cost; None: not known."""
+    if settled.metered_nano_usd is None and settled.charged_nano_usd is None:
+        return None
+    message = generation_pb2.Cost(
+        price_row_id=settled.price_row_id,
+        parts=[
+            generation_pb2.CostPart(
+                kind=_TOKEN_KIND[part.kind], tokens=part.tokens, nano_usd=part.nano_usd
+            )
+            for part in settled.parts
+        ],
+    )
+    if settled.metered_nano_usd is not None:
+        message.metered_nano_usd = settled.metered_nano_usd
+    if settled.charged_nano_usd is not None:
+        message.charged_nano_usd = settled.charged_nano_usd
+    if settled.basis is not None:
+        message.basis = _BASIS[settled.basis]
+    if settled.cheapest_remote_nano_usd is not None:
+        message.cheapest_remote_nano_usd = settled.cheapest_remote_nano_usd
+    return message
+
+
 def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
     """The end of a generation, with its account."""
     target, _, replica = finished.placement.partition("/")
@@ -109,6 +145,7 @@ def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
         request_id=request_id,
         model=finished.model,
         usage=usage_message(finished.usage),
+        cost=cost_message(finished.settled),
         route=generation_pb2.Route(
             kind=_KIND[finished.kind],
             target=target,

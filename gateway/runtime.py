@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import aiohttp
 
+from gateway.accounting.price_book import price_book
+from gateway.accounting.settlement import Sink
 from gateway.backends.openai_body import Dialect, unsupported_fields
 from gateway.backends.openai_http import OpenAIHttpBackend
-from gateway.config import Config, Pool
+from gateway.config import Config, Gpu, Pool
 from gateway.dispatch import Dispatcher
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
@@ -25,6 +28,8 @@ from scheduler.types import PlacementKind
 UPSTREAM_KEEPALIVE_S = 4.0
 """Idle connections are closed before vLLM's HTTP server does so, after 5 s: a request that is sent
 into a closing connection is lost."""
+NANO_USD = 1_000_000_000
+"""Of one US dollar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +75,10 @@ def build(
     clock: Callable[[], float],
     load: LoopLoad,
     on_change: Callable[[], Awaitable[None]],
+    sinks: tuple[Sink, ...] = (),
 ) -> Runtime:
-    """Builds everything. `base_dir`: what secret files are relative to. Raises ConfigError."""
+    """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
+    attempt. Raises ConfigError."""
     placements: list[Placement] = []
     backends: dict[str, OpenAIHttpBackend] = {}
     dialects: dict[str, Dialect] = {}
@@ -134,6 +141,8 @@ def build(
         on_refused=lambda placement: prober.note_refused(placement),
         on_silent=lambda placement: prober.note_silent(placement),
         on_tick=load.sample,
+        book=price_book(placements),
+        sinks=sinks,
     )
     prober = Prober(
         replicas=tuple(replicas),
@@ -166,7 +175,16 @@ def _local_placement(pool: Pool, name: str) -> Placement:
         kv_capacity_tokens=pool.kv_capacity_tokens,
         context_tokens=pool.context_tokens,
         step_model=_prior(pool),
+        nano_usd_per_s=_nano_usd_per_s(pool.gpu),
     )
+
+
+def _nano_usd_per_s(gpu: Gpu) -> int | None:
+    """Bill of one replica; None: its price is unknown."""
+    if gpu.usd_per_gpu_hour is None:
+        return None
+    nano_usd_per_hour = Decimal(gpu.usd_per_gpu_hour) * gpu.count * NANO_USD
+    return int((nano_usd_per_hour / 3600).to_integral_value(ROUND_HALF_UP))
 
 
 def _prior(pool: Pool) -> StepModel:

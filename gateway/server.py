@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gateway.accounting.settlement import Sink
 from gateway.config import Config
 from gateway.config_file import load
 from gateway.config_problems import ConfigError
@@ -104,8 +105,11 @@ async def serve(path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway on this loop; leaving the context drains and stops it. Raises ConfigError."""
+async def running_gateway(
+    config: Config, base_dir: Path, *, sinks: tuple[Sink, ...] = ()
+) -> AsyncIterator[RunningGateway]:
+    """A gateway on this loop; leaving the context drains and stops it. `sinks`: told of every
+    attempt. Raises ConfigError."""
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
@@ -126,6 +130,7 @@ async def running_gateway(config: Config, base_dir: Path) -> AsyncIterator[Runni
             clock=clock,
             load=LoopLoad(clock, time.process_time, config.server.longest_hold_s),
             on_change=tell_health,
+            sinks=sinks,
         )
         try:
             await tell_health()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scheduler.pricing import TokenRates
 from scheduler.snapshot import PlacementSnapshot
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport, PlacementKind, Request
@@ -26,7 +27,8 @@ class Placement:
     `max_running`: sequences at once; `pool`: empty for a remote; `group`: what steps together,
     empty where the placement is alone in it; `dp_rank`: the rank to pin, or None;
     `kv_capacity_tokens` and `context_tokens`: None when unknown; `step_model`: None for a remote,
-    which tells nothing of its engine.
+    which tells nothing of its engine. `rates`: a remote's list price or an own pool's showback
+    rate; `nano_usd_per_s`: the bill of an own group; None: unknown, never free.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Placement:
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
     step_model: StepModel | None = None
+    rates: TokenRates | None = None
+    nano_usd_per_s: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)

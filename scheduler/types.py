@@ -89,6 +89,7 @@ class Request:
     remote_classes: frozenset[str]
     prompt_tokens_exact: bool = False
     session_id: str = ""
+    key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
 
 

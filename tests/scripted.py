@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gateway.accounting.settlement import Sink
 from gateway.config import Timeouts
 from tests import serving
 from tests.serving import Serving
@@ -85,7 +86,7 @@ class Scripted:
 
 
 @contextlib.asynccontextmanager
-async def upstreams(*scripts: Scripted) -> AsyncIterator[Serving]:
+async def upstreams(*scripts: Scripted, sinks: tuple[Sink, ...] = ()) -> AsyncIterator[Serving]:
     """A gateway in front of scripted upstreams, named a, b, c in order."""
     async with contextlib.AsyncExitStack() as stack:
         for script in scripts:
@@ -101,4 +102,6 @@ async def upstreams(*scripts: Scripted) -> AsyncIterator[Serving]:
             script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         timeouts = Timeouts(first_token_s=2.0, idle_s=2.0)
         pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
-        yield await stack.enter_async_context(serving.serving(serving.config(pools=[pool])))
+        yield await stack.enter_async_context(
+            serving.serving(serving.config(pools=[pool]), sinks=sinks)
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from gateway.accounting.settlement import Sink
 from gateway.auth import key_sha256
 from gateway.config import (
     Config,
@@ -92,10 +93,12 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Config, *, ready: bool = True) -> AsyncIterator[Serving]:
+async def serving(
+    settings: Config, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
+) -> AsyncIterator[Serving]:
     """Runs a gateway; with `ready`, until every own replica is in service."""
     async with (
-        running_gateway(settings, Path.cwd()) as gateway,
+        running_gateway(settings, Path.cwd(), sinks=sinks) as gateway,
         grpc.aio.insecure_channel(gateway.address) as channel,
     ):
         if ready:

@@ -1,0 +1,1 @@
+"""Money: dated prices, what each attempt cost, and where the bill of the own servers went."""
