@@ -27,6 +27,8 @@ from scheduler.types import (
     Cancelled,
     Dispatch,
     Event,
+    Fault,
+    PlacementKind,
     Progress,
     Reject,
     Request,
@@ -187,7 +189,10 @@ class Dispatcher:
             while True:
                 action = await flight.decision
                 if isinstance(action, Reject):
-                    raise Rejected(action) from flight.failure
+                    last = flight.failure
+                    if last is not None and last.fault is Fault.REQUEST:
+                        raise last  # what the client can mend, not what ran out
+                    raise Rejected(action) from last
                 flight.decision = loop.create_future()
                 async with aclosing(self._attempt(flight, action, hold)) as chunks:
                     async for chunk in chunks:
@@ -218,6 +223,7 @@ class Dispatcher:
         held: list[Chunk] = []
         held_logprobs = 0
         outcome, detail = AttemptOutcome.CANCELLED, "cancelled"
+        fault, retry_after_s = Fault.NONE, None
         try:
             backend = self._backends[action.placement]
             upstream = backend.stream(flight.generation, deadline_s=flight.request.deadline_s)
@@ -248,7 +254,10 @@ class Dispatcher:
             flight.failure = failure
             retryable = failure.retryable and not flight.committed
             outcome = AttemptOutcome.RETRYABLE if retryable else AttemptOutcome.FAILED
-            if failure.kind is FailureKind.CONNECT:
+            fault, retry_after_s = failure.fault, failure.retry_after_s
+            if action.kind is PlacementKind.REMOTE:
+                pass  # nobody looks at a remote: its breaker decides
+            elif failure.kind is FailureKind.CONNECT:
                 self.handle(
                     ServingChanged(placement=action.placement, serving=False, reason=detail)
                 )
@@ -280,6 +289,8 @@ class Dispatcher:
                     prompt_tokens=usage.prompt_tokens if usage else None,
                     cached_tokens=usage.cached_tokens if usage else None,
                     output_tokens=usage.completion_tokens if usage else None,
+                    fault=fault,
+                    retry_after_s=retry_after_s,
                 )
             )
 

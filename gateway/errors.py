@@ -165,6 +165,10 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
         case FailureKind.BAD_REQUEST:
             param = failure.param.removeprefix("body.")
             return invalid([(_FIELDS.get(param, param) or "request", failure.message)])
+        case FailureKind.CONTEXT_LENGTH:
+            return invalid([("input", f"{failure.message}: shorten the prompt")])
+        case FailureKind.CONTENT_FILTER:
+            return invalid([("input", failure.message)])
         case FailureKind.DEADLINE:
             return deadline(failure.message)
         case _:

@@ -1,10 +1,10 @@
 """Life of the placements: into service after a real token, out when they fail, their reports.
 
-One task per placement. An own replica enters service when it lists its model and has answered a
+One task per own replica. An own replica enters service when it lists its model and has answered a
 one-token request (its /health is 200 even when the engine cannot serve), and leaves on a refused
 connection or two failed looks at its metrics. A replica that was silent towards a request is asked
 for a token again, and leaves if none comes: an engine can hang behind a server that answers. A
-remote is presumed good; after a refused connection it rests for a while.
+remote is presumed good: only requests show what it does, and its breaker what follows.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ PROBE_DEADLINE_S = 60.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 10.0
 """Waits between two tries to bring a replica into service."""
-REMOTE_REST_S = 5.0
-"""How long a remote that refused a connection is left alone."""
 FAILED_LOOKS = 2
 """Failed looks at the metrics, one after the other, that end a replica's service."""
 
@@ -75,8 +73,7 @@ class Prober:
         self._clock = clock
         self._report = report
         self._on_change = on_change
-        names = [*(replica.placement for replica in replicas), *remotes]
-        self._refused = {name: asyncio.Event() for name in names}
+        self._refused = {replica.placement: asyncio.Event() for replica in replicas}
         self._silent: set[str] = set()
         self._in_service: set[str] = set()
 
@@ -94,11 +91,11 @@ class Prober:
 
     async def run(self) -> None:
         """Watches until cancelled."""
+        for remote in self._remotes:
+            await self._serving(remote, True, "presumed good")
         async with asyncio.TaskGroup() as group:
             for replica in self._replicas:
                 group.create_task(self._watch_replica(replica))
-            for remote in self._remotes:
-                group.create_task(self._watch_remote(remote))
 
     async def _watch_replica(self, replica: Probed) -> None:
         name = replica.placement
@@ -165,15 +162,6 @@ class Prober:
     async def _look(self, replica: Probed, context_tokens: int | None) -> EngineReport:
         text = await replica.engine.metrics()
         return parse_metrics(text, replica.placement, self._clock(), context_tokens)
-
-    async def _watch_remote(self, placement: str) -> None:
-        refused = self._refused[placement]
-        await self._serving(placement, True, "presumed good")
-        while True:
-            await refused.wait()
-            await asyncio.sleep(REMOTE_REST_S)
-            refused.clear()
-            await self._serving(placement, True, "rested after a refused connection")
 
     async def _serving(self, placement: str, serving: bool, reason: str) -> None:
         if not serving:

@@ -13,10 +13,11 @@ placement serves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scheduler.fleet import Fleet, Placement, PlacementState
 from scheduler.flow_control import ModelQueue, Queued, QueueLimits
+from scheduler.gates import Gates
 from scheduler.placement import (
     choose,
     fits_context,
@@ -24,7 +25,9 @@ from scheduler.placement import (
     optimistic_ttft_s,
     permitted,
 )
+from scheduler.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
 from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, SchedulerSnapshot
+from scheduler.ticket import Ticket
 from scheduler.types import (
     Action,
     AttemptEnded,
@@ -61,16 +64,7 @@ class SchedulerLimits:
 
     queue: QueueLimits
     attempts: int
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """A request that has not ended."""
-
-    request: Request
-    attempts: int = 0
-    tried: set[str] = field(default_factory=set)
-    placement: PlacementState | None = None
+    retries: RetryLimits = DEFAULT_RETRIES
 
 
 class Scheduler:
@@ -78,10 +72,13 @@ class Scheduler:
 
     def __init__(self, placements: Iterable[Placement], limits: SchedulerLimits) -> None:
         self._limits = limits
+        placements = tuple(placements)
         self._fleet = Fleet(placements)
+        self._gates = Gates(placements)
+        self._retries = RetryBudget(limits.retries)
         self._queues = {name: ModelQueue(limits.queue) for name in self._fleet.by_model}
         self._output_tokens = dict.fromkeys(self._fleet.by_model, FIRST_OUTPUT_TOKENS)
-        self._tickets: dict[str, _Ticket] = {}
+        self._tickets: dict[str, Ticket] = {}
 
     def __repr__(self) -> str:
         running = sum(len(state.residents) for state in self._fleet.by_name.values())
@@ -138,7 +135,8 @@ class Scheduler:
         """Takes a new request; its id must be new among those that have not ended."""
         if request.request_id in self._tickets:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        self._tickets[request.request_id] = _Ticket(request)
+        self._tickets[request.request_id] = Ticket(request)
+        self._retries.request()
         refusal = self._refuse_at_admission(request, now)
         if refusal is not None:
             return (self._reject(request, *refusal),)
@@ -163,6 +161,8 @@ class Scheduler:
             case ServingChanged():
                 state = self._fleet.by_name[event.placement]
                 state.serving, state.reason = event.serving, event.reason
+                if event.serving:
+                    self._gates.proved(event.placement)
                 return self._pump(state.facts.model, now)
 
     def tick(self, now: float) -> Tick:
@@ -174,6 +174,8 @@ class Scheduler:
             actions.extend(self._pump(model, now))
             if (expiry_s := queue.next_expiry_s()) is not None:
                 wakes.append(expiry_s)
+        if wakes and (change_s := self._gates.next_change_s(now)) is not None:
+            wakes.append(change_s)
         return Tick(actions=tuple(actions), next_wake_s=min(wakes, default=None))
 
     def _refuse_at_admission(
@@ -195,6 +197,11 @@ class Scheduler:
         if not serving:
             message = f"no server of model {request.model!r} is in service: {fitting[0].reason}"
             return RejectReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+        broken = self._gates.all_broken([state.facts.name for state in serving], now)
+        if broken is not None:
+            message = f"every server of model {request.model!r} that could run this fails: "
+            retry_s = max(UNAVAILABLE_RETRY_S, broken.retry_after_s)
+            return RejectReason.UNAVAILABLE, message + broken.reason, retry_s
         if now + min(optimistic_ttft_s(state.facts) for state in serving) > request.deadline_s:
             return RejectReason.DEADLINE, "the deadline is too near for a single token", None
         return None
@@ -203,17 +210,17 @@ class Scheduler:
         """Starts a request, queues it, sends it to a remote, or refuses it: the first that goes."""
         queue = self._queues[request.model]
         if not queue:
-            action = self._start(request, self._candidates(request), now)
+            action = self._start(request, self._candidates(request, now), now)
             if action is not None:
                 return (action,)
         if queue.has_room(request):
             last_start_s = request.deadline_s - min(
-                (optimistic_ttft_s(state.facts) for state in self._open(request)), default=0.0
+                (optimistic_ttft_s(state.facts) for state in self._open(request, now)), default=0.0
             )
             expires_s = min(now + request.slo.max_queue_s, last_start_s)
-            queue.push(request, expires_s, self._work_s(request))
+            queue.push(request, expires_s, self._work_s(request, now))
             return ()
-        action = self._start(request, self._remotes(request), now)
+        action = self._start(request, self._remotes(request, now), now)
         if action is not None:
             return (action,)
         message = f"the queue of model {request.model!r} is full ({len(queue)} requests)"
@@ -226,7 +233,7 @@ class Scheduler:
         queue = self._queues[model]
         actions: list[Action] = []
         while (request := queue.head()) is not None:
-            candidates = self._candidates(request)
+            candidates = self._candidates(request, now)
             if not candidates:
                 queue.remove(request.request_id)
                 message = f"no server of model {model!r} is in service"
@@ -241,31 +248,34 @@ class Scheduler:
             actions.append(action)
         return tuple(actions)
 
-    def _open(self, request: Request) -> list[PlacementState]:
-        """Placements in service that may run it and have not failed it yet."""
-        tried = self._tickets[request.request_id].tried
-        return [
+    def _open(self, request: Request, now: float) -> Sequence[PlacementState]:
+        """Placements in service, unbroken, that may run it and have not failed it yet."""
+        ticket = self._tickets[request.request_id]
+        states = [
             state
             for state in self._fleet.by_model[request.model]
             if state.serving
-            and state.facts.name not in tried
+            and ticket.may_try(state.facts)
             and permitted(state, request)
             and fits_context(state, request)
+            and not self._gates.broken(state.facts.name, now)
         ]
+        return ticket.preferred(states)
 
-    def _remotes(self, request: Request) -> list[PlacementState]:
-        return [s for s in self._open(request) if s.facts.kind is PlacementKind.REMOTE]
+    def _remotes(self, request: Request, now: float) -> list[PlacementState]:
+        return [s for s in self._open(request, now) if s.facts.kind is PlacementKind.REMOTE]
 
-    def _candidates(self, request: Request) -> list[PlacementState]:
+    def _candidates(self, request: Request, now: float) -> Sequence[PlacementState]:
         """Own placements; remotes only where no own one could ever serve it."""
-        open_states = self._open(request)
+        open_states = self._open(request, now)
         local = [state for state in open_states if state.facts.kind is PlacementKind.LOCAL]
         return local or open_states
 
     def _start(
         self, request: Request, states: Sequence[PlacementState], now: float
     ) -> Dispatch | None:
-        chosen = choose(states, request, self._expected_output(request), now)
+        admitting = [s for s in states if self._gates.admits(s.facts.name, request, now)]
+        chosen = choose(admitting, request, self._expected_output(request), now)
         if chosen is None:
             return None
         state, prediction = chosen
@@ -273,6 +283,7 @@ class Scheduler:
         ticket.attempts += 1
         ticket.placement = state
         state.add(request, self._expected_output(request), now)
+        self._gates.started(state.facts.name, request, now)
         if state.facts.kind is PlacementKind.LOCAL:
             reason = f"least predicted work of {len(states)}: {prediction.work_s:.2f} s"
         elif len(self._queues[request.model]):
@@ -295,27 +306,30 @@ class Scheduler:
             return ()
         state, ticket.placement = ticket.placement, None
         state.remove(event.request_id, now)
+        self._gates.ended(state.facts.name, event.request_id, event, now)
         model = ticket.request.model
         if event.outcome is not AttemptOutcome.RETRYABLE:
             del self._tickets[event.request_id]
+            if event.outcome is AttemptOutcome.OK and ticket.attempts > 1:
+                self._retries.succeeded()
             if event.outcome is AttemptOutcome.OK and event.output_tokens is not None:
                 per_choice = event.output_tokens / ticket.request.choices
                 mean = self._output_tokens[model]
                 self._output_tokens[model] = mean + OUTPUT_LENGTH_WEIGHT * (per_choice - mean)
             return self._pump(model, now)
-        ticket.tried.add(state.facts.name)
-        if ticket.attempts >= self._limits.attempts or not self._open(ticket.request):
-            retry = (
-                self._reject(
-                    ticket.request,
-                    RejectReason.ATTEMPTS_EXHAUSTED,
-                    f"{ticket.attempts} attempts failed, the last on {state.facts.name}: "
-                    f"{event.detail}",
-                    UNAVAILABLE_RETRY_S,
-                ),
-            )
-            return (*retry, *self._pump(model, now))
-        return (*self._admit(ticket.request, now), *self._pump(model, now))
+        ticket.failed_at(state.facts, event.fault)
+        request = ticket.request
+        hint = f"the last on {state.facts.name}: {event.detail}"
+        if ticket.attempts >= self._limits.attempts or not self._open(request, now):
+            message = f"{ticket.attempts} attempts failed, {hint}"
+        elif not self._retries.take(now):
+            message = f"too many retries in the whole gateway, {hint}"
+        else:
+            return (*self._admit(request, now), *self._pump(model, now))
+        retry_s = event.retry_after_s
+        retry_s = UNAVAILABLE_RETRY_S if retry_s is None else min(LONGEST_RETRY_S, retry_s)
+        refusal = self._reject(request, RejectReason.ATTEMPTS_EXHAUSTED, message, retry_s)
+        return (refusal, *self._pump(model, now))
 
     def _cancelled(self, request_id: str, now: float) -> tuple[Action, ...]:
         ticket = self._tickets.pop(request_id, None)
@@ -325,9 +339,10 @@ class Scheduler:
         self._queues[model].remove(request_id)
         if ticket.placement is not None:
             ticket.placement.remove(request_id, now)
+            self._gates.ended(ticket.placement.facts.name, request_id, None, now)
         return self._pump(model, now)
 
-    def _current(self, request_id: str, attempt: int) -> _Ticket | None:
+    def _current(self, request_id: str, attempt: int) -> Ticket | None:
         ticket = self._tickets.get(request_id)
         return ticket if ticket is not None and ticket.attempts == attempt else None
 
@@ -357,10 +372,10 @@ class Scheduler:
         expected = min(self._output_tokens[request.model], request.max_output_tokens)
         return expected * request.choices
 
-    def _work_s(self, request: Request) -> float:
+    def _work_s(self, request: Request, now: float) -> float:
         """Engine time that a waiting request adds to the queue."""
         expected = self._expected_output(request)
-        states = [state for state in self._open(request) if state.facts.step_model is not None]
+        states = [state for state in self._open(request, now) if state.facts.step_model is not None]
         works = [full_batch_work_s(state.facts, request, expected) for state in states]
         return min(works, default=0.0)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scheduler.pricing import TokenRates
+from scheduler.rate_limit import NO_RATE_LIMITS, RateLimits
 from scheduler.snapshot import PlacementSnapshot
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport, PlacementKind, Request
@@ -29,6 +30,8 @@ class Placement:
     `kv_capacity_tokens` and `context_tokens`: None when unknown; `step_model`: None for a remote,
     which tells nothing of its engine. `rates`: a remote's list price or an own pool's showback
     rate; `nano_usd_per_s`: the bill of an own group; None: unknown, never free.
+    `send_limits`: what a remote takes a minute; `fate`: placements of one such name fail together
+    ("": by itself).
     """
 
     name: str
@@ -44,6 +47,8 @@ class Placement:
     step_model: StepModel | None = None
     rates: TokenRates | None = None
     nano_usd_per_s: int | None = None
+    send_limits: RateLimits = NO_RATE_LIMITS
+    fate: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Limits of one API key: requests per minute, tokens per minute, requests at once.
+"""Limits of one API key, or of one remote: requests and tokens per minute, requests at once.
 
 Rates are token buckets that hold one minute's worth: over any w seconds at most
 `limit * (1 + w / 60)` is admitted. A request's tokens are estimated when it is admitted and settled
@@ -18,11 +18,14 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """Limits of a key; None: no limit."""
+    """Limits of a key or a remote; None: no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+
+
+NO_RATE_LIMITS = RateLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,21 @@ class RateLimiter:
 
         `now`: seconds on a clock that never goes back. Raises ValueError for negative tokens.
         """
+        refusal = self.refusal(key_id, limits, tokens, now)
+        if refusal is not None:
+            return refusal
+        account = self._accounts[key_id]
+        for limit, bucket, amount in (
+            (limits.requests_per_minute, account.requests, 1),
+            (limits.tokens_per_minute, account.tokens, tokens),
+        ):
+            if limit is not None:
+                bucket.take(amount, limit, now)
+        account.running += 1
+        return None
+
+    def refusal(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
+        """What `admit` would answer; nothing is taken."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
         account = self._accounts.get(key_id)
@@ -108,14 +126,8 @@ class RateLimiter:
             if limit is not None
             and (refusal := _refusal(name, limit, bucket, amount, now)) is not None
         ]
-        if refusals:
-            # The one that holds longest: an earlier retry would only be refused by it.
-            return max(refusals, key=lambda refusal: _wait(refusal.retry_after_s))
-        for _, limit, bucket, amount in rates:
-            if limit is not None:
-                bucket.take(amount, limit, now)
-        account.running += 1
-        return None
+        # The one that holds longest: an earlier retry would only be refused by it.
+        return max(refusals, key=lambda refusal: _wait(refusal.retry_after_s), default=None)
 
     def settle(self, key_id: str, reserved: int, used: int, now: float) -> None:
         """Ends a request: frees its slot and charges the tokens it used in place of `reserved`.

@@ -50,6 +50,21 @@ class AttemptOutcome(enum.StrEnum):
     """Nothing was sent to the client: another placement may be tried."""
 
 
+class Fault(enum.StrEnum):
+    """Whose fault the end of an attempt was: what it says of the next request there."""
+
+    NONE = "none"
+    """Nobody's, or the client's."""
+    REQUEST = "request"
+    """The request is not for this placement, nor for the others of its pool."""
+    BUSY = "busy"
+    """The placement is full, or its rate limit is reached: later, and less."""
+    PLACEMENT = "placement"
+    """It failed."""
+    ACCOUNT = "account"
+    """It refuses the gateway's key, or its credit is used up: nothing will pass for a while."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """What a request is promised.
@@ -132,7 +147,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded:
-    """An attempt is over. Token counts are the engine's own, or None when it told none."""
+    """An attempt is over. Token counts are the engine's own, or None when it told none.
+
+    `fault`: whose fault a bad end was; `retry_after_s`: how long the placement asks to be spared.
+    """
 
     request_id: str
     attempt: int
@@ -141,6 +159,8 @@ class AttemptEnded:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
+    fault: Fault = Fault.NONE
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

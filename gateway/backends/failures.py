@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from scheduler.types import Fault
+
 
 class FailureKind(enum.StrEnum):
     """What went wrong with an attempt."""
@@ -13,11 +15,17 @@ class FailureKind(enum.StrEnum):
     BUSY = "busy"
     """429 or 503: it is full."""
     BAD_REQUEST = "bad_request"
-    """400, 413 or 422: the request is at fault, everywhere."""
+    """400, 413 or 422 for another reason than these: the request is at fault, everywhere."""
     MODEL_NOT_FOUND = "model_not_found"
     """404: this upstream does not serve the model: a fault of the configuration."""
     CREDENTIALS = "credentials"
     """401 or 403: the gateway's own key is refused."""
+    CREDIT = "credit"
+    """402: the gateway's account is out of credit, or at its spend cap."""
+    CONTEXT_LENGTH = "context_length"
+    """400: the prompt is too long for the model as it is served there."""
+    CONTENT_FILTER = "content_filter"
+    """400: a filter of the provider refuses the content."""
     SERVER_ERROR = "server_error"
     """5xx, an error in the stream, or a cut stream."""
     PROTOCOL = "protocol"
@@ -26,6 +34,18 @@ class FailureKind(enum.StrEnum):
     """No first token, or no next one, in time."""
     DEADLINE = "deadline"
     """The request's own deadline, or the total timeout."""
+
+
+_FAULTS = {
+    FailureKind.BUSY: Fault.BUSY,
+    FailureKind.CREDENTIALS: Fault.ACCOUNT,
+    FailureKind.CREDIT: Fault.ACCOUNT,
+    FailureKind.BAD_REQUEST: Fault.NONE,
+    FailureKind.DEADLINE: Fault.NONE,
+    FailureKind.CONTEXT_LENGTH: Fault.REQUEST,
+    FailureKind.CONTENT_FILTER: Fault.REQUEST,
+}
+"""Whose fault it is; all others are the placement's."""
 
 
 class UpstreamFailure(Exception):
@@ -56,3 +76,8 @@ class UpstreamFailure(Exception):
     def retryable(self) -> bool:
         """Whether another placement could answer."""
         return self.kind not in (FailureKind.BAD_REQUEST, FailureKind.DEADLINE)
+
+    @property
+    def fault(self) -> Fault:
+        """Whose fault it is."""
+        return _FAULTS.get(self.kind, Fault.PLACEMENT)

@@ -24,7 +24,7 @@ MAX_RETRY_AFTER_S = 3600.0
 _KINDS = {
     400: FailureKind.BAD_REQUEST,
     401: FailureKind.CREDENTIALS,
-    402: FailureKind.CREDENTIALS,  # how remotes say that the account is out of credit
+    402: FailureKind.CREDIT,
     403: FailureKind.CREDENTIALS,
     404: FailureKind.MODEL_NOT_FOUND,
     408: FailureKind.TIMEOUT,
@@ -33,6 +33,18 @@ _KINDS = {
     429: FailureKind.BUSY,
     503: FailureKind.BUSY,
 }
+_TOO_LONG = frozenset({"context_length_exceeded", "input_tokens"})
+_FILTERED = frozenset(
+    {"content_filter", "content_policy_violation", "moderation_blocked", "data_inspection_failed"}
+)
+_UNPAID = frozenset(
+    {
+        *("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"),
+        *("billing_not_active", "spend_limit_reached", "exceeded_current_quota_error"),
+    }
+)
+"""Words in `code`, `type` or `param` of an error that say more than its status."""
+_TOO_LONG_TEXT = re.compile(r"maximum context length|context (window|length) exceeded", re.I)
 # vLLM's schema check ends each line with "'input': <what was sent>}".
 _ECHOED_INPUT = re.compile(r", 'input': .*")
 
@@ -95,12 +107,12 @@ def _detail(error: wire.ErrorDetail | str) -> wire.ErrorDetail:
 def _failure(
     status: int, where: str, detail: wire.ErrorDetail, retry_after_s: float | None
 ) -> UpstreamFailure:
-    kind = _KINDS.get(status)
-    if kind is None:
-        kind = FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL
+    kind = _kind(status, detail, retry_after_s)
     message = where
     if kind is FailureKind.CREDENTIALS:
         message = f"{where}: the gateway's key is refused"
+    elif kind is FailureKind.CREDIT:
+        message = f"{where}: the gateway's account there is out of credit, or at its spend cap"
     elif 300 <= status <= 399:
         message = f"{where}: a redirect, which is not followed: mend the url"
     elif detail.message:
@@ -111,3 +123,19 @@ def _failure(
         param=one_line(detail.param or "", MAX_PARAM_CHARS),
         retry_after_s=retry_after_s,
     )
+
+
+def _kind(status: int, detail: wire.ErrorDetail, retry_after_s: float | None) -> FailureKind:
+    words = {str(word).lower() for word in (detail.code, detail.type, detail.param) if word}
+    if status == 402 and retry_after_s is not None:
+        return FailureKind.BUSY  # OpenRouter: what is in flight uses the balance up for now
+    if status == 429 and words & _UNPAID:
+        return FailureKind.CREDIT
+    if status in (400, 413, 422):
+        if words & _TOO_LONG or _TOO_LONG_TEXT.search(detail.message or ""):
+            return FailureKind.CONTEXT_LENGTH
+        if words & _FILTERED:
+            return FailureKind.CONTENT_FILTER
+    if (kind := _KINDS.get(status)) is not None:
+        return kind
+    return FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL

@@ -98,6 +98,7 @@ class ErrorDetail(msgspec.Struct, gc=False):
     """An error. `code` repeats the HTTP status at vLLM, elsewhere it may be a word."""
 
     message: str | None = None
+    type: str | None = None
     param: str | None = None
     code: int | str | None = None
 

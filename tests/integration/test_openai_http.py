@@ -283,7 +283,7 @@ async def test_cancelling_before_the_headers_closes_the_connection(
 @pytest.mark.parametrize(
     ("status", "body", "kind", "param"),
     [
-        (400, "error_context_overflow.json", FailureKind.BAD_REQUEST, "input_tokens"),
+        (400, "error_context_overflow.json", FailureKind.CONTEXT_LENGTH, "input_tokens"),
         (404, "error_unknown_model.json", FailureKind.MODEL_NOT_FOUND, "model"),
         (500, "error_unknown_model.json", FailureKind.SERVER_ERROR, "model"),
     ],

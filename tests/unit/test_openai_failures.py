@@ -6,6 +6,7 @@ import email.utils
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.backends.failures import FailureKind, UpstreamFailure
@@ -26,7 +27,7 @@ def failure(status: int, body: bytes = b"", retry_after: str | None = None) -> U
         (307, FailureKind.PROTOCOL),
         (400, FailureKind.BAD_REQUEST),
         (401, FailureKind.CREDENTIALS),
-        (402, FailureKind.CREDENTIALS),
+        (402, FailureKind.CREDIT),
         (403, FailureKind.CREDENTIALS),
         (404, FailureKind.MODEL_NOT_FOUND),
         (405, FailureKind.PROTOCOL),
@@ -125,3 +126,27 @@ def test_texts_are_bounded() -> None:
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value, NOW_UNIX_S) == seconds
     assert failure(429, b"", value).retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "retry_after", "kind", "fault"),
+    [
+        (400, {"code": "context_length_exceeded"}, None, "CONTEXT_LENGTH", "REQUEST"),
+        (400, {"message": "The maximum context length is 9."}, None, "CONTEXT_LENGTH", "REQUEST"),
+        (400, {"code": "content_filter"}, None, "CONTENT_FILTER", "REQUEST"),
+        (400, {"type": "content_policy_violation"}, None, "CONTENT_FILTER", "REQUEST"),
+        (400, {"message": "temperature"}, None, "BAD_REQUEST", "NONE"),
+        (402, {"message": "pay"}, None, "CREDIT", "ACCOUNT"),
+        (402, {"message": "in flight"}, "3", "BUSY", "BUSY"),
+        (429, {"code": "insufficient_quota"}, None, "CREDIT", "ACCOUNT"),
+        (429, {"type": "rate_limit"}, "3", "BUSY", "BUSY"),
+        (503, {}, None, "BUSY", "BUSY"),
+        (401, {}, None, "CREDENTIALS", "ACCOUNT"),
+        (500, {}, None, "SERVER_ERROR", "PLACEMENT"),
+    ],
+)
+def test_the_words_of_an_error_tell_whose_fault_it_is(
+    status: int, error: dict[str, str], retry_after: str | None, kind: str, fault: str
+) -> None:
+    failure = http_failure(status, msgspec.json.encode({"error": error}), retry_after, 0.0)
+    assert (failure.kind.name, failure.fault.name) == (kind, fault)
