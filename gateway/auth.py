@@ -9,8 +9,11 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.config import Config, Key, KeyRole
+from gateway.config_problems import ConfigError, Problem
+from gateway.secrets import resolve
 from scheduler.rate_limit import RateLimits
 from scheduler.types import SloClass
 
@@ -55,13 +58,14 @@ class Caller:
 class Authenticator:
     """Finds the caller of a key. Built from a checked configuration, immutable."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, base_dir: Path) -> None:
+        """`base_dir`: what secret files are relative to. Raises ConfigError."""
         # Found by the first bytes of the hash, so that a thousand keys cost no more than one. What
         # the time of that look-up could tell is of no use: nobody can choose a key by its hash.
         self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
         for tenant in config.tenants:
             for key in tenant.keys:
-                digest = bytes.fromhex(key.sha256)
+                digest = bytes.fromhex(hash_of(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
                 same_prefix.append((digest, _caller(tenant.name, key)))
 
@@ -84,6 +88,26 @@ def key_sha256(key: str) -> str:
     slow, salted hash protects passwords that people choose, and would cost every request.
     """
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def hash_of(key: Key, base_dir: Path) -> str:
+    """The hash of a configured key. Raises ConfigError, its paths relative to the key: both or
+    nothing given, or not readable."""
+    if key.sha256 is None and key.api_key is not None:
+        try:
+            return key_sha256(resolve(key.api_key, base_dir) or "")
+        except ConfigError as error:
+            problems = [problem.under("api_key") for problem in error.problems]
+            raise ConfigError(error.source, problems) from None
+    if key.sha256 is not None and key.api_key is None:
+        return key.sha256
+    problem = Problem(
+        path="",
+        value="neither" if key.sha256 is None else "both",
+        message="exactly one of sha256 and api_key is needed",
+        fix="give the hash that `moegate key` prints, or api_key: {file: PATH}",
+    )
+    raise ConfigError("key", [problem])
 
 
 def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:

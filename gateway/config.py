@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.config_discovery import Discover
 from scheduler.types import SloClass
 
 # In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
@@ -37,6 +38,9 @@ EnvName = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
         description="Name of an environment variable, not its value.",
     ),
+]
+HostPort = Annotated[
+    str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
 ]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
@@ -129,8 +133,10 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that vLLM serves it under (--served-model-name); absent: `model`."""
-    replicas: Annotated[tuple[Replica, ...], Meta(min_length=1)]
-    """The servers."""
+    replicas: tuple[Replica, ...] = ()
+    """The servers; none: those that `discover` finds."""
+    discover: Discover | None = None
+    """Finds the servers in DNS; absent: `replicas` lists them."""
     gpu: Gpu
     """GPUs of one replica."""
     data_parallel_ranks: Count = 1
@@ -186,12 +192,14 @@ class KeyLimits(_Config, frozen=True, kw_only=True):
 
 
 class Key(_Config, frozen=True, kw_only=True):
-    """An API key. The key itself is never stored."""
+    """An API key: exactly one of `sha256` and `api_key`."""
 
     id: Name
     """Name for logs and accounts, unique."""
-    sha256: Sha256
-    """Hash of the key: `moegate key` makes both."""
+    sha256: Sha256 | None = None
+    """Hash of the key: `moegate key` makes both. Or:"""
+    api_key: Secret | None = None
+    """The key itself, by reference, where something else makes and renews it."""
     role: KeyRole = KeyRole.CALLER
     """What it may do."""
     models: tuple[ModelName, ...] = ()
@@ -268,12 +276,13 @@ class Tls(_Config, frozen=True, kw_only=True):
 class Server(_Config, frozen=True, kw_only=True):
     """Where and how the gateway listens."""
 
-    listen: Annotated[
-        str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
-    ] = "127.0.0.1:50051"
+    listen: HostPort = "127.0.0.1:50051"
     """Address to listen on; port 0 takes a free one."""
     tls: Tls | None = None
     """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
+    health_listen: HostPort | None = None
+    """Second address that answers only health checks, in plain text: the gRPC probes of Kubernetes
+    know neither TLS nor client certificates."""
     drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """On SIGTERM: how long new calls are still taken after health says NOT_SERVING, so that load
     balancers can learn of it."""

@@ -8,7 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.auth import hash_of
 from gateway.config import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
+from gateway.config_checks_discovery import discovery_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
 from gateway.listening import check_tls
@@ -29,7 +31,9 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from _listen(config.server)
     yield from _tls(config.server, base_dir)
     yield from _names(config)
+    yield from _hashes(config, base_dir)
     yield from _addresses(config)
+    yield from discovery_problems(config.pools)
     yield from _contexts(config.pools)
     for path, upstream in _upstreams(config):
         yield from _timeouts(f"{path}.timeouts", upstream.timeouts)
@@ -85,14 +89,25 @@ def _names(config: Config) -> Iterator[Problem]:
     yield from _unique(tenants, another, "among tenants")
     ids = [(f"{path}.id", key.id) for path, key in _keys(config)]
     yield from _unique(ids, "choose another id", "among all keys")
-    hashes = [(f"{path}.sha256", key.sha256) for path, key in _keys(config)]
+
+
+def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
+    hashes: list[tuple[str, str]] = []
+    for path, key in _keys(config):
+        field = "sha256" if key.api_key is None else "api_key"
+        try:
+            hashes.append((f"{path}.{field}", hash_of(key, base_dir)))
+        except ConfigError as error:
+            yield from (problem.under(path) for problem in error.problems)
     yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
 
 
 def _listen(server: Server) -> Iterator[Problem]:
-    if int(server.listen.rpartition(":")[2]) > MAX_PORT:
-        message = f"the port is above {MAX_PORT}"
-        yield _problem("server.listen", server.listen, message, f"choose one from 0 to {MAX_PORT}")
+    for name in ("listen", "health_listen"):
+        address = getattr(server, name)
+        if address is not None and int(address.rpartition(":")[2]) > MAX_PORT:
+            message = f"the port is above {MAX_PORT}"
+            yield _problem(f"server.{name}", address, message, f"choose one from 0 to {MAX_PORT}")
 
 
 def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:

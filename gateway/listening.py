@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import grpc
 from gateway.config import Config, Tls
 from gateway.config_problems import ConfigError, Problem
 
+log = logging.getLogger(__name__)
+
+RENEW_S = 30.0
+"""How often the TLS files are looked at."""
 PING_INTERVAL_MS = 10_000
 """Clients may ping this often without data; gRPC's own default, 5 minutes, ends connections of
 clients that keep theirs alive through load balancers."""
@@ -36,16 +42,29 @@ def server_options(config: Config) -> tuple[tuple[str, int], ...]:
 
 
 class Certificates:
-    """The TLS files in force. Read at the start and on reload, handed out at every handshake."""
+    """The TLS files in force. Read at the start, on reload and when they have changed, handed out
+    at every handshake."""
 
     def __init__(self, tls: Tls, base_dir: Path) -> None:
         """Raises ConfigError."""
-        self._configuration = self._read(tls, base_dir)
         self._needs_client = tls.client_ca is not None
+        self.reload(tls, base_dir)
 
     def reload(self, tls: Tls, base_dir: Path) -> None:
         """Reads the files again. Raises ConfigError, and keeps the old ones."""
+        stamp = _stamp(tls, base_dir)
         self._configuration = self._read(tls, base_dir)
+        self._files, self._stamp = (tls, base_dir), stamp
+
+    def renew(self) -> bool:
+        """Reads the files again if one has changed; whether it has. Raises ConfigError once for a
+        change that cannot be used, and keeps the old ones."""
+        stamp = _stamp(*self._files)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.reload(*self._files)
+        return True
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials that follow `reload`."""
@@ -59,6 +78,30 @@ class Certificates:
         client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
         pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], client_ca)
+
+
+async def follow(certificates: Certificates | None, interval_s: float = RENEW_S) -> None:
+    """Puts renewed files into force, until cancelled: they expire, and what renews them (as
+    cert-manager does) tells nobody."""
+    while certificates is not None:
+        await asyncio.sleep(interval_s)
+        try:
+            if await asyncio.to_thread(certificates.renew):
+                log.info("the TLS files have changed: the new ones are in force")
+        except (ConfigError, OSError) as error:
+            log.error("the TLS files have changed, the old ones stay in force: %s", error)
+
+
+def _stamp(tls: Tls, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """Differs once a file has been replaced or written."""
+    stamp: list[tuple[int, int, int] | None] = []
+    for file in (tls.cert, tls.key, tls.client_ca):
+        try:
+            found = None if file is None else (base_dir / file).stat()
+        except OSError:
+            found = None  # reading it will tell
+        stamp.append(found and (found.st_ino, found.st_mtime_ns, found.st_size))
+    return tuple(stamp)
 
 
 def check_tls(tls: Tls, base_dir: Path) -> None:
@@ -87,7 +130,13 @@ def check_tls(tls: Tls, base_dir: Path) -> None:
             raise _unusable("client_ca", tls.client_ca, "holds no PEM certificate") from None
 
 
-def bind(server: grpc.aio.Server, listen: str, certificates: Certificates | None) -> str:
+def bind(
+    server: grpc.aio.Server,
+    listen: str,
+    certificates: Certificates | None,
+    *,
+    field: str = "server.listen",
+) -> str:
     """Returns the address that was bound. Raises OSError that names the field."""
     try:
         if certificates is None:
@@ -95,7 +144,7 @@ def bind(server: grpc.aio.Server, listen: str, certificates: Certificates | None
         else:
             port = server.add_secure_port(listen, certificates.credentials())
     except RuntimeError as error:
-        raise OSError(f"server.listen: cannot listen on {listen}: {error}") from None
+        raise OSError(f"{field}: cannot listen on {listen}: {error}") from None
     return f"{listen.rpartition(':')[0]}:{port}"
 
 

@@ -88,6 +88,7 @@ class Live:
                 f"{MAX_RETIRED} older configurations still finish their requests: try again later"
             )
         new, old = self._start(config, base_dir), self._current
+        _keep_found(old.runtime, new.runtime)
         for placement in _unchanged(old.runtime, new.runtime):
             # It has proved itself: no pause in its service, the prober looks again meanwhile.
             reason = "in service before the reload"
@@ -121,10 +122,14 @@ class Live:
         )
         return _Running(
             runtime=runtime,
-            authenticator=Authenticator(config),
+            authenticator=Authenticator(config, base_dir),
             tasks=(
                 asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),
                 asyncio.create_task(runtime.prober.run(), name="moegate-prober"),
+                *(
+                    asyncio.create_task(discovery.run(), name=f"moegate-dns-{discovery.pool}")
+                    for discovery in runtime.discoveries
+                ),
             ),
         )
 
@@ -133,6 +138,14 @@ async def _retire(old: _Running) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await old.runtime.dispatcher.until_idle()
     await old.stop()
+
+
+def _keep_found(old: Runtime, new: Runtime) -> None:
+    """Replicas that DNS has named stay known: no pause until the next look-up."""
+    before = {discovery.pool: discovery for discovery in old.discoveries}
+    for discovery in new.discoveries:
+        if discovery.pool in before:
+            discovery.adopt(before[discovery.pool])
 
 
 def _unchanged(old: Runtime, new: Runtime) -> list[str]:

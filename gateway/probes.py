@@ -67,7 +67,7 @@ class Prober:
         report: Callable[[Event], None],
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
-        self._replicas = replicas
+        self._replicas = {replica.placement: replica for replica in replicas}
         self._remotes = remotes
         self._interval_s = interval_s
         self._clock = clock
@@ -75,6 +75,8 @@ class Prober:
         self._on_change = on_change
         self._refused = {replica.placement: asyncio.Event() for replica in replicas}
         self._silent: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._watching: dict[str, asyncio.Task[None]] = {}
         self._in_service: set[str] = set()
 
     def assume_in_service(self, placement: str) -> None:
@@ -83,19 +85,40 @@ class Prober:
 
     def note_refused(self, placement: str) -> None:
         """A connection was refused: the placement is out already, look at it again."""
-        self._refused[placement].set()
+        if placement in self._refused:
+            self._refused[placement].set()
 
     def note_silent(self, placement: str) -> None:
         """A request got no token in time: make sure that the placement still generates."""
         self._silent.add(placement)
+
+    def watch(self, replica: Probed) -> None:
+        """A replica has appeared at a placement that had none."""
+        self._replicas[replica.placement] = replica
+        self._refused[replica.placement] = asyncio.Event()
+        if self._group is not None:
+            self._start(self._group, replica)
+
+    async def forget(self, placement: str, reason: str) -> None:
+        """The replica is gone: it gets no new requests, whatever it still answers."""
+        del self._replicas[placement], self._refused[placement]
+        self._silent.discard(placement)
+        if (watching := self._watching.pop(placement, None)) is not None:
+            watching.cancel()
+        await self._serving(placement, False, reason)
 
     async def run(self) -> None:
         """Watches until cancelled."""
         for remote in self._remotes:
             await self._serving(remote, True, "presumed good")
         async with asyncio.TaskGroup() as group:
-            for replica in self._replicas:
-                group.create_task(self._watch_replica(replica))
+            self._group = group
+            for replica in self._replicas.values():
+                self._start(group, replica)
+            await asyncio.Event().wait()  # more may appear, even where there are none yet
+
+    def _start(self, group: asyncio.TaskGroup, replica: Probed) -> None:
+        self._watching[replica.placement] = group.create_task(self._watch_replica(replica))
 
     async def _watch_replica(self, replica: Probed) -> None:
         name = replica.placement

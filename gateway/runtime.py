@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +15,13 @@ from gateway.accounting.settlement import Sink
 from gateway.backends.openai_body import Dialect, unsupported_fields
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Config, Gpu, Pool
+from gateway.config_discovery import Discover
+from gateway.discovery import Discovery, place_names
 from gateway.dispatch import Dispatcher
+from gateway.dns_lookup import Lookup
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
+from gateway.own_replicas import FoundReplicas, OwnReplicas
 from gateway.probes import Probed, Prober
 from gateway.secrets import resolve
 from scheduler.core import Scheduler, SchedulerLimits
@@ -43,7 +48,9 @@ class Runtime:
     backends: dict[str, OpenAIHttpBackend]
     dialects: dict[str, Dialect]
     targets: dict[str, tuple[str, str]]
-    """Address and model of each placement."""
+    """Address and model of each placement that has one."""
+    discoveries: tuple[Discovery, ...]
+    """What finds the replicas of pools that do not list them."""
     salted: frozenset[str]
     """Models of which each tenant has a prefix cache of its own."""
 
@@ -84,26 +91,31 @@ def build(
     dialects: dict[str, Dialect] = {}
     targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
+    found: list[tuple[Pool, Discover, OwnReplicas]] = []
     for pool in config.pools:
-        api_key = resolve(pool.api_key, base_dir)
         upstream_model = pool.upstream_model or pool.model
-        for replica in pool.replicas:
-            name = f"{pool.name}/{replica.name}"
-            placements.append(_local_placement(pool, name))
-            backends[name] = OpenAIHttpBackend(
+        own = OwnReplicas(
+            upstream_model=upstream_model,
+            backend=partial(
+                OpenAIHttpBackend,
                 session=upstream,
-                base_url=replica.url,
                 upstream_model=upstream_model,
                 dialect=Dialect.VLLM,
-                api_key=api_key,
+                api_key=resolve(pool.api_key, base_dir),
                 timeouts=pool.timeouts,
                 pace=load,
-            )
-            targets[name] = (replica.url, upstream_model)
-            dialects[name] = Dialect.VLLM
-            replicas.append(
-                Probed(placement=name, upstream_model=upstream_model, engine=backends[name])
-            )
+            ),
+            backends=backends,
+            targets=targets,
+        )
+        listed = {f"{pool.name}/{replica.name}": replica.url for replica in pool.replicas}
+        replicas.extend(own.connect(name, url) for name, url in listed.items())
+        names = tuple(listed)
+        if pool.discover is not None:
+            names = place_names(pool.name, pool.discover)
+            found.append((pool, pool.discover, own))
+        placements.extend(_local_placement(pool, name) for name in names)
+        dialects.update(dict.fromkeys(names, Dialect.VLLM))
     for remote in config.remotes:
         placements.append(
             Placement(
@@ -152,6 +164,15 @@ def build(
         report=dispatcher.handle,
         on_change=on_change,
     )
+    discoveries = tuple(
+        Discovery(
+            settings,
+            pool.name,
+            Lookup(settings),
+            FoundReplicas(own=own, prober=prober, scheduler=scheduler),
+        )
+        for pool, settings, own in found
+    )
     return Runtime(
         config=config,
         scheduler=scheduler,
@@ -160,6 +181,7 @@ def build(
         backends=backends,
         dialects=dialects,
         targets=targets,
+        discoveries=discoveries,
         salted=frozenset(pool.model for pool in config.pools if not pool.share_prefix_cache),
     )
 

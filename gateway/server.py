@@ -17,34 +17,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.accounting.settlement import Sink
 from gateway.config import Config
 from gateway.config_file import load
 from gateway.config_problems import ConfigError
-from gateway.listening import Certificates, bind, server_options
+from gateway.health import HEALTH, INFERENCE, health_port, tell
+from gateway.listening import Certificates, bind, follow, server_options
 from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
 from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
-from moegate.v1 import inference_pb2, inference_pb2_grpc
+from moegate.v1 import inference_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningGateway:
-    """A gateway that listens. `address`: host:port, with the port that was bound."""
+    """A gateway that listens. Addresses: host:port, with the port that was bound."""
 
     address: str
     live: Live
     server: grpc.aio.Server
     health: health.aio.HealthServicer
+    health_address: str | None
     certificates: Certificates | None
 
     @property
@@ -61,6 +60,7 @@ class RunningGateway:
             self.certificates.reload(new.tls, base_dir)
         for name in (
             "listen",
+            "health_listen",
             "keepalive_s",
             "max_connection_age_s",
             "longest_hold_s",
@@ -114,12 +114,12 @@ async def running_gateway(
     servicer = health.aio.HealthServicer()
 
     async def tell_health() -> None:
-        up = health_pb2.HealthCheckResponse.SERVING
-        down = health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", INFERENCE):
-            await servicer.set(name, up if live.runtime.scheduler.serves else down)
+        await tell(servicer, live.runtime.scheduler.serves)
 
-    async with session() as upstream:
+    async with (
+        session() as upstream,
+        health_port(servicer, config.server.health_listen) as health_address,
+    ):
         certificates = (
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
@@ -148,11 +148,14 @@ async def running_gateway(
                 live=live,
                 server=server,
                 health=servicer,
+                health_address=health_address,
                 certificates=certificates,
             )
+            following = asyncio.create_task(follow(certificates), name="moegate-certificates")
             try:
                 yield gateway
             finally:
+                following.cancel()
                 await servicer.enter_graceful_shutdown()
                 await server.stop(live.runtime.config.server.drain_s)
         finally:

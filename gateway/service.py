@@ -107,7 +107,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with _answering(context):
             caller = self._caller(context)
             models: dict[str, inference_pb2.Model] = {}
-            for state in self._live.runtime.scheduler.placements:
+            runtime = self._live.runtime
+            for state in runtime.scheduler.placements:
                 name = state.facts.model
                 if not caller.allows_model(name):
                     continue
@@ -115,7 +116,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 if state.context_tokens is not None:
                     model.context_tokens = max(model.context_tokens, state.context_tokens)
                 if state.facts.kind is PlacementKind.LOCAL:
-                    model.local_replicas += 1
+                    # A place without an address waits for DNS to name a replica.
+                    model.local_replicas += state.facts.name in runtime.targets
                     model.local_replicas_serving += state.serving
                 else:
                     model.remotes += 1

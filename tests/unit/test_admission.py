@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -21,7 +23,7 @@ def caller(key: Key) -> tuple[Caller, Config]:
     config = serving.config(
         pools=[serving.pool(["http://127.0.0.1:7"])], remotes=remotes, keys=[key]
     )
-    return Authenticator(config).authenticate([("x-api-key", "mg-k")]), config
+    return Authenticator(config, Path()).authenticate([("x-api-key", "mg-k")]), config
 
 
 def key(**settings: object) -> Key:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.auth import Authenticator, Caller, Unauthenticated, key_sha256
@@ -34,7 +36,7 @@ Metadata = list[tuple[str, str | bytes]]
 
 
 def caller(*metadata: tuple[str, str | bytes]) -> Caller:
-    return Authenticator(CONFIG).authenticate(metadata)
+    return Authenticator(CONFIG, Path()).authenticate(metadata)
 
 
 def test_the_key_decides_who_calls_and_what_it_may() -> None:
@@ -100,13 +102,13 @@ def test_restrictions_and_their_absence() -> None:
 )
 def test_what_is_refused_and_why(metadata: Metadata, reason: str) -> None:
     with pytest.raises(Unauthenticated, match=reason) as caught:
-        Authenticator(CONFIG).authenticate(metadata)
+        Authenticator(CONFIG, Path()).authenticate(metadata)
     assert KEY[:10] not in str(caught.value)
 
 
 def test_without_keys_nobody_may_call() -> None:
     with pytest.raises(Unauthenticated):
-        Authenticator(Config()).authenticate([("x-api-key", KEY)])
+        Authenticator(Config(), Path()).authenticate([("x-api-key", KEY)])
 
 
 def test_hashes_that_begin_alike_are_told_apart() -> None:
@@ -114,4 +116,4 @@ def test_hashes_that_begin_alike_are_told_apart() -> None:
     alike = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     keys = (Key(id="alike", sha256=alike), Key(id="one", sha256=digest))
     config = Config(tenants=(Tenant(name="search", keys=keys),))
-    assert Authenticator(config).authenticate([("x-api-key", KEY)]).key_id == "one"
+    assert Authenticator(config, Path()).authenticate([("x-api-key", KEY)]).key_id == "one"

@@ -92,7 +92,7 @@ def test_a_new_key_is_random_and_its_lines_fit_the_file(
         remote = {"name": "r", "remote_class": "c", "model": "m", "url": "http://r"}
         tenants = [{"name": "t", "keys": [entry]}]
         text = yaml.safe_dump({"remotes": [remote], "tenants": tenants})
-        authenticator = Authenticator(parse(text, "moegate.yaml", Path()))
+        authenticator = Authenticator(parse(text, "moegate.yaml", Path()), Path())
         assert authenticator.authenticate([("x-api-key", secret)]).key_id == "laptop"
     assert made[0] != made[1]
 

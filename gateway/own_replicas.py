@@ -1,0 +1,51 @@
+"""The own replicas of a pool, connected to placements: those that are listed, at the start, and
+those that DNS finds, as they come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.backends.openai_http import OpenAIHttpBackend
+from gateway.probes import Probed, Prober
+from scheduler.core import Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnReplicas:
+    """Connects replicas of one pool. `backends` and `targets` are those of the runtime."""
+
+    upstream_model: str
+    backend: Callable[..., OpenAIHttpBackend]
+    """Makes the backend of a `base_url`."""
+    backends: dict[str, OpenAIHttpBackend]
+    targets: dict[str, tuple[str, str]]
+
+    def connect(self, placement: str, url: str) -> Probed:
+        """Requests that start at the placement go to this address from now on."""
+        self.backends[placement] = engine = self.backend(base_url=url)
+        self.targets[placement] = (url, self.upstream_model)
+        return Probed(placement=placement, upstream_model=self.upstream_model, engine=engine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundReplicas:
+    """Performs what `Discovery` finds."""
+
+    own: OwnReplicas
+    prober: Prober
+    scheduler: Scheduler
+
+    def appear(self, place: str, url: str) -> None:
+        """Probes it, and so brings it into service."""
+        self.prober.watch(self.own.connect(place, url))
+
+    async def vanish(self, place: str, reason: str) -> None:
+        """Running streams keep the backend that they began with."""
+        del self.own.targets[place]
+        await self.prober.forget(place, reason)
+
+    def is_idle(self, place: str) -> bool:
+        """Whether the scheduler counts nothing there."""
+        (state,) = (s for s in self.scheduler.placements if s.facts.name == place)
+        return state.sequences == 0
