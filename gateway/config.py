@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.config_discovery import Discover
+from gateway.config_prior import Prior
 from scheduler.types import SloClass
 
 # In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
@@ -148,7 +149,9 @@ class Pool(_Config, frozen=True, kw_only=True):
     context_tokens: Count | None = None
     """Most tokens of prompt and output (--max-model-len); absent: read from the engine."""
     moe: MoeShape | None = None
-    """Experts of the model; absent: those of Qwen3-30B-A3B."""
+    """Experts of the model; absent: those of `prior`."""
+    prior: Prior = Prior()
+    """Facts of the model; absent: those of the catalog, found by the model's name."""
     api_key: Secret | None = None
     """Key of the replicas (--api-key)."""
     share_prefix_cache: bool = False

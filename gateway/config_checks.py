@@ -14,6 +14,7 @@ from gateway.config_checks_discovery import discovery_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
 from gateway.listening import check_tls
+from gateway.priors import checked_prior
 from gateway.secrets import resolve
 
 MAX_PORT = 65_535
@@ -40,6 +41,8 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
         yield from _secret(f"{path}.api_key", upstream.api_key, base_dir)
         if isinstance(upstream, Pool) and upstream.moe is not None:
             yield from _moe(f"{path}.moe", upstream.moe)
+        if isinstance(upstream, Pool):
+            yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):
         yield from _key(path, key, config)
     if config.limits.message_bytes > config.limits.queue_bytes:
@@ -178,6 +181,13 @@ def _moe(path: str, moe: MoeShape) -> Iterator[Problem]:
         message = f"more than experts, {moe.experts}"
         fix = "see num_experts and num_experts_per_tok in the model's config.json"
         yield _problem(f"{path}.experts_per_token", moe.experts_per_token, message, fix)
+
+
+def _prior(path: str, pool: Pool, base_dir: Path) -> Iterator[Problem]:
+    try:
+        checked_prior(pool, base_dir)
+    except ConfigError as error:
+        yield from (problem.under(path) for problem in error.problems)
 
 
 def _key(path: str, key: Key, config: Config) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import config, config_discovery
+from gateway import config, config_discovery, config_prior
 from scheduler import types
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,7 +35,12 @@ def json_schema() -> dict[str, Any]:
 @functools.cache
 def field_docs() -> dict[str, dict[str, str]]:
     """Docstring of every field, by class and field. Units are those in the field's name."""
-    return {**_docs(types), **_docs(config), **_docs(config_discovery)}
+    return {
+        **_docs(types),
+        **_docs(config),
+        **_docs(config_discovery),
+        **_docs(config_prior),
+    }
 
 
 def _docs(module: ModuleType) -> dict[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from gateway.dns_lookup import Lookup
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
 from gateway.own_replicas import FoundReplicas, OwnReplicas
+from gateway.priors import checked_prior
 from gateway.probes import Probed, Prober
 from gateway.secrets import resolve
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
-from scheduler.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_model import StepModel
 from scheduler.types import PlacementKind
 
 UPSTREAM_KEEPALIVE_S = 4.0
@@ -114,7 +115,8 @@ def build(
         if pool.discover is not None:
             names = place_names(pool.name, pool.discover)
             found.append((pool, pool.discover, own))
-        placements.extend(_local_placement(pool, name) for name in names)
+        step_model = checked_prior(pool, base_dir).step_model
+        placements.extend(_local_placement(pool, name, step_model) for name in names)
         dialects.update(dict.fromkeys(names, Dialect.VLLM))
     for remote in config.remotes:
         placements.append(
@@ -186,7 +188,7 @@ def build(
     )
 
 
-def _local_placement(pool: Pool, name: str) -> Placement:
+def _local_placement(pool: Pool, name: str, step_model: StepModel) -> Placement:
     return Placement(
         name=name,
         kind=PlacementKind.LOCAL,
@@ -196,7 +198,7 @@ def _local_placement(pool: Pool, name: str) -> Placement:
         max_running=pool.max_num_seqs * pool.data_parallel_ranks,
         kv_capacity_tokens=pool.kv_capacity_tokens,
         context_tokens=pool.context_tokens,
-        step_model=_prior(pool),
+        step_model=step_model,
         nano_usd_per_s=_nano_usd_per_s(pool.gpu),
     )
 
@@ -207,13 +209,3 @@ def _nano_usd_per_s(gpu: Gpu) -> int | None:
         return None
     nano_usd_per_hour = Decimal(gpu.usd_per_gpu_hour) * gpu.count * NANO_USD
     return int((nano_usd_per_hour / 3600).to_integral_value(ROUND_HALF_UP))
-
-
-def _prior(pool: Pool) -> StepModel:
-    if pool.moe is None:
-        return QWEN3_30B_H100
-    return replace(
-        QWEN3_30B_H100,
-        experts=pool.moe.experts,
-        experts_per_token=pool.moe.experts_per_token,
-    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.config import Config, Gpu, Pool, Remote, Tenant
 from gateway.config_file import ConfigError, load
 from gateway.config_schema import json_schema
+from gateway.priors import checked_prior
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,14 +39,16 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"{args.file}: OK")
-    for line in _summary(config):
+    for line in _summary(config, args.file.parent):
         print(f"  {line}")
     return 0
 
 
-def _summary(config: Config) -> Iterator[str]:
+def _summary(config: Config, base_dir: Path) -> Iterator[str]:
     yield f"listens on {config.server.listen}"
-    yield from (_pool_line(pool) for pool in config.pools)
+    for pool in config.pools:
+        yield _pool_line(pool)
+        yield f"  its step times before any was seen: {checked_prior(pool, base_dir).basis}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.auth import key_sha256
 from gateway.config import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
+from gateway.config_prior import Prior
+from gateway.priors import read_model_dir
 from gateway.up.launch import KEY_VARIABLE, Launch
 from gateway.up.machine import HOST
+from simulation.catalog.hf_fields import UnreadableConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,20 @@ class Up:
     start_limit_s: float = 1800.0
 
 
+def _prior(up: Up) -> Prior:
+    """Facts of a model in a folder are in its config.json; others may be in the catalog."""
+    folder = Path(up.launch.model).absolute()
+    if up.builds_model or not (folder / "config.json").is_file():
+        return Prior()
+    try:
+        read_model_dir(folder)
+    except UnreadableConfig as error:
+        # vLLM may serve it all the same; the fit then starts from a stand-in.
+        log.warning("%s", error)
+        return Prior()
+    return Prior(config_json=str(folder))
+
+
 def gateway_config(up: Up, port: int, key: str) -> Config:
     """The gateway before vLLM on `port`, for callers with `key`; vLLM's is in `KEY_VARIABLE`."""
     launch = up.launch
@@ -41,6 +61,7 @@ def gateway_config(up: Up, port: int, key: str) -> Config:
         data_parallel_ranks=launch.data_parallel_size,
         max_num_seqs=launch.max_num_seqs,
         moe=up.moe,
+        prior=_prior(up),
         api_key=Secret(env=KEY_VARIABLE),
     )
     tenant = Tenant(name="local", keys=(Key(id="up", sha256=key_sha256(key)),))

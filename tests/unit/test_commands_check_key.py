@@ -39,6 +39,7 @@ def test_check_says_what_the_example_means(
         f"{EXAMPLE}: OK",
         "  listens on 0.0.0.0:50051",
         "  pool qwen3-30b: Qwen3-30B-A3B on 2 replicas, 2 GPUs (H100-80GB), $4.20/h",
+        "    its step times before any was seen: Qwen3-30B-A3B on 1 x H100",
         "  remote overflow: Qwen3-30B-A3B, class eu-zero-retention, at most 16 requests at once",
         "  tenant search: 1 key: search-dev (caller)",
     ]
