@@ -47,10 +47,10 @@ class Histogram:
         """Per bucket, not cumulated; the last is above every bound."""
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Counts one observation; a bound includes its own value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, count: int = 1) -> None:
+        """Counts `count` observations of a value; a bound includes its own value."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
 
     @property
     def count(self) -> int:

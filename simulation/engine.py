@@ -1,59 +1,33 @@
 """A simulated vLLM engine: continuous batching with the step time of a MoE model.
 
-Each step takes the running sequences first, then admits waiting ones in order of arrival, within a
-budget of tokens: prefills are chunked and share the step with decodes. When KV blocks run out, the
-sequence admitted last goes back to the head of the queue and is computed again. The rules are those
-of vLLM's scheduler (vllm/v1/core/sched/scheduler.py); the time is `StepModel`'s with lognormal
-noise. Pure: the caller tells the time; the same calls and seed give the same results.
+One group of GPUs that steps together, of one rank or of several data-parallel ones in lock-step:
+each rank schedules for itself (`simulation.rank`), the slowest sets the pace, idle ones run along.
+The time is that of `Physics` with lognormal noise. Pure: the caller tells the time; the same calls
+and seed give the same results. The simulated vLLM server and the fleet simulation run this engine.
 
-`begin_step` decides and says how long the step takes, `finish_step` yields its tokens, so that
-aborts and arrivals in between find an engine at work. `step` is both at once.
+`begin_step` decides and says how long it takes, `finish_step` yields the tokens, so that aborts
+and arrivals in between find an engine at work. `step` is both at once. While nothing but decoding
+happens, `begin_step` may take many steps as one; `settle` tells in the middle of it how far the
+sequences have come, and `interrupt` ends it with the step under way, for what has arrived.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.step_model import StepModel
+from simulation.cost_truth import CostTruth
 from simulation.counters import EngineCounters
-from simulation.kv_cache import BlockPool, blocks_for
+from simulation.engine_config import EngineConfig
 from simulation.output import FinishReason
-from simulation.sequences import Sequence, SequenceOutput, SequenceRequest, prompt_hashes
+from simulation.physics import Physics
+from simulation.rank import Rank
+from simulation.sequences import Sequence, SequenceOutput, SequenceRequest
+from simulation.steps import StepsUnderWay
 
 _NOISE_BLOCK = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Size of an engine; the defaults are vLLM's, with the KV cache of Qwen3-30B-A3B on an H100.
-
-    Attributes:
-        max_num_seqs: sequences that run at once.
-        max_num_batched_tokens: tokens of one step, prefill and decode together.
-        num_gpu_blocks, block_size: the KV cache, block_size in tokens.
-        max_model_len: most tokens of prompt and output together.
-        noise_sigma: sigma of the lognormal factor on each step's time; its mean is 1.
-    """
-
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    num_gpu_blocks: int = 6144
-    block_size: int = 16
-    max_model_len: int = 32_768
-    noise_sigma: float = 0.05
-
-    def __post_init__(self) -> None:
-        least = min(self.max_num_seqs, self.max_num_batched_tokens, self.block_size)
-        if least < 1 or self.max_model_len < 2 or self.noise_sigma < 0:
-            raise ValueError(f"{self}: sizes are positive")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ValueError("max_num_batched_tokens must not be below max_num_seqs")
-        # Else a sequence could preempt all others and still not fit.
-        if self.num_gpu_blocks * self.block_size < self.max_model_len:
-            raise ValueError("the KV cache must hold one sequence of max_model_len tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,268 +41,331 @@ class StepResult:
 class Engine:
     """One engine: a group of GPUs that steps together."""
 
-    def __init__(self, config: EngineConfig, step_model: StepModel, seed: int) -> None:
+    def __init__(self, config: EngineConfig, physics: Physics, seed: int) -> None:
         self.config = config
-        self.step_model = step_model
-        self.pool = BlockPool(config.num_gpu_blocks)
+        self.physics = physics
         self.counters = EngineCounters(longest_tokens=config.max_model_len)
+        self.truth = CostTruth()
+        size = config.rank_size()
+        self.ranks = tuple(Rank(size, self.counters, self.truth) for _ in range(config.ranks))
         self._rng = np.random.default_rng(seed)
         self._noise: list[float] = []
         self._requests: dict[str, list[Sequence]] = {}
-        self._running: list[Sequence] = []
-        self._waiting: deque[Sequence] = deque()
-        self._step: list[tuple[Sequence, int]] | None = None
-        self._step_end_s = 0.0
+        self._flight: StepsUnderWay | None = None
+        self._last_end_s = 0.0
 
     def __repr__(self) -> str:
         return (
             f"<Engine: {self.running} running, {self.waiting} waiting,"
-            f" {self.pool.used_blocks}/{self.pool.total_blocks} blocks>"
+            f" {self.kv_usage:.0%} of the KV cache>"
         )
 
     @property
     def running(self) -> int:
         """Sequences in the batch."""
-        return len(self._running)
+        return sum(len(rank.running) for rank in self.ranks)
 
     @property
     def waiting(self) -> int:
         """Sequences in the queue."""
-        return len(self._waiting)
+        return sum(len(rank.waiting) for rank in self.ranks)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._running or self._waiting)
+        return any(rank.running or rank.waiting for rank in self.ranks)
+
+    @property
+    def steps_under_way(self) -> int:
+        """Steps that `begin_step` began and that have not ended."""
+        return 0 if self._flight is None else self._flight.steps
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests)
 
     @property
     def kv_usage(self) -> float:
         """Share of the blocks that sequences hold, 0 to 1; what is only cached does not count."""
-        return self.pool.used_blocks / self.pool.total_blocks
+        used = sum(rank.pool.used_blocks for rank in self.ranks)
+        return used / (self.config.num_gpu_blocks * len(self.ranks))
 
-    def add(self, request: SequenceRequest, now: float) -> None:
-        """Queues all choices. Raises ValueError: empty, too long, or the id is in use."""
+    def add(self, request: SequenceRequest, now: float, rank: int | None = None) -> None:
+        """Queues all choices. Raises ValueError: empty, too long, or the id is in use.
+
+        `rank`: pins a data-parallel rank; None: the least busy one, as vLLM balances.
+        """
         if request.request_id in self._requests:
             raise ValueError(f"request {request.request_id} is in the engine already")
-        if not request.prompt_ids or not request.outputs:
+        outputs = request.outputs
+        if request.prompt_tokens < 1 or not outputs:
             raise ValueError("a request needs a prompt and a choice")
-        longest = len(request.prompt_ids) + max(output.tokens for output in request.outputs)
+        longest = request.prompt_tokens + max(output.tokens for output in outputs)
         if longest > self.config.max_model_len:
             raise ValueError(f"{longest} tokens are more than {self.config.max_model_len}")
-        if min(output.tokens for output in request.outputs) < 1:
+        if min(output.tokens for output in outputs) < 1:
             raise ValueError("an answer has at least one token")
-        hashes = prompt_hashes(request, self.config.block_size)
-        sequences = [
-            Sequence(request, choice, hashes.copy(), now) for choice in range(len(request.outputs))
-        ]
+        if rank is None:
+            rank = self._least_busy()
+        extent_tokens = self.config.block_size * self.config.extent_blocks
+        known = request.keys((), 0, request.prompt_tokens // extent_tokens, extent_tokens)
+        sequences = [Sequence(request, i, known, rank, now) for i in range(len(outputs))]
         self._requests[request.request_id] = sequences
-        self._waiting.extend(sequences)
+        self.ranks[rank].waiting.extend(sequences)
         self.counters.added += len(sequences)
 
-    def abort(self, request_id: str) -> int:
-        """Ends what is left of a request and frees its blocks at once; how many sequences."""
-        sequences = self._requests.pop(request_id, ())
-        for sequence in sequences:
-            if sequence.admitted_s is not None and sequence in self._running:
-                self._running.remove(sequence)
-            else:
-                self._waiting.remove(sequence)
-            self._free(sequence)
-            sequence.ended = True
+    def abort(self, request_id: str) -> float:
+        """Ends what is left of a request and frees its blocks at once.
+
+        Returns the step time that its sequences caused, seconds. While steps are under way,
+        `interrupt` first. Raises RuntimeError otherwise.
+        """
+        if self._flight is not None and self._flight.steps > 1:
+            raise RuntimeError("interrupt the steps first")
+        cost_s = 0.0
+        for sequence in self._requests.pop(request_id, ()):
+            self.ranks[sequence.rank].remove(sequence)
             self.counters.finished[FinishReason.ABORT] += 1
-        return len(sequences)
+            cost_s += sequence.cost_s
+        return cost_s
+
+    def sequences(self, request_id: str) -> tuple[Sequence, ...]:
+        """Those of a request that have not ended."""
+        return tuple(self._requests.get(request_id, ()))
+
+    def output_tokens(self, sequence: Sequence) -> int:
+        """Output of a sequence so far, as of the last `settle` or step."""
+        return self.ranks[sequence.rank].output_tokens(sequence)
 
     def step(self, now: float) -> StepResult:
         """One whole step from `now`."""
         duration_s = self.begin_step(now)
         return StepResult(duration_s=duration_s, outputs=self.finish_step())
 
-    def begin_step(self, now: float) -> float:
-        """Chooses the tokens of the next step; how many seconds it takes, 0.0 with none.
+    def begin_step(self, now: float, most_steps: int = 1) -> float:
+        """Chooses the tokens of the next step, or of up to `most_steps` that only decode.
 
-        Raises RuntimeError when a step is under way.
+        Returns the seconds they take, 0.0 with nothing to do. Raises RuntimeError when a step is
+        under way.
         """
-        if self._step is not None:
+        if self._flight is not None:
             raise RuntimeError("a step is under way")
-        scheduled = self._schedule(now)
-        duration_s = self._duration_s(scheduled)
-        self._step = scheduled
-        self._step_end_s = now + duration_s
-        return duration_s
+        ranks = self.ranks
+        for rank in ranks:
+            rank.schedule(now)
+        steps = most_steps
+        for rank in ranks:
+            steps = rank.quiet_steps(steps) if steps > 1 else 1
+        if len(ranks) > 1 and steps > 1:
+            steps = self._steps_of_one_pace(steps)
+        batch = sum(rank.batch for rank in ranks)
+        if not batch and not any(rank.prefills for rank in ranks):
+            self._flight = StepsUnderWay(now, 1)
+            return 0.0
+        noise = self._draw_noise(steps)
+        flight = self._flight = StepsUnderWay(now, steps)
+        if batch:
+            slowest = max(ranks, key=_kv_tokens)
+            flight.kv_token_s = self.physics.kv_token_s * noise
+            flight.slope_s = flight.kv_token_s * slowest.batch
+            fixed_s = self.physics.decode_fixed_s(batch) * noise
+            flight.first_s = fixed_s + flight.kv_token_s * slowest.kv_tokens
+            self._charge_decode(flight, flight.first_s, 1, ahead=0)
+        flight.first_s += self._charge_prefills(noise)
+        return flight.duration_s(steps)
 
-    def finish_step(self) -> tuple[SequenceOutput, ...]:
+    def settle(self, now: float) -> None:
+        """Counts the steps that have ended by `now` while many are under way."""
+        flight = self._flight
+        if flight is None or (done := flight.steps_by(now)) < 1:
+            return
+        self._charge_decode(flight, flight.first_s + flight.slope_s, done, ahead=1)
+        end_s = flight.begin_s + flight.duration_s(done)
+        self._count_decoded(done, end_s)
+        for rank in self.ranks:
+            rank.advance(done, goes_on=True)
+        flight.begin_s = end_s
+        flight.steps -= done
+        flight.first_s += done * flight.slope_s
+
+    def interrupt(self, now: float) -> float:
+        """Ends many steps with the one under way at `now`; when that is, seconds."""
+        flight = self._flight
+        if flight is None:
+            return now
+        self.settle(now)
+        flight.steps = 1
+        return flight.begin_s + flight.first_s
+
+    def finish_step(self, *, every_token: bool = True) -> tuple[SequenceOutput, ...]:
         """Ends the step: a token for every sequence whose computation has caught up.
 
-        Raises RuntimeError when no step is under way.
+        Without `every_token` only first tokens and last ones are told. Raises RuntimeError when no
+        step is under way.
         """
-        if self._step is None:
-            raise RuntimeError("no step is under way")
-        scheduled, self._step = self._step, None
-        outputs: list[SequenceOutput] = []
-        computed_tokens = 0
-        for sequence, tokens in scheduled:
-            if sequence.ended:
-                continue
-            computed_tokens += 0 if sequence.decodes else tokens
-            sequence.computed_tokens += tokens
-            if not sequence.pending_tokens:
-                outputs.append(self._emit(sequence, self._step_end_s))
-        if scheduled:
-            self.counters.step_tokens.observe(computed_tokens + len(outputs))
+        outputs = []
+        for sequence in self.finish(every_token=every_token):
+            outputs.append(
+                SequenceOutput(
+                    request_id=sequence.request.request_id,
+                    choice=sequence.choice,
+                    tokens=self.output_tokens(sequence),
+                    cached_tokens=sequence.cached_tokens,
+                    finish_reason=sequence.output.finish_reason if sequence.ended else None,
+                )
+            )
         return tuple(outputs)
 
-    def _schedule(self, now: float) -> list[tuple[Sequence, int]]:
-        budget = self.config.max_num_batched_tokens
-        scheduled: list[tuple[Sequence, int]] = []
-        preempted = False
-        position = 0
-        while position < len(self._running) and budget:
-            sequence = self._running[position]
-            tokens = min(sequence.pending_tokens, budget)
-            count = len(self._running)
-            kept = self._grow(sequence, tokens)
-            preempted = preempted or len(self._running) < count
-            if not kept:
-                break
-            scheduled.append((sequence, tokens))
-            budget -= tokens
-            position += 1
-        most = self.config.max_num_seqs
-        while not preempted and self._waiting and budget and self.running < most:
-            sequence = self._waiting[0]
-            if not self._admit(sequence, budget, now):
-                break
-            tokens = min(sequence.pending_tokens, budget)
-            scheduled.append((sequence, tokens))
-            budget -= tokens
-        return scheduled
+    def finish(self, *, every_token: bool = False) -> list[Sequence]:
+        """`finish_step`, with the sequences themselves: `ended` tells which are over."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            raise RuntimeError("no step is under way")
+        told: list[Sequence] = []
+        if not flight.first_s:
+            for rank in self.ranks:
+                rank.advance(1, goes_on=False)
+            return told
+        if flight.steps > 1:
+            second_s = flight.first_s + flight.slope_s
+            self._charge_decode(flight, second_s, flight.steps - 1, ahead=1)
+        end_s = flight.begin_s + flight.duration_s(flight.steps)
+        step_tokens = self._count_decoded(flight.steps, end_s)
+        for rank in self.ranks:
+            step_tokens += sum(tokens for one, tokens in rank.prefills if not one.ended)
+            rank.advance(flight.steps, goes_on=False)
+            ended = rank.ended()
+            if every_token:
+                told += (one for one in rank.running if one.decodes)
+            complete = rank.finish_prefills()
+            for sequence in complete:
+                self._emit(rank, sequence, end_s)
+                if sequence.ended:
+                    ended.append(sequence)
+                else:
+                    told.append(sequence)
+            for sequence in ended:
+                self._count_end(sequence, end_s)
+            told += ended
+            step_tokens += len(complete)
+        self.counters.step_tokens.observe(step_tokens, flight.steps)
+        self._last_end_s = end_s
+        return told
 
-    def _grow(self, sequence: Sequence, tokens: int) -> bool:
-        """Blocks for `tokens` more; the last of the batch make room. False: it had to go itself."""
-        block_size = self.config.block_size
-        wanted = blocks_for(sequence.computed_tokens + tokens, block_size)
-        missing = wanted - len(sequence.blocks)
-        if missing > 0:
-            while (blocks := self.pool.allocate(missing)) is None:
-                youngest = self._running.pop()
-                self._preempt(youngest)
-                if youngest is sequence:
-                    return False
-            sequence.blocks += blocks
-        self._remember(sequence, sequence.computed_tokens + tokens)
-        return True
+    def _least_busy(self) -> int:
+        """vLLM's data-parallel balancer: four times the waiting plus the running, the first one."""
+        busy = [4 * len(rank.waiting) + len(rank.running) for rank in self.ranks]
+        return busy.index(min(busy))
 
-    def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
-        """Moves the head of the queue into the batch if all its tokens have room."""
-        block_size = self.config.block_size
-        # The last token is computed in any case: its output is what is asked for.
-        shared = self.pool.lookup(sequence.hashes, (sequence.total_tokens - 1) // block_size)
-        new_blocks = blocks_for(sequence.total_tokens, block_size) - len(shared)
-        if not self.pool.fits(shared, new_blocks):
-            return False
-        self._waiting.popleft()
-        self._running.append(sequence)
-        self.pool.share(shared)
-        sequence.blocks = shared
-        sequence.found_tokens = sequence.computed_tokens = len(shared) * block_size
-        if sequence.admitted_s is None:
-            sequence.admitted_s = now
-            sequence.cached_tokens = sequence.computed_tokens
-            self.counters.cache_queries_tokens += sequence.prompt_tokens
-            self.counters.cache_hits_tokens += sequence.cached_tokens
-        return self._grow(sequence, min(sequence.pending_tokens, budget))
+    def _steps_of_one_pace(self, steps: int) -> int:
+        """Steps until another rank than the fullest of now holds the most KV."""
+        slowest = max(self.ranks, key=_kv_tokens)
+        for rank in self.ranks:
+            if rank.batch > slowest.batch:
+                gap = slowest.kv_tokens - rank.kv_tokens
+                steps = min(steps, gap // (rank.batch - slowest.batch) + 1)
+        return steps
 
-    def _remember(self, sequence: Sequence, tokens: int) -> None:
-        """Makes blocks findable that become full; as early as in vLLM, when they are scheduled."""
-        block_size = self.config.block_size
-        for index in range(sequence.computed_tokens // block_size, tokens // block_size):
-            self.pool.remember(sequence.blocks[index], sequence.block_hash(index, block_size))
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._free(sequence)
-        sequence.computed_tokens = 0
-        sequence.recomputes = True
-        self._waiting.appendleft(sequence)
-        self.counters.preemptions += 1
-
-    def _free(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.blocks)
-        sequence.blocks = []
-
-    def _duration_s(self, scheduled: list[tuple[Sequence, int]]) -> float:
-        """Decode of the sequences that decode, and each prefill's share; noise on the sum."""
-        if not scheduled:
+    def _charge_prefills(self, noise: float) -> float:
+        """Deals out the prefills of the step; seconds of the slowest rank's."""
+        model = self.physics
+        times: list[tuple[Sequence, float]] = []
+        slowest_s = 0.0
+        for rank in self.ranks:
+            rank_s = 0.0
+            for sequence, tokens in rank.prefills:
+                seconds = model.prefill_time_s(tokens, sequence.computed_tokens + tokens)
+                # The fixed part of a prefill is paid once, by its first chunk.
+                if sequence.computed_tokens > sequence.found_tokens:
+                    seconds -= model.prefill_s
+                rank_s += seconds
+                times.append((sequence, seconds))
+            slowest_s = max(slowest_s, rank_s)
+        if not times:
             return 0.0
-        model = self.step_model
-        batch = kv_tokens = 0
-        prefill_s = 0.0
-        for sequence, tokens in scheduled:
-            if sequence.decodes:
-                batch += 1
-                kv_tokens += sequence.total_tokens
-                continue
-            end = sequence.computed_tokens + tokens
-            prefill_s += model.prefill_time_s(tokens, end)
-            # The fixed part of a prefill is paid once, by its first chunk.
-            if sequence.computed_tokens > sequence.found_tokens:
-                prefill_s -= model.prefill_s
-        return (model.decode_step_s(batch, kv_tokens) + prefill_s) * self._draw_noise()
+        share = noise * slowest_s / sum(seconds for _, seconds in times)
+        for sequence, seconds in times:
+            self.truth.charge_prefill(sequence, share * seconds)
+        return slowest_s * noise
 
-    def _draw_noise(self) -> float:
+    def _charge_decode(
+        self, flight: StepsUnderWay, first_s: float, steps: int, *, ahead: int
+    ) -> None:
+        """Deals out `steps` steps of decoding that begin `ahead` steps from now."""
+        batch = kv_tokens = 0
+        for rank in self.ranks:
+            batch += rank.batch
+            kv_tokens += rank.kv_tokens
+        if not batch or not steps:
+            return
+        slowest = max(self.ranks, key=_kv_tokens)
+        ramp_s = flight.slope_s * (steps * (steps - 1) / 2)
+        kv_first_s = flight.kv_token_s * (slowest.kv_tokens + ahead * slowest.batch)
+        self.truth.charge_decode(
+            step=slowest.step + ahead,
+            steps=steps,
+            batch=batch,
+            fixed_s=steps * (first_s - kv_first_s),
+            kv_tokens=kv_tokens + ahead * batch,
+            kv_s=steps * kv_first_s + ramp_s,
+        )
+
+    def _draw_noise(self, steps: int) -> float:
+        """The factor on the time of `steps` steps: their mean of lognormal draws with mean 1."""
         sigma = self.config.noise_sigma
         if not sigma:
             return 1.0
         if not self._noise:
-            self._noise = self._rng.lognormal(-sigma * sigma / 2, sigma, _NOISE_BLOCK).tolist()
-        return self._noise.pop()
+            self._noise = self._rng.standard_normal(_NOISE_BLOCK).tolist()
+        sigma /= math.sqrt(steps)
+        return math.exp(sigma * self._noise.pop() - sigma * sigma / 2)
 
-    def _emit(self, sequence: Sequence, now: float) -> SequenceOutput:
-        """One more token."""
+    def _count_decoded(self, steps: int, end_s: float) -> int:
+        """Counts the tokens of the sequences that decode in `steps` steps; how many in each."""
+        batch = sum(rank.batch for rank in self.ranks)
+        if batch:
+            self.counters.generation_tokens += steps * batch
+            gap_s = (end_s - self._last_end_s) / steps
+            self.counters.inter_token_s.observe(gap_s, steps * batch)
+        self._last_end_s = end_s
+        return batch
+
+    def _emit(self, rank: Rank, sequence: Sequence, now: float) -> None:
+        """The token that follows a prefill."""
         counters = self.counters
-        sequence.recomputes = False
-        sequence.output_tokens += 1
         counters.generation_tokens += 1
-        if sequence.output_tokens == 1:
+        if not sequence.output_tokens:
             sequence.first_token_s = now
             counters.prompt_tokens += sequence.prompt_tokens
             counters.prompt_tokens_cached += sequence.cached_tokens
             counters.ttft_s.observe(now - sequence.arrival_s)
         else:
-            counters.inter_token_s.observe(now - sequence.last_token_s)
-        sequence.last_token_s = now
-        finish_reason = None
+            counters.inter_token_s.observe(now - sequence.preempted_s)
+        sequence.output_tokens += 1
         if sequence.output_tokens == sequence.output.tokens:
-            finish_reason = sequence.output.finish_reason
-            self._finish(sequence, finish_reason)
-        return SequenceOutput(
-            request_id=sequence.request.request_id,
-            choice=sequence.choice,
-            tokens=sequence.output_tokens,
-            cached_tokens=sequence.cached_tokens,
-            finish_reason=finish_reason,
-        )
+            rank.remove(sequence)
+        else:
+            rank.decode(sequence)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._running.remove(sequence)
-        self._free(sequence)
-        sequence.ended = True
+    def _count_end(self, sequence: Sequence, end_s: float) -> None:
         siblings = self._requests[sequence.request.request_id]
         siblings.remove(sequence)
         if not siblings:
             del self._requests[sequence.request.request_id]
         counters = self.counters
-        counters.finished[reason] += 1
+        counters.finished[sequence.output.finish_reason] += 1
         counters.request_prompt_tokens.observe(sequence.prompt_tokens)
         counters.request_generation_tokens.observe(sequence.output_tokens)
         admitted_s = sequence.arrival_s if sequence.admitted_s is None else sequence.admitted_s
-        end_s = sequence.last_token_s
         counters.e2e_s.observe(end_s - sequence.arrival_s)
         counters.queue_s.observe(admitted_s - sequence.arrival_s)
         counters.inference_s.observe(end_s - admitted_s)
         counters.prefill_s.observe(sequence.first_token_s - admitted_s)
         decode_s = end_s - sequence.first_token_s
         counters.decode_s.observe(decode_s)
-        if sequence.output_tokens > 1:
-            counters.tpot_s.observe(decode_s / (sequence.output_tokens - 1))
-        else:
-            counters.tpot_s.observe(0.0)
+        counters.tpot_s.observe(decode_s / max(1, sequence.output_tokens - 1))
+
+
+def _kv_tokens(rank: Rank) -> int:
+    return rank.kv_tokens

@@ -1,19 +1,25 @@
-"""KV blocks of a simulated engine: counted references, and a prefix cache over full blocks.
+"""KV blocks of a simulated engine: counted references, and a prefix cache over full extents.
 
-A block is free when no sequence refers to it. A free block keeps its content until it is taken
-for something new, the least recently used first: so cached blocks count as free, as in vLLM
-(vllm/v1/core/block_pool.py). Invariant: free + used = total.
+An extent is a run of blocks that is cached as a whole under a key that names its content and
+everything before it: one block for an engine that knows its tokens, the hash block of a trace for
+one that knows lengths only. Blocks without a key are counted, not named. A block is free when no
+sequence refers to it. What is free keeps its content until it is taken for something new, the
+least recently used first: so cached blocks count as free, as in vLLM (vllm/v1/core/block_pool.py).
+Invariant: free + used = total.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 
 import numpy as np
 
 _HASH_BYTES = 16
+
+Key = Hashable
+"""Content of an extent, with all that stands before it."""
 
 
 def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
@@ -32,81 +38,93 @@ def blocks_for(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
 
 
+class _Nameless:
+    """Stands in the free order for blocks that nothing can find."""
+
+    __slots__ = ()
+
+
 class BlockPool:
-    """All blocks of one engine. Blocks are numbers from 0."""
+    """All blocks of one engine rank; an extent is `extent_blocks` of them."""
 
-    def __init__(self, total_blocks: int) -> None:
+    def __init__(self, total_blocks: int, extent_blocks: int = 1) -> None:
         self.total_blocks = total_blocks
-        # Free blocks, the next to be taken first.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total_blocks))
-        self._references = [0] * total_blocks
-        self._hashes: list[bytes | None] = [None] * total_blocks
-        self._cached: dict[bytes, int] = {}
-
-    @property
-    def free_blocks(self) -> int:
+        self.extent_blocks = extent_blocks
+        self.free_blocks = total_blocks
         """Blocks that no sequence holds, cached ones included."""
-        return len(self._free)
+        self._spare = total_blocks
+        """Free blocks that go before all others: never used, or left over from an extent."""
+        self._order: OrderedDict[Key, int] = OrderedDict()
+        """The other free ones, the next to be taken first, with their number of blocks."""
+        self._references: dict[Key, int] = {}
+        """Of every cached extent; 0: it is free and stands in `_order`."""
 
     @property
     def used_blocks(self) -> int:
         """Blocks that at least one sequence holds."""
-        return self.total_blocks - len(self._free)
+        return self.total_blocks - self.free_blocks
 
     @property
     def cached_blocks(self) -> int:
         """Blocks with content that a prompt may find."""
-        return len(self._cached)
+        return len(self._references) * self.extent_blocks
 
-    def lookup(self, hashes: Sequence[bytes], most_blocks: int) -> list[int]:
-        """The cached blocks of the longest known prefix, at most `most_blocks`. Takes nothing."""
-        found = []
-        for content in hashes[:most_blocks]:
-            block = self._cached.get(content)
-            if block is None:
+    def lookup(self, keys: Sequence[Key], most_extents: int) -> list[Key]:
+        """Keys of the longest known prefix, at most `most_extents`. Takes nothing."""
+        known = self._references
+        found: list[Key] = []
+        for key in keys[:most_extents]:
+            if key not in known:
                 break
-            found.append(block)
+            found.append(key)
         return found
 
-    def fits(self, shared: Sequence[int], new_blocks: int) -> bool:
-        """Whether `new_blocks` can be had beside the `shared` ones."""
-        idle = sum(not self._references[block] for block in shared)
-        return new_blocks + idle <= len(self._free)
+    def fits(self, shared: Sequence[Key], new_blocks: int) -> bool:
+        """Whether `new_blocks` can be had beside the `shared` extents."""
+        if new_blocks > self.free_blocks:
+            return False
+        references = self._references
+        idle = sum(not references[key] for key in shared)
+        return new_blocks + idle * self.extent_blocks <= self.free_blocks
 
-    def share(self, blocks: Sequence[int]) -> None:
-        """Takes one more reference to each of the cached `blocks`."""
-        for block in blocks:
-            if not self._references[block]:
-                del self._free[block]
-            self._references[block] += 1
+    def share(self, keys: Sequence[Key]) -> None:
+        """Takes one more reference to each of the cached extents."""
+        references = self._references
+        for key in keys:
+            if not references[key]:
+                del self._order[key]
+                self.free_blocks -= self.extent_blocks
+            references[key] += 1
 
-    def allocate(self, count: int) -> list[int] | None:
-        """Takes `count` blocks, and what was cached in them is forgotten; None: not so many."""
-        if count > len(self._free):
-            return None
-        taken = []
-        for _ in range(count):
-            block, _ = self._free.popitem(last=False)
-            self._forget(block)
-            self._references[block] = 1
-            taken.append(block)
-        return taken
+    def take(self, blocks: int) -> None:
+        """Takes blocks; what was cached in them is forgotten. Raises OverflowError: too many."""
+        if blocks > self.free_blocks:
+            raise OverflowError(f"{blocks} blocks of {self.free_blocks}")
+        self.free_blocks -= blocks
+        while self._spare < blocks:
+            key, count = self._order.popitem(last=False)
+            self._references.pop(key, None)
+            self._spare += count
+        self._spare -= blocks
 
-    def remember(self, block: int, content: bytes) -> None:
-        """Makes a full block findable; of two equal blocks the first stays the one found."""
-        if content not in self._cached:
-            self._cached[content] = block
-            self._hashes[block] = content
+    def remember(self, key: Key) -> bool:
+        """Names an extent of taken blocks; False where the same content is known already."""
+        if key in self._references:
+            return False
+        self._references[key] = 1
+        return True
 
-    def release(self, blocks: Sequence[int]) -> None:
-        """Gives back one reference to each; the last blocks of a prompt are reused first."""
-        for block in reversed(blocks):
-            self._references[block] -= 1
-            if not self._references[block]:
-                self._free[block] = None
+    def release(self, keys: Sequence[Key], nameless_blocks: int) -> None:
+        """Gives back a reference to each extent, and the rest; the end of a prompt is reused first.
 
-    def _forget(self, block: int) -> None:
-        content = self._hashes[block]
-        if content is not None:
-            del self._cached[content]
-            self._hashes[block] = None
+        Of a block that is not full, or equals one that another sequence named, nothing is kept.
+        """
+        if nameless_blocks:
+            self._order[_Nameless()] = nameless_blocks
+            self.free_blocks += nameless_blocks
+        references, order = self._references, self._order
+        for key in reversed(keys):
+            references[key] -= 1
+            if not references[key]:
+                order[key] = self.extent_blocks
+                self.free_blocks += self.extent_blocks

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from simulation.engine import Engine
-from simulation.sequences import SequenceRequest
+from simulation.sequences import TokenRequest
 
 MAX_LAG_S = 0.005
 """How far the steps may lag behind the clock before the lost time is given up. Timers are late by
@@ -20,7 +20,7 @@ about a millisecond, which is made up for; a busy machine just makes a slower en
 class Watch:
     """How far a request has come. `only_end`: wake the reader when all choices have ended."""
 
-    def __init__(self, request: SequenceRequest, only_end: bool) -> None:
+    def __init__(self, request: TokenRequest, only_end: bool) -> None:
         self.request = request
         self.tokens = [0] * len(request.outputs)
         """Output tokens made, by choice."""
@@ -59,7 +59,7 @@ class EngineDriver:
         """Requests that have neither ended nor been aborted."""
         return len(self._watches)
 
-    def submit(self, request: SequenceRequest, only_end: bool) -> Watch:
+    def submit(self, request: TokenRequest, only_end: bool) -> Watch:
         """Hands a request to the engine. Raises ValueError, as `Engine.add` does."""
         idle = not self.engine.has_work
         # While the steps lag behind, the engine's time is the earlier one.

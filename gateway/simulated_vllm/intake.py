@@ -15,7 +15,7 @@ from gateway.simulated_vllm.failures import (
 from gateway.simulated_vllm.prompts import chat_prompt, completion_prompt
 from gateway.simulated_vllm.wire import GenerationBody
 from simulation.output import StopRules, answer_seed, plan_output
-from simulation.sequences import SequenceRequest
+from simulation.sequences import TokenRequest
 
 COMPLETION_MAX_TOKENS = 16
 """What /v1/completions generates where nothing is said."""
@@ -38,7 +38,7 @@ class Job:
     response_id: str
     created_s: int
     is_chat: bool
-    request: SequenceRequest
+    request: TokenRequest
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -65,7 +65,7 @@ def make_job(
     choices = _choices(body)
     _check_sampling(body)
     seeds = (answer_seed(config.seed, prompt_ids, body.seed, i) for i in range(choices))
-    request = SequenceRequest(
+    request = TokenRequest(
         request_id=engine_id,
         prompt_ids=prompt_ids,
         outputs=tuple(plan_output(seed, rules, config.mean_answer_tokens) for seed in seeds),

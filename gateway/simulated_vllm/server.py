@@ -36,6 +36,7 @@ from gateway.simulated_vllm.wire import (
     encode,
 )
 from simulation.engine import Engine
+from simulation.physics import Physics
 from simulation.tokenizer import decode as text_of
 from simulation.tokenizer import encode as token_ids
 from simulation.tokenizer import token_bytes
@@ -53,7 +54,8 @@ class SimulatedVllm:
 
     def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
-        self.engine = Engine(config.engine_config(), config.scaled_step_model(), config.seed)
+        physics = Physics(config.scaled_step_model())
+        self.engine = Engine(config.engine_config(), physics, config.seed)
         self.driver = EngineDriver(self.engine)
         self.fault_driver = FaultDriver(config.faults, die)
         self.url = ""

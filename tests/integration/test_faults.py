@@ -78,7 +78,7 @@ async def fleet(
 async def until_idle(sim: SimulatedVllm) -> None:
     """Waits until no request is left in a server, and no block in its engine."""
     await serving.until(lambda: sim.open_requests == 0 and not sim.engine.has_work)
-    assert sim.engine.pool.used_blocks == 0
+    assert sim.engine.kv_usage == 0.0
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ async def test_a_client_that_leaves_frees_the_engine() -> None:
         await asyncio.gather(*unary, return_exceptions=True)
         await until(lambda: sim.open_requests == 0)
         assert not sim.engine.has_work
-        assert sim.engine.pool.used_blocks == 0
+        assert sim.engine.kv_usage == 0.0
         text = await client.get("/metrics")
         assert 'finished_reason="abort",model_name="tiny-moe"} 0.0' in text, "as in vLLM"
         assert (await client.answer(CHAT, HELLO))["usage"]["completion_tokens"] == 8

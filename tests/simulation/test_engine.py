@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.step_model import QWEN3_30B_H100
-from simulation.engine import Engine, EngineConfig, StepResult
+from simulation.engine import Engine, StepResult
+from simulation.engine_config import EngineConfig
 from simulation.output import FinishReason, Output
-from simulation.sequences import SequenceRequest
+from simulation.physics import Physics
+from simulation.sequences import TokenRequest
 
 SMALL = EngineConfig(
     max_num_seqs=4,
@@ -25,18 +27,18 @@ MOST_STEPS = 5000
 
 
 def engine(config: EngineConfig = SMALL, seed: int = 0) -> Engine:
-    return Engine(config, QWEN3_30B_H100, seed)
+    return Engine(config, Physics(QWEN3_30B_H100), seed)
 
 
 def request(
     name: str, prompt_tokens: int = 8, output_tokens: int = 4, *, first: int = 0, choices: int = 1
-) -> SequenceRequest:
+) -> TokenRequest:
     """A prompt of the tokens from `first` on."""
     outputs = (
         Output(seed=first + i, tokens=output_tokens, finish_reason=FinishReason.LENGTH)
         for i in range(choices)
     )
-    return SequenceRequest(
+    return TokenRequest(
         request_id=name,
         prompt_ids=tuple(range(first, first + prompt_tokens)),
         outputs=tuple(outputs),
@@ -74,8 +76,10 @@ configs = st.builds(
 
 def play(simulated: Engine, load: list[tuple[int, ...]]) -> list[StepResult]:
     """Runs a load to its end, and checks the engine's invariants after each step."""
-    config, pool = simulated.config, simulated.pool
-    due: dict[int, list[SequenceRequest]] = {}
+    config = simulated.config
+    [rank] = simulated.ranks
+    pool = rank.pool
+    due: dict[int, list[TokenRequest]] = {}
     aborts: dict[int, list[str]] = {}
     arrival = 0
     for number, (prompt, output, prefix, choices, gap, patience) in enumerate(load):
@@ -150,12 +154,14 @@ def test_an_abort_frees_everything_at_once() -> None:
     for number in range(8):
         simulated.add(request(f"r{number}", first=number * 100, choices=2), 0.0)
     simulated.step(0.0)
-    assert simulated.pool.used_blocks > 0
+    assert simulated.ranks[0].pool.used_blocks > 0
     assert simulated.waiting > 0
-    assert [simulated.abort(f"r{number}") for number in range(8)] == [2] * 8
-    assert simulated.pool.used_blocks == 0
+    for number in range(8):
+        simulated.abort(f"r{number}")
+    assert simulated.counters.finished[FinishReason.ABORT] == 16
+    assert simulated.ranks[0].pool.used_blocks == 0
     assert not simulated.has_work
-    assert simulated.abort("r0") == 0, "twice is no error"
+    assert simulated.abort("r0") == 0.0, "twice is no error"
     simulated.add(request("r0"), 1.0)
     assert sum(len(result.outputs) for result in drain(simulated, 1.0)) == 4
 
@@ -217,7 +223,7 @@ def test_choices_share_the_prompt_and_the_next_turn_finds_the_answer() -> None:
     simulated.add(first, 0.0)
     simulated.step(0.0)
     assert simulated.running == 3
-    assert simulated.pool.used_blocks == 2 + 3, "two blocks in common, one each"
+    assert simulated.ranks[0].pool.used_blocks == 2 + 3, "two blocks in common, one each"
     drain(simulated)
     answer = [first.outputs[0].token_id(i) for i in range(8)]
     turn = replace(request("b", 1, 1), prompt_ids=(*first.prompt_ids, *answer, 7, 7))
@@ -239,8 +245,8 @@ def test_long_prompts_are_prefilled_in_chunks_beside_decodes() -> None:
 
 def test_the_fixed_part_of_a_prefill_is_paid_once() -> None:
     model = QWEN3_30B_H100
-    whole = Engine(replace(SMALL, noise_sigma=0.0), model, 0)
-    chunked = Engine(replace(SMALL, max_num_batched_tokens=8, noise_sigma=0.0), model, 0)
+    whole = Engine(replace(SMALL, noise_sigma=0.0), Physics(model), 0)
+    chunked = Engine(replace(SMALL, max_num_batched_tokens=8, noise_sigma=0.0), Physics(model), 0)
     times = []
     for simulated in (whole, chunked):
         simulated.add(request("a", 24, 1), 0.0)
@@ -255,7 +261,7 @@ def test_a_decode_step_takes_what_the_step_model_says() -> None:
     durations = []
     for batch in (1, 2, 4, 8, 16, 32):
         config = EngineConfig(noise_sigma=0.0, max_num_seqs=32)
-        simulated = Engine(config, model, 0)
+        simulated = Engine(config, Physics(model), 0)
         for number in range(batch):
             simulated.add(request(f"r{number}", 8, 3, first=number * 100), 0.0)
         results = drain(simulated)
@@ -267,9 +273,9 @@ def test_a_decode_step_takes_what_the_step_model_says() -> None:
 
 
 def test_noise_has_mean_one() -> None:
-    simulated = Engine(EngineConfig(noise_sigma=0.05), QWEN3_30B_H100, 7)
+    simulated = Engine(EngineConfig(noise_sigma=0.05), Physics(QWEN3_30B_H100), 7)
     simulated.add(request("a", 1, 2000), 0.0)
-    quiet = Engine(EngineConfig(noise_sigma=0.0), QWEN3_30B_H100, 7)
+    quiet = Engine(EngineConfig(noise_sigma=0.0), Physics(QWEN3_30B_H100), 7)
     quiet.add(request("a", 1, 2000), 0.0)
     noisy_s, quiet_s = (sum(r.duration_s for r in drain(one)) for one in (simulated, quiet))
     assert noisy_s != quiet_s
@@ -305,7 +311,7 @@ def test_histograms_tell_the_simulated_times() -> None:
     ],
     ids=lambda wrong: str(wrong.request_id),
 )
-def test_what_cannot_run_is_refused_at_the_door(wrong: SequenceRequest) -> None:
+def test_what_cannot_run_is_refused_at_the_door(wrong: TokenRequest) -> None:
     simulated = engine()
     simulated.add(request("twice"), 0.0)
     with pytest.raises(ValueError, match=r"."):

@@ -1,0 +1,66 @@
+"""Who decides for a simulated fleet, and what it gets to see of the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler.types import Action, EngineReport, Event, Request, Tick
+from simulation.engine import Engine
+
+
+class Decider(Protocol):
+    """Who decides; `scheduler.core.Scheduler` in production."""
+
+    def submit(self, request: Request, now: float) -> Sequence[Action]:
+        """A new request."""
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        """What happened."""
+
+    def tick(self, now: float) -> Tick:
+        """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetTiming:
+    """What the decider is told, and when, seconds.
+
+    `report_lag_s`: age of an engine report when it arrives; `tick_s`: between ticks while requests
+    are open, beside the wake-ups that a tick asks for; `release_s`: how long an idle engine stays
+    powered.
+    """
+
+    report_s: float = 1.0
+    report_lag_s: float = 0.1
+    progress_s: float = 0.25
+    tick_s: float = 0.05
+    release_s: float = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedPlacement:
+    """An engine, or one data-parallel rank of it that requests are pinned to."""
+
+    name: str
+    engine: Engine
+    rank: int | None = None
+
+
+def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
+    """What the engine (or the pinned rank) says of itself, as vLLM's /metrics does."""
+    engine, config = placement.engine, placement.engine.config
+    ranks = engine.ranks if placement.rank is None else (engine.ranks[placement.rank],)
+    blocks = config.num_gpu_blocks * len(ranks)
+    return EngineReport(
+        placement=placement.name,
+        at_s=now,
+        running=sum(len(rank.running) for rank in ranks),
+        waiting=sum(len(rank.waiting) for rank in ranks),
+        kv_usage=sum(rank.pool.used_blocks for rank in ranks) / blocks,
+        prompt_tokens_total=engine.counters.prompt_tokens,
+        generation_tokens_total=engine.counters.generation_tokens,
+        kv_capacity_tokens=blocks * config.block_size,
+        context_tokens=config.max_model_len,
+    )

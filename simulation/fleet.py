@@ -1,0 +1,389 @@
+"""A fleet of simulated engines behind the very scheduler of production: discrete events on a heap.
+
+Arrivals go to a `Decider` (`scheduler.core.Scheduler`, or a rival policy of the laboratory), its
+actions to the engines, and what the engines do comes back to it as it would in production: token
+counts at intervals, ends at once, reports that lag. Load that others put on the same engines goes
+past it. Pure and deterministic: the same arrivals, engines and decider give the same run.
+
+**The step-level truth.** Every `Outcome` carries `gpu_s`: the seconds of its group's time that the
+request caused, dealt out step by step (`simulation.cost_truth`), partial attempts included. A
+meter that only sees events is measured against it: a request's true cost is `gpu_s` times the
+group's price per second, and per engine
+
+    sum of gpu_s of ended requests + of those that run + of external load = engine.truth.busy_s;
+
+what is left of the paid time is idle. `external_gpu_s` has the external part.
+
+**Conservation.** submitted = finished + rejected + cancelled + running + queued at every moment:
+`counts`, where running is counted in the engines and queued is what the decider still holds.
+
+Memory does not grow with the number of requests: arrivals are an iterator, outcomes go to a sink.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduler.types import (
+    Action,
+    AttemptEnded,
+    AttemptOutcome,
+    Cancelled,
+    Dispatch,
+    EngineReport,
+    Progress,
+    Reject,
+    RejectReason,
+    ServingChanged,
+)
+from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
+from simulation.decider import Decider, FleetTiming, SimulatedPlacement, report_of
+from simulation.engine import Engine
+from simulation.powered import PoweredTime
+from simulation.sequences import LengthRequest
+from simulation.sequences import Sequence as EngineSequence
+
+MANY_STEPS = 1 << 30
+
+
+@dataclass(slots=True)
+class _Group:
+    """An engine on the heap; `version` tells a planned end from one that was given up."""
+
+    engine: Engine
+    powered: PoweredTime
+    version: int = 0
+    steps: bool = False
+
+
+@dataclass(slots=True)
+class _Flight:
+    arrival: Arrival
+    attempt: int = 0
+    placement: SimulatedPlacement | None = None
+    dispatched_s: float | None = None
+    first_token_s: float | None = None
+    told_tokens: int = 0
+    cached_tokens: int = 0
+    gpu_s: float = 0.0
+
+
+class FleetSimulation:
+    """One run. `run` plays it to its end, or `run_until` piece by piece."""
+
+    def __init__(
+        self,
+        placements: Iterable[SimulatedPlacement],
+        decider: Decider,
+        arrivals: Iterable[Arrival],
+        on_end: Callable[[Outcome], None],
+        *,
+        external: Iterable[ExternalArrival] = (),
+        timing: FleetTiming | None = None,
+        on_report: Callable[[float], None] | None = None,
+    ) -> None:
+        self.placements: Mapping[str, SimulatedPlacement] = {p.name: p for p in placements}
+        self.timing = timing or FleetTiming()
+        self.now = 0.0
+        self.external_gpu_s = 0.0
+        self._decider = decider
+        self._arrivals = iter(arrivals)
+        self._external = iter(external)
+        self._on_end = on_end
+        self._on_report = on_report
+        self._groups = {
+            id(p.engine): _Group(p.engine, PoweredTime(self.timing.release_s))
+            for p in self.placements.values()
+        }
+        self._flights: dict[str, _Flight] = {}
+        self._ended = dict.fromkeys(OutcomeKind, 0)
+        self._submitted = 0
+        self._externals = 0
+        self._heap: list[tuple[float, int, Callable[[object], None], object]] = []
+        self._pushed = 0
+        self._coming = 0
+        self._periodic = False
+        self._wake_s = float("inf")
+        for name in self.placements:
+            self._perform(
+                decider.handle(ServingChanged(placement=name, serving=True, reason=""), 0.0)
+            )
+        self._next_arrival()
+        self._next_external()
+
+    def run(self) -> None:
+        """Plays everything to its end."""
+        self.run_until(float("inf"))
+
+    def run_until(self, until_s: float) -> None:
+        """Plays what happens before `until_s`."""
+        heap = self._heap
+        while heap and heap[0][0] < until_s:
+            self.now, _, act, what = heapq.heappop(heap)
+            act(what)
+
+    @property
+    def counts(self) -> Counts:
+        """Where all requests are; what the engines run is counted there."""
+        in_engines = sum(group.engine.open_requests for group in self._groups.values())
+        running = in_engines - self._externals
+        return Counts(
+            submitted=self._submitted,
+            finished=self._ended[OutcomeKind.FINISHED],
+            rejected=self._ended[OutcomeKind.REJECTED],
+            cancelled=self._ended[OutcomeKind.CANCELLED],
+            running=running,
+            queued=sum(flight.placement is None for flight in self._flights.values()),
+        )
+
+    def powered_s(self, until_s: float) -> list[float]:
+        """Per engine: how long it was powered up to `until_s`, at work or within `release_s`."""
+        return [group.powered.total_s(until_s) for group in self._groups.values()]
+
+    def _push(self, at_s: float, act: Callable[[object], None], what: object) -> None:
+        self._pushed += 1
+        heapq.heappush(self._heap, (at_s, self._pushed, act, what))
+
+    def _next_arrival(self) -> None:
+        arrival = next(self._arrivals, None)
+        if arrival is not None:
+            self._coming += 1
+            self._push(max(self.now, arrival.request.arrival_s), self._arrive, arrival)
+
+    def _next_external(self) -> None:
+        arrival = next(self._external, None)
+        if arrival is not None:
+            self._coming += 1
+            self._push(max(self.now, arrival.at_s), self._arrive_external, arrival)
+
+    def _arrive(self, what: object) -> None:
+        assert isinstance(what, Arrival)
+        self._coming -= 1
+        self._next_arrival()
+        request = what.request
+        if request.request_id in self._flights:
+            raise ValueError(f"request id {request.request_id} is in use")
+        self._submitted += 1
+        self._flights[request.request_id] = _Flight(what)
+        if what.gives_up_s is not None:
+            self._push(self.now + what.gives_up_s, self._give_up, what)
+        self._perform(self._decider.submit(request, self.now))
+        self._start_periodic()
+
+    def _arrive_external(self, what: object) -> None:
+        assert isinstance(what, ExternalArrival)
+        self._coming -= 1
+        self._next_external()
+        self._externals += 1
+        self._add(self.placements[what.placement], what.request)
+        self._start_periodic()
+
+    def _give_up(self, what: object) -> None:
+        assert isinstance(what, Arrival)
+        request_id = what.request.request_id
+        flight = self._flights.get(request_id)
+        if flight is None or flight.arrival is not what:
+            return
+        tokens = self._take_from_engine(request_id, flight)
+        self._finish(flight, OutcomeKind.CANCELLED, None, tokens)
+        self._perform(self._decider.handle(Cancelled(request_id=request_id), self.now))
+
+    def _start_periodic(self) -> None:
+        if self._periodic:
+            return
+        self._periodic = True
+        timing = self.timing
+        self._push(self.now + timing.tick_s, self._tick, None)
+        self._push(self.now + timing.progress_s, self._progress, None)
+        self._push(self.now + timing.report_s, self._report, None)
+
+    @property
+    def _is_over(self) -> bool:
+        return not (self._flights or self._coming or self._externals)
+
+    def _tick(self, _: object) -> None:
+        if self._is_over:
+            self._periodic = False
+            return
+        self._perform_tick()
+        self._push(self.now + self.timing.tick_s, self._tick, None)
+
+    def _wake(self, _: object) -> None:
+        if self.now >= self._wake_s:
+            self._wake_s = float("inf")
+            self._perform_tick()
+
+    def _perform_tick(self) -> None:
+        tick = self._decider.tick(self.now)
+        self._perform(tick.actions)
+        wake_s = tick.next_wake_s
+        if wake_s is not None and self.now < wake_s < min(
+            self._wake_s, self.now + self.timing.tick_s
+        ):
+            self._wake_s = wake_s
+            self._push(wake_s, self._wake, None)
+
+    def _progress(self, _: object) -> None:
+        """Tells how far every running request has come."""
+        if self._is_over:
+            return
+        actions: list[Action] = []
+        for group in self._groups.values():
+            group.engine.settle(self.now)
+            for rank in group.engine.ranks:
+                for sequence in rank.running:
+                    if sequence.decodes:
+                        request_id = sequence.request.request_id
+                        if (flight := self._flights.get(request_id)) is not None:
+                            tokens = rank.output_tokens(sequence)
+                            actions += self._tell(request_id, flight, tokens)
+        self._perform(actions)
+        self._push(self.now + self.timing.progress_s, self._progress, None)
+
+    def _report(self, _: object) -> None:
+        if self._is_over:
+            return
+        for placement in self.placements.values():
+            placement.engine.settle(self.now)
+            report = report_of(placement, self.now)
+            self._push(self.now + self.timing.report_lag_s, self._take_report, report)
+        if self._on_report is not None:
+            self._on_report(self.now)
+        self._push(self.now + self.timing.report_s, self._report, None)
+
+    def _take_report(self, what: object) -> None:
+        assert isinstance(what, EngineReport)
+        self._perform(self._decider.handle(what, self.now))
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Dispatch():
+                    self._dispatch(action)
+                case Reject():
+                    flight = self._flights[action.request_id]
+                    self._finish(flight, OutcomeKind.REJECTED, action.reason, 0)
+
+    def _dispatch(self, action: Dispatch) -> None:
+        flight = self._flights[action.request_id]
+        if flight.placement is not None:
+            raise RuntimeError(f"request {action.request_id} was dispatched twice")
+        flight.attempt = action.attempt
+        flight.placement = self.placements[action.placement]
+        flight.dispatched_s = self.now
+        arrival = flight.arrival
+        request = LengthRequest(
+            request_id=action.request_id,
+            prompt_tokens=arrival.request.prompt_tokens,
+            tokens=arrival.output_tokens,
+            content=arrival.content,
+        )
+        self._add(flight.placement, request)
+
+    def _add(self, placement: SimulatedPlacement, request: LengthRequest) -> None:
+        engine = placement.engine
+        group = self._groups[id(engine)]
+        blocked = engine.waiting > 0
+        engine.add(request, self.now, placement.rank)
+        if not group.steps:
+            group.powered.begin(self.now)
+            self._begin(group)
+        elif not blocked or len(engine.ranks) > 1:
+            # Behind a request that has no room there is nothing to hurry for.
+            self._interrupt(group)
+
+    def _begin(self, group: _Group) -> None:
+        duration_s = group.engine.begin_step(self.now, MANY_STEPS)
+        group.steps = True
+        group.version += 1
+        self._push(self.now + duration_s, self._step_ends, (group, group.version))
+
+    def _interrupt(self, group: _Group) -> None:
+        if group.engine.steps_under_way > 1:
+            group.version += 1
+            end_s = group.engine.interrupt(self.now)
+            self._push(end_s, self._step_ends, (group, group.version))
+
+    def _step_ends(self, what: object) -> None:
+        assert isinstance(what, tuple)
+        group, version = what
+        if version != group.version:
+            return
+        engine = group.engine
+        actions: list[Action] = []
+        for sequence in engine.finish():
+            actions += self._tokens_of(engine, sequence)
+        group.steps = False
+        self._perform(actions)
+        if not group.steps:
+            if engine.has_work:
+                self._begin(group)
+            else:
+                group.powered.end(self.now)
+
+    def _tokens_of(self, engine: Engine, sequence: EngineSequence) -> Sequence[Action]:
+        """A first or a last token."""
+        request_id = sequence.request.request_id
+        flight = self._flights.get(request_id)
+        if flight is None:
+            if sequence.ended:
+                self._externals -= 1
+                self.external_gpu_s += sequence.cost_s
+            return ()
+        if flight.first_token_s is None:
+            flight.first_token_s = self.now
+        flight.cached_tokens = sequence.cached_tokens
+        tokens = engine.output_tokens(sequence)
+        if not sequence.ended:
+            return self._tell(request_id, flight, tokens)
+        flight.gpu_s += sequence.cost_s
+        event = AttemptEnded(
+            request_id=request_id,
+            attempt=flight.attempt,
+            outcome=AttemptOutcome.OK,
+            prompt_tokens=sequence.prompt_tokens,
+            cached_tokens=sequence.cached_tokens,
+            output_tokens=tokens,
+        )
+        self._finish(flight, OutcomeKind.FINISHED, None, tokens)
+        return self._decider.handle(event, self.now)
+
+    def _tell(self, request_id: str, flight: _Flight, tokens: int) -> Sequence[Action]:
+        if tokens == flight.told_tokens:
+            return ()
+        flight.told_tokens = tokens
+        event = Progress(request_id=request_id, attempt=flight.attempt, output_tokens=tokens)
+        return self._decider.handle(event, self.now)
+
+    def _take_from_engine(self, request_id: str, flight: _Flight) -> int:
+        """Aborts it where it runs; tokens that it had."""
+        placement = flight.placement
+        if placement is None:
+            return 0
+        group = self._groups[id(placement.engine)]
+        self._interrupt(group)
+        tokens = sum(map(placement.engine.output_tokens, placement.engine.sequences(request_id)))
+        flight.gpu_s += placement.engine.abort(request_id)
+        return tokens
+
+    def _finish(
+        self, flight: _Flight, kind: OutcomeKind, reason: RejectReason | None, tokens: int
+    ) -> None:
+        del self._flights[flight.arrival.request.request_id]
+        self._ended[kind] += 1
+        self._on_end(
+            Outcome(
+                arrival=flight.arrival,
+                kind=kind,
+                reason=reason,
+                placement=flight.placement.name if flight.placement else "",
+                dispatched_s=flight.dispatched_s,
+                first_token_s=flight.first_token_s,
+                ended_s=self.now,
+                output_tokens=tokens,
+                cached_tokens=flight.cached_tokens,
+                gpu_s=flight.gpu_s,
+            )
+        )
