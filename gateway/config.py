@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from gateway.config_discovery import Discover
 from gateway.config_prior import Prior
+from gateway.config_telemetry import Telemetry
 from scheduler.types import SloClass
 
 # In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
@@ -323,3 +324,5 @@ class Config(_Config, frozen=True, kw_only=True):
     """Classes of service."""
     limits: Limits = Limits()
     """Bounds."""
+    telemetry: Telemetry = Telemetry()
+    """Metrics and logs."""

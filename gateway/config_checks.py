@@ -29,7 +29,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
             message="there is neither a pool nor a remote: nothing could serve a request",
             fix="add a pool, or a remote",
         )
-    yield from _listen(config.server)
+    yield from _listen(config)
     yield from _tls(config.server, base_dir)
     yield from _names(config)
     yield from _hashes(config, base_dir)
@@ -105,12 +105,15 @@ def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
 
 
-def _listen(server: Server) -> Iterator[Problem]:
-    for name in ("listen", "health_listen"):
-        address = getattr(server, name)
-        if address is not None and int(address.rpartition(":")[2]) > MAX_PORT:
+def _listen(config: Config) -> Iterator[Problem]:
+    for path, listen in (
+        ("server.listen", config.server.listen),
+        ("server.health_listen", config.server.health_listen),
+        ("telemetry.metrics_listen", config.telemetry.metrics_listen),
+    ):
+        if listen is not None and int(listen.rpartition(":")[2]) > MAX_PORT:
             message = f"the port is above {MAX_PORT}"
-            yield _problem(f"server.{name}", address, message, f"choose one from 0 to {MAX_PORT}")
+            yield _problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
 
 
 def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from gateway.accounting.settlement import SettledAttempt, Sink, settle
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.generation import Chunk, Generation, Usage
 from gateway.responses import AttemptRecord, Finished
+from gateway.trail import UNOBSERVED, AttemptEnd, Trail
 from scheduler.core import Scheduler
 from scheduler.types import (
     Action,
@@ -77,6 +78,7 @@ class _Flight:
     generation: Generation
     decision: asyncio.Future[Dispatch | Reject]
     book: PriceBook
+    trail: Trail
     attempt: int = 0
     output_tokens: int = 0
     reported_tokens: int = 0
@@ -86,6 +88,7 @@ class _Flight:
     last_token_s: float = 0.0
     usage: Usage | None = None
     model: str = ""
+    last: Chunk | None = None
     records: list[AttemptRecord] = field(default_factory=list)
     failure: UpstreamFailure | None = None
     settled: SettledAttempt | None = None
@@ -163,9 +166,14 @@ class Dispatcher:
             self._wake.clear()
 
     async def stream(
-        self, request: Request, generation: Generation, *, hold: bool = False
+        self,
+        request: Request,
+        generation: Generation,
+        *,
+        hold: bool = False,
+        trail: Trail = UNOBSERVED,
     ) -> AsyncGenerator[Chunk | Finished, None]:
-        """Output of a request, then one `Finished`.
+        """Output of a request, then one `Finished`. `trail` sees what becomes of it.
 
         Until the first content, a failed attempt is replaced by one on another placement; `hold`
         keeps everything back until the end, so that this holds for the whole answer. Raises
@@ -178,7 +186,9 @@ class Dispatcher:
             generation=generation,
             decision=loop.create_future(),
             book=self.book,
+            trail=trail,
         )
+        waiting_since_s = request.arrival_s
         self._flights[key] = flight
         self._idle.clear()
         try:
@@ -187,7 +197,9 @@ class Dispatcher:
                 # The ticker has to learn of the first flight, and of one that waits and can expire.
                 self._wake.set()
             while True:
+                trail.waits(0 if flight.decision.done() else self._scheduler.queued_requests)
                 action = await flight.decision
+                trail.decided(action, self._clock() - waiting_since_s)
                 if isinstance(action, Reject):
                     last = flight.failure
                     if last is not None and last.fault is Fault.REQUEST:
@@ -198,8 +210,11 @@ class Dispatcher:
                     async for chunk in chunks:
                         yield chunk
                 if flight.usage is not None and flight.settled is not None:
-                    yield self._finished(flight, action, flight.usage, flight.settled)
+                    finished = self._finished(flight, action, flight.usage, flight.settled)
+                    trail.finished(finished)
+                    yield finished
                     return
+                waiting_since_s = self._clock()
         except PartialOutput as partial:
             partial.settled = flight.settled
             raise
@@ -216,7 +231,8 @@ class Dispatcher:
         """One attempt. Returns without `flight.usage` when another one follows."""
         flight.attempt = action.attempt
         flight.output_tokens = flight.reported_tokens = 0
-        flight.first_token_s = None
+        flight.first_token_s = flight.last = None
+        failed: UpstreamFailure | None = None
         started_s = self._clock()
         if flight.dispatched_s is None:
             flight.dispatched_s = started_s
@@ -226,12 +242,16 @@ class Dispatcher:
         fault, retry_after_s = Fault.NONE, None
         try:
             backend = self._backends[action.placement]
-            upstream = backend.stream(flight.generation, deadline_s=flight.request.deadline_s)
+            generation = flight.trail.attempt(action, flight.generation)
+            upstream = backend.stream(generation, deadline_s=flight.request.deadline_s)
             async with aclosing(upstream) as chunks:
                 async for chunk in chunks:
                     self._note(flight, chunk)
                     if not chunk.deltas:
                         continue
+                    flight.last = chunk
+                    if flight.trail.wants_content:
+                        flight.trail.content(chunk)
                     if not flight.committed:
                         held.append(chunk)
                         held_logprobs += _logprobs_in(chunk)
@@ -249,7 +269,7 @@ class Dispatcher:
             for chunk in held:
                 yield chunk
         except UpstreamFailure as failure:
-            detail = str(failure)
+            detail, failed = str(failure), failure
             flight.usage = None
             flight.failure = failure
             retryable = failure.retryable and not flight.committed
@@ -279,7 +299,22 @@ class Dispatcher:
                 )
             )
             usage = flight.usage
-            self._settle(flight, action, outcome, ended_s - started_s)
+            settled = self._settle(flight, action, outcome, ended_s - started_s)
+            first_s = flight.first_token_s
+            flight.trail.ended(
+                action,
+                AttemptEnd(
+                    settled=settled,
+                    detail=detail,
+                    failure=failed,
+                    committed=flight.committed,
+                    ttft_s=None if first_s is None else first_s - started_s,
+                    tpot_s=_tpot_s(flight),
+                    output_tokens=flight.output_tokens,
+                    model=flight.model,
+                    last=flight.last,
+                ),
+            )
             self.handle(
                 AttemptEnded(
                     request_id=flight.request.request_id,
@@ -296,13 +331,13 @@ class Dispatcher:
 
     def _settle(
         self, flight: _Flight, action: Dispatch, outcome: AttemptOutcome, duration_s: float
-    ) -> None:
+    ) -> SettledAttempt:
         """Accounts for an attempt that has ended, and tells the sinks."""
         usage = flight.usage
         if usage is None and (outcome is AttemptOutcome.CANCELLED or flight.output_tokens):
             usage = self._usage_so_far(flight)  # it ran: its prompt, and what came
         now_unix_s = time.time()
-        flight.settled = settle(
+        flight.settled = settled = settle(
             flight.request,
             action,
             book=flight.book,
@@ -315,7 +350,8 @@ class Dispatcher:
             ended_unix_s=now_unix_s,
         )
         for sink in self._sinks:
-            sink(flight.settled)
+            sink(settled)
+        return settled
 
     def _note(self, flight: _Flight, chunk: Chunk) -> None:
         """Takes counts and times from a chunk."""
@@ -358,10 +394,6 @@ class Dispatcher:
         self, flight: _Flight, action: Dispatch, usage: Usage, settled: SettledAttempt
     ) -> Finished:
         request, first_s = flight.request, flight.first_token_s
-        later_tokens = flight.output_tokens / request.choices - 1
-        tpot_s = None
-        if first_s is not None and later_tokens > 0:
-            tpot_s = (flight.last_token_s - first_s) / later_tokens
         dispatched_s = request.arrival_s if flight.dispatched_s is None else flight.dispatched_s
         return Finished(
             model=flight.model,
@@ -373,9 +405,17 @@ class Dispatcher:
             attempts=tuple(flight.records),
             queue_s=dispatched_s - request.arrival_s,
             ttft_s=None if first_s is None else first_s - request.arrival_s,
-            tpot_s=tpot_s,
+            tpot_s=_tpot_s(flight),
             total_s=self._clock() - request.arrival_s,
         )
+
+
+def _tpot_s(flight: _Flight) -> float | None:
+    """Mean time per output token after the first, of each choice."""
+    later_tokens = flight.output_tokens / flight.request.choices - 1
+    if flight.first_token_s is None or later_tokens <= 0:
+        return None
+    return (flight.last_token_s - flight.first_token_s) / later_tokens
 
 
 def _logprobs_in(chunk: Chunk) -> int:

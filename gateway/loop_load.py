@@ -66,6 +66,11 @@ class LoopLoad:
             return 1
         return 1 + round((MOST_TOKENS_PER_CHUNK - 1) * self._part)
 
+    def share_now(self) -> float:
+        """The busy share, sampled first: an idle gateway samples seldom."""
+        self.sample()
+        return self.share
+
     def sample(self) -> None:
         """Takes the share since the last sample, and moves the window; to be called often."""
         now_s = self._clock()

@@ -30,6 +30,9 @@ from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
 from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
+from gateway.telemetry.fleet import Sources
+from gateway.telemetry.logs import to_stderr
+from gateway.telemetry.observer import Telemetry, telemetry
 from moegate.v1 import inference_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class RunningGateway:
     health: health.aio.HealthServicer
     health_address: str | None
     certificates: Certificates | None
+    telemetry: Telemetry
 
     @property
     def runtime(self) -> Runtime:
@@ -80,9 +84,14 @@ class RunningGateway:
         await self.server.stop(0)
 
 
-async def serve(path: Path) -> None:
+async def serve(path: Path, log_level: str) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError when it cannot start."""
     config = load(path)
+    with to_stderr(config.telemetry.log_format, log_level):
+        await _serve(config, path)
+
+
+async def _serve(config: Config, path: Path) -> None:
     stop, hurry, reread = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,8 +125,15 @@ async def running_gateway(
     async def tell_health() -> None:
         await tell(servicer, live.runtime.scheduler.serves)
 
+    load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
+    sources = Sources(
+        snapshot=lambda: live.runtime.scheduler.snapshot(clock()),
+        in_flight=lambda: live.runtime.dispatcher.in_flight,
+        busy_share=load.share_now,
+    )
     async with (
         session() as upstream,
+        telemetry(config.telemetry, clock, sources) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
     ):
         certificates = (
@@ -128,14 +144,16 @@ async def running_gateway(
             base_dir,
             upstream=upstream,
             clock=clock,
-            load=LoopLoad(clock, time.process_time, config.server.longest_hold_s),
+            load=load,
             on_change=tell_health,
             sinks=sinks,
         )
         try:
             await tell_health()
-            server = grpc.aio.server(options=server_options(config))
-            inference = InferenceService(live, clock)
+            server = grpc.aio.server(
+                options=server_options(config), interceptors=tuple(observing.interceptors())
+            )
+            inference = InferenceService(live, clock, observing)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             if config.server.reflection:
@@ -150,6 +168,7 @@ async def running_gateway(
                 health=servicer,
                 health_address=health_address,
                 certificates=certificates,
+                telemetry=observing,
             )
             following = asyncio.create_task(follow(certificates), name="moegate-certificates")
             try:

@@ -27,6 +27,7 @@ from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.live import Live
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
+from gateway.telemetry.observer import Telemetry
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.rate_limit import RateLimiter
 from scheduler.types import PlacementKind
@@ -40,9 +41,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """The RPCs that clients call."""
 
-    def __init__(self, live: Live, clock: Callable[[], float]) -> None:
+    def __init__(self, live: Live, clock: Callable[[], float], telemetry: Telemetry) -> None:
         self._live = live
         self._clock = clock
+        self._telemetry = telemetry
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
         self._sizes = PromptSizes()
@@ -193,7 +195,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             self._within_limits(caller, prompt_tokens) as spent,
         ):
             try:
-                outputs = dispatcher.stream(request, generation, hold=hold)
+                trail = self._telemetry.trail(request, generation, caller.key_id, runtime.targets)
+                outputs = dispatcher.stream(request, generation, hold=hold, trail=trail)
                 async with aclosing(outputs):
                     async for output in outputs:
                         if isinstance(output, Finished):

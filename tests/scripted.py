@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gateway.accounting.settlement import Sink
 from gateway.config import Timeouts
+from gateway.config_telemetry import Telemetry
 from tests import serving
 from tests.serving import Serving
 
@@ -46,10 +47,13 @@ class Scripted:
     url: str = ""
     chats: int = 0
     looks: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the newest chat."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.chats += 1
+        self.headers = request.headers
         if self.status != 200:
             error = {"error": {"message": "busy", "code": self.status}}
             return web.json_response(error, status=self.status)
@@ -86,7 +90,9 @@ class Scripted:
 
 
 @contextlib.asynccontextmanager
-async def upstreams(*scripts: Scripted, sinks: tuple[Sink, ...] = ()) -> AsyncIterator[Serving]:
+async def upstreams(
+    *scripts: Scripted, sinks: tuple[Sink, ...] = (), telemetry: Telemetry | None = None
+) -> AsyncIterator[Serving]:
     """A gateway in front of scripted upstreams, named a, b, c in order."""
     async with contextlib.AsyncExitStack() as stack:
         for script in scripts:
@@ -105,3 +111,5 @@ async def upstreams(*scripts: Scripted, sinks: tuple[Sink, ...] = ()) -> AsyncIt
         yield await stack.enter_async_context(
             serving.serving(serving.config(pools=[pool]), sinks=sinks)
         )
+        settings = serving.config(pools=[pool], telemetry=telemetry)
+        yield await stack.enter_async_context(serving.serving(settings))

@@ -24,6 +24,7 @@ from gateway.config import (
     Tenant,
     Timeouts,
 )
+from gateway.config_telemetry import Telemetry
 from gateway.server import RunningGateway, running_gateway
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
 
@@ -71,6 +72,7 @@ def config(
     remotes: Sequence[Remote] = (),
     keys: Sequence[Key] = (),
     limits: Limits | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Config:
     """A configuration with the key `KEY`, on a free port."""
     mine = Key(id="test", sha256=key_sha256(KEY))
@@ -80,6 +82,7 @@ def config(
         remotes=tuple(remotes),
         tenants=(Tenant(name="team", keys=(mine, *keys)),),
         limits=limits or Limits(),
+        telemetry=telemetry or Telemetry(),
     )
 
 

@@ -1,0 +1,38 @@
+"""The parts of the configuration file on metrics, logs and content; traces follow OTEL_* alone."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class LogFormat(enum.StrEnum):
+    """How the log is written."""
+
+    AUTO = "auto"
+    """Plain on a terminal, JSON elsewhere."""
+    PLAIN = "plain"
+    """One line of text."""
+    JSON = "json"
+    """One JSON object a line, with the ids of the trace, and a line for every request."""
+
+
+class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Metrics and logs. Traces have no field: the standard OTEL_* variables rule them."""
+
+    metrics_listen: (
+        Annotated[
+            str,
+            Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port"),
+        ]
+        | None
+    ) = None
+    """Address of the Prometheus page, /metrics; port 0 takes a free one; absent: no metrics."""
+    log_format: LogFormat = LogFormat.AUTO
+    """How `moegate serve` writes its log."""
+    record_content: bool = False
+    """Whether prompts and outputs are recorded on the spans of attempts. They hold what users
+    wrote: whoever reads the traces then reads that."""

@@ -1,0 +1,382 @@
+"""Every name of a span, an attribute and a metric that the gateway emits; no other module has one.
+
+The GenAI conventions (open-telemetry/semantic-conventions-genai) are in development and published
+as no Python package; the RPC ones (semconv 1.44) are a release candidate. What changes there
+changes here. There is no convention for money, placements and queues: `moegate.*`.
+
+A gateway is a server to its clients and a client of its engines, and records both sides:
+`gen_ai.server.*` is what a caller sees (queue, failover and all), `gen_ai.client.*` is one attempt
+on one engine or remote. `rpc.server.call.duration` covers every RPC, those that ask for no tokens
+too. Names are frozen by a test: dashboards, alerts and autoscalers depend on them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+SCOPE = "moegate"
+
+# Spans. The RPC's own is named after its method, an attempt's "{operation} {model}".
+SPAN_ADMISSION = "admission"
+
+# Attributes of the RPC span (semconv 1.44).
+RPC_SYSTEM_NAME = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+RPC_STATUS_CODE = "rpc.status_code"
+ERROR_TYPE = "error.type"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+NETWORK_PEER_ADDRESS = "network.peer.address"
+NETWORK_PEER_PORT = "network.peer.port"
+
+# Attributes of an attempt (GenAI, client), the usage ones on the RPC span too.
+OPERATION_NAME = "gen_ai.operation.name"
+PROVIDER_NAME = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_STREAM = "gen_ai.request.stream"
+REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+REQUEST_TOP_P = "gen_ai.request.top_p"
+REQUEST_TOP_K = "gen_ai.request.top_k"
+REQUEST_SEED = "gen_ai.request.seed"
+REQUEST_STOP = "gen_ai.request.stop_sequences"
+REQUEST_FREQUENCY_PENALTY = "gen_ai.request.frequency_penalty"
+REQUEST_PRESENCE_PENALTY = "gen_ai.request.presence_penalty"
+REQUEST_CHOICES = "gen_ai.request.choice.count"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+USAGE_INPUT = "gen_ai.usage.input_tokens"
+USAGE_OUTPUT = "gen_ai.usage.output_tokens"
+USAGE_CACHED = "gen_ai.usage.cache_read.input_tokens"
+USAGE_REASONING = "gen_ai.usage.reasoning.output_tokens"
+CONVERSATION_ID = "gen_ai.conversation.id"
+OUTPUT_TYPE = "gen_ai.output.type"
+# Content: only where `telemetry.content` is on.
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+
+CHAT, TEXT_COMPLETION = "chat", "text_completion"
+PROVIDER_VLLM = "vllm"
+
+# Ours, on the RPC span and on attempts.
+REQUEST_ID = "moegate.request.id"
+TENANT = "moegate.tenant"
+KEY_ID = "moegate.key.id"
+SLO_CLASS = "moegate.slo.class"
+PRIORITY = "moegate.priority"
+PARTIAL_OUTPUT = "moegate.partial_output"
+PLACEMENT = "moegate.placement"
+POOL = "moegate.pool"
+ROUTE = "moegate.route"
+ATTEMPT = "moegate.attempt"
+ATTEMPTS = "moegate.attempts"
+OUTCOME = "moegate.outcome"
+TPOT_S = "moegate.time_per_output_token"
+METERED_USD = "moegate.cost.metered_usd"
+CHARGED_USD = "moegate.cost.charged_usd"
+COST_BASIS = "moegate.cost.basis"
+PRICE_ROW = "moegate.cost.price_row"
+
+# Ours, on the admission span.
+QUEUE_DURATION_S = "moegate.queue.duration"
+QUEUE_POSITION = "moegate.queue.position"
+REFUSAL_REASON = "moegate.refusal.reason"
+RETRY_AFTER_S = "moegate.retry_after"
+
+# The decision: an event of the admission span; overflow is an event beside it.
+EVENT_DECISION = "moegate.decision"
+EVENT_OVERFLOW = "moegate.overflow"
+REASON = "moegate.decision.reason"
+CANDIDATES = "moegate.decision.candidates"
+CHOSEN = "moegate.decision.chosen"
+CHOSEN_TTFT_S = "moegate.decision.chosen.ttft"
+CHOSEN_TPOT_S = "moegate.decision.chosen.tpot"
+CHOSEN_USD = "moegate.decision.chosen.marginal_usd"
+REJECTED = "moegate.decision.rejected"
+REJECTED_TTFT_S = "moegate.decision.rejected.ttft"
+REJECTED_TPOT_S = "moegate.decision.rejected.tpot"
+REJECTED_USD = "moegate.decision.rejected.marginal_usd"
+REJECTED_REASON = "moegate.decision.rejected.reason"
+OVERFLOW_REASON = "moegate.overflow.reason"
+
+# Fields of a JSON log line.
+LOG_TRACE_ID, LOG_SPAN_ID, LOG_TRACE_FLAGS = "trace_id", "span_id", "trace_flags"
+
+
+class MetricKind(enum.StrEnum):
+    """How a metric behaves."""
+
+    HISTOGRAM = "histogram"
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric. `unit`: UCUM, annotations in braces; `labels`: attribute names."""
+
+    name: str
+    kind: MetricKind
+    unit: str
+    labels: tuple[str, ...]
+    about: str
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def prometheus(self) -> str:
+        """Its name on the metrics page, by OpenTelemetry's rules for Prometheus (counters there
+        end in _total, histograms in _bucket, _sum and _count)."""
+        name = self.name.replace(".", "_")
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        return name if name.endswith(suffix) else name + suffix
+
+    @property
+    def prometheus_labels(self) -> tuple[str, ...]:
+        """Its labels there."""
+        return tuple(label.replace(".", "_") for label in self.labels)
+
+
+_CALL_S = tuple(0.01 * 2**i for i in range(14))
+_TTFT_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
+)
+_TPOT_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_TOKENS = tuple(float(4**i) for i in range(14))
+_QUEUE_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
+_RATIO = (0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+def _histogram(
+    name: str, unit: str, labels: tuple[str, ...], buckets: tuple[float, ...], about: str
+) -> Metric:
+    return Metric(
+        name=name,
+        kind=MetricKind.HISTOGRAM,
+        unit=unit,
+        labels=labels,
+        buckets=buckets,
+        about=about,
+    )
+
+
+def _counter(name: str, unit: str, labels: tuple[str, ...], about: str) -> Metric:
+    return Metric(name=name, kind=MetricKind.COUNTER, unit=unit, labels=labels, about=about)
+
+
+def _gauge(name: str, unit: str, labels: tuple[str, ...], about: str) -> Metric:
+    return Metric(name=name, kind=MetricKind.GAUGE, unit=unit, labels=labels, about=about)
+
+
+# Histograms of every RPC and request.
+RPC_DURATION = _histogram(
+    "rpc.server.call.duration",
+    "s",
+    (RPC_METHOD, RPC_STATUS_CODE),
+    _CALL_S,
+    "Duration of RPCs, streams to their end.",
+)
+REQUEST_DURATION = _histogram(
+    "gen_ai.server.request.duration",
+    "s",
+    (OPERATION_NAME, REQUEST_MODEL, SLO_CLASS, OUTCOME),
+    _CALL_S,
+    "Duration of requests for tokens, queue and failed attempts included.",
+)
+TTFT = _histogram(
+    "gen_ai.server.time_to_first_token",
+    "s",
+    (REQUEST_MODEL, SLO_CLASS, ROUTE),
+    _TTFT_S,
+    "From a request's arrival to its first token, queue included.",
+)
+TPOT = _histogram(
+    "gen_ai.server.time_per_output_token",
+    "s",
+    (REQUEST_MODEL, SLO_CLASS, ROUTE),
+    _TPOT_S,
+    "Mean time per output token after the first, of each request.",
+)
+ATTEMPT_DURATION = _histogram(
+    "gen_ai.client.operation.duration",
+    "s",
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, POOL, OUTCOME),
+    _CALL_S,
+    "Duration of attempts on an engine or a remote.",
+)
+ATTEMPT_TTFC = _histogram(
+    "gen_ai.client.operation.time_to_first_chunk",
+    "s",
+    (PROVIDER_NAME, REQUEST_MODEL, POOL),
+    _TTFT_S,
+    "From the start of an attempt to its first token.",
+)
+TOKEN_TYPE = "gen_ai.token.type"
+TOKEN_USAGE = _histogram(
+    "gen_ai.client.token.usage",
+    "{token}",
+    (TOKEN_TYPE, PROVIDER_NAME, REQUEST_MODEL, POOL),
+    _TOKENS,
+    "Tokens of attempts: input (cached ones included) and output.",
+)
+QUEUE_DURATION = _histogram(
+    "moegate.queue.duration",
+    "s",
+    (REQUEST_MODEL, SLO_CLASS, OUTCOME),
+    _QUEUE_S,
+    "Stay in the gateway's queue, of requests dispatched and refused.",
+)
+TTFT_ERROR = _histogram(
+    "moegate.prediction.ttft.ratio",
+    "1",
+    (POOL,),
+    _RATIO,
+    "Actual over predicted time to first token of an attempt: 1 is exact.",
+)
+TPOT_ERROR = _histogram(
+    "moegate.prediction.tpot.ratio",
+    "1",
+    (POOL,),
+    _RATIO,
+    "Actual over predicted time per output token of an attempt: 1 is exact.",
+)
+
+# Counters.
+CACHE = "moegate.cache"
+PROMPT_TOKENS = _counter(
+    "moegate.prompt.tokens",
+    "{token}",
+    (POOL, CACHE),
+    "Prompt tokens by whether the engine had them cached: hit, miss, or unknown (not told).",
+)
+OVERFLOWS = _counter(
+    "moegate.overflow",
+    "{request}",
+    (REQUEST_MODEL, POOL, REASON),
+    "Requests sent to a remote, by reason.",
+)
+REFUSALS = _counter(
+    "moegate.refusals",
+    "{request}",
+    (REQUEST_MODEL, SLO_CLASS, REFUSAL_REASON),
+    "Requests that were refused, by reason.",
+)
+COST_KIND = "moegate.cost.kind"
+COST_USD = _counter(
+    "moegate.cost.usd",
+    "{USD}",
+    (TENANT, ROUTE, COST_KIND),
+    "Spend by tenant: metered (what it cost) and charged; unknown prices are in neither. Tenants "
+    "beyond the first hundred count as _other.",
+)
+UNPRICED = _counter(
+    "moegate.cost.unpriced",
+    "{attempt}",
+    (POOL,),
+    "Attempts whose cost is unknown, for want of a price or of a count.",
+)
+LOG_LINES_DROPPED = _counter(
+    "moegate.log.dropped",
+    "{line}",
+    (),
+    "Log lines that were dropped because whoever reads them is slower than they come.",
+)
+HISTOGRAMS = (
+    *(RPC_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC, TOKEN_USAGE),
+    *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
+)
+COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, COST_USD, UNPRICED)
+
+# Gauges, read when the page is.
+QUEUE_DEPTH = _gauge(
+    "moegate.queue.depth",
+    "{request}",
+    (REQUEST_MODEL, SLO_CLASS),
+    "Requests that wait in the gateway's queue.",
+)
+QUEUE_OLDEST = _gauge(
+    "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest request there."
+)
+QUEUE_DRAIN = _gauge(
+    "moegate.queue.drain",
+    "s",
+    (REQUEST_MODEL,),
+    "Predicted time to work the queue off.",
+)
+IN_FLIGHT = _gauge(
+    "moegate.requests.in_flight", "{request}", (), "Requests in the gateway, waiting or running."
+)
+LOOP_BUSY = _gauge(
+    "moegate.loop.busy", "1", (), "CPU share of one core that the gateway's process takes."
+)
+SATURATION = _gauge(
+    "moegate.pool.saturation",
+    "1",
+    (POOL, REQUEST_MODEL),
+    "Predicted wait of a new request over the time to first token that it is promised.",
+)
+SATURATED = _gauge(
+    "moegate.pool.saturated", "1", (POOL, REQUEST_MODEL), "The same with hysteresis: 1 or 0."
+)
+GROUPS = _gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
+GROUPS_SERVING = _gauge(
+    "moegate.pool.groups.serving", "{group}", (POOL, REQUEST_MODEL), "Groups in service."
+)
+RELEASABLE = _gauge(
+    "moegate.pool.groups.releasable",
+    "{group}",
+    (POOL, REQUEST_MODEL),
+    "Groups emptied on purpose: an autoscaler may take them.",
+)
+SERVING = _gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
+RUNNING = _gauge(
+    "moegate.placement.running", "{sequence}", (PLACEMENT,), "Own sequences that run there."
+)
+EXTERNAL = _gauge(
+    "moegate.placement.external",
+    "{sequence}",
+    (PLACEMENT,),
+    "Sequences there that others sent.",
+)
+ENGINE_WAITING = _gauge(
+    "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests that wait inside the engine."
+)
+KV_TOKENS = _gauge(
+    "moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Resident KV tokens, predicted."
+)
+KV_CAPACITY = _gauge(
+    "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "KV tokens that fit."
+)
+BATCH = _gauge(
+    "moegate.placement.batch",
+    "{sequence}",
+    (PLACEMENT,),
+    "Sequences that the next step decodes, predicted, external ones included.",
+)
+DISTINCT_EXPERTS = _gauge(
+    "moegate.placement.distinct_experts",
+    "{expert}",
+    (PLACEMENT,),
+    "Experts per layer that this step touches, D(B).",
+)
+DECODE_STEP = _gauge(
+    "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of this step, T(B)."
+)
+REPORT_AGE = _gauge(
+    "moegate.placement.report.age", "s", (PLACEMENT,), "Age of the newest engine report."
+)
+ERROR_SHARE = _gauge(
+    "moegate.placement.errors",
+    "1",
+    (PLACEMENT,),
+    "Share of the attempts there that failed, recent.",
+)
+FLEET_GAUGES = (
+    *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
+    *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
+    *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, KV_TOKENS, KV_CAPACITY),
+    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE),
+)

@@ -1,0 +1,1 @@
+"""Traces, metrics and logs of the gateway; every name stands in `gateway/semconv.py`."""

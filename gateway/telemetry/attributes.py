@@ -1,0 +1,172 @@
+"""Attributes of spans, from the gateway's values. Built only for spans that are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+from opentelemetry.util.types import AttributeValue
+
+from gateway import semconv
+from gateway.accounting.settlement import SettledAttempt
+from gateway.generation import Chat, Generation
+from gateway.trail import AttemptEnd
+from scheduler.types import Dispatch, PlacementKind, Request
+
+Attributes = dict[str, AttributeValue]
+
+_SAMPLING = {
+    "temperature": semconv.REQUEST_TEMPERATURE,
+    "top_p": semconv.REQUEST_TOP_P,
+    "top_k": semconv.REQUEST_TOP_K,
+    "seed": semconv.REQUEST_SEED,
+    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
+}
+NANO = 1_000_000_000
+MAX_CONTENT_CHARACTERS = 65_536
+"""Of the input and of the output on a span, where recording content is on at all."""
+
+
+def operation(generation: Generation) -> str:
+    """The GenAI name of what is asked for."""
+    return semconv.CHAT if isinstance(generation.input, Chat) else semconv.TEXT_COMPLETION
+
+
+def pool_of(placement: str) -> str:
+    """The pool of a replica, or the remote itself."""
+    return placement.partition("/")[0]
+
+
+def provider(action: Dispatch) -> str:
+    """Who runs an attempt: vLLM, or the remote by the operator's name for it."""
+    return semconv.PROVIDER_VLLM if action.kind is PlacementKind.LOCAL else action.placement
+
+
+def of_request(request: Request, generation: Generation, key_id: str) -> Attributes:
+    """What an RPC span says of the request that it carries."""
+    found: Attributes = {
+        semconv.REQUEST_ID: generation.request_id,
+        semconv.TENANT: request.tenant,
+        semconv.KEY_ID: key_id,
+        semconv.SLO_CLASS: request.slo.slo_class.value,
+        semconv.OPERATION_NAME: operation(generation),
+        semconv.REQUEST_MODEL: request.model,
+        semconv.REQUEST_MAX_TOKENS: generation.max_output_tokens,
+    }
+    if request.priority:
+        found[semconv.PRIORITY] = request.priority
+    if request.session_id:
+        found[semconv.CONVERSATION_ID] = request.session_id
+    return found
+
+
+def of_attempt(
+    action: Dispatch,
+    request: Request,
+    generation: Generation,
+    targets: Mapping[str, tuple[str, str]],
+) -> Attributes:
+    """What an attempt's span says from its start."""
+    found: Attributes = {
+        semconv.OPERATION_NAME: operation(generation),
+        semconv.PROVIDER_NAME: provider(action),
+        semconv.REQUEST_STREAM: True,
+        semconv.REQUEST_MAX_TOKENS: generation.max_output_tokens,
+        semconv.PLACEMENT: action.placement,
+        semconv.POOL: pool_of(action.placement),
+        semconv.ROUTE: route(action.kind),
+        semconv.ATTEMPT: action.attempt,
+    }
+    url, model = targets.get(action.placement, ("", generation.model))
+    found[semconv.REQUEST_MODEL] = model
+    address = urlsplit(url)
+    if address.hostname:
+        found[semconv.SERVER_ADDRESS] = address.hostname
+        found[semconv.SERVER_PORT] = address.port or (443 if address.scheme == "https" else 80)
+    for name, attribute in _SAMPLING.items():
+        value = getattr(generation.sampling, name)
+        if value is not None:
+            found[attribute] = value
+    if generation.stop:
+        found[semconv.REQUEST_STOP] = generation.stop
+    if generation.choices != 1:
+        found[semconv.REQUEST_CHOICES] = generation.choices
+    if request.session_id:
+        found[semconv.CONVERSATION_ID] = request.session_id
+    if isinstance(generation.input, Chat) and (
+        generation.input.json_object or generation.input.json_schema
+    ):
+        found[semconv.OUTPUT_TYPE] = "json"
+    return found
+
+
+def of_end(end: AttemptEnd) -> Attributes:
+    """What is known of an attempt at its end."""
+    settled, usage = end.settled, end.settled.usage
+    found: Attributes = {semconv.OUTCOME: settled.outcome.value}
+    if end.model:
+        found[semconv.RESPONSE_MODEL] = end.model
+    if end.ttft_s is not None:
+        found[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = end.ttft_s
+    if end.tpot_s is not None:
+        found[semconv.TPOT_S] = end.tpot_s
+    if usage is not None:
+        found[semconv.USAGE_INPUT] = usage.prompt_tokens
+        found[semconv.USAGE_OUTPUT] = usage.completion_tokens
+        if usage.cached_tokens is not None:
+            found[semconv.USAGE_CACHED] = usage.cached_tokens
+        if usage.reasoning_tokens is not None:
+            found[semconv.USAGE_REASONING] = usage.reasoning_tokens
+    if end.last is not None:
+        reasons = [d.finish_reason.value for d in end.last.deltas if d.finish_reason]
+        if reasons:
+            found[semconv.RESPONSE_FINISH_REASONS] = reasons
+    return found | of_cost(settled)
+
+
+def of_cost(settled: SettledAttempt) -> Attributes:
+    """What an attempt cost, US dollars; nothing where that is unknown."""
+    found: Attributes = {}
+    if settled.metered_nano_usd is not None:
+        found[semconv.METERED_USD] = settled.metered_nano_usd / NANO
+    if settled.charged_nano_usd is not None:
+        found[semconv.CHARGED_USD] = settled.charged_nano_usd / NANO
+    if settled.basis is not None:
+        found[semconv.COST_BASIS] = settled.basis.value
+    if settled.price_row_id:
+        found[semconv.PRICE_ROW] = settled.price_row_id
+    return found
+
+
+def route(kind: PlacementKind) -> str:
+    """Where a request ran, in the terms of cost."""
+    return "local" if kind is PlacementKind.LOCAL else "overflow"
+
+
+def input_messages(generation: Generation) -> str:
+    """The input as the GenAI conventions want it, JSON, cut where it is long."""
+    if isinstance(generation.input, Chat):
+        messages = [
+            {
+                "role": message.role.value,
+                "parts": [
+                    {"type": "text", "content": part}
+                    if isinstance(part, str)
+                    else {"type": "blob", "mime_type": part.media_type or "image"}
+                    for part in message.parts
+                ],
+            }
+            for message in generation.input.messages
+        ]
+    else:
+        text = generation.input if isinstance(generation.input, str) else str(generation.input)
+        messages = [{"role": "user", "parts": [{"type": "text", "content": text}]}]
+    return msgspec.json.encode(messages).decode()[:MAX_CONTENT_CHARACTERS]
+
+
+def output_messages(text: str) -> str:
+    """The output of the first choice, likewise."""
+    message = {"role": "assistant", "parts": [{"type": "text", "content": text}]}
+    return msgspec.json.encode([message]).decode()[:MAX_CONTENT_CHARACTERS]

@@ -1,0 +1,53 @@
+"""The Prometheus page: a small HTTP listener on a port of its own, GET /metrics.
+
+What the scheduler owns is read on the loop, as frozen values; the text is made in a thread, so that
+a scrape holds no stream up. OpenMetrics, with exemplars, is given to whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def exposition(
+    listen: str, registry: CollectorRegistry, refresh: Callable[[], None]
+) -> AsyncIterator[str]:
+    """Serves the registry; yields the address that was bound. `refresh` is called on the loop
+    before each page. Raises OSError that names the field."""
+    # One page at a time: a second scraper waits, it does not double the memory.
+    one = asyncio.Lock()
+
+    async def metrics(request: web.Request) -> web.Response:
+        async with one:
+            refresh()
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+            page = await asyncio.to_thread(encode, registry)
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        host, _, port = listen.rpartition(":")
+        site = web.TCPSite(runner, host.strip("[]"), int(port))
+        try:
+            await site.start()
+        except OSError as error:
+            message = f"telemetry.metrics_listen: cannot listen on {listen}: {error.strerror}"
+            raise OSError(message) from None
+        address = f"{host}:{runner.addresses[0][1]}"
+        log.info("metrics on http://%s/metrics", address)
+        yield address
+    finally:
+        await runner.cleanup()

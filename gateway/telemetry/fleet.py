@@ -1,0 +1,93 @@
+"""Gauges of the fleet and the queues: read from others' values when the page is asked for.
+
+`refresh` runs on the event loop and takes frozen values; `collect` runs in the thread that writes
+the page, and touches nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway import semconv
+from gateway.telemetry.logs import dropped_lines
+from scheduler.snapshot import PlacementSnapshot, SchedulerSnapshot
+
+Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the figures come from; each call is cheap and made on the loop."""
+
+    snapshot: Callable[[], SchedulerSnapshot]
+    in_flight: Callable[[], int]
+    busy_share: Callable[[], float]
+
+
+class FleetMetrics(Collector):
+    """A collector of one registry."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._samples: Samples = {}
+
+    def refresh(self) -> None:
+        """Takes the figures of now."""
+        sources = self._sources
+        samples: Samples = {metric: [] for metric in semconv.FLEET_GAUGES}
+        snapshot = sources.snapshot()
+        samples[semconv.IN_FLIGHT].append(((), sources.in_flight()))
+        samples[semconv.LOOP_BUSY].append(((), sources.busy_share()))
+        for queue in snapshot.queues:
+            for slo_class, waiting in queue.requests.items():
+                labels = (queue.model, slo_class.value)
+                samples[semconv.QUEUE_DEPTH].append((labels, waiting))
+                oldest_s = queue.oldest_wait_s.get(slo_class, 0.0)
+                samples[semconv.QUEUE_OLDEST].append((labels, oldest_s))
+            samples[semconv.QUEUE_DRAIN].append(((queue.model,), queue.predicted_drain_s))
+        for pool in snapshot.pools:
+            labels = (pool.pool, pool.model)
+            samples[semconv.SATURATION].append((labels, pool.saturation))
+            samples[semconv.SATURATED].append((labels, pool.saturated))
+            samples[semconv.GROUPS].append((labels, pool.groups))
+            samples[semconv.GROUPS_SERVING].append((labels, pool.groups_serving))
+            samples[semconv.RELEASABLE].append((labels, pool.releasable_groups))
+        for placement in snapshot.placements:
+            _placement(samples, placement)
+        self._samples = samples
+
+    def collect(self) -> Iterable[Metric]:
+        """One family per metric that has samples."""
+        for metric, found in self._samples.items():
+            family = GaugeMetricFamily(
+                metric.prometheus, metric.about, labels=metric.prometheus_labels
+            )
+            for labels, value in found:
+                family.add_metric(labels, value)
+            yield family
+        dropped = semconv.LOG_LINES_DROPPED
+        yield CounterMetricFamily(dropped.prometheus, dropped.about, value=dropped_lines())
+
+
+def _placement(samples: Samples, placement: PlacementSnapshot) -> None:
+    labels = (placement.name,)
+    figures: dict[semconv.Metric, float | None] = {
+        semconv.SERVING: placement.serving,
+        semconv.RUNNING: placement.running_sequences,
+        semconv.EXTERNAL: placement.external_sequences,
+        semconv.ENGINE_WAITING: placement.waiting_in_engine,
+        semconv.KV_TOKENS: placement.kv_tokens,
+        semconv.KV_CAPACITY: placement.kv_capacity_tokens,
+        semconv.BATCH: placement.predicted_batch,
+        semconv.DISTINCT_EXPERTS: placement.distinct_experts,
+        semconv.DECODE_STEP: placement.decode_step_s,
+        semconv.REPORT_AGE: placement.report_age_s,
+        semconv.ERROR_SHARE: placement.error_share,
+    }
+    for metric, value in figures.items():
+        if value is not None:  # what is unknown has no sample
+            samples[metric].append((labels, float(value)))

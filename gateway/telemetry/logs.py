@@ -1,0 +1,148 @@
+"""The log: plain lines for a terminal, JSON objects with trace ids for machines.
+
+A JSON line is made and written in a thread of its own, from a bounded queue: a reader of the log
+that stalls must not stall the event loop. What does not fit is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import msgspec
+from opentelemetry import trace
+
+from gateway import semconv
+from gateway.config_telemetry import LogFormat
+from gateway.telemetry.rpc import CURRENT
+
+REQUESTS = logging.getLogger("moegate.requests")
+"""One line per settled request, where the log is JSON."""
+MAX_WAITING_LINES = 10_000
+CLOSE_S = 2.0
+"""How long the end waits for a reader that takes no more."""
+MAX_MESSAGE_CHARACTERS = 8_192
+PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_SECRETS = re.compile(
+    r"""(?ix)
+    (?P<keep> \b bearer \s+
+      | \b (?:authorization|x-api-key|api[-_]?key|password|passwd|secret|token)
+        ["']? \s* [:=] \s* ["']?
+      | :// [^\s/:@]* :
+    )
+    (?P<secret> (?!\s) [^\s"',;@]{4,} )
+    | \b (?: sk | mg ) - [A-Za-z0-9_-]{8,}
+    """
+)
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a key, a password or the user part of an address."""
+    return _SECRETS.sub(lambda found: f"{found['keep'] or ''}[redacted]", text)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, message, the trace if any, and extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        at = time.gmtime(record.created)
+        line: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redacted(record.getMessage()[:MAX_MESSAGE_CHARACTERS]),
+        }
+        line |= getattr(record, "trace", None) or {}
+        line |= getattr(record, "fields", None) or {}
+        if record.exc_info:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        return msgspec.json.encode(line).decode()
+
+
+class _RedactedPlain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+class _Queued(logging.handlers.QueueHandler):
+    """Hands records over; adds the trace, which only the caller's task knows."""
+
+    def __init__(
+        self, lines: queue.Queue[logging.LogRecord | None], on_drop: Callable[[], None]
+    ) -> None:
+        super().__init__(lines)
+        self._on_drop = on_drop
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record as it is: it stays in this process, the thread formats it."""
+        rpc = CURRENT.get()
+        if rpc is not None and rpc.span is not None:
+            found = rpc.span.get_span_context()
+            record.trace = {
+                semconv.LOG_TRACE_ID: trace.format_trace_id(found.trace_id),
+                semconv.LOG_SPAN_ID: trace.format_span_id(found.span_id),
+                semconv.LOG_TRACE_FLAGS: f"{found.trace_flags:02x}",
+            }
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Never waits."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._on_drop()
+
+
+_dropped = 0
+
+
+def dropped_lines() -> int:
+    """Lines of this process that did not fit."""
+    return _dropped
+
+
+def _count_drop() -> None:
+    global _dropped
+    _dropped += 1
+
+
+@contextlib.contextmanager
+def logging_to(stream: TextIO, log_format: LogFormat, level: str) -> Iterator[None]:
+    """Sets the process's log up, and writes what is left at the end."""
+    root = logging.getLogger()
+    root.setLevel(level)
+    as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
+    REQUESTS.setLevel(logging.NOTSET if as_json else logging.WARNING)
+    writer = logging.StreamHandler(stream)
+    writer.setFormatter(JsonFormatter() if as_json else _RedactedPlain(PLAIN))
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
+    handler = _Queued(lines, _count_drop)
+    root.addHandler(handler)
+    thread = threading.Thread(target=_write, args=(lines, writer), name="moegate-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        with contextlib.suppress(queue.Full):
+            lines.put(None, timeout=CLOSE_S)
+        thread.join(CLOSE_S)
+
+
+def _write(lines: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
+    while (record := lines.get()) is not None:
+        writer.handle(record)
+
+
+def to_stderr(log_format: LogFormat, level: str) -> contextlib.AbstractContextManager[None]:
+    """The log of `moegate serve`."""
+    return logging_to(sys.stderr, log_format, level)

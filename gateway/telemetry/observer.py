@@ -1,0 +1,130 @@
+"""Telemetry of one gateway: what is on, and where requests and RPCs report to.
+
+Off is nearly free: without traces, metrics and a JSON log there is no interceptor, and every
+request gets the one trail that does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+import grpc
+from opentelemetry.sdk.trace import TracerProvider
+
+from gateway import semconv
+from gateway.config_telemetry import Telemetry as Settings
+from gateway.generation import Generation
+from gateway.telemetry.exposition import exposition
+from gateway.telemetry.fleet import FleetMetrics, Sources
+from gateway.telemetry.instruments import Instruments
+from gateway.telemetry.logs import REQUESTS
+from gateway.telemetry.request import RequestTrail
+from gateway.telemetry.request_log import request_line
+from gateway.telemetry.rpc import CURRENT, RpcObserver
+from gateway.telemetry.tracing import tracer_provider
+from gateway.trail import UNOBSERVED, Trail
+from scheduler.types import Request
+
+
+class Telemetry:
+    """Made once per gateway. `provider`, `instruments`: None where they are off."""
+
+    def __init__(
+        self,
+        *,
+        provider: TracerProvider | None,
+        instruments: Instruments | None,
+        record_content: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.instruments = instruments
+        self.metrics_address: str | None = None
+        self._provider = provider
+        self._tracer = None if provider is None else provider.get_tracer(semconv.SCOPE)
+        self._record_content = record_content
+        self._clock = clock
+        self._logs_requests = REQUESTS.isEnabledFor(logging.INFO)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything wants to know of requests."""
+        return self._tracer is not None or self.instruments is not None or self._logs_requests
+
+    def interceptors(self) -> Iterable[grpc.aio.ServerInterceptor]:
+        """For the gRPC server."""
+        if self.is_on:
+            yield RpcObserver(self._tracer, self._clock, self._rpc_ended)
+
+    def trail(
+        self,
+        request: Request,
+        generation: Generation,
+        key_id: str,
+        targets: Mapping[str, tuple[str, str]],
+    ) -> Trail:
+        """The trail of a request that was taken; to be called in the task of its RPC. `targets`:
+        address and model of each placement."""
+        record = CURRENT.get() if self.is_on else None
+        if record is None:
+            return UNOBSERVED
+        trail = RequestTrail(
+            record,
+            request,
+            generation,
+            key_id=key_id,
+            tracer=self._tracer,
+            instruments=self.instruments,
+            targets=targets,
+            content=self._record_content,
+            clock=self._clock,
+        )
+        record.on_end = functools.partial(self._request_ended, trail)
+        return trail
+
+    def _rpc_ended(self, method: str, code: grpc.StatusCode, duration_s: float) -> None:
+        if self.instruments is not None:
+            self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code.name)
+
+    def _request_ended(
+        self, trail: RequestTrail, code: grpc.StatusCode, detail: str, duration_s: float
+    ) -> None:
+        outcome = trail.rpc_ended(code, duration_s)
+        if self._logs_requests:
+            fields = request_line(trail, outcome, code, detail, duration_s)
+            REQUESTS.info("request %s", outcome, extra={"fields": fields})
+
+    async def close(self) -> None:
+        """Sends what is left; in a thread, since a collector that is gone is waited for."""
+        if self._provider is not None:
+            await asyncio.to_thread(self._provider.shutdown)
+
+
+@contextlib.asynccontextmanager
+async def telemetry(
+    settings: Settings,
+    clock: Callable[[], float],
+    sources: Sources,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Telemetry]:
+    """Telemetry as the configuration and the environment ask for it. Raises OSError."""
+    instruments = None if settings.metrics_listen is None else Instruments()
+    found = Telemetry(
+        provider=tracer_provider(environ),
+        instruments=instruments,
+        record_content=settings.record_content,
+        clock=clock,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(found.close)
+        if instruments is not None and settings.metrics_listen is not None:
+            fleet = FleetMetrics(sources)
+            instruments.registry.register(fleet)
+            found.metrics_address = await stack.enter_async_context(
+                exposition(settings.metrics_listen, instruments.registry, fleet.refresh)
+            )
+        yield found

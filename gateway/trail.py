@@ -1,0 +1,87 @@
+"""What watches one request on its way: the dispatcher's view of telemetry.
+
+The calls come a few times per request, never per token, unless the trail asks for content. None
+may raise or wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.accounting.settlement import SettledAttempt
+from gateway.backends.failures import UpstreamFailure
+from gateway.generation import Chunk, Generation
+from gateway.responses import Finished
+from scheduler.types import Action, Dispatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """How an attempt ended. `ttft_s` counts from its own start; `last`: its last chunk with
+    output; `committed`: the client has content of it."""
+
+    settled: SettledAttempt
+    detail: str
+    failure: UpstreamFailure | None
+    committed: bool
+    ttft_s: float | None
+    tpot_s: float | None
+    output_tokens: int
+    model: str
+    last: Chunk | None
+
+
+class Trail(Protocol):
+    """Sees what becomes of one request."""
+
+    @property
+    def wants_content(self) -> bool:
+        """Whether `content` shall be called with every chunk."""
+
+    def waits(self, position: int) -> None:
+        """It waits for a decision. `position`: requests in the queue with it, itself included; 0:
+        it was decided at once."""
+
+    def decided(self, action: Action, waited_s: float) -> None:
+        """The scheduler decided, `waited_s` after the request came or its last attempt ended."""
+
+    def attempt(self, action: Dispatch, generation: Generation) -> Generation:
+        """An attempt starts; what comes back is sent, and carries the trace of the attempt."""
+
+    def content(self, chunk: Chunk) -> None:
+        """Output came."""
+
+    def ended(self, action: Dispatch, end: AttemptEnd) -> None:
+        """The attempt is over."""
+
+    def finished(self, finished: Finished) -> None:
+        """The request ended well."""
+
+
+class Unobserved:
+    """The trail of a gateway without telemetry."""
+
+    wants_content = False
+
+    def waits(self, position: int) -> None:
+        """Nothing."""
+
+    def decided(self, action: Action, waited_s: float) -> None:
+        """Nothing."""
+
+    def attempt(self, action: Dispatch, generation: Generation) -> Generation:
+        """The caller's own trace goes on, as the hints have it."""
+        return generation
+
+    def content(self, chunk: Chunk) -> None:
+        """Nothing."""
+
+    def ended(self, action: Dispatch, end: AttemptEnd) -> None:
+        """Nothing."""
+
+    def finished(self, finished: Finished) -> None:
+        """Nothing."""
+
+
+UNOBSERVED = Unobserved()
