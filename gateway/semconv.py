@@ -255,7 +255,7 @@ PROMPT_TOKENS = _counter(
 OVERFLOWS = _counter(
     "moegate.overflow",
     "{request}",
-    (REQUEST_MODEL, POOL, REASON),
+    (REQUEST_MODEL, POOL, OVERFLOW_REASON),
     "Requests sent to a remote, by reason.",
 )
 REFUSALS = _counter(

@@ -108,8 +108,5 @@ async def upstreams(
             script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         timeouts = Timeouts(first_token_s=2.0, idle_s=2.0)
         pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
-        yield await stack.enter_async_context(
-            serving.serving(serving.config(pools=[pool]), sinks=sinks)
-        )
         settings = serving.config(pools=[pool], telemetry=telemetry)
-        yield await stack.enter_async_context(serving.serving(settings))
+        yield await stack.enter_async_context(serving.serving(settings, sinks=sinks))

@@ -66,10 +66,12 @@ async def full(gateway: Serving) -> AsyncIterator[None]:
     running = gateway.stub.Generate(long, metadata=METADATA)
     await first_message(running)
     waiting = gateway.stub.Generate(long, metadata=METADATA)
-    await serving.until(lambda: gateway.gateway.runtime.scheduler.queued_requests == 1)
+    scheduler = gateway.gateway.runtime.scheduler
+    await serving.until(lambda: scheduler.queued_requests == 1)
     yield
-    running.cancel()
     waiting.cancel()
+    await serving.until(lambda: scheduler.queued_requests == 0)
+    running.cancel()
 
 
 async def test_success_is_one_trace_from_the_caller_to_the_engine(otlp: Receiver) -> None:
