@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import base64
 import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from gateway.backends.features import OPENAI_FEATURES, VLLM_FEATURES, unsupported
+from gateway.config_remote import Feature, MaxTokensField
 from gateway.generation import Chat, Generation, Image, JsonSchema, Message, NamedTool, Sampling
 
 CHAT_PATH = "/v1/chat/completions"
@@ -25,23 +29,30 @@ class Dialect(enum.StrEnum):
     OPENAI = "openai"
 
 
-_VLLM_SAMPLING = ("top_k", "min_p", "repetition_penalty")
+_FEATURES = {Dialect.VLLM: VLLM_FEATURES, Dialect.OPENAI: OPENAI_FEATURES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyOptions:
+    """How one server differs from others of its dialect.
+
+    `features`: what it can do; `max_tokens_field`: its name of the output limit; `extra`: fields
+    that every body gets, which never take the place of one that the gateway sets.
+    """
+
+    features: frozenset[Feature]
+    max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
+    extra: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+
+
+def default_options(dialect: Dialect) -> BodyOptions:
+    """Those of a server of which nothing else is known."""
+    return BodyOptions(features=_FEATURES[dialect])
 
 
 def unsupported_fields(generation: Generation, dialect: Dialect) -> tuple[str, ...]:
     """Fields of GenerateRequest that are set and that the dialect has no word for."""
-    if dialect is Dialect.VLLM:
-        return ()
-    fields = [
-        f"sampling.{name}"
-        for name in _VLLM_SAMPLING
-        if getattr(generation.sampling, name) is not None
-    ]
-    if generation.ignore_eos:
-        fields.append("ignore_eos")
-    if isinstance(generation.input, tuple):
-        fields.append("prompt_tokens")
-    return tuple(fields)
+    return unsupported(generation, _FEATURES[dialect])
 
 
 def generation_path(generation: Generation) -> str:
@@ -50,16 +61,21 @@ def generation_path(generation: Generation) -> str:
 
 
 def generation_body(
-    generation: Generation, upstream_model: str, dialect: Dialect, tokens_per_chunk: int = 1
+    generation: Generation,
+    upstream_model: str,
+    dialect: Dialect,
+    tokens_per_chunk: int = 1,
+    options: BodyOptions | None = None,
 ) -> bytes:
     """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields.
 
     `tokens_per_chunk`: vLLM is asked to put so many into a chunk, after the first one.
     """
-    unsupported = unsupported_fields(generation, dialect)
-    if unsupported:
-        raise ValueError(f"{dialect} cannot honour {', '.join(unsupported)}")
-    body: dict[str, Any] = {"model": upstream_model}
+    options = options or default_options(dialect)
+    fields = unsupported(generation, options.features)
+    if fields:
+        raise ValueError(f"{dialect} cannot honour {', '.join(fields)}")
+    body: dict[str, Any] = {**options.extra, "model": upstream_model}
     logprobs = generation.logprobs
     if isinstance(generation.input, Chat):
         body |= _chat(generation.input, dialect)
@@ -69,7 +85,7 @@ def generation_body(
         body["prompt"] = generation.input
         if logprobs is not None:
             body["logprobs"] = logprobs
-    body["max_tokens"] = generation.max_output_tokens
+    body[options.max_tokens_field.value] = generation.max_output_tokens
     body |= _sampling(generation.sampling)
     if generation.stop:
         body["stop"] = generation.stop
@@ -78,9 +94,9 @@ def generation_body(
     if generation.ignore_eos:
         body["ignore_eos"] = True
     body["stream"] = True
-    options = {"include_usage": True}
+    stream_options = {"include_usage": True}
     if dialect is Dialect.VLLM:
-        options["continuous_usage_stats"] = True
+        stream_options["continuous_usage_stats"] = True
         hints = generation.hints
         if hints.cache_salt:
             body["cache_salt"] = hints.cache_salt
@@ -88,7 +104,7 @@ def generation_body(
             body["priority"] = hints.priority
         if tokens_per_chunk > 1:
             body["stream_interval"] = tokens_per_chunk
-    body["stream_options"] = options
+    body["stream_options"] = stream_options
     return msgspec.json.encode(body)
 
 

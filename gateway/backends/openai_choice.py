@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.backends import openai_wire as wire
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.openai_failures import one_line
+from gateway.backends.failures import FailureKind, UpstreamFailure, one_line
 from gateway.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
 
 _FINISH_REASONS = {

@@ -6,33 +6,22 @@ request: the input that vLLM's schema check quotes, the key that a refused login
 
 from __future__ import annotations
 
-import email.utils
-import math
 import re
 
 import msgspec
 
 from gateway.backends import openai_wire as wire
-from gateway.backends.failures import FailureKind, UpstreamFailure
+from gateway.backends.failures import (
+    FailureKind,
+    UpstreamFailure,
+    kind_of_status,
+    one_line,
+    retry_after_seconds,
+    told,
+)
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
-MAX_MESSAGE_CHARS = 500
 MAX_PARAM_CHARS = 100
-MAX_RETRY_AFTER_S = 3600.0
-"""Longer waits than an hour are taken as an hour."""
 
-_KINDS = {
-    400: FailureKind.BAD_REQUEST,
-    401: FailureKind.CREDENTIALS,
-    402: FailureKind.CREDIT,
-    403: FailureKind.CREDENTIALS,
-    404: FailureKind.MODEL_NOT_FOUND,
-    408: FailureKind.TIMEOUT,
-    413: FailureKind.BAD_REQUEST,
-    422: FailureKind.BAD_REQUEST,
-    429: FailureKind.BUSY,
-    503: FailureKind.BUSY,
-}
 _TOO_LONG = frozenset({"context_length_exceeded", "input_tokens"})
 _FILTERED = frozenset(
     {"content_filter", "content_policy_violation", "moderation_blocked", "data_inspection_failed"}
@@ -69,6 +58,12 @@ def error_in(body: bytes) -> wire.ErrorDetail | None:
     return wire.ErrorDetail(message=text) if text else None
 
 
+def failure_in(body: bytes) -> UpstreamFailure | None:
+    """Failure that a JSON body under status 200 tells; None: it is no error."""
+    error = error_in(body)
+    return None if error is None else in_band_failure(error)
+
+
 def in_band_failure(error: wire.ErrorDetail | str) -> UpstreamFailure:
     """Failure of an error event under HTTP 200. Its code counts if it is an HTTP status."""
     detail = _detail(error)
@@ -79,27 +74,6 @@ def in_band_failure(error: wire.ErrorDetail | str) -> UpstreamFailure:
     return _failure(status if 400 <= status <= 599 else 500, "error in the stream", detail, None)
 
 
-def retry_after_seconds(value: str | None, now_unix_s: float) -> float | None:
-    """Retry-After, seconds or a date, as seconds from now, 0 to an hour; None: absent or unread."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now_unix_s
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """The text on one line, bounded."""
-    # Cut first: joining the words of a huge text is work.
-    short = " ".join(text[: 4 * max_chars].split())
-    return short if len(short) <= max_chars else short[: max_chars - 3] + "..."
-
-
 def _detail(error: wire.ErrorDetail | str) -> wire.ErrorDetail:
     return wire.ErrorDetail(message=error) if isinstance(error, str) else error
 
@@ -108,18 +82,10 @@ def _failure(
     status: int, where: str, detail: wire.ErrorDetail, retry_after_s: float | None
 ) -> UpstreamFailure:
     kind = _kind(status, detail, retry_after_s)
-    message = where
-    if kind is FailureKind.CREDENTIALS:
-        message = f"{where}: the gateway's key is refused"
-    elif kind is FailureKind.CREDIT:
-        message = f"{where}: the gateway's account there is out of credit, or at its spend cap"
-    elif 300 <= status <= 399:
-        message = f"{where}: a redirect, which is not followed: mend the url"
-    elif detail.message:
-        message = f"{where}: {_ECHOED_INPUT.sub('', detail.message)}"
+    message = _ECHOED_INPUT.sub("", detail.message or "")
     return UpstreamFailure(
         kind,
-        one_line(message),
+        told(kind, where, status, message),
         param=one_line(detail.param or "", MAX_PARAM_CHARS),
         retry_after_s=retry_after_s,
     )
@@ -136,6 +102,4 @@ def _kind(status: int, detail: wire.ErrorDetail, retry_after_s: float | None) ->
             return FailureKind.CONTEXT_LENGTH
         if words & _FILTERED:
             return FailureKind.CONTENT_FILTER
-    if (kind := _KINDS.get(status)) is not None:
-        return kind
-    return FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL
+    return kind_of_status(status)

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.openai_failures import http_failure, retry_after_seconds
+from gateway.backends.failures import FailureKind, UpstreamFailure, retry_after_seconds
+from gateway.backends.openai_failures import http_failure
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
 NOW_UNIX_S = 1_800_000_000.0
@@ -38,7 +38,7 @@ def failure(status: int, body: bytes = b"", retry_after: str | None = None) -> U
         (500, FailureKind.SERVER_ERROR),
         (502, FailureKind.SERVER_ERROR),
         (503, FailureKind.BUSY),
-        (529, FailureKind.SERVER_ERROR),
+        (529, FailureKind.BUSY),
     ],
 )
 def test_kinds_by_status(status: int, kind: FailureKind) -> None:

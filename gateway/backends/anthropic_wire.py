@@ -1,0 +1,98 @@
+"""JSON that an Anthropic-shaped server answers with: only the fields that are read.
+
+Everything may be absent or null, unknown fields and events are skipped. One struct serves all
+events: `type` says which of its fields are there.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class CacheCreation(msgspec.Struct, gc=False):
+    """Tokens written to the cache, by how long they stay."""
+
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct, gc=False):
+    """Breakdown of the output's tokens."""
+
+    thinking_tokens: int | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Account of tokens so far. `input_tokens` does not include what was read from or written to
+    the cache; `output_tokens` includes thinking."""
+
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens: int | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """Head of the answer, in message_start."""
+
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class ContentBlock(msgspec.Struct, gc=False):
+    """Start of a block: text, thinking, tool_use or others. `input` is {} unless it came whole."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """News of a block, or of the whole message (`stop_reason`)."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+
+
+class ErrorDetails(msgspec.Struct, gc=False):
+    """What some errors add."""
+
+    error_code: str | None = None
+
+
+class ErrorDetail(msgspec.Struct, gc=False):
+    """An error. `type` is one of the documented words, such as overloaded_error."""
+
+    type: str | None = None
+    message: str | None = None
+    details: ErrorDetails | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event of a stream."""
+
+    type: str = ""
+    message: Message | None = None
+    index: int | None = None
+    content_block: ContentBlock | None = None
+    delta: Delta | None = None
+    usage: Usage | None = None
+    error: ErrorDetail | None = None
+
+
+class ErrorBody(msgspec.Struct, gc=False):
+    """Body of an HTTP error."""
+
+    error: ErrorDetail | None = None
+
+
+decode_event = msgspec.json.Decoder(Event).decode
+decode_error = msgspec.json.Decoder(ErrorBody).decode

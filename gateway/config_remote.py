@@ -1,0 +1,105 @@
+"""Parts of a remote endpoint in the configuration: its API, its limits, what it can and cannot."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+PriceRow = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[^\s]{1,256}$",
+        description="provider/model, such as deepseek/deepseek-chat.",
+    ),
+]
+JsonText = Annotated[
+    str, Meta(min_length=2, max_length=65_536, description="A JSON object, in quotes.")
+]
+
+
+class RemoteApi(enum.StrEnum):
+    """What a remote speaks."""
+
+    OPENAI = "openai"
+    """Chat completions as OpenAI's: OpenRouter, DeepSeek, Moonshot, Together and most others."""
+    ANTHROPIC = "anthropic"
+    """Messages as Anthropic's."""
+
+
+class Feature(enum.StrEnum):
+    """Something that a request may ask for and that not every server can do."""
+
+    TOOLS = "tools"
+    IMAGES = "images"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    NAMES = "names"
+    """Names of speakers."""
+    CHOICES = "choices"
+    """More than one choice."""
+    LOGPROBS = "logprobs"
+    STOP = "stop"
+    SEED = "seed"
+    PENALTIES = "penalties"
+    """Presence and frequency penalties."""
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    IGNORE_EOS = "ignore_eos"
+    PROMPT = "prompt"
+    """Raw prompts, as text."""
+    PROMPT_TOKENS = "prompt_tokens"
+    """Raw prompts, as token ids."""
+    CONTINUATION = "continuation"
+    """An answer that goes on where the last message, the model's own, ends."""
+
+
+class MaxTokensField(enum.StrEnum):
+    """Name of the output limit on the wire of an OpenAI-shaped API."""
+
+    MAX_TOKENS = "max_tokens"
+    MAX_COMPLETION_TOKENS = "max_completion_tokens"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class Header(_Part, frozen=True, kw_only=True):
+    """An HTTP header: exactly one of `value`, `env` and `file`."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
+    ]
+    """Such as HTTP-Referer."""
+    value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    """The value itself, if it is no secret."""
+    env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    """Name of the environment variable that holds the value."""
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    """Path of the file that holds the value, relative to the folder of the configuration file."""
+
+
+class RemoteLimits(_Part, frozen=True, kw_only=True):
+    """What the provider lets the gateway send; absent: not known. Beyond these, requests at once
+    are learnt from its refusals, and a pause that it asks for is kept."""
+
+    requests_per_minute: Count | None = None
+    """Requests per minute."""
+    tokens_per_minute: Count | None = None
+    """Tokens per minute; each request counts its prompt and its output limit, until it ends."""
+
+
+class Hedging(_Part, frozen=True, kw_only=True):
+    """A second attempt elsewhere while the first one has brought no token. Off by default: it is
+    paid for."""
+
+    after_s: Annotated[float, Meta(gt=0, le=3600)]
+    """How long the first attempt may take to its first token."""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.02
+    """Most second attempts, as a share of all requests."""
