@@ -14,6 +14,15 @@ from msgspec import Meta
 
 from gateway.config_discovery import Discover
 from gateway.config_prior import Prior
+from gateway.config_remote import (
+    Failures,
+    Feature,
+    JsonText,
+    MaxTokensField,
+    PriceRow,
+    RemoteApi,
+    RemoteLimits,
+)
 from gateway.config_telemetry import Telemetry
 from scheduler.types import SloClass
 
@@ -161,8 +170,22 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Limits on calls."""
 
 
+class Header(_Config, frozen=True, kw_only=True):
+    """An HTTP header that every request to a remote gets: exactly one of `value` and `secret`."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
+    ]
+    """Such as HTTP-Referer."""
+    value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    """The value itself, if it is no secret."""
+    secret: Secret | None = None
+    """The value by reference."""
+
+
 class Remote(_Config, frozen=True, kw_only=True):
-    """A remote, OpenAI-shaped API that serves a model when the own servers are saturated."""
+    """A remote API that serves a model when the own servers are saturated."""
 
     name: Name
     """Name, unique among pools and remotes."""
@@ -172,14 +195,38 @@ class Remote(_Config, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that the remote uses; absent: `model`."""
+    api: RemoteApi = RemoteApi.OPENAI
+    """What it speaks."""
     url: Url
-    """Address of its OpenAI API, without /v1."""
+    """Address of its API, without `url_prefix`."""
+    url_prefix: Annotated[
+        str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path such as /v1.")
+    ] = "/v1"
+    """What stands between the address and the paths of the API."""
     api_key: Secret | None = None
     """Key of the remote."""
+    headers: tuple[Header, ...] = ()
+    """Further HTTP headers of every request."""
+    extra_body_json: JsonText | None = None
+    """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
+    can: tuple[Feature, ...] = ()
+    """What it can beyond the usual of its API."""
+    cannot: tuple[Feature, ...] = ()
+    """What it cannot: requests that ask for it do not go there."""
     max_concurrency: Count = 32
     """Most requests at once."""
+    limits: RemoteLimits = RemoteLimits()
+    """What the provider lets the gateway send."""
     context_tokens: Count | None = None
     """Most tokens of prompt and output; absent: unknown."""
+    max_output_tokens: Count | None = None
+    """Most output tokens that a request may ask of it; absent: unknown."""
+    max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
+    """Name of the output limit (OpenAI-shaped APIs only)."""
+    fails_with: Name | None = None
+    """Name of what it depends on: after a failure the next try prefers remotes of other names."""
+    price_row: PriceRow | None = None
+    """Its rows in the price catalog; absent: its price is unknown."""
     timeouts: Timeouts = Timeouts()
     """Limits on calls."""
 
@@ -326,3 +373,5 @@ class Config(_Config, frozen=True, kw_only=True):
     """Bounds."""
     telemetry: Telemetry = Telemetry()
     """Metrics and logs."""
+    failures: Failures = Failures()
+    """What is done when an upstream fails."""

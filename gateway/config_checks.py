@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gateway.auth import hash_of
 from gateway.config import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
 from gateway.config_checks_discovery import discovery_problems
+from gateway.config_checks_remote import remote_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
 from gateway.listening import check_tls
@@ -41,6 +42,8 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
         yield from _secret(f"{path}.api_key", upstream.api_key, base_dir)
         if isinstance(upstream, Pool) and upstream.moe is not None:
             yield from _moe(f"{path}.moe", upstream.moe)
+        if isinstance(upstream, Remote):
+            yield from remote_problems(path, upstream, base_dir)
         if isinstance(upstream, Pool):
             yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):

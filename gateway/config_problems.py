@@ -14,7 +14,7 @@ from typing import Any
 
 SHOWN_CHARACTERS = 80
 """Longer texts are cut."""
-_MASKED = re.compile(r"(^|\.)(api_key|sha256)(\.|\[|$)")
+_MASKED = re.compile(r"(^|\.)(api_key|sha256|secret|headers\[\d+\]\.value)(\.|\[|$)")
 # In `env`, a name in capitals can be told from a key that was pasted there by mistake.
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _USER = re.compile(r"://[^/\s]*@")
@@ -97,6 +97,6 @@ def described(value: Any) -> str:
 def _is_secret(path: str, text: str) -> bool:
     if not _MASKED.search(path):
         return False
-    if path.endswith("api_key.file"):
+    if path.endswith(("api_key.file", "secret.file")):
         return False
-    return not (path.endswith("api_key.env") and _ENV_NAME.fullmatch(text))
+    return not (path.endswith(("api_key.env", "secret.env")) and _ENV_NAME.fullmatch(text))

@@ -69,22 +69,6 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
 
 
-class Header(_Part, frozen=True, kw_only=True):
-    """An HTTP header: exactly one of `value`, `env` and `file`."""
-
-    name: Annotated[
-        str,
-        Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
-    ]
-    """Such as HTTP-Referer."""
-    value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
-    """The value itself, if it is no secret."""
-    env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
-    """Name of the environment variable that holds the value."""
-    file: Annotated[str, Meta(min_length=1)] | None = None
-    """Path of the file that holds the value, relative to the folder of the configuration file."""
-
-
 class RemoteLimits(_Part, frozen=True, kw_only=True):
     """What the provider lets the gateway send; absent: not known. Beyond these, requests at once
     are learnt from its refusals, and a pause that it asks for is kept."""
@@ -103,3 +87,16 @@ class Hedging(_Part, frozen=True, kw_only=True):
     """How long the first attempt may take to its first token."""
     share: Annotated[float, Meta(gt=0, le=1)] = 0.02
     """Most second attempts, as a share of all requests."""
+
+
+class Failures(_Part, frozen=True, kw_only=True):
+    """What is done when an upstream fails."""
+
+    retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """Retries on other servers, as a share of all requests in the long run; those that succeed
+    do not count."""
+    continue_cut_answers: bool = False
+    """Whether an answer of plain text that breaks off is gone on with on a server that can
+    (feature `continuation`); else its client is told that it is incomplete."""
+    hedging: Hedging | None = None
+    """A second attempt for a request whose first one is slow; absent: none."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import config, config_discovery, config_prior, config_telemetry
+from gateway import config, config_discovery, config_prior, config_remote, config_telemetry
 from scheduler import types
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -41,6 +41,7 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(config_discovery),
         **_docs(config_prior),
         **_docs(config_telemetry),
+        **_docs(config_remote),
     }
 
 

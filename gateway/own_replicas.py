@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.probes import Probed, Prober
+from gateway.remotes import AnyBackend
 from scheduler.core import Scheduler
 
 
@@ -18,7 +19,7 @@ class OwnReplicas:
     upstream_model: str
     backend: Callable[..., OpenAIHttpBackend]
     """Makes the backend of a `base_url`."""
-    backends: dict[str, OpenAIHttpBackend]
+    backends: dict[str, AnyBackend]
     targets: dict[str, tuple[str, str]]
 
     def connect(self, placement: str, url: str) -> Probed:

@@ -12,7 +12,7 @@ import aiohttp
 
 from gateway.accounting.price_book import price_book
 from gateway.accounting.settlement import Sink
-from gateway.backends.openai_body import Dialect, unsupported_fields
+from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Config, Gpu, Pool
 from gateway.config_discovery import Discover
@@ -24,10 +24,12 @@ from gateway.loop_load import LoopLoad
 from gateway.own_replicas import FoundReplicas, OwnReplicas
 from gateway.priors import checked_prior
 from gateway.probes import Probed, Prober
+from gateway.remotes import AnyBackend, Unsupported, remote_parts
 from gateway.secrets import resolve
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
+from scheduler.retry_budget import RetryLimits
 from scheduler.step_model import StepModel
 from scheduler.types import PlacementKind
 
@@ -46,8 +48,9 @@ class Runtime:
     scheduler: Scheduler
     dispatcher: Dispatcher
     prober: Prober
-    backends: dict[str, OpenAIHttpBackend]
-    dialects: dict[str, Dialect]
+    backends: dict[str, AnyBackend]
+    unsupported: dict[str, Unsupported]
+    """Of each remote; own engines can everything."""
     targets: dict[str, tuple[str, str]]
     """Address and model of each placement that has one."""
     discoveries: tuple[Discovery, ...]
@@ -59,11 +62,11 @@ class Runtime:
         """Fields of the request that a placement cannot honour, by placement of its model."""
         found: dict[str, tuple[str, ...]] = {}
         for state in self.scheduler.placements:
-            if state.facts.model == generation.model:
-                name = state.facts.name
-                fields = unsupported_fields(generation, self.dialects[name])
-                if fields:
-                    found[name] = fields
+            lacks = self.unsupported.get(state.facts.name)
+            if state.facts.model != generation.model or lacks is None:
+                continue
+            if fields := lacks(generation):
+                found[state.facts.name] = fields
         return found
 
 
@@ -88,8 +91,8 @@ def build(
     """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
     attempt. Raises ConfigError."""
     placements: list[Placement] = []
-    backends: dict[str, OpenAIHttpBackend] = {}
-    dialects: dict[str, Dialect] = {}
+    backends: dict[str, AnyBackend] = {}
+    unsupported: dict[str, Unsupported] = {}
     targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
     found: list[tuple[Pool, Discover, OwnReplicas]] = []
@@ -117,35 +120,19 @@ def build(
             found.append((pool, pool.discover, own))
         step_model = checked_prior(pool, base_dir).step_model
         placements.extend(_local_placement(pool, name, step_model) for name in names)
-        dialects.update(dict.fromkeys(names, Dialect.VLLM))
     for remote in config.remotes:
-        placements.append(
-            Placement(
-                name=remote.name,
-                kind=PlacementKind.REMOTE,
-                model=remote.model,
-                max_running=remote.max_concurrency,
-                remote_class=remote.remote_class,
-                context_tokens=remote.context_tokens,
-            )
-        )
-        backends[remote.name] = OpenAIHttpBackend(
-            session=upstream,
-            base_url=remote.url,
-            upstream_model=remote.upstream_model or remote.model,
-            dialect=Dialect.OPENAI,
-            api_key=resolve(remote.api_key, base_dir),
-            timeouts=remote.timeouts,
-            pace=load,
-        )
+        parts = remote_parts(remote, base_dir, upstream, load)
+        placements.append(parts.placement)
+        backends[remote.name] = parts.backend
+        unsupported[remote.name] = parts.unsupported
         targets[remote.name] = (remote.url, remote.upstream_model or remote.model)
-        dialects[remote.name] = Dialect.OPENAI
     limits = config.limits
     scheduler = Scheduler(
         placements,
         SchedulerLimits(
             queue=QueueLimits(requests=limits.queue_requests, size_bytes=limits.queue_bytes),
             attempts=limits.attempts,
+            retries=RetryLimits(share=config.failures.retry_share),
         ),
     )
     dispatcher = Dispatcher(
@@ -181,7 +168,7 @@ def build(
         dispatcher=dispatcher,
         prober=prober,
         backends=backends,
-        dialects=dialects,
+        unsupported=unsupported,
         targets=targets,
         discoveries=discoveries,
         salted=frozenset(pool.model for pool in config.pools if not pool.share_prefix_cache),

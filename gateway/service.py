@@ -19,6 +19,7 @@ from gateway.admission import PromptSizes, scheduler_request
 from gateway.answers import Answer
 from gateway.auth import Caller, Unauthenticated
 from gateway.backends.failures import UpstreamFailure
+from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.chat_input import Violations
 from gateway.dispatch import PartialOutput, Rejected
 from gateway.generation import Chunk, Generation
@@ -265,9 +266,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 continue
             if state.context_tokens is not None:
                 response.context_tokens = state.context_tokens
-            if facts.kind is PlacementKind.LOCAL and state.serving:
+            engine = runtime.backends.get(facts.name)
+            if (
+                facts.kind is PlacementKind.LOCAL
+                and state.serving
+                and isinstance(engine, OpenAIHttpBackend)
+            ):
                 try:
-                    tokens, _ = await runtime.backends[facts.name].count_tokens(generation)
+                    tokens, _ = await engine.count_tokens(generation)
                 except UpstreamFailure as failure:
                     if not failure.retryable:
                         raise errors.from_failure(failure) from failure

@@ -27,7 +27,7 @@ from gateway.generation import (
     ToolMode,
 )
 
-PATH = "/v1/messages"
+PATH = "/messages"
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TOOL_MODES = {ToolMode.AUTO: "auto", ToolMode.REQUIRED: "any", ToolMode.NONE: "none"}
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")

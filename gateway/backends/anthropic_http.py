@@ -25,7 +25,7 @@ VERSION = "2023-06-01"
 class AnthropicHttpBackend:
     """One remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: without /v1. `session` is the caller's, and outlives this. `extra`: fields that
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `extra`: fields that
     every body gets; `headers`: further ones, of every call.
     """
 
@@ -42,7 +42,7 @@ class AnthropicHttpBackend:
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._session = session
+        self.session = session
         self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
         self._timeouts = timeouts
@@ -65,7 +65,7 @@ class AnthropicHttpBackend:
         clock. Raises ValueError if the API cannot say the generation (`unsupported_fields`)."""
         body = messages_body(generation, self._upstream_model, self._features, self._extra)
         call = Call(
-            session=self._session,
+            session=self.session,
             url=self._url,
             headers=self._headers,
             body=body,

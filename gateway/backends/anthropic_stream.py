@@ -47,8 +47,9 @@ class MessageDecoder:
         self._events_with_content = 0
         self._output_tokens = 0
         self._output_bytes = 0
-        # Index of the tool call that each block with one is, and whether its input came whole.
+        # Index of the tool call that each block with one is; those that have no arguments yet.
         self._calls: dict[int, int] = {}
+        self._bare_calls: set[int] = set()
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._pieces: list[ToolCall] = []
@@ -117,6 +118,10 @@ class MessageDecoder:
                 self._account.take(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
                     self._finish(event.delta.stop_reason)
+            case "content_block_stop" if event.index in self._bare_calls:
+                # Without arguments no piece of them comes, and an empty text is no JSON.
+                self._bare_calls.discard(event.index)
+                self._pieces.append(ToolCall(index=self._calls[event.index], arguments_json="{}"))
             case "message_stop":
                 self._stopped = True
             case "error":
@@ -127,8 +132,10 @@ class MessageDecoder:
     def _start_block(self, index: int, block: wire.ContentBlock) -> None:
         if block.type == "tool_use":
             call = self._calls.setdefault(index, len(self._calls))
-            whole = bytes(block.input or b"").strip()
-            arguments = "" if whole in (b"", b"{}") else whole.decode()
+            whole = bytes(block.input).strip()
+            arguments = "" if whole in (b"", b"{}", b"null") else whole.decode()
+            if not arguments:
+                self._bare_calls.add(index)
             self._pieces.append(
                 ToolCall(
                     index=call,
@@ -153,6 +160,7 @@ class MessageDecoder:
             if call is None:
                 message = "a piece of a tool call that has not begun"
                 raise UpstreamFailure(FailureKind.PROTOCOL, message)
+            self._bare_calls.discard(index)
             self._pieces.append(ToolCall(index=call, arguments_json=delta.partial_json))
             self._note(len(delta.partial_json.encode()))
 

@@ -49,7 +49,7 @@ class ContentBlock(msgspec.Struct, gc=False):
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = msgspec.Raw()
 
 
 class Delta(msgspec.Struct, gc=False):

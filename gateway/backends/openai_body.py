@@ -18,8 +18,8 @@ from gateway.backends.features import OPENAI_FEATURES, VLLM_FEATURES, unsupporte
 from gateway.config_remote import Feature, MaxTokensField
 from gateway.generation import Chat, Generation, Image, JsonSchema, Message, NamedTool, Sampling
 
-CHAT_PATH = "/v1/chat/completions"
-COMPLETIONS_PATH = "/v1/completions"
+CHAT_PATH = "/chat/completions"
+COMPLETIONS_PATH = "/completions"
 
 
 class Dialect(enum.StrEnum):
@@ -56,7 +56,7 @@ def unsupported_fields(generation: Generation, dialect: Dialect) -> tuple[str, .
 
 
 def generation_path(generation: Generation) -> str:
-    """Where to send it."""
+    """Where to send it, behind the server's prefix."""
     return CHAT_PATH if isinstance(generation.input, Chat) else COMPLETIONS_PATH
 
 

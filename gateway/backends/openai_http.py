@@ -39,7 +39,7 @@ T = TypeVar("T")
 class OpenAIHttpBackend:
     """One server, or one remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: without /v1. `session` is the caller's, and outlives this.
+    `base_url`: without `prefix`. `session` is the caller's, and outlives this.
     `control_timeout_s`: of each call but `stream`. `pace`: how large pieces of streams shall be;
     `options`: how it differs from others; `headers`: further ones, of every call.
     """
@@ -49,6 +49,7 @@ class OpenAIHttpBackend:
         *,
         session: aiohttp.ClientSession,
         base_url: str,
+        prefix: str = "/v1",
         upstream_model: str,
         dialect: Dialect,
         api_key: str | None,
@@ -60,6 +61,7 @@ class OpenAIHttpBackend:
     ) -> None:
         self.session = session
         self._base_url = base_url.rstrip("/")
+        self._prefix = prefix
         self._upstream_model = upstream_model
         self._dialect = dialect
         self._timeouts = timeouts
@@ -89,7 +91,7 @@ class OpenAIHttpBackend:
         )
         call = Call(
             session=self.session,
-            url=self._base_url + generation_path(generation),
+            url=self._base_url + self._prefix + generation_path(generation),
             headers=self._headers | self._stream_headers(generation),
             body=body,
             timeouts=self._timeouts,
@@ -110,7 +112,7 @@ class OpenAIHttpBackend:
     async def list_models(self) -> dict[str, int | None]:
         """Models that the server serves, with their context in tokens if it tells."""
         models = _decoded(
-            wire.decode_models, await self._ask("GET", "/v1/models", MAX_ANSWER_BYTES)
+            wire.decode_models, await self._ask("GET", self._prefix + "/models", MAX_ANSWER_BYTES)
         )
         return {model.id: model.max_model_len for model in models.data}
 

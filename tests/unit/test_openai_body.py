@@ -58,7 +58,7 @@ def test_a_plain_chat_holds_nothing_more_than_it_must() -> None:
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
-    assert generation_path(GENERATION) == "/v1/chat/completions"
+    assert generation_path(GENERATION) == "/chat/completions"
 
 
 def test_only_vllm_is_asked_for_continuous_usage() -> None:
@@ -93,7 +93,7 @@ def test_every_sampling_field_arrives_under_its_name() -> None:
 @pytest.mark.parametrize("prompt", ["Hello", (1, 2, 3)])
 def test_raw_prompts_go_to_completions(prompt: str | tuple[int, ...]) -> None:
     generation = replace(GENERATION, input=prompt, logprobs=2)
-    assert generation_path(generation) == "/v1/completions"
+    assert generation_path(generation) == "/completions"
     sent = body(generation)
     assert sent["prompt"] == (prompt if isinstance(prompt, str) else list(prompt))
     assert sent["logprobs"] == 2
