@@ -274,11 +274,14 @@ class Engine:
         slowest_s = 0.0
         for rank in self.ranks:
             rank_s = 0.0
+            # The fixed part is that all experts are read: once a step, and once for a prompt, by
+            # those that have their first chunk in it.
+            first = sum(s.computed_tokens == s.found_tokens for s, _ in rank.prefills)
             for sequence, tokens in rank.prefills:
                 seconds = model.prefill_time_s(tokens, sequence.computed_tokens + tokens)
-                # The fixed part of a prefill is paid once, by its first chunk.
-                if sequence.computed_tokens > sequence.found_tokens:
-                    seconds -= model.prefill_s
+                seconds -= model.prefill_s
+                if sequence.computed_tokens == sequence.found_tokens:
+                    seconds += model.prefill_s / first
                 rank_s += seconds
                 times.append((sequence, seconds))
             slowest_s = max(slowest_s, rank_s)

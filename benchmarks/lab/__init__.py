@@ -1,0 +1,1 @@
+"""The policy laboratory: the same simulated fleets and traces under every policy."""

@@ -1,0 +1,124 @@
+"""One run of the laboratory: a fleet, a workload, a load, a policy, a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from benchmarks.lab.fleets import FLEETS, LabFleet
+from benchmarks.lab.loads import arrivals, load_trace
+from benchmarks.lab.ours import our_scheduler
+from benchmarks.lab.rivals import RIVALS, Rival
+from benchmarks.lab.score import Sampler, Score, score
+from simulation.arrivals import Arrival, Outcome, OutcomeKind
+from simulation.decider import Decider, FleetTiming
+from simulation.fleet import FleetSimulation
+
+SATURATED_RATE_PER_S = 10_000.0
+RELEASE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What to run.
+
+    Attributes:
+        fleet, trace: by name.
+        load: share of the fleet's capacity that arrives, 1.0 is 100 %.
+        policy: "ours" or a rival; `switches` are ours', e.g. an ablation.
+        cap: of a rival, requests per replica; None: plain. `wait_share`: see `Rival`.
+        count: requests.
+    """
+
+    fleet: str
+    trace: str
+    load: float
+    policy: str
+    seed: int
+    count: int
+    folder: Path | None = None
+    cap: int | None = None
+    wait_share: float = 0.5
+    switches: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Policy, its cap or its switches."""
+        cap = f" cap {self.cap}/{self.wait_share:g}" if self.cap is not None else ""
+        return self.policy + cap + "".join(f" {name}={value}" for name, value in self.switches)
+
+
+def play(run: Run) -> Score:
+    """Runs it to its end."""
+    rate = run.load * capacity_per_s(run.fleet, run.trace, run.seed, run.folder)
+    return _simulate(run, rate, _decider)[0]
+
+
+@cache
+def capacity_per_s(fleet: str, trace: str, seed: int, folder: Path | None) -> float:
+    """100 %: what least-request completes per second in permanent saturation, SLO ignored.
+
+    Measured over the middle of a run in which everything arrives at once.
+    """
+    count = 2000 if trace in ("azure-conv", "azure-code") else 800
+    run = Run(
+        fleet=fleet, trace=trace, load=1.0, policy="least-request", seed=seed, count=count,
+        folder=folder,
+    )  # fmt: skip
+    ends = sorted(
+        outcome.ended_s
+        for outcome in _simulate(run, SATURATED_RATE_PER_S, _decider)[1]
+        if outcome.kind is OutcomeKind.FINISHED
+    )
+    first, last = len(ends) // 5, len(ends) * 3 // 5
+    return (last - first) / (ends[last] - ends[first])
+
+
+def _simulate(
+    run: Run,
+    rate_per_s: float,
+    decider_of: Callable[[Run, LabFleet, Sequence[str], Sequence[Arrival]], Decider],
+) -> tuple[Score, list[Outcome]]:
+    fleet = FLEETS[run.fleet]
+    trace = load_trace(run.trace, run.folder)
+    load = arrivals(
+        trace, fleet, fleet.truth(run.seed), count=run.count, rate_per_s=rate_per_s, seed=run.seed
+    )
+    placements = fleet.placements(run.seed, trace.block_tokens)
+    decider = decider_of(run, fleet, [p.name for p in placements], load)
+    sampler = Sampler(placements)
+    outcomes: list[Outcome] = []
+    simulation = FleetSimulation(
+        placements,
+        decider,
+        load,
+        outcomes.append,
+        timing=replace(FleetTiming(), release_s=RELEASE_S),
+        on_report=sampler,
+    )
+    simulation.run()
+    if len(outcomes) != len(load):
+        raise RuntimeError(f"{run.label}: {len(load) - len(outcomes)} requests did not end")
+    powered_s = sum(simulation.powered_s(max(o.ended_s for o in outcomes)))
+    return score(outcomes, placements, sampler, fleet, powered_s), outcomes
+
+
+def _decider(run: Run, fleet: LabFleet, names: Sequence[str], load: Sequence[Arrival]) -> Decider:
+    if run.policy == "ours":
+        return our_scheduler(fleet, names, dict(run.switches))
+    content = {a.request.request_id: _blocks(a) for a in load}
+    return Rival(
+        names,
+        RIVALS[run.policy],
+        step_model=fleet.step_model,
+        content=content,
+        seed=run.seed,
+        cap=run.cap,
+        wait_share=run.wait_share,
+    )
+
+
+def _blocks(arrival: Arrival) -> Sequence[int]:
+    return [block for block in arrival.content if isinstance(block, int)]

@@ -1,0 +1,89 @@
+"""The policy laboratory: our scheduler against the routers of the field, on simulated fleets.
+
+    python -m benchmarks.policies --fleet qwen --trace azure-conv --load 90 --policy ours
+
+plays one cell. Every policy sees the same requests on the same engines, whose true step times
+differ from the prior that policies know. A request counts when it finished within its SLO
+(TTFT <= max(2 s, 3 x its prefill alone), mean TPOT <= 50 ms on Qwen and 80 ms on DeepSeek);
+refusals are misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.lab.fleets import FLEETS
+from benchmarks.lab.loads import TRACES, load_trace
+from benchmarks.lab.rivals import RIVALS
+from benchmarks.lab.runs import Run, capacity_per_s, play
+from benchmarks.lab.score import Score
+
+POLICIES = ("ours", *RIVALS)
+FOLDER_VARIABLE = "MOEGATE_TRACES"
+
+
+def main() -> int:
+    """Plays the cells that were asked for and prints a line each."""
+    parser = argparse.ArgumentParser(description="The policy laboratory.")
+    parser.add_argument("--fleet", choices=tuple(FLEETS), default="qwen")
+    parser.add_argument("--trace", choices=TRACES, default="azure-conv")
+    parser.add_argument("--load", type=float, nargs="+", default=[90.0], help="%% of the capacity")
+    parser.add_argument("--policy", choices=POLICIES, nargs="+", default=list(POLICIES))
+    parser.add_argument("--cap", type=int, nargs="+", default=[], help="rivals' requests a replica")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
+    parser.add_argument("--count", type=int, default=3000, help="requests a run")
+    parser.add_argument(
+        "--traces", type=Path, default=os.environ.get(FOLDER_VARIABLE), help="folder of the traces"
+    )
+    arguments = parser.parse_args()
+    folder = Path(arguments.traces) if arguments.traces else None
+    trace = load_trace(arguments.trace, folder)
+    print(f"{trace.name}: {'the public trace' if trace.from_file else 'generated'}")
+    for seed in arguments.seed:
+        rate = capacity_per_s(arguments.fleet, arguments.trace, seed, folder)
+        print(f"seed {seed}: 100 % is {rate:.2f} requests/s on {arguments.fleet}")
+    print(HEAD)
+    for load in arguments.load:
+        for seed in arguments.seed:
+            for policy in arguments.policy:
+                for cap in [None] if policy == "ours" else [None, *arguments.cap]:
+                    run = Run(
+                        fleet=arguments.fleet,
+                        trace=arguments.trace,
+                        load=load / 100.0,
+                        policy=policy,
+                        seed=seed,
+                        count=arguments.count,
+                        folder=folder,
+                        cap=cap,
+                    )
+                    began_s = time.perf_counter()
+                    print(line(run, play(run), time.perf_counter() - began_s), flush=True)
+    return 0
+
+
+HEAD = (
+    f"{'policy':28} {'load':>5} {'SLO met':>8} {'met/$':>8} {'Mtok/$':>7} {'refused':>8}"
+    f" {'TTFT p50/p99 s':>16} {'TPOT p50/p99 ms':>16} {'hit':>5} {'batch':>6} {'power':>6}"
+    f" {'KV bal':>7} {'run s':>6}"
+)
+
+
+def line(run: Run, found: Score, took_s: float) -> str:
+    """One row under `HEAD`."""
+    ttft, tpot = found.ttft_s, found.tpot_s
+    return (
+        f"{run.label:28} {run.load:5.0%} {found.met:8.3f} {found.met_per_usd:8.0f}"
+        f" {found.tokens_per_usd / 1e6:7.2f} {found.rejected:8.3f}"
+        f" {ttft[0]:7.2f} / {ttft[1]:6.2f} {tpot[0] * 1e3:7.1f} / {tpot[1] * 1e3:6.1f}"
+        f" {found.hit_rate:5.2f} {found.batch:6.1f} {found.powered:6.2f} {found.kv_balance:7.2f}"
+        f" {took_s:6.1f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
