@@ -10,7 +10,7 @@ import math
 import re
 from collections import defaultdict
 
-from scheduler.types import EngineReport
+from scheduler.types import EngineCounts, EngineReport
 
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
@@ -18,7 +18,25 @@ _KV_USAGE = b"vllm:kv_cache_usage_perc"
 _PROMPT = b"vllm:prompt_tokens_total"
 _GENERATION = b"vllm:generation_tokens_total"
 _CACHE_CONFIG = b"vllm:cache_config_info"
-_WANTED = frozenset((_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG))
+_GAPS = b"vllm:inter_token_latency_seconds_count"
+_GAPS_S = b"vllm:inter_token_latency_seconds_sum"
+_COUNTS = {
+    "gaps": _GAPS,
+    "first_tokens": b"vllm:time_to_first_token_seconds_count",
+    "steps": b"vllm:iteration_tokens_total_count",
+    "cached_prompt_tokens": b"vllm:prompt_tokens_cached_total",
+    "preemptions": b"vllm:num_preemptions_total",
+    "drafts": b"vllm:spec_decode_num_drafts_total",
+    "draft_tokens": b"vllm:spec_decode_num_draft_tokens_total",
+    "accepted_tokens": b"vllm:spec_decode_num_accepted_tokens_total",
+}
+"""Fields of `EngineCounts` that are whole numbers."""
+_WANTED = frozenset(
+    (
+        *(_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG),
+        *(_GAPS_S, *_COUNTS.values()),
+    )
+)
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="([0-9]{1,15})"')
 _MOST = 1e15
 """Larger values are nonsense, and their sums would not stay finite."""
@@ -54,6 +72,12 @@ def parse_metrics(
         generation_tokens_total=round(sum(values[_GENERATION])),
         kv_capacity_tokens=capacity or None,
         context_tokens=context_tokens,
+        kv_usage_fullest=max(usages),
+        counts=EngineCounts(
+            ranks=max(1, len(values[_GENERATION])),
+            gaps_s=sum(values[_GAPS_S]),
+            **{field: round(sum(values[name])) for field, name in _COUNTS.items()},
+        ),
     )
 
 

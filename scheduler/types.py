@@ -109,11 +109,39 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounts:
+    """Totals since an engine started, of all its data-parallel ranks, for the fit of step times.
+
+    Attributes:
+        ranks: engines that were added up.
+        gaps, gaps_s: times between two outputs of a sequence and their sum; one output is one step
+            of the engine, with speculation of several tokens.
+        first_tokens: sequences whose prefill has ended.
+        steps: steps with any output, of all ranks.
+        cached_prompt_tokens: prompt tokens that the prefix cache had.
+        preemptions: sequences put back for want of KV blocks.
+        drafts, draft_tokens, accepted_tokens: of speculative decoding.
+    """
+
+    ranks: int = 1
+    gaps: int = 0
+    gaps_s: float = 0.0
+    first_tokens: int = 0
+    steps: int = 0
+    cached_prompt_tokens: int = 0
+    preemptions: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """What an engine says of itself (vLLM: /metrics), and when it was read.
 
     Gauges that vLLM has not created yet count as 0. Token counters are totals since the engine
-    started. `kv_capacity_tokens` and `context_tokens`: None when not reported.
+    started. `kv_capacity_tokens` and `context_tokens`: None when not reported. `kv_usage` is the
+    mean of the ranks, `kv_usage_fullest` that of the fullest one.
     """
 
     placement: str
@@ -125,6 +153,8 @@ class EngineReport:
     generation_tokens_total: int
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
+    kv_usage_fullest: float | None = None
+    counts: EngineCounts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

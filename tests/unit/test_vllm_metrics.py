@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.vllm_metrics import BadMetrics, parse_metrics
+from scheduler.types import EngineCounts
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/vllm_0_32/metrics.txt"
 
@@ -19,6 +20,34 @@ def test_the_metrics_of_a_real_server() -> None:
     assert report.kv_capacity_tokens == 128 * 600
     assert report.prompt_tokens_total > 300
     assert report.generation_tokens_total > 50
+
+
+def test_the_counts_that_the_fit_of_step_times_needs() -> None:
+    counts = parse_metrics(GOLDEN.read_bytes(), "pool/a", 5.0, 8192).counts
+    assert counts is not None
+    assert counts.ranks == 1
+    assert counts.gaps > 20
+    assert 0.001 < counts.gaps_s / counts.gaps < 1.0
+    assert counts.first_tokens > 5
+    assert counts.steps > counts.gaps / 32  # at most 32 sequences share a step
+    assert counts.cached_prompt_tokens == 768
+    assert (counts.preemptions, counts.drafts) == (0, 0)
+
+
+def test_the_counts_of_ranks_and_of_speculation() -> None:
+    text = b"\n".join(
+        b'vllm:generation_tokens_total{engine="%d"} 50\n'
+        b'vllm:inter_token_latency_seconds_count{engine="%d"} 20\n'
+        b'vllm:inter_token_latency_seconds_sum{engine="%d"} 0.5\n'
+        b'vllm:kv_cache_usage_perc{engine="%d"} 0.%d\n'
+        b'vllm:spec_decode_num_drafts_total{engine="%d"} 20\n'
+        b'vllm:spec_decode_num_draft_tokens_total{engine="%d"} 60'
+        % (*(rank,) * 4, rank + 1, rank, rank)
+        for rank in range(2)
+    )
+    report = parse_metrics(text, "p", 0.0, None)
+    assert report.kv_usage_fullest == pytest.approx(0.2)
+    assert report.counts == EngineCounts(ranks=2, gaps=40, gaps_s=1.0, drafts=40, draft_tokens=120)
 
 
 def test_ranks_are_added_up_and_their_usage_is_their_mean() -> None:
