@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway import config, config_discovery, config_prior, config_remote, config_telemetry
+from gateway.accounting import price_rows
 from scheduler import types
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -37,12 +38,20 @@ def field_docs() -> dict[str, dict[str, str]]:
     """Docstring of every field, by class and field. Units are those in the field's name."""
     return {
         **_docs(types),
+        **_docs(price_rows),
         **_docs(config),
         **_docs(config_discovery),
         **_docs(config_prior),
         **_docs(config_telemetry),
         **_docs(config_remote),
     }
+
+
+def field_doc(cls: type, field: str) -> str:
+    """Docstring of one field, its own or inherited."""
+    docs = field_docs()
+    owners = (docs.get(base.__name__, {}) for base in cls.__mro__)
+    return next(fields[field] for fields in owners if field in fields)
 
 
 def _docs(module: ModuleType) -> dict[str, dict[str, str]]:

@@ -16,15 +16,16 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from gateway.accounting.price_rows import Usd
 from gateway.config import Config, UsdPerHour
 from gateway.config_problems import Problem, described, field_path, shown
-from gateway.config_schema import field_docs
+from gateway.config_schema import field_doc
 from gateway.config_yaml import Document, Written
 
 
-def shape_problems(document: Document) -> list[Problem]:
-    """All problems of `Config`'s shape; none: `msgspec.convert` takes the data."""
-    return list(_Shape(document.written).struct("", document.data, Config))
+def shape_problems(document: Document, cls: type[msgspec.Struct] = Config) -> list[Problem]:
+    """All problems of the shape of `cls`; none: `msgspec.convert` takes the data."""
+    return list(_Shape(document.written).struct("", document.data, cls))
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str | None:
@@ -57,7 +58,7 @@ class _Shape:
             )
         for name, field in fields.items():
             if field.required and name not in value:
-                doc = field_docs()[cls.__name__][name]
+                doc = field_doc(cls, name)
                 yield Problem(
                     path=field_path(path, name),
                     value="nothing",
@@ -116,7 +117,7 @@ class _Shape:
         if isinstance(value, bool) and raw.lower() not in ("true", "false"):
             message += f"; YAML reads {raw} without quotes as {str(value).lower()}"
         if isinstance(info, inspect.StrType | inspect.EnumType) and not isinstance(value, str):
-            if hint is UsdPerHour:
+            if hint in (UsdPerHour, Usd):
                 message += "; a number without quotes would be rounded as a float"
             quoted = f': "{raw}"' if shown(path, value, raw) == raw else ""  # never a secret
             return message, f"put quotes around it{quoted}"

@@ -1,0 +1,63 @@
+"""Reads a price catalog: bytes -> YAML -> shape -> sanity gates. Errors are those of the
+configuration file: path, value, what is wrong, fix, line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from gateway.accounting.price_gates import gate_problems
+from gateway.accounting.price_rows import CatalogFile
+from gateway.config_problems import ConfigError, Problem
+from gateway.config_shape import shape_problems
+from gateway.config_yaml import MAX_BYTES, read_yaml
+
+
+def load_catalog(path: Path) -> CatalogFile:
+    """The catalog in a file. Raises ConfigError with all problems of the first step that fails."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        problem = Problem(
+            path="",
+            value=str(path),
+            message=f"cannot be read: {error.strerror}",
+            fix="name a readable YAML file, or use the starter catalog: starter: true",
+        )
+        raise ConfigError(str(path), [problem]) from None
+    return parse_catalog(text, str(path))
+
+
+def starter_catalog() -> CatalogFile:
+    """Public prices that come with the package: dated, with sources, and some of them old."""
+    return parse_catalog(starter_text(), "the starter catalog")
+
+
+def starter_text() -> bytes:
+    """The starter catalog as it is written."""
+    return (files("gateway.accounting") / "starter_prices.yaml").read_bytes()
+
+
+def parse_catalog(text: bytes | str, source: str) -> CatalogFile:
+    """`source`: name of the text in errors. Raises ConfigError."""
+    document = read_yaml(text, source)
+    problems = shape_problems(document, CatalogFile)
+    if not problems:
+        catalog = msgspec.convert(document.data, CatalogFile)
+        problems = list(gate_problems(catalog))
+        if not problems:
+            return catalog
+    lines = document.written
+    raise ConfigError(
+        source,
+        [
+            replace(problem, line=lines[problem.path].line)
+            if problem.line is None and problem.path in lines
+            else problem
+            for problem in problems
+        ],
+    )

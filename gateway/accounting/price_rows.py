@@ -1,0 +1,169 @@
+"""The price catalog's file: its shape. Loaded by `price_file.py`, used through `prices.py`.
+
+Prices are decimal texts of US dollars; token prices are per million tokens. A row holds from
+`valid_from` until before `valid_to`, UTC. Two rows of one thing never overlap, and where none holds
+the price is unknown. The docstring of a field is its documentation in error messages.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+RowId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,126}$",
+        description="Letters, digits and any of . _ / : - , at most 127 characters.",
+    ),
+]
+Label = Annotated[str, Meta(min_length=1, max_length=256)]
+Usd = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,9})?$",
+        description='US dollars as a quoted decimal number, such as "0.28".',
+    ),
+]
+Instant = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}Z)?$",
+        description="UTC date such as 2026-11-01 (its midnight), or 2026-11-01T16:00Z.",
+    ),
+]
+Date = Annotated[
+    str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", description="Date such as 2026-11-23.")
+]
+Clock = Annotated[
+    str,
+    Meta(
+        pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$",
+        description="UTC time of day, 00:00 to 24:00.",
+    ),
+]
+
+
+class Weekday(enum.StrEnum):
+    """Day of the week, UTC."""
+
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+
+
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class TokenPrices(_Row, frozen=True, kw_only=True):
+    """Prices per million tokens, USD."""
+
+    input: Usd
+    """Price of a million input tokens that are computed."""
+    output: Usd
+    """Price of a million output tokens, reasoning included."""
+    cached_input: Usd | None = None
+    """Price of a million input tokens read from a cache; absent: the input price."""
+    cache_write: Usd | None = None
+    """Price of a million input tokens written to a cache; absent: the input price."""
+    long_cache_write: Usd | None = None
+    """The same for a cache that is kept an hour; absent: the price of cache_write."""
+
+
+class ContextTier(_Row, frozen=True, kw_only=True):
+    """Prices of a request whose input is longer; they price all of it."""
+
+    context_over_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    """Input tokens, cached ones included, above which the tier prices the request."""
+    usd_per_mtok: TokenPrices
+    """Its prices."""
+
+
+class Window(_Row, frozen=True, kw_only=True):
+    """Prices at certain times of the day, UTC; they replace the row's prices and its tiers."""
+
+    name: RowId
+    """Name for accounts, such as off-peak."""
+    days: Annotated[tuple[Weekday, ...], Meta(min_length=1)] = tuple(Weekday)
+    """Days on which it begins; absent: every day."""
+    start: Clock
+    """When it begins."""
+    end: Clock
+    """When it ends, on the same day, after `start`."""
+    usd_per_mtok: TokenPrices
+    """Its prices."""
+
+
+class Validity(_Row, frozen=True, kw_only=True):
+    """What every row has."""
+
+    id: RowId
+    """Name of the row in accounts, unique in the catalog and never used again."""
+    valid_from: Instant
+    """Since when the price holds."""
+    valid_to: Instant | None = None
+    """Until before when it holds; absent: no end known."""
+    source: Annotated[str, Meta(min_length=1, max_length=500)]
+    """Where the price was read: an address, a contract, an invoice."""
+    checked_at: Date
+    """When somebody last compared the row with its source."""
+    confirmed: bool = False
+    """That a value which looks like a mistake (zero, tiny, huge, a leap) is meant."""
+
+
+class GpuHourRow(Validity, frozen=True, kw_only=True):
+    """What an hour of one own GPU costs."""
+
+    gpu: Label
+    """Type of the GPU, as `gpu.type` of the pools."""
+    pool: RowId | None = None
+    """Only of this pool; absent: of every pool with such GPUs."""
+    usd_per_gpu_hour: Usd
+    """Price of one GPU for an hour, all that belongs to it included."""
+
+
+class RemoteRow(Validity, frozen=True, kw_only=True):
+    """What tokens of a remote API cost."""
+
+    provider: RowId
+    """Who sells it."""
+    model: Label
+    """Model, as the provider names it."""
+    usd_per_mtok: TokenPrices
+    """Its prices."""
+    tiers: tuple[ContextTier, ...] = ()
+    """Prices of longer inputs."""
+    windows: tuple[Window, ...] = ()
+    """Prices at certain times."""
+    batch_usd_per_mtok: TokenPrices | None = None
+    """Prices of the provider's batch API."""
+
+
+class ShowbackRow(Validity, frozen=True, kw_only=True):
+    """What tenants are charged for tokens of an own pool."""
+
+    pool: RowId
+    """Name of the pool."""
+    usd_per_mtok: TokenPrices
+    """What its tenants are charged."""
+    tiers: tuple[ContextTier, ...] = ()
+    """Prices of longer inputs."""
+
+
+class CatalogFile(_Row, frozen=True, kw_only=True):
+    """The whole file."""
+
+    gpu_hours: tuple[GpuHourRow, ...] = ()
+    """Own GPUs."""
+    remote_tokens: tuple[RemoteRow, ...] = ()
+    """Remote APIs."""
+    showback: tuple[ShowbackRow, ...] = ()
+    """Own pools, as their tenants pay them."""

@@ -1,0 +1,397 @@
+"""The meter of one group: at every instant its price is shared among what runs on it.
+
+A group is what steps together and costs r $/s. While anything runs, r is shared by the phase
+weights of the step model: a step that decodes B sequences and computes a chunk of prompt spends
+P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B) and
+kappa for every KV token that it holds. Prompts are computed in the order in which they were sent,
+each for its predicted time at most, then it counts as decoding. What others run in the engine takes
+its share as external load; requests that the engine only queues take none. In a disaggregated group
+prefill and decode nodes are paid apart, by node share.
+
+Nothing is re-allocated later: what is known at the instant decides. Sequences share by two counters
+(per sequence and per KV token), so that an event costs O(1) however many run. Amounts are exact
+integers (`cost_totals.py`); the caller tells the time, in nanoseconds of one clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.cost_totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
+from scheduler.external_load import ExternalLoad
+from scheduler.step_model import StepModel
+
+CHUNK_TOKENS = 8192
+"""Most tokens of one step, vLLM's default for online serving on large GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeShare:
+    """Nodes of a disaggregated group by what they do; their price is shared alike."""
+
+    prefill: int
+    decode: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Run:
+    """An attempt that runs on a group. Only the meter looks inside."""
+
+    choices: int
+    prompt_tokens: int
+    prefill_s: float
+    """Predicted."""
+    left_s: float
+    """Of it, not yet spent."""
+    opened_unpriced_ns: int
+    output_tokens: int = 0
+    decodes: bool = False
+    seen_sequence: int = 0
+    seen_kv: int = 0
+    prefill: int = 0
+    decode: int = 0
+
+    @property
+    def kv_tokens(self) -> int:
+        """Resident now; the choices share the prompt."""
+        return self.prompt_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing."""
+
+    uncached_input: int
+    cached_input: int
+    output: int
+    priced: bool
+
+
+class GroupMeter:
+    """Meters one group from `opened_ns` on.
+
+    `plan`: what it costs, sorted by time; `max_running`: sequences that its engine runs at once.
+    """
+
+    def __init__(
+        self,
+        model: StepModel | None,
+        plan: Sequence[RateSegment],
+        opened_ns: int,
+        *,
+        max_running: int,
+        nodes: NodeShare | None = None,
+    ) -> None:
+        self.totals = Totals()
+        self.external = ExternalLoad()
+        self.serving = False
+        self._max_running = max_running
+        self._nodes = nodes
+        self._at_ns = opened_ns
+        self._plan: deque[RateSegment] = deque()
+        self._rate: int | None = None
+        self._model = model
+        self._pending: deque[Run] = deque()
+        self._pending_sequences = 0
+        self._sequences = 0
+        self._kv_tokens = 0
+        self._per_sequence = 0
+        self._per_kv = 0
+        self._stale = True
+        self._prompt_weight = self._sequence_weight = self._kv_weight = 0
+        self._own_weight = self._external_weight = 0
+        self._prompt_speed = 0.0
+        self.set_plan(plan)
+
+    def __repr__(self) -> str:
+        return f"<GroupMeter: {self.running} running, {self._pending_sequences} in prefill>"
+
+    @property
+    def running(self) -> int:
+        """Own sequences, those in prefill included."""
+        return self._sequences + self._pending_sequences
+
+    @property
+    def decoding(self) -> tuple[int, int]:
+        """Own sequences that decode, and their KV tokens."""
+        return self._sequences, self._kv_tokens
+
+    @property
+    def observed_ns(self) -> int:
+        """Until when everything is booked."""
+        return self._at_ns
+
+    @property
+    def rate(self) -> int | None:
+        """Nano-USD per hour at the moment; None: unknown."""
+        return self._rate
+
+    @property
+    def model(self) -> StepModel | None:
+        """The step model in use."""
+        return self._model
+
+    def set_plan(self, plan: Sequence[RateSegment]) -> None:
+        """Replaces the prices from the last `advance` on; the past keeps its own."""
+        self._rate = None
+        self._plan = deque(plan)
+        while self._plan and self._plan[0].start_ns <= self._at_ns:
+            self._rate = self._plan.popleft().nano_usd_per_hour
+
+    def set_model(self, model: StepModel, now_ns: int) -> None:
+        """Takes a new fit."""
+        self.advance(now_ns)
+        self._model, self._stale = model, True
+
+    def set_serving(self, serving: bool, now_ns: int) -> None:
+        """In service or not: while nothing runs, this is the difference between two accounts."""
+        self.advance(now_ns)
+        self.serving = serving
+
+    def start(
+        self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
+    ) -> Run:
+        """An attempt was sent. `cached_tokens`: of the prompt, predicted to be in the cache."""
+        self.advance(now_ns)
+        prefill_s = 0.0
+        if self._model is not None:
+            uncached = max(1, prompt_tokens - cached_tokens)
+            prefill_s = self._model.prefill_time_s(uncached, prompt_tokens)
+        run = Run(
+            choices=choices,
+            prompt_tokens=prompt_tokens,
+            prefill_s=prefill_s,
+            left_s=prefill_s,
+            opened_unpriced_ns=self.totals.unpriced_ns,
+        )
+        self._pending_sequences += choices
+        self._pending.append(run)
+        if not prefill_s:
+            self._decode(run)
+        self._stale = True
+        return run
+
+    def progress(self, run: Run, output_tokens: int, now_ns: int) -> None:
+        """Tokens of a run so far, all choices together; the first ones end its prefill."""
+        self.advance(now_ns)
+        new = output_tokens - run.output_tokens
+        if new <= 0:
+            return
+        if not run.output_tokens:
+            self.external.prompt_done(run.prompt_tokens)
+        if not run.decodes:
+            self._decode(run)
+        self._collect(run)
+        run.output_tokens = output_tokens
+        self._kv_tokens += new
+        self.totals.output_tokens += new
+        self._stale = True
+
+    def end(
+        self,
+        run: Run,
+        now_ns: int,
+        *,
+        uncached_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: int = 0,
+        waste: bool = False,
+    ) -> Share:
+        """The attempt is over, with the tokens that it is billed for."""
+        self.advance(now_ns)
+        if run.decodes:
+            self._collect(run)
+            self._sequences -= run.choices
+            self._kv_tokens -= run.kv_tokens
+        else:
+            self._pending_sequences -= run.choices
+        run.left_s = 0.0
+        self.external.ended(run.choices)
+        self._stale = True
+        totals = self.totals
+        prefill, decode = run.prefill // UNIT, run.decode // UNIT
+        cached = prefill * self._cached_weight(uncached_tokens, cached_tokens) >> SCALE_BITS
+        totals.prefill -= run.prefill
+        totals.decode -= run.decode
+        totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
+        totals.output_tokens -= run.output_tokens
+        if waste:
+            totals.waste += (prefill + decode) * UNIT
+        else:
+            totals.prefill += prefill * UNIT
+            totals.decode += decode * UNIT
+            totals.cached += cached * UNIT
+            totals.uncached_tokens += uncached_tokens
+            totals.cached_tokens += cached_tokens
+            totals.output_tokens += output_tokens
+        return Share(
+            uncached_input=prefill - cached,
+            cached_input=cached,
+            output=decode,
+            priced=run.opened_unpriced_ns == totals.unpriced_ns,
+        )
+
+    def unobserved(self, until_ns: int) -> None:
+        """Books the time up to `until_ns` as not observed: the gateway was down."""
+        self.advance(until_ns, observed=False)
+
+    def touch(self) -> None:
+        """Says that `external` has new figures: call after `advance`."""
+        self._stale = True
+
+    def advance(self, now_ns: int, *, observed: bool = True) -> None:
+        """Shares the price of the time since the last call; an earlier `now_ns` changes nothing."""
+        while self._at_ns < now_ns:
+            end_ns = now_ns
+            if self._plan and self._plan[0].start_ns < end_ns:
+                end_ns = self._plan[0].start_ns
+            if observed:
+                self._spend(end_ns)
+            else:
+                self._book(end_ns, "unobserved")
+            while self._plan and self._plan[0].start_ns <= self._at_ns:
+                self._rate = self._plan.popleft().nano_usd_per_hour
+
+    def _book(self, end_ns: int, account: str) -> None:
+        """Puts all of the price until `end_ns` into one account."""
+        amount = self._pass(end_ns) << SCALE_BITS
+        setattr(self.totals, account, getattr(self.totals, account) + amount)
+
+    def _pass(self, end_ns: int) -> int:
+        """Lets the time pass; returns its price, nano-USD per hour x ns."""
+        elapsed_ns = end_ns - self._at_ns
+        self._at_ns = end_ns
+        self.totals.paid_ns += elapsed_ns
+        if self._rate is None:
+            self.totals.unpriced_ns += elapsed_ns
+            return 0
+        return self._rate * elapsed_ns
+
+    def _spend(self, until_ns: int) -> None:
+        if self.external.expire(self._at_ns):
+            self._stale = True
+        while self._at_ns < until_ns:
+            head = self._head()
+            if self._stale:
+                self._weigh(head)
+            if not (self._prompt_weight or self._sequence_weight or self._external_weight):
+                self._book(until_ns, "idle" if self.serving else "unavailable")
+                return
+            end_ns = until_ns
+            if head is not None and self._prompt_speed > 0.0:
+                # To the end of its predicted prefill; then the next prompt's turn.
+                lasts_ns = int(head.left_s / self._prompt_speed * 1e9) + 1
+                end_ns = min(until_ns, self._at_ns + lasts_ns)
+            self._share(head, end_ns)
+
+    def _share(self, head: Run | None, end_ns: int) -> None:
+        """Shares the time until `end_ns` by the weights."""
+        totals = self.totals
+        elapsed_ns = end_ns - self._at_ns
+        totals.busy_ns += elapsed_ns
+        price = self._pass(end_ns)
+        rest = price << SCALE_BITS
+        if head is not None:
+            totals.prefill_busy_ns += elapsed_ns
+            amount = price * self._prompt_weight
+            head.prefill += amount
+            totals.prefill += amount
+            rest -= amount
+            head.left_s -= elapsed_ns * 1e-9 * self._prompt_speed
+            if head.left_s <= 1e-12:
+                self._decode(head)  # its prompt should be computed, the token is on its way
+        if self._sequence_weight:
+            totals.decode_busy_ns += elapsed_ns
+        self._per_sequence += price * self._sequence_weight
+        self._per_kv += price * self._kv_weight
+        amount = price * self._own_weight
+        totals.decode += amount
+        external = price * self._external_weight
+        totals.external += external
+        totals.idle += rest - amount - external
+
+    def _head(self) -> Run | None:
+        """The prompt that is being computed; None: none, or the engine only queues them."""
+        while self._pending and not self._pending[0].left_s:
+            self._pending.popleft()
+        if not self._pending:
+            return None
+        full = (
+            self._sequences + self.external.sequences >= self._max_running
+            or self.external.engine_full(self._pending_sequences)
+        )
+        return None if full and self._sequences else self._pending[0]
+
+    def _weigh(self, head: Run | None) -> None:
+        """Weights of the instant, as fractions of SCALE: they never sum to more."""
+        model, external = self._model, self.external
+        sequences, kv_tokens = self._sequences, self._kv_tokens
+        batch = sequences + external.sequences
+        step_s = kv_s = 0.0
+        if model is not None and batch:
+            kv_s = model.kv_token_s / model.ranks
+            step_s = model.decode_step_s(batch, kv_tokens + external.kv_tokens)
+        prompt_share = 0.0
+        if head is not None:
+            prompt_share = 1.0
+            if model is not None and batch:
+                chunk_s = min(self._pending_s(), model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS))
+                prompt_share = chunk_s / (chunk_s + step_s)
+        prompt_part, decode_part = prompt_share, 1.0 - prompt_share if batch else 0.0
+        self._prompt_speed = prompt_share
+        if self._nodes is not None:
+            prefill_nodes = self._nodes.prefill / (self._nodes.prefill + self._nodes.decode)
+            prompt_part = prefill_nodes if head is not None else 0.0
+            decode_part = 1.0 - prefill_nodes if batch else 0.0
+            self._prompt_speed = 1.0
+        others = external.prefill_share
+        prompt_part *= 1.0 - others
+        decode_part *= 1.0 - others
+        self._prompt_speed *= 1.0 - others
+        kv_part = kv_s / step_s if step_s else 0.0
+        kv_all = kv_tokens + external.kv_tokens
+        sequence_part = (1.0 - kv_part * kv_all) / batch if batch else 0.0
+        self._prompt_weight = int(prompt_part * SCALE)
+        self._sequence_weight = int(decode_part * sequence_part * SCALE)
+        self._kv_weight = int(decode_part * kv_part * SCALE)
+        free = SCALE - self._prompt_weight
+        taken = self._sequence_weight * batch + self._kv_weight * kv_all
+        if taken > free:  # by the last bits of floats
+            self._sequence_weight -= -(-(taken - free) // max(1, batch))
+        self._own_weight = self._sequence_weight * sequences + self._kv_weight * kv_tokens
+        self._external_weight = min(
+            self._sequence_weight * external.sequences
+            + self._kv_weight * external.kv_tokens
+            + int(others * SCALE),
+            free - self._own_weight,
+        )
+        self._stale = False
+
+    def _pending_s(self) -> float:
+        """Predicted prefill of the prompts that wait for their turn or are at it."""
+        return sum(run.prefill_s for run in self._pending if run.left_s)
+
+    def _decode(self, run: Run) -> None:
+        """From now on it shares as a decoding sequence."""
+        run.decodes, run.left_s = True, 0.0
+        self._pending_sequences -= run.choices
+        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+        self._sequences += run.choices
+        self._kv_tokens += run.kv_tokens
+        self._stale = True
+
+    def _collect(self, run: Run) -> None:
+        """Gives a decoding run what its counters have accrued."""
+        run.decode += run.choices * (self._per_sequence - run.seen_sequence)
+        run.decode += run.kv_tokens * (self._per_kv - run.seen_kv)
+        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+
+    def _cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
+        """Part of a prefill, of SCALE, that is attention to cached input."""
+        if self._model is None or not cached_tokens or not uncached_tokens:
+            return 0
+        whole_s = self._model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
+        alone_s = self._model.prefill_time_s(uncached_tokens, uncached_tokens)
+        return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0

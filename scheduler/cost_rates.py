@@ -1,0 +1,121 @@
+"""Throughput into dollars per million tokens, with the kind of token and what is in it.
+
+The law is one: $/M = price of the GPUs per second / tokens per second. Published figures differ in
+which tokens they count and which GPUs they pay, so a rate here always says both, and rates that pay
+the same GPUs twice, or leave some out, do not add up to the cost of a request.
+
+    rate of one kind that pays all GPUs (aggregated): every kind carries the whole cost, so that
+    1/c_total = 1/c_in + 1/c_out; the figures are alternatives, not parts.
+    rate of a stage that pays its own GPUs (node share): prefill over input, decode over output;
+    these add up, if both are there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+MILLION = 1_000_000
+
+
+class RateKind(enum.StrEnum):
+    """Which tokens a rate counts."""
+
+    TOTAL = "total"
+    INPUT = "input"
+    """Read from a cache or computed."""
+    UNCACHED_INPUT = "uncached_input"
+    CACHED_INPUT = "cached_input"
+    OUTPUT = "output"
+
+
+class Stage(enum.StrEnum):
+    """Which GPUs a rate pays."""
+
+    ALL = "all"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRate:
+    """Tokens per second of one kind, on `gpus` GPUs that do `stage`."""
+
+    kind: RateKind
+    stage: Stage
+    tokens_per_s: Decimal
+    gpus: int
+
+    def nano_usd_per_mtok(self, nano_usd_per_gpu_hour: int) -> int:
+        """What a million tokens of this kind cost on these GPUs, rounded half up."""
+        per_hour = Decimal(nano_usd_per_gpu_hour) * self.gpus
+        return int(
+            (per_hour * MILLION / (3600 * self.tokens_per_s)).to_integral_value(ROUND_HALF_UP)
+        )
+
+    def as_kind(self, kind: RateKind, input_per_output: Decimal) -> MeasuredRate:
+        """The same run counted in other tokens: `input_per_output` input tokens an output one."""
+        parts = {
+            RateKind.OUTPUT: Decimal(1),
+            RateKind.INPUT: input_per_output,
+            RateKind.TOTAL: 1 + input_per_output,
+        }
+        if self.kind not in parts or kind not in parts:
+            raise ValueError(f"{self.kind} to {kind}: how much is cached is not known")
+        return MeasuredRate(
+            kind=kind,
+            stage=self.stage,
+            tokens_per_s=self.tokens_per_s / parts[self.kind] * parts[kind],
+            gpus=self.gpus,
+        )
+
+
+def additive_problem(rates: Iterable[MeasuredRate]) -> str | None:
+    """Why the costs of these rates do not add up to that of a request; None: they do."""
+    stages = [rate.stage for rate in rates]
+    if len(stages) > 1 and Stage.ALL in stages:
+        return "each rate pays all GPUs: their costs are alternatives, not parts"
+    if len(set(stages)) < len(stages):
+        return "two rates pay the same GPUs"
+    if stages != [Stage.ALL] and set(stages) != {Stage.PREFILL, Stage.DECODE}:
+        paid = " and ".join(stages) or "no"
+        return f"only {paid} GPUs are paid: not the whole cost of a request"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseLoad:
+    """How much of its capacity each stage of a disaggregated pool uses, 0 to 1."""
+
+    prefill: float
+    decode: float
+
+
+MOST_IMBALANCE = 2.0
+"""Stages whose loads differ by more waste more than half of the emptier one's nodes."""
+LEAST_LOAD = 0.05
+"""Below, a pool is idle, and its stages cannot be compared."""
+
+
+def steady_load(
+    prefill: MeasuredRate, decode: MeasuredRate, input_per_output: Decimal
+) -> PhaseLoad:
+    """Loads at the most requests that both stages together can sustain."""
+    possible = prefill.tokens_per_s / input_per_output  # output tokens whose prompts are computed
+    output = min(possible, decode.tokens_per_s)
+    return PhaseLoad(prefill=float(output / possible), decode=float(output / decode.tokens_per_s))
+
+
+def imbalance(load: PhaseLoad) -> str | None:
+    """What is wrong between the stages of a disaggregated pool; None: nothing."""
+    low, high = sorted((load.prefill, load.decode))
+    if high < LEAST_LOAD or high <= MOST_IMBALANCE * low:
+        return None
+    name = "decode" if load.decode < load.prefill else "prefill"
+    other = "prefill" if name == "decode" else "decode"
+    return (
+        f"{name} nodes run at {low:.1%} of their capacity while {other} nodes run at {high:.0%}: "
+        f"move nodes from {name} to {other}"
+    )
