@@ -300,8 +300,6 @@ class GroupMeter:
             totals.prefill += amount
             rest -= amount
             head.left_s -= elapsed_ns * 1e-9 * self._prompt_speed
-            if head.left_s <= 1e-12:
-                self._decode(head)  # its prompt should be computed, the token is on its way
         if self._sequence_weight:
             totals.decode_busy_ns += elapsed_ns
         self._per_sequence += price * self._sequence_weight
@@ -311,6 +309,8 @@ class GroupMeter:
         external = price * self._external_weight
         totals.external += external
         totals.idle += rest - amount - external
+        if head is not None and head.left_s <= 1e-12:
+            self._decode(head)  # its prompt should be computed, the token is on its way
 
     def _head(self) -> Run | None:
         """The prompt that is being computed; None: none, or the engine only queues them."""

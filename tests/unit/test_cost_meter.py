@@ -183,6 +183,16 @@ def test_an_unknown_price_makes_a_cost_unknown() -> None:
     assert sum(accounts_nano_usd(group.totals).values()) == bill_nano_usd(plan, 0, 8 * SECOND_NS)
 
 
+def test_a_prompt_that_is_computed_shares_from_then_on_only() -> None:
+    group = meter()
+    runs = [group.start(0, prompt_tokens=1), group.start(0, prompt_tokens=1)]
+    runs.append(group.start(11_936_000, prompt_tokens=1))
+    for run in runs:
+        group.end(run, 11_936_000, waste=True)
+    assert group.totals.requests == 0
+    assert sum(accounts_nano_usd(group.totals).values()) == bill_nano_usd(PLAN, 0, 11_936_000)
+
+
 EVENTS = st.lists(
     st.tuples(
         st.integers(0, 3_000_000_000),
