@@ -31,22 +31,27 @@ CLOSE_S = 2.0
 """How long the end waits for a reader that takes no more."""
 MAX_MESSAGE_CHARACTERS = 8_192
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_SECRETS = re.compile(
-    r"""(?ix)
-    (?P<keep> \b bearer \s+
-      | \b (?:authorization|x-api-key|api[-_]?key|password|passwd|secret|token)
-        ["']? \s* [:=] \s* ["']?
-      | :// [^\s/:@]* :
-    )
-    (?P<secret> (?!\s) [^\s"',;@]{4,} )
-    | \b (?: sk | mg ) - [A-Za-z0-9_-]{8,}
-    """
+_SECRETS = (
+    # A header or a field by its name.
+    re.compile(
+        r"""(?ix)
+        ( \b bearer \s+
+        | \b (?:authorization|x-api-key|api[-_]?key|password|passwd|secret|token)
+          ["']? \s* [:=] \s* ["']? (?: (?:bearer|basic) \s+ )?
+        )
+        [^\s"',;@]{4,}
+        """
+    ),
+    re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),  # the password of an address
+    re.compile(r"()\b(?:sk|mg)-[A-Za-z0-9_-]{8,}"),  # keys that show what they are
 )
 
 
 def redacted(text: str) -> str:
     """The text without what looks like a key, a password or the user part of an address."""
-    return _SECRETS.sub(lambda found: f"{found['keep'] or ''}[redacted]", text)
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\1[redacted]", text)
+    return text
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,0 +1,111 @@
+"""The Prometheus page of a gateway that has served requests."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+from prometheus_client.samples import Sample
+
+from gateway import semconv
+from gateway.config_telemetry import Telemetry
+from moegate.v1 import inference_pb2
+from tests import serving
+from tests.otlp_receiver import receiver
+from tests.scripted import GOOD, Scripted, upstreams
+from tests.serving import METADATA, Serving, chat_request, read_stream
+
+ON = Telemetry(metrics_listen="127.0.0.1:0")
+OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+async def page(gateway: Serving, accept: dict[str, str] | None = None) -> str:
+    url = f"http://{gateway.gateway.telemetry.metrics_address}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=accept) as response:
+        assert response.status == 200
+        return await response.text()
+
+
+async def samples(gateway: Serving) -> list[Sample]:
+    return [sample for family in plain(await page(gateway)) for sample in family.samples]
+
+
+def value(found: list[Sample], name: str, **labels: str) -> float:
+    [sample] = [s for s in found if s.name == name and labels.items() <= s.labels.items()]
+    return float(sample.value)
+
+
+async def test_every_metric_of_the_fleet_is_there_from_the_start() -> None:
+    async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
+        found = {sample.name for sample in await samples(gateway)}
+        families = {family.name for family in plain(await page(gateway))}
+    unknown = {semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE}
+    for metric in semconv.FLEET_GAUGES:
+        assert metric.prometheus in families
+        assert metric.prometheus in found or metric in unknown, metric.name
+    assert "moegate_log_dropped_total" in found
+
+
+async def test_a_request_is_measured_on_both_sides() -> None:
+    broken, good = Scripted(status=503), Scripted(frames=GOOD)
+    async with upstreams(broken, good, telemetry=ON) as gateway:
+        await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        await gateway.stub.GenerateOnce(
+            inference_pb2.GenerateOnceRequest(request=chat_request()), metadata=METADATA
+        )
+        found = await samples(gateway)
+    server = {"gen_ai_request_model": serving.MODEL, "moegate_slo_class": "interactive"}
+    duration = "gen_ai_server_request_duration_seconds_count"
+    assert value(found, duration, moegate_outcome="ok", **server) == 2
+    assert value(found, "gen_ai_server_time_to_first_token_seconds_count", **server) == 2
+    assert value(found, "gen_ai_server_time_per_output_token_seconds_count", **server) == 2
+    assert value(found, "moegate_queue_duration_seconds_count", **server) >= 2
+    attempts = "gen_ai_client_operation_duration_seconds_count"
+    assert value(found, attempts, moegate_outcome="ok", moegate_pool="own") == 2
+    assert value(found, attempts, moegate_outcome="retryable") >= 1
+    usage = "gen_ai_client_token_usage_sum"
+    assert value(found, usage, gen_ai_token_type="input") == 10
+    assert value(found, usage, gen_ai_token_type="output") == 4
+    assert value(found, "moegate_prompt_tokens_total", moegate_cache="unknown") == 10
+    assert value(found, "moegate_prediction_ttft_ratio_count", moegate_pool="own") == 2
+    assert value(found, "moegate_prediction_tpot_ratio_count", moegate_pool="own") == 2
+    rpc = "rpc_server_call_duration_seconds_count"
+    for method in ("Generate", "GenerateOnce"):
+        labels = {"rpc_method": f"moegate.v1.InferenceService/{method}", "rpc_status_code": "OK"}
+        assert value(found, rpc, **labels) == 1
+    assert value(found, "moegate_requests_in_flight") == 0
+
+
+async def test_a_bucket_leads_to_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with receiver() as otlp:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+            text = await page(gateway, OPENMETRICS)
+            await otlp.until("moegate.v1.InferenceService/Generate")
+    assert text.endswith("# EOF\n")
+    found = {
+        sample.name: sample.exemplar.labels["trace_id"]
+        for family in openmetrics(text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar
+    }
+    [trace_id] = {span.trace_id for span in otlp.spans}
+    assert set(found.values()) == {trace_id}
+    assert "gen_ai_server_time_to_first_token_seconds_bucket" in found
+
+
+async def test_without_the_field_there_is_no_page() -> None:
+    async with upstreams(Scripted(frames=GOOD)) as gateway:
+        assert gateway.gateway.telemetry.metrics_address is None
+        assert not gateway.gateway.telemetry.is_on
+
+
+async def test_a_taken_port_is_told_with_its_field() -> None:
+    async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
+        taken = gateway.gateway.telemetry.metrics_address
+        with pytest.raises(OSError, match=r"telemetry\.metrics_listen: cannot listen on"):
+            async with upstreams(Scripted(frames=GOOD), telemetry=Telemetry(metrics_listen=taken)):
+                pass
