@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import grpc
 import uvloop
@@ -47,10 +48,17 @@ CASES = (
 
 
 @contextlib.contextmanager
-def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(
+    *command: str, environment: Mapping[str, str] | None = None, stderr: IO[str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that prints one line when it is ready."""
     running = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        cwd=HERE.parent,
+        env=environment,
     )
     assert running.stdout is not None
     try:
@@ -60,10 +68,9 @@ def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         running.wait(timeout=30)
 
 
-@contextlib.contextmanager
-def gateway(upstream_port: str, longest_hold_s: float = 0.05) -> Iterator[tuple[int, str]]:
-    """A gateway in front of the upstream: its process id and port."""
-    settings = f"""
+def configuration(upstream_port: str, longest_hold_s: float = 0.05) -> str:
+    """A configuration with one replica, the upstream."""
+    return f"""
 server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0, longest_hold_s: {longest_hold_s}}}
 pools:
   - name: own
@@ -75,6 +82,12 @@ tenants:
   - name: bench
     keys: [{{id: bench, sha256: {key_sha256(KEY)}}}]
 """
+
+
+@contextlib.contextmanager
+def gateway(upstream_port: str, longest_hold_s: float = 0.05) -> Iterator[tuple[int, str]]:
+    """A gateway in front of the upstream: its process id and port."""
+    settings = configuration(upstream_port, longest_hold_s)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moegate.yaml"
         path.write_text(settings)
