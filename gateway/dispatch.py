@@ -8,47 +8,29 @@ serves all. Every request that enters leaves the scheduler exactly once, whateve
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import replace
 
 from gateway.accounting.price_book import PriceBook
-from gateway.accounting.settlement import SettledAttempt, Sink, settle
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.generation import Chunk, Generation, Usage
-from gateway.responses import AttemptRecord, Finished
-from gateway.trail import UNOBSERVED, AttemptEnd, Trail
+from gateway.accounting.settlement import Sink
+from gateway.attempt import Attempts, Backend, PartialOutput
+from gateway.backends.failures import UpstreamFailure
+from gateway.config_remote import Failures
+from gateway.continuation import continuation, may_be_continued
+from gateway.flight import Flight, Leg
+from gateway.generation import Chunk, Generation
+from gateway.hedge import hedged
+from gateway.responses import Finished
+from gateway.trail import UNOBSERVED, Trail
 from scheduler.core import Scheduler
-from scheduler.types import (
-    Action,
-    AttemptEnded,
-    AttemptOutcome,
-    Cancelled,
-    Dispatch,
-    Event,
-    Fault,
-    PlacementKind,
-    Progress,
-    Reject,
-    Request,
-    ServingChanged,
-)
+from scheduler.retry_budget import RetryBudget, RetryLimits
+from scheduler.types import Action, Cancelled, Dispatch, Event, Fault, Reject, RejectReason, Request
 
 PROGRESS_INTERVAL_S = 0.05
 """How often token counts go to the scheduler: a token event each would cost more than it tells."""
-MAX_HELD_CHUNKS = 200
-MAX_HELD_LOGPROBS = 10_000
-"""Chunks without content, and log-probabilities in them (1 MiB or so), that are kept back before
-the commit point; more commit the request."""
-
-
-class Backend(Protocol):
-    """What runs a generation at one placement. Raises UpstreamFailure."""
-
-    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the last one carries the usage."""
+HEDGE_RESERVE = 4.0
+"""Hedges beyond their share of the requests that a gateway may make when it is new."""
 
 
 class Rejected(Exception):
@@ -57,42 +39,6 @@ class Rejected(Exception):
     def __init__(self, reject: Reject) -> None:
         super().__init__(reject.message)
         self.reject = reject
-
-
-class PartialOutput(Exception):
-    """The upstream failed after content was handed over."""
-
-    def __init__(self, failure: UpstreamFailure, usage: Usage) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.usage = usage
-        self.settled: SettledAttempt | None = None
-        """Its account, once the attempt has ended."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Flight:
-    """A request between submission and end."""
-
-    request: Request
-    generation: Generation
-    decision: asyncio.Future[Dispatch | Reject]
-    book: PriceBook
-    trail: Trail
-    attempt: int = 0
-    output_tokens: int = 0
-    reported_tokens: int = 0
-    committed: bool = False
-    dispatched_s: float | None = None
-    first_token_s: float | None = None
-    last_token_s: float = 0.0
-    usage: Usage | None = None
-    model: str = ""
-    last: Chunk | None = None
-    records: list[AttemptRecord] = field(default_factory=list)
-    failure: UpstreamFailure | None = None
-    settled: SettledAttempt | None = None
-    """The account of its last attempt."""
 
 
 class Dispatcher:
@@ -109,18 +55,29 @@ class Dispatcher:
         on_tick: Callable[[], None],
         book: PriceBook,
         sinks: tuple[Sink, ...] = (),
+        failures: Failures | None = None,
+        unable_to_continue: Collection[str] = (),
     ) -> None:
-        """`book`: prices of requests that come from now on; `sinks` are told of every attempt."""
+        """`book`: prices of requests that come from now on; `sinks` are told of every attempt;
+        `unable_to_continue`: placements that cannot go on with another server's answer."""
         self._scheduler = scheduler
-        self._backends = backends
         self._clock = clock
-        self._on_refused = on_refused
-        self._on_silent = on_silent
         self._on_tick = on_tick
         self.book = book
-        self._sinks = sinks
-        self._pools = {state.facts.name: state.facts.pool for state in scheduler.placements}
-        self._flights: dict[str, _Flight] = {}
+        self._failures = failures or Failures()
+        self._unable_to_continue = frozenset(unable_to_continue)
+        self._hedges = RetryBudget(_hedge_limits(self._failures))
+        self._attempts = Attempts(
+            backends=backends,
+            pools={state.facts.name: state.facts.pool for state in scheduler.placements},
+            clock=clock,
+            handle=self.handle,
+            sinks=sinks,
+            on_refused=on_refused,
+            on_silent=on_silent,
+        )
+        self._flights: set[str] = set()
+        self._legs: dict[str, Leg] = {}
         self._wake = asyncio.Event()
         self._sleeps_unbounded = False
         self._idle = asyncio.Event()
@@ -148,9 +105,9 @@ class Dispatcher:
         while True:
             now = self._clock()
             self._on_tick()
-            for flight in self._flights.values():
-                if flight.output_tokens > flight.reported_tokens:
-                    self._report_progress(flight, now)
+            for leg in self._legs.values():
+                if leg.output_tokens > leg.reported_tokens:
+                    self._attempts.report_progress(leg)
             tick = self._scheduler.tick(now)
             self._perform(tick.actions)
             wait_s = PROGRESS_INTERVAL_S if self._flights else None
@@ -179,245 +136,139 @@ class Dispatcher:
         keeps everything back until the end, so that this holds for the whole answer. Raises
         Rejected, PartialOutput, or the UpstreamFailure that no other placement can mend.
         """
-        loop = asyncio.get_running_loop()
-        key = request.request_id
-        flight = _Flight(
+        hedging = self._failures.hedging
+        keep_text = self._failures.continue_cut_answers and not hold
+        flight = Flight(
             request=request,
             generation=generation,
-            decision=loop.create_future(),
             book=self.book,
             trail=trail,
+            hold=hold,
+            text=[] if keep_text and may_be_continued(generation) else None,
         )
         waiting_since_s = request.arrival_s
-        self._flights[key] = flight
+        self._flights.add(request.request_id)
         self._idle.clear()
+        self._hedges.request()
+        broken_off: PartialOutput | None = None
         try:
-            self._perform(self._scheduler.submit(request, self._clock()))
-            if self._sleeps_unbounded or not flight.decision.done():
-                # The ticker has to learn of the first flight, and of one that waits and can expire.
-                self._wake.set()
+            leg = self._enter(flight, request, generation)
             while True:
-                trail.waits(0 if flight.decision.done() else self._scheduler.queued_requests)
-                action = await flight.decision
+                trail.waits(0 if leg.decision.done() else self._scheduler.queued_requests)
+                action = await leg.decision
                 trail.decided(action, self._clock() - waiting_since_s)
                 if isinstance(action, Reject):
-                    last = flight.failure
-                    if last is not None and last.fault is Fault.REQUEST:
-                        raise last  # what the client can mend, not what ran out
-                    raise Rejected(action) from last
-                flight.decision = loop.create_future()
-                async with aclosing(self._attempt(flight, action, hold)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                if flight.usage is not None and flight.settled is not None:
-                    finished = self._finished(flight, action, flight.usage, flight.settled)
+                    raise broken_off or _refusal(leg, action)
+                leg.decision = asyncio.get_running_loop().create_future()
+                try:
+                    if hedging is not None and flight.attempts == 0:
+                        race = hedged(self._attempts, leg, action, hedging.after_s, self._rival)
+                        async with aclosing(race) as outputs:
+                            async for leg, action, chunk in outputs:  # noqa: B007 - read below
+                                if chunk is not None:
+                                    flight.handed_over(chunk)
+                                    yield chunk
+                    else:
+                        async with aclosing(self._attempts.run(leg, action)) as chunks:
+                            async for chunk in chunks:
+                                if flight.text is not None:
+                                    flight.handed_over(chunk)
+                                yield chunk
+                except UpstreamFailure as failure:
+                    if broken_off is None:
+                        raise
+                    raise broken_off from failure  # the client has content
+                except PartialOutput as partial:
+                    partial.settled = leg.settled
+                    more = continuation(leg, partial.failure, self._unable_to_continue)
+                    if more is None:
+                        raise
+                    broken_off = partial
+                    self._broke_off(leg)
+                    leg = self._enter(flight, *more)
+                    continue
+                finished = leg.finished(action, self._clock())
+                if finished is not None:
                     trail.finished(finished)
                     yield finished
                     return
+                if leg.given_up and leg.failure is not None:
+                    raise leg.failure
                 waiting_since_s = self._clock()
-        except PartialOutput as partial:
-            partial.settled = flight.settled
-            raise
         finally:
-            del self._flights[key]
+            for entered in flight.entered:
+                del self._legs[entered]
+                # A no-op if the scheduler has seen the end: a refusal, or the last attempt's.
+                self.handle(Cancelled(request_id=entered))
+            self._flights.remove(request.request_id)
             if not self._flights:
                 self._idle.set()
-            # A no-op if the scheduler has seen the end: a refusal, or the last attempt's.
-            self.handle(Cancelled(request_id=key))
 
-    async def _attempt(
-        self, flight: _Flight, action: Dispatch, hold: bool
-    ) -> AsyncGenerator[Chunk, None]:
-        """One attempt. Returns without `flight.usage` when another one follows."""
-        flight.attempt = action.attempt
-        flight.output_tokens = flight.reported_tokens = 0
-        flight.first_token_s = flight.last = None
-        failed: UpstreamFailure | None = None
-        started_s = self._clock()
-        if flight.dispatched_s is None:
-            flight.dispatched_s = started_s
-        held: list[Chunk] = []
-        held_logprobs = 0
-        outcome, detail = AttemptOutcome.CANCELLED, "cancelled"
-        fault, retry_after_s = Fault.NONE, None
-        try:
-            backend = self._backends[action.placement]
-            generation = flight.trail.attempt(action, flight.generation)
-            upstream = backend.stream(generation, deadline_s=flight.request.deadline_s)
-            async with aclosing(upstream) as chunks:
-                async for chunk in chunks:
-                    self._note(flight, chunk)
-                    if not chunk.deltas:
-                        continue
-                    flight.last = chunk
-                    if flight.trail.wants_content:
-                        flight.trail.content(chunk)
-                    if not flight.committed:
-                        held.append(chunk)
-                        held_logprobs += _logprobs_in(chunk)
-                        full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
-                        has_content = any(delta.has_content for delta in chunk.deltas)
-                        if hold or not (has_content or full):
-                            continue
-                        flight.committed = True
-                        for early in held:
-                            yield early
-                        held.clear()
-                    else:
-                        yield chunk
-            outcome, detail = AttemptOutcome.OK, "ok"
-            for chunk in held:
-                yield chunk
-        except UpstreamFailure as failure:
-            detail, failed = str(failure), failure
-            flight.usage = None
-            flight.failure = failure
-            retryable = failure.retryable and not flight.committed
-            outcome = AttemptOutcome.RETRYABLE if retryable else AttemptOutcome.FAILED
-            fault, retry_after_s = failure.fault, failure.retry_after_s
-            if action.kind is PlacementKind.REMOTE:
-                pass  # nobody looks at a remote: its breaker decides
-            elif failure.kind is FailureKind.CONNECT:
-                self.handle(
-                    ServingChanged(placement=action.placement, serving=False, reason=detail)
-                )
-                self._on_refused(action.placement)
-            elif failure.kind is FailureKind.TIMEOUT:
-                self._on_silent(action.placement)
-            if flight.committed:
-                raise PartialOutput(failure, self._usage_so_far(flight)) from failure
-            if not retryable:
-                raise
-        finally:
-            ended_s = self._clock()
-            flight.records.append(
-                AttemptRecord(
-                    placement=action.placement,
-                    outcome=detail,
-                    started_unix_s=time.time() - (ended_s - started_s),
-                    duration_s=ended_s - started_s,
-                )
-            )
-            usage = flight.usage
-            settled = self._settle(flight, action, outcome, ended_s - started_s)
-            first_s = flight.first_token_s
-            flight.trail.ended(
-                action,
-                AttemptEnd(
-                    settled=settled,
-                    detail=detail,
-                    failure=failed,
-                    committed=flight.committed,
-                    ttft_s=None if first_s is None else first_s - started_s,
-                    tpot_s=_tpot_s(flight),
-                    output_tokens=flight.output_tokens,
-                    model=flight.model,
-                    last=flight.last,
-                ),
-            )
-            self.handle(
-                AttemptEnded(
-                    request_id=flight.request.request_id,
-                    attempt=action.attempt,
-                    outcome=outcome,
-                    detail=detail,
-                    prompt_tokens=usage.prompt_tokens if usage else None,
-                    cached_tokens=usage.cached_tokens if usage else None,
-                    output_tokens=usage.completion_tokens if usage else None,
-                    fault=fault,
-                    retry_after_s=retry_after_s,
-                )
-            )
-
-    def _settle(
-        self, flight: _Flight, action: Dispatch, outcome: AttemptOutcome, duration_s: float
-    ) -> SettledAttempt:
-        """Accounts for an attempt that has ended, and tells the sinks."""
-        usage = flight.usage
-        if usage is None and (outcome is AttemptOutcome.CANCELLED or flight.output_tokens):
-            usage = self._usage_so_far(flight)  # it ran: its prompt, and what came
-        now_unix_s = time.time()
-        flight.settled = settled = settle(
-            flight.request,
-            action,
-            book=flight.book,
-            pool=self._pools[action.placement],
-            outcome=outcome,
-            handed_over=flight.committed,
-            usage=usage,
-            metered=None,
-            started_unix_s=now_unix_s - duration_s,
-            ended_unix_s=now_unix_s,
+    def _enter(self, flight: Flight, request: Request, generation: Generation) -> Leg:
+        """A new leg, submitted."""
+        leg = Leg(
+            flight=flight,
+            request=request,
+            generation=generation,
+            decision=asyncio.get_running_loop().create_future(),
         )
-        for sink in self._sinks:
-            sink(settled)
-        return settled
+        self._legs[request.request_id] = leg
+        flight.entered.append(request.request_id)
+        self._perform(self._scheduler.submit(request, self._clock()))
+        if self._sleeps_unbounded or not leg.decision.done():
+            # The ticker has to learn of the first flight, and of one that waits and can expire.
+            self._wake.set()
+        return leg
 
-    def _note(self, flight: _Flight, chunk: Chunk) -> None:
-        """Takes counts and times from a chunk."""
-        now = self._clock()
-        if chunk.output_tokens > flight.output_tokens:
-            flight.output_tokens = chunk.output_tokens
-            flight.last_token_s = now
-            if flight.first_token_s is None:
-                flight.first_token_s = now
-                self._report_progress(flight, now)
-        if chunk.usage is not None:
-            flight.usage = chunk.usage
-        if chunk.model:
-            flight.model = chunk.model
-
-    def _report_progress(self, flight: _Flight, now: float) -> None:
-        flight.reported_tokens = flight.output_tokens
-        progress = Progress(
-            request_id=flight.request.request_id,
-            attempt=flight.attempt,
-            output_tokens=flight.output_tokens,
+    def _rival(self, leg: Leg, action: Dispatch) -> tuple[Leg, Dispatch] | None:
+        """A second leg, if the budget allows one and the scheduler starts it at once elsewhere."""
+        if not self._hedges.take(self._clock()):
+            return None
+        fates = {state.facts.name: state.facts.fate for state in self._scheduler.placements}
+        mine = fates[action.placement]
+        alike = {name for name, fate in fates.items() if mine and fate == mine}
+        request = leg.request
+        rival = replace(
+            request,
+            request_id=f"{request.request_id}~hedge",
+            unsupported_by=request.unsupported_by | alike | {action.placement},
         )
-        self._perform(self._scheduler.handle(progress, now))
+        second = self._enter(leg.flight, rival, leg.generation)
+        if second.decision.done():
+            decided = second.decision.result()
+            if isinstance(decided, Dispatch):
+                second.decision = asyncio.get_running_loop().create_future()
+                return second, replace(decided, reason=f"hedge: {decided.reason}")
+        # To wait for room is no help to a request that waits already.
+        self.handle(Cancelled(request_id=rival.request_id))
+        return None
+
+    def _broke_off(self, leg: Leg) -> None:
+        """The leg's answer is gone on with by another: its account counts into the whole."""
+        flight = leg.flight
+        if leg.settled is not None:
+            flight.broken.append(leg.settled)
+        if flight.first_token_s is None:
+            flight.first_token_s = leg.first_token_s
 
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            flight = self._flights.get(action.request_id)
-            if flight is not None and not flight.decision.done():
-                flight.decision.set_result(action)
-
-    @staticmethod
-    def _usage_so_far(flight: _Flight) -> Usage:
-        return Usage(
-            prompt_tokens=flight.request.prompt_tokens,
-            completion_tokens=flight.output_tokens,
-            estimated=True,
-        )
-
-    def _finished(
-        self, flight: _Flight, action: Dispatch, usage: Usage, settled: SettledAttempt
-    ) -> Finished:
-        request, first_s = flight.request, flight.first_token_s
-        dispatched_s = request.arrival_s if flight.dispatched_s is None else flight.dispatched_s
-        return Finished(
-            model=flight.model,
-            usage=usage,
-            settled=settled,
-            kind=action.kind,
-            placement=action.placement,
-            reason=action.reason,
-            attempts=tuple(flight.records),
-            queue_s=dispatched_s - request.arrival_s,
-            ttft_s=None if first_s is None else first_s - request.arrival_s,
-            tpot_s=_tpot_s(flight),
-            total_s=self._clock() - request.arrival_s,
-        )
+            leg = self._legs.get(action.request_id)
+            if leg is not None and not leg.decision.done():
+                leg.decision.set_result(action)
 
 
-def _tpot_s(flight: _Flight) -> float | None:
-    """Mean time per output token after the first, of each choice."""
-    later_tokens = flight.output_tokens / flight.request.choices - 1
-    if flight.first_token_s is None or later_tokens <= 0:
-        return None
-    return (flight.last_token_s - flight.first_token_s) / later_tokens
+def _refusal(leg: Leg, reject: Reject) -> Exception:
+    """What the client is told: what it can mend, where that is why the attempts ran out."""
+    last = leg.failure
+    ran_out = reject.reason is RejectReason.ATTEMPTS_EXHAUSTED
+    if last is not None and ran_out and (last.fault is Fault.REQUEST or not last.retryable):
+        return last
+    rejected = Rejected(reject)
+    rejected.__cause__ = last
+    return rejected
 
 
-def _logprobs_in(chunk: Chunk) -> int:
-    """Log-probabilities of a chunk: all that a piece without content can be large with."""
-    return sum(1 + len(entry.top) for delta in chunk.deltas for entry in delta.logprobs)
+def _hedge_limits(failures: Failures) -> RetryLimits:
+    share = failures.hedging.share if failures.hedging else 0.0
+    return RetryLimits(share=share, reserve=HEDGE_RESERVE, reserve_per_s=0.0)

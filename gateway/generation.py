@@ -134,6 +134,8 @@ class Generation:
     choices: int = 1
     logprobs: int | None = None
     ignore_eos: bool = False
+    continues: bool = False
+    """The last message is the beginning of the answer: the answer goes on where it ends."""
     hints: EngineHints = EngineHints()
 
 

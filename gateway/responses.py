@@ -47,11 +47,16 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The account of a request that ended well. Times count from its arrival; None: unknown."""
+    """The account of a request that ended well. Times count from its arrival; None: unknown.
+
+    `settled`: the attempt that answered; `broken`: those before it whose output the client has,
+    because the answer broke off and was gone on with.
+    """
 
     model: str
     usage: Usage
     settled: SettledAttempt
+    broken: tuple[SettledAttempt, ...] = ()
     kind: PlacementKind
     placement: str
     reason: str
@@ -107,6 +112,27 @@ def usage_message(usage: Usage) -> generation_pb2.Usage:
     return message
 
 
+def whole_cost_message(
+    settled: SettledAttempt, broken: tuple[SettledAttempt, ...]
+) -> generation_pb2.Cost | None:
+    """What an answer cost with the parts that broke off; an unknown part makes the sum unknown."""
+    message = cost_message(settled)
+    if message is None or not broken:
+        return message
+    message.ClearField("cheapest_remote_nano_usd")  # no one remote would have been asked twice
+    for name in ("metered_nano_usd", "charged_nano_usd"):
+        costs = [getattr(part, name) for part in (settled, *broken)]
+        if any(cost is None for cost in costs):
+            message.ClearField(name)
+        else:
+            setattr(message, name, sum(costs))
+    for part in broken:
+        earlier = cost_message(part)
+        if earlier is not None:
+            message.parts.extend(earlier.parts)
+    return message
+
+
 def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
     """What an attempt cost; None: not known."""
     if settled.metered_nano_usd is None and settled.charged_nano_usd is None:
@@ -145,7 +171,7 @@ def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
         request_id=request_id,
         model=finished.model,
         usage=usage_message(finished.usage),
-        cost=cost_message(finished.settled),
+        cost=whole_cost_message(finished.settled, finished.broken),
         route=generation_pb2.Route(
             kind=_KIND[finished.kind],
             target=target,

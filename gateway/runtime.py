@@ -16,6 +16,7 @@ from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Config, Gpu, Pool
 from gateway.config_discovery import Discover
+from gateway.config_remote import Feature
 from gateway.discovery import Discovery, place_names
 from gateway.dispatch import Dispatcher
 from gateway.dns_lookup import Lookup
@@ -93,6 +94,8 @@ def build(
     placements: list[Placement] = []
     backends: dict[str, AnyBackend] = {}
     unsupported: dict[str, Unsupported] = {}
+    unable: set[str] = set()
+    """Remotes that cannot go on with another server's answer."""
     targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
     found: list[tuple[Pool, Discover, OwnReplicas]] = []
@@ -125,6 +128,8 @@ def build(
         placements.append(parts.placement)
         backends[remote.name] = parts.backend
         unsupported[remote.name] = parts.unsupported
+        if Feature.CONTINUATION not in parts.features:
+            unable.add(remote.name)
         targets[remote.name] = (remote.url, remote.upstream_model or remote.model)
     limits = config.limits
     scheduler = Scheduler(
@@ -144,6 +149,8 @@ def build(
         on_tick=load.sample,
         book=price_book(placements),
         sinks=sinks,
+        failures=config.failures,
+        unable_to_continue=unable,
     )
     prober = Prober(
         replicas=tuple(replicas),

@@ -17,11 +17,12 @@ import grpc
 from gateway import errors
 from gateway.admission import PromptSizes, scheduler_request
 from gateway.answers import Answer
+from gateway.attempt import PartialOutput
 from gateway.auth import Caller, Unauthenticated
 from gateway.backends.failures import UpstreamFailure
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.chat_input import Violations
-from gateway.dispatch import PartialOutput, Rejected
+from gateway.dispatch import Rejected
 from gateway.generation import Chunk, Generation
 from gateway.hints import engine_hints
 from gateway.idempotency import REMEMBERED_S, IdempotencyKeys

@@ -48,6 +48,8 @@ class AttemptOutcome(enum.StrEnum):
     """The request itself is at fault, or content was sent: no other attempt."""
     RETRYABLE = "retryable"
     """Nothing was sent to the client: another placement may be tried."""
+    SUPERSEDED = "superseded"
+    """Another attempt of the same request answered first: waste."""
 
 
 class Fault(enum.StrEnum):

@@ -111,8 +111,10 @@ def settle(
     metered: Metered | None,
     started_unix_s: float,
     ended_unix_s: float,
+    goes_on: bool = False,
 ) -> SettledAttempt:
-    """The account of an attempt. `book`: the prices at admission; `metered`: of an own server."""
+    """The account of an attempt. `book`: the prices at admission; `metered`: of an own server;
+    `goes_on`: its answer broke off and may be gone on with by another attempt."""
     counts = None if usage is None else token_counts(usage)
     rates = book.rates.get(dispatch.placement)
     kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or handed_over
@@ -153,7 +155,7 @@ def settle(
         cheapest_remote_nano_usd=(
             None if counts is None else book.cheapest_remote_nano_usd(request, counts)
         ),
-        final=outcome is not AttemptOutcome.RETRYABLE,
+        final=outcome not in (AttemptOutcome.RETRYABLE, AttemptOutcome.SUPERSEDED) and not goes_on,
     )
 
 

@@ -45,6 +45,8 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
         yield Feature.LOGPROBS, "logprobs"
     if generation.stop:
         yield Feature.STOP, "stop"
+    if generation.continues:
+        yield Feature.CONTINUATION, "chat.messages"
     match generation.input:
         case Chat() as chat:
             yield from _used_by_chat(chat)

@@ -93,6 +93,9 @@ def generation_body(
         body["n"] = generation.choices
     if generation.ignore_eos:
         body["ignore_eos"] = True
+    if generation.continues and dialect is Dialect.VLLM:
+        # Others take a last message of the model's own as the beginning of its answer, if they can.
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     body["stream"] = True
     stream_options = {"include_usage": True}
     if dialect is Dialect.VLLM:

@@ -51,7 +51,7 @@ class RequestTrail:
         self._targets = targets
         self._clock = clock
         self._admission: Span | None = None
-        self._attempt: Span | None = None
+        self._attempts: dict[int, Span] = {}
         self._text: list[str] = []
         span = record.span
         recording = span is not None and span.is_recording()
@@ -116,10 +116,9 @@ class RequestTrail:
                 of[semconv.INPUT_MESSAGES] = attributes.input_messages(generation)
             self._text.clear()
             name = f"{attributes.operation(generation)} {self.request.model}"
-            self._attempt = self._tracer.start_span(
-                name, context, kind=SpanKind.CLIENT, attributes=of
-            )
-            context = trace.set_span_in_context(self._attempt, context)
+            span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT, attributes=of)
+            self._attempts[action.attempt] = span
+            context = trace.set_span_in_context(span, context)
         if context is None:
             return generation
         carrier: dict[str, str] = {}
@@ -138,7 +137,7 @@ class RequestTrail:
         self.charged_nano_usd = _sum(self.charged_nano_usd, end.settled.charged_nano_usd)
         if self._instruments is not None:
             self._measure_attempt(action, end)
-        span, self._attempt = self._attempt, None
+        span = self._attempts.pop(action.attempt, None)
         if span is None:
             return
         span.set_attributes(attributes.of_end(end))
