@@ -77,7 +77,7 @@ class QuoteResponse(_message.Message):
     def __init__(self, candidates: _Optional[_Iterable[_Union[QuoteCandidate, _Mapping]]] = ...) -> None: ...
 
 class QuoteCandidate(_message.Message):
-    __slots__ = ("placement", "kind", "chosen", "ttft", "tpot", "marginal_nano_usd", "charged_nano_usd", "reason")
+    __slots__ = ("placement", "kind", "chosen", "ttft", "tpot", "marginal_nano_usd", "charged_nano_usd", "reason", "feasible", "expected_cached_tokens", "harmed_streams")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,9 @@ class QuoteCandidate(_message.Message):
     MARGINAL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FEASIBLE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HARMED_STREAMS_FIELD_NUMBER: _ClassVar[int]
     placement: str
     kind: _generation_pb2.PlacementKind
     chosen: bool
@@ -94,4 +97,39 @@ class QuoteCandidate(_message.Message):
     marginal_nano_usd: int
     charged_nano_usd: int
     reason: str
-    def __init__(self, placement: _Optional[str] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., chosen: _Optional[bool] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tpot: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., marginal_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    feasible: bool
+    expected_cached_tokens: int
+    harmed_streams: float
+    def __init__(self, placement: _Optional[str] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., chosen: _Optional[bool] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tpot: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., marginal_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., reason: _Optional[str] = ..., feasible: _Optional[bool] = ..., expected_cached_tokens: _Optional[int] = ..., harmed_streams: _Optional[float] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("request_id", "key_id")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    key_id: str
+    def __init__(self, request_id: _Optional[str] = ..., key_id: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("request_id", "model", "age", "attempt", "tier", "placement", "reason", "prompt_tokens", "expected_output_tokens", "candidates")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model: str
+    age: _duration_pb2.Duration
+    attempt: int
+    tier: str
+    placement: str
+    reason: str
+    prompt_tokens: int
+    expected_output_tokens: float
+    candidates: _containers.RepeatedCompositeFieldContainer[QuoteCandidate]
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., tier: _Optional[str] = ..., placement: _Optional[str] = ..., reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[float] = ..., candidates: _Optional[_Iterable[_Union[QuoteCandidate, _Mapping]]] = ...) -> None: ...

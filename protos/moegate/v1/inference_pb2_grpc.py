@@ -61,6 +61,11 @@ class InferenceServiceStub:
                 request_serializer=moegate_dot_v1_dot_inference__pb2.QuoteRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_inference__pb2.QuoteResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/moegate.v1.InferenceService/Explain',
+                request_serializer=moegate_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -102,6 +107,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why a request ran where it did: the newest decision on it, while that is remembered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +141,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Quote,
                     request_deserializer=moegate_dot_v1_dot_inference__pb2.QuoteRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_inference__pb2.QuoteResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=moegate_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +284,33 @@ class InferenceService:
             '/moegate.v1.InferenceService/Quote',
             moegate_dot_v1_dot_inference__pb2.QuoteRequest.SerializeToString,
             moegate_dot_v1_dot_inference__pb2.QuoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.InferenceService/Explain',
+            moegate_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+            moegate_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

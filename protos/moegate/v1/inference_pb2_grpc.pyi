@@ -44,6 +44,8 @@ class InferenceServiceStub:
     """The models that the caller's key may use."""
     Quote: _grpc.UnaryUnaryMultiCallable[_inference_pb2.QuoteRequest, _inference_pb2.QuoteResponse]
     """Where a request would run now, when its first token would come, and at what cost."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
+    """Why a request ran where it did: the newest decision on it, while that is remembered."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -60,6 +62,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """The models that the caller's key may use."""
     Quote: _aio.UnaryUnaryMultiCallable[_inference_pb2.QuoteRequest, _inference_pb2.QuoteResponse]  # type: ignore[assignment]
     """Where a request would run now, when its first token would come, and at what cost."""
+    Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why a request ran where it did: the newest decision on it, while that is remembered."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tokens from the model that a request names, wherever that is best run now."""
@@ -103,5 +107,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.QuoteResponse, _abc.Awaitable[_inference_pb2.QuoteResponse]]:
         """Where a request would run now, when its first token would come, and at what cost."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _inference_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ExplainResponse, _abc.Awaitable[_inference_pb2.ExplainResponse]]:
+        """Why a request ran where it did: the newest decision on it, while that is remembered."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

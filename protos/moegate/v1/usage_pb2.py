@@ -24,37 +24,42 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/usage.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n\x0fGetSpendRequest\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08group_by\x18\x03 \x03(\x0e\x32\x16.moegate.v1.SpendGroup\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"6\n\x10GetSpendResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.moegate.v1.SpendRow\"\xcd\x01\n\x08SpendRow\x12\r\n\x05group\x18\x01 \x03(\t\x12\x10\n\x08requests\x18\x02 \x01(\x03\x12\x1d\n\x15uncached_input_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x18\n\x10metered_nano_usd\x18\x06 \x01(\x03\x12\x18\n\x10\x63harged_nano_usd\x18\x07 \x01(\x03\x12\x19\n\x11unpriced_requests\x18\x08 \x01(\x03\"M\n\x12GetPoolCostRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x01\n\x13GetPoolCostResponse\x12\x15\n\rbill_nano_usd\x18\x01 \x01(\x03\x12)\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.PoolAccount\x12#\n\x05rates\x18\x03 \x03(\x0b\x32\x14.moegate.v1.PoolRate\x12\x13\n\x0butilisation\x18\x04 \x01(\x01\"-\n\x0bPoolAccount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08nano_usd\x18\x02 \x01(\x03\"\xfa\x01\n\x08PoolRate\x12\x12\n\ntoken_kind\x18\x01 \x01(\t\x12(\n\x1b\x61llocated_nano_usd_per_mtok\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12(\n\x1bsaturated_nano_usd_per_mtok\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\'\n\x1amarginal_nano_usd_per_mtok\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\x1e\n\x1c_allocated_nano_usd_per_mtokB\x1e\n\x1c_saturated_nano_usd_per_mtokB\x1d\n\x1b_marginal_nano_usd_per_mtok\"@\n\x11WatchFleetRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x12WatchFleetResponse\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nplacements\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.PlacementState\x12\x17\n\x0fqueued_requests\x18\x03 \x01(\x03\"\xfc\x01\n\x0ePlacementState\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x18\n\x10running_requests\x18\x03 \x01(\x03\x12\x1d\n\x10waiting_requests\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tkv_tokens\x18\x05 \x01(\x03\x12\x1f\n\x12kv_capacity_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12-\n\nreport_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_waiting_requestsB\x15\n\x13_kv_capacity_tokens*\x98\x01\n\nSpendGroup\x12\x1b\n\x17SPEND_GROUP_UNSPECIFIED\x10\x00\x12\x16\n\x12SPEND_GROUP_TENANT\x10\x01\x12\x13\n\x0fSPEND_GROUP_KEY\x10\x02\x12\x15\n\x11SPEND_GROUP_MODEL\x10\x03\x12\x14\n\x10SPEND_GROUP_HOUR\x10\x04\x12\x13\n\x0fSPEND_GROUP_DAY\x10\x05\x32\xf4\x01\n\x0cUsageService\x12\x45\n\x08GetSpend\x12\x1b.moegate.v1.GetSpendRequest\x1a\x1c.moegate.v1.GetSpendResponse\x12N\n\x0bGetPoolCost\x12\x1e.moegate.v1.GetPoolCostRequest\x1a\x1f.moegate.v1.GetPoolCostResponse\x12M\n\nWatchFleet\x12\x1d.moegate.v1.WatchFleetRequest\x1a\x1e.moegate.v1.WatchFleetResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/usage.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmoegate/v1/generation.proto\"\x9d\x01\n\x0fGetSpendRequest\x12(\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02to\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08group_by\x18\x03 \x03(\x0e\x32\x16.moegate.v1.SpendGroup\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"6\n\x10GetSpendResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.moegate.v1.SpendRow\"\xcd\x01\n\x08SpendRow\x12\r\n\x05group\x18\x01 \x03(\t\x12\x10\n\x08requests\x18\x02 \x01(\x03\x12\x1d\n\x15uncached_input_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x18\n\x10metered_nano_usd\x18\x06 \x01(\x03\x12\x18\n\x10\x63harged_nano_usd\x18\x07 \x01(\x03\x12\x19\n\x11unpriced_requests\x18\x08 \x01(\x03\"M\n\x12GetPoolCostRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x01\n\x13GetPoolCostResponse\x12\x15\n\rbill_nano_usd\x18\x01 \x01(\x03\x12)\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.PoolAccount\x12#\n\x05rates\x18\x03 \x03(\x0b\x32\x14.moegate.v1.PoolRate\x12\x13\n\x0butilisation\x18\x04 \x01(\x01\"-\n\x0bPoolAccount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08nano_usd\x18\x02 \x01(\x03\"\xfa\x01\n\x08PoolRate\x12\x12\n\ntoken_kind\x18\x01 \x01(\t\x12(\n\x1b\x61llocated_nano_usd_per_mtok\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12(\n\x1bsaturated_nano_usd_per_mtok\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\'\n\x1amarginal_nano_usd_per_mtok\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\x1e\n\x1c_allocated_nano_usd_per_mtokB\x1e\n\x1c_saturated_nano_usd_per_mtokB\x1d\n\x1b_marginal_nano_usd_per_mtok\"@\n\x11WatchFleetRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf0\x01\n\x12WatchFleetResponse\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nplacements\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.PlacementState\x12\x17\n\x0fqueued_requests\x18\x03 \x01(\x03\x12$\n\x05pools\x18\x04 \x03(\x0b\x32\x15.moegate.v1.PoolState\x12&\n\x06queues\x18\x05 \x03(\x0b\x32\x16.moegate.v1.QueueState\x12\x1b\n\x13overflowed_requests\x18\x06 \x01(\x03\"\xb7\x01\n\tPoolState\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06groups\x18\x03 \x01(\x03\x12\x16\n\x0egroups_serving\x18\x04 \x01(\x03\x12\x19\n\x11releasable_groups\x18\x05 \x01(\x03\x12\x12\n\nsaturation\x18\x06 \x01(\x01\x12\x11\n\tsaturated\x18\x07 \x01(\x08\x12#\n\x05rates\x18\x08 \x03(\x0b\x32\x14.moegate.v1.PoolRate\"\x86\x01\n\nQueueState\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\tslo_class\x18\x02 \x01(\x0e\x32\x14.moegate.v1.SloClass\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12.\n\x0boldest_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x89\x05\n\x0ePlacementState\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x18\n\x10running_requests\x18\x03 \x01(\x03\x12\x1d\n\x10waiting_requests\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tkv_tokens\x18\x05 \x01(\x03\x12\x1f\n\x12kv_capacity_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12-\n\nreport_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04kind\x18\x08 \x01(\x0e\x32\x19.moegate.v1.PlacementKind\x12\x0c\n\x04pool\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\r\n\x05group\x18\x0b \x01(\t\x12\x14\n\x07\x64p_rank\x18\x0c \x01(\rH\x02\x88\x01\x01\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x1a\n\x12\x65xternal_sequences\x18\x0e \x01(\x03\x12\x17\n\x0fpredicted_batch\x18\x0f \x01(\x03\x12\x1d\n\x10\x64istinct_experts\x18\x10 \x01(\x01H\x03\x88\x01\x01\x12.\n\x0b\x64\x65\x63ode_step\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x18output_tokens_per_second\x18\x12 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\nreleasable\x18\x13 \x01(\x08\x12\x13\n\x0b\x65rror_share\x18\x14 \x01(\x01\x42\x13\n\x11_waiting_requestsB\x15\n\x13_kv_capacity_tokensB\n\n\x08_dp_rankB\x13\n\x11_distinct_expertsB\x1b\n\x19_output_tokens_per_second*\x98\x01\n\nSpendGroup\x12\x1b\n\x17SPEND_GROUP_UNSPECIFIED\x10\x00\x12\x16\n\x12SPEND_GROUP_TENANT\x10\x01\x12\x13\n\x0fSPEND_GROUP_KEY\x10\x02\x12\x15\n\x11SPEND_GROUP_MODEL\x10\x03\x12\x14\n\x10SPEND_GROUP_HOUR\x10\x04\x12\x13\n\x0fSPEND_GROUP_DAY\x10\x05\x32\xf4\x01\n\x0cUsageService\x12\x45\n\x08GetSpend\x12\x1b.moegate.v1.GetSpendRequest\x1a\x1c.moegate.v1.GetSpendResponse\x12N\n\x0bGetPoolCost\x12\x1e.moegate.v1.GetPoolCostRequest\x1a\x1f.moegate.v1.GetPoolCostResponse\x12M\n\nWatchFleet\x12\x1d.moegate.v1.WatchFleetRequest\x1a\x1e.moegate.v1.WatchFleetResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SPENDGROUP']._serialized_start=1512
-  _globals['_SPENDGROUP']._serialized_end=1664
-  _globals['_GETSPENDREQUEST']._serialized_start=104
-  _globals['_GETSPENDREQUEST']._serialized_end=261
-  _globals['_GETSPENDRESPONSE']._serialized_start=263
-  _globals['_GETSPENDRESPONSE']._serialized_end=317
-  _globals['_SPENDROW']._serialized_start=320
-  _globals['_SPENDROW']._serialized_end=525
-  _globals['_GETPOOLCOSTREQUEST']._serialized_start=527
-  _globals['_GETPOOLCOSTREQUEST']._serialized_end=604
-  _globals['_GETPOOLCOSTRESPONSE']._serialized_start=607
-  _globals['_GETPOOLCOSTRESPONSE']._serialized_end=752
-  _globals['_POOLACCOUNT']._serialized_start=754
-  _globals['_POOLACCOUNT']._serialized_end=799
-  _globals['_POOLRATE']._serialized_start=802
-  _globals['_POOLRATE']._serialized_end=1052
-  _globals['_WATCHFLEETREQUEST']._serialized_start=1054
-  _globals['_WATCHFLEETREQUEST']._serialized_end=1118
-  _globals['_WATCHFLEETRESPONSE']._serialized_start=1121
-  _globals['_WATCHFLEETRESPONSE']._serialized_end=1254
-  _globals['_PLACEMENTSTATE']._serialized_start=1257
-  _globals['_PLACEMENTSTATE']._serialized_end=1509
-  _globals['_USAGESERVICE']._serialized_start=1667
-  _globals['_USAGESERVICE']._serialized_end=1911
+  _globals['_SPENDGROUP']._serialized_start=2368
+  _globals['_SPENDGROUP']._serialized_end=2520
+  _globals['_GETSPENDREQUEST']._serialized_start=133
+  _globals['_GETSPENDREQUEST']._serialized_end=290
+  _globals['_GETSPENDRESPONSE']._serialized_start=292
+  _globals['_GETSPENDRESPONSE']._serialized_end=346
+  _globals['_SPENDROW']._serialized_start=349
+  _globals['_SPENDROW']._serialized_end=554
+  _globals['_GETPOOLCOSTREQUEST']._serialized_start=556
+  _globals['_GETPOOLCOSTREQUEST']._serialized_end=633
+  _globals['_GETPOOLCOSTRESPONSE']._serialized_start=636
+  _globals['_GETPOOLCOSTRESPONSE']._serialized_end=781
+  _globals['_POOLACCOUNT']._serialized_start=783
+  _globals['_POOLACCOUNT']._serialized_end=828
+  _globals['_POOLRATE']._serialized_start=831
+  _globals['_POOLRATE']._serialized_end=1081
+  _globals['_WATCHFLEETREQUEST']._serialized_start=1083
+  _globals['_WATCHFLEETREQUEST']._serialized_end=1147
+  _globals['_WATCHFLEETRESPONSE']._serialized_start=1150
+  _globals['_WATCHFLEETRESPONSE']._serialized_end=1390
+  _globals['_POOLSTATE']._serialized_start=1393
+  _globals['_POOLSTATE']._serialized_end=1576
+  _globals['_QUEUESTATE']._serialized_start=1579
+  _globals['_QUEUESTATE']._serialized_end=1713
+  _globals['_PLACEMENTSTATE']._serialized_start=1716
+  _globals['_PLACEMENTSTATE']._serialized_end=2365
+  _globals['_USAGESERVICE']._serialized_start=2523
+  _globals['_USAGESERVICE']._serialized_end=2767
 # @@protoc_insertion_point(module_scope)

@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from moegate.v1 import generation_pb2 as _generation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -110,17 +111,55 @@ class WatchFleetRequest(_message.Message):
     def __init__(self, interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WatchFleetResponse(_message.Message):
-    __slots__ = ("at", "placements", "queued_requests")
+    __slots__ = ("at", "placements", "queued_requests", "pools", "queues", "overflowed_requests")
     AT_FIELD_NUMBER: _ClassVar[int]
     PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOWED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     at: _timestamp_pb2.Timestamp
     placements: _containers.RepeatedCompositeFieldContainer[PlacementState]
     queued_requests: int
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., placements: _Optional[_Iterable[_Union[PlacementState, _Mapping]]] = ..., queued_requests: _Optional[int] = ...) -> None: ...
+    pools: _containers.RepeatedCompositeFieldContainer[PoolState]
+    queues: _containers.RepeatedCompositeFieldContainer[QueueState]
+    overflowed_requests: int
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., placements: _Optional[_Iterable[_Union[PlacementState, _Mapping]]] = ..., queued_requests: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PoolState, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueState, _Mapping]]] = ..., overflowed_requests: _Optional[int] = ...) -> None: ...
+
+class PoolState(_message.Message):
+    __slots__ = ("pool", "model", "groups", "groups_serving", "releasable_groups", "saturation", "saturated", "rates")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    RELEASABLE_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    SATURATION_FIELD_NUMBER: _ClassVar[int]
+    SATURATED_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    model: str
+    groups: int
+    groups_serving: int
+    releasable_groups: int
+    saturation: float
+    saturated: bool
+    rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
+    def __init__(self, pool: _Optional[str] = ..., model: _Optional[str] = ..., groups: _Optional[int] = ..., groups_serving: _Optional[int] = ..., releasable_groups: _Optional[int] = ..., saturation: _Optional[float] = ..., saturated: _Optional[bool] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ...) -> None: ...
+
+class QueueState(_message.Message):
+    __slots__ = ("model", "slo_class", "requests", "oldest_wait")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_WAIT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    slo_class: _generation_pb2.SloClass
+    requests: int
+    oldest_wait: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., slo_class: _Optional[_Union[_generation_pb2.SloClass, str]] = ..., requests: _Optional[int] = ..., oldest_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PlacementState(_message.Message):
-    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age")
+    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age", "kind", "pool", "model", "group", "dp_rank", "reason", "external_sequences", "predicted_batch", "distinct_experts", "decode_step", "output_tokens_per_second", "releasable", "error_share")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +167,19 @@ class PlacementState(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_CAPACITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REPORT_AGE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    DP_RANK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_BATCH_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_STEP_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    RELEASABLE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_SHARE_FIELD_NUMBER: _ClassVar[int]
     placement: str
     serving: bool
     running_requests: int
@@ -135,4 +187,17 @@ class PlacementState(_message.Message):
     kv_tokens: int
     kv_capacity_tokens: int
     report_age: _duration_pb2.Duration
-    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    kind: _generation_pb2.PlacementKind
+    pool: str
+    model: str
+    group: str
+    dp_rank: int
+    reason: str
+    external_sequences: int
+    predicted_batch: int
+    distinct_experts: float
+    decode_step: _duration_pb2.Duration
+    output_tokens_per_second: float
+    releasable: bool
+    error_share: float
+    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., group: _Optional[str] = ..., dp_rank: _Optional[int] = ..., reason: _Optional[str] = ..., external_sequences: _Optional[int] = ..., predicted_batch: _Optional[int] = ..., distinct_experts: _Optional[float] = ..., decode_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_tokens_per_second: _Optional[float] = ..., releasable: _Optional[bool] = ..., error_share: _Optional[float] = ...) -> None: ...
