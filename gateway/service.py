@@ -138,6 +138,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             message = "this server does not quote yet"
             raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
 
+    async def Explain(
+        self, request: inference_pb2.ExplainRequest, context: Context
+    ) -> inference_pb2.ExplainResponse:
+        """Not served yet: the scheduler keeps no record of its decisions."""
+        async with _answering(context):
+            self._caller(context)
+            message = "this server does not remember its decisions yet"
+            raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
+
     def _caller(self, context: Context) -> Caller:
         try:
             return self._live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
