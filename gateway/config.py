@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.config_discovery import Discover
+from gateway.config_ledger import BudgetEntry, Ledger
 from gateway.config_prior import Prior
 from gateway.config_remote import (
     Failures,
@@ -24,30 +25,16 @@ from gateway.config_remote import (
     RemoteLimits,
 )
 from gateway.config_telemetry import Telemetry
+from gateway.config_values import Name as Name
+from gateway.config_values import Secret as Secret
 from scheduler.types import SloClass
 
-# In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
-# refused in every text (`config_shape.py`), because $ lets a final line break pass.
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Letters, digits, dots, underscores and hyphens, at most 63 characters.",
-    ),
-]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Url = Annotated[
     str,
     Meta(
         pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
         description="http:// or https:// address without user, query and fragment.",
-    ),
-]
-EnvName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
-        description="Name of an environment variable, not its value.",
     ),
 ]
 HostPort = Annotated[
@@ -81,16 +68,6 @@ class KeyRole(enum.StrEnum):
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
-
-
-class Secret(_Config, frozen=True, kw_only=True):
-    """A secret by reference: exactly one of `env` and `file`."""
-
-    env: EnvName | None = None
-    """Name of the environment variable that holds it."""
-    file: Annotated[str, Meta(min_length=1)] | None = None
-    """Path of the file that holds it, relative to the folder of the configuration file; a final
-    newline is not part of the secret."""
 
 
 class Gpu(_Config, frozen=True, kw_only=True):
@@ -375,3 +352,7 @@ class Config(_Config, frozen=True, kw_only=True):
     """Metrics and logs."""
     failures: Failures = Failures()
     """What is done when an upstream fails."""
+    ledger: Ledger = Ledger()
+    """Where every attempt is accounted for."""
+    budgets: tuple[BudgetEntry, ...] = ()
+    """Caps on spend."""

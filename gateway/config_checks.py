@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gateway.auth import hash_of
 from gateway.config import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
 from gateway.config_checks_discovery import discovery_problems
+from gateway.config_checks_ledger import ledger_problems
 from gateway.config_checks_remote import remote_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
@@ -48,6 +49,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
             yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):
         yield from _key(path, key, config)
+    yield from ledger_problems(config, base_dir)
     if config.limits.message_bytes > config.limits.queue_bytes:
         yield _problem(
             "limits.queue_bytes",

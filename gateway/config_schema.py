@@ -14,9 +14,17 @@ from typing import Any
 
 import msgspec
 
-from gateway import config, config_discovery, config_prior, config_remote, config_telemetry
+from gateway import (
+    config,
+    config_discovery,
+    config_ledger,
+    config_prior,
+    config_remote,
+    config_telemetry,
+    config_values,
+)
 from gateway.accounting import price_rows
-from scheduler import types
+from scheduler import budget_window, types
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -39,11 +47,14 @@ def field_docs() -> dict[str, dict[str, str]]:
     return {
         **_docs(types),
         **_docs(price_rows),
+        **_docs(budget_window),
         **_docs(config),
         **_docs(config_discovery),
+        **_docs(config_ledger),
         **_docs(config_prior),
         **_docs(config_telemetry),
         **_docs(config_remote),
+        **_docs(config_values),
     }
 
 

@@ -200,17 +200,30 @@ def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> R
             return unavailable(reject.message, reason, reject.retry_after_s)
 
 
+def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """A cap on spend: RESOURCE_EXHAUSTED where what is held may come free, else
+    FAILED_PRECONDITION (None as hint)."""
+    detail = error_details_pb2.QuotaFailure()
+    detail.violations.add(subject=subject, description=text)
+    held = retry_after_s is not None
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if held else grpc.StatusCode.FAILED_PRECONDITION
+    return _retryable(code, f"{subject}: {text}", reason, retry_after_s, detail)
+
+
 def _retryable(
-    code: grpc.StatusCode, message: str, reason: str, retry_after_s: float | None
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    retry_after_s: float | None,
+    *details: Message,
 ) -> RpcError:
     if retry_after_s is None:
-        return RpcError(code, message, _info(reason), pushback_ms=NEVER_RETRY_MS)
+        return RpcError(code, message, _info(reason), *details, pushback_ms=NEVER_RETRY_MS)
     delay = Duration()
     delay.FromMilliseconds(math.ceil(retry_after_s * 1000))
     retry = error_details_pb2.RetryInfo(retry_delay=delay)
-    return RpcError(
-        code, message, _info(reason), retry, pushback_ms=math.ceil(retry_after_s * 1000)
-    )
+    pushback_ms = math.ceil(retry_after_s * 1000)
+    return RpcError(code, message, _info(reason), retry, *details, pushback_ms=pushback_ms)
 
 
 def _cut(text: str, max_bytes: int) -> str:

@@ -145,9 +145,8 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     check(size <= _MAX_ID_BYTES, "session_id", f"{size} bytes: at most {_MAX_ID_BYTES}")
     size = len(proto.idempotency_key.encode())
     check(size <= _MAX_ID_BYTES, "idempotency_key", f"{size} bytes: at most {_MAX_ID_BYTES}")
-    # Promised by the API, kept by later versions: refused rather than silently not honoured.
     check(
-        not proto.HasField("max_cost_nano_usd"),
+        not proto.HasField("max_cost_nano_usd") or proto.max_cost_nano_usd > 0,
         "max_cost_nano_usd",
-        "this server cannot price requests yet: leave it out",
+        f"{proto.max_cost_nano_usd}: give at least 1, or leave it out",
     )

@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gateway.accounting.accounts import Accounts, accounts, budget
 from gateway.accounting.settlement import Sink
 from gateway.config import Config
 from gateway.config_file import load
@@ -44,6 +45,7 @@ class RunningGateway:
 
     address: str
     live: Live
+    accounts: Accounts
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     health_address: str | None
@@ -57,7 +59,8 @@ class RunningGateway:
 
     async def reload(self, config: Config, base_dir: Path) -> None:
         """Puts a checked configuration into force. Raises ConfigError or ReloadRefused."""
-        old, new = self.runtime.config.server, config.server
+        old_config = self.runtime.config
+        old, new = old_config.server, config.server
         if (old.tls is None) != (new.tls is None):
             raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
         if self.certificates is not None and new.tls is not None:
@@ -72,7 +75,10 @@ class RunningGateway:
         ):
             if getattr(old, name) != getattr(new, name):
                 log.warning("server.%s: takes effect at the next start", name)
+        if old_config.ledger != config.ledger:
+            log.warning("ledger: takes effect at the next start")
         await self.live.swap(config, base_dir)
+        self.accounts.budgets.configure(map(budget, config.budgets))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Ends in order. `hurry`: ends the waiting once it is set."""
@@ -135,6 +141,7 @@ async def running_gateway(
         session() as upstream,
         telemetry(config.telemetry, clock, sources) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
+        accounts(config, base_dir) as accounting,
     ):
         certificates = (
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
@@ -146,14 +153,14 @@ async def running_gateway(
             clock=clock,
             load=load,
             on_change=tell_health,
-            sinks=sinks,
+            sinks=(accounting.take, *sinks),
         )
         try:
             await tell_health()
             server = grpc.aio.server(
                 options=server_options(config), interceptors=tuple(observing.interceptors())
             )
-            inference = InferenceService(live, clock, observing)
+            inference = InferenceService(live, clock, observing, accounting.budgets)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             if config.server.reflection:
@@ -164,6 +171,7 @@ async def running_gateway(
             gateway = RunningGateway(
                 address=address,
                 live=live,
+                accounts=accounting,
                 server=server,
                 health=servicer,
                 health_address=health_address,

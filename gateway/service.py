@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 
 from gateway import errors
+from gateway.accounting.budgets import Budgets
 from gateway.admission import PromptSizes, scheduler_request
 from gateway.answers import Answer
 from gateway.attempt import PartialOutput
 from gateway.auth import Caller, Unauthenticated
 from gateway.backends.failures import UpstreamFailure
-from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.chat_input import Violations
 from gateway.dispatch import Rejected
 from gateway.generation import Chunk, Generation
@@ -29,7 +29,9 @@ from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.live import Live
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
+from gateway.spending import SPENDING_REFUSED, Spending, refused
 from gateway.telemetry.observer import Telemetry
+from gateway.token_count import exact_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.rate_limit import RateLimiter
 from scheduler.types import PlacementKind
@@ -43,13 +45,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """The RPCs that clients call."""
 
-    def __init__(self, live: Live, clock: Callable[[], float], telemetry: Telemetry) -> None:
+    def __init__(
+        self, live: Live, clock: Callable[[], float], telemetry: Telemetry, budgets: Budgets
+    ) -> None:
         self._live = live
         self._clock = clock
         self._telemetry = telemetry
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
         self._sizes = PromptSizes()
+        self._spending = Spending(budgets)
 
     async def Generate(  # type: ignore[override]  # the stub knows generators only
         self, request: generation_pb2.GenerateRequest, context: Context
@@ -197,27 +202,37 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         metadata = tuple(context.invocation_metadata() or ())
         hints = engine_hints(request, metadata, salted=generation.model in runtime.salted)
         generation = replace(generation, hints=hints)
-        dispatcher = runtime.dispatcher
-        if dispatcher.is_in_flight(request.request_id):
+        dispatcher, key = runtime.dispatcher, request.request_id
+        if dispatcher.is_in_flight(key) or self._spending.has(key):
             message = f"request_id {generation.request_id!r} is in flight: choose another, or none"
             raise errors.already_exists(message, generation.request_id)
+        limit = proto.max_cost_nano_usd if proto.HasField("max_cost_nano_usd") else None
         with (
             self._once(proto, generation, caller),
             self._within_limits(caller, prompt_tokens) as spent,
         ):
             try:
-                trail = self._telemetry.trail(request, generation, caller.key_id, runtime.targets)
-                outputs = dispatcher.stream(request, generation, hold=hold, trail=trail)
-                async with aclosing(outputs):
-                    async for output in outputs:
-                        if isinstance(output, Finished):
-                            usage = output.usage
-                            spent.tokens = usage.prompt_tokens + usage.completion_tokens
-                            if not usage.estimated:
-                                self._sizes.learn(generation, usage.prompt_tokens)
-                        else:
-                            spent.tokens = prompt_tokens + output.output_tokens
-                        yield output
+                async with self._spending.reserved(request, generation, runtime, limit) as request:
+                    if self._live.runtime is not runtime:
+                        message = "the configuration changed while the budget was asked: try again"
+                        raise errors.unavailable(message, "RELOADED", 0.0)
+                    trail = self._telemetry.trail(
+                        request, generation, caller.key_id, runtime.targets
+                    )
+                    outputs = dispatcher.stream(request, generation, hold=hold, trail=trail)
+                    async with aclosing(outputs):
+                        async for output in outputs:
+                            if isinstance(output, Finished):
+                                usage = output.usage
+                                spent.tokens = usage.prompt_tokens + usage.completion_tokens
+                                if not usage.estimated:
+                                    self._sizes.learn(generation, usage.prompt_tokens)
+                            else:
+                                spent.tokens = prompt_tokens + output.output_tokens
+                            yield output
+            except SPENDING_REFUSED as error:
+                spent.tokens = 0
+                raise refused(error) from error
             except Rejected as rejected:
                 spent.tokens = 0
                 raise errors.from_reject(rejected.reject, unsupported) from rejected
@@ -271,27 +286,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         response = inference_pb2.CountTokensResponse()
         runtime = self._live.runtime
         for state in runtime.scheduler.placements:
-            facts = state.facts
-            if facts.model != generation.model:
-                continue
-            if state.context_tokens is not None:
+            if state.facts.model == generation.model and state.context_tokens is not None:
                 response.context_tokens = state.context_tokens
-            engine = runtime.backends.get(facts.name)
-            if (
-                facts.kind is PlacementKind.LOCAL
-                and state.serving
-                and isinstance(engine, OpenAIHttpBackend)
-            ):
-                try:
-                    tokens, _ = await engine.count_tokens(generation)
-                except UpstreamFailure as failure:
-                    if not failure.retryable:
-                        raise errors.from_failure(failure) from failure
-                    log.warning("%s cannot count tokens: %s", facts.name, failure)
-                else:
-                    response.prompt_tokens, response.exact = tokens, True
-                    return response
-        response.prompt_tokens = self._sizes.estimate(generation)
+        try:
+            exact = await exact_prompt_tokens(runtime, generation)
+        except UpstreamFailure as failure:
+            raise errors.from_failure(failure) from failure
+        response.exact = exact is not None
+        response.prompt_tokens = self._sizes.estimate(generation) if exact is None else exact
         return response
 
 

@@ -90,10 +90,8 @@ class Scripted:
 
 
 @contextlib.asynccontextmanager
-async def upstreams(
-    *scripts: Scripted, sinks: tuple[Sink, ...] = (), telemetry: Telemetry | None = None
-) -> AsyncIterator[Serving]:
-    """A gateway in front of scripted upstreams, named a, b, c in order."""
+async def listening(*scripts: Scripted) -> AsyncIterator[None]:
+    """Scripted upstreams on free ports; each then knows its `url`."""
     async with contextlib.AsyncExitStack() as stack:
         for script in scripts:
             app = web.Application(handler_args={"handler_cancellation": True})
@@ -106,7 +104,17 @@ async def upstreams(
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield
+
+
+@contextlib.asynccontextmanager
+async def upstreams(
+    *scripts: Scripted, sinks: tuple[Sink, ...] = (), telemetry: Telemetry | None = None
+) -> AsyncIterator[Serving]:
+    """A gateway in front of scripted upstreams, named a, b, c in order."""
+    async with listening(*scripts):
         timeouts = Timeouts(first_token_s=2.0, idle_s=2.0)
         pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
         settings = serving.config(pools=[pool], telemetry=telemetry)
-        yield await stack.enter_async_context(serving.serving(settings, sinks=sinks))
+        async with serving.serving(settings, sinks=sinks) as gateway:
+            yield gateway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,18 @@ async def serving(
     settings: Config, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[Serving]:
     """Runs a gateway; with `ready`, until every own replica is in service."""
+    with tempfile.TemporaryDirectory(prefix="moegate-test-") as folder:
+        async with serving_in(Path(folder), settings, ready=ready, sinks=sinks) as gateway:
+            yield gateway
+
+
+@contextlib.asynccontextmanager
+async def serving_in(
+    folder: Path, settings: Config, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
+) -> AsyncIterator[Serving]:
+    """The same, with its ledger in a folder that stays."""
     async with (
-        running_gateway(settings, Path.cwd(), sinks=sinks) as gateway,
+        running_gateway(settings, folder, sinks=sinks) as gateway,
         grpc.aio.insecure_channel(gateway.address) as channel,
     ):
         if ready:

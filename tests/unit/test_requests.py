@@ -171,7 +171,7 @@ CASES = {
     "priority": good(priority=11),
     "session_id": good(session_id="x" * 129),
     "request_id": good(request_id="no spaces"),
-    "max_cost_nano_usd": good(max_cost_nano_usd=1),
+    "max_cost_nano_usd": good(max_cost_nano_usd=0),
     "idempotency_key": good(idempotency_key="x" * 129),
 }
 

@@ -1,0 +1,181 @@
+"""The accounts of a gateway: its ledger and its budgets, opened, minded and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.accounting.budgets import Budgets
+from gateway.accounting.ledger import Ledger
+from gateway.accounting.ledger_budgets import overrides, set_override
+from gateway.accounting.ledger_database import (
+    Database,
+    LedgerUnavailable,
+    LedgerUnusable,
+    SqliteDatabase,
+    Tx,
+)
+from gateway.accounting.ledger_leases import Owner, heard, recover_own, recover_silent
+from gateway.accounting.ledger_retention import PIECE_ROWS, delete_old
+from gateway.accounting.ledger_rows import Entry
+from gateway.accounting.settlement import SettledAttempt
+from gateway.config import Config
+from gateway.config_ledger import BudgetEntry, nano_usd
+from gateway.config_problems import ConfigError, Problem
+from gateway.secrets import resolve
+from scheduler.budget import Budget, Scope
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MIND_S = 1.0
+HEARTBEAT_S = 10.0
+SILENT_S = 120.0
+"""A gateway that shares the database and has been silent for so long is taken for dead."""
+SETTLE_S = 60.0
+"""After the start, and after the database was away: others have so long to be heard again."""
+RETENTION_S = 3600.0
+WRITE_S = 10.0
+
+
+@dataclass(slots=True)
+class Accounts:
+    """Told of every attempt; asked before a request may spend. Made by `accounts`."""
+
+    database: Database
+    ledger: Ledger
+    budgets: Budgets
+    owner: Owner
+    shared: bool
+    retain_days: int
+
+    def take(self, settled: SettledAttempt) -> None:
+        """A sink of settled attempts: never blocks."""
+        self.ledger.add(Entry(settled, self.budgets.settle(settled)))
+
+    async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
+        """Sets a budget, in force here at once and at other gateways within `HEARTBEAT_S`; None
+        takes it away. Raises LedgerUnavailable."""
+        await self.write(lambda tx: set_override(tx, scope, budget))
+        self.budgets.override(await self.database.read(overrides))
+
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """Writes after the rows that came before. Raises LedgerUnavailable."""
+        return await self.ledger.after_rows(transaction, WRITE_S)
+
+    async def mind(self) -> None:
+        """Minds leases, the heartbeat, silent gateways and retention, until cancelled."""
+        beat_s = retain_s = 0.0
+        calm_since_s = time.monotonic()
+        while True:
+            await asyncio.sleep(MIND_S)
+            now_s = time.monotonic()
+            if self.ledger.status.error:
+                calm_since_s = now_s
+                continue
+            await self.budgets.mind()
+            try:
+                if now_s - beat_s >= HEARTBEAT_S:
+                    beat_s = now_s
+                    await self.write(lambda tx: heard(tx, self.owner))
+                    self.budgets.override(await self.database.read(overrides))
+                    if self.shared and now_s - calm_since_s >= SETTLE_S:
+                        lost = await self.write(lambda tx: recover_silent(tx, self.owner, SILENT_S))
+                        _tell_recovered(lost, "gateways that fell silent")
+                if now_s - retain_s >= RETENTION_S:
+                    retain_s = now_s
+                    await self._retain()
+            except LedgerUnavailable as error:
+                log.warning("the ledger could not be minded: %s", error)
+
+    async def _retain(self) -> None:
+        before_us = round((time.time() - self.retain_days * 86_400) * 1e6)
+        deleted = PIECE_ROWS
+        while deleted >= PIECE_ROWS:
+            deleted = await self.write(lambda tx: delete_old(tx, before_us))
+            await asyncio.sleep(MIND_S)  # the rows of requests come first
+
+
+@contextlib.asynccontextmanager
+async def accounts(config: Config, base_dir: Path) -> AsyncIterator[Accounts]:
+    """Opens the ledger, books what a killed process left, and closes it in order.
+
+    Raises ConfigError where it cannot be opened.
+    """
+    settings = config.ledger
+    port = config.server.listen.rpartition(":")[2]
+    owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
+    database: Database
+    try:
+        dsn = resolve(settings.postgres, base_dir)
+        if dsn is None:
+            path = base_dir / settings.sqlite
+            database = await asyncio.to_thread(SqliteDatabase, path)
+        else:
+            from gateway.accounting.ledger_postgres import connect
+
+            database = await connect(dsn, owner.gateway)
+    except LedgerUnusable as error:
+        problem = Problem(path="ledger", value="", message=str(error), fix="see docs/ledger.md")
+        raise ConfigError("ledger", [problem]) from error
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        _tell_recovered(await database.write(lambda tx: recover_own(tx, owner)), "a killed gateway")
+        if dsn is None:
+            # Nobody else can have the file open: other names are old names of this gateway.
+            await database.write(lambda tx: recover_silent(tx, owner, 0.0))
+        await database.write(lambda tx: heard(tx, owner))
+        ledger = Ledger(database, owner.epoch, settings.backlog_rows)
+        budgets = Budgets(ledger, owner)
+        budgets.configure(map(budget, config.budgets))
+        budgets.override(await database.read(overrides))
+        opened = Accounts(
+            database,
+            ledger,
+            budgets,
+            owner,
+            shared=dsn is not None,
+            retain_days=settings.retain_days,
+        )
+        writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
+        minder = asyncio.create_task(opened.mind(), name="moegate-accounts")
+        try:
+            yield opened
+        finally:
+            await _end(minder)
+            if not ledger.status.error:
+                await budgets.close()
+            await _end(writer)
+            await ledger.flush()
+
+
+def budget(entry: BudgetEntry) -> Budget:
+    """A budget of the configuration file."""
+    return Budget(
+        tenant=entry.tenant,
+        key_id=entry.key or "",
+        each_session=entry.each_session,
+        period=entry.period,
+        cap_nano_usd=nano_usd(entry.cap_usd),
+        hard=entry.hard,
+    )
+
+
+def _tell_recovered(leases: int, whose: str) -> None:
+    if leases:
+        log.warning("%d open leases of %s count as spent: see `moegate usage`", leases, whose)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    (result,) = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(result, Exception):
+        log.error("a task of the accounts failed", exc_info=result)

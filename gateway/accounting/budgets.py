@@ -1,0 +1,207 @@
+"""Budgets in the gateway: reserves before a request runs, settles each attempt, minds the leases.
+
+The figures are kept by `BudgetBook`; what it needs from the store goes through the ledger's writer,
+in order with the rows. While the store does not answer, holders spend what they have leased, and
+then are refused: a cap that cannot be checked is not passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import weakref
+from collections.abc import Iterable
+
+from gateway.accounting.ledger import Ledger
+from gateway.accounting.ledger_database import LedgerUnavailable
+from gateway.accounting.ledger_leases import (
+    LeaseGone,
+    Owner,
+    book_lost,
+    close,
+    extend,
+    give_back,
+    owned_by,
+)
+from gateway.accounting.settlement import SettledAttempt
+from scheduler.budget import Budget, Holder, Limit, Refusal, Scope
+from scheduler.budget_book import BudgetBook, Close, Extend, GiveBack, Lease, Settled
+
+log = logging.getLogger(__name__)
+
+GRANT_S = 5.0
+"""Longest wait of a request for its lease."""
+MAX_GRANTS = 100
+"""Attempts of one request at a lease, while others of its holder take what it was granted."""
+LOST_NOTE = "the ledger's backlog was full: rows that were lost"
+
+
+class BudgetRefused(Exception):
+    """No room in a budget. `retry_after_s`: None: no use in trying again in this window."""
+
+    def __init__(self, refusal: Refusal, retry_after_s: float | None) -> None:
+        super().__init__(f"budget of {named(refusal.limit)}")
+        self.refusal = refusal
+        self.retry_after_s = retry_after_s
+
+
+class BudgetUnchecked(Exception):
+    """The store does not answer; the text says why."""
+
+
+class Budgets:
+    """Reservations of one gateway. Its configuration may be swapped; its leases stay."""
+
+    def __init__(self, ledger: Ledger, owner: Owner) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._book = BudgetBook(lambda: f"{owner.epoch}-{secrets.token_hex(6)}")
+        self._locks: weakref.WeakValueDictionary[Holder, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._undone: list[GiveBack | Close] = []
+        self._configured: tuple[Budget, ...] = ()
+        self._overrides: dict[Scope, Budget | None] = {}
+
+    @property
+    def book(self) -> BudgetBook:
+        """The figures, to read."""
+        return self._book
+
+    def configure(self, budgets: Iterable[Budget]) -> None:
+        """Puts the configuration file's budgets into force."""
+        self._configured = tuple(budgets)
+        self._apply()
+
+    def override(self, overrides: dict[Scope, Budget | None]) -> None:
+        """Puts those that were set at run time over them, by scope; None: taken away."""
+        self._overrides = overrides
+        self._apply()
+
+    def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
+        """Who would spend; None: no budget applies."""
+        return self._book.holder(tenant, key_id, session_id)
+
+    async def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> None:
+        """Reserves the worst case. Raises BudgetRefused or BudgetUnchecked."""
+        try:
+            if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
+                return
+            lock = self._locks.get(holder)
+            if lock is None:
+                self._locks[holder] = lock = asyncio.Lock()
+            async with lock:
+                for _ in range(MAX_GRANTS):
+                    if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
+                        return
+                    await self._extend(holder, worst_nano_usd)
+        except OverflowError as error:
+            raise BudgetUnchecked(str(error)) from None
+        raise BudgetUnchecked("too many requests of one holder compete for its lease")
+
+    def settle(self, settled: SettledAttempt) -> Settled | None:
+        """An attempt ended: how it counts. None: no budget applies to it."""
+        return counted(self._book, settled)
+
+    def release(self, request_id: str) -> None:
+        """The request has ended; its attempts are settled."""
+        self._book.release(request_id, time.time())
+
+    async def mind(self, *, pressed: Holder | None = None) -> None:
+        """Gives back what is idle or above 2 %; what fails is done at a later call."""
+        due, self._undone = (*self._undone, *self._book.due(time.time(), pressed=pressed)), []
+        await self._perform(due)
+
+    async def close(self) -> None:
+        """Closes the leases: the process stops. What a request still holds counts as spent."""
+        due, self._undone = (*self._undone, *self._book.close_all()), []
+        await self._perform(due)
+
+    async def _perform(self, actions: tuple[GiveBack | Close, ...]) -> None:
+        for i, action in enumerate(actions):
+            try:
+                await self._to_store(action)
+            except LedgerUnavailable:
+                # An amount that may have been given back must not be given twice: the next grant,
+                # or the end of the lease, puts that right. Closing twice is harmless.
+                self._undone.extend(a for a in actions[i:] if isinstance(a, Close))
+                return
+
+    async def _to_store(self, action: GiveBack | Close) -> None:
+        lease_id = action.lease.lease_id
+        if isinstance(action, GiveBack):
+            amount = action.nano_usd
+            await self._ledger.after_rows(lambda tx: give_back(tx, lease_id, amount), GRANT_S)
+            return
+        lost = self._ledger.lost(lease_id)
+        if lost:
+            await self._ledger.after_rows(
+                lambda tx: book_lost(tx, lease_id, lost, LOST_NOTE), GRANT_S
+            )
+        await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
+
+    async def _extend(self, holder: Holder, worst_nano_usd: int) -> None:
+        """Gets what is missing, or raises."""
+        refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
+        if refusal is not None and refusal.transient:
+            # Other leases of this process may have room that nobody needs.
+            await self.mind(pressed=holder)
+            refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
+        if refusal is not None:
+            hint_s = min(30.0, max(0.2, self._book.hold_s)) if refusal.transient else None
+            raise BudgetRefused(refusal, hint_s)
+
+    async def _grant(self, step: Extend) -> Refusal | None:
+        lease: Lease = step.lease
+        try:
+            answer = await self._ledger.after_rows(
+                lambda tx: extend(tx, self._owner, lease, step.need_nano_usd), GRANT_S
+            )
+        except LeaseGone:
+            log.error("the lease of %s was taken for abandoned", owned_by(lease.holder))
+            self._book.gone(lease)
+            return None
+        except LedgerUnavailable as error:
+            self._book.not_extended(lease)
+            raise BudgetUnchecked(str(error)) from error
+        except BaseException:
+            self._book.not_extended(lease)
+            raise
+        if isinstance(answer, Refusal):
+            self._book.not_extended(lease)
+            return answer
+        self._book.extended(lease, answer.granted_nano_usd, answer.left_nano_usd)
+        return None
+
+    def _apply(self) -> None:
+        budgets: dict[Scope, Budget | None] = {b.scope: b for b in self._configured}
+        budgets |= self._overrides
+        self._book.set_budgets(budget for budget in budgets.values() if budget is not None)
+
+
+def named(limit: Limit) -> str:
+    """An account in words."""
+    account = limit.account
+    key = f", key {account.key_id}" if account.key_id else ""
+    session = "" if account.session_id is None else f", session {account.session_id[:40]!r}"
+    return f"tenant {account.tenant}{key}{session}, a {account.period}"
+
+
+def counted(book: BudgetBook, settled: SettledAttempt) -> Settled | None:
+    """Settles an attempt in the book; None: no budget applies to it."""
+    found = book.settle(settled.request_id, settled.charged_nano_usd)
+    if found is not None:
+        return found
+    holder = book.holder(settled.tenant, settled.key_id, settled.session_id)
+    if holder is None:
+        return None
+    # The budget came while the request ran: nothing was reserved, but it counts.
+    limits = book.accounts(holder, settled.started_unix_s)
+    return Settled(
+        lease_id=None,
+        budgeted_nano_usd=settled.charged_nano_usd or 0,
+        overrun_nano_usd=0,
+        others=tuple(limit.account for limit in limits),
+    )

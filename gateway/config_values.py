@@ -1,0 +1,35 @@
+"""Values that many parts of the configuration hold: names, and secrets by reference."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+# In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
+# refused in every text (`config_shape.py`), because $ lets a final line break pass.
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Letters, digits, dots, underscores and hyphens, at most 63 characters.",
+    ),
+]
+EnvName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+        description="Name of an environment variable, not its value.",
+    ),
+]
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A secret by reference: exactly one of `env` and `file`."""
+
+    env: EnvName | None = None
+    """Name of the environment variable that holds it."""
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    """Path of the file that holds it, relative to the folder of the configuration file; a final
+    newline is not part of the secret."""

@@ -1,0 +1,66 @@
+"""What tests of the ledger share: settled attempts with defaults, and sums over its rows."""
+
+from __future__ import annotations
+
+from gateway.accounting.ledger_database import Database, Tx
+from gateway.accounting.settlement import SettledAttempt
+from gateway.generation import Usage
+from scheduler.types import AttemptOutcome, PlacementKind, SloClass
+
+TIME_S = 1_800_000_000.0
+USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
+
+
+def settled(
+    request_id: str = "key/1",
+    *,
+    charged: int | None = 100,
+    key_id: str = "key",
+    tenant: str = "team",
+    session_id: str = "",
+    model: str = "moe",
+    placement: str = "own/a",
+    usage: Usage | None = USAGE,
+    outcome: AttemptOutcome = AttemptOutcome.OK,
+    attempt: int = 1,
+    ended_unix_s: float = TIME_S,
+) -> SettledAttempt:
+    """An attempt of one second."""
+    return SettledAttempt(
+        request_id=request_id,
+        attempt=attempt,
+        key_id=key_id,
+        tenant=tenant,
+        session_id=session_id,
+        model=model,
+        slo_class=SloClass.INTERACTIVE,
+        placement=placement,
+        pool=placement.partition("/")[0],
+        kind=PlacementKind.LOCAL,
+        outcome=outcome,
+        started_unix_s=ended_unix_s - 1.0,
+        ended_unix_s=ended_unix_s,
+        usage=usage,
+        metered_nano_usd=None if charged is None else 2 * charged,
+        charged_nano_usd=charged,
+        basis=None,
+        price_row_id="row",
+        parts=(),
+        cheapest_remote_nano_usd=None,
+        final=outcome is not AttemptOutcome.RETRYABLE,
+    )
+
+
+async def one(database: Database, sql: str, *values: object) -> int:
+    """The single number of a query."""
+
+    async def query(tx: Tx) -> int:
+        [(number,)] = await tx.rows(sql, *values)
+        return int(number or 0)
+
+    return await database.read(query)
+
+
+async def booked(database: Database) -> int:
+    """All charges of the ledger, nano-USD."""
+    return await one(database, "SELECT CAST(SUM(charged_nano_usd) AS BIGINT) FROM attempt")
