@@ -34,6 +34,8 @@ class Lease:
     reserved_nano_usd: int = 0
     left_nano_usd: int | None = None
     holds: int = 0
+    durable: bool = False
+    """Whether the store knows of it: nothing is spent from a lease before."""
     extending: bool = False
     used_s: float = 0.0
 
@@ -163,7 +165,7 @@ class BudgetBook:
             raise ValueError(f"request {request_id!r} has its reservation")
         lease = self._lease(holder, unix_s)
         lease.used_s = unix_s
-        if lease.free_nano_usd < worst_nano_usd:
+        if not lease.durable or lease.free_nano_usd < worst_nano_usd:
             return False
         lease.reserved_nano_usd += worst_nano_usd
         lease.holds += 1
@@ -183,6 +185,7 @@ class BudgetBook:
         """The store holds so much for the lease, all in all."""
         lease.granted_nano_usd = granted_nano_usd
         lease.left_nano_usd = left_nano_usd
+        lease.durable = True
         lease.extending = False
 
     def not_extended(self, lease: Lease) -> None:
