@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 
-.PHONY: demo test lint proto bench fuzz soak test-vllm test-stack lock clean help
+.PHONY: demo test lint proto chart bench fuzz soak test-vllm test-stack lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -36,6 +36,9 @@ proto: $(VENV)/.ready  ## regenerate the committed stubs from the protos
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos \
 	    --grpc_python_out=protos --mypy_grpc_out=protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
 
+chart: $(VENV)/.ready  ## regenerate the chart's values.schema.json and table of values
+	$(BIN)/python -m helm.generate
+
 bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
 	$(BIN)/python benchmarks/overhead.py
 
@@ -54,10 +57,13 @@ test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environm
 test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL), which it installs (as root)
 	$(BIN)/pytest tests/stack
 
-lock: $(VENV)/.ready  ## renew requirements.lock (needs uv on the PATH)
+lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on the PATH)
 	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
 	    --no-annotate --no-header -q -o requirements.lock pyproject.toml
 	sed -i '1i # Every package of the development environment, pinned with hashes; `make lock` renews it.' requirements.lock
+	uv pip compile --python-version 3.11 --generate-hashes --extra image --constraint requirements.lock \
+	    --no-emit-index-url --no-annotate --no-header -q -o requirements-image.lock pyproject.toml
+	sed -i '1i # Every package of the container image, as in requirements.lock; `make lock` renews it.' requirements-image.lock
 
 clean:  ## remove everything that was built here
 	rm -rf $(VENV) .venv-vllm .cache examples/node/node_modules

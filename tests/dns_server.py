@@ -17,13 +17,15 @@ import dns.rrset
 
 @dataclass
 class DnsServer:
-    """Knows one name. `rcode` other than NOERROR: the only answer; `silent`: none at all."""
+    """Knows one name, and `others` with one address each. `rcode` other than NOERROR: the only
+    answer; `silent`: none at all."""
 
     name: str
     addresses: list[str] = field(default_factory=list)
     ttl: int = 1
     rcode: dns.rcode.Rcode = dns.rcode.NOERROR
     silent: bool = False
+    others: dict[str, str] = field(default_factory=dict)
     address: str = ""
     asked: int = 0
 
@@ -33,16 +35,20 @@ class DnsServer:
         question = query.question[0]
         if self.rcode is not dns.rcode.NOERROR:
             response.set_rcode(self.rcode)
-        elif question.name.to_text(omit_final_dot=True) != self.name:
-            response.set_rcode(dns.rcode.NXDOMAIN)
+            return response
+        name = question.name.to_text(omit_final_dot=True)
+        if name == self.name:
+            known = self.addresses
+        elif name in self.others:
+            known = [self.others[name]]
         else:
-            is_v6 = question.rdtype == dns.rdatatype.AAAA
-            found = [a for a in self.addresses if (":" in a) == is_v6]
-            if found:
-                kind = dns.rdatatype.to_text(question.rdtype)
-                response.answer.append(
-                    dns.rrset.from_text(question.name, self.ttl, "IN", kind, *found)
-                )
+            response.set_rcode(dns.rcode.NXDOMAIN)
+            return response
+        family = {dns.rdatatype.A: ".", dns.rdatatype.AAAA: ":"}.get(question.rdtype)
+        found = [address for address in known if family and family in address]
+        if found:
+            kind = dns.rdatatype.to_text(question.rdtype)
+            response.answer.append(dns.rrset.from_text(question.name, self.ttl, "IN", kind, *found))
         return response
 
 
@@ -61,15 +67,15 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def dns_server(name: str, *addresses: str) -> AsyncIterator[DnsServer]:
+async def dns_server(name: str, *addresses: str, port: int = 0) -> AsyncIterator[DnsServer]:
     """Listens until the context is left."""
     server = DnsServer(name=name, addresses=list(addresses))
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Udp(server), local_addr=("127.0.0.1", 0)
+        lambda: _Udp(server), local_addr=("127.0.0.1", port)
     )
-    host, port = transport.get_extra_info("sockname")
-    server.address = f"{host}:{port}"
+    host, bound = transport.get_extra_info("sockname")
+    server.address = f"{host}:{bound}"
     try:
         yield server
     finally:

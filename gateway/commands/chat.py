@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -35,6 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--target", default="127.0.0.1:50051", help="address of the server (%(default)s)"
     )
     parser.add_argument("--key", help=f"API key; absent: the environment variable {KEY_VARIABLE}")
+    parser.add_argument("--tls", action="store_true", help="call over TLS")
+    parser.add_argument("--ca", type=Path, metavar="PEM", help="whom to trust (the system's)")
+    parser.add_argument("--cert", type=Path, metavar="PEM", help="client certificate, for mTLS")
+    parser.add_argument("--cert-key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument("--model", help="absent: the first that the server lists")
     parser.add_argument("--system", metavar="TEXT", help="instructions that precede the prompt")
     parser.add_argument("--max-output-tokens", type=_count, metavar="N")
@@ -73,7 +78,7 @@ async def _chat(args: argparse.Namespace) -> None:
     if not key.isascii() or (key and not key.isprintable()):
         raise CannotAsk("the key holds characters that no key has: is it whole, on one line?")
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
-    async with grpc.aio.insecure_channel(args.target) as channel:
+    async with _channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         model = args.model
         if model is None:
@@ -99,6 +104,20 @@ async def _chat(args: argparse.Namespace) -> None:
                 print(flush=True)
         if done is not None:
             print(account(done), file=sys.stderr)
+
+
+def _channel(args: argparse.Namespace) -> grpc.aio.Channel:
+    if not args.tls:
+        if args.ca or args.cert or args.cert_key:
+            raise CannotAsk("--ca, --cert and --cert-key are for TLS: give --tls too")
+        return grpc.aio.insecure_channel(args.target)
+    if (args.cert is None) != (args.cert_key is None):
+        raise CannotAsk("--cert and --cert-key go together")
+    try:
+        ca, key, cert = (f and f.read_bytes() for f in (args.ca, args.cert_key, args.cert))
+    except OSError as error:
+        raise CannotAsk(f"{error.filename} cannot be read: {error.strerror}") from None
+    return grpc.aio.secure_channel(args.target, grpc.ssl_channel_credentials(ca, key, cert))
 
 
 def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateRequest:

@@ -57,6 +57,12 @@ def _summary(config: Config, base_dir: Path) -> Iterator[str]:
 
 def _pool_line(pool: Pool) -> str:
     replicas = len(pool.replicas)
+    if pool.discover is not None:
+        return (
+            f"pool {pool.name}: {pool.model} on the replicas that DNS has for {pool.discover.dns}, "
+            f"at most {pool.discover.max_replicas}; each {_count(pool.gpu.count, 'GPU')} "
+            f"({pool.gpu.type}), {_price(pool.gpu, 1)}"
+        )
     return (
         f"pool {pool.name}: {pool.model} on {_count(replicas, 'replica')}, "
         f"{_count(replicas * pool.gpu.count, 'GPU')} ({pool.gpu.type}), "

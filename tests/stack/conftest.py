@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.stack.helm import Helm, new_helm, old_helm
 from tests.stack.postgres import Postgres, running_postgres
 
 
@@ -12,3 +13,15 @@ def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """Helm 3.6."""
+    return old_helm()
+
+
+@pytest.fixture(scope="session", name="new_helm")
+def _new_helm() -> Helm:
+    """Helm 4."""
+    return new_helm()

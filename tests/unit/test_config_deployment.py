@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.__main__ import main
 from gateway.auth import Authenticator
 from gateway.config_file import ConfigError, Problem, parse
 
@@ -63,3 +64,13 @@ tenants:
     assert "the same as tenants[0].keys[0].api_key" in problem.message
     (problem,) = problems(text % "three", tmp_path)
     assert problem.path == "tenants[0].keys[1].api_key.file"
+
+
+def test_the_check_says_where_replicas_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "moegate.yaml"
+    file.write_text(DISCOVERING % "{dns: other.x, port: 8000, max_replicas: 4}")
+    assert main(["check", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "pool b: n on the replicas that DNS has for other.x, at most 4; each 1 GPU (H100)" in out

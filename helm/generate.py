@@ -1,0 +1,178 @@
+"""Writes what follows from other sources in the chart: values.schema.json, the table in README.md.
+
+The schema's `config` part is that of the gateway's own types; the rest has the shape of
+values.yaml, with the rules below. `make chart` runs it, tests/unit/test_chart_files.py compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateway.config_schema import json_schema
+
+CHART = Path(__file__).parent / "moegate"
+BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
+
+_NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
+_NATURAL = {"type": "integer", "minimum": 1}
+_SECRET_KEY = {
+    "type": "object",
+    "properties": {"existingSecret": {"type": "string"}, "key": {"type": "string"}},
+    "additionalProperties": False,
+    "dependencies": {"existingSecret": ["key"], "key": ["existingSecret"]},
+}
+RULES: dict[str, dict[str, Any]] = {
+    "config": {"$ref": "#/$defs/Config"},
+    "replicaCount": _NATURAL,
+    "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "secrets": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"name": _NAME, "secretName": {"type": "string", "minLength": 1}},
+            "required": ["name", "secretName"],
+            "additionalProperties": False,
+        },
+    },
+    "tls.certManager.issuerRef": {
+        "type": "object",
+        "properties": {key: {"type": "string"} for key in ("name", "kind", "group")},
+        "additionalProperties": False,
+    },
+    "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    "service.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
+    "metrics.port": {"type": "integer", "minimum": 1024, "maximum": 65_535},
+    "otel.sampleRatio": {"type": "number", "minimum": 0, "maximum": 1},
+    "otel.endpoint": {"type": "string", "pattern": "^(https?://[^/]+/?)?$"},
+    "autoscaling.mode": {"enum": ["none", "hpa", "keda"]},
+    "autoscaling.minReplicas": _NATURAL,
+    "autoscaling.maxReplicas": _NATURAL,
+    "autoscaling.inFlightPerPod": _NATURAL,
+    "autoscaling.queuedPerPod": _NATURAL,
+    "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
+    "terminationGracePeriodSeconds": {"type": ["integer", "null"], "minimum": 1},
+    "preStopSeconds": {"type": "integer", "minimum": 0},
+    "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
+    "vllm.image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "vllm.replicas": {"type": "integer", "minimum": 0},
+    "vllm.gpu.count": _NATURAL,
+    "vllm.gpu.usdPerGpuHour": {"type": "string", "pattern": r"^([0-9]{1,6}(\.[0-9]{1,9})?)?$"},
+    "vllm.dataParallelSize": _NATURAL,
+    "vllm.tensorParallelSize": _NATURAL,
+    "vllm.maxModelLen": {"type": ["integer", "null"], "minimum": 1},
+    "vllm.maxNumSeqs": _NATURAL,
+    "vllm.apiKey": _SECRET_KEY,
+    "vllm.hfToken": _SECRET_KEY,
+    "vllm.extraArgs": {"type": "array", "items": {"type": "string"}},
+}
+"""What the default of a value does not say about it, by path."""
+
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def values() -> dict[str, Any]:
+    """The chart's defaults."""
+    loaded: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    return loaded
+
+
+def described() -> dict[str, str]:
+    """Text of each value that values.yaml describes (`# --` above it), by path, in order."""
+    found: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    text: list[str] = []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if match := re.match(r" *# -- (.*)", line):
+            text = [match[1]]
+        elif (match := re.match(r" *# (.*)", line)) and text:
+            text.append(match[1])
+        elif match := re.match(r"( *)([A-Za-z_]+):", line):
+            indent = len(match[1])
+            parents = [(at, name) for at, name in parents if at < indent] + [(indent, match[2])]
+            if text:
+                found[".".join(name for _, name in parents)] = " ".join(text)
+            text = []
+        else:
+            text = []
+    return found
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no mapping with something in it, by path."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def schema() -> dict[str, Any]:
+    """values.schema.json: draft 7, which every Helm 3 and 4 knows."""
+    own = json.loads(json.dumps(json_schema()))  # tuples as lists, as they are read again
+    definitions = own["$defs"]
+    assert own["$ref"] == "#/$defs/Config"
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Values of the moegate chart",
+        **_shape(values(), "", described()),
+        "$defs": definitions,
+    }
+
+
+def _shape(value: Any, path: str, texts: dict[str, str]) -> dict[str, Any]:
+    if path in RULES:
+        rule = RULES[path]
+    elif isinstance(value, dict) and (value and path not in texts):
+        rule = {
+            "type": "object",
+            "properties": {
+                name: _shape(item, f"{path}.{name}" if path else name, texts)
+                for name, item in value.items()
+            },
+            "additionalProperties": False,
+        }
+        if not path:
+            rule["properties"]["global"] = {"type": "object"}
+    elif isinstance(value, dict):
+        rule = {"type": "object"}
+    elif isinstance(value, list):
+        rule = {"type": "array"}
+    else:
+        rule = {"type": _TYPES[type(value)]}
+    return rule | ({"description": texts[path]} if path in texts and "$ref" not in rule else {})
+
+
+def table() -> str:
+    """The values as a table for README.md."""
+    defaults = values()
+    lines = ["| value | default | meaning |", "|---|---|---|"]
+    for path, text in described().items():
+        default: Any = defaults
+        for name in path.split("."):
+            default = default[name]
+        lines.append(f"| `{path}` | `{json.dumps(default)}` | {text.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def readme() -> str:
+    """README.md with the table of now."""
+    before, _, rest = (CHART / "README.md").read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+def main() -> None:
+    """Writes both."""
+    (CHART / "values.schema.json").write_text(json.dumps(schema(), indent=2) + "\n")
+    (CHART / "README.md").write_text(readme())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+{{/* The gateway's configuration: that of the values, and what follows from the other values. */}}
+{{- define "moegate.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $server := dig "server" dict $config -}}
+{{- $_ := set $server "listen" "[::]:50051" -}}
+{{- $_ := set $server "health_listen" "[::]:50052" -}}
+{{- $_ := set $server "drain_s" (include "moegate.drainSeconds" . | float64) -}}
+{{- if include "moegate.tlsSecret" . -}}
+{{- $tls := dict "cert" "../tls/tls.crt" "key" "../tls/tls.key" -}}
+{{- if .Values.tls.clientCa -}}
+{{- $_ := set $tls "client_ca" "../tls/ca.crt" -}}
+{{- end -}}
+{{- $_ := set $server "tls" $tls -}}
+{{- end -}}
+{{- $_ := set $config "server" $server -}}
+{{- if .Values.metrics.enabled -}}
+{{- $telemetry := dig "telemetry" dict $config -}}
+{{- $_ := set $telemetry "metrics_listen" (printf "[::]:%d" (int .Values.metrics.port)) -}}
+{{- $_ := set $config "telemetry" $telemetry -}}
+{{- end -}}
+{{- if eq (include "moegate.ledgerKind" .) "sqlite" -}}
+{{- $ledger := dict "sqlite" "/var/lib/moegate/ledger.sqlite3" -}}
+{{- if .Values.ledger.persistence.enabled -}}
+{{/* The name of a pod is new at every start; the ledger's is not. */}}
+{{- $_ := set $ledger "gateway" (include "moegate.fullname" .) -}}
+{{- end -}}
+{{- $_ := set $config "ledger" (mergeOverwrite (dig "ledger" dict $config) $ledger) -}}
+{{- end -}}
+{{- if .Values.vllm.enabled -}}
+{{- $_ := set $config "pools" (append (dig "pools" list $config) (include "moegate.vllm.pool" . | fromYaml)) -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* The pool of the chart's own vLLM servers. */}}
+{{- define "moegate.vllm.pool" -}}
+{{- $vllm := .Values.vllm -}}
+{{- $gpu := dict "type" $vllm.gpu.type "count" (int $vllm.gpu.count) -}}
+{{- if $vllm.gpu.usdPerGpuHour -}}
+{{- $_ := set $gpu "usd_per_gpu_hour" $vllm.gpu.usdPerGpuHour -}}
+{{- end -}}
+{{- $discover := dict "dns" (include "moegate.vllm.dns" .) "port" 8000 -}}
+{{- $pool := dict "name" "vllm" "model" (default $vllm.model $vllm.servedModelName) -}}
+{{- $_ := set $pool "discover" (mergeOverwrite $discover (dict "max_replicas" (max 16 (mul 2 (int $vllm.replicas))))) -}}
+{{- $_ := set $pool "gpu" $gpu -}}
+{{- $_ := set $pool "data_parallel_ranks" (int $vllm.dataParallelSize) -}}
+{{- $_ := set $pool "max_num_seqs" (int $vllm.maxNumSeqs) -}}
+{{- if $vllm.maxModelLen -}}
+{{- $_ := set $pool "context_tokens" (int $vllm.maxModelLen) -}}
+{{- end -}}
+{{- if $vllm.apiKey -}}
+{{- $_ := set $pool "api_key" (dict "file" "../secrets/vllm/api-key") -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $pool (deepCopy $vllm.pool)) -}}
+{{- end -}}
+
+{{/* Without the cluster's domain: the resolver's search list has it. */}}
+{{- define "moegate.vllm.dns" -}}
+{{ include "moegate.fullname" . }}-vllm.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{/* The longest that a stream may run, seconds: the largest total_s; 3600 is the gateway's own. */}}
+{{- define "moegate.longestStreamSeconds" -}}
+{{- $longest := 0.0 -}}
+{{- $upstreams := concat (dig "pools" list .Values.config) (dig "remotes" list .Values.config) -}}
+{{- if .Values.vllm.enabled -}}
+{{- $upstreams = append $upstreams .Values.vllm.pool -}}
+{{- end -}}
+{{- range $upstreams -}}
+{{- $total := dig "timeouts" "total_s" 3600.0 . | float64 -}}
+{{- if gt $total $longest -}}
+{{- $longest = $total -}}
+{{- end -}}
+{{- end -}}
+{{- $longest -}}
+{{- end -}}
+
+{{- define "moegate.drainSeconds" -}}
+{{- dig "server" "drain_s" (include "moegate.longestStreamSeconds" . | float64) .Values.config -}}
+{{- end -}}
+
+{{/* preStop, the delay before the drain, the drain, and half a minute to flush. */}}
+{{- define "moegate.gracePeriodSeconds" -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
+{{- $delay := dig "server" "drain_delay_s" 5.0 .Values.config | float64 -}}
+{{- addf (float64 .Values.preStopSeconds) $delay (include "moegate.drainSeconds" . | float64) 30.0 | ceil | int -}}
+{{- else -}}
+{{- int .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
+{{- end -}}
+
+{{/* sqlite or postgres: where the ledger is. */}}
+{{- define "moegate.ledgerKind" -}}
+{{- if dig "ledger" "postgres" "" .Values.config -}}postgres{{- else -}}sqlite{{- end -}}
+{{- end -}}
+
+{{/* Whether there may be more than one gateway at once, now or by an autoscaler. */}}
+{{- define "moegate.isShared" -}}
+{{- if or (gt (int .Values.replicaCount) 1) (ne .Values.autoscaling.mode "none") -}}true{{- end -}}
+{{- end -}}

@@ -1,0 +1,77 @@
+{{/* Values that contradict each other. The gateway itself checks what lies within its configuration. */}}
+{{- define "moegate.refusals" -}}
+{{- $config := .Values.config -}}
+{{/* `required` and not `fail`: `helm lint` of the bare defaults lets it pass. */}}
+{{- $served := ternary "" "yes" (empty (or $config.pools $config.remotes .Values.vllm.enabled)) -}}
+{{- $_ := required "\nconfig: there is no server: give config.pools or config.remotes, or set vllm.enabled" $served -}}
+{{- range $field := list "listen" "health_listen" "tls" -}}
+{{- if hasKey (dig "server" dict $config) $field -}}
+{{- fail (printf "\nconfig.server.%s: the chart sets it: remove it (see service, tls)" $field) -}}
+{{- end -}}
+{{- end -}}
+{{- if hasKey (dig "telemetry" dict $config) "metrics_listen" -}}
+{{- fail "\nconfig.telemetry.metrics_listen: the chart sets it: use metrics.enabled and metrics.port" -}}
+{{- end -}}
+{{- if hasKey (dig "ledger" dict $config) "sqlite" -}}
+{{- fail "\nconfig.ledger.sqlite: the chart sets it: see ledger.persistence" -}}
+{{- end -}}
+{{- if and (include "moegate.isShared" .) (ne (include "moegate.ledgerKind" .) "postgres") -}}
+{{- fail (printf "\nreplicaCount %d, autoscaling.mode %s: more than one gateway needs the PostgreSQL ledger, because budgets would not hold between them: set config.ledger.postgres, or keep one replica" (int .Values.replicaCount) .Values.autoscaling.mode) -}}
+{{- end -}}
+{{- if and .Values.ledger.persistence.enabled (eq (include "moegate.ledgerKind" .) "postgres") -}}
+{{- fail "\nledger.persistence.enabled: the ledger is in PostgreSQL (config.ledger): nothing would be on the volume" -}}
+{{- end -}}
+{{- if and .Values.tls.existingSecret .Values.tls.certManager.enabled -}}
+{{- fail "\ntls: existingSecret and certManager.enabled are both set: keep one" -}}
+{{- end -}}
+{{- if and .Values.tls.clientCa (not (include "moegate.tlsSecret" .)) -}}
+{{- fail "\ntls.clientCa: there is no TLS: set tls.existingSecret or tls.certManager.enabled" -}}
+{{- end -}}
+{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
+{{- fail "\ntls.certManager.issuerRef.name: name the issuer" -}}
+{{- end -}}
+{{- if and (eq .Values.autoscaling.mode "keda") (not .Values.autoscaling.prometheusAddress) -}}
+{{- fail "\nautoscaling.prometheusAddress: keda asks Prometheus: give its address" -}}
+{{- end -}}
+{{- if and (ne .Values.autoscaling.mode "none") (not .Values.metrics.enabled) -}}
+{{- fail "\nautoscaling.mode: it follows the metrics: set metrics.enabled" -}}
+{{- end -}}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
+{{- fail "\nautoscaling.minReplicas: more than maxReplicas" -}}
+{{- end -}}
+{{- if and .Values.podMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "\npodMonitor.enabled: there is no page to read: set metrics.enabled" -}}
+{{- end -}}
+{{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.parentRefs) -}}
+{{- fail "\ngrpcRoute.parentRefs: name the Gateway" -}}
+{{- end -}}
+{{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) -}}
+{{- $delay := dig "server" "drain_delay_s" 5.0 $config | float64 -}}
+{{- $needed := addf (float64 .Values.preStopSeconds) $delay (include "moegate.drainSeconds" . | float64) -}}
+{{- if lt (float64 .Values.terminationGracePeriodSeconds) $needed -}}
+{{- fail (printf "\nterminationGracePeriodSeconds: %d would cut streams that the drain allows: at least %v, or lower config.server.drain_s" (int .Values.terminationGracePeriodSeconds) $needed) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.vllm.enabled -}}
+{{- include "moegate.vllm.refusals" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "moegate.vllm.refusals" -}}
+{{- $vllm := .Values.vllm -}}
+{{- if not $vllm.model -}}
+{{- fail "\nvllm.model: name the model" -}}
+{{- end -}}
+{{- if not $vllm.gpu.type -}}
+{{- fail "\nvllm.gpu.type: name the GPU, such as H200-141GB: the gateway predicts with it" -}}
+{{- end -}}
+{{- $ranks := mul (int $vllm.dataParallelSize) (int $vllm.tensorParallelSize) -}}
+{{- if ne (int $ranks) (int $vllm.gpu.count) -}}
+{{- fail (printf "\nvllm.gpu.count: %d, but dataParallelSize times tensorParallelSize is %d" (int $vllm.gpu.count) (int $ranks)) -}}
+{{- end -}}
+{{- range .Values.config.pools -}}
+{{- if eq .name "vllm" -}}
+{{- fail "\nconfig.pools: the name vllm is that of the chart's own servers (vllm.enabled): choose another one" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

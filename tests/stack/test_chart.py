@@ -1,0 +1,312 @@
+"""The chart by real Helm: every example and a matrix of values, valid objects, clear refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.stack import crd_schemas
+from tests.stack.helm import EXAMPLES, Helm, Object, Refused, Rendered
+
+KUBERNETES = ("1.29", "1.32", "1.35", "1.37")
+POSTGRES: Object = {"ledger": {"postgres": {"file": "../secrets/ledger/dsn"}}}
+REMOTE: Object = {
+    "remotes": [{"name": "r", "remote_class": "eu", "model": "m", "url": "https://api.example.com"}]
+}
+
+
+def validate(rendered: Rendered) -> None:
+    for found in rendered.objects.values():
+        if (found["apiVersion"], found["kind"]) in crd_schemas.SPECS:
+            crd_schemas.validate(found)
+        else:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(found, version, strict=True)
+
+
+def pod_of(rendered: Rendered) -> Object:
+    spec: Object = rendered.one("Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def restricted(pod: Object) -> None:
+    """What the pod security standard `restricted` asks for, and no token."""
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"] is True
+        assert container["resources"]["requests"]["cpu"]
+        assert "cpu" not in container["resources"].get("limits", {}), "throttling is latency"
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_render_alike_by_both_helms_and_are_valid(
+    example: str, helm: Helm, new_helm: Helm
+) -> None:
+    rendered = helm.render(example=example)
+    assert rendered.objects == new_helm.render(example=example).objects
+    validate(rendered)
+    for (kind, _), found in rendered.objects.items():
+        labels = found["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "x", kind
+        assert labels["app.kubernetes.io/managed-by"] == "Helm", kind
+        if kind in ("Deployment", "StatefulSet"):
+            restricted(found["spec"]["template"]["spec"])
+            wanted = found["spec"]["selector"]["matchLabels"].items()
+            assert wanted <= found["spec"]["template"]["metadata"]["labels"].items()
+        elif kind == "Pod":
+            restricted(found["spec"])
+    assert "[ERROR]" not in (told := helm.lint(example) + new_helm.lint(example)), told
+    assert "[WARNING]" not in told, told
+
+
+def test_lint_of_the_bare_chart_is_clean(helm: Helm, new_helm: Helm) -> None:
+    for each in (helm, new_helm):
+        assert "0 chart(s) failed" in each.lint("")
+
+
+def test_the_services_and_the_probes(helm: Helm) -> None:
+    rendered = helm.render({"config": REMOTE})
+    balanced, headless = rendered.one("Service"), rendered.one("Service", "x-moegate-headless")
+    for service in (balanced, headless):
+        (port,) = service["spec"]["ports"]
+        assert port["appProtocol"] == "kubernetes.io/h2c"
+        assert service["spec"]["selector"]["app.kubernetes.io/component"] == "gateway"
+    assert headless["spec"]["clusterIP"] == "None"
+    (container,) = pod_of(rendered)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    config = yaml.safe_load(rendered.config)
+    assert config["server"]["listen"] == f"[::]:{ports['grpc']}"
+    assert config["server"]["health_listen"] == f"[::]:{ports['health']}"
+    assert config["telemetry"]["metrics_listen"] == f"[::]:{ports['metrics']}"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["grpc"]["port"] == ports["health"]
+    template = rendered.one("Deployment")["spec"]["template"]
+    digest = hashlib.sha256(rendered.config.rstrip("\n").encode()).hexdigest()
+    assert template["metadata"]["annotations"]["checksum/config"] == digest
+
+
+def test_the_grace_period_outlasts_the_longest_stream(helm: Helm) -> None:
+    def remote(total_s: float | None) -> Object:
+        (found,) = REMOTE["remotes"]
+        timeouts = {} if total_s is None else {"timeouts": {"total_s": total_s}}
+        return {"remotes": [found, {**found, "name": "s", "model": "n", **timeouts}]}
+
+    for total_s, longest in ((None, 3600), (60.0, 3600), (7200.5, 7200.5)):
+        rendered = helm.render({"config": remote(total_s)})
+        config = yaml.safe_load(rendered.config)
+        assert config["server"]["drain_s"] == longest
+        assert pod_of(rendered)["terminationGracePeriodSeconds"] >= longest + 5 + 5
+    shorter = {**remote(None), "server": {"drain_s": 100, "drain_delay_s": 20}}
+    rendered = helm.render({"config": shorter})
+    assert 125 <= pod_of(rendered)["terminationGracePeriodSeconds"] <= 160
+    grace = helm.render({"config": shorter, "terminationGracePeriodSeconds": 130})
+    assert pod_of(grace)["terminationGracePeriodSeconds"] == 130
+
+
+def test_large_numbers_and_quoted_ones_stay_what_they_are(helm: Helm) -> None:
+    config = {**REMOTE, "limits": {"queue_bytes": 999_999_999_999, "message_bytes": 1 << 25}}
+    vllm = {"enabled": True, "model": "m", "maxModelLen": 1_048_576}
+    gpu = {"type": "H100", "count": 1, "usdPerGpuHour": "2.10"}
+    rendered = helm.render({"config": config, "vllm": {**vllm, "gpu": gpu}})
+    written = yaml.safe_load(rendered.config)
+    assert written["limits"] == config["limits"]
+    (pool,) = written["pools"]
+    assert pool["context_tokens"] == 1_048_576
+    assert pool["gpu"]["usd_per_gpu_hour"] == "2.10"
+    (server,) = rendered.one("StatefulSet", "x-moegate-vllm")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "--max-model-len=1048576" in server["args"]
+
+
+Check = Callable[[Rendered], None]
+
+
+def sqlite_on_a_volume(rendered: Rendered) -> None:
+    deployment = rendered.one("Deployment")["spec"]
+    assert deployment["strategy"] == {"type": "Recreate"}
+    assert deployment["replicas"] == 1
+    (volume,) = (v for v in pod_of(rendered)["volumes"] if v["name"] == "ledger")
+    claim = rendered.one("PersistentVolumeClaim", "x-moegate-ledger")
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    ledger = yaml.safe_load(rendered.config)["ledger"]
+    (container,) = pod_of(rendered)["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert ledger == {"sqlite": f"{mounts['ledger']}/ledger.sqlite3", "gateway": "x-moegate"}
+    assert ("PodDisruptionBudget", "x-moegate") not in rendered.objects
+
+
+def several_on_postgres(rendered: Rendered) -> None:
+    deployment = rendered.one("Deployment")["spec"]
+    assert deployment["replicas"] == 3
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    egress = rendered.one("NetworkPolicy")["spec"]["egress"]
+    ports = {port["port"] for rule in egress for port in rule["ports"]}
+    assert ports == {53, 443, 5432, 4317}
+
+
+def scaled_by_hpa(rendered: Rendered) -> None:
+    assert "replicas" not in rendered.one("Deployment")["spec"]
+    assert ("ScaledObject", "x-moegate") not in rendered.objects
+    metrics = rendered.one("HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert {m["pods"]["metric"]["name"] for m in metrics} == AUTOSCALED
+
+
+def scaled_by_keda(rendered: Rendered) -> None:
+    assert ("HorizontalPodAutoscaler", "x-moegate") not in rendered.objects
+    triggers = rendered.one("ScaledObject")["spec"]["triggers"]
+    names = {t["metadata"]["query"].partition("(")[2].partition("{")[0] for t in triggers}
+    assert names == AUTOSCALED
+
+
+def vllm_over_eight_ranks(rendered: Rendered) -> None:
+    stateful = rendered.one("StatefulSet", "x-moegate-vllm")["spec"]
+    pod = stateful["template"]["spec"]
+    (server,) = pod["containers"]
+    args = server["args"]
+    assert "--enable-expert-parallel" in args
+    assert "--data-parallel-size=8" in args
+    (events,) = (a for a in args if a.startswith("--kv-events-config="))
+    assert json.loads(events.partition("=")[2])["endpoint"] == "tcp://*:6000"
+    assert server["resources"]["limits"] == {"nvidia.com/gpu": 8, "memory": "900Gi"}
+    (shutdown,) = (a for a in args if a.startswith("--shutdown-timeout="))
+    drained_s = int(shutdown.partition("=")[2]) + int(
+        server["lifecycle"]["preStop"]["exec"]["command"][1]
+    )
+    assert pod["terminationGracePeriodSeconds"] > drained_s
+    probe = server["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
+    service = rendered.one("Service", "x-moegate-vllm")["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is False
+    assert [p["port"] for p in service["ports"]] == [8000, *range(6000, 6008)]
+    (pool,) = yaml.safe_load(rendered.config)["pools"]
+    assert pool["discover"]["dns"] == "x-moegate-vllm.models.svc"
+    assert pool["discover"]["max_replicas"] == 24
+    assert pool["data_parallel_ranks"] == 8
+    assert pool["api_key"] == {"file": "../secrets/vllm/api-key"}
+    mounts = {m["name"]: m["mountPath"] for m in pod_of(rendered)["containers"][0]["volumeMounts"]}
+    assert mounts["vllm-api-key"] == "/etc/moegate/secrets/vllm"
+
+
+def open_to_the_outside(rendered: Rendered) -> None:
+    assert rendered.one("Service")["spec"]["type"] == "LoadBalancer"
+    (port,) = rendered.one("Service")["spec"]["ports"]
+    assert (port["port"], port["appProtocol"]) == (443, "https")
+    assert rendered.one("Certificate")["spec"]["secretName"] == "x-moegate-tls"
+    (rule,) = rendered.one("GRPCRoute")["spec"]["rules"]
+    assert rule["backendRefs"] == [{"name": "x-moegate", "port": 443}]
+    assert yaml.safe_load(rendered.config)["server"]["tls"]["client_ca"] == "../tls/ca.crt"
+
+
+AUTOSCALED = {"moegate_requests_in_flight", "moegate_queue_depth"}
+SHARED: Object = {**REMOTE, **POSTGRES}
+MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
+    "sqlite": (
+        {"config": REMOTE, "ledger": {"persistence": {"enabled": True}}},
+        sqlite_on_a_volume,
+    ),
+    "postgres": (
+        {
+            "config": SHARED,
+            "replicaCount": 3,
+            "networkPolicy": {"enabled": True},
+            "otel": {"endpoint": "http://collector:4317"},
+        },
+        several_on_postgres,
+    ),
+    "hpa": ({"config": SHARED, "autoscaling": {"mode": "hpa"}}, scaled_by_hpa),
+    "keda": (
+        {
+            "config": SHARED,
+            "autoscaling": {"mode": "keda", "prometheusAddress": "http://prometheus:9090"},
+        },
+        scaled_by_keda,
+    ),
+    "vllm": (
+        {
+            "vllm": {
+                "enabled": True,
+                "model": "org/model",
+                "replicas": 12,
+                "gpu": {"type": "H200", "count": 8},
+                "dataParallelSize": 8,
+                "apiKey": {"existingSecret": "s", "key": "k"},
+                "kvEvents": {"enabled": True, "port": 6000},
+                "resources": {"limits": {"memory": "900Gi"}},
+            }
+        },
+        vllm_over_eight_ranks,
+    ),
+    "outside": (
+        {
+            "config": REMOTE,
+            "service": {"type": "LoadBalancer", "port": 443},
+            "tls": {
+                "clientCa": True,
+                "certManager": {"enabled": True, "issuerRef": {"name": "i", "kind": "Issuer"}},
+            },
+            "grpcRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+            "metrics": {"enabled": False},
+        },
+        open_to_the_outside,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_a_matrix_of_values(case: str, helm: Helm) -> None:
+    values, check = MATRIX[case]
+    rendered = helm.render(values)
+    validate(rendered)
+    check(rendered)
+
+
+VLLM: Object = {"enabled": True, "model": "m", "gpu": {"type": "H100", "count": 1}}
+REFUSED: list[tuple[Mapping[str, Any], str]] = [
+    ({}, "there is no server"),
+    ({"config": REMOTE, "replicaCount": 2}, "more than one gateway needs the PostgreSQL ledger"),
+    ({"config": REMOTE, "autoscaling": {"mode": "hpa"}}, "needs the PostgreSQL ledger"),
+    (
+        {"config": SHARED, "ledger": {"persistence": {"enabled": True}}},
+        "nothing would be on the volume",
+    ),
+    ({"config": {**REMOTE, "server": {"listen": "[::]:1"}}}, "the chart sets it"),
+    ({"config": {**REMOTE, "ledger": {"sqlite": "x"}}}, "the chart sets it: see ledger"),
+    ({"config": REMOTE, "tls": {"clientCa": True}}, "there is no TLS"),
+    ({"config": REMOTE, "tls": {"certManager": {"enabled": True}}}, "name the issuer"),
+    ({"config": SHARED, "autoscaling": {"mode": "keda"}}, "give its address"),
+    ({"config": SHARED, "autoscaling": {"mode": "both"}}, "autoscaling.mode"),
+    ({"config": REMOTE, "podMonitor": {"enabled": True}, "metrics": {"enabled": False}}, "no page"),
+    ({"config": REMOTE, "grpcRoute": {"enabled": True}}, "name the Gateway"),
+    ({"config": REMOTE, "terminationGracePeriodSeconds": 60}, "would cut streams"),
+    ({"vllm": {**VLLM, "model": ""}}, "name the model"),
+    ({"vllm": {**VLLM, "gpu": {"type": "", "count": 1}}}, "name the GPU"),
+    ({"vllm": {**VLLM, "dataParallelSize": 8}}, "dataParallelSize times tensorParallelSize is 8"),
+    ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
+    ({"config": {**REMOTE, "limitz": {}}}, "limitz"),
+    ({"config": REMOTE, "replicas": 2}, "replicas"),
+    ({"config": REMOTE, "secrets": [{"name": "A b", "secretName": "s"}]}, "secrets.0.name"),
+    ({"config": REMOTE, "otel": {"endpoint": "collector:4317"}}, "otel.endpoint"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED)
+def test_bad_values_are_refused_in_words(
+    values: Mapping[str, Any], message: str, helm: Helm
+) -> None:
+    with pytest.raises(Refused, match=message):
+        helm.render(values)
