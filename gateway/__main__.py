@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-COMMANDS = ("up", "serve", "check", "key", "chat", "demo", "prices", "simulate-vllm")
+COMMANDS = ("up", "serve", "check", "key", "chat", "demo", "prices", "simulate-vllm", "inspect")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
