@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-COMMANDS = ("up", "serve", "check", "key", "chat", "demo", "prices", "simulate-vllm", "inspect")
+COMMANDS = (
+    "up",
+    "serve",
+    "check",
+    "key",
+    "chat",
+    "demo",
+    "prices",
+    "simulate-vllm",
+    "inspect",
+    "plan",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

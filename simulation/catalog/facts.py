@@ -42,6 +42,7 @@ class AttentionLayers:
         window_tokens: most tokens that are kept; None: all.
         read_tokens: most tokens that one decode step reads (sparse attention); None: all kept.
         index_bytes: per token of one layer, for the index that chooses what is read.
+        index_flops: of one layer per pair, for that index.
         state_bytes: per sequence of one layer, whatever its length.
     """
 
@@ -54,7 +55,14 @@ class AttentionLayers:
     window_tokens: int | None = None
     read_tokens: int | None = None
     index_bytes: float = 0.0
+    index_flops: float = 0.0
     state_bytes: float = 0.0
+
+    @property
+    def attended_tokens(self) -> int | None:
+        """Most tokens that one token attends to; None: all before it."""
+        limits = [limit for limit in (self.window_tokens, self.read_tokens) if limit is not None]
+        return min(limits, default=None)
 
     def kept_tokens(self, context_tokens: float) -> float:
         """Tokens of a sequence that long whose keys are kept."""

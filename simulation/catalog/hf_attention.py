@@ -120,6 +120,7 @@ def _latent(part: Config, layers: int, hidden: int) -> AttentionLayers:
         pair_flops=2.0 * heads * (key + value),
         read_tokens=part.optional("index_topk") if index_heads else None,
         index_bytes=INDEX_KEY_BYTES if index_heads else 0.0,
+        index_flops=2.0 * index_heads * index_width,
     )
 
 

@@ -95,7 +95,8 @@ def prior(
     width = BF16_BYTES if model.widened_experts else model.expert_bytes
     token_s = 2.0 * model.active_parameters / (compute * gpu.flops(width))
     token_s += _exchange_s(model, gpu, spread, constants)
-    pairs = sum(kind.layers * kind.pair_flops for kind in model.attention) / 2.0
+    per_token, per_pair = _attention_flops(model, context_tokens)
+    token_s += per_token / (compute * gpu.bf16_flops)
     return StepModel(
         experts=model.experts,
         experts_per_token=model.experts_per_token,
@@ -106,10 +107,27 @@ def prior(
         # A prefill touches every expert, and its step has the fixed parts too.
         prefill_s=model.layers * (constants.layer_s + waits) + expert_s * model.experts,
         prefill_token_s=token_s,
-        prefill_context_s=pairs / (compute * gpu.bf16_flops),
+        prefill_context_s=per_pair / (compute * gpu.bf16_flops),
         overlap=constants.overlap if model.moe_layers else 1.0,
         ranks=spread.data,
     )
+
+
+def _attention_flops(model: ModelFacts, context_tokens: float) -> tuple[float, float]:
+    """Operations per prompt token, and per pair as `prefill_context_s` counts pairs (twice).
+
+    Layers that attend to a window or to a chosen few cost the same for each token, once the
+    context is longer than that; choosing them costs for each pair.
+    """
+    per_token = per_pair = 0.0
+    for kind in model.attention:
+        attended = kind.attended_tokens
+        if attended is None:
+            per_pair += kind.layers * kind.pair_flops / 2.0
+        else:
+            per_token += kind.layers * kind.pair_flops * min(attended, context_tokens / 2.0)
+            per_pair += kind.layers * kind.index_flops / 2.0
+    return per_token, per_pair
 
 
 def _exchange_s(

@@ -98,22 +98,24 @@ def at_rate(
 ) -> Operating | None:
     """The state at a rate of arrivals; None where a batch of `most_batch` cannot keep up.
 
-    Below one sequence the replica is idle for a part of the time, and steps with batch 1 else.
+    Below one sequence on average the replica idles for a part of the time, and steps with batch 1
+    in the rest.
     """
-    full = at_batch(model, lengths, most_batch)
-    if requests_per_s > full.requests_per_s:
+    if requests_per_s > at_batch(model, lengths, most_batch).requests_per_s:
         return None
     one = at_batch(model, lengths, 1.0)
     if requests_per_s <= one.requests_per_s:
-        share = requests_per_s / one.requests_per_s
+        outputs = lengths.output_tokens / model.tokens_per_step
+        prefill_share = requests_per_s * one.prefill_s
+        gap_s = one.step_s / (1.0 - prefill_share)
         return Operating(
             requests_per_s=requests_per_s,
-            batch=share,
+            batch=requests_per_s * outputs * gap_s,
             step_s=one.step_s,
-            tpot_s=one.tpot_s,
+            tpot_s=gap_s / model.tokens_per_step,
             prefill_s=one.prefill_s,
-            prefill_share=requests_per_s * one.prefill_s,
-            busy_share=share,
+            prefill_share=prefill_share,
+            busy_share=min(1.0, prefill_share + requests_per_s * outputs * one.step_s),
         )
     low, high = 1.0, most_batch
     for _ in range(ROUNDS):

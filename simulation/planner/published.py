@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scheduler.step_fit import StepFit
+from scheduler.step_model import StepModel
+from scheduler.step_windows import Window, WindowSource
 from simulation.catalog.deployment import in_format
 from simulation.catalog.facts import ModelFacts
+from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import model_facts
-from simulation.planner.operating import Lengths
+from simulation.catalog.prior import Parallelism, prior
+from simulation.planner.operating import Lengths, closed_loop_tpot_s
 
+WINDOW_S = 60.0
+LAPS = 10
+"""Times that the points of a table are shown to the fit."""
 INFERENCEX_8K_1K = Lengths(prompt_tokens=0.9 * 8192, cached_tokens=0.0, output_tokens=0.9 * 1024)
 
 
@@ -116,3 +124,63 @@ UNSEEN_ROWS = (
     ),
 )
 """Measurements that no constant was set on."""
+
+
+def prior_of(table: TpotTable) -> StepModel:
+    """The prior of a table's server."""
+    return prior(
+        table.model,
+        GPUS[table.gpu],
+        Parallelism(tensor=table.tensor_parallel),
+        context_tokens=table.lengths.resident_tokens,
+    )
+
+
+def left_out(table: TpotTable, clients: int, start: StepModel | None = None) -> StepFit:
+    """The online fit after windows at all points of a table but the one with `clients`.
+
+    `start`: instead of the table's prior.
+    """
+    fit = StepFit(start or prior_of(table))
+    second = 0.0
+    for _ in range(LAPS):
+        for others, tpot_ms in table.points.items():
+            if others != clients:
+                fit.observe(_window(table, others, tpot_ms / 1e3, second))
+                second += 1.0
+    return fit
+
+
+def _window(table: TpotTable, clients: int, tpot_s: float, start_s: float) -> Window:
+    """What a server at a point of the table shows in WINDOW_S, scaled to whole prompts."""
+    lengths = table.lengths
+    prompts = round(WINDOW_S * clients / (lengths.output_tokens * tpot_s))
+    return Window(
+        start_s=start_s,
+        end_s=start_s + prompts * lengths.output_tokens * tpot_s / clients,
+        source=WindowSource.ENGINE,
+        step_s=tpot_s,
+        gaps=1000,
+        batch=float(clients),
+        kv_tokens=clients * lengths.resident_tokens,
+        prompts=prompts,
+        prompt_tokens=round(prompts * lengths.prompt_tokens),
+        uncached_tokens=round(prompts * lengths.prompt_tokens),
+    )
+
+
+def predicted_throughput(row: ThroughputRow) -> float:
+    """Tokens per second, of the row's kind, by the prior alone."""
+    lengths = row.lengths
+    model = prior(
+        row.model,
+        GPUS[row.gpu],
+        Parallelism(tensor=row.tensor_parallel),
+        context_tokens=lengths.resident_tokens,
+    )
+    answer_s = lengths.output_tokens * closed_loop_tpot_s(model, lengths, row.clients)
+    request_s = model.prefill_time_s(lengths.prompt_tokens, lengths.prompt_tokens) + answer_s
+    tokens = lengths.output_tokens
+    if row.kind == "total":
+        tokens += lengths.prompt_tokens
+    return row.clients * tokens / request_s

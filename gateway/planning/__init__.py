@@ -1,0 +1,1 @@
+"""`moegate plan`: its arguments, and the plan as tables, JSON and a picture."""
