@@ -57,6 +57,7 @@ async def hedged(
     """Output of the leg that answers, with that leg and what the scheduler said of it; at the end
     once more without a chunk. Raises as `Attempts.run`."""
     runners = [_Runner(attempts, leg, action)]
+    winner: _Runner | None = None
     try:
         await _first_news(runners, after_s)
         if not runners[0].first.done() and not runners[0].leads:
@@ -68,9 +69,7 @@ async def hedged(
         winner = next((r for r in runners if r.leads), None)
         if winner is None:
             (winner,) = runners  # nobody leads: the race ends when one is left
-        for loser in [runner for runner in runners if runner is not winner]:
-            loser.leg.superseded = True
-            await loser.stop()
+        await _stop_all_but(winner, runners)
         leg.flight.racing = 1
         chunk = await winner.first
         async with aclosing(winner.chunks) as chunks:
@@ -80,8 +79,17 @@ async def hedged(
                     yield winner.leg, winner.action, chunk
         yield winner.leg, winner.action, None
     finally:
-        for runner in runners:
-            await runner.stop()
+        # Where the client left in the middle of a race, the first leg is the one that counts.
+        winner = winner or runners[0]
+        await _stop_all_but(winner, runners)
+        await winner.stop()
+
+
+async def _stop_all_but(winner: _Runner, runners: list[_Runner]) -> None:
+    for loser in runners:
+        if loser is not winner:
+            loser.leg.superseded = True
+            await loser.stop()
 
 
 async def _race(runners: list[_Runner]) -> None:

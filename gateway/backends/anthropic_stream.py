@@ -184,9 +184,9 @@ class MessageDecoder:
         self._finish_reason = self._finish_reason or reason
 
     def _news(self) -> Chunk | None:
-        output_tokens = max(
-            self._output_tokens, self._events_with_content, self._account.output_tokens or 0
-        )
+        # The count of message_start stands for tokens that have not come yet.
+        counted = self._account.output_tokens or 0 if self.started else 0
+        output_tokens = max(self._output_tokens, self._events_with_content, counted)
         finish = None if self._finish_told else self._finish_reason
         if not (self._text or self._reasoning or self._pieces or finish):
             if output_tokens == self._output_tokens:

@@ -47,8 +47,10 @@ class Account:
         if usage.output_tokens_details is not None:
             self._thinking = _newer(usage.output_tokens_details.thinking_tokens, self._thinking)
         # message_start counts the first few tokens only: the account is whole with a later one.
-        self._output_counted = self._output_counted or self._output is not None
-        self._output = _newer(usage.output_tokens, self._output)
+        output = _newer(usage.output_tokens, None)
+        if output is not None:
+            self._output_counted = self._output is not None
+            self._output = output
 
     def usage(self) -> Usage | None:
         """The whole account; None: a count is missing."""
