@@ -20,6 +20,7 @@ COMMANDS = (
     "simulate-vllm",
     "inspect",
     "plan",
+    "top",
 )
 
 

@@ -106,7 +106,7 @@ class Attempts:
                         continue
                     leg.last = chunk
                     if flight.trail.wants_content:
-                        flight.trail.content(chunk)
+                        flight.trail.content(known.attempt, chunk)
                     if leg.committed:
                         yield chunk
                         continue

@@ -25,7 +25,7 @@ from gateway.accounting.settlement import Sink
 from gateway.config import Config
 from gateway.config_file import load
 from gateway.config_problems import ConfigError
-from gateway.health import HEALTH, INFERENCE, health_port, tell
+from gateway.health import HEALTH, INFERENCE, USAGE, health_port, tell
 from gateway.listening import Certificates, bind, follow, server_options
 from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
@@ -34,7 +34,9 @@ from gateway.service import InferenceService
 from gateway.telemetry.fleet import Sources
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, telemetry
-from moegate.v1 import inference_pb2_grpc
+from gateway.throughput import Throughput
+from gateway.usage_service import UsageService
+from moegate.v1 import inference_pb2_grpc, usage_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ async def running_gateway(
         await tell(servicer, live.runtime.scheduler.serves)
 
     load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
+    throughput = Throughput()
     sources = Sources(
         snapshot=lambda: live.runtime.scheduler.snapshot(clock()),
         in_flight=lambda: live.runtime.dispatcher.in_flight,
@@ -153,7 +156,7 @@ async def running_gateway(
             clock=clock,
             load=load,
             on_change=tell_health,
-            sinks=(accounting.take, *sinks),
+            sinks=(accounting.take, throughput.settled, *sinks),
         )
         try:
             await tell_health()
@@ -162,9 +165,11 @@ async def running_gateway(
             )
             inference = InferenceService(live, clock, observing, accounting.budgets)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+            usage = UsageService(live, clock, throughput, rates=dict)
+            usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             if config.server.reflection:
-                names = (INFERENCE, HEALTH, reflection.SERVICE_NAME)
+                names = (INFERENCE, USAGE, HEALTH, reflection.SERVICE_NAME)
                 reflection.enable_server_reflection(names, server)
             address = bind(server, config.server.listen, certificates)
             await server.start()

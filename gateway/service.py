@@ -7,19 +7,19 @@ and every `finally` below runs at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Any
 
 import grpc
 
 from gateway import errors
 from gateway.accounting.budgets import Budgets
 from gateway.admission import PromptSizes, scheduler_request
+from gateway.answering import Context, answering, caller_of
 from gateway.answers import Answer
 from gateway.attempt import PartialOutput
-from gateway.auth import Caller, Unauthenticated
+from gateway.auth import Caller
 from gateway.backends.failures import UpstreamFailure
 from gateway.chat_input import Violations
 from gateway.dispatch import Rejected
@@ -37,9 +37,6 @@ from scheduler.rate_limit import RateLimiter
 from scheduler.types import PlacementKind
 
 log = logging.getLogger(__name__)
-
-# The types of one call; the context is generic in its messages, which matter to nobody here.
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -60,8 +57,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
         """Streams deltas, then `done`."""
-        async with _answering(context):
-            caller = self._caller(context)
+        async with answering(context):
+            caller = caller_of(self._live, context)
             generation = self._generation(request, caller)
             async with aclosing(self._run(request, generation, caller, context)) as outputs:
                 async for output in outputs:
@@ -75,8 +72,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateOnceRequest, context: Context
     ) -> inference_pb2.GenerateOnceResponse:
         """The same, in one answer."""
-        async with _answering(context):
-            caller = self._caller(context)
+        async with answering(context):
+            caller = caller_of(self._live, context)
             generation = self._generation(request.request, caller)
             answer = Answer()
             response = inference_pb2.GenerateOnceResponse()
@@ -95,8 +92,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.CountTokensRequest, context: Context
     ) -> inference_pb2.CountTokensResponse:
         """Counts by a replica's own tokenizer; estimates where only remotes serve the model."""
-        async with _answering(context):
-            caller = self._caller(context)
+        async with answering(context):
+            caller = caller_of(self._live, context)
             violations = Violations()
             generation = Generation(
                 request_id="count",
@@ -113,8 +110,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
         """The models that the key may use."""
-        async with _answering(context):
-            caller = self._caller(context)
+        async with answering(context):
+            caller = caller_of(self._live, context)
             models: dict[str, inference_pb2.Model] = {}
             runtime = self._live.runtime
             for state in runtime.scheduler.placements:
@@ -138,8 +135,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.QuoteRequest, context: Context
     ) -> inference_pb2.QuoteResponse:
         """Not served yet."""
-        async with _answering(context):
-            self._caller(context)
+        async with answering(context):
+            caller_of(self._live, context)
             message = "this server does not quote yet"
             raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
 
@@ -147,16 +144,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
         """Not served yet: the scheduler keeps no record of its decisions."""
-        async with _answering(context):
-            self._caller(context)
+        async with answering(context):
+            caller_of(self._live, context)
             message = "this server does not remember its decisions yet"
             raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
-
-    def _caller(self, context: Context) -> Caller:
-        try:
-            return self._live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
-        except Unauthenticated as error:
-            raise errors.unauthenticated(str(error)) from None
 
     def _check_model(self, model: str, caller: Caller) -> None:
         if not caller.allows_model(model):
@@ -302,18 +293,3 @@ class _Spent:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-
-
-@asynccontextmanager
-async def _answering(context: Context) -> AsyncIterator[None]:
-    """Turns errors into statuses: those meant for the client, and one word for all others."""
-    try:
-        yield
-    except errors.RpcError as error:
-        await errors.abort(context, error)
-    except Exception:
-        if context.code():  # aborted already
-            raise
-        log.exception("an RPC failed inside the gateway")
-        message = "the gateway failed: its log says why"
-        await errors.abort(context, errors.RpcError(grpc.StatusCode.INTERNAL, message))

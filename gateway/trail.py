@@ -33,7 +33,7 @@ class AttemptEnd:
 
 
 class Trail(Protocol):
-    """Sees what becomes of one request."""
+    """Sees what becomes of one request. Two attempts may run at once: a hedge."""
 
     @property
     def wants_content(self) -> bool:
@@ -49,8 +49,8 @@ class Trail(Protocol):
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:
         """An attempt starts; what comes back is sent, and carries the trace of the attempt."""
 
-    def content(self, chunk: Chunk) -> None:
-        """Output came."""
+    def content(self, attempt: int, chunk: Chunk) -> None:
+        """Output came. `attempt`: its number."""
 
     def ended(self, action: Dispatch, end: AttemptEnd) -> None:
         """The attempt is over."""
@@ -74,7 +74,7 @@ class Unobserved:
         """The caller's own trace goes on, as the hints have it."""
         return generation
 
-    def content(self, chunk: Chunk) -> None:
+    def content(self, attempt: int, chunk: Chunk) -> None:
         """Nothing."""
 
     def ended(self, action: Dispatch, end: AttemptEnd) -> None:

@@ -7,39 +7,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
-from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
+from gateway import client
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
-KEY_VARIABLE = "MOEGATE_API_KEY"
 LIST_TIMEOUT_S = 10.0
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells count."""
-
-
-class CannotAsk(Exception):
-    """There is nothing to send, or nobody to send it to; the text says what to mend."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command."""
     parser = subparsers.add_parser("chat", help="send one prompt and print the answer")
     parser.add_argument("prompt", nargs="+", help="what to say; several words are joined")
-    parser.add_argument(
-        "--target", default="127.0.0.1:50051", help="address of the server (%(default)s)"
-    )
-    parser.add_argument("--key", help=f"API key; absent: the environment variable {KEY_VARIABLE}")
-    parser.add_argument("--tls", action="store_true", help="call over TLS")
-    parser.add_argument("--ca", type=Path, metavar="PEM", help="whom to trust (the system's)")
-    parser.add_argument("--cert", type=Path, metavar="PEM", help="client certificate, for mTLS")
-    parser.add_argument("--cert-key", type=Path, metavar="PEM", help="its private key")
+    client.add_arguments(parser)
     parser.add_argument("--model", help="absent: the first that the server lists")
     parser.add_argument("--system", metavar="TEXT", help="instructions that precede the prompt")
     parser.add_argument("--max-output-tokens", type=_count, metavar="N")
@@ -62,23 +44,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_chat(args))
     except grpc.aio.AioRpcError as error:
-        print(explain(error), file=sys.stderr)
+        print(client.explain(error), file=sys.stderr)
         return 1
-    except CannotAsk as error:
+    except client.CannotAsk as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
-        return INTERRUPTED
+        return client.INTERRUPTED
     return 0
 
 
 async def _chat(args: argparse.Namespace) -> None:
-    key = args.key or os.environ.get(KEY_VARIABLE, "")
-    if not key.isascii() or (key and not key.isprintable()):
-        raise CannotAsk("the key holds characters that no key has: is it whole, on one line?")
-    metadata = (("authorization", f"Bearer {key}"),) if key else ()
-    async with _channel(args) as channel:
+    metadata = client.metadata(args)
+    async with client.channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         model = args.model
         if model is None:
@@ -86,7 +65,7 @@ async def _chat(args: argparse.Namespace) -> None:
                 inference_pb2.ListModelsRequest(), metadata=metadata, timeout=LIST_TIMEOUT_S
             )
             if not listed.models:
-                raise CannotAsk(f"{args.target} serves no model that this key may use")
+                raise client.CannotAsk(f"{args.target} serves no model that this key may use")
             model = listed.models[0].name
         call = stub.Generate(_request(args, model), metadata=metadata, timeout=args.timeout)
         done: generation_pb2.Done | None = None
@@ -104,20 +83,6 @@ async def _chat(args: argparse.Namespace) -> None:
                 print(flush=True)
         if done is not None:
             print(account(done), file=sys.stderr)
-
-
-def _channel(args: argparse.Namespace) -> grpc.aio.Channel:
-    if not args.tls:
-        if args.ca or args.cert or args.cert_key:
-            raise CannotAsk("--ca, --cert and --cert-key are for TLS: give --tls too")
-        return grpc.aio.insecure_channel(args.target)
-    if (args.cert is None) != (args.cert_key is None):
-        raise CannotAsk("--cert and --cert-key go together")
-    try:
-        ca, key, cert = (f and f.read_bytes() for f in (args.ca, args.cert_key, args.cert))
-    except OSError as error:
-        raise CannotAsk(f"{error.filename} cannot be read: {error.strerror}") from None
-    return grpc.aio.secure_channel(args.target, grpc.ssl_channel_credentials(ca, key, cert))
 
 
 def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateRequest:
@@ -152,25 +117,6 @@ def account(done: generation_pb2.Done) -> str:
     attempts = f" after {len(route.attempts)} attempts" if len(route.attempts) > 1 else ""
     parts.append(f"ran on {place}{attempts}: {route.reason}")
     return " | ".join(parts)
-
-
-def explain(error: grpc.aio.AioRpcError) -> str:
-    """What went wrong and what to do, from the message and the google.rpc details."""
-    text = f"{error.code().name}: {error.details()}"
-    try:
-        # The function takes any call; its annotation knows only the synchronous ones.
-        status = rpc_status.from_call(error)  # type: ignore[arg-type, unused-ignore]
-    except (ValueError, DecodeError):
-        return text  # details of another making, from a proxy in between
-    for detail in status.details if status else ():
-        retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
-        if detail.Unpack(retry):
-            text += f"\ntry again in {retry.retry_delay.ToMilliseconds() / 1000:.1f} s"
-        elif detail.Unpack(info) and info.reason == "PARTIAL_OUTPUT":
-            text += "\nthe text above is not the whole answer"
-        elif info.reason == "UNAUTHENTICATED":
-            text += f"\ngive the key with --key or in {KEY_VARIABLE}"
-    return text
 
 
 def _count(text: str) -> int:

@@ -78,6 +78,7 @@ def of_attempt(
         semconv.POOL: pool_of(action.placement),
         semconv.ROUTE: route(action.kind),
         semconv.ATTEMPT: action.attempt,
+        semconv.REASON: action.reason,
     }
     url, model = targets.get(action.placement, ("", generation.model))
     found[semconv.REQUEST_MODEL] = model

@@ -51,8 +51,8 @@ class RequestTrail:
         self._targets = targets
         self._clock = clock
         self._admission: Span | None = None
-        self._attempts: dict[int, Span] = {}
-        self._text: list[str] = []
+        self._spans: dict[int, Span] = {}
+        self._texts: dict[int, list[str]] = {}
         span = record.span
         recording = span is not None and span.is_recording()
         self._tracer = tracer if recording else None
@@ -109,15 +109,20 @@ class RequestTrail:
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:
         """An attempt starts, in a span of its own that the engine's spans hang on."""
         self.attempts += 1
+        if self._instruments is not None and action.kind is PlacementKind.REMOTE:
+            reason = "saturated" if "saturated" in action.reason else "not_served_here"
+            self._instruments.add(
+                semconv.OVERFLOWS, 1, self.request.model, action.placement, reason
+            )
         context = self._record.context
         if self._tracer is not None:
             of = attributes.of_attempt(action, self.request, generation, self._targets)
             if self.wants_content:
                 of[semconv.INPUT_MESSAGES] = attributes.input_messages(generation)
-            self._text.clear()
+                self._texts[action.attempt] = []
             name = f"{attributes.operation(generation)} {self.request.model}"
             span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT, attributes=of)
-            self._attempts[action.attempt] = span
+            self._spans[action.attempt] = span
             context = trace.set_span_in_context(span, context)
         if context is None:
             return generation
@@ -126,25 +131,25 @@ class RequestTrail:
         hints = replace(generation.hints, trace_headers=tuple(carrier.items()))
         return replace(generation, hints=hints)
 
-    def content(self, chunk: Chunk) -> None:
+    def content(self, attempt: int, chunk: Chunk) -> None:
         """Output came, and may be recorded."""
-        self._text.extend(delta.text for delta in chunk.deltas if delta.index == 0)
+        self._texts[attempt].extend(delta.text for delta in chunk.deltas if delta.index == 0)
 
     def ended(self, action: Dispatch, end: AttemptEnd) -> None:
         """The attempt is over."""
-        self.last = (action, end)
+        superseded = end.settled.outcome is AttemptOutcome.SUPERSEDED
+        if self.last is None or not superseded:
+            self.last = (action, end)
         self.metered_nano_usd = _sum(self.metered_nano_usd, end.settled.metered_nano_usd)
         self.charged_nano_usd = _sum(self.charged_nano_usd, end.settled.charged_nano_usd)
         if self._instruments is not None:
             self._measure_attempt(action, end)
-        span = self._attempts.pop(action.attempt, None)
+        span = self._spans.pop(action.attempt, None)
         if span is None:
             return
         span.set_attributes(attributes.of_end(end))
-        if self.wants_content and self._text:
-            span.set_attribute(
-                semconv.OUTPUT_MESSAGES, attributes.output_messages("".join(self._text))
-            )
+        if text := "".join(self._texts.pop(action.attempt, ())):
+            span.set_attribute(semconv.OUTPUT_MESSAGES, attributes.output_messages(text))
         if end.failure is not None:
             span.set_attribute(semconv.ERROR_TYPE, end.failure.kind.name.lower())
             span.set_status(Status(StatusCode.ERROR, end.detail))
@@ -230,9 +235,6 @@ class RequestTrail:
             outcome = "refused"
         else:
             outcome = "dispatched"
-            if action.kind is PlacementKind.REMOTE:
-                reason = "saturated" if "saturated" in action.reason else "not_served_here"
-                self._instruments.add(semconv.OVERFLOWS, 1, model, action.placement, reason)
         self._observe(semconv.QUEUE_DURATION, waited_s, model, slo_class, outcome)
 
     def _measure_attempt(self, action: Dispatch, end: AttemptEnd) -> None:

@@ -1,0 +1,42 @@
+"""What every servicer does around its work: who calls, and how an error becomes a status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from gateway import errors
+from gateway.auth import Caller, Unauthenticated
+from gateway.live import Live
+
+log = logging.getLogger(__name__)
+
+# The types of one call; the context is generic in its messages, which matter to nobody here.
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def caller_of(live: Live, context: Context) -> Caller:
+    """Who calls, by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
+    try:
+        return live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
+    except Unauthenticated as error:
+        raise errors.unauthenticated(str(error)) from None
+
+
+@asynccontextmanager
+async def answering(context: Context) -> AsyncIterator[None]:
+    """Turns errors into statuses: those meant for the client, and one word for all others."""
+    try:
+        yield
+    except errors.RpcError as error:
+        await errors.abort(context, error)
+    except Exception:
+        if context.code():  # aborted already
+            raise
+        log.exception("an RPC failed inside the gateway")
+        message = "the gateway failed: its log says why"
+        await errors.abort(context, errors.RpcError(grpc.StatusCode.INTERNAL, message))
