@@ -6,6 +6,7 @@ mended elsewhere. However an attempt ends, it is recorded, settled and told to t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -41,6 +42,10 @@ class Backend(Protocol):
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last one carries the usage."""
+
+
+_RAN = (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED, AttemptOutcome.EVICTED)
+"""Ends by the gateway's own hand: what ran until then is accounted for."""
 
 
 class PartialOutput(Exception):
@@ -96,6 +101,9 @@ class Attempts:
         ending = Ending()
         try:
             generation = flight.trail.attempt(known, leg.generation)
+            if action.dp_rank is not None:
+                hints = replace(generation.hints, dp_rank=action.dp_rank)
+                generation = replace(generation, hints=hints)
             upstream = self.backends[action.placement].stream(
                 generation, deadline_s=leg.request.deadline_s
             )
@@ -116,13 +124,19 @@ class Attempts:
                     has_content = any(delta.has_content for delta in chunk.deltas)
                     if flight.hold or not (has_content or full):
                         continue
-                    leg.committed = True
+                    leg.committed, leg.reader = True, None
                     for early in held:
                         yield early
                     held.clear()
+            leg.reader = None
             ending = Ending(outcome=AttemptOutcome.OK, detail="ok")
             for chunk in held:
                 yield chunk
+        except asyncio.CancelledError:
+            if not leg.evicted or leg.reader is None or leg.reader.uncancel():
+                raise  # the client has gone, too
+            leg.usage = None
+            ending = Ending(outcome=AttemptOutcome.EVICTED, detail=f"evicted: {leg.evicted}")
         except UpstreamFailure as failure:
             ending = self._failed(leg, action, failure)
             if leg.committed:
@@ -130,6 +144,7 @@ class Attempts:
             if ending.outcome is not AttemptOutcome.RETRYABLE:
                 raise
         finally:
+            leg.reader = None
             self._end(leg, action, known, ending, self.clock() - started_s)
 
     def report_progress(self, leg: Leg) -> None:
@@ -196,10 +211,7 @@ class Attempts:
             )
         )
         usage = told = leg.usage
-        if usage is None and (
-            leg.output_tokens
-            or ending.outcome in (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED)
-        ):
+        if usage is None and (leg.output_tokens or ending.outcome in _RAN):
             usage = leg.usage_so_far()  # it ran: its prompt, and what came
         leg.settled = settled = settle(
             flight.request,

@@ -258,8 +258,6 @@ class SloFigures(_Config, frozen=True, kw_only=True):
     """Mean time per output token that is aimed at."""
     max_queue_s: Seconds
     """Longest stay in the gateway's queue."""
-    head_start_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
-    """How much longer it must have waited than an interactive request to go first."""
 
 
 class SloClasses(_Config, frozen=True, kw_only=True):
@@ -267,9 +265,9 @@ class SloClasses(_Config, frozen=True, kw_only=True):
 
     interactive: SloFigures = SloFigures(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
     """A person waits."""
-    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0, head_start_s=2.0)
+    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
     """An agent or a program waits."""
-    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0, head_start_s=60.0)
+    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
     """Nobody waits."""
 
 

@@ -25,7 +25,17 @@ from gateway.responses import Finished
 from gateway.trail import UNOBSERVED, Trail
 from scheduler.core import Scheduler
 from scheduler.retry_budget import RetryBudget, RetryLimits
-from scheduler.types import Action, Cancelled, Dispatch, Event, Fault, Reject, RejectReason, Request
+from scheduler.types import (
+    Action,
+    Cancelled,
+    Dispatch,
+    Event,
+    Evict,
+    Fault,
+    Reject,
+    RejectReason,
+    Request,
+)
 
 PROGRESS_INTERVAL_S = 0.05
 """How often token counts go to the scheduler: a token event each would cost more than it tells."""
@@ -254,7 +264,11 @@ class Dispatcher:
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             leg = self._legs.get(action.request_id)
-            if leg is not None and not leg.decision.done():
+            if leg is None:
+                continue
+            if isinstance(action, Evict):
+                leg.evict(action)
+            elif not leg.decision.done():
                 leg.decision.set_result(action)
 
 

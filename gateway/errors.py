@@ -182,7 +182,7 @@ def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> R
     """
     reason = reject.reason.name
     match reject.reason:
-        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT:
+        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT | RejectReason.SHED:
             return exhausted(reject.message, reason, reject.retry_after_s)
         case RejectReason.DEADLINE:
             return deadline(reject.message)

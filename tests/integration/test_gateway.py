@@ -95,7 +95,7 @@ async def test_a_stream_brings_text_then_the_account(gateway: Serving, sim: Simu
     assert done.usage.HasField("cached_tokens")
     assert not done.HasField("cost"), "a price that is not known is not zero"
     assert (done.route.target, done.route.replica) == ("own", "a")
-    assert "least predicted work" in done.route.reason
+    assert "keep every promise" in done.route.reason
     assert [attempt.outcome for attempt in done.route.attempts] == ["ok"]
     assert done.timings.ttft.ToNanoseconds() > 0
     assert done.timings.total.ToNanoseconds() >= done.timings.ttft.ToNanoseconds()
@@ -290,7 +290,7 @@ async def test_a_full_queue_overflows_to_the_remote_and_what_must_stay_is_refuse
             assert seen.done is not None
             assert seen.done.route.kind == generation_pb2.PLACEMENT_KIND_REMOTE
             assert (seen.done.route.target, seen.done.route.replica) == ("far", "")
-            assert "queue is full" in seen.done.route.reason
+            assert "own servers saturated" in seen.done.route.reason
             private = chat_request(data_policy=generation_pb2.DataPolicy(local_only=True))
             error = await failure(gateway, private)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
