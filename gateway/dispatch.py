@@ -18,6 +18,7 @@ from gateway.attempt import Attempts, Backend, PartialOutput
 from gateway.backends.failures import UpstreamFailure
 from gateway.config_remote import Failures
 from gateway.continuation import continuation, may_be_continued
+from gateway.drains import Gate
 from gateway.flight import Flight, Leg
 from gateway.generation import Chunk, Generation
 from gateway.hedge import hedged
@@ -67,12 +68,15 @@ class Dispatcher:
         sinks: tuple[Sink, ...] = (),
         failures: Failures | None = None,
         unable_to_continue: Collection[str] = (),
+        gate: Gate | None = None,
     ) -> None:
         """`book`: prices of requests that come from now on; `sinks` are told of every attempt;
-        `unable_to_continue`: placements that cannot go on with another server's answer."""
+        `unable_to_continue`: placements that cannot go on with another server's answer; `gate`:
+        which placements an operator has drained."""
         self._scheduler = scheduler
         self._clock = clock
         self._on_tick = on_tick
+        self._gate = gate or Gate(frozenset())
         self.book = book
         self._failures = failures or Failures()
         self._unable_to_continue = frozenset(unable_to_continue)
@@ -108,7 +112,7 @@ class Dispatcher:
 
     def handle(self, event: Event) -> None:
         """Gives the scheduler an event and performs what it answers."""
-        self._perform(self._scheduler.handle(event, self._clock()))
+        self._perform(self._scheduler.handle(self._gate(event), self._clock()))
 
     async def run(self) -> None:
         """Ticks the scheduler until cancelled: at its wake-ups, and on progress while busy."""

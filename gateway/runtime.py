@@ -20,6 +20,7 @@ from gateway.config_remote import Feature
 from gateway.discovery import Discovery, place_names
 from gateway.dispatch import Dispatcher
 from gateway.dns_lookup import Lookup
+from gateway.drains import Gate
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
 from gateway.own_replicas import FoundReplicas, OwnReplicas
@@ -88,6 +89,7 @@ def build(
     load: LoopLoad,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
+    gate: Gate | None = None,
 ) -> Runtime:
     """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
     attempt. Raises ConfigError."""
@@ -149,6 +151,7 @@ def build(
         on_tick=load.sample,
         book=price_book(placements),
         sinks=sinks,
+        gate=gate,
         failures=config.failures,
         unable_to_continue=unable,
     )

@@ -20,15 +20,11 @@ from gateway.auth import key_sha256
 from gateway.config import Key, KeyLimits, Limits, Timeouts
 from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import (
-    admin_pb2,
-    admin_pb2_grpc,
     batch_pb2,
     batch_pb2_grpc,
     chat_pb2,
     generation_pb2,
     inference_pb2,
-    usage_pb2,
-    usage_pb2_grpc,
 )
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, read_stream
@@ -350,8 +346,6 @@ async def test_health_reflection_and_services_of_later_versions(gateway: Serving
     calls: list[grpc.aio.UnaryUnaryCall[Any, Any]] = [
         gateway.stub.Quote(inference_pb2.QuoteRequest(), metadata=METADATA),
         batch_pb2_grpc.BatchServiceStub(gateway.channel).GetBatch(batch_pb2.GetBatchRequest()),
-        usage_pb2_grpc.UsageServiceStub(gateway.channel).GetSpend(usage_pb2.GetSpendRequest()),
-        admin_pb2_grpc.AdminServiceStub(gateway.channel).Drain(admin_pb2.DrainRequest()),
     ]
     for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
