@@ -12,13 +12,12 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.accounting.price_book import PriceBook
 from gateway.auth import key_sha256
 from gateway.config import Key, KeyRole, Tenant
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests import serving
-from tests.integration.test_budgets import ANSWER, RATES, until_refused
-from tests.ledgers import one, settled
+from tests.integration.test_budgets import ANSWER, until_refused
+from tests.ledgers import a_nano_dollar_a_token, one, settled
 from tests.scripted import Scripted, listening
 from tests.serving import METADATA, Serving, chat_request, read_stream
 
@@ -62,8 +61,7 @@ async def running(folder: Path) -> AsyncIterator[Stack]:
         other = Tenant(name="other", keys=(Key(id="theirs", sha256=key_sha256("mg-theirs")),))
         config = msgspec.structs.replace(config, tenants=(*config.tenants, other))
         async with serving.serving_in(folder, config) as gateway:
-            dispatcher = gateway.gateway.runtime.dispatcher
-            dispatcher.book = PriceBook(rates=dict.fromkeys(("own/a", "own/b"), RATES))
+            a_nano_dollar_a_token(gateway.gateway, ("own/a", "own/b"))
             yield Stack(
                 gateway,
                 usage_pb2_grpc.UsageServiceStub(gateway.channel),
