@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from gateway.config_discovery import Discover
 from gateway.config_ledger import BudgetEntry, Ledger
+from gateway.config_prices import DisaggregatedNodes, Metering, PriceSources
 from gateway.config_prior import Prior
 from gateway.config_remote import (
     Failures,
@@ -141,6 +142,8 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Facts of the model; absent: those of the catalog, found by the model's name."""
     api_key: Secret | None = None
     """Key of the replicas (--api-key)."""
+    disaggregated: DisaggregatedNodes | None = None
+    """How a replica is split into prefill and decode nodes; absent: it is not."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
     timeouts: Timeouts = Timeouts()
@@ -348,6 +351,10 @@ class Config(_Config, frozen=True, kw_only=True):
     """Bounds."""
     telemetry: Telemetry = Telemetry()
     """Metrics and logs."""
+    prices: PriceSources = PriceSources()
+    """What things cost."""
+    metering: Metering = Metering()
+    """The meter of the own servers' cost."""
     failures: Failures = Failures()
     """What is done when an upstream fails."""
     ledger: Ledger = Ledger()

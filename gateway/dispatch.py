@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from contextlib import aclosing
 from dataclasses import replace
 
+from gateway.accounting.accountant import Accountant
 from gateway.accounting.price_book import PriceBook
-from gateway.accounting.settlement import Sink
 from gateway.attempt import Attempts, Backend, PartialOutput
 from gateway.backends.failures import UpstreamFailure
 from gateway.config_remote import Failures
@@ -64,29 +64,26 @@ class Dispatcher:
         on_refused: Callable[[str], None],
         on_silent: Callable[[str], None],
         on_tick: Callable[[], None],
-        book: PriceBook,
-        sinks: tuple[Sink, ...] = (),
+        accountant: Accountant,
         failures: Failures | None = None,
         unable_to_continue: Collection[str] = (),
         gate: Gate | None = None,
     ) -> None:
-        """`book`: prices of requests that come from now on; `sinks` are told of every attempt;
-        `unable_to_continue`: placements that cannot go on with another server's answer; `gate`:
-        which placements an operator has drained."""
+        """`accountant` follows every attempt; `unable_to_continue`: placements that cannot go on
+        with another server's answer; `gate`: which placements an operator has drained."""
         self._scheduler = scheduler
         self._clock = clock
         self._on_tick = on_tick
         self._gate = gate or Gate(frozenset())
-        self.book = book
+        self._accountant = accountant
         self._failures = failures or Failures()
         self._unable_to_continue = frozenset(unable_to_continue)
         self._hedges = RetryBudget(_hedge_limits(self._failures))
         self._attempts = Attempts(
             backends=backends,
-            pools={state.facts.name: state.facts.pool for state in scheduler.placements},
+            accountant=accountant,
             clock=clock,
             handle=self.handle,
-            sinks=sinks,
             on_refused=on_refused,
             on_silent=on_silent,
         )
@@ -96,6 +93,15 @@ class Dispatcher:
         self._sleeps_unbounded = False
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def book(self) -> PriceBook:
+        """Prices of requests that come from now on."""
+        return self._accountant.book
+
+    @book.setter
+    def book(self, book: PriceBook) -> None:
+        self._accountant.book = book
 
     @property
     def in_flight(self) -> int:
@@ -112,7 +118,9 @@ class Dispatcher:
 
     def handle(self, event: Event) -> None:
         """Gives the scheduler an event and performs what it answers."""
-        self._perform(self._scheduler.handle(self._gate(event), self._clock()))
+        now = self._clock()
+        self._accountant.observe(event, now)
+        self._perform(self._scheduler.handle(self._gate(event), now))
 
     async def run(self) -> None:
         """Ticks the scheduler until cancelled: at its wake-ups, and on progress while busy."""
@@ -121,7 +129,7 @@ class Dispatcher:
             self._on_tick()
             for leg in self._legs.values():
                 if leg.output_tokens > leg.reported_tokens:
-                    self._attempts.report_progress(leg)
+                    self._attempts.report_progress(leg, now)
             tick = self._scheduler.tick(now)
             self._perform(tick.actions)
             wait_s = PROGRESS_INTERVAL_S if self._flights else None

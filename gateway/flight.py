@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
+from gateway.accounting.accountant import OpenAttempt
 from gateway.accounting.price_book import PriceBook
 from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import UpstreamFailure
@@ -106,6 +107,8 @@ class Leg:
     """Why the attempt is taken back."""
     failure: UpstreamFailure | None = None
     settled: SettledAttempt | None = None
+    account: OpenAttempt | None = None
+    """Of the attempt that runs."""
 
     def begin(self, action: Dispatch) -> None:
         """A new attempt starts."""

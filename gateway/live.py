@@ -15,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.accounting.metering import Metering
+from gateway.accounting.paying import pay
 from gateway.accounting.settlement import Sink
 from gateway.auth import Authenticator
 from gateway.config import Config
@@ -63,6 +65,7 @@ class Live:
         clock: Callable[[], float],
         load: LoopLoad,
         on_change: Callable[[], Awaitable[None]],
+        metering: Metering,
         sinks: tuple[Sink, ...] = (),
     ) -> None:
         """Raises ConfigError."""
@@ -70,6 +73,7 @@ class Live:
         self._clock = clock
         self._load = load
         self._on_change = on_change
+        self._metering = metering
         self._sinks = sinks
         self._retired: set[asyncio.Task[None]] = set()
         self._drained: set[str] = set()
@@ -142,9 +146,11 @@ class Live:
             self._clock,
             self._load,
             self._on_change,
+            self._metering,
             self._sinks,
             gate,
         )
+        pay(self._metering, runtime)
         return _Running(
             runtime=runtime,
             gate=gate,

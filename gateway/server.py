@@ -21,6 +21,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.accounting.accounts import Accounts, accounts, budget
+from gateway.accounting.metering import Metering
+from gateway.accounting.paying import metering_state
 from gateway.accounting.settlement import Sink
 from gateway.admin_service import AdminService
 from gateway.config import Config
@@ -160,6 +162,7 @@ async def running_gateway(
         certificates = (
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
+        metering = Metering(clock, time.time_ns, metering_state(config, base_dir))
         live = Live(
             config,
             base_dir,
@@ -167,6 +170,7 @@ async def running_gateway(
             clock=clock,
             load=loop_load,
             on_change=tell_health,
+            metering=metering,
             sinks=(accounting.take, throughput.settled, *sinks),
         )
         try:
@@ -197,10 +201,12 @@ async def running_gateway(
                 telemetry=observing,
             )
             following = asyncio.create_task(follow(certificates), name="moegate-certificates")
+            ticking = asyncio.create_task(metering.run(), name="moegate-meter")
             try:
                 yield gateway
             finally:
                 following.cancel()
+                ticking.cancel()
                 await servicer.enter_graceful_shutdown()
                 await server.stop(live.runtime.config.server.drain_s)
         finally:

@@ -9,7 +9,7 @@ object. What is decided for a request, and why, is in `decider.py`, one per mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler.decider import ModelDecider
 from scheduler.decisions import Decision, Decisions
@@ -27,6 +27,7 @@ from scheduler.types import (
     Cancelled,
     EngineReport,
     Event,
+    PricesChanged,
     Progress,
     Reject,
     RejectReason,
@@ -145,6 +146,13 @@ class Scheduler:
                 decider = self._deciders[self._states[event.placement].facts.model]
                 decider.lane.take_report(event, now)
                 return decider.pump(now)
+            case PricesChanged():
+                state = self._states[event.placement]
+                state.facts = replace(
+                    state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
+                )
+                self._deciders[state.facts.model].lane.fleet.take_prices()
+                return ()
             case ServingChanged():
                 decider = self._deciders[self._states[event.placement].facts.model]
                 decider.lane.set_serving(event, now)

@@ -61,11 +61,8 @@ class LocalFleet:
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
         self.models = StepModels(models)
-        known = all(state.facts.nano_usd_per_s for state in self.states)
-        self.nano_usd_per_s: Floats = np.array(
-            [state.facts.nano_usd_per_s if known else NANO_USD_PER_S for state in self.states],
-            dtype=np.float64,
-        )
+        self.nano_usd_per_s: Floats = np.zeros(count)
+        self.take_prices()
         self.slots = np.array([state.facts.max_running for state in self.states], dtype=np.int64)
         self.serving = np.zeros(count, dtype=np.bool_)
         self.sequences = np.zeros(count, dtype=np.int64)
@@ -89,6 +86,13 @@ class LocalFleet:
         self._with_external: set[int] = set()
         for i in range(count):
             self.sync(i, 0.0)
+
+    def take_prices(self) -> None:
+        """Reads what the groups cost; one that is unknown makes all count alike."""
+        prices = [state.facts.nano_usd_per_s for state in self.states]
+        known = [price for price in prices if price]
+        whole = len(known) == len(prices)
+        self.nano_usd_per_s[:] = known if whole else NANO_USD_PER_S
 
     def __len__(self) -> int:
         return len(self.states)

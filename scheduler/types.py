@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from scheduler.pricing import TokenRates
+
 
 class SloClass(enum.StrEnum):
     """Class of service, best first."""
@@ -189,6 +191,15 @@ class ServingChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PricesChanged:
+    """Dated prices of a placement changed; see `fleet.Placement`. None: unknown."""
+
+    placement: str
+    rates: TokenRates | None
+    nano_usd_per_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Tokens that an attempt has produced so far, all choices together."""
 
@@ -222,7 +233,7 @@ class Cancelled:
     request_id: str
 
 
-Event = EngineReport | ServingChanged | Progress | AttemptEnded | Cancelled
+Event = EngineReport | ServingChanged | PricesChanged | Progress | AttemptEnded | Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +248,7 @@ class Dispatch:
     predicted_ttft_s: float | None
     predicted_tpot_s: float | None
     dp_rank: int | None = None
+    predicted_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,10 @@ async def test_a_stream_brings_text_then_the_account(gateway: Serving, sim: Simu
     assert done.usage.completion_tokens == 16
     assert done.usage.prompt_tokens > 0
     assert done.usage.HasField("cached_tokens")
-    assert not done.HasField("cost"), "a price that is not known is not zero"
+    # Metered by the pool's price; no showback rate: what it is charged is unknown, not zero.
+    assert done.cost.basis == generation_pb2.COST_BASIS_METERED
+    assert done.cost.metered_nano_usd == sum(part.nano_usd for part in done.cost.parts) > 0
+    assert not done.cost.HasField("charged_nano_usd")
     assert (done.route.target, done.route.replica) == ("own", "a")
     assert "keep every promise" in done.route.reason
     assert [attempt.outcome for attempt in done.route.attempts] == ["ok"]
