@@ -20,8 +20,6 @@ COMMANDS = (
     "simulate-vllm",
     "inspect",
     "plan",
-    "usage",
-    "admin",
     "top",
 )
 

@@ -27,18 +27,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
-    operator's all.
-    """
+    """Spend and fleet."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     GetSpend: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]
-    """Spend, grouped."""
-    ExportAttempts: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]
-    """Every row of the ledger, in the order in which they ended."""
+    """Spend of the caller's tenant (an operator: of every tenant), grouped."""
     GetPoolCost: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]
     """Cost of a pool over time: the rates, and where the bill went."""
     WatchFleet: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]
@@ -46,24 +42,18 @@ class UsageServiceStub:
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
-    operator's all.
-    """
+    """Spend and fleet."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSpend: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]  # type: ignore[assignment]
-    """Spend, grouped."""
-    ExportAttempts: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]  # type: ignore[assignment]
-    """Every row of the ledger, in the order in which they ended."""
+    """Spend of the caller's tenant (an operator: of every tenant), grouped."""
     GetPoolCost: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]  # type: ignore[assignment]
     """Cost of a pool over time: the rates, and where the bill went."""
     WatchFleet: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]  # type: ignore[assignment]
     """State of every placement, again each interval."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
-    operator's all.
-    """
+    """Spend and fleet."""
 
     @_abc_1.abstractmethod
     def GetSpend(
@@ -71,15 +61,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetSpendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetSpendResponse, _abc.Awaitable[_usage_pb2.GetSpendResponse]]:
-        """Spend, grouped."""
-
-    @_abc_1.abstractmethod
-    def ExportAttempts(
-        self,
-        request: _usage_pb2.ExportAttemptsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_usage_pb2.ExportAttemptsResponse], _abc.AsyncIterator[_usage_pb2.ExportAttemptsResponse]]:
-        """Every row of the ledger, in the order in which they ended."""
+        """Spend of the caller's tenant (an operator: of every tenant), grouped."""
 
     @_abc_1.abstractmethod
     def GetPoolCost(
