@@ -295,7 +295,8 @@ class Bench:
         await until(lambda: self.served.gateway.runtime.dispatcher.in_flight == 0)
         seen = Counter((attempt.request_id, attempt.attempt) for attempt in self.settled)
         assert set(seen.values()) <= {1}, "an attempt that was settled twice"
-        assert 0 <= len(self.settled) - self.calls - unreached <= perhaps
+        unseen = len(self.settled) - self.calls - unreached
+        assert 0 <= unseen <= perhaps, [(a.request_id, a.outcome) for a in self.settled]
         finals = Counter(attempt.request_id for attempt in self.settled if attempt.final)
         assert set(finals.values()) <= {1}, "a request with two final accounts"
         await until(lambda: tasks() <= self.tasks)
