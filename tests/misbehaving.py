@@ -309,6 +309,25 @@ def tasks() -> int:
 
 
 @contextlib.asynccontextmanager
+async def listening(upstream: Upstream) -> AsyncIterator[None]:
+    """Serves it on a free port; `url` says where."""
+    app = web.Application(handler_args={"handler_cancellation": True})
+    app.router.add_post("/v1/chat/completions", upstream.generate)
+    app.router.add_post("/v1/messages", upstream.generate)
+    app.router.add_post("/v1/completions", upstream.probe)
+    app.router.add_get("/v1/models", upstream.models)
+    app.router.add_get("/metrics", upstream.metrics)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
 async def misbehaving(
     side: Side,
     *scripts: Script,
@@ -324,17 +343,7 @@ async def misbehaving(
     async with contextlib.AsyncExitStack() as stack:
         upstreams = tuple(Upstream(side, script) for script in scripts)
         for upstream in upstreams:
-            app = web.Application(handler_args={"handler_cancellation": True})
-            app.router.add_post("/v1/chat/completions", upstream.generate)
-            app.router.add_post("/v1/messages", upstream.generate)
-            app.router.add_post("/v1/completions", upstream.probe)
-            app.router.add_get("/v1/models", upstream.models)
-            app.router.add_get("/metrics", upstream.metrics)
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            await stack.enter_async_context(listening(upstream))
         addresses = urls([upstream.url for upstream in upstreams])
         settings = _config(side, addresses, timeouts, change)
         settings = msgspec.structs.replace(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.demo.bills import Bills
+from gateway.demo.overflows import Overflows
 from gateway.demo.tally import Outcome, Tally
 
 COMPLETE = (Outcome.OK_LOCAL, Outcome.OK_REMOTE)
@@ -23,6 +25,8 @@ class Result:
         exit_statuses: by process, and whether that is what it should be.
         load_s: from the first request to the end of the last.
         usd_per_hour: of all own replicas.
+        bills: what it cost, and what it would have cost otherwise.
+        overflows: when requests went to the remote.
     """
 
     planned: int
@@ -34,6 +38,8 @@ class Result:
     load_s: float
     usd_per_hour: float
     local_engines: Sequence[str]
+    bills: Bills
+    overflows: Overflows
 
     @property
     def received_tokens(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import grpc
@@ -31,6 +32,7 @@ from gateway.config import (
     SloFigures,
     Tenant,
 )
+from gateway.demo.bills import RemotePrice
 from gateway.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
@@ -47,6 +49,11 @@ QUEUE_REQUESTS = 24
 """Small, so that the burst fills it within seconds and spills over to the remote."""
 USD_PER_GPU_HOUR = "2.50"
 """One H100 for an hour: the order of what clouds ask; the demo's own assumption."""
+REMOTE_PRICE = RemotePrice(
+    input=Decimal("1.12"), cached_input=Decimal("0.11"), output=Decimal("8.96")
+)
+"""Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
+`USD_PER_GPU_HOUR` are $2.24 a million), input at an eighth of that, as public lists have it."""
 POOL, REMOTE = "own", "remote"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
 """Environment variable that hands the remote's key to the gateway."""

@@ -178,11 +178,10 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
 def _ended(
     planned: PlannedRequest, stream: _Stream, outcome: Outcome, why: str, now: float
 ) -> Ended:
-    output_tokens, placement = 0, ""
-    if stream.done is not None:
-        output_tokens = stream.done.usage.completion_tokens
-        route = stream.done.route
-        placement = f"{route.target}/{route.replica}" if route.replica else route.target
+    done = stream.done or generation_pb2.Done()
+    usage, route, cost = done.usage, done.route, done.cost
+    output_tokens = usage.completion_tokens
+    placement = f"{route.target}/{route.replica}" if route.replica else route.target
     ttft_s = None if stream.first_s is None else stream.first_s - stream.sent_s
     tpot_s = None
     if stream.first_s is not None and output_tokens > 1:
@@ -190,10 +189,15 @@ def _ended(
     return Ended(
         outcome=outcome,
         slo_class=planned.slo_class.value,
+        sent_s=stream.sent_s,
         at_s=now,
         why=why,
         placement=placement,
+        reason=route.reason,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
         output_tokens=output_tokens,
+        nano_usd=cost.metered_nano_usd if cost.HasField("metered_nano_usd") else None,
         deltas=stream.deltas,
         most_tokens=planned.output_tokens,
         ttft_s=ttft_s,

@@ -24,6 +24,8 @@ class Watched:
     url: str
     answers: bool = False
     report: EngineReport | None = None
+    best_tokens_per_s: float = 0.0
+    """The most that it made over a whole `RATE_WINDOW_S`."""
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
     def take(self, report: EngineReport) -> None:
@@ -33,6 +35,8 @@ class Watched:
         self._history.append((report.at_s, report.generation_tokens_total))
         while self._history[0][0] < report.at_s - RATE_WINDOW_S:
             self._history.popleft()
+        if report.at_s - self._history[0][0] > 0.8 * RATE_WINDOW_S:
+            self.best_tokens_per_s = max(self.best_tokens_per_s, self.tokens_per_s)
 
     @property
     def running(self) -> int:

@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.live import Live
 
 from gateway.demo import fleet as fleets
-from gateway.demo.account import Result, checks
+from gateway.demo.account import COMPLETE, Result, checks
+from gateway.demo.bills import bills
 from gateway.demo.fleet import Fleet
 from gateway.demo.load import DEADLINE_S, LoadGenerator
+from gateway.demo.overflows import overflows
 from gateway.demo.processes import Processes
 from gateway.demo.scrape import Scraper
 from gateway.demo.summary import report
@@ -153,6 +155,19 @@ class _Run:
             load_s=self._end_s - self._start_s,
             usd_per_hour=self._fleet.usd_per_hour,
             local_engines=tuple(self._fleet.replica_urls),
+            bills=bills(
+                complete=self._tally.of(*COMPLETE),
+                planned=planned,
+                price=fleets.REMOTE_PRICE,
+                replicas=fleets.REPLICAS,
+                usd_per_replica_hour=self._fleet.usd_per_hour / fleets.REPLICAS,
+                best_tokens_per_s=max(
+                    self._scraper.engines[name].best_tokens_per_s
+                    for name in self._fleet.replica_urls
+                ),
+                load_s=self._end_s - self._start_s,
+            ),
+            overflows=overflows(self._tally.ended, self._start_s),
         )
 
     async def _draw(self, console: Console) -> None:
@@ -193,6 +208,7 @@ class _Run:
             remotes=[engines[name] for name in self._fleet.remote_urls],
             tally=self._tally,
             usd_per_hour=self._fleet.usd_per_hour,
+            remote_usd_per_mtok=float(fleets.REMOTE_PRICE.output),
             now=self._clock(),
         )
 

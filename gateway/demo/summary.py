@@ -20,6 +20,7 @@ def report(console: Console, result: Result, checks: list[Check]) -> None:
     console.print(_requests(result))
     console.print(_latencies(result))
     console.print(_tokens(result))
+    _overflow(console, result)
     _money(console, result)
     console.print()
     for check in checks:
@@ -82,16 +83,44 @@ def _tokens(result: Result) -> Table:
     return rows
 
 
+def _overflow(console: Console, result: Result) -> None:
+    found = result.overflows
+    if not found.phases:
+        console.print("overflow: none", highlight=False)
+    for phase in found.phases:
+        span = f"from {phase.from_s:.0f} s to {phase.to_s:.0f} s"
+        console.print(f"overflow {span}: {phase.requests} requests", highlight=False)
+    for reason, count in found.reasons.most_common():
+        console.print(f"    {count} because: {reason}", highlight=False, markup=False)
+
+
 def _money(console: Console, result: Result) -> None:
-    tokens = result.local_tokens
-    per_million = f"${result.gpu_usd / tokens * 1e6:.2f}" if tokens else "-"
+    bills, tokens = result.bills, sum(e.output_tokens for e in result.tally.of(*COMPLETE))
+    rows = _table("the bill of the complete streams")
+    for column in ("own GPUs", "remote", "together", "$/M output"):
+        rows.add_column(column, justify="right")
+    ours = (bills.ours_gpu_usd, bills.ours_remote_usd, bills.ours_usd)
+    rows.add_row("this run: own, overflow to the remote", *_usd(*ours, tokens), style="bold")
+    rows.add_row("all remote", *_usd(0.0, bills.all_remote_usd, bills.all_remote_usd, tokens))
+    peak = (bills.peak_usd, 0.0, bills.peak_usd)
+    rows.add_row(f"all own, {bills.peak_replicas} replicas for the peak", *_usd(*peak, tokens))
+    console.print(rows)
+    price = fleets.REMOTE_PRICE
     for line in (
-        f"own GPUs: ${result.usd_per_hour:.2f} per hour for {result.load_s:.1f} s ="
-        f" ${result.gpu_usd:.4f}, {per_million} per million output tokens, idle time included",
-        f"    (at {fleets.SPEED:.0%} of an H100's speed, so that two cores can carry it)",
-        "remote: no price is configured, so its cost is unknown",
+        f"own: ${result.usd_per_hour:.2f} per hour for {result.load_s:.1f} s, idle time included,"
+        f" at {fleets.SPEED:.0%} of an H100's speed, so that two cores can carry it",
+        f"remote: ${price.output} per million output tokens (four times what a full own replica"
+        f" makes them for), ${price.input} input, ${price.cached_input} cached input",
     ):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _usd(gpu: float, remote: float | None, both: float | None, tokens: int) -> tuple[str, ...]:
+    per_million = None if both is None or not tokens else both / tokens * 1e6
+    return (
+        *("unknown" if value is None else f"${value:.4f}" for value in (gpu, remote, both)),
+        "-" if per_million is None else f"${per_million:.2f}",
+    )
 
 
 def _table(title: str) -> Table:

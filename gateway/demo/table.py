@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gateway.demo.overflows import short_reason
 from gateway.demo.scrape import Watched
-from gateway.demo.tally import Outcome, Tally, percentile_s
+from gateway.demo.tally import WINDOW_S, Outcome, Tally, percentile_s
 
 KV_BAR_CELLS = 6
 LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: inside the engine"
@@ -19,7 +21,8 @@ LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: insid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What both views show. `usd_per_hour`: of all own replicas."""
+    """What both views show. `usd_per_hour`: of all own replicas; `remote_usd_per_mtok`: list price
+    of the remote's output."""
 
     elapsed_s: float
     duration_s: float
@@ -28,6 +31,7 @@ class Snapshot:
     remotes: Sequence[Watched]
     tally: Tally
     usd_per_hour: float
+    remote_usd_per_mtok: float
     now: float
 
     @property
@@ -40,6 +44,29 @@ class Snapshot:
         """What a million output tokens of the own replicas costs at this rate."""
         rate = self.local_tokens_per_s
         return self.usd_per_hour / 3600.0 / rate * 1e6 if rate > 0 else None
+
+    @property
+    def together_usd_per_million(self) -> float | None:
+        """A million output tokens of the last seconds' answers: all GPUs, and what was bought."""
+        recent = self.tally.recent(self.now)
+        tokens = sum(ended.output_tokens for ended in recent)
+        bought = [ended.nano_usd for ended in self.tally.overflowed(self.now)]
+        if not tokens or None in bought:
+            return None
+        span_s = min(WINDOW_S, self.elapsed_s)
+        bill = self.usd_per_hour / 3600.0 * span_s + sum(cost or 0 for cost in bought) / 1e9
+        return bill / tokens * 1e6
+
+    @property
+    def overflow(self) -> str:
+        """Whether requests go to the remote, and why."""
+        running = sum(engine.running + engine.waiting for engine in self.remotes)
+        some = self.tally.overflowed(self.now)
+        if not some and not running:
+            return "none: the own servers take everything"
+        reasons = Counter(short_reason(ended.reason) for ended in some)
+        why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
+        return f"{running} at the remote now, {len(some)} answered in the last 10 s{why}"
 
     @property
     def in_gateway(self) -> int:
@@ -61,7 +88,8 @@ def table(snapshot: Snapshot) -> RenderableType:
         else "",
     )
     legend = Text(LEGEND, style="dim")
-    return Group(head, _engines(snapshot), _clients(snapshot), _latencies(snapshot), legend)
+    body = (_engines(snapshot), _clients(snapshot), _money(snapshot), _latencies(snapshot))
+    return Group(head, *body, legend)
 
 
 def _engines(snapshot: Snapshot) -> Table:
@@ -130,6 +158,20 @@ def _clients(snapshot: Snapshot) -> Table:
     return rows
 
 
+def _money(snapshot: Snapshot) -> Text:
+    overflows = not snapshot.overflow.startswith("none")
+    own = _number(snapshot.usd_per_million, "{:.2f}")
+    together = _number(snapshot.together_usd_per_million, "{:.2f}")
+    return Text.assemble(
+        ("overflow: ", "bold"),
+        (snapshot.overflow, "yellow" if overflows else "green"),
+        "\n",
+        ("$/M output: ", "bold"),
+        f"own {own}, remote {snapshot.remote_usd_per_mtok:.2f}, all answers of the last 10 s"
+        f" {together}",
+    )
+
+
 def _latencies(snapshot: Snapshot) -> Text:
     recent = snapshot.tally.recent(snapshot.now)
     p50 = _number(percentile_s((e.ttft_s for e in recent), 50), "{:.2f} s")
@@ -158,6 +200,7 @@ def line(snapshot: Snapshot) -> str:
         f" TPOT {'-' if tpot_s is None else f'{tpot_s * 1000:.0f} ms'}"
         f" | {snapshot.local_tokens_per_s:.0f} tokens/s"
         f" at ${_number(snapshot.usd_per_million, '{:.2f}')}/M"
+        f" | overflow: {snapshot.overflow}"
     )
 
 

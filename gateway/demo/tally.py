@@ -35,7 +35,9 @@ class Ended:
     Attributes:
         why: code and reason of what is not ok.
         placement: the pool and replica, or the remote, that `done` names.
-        output_tokens: as the usage of `done` says; 0 without one.
+        reason: why there, as `done` says.
+        prompt_tokens, cached_tokens, output_tokens: as the usage of `done` says; 0 without one.
+        nano_usd: what it cost, as `done` says; None: not known.
         deltas: messages with content that were received.
         most_tokens: limit of output that was asked for.
         ttft_s, tpot_s: as the client measured them; None without such tokens.
@@ -43,10 +45,15 @@ class Ended:
 
     outcome: Outcome
     slo_class: str
+    sent_s: float
     at_s: float
     why: str = ""
     placement: str = ""
+    reason: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
+    nano_usd: int | None = None
     deltas: int = 0
     most_tokens: int = 0
     ttft_s: float | None = None
@@ -83,6 +90,10 @@ class Tally:
     def reasons(self, outcome: Outcome) -> Counter[str]:
         """Why requests ended so, and how many each."""
         return Counter(ended.why for ended in self.of(outcome))
+
+    def overflowed(self, now: float) -> list[Ended]:
+        """Requests that a remote answered in the last `WINDOW_S`."""
+        return [ended for ended in self.recent(now) if ended.outcome is Outcome.OK_REMOTE]
 
     def recent(self, now: float) -> list[Ended]:
         """Requests that ended in the last `WINDOW_S`."""
