@@ -10,7 +10,7 @@ from decimal import Decimal
 from gateway.demo.tally import Ended, Outcome
 from simulation.workloads import PlannedRequest
 
-PEAK_WINDOW_S = 5.0
+PEAK_WINDOW_S = 10.0
 """Demand is the busiest of such windows: a queue evens out what is shorter."""
 MILLION = 1_000_000
 

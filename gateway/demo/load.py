@@ -33,7 +33,7 @@ _CLASSES = {
 }
 _REFUSALS = frozenset(
     {
-        *("QUEUE_FULL", "QUEUE_TIMEOUT", "DEADLINE", "KEY_LIMIT"),
+        *("QUEUE_FULL", "QUEUE_TIMEOUT", "DEADLINE", "KEY_LIMIT", "SHED"),
         *("UNAVAILABLE", "ATTEMPTS_EXHAUSTED"),
     }
 )
