@@ -29,7 +29,7 @@ from scheduler.types import AttemptOutcome
 from tests import serving
 from tests.serving import Serving, until
 
-TIMEOUTS = Timeouts(connect_s=0.5, first_token_s=0.8, idle_s=0.6, total_s=30.0)
+TIMEOUTS = Timeouts(connect_s=2.0, first_token_s=2.0, idle_s=2.0, total_s=30.0)
 """Those of a real gateway, scaled: an idle timeout of 30 s would make a stall 30 s long."""
 PROMPT_TOKENS = 5
 
