@@ -33,6 +33,9 @@ def main() -> int:
     parser.add_argument("--trace", choices=TRACES, default="azure-conv")
     parser.add_argument("--load", type=float, nargs="+", default=[90.0], help="%% of the capacity")
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=list(POLICIES))
+    parser.add_argument(
+        "--switch", nargs="+", default=[], metavar="NAME=VALUE", help="parts of ours to change"
+    )
     parser.add_argument("--cap", type=int, nargs="+", default=[], help="rivals' requests a replica")
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--count", type=int, default=3000, help="requests a run")
@@ -46,6 +49,9 @@ def main() -> int:
     for seed in arguments.seed:
         rate = capacity_per_s(arguments.fleet, arguments.trace, seed, folder)
         print(f"seed {seed}: 100 % is {rate:.2f} requests/s on {arguments.fleet}")
+    switches = tuple(
+        (name, value) for name, _, value in (s.partition("=") for s in arguments.switch)
+    )
     print(HEAD)
     for load in arguments.load:
         for seed in arguments.seed:
@@ -60,6 +66,7 @@ def main() -> int:
                         count=arguments.count,
                         folder=folder,
                         cap=cap,
+                        switches=switches if policy == "ours" else (),
                     )
                     began_s = time.perf_counter()
                     print(line(run, play(run), time.perf_counter() - began_s), flush=True)

@@ -20,6 +20,8 @@ COMMANDS = (
     "simulate-vllm",
     "inspect",
     "plan",
+    "usage",
+    "admin",
     "top",
 )
 

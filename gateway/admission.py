@@ -128,7 +128,6 @@ def _slo(proto: generation_pb2.Slo, caller: Caller, config: Config) -> Slo:
         ttft_s=proto.ttft.ToNanoseconds() / 1e9 if proto.HasField("ttft") else figures.ttft_s,
         tpot_s=proto.tpot.ToNanoseconds() / 1e9 if proto.HasField("tpot") else figures.tpot_s,
         max_queue_s=figures.max_queue_s,
-        head_start_s=figures.head_start_s,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import grpc
 
 from gateway import errors
 from gateway.auth import Caller, Unauthenticated
+from gateway.config import KeyRole
 from gateway.live import Live
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,15 @@ def caller_of(live: Live, context: Context) -> Caller:
         return live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
     except Unauthenticated as error:
         raise errors.unauthenticated(str(error)) from None
+
+
+def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
+    """Raises RpcError (PERMISSION_DENIED) unless the caller's key has one of the roles."""
+    if caller.role not in roles:
+        needed = " or ".join(role.value for role in KeyRole if role in roles)
+        raise errors.denied(
+            f"key {caller.key_id} has the role {caller.role.value}: {what} needs {needed}"
+        )
 
 
 @asynccontextmanager

@@ -6,13 +6,15 @@ mended elsewhere. However an attempt ends, it is recorded, settled and told to t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.accounting.settlement import SettledAttempt, Sink, settle
+from gateway.accounting.accountant import Accountant, AttemptResult, OpenAttempt
+from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.continuation import is_continuable
 from gateway.flight import Leg
@@ -43,6 +45,10 @@ class Backend(Protocol):
         """Chunks as they come; the last one carries the usage."""
 
 
+_RAN = (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED, AttemptOutcome.EVICTED)
+"""Ends by the gateway's own hand: what ran until then is accounted for."""
+
+
 class PartialOutput(Exception):
     """The upstream failed after content was handed over."""
 
@@ -66,15 +72,14 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """Runs attempts. `handle` gives the scheduler an event; `pools`: by placement; `sinks` are
-    told of every attempt; `on_refused` and `on_silent`: an own placement let no connection in, or
-    brought no token in time."""
+    """Runs attempts. `handle` gives the scheduler an event; `accountant` follows every attempt;
+    `on_refused` and `on_silent`: an own placement let no connection in, or brought no token in
+    time."""
 
     backends: Mapping[str, Backend]
-    pools: Mapping[str, str]
+    accountant: Accountant
     clock: Callable[[], float]
     handle: Callable[[Event], None]
-    sinks: tuple[Sink, ...]
     on_refused: Callable[[str], None]
     on_silent: Callable[[str], None]
 
@@ -91,11 +96,16 @@ class Attempts:
         started_s = self.clock()
         if flight.dispatched_s is None:
             flight.dispatched_s = started_s
+        account = self.accountant.begin(flight.request, known, flight.book, started_s)
+        leg.account = account
         held: list[Chunk] = []
         held_logprobs = 0
         ending = Ending()
         try:
             generation = flight.trail.attempt(known, leg.generation)
+            if action.dp_rank is not None:
+                hints = replace(generation.hints, dp_rank=action.dp_rank)
+                generation = replace(generation, hints=hints)
             upstream = self.backends[action.placement].stream(
                 generation, deadline_s=leg.request.deadline_s
             )
@@ -116,13 +126,19 @@ class Attempts:
                     has_content = any(delta.has_content for delta in chunk.deltas)
                     if flight.hold or not (has_content or full):
                         continue
-                    leg.committed = True
+                    leg.committed, leg.reader = True, None
                     for early in held:
                         yield early
                     held.clear()
+            leg.reader = None
             ending = Ending(outcome=AttemptOutcome.OK, detail="ok")
             for chunk in held:
                 yield chunk
+        except asyncio.CancelledError:
+            if not leg.evicted or leg.reader is None or leg.reader.uncancel():
+                raise  # the client has gone, too
+            leg.usage = None
+            ending = Ending(outcome=AttemptOutcome.EVICTED, detail=f"evicted: {leg.evicted}")
         except UpstreamFailure as failure:
             ending = self._failed(leg, action, failure)
             if leg.committed:
@@ -130,11 +146,14 @@ class Attempts:
             if ending.outcome is not AttemptOutcome.RETRYABLE:
                 raise
         finally:
-            self._end(leg, action, known, ending, self.clock() - started_s)
+            leg.reader = None
+            self._end(leg, account, action, known, ending, started_s)
 
-    def report_progress(self, leg: Leg) -> None:
-        """Tells the scheduler how many tokens have come."""
+    def report_progress(self, leg: Leg, now: float) -> None:
+        """Tells the scheduler and the meter how many tokens have come."""
         leg.reported_tokens = leg.output_tokens
+        if leg.account is not None:
+            leg.account.progress(leg.output_tokens, now)
         self.handle(
             Progress(
                 request_id=leg.request.request_id,
@@ -152,7 +171,7 @@ class Attempts:
                 leg.first_token_s = now
                 if leg.first_token is not None and not leg.first_token.done():
                     leg.first_token.set_result(None)
-                self.report_progress(leg)
+                self.report_progress(leg, now)
         if chunk.usage is not None:
             leg.usage = chunk.usage
         if chunk.model:
@@ -181,9 +200,17 @@ class Attempts:
         )
 
     def _end(
-        self, leg: Leg, action: Dispatch, known: Dispatch, ending: Ending, duration_s: float
+        self,
+        leg: Leg,
+        account: OpenAttempt,
+        action: Dispatch,
+        known: Dispatch,
+        ending: Ending,
+        started_s: float,
     ) -> None:
         flight, failure = leg.flight, ending.failure
+        now = self.clock()
+        duration_s = now - started_s
         if leg.superseded and ending.outcome is AttemptOutcome.CANCELLED:
             ending = Ending(outcome=AttemptOutcome.SUPERSEDED, detail="another answered first")
         ended_unix_s = time.time()
@@ -196,26 +223,18 @@ class Attempts:
             )
         )
         usage = told = leg.usage
-        if usage is None and (
-            leg.output_tokens
-            or ending.outcome in (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED)
-        ):
+        if usage is None and (leg.output_tokens or ending.outcome in _RAN):
             usage = leg.usage_so_far()  # it ran: its prompt, and what came
-        leg.settled = settled = settle(
-            flight.request,
-            known,
-            book=flight.book,
-            pool=self.pools[action.placement],
+        result = AttemptResult(
             outcome=ending.outcome,
             handed_over=leg.committed and not leg.superseded,
             usage=usage,
-            metered=None,
-            started_unix_s=ended_unix_s - duration_s,
-            ended_unix_s=ended_unix_s,
+            duration_s=duration_s,
+            ttft_s=_since(leg.first_token_s, flight.request.arrival_s),
+            tpot_s=leg.tpot_s(),
             goes_on=failure is not None and is_continuable(leg, failure),
         )
-        for sink in self.sinks:
-            sink(settled)
+        leg.settled = settled = account.end(result, now)
         flight.trail.ended(
             known,
             AttemptEnd(
@@ -223,7 +242,7 @@ class Attempts:
                 detail=ending.detail,
                 failure=failure,
                 committed=leg.committed,
-                ttft_s=_since(leg.first_token_s, self.clock() - duration_s),
+                ttft_s=_since(leg.first_token_s, started_s),
                 tpot_s=leg.tpot_s(),
                 output_tokens=leg.output_tokens,
                 model=leg.model,

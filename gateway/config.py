@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from gateway.config_discovery import Discover
 from gateway.config_ledger import BudgetEntry, Ledger
+from gateway.config_prices import DisaggregatedNodes, Metering, PriceSources
 from gateway.config_prior import Prior
 from gateway.config_remote import (
     Failures,
@@ -141,6 +142,8 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Facts of the model; absent: those of the catalog, found by the model's name."""
     api_key: Secret | None = None
     """Key of the replicas (--api-key)."""
+    disaggregated: DisaggregatedNodes | None = None
+    """How a replica is split into prefill and decode nodes; absent: it is not."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
     timeouts: Timeouts = Timeouts()
@@ -258,8 +261,6 @@ class SloFigures(_Config, frozen=True, kw_only=True):
     """Mean time per output token that is aimed at."""
     max_queue_s: Seconds
     """Longest stay in the gateway's queue."""
-    head_start_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
-    """How much longer it must have waited than an interactive request to go first."""
 
 
 class SloClasses(_Config, frozen=True, kw_only=True):
@@ -267,9 +268,9 @@ class SloClasses(_Config, frozen=True, kw_only=True):
 
     interactive: SloFigures = SloFigures(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
     """A person waits."""
-    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0, head_start_s=2.0)
+    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
     """An agent or a program waits."""
-    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0, head_start_s=60.0)
+    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
     """Nobody waits."""
 
 
@@ -350,6 +351,10 @@ class Config(_Config, frozen=True, kw_only=True):
     """Bounds."""
     telemetry: Telemetry = Telemetry()
     """Metrics and logs."""
+    prices: PriceSources = PriceSources()
+    """What things cost."""
+    metering: Metering = Metering()
+    """The meter of the own servers' cost."""
     failures: Failures = Failures()
     """What is done when an upstream fails."""
     ledger: Ledger = Ledger()

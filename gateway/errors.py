@@ -126,6 +126,17 @@ def unknown_model(model: str) -> RpcError:
     )
 
 
+def not_found(kind: str, name: str) -> RpcError:
+    """NOT_FOUND: no such thing."""
+    detail = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+    return RpcError(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}", detail)
+
+
+def precondition(message: str, reason: str) -> RpcError:
+    """FAILED_PRECONDITION: as things stand, this cannot be done."""
+    return RpcError(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason))
+
+
 def already_exists(message: str, request_id: str) -> RpcError:
     """ALREADY_EXISTS: an id that is in use, by the request with this id."""
     info = _info("ALREADY_EXISTS", request_id=request_id)
@@ -182,7 +193,7 @@ def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> R
     """
     reason = reject.reason.name
     match reject.reason:
-        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT:
+        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT | RejectReason.SHED:
             return exhausted(reject.message, reason, reject.retry_after_s)
         case RejectReason.DEADLINE:
             return deadline(reject.message)
@@ -192,7 +203,7 @@ def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> R
             fields = sorted({field for fields in unsupported.values() for field in fields})
             return invalid((f, "no server that may run this request honours it") for f in fields)
         case RejectReason.NO_PLACEMENT_ALLOWED:
-            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, reject.message, _info(reason))
+            return precondition(reject.message, reason)
         case RejectReason.UNKNOWN_MODEL:
             detail = error_details_pb2.ResourceInfo(resource_type="model")
             return RpcError(grpc.StatusCode.NOT_FOUND, reject.message, detail)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
+from gateway.accounting.accountant import OpenAttempt
 from gateway.accounting.price_book import PriceBook
 from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import UpstreamFailure
 from gateway.generation import Chunk, Generation, Usage
 from gateway.responses import AttemptRecord, Finished
 from gateway.trail import Trail
-from scheduler.types import Dispatch, Reject, Request
+from scheduler.types import Dispatch, Evict, Reject, Request
 
 MAX_KEPT_CHARS = 1 << 20
 """Of an answer that may have to be gone on with; a longer one is not."""
@@ -100,14 +101,27 @@ class Leg:
     usage: Usage | None = None
     model: str = ""
     last: Chunk | None = None
+    reader: asyncio.Task[object] | None = None
+    """The task that reads its upstream, while the attempt may be taken back."""
+    evicted: str = ""
+    """Why the attempt is taken back."""
     failure: UpstreamFailure | None = None
     settled: SettledAttempt | None = None
+    account: OpenAttempt | None = None
+    """Of the attempt that runs."""
 
     def begin(self, action: Dispatch) -> None:
         """A new attempt starts."""
         self.attempt = action.attempt
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = None
+        self.reader, self.evicted = asyncio.current_task(), ""
+
+    def evict(self, action: Evict) -> None:
+        """Takes its attempt back, unless it is another one by now or output was handed over."""
+        if self.reader is not None and self.attempt == action.attempt and not self.evicted:
+            self.evicted = action.reason
+            self.reader.cancel()
 
     def usage_so_far(self) -> Usage:
         """What its attempt has read and written, as far as is known."""

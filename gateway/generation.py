@@ -113,12 +113,14 @@ class EngineHints:
     """What own engines are told beside the request. A remote is not: it would learn of tenants.
 
     `cache_salt`: only requests of one salt share a prefix cache; `priority`: lower goes first;
-    `trace_headers`: of the caller's trace, to be continued.
+    `trace_headers`: of the caller's trace, to be continued; `dp_rank`: the data-parallel rank that
+    runs it, None where the engine chooses.
     """
 
     cache_salt: str = ""
     priority: int = 0
     trace_headers: tuple[tuple[str, str], ...] = ()
+    dp_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway.listening import bind
-from moegate.v1 import inference_pb2, usage_pb2
+from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 PROCESS = "moegate.process"
 

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.accounting.metering import Metering
+from gateway.accounting.paying import pay
 from gateway.accounting.settlement import Sink
 from gateway.auth import Authenticator
 from gateway.config import Config
+from gateway.drains import Gate
 from gateway.loop_load import LoopLoad
 from gateway.runtime import Runtime, build
+from scheduler.snapshot import SchedulerSnapshot
 from scheduler.types import ServingChanged
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ class _Running:
     """A configuration with its tasks."""
 
     runtime: Runtime
+    gate: Gate
     authenticator: Authenticator
     tasks: tuple[asyncio.Task[None], ...]
 
@@ -60,6 +65,7 @@ class Live:
         clock: Callable[[], float],
         load: LoopLoad,
         on_change: Callable[[], Awaitable[None]],
+        metering: Metering,
         sinks: tuple[Sink, ...] = (),
     ) -> None:
         """Raises ConfigError."""
@@ -67,14 +73,20 @@ class Live:
         self._clock = clock
         self._load = load
         self._on_change = on_change
+        self._metering = metering
         self._sinks = sinks
         self._retired: set[asyncio.Task[None]] = set()
+        self._drained: set[str] = set()
         self._current = self._start(config, base_dir)
 
     @property
     def runtime(self) -> Runtime:
         """What serves new requests."""
         return self._current.runtime
+
+    def snapshot(self) -> SchedulerSnapshot:
+        """How the fleet stands now."""
+        return self.runtime.scheduler.snapshot(self._clock())
 
     @property
     def authenticator(self) -> Authenticator:
@@ -102,6 +114,21 @@ class Live:
         self._retired.add(retiring)
         retiring.add_done_callback(self._retired.discard)
 
+    async def drain(self, placement: str) -> None:
+        """Sends no new request there; running ones finish."""
+        self._drained.add(placement)
+        await self._regate(placement)
+
+    async def undrain(self, placement: str) -> None:
+        """Takes a drained placement back: what its probes say holds again."""
+        self._drained.discard(placement)
+        await self._regate(placement)
+
+    async def _regate(self, placement: str) -> None:
+        current = self._current
+        current.runtime.dispatcher.handle(current.gate.now(placement))
+        await self._on_change()
+
     async def close(self) -> None:
         """Ends every task; requests should have ended."""
         retiring = tuple(self._retired)
@@ -111,6 +138,7 @@ class Live:
         await self._current.stop()
 
     def _start(self, config: Config, base_dir: Path) -> _Running:
+        gate = Gate(self._drained)
         runtime = build(
             config,
             base_dir,
@@ -118,10 +146,14 @@ class Live:
             self._clock,
             self._load,
             self._on_change,
+            self._metering,
             self._sinks,
+            gate,
         )
+        pay(self._metering, runtime)
         return _Running(
             runtime=runtime,
+            gate=gate,
             authenticator=Authenticator(config, base_dir),
             tasks=(
                 asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),

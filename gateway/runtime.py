@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from pathlib import Path
 
 import aiohttp
 
+from gateway.accounting.accountant import Accountant
+from gateway.accounting.metering import Metering
 from gateway.accounting.price_book import price_book
+from gateway.accounting.price_source import group_of, load_prices, priced
+from gateway.accounting.prices import Prices
 from gateway.accounting.settlement import Sink
 from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
-from gateway.config import Config, Gpu, Pool
+from gateway.config import Config, Pool
 from gateway.config_discovery import Discover
 from gateway.config_remote import Feature
 from gateway.discovery import Discovery, place_names
 from gateway.dispatch import Dispatcher
 from gateway.dns_lookup import Lookup
+from gateway.drains import Gate
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
-from gateway.own_replicas import FoundReplicas, OwnReplicas, occupied
+from gateway.own_replicas import FoundReplicas, OwnReplicas
 from gateway.priors import checked_prior
 from gateway.probes import Probed, Prober
 from gateway.remotes import AnyBackend, Unsupported, remote_parts
@@ -31,15 +35,12 @@ from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
 from scheduler.retry_budget import RetryLimits
-from scheduler.snapshot import SchedulerSnapshot
 from scheduler.step_model import StepModel
 from scheduler.types import PlacementKind
 
 UPSTREAM_KEEPALIVE_S = 4.0
 """Idle connections are closed before vLLM's HTTP server does so, after 5 s: a request that is sent
 into a closing connection is lost."""
-NANO_USD = 1_000_000_000
-"""Of one US dollar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Runtime:
     scheduler: Scheduler
     dispatcher: Dispatcher
     prober: Prober
+    prices: Prices
     backends: dict[str, AnyBackend]
     unsupported: dict[str, Unsupported]
     """Of each remote; own engines can everything."""
@@ -59,10 +61,6 @@ class Runtime:
     """What finds the replicas of pools that do not list them."""
     salted: frozenset[str]
     """Models of which each tenant has a prefix cache of its own."""
-
-    def snapshot(self, now_s: float) -> SchedulerSnapshot:
-        """The scheduler's figures, without the places that no replica has."""
-        return occupied(self.scheduler.snapshot(now_s), self.targets)
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model."""
@@ -92,7 +90,9 @@ def build(
     clock: Callable[[], float],
     load: LoopLoad,
     on_change: Callable[[], Awaitable[None]],
+    metering: Metering,
     sinks: tuple[Sink, ...] = (),
+    gate: Gate | None = None,
 ) -> Runtime:
     """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
     attempt. Raises ConfigError."""
@@ -136,6 +136,8 @@ def build(
         if Feature.CONTINUATION not in parts.features:
             unable.add(remote.name)
         targets[remote.name] = (remote.url, remote.upstream_model or remote.model)
+    prices = load_prices(config.prices, base_dir)
+    placements = priced(placements, config, prices, metering.unix_s)
     limits = config.limits
     scheduler = Scheduler(
         placements,
@@ -152,8 +154,14 @@ def build(
         on_refused=lambda placement: prober.note_refused(placement),
         on_silent=lambda placement: prober.note_silent(placement),
         on_tick=load.sample,
-        book=price_book(placements),
-        sinks=sinks,
+        accountant=Accountant(
+            book=price_book(placements),
+            metering=metering,
+            groups={p.name: group_of(p) for p in placements if p.kind is PlacementKind.LOCAL},
+            pools={p.name: p.pool for p in placements},
+            sinks=sinks,
+        ),
+        gate=gate,
         failures=config.failures,
         unable_to_continue=unable,
     )
@@ -179,6 +187,7 @@ def build(
         scheduler=scheduler,
         dispatcher=dispatcher,
         prober=prober,
+        prices=prices,
         backends=backends,
         unsupported=unsupported,
         targets=targets,
@@ -198,13 +207,4 @@ def _local_placement(pool: Pool, name: str, step_model: StepModel) -> Placement:
         kv_capacity_tokens=pool.kv_capacity_tokens,
         context_tokens=pool.context_tokens,
         step_model=step_model,
-        nano_usd_per_s=_nano_usd_per_s(pool.gpu),
     )
-
-
-def _nano_usd_per_s(gpu: Gpu) -> int | None:
-    """Bill of one replica; None: its price is unknown."""
-    if gpu.usd_per_gpu_hour is None:
-        return None
-    nano_usd_per_hour = Decimal(gpu.usd_per_gpu_hour) * gpu.count * NANO_USD
-    return int((nano_usd_per_hour / 3600).to_integral_value(ROUND_HALF_UP))

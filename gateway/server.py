@@ -21,11 +21,14 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.accounting.accounts import Accounts, accounts, budget
+from gateway.accounting.metering import Metering
+from gateway.accounting.paying import metering_state
 from gateway.accounting.settlement import Sink
+from gateway.admin_service import AdminService
 from gateway.config import Config
 from gateway.config_file import load
 from gateway.config_problems import ConfigError
-from gateway.health import HEALTH, INFERENCE, USAGE, health_port, tell
+from gateway.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
 from gateway.listening import Certificates, bind, follow, server_options
 from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
@@ -36,7 +39,7 @@ from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, telemetry
 from gateway.throughput import Throughput
 from gateway.usage_service import UsageService
-from moegate.v1 import inference_pb2_grpc, usage_pb2_grpc
+from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +62,11 @@ class RunningGateway:
         """What serves new requests."""
         return self.live.runtime
 
-    async def reload(self, config: Config, base_dir: Path) -> None:
-        """Puts a checked configuration into force. Raises ConfigError or ReloadRefused."""
+    async def reload(self, config: Config, base_dir: Path) -> list[str]:
+        """Puts a checked configuration into force; returns its parts that changed.
+
+        Raises ConfigError or ReloadRefused.
+        """
         old_config = self.runtime.config
         old, new = old_config.server, config.server
         if (old.tls is None) != (new.tls is None):
@@ -81,6 +87,8 @@ class RunningGateway:
             log.warning("ledger: takes effect at the next start")
         await self.live.swap(config, base_dir)
         self.accounts.budgets.configure(map(budget, config.budgets))
+        parts = config.__struct_fields__
+        return [name for name in parts if getattr(old_config, name) != getattr(config, name)]
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Ends in order. `hurry`: ends the waiting once it is set."""
@@ -105,7 +113,7 @@ async def _serve(config: Config, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     loop.add_signal_handler(signal.SIGHUP, reread.set)
-    async with running_gateway(config, path.parent) as gateway:
+    async with running_gateway(config, path.parent, path=path) as gateway:
         print(f"moegate listens on {gateway.address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reread, gateway, path))
         await stop.wait()
@@ -123,22 +131,27 @@ async def _serve(config: Config, path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    config: Config, base_dir: Path, *, sinks: tuple[Sink, ...] = ()
+    config: Config, base_dir: Path, *, path: Path | None = None, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway on this loop; leaving the context drains and stops it. `sinks`: told of every
-    attempt. Raises ConfigError."""
+    """A gateway on this loop; leaving the context drains and stops it. `path`: the file that an
+    operator may have read again; `sinks`: told of every attempt. Raises ConfigError."""
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
     async def tell_health() -> None:
         await tell(servicer, live.runtime.scheduler.serves)
 
-    load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
+    async def read_again() -> list[str]:
+        if path is None:
+            raise ReloadRefused("this gateway was not started from a file")
+        return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
+
+    loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     throughput = Throughput()
     sources = Sources(
-        snapshot=lambda: live.runtime.snapshot(clock()),
+        snapshot=lambda: live.runtime.scheduler.snapshot(clock()),
         in_flight=lambda: live.runtime.dispatcher.in_flight,
-        busy_share=load.share_now,
+        busy_share=loop_load.share_now,
     )
     async with (
         session() as upstream,
@@ -149,13 +162,15 @@ async def running_gateway(
         certificates = (
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
+        metering = Metering(clock, time.time_ns, metering_state(config, base_dir))
         live = Live(
             config,
             base_dir,
             upstream=upstream,
             clock=clock,
-            load=load,
+            load=loop_load,
             on_change=tell_health,
+            metering=metering,
             sinks=(accounting.take, throughput.settled, *sinks),
         )
         try:
@@ -165,11 +180,13 @@ async def running_gateway(
             )
             inference = InferenceService(live, clock, observing, accounting.budgets)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            usage = UsageService(live, clock, throughput, rates=dict)
+            usage = UsageService(live, clock, throughput, dict, accounting)
             usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            admin = AdminService(live, accounting, read_again)
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
             if config.server.reflection:
-                names = (INFERENCE, USAGE, HEALTH, reflection.SERVICE_NAME)
+                names = (INFERENCE, USAGE, ADMIN, HEALTH, reflection.SERVICE_NAME)
                 reflection.enable_server_reflection(names, server)
             address = bind(server, config.server.listen, certificates)
             await server.start()
@@ -184,10 +201,12 @@ async def running_gateway(
                 telemetry=observing,
             )
             following = asyncio.create_task(follow(certificates), name="moegate-certificates")
+            ticking = asyncio.create_task(metering.run(), name="moegate-meter")
             try:
                 yield gateway
             finally:
                 following.cancel()
+                ticking.cancel()
                 await servicer.enter_graceful_shutdown()
                 await server.stop(live.runtime.config.server.drain_s)
         finally:

@@ -18,6 +18,7 @@ from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
 from gateway.accounting.price_book import PriceBook
 from gateway.backends.failures import UpstreamFailure
 from gateway.config_ledger import NANO_USD
+from gateway.continuation import may_be_continued
 from gateway.generation import Generation
 from gateway.runtime import Runtime
 from gateway.token_count import exact_prompt_tokens, prompt_token_bound
@@ -146,7 +147,10 @@ class Spending:
                 f"price ({names}); an operator can add one, see `moegate prices`"
             )
         bound = prompt_token_bound(ask.generation)
-        options = _options(priced, bound, request)
+        goes_on = ask.runtime.config.failures.continue_cut_answers and may_be_continued(
+            ask.generation
+        )
+        options = _options(priced, bound, request, goes_on=goes_on)
         try:
             dearest = max(options, key=lambda option: option.nano_usd, default=None)
             level = await self._hold(ask, [] if dearest is None else [dearest])
@@ -155,7 +159,7 @@ class Spending:
                 with contextlib.suppress(UpstreamFailure):  # if it is at fault, it will be told
                     exact = await exact_prompt_tokens(ask.runtime, ask.generation)
                     bound = bound if exact is None else min(bound, exact)
-                options = _options(priced, bound, request)
+                options = _options(priced, bound, request, goes_on=goes_on)
             level = await self._hold(ask, options)
         left_out = {name for option in options if option.nano_usd > level for name in option.names}
         if capped:
@@ -221,8 +225,12 @@ def _grouped(runtime: Runtime, book: PriceBook, model: str) -> tuple[_Group, ...
     )
 
 
-def _options(groups: Sequence[_Group], input_tokens: int, request: Request) -> list[_Option]:
+def _options(
+    groups: Sequence[_Group], input_tokens: int, request: Request, *, goes_on: bool
+) -> list[_Option]:
     output_tokens = request.max_output_tokens * request.choices
+    if goes_on:  # another server may read the prompt again, and what was said
+        input_tokens += input_tokens + output_tokens
     return [
         _Option(
             worst_case_nano_usd(

@@ -13,7 +13,7 @@ from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import UpstreamFailure
 from gateway.generation import Chunk, Generation
 from gateway.responses import Finished
-from scheduler.types import Action, Dispatch
+from scheduler.types import Dispatch, Reject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Trail(Protocol):
         """It waits for a decision. `position`: requests in the queue with it, itself included; 0:
         it was decided at once."""
 
-    def decided(self, action: Action, waited_s: float) -> None:
+    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
         """The scheduler decided, `waited_s` after the request came or its last attempt ended."""
 
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:
@@ -67,7 +67,7 @@ class Unobserved:
     def waits(self, position: int) -> None:
         """Nothing."""
 
-    def decided(self, action: Action, waited_s: float) -> None:
+    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
         """Nothing."""
 
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:

@@ -17,56 +17,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from scheduler.cost_runs import NodeShare, Run, Share
 from scheduler.cost_totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.external_load import ExternalLoad
+from scheduler.external_load import ExternalLoad, Own
 from scheduler.step_model import StepModel
+from scheduler.types import EngineReport
 
+HISTORY = 256
+"""Changes that are remembered, to compare a report with what ran at its time."""
 CHUNK_TOKENS = 8192
 """Most tokens of one step, vLLM's default for online serving on large GPUs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeShare:
-    """Nodes of a disaggregated group by what they do; their price is shared alike."""
-
-    prefill: int
-    decode: int
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Run:
-    """An attempt that runs on a group. Only the meter looks inside."""
-
-    choices: int
-    prompt_tokens: int
-    prefill_s: float
-    """Predicted."""
-    left_s: float
-    """Of it, not yet spent."""
-    opened_unpriced_ns: int
-    output_tokens: int = 0
-    decodes: bool = False
-    seen_sequence: int = 0
-    seen_kv: int = 0
-    prefill: int = 0
-    decode: int = 0
-
-    @property
-    def kv_tokens(self) -> int:
-        """Resident now; the choices share the prompt."""
-        return self.prompt_tokens + self.output_tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing."""
-
-    uncached_input: int
-    cached_input: int
-    output: int
-    priced: bool
 
 
 class GroupMeter:
@@ -87,13 +48,17 @@ class GroupMeter:
         self.totals = Totals()
         self.external = ExternalLoad()
         self.serving = False
-        self._max_running = max_running
-        self._nodes = nodes
+        self._present = True
+        self.max_running = max_running
+        self.nodes = nodes
         self._at_ns = opened_ns
         self._plan: deque[RateSegment] = deque()
         self._rate: int | None = None
         self._model = model
+        self._runs: set[Run] = set()
+        self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
         self._pending: deque[Run] = deque()
+        self._computed: deque[Run] = deque()
         self._pending_sequences = 0
         self._sequences = 0
         self._kv_tokens = 0
@@ -150,6 +115,12 @@ class GroupMeter:
         self.advance(now_ns)
         self.serving = serving
 
+    def set_present(self, present: bool, now_ns: int) -> None:
+        """Whether the group is there at all: a place that nobody fills costs nothing."""
+        if present is not self._present:
+            self.advance(now_ns)
+            self._present = present
+
     def start(
         self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
     ) -> Run:
@@ -166,11 +137,12 @@ class GroupMeter:
             left_s=prefill_s,
             opened_unpriced_ns=self.totals.unpriced_ns,
         )
+        self._runs.add(run)
         self._pending_sequences += choices
         self._pending.append(run)
         if not prefill_s:
             self._decode(run)
-        self._stale = True
+        self._changed()
         return run
 
     def progress(self, run: Run, output_tokens: int, now_ns: int) -> None:
@@ -181,13 +153,16 @@ class GroupMeter:
             return
         if not run.output_tokens:
             self.external.prompt_done(run.prompt_tokens)
-        if not run.decodes:
+        begins = not run.decodes
+        if begins:
             self._decode(run)
         self._collect(run)
         run.output_tokens = output_tokens
         self._kv_tokens += new
         self.totals.output_tokens += new
         self._stale = True
+        if begins:
+            self._changed()
 
     def end(
         self,
@@ -207,9 +182,10 @@ class GroupMeter:
             self._kv_tokens -= run.kv_tokens
         else:
             self._pending_sequences -= run.choices
-        run.left_s = 0.0
+        run.left_s, run.ended = 0.0, True
+        self._runs.discard(run)
         self.external.ended(run.choices)
-        self._stale = True
+        self._changed()
         totals = self.totals
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
         cached = prefill * self._cached_weight(uncached_tokens, cached_tokens) >> SCALE_BITS
@@ -233,13 +209,37 @@ class GroupMeter:
             priced=run.opened_unpriced_ns == totals.unpriced_ns,
         )
 
+    def totals_if_lost(self) -> Totals:
+        """The sums as they would be if what runs were lost now: its cost so far is waste."""
+        lost = self.totals.copy()
+        for run in self._runs:
+            prefill, decode, tokens = run.prefill, run.decode + self._owed(run), run.output_tokens
+            lost.prefill -= prefill
+            lost.decode -= decode
+            lost.waste += prefill + decode
+            lost.output_tokens -= tokens
+        return lost
+
     def unobserved(self, until_ns: int) -> None:
         """Books the time up to `until_ns` as not observed: the gateway was down."""
         self.advance(until_ns, observed=False)
 
-    def touch(self) -> None:
-        """Says that `external` has new figures: call after `advance`."""
+    def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
+        """Takes what an engine said of itself at `at_ns`."""
+        self.advance(now_ns)
+        own = Own(sequences=0, decoding=0, kv_tokens=0)
+        for changed_ns, state in reversed(self._history):
+            own = state
+            if changed_ns <= at_ns:
+                break
+        self.external.take(report, own, self._model, now_ns)
         self._stale = True
+
+    def _changed(self) -> None:
+        """Another set of runs shares from now on."""
+        self._stale = True
+        own = Own(sequences=self.running, decoding=self._sequences, kv_tokens=self._kv_tokens)
+        self._history.append((self._at_ns, own))
 
     def advance(self, now_ns: int, *, observed: bool = True) -> None:
         """Shares the price of the time since the last call; an earlier `now_ns` changes nothing."""
@@ -263,6 +263,8 @@ class GroupMeter:
         """Lets the time pass; returns its price, nano-USD per hour x ns."""
         elapsed_ns = end_ns - self._at_ns
         self._at_ns = end_ns
+        if not self._present:
+            return 0
         self.totals.paid_ns += elapsed_ns
         if self._rate is None:
             self.totals.unpriced_ns += elapsed_ns
@@ -280,7 +282,7 @@ class GroupMeter:
                 self._book(until_ns, "idle" if self.serving else "unavailable")
                 return
             end_ns = until_ns
-            if head is not None and self._prompt_speed > 0.0:
+            if head is not None and head.left_s and self._prompt_speed > 0.0:
                 # To the end of its predicted prefill; then the next prompt's turn.
                 lasts_ns = int(head.left_s / self._prompt_speed * 1e9) + 1
                 end_ns = min(until_ns, self._at_ns + lasts_ns)
@@ -299,7 +301,9 @@ class GroupMeter:
             head.prefill += amount
             totals.prefill += amount
             rest -= amount
-            head.left_s -= elapsed_ns * 1e-9 * self._prompt_speed
+            if head.left_s:
+                spent_s = elapsed_ns * 1e-9 * self._prompt_speed
+                head.left_s = max(1e-15, head.left_s - spent_s)
         if self._sequence_weight:
             totals.decode_busy_ns += elapsed_ns
         self._per_sequence += price * self._sequence_weight
@@ -310,19 +314,34 @@ class GroupMeter:
         totals.external += external
         totals.idle += rest - amount - external
         if head is not None and head.left_s <= 1e-12:
-            self._decode(head)  # its prompt should be computed, the token is on its way
+            self._computed_as_predicted(head)
+
+    def _computed_as_predicted(self, run: Run) -> None:
+        """Its token should be on its way: it decodes, unless it may still wait in the engine."""
+        if not self.external.own_waiting:
+            self._decode(run)
+        elif run.left_s:
+            run.left_s = 0.0
+            self._computed.append(run)
+            self._stale = True
 
     def _head(self) -> Run | None:
         """The prompt that is being computed; None: none, or the engine only queues them."""
         while self._pending and not self._pending[0].left_s:
             self._pending.popleft()
         if not self._pending:
-            return None
+            return self._late() if not self._sequences else None
         full = (
-            self._sequences + self.external.sequences >= self._max_running
+            self._sequences + self.external.sequences >= self.max_running
             or self.external.engine_full(self._pending_sequences)
         )
         return None if full and self._sequences else self._pending[0]
+
+    def _late(self) -> Run | None:
+        """Where nothing decodes: a prompt that takes longer than predicted."""
+        while self._computed and (self._computed[0].decodes or self._computed[0].ended):
+            self._computed.popleft()
+        return self._computed[0] if self._computed else None
 
     def _weigh(self, head: Run | None) -> None:
         """Weights of the instant, as fractions of SCALE: they never sum to more."""
@@ -341,8 +360,8 @@ class GroupMeter:
                 prompt_share = chunk_s / (chunk_s + step_s)
         prompt_part, decode_part = prompt_share, 1.0 - prompt_share if batch else 0.0
         self._prompt_speed = prompt_share
-        if self._nodes is not None:
-            prefill_nodes = self._nodes.prefill / (self._nodes.prefill + self._nodes.decode)
+        if self.nodes is not None:
+            prefill_nodes = self.nodes.prefill / (self.nodes.prefill + self.nodes.decode)
             prompt_part = prefill_nodes if head is not None else 0.0
             decode_part = 1.0 - prefill_nodes if batch else 0.0
             self._prompt_speed = 1.0
@@ -384,9 +403,15 @@ class GroupMeter:
 
     def _collect(self, run: Run) -> None:
         """Gives a decoding run what its counters have accrued."""
-        run.decode += run.choices * (self._per_sequence - run.seen_sequence)
-        run.decode += run.kv_tokens * (self._per_kv - run.seen_kv)
+        run.decode += self._owed(run)
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+
+    def _owed(self, run: Run) -> int:
+        """What a run's counters have accrued since it last collected."""
+        if not run.decodes:
+            return 0
+        shared = run.choices * (self._per_sequence - run.seen_sequence)
+        return shared + run.kv_tokens * (self._per_kv - run.seen_kv)
 
     def _cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
         """Part of a prefill, of SCALE, that is attention to cached input."""

@@ -1,7 +1,8 @@
 """What others run in an engine, and what the engine only queues: from its reports, for the meter.
 
-Reports come about every second and lag by a step, so only what two in a row show counts, and a
-report that is too old says nothing.
+Reports come about every second and lag, so they are compared with what the gateway ran at their
+time, only what two in a row show counts, and a report that is too old says nothing. Of what is
+beyond the own sequences, the part that runs is what the engine runs beyond the own that decode.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ SHARE_WEIGHT = 0.3
 MOST_PREFILL_SHARE = 0.9
 
 
-@dataclass(slots=True)
-class _Engine:
-    """One placement of the group."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """What the gateway ran on a group at some time: `sequences` of all, and those that decode."""
 
-    report: EngineReport | None = None
-    beyond: int = 0
-    sequences: int = 0
-    kv_tokens: int = 0
+    sequences: int
+    decoding: int
+    kv_tokens: int
 
 
 @dataclass(slots=True)
@@ -33,12 +33,14 @@ class ExternalLoad:
     """Load of others on one group: all its placements together."""
 
     sequences: int = 0
+    """That run."""
     kv_tokens: int = 0
     prefill_share: float = 0.0
     """Part of the time that goes into others' prompts, as the last reports show."""
-    _engines: dict[str, _Engine] = field(default_factory=dict)
-    _waiting: int = 0
-    """Sequences in the engine's queue."""
+    own_waiting: int = 0
+    """Own sequences in the engine's queue."""
+    _reports: dict[str, EngineReport] = field(default_factory=dict)
+    _beyond: tuple[int, int] = (0, 0)
     _own_prompt_tokens: int = 0
     _told_prompt_tokens: int = 0
     _seen_ns: int = 0
@@ -49,44 +51,37 @@ class ExternalLoad:
 
     def ended(self, sequences: int) -> None:
         """Own sequences ended: the engine can take as many from its queue."""
-        self._waiting = max(0, self._waiting - sequences)
+        self.own_waiting = max(0, self.own_waiting - sequences)
 
     def engine_full(self, pending_sequences: int) -> bool:
         """Whether every own prompt that has no token yet is only queued."""
-        return self._waiting >= pending_sequences > 0
+        return self.own_waiting >= pending_sequences > 0
 
     def expire(self, now_ns: int) -> bool:
         """Forgets figures that are too old; whether anything changed."""
         if now_ns - self._seen_ns <= STALE_NS or not (
-            self.sequences or self._waiting or self.prefill_share
+            self.sequences or self.own_waiting or self.prefill_share
         ):
             return False
-        self.sequences = self.kv_tokens = self._waiting = 0
+        self.sequences = self.kv_tokens = self.own_waiting = 0
         self.prefill_share = 0.0
         return True
 
-    def take(
-        self,
-        report: EngineReport,
-        *,
-        own_sequences: int,
-        own_kv_tokens: int,
-        model: StepModel | None,
-        now_ns: int,
-    ) -> None:
-        """Takes a report of one placement; `own_*` are those that the gateway has sent there."""
-        engine = self._engines.setdefault(report.placement, _Engine())
-        before, engine.report = engine.report, report
-        beyond = max(0, report.running + report.waiting - own_sequences)
-        engine.sequences = min(beyond, engine.beyond)
-        engine.beyond = beyond
-        capacity = report.kv_capacity_tokens or 0
-        resident = int(report.kv_usage * capacity)
-        engine.kv_tokens = max(0, resident - own_kv_tokens) if engine.sequences else 0
-        engines = self._engines.values()
-        self.sequences = sum(other.sequences for other in engines)
-        self.kv_tokens = sum(other.kv_tokens for other in engines)
-        self._waiting = sum(other.report.waiting for other in engines if other.report)
+    def take(self, report: EngineReport, own: Own, model: StepModel | None, now_ns: int) -> None:
+        """Takes a report of one placement; `own`: of the whole group, at the report's time."""
+        before = self._reports.get(report.placement)
+        self._reports[report.placement] = report
+        reports = self._reports.values()
+        running = sum(each.running for each in reports)
+        waiting = sum(each.waiting for each in reports)
+        beyond = max(0, running + waiting - own.sequences)
+        beyond_running = min(beyond, max(0, running - own.decoding))
+        last, last_running = self._beyond
+        self._beyond = (beyond, beyond_running)
+        beyond, self.sequences = min(beyond, last), min(beyond_running, last_running)
+        self.own_waiting = max(0, waiting - (beyond - min(beyond, self.sequences)))
+        resident = sum(int(each.kv_usage * (each.kv_capacity_tokens or 0)) for each in reports)
+        self.kv_tokens = max(0, resident - own.kv_tokens) if self.sequences else 0
         self._seen_ns = now_ns
         if before is not None and model is not None:
             self._prefills(before, report, model)

@@ -1,37 +1,48 @@
 """The placements and what runs on them: own dispatches (instant truth) and engine reports (lagged).
 
 A `PlacementState` counts what the scheduler itself sent there and took back; what an engine runs
-beyond that is external load. The scheduler is its only writer.
+beyond that is external load. The scheduler is its only writer. Own placements are mirrored in the
+arrays of `local_fleet.py`, which decisions read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scheduler.pricing import TokenRates
 from scheduler.rate_limit import NO_RATE_LIMITS, RateLimits
-from scheduler.snapshot import PlacementSnapshot
 from scheduler.step_model import StepModel
-from scheduler.types import EngineReport, PlacementKind, Request
+from scheduler.types import EngineReport, Objective, PlacementKind, Request
 
 REPORT_STALE_S = 5.0
 """A report older than this says nothing of external load: five default probe intervals."""
-TTFT_WEIGHT = 0.1
-"""Weight of a new time to first token in the running mean."""
+SEEN_WEIGHT = 0.1
+"""Weight of a new time to first token, or of a new outcome, in the running mean."""
+PREEMPTION_RESERVE = 0.03
+"""Share of the KV cache that an observed preemption adds to what is kept free, half of it for
+`RESERVE_HALF_LIFE_S`, and at most `MOST_RESERVE` in all."""
+RESERVE_HALF_LIFE_S = 60.0
+MOST_RESERVE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """A place where requests can run: facts that do not change while it is configured.
 
-    `max_running`: sequences at once; `pool`: empty for a remote; `group`: what steps together,
-    empty where the placement is alone in it; `dp_rank`: the rank to pin, or None;
-    `kv_capacity_tokens` and `context_tokens`: None when unknown; `step_model`: None for a remote,
-    which tells nothing of its engine. `rates`: a remote's list price or an own pool's showback
-    rate; `nano_usd_per_s`: the bill of an own group; None: unknown, never free.
-    `send_limits`: what a remote takes a minute; `fate`: placements of one such name fail together
-    ("": by itself).
+    Attributes:
+        max_running: sequences at once.
+        pool: empty for a remote.
+        group: what steps together: the replica, where its DP ranks are placements; empty where the
+            placement is alone in it.
+        dp_rank: the rank to pin, or None.
+        kv_capacity_tokens, context_tokens: None when unknown.
+        step_model: None for a remote, which tells nothing of its engine.
+        rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
+        nano_usd_per_s: the bill of an own group; None: unknown, never free.
+        send_limits: what a remote takes a minute.
+        fate: placements of one such name fail together; empty: by itself.
+        objective: what the pool is packed or spread by; the same for all pools of one model.
+        release_delay_s: a group that was empty for so long is reported as releasable.
     """
 
     name: str
@@ -49,6 +60,8 @@ class Placement:
     nano_usd_per_s: int | None = None
     send_limits: RateLimits = NO_RATE_LIMITS
     fate: str = ""
+    objective: Objective = Objective.LATENCY
+    release_delay_s: float = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,17 +70,22 @@ class Resident:
 
     request: Request
     started_s: float
-    kv_tokens: int
-    """Reserved: prompt and the longest output that the request may have."""
+    promised_ttft_s: float
+    kv_reserved_tokens: int
+    """Prompt and the output that nine of ten such requests stay below."""
     prefill_s: float
-    """Predicted time of its prefill."""
-    expected_output_tokens: float
+    """Predicted time of its prefill; 0 on a remote."""
+    hit_tokens: int
+    """Prompt tokens that were expected in the prefix cache."""
+    service_nano_usd: float = 0.0
+    """What its tenant was charged for it in terms of fairness."""
     output_tokens: int = 0
+    evicting: bool = False
 
     @property
-    def remaining_tokens(self) -> float:
-        """Output that is still expected."""
-        return max(0.0, self.expected_output_tokens - self.output_tokens)
+    def kv_tokens(self) -> int:
+        """KV tokens that it holds, once its prompt is computed."""
+        return self.request.prompt_tokens + self.output_tokens
 
 
 @dataclass(slots=True)
@@ -80,17 +98,25 @@ class PlacementState:
     residents: dict[str, Resident] = field(default_factory=dict)
     sequences: int = 0
     kv_tokens: int = 0
-    pending_prefill_s: float = 0.0
-    """Predicted prefill of the residents that have no token yet."""
-    remaining_tokens: float = 0.0
-    """Output that is still expected of the residents."""
+    kv_reserved_tokens: int = 0
+    pending: dict[str, float] = field(default_factory=dict)
+    """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
+    prefill_end_s: float = 0.0
+    """When all pending prefills are expected to be done."""
     report: EngineReport | None = None
     external_sequences: int = 0
-    _beyond: int = 0
+    external_kv_tokens: int = 0
     idle_since_s: float | None = None
     """When the last attempt left it; None: one runs, or none ever ran."""
     ttft_s: float | None = None
-    """Running mean of the times to first token; None: none seen."""
+    """Running mean of the times to first token, the engine's part; None: none seen."""
+    error_share: float = 0.0
+    """Running mean of the attempts that failed."""
+    cache_trust: float = 1.0
+    """Running mean of cached tokens that came back over those that were expected."""
+    _beyond: int = 0
+    _reserve: float = 0.0
+    _reserve_at_s: float = 0.0
 
     @property
     def kv_capacity_tokens(self) -> int | None:
@@ -106,106 +132,74 @@ class PlacementState:
             return self.facts.context_tokens
         return self.report.context_tokens if self.report else None
 
+    def stale(self, now: float) -> bool:
+        """Whether the newest report is missing, or too old to tell of external load."""
+        return self.report is None or now - self.report.at_s > REPORT_STALE_S
+
     def external(self, now: float) -> int:
         """Sequences in the engine that others sent; 0 when the report is stale."""
-        if self.report is None or now - self.report.at_s > REPORT_STALE_S:
-            return 0
-        return self.external_sequences
+        return 0 if self.stale(now) else self.external_sequences
 
-    def reserve_tokens(self, request: Request) -> int:
-        """KV tokens that `request` is counted with: its longest case, at most the whole cache."""
-        longest = request.prompt_tokens + request.choices * request.max_output_tokens
-        capacity = self.kv_capacity_tokens
-        return longest if capacity is None else min(longest, capacity)
+    def reserve_share(self, now: float) -> float:
+        """Share of the KV cache that observed preemptions ask to keep free; it halves in time."""
+        return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
 
-    def snapshot(self, now: float) -> PlacementSnapshot:
-        """Figures to show."""
-        facts, report = self.facts, self.report
-        batch = self.sequences + self.external(now)
-        model = facts.step_model
-        kv_tokens = sum(r.request.prompt_tokens + r.output_tokens for r in self.residents.values())
-        age_s = None if report is None else max(0.0, now - report.at_s)
-        idle_since_s = now if self.idle_since_s is None else self.idle_since_s
-        return PlacementSnapshot(
-            name=facts.name,
-            pool=facts.pool,
-            model=facts.model,
-            kind=facts.kind,
-            group=facts.group or facts.name,
-            dp_rank=facts.dp_rank,
-            serving=self.serving,
-            reason=self.reason,
-            running_requests=len(self.residents),
-            running_sequences=self.sequences,
-            waiting_in_engine=None if report is None else report.waiting,
-            external_sequences=self.external(now),
-            kv_tokens=kv_tokens,
-            kv_reserved_tokens=self.kv_tokens,
-            kv_capacity_tokens=self.kv_capacity_tokens,
-            pending_prefill_s=self.pending_prefill_s,
-            predicted_batch=batch,
-            distinct_experts=None if model is None else model.distinct_experts(batch),
-            decode_step_s=None if model is None else model.decode_step_s(batch, kv_tokens),
-            report_age_s=age_s,
-            report_stale=age_s is None or age_s > REPORT_STALE_S,
-            idle_s=now - idle_since_s,
-            releasable=False,
-            ttft_s=self.ttft_s,
-            error_share=0.0,
-        )
-
-    def has_room(self, request: Request, now: float) -> bool:
-        """Whether `request` could start at once, in slots and in KV cache."""
-        if self.sequences + self.external(now) + request.choices > self.facts.max_running:
-            # A request with more choices than slots runs alone: the engine queues the rest.
-            return self.sequences + self.external(now) == 0
-        capacity = self.kv_capacity_tokens
-        return capacity is None or self.kv_tokens + self.reserve_tokens(request) <= capacity
-
-    def add(self, request: Request, expected_output_tokens: float, now: float) -> None:
+    def add(self, resident: Resident, now: float) -> None:
         """Counts an attempt in."""
-        model = self.facts.step_model
-        prompt_tokens = request.prompt_tokens
-        resident = Resident(
-            request=request,
-            started_s=now,
-            kv_tokens=self.reserve_tokens(request),
-            prefill_s=model.prefill_time_s(prompt_tokens, prompt_tokens) if model else 0.0,
-            expected_output_tokens=expected_output_tokens,
-        )
+        request = resident.request
         self.residents[request.request_id] = resident
         self.idle_since_s = None
         self.sequences += request.choices
         self.kv_tokens += resident.kv_tokens
-        self.pending_prefill_s += resident.prefill_s
-        self.remaining_tokens += resident.remaining_tokens
+        self.kv_reserved_tokens += resident.kv_reserved_tokens
+        self.pending[request.request_id] = resident.prefill_s
+        self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
-    def progress(self, request_id: str, output_tokens: int, now: float) -> None:
-        """Takes the tokens that an attempt has produced so far; an older count changes nothing."""
+    def progress(self, request_id: str, output_tokens: int, now: float) -> int:
+        """Takes the tokens that an attempt has produced so far; how many of them are news."""
         resident = self.residents[request_id]
-        if output_tokens <= resident.output_tokens:
-            return
+        news = output_tokens - resident.output_tokens
+        if news <= 0:
+            return 0
         if resident.output_tokens == 0:
-            self.pending_prefill_s -= resident.prefill_s
+            del self.pending[request_id]
+            # A first token is the clock of the prefills: what the prediction was off by ends here.
+            self.prefill_end_s = now + sum(self.pending.values())
             seen_s = now - resident.started_s
             mean_s = seen_s if self.ttft_s is None else self.ttft_s
-            self.ttft_s = mean_s + TTFT_WEIGHT * (seen_s - mean_s)
-        self.remaining_tokens -= resident.remaining_tokens
+            self.ttft_s = mean_s + SEEN_WEIGHT * (seen_s - mean_s)
         resident.output_tokens = output_tokens
-        self.remaining_tokens += resident.remaining_tokens
+        self.kv_tokens += news
+        more = resident.kv_tokens - resident.kv_reserved_tokens
+        if more > 0:
+            # It outgrew the prediction: what it holds is counted at least.
+            resident.kv_reserved_tokens += more
+            self.kv_reserved_tokens += more
+        return news
 
-    def remove(self, request_id: str, now: float) -> None:
+    def remove(self, request_id: str, now: float) -> Resident:
         """Counts an attempt out."""
         resident = self.residents.pop(request_id)
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
-        self.remaining_tokens -= resident.remaining_tokens
-        if resident.output_tokens == 0:
-            self.pending_prefill_s -= resident.prefill_s
+        self.kv_reserved_tokens -= resident.kv_reserved_tokens
+        prefill_s = self.pending.pop(request_id, None)
+        if prefill_s is not None:
+            self.prefill_end_s -= prefill_s
         if not self.residents:
-            # Sums of floats drift by rounding; an empty placement is exactly empty.
-            self.pending_prefill_s = self.remaining_tokens = 0.0
             self.idle_since_s = now
+        return resident
+
+    def note_outcome(self, failed: bool) -> None:
+        """Takes the end of an attempt into the share of failures."""
+        self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
+
+    def note_cached(self, resident: Resident, cached_tokens: int | None) -> None:
+        """Takes the cached tokens that came back; None says nothing."""
+        if cached_tokens is None or resident.hit_tokens <= 0:
+            return
+        share = min(1.0, cached_tokens / resident.hit_tokens)
+        self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
     def take_report(self, report: EngineReport) -> None:
         """Takes an engine's report; what it holds beyond the own attempts is external load.
@@ -217,17 +211,14 @@ class PlacementState:
         self.external_sequences = min(beyond, self._beyond)
         self._beyond = beyond
         self.report = report
+        capacity = self.kv_capacity_tokens or 0
+        foreign = round(report.kv_usage * capacity) - self.kv_tokens
+        # Own tokens are known better than the engine's lagged gauge: what is beyond them is only
+        # believed where others run there.
+        self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
-
-class Fleet:
-    """Every placement, by name and by model."""
-
-    def __init__(self, placements: Iterable[Placement]) -> None:
-        self.by_name: dict[str, PlacementState] = {}
-        self.by_model: dict[str, list[PlacementState]] = {}
-        for facts in placements:
-            if facts.name in self.by_name:
-                raise ValueError(f"placement {facts.name!r} is there twice: names must differ")
-            state = PlacementState(facts)
-            self.by_name[facts.name] = state
-            self.by_model.setdefault(facts.model, []).append(state)
+    def note_preemptions(self, preemptions: int, now: float) -> None:
+        """The engine ran out of KV blocks: plan with fewer for a while."""
+        if preemptions > 0:
+            raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)
+            self._reserve, self._reserve_at_s = min(MOST_RESERVE, raised), now

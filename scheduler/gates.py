@@ -66,6 +66,10 @@ class Gates:
         """Whether waiting for the placement is no use for now."""
         return self._gates[name].breaker.broken(now)
 
+    def closed(self, name: str, now: float) -> bool:
+        """Whether nothing keeps requests from the placement, nor will without a new failure."""
+        return self._gates[name].breaker.phase(now) is BreakerPhase.CLOSED
+
     def all_broken(self, names: Sequence[str], now: float) -> Broken | None:
         """What is told when waiting for any of the placements is no use; None when it is."""
         breakers = [self._gates[name].breaker for name in names]

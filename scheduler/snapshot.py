@@ -6,9 +6,11 @@ decisions. None stands for what is not known: no report yet, a remote's engine, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from scheduler.fleet import PlacementState
+from scheduler.lane import Lane
 from scheduler.types import PlacementKind, SloClass
 
 
@@ -68,7 +70,8 @@ class PoolSnapshot:
     """The own placements of one pool.
 
     Attributes:
-        saturation: predicted wait of a new request over the time to first token it is promised.
+        saturation: predicted wait of a new request over the time to first token it is promised,
+            smoothed; pools of one model share a queue, and so this figure.
         saturated: the same with hysteresis: overflow starts at 1.0 and ends at 0.6.
         releasable_groups: groups that an autoscaler may take.
     """
@@ -101,3 +104,83 @@ class SchedulerSnapshot:
     placements: tuple[PlacementSnapshot, ...]
     pools: tuple[PoolSnapshot, ...]
     queues: tuple[QueueSnapshot, ...]
+
+
+def take_snapshot(
+    states: Iterable[PlacementState], lanes: Mapping[str, Lane], now: float
+) -> SchedulerSnapshot:
+    """Figures of every placement (in the order of `states`), pool and queue."""
+    placements = tuple(_placement(state, lanes[state.facts.model], now) for state in states)
+    pools: dict[str, list[PlacementSnapshot]] = {}
+    for placement in placements:
+        if placement.kind is PlacementKind.LOCAL:
+            pools.setdefault(placement.pool, []).append(placement)
+    return SchedulerSnapshot(
+        at_s=now,
+        placements=placements,
+        pools=tuple(_pool(name, own, lanes[own[0].model]) for name, own in pools.items()),
+        queues=tuple(_queue(model, lane, now) for model, lane in lanes.items()),
+    )
+
+
+def _placement(state: PlacementState, lane: Lane, now: float) -> PlacementSnapshot:
+    facts, report = state.facts, state.report
+    index = lane.fleet.index.get(facts.name)
+    group = None if index is None else lane.fleet.groups[index]
+    batch = state.sequences if group is None else group.batch
+    idle_since_s = now if state.idle_since_s is None else state.idle_since_s
+    return PlacementSnapshot(
+        name=facts.name,
+        pool=facts.pool,
+        model=facts.model,
+        kind=facts.kind,
+        group=facts.group or facts.name,
+        dp_rank=facts.dp_rank,
+        serving=state.serving,
+        reason=state.reason,
+        running_requests=len(state.residents),
+        running_sequences=state.sequences,
+        waiting_in_engine=None if report is None else report.waiting,
+        external_sequences=state.external(now),
+        kv_tokens=state.kv_tokens,
+        kv_reserved_tokens=state.kv_reserved_tokens,
+        kv_capacity_tokens=state.kv_capacity_tokens,
+        pending_prefill_s=max(0.0, state.prefill_end_s - now) if state.pending else 0.0,
+        predicted_batch=batch,
+        distinct_experts=None if group is None else group.model.distinct_experts(batch),
+        decode_step_s=None
+        if group is None
+        else group.model.decode_step_s(batch, group.kv_paced_tokens),
+        report_age_s=None if report is None else max(0.0, now - report.at_s),
+        report_stale=state.stale(now),
+        idle_s=now - idle_since_s,
+        releasable=index is not None and lane.fleet.releasable(index, now),
+        ttft_s=state.ttft_s,
+        error_share=state.error_share,
+    )
+
+
+def _pool(name: str, own: list[PlacementSnapshot], lane: Lane) -> PoolSnapshot:
+    return PoolSnapshot(
+        pool=name,
+        model=own[0].model,
+        groups=len({placement.group for placement in own}),
+        groups_serving=len({placement.group for placement in own if placement.serving}),
+        releasable_groups=len({placement.group for placement in own if placement.releasable}),
+        saturation=lane.saturation.value,
+        saturated=lane.saturation.marked,
+    )
+
+
+def _queue(model: str, lane: Lane, now: float) -> QueueSnapshot:
+    oldest_s = dict.fromkeys(SloClass, now)
+    for queued in lane.queue:
+        name = queued.request.slo.slo_class
+        oldest_s[name] = min(oldest_s[name], queued.request.arrival_s)
+    return QueueSnapshot(
+        model=model,
+        requests={name: lane.queue.waiting(name) for name in SloClass},
+        oldest_wait_s={name: now - arrival_s for name, arrival_s in oldest_s.items()},
+        size_bytes=lane.queue.size_bytes,
+        predicted_drain_s=lane.drain_s(),
+    )

@@ -11,11 +11,14 @@ from scheduler.types import Fault, Request
 
 @dataclass(slots=True)
 class Ticket:
-    """State of one request. `attempts`: those that were started."""
+    """State of one request. `attempts`: those that were started, evicted ones apart."""
 
     request: Request
     attempts: int = 0
     placement: PlacementState | None = None
+    evictions: int = 0
+    ttft_s: float = 0.0
+    """Time to first token that it is promised."""
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)
     _failed_fates: set[str] = field(default_factory=set)
@@ -28,6 +31,11 @@ class Ticket:
                 self._unsuited_pools.add(facts.pool)
         elif facts.fate:
             self._failed_fates.add(facts.fate)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an attempt failed."""
+        return bool(self._tried)
 
     def may_try(self, facts: Placement) -> bool:
         """Whether it has not failed there, nor was refused by an equal."""

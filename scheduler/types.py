@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from scheduler.pricing import TokenRates
+
 
 class SloClass(enum.StrEnum):
     """Class of service, best first."""
@@ -25,10 +27,21 @@ class PlacementKind(enum.StrEnum):
     REMOTE = "remote"
 
 
+class Objective(enum.StrEnum):
+    """What a pool's placements are chosen by, among those that keep every promise."""
+
+    COST = "cost"
+    """Least marginal cost: requests are packed, so that idle groups can be released."""
+    LATENCY = "latency"
+    """Least time for all who share a group: requests are spread."""
+
+
 class RejectReason(enum.StrEnum):
     """Why a request was refused: the shell maps each to one row of the error table."""
 
     QUEUE_FULL = "queue_full"
+    SHED = "shed"
+    """It waited, and gave its seat in the full queue to a request of more weight."""
     QUEUE_TIMEOUT = "queue_timeout"
     DEADLINE = "deadline"
     TOO_LONG = "too_long"
@@ -50,6 +63,8 @@ class AttemptOutcome(enum.StrEnum):
     """Nothing was sent to the client: another placement may be tried."""
     SUPERSEDED = "superseded"
     """Another attempt of the same request answered first: waste."""
+    EVICTED = "evicted"
+    """The scheduler took it back, and nothing was sent to the client: it waits again."""
 
 
 class Fault(enum.StrEnum):
@@ -72,15 +87,13 @@ class Slo:
     """What a request is promised.
 
     `ttft_s`: time to first token; `tpot_s`: mean time per output token; `max_queue_s`: longest
-    stay in the queue; `head_start_s`: how much earlier than an INTERACTIVE request it must have
-    arrived to go first (0 for the best class), so that a lower class waits but never starves.
+    stay in the queue.
     """
 
     slo_class: SloClass
     ttft_s: float
     tpot_s: float
     max_queue_s: float
-    head_start_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +102,11 @@ class Request:
 
     `prompt_tokens` is an estimate unless `prompt_tokens_exact`; `max_output_tokens` is per choice;
     `remote_classes` are the classes of remotes that may serve it (empty: none, the content stays
-    local); `unsupported_by` names placements that cannot honour a field of it.
+    local); `unsupported_by` names placements that cannot honour a field of it. `weight`: the
+    tenant's share of a saturated model, relative to the others'. `prefix_blocks`: chained hashes of
+    the prompt's full blocks of `prefix_block_tokens` each, the cache salt in the first, so that
+    equal hashes mean an equal prefix in the same cache. `holds_output`: the client gets nothing
+    before the end. `max_cost_nano_usd`: most that it may be charged; None: no own limit.
     """
 
     request_id: str
@@ -108,6 +125,11 @@ class Request:
     session_id: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
+    weight: float = 1.0
+    prefix_blocks: tuple[int, ...] = ()
+    prefix_block_tokens: int = 512
+    holds_output: bool = False
+    max_cost_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +191,15 @@ class ServingChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PricesChanged:
+    """Dated prices of a placement changed; see `fleet.Placement`. None: unknown."""
+
+    placement: str
+    rates: TokenRates | None
+    nano_usd_per_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Tokens that an attempt has produced so far, all choices together."""
 
@@ -202,7 +233,7 @@ class Cancelled:
     request_id: str
 
 
-Event = EngineReport | ServingChanged | Progress | AttemptEnded | Cancelled
+Event = EngineReport | ServingChanged | PricesChanged | Progress | AttemptEnded | Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +247,20 @@ class Dispatch:
     reason: str
     predicted_ttft_s: float | None
     predicted_tpot_s: float | None
+    dp_rank: int | None = None
+    predicted_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evict:
+    """Take this attempt back: end its upstream call and report `AttemptEnded` with EVICTED.
+
+    A wish: once content was sent the attempt goes on, and ends as it ends.
+    """
+
+    request_id: str
+    attempt: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +273,7 @@ class Reject:
     retry_after_s: float | None
 
 
-Action = Dispatch | Reject
+Action = Dispatch | Reject | Evict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

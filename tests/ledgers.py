@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.accounting.ledger_database import Database, Tx
+from gateway.accounting.price_book import PriceBook
 from gateway.accounting.settlement import SettledAttempt
 from gateway.generation import Usage
+from gateway.server import RunningGateway
+from scheduler.pricing import RateTier, TokenRates
 from scheduler.types import AttemptOutcome, PlacementKind, SloClass
 
 TIME_S = 1_800_000_000.0
@@ -64,3 +69,17 @@ async def one(database: Database, sql: str, *values: object) -> int:
 async def booked(database: Database) -> int:
     """All charges of the ledger, nano-USD."""
     return await one(database, "SELECT CAST(SUM(charged_nano_usd) AS BIGINT) FROM attempt")
+
+
+NANO = 1_000_000
+RATES = TokenRates(
+    row_id="test",
+    tiers=(RateTier(uncached_input=NANO, cached_input=NANO, cache_write=NANO, output=NANO),),
+)
+"""1 nano-USD a token."""
+
+
+def a_nano_dollar_a_token(gateway: RunningGateway, placements: Sequence[str] = ("own/a",)) -> None:
+    """Gives placements a price, from now on."""
+    book = PriceBook(rates=dict.fromkeys(placements, RATES))
+    gateway.runtime.dispatcher.book = book

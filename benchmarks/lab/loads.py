@@ -41,7 +41,6 @@ TENANTS = 12
 """Of traces that do not tell who sent a request: few heavy ones, see `client_shares`."""
 STANDARD_SHARE = 0.25
 """Share of requests of the second class; its SLO is the same, it only goes after the first."""
-STANDARD_HEAD_START_S = 2.0
 MAX_OUTPUT_TOKENS = 4096
 """What clients ask for at most: far above what they get, as in practice."""
 
@@ -118,7 +117,13 @@ def arrivals(
     return [
         Arrival(
             request=_request(
-                f"r{i}", row, fleet, truth, row.client or f"tenant-{tenants[i]}", bool(standard[i])
+                f"r{i}",
+                row,
+                trace.block_tokens,
+                fleet,
+                truth,
+                row.client or f"tenant-{tenants[i]}",
+                bool(standard[i]),
             ),
             output_tokens=row.output_tokens,
             content=row.content,
@@ -130,6 +135,7 @@ def arrivals(
 def _request(
     request_id: str,
     row: TraceRow,
+    block_tokens: int,
     fleet: LabFleet,
     truth: StepModel,
     tenant: str,
@@ -141,7 +147,6 @@ def _request(
         ttft_s=ttft_s,
         tpot_s=fleet.tpot_s,
         max_queue_s=ttft_s,
-        head_start_s=STANDARD_HEAD_START_S if is_standard else 0.0,
     )
     return Request(
         request_id=request_id,
@@ -158,4 +163,6 @@ def _request(
         remote_classes=frozenset(),
         prompt_tokens_exact=True,
         session_id=row.session,
+        prefix_blocks=tuple(row.content[: row.prompt_tokens // block_tokens]),
+        prefix_block_tokens=block_tokens,
     )

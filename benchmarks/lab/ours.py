@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from benchmarks.lab.fleets import LabFleet
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
-from scheduler.types import PlacementKind
+from scheduler.policy import Policy
+from scheduler.types import Objective, PlacementKind
 
 QUEUE_REQUESTS = 4096
 QUEUE_BYTES = 1 << 30
@@ -17,10 +20,15 @@ QUEUE_BYTES = 1 << 30
 def our_scheduler(fleet: LabFleet, names: Sequence[str], switches: Mapping[str, str]) -> Scheduler:
     """A scheduler for the fleet that knows the prior, not the truth.
 
-    Raises ValueError: a switch that the scheduler does not have.
+    `switches`: fields of `Policy` by name, as Python literals, and `objective`. Raises ValueError:
+    one that is neither.
     """
-    if switches:
-        raise ValueError(f"unknown switches {sorted(switches)}")
+    known = {field.name for field in fields(Policy)}
+    unknown = switches.keys() - known - {"objective"}
+    if unknown:
+        raise ValueError(f"unknown switches {sorted(unknown)}")
+    objective = Objective(switches.get("objective", Objective.LATENCY))
+    values = {name: ast.literal_eval(switches[name]) for name in known & switches.keys()}
     placements = (
         Placement(
             name=name,
@@ -31,8 +39,10 @@ def our_scheduler(fleet: LabFleet, names: Sequence[str], switches: Mapping[str, 
             group=name,
             step_model=fleet.step_model,
             nano_usd_per_s=round(fleet.usd_per_s * 1e9),
+            objective=objective,
         )
         for name in names
     )
     queue = QueueLimits(requests=QUEUE_REQUESTS, size_bytes=QUEUE_BYTES)
-    return Scheduler(placements, SchedulerLimits(queue=queue, attempts=2))
+    limits = SchedulerLimits(queue=queue, attempts=2)
+    return Scheduler(placements, limits, Policy(**values))

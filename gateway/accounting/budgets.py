@@ -80,6 +80,10 @@ class Budgets:
         self._overrides = overrides
         self._apply()
 
+    def was_set(self, scope: Scope) -> bool:
+        """Whether the budget of this scope was set at run time."""
+        return scope in self._overrides
+
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """Who would spend; None: no budget applies."""
         return self._book.holder(tenant, key_id, session_id)

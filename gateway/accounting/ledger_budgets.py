@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 
 from gateway.accounting.ledger_database import Tx
-from scheduler.budget import Budget, Limit, Scope
-from scheduler.budget_window import Period
+from scheduler.budget import Account, Budget, Scope
+from scheduler.budget_window import Period, Window, window_at
+
+TOP_SESSIONS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """An account now. `leased`: granted to open leases and not settled."""
+    """A budget in its window now. `leased`: granted to open leases and not settled."""
 
-    limit: Limit
+    session_id: str
+    window: Window
     settled_nano_usd: int
     leased_nano_usd: int
 
@@ -51,16 +54,40 @@ async def set_override(tx: Tx, scope: Scope, budget: Budget | None) -> None:
     )
 
 
-async def standings(tx: Tx, limits: Sequence[Limit]) -> list[Standing]:
-    """How accounts stand; one that nobody has spent from stands at 0."""
-    found = []
-    for limit in limits:
-        rows = await tx.rows(
-            "SELECT settled_nano_usd, committed_nano_usd FROM account WHERE account_id = $1",
-            limit.account.account_id,
-        )
-        settled, committed = rows[0] if rows else (0, 0)
-        found.append(
-            Standing(limit=limit, settled_nano_usd=settled, leased_nano_usd=committed - settled)
-        )
-    return found
+async def standings(tx: Tx, budget: Budget) -> list[Standing]:
+    """How a budget stands; one that nobody has spent from stands at 0."""
+    window = window_at(budget.period, time.time())
+    account = Account(
+        tenant=budget.tenant,
+        key_id=budget.key_id,
+        session_id=None,
+        period=budget.period,
+        starts_unix_s=window.starts_unix_s,
+    )
+    rows = await tx.rows(
+        "SELECT settled_nano_usd, committed_nano_usd FROM account WHERE account_id = $1",
+        account.account_id,
+    )
+    settled, committed = rows[0] if rows else (0, 0)
+    return [_standing("", window, settled, committed)]
+
+
+async def top_sessions(tx: Tx, budget: Budget) -> list[Standing]:
+    """The sessions of a budget that stand highest."""
+    window = window_at(budget.period, time.time())
+    rows = await tx.rows(
+        "SELECT session_id, settled_nano_usd, committed_nano_usd FROM account"
+        " WHERE starts_unix_s = $1 AND period = $2 AND tenant = $3 AND key_id = $4"
+        f" AND session_id IS NOT NULL ORDER BY committed_nano_usd DESC LIMIT {TOP_SESSIONS}",
+        *(window.starts_unix_s, budget.period.value, budget.tenant, budget.key_id),
+    )
+    return [_standing(session, window, *sums) for session, *sums in rows]
+
+
+def _standing(session_id: str, window: Window, settled: int, committed: int) -> Standing:
+    return Standing(
+        session_id=session_id,
+        window=window,
+        settled_nano_usd=settled,
+        leased_nano_usd=committed - settled,
+    )

@@ -17,6 +17,10 @@ from gateway.generation import Usage
 from scheduler.pricing import TokenCounts, TokenRates
 from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Request, SloClass
 
+_TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
+"""Ends after which the request goes on."""
+_NOT_FINAL = (*_TRIED_AGAIN, AttemptOutcome.SUPERSEDED)
+
 
 class CostBasis(enum.StrEnum):
     """How a metered cost was found."""
@@ -127,7 +131,7 @@ def settle(
             spent = (metered.uncached_input, metered.cached_input, metered.output)
             parts = _parts(counts or _NO_TOKENS, spent)
     elif usage is None or counts is None:
-        cost = 0 if outcome is AttemptOutcome.RETRYABLE else None  # it got no token out of it
+        cost = 0 if outcome in _TRIED_AGAIN else None  # it got no token out of it
     elif rates is not None:
         basis = CostBasis.ESTIMATED if usage.estimated else CostBasis.LIST_PRICE
         cost = rates.cost_nano_usd(counts)
@@ -155,7 +159,7 @@ def settle(
         cheapest_remote_nano_usd=(
             None if counts is None else book.cheapest_remote_nano_usd(request, counts)
         ),
-        final=outcome not in (AttemptOutcome.RETRYABLE, AttemptOutcome.SUPERSEDED) and not goes_on,
+        final=outcome not in _NOT_FINAL and not goes_on,
     )
 
 

@@ -128,6 +128,8 @@ class OpenAIHttpBackend:
         }
         if self._dialect is Dialect.VLLM:
             headers |= dict(generation.hints.trace_headers)
+            if generation.hints.dp_rank is not None:
+                headers["X-data-parallel-rank"] = str(generation.hints.dp_rank)
         return headers
 
     async def _ask(

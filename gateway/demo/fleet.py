@@ -156,8 +156,8 @@ def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
         # The replicas are slow: limits of a fleet at full speed would all be missed.
         slo_classes=SloClasses(
             interactive=SloFigures(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
-            standard=SloFigures(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0, head_start_s=2.0),
-            batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0, head_start_s=10.0),
+            standard=SloFigures(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0),
+            batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
         ),
         limits=Limits(queue_requests=QUEUE_REQUESTS),
     )

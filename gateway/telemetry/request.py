@@ -17,7 +17,7 @@ from gateway.telemetry import attributes
 from gateway.telemetry.instruments import Exemplar, Instruments
 from gateway.telemetry.rpc import DEADLINE_SLACK_S, RpcRecord
 from gateway.trail import AttemptEnd
-from scheduler.types import Action, AttemptOutcome, Dispatch, PlacementKind, Reject, Request
+from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Reject, Request
 
 
 class RequestTrail:
@@ -71,7 +71,7 @@ class RequestTrail:
         span.set_attribute(semconv.QUEUE_POSITION, position)
         self._admission = span
 
-    def decided(self, action: Action, waited_s: float) -> None:
+    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
         """The scheduler decided."""
         request = self.request
         refused = isinstance(action, Reject)
@@ -226,7 +226,7 @@ class RequestTrail:
     def _is_late(self) -> bool:
         return self._clock() >= self.request.deadline_s - DEADLINE_SLACK_S
 
-    def _count_decision(self, action: Action, waited_s: float) -> None:
+    def _count_decision(self, action: Dispatch | Reject, waited_s: float) -> None:
         assert self._instruments is not None
         request = self.request
         model, slo_class = request.model, request.slo.slo_class.value

@@ -13,28 +13,13 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.accounting.price_book import PriceBook
 from gateway.config_ledger import BudgetEntry
 from scheduler.budget_window import Period
-from scheduler.pricing import RateTier, TokenRates
 from tests import serving
-from tests.ledgers import booked, one
+from tests.ledgers import a_nano_dollar_a_token, booked, one
 from tests.scripted import DONE, ROLE, Scripted, listening, word
 from tests.serving import METADATA, Serving, chat_request, read_stream
 
-NANO = 1_000_000
-RATES = TokenRates(
-    row_id="test",
-    tiers=(
-        RateTier(
-            uncached_input=1_000_000,
-            cached_input=1_000_000,
-            cache_write=1_000_000,
-            output=1_000_000,
-        ),
-    ),
-)
-"""1 nano-USD a token."""
 ANSWER = [ROLE, word(1), word(2, b'"length"'), DONE]
 """5 tokens of prompt, 2 of output."""
 
@@ -50,8 +35,7 @@ async def gateway(
             serving.config(pools=[serving.pool([script.url])]), budgets=budgets
         )
         async with serving.serving_in(folder, config) as running:
-            dispatcher = running.gateway.runtime.dispatcher
-            dispatcher.book = PriceBook(rates=dict.fromkeys(priced, RATES))
+            a_nano_dollar_a_token(running.gateway, priced)
             yield running
 
 
@@ -164,11 +148,10 @@ async def test_a_reload_brings_a_budget_that_knows_what_was_spent_before(tmp_pat
         for _ in range(10):
             await generate(running)
         config = running.gateway.runtime.config
-        book = running.gateway.runtime.dispatcher.book
         await running.gateway.reload(
             msgspec.structs.replace(config, budgets=(budget(350),)), tmp_path
         )
-        running.gateway.runtime.dispatcher.book = book
+        a_nano_dollar_a_token(running.gateway)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate(running)
         assert told(caught.value)[1] == "BUDGET_SPENT"

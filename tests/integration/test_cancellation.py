@@ -42,7 +42,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
     assert repr(runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
     for state in runtime.scheduler.placements:
         assert (state.sequences, state.kv_tokens) == (0, 0)
-        assert (state.remaining_tokens, state.pending_prefill_s) == (0.0, 0.0)
+        assert (state.kv_reserved_tokens, state.pending) == (0, {})
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in runtime.backends.values():

@@ -20,15 +20,11 @@ from gateway.auth import key_sha256
 from gateway.config import Key, KeyLimits, Limits, Timeouts
 from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import (
-    admin_pb2,
-    admin_pb2_grpc,
     batch_pb2,
     batch_pb2_grpc,
     chat_pb2,
     generation_pb2,
     inference_pb2,
-    usage_pb2,
-    usage_pb2_grpc,
 )
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, read_stream
@@ -93,9 +89,12 @@ async def test_a_stream_brings_text_then_the_account(gateway: Serving, sim: Simu
     assert done.usage.completion_tokens == 16
     assert done.usage.prompt_tokens > 0
     assert done.usage.HasField("cached_tokens")
-    assert not done.HasField("cost"), "a price that is not known is not zero"
+    # Metered by the pool's price; no showback rate: what it is charged is unknown, not zero.
+    assert done.cost.basis == generation_pb2.COST_BASIS_METERED
+    assert done.cost.metered_nano_usd == sum(part.nano_usd for part in done.cost.parts) > 0
+    assert not done.cost.HasField("charged_nano_usd")
     assert (done.route.target, done.route.replica) == ("own", "a")
-    assert "least predicted work" in done.route.reason
+    assert "keep every promise" in done.route.reason
     assert [attempt.outcome for attempt in done.route.attempts] == ["ok"]
     assert done.timings.ttft.ToNanoseconds() > 0
     assert done.timings.total.ToNanoseconds() >= done.timings.ttft.ToNanoseconds()
@@ -290,7 +289,7 @@ async def test_a_full_queue_overflows_to_the_remote_and_what_must_stay_is_refuse
             assert seen.done is not None
             assert seen.done.route.kind == generation_pb2.PLACEMENT_KIND_REMOTE
             assert (seen.done.route.target, seen.done.route.replica) == ("far", "")
-            assert "queue is full" in seen.done.route.reason
+            assert "own servers saturated" in seen.done.route.reason
             private = chat_request(data_policy=generation_pb2.DataPolicy(local_only=True))
             error = await failure(gateway, private)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -350,8 +349,6 @@ async def test_health_reflection_and_services_of_later_versions(gateway: Serving
     calls: list[grpc.aio.UnaryUnaryCall[Any, Any]] = [
         gateway.stub.Quote(inference_pb2.QuoteRequest(), metadata=METADATA),
         batch_pb2_grpc.BatchServiceStub(gateway.channel).GetBatch(batch_pb2.GetBatchRequest()),
-        usage_pb2_grpc.UsageServiceStub(gateway.channel).GetSpend(usage_pb2.GetSpendRequest()),
-        admin_pb2_grpc.AdminServiceStub(gateway.channel).Drain(admin_pb2.DrainRequest()),
     ]
     for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

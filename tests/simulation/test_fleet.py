@@ -36,9 +36,7 @@ from simulation.powered import PoweredTime
 from simulation.sequences import LengthRequest
 
 MODEL = "m"
-SLO = Slo(
-    slo_class=SloClass.INTERACTIVE, ttft_s=2.0, tpot_s=0.05, max_queue_s=1.0, head_start_s=0.0
-)
+SLO = Slo(slo_class=SloClass.INTERACTIVE, ttft_s=2.0, tpot_s=0.05, max_queue_s=1.0)
 CONFIG = EngineConfig(
     max_num_seqs=8, max_num_batched_tokens=512, num_gpu_blocks=160, max_model_len=2048
 )

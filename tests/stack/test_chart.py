@@ -11,7 +11,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway import semconv
 from tests.stack import crd_schemas
 from tests.stack.helm import EXAMPLES, Helm, Object, Refused, Rendered
 
@@ -190,11 +189,6 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     assert pod["terminationGracePeriodSeconds"] > drained_s
     probe = server["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
-    policy = rendered.one("NetworkPolicy", "x-moegate-vllm")["spec"]["ingress"]
-    assert [(p["port"], p.get("endPort")) for rule in policy for p in rule["ports"]] == [
-        (8000, None),
-        (6000, 6007),
-    ]
     service = rendered.one("Service", "x-moegate-vllm")["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is False
@@ -218,7 +212,7 @@ def open_to_the_outside(rendered: Rendered) -> None:
     assert yaml.safe_load(rendered.config)["server"]["tls"]["client_ca"] == "../tls/ca.crt"
 
 
-AUTOSCALED = {semconv.IN_FLIGHT.prometheus, semconv.QUEUE_DEPTH.prometheus}
+AUTOSCALED = {"moegate_requests_in_flight", "moegate_queue_depth"}
 SHARED: Object = {**REMOTE, **POSTGRES}
 MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     "sqlite": (
@@ -244,7 +238,6 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     ),
     "vllm": (
         {
-            "networkPolicy": {"enabled": True},
             "vllm": {
                 "enabled": True,
                 "model": "org/model",
@@ -254,7 +247,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "apiKey": {"existingSecret": "s", "key": "k"},
                 "kvEvents": {"enabled": True, "port": 6000},
                 "resources": {"limits": {"memory": "900Gi"}},
-            },
+            }
         },
         vllm_over_eight_ranks,
     ),

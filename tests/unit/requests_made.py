@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from scheduler.types import Request, Slo, SloClass
 
-HEAD_START_S = {SloClass.INTERACTIVE: 0.0, SloClass.STANDARD: 2.0, SloClass.BATCH: 60.0}
-
 
 def request(
     request_id: str,
@@ -23,19 +21,26 @@ def request(
     size_bytes: int = 10,
     remote_classes: frozenset[str] = frozenset(),
     unsupported_by: frozenset[str] = frozenset(),
+    tenant: str = "team",
+    weight: float = 1.0,
+    key_id: str = "",
+    ttft_s: float = 2.0,
+    tpot_s: float = 0.05,
+    prefix_blocks: tuple[int, ...] = (),
+    holds_output: bool = False,
+    max_cost_nano_usd: int | None = None,
 ) -> Request:
     return Request(
         request_id=request_id,
-        tenant="team",
+        tenant=tenant,
         model=model,
         arrival_s=arrival_s,
         deadline_s=deadline_s,
         slo=Slo(
             slo_class=slo_class,
-            ttft_s=2.0,
-            tpot_s=0.05,
+            ttft_s=ttft_s,
+            tpot_s=tpot_s,
             max_queue_s=max_queue_s,
-            head_start_s=HEAD_START_S[slo_class],
         ),
         priority=priority,
         prompt_tokens=prompt_tokens,
@@ -45,4 +50,9 @@ def request(
         size_bytes=size_bytes,
         remote_classes=remote_classes,
         unsupported_by=unsupported_by,
+        weight=weight,
+        key_id=key_id,
+        prefix_blocks=prefix_blocks,
+        holds_output=holds_output,
+        max_cost_nano_usd=max_cost_nano_usd,
     )

@@ -60,7 +60,7 @@ def test_the_clients_deadline_and_figures_hold() -> None:
     request = made(pb.GenerateRequest(slo=slo), key(), remaining_s=3.0)
     assert request.deadline_s == 103.0
     assert (request.slo.slo_class, request.slo.ttft_s) == (SloClass.BATCH, 7.0)
-    assert (request.slo.tpot_s, request.slo.head_start_s) == (1.0, 60.0)
+    assert request.slo.tpot_s == 1.0
 
 
 def test_a_keys_first_class_is_its_default_and_others_are_denied() -> None:

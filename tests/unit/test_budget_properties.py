@@ -39,7 +39,7 @@ from tests.ledgers import TIME_S, settled
 T = TypeVar("T")
 GATEWAYS = st.integers(0, 1)
 KEYS = st.sampled_from(["k0", "k1"])
-RARE = st.integers(0, 5)
+RARE = st.integers(0, 2)
 COSTS = st.sampled_from([0, 1, 20, 100, 250, 400])
 TENANT_CAP, KEY_CAP = 1_000, 600
 ALWAYS = (

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.cost import GroupMeter, NodeShare, Run
+from scheduler.cost import GroupMeter
+from scheduler.cost_runs import NodeShare, Run
 from scheduler.cost_totals import (
     HOUR_NS,
     SECOND_NS,
@@ -44,15 +45,7 @@ def report(at_ns: int, running: int, waiting: int = 0, prompt_tokens: int = 0) -
 
 
 def take(group: GroupMeter, what: EngineReport, now_ns: int) -> None:
-    group.advance(now_ns)
-    group.external.take(
-        what,
-        own_sequences=group.running,
-        own_kv_tokens=group.decoding[1],
-        model=group.model,
-        now_ns=now_ns,
-    )
-    group.touch()
+    group.report(what, now_ns, now_ns)
 
 
 def test_a_lone_request_pays_for_the_whole_group_while_it_runs() -> None:

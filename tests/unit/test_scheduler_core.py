@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
@@ -12,11 +14,13 @@ from scheduler.types import (
     Cancelled,
     Dispatch,
     EngineReport,
+    Objective,
     PlacementKind,
     Progress,
     Reject,
     RejectReason,
     ServingChanged,
+    SloClass,
 )
 from tests.unit.requests_made import request
 
@@ -24,7 +28,12 @@ EU = frozenset({"eu"})
 
 
 def local(
-    name: str, *, slots: int = 2, kv: int | None = None, context: int | None = None
+    name: str,
+    *,
+    slots: int = 2,
+    kv: int | None = None,
+    context: int | None = None,
+    objective: Objective = Objective.LATENCY,
 ) -> Placement:
     return Placement(
         name=name,
@@ -34,6 +43,7 @@ def local(
         kv_capacity_tokens=kv,
         context_tokens=context,
         step_model=QWEN3_30B_H100,
+        objective=objective,
     )
 
 
@@ -59,6 +69,14 @@ def ended(name: str, outcome: AttemptOutcome = AttemptOutcome.OK, attempt: int =
     )
 
 
+def first_actions(core: Scheduler, now: float) -> tuple[float, tuple[object, ...]]:
+    """Ticks at the wake-ups until something happens: when, and what."""
+    while not (tick := core.tick(now)).actions:
+        assert tick.next_wake_s is not None
+        now = tick.next_wake_s
+    return now, tick.actions
+
+
 def where(actions: tuple[object, ...]) -> list[tuple[str, str]]:
     return [
         (a.request_id, a.placement) if isinstance(a, Dispatch) else (a.request_id, a.reason.value)
@@ -67,20 +85,36 @@ def where(actions: tuple[object, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def test_requests_spread_over_the_placements_with_the_least_predicted_work() -> None:
-    core = scheduler(local("a"), local("b"))
-    assert where(core.submit(request("r1"), 0.0)) == [("r1", "a")]
-    assert where(core.submit(request("r2"), 0.0)) == [("r2", "b")]
-    # a has produced most of its expected output, so less work remains there than on b.
-    core.handle(Progress(request_id="r1", attempt=1, output_tokens=90), 1.0)
-    assert where(core.submit(request("r3"), 1.0)) == [("r3", "a")]
+def test_spreading_takes_the_emptiest_and_packing_the_fullest() -> None:
+    spread = scheduler(local("a"), local("b"))
+    assert where(spread.submit(request("r1"), 0.0)) == [("r1", "a")]
+    assert where(spread.submit(request("r2"), 0.0)) == [("r2", "b")]
+    packed = scheduler(*(local(name, objective=Objective.COST) for name in "ab"))
+    for i in range(2):
+        assert where(packed.submit(request(f"r{i}"), 0.0)) == [(f"r{i}", "a")]
+    # a is full, but b is opened only when a quarter of the time to a first token is gone.
+    assert packed.submit(request("r2"), 0.0) == ()
+    assert packed.tick(0.4).actions == ()
+    assert where(packed.tick(0.6).actions) == [("r2", "b")]
 
 
-def test_a_long_prompt_counts_as_work() -> None:
+def test_a_pending_prefill_counts() -> None:
     core = scheduler(local("a"), local("b"))
     core.submit(request("long", prompt_tokens=50_000, max_output_tokens=10), 0.0)
     core.submit(request("short", max_output_tokens=10), 0.0)
     assert where(core.submit(request("next"), 0.0)) == [("next", "b")]
+
+
+def test_a_prefill_waits_rather_than_make_running_streams_late() -> None:
+    core = scheduler(local("a", slots=9))
+    core.submit(request("talks", max_output_tokens=400), 0.0)
+    core.handle(Progress(request_id="talks", attempt=1, output_tokens=1), 0.1)
+    # 40,000 tokens stall the stream for 1.3 s, after a single token of at most 50 ms each.
+    assert core.submit(request("long", prompt_tokens=40_000), 0.11) == ()
+    assert core.tick(0.11).next_wake_s == pytest.approx(0.16)
+    # Far ahead of its promise, the stream can bear it.
+    core.handle(Progress(request_id="talks", attempt=1, output_tokens=60), 0.4)
+    assert where(core.tick(0.41).actions) == [("long", "a")]
 
 
 def test_what_finds_no_room_waits_and_starts_when_room_comes() -> None:
@@ -92,11 +126,14 @@ def test_what_finds_no_room_waits_and_starts_when_room_comes() -> None:
     assert repr(core) == "<Scheduler: 0 queued, 1 running>"
 
 
-def test_a_newcomer_does_not_overtake_who_waits() -> None:
+def test_a_newcomer_gets_one_look_but_does_not_pass_a_class_above() -> None:
     core = scheduler(local("a", slots=2))
     core.submit(request("r1"), 0.0)
     core.submit(request("two", choices=2), 0.0)
-    assert core.submit(request("r3"), 0.1) == ()
+    low = request("low", SloClass.STANDARD, arrival_s=0.1)
+    assert core.submit(low, 0.1) == ()
+    assert where(core.submit(request("r3", arrival_s=0.1), 0.1)) == [("r3", "a")]
+    core.handle(ended("r3"), 0.5)
     assert where(core.handle(ended("r1"), 1.0)) == [("two", "a")]
 
 
@@ -106,7 +143,7 @@ def test_kv_capacity_bounds_what_runs() -> None:
     assert where(core.submit(request("r2"), 0.0)) == [("r2", "a")]
     assert core.submit(request("r3"), 0.0) == ()
     [state] = core.placements
-    assert state.kv_tokens == 400
+    assert (state.kv_tokens, state.kv_reserved_tokens) == (200, 400)
 
 
 def test_the_engine_tells_its_kv_capacity() -> None:
@@ -142,16 +179,22 @@ def test_external_load_takes_slots_once_two_reports_show_it_and_until_they_are_s
     assert where(core.tick(9.0).actions) == [("r2", "a")]
 
 
-def test_a_remote_serves_only_when_the_queue_is_full() -> None:
+def test_a_remote_serves_what_cannot_be_in_time_at_home() -> None:
+    core = scheduler(local("a", slots=1), remote(), queue=9)
+    core.submit(request("r1", remote_classes=EU), 0.0)
+    assert core.submit(request("r2", remote_classes=EU), 0.0) == (), "nobody waits: in time"
+    now, [dispatch] = first_actions(core, 0.0)
+    assert 1.9 < now < 2.0, "at the last moment at which the remote is in time"
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.placement == "far"
+    assert dispatch.reason.startswith("own servers saturated; ")
+
+
+def test_a_remote_serves_what_finds_the_queue_full() -> None:
     core = scheduler(local("a", slots=1), remote(), queue=1)
     core.submit(request("r1", remote_classes=EU), 0.0)
-    assert core.submit(request("r2", remote_classes=EU), 0.0) == ()
-    [dispatch] = core.submit(request("r3", remote_classes=EU), 0.0)
-    assert isinstance(dispatch, Dispatch)
-    assert (dispatch.placement, dispatch.reason) == (
-        "far",
-        "own servers saturated: the queue is full",
-    )
+    core.submit(request("r2", remote_classes=EU), 0.0)
+    assert where(core.submit(request("r3", remote_classes=EU), 0.0)) == [("r3", "far")]
 
 
 def test_content_that_must_stay_local_is_refused_when_the_queue_is_full() -> None:
@@ -199,15 +242,13 @@ def test_a_queue_that_takes_too_long_is_left_with_a_hint() -> None:
     core.submit(request("r1"), 0.0)
     core.submit(request("r2", max_queue_s=5.0), 0.0)
     core.submit(request("r3", deadline_s=3.0), 0.0)
-    first = core.tick(0.0)
-    assert first.actions == ()
-    assert first.next_wake_s is not None
-    assert 2.9 < first.next_wake_s < 3.0
-    late = core.tick(first.next_wake_s)
-    assert where(late.actions) == [("r3", "deadline")]
-    assert late.next_wake_s == 5.0
-    assert where(core.tick(5.0).actions) == [("r2", "queue_timeout")]
-    assert core.tick(6.0).next_wake_s is None
+    ends: list[tuple[float, str, str]] = []
+    now: float | None = 0.0
+    while now is not None:
+        tick = core.tick(now)
+        ends += [(round(now, 1), name, reason) for name, reason in where(tick.actions)]
+        now = tick.next_wake_s
+    assert ends == [(3.0, "r3", "deadline"), (5.0, "r2", "queue_timeout")]
 
 
 def test_a_failed_attempt_goes_elsewhere_and_ends_when_none_is_left() -> None:

@@ -19,6 +19,7 @@ from scheduler.types import (
     Cancelled,
     Dispatch,
     EngineReport,
+    Evict,
     PlacementKind,
     Progress,
     ServingChanged,
@@ -56,20 +57,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waiting: set[str] = set()
         self.running: dict[str, Dispatch] = {}
         self.local_only: set[str] = set()
+        self.batch: set[str] = set()
+        self.evictions: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         for placement in PLACEMENTS:
             self.set_serving(placement.name, True)
 
     def take(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
+            if isinstance(action, Evict):
+                assert action.request_id in self.batch
+                assert self.running[action.request_id].attempt == action.attempt
+                assert self.evictions[action.request_id] < 3
+                continue
             assert action.request_id in self.waiting, "an action for a request that does not wait"
             self.waiting.remove(action.request_id)
             if isinstance(action, Dispatch):
-                assert action.attempt <= ATTEMPTS
+                self.check_kv(action)
+                assert action.attempt <= ATTEMPTS + self.evictions[action.request_id]
                 assert action.placement != "far" or action.request_id not in self.local_only
                 self.running[action.request_id] = action
             else:
                 self.ends[action.request_id] += 1
+
+    def check_kv(self, action: Dispatch) -> None:
+        """No start fills a KV cache beyond what is planned; answers may outgrow that later."""
+        [state] = [s for s in self.core.placements if s.facts.name == action.placement]
+        if state.facts.kv_capacity_tokens is not None and len(state.residents) > 1:
+            assert state.kv_reserved_tokens <= state.facts.kv_capacity_tokens
 
     @rule(placement=st.sampled_from([p.name for p in PLACEMENTS]), serving=st.booleans())
     def set_serving(self, placement: str, serving: bool) -> None:
@@ -102,6 +117,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waiting.add(name)
         if local:
             self.local_only.add(name)
+        if slo_class is SloClass.BATCH:
+            self.batch.add(name)
         made = request(
             name,
             slo_class,
@@ -128,7 +145,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.running:
             name = sorted(self.running)[pick % len(self.running)]
             dispatch = self.running.pop(name)
-            if outcome is AttemptOutcome.RETRYABLE:
+            self.evictions[name] += outcome is AttemptOutcome.EVICTED
+            if outcome in (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED):
                 self.waiting.add(name)
             else:
                 self.ends[name] += 1
@@ -186,10 +204,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert state.sequences == sum(r.request.choices for r in residents)
             assert state.sequences <= state.facts.max_running or len(residents) == 1
             assert state.kv_tokens == sum(r.kv_tokens for r in residents)
-            capacity = state.facts.kv_capacity_tokens
-            assert capacity is None or state.kv_tokens <= capacity
-            assert state.remaining_tokens >= -1e-6
-            assert state.pending_prefill_s >= -1e-6
+            reserved = sum(r.kv_reserved_tokens for r in residents)
+            assert state.kv_reserved_tokens == reserved
+            assert state.pending.keys() == {n for n in mine if not state.residents[n].output_tokens}
 
     def teardown(self) -> None:
         """At the end all who wait leave: by a place, by a refusal, or by the passing of time."""

@@ -30,10 +30,11 @@ def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
     core.handle(ServingChanged(placement="pool/a", serving=True, reason="up"), 0.0)
     core.submit(request("r1", prompt_tokens=1000), 0.0)
     core.submit(request("r2", SloClass.BATCH, prompt_tokens=10), 1.0)
+    [placed] = core.snapshot(0.0).placements
+    assert placed.pending_prefill_s > 0
     busy = core.snapshot(3.0)
     [placed] = busy.placements
     assert (placed.running_requests, placed.predicted_batch, placed.kv_tokens) == (1, 1, 1000)
-    assert placed.pending_prefill_s > 0
     assert placed.distinct_experts == 8
     [queue] = busy.queues
     assert queue.requests[SloClass.BATCH] == 1

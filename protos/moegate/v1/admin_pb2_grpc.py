@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Operator's service; needs a key with the operator role.
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
     """
 
     def __init__(self, channel):
@@ -55,15 +56,31 @@ class AdminServiceStub:
                 request_serializer=moegate_dot_v1_dot_admin__pb2.SetBudgetRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_admin__pb2.SetBudgetResponse.FromString,
                 _registered_method=True)
+        self.DeleteBudget = channel.unary_unary(
+                '/moegate.v1.AdminService/DeleteBudget',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.DeleteBudgetRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.DeleteBudgetResponse.FromString,
+                _registered_method=True)
         self.ListBudgets = channel.unary_unary(
                 '/moegate.v1.AdminService/ListBudgets',
                 request_serializer=moegate_dot_v1_dot_admin__pb2.ListBudgetsRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_admin__pb2.ListBudgetsResponse.FromString,
                 _registered_method=True)
+        self.CorrectCharge = channel.unary_unary(
+                '/moegate.v1.AdminService/CorrectCharge',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.CorrectChargeRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.CorrectChargeResponse.FromString,
+                _registered_method=True)
+        self.GetLedgerStatus = channel.unary_unary(
+                '/moegate.v1.AdminService/GetLedgerStatus',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
-    """Operator's service; needs a key with the operator role.
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
     """
 
     def Drain(self, request, context):
@@ -88,7 +105,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetBudget(self, request, context):
-        """Sets a budget.
+        """Sets a budget, over one of the configuration file if that has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBudget(self, request, context):
+        """Takes a budget away, also one of the configuration file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +120,20 @@ class AdminServiceServicer:
 
     def ListBudgets(self, request, context):
         """Lists budgets with what is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectCharge(self, request, context):
+        """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLedgerStatus(self, request, context):
+        """How the ledger stands: whether it writes, and what waits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,10 +162,25 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=moegate_dot_v1_dot_admin__pb2.SetBudgetRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_admin__pb2.SetBudgetResponse.SerializeToString,
             ),
+            'DeleteBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBudget,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.DeleteBudgetRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.DeleteBudgetResponse.SerializeToString,
+            ),
             'ListBudgets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBudgets,
                     request_deserializer=moegate_dot_v1_dot_admin__pb2.ListBudgetsRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_admin__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'CorrectCharge': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectCharge,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.CorrectChargeRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.CorrectChargeResponse.SerializeToString,
+            ),
+            'GetLedgerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedgerStatus,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,7 +191,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Operator's service; needs a key with the operator role.
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
     """
 
     @staticmethod
@@ -250,6 +304,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/DeleteBudget',
+            moegate_dot_v1_dot_admin__pb2.DeleteBudgetRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.DeleteBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListBudgets(request,
             target,
             options=(),
@@ -266,6 +347,60 @@ class AdminService:
             '/moegate.v1.AdminService/ListBudgets',
             moegate_dot_v1_dot_admin__pb2.ListBudgetsRequest.SerializeToString,
             moegate_dot_v1_dot_admin__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectCharge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/CorrectCharge',
+            moegate_dot_v1_dot_admin__pb2.CorrectChargeRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.CorrectChargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedgerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/GetLedgerStatus',
+            moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

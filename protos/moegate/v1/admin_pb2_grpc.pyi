@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Operator's service; needs a key with the operator role."""
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,13 +42,21 @@ class AdminServiceStub:
     Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
     """Reads the configuration file again."""
     SetBudget: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetBudgetRequest, _admin_pb2.SetBudgetResponse]
-    """Sets a budget."""
+    """Sets a budget, over one of the configuration file if that has it."""
+    DeleteBudget: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteBudgetRequest, _admin_pb2.DeleteBudgetResponse]
+    """Takes a budget away, also one of the configuration file."""
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBudgetsRequest, _admin_pb2.ListBudgetsResponse]
     """Lists budgets with what is used."""
+    CorrectCharge: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CorrectChargeRequest, _admin_pb2.CorrectChargeResponse]
+    """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays."""
+    GetLedgerStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStatusRequest, _admin_pb2.GetLedgerStatusResponse]
+    """How the ledger stands: whether it writes, and what waits."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Operator's service; needs a key with the operator role."""
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
@@ -56,12 +66,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
     """Reads the configuration file again."""
     SetBudget: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetBudgetRequest, _admin_pb2.SetBudgetResponse]  # type: ignore[assignment]
-    """Sets a budget."""
+    """Sets a budget, over one of the configuration file if that has it."""
+    DeleteBudget: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteBudgetRequest, _admin_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
+    """Takes a budget away, also one of the configuration file."""
     ListBudgets: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBudgetsRequest, _admin_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """Lists budgets with what is used."""
+    CorrectCharge: _aio.UnaryUnaryMultiCallable[_admin_pb2.CorrectChargeRequest, _admin_pb2.CorrectChargeResponse]  # type: ignore[assignment]
+    """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays."""
+    GetLedgerStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStatusRequest, _admin_pb2.GetLedgerStatusResponse]  # type: ignore[assignment]
+    """How the ledger stands: whether it writes, and what waits."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Operator's service; needs a key with the operator role."""
+    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
+    keys, which its admins may set.
+    """
 
     @_abc_1.abstractmethod
     def Drain(
@@ -93,7 +111,15 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetBudgetResponse, _abc.Awaitable[_admin_pb2.SetBudgetResponse]]:
-        """Sets a budget."""
+        """Sets a budget, over one of the configuration file if that has it."""
+
+    @_abc_1.abstractmethod
+    def DeleteBudget(
+        self,
+        request: _admin_pb2.DeleteBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteBudgetResponse, _abc.Awaitable[_admin_pb2.DeleteBudgetResponse]]:
+        """Takes a budget away, also one of the configuration file."""
 
     @_abc_1.abstractmethod
     def ListBudgets(
@@ -102,5 +128,21 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListBudgetsResponse, _abc.Awaitable[_admin_pb2.ListBudgetsResponse]]:
         """Lists budgets with what is used."""
+
+    @_abc_1.abstractmethod
+    def CorrectCharge(
+        self,
+        request: _admin_pb2.CorrectChargeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CorrectChargeResponse, _abc.Awaitable[_admin_pb2.CorrectChargeResponse]]:
+        """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays."""
+
+    @_abc_1.abstractmethod
+    def GetLedgerStatus(
+        self,
+        request: _admin_pb2.GetLedgerStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetLedgerStatusResponse, _abc.Awaitable[_admin_pb2.GetLedgerStatusResponse]]:
+        """How the ledger stands: whether it writes, and what waits."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,32 +20,57 @@ class SpendGroup(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPEND_GROUP_MODEL: _ClassVar[SpendGroup]
     SPEND_GROUP_HOUR: _ClassVar[SpendGroup]
     SPEND_GROUP_DAY: _ClassVar[SpendGroup]
+    SPEND_GROUP_WEEK: _ClassVar[SpendGroup]
+    SPEND_GROUP_PLACEMENT: _ClassVar[SpendGroup]
+    SPEND_GROUP_SESSION: _ClassVar[SpendGroup]
+
+class SpendOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SPEND_ORDER_UNSPECIFIED: _ClassVar[SpendOrder]
+    SPEND_ORDER_SPEND: _ClassVar[SpendOrder]
+    SPEND_ORDER_TOKENS: _ClassVar[SpendOrder]
 SPEND_GROUP_UNSPECIFIED: SpendGroup
 SPEND_GROUP_TENANT: SpendGroup
 SPEND_GROUP_KEY: SpendGroup
 SPEND_GROUP_MODEL: SpendGroup
 SPEND_GROUP_HOUR: SpendGroup
 SPEND_GROUP_DAY: SpendGroup
+SPEND_GROUP_WEEK: SpendGroup
+SPEND_GROUP_PLACEMENT: SpendGroup
+SPEND_GROUP_SESSION: SpendGroup
+SPEND_ORDER_UNSPECIFIED: SpendOrder
+SPEND_ORDER_SPEND: SpendOrder
+SPEND_ORDER_TOKENS: SpendOrder
 
 class GetSpendRequest(_message.Message):
-    __slots__ = ("to", "group_by", "tenant")
+    __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     group_by: _containers.RepeatedScalarFieldContainer[SpendGroup]
     tenant: str
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+    key_id: str
+    model: str
+    order_by: SpendOrder
+    limit: int
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., order_by: _Optional[_Union[SpendOrder, str]] = ..., limit: _Optional[int] = ..., **kwargs) -> None: ...
 
 class GetSpendResponse(_message.Message):
-    __slots__ = ("rows",)
+    __slots__ = ("rows", "truncated")
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[SpendRow]
-    def __init__(self, rows: _Optional[_Iterable[_Union[SpendRow, _Mapping]]] = ...) -> None: ...
+    truncated: bool
+    def __init__(self, rows: _Optional[_Iterable[_Union[SpendRow, _Mapping]]] = ..., truncated: _Optional[bool] = ...) -> None: ...
 
 class SpendRow(_message.Message):
-    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_requests")
+    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts", "corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -53,7 +78,11 @@ class SpendRow(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     METERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
-    UNPRICED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHEAPEST_REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     group: _containers.RepeatedScalarFieldContainer[str]
     requests: int
     uncached_input_tokens: int
@@ -61,8 +90,93 @@ class SpendRow(_message.Message):
     output_tokens: int
     metered_nano_usd: int
     charged_nano_usd: int
-    unpriced_requests: int
-    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_requests: _Optional[int] = ...) -> None: ...
+    unpriced_attempts: int
+    estimated_attempts: int
+    corrected_nano_usd: int
+    recovered_nano_usd: int
+    cheapest_remote_nano_usd: int
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_attempts: _Optional[int] = ..., estimated_attempts: _Optional[int] = ..., corrected_nano_usd: _Optional[int] = ..., recovered_nano_usd: _Optional[int] = ..., cheapest_remote_nano_usd: _Optional[int] = ...) -> None: ...
+
+class ExportAttemptsRequest(_message.Message):
+    __slots__ = ("to", "tenant")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    tenant: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+
+class ExportAttemptsResponse(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[AttemptRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[AttemptRow, _Mapping]]] = ...) -> None: ...
+
+class AttemptRow(_message.Message):
+    __slots__ = ("epoch", "seq", "state", "request_id", "attempt", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool", "kind", "outcome", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "metered_nano_usd", "charged_nano_usd", "budgeted_nano_usd", "basis", "price_row_id", "parts_json", "cheapest_remote_nano_usd", "last_attempt", "lease_id", "note")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASONING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    METERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BUDGETED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ROW_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHEAPEST_REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    LAST_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    seq: int
+    state: str
+    request_id: str
+    attempt: int
+    key_id: str
+    tenant: str
+    session_id: str
+    model: str
+    slo_class: str
+    placement: str
+    pool: str
+    kind: str
+    outcome: str
+    started_at: _timestamp_pb2.Timestamp
+    ended_at: _timestamp_pb2.Timestamp
+    prompt_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    metered_nano_usd: int
+    charged_nano_usd: int
+    budgeted_nano_usd: int
+    basis: str
+    price_row_id: str
+    parts_json: str
+    cheapest_remote_nano_usd: int
+    last_attempt: bool
+    lease_id: str
+    note: str
+    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ..., state: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., key_id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placement: _Optional[str] = ..., pool: _Optional[str] = ..., kind: _Optional[str] = ..., outcome: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., budgeted_nano_usd: _Optional[int] = ..., basis: _Optional[str] = ..., price_row_id: _Optional[str] = ..., parts_json: _Optional[str] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., last_attempt: _Optional[bool] = ..., lease_id: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class GetPoolCostRequest(_message.Message):
     __slots__ = ("pool", "window")

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """Spend and fleet.
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
     """
 
     def __init__(self, channel):
@@ -39,6 +40,11 @@ class UsageServiceStub:
                 '/moegate.v1.UsageService/GetSpend',
                 request_serializer=moegate_dot_v1_dot_usage__pb2.GetSpendRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_usage__pb2.GetSpendResponse.FromString,
+                _registered_method=True)
+        self.ExportAttempts = channel.unary_stream(
+                '/moegate.v1.UsageService/ExportAttempts',
+                request_serializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsResponse.FromString,
                 _registered_method=True)
         self.GetPoolCost = channel.unary_unary(
                 '/moegate.v1.UsageService/GetPoolCost',
@@ -53,11 +59,19 @@ class UsageServiceStub:
 
 
 class UsageServiceServicer:
-    """Spend and fleet.
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
     """
 
     def GetSpend(self, request, context):
-        """Spend of the caller's tenant (an operator: of every tenant), grouped.
+        """Spend, grouped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAttempts(self, request, context):
+        """Every row of the ledger, in the order in which they ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +99,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=moegate_dot_v1_dot_usage__pb2.GetSpendRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_usage__pb2.GetSpendResponse.SerializeToString,
             ),
+            'ExportAttempts': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAttempts,
+                    request_deserializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsResponse.SerializeToString,
+            ),
             'GetPoolCost': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPoolCost,
                     request_deserializer=moegate_dot_v1_dot_usage__pb2.GetPoolCostRequest.FromString,
@@ -104,7 +123,8 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """Spend and fleet.
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
     """
 
     @staticmethod
@@ -124,6 +144,33 @@ class UsageService:
             '/moegate.v1.UsageService/GetSpend',
             moegate_dot_v1_dot_usage__pb2.GetSpendRequest.SerializeToString,
             moegate_dot_v1_dot_usage__pb2.GetSpendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moegate.v1.UsageService/ExportAttempts',
+            moegate_dot_v1_dot_usage__pb2.ExportAttemptsRequest.SerializeToString,
+            moegate_dot_v1_dot_usage__pb2.ExportAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

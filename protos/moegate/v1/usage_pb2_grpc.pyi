@@ -27,14 +27,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """Spend and fleet."""
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     GetSpend: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]
-    """Spend of the caller's tenant (an operator: of every tenant), grouped."""
+    """Spend, grouped."""
+    ExportAttempts: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]
+    """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]
     """Cost of a pool over time: the rates, and where the bill went."""
     WatchFleet: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]
@@ -42,18 +46,24 @@ class UsageServiceStub:
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """Spend and fleet."""
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSpend: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]  # type: ignore[assignment]
-    """Spend of the caller's tenant (an operator: of every tenant), grouped."""
+    """Spend, grouped."""
+    ExportAttempts: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]  # type: ignore[assignment]
+    """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]  # type: ignore[assignment]
     """Cost of a pool over time: the rates, and where the bill went."""
     WatchFleet: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]  # type: ignore[assignment]
     """State of every placement, again each interval."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Spend and fleet."""
+    """Spend and fleet. A caller's key sees its own spend, a tenant admin's that of its tenant, an
+    operator's all.
+    """
 
     @_abc_1.abstractmethod
     def GetSpend(
@@ -61,7 +71,15 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetSpendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetSpendResponse, _abc.Awaitable[_usage_pb2.GetSpendResponse]]:
-        """Spend of the caller's tenant (an operator: of every tenant), grouped."""
+        """Spend, grouped."""
+
+    @_abc_1.abstractmethod
+    def ExportAttempts(
+        self,
+        request: _usage_pb2.ExportAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_usage_pb2.ExportAttemptsResponse], _abc.AsyncIterator[_usage_pb2.ExportAttemptsResponse]]:
+        """Every row of the ledger, in the order in which they ended."""
 
     @_abc_1.abstractmethod
     def GetPoolCost(

@@ -1,0 +1,48 @@
+"""What runs on a metered group, what it has cost, and how a disaggregated group is split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeShare:
+    """Nodes of a disaggregated group by what they do; their price is shared alike."""
+
+    prefill: int
+    decode: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Run:
+    """An attempt that runs on a group. Only the meter looks inside."""
+
+    choices: int
+    prompt_tokens: int
+    prefill_s: float
+    """Predicted."""
+    left_s: float
+    """Of it, not yet spent."""
+    opened_unpriced_ns: int
+    output_tokens: int = 0
+    decodes: bool = False
+    ended: bool = False
+    seen_sequence: int = 0
+    seen_kv: int = 0
+    prefill: int = 0
+    decode: int = 0
+
+    @property
+    def kv_tokens(self) -> int:
+        """Resident now; the choices share the prompt."""
+        return self.prompt_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing."""
+
+    uncached_input: int
+    cached_input: int
+    output: int
+    priced: bool

@@ -1,0 +1,115 @@
+"""Whom a newcomer's prefill would harm: the streams of one group, and their harm curve.
+
+A stream promises a mean time per output token. While a prefill stalls the group, each stream falls
+behind; it catches up by the time that each further token takes less than promised. One that ends
+before it has caught up missed its SLO. For a stream with g tokens received in e seconds since the
+first, at a limit of L per token and a step of T seconds, a stall of s seconds puts it
+
+    late = e + s - L g      seconds behind its mean,
+    x    = late / (L - T)   tokens until it has recovered,
+
+and 1 - S(g + x) / S(g) is the chance that it ends before, S the survival of output lengths. Where
+T > L nothing is recovered, and the stream is lost if it lives to use up its lead. The sum over the
+streams, as a function of s, is the harm curve: the victims of a newcomer are the curve's rise from
+the stall that is pending to the stall with its prefill. So one curve serves every look at a group
+until its streams have moved on.
+
+A prefill that is sent but has no token yet is a stream of one token that begins when its turn ends.
+A request that missed its SLO already constrains nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from scheduler.output_length import Floats, OutputLengths
+
+STALL_POINTS = 20
+_FIRST_STALL_S = 0.02
+_STALL_RATIO = 1.5
+STALLS_S: Floats = _FIRST_STALL_S * (np.power(_STALL_RATIO, np.arange(float(STALL_POINTS))) - 1.0)
+"""Stalls at which a curve is known: 0 to 44 s."""
+SILENCE_S = 0.05
+"""Tokens are reported this late: a stream is taken to have gone on for so long."""
+
+_FIRST, _SEEN, _TOKENS, _LIMIT, _MOST, _WEIGHT, _ROW = range(7)
+
+
+def stall_position(stall_s: Floats) -> Floats:
+    """Where stalls lie on the grid of the curves, for interpolation."""
+    position = np.log(stall_s * (1.0 / _FIRST_STALL_S) + 1.0) * (1.0 / np.log(_STALL_RATIO))
+    return np.asarray(np.minimum(position, STALL_POINTS - 1.001))
+
+
+class Streams:
+    """Attempts that run in one group, a row each; rows move when one leaves."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._rows: dict[str, int] = {}
+        self._table: Floats = np.zeros((7, 16))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, request_id: str, *, limit_s: float, most_tokens: int, row: int) -> None:
+        """Adds an attempt that has no token yet. `row`: of its key's output lengths."""
+        index = len(self._ids)
+        if index == self._table.shape[1]:
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)), axis=1)
+        self._ids.append(request_id)
+        self._rows[request_id] = index
+        self._table[:, index] = (np.nan, 0.0, 1.0, limit_s, most_tokens, 1.0, row)
+
+    def first_token(self, request_id: str, now: float, *, in_time: bool) -> None:
+        """The first token came; `in_time`: within the promised time, so that more is at stake."""
+        index = self._rows[request_id]
+        self._table[_FIRST, index] = self._table[_SEEN, index] = now
+        self._table[_WEIGHT, index] = float(in_time)
+
+    def progress(self, request_id: str, tokens: float, now: float) -> None:
+        """Tokens so far, per choice."""
+        index = self._rows[request_id]
+        self._table[_TOKENS, index] = tokens
+        self._table[_SEEN, index] = now
+
+    def remove(self, request_id: str) -> None:
+        """The attempt is over."""
+        index = self._rows.pop(request_id)
+        last = self._ids.pop()
+        if last != request_id:
+            self._ids[index] = last
+            self._rows[last] = index
+            self._table[:, index] = self._table[:, len(self._ids)]
+
+    def curve(
+        self, starts_s: Mapping[str, float], step_s: float, lengths: OutputLengths, now: float
+    ) -> Floats:
+        """Expected victims at each of STALLS_S, shape (STALL_POINTS,).
+
+        `starts_s`: seconds from now until each attempt without a token has its first one;
+        `step_s`: time per token with the newcomer in the batch.
+        """
+        count = len(self._ids)
+        if count == 0:
+            return np.zeros(STALL_POINTS)
+        table = self._table[:, :count]
+        elapsed_s = now - table[_FIRST]
+        tokens = table[_TOKENS] + np.minimum(now - table[_SEEN], SILENCE_S) / step_s
+        for request_id, start_s in starts_s.items():
+            index = self._rows[request_id]
+            elapsed_s[index] = -start_s
+            tokens[index] = 1.0
+        limit_s, row = table[_LIMIT], table[_ROW].astype(np.intp)
+        late_s = STALLS_S + (elapsed_s - limit_s * tokens)[:, None]
+        regained_s = (limit_s - step_s)[:, None]
+        further = np.abs(late_s) / np.maximum(np.abs(regained_s), 1e-9)
+        reached = tokens[:, None] + further
+        alive = lengths.survival(row, tokens)[:, None]
+        lives = np.minimum(lengths.survival(row[:, None], reached) / np.maximum(alive, 1e-9), 1.0)
+        lives[reached >= table[_MOST][:, None]] = 0.0
+        recovers = regained_s > 0
+        lost = np.where(recovers, (late_s > 0) * (1.0 - lives), np.where(late_s > 0, 1.0, lives))
+        return np.asarray(table[_WEIGHT] @ lost)

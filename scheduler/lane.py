@@ -1,0 +1,244 @@
+"""One model: its own placements, its remotes and its queue, and what they promise a request.
+
+`core.py` owns the requests and decides in which order ways are tried; `dispatching.py` takes them.
+A lane never holds a request that is not in its queue or on one of its placements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.decisions import Decisions
+from scheduler.fleet import PlacementState, Resident
+from scheduler.flow_control import ModelQueue, Queued, QueueLimits
+from scheduler.gates import Gates
+from scheduler.local_fleet import LocalFleet
+from scheduler.output_length import Floats
+from scheduler.placement import LONGEST_RESERVED_SHARE, Ask, Block, Quote, choose, quote
+from scheduler.policy import Policy
+from scheduler.prefix_index import PrefixIndex
+from scheduler.remotes import Remotes
+from scheduler.saturation import Saturation, WorkRate
+from scheduler.ticket import Ticket
+from scheduler.types import (
+    EngineReport,
+    PlacementKind,
+    Request,
+    ServingChanged,
+    SloClass,
+)
+
+PATIENCE = 3.0
+"""No request is promised its first token sooner than in this many times its own prefill: a long
+prompt could not be kept, and would never be tried."""
+PROMISE_WEIGHT = 0.05
+"""Weight of a new promise in the running mean that saturation is measured by."""
+URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
+"""Classes whose waiting is saturation; the batch class waits as a matter of course."""
+_EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
+
+
+class Lane:
+    """State of one model. `states`: all its placements, own ones and remotes."""
+
+    def __init__(
+        self,
+        states: Sequence[PlacementState],
+        gates: Gates,
+        policy: Policy,
+        limits: QueueLimits,
+        decisions: Decisions,
+    ) -> None:
+        self.policy = policy
+        self.gates = gates
+        self.decisions = decisions
+        self.fleet = LocalFleet((s for s in states if s.facts.kind is PlacementKind.LOCAL), policy)
+        self.remotes = Remotes([s for s in states if s.facts.kind is PlacementKind.REMOTE], gates)
+        self.queue = ModelQueue(limits, policy)
+        self.prefixes = PrefixIndex(len(states))
+        """Own placements first, then the remotes."""
+        self.rate = WorkRate()
+        self.saturation = Saturation()
+        self.time_heals = False
+        """Whether a look in vain may succeed by the passing of time alone."""
+        self.batch: dict[str, int] = {}
+        """Batch-class requests that run on own placements, with the placement's index."""
+        self.troubled: set[int] = set()
+        """Own placements whose gate may be shut."""
+        self._rotation = -1
+        self._promised_s: float | None = None
+
+    @property
+    def states(self) -> list[PlacementState]:
+        """Every placement of the model."""
+        return [*self.fleet.states, *self.remotes.states]
+
+    def promise(self, ticket: Ticket, *, count: bool = True) -> None:
+        """Sets the time to first token that an arrival is promised; `count` it as one."""
+        request = ticket.request
+        solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
+        ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
+        if count and request.slo.slo_class in URGENT:
+            mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s
+            self._promised_s = mean_s + PROMISE_WEIGHT * (ticket.ttft_s - mean_s)
+
+    def observe(self, now: float) -> None:
+        """Keeps the measured rate and the saturation up to date."""
+        self.rate.advance(now, waiting=self.queue.work_s() > 0)
+        self.fleet.forget_stale(now)
+        if self._promised_s is not None:
+            wait_s = self.queue.work_s(URGENT) / self._rate_per_s()
+            self.saturation.observe(wait_s / self._promised_s, now)
+
+    def take_report(self, report: EngineReport, now: float) -> None:
+        """Takes an engine's report."""
+        index = self.fleet.index[report.placement]
+        if self.fleet.take_report(index, report, now):
+            self.prefixes.forget(index)
+
+    def set_serving(self, event: ServingChanged, now: float) -> None:
+        """A placement came into service or left it."""
+        index = self.fleet.index.get(event.placement)
+        if index is None:
+            state = self.remotes.states[self.remotes.index[event.placement]]
+            state.serving, state.reason = event.serving, event.reason
+        else:
+            self.fleet.set_serving(index, event, now)
+
+    def drain_s(self) -> float:
+        """Predicted time to work the queue off."""
+        return self.queue.work_s() / self._rate_per_s()
+
+    def wait_s(self, request: Request, prefill_s: float) -> float:
+        """Predicted time in the queue of a request that joins it now, or is in it."""
+        return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
+
+    def expected_output(self, request: Request) -> float:
+        """Expected output tokens, all choices together."""
+        mean = self.fleet.lengths.mean(request.key_id, request.max_output_tokens)
+        return mean * request.choices
+
+    def work_s(self, request: Request, prefill_s: float) -> float:
+        """Time of a full group that the request takes."""
+        return prefill_s + self.expected_output(request) * self.fleet.full_token_s
+
+    def hit_tokens(self, request: Request) -> Floats:
+        """Prompt tokens expected in the cache of each placement, remotes last."""
+        if not self.policy.prefix or not request.prefix_blocks:
+            return np.zeros(len(self.fleet) + len(self.remotes.states))
+        blocks = self.prefixes.hit_blocks(request.prefix_blocks)
+        return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
+
+    def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
+        """The request as a quote needs it."""
+        request, fleet = ticket.request, self.fleet
+        reserve = fleet.lengths.quantile(
+            request.key_id, LONGEST_RESERVED_SHARE, request.max_output_tokens
+        )
+        return Ask(
+            request=request,
+            ttft_s=ticket.ttft_s,
+            excluded=self._excluded(ticket, now),
+            hit_tokens=self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust,
+            output_tokens=self.expected_output(request),
+            reserve_tokens=request.prompt_tokens + request.choices * reserve,
+            late=late,
+        )
+
+    def look(self, ask: Ask, now: float) -> tuple[int | None, Quote]:
+        """Looks for an own placement once; remembers whether time alone may help."""
+        self._rotation += 1
+        chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
+        if chosen is None and not self.time_heals:
+            self.time_heals = bool(
+                ((made.blocked == Block.HARM) | (made.blocked == Block.HELD)).any()
+            )
+        return chosen, made
+
+    def figures(self, ask: Ask, now: float) -> Quote:
+        """The quote without a choice."""
+        return quote(self.fleet, ask, self.policy, now)
+
+    def queued(self, ticket: Ticket, made: Quote | None, last_start_s: float, now: float) -> Queued:
+        """The request with its times, for the queue. `made`: None where only remotes can take it"""
+        request = ticket.request
+        prefill_s, service_s = (0.0, 0.0) if made is None else made.best_s()
+        late_s = request.arrival_s + ticket.ttft_s - service_s
+        spill_s = self.remotes.spill_s(ticket, now)
+        return Queued(
+            request=request,
+            spill_s=None if spill_s is None else max(now, min(spill_s, late_s)),
+            last_call_s=late_s - self.policy.last_call_share * ticket.ttft_s,
+            late_s=late_s,
+            expires_s=min(now + request.slo.max_queue_s, last_start_s),
+            prefill_s=prefill_s,
+            service_s=service_s,
+            work_s=self.work_s(request, prefill_s),
+            late=now >= late_s,
+        )
+
+    def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
+        """The batch-class request to take back so that one of a higher class finds room.
+
+        Only where a slot, KV blocks or batch size are what lacks, and only one whose client has
+        had nothing; of these the one that loses least. One at a time.
+        """
+        best: Resident | None = None
+        for request_id, index in self.batch.items():
+            resident = self.fleet.states[index].residents[request_id]
+            if resident.evicting:
+                return None
+            if (
+                made.blocked[index] in _EVICTION_HELPS
+                and (resident.output_tokens == 0 or resident.request.holds_output)
+                and (best is None or resident.output_tokens < best.output_tokens)
+                and allowed(request_id)
+            ):
+                best = resident
+        return best
+
+    def service_nano_usd(self, index: int, prefill_s: float, output_tokens: float) -> float:
+        """Service in terms of fairness: time of a full group at the group's rate."""
+        rate = self.fleet.nano_usd_per_s[index]
+        return float(rate * (prefill_s + output_tokens * self.fleet.full_token_s))
+
+    def remember_prefix(self, index: int, state: PlacementState, request: Request) -> None:
+        """The request's prompt is computed at this placement, remotes counted last."""
+        if request.prefix_blocks:
+            capacity = state.kv_capacity_tokens
+            blocks = None if capacity is None else capacity // request.prefix_block_tokens
+            self.prefixes.add(index, request.prefix_blocks, blocks)
+
+    def _excluded(self, ticket: Ticket, now: float) -> npt.NDArray[np.int8]:
+        """A `Block` for each own placement that is out of the question, else FREE."""
+        request, fleet = ticket.request, self.fleet
+        blocks = np.where(fleet.serving, np.int8(Block.FREE), np.int8(Block.NOT_SERVING))
+        if request.prompt_tokens_exact:
+            blocks[fleet.context_tokens <= request.prompt_tokens] = Block.CONTEXT
+        for name in request.unsupported_by:
+            if (index := fleet.index.get(name)) is not None:
+                blocks[index] = Block.NOT_PERMITTED
+        for index in tuple(self.troubled):
+            name = fleet.states[index].facts.name
+            if self.gates.broken(name, now):
+                blocks[index] = Block.NOT_SERVING
+            elif not self.gates.admits(name, request, now):
+                blocks[index] = Block.PAUSED
+            elif self.gates.closed(name, now):
+                self.troubled.discard(index)
+        if ticket.failed:
+            open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
+            free = [fleet.states[i] for i in np.flatnonzero(open_now)]
+            untried = [state for state in free if ticket.may_try(state.facts)]
+            better = ticket.preferred([*untried, *self.remotes.open(ticket, now)])
+            kept = {state.facts.name for state in better}
+            for state in free:
+                if state.facts.name not in kept:
+                    blocks[fleet.index[state.facts.name]] = Block.TRIED
+        return blocks
+
+    def _rate_per_s(self) -> float:
+        return self.rate.per_s(int(np.count_nonzero(self.fleet.serving)))

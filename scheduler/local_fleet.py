@@ -1,0 +1,260 @@
+"""The own placements of one model as arrays, one element each: what a quote reads in one pass.
+
+Ranks of a data-parallel group step together: what belongs to the group (batch, paced KV, the stall
+of pending prefills, the harm curve) stands at each of its ranks, so that a quote need not know of
+groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone writes
+its one figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scheduler.fleet import PlacementState, Resident
+from scheduler.harm import STALL_POINTS, Streams
+from scheduler.output_length import Floats, OutputLengths
+from scheduler.policy import Policy
+from scheduler.step_model import QWEN3_30B_H100, StepModel, StepModels
+from scheduler.types import EngineReport, Objective, ServingChanged
+
+NANO_USD_PER_S = 1e9
+"""Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Placements that step together, by index."""
+
+    members: list[int] = field(default_factory=list)
+    streams: Streams = field(default_factory=Streams)
+    model: StepModel = QWEN3_30B_H100
+    batch: int = 0
+    kv_paced_tokens: int = 0
+    curve_at_s: float = -1.0
+    """When its harm curve was made; negative: its streams have changed since."""
+
+
+class LocalFleet:
+    """Arrays of shape (placements,), and curves of shape (placements, STALL_POINTS)."""
+
+    def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
+        self.states = list(states)
+        self.facts = tuple(state.facts for state in self.states)
+        self.lengths = OutputLengths()
+        self._policy = policy
+        count = len(self.states)
+        by_group: dict[str, Group] = {}
+        self.groups: list[Group] = []
+        """The group of each placement."""
+        self.index: dict[str, int] = {}
+        models: list[StepModel] = []
+        for i, state in enumerate(self.states):
+            facts = state.facts
+            group = by_group.setdefault(facts.group or facts.name, Group())
+            group.members.append(i)
+            group.model = _priced(facts.step_model or QWEN3_30B_H100, policy)
+            models.append(group.model)
+            self.groups.append(group)
+            self.index[facts.name] = i
+        self.grouped = len(by_group) < count
+        self.models = StepModels(models)
+        self.nano_usd_per_s: Floats = np.zeros(count)
+        self.take_prices()
+        self.slots = np.array([state.facts.max_running for state in self.states], dtype=np.int64)
+        self.serving = np.zeros(count, dtype=np.bool_)
+        self.sequences = np.zeros(count, dtype=np.int64)
+        self.batch = np.zeros(count, dtype=np.int64)
+        self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
+        self.kv_tokens: Floats = np.zeros(count)
+        """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts."""
+        self.kv_paced_tokens: Floats = np.zeros(count)
+        self.kv_free_tokens: Floats = np.full(count, np.inf)
+        self.context_tokens: Floats = np.full(count, np.inf)
+        self.prefill_end_s: Floats = np.zeros(count)
+        self.stall_end_s: Floats = np.zeros(count)
+        """`prefill_end_s` of the group's slowest rank."""
+        self.curves: Floats = np.zeros((count, STALL_POINTS))
+        self.curve_at_s: Floats = np.full(count, -1.0)
+        self.cache_trust: Floats = np.ones(count)
+        self.full_token_s = float(
+            np.mean([_full_token_s(group.model) for group in self.groups] or 0)
+        )
+        """Time of a full group per output token, the measure of waiting work."""
+        self._with_external: set[int] = set()
+        for i in range(count):
+            self.sync(i, 0.0)
+
+    def take_prices(self) -> None:
+        """Reads what the groups cost; one that is unknown makes all count alike."""
+        prices = [state.facts.nano_usd_per_s for state in self.states]
+        known = [price for price in prices if price]
+        whole = len(known) == len(prices)
+        self.nano_usd_per_s[:] = known if whole else NANO_USD_PER_S
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def add(self, index: int, resident: Resident, now: float) -> None:
+        """Counts an attempt in."""
+        request = resident.request
+        self.states[index].add(resident, now)
+        self.groups[index].streams.add(
+            request.request_id,
+            limit_s=request.slo.tpot_s,
+            most_tokens=request.max_output_tokens,
+            row=self.lengths.row(request.key_id),
+        )
+        self.sync(index, now)
+
+    def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
+        """Takes an attempt's tokens so far; whether the first one is among them."""
+        state, group = self.states[index], self.groups[index]
+        first = request_id in state.pending
+        news = state.progress(request_id, output_tokens, now)
+        if not news:
+            return False
+        resident = state.residents[request_id]
+        request = resident.request
+        if first:
+            in_time = now - request.arrival_s <= resident.promised_ttft_s
+            group.streams.first_token(request_id, now, in_time=in_time)
+        group.streams.progress(request_id, output_tokens / request.choices, now)
+        if first or self.grouped:
+            self.sync(index, now)
+        else:
+            self.kv_tokens[index] += news
+            self.kv_paced_tokens[index] += news
+            group.kv_paced_tokens += news
+        return first
+
+    def remove(self, index: int, request_id: str, now: float) -> Resident:
+        """Counts an attempt out."""
+        self.groups[index].streams.remove(request_id)
+        resident = self.states[index].remove(request_id, now)
+        self.sync(index, now)
+        return resident
+
+    def take_report(self, index: int, report: EngineReport, now: float) -> bool:
+        """Takes an engine's report; whether the engine has started anew."""
+        state = self.states[index]
+        before = state.report
+        anew = (
+            before is not None and report.generation_tokens_total < before.generation_tokens_total
+        )
+        state.take_report(report)
+        (self._with_external.add if state.external_sequences else self._with_external.discard)(
+            index
+        )
+        self.sync(index, now)
+        return anew
+
+    def set_serving(self, index: int, event: ServingChanged, now: float) -> None:
+        """The placement came into service or left it."""
+        state = self.states[index]
+        state.serving, state.reason = event.serving, event.reason
+        if event.serving and not state.residents and state.idle_since_s is None:
+            state.idle_since_s = now
+        self.sync(index, now)
+
+    def solo_prefill_s(self, prompt_tokens: int) -> float:
+        """Prefill of a prompt that nothing of is cached, on the first placement; 0 with none."""
+        if not self.groups:
+            return 0.0
+        return self.groups[0].model.prefill_time_s(prompt_tokens, prompt_tokens)
+
+    @property
+    def optimistic_s(self) -> float:
+        """Least time to a first token: on an empty group, the prompt cached."""
+        return min((group.model.decode_step_s(1, 0) for group in self.groups[:1]), default=0.0)
+
+    def forget_stale(self, now: float) -> None:
+        """External load that only a stale report tells of counts no more."""
+        for index in tuple(self._with_external):
+            if self.states[index].stale(now):
+                self._with_external.discard(index)
+                self.sync(index, now)
+
+    def set_model(self, index: int, model: StepModel) -> None:
+        """Takes a new fit of the placement's group."""
+        group = self.groups[index]
+        group.model = _priced(model, self._policy)
+        for member in group.members:
+            self.models.set(member, group.model)
+        self.full_token_s = float(np.mean([_full_token_s(g.model) for g in self.groups]))
+
+    def sync(self, index: int, now: float) -> None:
+        """Copies one placement's state, and what its group shares, into the arrays."""
+        state, group = self.states[index], self.groups[index]
+        fresh = not state.stale(now)
+        external_kv = state.external_kv_tokens if fresh else 0
+        self.serving[index] = state.serving
+        self.sequences[index] = state.sequences + (state.external_sequences if fresh else 0)
+        self.kv_tokens[index] = state.kv_tokens + external_kv
+        capacity = state.kv_capacity_tokens
+        if capacity is not None:
+            share = 1.0 - max(self._policy.kv_reserve, state.reserve_share(now))
+            self.kv_free_tokens[index] = capacity * share - state.kv_reserved_tokens - external_kv
+        if (context := state.context_tokens) is not None:
+            self.context_tokens[index] = context
+        self.cache_trust[index] = state.cache_trust
+        self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
+        group.curve_at_s = -1.0
+        if len(group.members) == 1:
+            group.batch = int(self.sequences[index])
+            group.kv_paced_tokens = state.kv_tokens + external_kv
+            self.batch[index] = group.batch
+            self.kv_paced_tokens[index] = group.kv_paced_tokens
+            self.stall_end_s[index] = self.prefill_end_s[index]
+            self.curve_at_s[index] = -1.0
+            return
+        members = group.members
+        group.batch = int(self.sequences[members].sum())
+        group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
+        self.batch[members] = group.batch
+        self.kv_paced_tokens[members] = group.kv_paced_tokens
+        self.stall_end_s[members] = self.prefill_end_s[members].max()
+        self.curve_at_s[members] = -1.0
+
+    def refresh_curve(self, index: int, now: float) -> None:
+        """Makes the harm curve of the placement's group anew."""
+        group = self.groups[index]
+        starts_s: dict[str, float] = {}
+        for member in group.members:
+            state = self.states[member]
+            end_s = max(0.0, state.prefill_end_s - now)
+            for request_id, prefill_s in reversed(state.pending.items()):
+                starts_s[request_id] = max(0.0, end_s)
+                end_s -= prefill_s
+        step_s = group.model.tpot_s(group.batch + 1, group.kv_paced_tokens)
+        curve = group.streams.curve(starts_s, step_s, self.lengths, now)
+        self.curves[group.members] = curve
+        self.curve_at_s[group.members] = group.curve_at_s = now
+
+    def releasable(self, index: int, now: float) -> bool:
+        """Whether the placement's group has been empty for the pool's release delay."""
+        members = [self.states[member] for member in self.groups[index].members]
+        return all(
+            state.serving
+            and state.facts.objective is Objective.COST
+            and not state.external(now)
+            and state.idle_since_s is not None
+            and now - state.idle_since_s >= state.facts.release_delay_s
+            for state in members
+        )
+
+
+def _full_token_s(model: StepModel) -> float:
+    """Seconds per output token of a group that runs at the batch that touches all experts."""
+    batch = model.touch_all_batch()
+    return model.tpot_s(batch, 0) / batch
+
+
+def _priced(model: StepModel, policy: Policy) -> StepModel:
+    """The model that decisions use: without the MoE term every step touches all experts."""
+    if policy.moe_term:
+        return model
+    all_s = model.expert_s * model.overlap * model.experts
+    return replace(model, base_s=model.base_s + all_s, expert_s=0.0)

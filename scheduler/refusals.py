@@ -1,0 +1,46 @@
+"""Why a request is refused at once: no placement of its model is open to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler.fleet import PlacementState
+from scheduler.gates import Gates
+from scheduler.remotes import fits_context
+from scheduler.types import PlacementKind, RejectReason, Request
+
+UNAVAILABLE_RETRY_S = 2.0
+"""When to try again after every placement was down: two probe intervals."""
+
+
+def why_none_is_open(
+    states: Sequence[PlacementState], gates: Gates, request: Request, now: float
+) -> tuple[RejectReason, str, float | None]:
+    """Reason, message, and when to try again (None: never)."""
+    usable = [state for state in states if permitted(state, request)]
+    if not usable:
+        message = "no server of this model may see or can honour this request"
+        return RejectReason.NO_PLACEMENT_ALLOWED, message, None
+    fitting = [state for state in usable if fits_context(state, request)]
+    if not fitting:
+        longest = max(state.context_tokens or 0 for state in usable)
+        message = f"{request.prompt_tokens} prompt tokens, the context has {longest}"
+        return RejectReason.TOO_LONG, message, None
+    serving = [state for state in fitting if state.serving]
+    if not serving:
+        message = f"no server of model {request.model!r} is in service: {fitting[0].reason}"
+        return RejectReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+    broken = gates.all_broken([state.facts.name for state in serving], now)
+    message = f"every server of model {request.model!r} that could run this fails"
+    if broken is None:
+        return RejectReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+    retry_s = max(UNAVAILABLE_RETRY_S, broken.retry_after_s)
+    return RejectReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
+
+
+def permitted(state: PlacementState, request: Request) -> bool:
+    """Whether data policy and the fields of the request let it run there."""
+    facts = state.facts
+    if facts.kind is PlacementKind.REMOTE and facts.remote_class not in request.remote_classes:
+        return False
+    return facts.name not in request.unsupported_by

@@ -1,0 +1,88 @@
+"""An upstream that writes down what it served: the truth that a ledger is held against."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import msgspec
+from aiohttp import web
+
+ROLE = (
+    b'data: {"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    b'"finish_reason":null}]}\n\n'
+)
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass
+class Counting:
+    """Answers chats and prompts of token ids with `max_tokens` words, one at a time.
+
+    A prompt of token ids has so many tokens, a chat has 20. `tokens`: what was read and written, of
+    every request, whether its answer arrived or not.
+    """
+
+    pause_s: float = 0.0
+    tokens: int = 0
+    requests: int = 0
+    url: str = ""
+    ended_s: dict[str, float] = field(default_factory=dict)
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        body = msgspec.json.decode(await request.read())
+        prompt = body.get("prompt")
+        prompt_tokens = len(prompt) if isinstance(prompt, list) else 20
+        output_tokens = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1)
+        self.requests += 1
+        self.tokens += prompt_tokens
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        is_chat = "messages" in body
+        if is_chat:
+            await response.write(ROLE)
+        for number in range(1, output_tokens + 1):
+            self.tokens += 1  # computed, whether it can still be sent or not
+            finish = '"length"' if number == output_tokens else "null"
+            text = f'"delta":{{"content":" w{number}"}}' if is_chat else f'"text":" w{number}"'
+            frame = (
+                f'data: {{"model":"m","choices":[{{"index":0,{text},"finish_reason":{finish}}}],'
+                f'"usage":{{"prompt_tokens":{prompt_tokens},"completion_tokens":{number}}}}}\n\n'
+            )
+            await response.write(frame.encode())
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
+        await response.write(DONE)
+        return response
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "moe", "max_model_len": 1_000_000}]})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=b'vllm:num_requests_running{engine="0"} 0.0\n')
+
+
+@contextlib.asynccontextmanager
+async def counting(upstream: Counting) -> AsyncIterator[None]:
+    """Listens on a free port."""
+    app = web.Application(handler_args={"handler_cancellation": True}, client_max_size=1 << 26)
+    app.router.add_post("/v1/chat/completions", upstream.generate)
+    app.router.add_post("/v1/completions", upstream.generate)
+    app.router.add_get("/v1/models", upstream.models)
+    app.router.add_get("/metrics", upstream.metrics)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def now_s() -> float:
+    """Wall clock, as the ledger's rows have it."""
+    return time.time()

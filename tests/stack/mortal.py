@@ -1,0 +1,69 @@
+"""A gateway in a process of its own, to be killed: forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.config import Config
+from gateway.health import INFERENCE
+from gateway.server import running_gateway
+from tests.ledgers import a_nano_dollar_a_token
+
+READY_S = 60.0
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["gateway.server", "tests.ledgers"])
+
+
+def _serve(config: Config, folder: Path) -> None:
+    async def forever() -> None:
+        async with running_gateway(config, folder) as gateway:
+            a_nano_dollar_a_token(gateway)
+            await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+@dataclass
+class Mortal:
+    """A gateway that can be started and killed again and again."""
+
+    config: Config
+    folder: Path
+    process: ForkServerProcess | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self.config.server.listen
+
+    async def start(self) -> None:
+        """Starts it; returns when it serves."""
+        self.process = _forks.Process(target=_serve, args=(self.config, self.folder), daemon=True)
+        self.process.start()
+        async with asyncio.timeout(READY_S):
+            async with grpc.aio.insecure_channel(self.address) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                request = health_pb2.HealthCheckRequest(service=INFERENCE)
+                while True:
+                    try:
+                        answer = await stub.Check(request, wait_for_ready=True)
+                        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                            return
+                    except grpc.aio.AioRpcError:
+                        assert self.process.is_alive(), "the gateway did not start"
+                    await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9; returns when it is gone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.join(READY_S)
+        assert self.process.exitcode == -9, self.process.exitcode
+        self.process = None
