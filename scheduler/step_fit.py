@@ -16,7 +16,8 @@ not below 0. Only T(B) over the batches that occurred is judged, never single fa
     fit.model(now)                            for every prediction; changes with `fit.version`
 
 The fit predicts each window before it learns from it: the mean miss is its error. It is used once
-it has seen enough, misses by less than POOR_ERROR, and by less than the prior does.
+it has seen enough and while it misses by less than the prior does; a poor one only while the prior
+is far worse.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ FEWEST_WINDOWS = 5
 FULL_GAPS = 200.0
 """Gaps from which on more of them do not make a window weigh more."""
 POOR_ERROR = 0.3
-"""Mean relative miss from which on the prior stands in."""
+"""Mean relative miss from which on the prior stands in, unless it misses by twice as much."""
+MOST_MISS = 1.0
+"""More than twice off is no worse than that: one stall of a second must not colour minutes."""
 ERROR_WEIGHT = 0.1
 """Weight of a window in the running means of the misses."""
 COMMON_RIDGE = 0.02
@@ -47,11 +50,13 @@ PRIOR_RIDGE = 0.002
 """Hold of the common factor to 1."""
 JUMP = 0.12
 """Mean signed miss of recent windows that tells a change of the engine from noise."""
+LARGEST_JUMP = 0.25
+"""That however noisy an engine is."""
 JUMP_WEIGHT = 0.3
 OUTLIER = 0.3
 """A window that a settled fit misses by more weighs OUTLIER_WEIGHT, unless others follow it."""
 OUTLIER_WEIGHT = 0.1
-JUMP_KEEPS = 0.02
+JUMP_KEEPS = 0.05
 """What the windows before a change still weigh."""
 OWN_WEIGHT = 0.5
 """Weight of a window that the gateway counted: what it sees is later and coarser."""
@@ -120,9 +125,8 @@ class StepFit:
         terms = self._terms(window)
         predicted_s = float(terms @ self._factors)
         miss = window.step_s / predicted_s - 1.0 if predicted_s > 0 else 1.0
-        self._error = _mean(self._error, abs(miss) if self._windows else None)
-        prior_s = float(terms.sum())
-        self._prior_error = _mean(self._prior_error, abs(window.step_s / prior_s - 1.0))
+        self._error = _mean(self._error, miss if self._windows else None)
+        self._prior_error = _mean(self._prior_error, window.step_s / float(terms.sum()) - 1.0)
         self._fade(window)
         self._follow(miss)
         weight = min(1.0, window.gaps / FULL_GAPS)
@@ -171,14 +175,12 @@ class StepFit:
         error, prior_error = self._error, self._prior_error
         if self._windows < FEWEST_WINDOWS or error is None or prior_error is None:
             return StepSource.PRIOR, f"{self._windows} of {FEWEST_WINDOWS} windows seen"
-        if error > POOR_ERROR:
-            return StepSource.PRIOR, f"the fit misses by {error:.0%}, more than {POOR_ERROR:.0%}"
+        told = f"misses by {error:.0%}, the prior by {prior_error:.0%}"
         if error > prior_error:
-            return (
-                StepSource.PRIOR,
-                f"the prior misses by {prior_error:.0%}, the fit by {error:.0%}",
-            )
-        return StepSource.FIT, f"misses by {error:.0%}, the prior by {prior_error:.0%}"
+            return StepSource.PRIOR, f"the fit {told}"
+        if error > POOR_ERROR and error > prior_error / 2.0:
+            return StepSource.PRIOR, f"the fit {told}, and more than {POOR_ERROR:.0%} is poor"
+        return StepSource.FIT, told
 
     def _terms(self, window: Window) -> FloatArray:
         """Seconds of each part under the prior."""
@@ -212,9 +214,13 @@ class StepFit:
         """Forgets when all recent windows miss to one side: the engine is another one now."""
         bounded = min(OUTLIER, max(-OUTLIER, miss))  # one window alone is no change
         self._drift += JUMP_WEIGHT * (bounded - self._drift)
-        if abs(self._drift) > JUMP and self._since_jump >= FEWEST_WINDOWS:
-            self._square *= JUMP_KEEPS
-            self._moment *= JUMP_KEEPS
+        # Noise of this size moves the mean by half of it: more to one side is a change.
+        enough = min(max(JUMP, self._error or 0.0), LARGEST_JUMP)
+        if abs(self._drift) > enough and self._since_jump >= FEWEST_WINDOWS:
+            # What was learnt of other batches keeps its shape, at the pace of now, and weighs less.
+            pace = 1.0 + self._drift
+            self._square *= JUMP_KEEPS / pace**2
+            self._moment *= JUMP_KEEPS / pace
             self._drift = 0.0
             self._since_jump = 0
 
@@ -265,8 +271,9 @@ class StepFit:
         )
 
 
-def _mean(mean: float | None, value: float | None) -> float | None:
-    """Running mean that starts with the first value."""
-    if value is None:
+def _mean(mean: float | None, miss: float | None) -> float | None:
+    """Running mean of the size of misses, which starts with the first."""
+    if miss is None:
         return mean
+    value = min(MOST_MISS, abs(miss))
     return value if mean is None else mean + ERROR_WEIGHT * (value - mean)
