@@ -21,6 +21,7 @@ COMMANDS = (
     "inspect",
     "plan",
     "usage",
+    "cost",
     "admin",
     "top",
 )

@@ -16,14 +16,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.generation import Usage
-from gateway.responses import usage_message
+from gateway.responses import cost_message, usage_message
 from scheduler.types import Reject, RejectReason
 
 DOMAIN = "moegate"
 NEVER_RETRY_MS = -1
 USAGE_TRAILER = "moegate-usage-bin"
+COST_TRAILER = "moegate-cost-bin"
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -158,15 +160,21 @@ def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcEr
     return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
 
 
-def partial_output(failure: UpstreamFailure, usage: Usage) -> RpcError:
-    """After content was sent: no blind retry; the usage so far is in a trailer."""
+def partial_output(
+    failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None = None
+) -> RpcError:
+    """After content was sent: no blind retry; the usage so far and its cost are in trailers."""
     late = failure.kind is FailureKind.DEADLINE
+    trailers = [(USAGE_TRAILER, usage_message(usage).SerializeToString())]
+    cost = None if settled is None else cost_message(settled)
+    if cost is not None:
+        trailers.append((COST_TRAILER, cost.SerializeToString()))
     return RpcError(
         grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE,
         f"the answer is incomplete: {failure.message}",
         _info("PARTIAL_OUTPUT", upstream=failure.kind.value),
         pushback_ms=NEVER_RETRY_MS,
-        trailers=((USAGE_TRAILER, usage_message(usage).SerializeToString()),),
+        trailers=tuple(trailers),
     )
 
 

@@ -89,6 +89,11 @@ class Live:
         return self.runtime.scheduler.snapshot(self._clock())
 
     @property
+    def metering(self) -> Metering:
+        """The meter, the same over reloads."""
+        return self._metering
+
+    @property
     def authenticator(self) -> Authenticator:
         """Who may call."""
         return self._current.authenticator

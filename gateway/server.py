@@ -32,6 +32,7 @@ from gateway.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
 from gateway.listening import Certificates, bind, follow, server_options
 from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
+from gateway.pool_cost import pool_rates
 from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
 from gateway.telemetry.fleet import Sources
@@ -180,7 +181,7 @@ async def running_gateway(
             )
             inference = InferenceService(live, clock, observing, accounting.budgets)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            usage = UsageService(live, clock, throughput, dict, accounting)
+            usage = UsageService(live, clock, throughput, lambda: pool_rates(metering), accounting)
             usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             admin = AdminService(live, accounting, read_again)

@@ -229,7 +229,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.from_reject(rejected.reject, unsupported) from rejected
             except PartialOutput as partial:
                 spent.tokens = partial.usage.prompt_tokens + partial.usage.completion_tokens
-                raise errors.partial_output(partial.failure, partial.usage) from partial
+                raise errors.partial_output(
+                    partial.failure, partial.usage, partial.settled
+                ) from partial
             except UpstreamFailure as failure:
                 raise errors.from_failure(failure) from failure
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway import errors
@@ -21,6 +20,7 @@ from gateway.auth import Caller
 from gateway.config import KeyRole
 from gateway.fleet_watch import Rates, watch_fleet
 from gateway.live import Live
+from gateway.pool_cost import pool_cost
 from gateway.throughput import Throughput
 from gateway.usage_messages import attempt_row, spend_row
 from moegate.v1 import usage_pb2, usage_pb2_grpc
@@ -110,12 +110,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def GetPoolCost(
         self, request: usage_pb2.GetPoolCostRequest, context: Context
     ) -> usage_pb2.GetPoolCostResponse:
-        """Not served yet: no meter shares the bill of the own servers among requests."""
+        """What a pool's tokens cost, and where its bill went."""
         async with answering(context):
             caller = caller_of(self._live, context)
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
-            message = "this server has no meter of its pools yet"
-            raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
+            return pool_cost(self._live, request)
 
     async def WatchFleet(  # type: ignore[override]  # the stub knows generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context

@@ -62,6 +62,7 @@ class PoolCost:
         unpriced_ns: of the groups' time in it, without a known price: in no sum.
         utilisation: share of the paid time in which something ran; None: no time was paid.
         charged: what tenants were charged.
+        requests: that ended well.
         phases, warning: of a disaggregated pool: load of its stages, and what is wrong with it.
         load: its minutes with tokens.
     """
@@ -73,6 +74,7 @@ class PoolCost:
     unpriced_ns: int
     utilisation: float | None
     charged: int
+    requests: int
     uncached_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -208,6 +210,7 @@ class Meter:
             unpriced_ns=window.unpriced_ns,
             utilisation=window.busy_ns / window.paid_ns if window.paid_ns else None,
             charged=window.charged_nano_usd,
+            requests=window.ended,
             uncached_tokens=window.uncached_tokens,
             cached_tokens=window.cached_tokens,
             output_tokens=window.output_tokens,

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from gateway.accounting.settlement import SettledAttempt
+from moegate.v1 import generation_pb2
 from scheduler.types import AttemptOutcome, PlacementKind
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
 from tests.serving import METADATA, chat_request, first_message, read_stream, until
@@ -63,9 +64,14 @@ async def test_a_broken_answer_is_accounted_for_what_was_handed_over() -> None:
     script = Scripted([ROLE, word(1), word(2)], end="cut", pause_s=0.05)
     async with upstreams(script, sinks=(seen.append,)) as served:
         call = served.stub.Generate(chat_request(), metadata=METADATA)
-        with pytest.raises(grpc.aio.AioRpcError, match="incomplete"):
+        with pytest.raises(grpc.aio.AioRpcError, match="incomplete") as broken:
             await read_stream(call)
+    cost = generation_pb2.Cost()
+    trailers = dict(broken.value.trailing_metadata())
+    cost.ParseFromString(bytes(trailers["moegate-cost-bin"]))
     (attempt,) = seen
     assert (attempt.outcome, attempt.final) == (AttemptOutcome.FAILED, True)
     assert attempt.usage is not None
     assert attempt.usage.completion_tokens == 2
+    assert cost.metered_nano_usd == attempt.metered_nano_usd
+    assert cost.metered_nano_usd > 0

@@ -187,16 +187,64 @@ class GetPoolCostRequest(_message.Message):
     def __init__(self, pool: _Optional[str] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class GetPoolCostResponse(_message.Message):
-    __slots__ = ("bill_nano_usd", "accounts", "rates", "utilisation")
+    __slots__ = ("bill_nano_usd", "accounts", "rates", "utilisation", "covered", "unpriced", "charged_nano_usd", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "prefill_utilisation", "decode_utilisation", "warning", "load", "remotes")
     BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
     RATES_FIELD_NUMBER: _ClassVar[int]
     UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    COVERED_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    DECODE_UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    REMOTES_FIELD_NUMBER: _ClassVar[int]
     bill_nano_usd: int
     accounts: _containers.RepeatedCompositeFieldContainer[PoolAccount]
     rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
     utilisation: float
-    def __init__(self, bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ..., utilisation: _Optional[float] = ...) -> None: ...
+    covered: _duration_pb2.Duration
+    unpriced: _duration_pb2.Duration
+    charged_nano_usd: int
+    uncached_input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    prefill_utilisation: float
+    decode_utilisation: float
+    warning: str
+    load: _containers.RepeatedCompositeFieldContainer[PoolLoad]
+    remotes: _containers.RepeatedCompositeFieldContainer[PoolRemote]
+    def __init__(self, bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ..., utilisation: _Optional[float] = ..., covered: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unpriced: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., charged_nano_usd: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., prefill_utilisation: _Optional[float] = ..., decode_utilisation: _Optional[float] = ..., warning: _Optional[str] = ..., load: _Optional[_Iterable[_Union[PoolLoad, _Mapping]]] = ..., remotes: _Optional[_Iterable[_Union[PoolRemote, _Mapping]]] = ...) -> None: ...
+
+class PoolLoad(_message.Message):
+    __slots__ = ("tokens_per_s", "output_tokens_per_s", "nano_usd_per_mtok", "utilisation", "slo_met")
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    SLO_MET_FIELD_NUMBER: _ClassVar[int]
+    tokens_per_s: float
+    output_tokens_per_s: float
+    nano_usd_per_mtok: int
+    utilisation: float
+    slo_met: float
+    def __init__(self, tokens_per_s: _Optional[float] = ..., output_tokens_per_s: _Optional[float] = ..., nano_usd_per_mtok: _Optional[int] = ..., utilisation: _Optional[float] = ..., slo_met: _Optional[float] = ...) -> None: ...
+
+class PoolRemote(_message.Message):
+    __slots__ = ("remote", "price_row_id", "nano_usd", "nano_usd_per_mtok")
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ROW_ID_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    remote: str
+    price_row_id: str
+    nano_usd: int
+    nano_usd_per_mtok: int
+    def __init__(self, remote: _Optional[str] = ..., price_row_id: _Optional[str] = ..., nano_usd: _Optional[int] = ..., nano_usd_per_mtok: _Optional[int] = ...) -> None: ...
 
 class PoolAccount(_message.Message):
     __slots__ = ("name", "nano_usd")
