@@ -20,14 +20,15 @@ from collections.abc import Sequence
 
 from scheduler.cost_runs import NodeShare, Run, Share
 from scheduler.cost_totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
+from scheduler.cost_weights import Others, Weights, weigh
 from scheduler.external_load import ExternalLoad, Own
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport
 
+KV_STEP_TOKENS = 16
+"""A sequence's KV is counted anew when it has grown by so much: a block."""
 HISTORY = 256
 """Changes that are remembered, to compare a report with what ran at its time."""
-CHUNK_TOKENS = 8192
-"""Most tokens of one step, vLLM's default for online serving on large GPUs."""
 
 
 class GroupMeter:
@@ -65,9 +66,7 @@ class GroupMeter:
         self._per_sequence = 0
         self._per_kv = 0
         self._stale = True
-        self._prompt_weight = self._sequence_weight = self._kv_weight = 0
-        self._own_weight = self._external_weight = 0
-        self._prompt_speed = 0.0
+        self._weights = Weights()
         self.set_plan(plan)
 
     def __repr__(self) -> str:
@@ -147,21 +146,25 @@ class GroupMeter:
 
     def progress(self, run: Run, output_tokens: int, now_ns: int) -> None:
         """Tokens of a run so far, all choices together; the first ones end its prefill."""
-        self.advance(now_ns)
         new = output_tokens - run.output_tokens
         if new <= 0:
             return
-        if not run.output_tokens:
+        kv_tokens = run.prompt_tokens + output_tokens
+        first = not run.output_tokens
+        run.output_tokens = output_tokens
+        self.totals.output_tokens += new
+        if not first and kv_tokens - run.kv_tokens < KV_STEP_TOKENS:
+            return
+        self.advance(now_ns)
+        if first:
             self.external.prompt_done(run.prompt_tokens)
-        begins = not run.decodes
-        if begins:
+        if not run.decodes:
             self._decode(run)
         self._collect(run)
-        run.output_tokens = output_tokens
-        self._kv_tokens += new
-        self.totals.output_tokens += new
+        self._kv_tokens += kv_tokens - run.kv_tokens
+        run.kv_tokens = kv_tokens
         self._stale = True
-        if begins:
+        if first:
             self._changed()
 
     def end(
@@ -278,39 +281,39 @@ class GroupMeter:
             head = self._head()
             if self._stale:
                 self._weigh(head)
-            if not (self._prompt_weight or self._sequence_weight or self._external_weight):
+            if not self._weights.busy:
                 self._book(until_ns, "idle" if self.serving else "unavailable")
                 return
             end_ns = until_ns
-            if head is not None and head.left_s and self._prompt_speed > 0.0:
+            if head is not None and head.left_s and self._weights.prompt_speed > 0.0:
                 # To the end of its predicted prefill; then the next prompt's turn.
-                lasts_ns = int(head.left_s / self._prompt_speed * 1e9) + 1
+                lasts_ns = int(head.left_s / self._weights.prompt_speed * 1e9) + 1
                 end_ns = min(until_ns, self._at_ns + lasts_ns)
             self._share(head, end_ns)
 
     def _share(self, head: Run | None, end_ns: int) -> None:
         """Shares the time until `end_ns` by the weights."""
-        totals = self.totals
+        totals, weights = self.totals, self._weights
         elapsed_ns = end_ns - self._at_ns
         totals.busy_ns += elapsed_ns
         price = self._pass(end_ns)
         rest = price << SCALE_BITS
         if head is not None:
             totals.prefill_busy_ns += elapsed_ns
-            amount = price * self._prompt_weight
+            amount = price * weights.prompt
             head.prefill += amount
             totals.prefill += amount
             rest -= amount
             if head.left_s:
-                spent_s = elapsed_ns * 1e-9 * self._prompt_speed
+                spent_s = elapsed_ns * 1e-9 * self._weights.prompt_speed
                 head.left_s = max(1e-15, head.left_s - spent_s)
-        if self._sequence_weight:
+        if weights.sequence:
             totals.decode_busy_ns += elapsed_ns
-        self._per_sequence += price * self._sequence_weight
-        self._per_kv += price * self._kv_weight
-        amount = price * self._own_weight
+        self._per_sequence += price * weights.sequence
+        self._per_kv += price * weights.kv
+        amount = price * weights.own
         totals.decode += amount
-        external = price * self._external_weight
+        external = price * weights.external
         totals.external += external
         totals.idle += rest - amount - external
         if head is not None and head.left_s <= 1e-12:
@@ -344,47 +347,19 @@ class GroupMeter:
         return self._computed[0] if self._computed else None
 
     def _weigh(self, head: Run | None) -> None:
-        """Weights of the instant, as fractions of SCALE: they never sum to more."""
-        model, external = self._model, self.external
-        sequences, kv_tokens = self._sequences, self._kv_tokens
-        batch = sequences + external.sequences
-        step_s = kv_s = 0.0
-        if model is not None and batch:
-            kv_s = model.kv_token_s / model.ranks
-            step_s = model.decode_step_s(batch, kv_tokens + external.kv_tokens)
-        prompt_share = 0.0
-        if head is not None:
-            prompt_share = 1.0
-            if model is not None and batch:
-                chunk_s = min(self._pending_s(), model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS))
-                prompt_share = chunk_s / (chunk_s + step_s)
-        prompt_part, decode_part = prompt_share, 1.0 - prompt_share if batch else 0.0
-        self._prompt_speed = prompt_share
-        if self.nodes is not None:
-            prefill_nodes = self.nodes.prefill / (self.nodes.prefill + self.nodes.decode)
-            prompt_part = prefill_nodes if head is not None else 0.0
-            decode_part = 1.0 - prefill_nodes if batch else 0.0
-            self._prompt_speed = 1.0
-        others = external.prefill_share
-        prompt_part *= 1.0 - others
-        decode_part *= 1.0 - others
-        self._prompt_speed *= 1.0 - others
-        kv_part = kv_s / step_s if step_s else 0.0
-        kv_all = kv_tokens + external.kv_tokens
-        sequence_part = (1.0 - kv_part * kv_all) / batch if batch else 0.0
-        self._prompt_weight = int(prompt_part * SCALE)
-        self._sequence_weight = int(decode_part * sequence_part * SCALE)
-        self._kv_weight = int(decode_part * kv_part * SCALE)
-        free = SCALE - self._prompt_weight
-        taken = self._sequence_weight * batch + self._kv_weight * kv_all
-        if taken > free:  # by the last bits of floats
-            self._sequence_weight -= -(-(taken - free) // max(1, batch))
-        self._own_weight = self._sequence_weight * sequences + self._kv_weight * kv_tokens
-        self._external_weight = min(
-            self._sequence_weight * external.sequences
-            + self._kv_weight * external.kv_tokens
-            + int(others * SCALE),
-            free - self._own_weight,
+        """Takes the weights of the instant."""
+        others, others_kv_tokens = self.external.running(self._sequences)
+        self._weights = weigh(
+            self._model,
+            self.nodes,
+            prompts_s=None if head is None else self._pending_s(),
+            sequences=self._sequences,
+            kv_tokens=self._kv_tokens,
+            others=Others(
+                sequences=others,
+                kv_tokens=others_kv_tokens,
+                prefill_share=self.external.prefill_share,
+            ),
         )
         self._stale = False
 
@@ -398,6 +373,7 @@ class GroupMeter:
         self._pending_sequences -= run.choices
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
         self._sequences += run.choices
+        run.kv_tokens = run.prompt_tokens + run.output_tokens
         self._kv_tokens += run.kv_tokens
         self._stale = True
 

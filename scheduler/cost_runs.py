@@ -24,6 +24,8 @@ class Run:
     left_s: float
     """Of it, not yet spent."""
     opened_unpriced_ns: int
+    kv_tokens: int = 0
+    """That it shares by while it decodes; the choices share the prompt."""
     output_tokens: int = 0
     decodes: bool = False
     ended: bool = False
@@ -31,11 +33,6 @@ class Run:
     seen_kv: int = 0
     prefill: int = 0
     decode: int = 0
-
-    @property
-    def kv_tokens(self) -> int:
-        """Resident now; the choices share the prompt."""
-        return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ beyond the own sequences, the part that runs is what the engine runs beyond the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport
@@ -19,8 +20,7 @@ SHARE_WEIGHT = 0.3
 MOST_PREFILL_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
+class Own(NamedTuple):
     """What the gateway ran on a group at some time: `sequences` of all, and those that decode."""
 
     sequences: int
@@ -37,6 +37,8 @@ class ExternalLoad:
     kv_tokens: int = 0
     prefill_share: float = 0.0
     """Part of the time that goes into others' prompts, as the last reports show."""
+    full_at: int = 0
+    """Sequences that run while others wait, own and external; 0: the engine is not full."""
     own_waiting: int = 0
     """Own sequences in the engine's queue."""
     _reports: dict[str, EngineReport] = field(default_factory=dict)
@@ -57,13 +59,23 @@ class ExternalLoad:
         """Whether every own prompt that has no token yet is only queued."""
         return self.own_waiting >= pending_sequences > 0
 
+    def running(self, own_decoding: int) -> tuple[int, int]:
+        """Their sequences that run now, and the KV tokens of these.
+
+        A full engine fills a free place from its queue at once: what is not own is theirs.
+        """
+        if not self.full_at or not self.sequences:
+            return self.sequences, self.kv_tokens
+        now = max(0, self.full_at - own_decoding)
+        return now, self.kv_tokens * now // self.sequences
+
     def expire(self, now_ns: int) -> bool:
         """Forgets figures that are too old; whether anything changed."""
         if now_ns - self._seen_ns <= STALE_NS or not (
             self.sequences or self.own_waiting or self.prefill_share
         ):
             return False
-        self.sequences = self.kv_tokens = self.own_waiting = 0
+        self.sequences = self.kv_tokens = self.own_waiting = self.full_at = 0
         self.prefill_share = 0.0
         return True
 
@@ -80,6 +92,7 @@ class ExternalLoad:
         self._beyond = (beyond, beyond_running)
         beyond, self.sequences = min(beyond, last), min(beyond_running, last_running)
         self.own_waiting = max(0, waiting - (beyond - min(beyond, self.sequences)))
+        self.full_at = running if waiting and beyond else 0
         resident = sum(int(each.kv_usage * (each.kv_capacity_tokens or 0)) for each in reports)
         self.kv_tokens = max(0, resident - own.kv_tokens) if self.sequences else 0
         self._seen_ns = now_ns

@@ -1,0 +1,88 @@
+"""How a group's price is shared at an instant: by the phase weights of the step model.
+
+A step that computes a chunk of prompt for P seconds beside B sequences that decode spends
+P / (P + T(B)) of its time on the prompt. The rest is the sequences': kappa for each KV token, and
+what is left of T(B) alike.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scheduler.cost_runs import NodeShare
+from scheduler.cost_totals import SCALE
+from scheduler.step_model import StepModel
+
+CHUNK_TOKENS = 8192
+"""Most tokens of one step, vLLM's default for online serving on large GPUs."""
+
+
+class Weights(NamedTuple):
+    """Fractions of SCALE, which together are never more: of the prompt that is computed, of each
+    sequence and each KV token, of all own sequences, and of others. `prompt_speed`: seconds of
+    predicted prefill that pass in a second."""
+
+    prompt: int = 0
+    sequence: int = 0
+    kv: int = 0
+    own: int = 0
+    external: int = 0
+    prompt_speed: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything has a share."""
+        return bool(self.prompt or self.sequence or self.external)
+
+
+class Others(NamedTuple):
+    """What is not the gateway's: sequences, their KV tokens, time that goes into their prompts."""
+
+    sequences: int
+    kv_tokens: int
+    prefill_share: float
+
+
+def weigh(
+    model: StepModel | None,
+    nodes: NodeShare | None,
+    *,
+    prompts_s: float | None,
+    sequences: int,
+    kv_tokens: int,
+    others: Others,
+) -> Weights:
+    """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
+    or wait for it, None: no prompt is computed; `sequences`, `kv_tokens`: own ones that decode."""
+    batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
+    step_s = kv_s = 0.0
+    if model is not None and batch:
+        kv_s = model.kv_token_s / model.ranks
+        step_s = model.decode_step_s(batch, all_kv)
+    prompt_part = speed = 0.0
+    if prompts_s is not None:
+        prompt_part = 1.0
+        if model is not None and batch:
+            chunk_s = min(prompts_s, model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS))
+            prompt_part = chunk_s / (chunk_s + step_s)
+        speed = prompt_part
+    decode_part = 1.0 - prompt_part if batch else 0.0
+    if nodes is not None:
+        prefill_nodes = nodes.prefill / (nodes.prefill + nodes.decode)
+        prompt_part = 0.0 if prompts_s is None else prefill_nodes
+        decode_part = 1.0 - prefill_nodes if batch else 0.0
+        speed = 1.0
+    left = 1.0 - others.prefill_share
+    kv_part = kv_s / step_s if step_s else 0.0
+    sequence_part = (1.0 - kv_part * all_kv) / batch if batch else 0.0
+    prompt = int(prompt_part * left * SCALE)
+    sequence = int(decode_part * left * sequence_part * SCALE)
+    kv = int(decode_part * left * kv_part * SCALE)
+    free = SCALE - prompt
+    over = sequence * batch + kv * all_kv - free
+    if over > 0:  # by the last bits of floats
+        sequence -= -(-over // max(1, batch))
+    own = sequence * sequences + kv * kv_tokens
+    theirs = sequence * others.sequences + kv * others.kv_tokens
+    external = min(theirs + int(others.prefill_share * SCALE), free - own)
+    return Weights(prompt, sequence, kv, own, external, speed * left)
