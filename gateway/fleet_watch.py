@@ -45,10 +45,10 @@ def fleet_now(
 ) -> usage_pb2.WatchFleetResponse:
     """One answer."""
     now_unix_s = time.time()
-    scheduler = live.runtime.scheduler
-    throughput.look(scheduler.placements)
+    runtime = live.runtime
+    throughput.look(runtime.scheduler.placements)
     return fleet_message(
-        scheduler.snapshot(now_s),
+        runtime.snapshot(now_s),
         at_unix_s=now_unix_s,
         tokens_per_s=lambda name: throughput.tokens_per_s(name, now_s=now_s, now_unix_s=now_unix_s),
         rates=rates(),

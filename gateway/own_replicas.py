@@ -3,13 +3,14 @@ those that DNS finds, as they come and go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.probes import Probed, Prober
 from gateway.remotes import AnyBackend
 from scheduler.core import Scheduler
+from scheduler.snapshot import SchedulerSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +51,15 @@ class FoundReplicas:
         """Whether the scheduler counts nothing there."""
         (state,) = (s for s in self.scheduler.placements if s.facts.name == place)
         return state.sequences == 0
+
+
+def occupied(snapshot: SchedulerSnapshot, targets: Container[str]) -> SchedulerSnapshot:
+    """The same without placements that have no address and run nothing: free places."""
+    placements = tuple(p for p in snapshot.placements if p.name in targets or p.running_requests)
+    if len(placements) == len(snapshot.placements):
+        return snapshot
+    pools = tuple(
+        replace(pool, groups=len({p.group for p in placements if p.pool == pool.pool}))
+        for pool in snapshot.pools
+    )
+    return replace(snapshot, placements=placements, pools=pools)

@@ -26,7 +26,7 @@ from gateway.dns_lookup import Lookup
 from gateway.drains import Gate
 from gateway.generation import Generation
 from gateway.loop_load import LoopLoad
-from gateway.own_replicas import FoundReplicas, OwnReplicas
+from gateway.own_replicas import FoundReplicas, OwnReplicas, occupied
 from gateway.priors import checked_prior
 from gateway.probes import Probed, Prober
 from gateway.remotes import AnyBackend, Unsupported, remote_parts
@@ -35,6 +35,7 @@ from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
 from scheduler.retry_budget import RetryLimits
+from scheduler.snapshot import SchedulerSnapshot
 from scheduler.step_model import StepModel
 from scheduler.types import PlacementKind
 
@@ -61,6 +62,10 @@ class Runtime:
     """What finds the replicas of pools that do not list them."""
     salted: frozenset[str]
     """Models of which each tenant has a prefix cache of its own."""
+
+    def snapshot(self, now_s: float) -> SchedulerSnapshot:
+        """The scheduler's figures, without the places that no replica has."""
+        return occupied(self.scheduler.snapshot(now_s), self.targets)
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model."""

@@ -150,7 +150,7 @@ async def running_gateway(
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     throughput = Throughput()
     sources = Sources(
-        snapshot=lambda: live.runtime.scheduler.snapshot(clock()),
+        snapshot=lambda: live.runtime.snapshot(clock()),
         in_flight=lambda: live.runtime.dispatcher.in_flight,
         busy_share=loop_load.share_now,
     )

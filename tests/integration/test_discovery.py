@@ -96,6 +96,9 @@ async def test_replicas_come_and_go_and_running_streams_end_well() -> None:
         listed = await gateway.stub.ListModels(inference_pb2.ListModelsRequest(), metadata=METADATA)
         assert [(m.local_replicas, m.local_replicas_serving) for m in listed.models] == [(2, 2)]
         assert servers[FIRST].url.endswith(str(port))
+        snapshot = gateway.gateway.runtime.snapshot(asyncio.get_running_loop().time())
+        assert len(snapshot.placements) == 2, "free places are no replicas"
+        assert [(pool.groups, pool.groups_serving) for pool in snapshot.pools] == [(2, 2)]
 
 
 @pytest.mark.parametrize("failure", ["SERVFAIL", "REFUSED", "silent"])

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway import semconv
 from tests.stack import crd_schemas
 from tests.stack.helm import EXAMPLES, Helm, Object, Refused, Rendered
 
@@ -158,6 +159,12 @@ def several_on_postgres(rendered: Rendered) -> None:
     assert ports == {53, 443, 5432, 4317}
 
 
+def prices_in_a_file(rendered: Rendered) -> None:
+    data = rendered.one("ConfigMap")["data"]
+    catalog = yaml.safe_load(rendered.config)["prices"]["catalog"]
+    assert data[catalog] == "rows:\n  - one\n"
+
+
 def scaled_by_hpa(rendered: Rendered) -> None:
     assert "replicas" not in rendered.one("Deployment")["spec"]
     assert ("ScaledObject", "x-moegate") not in rendered.objects
@@ -189,6 +196,11 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     assert pod["terminationGracePeriodSeconds"] > drained_s
     probe = server["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
+    policy = rendered.one("NetworkPolicy", "x-moegate-vllm")["spec"]["ingress"]
+    assert [(p["port"], p.get("endPort")) for rule in policy for p in rule["ports"]] == [
+        (8000, None),
+        (6000, 6007),
+    ]
     service = rendered.one("Service", "x-moegate-vllm")["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is False
@@ -212,7 +224,7 @@ def open_to_the_outside(rendered: Rendered) -> None:
     assert yaml.safe_load(rendered.config)["server"]["tls"]["client_ca"] == "../tls/ca.crt"
 
 
-AUTOSCALED = {"moegate_requests_in_flight", "moegate_queue_depth"}
+AUTOSCALED = {semconv.IN_FLIGHT.prometheus, semconv.QUEUE_DEPTH.prometheus}
 SHARED: Object = {**REMOTE, **POSTGRES}
 MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     "sqlite": (
@@ -228,6 +240,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         },
         several_on_postgres,
     ),
+    "prices": ({"config": REMOTE, "priceCatalog": "rows:\n  - one\n"}, prices_in_a_file),
     "hpa": ({"config": SHARED, "autoscaling": {"mode": "hpa"}}, scaled_by_hpa),
     "keda": (
         {
@@ -238,6 +251,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     ),
     "vllm": (
         {
+            "networkPolicy": {"enabled": True},
             "vllm": {
                 "enabled": True,
                 "model": "org/model",
@@ -247,7 +261,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "apiKey": {"existingSecret": "s", "key": "k"},
                 "kvEvents": {"enabled": True, "port": 6000},
                 "resources": {"limits": {"memory": "900Gi"}},
-            }
+            },
         },
         vllm_over_eight_ranks,
     ),

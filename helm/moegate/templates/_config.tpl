@@ -18,6 +18,11 @@
 {{- $_ := set $telemetry "metrics_listen" (printf "[::]:%d" (int .Values.metrics.port)) -}}
 {{- $_ := set $config "telemetry" $telemetry -}}
 {{- end -}}
+{{- $metering := dig "metering" dict $config -}}
+{{- $_ := set $config "metering" (mergeOverwrite (dict "state" "/var/lib/moegate/meter.json") $metering) -}}
+{{- if .Values.priceCatalog -}}
+{{- $_ := set $config "prices" (mergeOverwrite (dig "prices" dict $config) (dict "catalog" "prices.yaml")) -}}
+{{- end -}}
 {{- if eq (include "moegate.ledgerKind" .) "sqlite" -}}
 {{- $ledger := dict "sqlite" "/var/lib/moegate/ledger.sqlite3" -}}
 {{- if .Values.ledger.persistence.enabled -}}
