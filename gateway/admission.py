@@ -111,6 +111,7 @@ def scheduler_request(
         size_bytes=proto.ByteSize(),
         remote_classes=_remote_classes(proto.data_policy, caller, config),
         session_id=proto.session_id,
+        weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
     )

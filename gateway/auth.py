@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config import Config, Key, KeyRole
+from gateway.config import Config, Key, KeyRole, Tenant
 from gateway.config_problems import ConfigError, Problem
 from gateway.secrets import resolve
 from scheduler.rate_limit import RateLimits
@@ -37,6 +37,7 @@ class Caller:
     tenant: str
     key_id: str
     role: KeyRole
+    weight: float
     models: frozenset[str] | None
     slo_classes: tuple[SloClass, ...]
     remote_classes: frozenset[str] | None
@@ -67,7 +68,7 @@ class Authenticator:
             for key in tenant.keys:
                 digest = bytes.fromhex(hash_of(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                same_prefix.append((digest, _caller(tenant.name, key)))
+                same_prefix.append((digest, _caller(tenant, key)))
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -133,11 +134,12 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: str, key: Key) -> Caller:
+def _caller(tenant: Tenant, key: Key) -> Caller:
     return Caller(
-        tenant=tenant,
+        tenant=tenant.name,
         key_id=key.id,
         role=key.role,
+        weight=tenant.weight,
         models=frozenset(key.models) or None,
         slo_classes=key.slo_classes,
         remote_classes=None if key.remote_classes is None else frozenset(key.remote_classes),

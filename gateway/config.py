@@ -28,7 +28,7 @@ from gateway.config_remote import (
 from gateway.config_telemetry import Telemetry
 from gateway.config_values import Name as Name
 from gateway.config_values import Secret as Secret
-from scheduler.types import SloClass
+from scheduler.types import Objective, SloClass
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 Url = Annotated[
@@ -146,6 +146,12 @@ class Pool(_Config, frozen=True, kw_only=True):
     """How a replica is split into prefill and decode nodes; absent: it is not."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
+    objective: Objective = Objective.LATENCY
+    """What placements are chosen by, while every promise is kept: `latency` spreads requests for
+    the fastest tokens, `cost` packs them so that idle replicas can be released. The same for all
+    pools of a model."""
+    release_delay_s: Seconds = 30.0
+    """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
     timeouts: Timeouts = Timeouts()
     """Limits on calls."""
 
@@ -248,6 +254,8 @@ class Tenant(_Config, frozen=True, kw_only=True):
 
     name: Name
     """Name, unique."""
+    weight: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
+    """Its share of a saturated model, relative to the other tenants that wait."""
     keys: tuple[Key, ...] = ()
     """Its keys."""
 

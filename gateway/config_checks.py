@@ -18,6 +18,7 @@ from gateway.config_shape import nearest
 from gateway.listening import check_tls
 from gateway.priors import checked_prior
 from gateway.secrets import resolve
+from scheduler.types import Objective
 
 MAX_PORT = 65_535
 
@@ -38,6 +39,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from _addresses(config)
     yield from discovery_problems(config.pools)
     yield from _contexts(config.pools)
+    yield from _objectives(config.pools)
     for path, upstream in _upstreams(config):
         yield from _timeouts(f"{path}.timeouts", upstream.timeouts)
         yield from _secret(f"{path}.api_key", upstream.api_key, base_dir)
@@ -167,6 +169,16 @@ def _contexts(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         if tokens != pool.context_tokens:
             message = f"{other} is {tokens} for the same model: clients see one limit a model"
             yield _problem(path, pool.context_tokens, message, "give both pools the same")
+
+
+def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+    first: dict[str, tuple[str, Objective]] = {}
+    for i, pool in enumerate(pools):
+        path = f"pools[{i}].objective"
+        other, objective = first.setdefault(pool.model, (path, pool.objective))
+        if objective is not pool.objective:
+            message = f"{other} is {objective} for the same model: its requests choose among both"
+            yield _problem(path, pool.objective.value, message, "give both pools the same")
 
 
 def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:

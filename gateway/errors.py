@@ -139,6 +139,13 @@ def precondition(message: str, reason: str) -> RpcError:
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason))
 
 
+def no_decision(request_id: str) -> RpcError:
+    """NOT_FOUND: no record of a decision for this request."""
+    message = f"request_id {_cut(request_id, 200)!r}: not among the last decisions"
+    detail = error_details_pb2.ResourceInfo(resource_type="decision")
+    return RpcError(grpc.StatusCode.NOT_FOUND, message, detail)
+
+
 def already_exists(message: str, request_id: str) -> RpcError:
     """ALREADY_EXISTS: an id that is in use, by the request with this id."""
     info = _info("ALREADY_EXISTS", request_id=request_id)

@@ -19,7 +19,7 @@ _FINISH = {
     FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
-_KIND = {
+KIND = {
     PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
     PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
 }
@@ -173,7 +173,7 @@ def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
         usage=usage_message(finished.usage),
         cost=whole_cost_message(finished.settled, finished.broken),
         route=generation_pb2.Route(
-            kind=_KIND[finished.kind],
+            kind=KIND[finished.kind],
             target=target,
             replica=replica,
             reason=finished.reason,

@@ -212,4 +212,6 @@ def _local_placement(pool: Pool, name: str, step_model: StepModel) -> Placement:
         kv_capacity_tokens=pool.kv_capacity_tokens,
         context_tokens=pool.context_tokens,
         step_model=step_model,
+        objective=pool.objective,
+        release_delay_s=pool.release_delay_s,
     )

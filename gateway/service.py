@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-import grpc
-
 from gateway import errors
 from gateway.accounting.budgets import Budgets
 from gateway.admission import PromptSizes, scheduler_request
@@ -22,19 +20,23 @@ from gateway.attempt import PartialOutput
 from gateway.auth import Caller
 from gateway.backends.failures import UpstreamFailure
 from gateway.chat_input import Violations
+from gateway.config import KeyRole
 from gateway.dispatch import Rejected
 from gateway.generation import Chunk, Generation
 from gateway.hints import engine_hints
 from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.live import Live
+from gateway.prefix_blocks import prefix_blocks
+from gateway.quoting import explain_message, quote_message
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
+from gateway.runtime import Runtime
 from gateway.spending import SPENDING_REFUSED, Spending, refused
 from gateway.telemetry.observer import Telemetry
 from gateway.token_count import exact_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.rate_limit import RateLimiter
-from scheduler.types import PlacementKind
+from scheduler.types import PlacementKind, Request
 
 log = logging.getLogger(__name__)
 
@@ -134,20 +136,30 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Quote(
         self, request: inference_pb2.QuoteRequest, context: Context
     ) -> inference_pb2.QuoteResponse:
-        """Not served yet."""
+        """Where the request would run now, and why; nothing is started."""
         async with answering(context):
-            caller_of(self._live, context)
-            message = "this server does not quote yet"
-            raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
+            caller = caller_of(self._live, context)
+            generation = self._generation(request.request, caller)
+            runtime = self._live.runtime
+            priced, _, _ = await self._request(
+                request.request, generation, caller, context, runtime
+            )
+            return quote_message(runtime.scheduler.quote(priced, self._clock()))
 
     async def Explain(
         self, request: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
-        """Not served yet: the scheduler keeps no record of its decisions."""
+        """Why a request of the last ones ran where it did."""
         async with answering(context):
-            caller_of(self._live, context)
-            message = "this server does not remember its decisions yet"
-            raise errors.RpcError(grpc.StatusCode.UNIMPLEMENTED, message)
+            caller = caller_of(self._live, context)
+            key_id = request.key_id or caller.key_id
+            if key_id != caller.key_id and caller.role is not KeyRole.OPERATOR:
+                raise errors.denied(f"key_id: key {caller.key_id} is no operator's")
+            decisions = self._live.runtime.scheduler.decisions
+            decision = decisions.get(f"{key_id}/{request.request_id}")
+            if decision is None:
+                raise errors.no_decision(request.request_id)
+            return explain_message(request.request_id, decision, self._clock())
 
     def _check_model(self, model: str, caller: Caller) -> None:
         if not caller.allows_model(model):
@@ -178,21 +190,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncGenerator[Chunk | Finished, None]:
         """Runs the request within the key's limits."""
         runtime = self._live.runtime
-        unsupported = runtime.unsupported_by(generation)
-        prompt_tokens = self._sizes.estimate(generation)
-        request = scheduler_request(
-            proto,
-            generation,
-            caller=caller,
-            config=runtime.config,
-            prompt_tokens=prompt_tokens,
-            unsupported_by=unsupported,
-            now=self._clock(),
-            remaining_s=context.time_remaining(),
+        request, generation, unsupported = await self._request(
+            proto, generation, caller, context, runtime
         )
-        metadata = tuple(context.invocation_metadata() or ())
-        hints = engine_hints(request, metadata, salted=generation.model in runtime.salted)
-        generation = replace(generation, hints=hints)
+        request = replace(request, holds_output=hold)
+        prompt_tokens = request.prompt_tokens
         dispatcher, key = runtime.dispatcher, request.request_id
         if dispatcher.is_in_flight(key) or self._spending.has(key):
             message = f"request_id {generation.request_id!r} is in flight: choose another, or none"
@@ -234,6 +236,35 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 ) from partial
             except UpstreamFailure as failure:
                 raise errors.from_failure(failure) from failure
+
+    async def _request(
+        self,
+        proto: generation_pb2.GenerateRequest,
+        generation: Generation,
+        caller: Caller,
+        context: Context,
+        runtime: Runtime,
+    ) -> tuple[Request, Generation, dict[str, tuple[str, ...]]]:
+        """The request as the scheduler sees it, the generation with its hints for own engines, and
+        fields that placements cannot honour."""
+        unsupported = runtime.unsupported_by(generation)
+        request = scheduler_request(
+            proto,
+            generation,
+            caller=caller,
+            config=runtime.config,
+            prompt_tokens=self._sizes.estimate(generation),
+            unsupported_by=unsupported,
+            now=self._clock(),
+            remaining_s=context.time_remaining(),
+        )
+        metadata = tuple(context.invocation_metadata() or ())
+        hints = engine_hints(request, metadata, salted=generation.model in runtime.salted)
+        blocks, block_tokens = await prefix_blocks(
+            generation, hints.cache_salt, request.prompt_tokens
+        )
+        request = replace(request, prefix_blocks=blocks, prefix_block_tokens=block_tokens)
+        return request, replace(generation, hints=hints), unsupported
 
     @contextmanager
     def _once(

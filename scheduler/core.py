@@ -144,14 +144,13 @@ class Scheduler:
                 return self._deciders[ticket.request.model].cancelled(ticket, now)
             case EngineReport():
                 decider = self._deciders[self._states[event.placement].facts.model]
-                decider.lane.take_report(event, now)
-                return decider.pump(now)
+                return decider.pump(now) if decider.lane.take_report(event, now) else ()
             case PricesChanged():
                 state = self._states[event.placement]
                 state.facts = replace(
                     state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
                 )
-                self._deciders[state.facts.model].lane.fleet.take_prices()
+                self._deciders[state.facts.model].lane.take_prices()
                 return ()
             case ServingChanged():
                 decider = self._deciders[self._states[event.placement].facts.model]

@@ -35,7 +35,7 @@ def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: f
     if request.slo.slo_class is SloClass.BATCH:
         lane.batch[request.request_id] = index
     lane.queue.counters.charge(request.tenant, request.weight, resident.service_nano_usd)
-    lane.rate.started(lane.work_s(request, prefill_s))
+    lane.rate.started(lane.work_s(ticket, prefill_s))
     lane.remember_prefix(index, state, request)
     _count_start(lane, ticket, state, now)
     reason = why(made, index)
@@ -99,7 +99,7 @@ def overflow(
     if not lane.remotes.states:
         return None, "", ()
     hits = lane.hit_tokens(ticket.request)[len(lane.fleet) :]
-    output_tokens = lane.expected_output(ticket.request)
+    output_tokens = ticket.output_tokens
     quotes: tuple[RemoteQuote, ...] = ()
     for late_too in (False, True) if any_ttft else (False,):
         quotes = lane.remotes.quotes(ticket, hits, output_tokens, now, late_too)
@@ -174,7 +174,7 @@ def decision(
         chosen=chosen,
         reason=reason,
         prompt_tokens=request.prompt_tokens,
-        output_tokens=lane.expected_output(request),
+        output_tokens=ticket.output_tokens,
         own=lane.fleet.facts,
         quote=made,
         remotes=lane.remotes.facts,

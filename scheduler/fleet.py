@@ -80,6 +80,8 @@ class Resident:
     service_nano_usd: float = 0.0
     """What its tenant was charged for it in terms of fairness."""
     output_tokens: int = 0
+    seen_s: float = 0.0
+    """When its newest tokens were told of."""
     evicting: bool = False
 
     @property

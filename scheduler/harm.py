@@ -5,8 +5,8 @@ behind; it catches up by the time that each further token takes less than promis
 before it has caught up missed its SLO. For a stream with g tokens received in e seconds since the
 first, at a limit of L per token and a step of T seconds, a stall of s seconds puts it
 
-    late = e + s - L g      seconds behind its mean,
-    x    = late / (L - T)   tokens until it has recovered,
+    late = e + s - L (g - 1)    seconds behind its mean over the gaps so far,
+    x    = late / (L - T)       tokens until it has recovered,
 
 and 1 - S(g + x) / S(g) is the chance that it ends before, S the survival of output lengths. Where
 T > L nothing is recovered, and the stream is lost if it lives to use up its lead. The sum over the
@@ -103,7 +103,7 @@ class Streams:
             elapsed_s[index] = -start_s
             tokens[index] = 1.0
         limit_s, row = table[_LIMIT], table[_ROW].astype(np.intp)
-        late_s = STALLS_S + (elapsed_s - limit_s * tokens)[:, None]
+        late_s = STALLS_S + (elapsed_s - limit_s * (tokens - 1.0))[:, None]
         regained_s = (limit_s - step_s)[:, None]
         further = np.abs(late_s) / np.maximum(np.abs(regained_s), 1e-9)
         reached = tokens[:, None] + further

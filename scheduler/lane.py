@@ -77,10 +77,14 @@ class Lane:
         return [*self.fleet.states, *self.remotes.states]
 
     def promise(self, ticket: Ticket, *, count: bool = True) -> None:
-        """Sets the time to first token that an arrival is promised; `count` it as one."""
+        """Sets what an arrival is promised and expected to need; `count` it as one."""
         request = ticket.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
+        lengths, longest = self.fleet.lengths, request.max_output_tokens
+        ticket.output_tokens = lengths.mean(request.key_id, longest) * request.choices
+        reserve = lengths.quantile(request.key_id, LONGEST_RESERVED_SHARE, longest)
+        ticket.reserve_tokens = request.prompt_tokens + request.choices * reserve
         if count and request.slo.slo_class in URGENT:
             mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s
             self._promised_s = mean_s + PROMISE_WEIGHT * (ticket.ttft_s - mean_s)
@@ -93,11 +97,13 @@ class Lane:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s()
             self.saturation.observe(wait_s / self._promised_s, now)
 
-    def take_report(self, report: EngineReport, now: float) -> None:
-        """Takes an engine's report."""
-        index = self.fleet.index[report.placement]
-        if self.fleet.take_report(index, report, now):
+    def take_report(self, report: EngineReport, now: float) -> bool:
+        """Takes an engine's report; whether there is more room than was thought."""
+        fleet, index = self.fleet, self.fleet.index[report.placement]
+        before = fleet.sequences[index], fleet.kv_free_tokens[index]
+        if fleet.take_report(index, report, now):
             self.prefixes.forget(index)
+        return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
 
     def set_serving(self, event: ServingChanged, now: float) -> None:
         """A placement came into service or left it."""
@@ -116,14 +122,9 @@ class Lane:
         """Predicted time in the queue of a request that joins it now, or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
-    def expected_output(self, request: Request) -> float:
-        """Expected output tokens, all choices together."""
-        mean = self.fleet.lengths.mean(request.key_id, request.max_output_tokens)
-        return mean * request.choices
-
-    def work_s(self, request: Request, prefill_s: float) -> float:
+    def work_s(self, ticket: Ticket, prefill_s: float) -> float:
         """Time of a full group that the request takes."""
-        return prefill_s + self.expected_output(request) * self.fleet.full_token_s
+        return prefill_s + ticket.output_tokens * self.fleet.full_token_s
 
     def hit_tokens(self, request: Request) -> Floats:
         """Prompt tokens expected in the cache of each placement, remotes last."""
@@ -135,16 +136,13 @@ class Lane:
     def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
         """The request as a quote needs it."""
         request, fleet = ticket.request, self.fleet
-        reserve = fleet.lengths.quantile(
-            request.key_id, LONGEST_RESERVED_SHARE, request.max_output_tokens
-        )
         return Ask(
             request=request,
             ttft_s=ticket.ttft_s,
             excluded=self._excluded(ticket, now),
             hit_tokens=self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust,
-            output_tokens=self.expected_output(request),
-            reserve_tokens=request.prompt_tokens + request.choices * reserve,
+            output_tokens=ticket.output_tokens,
+            reserve_tokens=ticket.reserve_tokens,
             late=late,
         )
 
@@ -176,7 +174,7 @@ class Lane:
             expires_s=min(now + request.slo.max_queue_s, last_start_s),
             prefill_s=prefill_s,
             service_s=service_s,
-            work_s=self.work_s(request, prefill_s),
+            work_s=self.work_s(ticket, prefill_s),
             late=now >= late_s,
         )
 

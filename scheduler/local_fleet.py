@@ -17,9 +17,15 @@ from scheduler.fleet import PlacementState, Resident
 from scheduler.harm import STALL_POINTS, Streams
 from scheduler.output_length import Floats, OutputLengths
 from scheduler.policy import Policy
+from scheduler.step_fit import StepFit
 from scheduler.step_model import QWEN3_30B_H100, StepModel, StepModels
+from scheduler.step_windows import OwnLoad, WindowMeter, joined
 from scheduler.types import EngineReport, Objective, ServingChanged
 
+CHUNK_TOKENS = 8192
+"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
+SAME_TIME_S = 0.5
+"""Reports of a group's ranks that are not further apart count as one."""
 NANO_USD_PER_S = 1e9
 """Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
 
@@ -28,9 +34,12 @@ NANO_USD_PER_S = 1e9
 class Group:
     """Placements that step together, by index."""
 
+    fit: StepFit
+    model: StepModel
     members: list[int] = field(default_factory=list)
     streams: Streams = field(default_factory=Streams)
-    model: StepModel = QWEN3_30B_H100
+    meter: WindowMeter = field(default_factory=WindowMeter)
+    own: OwnLoad = field(default_factory=OwnLoad)
     batch: int = 0
     kv_paced_tokens: int = 0
     curve_at_s: float = -1.0
@@ -53,9 +62,12 @@ class LocalFleet:
         models: list[StepModel] = []
         for i, state in enumerate(self.states):
             facts = state.facts
-            group = by_group.setdefault(facts.group or facts.name, Group())
+            group = by_group.get(facts.group or facts.name)
+            if group is None:
+                prior = facts.step_model or QWEN3_30B_H100
+                group = Group(fit=StepFit(prior), model=_priced(prior, policy))
+                by_group[facts.group or facts.name] = group
             group.members.append(i)
-            group.model = _priced(facts.step_model or QWEN3_30B_H100, policy)
             models.append(group.model)
             self.groups.append(group)
             self.index[facts.name] = i
@@ -76,6 +88,11 @@ class LocalFleet:
         self.prefill_end_s: Floats = np.zeros(count)
         self.stall_end_s: Floats = np.zeros(count)
         """`prefill_end_s` of the group's slowest rank."""
+        self.chunk_s: Floats = self.models.prefill_token_s * CHUNK_TOKENS
+        self.step_s: Floats = np.zeros(count)
+        """T(B) of the group as of its last change of batch."""
+        self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
+        self.curve_offsets = np.arange(count, dtype=np.intp) * STALL_POINTS
         self.curves: Floats = np.zeros((count, STALL_POINTS))
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
@@ -119,8 +136,16 @@ class LocalFleet:
         resident = state.residents[request_id]
         request = resident.request
         if first:
+            group.own.first_token(
+                sequences=request.choices,
+                prompt_tokens=request.prompt_tokens,
+                uncached_tokens=request.prompt_tokens - resident.hit_tokens,
+            )
             in_time = now - request.arrival_s <= resident.promised_ttft_s
             group.streams.first_token(request_id, now, in_time=in_time)
+        else:
+            group.own.tokens(news, now - resident.seen_s, request.choices)
+        resident.seen_s = now
         group.streams.progress(request_id, output_tokens / request.choices, now)
         if first or self.grouped:
             self.sync(index, now)
@@ -145,9 +170,12 @@ class LocalFleet:
             before is not None and report.generation_tokens_total < before.generation_tokens_total
         )
         state.take_report(report)
+        if before is not None and not anew and before.counts and report.counts:
+            state.note_preemptions(report.counts.preemptions - before.counts.preemptions, now)
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
+        self._observe(self.groups[index], now)
         self.sync(index, now)
         return anew
 
@@ -177,12 +205,28 @@ class LocalFleet:
                 self._with_external.discard(index)
                 self.sync(index, now)
 
-    def set_model(self, index: int, model: StepModel) -> None:
-        """Takes a new fit of the placement's group."""
-        group = self.groups[index]
+    def _observe(self, group: Group, now: float) -> None:
+        """Gives the group's reports to its fit, once all its ranks have reported."""
+        reports = [self.states[member].report for member in group.members]
+        whole = [report for report in reports if report is not None]
+        if (
+            len(whole) < len(reports)
+            or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
+        ):
+            return
+        own = group.own.at(sequences=sum(self.states[m].sequences for m in group.members))
+        window = group.meter.take(joined(whole), own)
+        version = group.fit.version
+        if window is not None:
+            group.fit.observe(window)
+        if group.fit.version != version:
+            self._set_model(group, group.fit.model(now))
+
+    def _set_model(self, group: Group, model: StepModel) -> None:
         group.model = _priced(model, self._policy)
         for member in group.members:
             self.models.set(member, group.model)
+            self.chunk_s[member] = group.model.prefill_token_s * CHUNK_TOKENS
         self.full_token_s = float(np.mean([_full_token_s(g.model) for g in self.groups]))
 
     def sync(self, index: int, now: float) -> None:
@@ -206,6 +250,7 @@ class LocalFleet:
             group.batch = int(self.sequences[index])
             group.kv_paced_tokens = state.kv_tokens + external_kv
             self.batch[index] = group.batch
+            self.step_s[index] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
             self.kv_paced_tokens[index] = group.kv_paced_tokens
             self.stall_end_s[index] = self.prefill_end_s[index]
             self.curve_at_s[index] = -1.0
@@ -214,6 +259,7 @@ class LocalFleet:
         group.batch = int(self.sequences[members].sum())
         group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
         self.batch[members] = group.batch
+        self.step_s[members] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
         self.curve_at_s[members] = -1.0

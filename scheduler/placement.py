@@ -21,14 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.harm import STALL_POINTS, stall_position
+from scheduler.harm import stall_position
 from scheduler.local_fleet import LocalFleet
 from scheduler.output_length import Floats
 from scheduler.policy import Policy
-from scheduler.types import Objective, Request
+from scheduler.types import Request
 
-CHUNK_TOKENS = 8192
-"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 CURVE_AGE_S = 0.1
 """A harm curve older than this is made anew before it decides."""
 MOST_REFRESHES = 4
@@ -54,6 +52,15 @@ class Block(enum.IntEnum):
     HELD = 10
     PAUSED = 11
 
+
+# numpy compares plain integers faster than enum members.
+_FREE, _NOT_SERVING, _SLOTS, _KV, _TTFT, _TPOT, _HARM, _HELD, _PAUSED = (
+    np.int8(block)
+    for block in (
+        *(Block.FREE, Block.NOT_SERVING, Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT),
+        *(Block.HARM, Block.HELD, Block.PAUSED),
+    )
+)
 
 BLOCK_TEXT = {
     Block.FREE: "can take it",
@@ -95,14 +102,16 @@ class Ask:
     @property
     def possible(self) -> bool:
         """Whether an own placement may take it, now or later."""
-        return bool(((self.excluded == Block.FREE) | (self.excluded == Block.PAUSED)).any())
+        return bool(((self.excluded == _FREE) | (self.excluded == _PAUSED)).any())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Quote:
     """Figures of every own placement of a model, arrays of shape (placements,).
 
-    `wait_s`: prefills before its own; `marginal_nano_usd`: meaningful only where the rate is known.
+    `wait_s`: prefills before its own; `marginal_nano_usd`: meaningful only where the rate is known;
+    `stalls`: shape (2, placements), the group's stall without and with the newcomer, as positions
+    on the harm curves; `unharmed`: `blocked`, harm apart. Only `choose` writes, before it returns.
     """
 
     blocked: npt.NDArray[np.int8]
@@ -111,13 +120,16 @@ class Quote:
     prefill_s: Floats
     ttft_s: Floats
     tpot_s: Floats
+    stalls: Floats
+    most_victims: Floats | float
     victims: Floats
     marginal_nano_usd: Floats
     score: Floats
+    unharmed: npt.NDArray[np.int8]
 
     def best_s(self) -> tuple[float, float]:
         """Shortest prefill, and shortest time to a first token but for pending prefills."""
-        possible = self.blocked != Block.NOT_SERVING
+        possible = self.blocked != _NOT_SERVING
         if not possible.any():
             return 0.0, 0.0
         service_s = (self.ttft_s - self.wait_s)[possible]
@@ -132,58 +144,42 @@ def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
     models = fleet.models
     prefill_s = models.prefill_time_s(prompt - ask.hit_tokens, prompt)
     wait_s = np.maximum(fleet.prefill_end_s - now, 0.0)
+    own_end_s = wait_s + prefill_s
     if fleet.grouped:
         stall_s = np.maximum(fleet.stall_end_s - now, 0.0)
-        stall_after_s = np.maximum(stall_s, wait_s + prefill_s)
-        kv_after = np.maximum(
-            fleet.kv_paced_tokens, (fleet.kv_tokens + choices * prompt) * fleet.ranks
-        )
+        stall_after_s = np.maximum(stall_s, own_end_s)
+        rank_kv = (fleet.kv_tokens + choices * prompt) * fleet.ranks
+        kv_after = np.maximum(fleet.kv_paced_tokens, rank_kv)
     else:
-        stall_s = wait_s
-        stall_after_s = wait_s + prefill_s
+        stall_s, stall_after_s = wait_s, own_end_s
         kv_after = fleet.kv_paced_tokens + choices * prompt
-    step_s = models.decode_step_s(fleet.batch, fleet.kv_paced_tokens)
     after_s = models.decode_step_s(fleet.batch + choices, kv_after)
     tpot_s = after_s / models.tokens_per_step
-    chunks = np.ceil(stall_after_s / (models.prefill_token_s * CHUNK_TOKENS))
-    ttft_s = wait_s + prefill_s + after_s * (0.5 + chunks)
-    victims = _victims(fleet, stall_s, stall_after_s)
-    added_s = after_s - step_s
+    chunks = np.ceil(stall_after_s / fleet.chunk_s)
+    ttft_s = own_end_s + after_s * (0.5 + chunks)
+    added_s = after_s - fleet.step_s
     steps = ask.output_tokens / (choices * models.tokens_per_step)
-    marginal_s = stall_after_s - stall_s + steps * added_s
-    marginal_nano_usd = marginal_s * fleet.nano_usd_per_s
-    packs = fleet.states[0].facts.objective is Objective.COST
-    score = marginal_nano_usd if packs else fleet.batch * added_s + after_s + ttft_s
-    blocked = ask.excluded.copy()
-    if policy.late_binding:
-        left_s = ask.ttft_s - waited_s - ttft_s
-        # A request that needs more slots or blocks than there are runs alone, in turns.
-        busy = fleet.sequences > 0
-        _block(blocked, busy & (fleet.sequences + choices > fleet.slots), Block.SLOTS)
-        _block(blocked, busy & (fleet.kv_free_tokens < ask.reserve_tokens), Block.KV)
-        if not ask.late:
-            _block(blocked, left_s < 0, Block.TTFT)
-        _block(blocked, (tpot_s > slo.tpot_s) & (fleet.batch > 0), Block.TPOT)
-        if policy.harm_check:
-            most: float | Floats = policy.max_victims
-            if not ask.late:
-                last_call = left_s < policy.last_call_share * ask.ttft_s
-                most = np.where(last_call, policy.last_call_victims, policy.max_victims)
-            _block(blocked, victims > most, Block.HARM)
-        if policy.shaping and packs and waited_s < policy.open_after_share * ask.ttft_s:
-            warm = fleet.serving & (fleet.batch > 0)
-            if warm.any():
-                _block(blocked, ~warm, Block.HELD)
-    return Quote(
-        blocked=blocked,
-        hit_tokens=ask.hit_tokens,
-        wait_s=wait_s,
-        prefill_s=prefill_s,
-        ttft_s=ttft_s,
-        tpot_s=tpot_s,
-        victims=victims,
-        marginal_nano_usd=marginal_nano_usd,
-        score=score,
+    marginal_nano_usd = (stall_after_s - stall_s + steps * added_s) * fleet.nano_usd_per_s
+    score = marginal_nano_usd if fleet.packs else fleet.batch * added_s + after_s + ttft_s
+    left_s = (ask.ttft_s - waited_s) - ttft_s
+    slow = tpot_s > policy.tpot_share * slo.tpot_s
+    return _blocked(
+        Quote(
+            blocked=ask.excluded,
+            hit_tokens=ask.hit_tokens,
+            wait_s=wait_s,
+            prefill_s=prefill_s,
+            ttft_s=ttft_s,
+            tpot_s=tpot_s,
+            stalls=stall_position(np.array((stall_s, stall_after_s))),
+            most_victims=_most_victims(ask, policy, left_s),
+            victims=wait_s,
+            marginal_nano_usd=marginal_nano_usd,
+            score=score,
+            unharmed=_other_blocks(fleet, ask, policy, waited_s, left_s, slow),
+        ),
+        fleet,
+        policy,
     )
 
 
@@ -195,30 +191,79 @@ def choose(
     Harm curves age. The best placement is taken on a fresh one only; where none is free, the
     oldest of those that only harm blocks are made anew, so that a recovery is noticed.
     """
-    for _ in range(MOST_REFRESHES):
-        made = quote(fleet, ask, policy, now)
+    made = quote(fleet, ask, policy, now)
+    oldest_s = now - CURVE_AGE_S
+    for refreshes in range(MOST_REFRESHES + 1):
         best = _best(fleet, made, rotation)
         if best is not None:
-            if not policy.harm_check or now - fleet.curve_at_s[best] <= CURVE_AGE_S:
+            if not policy.harm_check or fleet.curve_at_s[best] >= oldest_s:
                 return best, made
-            fleet.refresh_curve(best, now)
-            continue
-        harmed = np.flatnonzero(made.blocked == Block.HARM)
-        if not len(harmed):
-            return None, made
-        oldest = int(harmed[np.argmin(fleet.curve_at_s[harmed])])
-        if now - fleet.curve_at_s[oldest] <= CURVE_AGE_S:
-            return None, made
-        fleet.refresh_curve(oldest, now)
-    made = quote(fleet, ask, policy, now)
-    best = _best(fleet, made, rotation)
-    if best is not None and policy.harm_check and now - fleet.curve_at_s[best] > CURVE_AGE_S:
-        best = None
-    return best, made
+            index = best
+        else:
+            harmed = np.flatnonzero(made.blocked == _HARM)
+            if not len(harmed):
+                break
+            index = int(harmed[fleet.curve_at_s[harmed].argmin()])
+            if fleet.curve_at_s[index] >= oldest_s:
+                break
+        if refreshes < MOST_REFRESHES:
+            fleet.refresh_curve(index, now)
+            made = _blocked(made, fleet, policy)
+    return None, made
+
+
+def _other_blocks(
+    fleet: LocalFleet,
+    ask: Ask,
+    policy: Policy,
+    waited_s: float,
+    left_s: Floats,
+    slow: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int8]:
+    """Why each placement is out, harm apart. What is written later weighs more."""
+    if not policy.late_binding:
+        return ask.excluded
+    blocked = np.zeros(len(fleet), dtype=np.int8)
+    warm = fleet.batch > 0
+    if policy.shaping and fleet.packs and waited_s < policy.open_after_share * ask.ttft_s:
+        open_warm = warm & fleet.serving
+        if open_warm.any():
+            blocked[~open_warm] = _HELD
+    blocked[slow & warm] = _TPOT
+    if not ask.late:
+        blocked[left_s < 0.0] = _TTFT
+    # A request that needs more slots or blocks than there are runs alone, in turns.
+    busy = fleet.sequences > 0
+    blocked[busy & (fleet.kv_free_tokens < ask.reserve_tokens)] = _KV
+    blocked[busy & (fleet.sequences + ask.request.choices > fleet.slots)] = _SLOTS
+    np.copyto(blocked, ask.excluded, where=ask.excluded != _FREE)
+    return blocked
+
+
+def _most_victims(ask: Ask, policy: Policy, left_s: Floats) -> Floats | float:
+    if ask.late:
+        return policy.max_victims
+    last_call = left_s < policy.last_call_share * ask.ttft_s
+    return np.where(last_call, policy.last_call_victims, policy.max_victims)
+
+
+def _blocked(made: Quote, fleet: LocalFleet, policy: Policy) -> Quote:
+    """The quote with the victims by the harm curves as they are now."""
+    below = made.stalls.astype(np.intp)
+    at = below + fleet.curve_offsets
+    flat = fleet.curves.ravel()
+    lower = flat[at]
+    harm = lower + (made.stalls - below) * (flat[at + 1] - lower)
+    made.victims = harm[1] - harm[0]
+    made.blocked = made.unharmed
+    if policy.harm_check and policy.late_binding:
+        harmed = (made.victims > made.most_victims) & (made.unharmed == _FREE)
+        made.blocked = np.where(harmed, _HARM, made.unharmed)
+    return made
 
 
 def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
-    free = np.flatnonzero(made.blocked == Block.FREE)
+    free = np.flatnonzero(made.blocked == _FREE)
     if not len(free):
         return None
     score = made.score[free]
@@ -229,20 +274,6 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
         # Ranks that cost the same: the one with the least prefill, then the least KV.
         load = made.wait_s[ties] * 1e9 + fleet.kv_tokens[ties]
         ties = ties[load <= load.min()]
-    if fleet.states[0].facts.objective is Objective.COST:
+    if fleet.packs:
         return int(ties[0])
     return int(ties[rotation % len(ties)])
-
-
-def _victims(fleet: LocalFleet, stall_s: Floats, stall_after_s: Floats) -> Floats:
-    position = stall_position(np.stack((stall_s, stall_after_s)))
-    below = position.astype(np.intp)
-    flat = fleet.curves.ravel()
-    at = below + np.arange(len(fleet), dtype=np.intp) * STALL_POINTS
-    lower = flat[at]
-    harm = lower + (position - below) * (flat[at + 1] - lower)
-    return np.asarray(harm[1] - harm[0])
-
-
-def _block(blocked: npt.NDArray[np.int8], where: npt.NDArray[np.bool_], why: Block) -> None:
-    blocked[where & (blocked == Block.FREE)] = why

@@ -22,6 +22,7 @@ class Policy:
         shedding: while a pool is saturated, leave those waiting whose SLO is lost already.
         shaping: do not open an idle group while a warm one may take the request in time.
         prefix: count the prefill that a cached prefix saves.
+        tpot_share: share of the promised time per token that a step may take.
         max_victims: expected streams that a dispatch may push past their SLO.
         last_call_victims: the same when the newcomer's own time is nearly up.
         last_call_share: share of the time to first token left that counts as nearly up.
@@ -40,6 +41,7 @@ class Policy:
     shaping: bool = True
     prefix: bool = True
     max_victims: float = 0.05
+    tpot_share: float = 1.0
     last_call_victims: float = 1.0
     last_call_share: float = 0.1
     ageing: float = 0.1

@@ -12,7 +12,8 @@ a pause in the reports, a loop that lagged (own counts only), and what `disturb`
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 from scheduler.types import EngineCounts, EngineReport
 
@@ -181,6 +182,31 @@ class WindowMeter:
         elif _counts(report).preemptions > _counts(last).preemptions:
             reason = "preemptions"
         return replace(window, disturbance=reason) if reason else window
+
+
+def joined(reports: Sequence[EngineReport]) -> EngineReport:
+    """The reports of a group's ranks as one: sums, and the mean and fullest KV usage."""
+    if len(reports) == 1:
+        return reports[0]
+    counts = [report.counts for report in reports if report.counts is not None]
+    capacities = [report.kv_capacity_tokens or 0 for report in reports]
+    return replace(
+        reports[0],
+        at_s=max(report.at_s for report in reports),
+        running=sum(report.running for report in reports),
+        waiting=sum(report.waiting for report in reports),
+        kv_usage=sum(report.kv_usage for report in reports) / len(reports),
+        kv_usage_fullest=max(report.kv_usage for report in reports),
+        prompt_tokens_total=sum(report.prompt_tokens_total for report in reports),
+        generation_tokens_total=sum(report.generation_tokens_total for report in reports),
+        kv_capacity_tokens=sum(capacities) or None,
+        counts=_sum(counts) if len(counts) == len(reports) else None,
+    )
+
+
+def _sum(counts: Sequence[EngineCounts]) -> EngineCounts:
+    names = [field.name for field in fields(EngineCounts)]
+    return EngineCounts(**{name: sum(getattr(c, name) for c in counts) for name in names})
 
 
 def _counts(report: EngineReport) -> EngineCounts:

@@ -19,6 +19,10 @@ class Ticket:
     evictions: int = 0
     ttft_s: float = 0.0
     """Time to first token that it is promised."""
+    output_tokens: float = 0.0
+    """Expected when it came, all choices together."""
+    reserve_tokens: int = 0
+    """KV tokens to count it with: its prompt, and output that nine of ten such stay below."""
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)
     _failed_fates: set[str] = field(default_factory=set)

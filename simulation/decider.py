@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.types import Action, EngineReport, Event, Request, Tick
+from scheduler.types import Action, EngineCounts, EngineReport, Event, Request, Tick
 from simulation.engine import Engine
 
 
@@ -52,6 +52,7 @@ def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
     """What the engine (or the pinned rank) says of itself, as vLLM's /metrics does."""
     engine, config = placement.engine, placement.engine.config
     ranks = engine.ranks if placement.rank is None else (engine.ranks[placement.rank],)
+    counters = engine.counters
     blocks = config.num_gpu_blocks * len(ranks)
     return EngineReport(
         placement=placement.name,
@@ -59,8 +60,19 @@ def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
         running=sum(len(rank.running) for rank in ranks),
         waiting=sum(len(rank.waiting) for rank in ranks),
         kv_usage=sum(rank.pool.used_blocks for rank in ranks) / blocks,
-        prompt_tokens_total=engine.counters.prompt_tokens,
-        generation_tokens_total=engine.counters.generation_tokens,
+        prompt_tokens_total=counters.prompt_tokens,
+        generation_tokens_total=counters.generation_tokens,
         kv_capacity_tokens=blocks * config.block_size,
         context_tokens=config.max_model_len,
+        counts=EngineCounts(
+            ranks=len(ranks),
+            gaps=counters.inter_token_s.count,
+            gaps_s=counters.inter_token_s.total,
+            first_tokens=counters.ttft_s.count,
+            steps=counters.step_tokens.count,
+            cached_prompt_tokens=counters.prompt_tokens_cached,
+            preemptions=counters.preemptions,
+        )
+        if placement.rank is None
+        else None,
     )

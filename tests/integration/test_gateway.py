@@ -347,7 +347,6 @@ async def test_health_reflection_and_services_of_later_versions(gateway: Serving
     names = {service.name for service in listed.list_services_response.service}
     assert "moegate.v1.InferenceService" in names
     calls: list[grpc.aio.UnaryUnaryCall[Any, Any]] = [
-        gateway.stub.Quote(inference_pb2.QuoteRequest(), metadata=METADATA),
         batch_pb2_grpc.BatchServiceStub(gateway.channel).GetBatch(batch_pb2.GetBatchRequest()),
     ]
     for call in calls:

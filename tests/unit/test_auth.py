@@ -43,6 +43,7 @@ def test_the_key_decides_who_calls_and_what_it_may() -> None:
     assert caller(("x-trace", "1"), ("authorization", f"Bearer {KEY}")) == Caller(
         tenant="search",
         key_id="one",
+        weight=1.0,
         role=KeyRole.TENANT_ADMIN,
         models=frozenset({"qwen"}),
         slo_classes=(SloClass.STANDARD, SloClass.BATCH),
