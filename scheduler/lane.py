@@ -105,6 +105,11 @@ class Lane:
             self.prefixes.forget(index)
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
 
+    def take_prices(self) -> None:
+        """Prices of placements have changed."""
+        self.fleet.take_prices()
+        self.remotes.take_facts()
+
     def set_serving(self, event: ServingChanged, now: float) -> None:
         """A placement came into service or left it."""
         index = self.fleet.index.get(event.placement)

@@ -51,7 +51,6 @@ class LocalFleet:
 
     def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
         self.states = list(states)
-        self.facts = tuple(state.facts for state in self.states)
         self.lengths = OutputLengths()
         self._policy = policy
         count = len(self.states)
@@ -106,6 +105,7 @@ class LocalFleet:
 
     def take_prices(self) -> None:
         """Reads what the groups cost; one that is unknown makes all count alike."""
+        self.facts = tuple(state.facts for state in self.states)
         prices = [state.facts.nano_usd_per_s for state in self.states]
         known = [price for price in prices if price]
         whole = len(known) == len(prices)

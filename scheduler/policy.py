@@ -42,7 +42,7 @@ class Policy:
     prefix: bool = True
     max_victims: float = 0.05
     tpot_share: float = 1.0
-    last_call_victims: float = 1.0
+    last_call_victims: float = 0.3
     last_call_share: float = 0.1
     ageing: float = 0.1
     lower_class_share: float = 0.05

@@ -21,10 +21,14 @@ class Remotes:
 
     def __init__(self, states: Sequence[PlacementState], gates: Gates) -> None:
         self.states = list(states)
-        self.facts = tuple(state.facts for state in self.states)
+        self.take_facts()
         self.index = {state.facts.name: i for i, state in enumerate(self.states)}
         self._gates = gates
         self._explorer = Explorer()
+
+    def take_facts(self) -> None:
+        """Reads the facts of the remotes, whose prices change."""
+        self.facts = tuple(state.facts for state in self.states)
 
     def open(self, ticket: Ticket, now: float) -> list[PlacementState]:
         """Those in service, unbroken, that may run it and have not failed it yet."""
