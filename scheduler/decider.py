@@ -8,6 +8,8 @@ exists.
 
 from __future__ import annotations
 
+import math
+
 from scheduler import dispatching
 from scheduler.decisions import Decision, Tier
 from scheduler.flow_control import Due, Queued
@@ -107,11 +109,12 @@ class ModelDecider:
         self.lane.observe(now)
         actions: list[Action] = []
         missed: set[str] = set()
+        harmful_s = math.inf
         looking = True
         while looking:
             looking = False
             for queued in self.lane.queue.candidates(hold_late=self.lane.saturation.marked):
-                if queued.request.request_id in missed:
+                if queued.request.request_id in missed or queued.prefill_s >= harmful_s:
                     continue
                 action = self._try(queued, now)
                 if action is not None:
@@ -119,6 +122,9 @@ class ModelDecider:
                     looking = True  # the order has changed: begin again
                     break
                 missed.add(queued.request.request_id)
+                if self.lane.harm_blocked:
+                    # A prefill that is no shorter would harm no fewer: not worth a look.
+                    harmful_s = min(harmful_s, queued.prefill_s)
                 if len(missed) >= self._policy.looks:
                     break
         return tuple(actions)

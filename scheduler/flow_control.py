@@ -25,6 +25,9 @@ from scheduler.types import Request, SloClass
 
 PRIORITY_STEP_S = 1.0
 """How much waiting one rank of priority is worth."""
+MOST_TENANTS = 16
+MOST_SCANNED = 64
+"""Tenants, and requests of each, that one event goes through at most; few are looked at."""
 MOST_CREDIT_REQUESTS = 4.0
 """A class is owed at most this many times its next request: a claim, not a hoard."""
 
@@ -278,10 +281,9 @@ class ModelQueue:
 
     def _by_tenant(self, lines: _Line) -> Iterator[Queued]:
         """The first of each tenant, least service first, then the second of each, and so on."""
-        looks = self._policy.looks
-        tenants = heapq.nsmallest(looks, lines, key=self.counters.served)
-        waiting = [tuple(lines[tenant][:looks]) for tenant in tenants]
-        for depth in range(looks):
+        tenants = heapq.nsmallest(MOST_TENANTS, lines, key=self.counters.served)
+        waiting = [tuple(lines[tenant][:MOST_SCANNED]) for tenant in tenants]
+        for depth in range(max(map(len, waiting))):
             for line in waiting:
                 if depth < len(line) and line[depth].request.request_id in self._by_id:
                     yield line[depth]

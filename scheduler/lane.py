@@ -64,6 +64,8 @@ class Lane:
         self.saturation = Saturation()
         self.time_heals = False
         """Whether a look in vain may succeed by the passing of time alone."""
+        self.harm_blocked = False
+        """Whether harm to running streams is what the last look failed by, somewhere."""
         self.batch: dict[str, int] = {}
         """Batch-class requests that run on own placements, with the placement's index."""
         self.troubled: set[int] = set()
@@ -155,6 +157,7 @@ class Lane:
         """Looks for an own placement once; remembers whether time alone may help."""
         self._rotation += 1
         chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
+        self.harm_blocked = chosen is None and bool((made.blocked == Block.HARM).any())
         if chosen is None and not self.time_heals:
             self.time_heals = bool(
                 ((made.blocked == Block.HARM) | (made.blocked == Block.HELD)).any()

@@ -46,6 +46,6 @@ class Policy:
     last_call_share: float = 0.1
     ageing: float = 0.1
     lower_class_share: float = 0.05
-    looks: int = 4
+    looks: int = 8
     open_after_share: float = 0.25
     kv_reserve: float = 0.05
