@@ -182,8 +182,8 @@ async def ended(process: asyncio.subprocess.Process, command: list[str]) -> str:
     """Its output. Raises AssertionError unless it ends well."""
     async with asyncio.timeout(BOUND_S):
         output, _ = await process.communicate()
-    assert process.returncode == 0, f"{shlex.join(command)}: {output.decode()}"
-    return output.decode()
+    assert process.returncode == 0, f"{shlex.join(command)}: {output.decode(errors='replace')}"
+    return output.decode(errors="replace")  # a character may have been split
 
 
 async def run(command: list[str], key: str) -> str:
