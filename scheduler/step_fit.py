@@ -258,17 +258,8 @@ class StepFit:
         )
         if self.source is StepSource.PRIOR:
             return prior
-        base, expert, sequence, kv, prefill = (float(factor) for factor in self._factors)
-        return replace(
-            prior,
-            base_s=prior.base_s * base,
-            overlap=prior.overlap * expert,
-            sequence_s=prior.sequence_s * sequence,
-            kv_token_s=prior.kv_token_s * kv,
-            prefill_s=prior.prefill_s * prefill,
-            prefill_token_s=prior.prefill_token_s * prefill,
-            prefill_context_s=prior.prefill_context_s * prefill,
-        )
+        base, experts, sequences, kv, prefill = (float(factor) for factor in self._factors)
+        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
 
 
 def _mean(mean: float | None, miss: float | None) -> float | None:

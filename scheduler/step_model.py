@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -106,6 +106,27 @@ class StepModel:
             self.prefill_context_s,
             float(uncached_tokens),
             float(context_tokens),
+        )
+
+    def scaled(
+        self,
+        *,
+        base: float = 1.0,
+        experts: float = 1.0,
+        sequences: float = 1.0,
+        kv: float = 1.0,
+        prefill: float = 1.0,
+    ) -> StepModel:
+        """The same with each part's time multiplied."""
+        return replace(
+            self,
+            base_s=self.base_s * base,
+            expert_s=self.expert_s * experts,
+            sequence_s=self.sequence_s * sequences,
+            kv_token_s=self.kv_token_s * kv,
+            prefill_s=self.prefill_s * prefill,
+            prefill_token_s=self.prefill_token_s * prefill,
+            prefill_context_s=self.prefill_context_s * prefill,
         )
 
     def touch_all_batch(self, share: float = TOUCH_ALL_SHARE) -> float:

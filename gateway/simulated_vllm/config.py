@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.simulated_vllm.faults import NO_FAULTS, Faults
 from scheduler.step_model import QWEN3_30B_H100, StepModel
@@ -63,14 +63,7 @@ class SimulatedVllmConfig:
 
     def scaled_step_model(self) -> StepModel:
         """The step model with all times divided by `speed`."""
-        model, speed = self.step_model, self.speed
-        return replace(
-            model,
-            base_s=model.base_s / speed,
-            expert_s=model.expert_s / speed,
-            sequence_s=model.sequence_s / speed,
-            kv_token_s=model.kv_token_s / speed,
-            prefill_s=model.prefill_s / speed,
-            prefill_token_s=model.prefill_token_s / speed,
-            prefill_context_s=model.prefill_context_s / speed,
+        slower = 1.0 / self.speed
+        return self.step_model.scaled(
+            base=slower, experts=slower, sequences=slower, kv=slower, prefill=slower
         )

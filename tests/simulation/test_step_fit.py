@@ -25,17 +25,8 @@ TRUTHS = {"Qwen3": QWEN3_30B_H100, "DeepSeek": DEEPSEEK_H200}
 
 def scaled(model: StepModel, factors: list[float]) -> StepModel:
     """`factors`: for t0, a, c, kappa and the prefill."""
-    base, expert, sequence, kv, prefill = factors
-    return replace(
-        model,
-        base_s=model.base_s * base,
-        expert_s=model.expert_s * expert,
-        sequence_s=model.sequence_s * sequence,
-        kv_token_s=model.kv_token_s * kv,
-        prefill_s=model.prefill_s * prefill,
-        prefill_token_s=model.prefill_token_s * prefill,
-        prefill_context_s=model.prefill_context_s * prefill,
-    )
+    base, experts, sequences, kv, prefill = factors
+    return model.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
 
 
 def priors_twice_wrong(truth: StepModel) -> list[StepModel]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from scheduler.step_fit import StepFit, StepSource
-from scheduler.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_model import QWEN3_30B_H100
 from scheduler.step_windows import OwnCounts, WindowMeter
 from scheduler.types import EngineCounts, EngineReport
 from simulation.engine import Engine
@@ -76,7 +74,8 @@ def test_the_decode_time_of_the_engine_is_found(factor: float, skew: ExpertLoad)
     truth = QWEN3_30B_H100
     physics = Physics(truth, skew)
     engine = Engine(EngineConfig(noise_sigma=0.1), physics, 3)
-    fit = StepFit(scaled(truth, factor))
+    off = dict.fromkeys(("base", "experts", "sequences", "kv", "prefill"), factor)
+    fit = StepFit(truth.scaled(**off))
     batches = run(engine, fit, (1.0, 9.0), seed=4)
     assert fit.source is StepSource.FIT
     model = fit.model(SECONDS)
@@ -89,16 +88,3 @@ def test_the_decode_time_of_the_engine_is_found(factor: float, skew: ExpertLoad)
     ]
     assert float(np.mean(np.abs(misses))) < 0.05
     assert np.quantile(batches, 0.9) > 2 * np.quantile(batches, 0.1)
-
-
-def scaled(model: StepModel, factor: float) -> StepModel:
-    return replace(
-        model,
-        base_s=model.base_s * factor,
-        expert_s=model.expert_s * factor,
-        sequence_s=model.sequence_s * factor,
-        kv_token_s=model.kv_token_s * factor,
-        prefill_s=model.prefill_s * factor,
-        prefill_token_s=model.prefill_token_s * factor,
-        prefill_context_s=model.prefill_context_s * factor,
-    )
