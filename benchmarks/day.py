@@ -52,6 +52,9 @@ LOCAL_ONLY_SHARE = 0.15
 FAR, REMOTE_CLASS = "far", "eu"
 BIN_S = 10.0
 """Demand is counted in such pieces: about as long as a queue can even out."""
+SLO_CAPACITY_SHARE = 0.9
+"""Share of the capacity at full load that own servers alone serve within the SLO: at 90 % the
+policy laboratory's Qwen fleet keeps it for 99.3 % of the requests, at more for less."""
 FAR_STEP_S = 0.015
 """The remote makes a token in this time for every request, however many there are."""
 
@@ -77,6 +80,9 @@ class Result:
     own_usd: float
     remote_usd: float
     optimum_usd: float
+    """For the capacity that keeps the SLO."""
+    careless_usd: float
+    """For the capacity at full load, SLO ignored: a bound, not a way to run."""
     remote_requests: int
     local_only_sent_out: int
     interactive_met: float
@@ -164,7 +170,8 @@ def play(day: Day, fleet: LabFleet = FLEETS["qwen"]) -> Result:
         requests=len(arrivals),
         own_usd=own_usd,
         remote_usd=remote / 1e9,
-        optimum_usd=own_usd + _least_bought(day, arrivals, rates) / 1e9,
+        optimum_usd=own_usd + _least_bought(day, arrivals, rates, SLO_CAPACITY_SHARE) / 1e9,
+        careless_usd=own_usd + _least_bought(day, arrivals, rates, 1.0) / 1e9,
         remote_requests=len(bought),
         local_only_sent_out=len(local_only.intersection(decider.sent_out)),
         interactive_met=sum(map(_met, interactive)) / max(1, len(interactive)),
@@ -173,13 +180,16 @@ def play(day: Day, fleet: LabFleet = FLEETS["qwen"]) -> Result:
     )
 
 
-def _least_bought(day: Day, arrivals: Sequence[Arrival], rates: TokenRates) -> float:
+def _least_bought(
+    day: Day, arrivals: Sequence[Arrival], rates: TokenRates, capacity_share: float
+) -> float:
     """What is above the capacity of each piece of the day, nano-USD at the remote's price."""
     bins = np.zeros(math.ceil(day.day_s / BIN_S) + 1)
     for arrival in arrivals:
         bins[int(arrival.request.arrival_s / BIN_S)] += rates.cost_nano_usd(_counts(arrival))
     mean = bins.sum() / len(arrivals)
-    return float(np.maximum(0.0, bins - day.replicas * day.capacity_per_s * BIN_S * mean).sum())
+    capacity = capacity_share * day.replicas * day.capacity_per_s * BIN_S * mean
+    return float(np.maximum(0.0, bins - capacity).sum())
 
 
 def _met(outcome: Outcome) -> bool:
@@ -338,7 +348,7 @@ def main() -> None:
         f"{result.requests} requests, {result.remote_requests} to the remote,"
         f" {result.rejected} refused; own ${result.own_usd:.2f} + remote ${result.remote_usd:.2f}"
         f" = ${result.own_usd + result.remote_usd:.2f}, optimum ${result.optimum_usd:.2f}:"
-        f" {result.over_optimum:+.1%}"
+        f" {result.over_optimum:+.1%}; if the SLO did not matter ${result.careless_usd:.2f}"
     )
     print(
         f"SLO kept for {result.interactive_met:.2%} of the admitted interactive requests;"

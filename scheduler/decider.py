@@ -244,13 +244,17 @@ class ModelDecider:
         return ()
 
     def _make_room(self, request: Request, now: float) -> tuple[bool, tuple[Action, ...]]:
-        """Whether the queue has room for the request, and who was shed for it."""
+        """Whether the queue has room for the request, and what becomes of who left it for that."""
         if self.lane.queue.has_room(request):
             return True, ()
         below = self.lane.queue.give_way(request)
         if below is None:
             return False, ()
         self.lane.queue.remove(below.request.request_id)
+        ticket = self._tickets[below.request.request_id]
+        elsewhere = dispatching.to_remote(self.lane, ticket, None, now, any_ttft=True)
+        if elsewhere is not None:
+            return True, (elsewhere,)
         message = "the queue is full, and a request with a better claim came"
         return True, (self._reject(below.request, RejectReason.SHED, message, self._hint_s(), now),)
 

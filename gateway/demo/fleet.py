@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +18,7 @@ import grpc
 import msgspec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.accounting.price_rows import CatalogFile, RemoteRow, TokenPrices
 from gateway.auth import key_sha256
 from gateway.config import (
     Config,
@@ -32,6 +34,7 @@ from gateway.config import (
     SloFigures,
     Tenant,
 )
+from gateway.config_prices import PriceSources
 from gateway.demo.bills import RemotePrice
 from gateway.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
 from moegate.v1 import inference_pb2, inference_pb2_grpc
@@ -55,6 +58,7 @@ REMOTE_PRICE = RemotePrice(
 """Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
 `USD_PER_GPU_HOUR` are $2.24 a million), and input, which comes with it there, at a part of that."""
 POOL, REMOTE = "own", "remote"
+PROVIDER, PRICES_FILE = "demo", "prices.yaml"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
 """Environment variable that hands the remote's key to the gateway."""
 
@@ -91,6 +95,7 @@ async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
         for name, process in engines.items()
     }
     keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
+    (directory / PRICES_FILE).write_bytes(msgspec.yaml.encode(_prices()))
     file = directory / "moegate.yaml"
     file.write_bytes(msgspec.yaml.encode(_config(urls, keys)))
     gateway = await processes.start(
@@ -143,6 +148,7 @@ def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
         url=urls[REMOTE],
         api_key=Secret(env=REMOTE_KEY),
         max_concurrency=REMOTE_SEQUENCES,
+        price_row=f"{PROVIDER}/{MODEL}",
     )
     tenants = tuple(
         Tenant(name=f"tenant-{i}", keys=(Key(id=f"key-{i}", sha256=key_sha256(key)),))
@@ -160,7 +166,28 @@ def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
             batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
         ),
         limits=Limits(queue_requests=QUEUE_REQUESTS),
+        prices=PriceSources(catalog=PRICES_FILE),
     )
+
+
+def _prices() -> CatalogFile:
+    """The remote's price, as a price catalog has it."""
+    price = TokenPrices(
+        input=str(REMOTE_PRICE.input),
+        cached_input=str(REMOTE_PRICE.cached_input),
+        output=str(REMOTE_PRICE.output),
+    )
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    row = RemoteRow(
+        id="demo:1",
+        provider=PROVIDER,
+        model=MODEL,
+        usd_per_mtok=price,
+        valid_from="2026-01-01",
+        source="an assumption of the demo",
+        checked_at=today,
+    )
+    return CatalogFile(remote_tokens=(row,))
 
 
 async def _until_serving(address: str, key: str, gateway: Process) -> None:

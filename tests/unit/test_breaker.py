@@ -25,6 +25,7 @@ from scheduler.types import (
     Reject,
     RejectReason,
     ServingChanged,
+    SloClass,
 )
 from tests.unit.requests_made import request
 
@@ -367,3 +368,20 @@ def test_retries_end_when_their_budget_is_used_up() -> None:
         failed = attempt_end(f"r{i}", AttemptOutcome.RETRYABLE, Fault.PLACEMENT)
         (action,) = core.handle(failed, 0.0)
         assert isinstance(action, outcome)
+
+
+def test_who_gives_way_in_a_full_queue_goes_to_a_remote_that_can_take_it() -> None:
+    core = Scheduler(
+        [own("p/a"), remote("far")],
+        SchedulerLimits(queue=QueueLimits(requests=1, size_bytes=1 << 20), attempts=3),
+    )
+    for name in ("p/a", "far"):
+        core.handle(ServingChanged(placement=name, serving=True, reason=""), 0.0)
+    eu = frozenset({"eu"})
+    for i in range(8):
+        dispatched(core.submit(request(f"r{i}"), 0.0))
+    lowest = request("batch", SloClass.BATCH, remote_classes=eu)
+    assert core.submit(lowest, 0.0) == (), "its time to first token is far away: it waits"
+    (action,) = core.submit(request("next"), 0.0)
+    assert isinstance(action, Dispatch)
+    assert (action.request_id, action.placement) == ("batch", "far")
