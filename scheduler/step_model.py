@@ -75,7 +75,7 @@ class StepModel:
     def decode_step_s(self, batch: float, kv_tokens: float) -> float:
         """Seconds of one decode step, T(B); an empty batch takes none.
 
-        `kv_tokens` is the KV of the whole group, spread evenly over its ranks; see `paced_kv`.
+        `kv_tokens`: KV of the group, spread evenly over its ranks; else the fullest rank's on each.
         """
         if batch <= 0:
             return 0.0
@@ -138,15 +138,6 @@ class StepModel:
             return 1.0
         tokens = math.log1p(-share) / math.log1p(-self.experts_per_token / self.experts)
         return max(1.0, tokens / (self.draft_tokens + 1.0))
-
-
-def paced_kv(rank_kv_tokens: FloatArray) -> FloatArray:
-    """KV that a lock-step group is as slow as: the fullest rank's on every rank.
-
-    `rank_kv_tokens`: tokens, shape (..., ranks); returns shape (...), for `decode_step_s`.
-    """
-    paced: FloatArray = rank_kv_tokens.max(axis=-1) * float(rank_kv_tokens.shape[-1])
-    return paced
 
 
 def expected_tokens_per_step(acceptance: float, draft_tokens: int) -> float:

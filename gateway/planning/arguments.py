@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from gateway.commands.inspect import KV_BYTES, named_model
 from gateway.config import SloClasses
+from scheduler.step_model import expected_tokens_per_step
 from simulation.catalog.deployment import (
     FORMATS,
     in_format,
@@ -39,6 +40,8 @@ GENERATED_ROWS = 20_000
 SEED = 20_260
 DEMAND_CV = 0.6
 """Of the rate between minutes of a day: a day whose busiest hour has about 2.5 times the mean."""
+DEFAULT_ACCEPTANCE = 0.7
+"""Of one draft token after the other: what multi-token-prediction heads reach on chats."""
 WORKLOADS = ("azure-conversation", "azure-code", "mooncake-conversation", "agents")
 _DEFAULT_SLO = SloClasses().interactive
 
@@ -71,6 +74,16 @@ def declare(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--weights", choices=FORMATS, help="format of the weights; absent: as is")
     own.add_argument("--kv-cache", choices=KV_BYTES, default="bf16", help="(%(default)s)")
     own.add_argument("--max-num-seqs", type=_count, default=256, metavar="N", help="(%(default)s)")
+    own.add_argument(
+        "--draft-tokens", type=_count, metavar="N", help="of speculative decoding; absent: none"
+    )
+    own.add_argument(
+        "--acceptance",
+        type=_share,
+        default=DEFAULT_ACCEPTANCE,
+        metavar="S",
+        help="share of the draft tokens that is accepted (%(default)s)",
+    )
     own.add_argument(
         "--usd-per-gpu-hour", type=_positive, metavar="P", help="absent: no costs are told"
     )
@@ -125,8 +138,15 @@ def question(args: argparse.Namespace) -> Question:
     kv_bytes = KV_BYTES[args.kv_cache]
     spread = _parallelism(args, model, gpu, kv_bytes)
     context = demand.lengths.resident_tokens
+    step_model = prior(model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context)
+    if args.draft_tokens is not None:
+        step_model = replace(
+            step_model,
+            draft_tokens=args.draft_tokens,
+            tokens_per_step=expected_tokens_per_step(args.acceptance, args.draft_tokens),
+        )
     replica = Replica(
-        model=prior(model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context),
+        model=step_model,
         kv_capacity_tokens=kv_capacity_tokens(
             model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context
         ),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from simulation.catalog.deployment import in_format
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.hf_config import read_config
 
@@ -339,18 +340,40 @@ def model_facts(name: str) -> ModelFacts:
 def find_model(name: str) -> ModelFacts | None:
     """The catalog's model behind a name as it is written: with an owner, a suffix, any case.
 
-    deepseek-ai/DeepSeek-R1-0528 and Qwen/Qwen3-30B-A3B-Instruct-2507-FP8 are found; the widths of
-    the weights are those of the catalog's row.
+    deepseek-ai/DeepSeek-R1-0528 and Qwen/Qwen3-30B-A3B-Instruct-2507-FP8 are found; where a suffix
+    names the format of the weights it holds, else the one of the catalog.
     """
     wanted = name.rsplit("/", 1)[-1].lower()
+    known = _known_name(wanted)
+    if known is None:
+        return None
+    facts = model_facts(known)
+    for suffix, weights in _FORMAT_SUFFIXES.items():
+        if suffix in wanted.removeprefix(known.lower()):
+            return in_format(facts, weights)
+    return facts
+
+
+def _known_name(wanted: str) -> str | None:
     for alias, known in _ALIASES.items():
         if wanted.startswith(alias):
-            return model_facts(known) if known else None
+            return known
     # The longest name that fits: DeepSeek-V3.2-Exp is not DeepSeek-V3.
-    fitting = [known for known in KNOWN if wanted.startswith(known.lower())]
-    return model_facts(max(fitting, key=len)) if fitting else None
+    return max((name for name in KNOWN if wanted.startswith(name.lower())), key=len, default=None)
 
 
+_FORMAT_SUFFIXES = {
+    "nvfp4": "nvfp4",
+    "mxfp4": "mxfp4",
+    "fp4": "nvfp4",
+    "fp8": "fp8",
+    "bf16": "bf16",
+    "awq": "int4",
+    "gptq": "int4",
+    "int4": "int4",
+    "w4a16": "int4",
+}
+"""Parts of names behind the model's own, and the formats of weights that they mean."""
 _ALIASES: dict[str, str | None] = {
     "deepseek-r1-distill": None,  # dense models
     "deepseek-r1": "DeepSeek-V3",

@@ -123,6 +123,24 @@ def test_names_as_they_are_written() -> None:
         assert (found_gpu.name if found_gpu else None) == gpu, name
 
 
+@pytest.mark.parametrize(
+    ("name", "expert_bytes", "widened"),
+    [
+        ("Qwen/Qwen3-235B-A22B", 2.0, False),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507-FP8", 1.0, False),
+        ("nvidia/DeepSeek-R1-0528-NVFP4", 0.5625, False),
+        ("cpatonn/GLM-4.5-Air-AWQ-4bit", 0.515625, True),
+        ("openai/gpt-oss-120b", 0.53125, False),
+    ],
+)
+def test_a_name_may_tell_the_format_of_the_weights(
+    name: str, expert_bytes: float, widened: bool
+) -> None:
+    facts = find_model(name)
+    assert facts is not None
+    assert (facts.expert_bytes, facts.widened_experts) == (expert_bytes, widened)
+
+
 def test_every_gpu_is_faster_on_narrower_numbers_and_names_its_source() -> None:
     for gpu in GPUS.values():
         assert gpu.bf16_flops < gpu.fp8_flops <= gpu.fp4_flops

@@ -109,6 +109,16 @@ def test_a_plan_in_tables_json_and_a_picture(
     assert told["loads"][-1]["costs"]["all_tokens"] >= told["floor"]["all_tokens"]
 
 
+def test_speculation_pays_at_small_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *(*QWEN, "--prompt-tokens", "100", "--output-tokens", "400", "--requests-per-s", "1"),
+        *("--tpot-s", "0.004", "--json"),
+    ]
+    assert main(arguments) == 1  # a lone sequence is slower than that
+    assert main([*arguments, "--draft-tokens", "2", "--acceptance", "0.8"]) == 0
+    capsys.readouterr()
+
+
 def test_a_trace_tells_its_own_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.csv"
     rows = [f"2023-11-16 18:{minute:02}:{second:02}.0000000,1000,100"

@@ -16,7 +16,6 @@ from scheduler.step_model import (
     StepModels,
     compute_knee_batch,
     expected_tokens_per_step,
-    paced_kv,
 )
 
 SPECULATIVE = replace(
@@ -84,10 +83,10 @@ def test_speculation_touches_more_experts_and_yields_more_tokens() -> None:
 
 
 def test_the_slowest_rank_sets_the_pace() -> None:
-    skewed = np.array([[4000.0, 1000.0, 1000.0, 2000.0], [2000.0, 2000.0, 2000.0, 2000.0]])
-    paced = paced_kv(skewed)
-    assert paced.tolist() == [16000.0, 8000.0]
-    slow_s, fast_s = (SPECULATIVE.decode_step_s(8, kv) for kv in paced)
+    skewed, even = (4000, 1000, 1000, 2000), (2000, 2000, 2000, 2000)
+    slow_s, fast_s = (
+        SPECULATIVE.decode_step_s(8, max(ranks) * SPECULATIVE.ranks) for ranks in (skewed, even)
+    )
     assert slow_s - fast_s == pytest.approx(2000 * SPECULATIVE.kv_token_s)
 
 
