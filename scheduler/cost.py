@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from scheduler.cost_runs import NodeShare, Run, Share
 from scheduler.cost_totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.cost_weights import Others, Weights, weigh
+from scheduler.cost_weights import NOTHING, Others, StepTimes, weigh
 from scheduler.external_load import ExternalLoad, Own
 from scheduler.step_model import StepModel
 from scheduler.types import EngineReport
@@ -55,7 +55,7 @@ class GroupMeter:
         self._at_ns = opened_ns
         self._plan: deque[RateSegment] = deque()
         self._rate: int | None = None
-        self._model = model
+        self._times = None if model is None else StepTimes(model)
         self._runs: set[Run] = set()
         self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
         self._pending: deque[Run] = deque()
@@ -66,7 +66,7 @@ class GroupMeter:
         self._per_sequence = 0
         self._per_kv = 0
         self._stale = True
-        self._weights = Weights()
+        self._weights = NOTHING
         self.set_plan(plan)
 
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class GroupMeter:
     @property
     def model(self) -> StepModel | None:
         """The step model in use."""
-        return self._model
+        return None if self._times is None else self._times.model
 
     def set_plan(self, plan: Sequence[RateSegment]) -> None:
         """Replaces the prices from the last `advance` on; the past keeps its own."""
@@ -107,7 +107,7 @@ class GroupMeter:
     def set_model(self, model: StepModel, now_ns: int) -> None:
         """Takes a new fit."""
         self.advance(now_ns)
-        self._model, self._stale = model, True
+        self._times, self._stale = StepTimes(model), True
 
     def set_serving(self, serving: bool, now_ns: int) -> None:
         """In service or not: while nothing runs, this is the difference between two accounts."""
@@ -126,9 +126,9 @@ class GroupMeter:
         """An attempt was sent. `cached_tokens`: of the prompt, predicted to be in the cache."""
         self.advance(now_ns)
         prefill_s = 0.0
-        if self._model is not None:
+        if self._times is not None:
             uncached = max(1, prompt_tokens - cached_tokens)
-            prefill_s = self._model.prefill_time_s(uncached, prompt_tokens)
+            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens)
         run = Run(
             choices=choices,
             prompt_tokens=prompt_tokens,
@@ -235,7 +235,7 @@ class GroupMeter:
             own = state
             if changed_ns <= at_ns:
                 break
-        self.external.take(report, own, self._model, now_ns)
+        self.external.take(report, own, self.model, now_ns)
         self._stale = True
 
     def _changed(self) -> None:
@@ -350,7 +350,7 @@ class GroupMeter:
         """Takes the weights of the instant."""
         others, others_kv_tokens = self.external.running(self._sequences)
         self._weights = weigh(
-            self._model,
+            self._times,
             self.nodes,
             prompts_s=None if head is None else self._pending_s(),
             sequences=self._sequences,
@@ -391,8 +391,8 @@ class GroupMeter:
 
     def _cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
         """Part of a prefill, of SCALE, that is attention to cached input."""
-        if self._model is None or not cached_tokens or not uncached_tokens:
+        if self._times is None or not cached_tokens or not uncached_tokens:
             return 0
-        whole_s = self._model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
-        alone_s = self._model.prefill_time_s(uncached_tokens, uncached_tokens)
+        whole_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
+        alone_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens)
         return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0

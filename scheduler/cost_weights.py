@@ -35,6 +35,10 @@ class Weights(NamedTuple):
         return bool(self.prompt or self.sequence or self.external)
 
 
+NOTHING = Weights()
+KEPT_BATCHES = 4096
+
+
 class Others(NamedTuple):
     """What is not the gateway's: sequences, their KV tokens, time that goes into their prompts."""
 
@@ -43,8 +47,29 @@ class Others(NamedTuple):
     prefill_share: float
 
 
+class StepTimes:
+    """Times of a step model; what depends on the batch alone is kept, for it comes again."""
+
+    __slots__ = ("_fixed", "chunk_s", "kv_s", "model")
+
+    def __init__(self, model: StepModel) -> None:
+        self.model = model
+        self.kv_s = model.kv_token_s / model.ranks
+        self.chunk_s = model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS)
+        self._fixed: dict[int, float] = {}
+
+    def step_s(self, batch: int, kv_tokens: int) -> float:
+        """T(B)."""
+        fixed_s = self._fixed.get(batch)
+        if fixed_s is None:
+            if len(self._fixed) >= KEPT_BATCHES:
+                self._fixed.clear()
+            fixed_s = self._fixed[batch] = self.model.decode_step_s(batch, 0)
+        return fixed_s + self.kv_s * kv_tokens
+
+
 def weigh(
-    model: StepModel | None,
+    times: StepTimes | None,
     nodes: NodeShare | None,
     *,
     prompts_s: float | None,
@@ -55,15 +80,17 @@ def weigh(
     """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
     or wait for it, None: no prompt is computed; `sequences`, `kv_tokens`: own ones that decode."""
     batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
+    if prompts_s is None and not batch and not others.prefill_share:
+        return NOTHING
     step_s = kv_s = 0.0
-    if model is not None and batch:
-        kv_s = model.kv_token_s / model.ranks
-        step_s = model.decode_step_s(batch, all_kv)
+    if times is not None and batch:
+        kv_s = times.kv_s
+        step_s = times.step_s(batch, all_kv)
     prompt_part = speed = 0.0
     if prompts_s is not None:
         prompt_part = 1.0
-        if model is not None and batch:
-            chunk_s = min(prompts_s, model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS))
+        if times is not None and batch:
+            chunk_s = min(prompts_s, times.chunk_s)
             prompt_part = chunk_s / (chunk_s + step_s)
         speed = prompt_part
     decode_part = 1.0 - prompt_part if batch else 0.0

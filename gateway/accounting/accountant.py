@@ -45,6 +45,9 @@ class AttemptResult:
     goes_on: bool = False
 
 
+_NO_TOKENS = TokenCounts(uncached_input_tokens=0, output_tokens=0)
+
+
 class OpenAttempt:
     """One attempt that runs."""
 
@@ -106,9 +109,7 @@ class OpenAttempt:
         if group is None or run is None:
             return None
         self._run = None
-        counts = TokenCounts(uncached_input_tokens=0, output_tokens=0)
-        if result.usage is not None:
-            counts = token_counts(result.usage)
+        counts = _NO_TOKENS if result.usage is None else token_counts(result.usage)
         kept = result.outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED)
         share = group.end(
             run,
