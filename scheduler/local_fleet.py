@@ -24,6 +24,9 @@ from scheduler.types import EngineReport, Objective, ServingChanged
 
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
+MOST_PREFILL_FACTOR = 1.5
+"""By which a fitted prefill may differ from the prior's."""
+LEAST_CHUNK_S = 1e-6
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
 NANO_USD_PER_S = 1e9
@@ -87,7 +90,7 @@ class LocalFleet:
         self.prefill_end_s: Floats = np.zeros(count)
         self.stall_end_s: Floats = np.zeros(count)
         """`prefill_end_s` of the group's slowest rank."""
-        self.chunk_s: Floats = self.models.prefill_token_s * CHUNK_TOKENS
+        self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
         self.step_s: Floats = np.zeros(count)
         """T(B) of the group as of its last change of batch."""
         self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
@@ -223,10 +226,11 @@ class LocalFleet:
             self._set_model(group, group.fit.model(now))
 
     def _set_model(self, group: Group, model: StepModel) -> None:
-        group.model = _priced(model, self._policy)
+        group.model = _priced(_trusted(model, group.fit.prior), self._policy)
         for member in group.members:
             self.models.set(member, group.model)
-            self.chunk_s[member] = group.model.prefill_token_s * CHUNK_TOKENS
+            chunk_s = group.model.prefill_token_s * CHUNK_TOKENS
+            self.chunk_s[member] = max(LEAST_CHUNK_S, chunk_s)
         self.full_token_s = float(np.mean([_full_token_s(g.model) for g in self.groups]))
 
     def sync(self, index: int, now: float) -> None:
@@ -290,6 +294,20 @@ class LocalFleet:
             and now - state.idle_since_s >= state.facts.release_delay_s
             for state in members
         )
+
+
+def _trusted(model: StepModel, prior: StepModel) -> StepModel:
+    """The fit with prefills within bounds of the prior: decode windows say little of them, and a
+    prefill that is taken for free would harm every stream."""
+    fitted_s = model.prefill_token_s / prior.prefill_token_s if prior.prefill_token_s else 1.0
+    factor = min(MOST_PREFILL_FACTOR, max(1.0 / MOST_PREFILL_FACTOR, fitted_s))
+    trusted = prior.scaled(prefill=factor)
+    return replace(
+        model,
+        prefill_s=trusted.prefill_s,
+        prefill_token_s=trusted.prefill_token_s,
+        prefill_context_s=trusted.prefill_context_s,
+    )
 
 
 def _full_token_s(model: StepModel) -> float:

@@ -29,7 +29,7 @@ from scheduler.types import Request
 
 CURVE_AGE_S = 0.1
 """A harm curve older than this is made anew before it decides."""
-MOST_REFRESHES = 4
+MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
 LONGEST_RESERVED_SHARE = 0.1
 """One answer in ten is longer than what is reserved for it."""
