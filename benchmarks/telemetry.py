@@ -145,7 +145,7 @@ def off_s() -> float:
     number = 20_000
     started_s = time.process_time()
     for _ in range(number):
-        trail = telemetry.trail(None, None, "k", {}) if telemetry.is_on else UNOBSERVED  # type: ignore[arg-type]
+        trail = telemetry.trail(None, None, "k", {}, None) if telemetry.is_on else UNOBSERVED  # type: ignore[arg-type]
         trail.waits(0)
         trail.decided(action, 0.0)
         trail.attempt(action, None)  # type: ignore[arg-type]

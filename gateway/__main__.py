@@ -24,6 +24,7 @@ COMMANDS = (
     "cost",
     "admin",
     "top",
+    "explain",
 )
 
 

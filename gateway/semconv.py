@@ -90,6 +90,7 @@ RETRY_AFTER_S = "moegate.retry_after"
 EVENT_DECISION = "moegate.decision"
 EVENT_OVERFLOW = "moegate.overflow"
 REASON = "moegate.decision.reason"
+TIER = "moegate.decision.tier"
 CANDIDATES = "moegate.decision.candidates"
 CHOSEN = "moegate.decision.chosen"
 CHOSEN_TTFT_S = "moegate.decision.chosen.ttft"
@@ -374,9 +375,48 @@ ERROR_SHARE = _gauge(
     (PLACEMENT,),
     "Share of the attempts there that failed, recent.",
 )
+OUTPUT_RATE = _gauge(
+    "moegate.placement.output_tokens_per_second",
+    "{token}/s",
+    (PLACEMENT,),
+    "Output tokens per second: of an own server by its own counter, of a remote by what ended.",
+)
+BREAKER = _gauge(
+    "moegate.placement.breaker",
+    "1",
+    (PLACEMENT, "moegate.breaker.phase"),
+    "1 for the phase in which the placement's breaker is: closed, paused, open or half_open.",
+)
+USD_PER_MTOK = _gauge(
+    "moegate.pool.usd_per_mtok",
+    "{USD}",
+    (POOL, "moegate.rate", "moegate.token.kind"),
+    "Cost of a million tokens: allocated (all paid time of the last minute), floor (the best rate "
+    "measured within the SLO), marginal (one more request now).",
+)
+BUDGET_CAP = _gauge(
+    "moegate.budget.cap_usd",
+    "{USD}",
+    (TENANT, KEY_ID, "moegate.budget.period"),
+    "Cap of a budget; those of single sessions are not here.",
+)
+BUDGET_LEFT = _gauge(
+    "moegate.budget.left",
+    "1",
+    (TENANT, KEY_ID, "moegate.budget.period"),
+    "Share of it that is neither spent nor granted to running requests; below 0: overrun.",
+)
+LEDGER_BACKLOG = _gauge(
+    "moegate.ledger.backlog", "{row}", (), "Rows that wait to be written to the ledger."
+)
+LEDGER_LIMIT = _gauge(
+    "moegate.ledger.backlog.limit", "{row}", (), "Rows that may wait; more are lost."
+)
+LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows that found no room since the start.")
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, KV_TOKENS, KV_CAPACITY),
-    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE),
+    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

@@ -35,9 +35,9 @@ from gateway.loop_load import LoopLoad
 from gateway.pool_cost import pool_rates
 from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
-from gateway.telemetry.fleet import Sources
 from gateway.telemetry.logs import to_stderr
-from gateway.telemetry.observer import Telemetry, telemetry
+from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
+from gateway.telemetry.sources import GatewayFigures
 from gateway.throughput import Throughput
 from gateway.usage_service import UsageService
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
@@ -57,6 +57,7 @@ class RunningGateway:
     health_address: str | None
     certificates: Certificates | None
     telemetry: Telemetry
+    metrics_address: str | None
 
     @property
     def runtime(self) -> Runtime:
@@ -149,14 +150,9 @@ async def running_gateway(
 
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     throughput = Throughput()
-    sources = Sources(
-        snapshot=lambda: live.runtime.snapshot(clock()),
-        in_flight=lambda: live.runtime.dispatcher.in_flight,
-        busy_share=loop_load.share_now,
-    )
     async with (
         session() as upstream,
-        telemetry(config.telemetry, clock, sources) as observing,
+        telemetry(config.telemetry, clock) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
         accounts(config, base_dir) as accounting,
     ):
@@ -191,25 +187,35 @@ async def running_gateway(
                 reflection.enable_server_reflection(names, server)
             address = bind(server, config.server.listen, certificates)
             await server.start()
-            gateway = RunningGateway(
-                address=address,
+            figures = GatewayFigures(
                 live=live,
                 accounts=accounting,
-                server=server,
-                health=servicer,
-                health_address=health_address,
-                certificates=certificates,
-                telemetry=observing,
+                load=loop_load,
+                throughput=throughput,
+                clock=clock,
+                rate_source=lambda: pool_rates(metering),
             )
-            following = asyncio.create_task(follow(certificates), name="moegate-certificates")
-            ticking = asyncio.create_task(metering.run(), name="moegate-meter")
-            try:
-                yield gateway
-            finally:
-                following.cancel()
-                ticking.cancel()
-                await servicer.enter_graceful_shutdown()
-                await server.stop(live.runtime.config.server.drain_s)
+            async with metrics_page(config.telemetry, observing, figures) as metrics_address:
+                gateway = RunningGateway(
+                    address=address,
+                    live=live,
+                    accounts=accounting,
+                    server=server,
+                    health=servicer,
+                    health_address=health_address,
+                    certificates=certificates,
+                    telemetry=observing,
+                    metrics_address=metrics_address,
+                )
+                following = asyncio.create_task(follow(certificates), name="moegate-certificates")
+                ticking = asyncio.create_task(metering.run(), name="moegate-meter")
+                try:
+                    yield gateway
+                finally:
+                    following.cancel()
+                    ticking.cancel()
+                    await servicer.enter_graceful_shutdown()
+                    await server.stop(live.runtime.config.server.drain_s)
         finally:
             await live.close()
 

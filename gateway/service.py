@@ -210,7 +210,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                         message = "the configuration changed while the budget was asked: try again"
                         raise errors.unavailable(message, "RELOADED", 0.0)
                     trail = self._telemetry.trail(
-                        request, generation, caller.key_id, runtime.targets
+                        request,
+                        generation,
+                        caller.key_id,
+                        runtime.targets,
+                        runtime.scheduler.decisions.get,
                     )
                     outputs = dispatcher.stream(request, generation, hold=hold, trail=trail)
                     async with aclosing(outputs):

@@ -15,7 +15,7 @@ from scheduler.decider import ModelDecider
 from scheduler.decisions import Decision, Decisions
 from scheduler.fleet import Placement, PlacementState
 from scheduler.flow_control import QueueLimits
-from scheduler.gates import Gates
+from scheduler.gates import GateReport, Gates
 from scheduler.lane import Lane
 from scheduler.policy import Policy
 from scheduler.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
@@ -94,6 +94,10 @@ class Scheduler:
     def serves(self) -> bool:
         """Whether any placement is in service."""
         return any(state.serving for state in self._states.values())
+
+    def gate(self, placement: str, now: float) -> GateReport:
+        """How the breaker and the learnt limits of a placement stand."""
+        return self._gates.report(placement, now)
 
     def has_model(self, model: str) -> bool:
         """Whether any placement is there for the model, in service or not."""

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scheduler.fleet import Placement
 from scheduler.overflow import RemoteBlock, RemoteQuote
 from scheduler.placement import BLOCK_TEXT, Block, Quote
@@ -87,30 +89,48 @@ class Decision:
         own, remote = self._own_candidates(), self._remote_candidates()
         return tuple(sorted([*own, *remote], key=lambda c: (not c.chosen, not c.feasible)))
 
+    def of(self, placement: str) -> Candidate | None:
+        """One place by its name."""
+        names = [facts.name for facts in self.own]
+        if self.quote is not None and placement in names:
+            return self._own(self.quote, names.index(placement))
+        return next((c for c in self._remote_candidates() if c.placement == placement), None)
+
+    def runner_up(self) -> Candidate | None:
+        """The best place that was not chosen; made alone, however many places there are."""
+        best_own: Candidate | None = None
+        if self.quote is not None:
+            blocked = self.quote.blocked != Block.FREE
+            for i in np.lexsort((self.quote.score, blocked))[:2].tolist():
+                if self.own[i].name != self.chosen:
+                    best_own = self._own(self.quote, i)
+                    break
+        found = [c for c in (best_own, *self._remote_candidates()) if c and not c.chosen]
+        return min(found, key=lambda c: not c.feasible, default=None)
+
     def _own_candidates(self) -> list[Candidate]:
         made = self.quote
         if made is None:
             return []
-        found = []
-        for i in sorted(range(len(self.own)), key=lambda i: float(made.score[i])):
-            facts, block = self.own[i], Block(int(made.blocked[i]))
-            known = facts.nano_usd_per_s is not None
-            found.append(
-                Candidate(
-                    placement=facts.name,
-                    kind=facts.kind,
-                    chosen=facts.name == self.chosen,
-                    feasible=block is Block.FREE,
-                    ttft_s=float(made.ttft_s[i]),
-                    tpot_s=float(made.tpot_s[i]),
-                    hit_tokens=int(made.hit_tokens[i]),
-                    victims=float(made.victims[i]),
-                    marginal_nano_usd=round(float(made.marginal_nano_usd[i])) if known else None,
-                    charged_nano_usd=self._charged(facts, int(made.hit_tokens[i])),
-                    reason=self.reason if facts.name == self.chosen else BLOCK_TEXT[block],
-                )
-            )
-        return found
+        order = sorted(range(len(self.own)), key=lambda i: float(made.score[i]))
+        return [self._own(made, i) for i in order]
+
+    def _own(self, made: Quote, i: int) -> Candidate:
+        facts, block = self.own[i], Block(int(made.blocked[i]))
+        known = facts.nano_usd_per_s is not None
+        return Candidate(
+            placement=facts.name,
+            kind=facts.kind,
+            chosen=facts.name == self.chosen,
+            feasible=block is Block.FREE,
+            ttft_s=float(made.ttft_s[i]),
+            tpot_s=float(made.tpot_s[i]),
+            hit_tokens=int(made.hit_tokens[i]),
+            victims=float(made.victims[i]),
+            marginal_nano_usd=round(float(made.marginal_nano_usd[i])) if known else None,
+            charged_nano_usd=self._charged(facts, int(made.hit_tokens[i])),
+            reason=self.reason if facts.name == self.chosen else BLOCK_TEXT[block],
+        )
 
     def _remote_candidates(self) -> list[Candidate]:
         quotes = sorted(

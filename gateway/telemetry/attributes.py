@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from gateway import semconv
 from gateway.accounting.settlement import SettledAttempt
 from gateway.generation import Chat, Generation
 from gateway.trail import AttemptEnd
+from scheduler.decisions import Decision
 from scheduler.types import Dispatch, PlacementKind, Request
 
 Attributes = dict[str, AttributeValue]
@@ -101,6 +103,38 @@ def of_attempt(
     ):
         found[semconv.OUTPUT_TYPE] = "json"
     return found
+
+
+def of_decision(action: Dispatch, decision: Decision | None) -> Attributes:
+    """Where the request goes and why, and the best place that it does not go to."""
+    found: Attributes = {
+        semconv.CHOSEN: action.placement,
+        semconv.REASON: action.reason,
+        semconv.ROUTE: route(action.kind),
+    }
+    figures = {
+        semconv.CHOSEN_TTFT_S: action.predicted_ttft_s,
+        semconv.CHOSEN_TPOT_S: action.predicted_tpot_s,
+    }
+    if decision is not None:
+        found[semconv.CANDIDATES] = len(decision.own) + len(decision.remotes)
+        found[semconv.TIER] = decision.tier.name.lower()
+        chosen, other = decision.of(action.placement), decision.runner_up()
+        if chosen is not None:
+            figures[semconv.CHOSEN_USD] = _usd(chosen.marginal_nano_usd)
+        if other is not None:
+            found[semconv.REJECTED] = other.placement
+            found[semconv.REJECTED_REASON] = other.reason or "costs more"
+            figures[semconv.REJECTED_TTFT_S] = other.ttft_s
+            figures[semconv.REJECTED_TPOT_S] = other.tpot_s
+            figures[semconv.REJECTED_USD] = _usd(other.marginal_nano_usd)
+    # What is unknown is left out, and so is what never comes.
+    known = {k: v for k, v in figures.items() if v is not None and math.isfinite(v)}
+    return found | known
+
+
+def _usd(nano_usd: int | None) -> float | None:
+    return None if nano_usd is None else nano_usd / NANO
 
 
 def of_end(end: AttemptEnd) -> Attributes:

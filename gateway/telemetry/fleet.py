@@ -6,26 +6,61 @@ the page, and touches nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import semconv
+from gateway.accounting.ledger import LedgerStatus
+from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
+from moegate.v1 import usage_pb2
+from scheduler.breaker import BreakerPhase
 from scheduler.snapshot import PlacementSnapshot, SchedulerSnapshot
 
 Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class BudgetLeft:
+    """A budget now. `left`: share that is neither spent nor granted."""
+
+    tenant: str
+    key_id: str
+    period: str
+    cap_usd: float
+    left: float
+
+
+class Sources(Protocol):
     """Where the figures come from; each call is cheap and made on the loop."""
 
-    snapshot: Callable[[], SchedulerSnapshot]
-    in_flight: Callable[[], int]
-    busy_share: Callable[[], float]
+    def snapshot(self) -> SchedulerSnapshot:
+        """The scheduler's figures."""
+
+    def in_flight(self) -> int:
+        """Requests in the gateway."""
+
+    def busy_share(self) -> float:
+        """CPU share of one core."""
+
+    def breaker(self, placement: str) -> str:
+        """Phase of its breaker."""
+
+    def tokens_per_s(self, placement: str) -> float | None:
+        """Output tokens per second; None: unknown."""
+
+    def rates(self) -> Mapping[str, Sequence[usage_pb2.PoolRate]]:
+        """Cost rates by pool."""
+
+    def ledger(self) -> LedgerStatus:
+        """How the ledger's writer stands."""
+
+    def budgets(self) -> Sequence[BudgetLeft]:
+        """Budgets as they were seen last."""
 
 
 class FleetMetrics(Collector):
@@ -57,7 +92,20 @@ class FleetMetrics(Collector):
             samples[semconv.GROUPS_SERVING].append((labels, pool.groups_serving))
             samples[semconv.RELEASABLE].append((labels, pool.releasable_groups))
         for placement in snapshot.placements:
-            _placement(samples, placement)
+            _placement(samples, placement, sources.tokens_per_s(placement.name))
+            phase = sources.breaker(placement.name)
+            for each in BreakerPhase:
+                samples[semconv.BREAKER].append(((placement.name, each.value), phase == each.value))
+        for name, rates in sources.rates().items():
+            _rates(samples, name, rates)
+        for budget in sources.budgets():
+            labels3 = (budget.tenant, budget.key_id, budget.period)
+            samples[semconv.BUDGET_CAP].append((labels3, budget.cap_usd))
+            samples[semconv.BUDGET_LEFT].append((labels3, budget.left))
+        ledger = sources.ledger()
+        samples[semconv.LEDGER_BACKLOG].append(((), ledger.backlog_rows))
+        samples[semconv.LEDGER_LIMIT].append(((), ledger.backlog_limit_rows))
+        samples[semconv.LEDGER_LOST].append(((), ledger.lost_rows))
         self._samples = samples
 
     def collect(self) -> Iterable[Metric]:
@@ -73,7 +121,23 @@ class FleetMetrics(Collector):
         yield CounterMetricFamily(dropped.prometheus, dropped.about, value=dropped_lines())
 
 
-def _placement(samples: Samples, placement: PlacementSnapshot) -> None:
+def _rates(samples: Samples, pool: str, rates: Sequence[usage_pb2.PoolRate]) -> None:
+    for rate in rates:
+        if rate.HasField("allocated_nano_usd_per_mtok"):
+            labels = (pool, "allocated", rate.token_kind)
+            usd = rate.allocated_nano_usd_per_mtok / NANO
+            samples[semconv.USD_PER_MTOK].append((labels, usd))
+        if rate.HasField("saturated_nano_usd_per_mtok"):
+            labels = (pool, "floor", rate.token_kind)
+            usd = rate.saturated_nano_usd_per_mtok / NANO
+            samples[semconv.USD_PER_MTOK].append((labels, usd))
+        if rate.HasField("marginal_nano_usd_per_mtok"):
+            labels = (pool, "marginal", rate.token_kind)
+            usd = rate.marginal_nano_usd_per_mtok / NANO
+            samples[semconv.USD_PER_MTOK].append((labels, usd))
+
+
+def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
     figures: dict[semconv.Metric, float | None] = {
         semconv.SERVING: placement.serving,
@@ -87,6 +151,7 @@ def _placement(samples: Samples, placement: PlacementSnapshot) -> None:
         semconv.DECODE_STEP: placement.decode_step_s,
         semconv.REPORT_AGE: placement.report_age_s,
         semconv.ERROR_SHARE: placement.error_share,
+        semconv.OUTPUT_RATE: per_s,
     }
     for metric, value in figures.items():
         if value is not None:  # what is unknown has no sample

@@ -20,14 +20,16 @@ from gateway import semconv
 from gateway.config_telemetry import Telemetry as Settings
 from gateway.generation import Generation
 from gateway.telemetry.exposition import exposition
-from gateway.telemetry.fleet import FleetMetrics, Sources
+from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.instruments import Instruments
 from gateway.telemetry.logs import REQUESTS
 from gateway.telemetry.request import RequestTrail
 from gateway.telemetry.request_log import request_line
 from gateway.telemetry.rpc import CURRENT, RpcObserver
+from gateway.telemetry.sources import GatewayFigures
 from gateway.telemetry.tracing import tracer_provider
 from gateway.trail import UNOBSERVED, Trail
+from scheduler.decisions import Decision
 from scheduler.types import Request
 
 
@@ -43,7 +45,6 @@ class Telemetry:
         clock: Callable[[], float],
     ) -> None:
         self.instruments = instruments
-        self.metrics_address: str | None = None
         self._provider = provider
         self._tracer = None if provider is None else provider.get_tracer(semconv.SCOPE)
         self._record_content = record_content
@@ -66,9 +67,10 @@ class Telemetry:
         generation: Generation,
         key_id: str,
         targets: Mapping[str, tuple[str, str]],
+        decision: Callable[[str], Decision | None],
     ) -> Trail:
         """The trail of a request that was taken; to be called in the task of its RPC. `targets`:
-        address and model of each placement."""
+        address and model of each placement; `decision`: the newest on a request, by its id."""
         record = CURRENT.get() if self.is_on else None
         if record is None:
             return UNOBSERVED
@@ -80,6 +82,7 @@ class Telemetry:
             tracer=self._tracer,
             instruments=self.instruments,
             targets=targets,
+            decision=decision,
             content=self._record_content,
             clock=self._clock,
         )
@@ -106,25 +109,38 @@ class Telemetry:
 
 @contextlib.asynccontextmanager
 async def telemetry(
-    settings: Settings,
-    clock: Callable[[], float],
-    sources: Sources,
-    environ: Mapping[str, str] = os.environ,
+    settings: Settings, clock: Callable[[], float], environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Telemetry]:
-    """Telemetry as the configuration and the environment ask for it. Raises OSError."""
-    instruments = None if settings.metrics_listen is None else Instruments()
+    """Telemetry as the configuration and the environment ask for it."""
     found = Telemetry(
         provider=tracer_provider(environ),
-        instruments=instruments,
+        instruments=None if settings.metrics_listen is None else Instruments(),
         record_content=settings.record_content,
         clock=clock,
     )
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(found.close)
-        if instruments is not None and settings.metrics_listen is not None:
-            fleet = FleetMetrics(sources)
-            instruments.registry.register(fleet)
-            found.metrics_address = await stack.enter_async_context(
-                exposition(settings.metrics_listen, instruments.registry, fleet.refresh)
-            )
+    try:
         yield found
+    finally:
+        await found.close()
+
+
+@contextlib.asynccontextmanager
+async def metrics_page(
+    settings: Settings, observing: Telemetry, figures: GatewayFigures
+) -> AsyncIterator[str | None]:
+    """Serves the metrics, if they are on; yields the address. Raises OSError."""
+    instruments = observing.instruments
+    if instruments is None or settings.metrics_listen is None:
+        yield None
+        return
+    fleet = FleetMetrics(figures)
+    instruments.registry.register(fleet)
+    watching = asyncio.create_task(figures.watch_budgets(), name="moegate-budget-metrics")
+    try:
+        async with exposition(
+            settings.metrics_listen, instruments.registry, fleet.refresh
+        ) as address:
+            yield address
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -17,6 +17,7 @@ from gateway.telemetry import attributes
 from gateway.telemetry.instruments import Exemplar, Instruments
 from gateway.telemetry.rpc import DEADLINE_SLACK_S, RpcRecord
 from gateway.trail import AttemptEnd
+from scheduler.decisions import Decision
 from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Reject, Request
 
 
@@ -33,6 +34,7 @@ class RequestTrail:
         tracer: Tracer | None,
         instruments: Instruments | None,
         targets: Mapping[str, tuple[str, str]],
+        decision: Callable[[str], Decision | None],
         content: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -50,6 +52,7 @@ class RequestTrail:
         self._instruments = instruments
         self._targets = targets
         self._clock = clock
+        self._decision = decision
         self._admission: Span | None = None
         self._spans: dict[int, Span] = {}
         self._texts: dict[int, list[str]] = {}
@@ -89,16 +92,8 @@ class RequestTrail:
             if action.retry_after_s is not None:
                 span.set_attribute(semconv.RETRY_AFTER_S, action.retry_after_s)
         else:
-            event: attributes.Attributes = {
-                semconv.CHOSEN: action.placement,
-                semconv.REASON: action.reason,
-                semconv.ROUTE: attributes.route(action.kind),
-            }
-            if action.predicted_ttft_s is not None:
-                event[semconv.CHOSEN_TTFT_S] = action.predicted_ttft_s
-            if action.predicted_tpot_s is not None:
-                event[semconv.CHOSEN_TPOT_S] = action.predicted_tpot_s
-            span.add_event(semconv.EVENT_DECISION, event)
+            decision = self._decision(action.request_id)
+            span.add_event(semconv.EVENT_DECISION, attributes.of_decision(action, decision))
             if action.kind is PlacementKind.REMOTE:
                 span.add_event(
                     semconv.EVENT_OVERFLOW,

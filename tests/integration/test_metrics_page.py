@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
 from gateway import semconv
+from gateway.config_ledger import BudgetEntry
 from gateway.config_telemetry import Telemetry
+from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
+from scheduler.budget_window import Period
 from tests import serving
 from tests.otlp_receiver import receiver
 from tests.scripted import GOOD, Scripted, upstreams
@@ -21,7 +27,7 @@ OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
 async def page(gateway: Serving, accept: dict[str, str] | None = None) -> str:
-    url = f"http://{gateway.gateway.telemetry.metrics_address}/metrics"
+    url = f"http://{gateway.gateway.metrics_address}/metrics"
     async with aiohttp.ClientSession() as session, session.get(url, headers=accept) as response:
         assert response.status == 200
         return await response.text()
@@ -40,7 +46,10 @@ async def test_every_metric_of_the_fleet_is_there_from_the_start() -> None:
     async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
         found = {sample.name for sample in await samples(gateway)}
         families = {family.name for family in plain(await page(gateway))}
-    unknown = {semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE}
+    unknown = {  # what is not known, or not configured, has no sample
+        *(semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE, semconv.OUTPUT_RATE),
+        *(semconv.BUDGET_CAP, semconv.BUDGET_LEFT),
+    }
     for metric in semconv.FLEET_GAUGES:
         assert metric.prometheus in families
         assert metric.prometheus in found or metric in unknown, metric.name
@@ -99,13 +108,30 @@ async def test_a_bucket_leads_to_its_trace(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_without_the_field_there_is_no_page() -> None:
     async with upstreams(Scripted(frames=GOOD)) as gateway:
-        assert gateway.gateway.telemetry.metrics_address is None
+        assert gateway.gateway.metrics_address is None
         assert not gateway.gateway.telemetry.is_on
 
 
 async def test_a_taken_port_is_told_with_its_field() -> None:
     async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
-        taken = gateway.gateway.telemetry.metrics_address
+        taken = gateway.gateway.metrics_address
         with pytest.raises(OSError, match=r"telemetry\.metrics_listen: cannot listen on"):
             async with upstreams(Scripted(frames=GOOD), telemetry=Telemetry(metrics_listen=taken)):
                 pass
+
+
+async def test_a_budget_shows_what_is_left_of_it() -> None:
+    engine = SimulatedVllmConfig(served_model_name="m", speed=100.0)
+    async with simulated_vllm(engine) as own:
+        settings = msgspec.structs.replace(
+            serving.config(pools=[serving.pool([own.url], upstream_model="m")], telemetry=ON),
+            budgets=(BudgetEntry(tenant="team", period=Period.DAY, cap_usd="5"),),
+        )
+        async with serving.serving(settings) as gateway:
+            async with asyncio.timeout(serving.READY_S):
+                while not any(s.name == "moegate_budget_left" for s in await samples(gateway)):
+                    await asyncio.sleep(0.05)
+            found = await samples(gateway)
+    labels = {"moegate_tenant": "team", "moegate_key_id": "", "moegate_budget_period": "day"}
+    assert value(found, "moegate_budget_cap_usd", **labels) == 5.0
+    assert value(found, "moegate_budget_left", **labels) == 1.0

@@ -125,6 +125,8 @@ async def test_success_is_one_trace_from_the_caller_to_the_engine(otlp: Receiver
     assert decision["moegate.decision.reason"] == done.route.reason
     assert decision["moegate.decision.chosen.ttft"] > 0
     assert decision["moegate.decision.chosen.tpot"] > 0
+    assert decision["moegate.decision.tier"] == "local"
+    assert decision["moegate.decision.candidates"] == 1
     assert subset(
         attempt,
         {
@@ -158,6 +160,12 @@ async def test_failover_has_a_span_for_each_attempt_and_each_decision(otlp: Rece
     children = otlp.children(rpc)
     assert [span.name for span in children] == ["admission", CHAT, "admission", CHAT]
     first, second = children[1], children[3]
+    decision = children[0].events["moegate.decision"]
+    assert decision["moegate.decision.chosen"] == "own/a"
+    assert decision["moegate.decision.rejected"] == "own/b"
+    assert decision["moegate.decision.rejected.ttft"] > 0
+    assert decision["moegate.decision.rejected.tpot"] > 0
+    assert decision["moegate.decision.rejected.reason"]
     assert (first.status, second.status, rpc.status) == ("ERROR", "UNSET", "UNSET")
     assert subset(first, {"moegate.placement": "own/a", "moegate.outcome": "retryable"})
     assert first.attributes["error.type"]

@@ -1,0 +1,84 @@
+"""The text of `moegate explain`: a decision in a few sentences, and a table of its candidates.
+
+Pure: message in, text out. What is unknown is a hyphen, never a zero.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moegate.v1 import generation_pb2, inference_pb2
+
+NANO = 1_000_000_000
+UNKNOWN = "-"
+_TIERS = {
+    "local": "an own server could start it at once and keep every promise",
+    "wait": "it waits: its first token is predicted in time",
+    "remote": "own servers would have been late, and a remote that may see it could start it",
+    "wait_late": "it waits though its first token will be late: nothing else was allowed or better",
+    "refuse": "no place could take it",
+}
+
+
+def view(found: inference_pb2.ExplainResponse) -> RenderableType:
+    """The whole text."""
+    return Group(Text("\n".join(sentences(found))), _table(found))
+
+
+def sentences(found: inference_pb2.ExplainResponse) -> list[str]:
+    """What was decided, and why."""
+    age_s = found.age.ToMilliseconds() / 1000
+    where = f"to {found.placement}" if found.placement else "nowhere yet"
+    lines = [
+        f"Request {found.request_id} of {found.model}: attempt {found.attempt} went {where}, "
+        f"decided {age_s:.1f} s ago.",
+        f"Way {found.tier}: {_TIERS.get(found.tier, found.tier)}.",
+        f"Reason: {found.reason}.",
+        f"It was counted with {found.prompt_tokens} prompt tokens and "
+        f"{found.expected_output_tokens:.0f} output tokens expected.",
+    ]
+    chosen = next((c for c in found.candidates if c.chosen), None)
+    others = [c for c in found.candidates if not c.chosen]
+    if chosen is not None and others:
+        other = others[0]
+        if not other.feasible:
+            lines.append(f"The next best place, {other.placement}, was not open: {other.reason}.")
+        elif chosen.HasField("marginal_nano_usd") and other.HasField("marginal_nano_usd"):
+            more = (other.marginal_nano_usd - chosen.marginal_nano_usd) / NANO
+            word = "more" if more >= 0 else "less"
+            lines.append(f"The next best place, {other.placement}, costs ${abs(more):.6f} {word}.")
+    return lines
+
+
+def _table(found: inference_pb2.ExplainResponse) -> Table:
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    rows.add_column("place")
+    rows.add_column("open")
+    for name in ("TTFT", "TPOT", "cached", "harms", "marginal $", "charge $"):
+        rows.add_column(name, justify="right")
+    rows.add_column("why")
+    for candidate in found.candidates:
+        remote = candidate.kind == generation_pb2.PLACEMENT_KIND_REMOTE
+        known_ttft, known_tpot = candidate.HasField("ttft"), candidate.HasField("tpot")
+        rows.add_row(
+            ("> " if candidate.chosen else "  ") + candidate.placement,
+            "yes" if candidate.feasible else "no",
+            f"{candidate.ttft.ToNanoseconds() / NANO:.3f} s" if known_ttft else UNKNOWN,
+            f"{candidate.tpot.ToNanoseconds() / 1e6:.1f} ms" if known_tpot else UNKNOWN,
+            str(candidate.expected_cached_tokens),
+            f"{candidate.harmed_streams:.2f}" if candidate.HasField("harmed_streams") else UNKNOWN,
+            _usd(candidate, "marginal_nano_usd"),
+            _usd(candidate, "charged_nano_usd"),
+            candidate.reason,
+            style="bold" if candidate.chosen else ("cyan" if remote else ""),
+        )
+    return rows
+
+
+def _usd(candidate: inference_pb2.QuoteCandidate, field: str) -> str:
+    if not candidate.HasField(field):
+        return UNKNOWN
+    return f"{getattr(candidate, field) / NANO:.6f}"

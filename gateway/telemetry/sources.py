@@ -1,0 +1,129 @@
+"""The figures of a running gateway, for its metrics page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.accounting.accounts import Accounts
+from gateway.accounting.ledger import LedgerStatus
+from gateway.accounting.ledger_database import LedgerUnavailable, Tx
+from gateway.fleet_watch import Rates
+from gateway.live import Live
+from gateway.loop_load import LoopLoad
+from gateway.telemetry.attributes import NANO
+from gateway.telemetry.fleet import BudgetLeft
+from gateway.throughput import Throughput
+from moegate.v1 import usage_pb2
+from scheduler.budget import Budget, Holder, Limit
+from scheduler.snapshot import SchedulerSnapshot
+
+log = logging.getLogger(__name__)
+
+BUDGETS_S = 10.0
+"""How often the store is asked how the budgets stand."""
+MAX_BUDGETS = 500
+"""Budgets that are on the page; more would make it slow."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayFigures:
+    """Reads the parts of one gateway. `watch_budgets` must be running for the budgets."""
+
+    live: Live
+    accounts: Accounts
+    load: LoopLoad
+    throughput: Throughput
+    clock: Callable[[], float]
+    rate_source: Rates
+    seen_budgets: Sequence[BudgetLeft] = field(default=())
+
+    def snapshot(self) -> SchedulerSnapshot:
+        """The scheduler's figures."""
+        runtime = self.live.runtime
+        self.throughput.look(runtime.scheduler.placements)
+        return runtime.snapshot(self.clock())
+
+    def in_flight(self) -> int:
+        """Requests in the gateway."""
+        return self.live.runtime.dispatcher.in_flight
+
+    def busy_share(self) -> float:
+        """CPU share of one core."""
+        return self.load.share_now()
+
+    def breaker(self, placement: str) -> str:
+        """Phase of its breaker."""
+        return self.live.runtime.scheduler.gate(placement, self.clock()).phase.value
+
+    def tokens_per_s(self, placement: str) -> float | None:
+        """Output tokens per second; None: unknown."""
+        return self.throughput.tokens_per_s(placement, now_s=self.clock(), now_unix_s=time.time())
+
+    def rates(self) -> Mapping[str, Sequence[usage_pb2.PoolRate]]:
+        """Cost rates by pool."""
+        return self.rate_source()
+
+    def ledger(self) -> LedgerStatus:
+        """How the ledger's writer stands."""
+        return self.accounts.ledger.status
+
+    def budgets(self) -> Sequence[BudgetLeft]:
+        """Budgets as they were seen last."""
+        return self.seen_budgets
+
+    async def watch_budgets(self) -> None:
+        """Looks at the budgets until cancelled; without the ledger they stand as they stood."""
+        while True:
+            try:
+                self.seen_budgets = await self._look()
+            except LedgerUnavailable as error:
+                log.warning("the budgets could not be read: %s", error)
+            await asyncio.sleep(BUDGETS_S)
+
+    async def _look(self) -> list[BudgetLeft]:
+        book = self.accounts.budgets.book
+        limits: list[Limit] = []
+        for budget in book.budgets[:MAX_BUDGETS]:
+            if not budget.each_session:
+                limits.extend(_limits(book.accounts(_holder(budget), time.time()), budget))
+        if not limits:
+            return []
+        return await self.accounts.database.read(lambda tx: _left(tx, limits))
+
+
+def _holder(budget: Budget) -> Holder:
+    return Holder(budget.tenant, budget.key_id, None)
+
+
+def _limits(limits: Sequence[Limit], budget: Budget) -> list[Limit]:
+    """Of a holder's accounts the budget's own."""
+    return [
+        limit
+        for limit in limits
+        if (limit.account.key_id, limit.account.period) == (budget.key_id, budget.period)
+    ]
+
+
+async def _left(tx: Tx, limits: Sequence[Limit]) -> list[BudgetLeft]:
+    found = []
+    for limit in limits:
+        account = limit.account
+        rows = await tx.rows(
+            "SELECT committed_nano_usd FROM account WHERE account_id = $1", account.account_id
+        )
+        committed = rows[0][0] if rows else 0
+        cap = limit.cap_nano_usd
+        found.append(
+            BudgetLeft(
+                tenant=account.tenant,
+                key_id=account.key_id,
+                period=account.period.value,
+                cap_usd=cap / NANO,
+                left=1 - committed / cap if cap else 0.0,
+            )
+        )
+    return found
