@@ -42,6 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="S",
         help="kill one replica after S seconds, to see what becomes of its requests",
     )
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        help="show the gateway's metrics there, for a Prometheus",
+    )
     parser.set_defaults(run=run)
 
 
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         rate_per_s=args.rate,
         seed=args.seed,
         kill_after_s=args.kill_replica_after,
+        metrics_listen=args.metrics_listen,
     )
     try:
         return uvloop.run(_until_stopped(settings))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,7 +17,6 @@ import grpc
 import msgspec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.accounting.price_rows import CatalogFile, RemoteRow, TokenPrices
 from gateway.auth import key_sha256
 from gateway.config import (
     Config,
@@ -34,10 +32,14 @@ from gateway.config import (
     SloFigures,
     Tenant,
 )
+from gateway.config_ledger import BudgetEntry
 from gateway.config_prices import PriceSources
+from gateway.config_telemetry import Telemetry
 from gateway.demo.bills import RemotePrice
+from gateway.demo.catalog import PROVIDER, catalog
 from gateway.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
 from moegate.v1 import inference_pb2, inference_pb2_grpc
+from scheduler.budget_window import Period
 
 MODEL = "Qwen3-30B-A3B"
 REPLICAS = 3
@@ -57,8 +59,10 @@ REMOTE_PRICE = RemotePrice(
 )
 """Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
 `USD_PER_GPU_HOUR` are $2.24 a million), and input, which comes with it there, at a part of that."""
+BUDGET_USD = "0.05"
+"""Of the first tenant, for an hour: about what a minute of the demo charges it."""
+CATALOG = "prices.yaml"
 POOL, REMOTE = "own", "remote"
-PROVIDER, PRICES_FILE = "demo", "prices.yaml"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
 """Environment variable that hands the remote's key to the gateway."""
 
@@ -75,8 +79,13 @@ class Fleet:
     usd_per_hour: float
 
 
-async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
-    """Starts all; returns when every replica is in service. Raises ProcessFailed."""
+async def start(
+    processes: Processes, directory: Path, tenants: int, metrics_listen: str | None = None
+) -> Fleet:
+    """Starts all; returns when every replica is in service. Raises ProcessFailed.
+
+    `metrics_listen`: where the gateway shows its metrics, None: nowhere.
+    """
     remote_key = secrets.token_urlsafe(24)
     arguments = {
         f"{POOL}/{name}": _engine(SPEED, SEQUENCES, seed) for seed, name in enumerate(_names())
@@ -95,9 +104,9 @@ async def start(processes: Processes, directory: Path, tenants: int) -> Fleet:
         for name, process in engines.items()
     }
     keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
-    (directory / PRICES_FILE).write_bytes(msgspec.yaml.encode(_prices()))
     file = directory / "moegate.yaml"
-    file.write_bytes(msgspec.yaml.encode(_config(urls, keys)))
+    file.write_bytes(msgspec.yaml.encode(_config(urls, keys, metrics_listen)))
+    (directory / CATALOG).write_bytes(catalog(POOL, MODEL, REMOTE_PRICE))
     gateway = await processes.start(
         "gateway", ("serve", str(file), "--log-level", "WARNING"), {REMOTE_KEY: remote_key}
     )
@@ -133,7 +142,7 @@ def _engine(speed: float, sequences: int, seed: int, *more: str) -> tuple[str, .
     )
 
 
-def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
+def _config(urls: Mapping[str, str], keys: Sequence[str], metrics_listen: str | None) -> Config:
     pool = Pool(
         name=POOL,
         model=MODEL,
@@ -166,28 +175,13 @@ def _config(urls: Mapping[str, str], keys: Sequence[str]) -> Config:
             batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
         ),
         limits=Limits(queue_requests=QUEUE_REQUESTS),
-        prices=PriceSources(catalog=PRICES_FILE),
+        prices=PriceSources(catalog=CATALOG),
+        # Only reported: a demo that refused its own load would show nothing.
+        budgets=(
+            BudgetEntry(tenant="tenant-0", period=Period.HOUR, cap_usd=BUDGET_USD, hard=False),
+        ),
+        telemetry=Telemetry(metrics_listen=metrics_listen),
     )
-
-
-def _prices() -> CatalogFile:
-    """The remote's price, as a price catalog has it."""
-    price = TokenPrices(
-        input=str(REMOTE_PRICE.input),
-        cached_input=str(REMOTE_PRICE.cached_input),
-        output=str(REMOTE_PRICE.output),
-    )
-    today = time.strftime("%Y-%m-%d", time.gmtime())
-    row = RemoteRow(
-        id="demo:1",
-        provider=PROVIDER,
-        model=MODEL,
-        usd_per_mtok=price,
-        valid_from="2026-01-01",
-        source="an assumption of the demo",
-        checked_at=today,
-    )
-    return CatalogFile(remote_tokens=(row,))
 
 
 async def _until_serving(address: str, key: str, gateway: Process) -> None:

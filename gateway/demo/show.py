@@ -41,12 +41,14 @@ LENGTH_SCALE = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command line says. `kill_after_s`: when a replica is killed, None: never."""
+    """What the command line says. `kill_after_s`: when a replica is killed, None: never;
+    `metrics_listen`: where the gateway shows its metrics, None: nowhere."""
 
     duration_s: float
     rate_per_s: float
     seed: int
     kill_after_s: float | None
+    metrics_listen: str | None = None
 
 
 def workload(settings: Settings) -> Workload:
@@ -73,7 +75,7 @@ async def show(settings: Settings, console: Console) -> bool:
     )
     with tempfile.TemporaryDirectory(prefix="moegate-demo-") as directory:
         async with Processes(Path(directory)) as processes, aiohttp.ClientSession() as session:
-            fleet = await fleets.start(processes, Path(directory), TENANTS)
+            fleet = await fleets.start(processes, Path(directory), TENANTS, settings.metrics_listen)
             run = _Run(fleet, session, settings, shape)
             await run.load_with_view(planned, console)
             left_over = await run.until_idle()
