@@ -264,8 +264,8 @@ class RequestTrail:
         ):
             if cost:
                 instruments.add(semconv.COST_USD, cost / attributes.NANO, tenant, where, kind)
-        if settled.metered_nano_usd is None:
-            instruments.add(semconv.UNPRICED, 1, pool)
+        # Counted from 0: a series that begins with its first case hides that case from `rate`.
+        instruments.add(semconv.UNPRICED, settled.metered_nano_usd is None, pool)
         if usage is None or settled.outcome is not AttemptOutcome.OK:
             return
         instruments.observe(semconv.TOKEN_USAGE, usage.prompt_tokens, "input", who, model, pool)
