@@ -25,7 +25,8 @@ from matplotlib import pyplot as plt
 from tests.stack.prometheus import Prometheus, free_port, panels, running_prometheus
 
 CHART = Path(__file__).resolve().parents[1] / "helm" / "moegate"
-COLUMNS = 3
+COLUMNS, PANELS = 3, 14
+"""Of one picture."""
 WARM_S = 8.0
 UNITS = {"s": "s", "reqps": "1/s", "percentunit": "%", "currencyUSD": "$", "short": ""}
 
@@ -44,9 +45,9 @@ def main() -> None:
         end_s = time.time()
         start_s = first_sample_s(server, end_s) + WARM_S
         rows = panels(CHART / "dashboards" / "moegate.json")
-        for number in range(0, len(rows), 3 * COLUMNS):
-            path = arguments.folder / f"dashboard-{number // (3 * COLUMNS) + 1}.png"
-            draw(server, rows[number : number + 3 * COLUMNS], start_s, end_s, path)
+        for number in range(0, len(rows), PANELS):
+            path = arguments.folder / f"dashboard-{number // PANELS + 1}.png"
+            draw(server, rows[number : number + PANELS], start_s, end_s, path)
             print(path)
 
 
@@ -77,7 +78,7 @@ def draw(
         axis.set_title(panel["title"], fontsize=11)
         axis.set_ylabel(UNITS[unit])
         axis.set_xlabel("seconds of the demo", fontsize=8)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         axis.grid(alpha=0.3)
         handles, _ = axis.get_legend_handles_labels()
         if handles:

@@ -59,8 +59,8 @@ REMOTE_PRICE = RemotePrice(
 )
 """Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
 `USD_PER_GPU_HOUR` are $2.24 a million), and input, which comes with it there, at a part of that."""
-BUDGET_USD = "0.05"
-"""Of the first tenant, for an hour: about what a minute of the demo charges it."""
+BUDGET_USD = "0.25"
+"""Of the first tenant, for an hour: a minute of the demo charges it the larger part."""
 CATALOG = "prices.yaml"
 POOL, REMOTE = "own", "remote"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"

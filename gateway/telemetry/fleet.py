@@ -20,6 +20,7 @@ from gateway.telemetry.logs import dropped_lines
 from moegate.v1 import usage_pb2
 from scheduler.breaker import BreakerPhase
 from scheduler.snapshot import PlacementSnapshot, SchedulerSnapshot
+from scheduler.types import PlacementKind
 
 Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
 
@@ -139,6 +140,7 @@ def _rates(samples: Samples, pool: str, rates: Sequence[usage_pb2.PoolRate]) -> 
 
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
+    local = placement.kind is PlacementKind.LOCAL  # a remote tells of no steps
     figures: dict[semconv.Metric, float | None] = {
         semconv.SERVING: placement.serving,
         semconv.RUNNING: placement.running_sequences,
@@ -146,7 +148,7 @@ def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | No
         semconv.ENGINE_WAITING: placement.waiting_in_engine,
         semconv.KV_TOKENS: placement.kv_tokens,
         semconv.KV_CAPACITY: placement.kv_capacity_tokens,
-        semconv.BATCH: placement.predicted_batch,
+        semconv.BATCH: placement.predicted_batch if local else None,
         semconv.DISTINCT_EXPERTS: placement.distinct_experts,
         semconv.DECODE_STEP: placement.decode_step_s,
         semconv.REPORT_AGE: placement.report_age_s,
