@@ -6,15 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.responses import duration
+from gateway.responses import KIND, duration
 from moegate.v1 import generation_pb2, usage_pb2
 from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, QueueSnapshot, SchedulerSnapshot
-from scheduler.types import PlacementKind, SloClass
+from scheduler.types import SloClass
 
-_KIND = {
-    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
-    PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
-}
 _CLASS = {
     SloClass.INTERACTIVE: generation_pb2.SLO_CLASS_INTERACTIVE,
     SloClass.STANDARD: generation_pb2.SLO_CLASS_STANDARD,
@@ -56,7 +52,7 @@ def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.Place
         waiting_requests=state.waiting_in_engine,
         kv_tokens=state.kv_tokens,
         kv_capacity_tokens=state.kv_capacity_tokens,
-        kind=_KIND[state.kind],
+        kind=KIND[state.kind],
         pool=state.pool,
         model=state.model,
         group=state.group,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 
-import grpc
 from rich.console import Console
 
 from gateway import client
+from gateway.asking import status_of
 from gateway.decision_view import view
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
@@ -29,21 +28,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Asks, and prints the decision."""
-    try:
-        found = asyncio.run(_ask(args))
-    except grpc.aio.AioRpcError as error:
-        print(client.explain(error), file=sys.stderr)
-        return 1
-    except client.CannotAsk as error:
-        print(error, file=sys.stderr)
-        return 1
-    Console(width=None if sys.stdout.isatty() else 140).print(view(found))
-    return 0
+    return status_of(_tell(args))
 
 
-async def _ask(args: argparse.Namespace) -> inference_pb2.ExplainResponse:
+async def _tell(args: argparse.Namespace) -> None:
     metadata = client.metadata(args)
     request = inference_pb2.ExplainRequest(request_id=args.request_id, key_id=args.key_id)
     async with client.channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        return await stub.Explain(request, metadata=metadata, timeout=TIMEOUT_S)
+        found = await stub.Explain(request, metadata=metadata, timeout=TIMEOUT_S)
+    Console(width=None if sys.stdout.isatty() else 140).print(view(found))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from gateway import client, top_view
+from gateway.asking import status_of
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 RETRY_S = 1.0
@@ -33,17 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Watches until Ctrl-C."""
-    try:
-        asyncio.run(_watch(args))
-    except grpc.aio.AioRpcError as error:
-        print(client.explain(error), file=sys.stderr)
-        return 1
-    except client.CannotAsk as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0  # the way to end it
-    return 0
+    status = status_of(_watch(args))
+    return 0 if status == client.INTERRUPTED else status  # Ctrl-C is the way to end it
 
 
 async def _watch(args: argparse.Namespace) -> None:
