@@ -391,7 +391,7 @@ USD_PER_MTOK = _gauge(
     "moegate.pool.usd_per_mtok",
     "{USD}",
     (POOL, "moegate.rate", "moegate.token.kind"),
-    "Cost of a million tokens: allocated (all paid time of the last minute), floor (the best rate "
+    "Cost of a million tokens: allocated (all paid time of the last hour), floor (the best rate "
     "measured within the SLO), marginal (one more request now).",
 )
 BUDGET_CAP = _gauge(
