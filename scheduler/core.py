@@ -20,6 +20,7 @@ from scheduler.lane import Lane
 from scheduler.policy import Policy
 from scheduler.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
+from scheduler.step_model import StepModel
 from scheduler.ticket import Ticket
 from scheduler.types import (
     Action,
@@ -106,6 +107,11 @@ class Scheduler:
     def snapshot(self, now: float) -> SchedulerSnapshot:
         """Figures of every placement, pool and queue."""
         return take_snapshot(tuple(self._states.values()), self._lanes, now)
+
+    def step_model(self, placement: str, now: float) -> StepModel:
+        """The step model of an own placement, as fitted now."""
+        lane = self._deciders[self._states[placement].facts.model].lane
+        return lane.fleet.fitted(placement, now)
 
     def submit(self, request: Request, now: float) -> tuple[Action, ...]:
         """Takes a new request; its id must be new among those that have not ended."""

@@ -106,6 +106,10 @@ class LocalFleet:
         for i in range(count):
             self.sync(i, 0.0)
 
+    def fitted(self, placement: str, now: float) -> StepModel:
+        """The step model of a placement's group, as fitted now."""
+        return self.groups[self.index[placement]].fit.model(now)
+
     def take_prices(self) -> None:
         """Reads what the groups cost; one that is unknown makes all count alike."""
         self.facts = tuple(state.facts for state in self.states)

@@ -16,6 +16,7 @@ from gateway.accounting.mark_file import UnreadableMark, encode_mark, read_mark,
 from scheduler.cost import GroupMeter
 from scheduler.cost_totals import SECOND_NS
 from scheduler.meter import Mark, Meter, MeteredGroup
+from scheduler.step_model import StepModel
 from scheduler.types import EngineReport
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Metering:
         self._reprice: Callable[[], float] = lambda: math.inf
         self._next_change_s = math.inf
         self._exists: Callable[[str], bool] = lambda _: True
+        self._fitted: Callable[[str], StepModel] | None = None
         self._failed = False
         self.meter = Meter(self._read())
 
@@ -63,6 +65,11 @@ class Metering:
         return self.ns(self._clock())
 
     @property
+    def loop_s(self) -> float:
+        """Now, as the loop and the scheduler count."""
+        return self._clock()
+
+    @property
     def unix_s(self) -> float:
         """Now, Unix seconds: what dated prices go by."""
         return self.now_ns / SECOND_NS
@@ -76,16 +83,18 @@ class Metering:
         groups: list[MeteredGroup],
         *,
         exists: Callable[[str], bool],
+        fitted: Callable[[str], StepModel],
         next_change_s: float,
         on_change: Callable[[], float],
     ) -> None:
         """Takes the groups of the configuration in force.
 
-        `exists`: whether a group's place is filled; `on_change` is called at `next_change_s`, Unix
-        seconds, puts the new prices into force and returns the time of the change after that.
+        `exists`: whether a group's place is filled; `fitted`: its step model now; `on_change` is
+        called at `next_change_s`, Unix seconds, puts the new prices into force and returns the time
+        of the change after that.
         """
         self.meter.configure(groups, self.now_ns)
-        self._exists, self._reprice = exists, on_change
+        self._exists, self._reprice, self._fitted = exists, on_change, fitted
         self._next_change_s = next_change_s
         self._look_for_places()
 
@@ -103,6 +112,19 @@ class Metering:
             meter.set_serving(serving, self.ns(loop_s))
             meter.set_present(self._exists(group), self.ns(loop_s))
 
+    def take_fits(self) -> None:
+        """Shares by what the scheduler has learnt of each group's step time since."""
+        for name in self.meter.groups:
+            meter = self.meter.group(name)
+            if self._fitted is None or meter is None:
+                continue
+            try:
+                model = self._fitted(name)
+            except KeyError:
+                continue  # no longer configured, and its last requests finish
+            if model != meter.model:
+                meter.set_model(model, self.now_ns)
+
     def _look_for_places(self) -> None:
         now_ns = self.now_ns
         for name in self.meter.groups:
@@ -118,6 +140,7 @@ class Metering:
                 if self.unix_s >= self._next_change_s:
                     self._next_change_s = self._reprice()
                 self._look_for_places()
+                self.take_fits()
                 self.meter.tick(self.now_ns)
                 await self._write()
         finally:

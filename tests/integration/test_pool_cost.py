@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from gateway.auth import key_sha256
 from gateway.config import Config, Key, KeyRole
 from gateway.config_prices import DisaggregatedNodes, Metering, PriceSources
 from moegate.v1 import usage_pb2, usage_pb2_grpc
+from scheduler.step_model import QWEN3_30B_H100
 from tests import serving
 from tests.scripted import GOOD, Scripted, listening
 from tests.serving import METADATA, Serving, chat_request, read_stream
@@ -150,6 +152,18 @@ async def test_a_disaggregated_pool_shows_the_load_of_its_stages(tmp_path: Path)
     # Node share: a quarter of the bill over the prompt, the rest over the output.
     assert rates["uncached_input"] * 5 / 1e6 == pytest.approx(answer.bill_nano_usd / 4, rel=1e-4)
     assert rates["output"] * 2 / 1e6 == pytest.approx(answer.bill_nano_usd * 3 / 4, rel=1e-4)
+
+
+async def test_the_meter_shares_by_the_model_that_the_scheduler_fits(tmp_path: Path) -> None:
+    async with metered(Scripted(GOOD), tmp_path) as served:
+        live = served.gateway.live
+        group = live.metering.group("own/a")
+        assert group is not None
+        group.set_model(replace(QWEN3_30B_H100, base_s=1.0), live.metering.now_ns)
+        live.metering.take_fits()
+        fitted = live.runtime.scheduler.step_model("own/a", live.metering.loop_s)
+        assert group.model == fitted != replace(QWEN3_30B_H100, base_s=1.0)
+        check_sums(await ask(served))
 
 
 async def test_only_an_operator_may_ask_and_for_what_there_is(tmp_path: Path) -> None:
