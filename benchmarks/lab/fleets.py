@@ -53,6 +53,10 @@ class LabFleet:
         """Price of one powered replica."""
         return self.gpus * self.usd_per_gpu_hour / 3600.0
 
+    def of(self, replicas: int) -> LabFleet:
+        """The same with another number of replicas."""
+        return replace(self, replicas=replicas)
+
     def truth(self, seed: int) -> StepModel:
         """What the engines really need: every coefficient off by up to 1.5 x."""
         return perturbed(self.step_model, seed=7000 + seed)
