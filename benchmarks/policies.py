@@ -1,9 +1,11 @@
 """The policy laboratory: our scheduler against the routers of the field, on simulated fleets.
 
+    python -m benchmarks.policies                     the study: minutes on two cores
+    python -m benchmarks.policies --full              two seeds, every rival tuned by itself
     python -m benchmarks.policies --fleet qwen --trace azure-conv --load 90 --policy ours
 
-plays one cell. Every policy sees the same requests on the same engines, whose true step times
-differ from the prior that policies know. A request counts when it finished within its SLO
+The last plays one cell. Every policy sees the same requests on the same engines, whose true step
+times differ from the prior that policies know. A request counts when it finished within its SLO
 (TTFT <= max(2 s, 3 x its prefill alone), mean TPOT <= 50 ms on Qwen and 80 ms on DeepSeek);
 refusals are misses.
 """
@@ -21,6 +23,8 @@ from benchmarks.lab.loads import TRACES, load_trace
 from benchmarks.lab.rivals import RIVALS
 from benchmarks.lab.runs import Run, capacity_per_s, play
 from benchmarks.lab.score import Score
+from benchmarks.lab.study import study
+from benchmarks.lab.tables import markdown
 
 POLICIES = ("ours", *RIVALS)
 FOLDER_VARIABLE = "MOEGATE_TRACES"
@@ -29,9 +33,16 @@ FOLDER_VARIABLE = "MOEGATE_TRACES"
 def main() -> int:
     """Plays the cells that were asked for and prints a line each."""
     parser = argparse.ArgumentParser(description="The policy laboratory.")
-    parser.add_argument("--fleet", choices=tuple(FLEETS), default="qwen")
+    parser.add_argument("--fleet", choices=tuple(FLEETS), help="play cells of this fleet only")
     parser.add_argument("--trace", choices=TRACES, default="azure-conv")
     parser.add_argument("--load", type=float, nargs="+", default=[90.0], help="%% of the capacity")
+    parser.add_argument("--full", action="store_true", help="the study with two seeds")
+    parser.add_argument(
+        "--grid-only", action="store_true", help="the study without ablations and packing"
+    )
+    parser.add_argument("--only", nargs="+", default=[], help="fleets or traces of the study")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--out", type=Path, help="write the study's tables there")
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument(
         "--switch", nargs="+", default=[], metavar="NAME=VALUE", help="parts of ours to change"
@@ -44,6 +55,20 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     folder = Path(arguments.traces) if arguments.traces else None
+    if arguments.fleet is None:
+        found = study(
+            folder,
+            full=arguments.full,
+            workers=arguments.workers,
+            only=arguments.only,
+            variants=not arguments.grid_only,
+        )
+        for name, is_public in found.sources.items():
+            print(f"{name}: {'the public trace' if is_public else 'generated'}")
+        print(f"{found.took_s:.0f} s\n\n{markdown(found)}")
+        if arguments.out is not None:
+            arguments.out.write_text(markdown(found))
+        return 0
     trace = load_trace(arguments.trace, folder)
     print(f"{trace.name}: {'the public trace' if trace.from_file else 'generated'}")
     for seed in arguments.seed:

@@ -42,7 +42,15 @@ def main() -> int:
     def load() -> Iterator[Arrival]:
         rows = single_turns(AZURE_CONVERSATION, arguments.rate, arguments.seed)
         for number, row in enumerate(islice(rows, arguments.requests)):
-            request = request_of(f"r{number}", row, fleet, truth, row.client, is_standard=False)
+            request = request_of(
+                f"r{number}",
+                row,
+                fleet,
+                truth,
+                block_tokens=BLOCK_TOKENS,
+                tenant=row.client,
+                is_standard=False,
+            )
             yield Arrival(request=request, output_tokens=row.output_tokens)
 
     ended = 0

@@ -116,14 +116,14 @@ def arrivals(
     standard = rng.random(count) < STANDARD_SHARE
     return [
         Arrival(
-            request=_request(
+            request=request_of(
                 f"r{i}",
                 row,
-                trace.block_tokens,
                 fleet,
                 truth,
-                row.client or f"tenant-{tenants[i]}",
-                bool(standard[i]),
+                block_tokens=trace.block_tokens,
+                tenant=row.client or f"tenant-{tenants[i]}",
+                is_standard=bool(standard[i]),
             ),
             output_tokens=row.output_tokens,
             content=row.content,
@@ -132,15 +132,17 @@ def arrivals(
     ]
 
 
-def _request(
+def request_of(
     request_id: str,
     row: TraceRow,
-    block_tokens: int,
     fleet: LabFleet,
     truth: StepModel,
+    *,
+    block_tokens: int,
     tenant: str,
     is_standard: bool,
 ) -> Request:
+    """What a policy sees of a row, with its SLO."""
     ttft_s = fleet.ttft_slo_s(truth, row.prompt_tokens)
     slo = Slo(
         slo_class=SloClass.STANDARD if is_standard else SloClass.INTERACTIVE,

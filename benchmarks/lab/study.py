@@ -1,0 +1,110 @@
+"""The whole study: every cell, the ablations, packing and shaping, spread over processes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.lab.grid import LOADS, Cell, CellResult, cells, play_cell
+from benchmarks.lab.loads import TRACES, load_trace
+from benchmarks.lab.runs import Run, play
+from benchmarks.lab.score import Score
+
+_Played = TypeVar("_Played")
+
+PARTS = ("late_binding", "moe_term", "harm_check", "shedding", "prefix")
+"""Switches of `scheduler.policy.Policy` that an ablation turns off, one at a time."""
+ABLATION_CELLS = (
+    ("qwen", "azure-conv"),
+    ("qwen", "azure-code"),
+    ("qwen", "mooncake"),
+    ("deepseek", "azure-conv"),
+    ("deepseek", "mooncake"),
+)
+ABLATION_LOADS = (0.9, 1.4)
+PACKING_LOAD = 0.3
+PACKING_COUNT_FACTOR = 2
+"""Packing runs are longer: replicas are released 30 s after their last work."""
+PACKING = {
+    "spread (latency)": {"objective": "latency"},
+    "packed (cost)": {"objective": "cost"},
+    "packed, no shaping": {"objective": "cost", "shaping": "False"},
+    "packed, no MoE term": {"objective": "cost", "moe_term": "False"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """All results. Ablations and packing: pairs of what was run and its score."""
+
+    results: tuple[CellResult, ...]
+    ablations: tuple[tuple[Run, Score], ...]
+    packing: tuple[tuple[Run, Score], ...]
+    took_s: float
+    sources: dict[str, bool]
+
+
+def study(
+    folder: Path | None,
+    *,
+    full: bool,
+    workers: int,
+    only: Sequence[str] = (),
+    variants: bool = True,
+) -> Study:
+    """Plays everything.
+
+    `only`: fleets or traces to keep, empty: all; `variants`: ablations and packing, too.
+    """
+    began_s = time.perf_counter()
+    seeds = (1, 2) if full else (1,)
+
+    def wanted(cell: Cell) -> bool:
+        return not only or cell.fleet in only or cell.trace in only
+
+    grid = [c for c in cells(loads=LOADS, seeds=seeds, folder=folder) if wanted(c)]
+    parts, packing = _variants(grid, full=full) if variants else ([], [])
+    with ProcessPoolExecutor(workers) as pool:
+        results = _collect(pool.map(partial(play_cell, full=full), grid), len(grid), "cells")
+        ablated = _collect(pool.map(play, parts), len(parts), "ablations")
+        packed = _collect(pool.map(play, packing), len(packing), "packing runs")
+    return Study(
+        results=tuple(results),
+        ablations=tuple(zip(parts, ablated, strict=True)),
+        packing=tuple(zip(packing, packed, strict=True)),
+        took_s=time.perf_counter() - began_s,
+        sources={name: load_trace(name, folder).from_file for name in TRACES},
+    )
+
+
+def _variants(grid: Sequence[Cell], *, full: bool) -> tuple[list[Run], list[Run]]:
+    """Runs of ours without a part each, and those of packing."""
+    parts: list[Run] = []
+    for cell in (cell for cell in grid if cell.load == ABLATION_LOADS[0]):
+        if full or (cell.fleet, cell.trace) in ABLATION_CELLS:
+            for load in ABLATION_LOADS:
+                loaded = replace(cell, load=load)
+                parts.append(loaded.run("ours"))
+                parts += (loaded.run("ours", switches={part: "False"}) for part in PARTS)
+    packing = []
+    for cell in (cell for cell in grid if cell.load == PACKING_LOAD):
+        for switches in PACKING.values():
+            run = cell.run("ours", switches=switches)
+            packing.append(replace(run, count=run.count * PACKING_COUNT_FACTOR))
+    return parts, packing
+
+
+def _collect(found: Iterable[_Played], count: int, what: str) -> list[_Played]:
+    """All of them, with progress on stderr."""
+    played = []
+    for number, one in enumerate(found, 1):
+        played.append(one)
+        print(f"\r{number} of {count} {what}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return played

@@ -1,0 +1,235 @@
+"""The study as Markdown tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from benchmarks.lab.fleets import FLEETS
+from benchmarks.lab.grid import LOADS, CellResult
+from benchmarks.lab.runs import Run
+from benchmarks.lab.score import Score
+from benchmarks.lab.study import PACKING, PACKING_LOAD, Study
+
+TARGETS = {0.9: (1.3, 1.2), 1.1: (1.5, 1.3), 1.4: (1.7, 1.35)}
+"""Geometric mean over cells, by load: SLO-met requests and tokens per dollar, ours over the best
+rival's."""
+LEAST_RATIO = 0.99
+
+Metric = Callable[[Score], float]
+
+
+def requests_per_usd(score: Score) -> float:
+    """SLO-met requests."""
+    return score.met_per_usd
+
+
+def tokens_per_usd(score: Score) -> float:
+    """Their tokens."""
+    return score.tokens_per_usd
+
+
+def best(result: CellResult, metric: Metric, *, capped: bool | None = None) -> tuple[Run, Score]:
+    """The best rival of a cell by `metric`; `capped`: only those with or without a cap."""
+    chosen = [
+        (run, score)
+        for run, score in result.rivals
+        if capped is None or (run.cap is not None) == capped
+    ]
+    return max(chosen, key=lambda found: metric(found[1]))
+
+
+def ratio(result: CellResult, metric: Metric) -> float:
+    """Ours over the best rival."""
+    theirs = metric(best(result, metric)[1])
+    return metric(result.ours) / theirs if theirs else math.inf
+
+
+def markdown(found: Study) -> str:
+    """All tables."""
+    parts = [
+        _summary(found.results),
+        _shares(found.results),
+        _details(found.results),
+        _ablations(found),
+        _packing(found),
+        _groups(found.results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(results: Iterable[CellResult]) -> str:
+    rows = []
+    for load, targets in TARGETS.items():
+        at_load = [result for result in results if result.cell.load == load]
+        if not at_load:
+            continue
+        cells = [f"{load:.0%}", str(len(at_load))]
+        for metric, target in zip((requests_per_usd, tokens_per_usd), targets, strict=True):
+            ratios = [ratio(result, metric) for result in at_load]
+            mean = math.exp(sum(math.log(max(r, 1e-9)) for r in ratios) / len(ratios))
+            verdict = "met" if mean >= target else "missed"
+            cells += [f"{mean:.2f} (target {target}: {verdict})", f"{min(ratios):.2f}"]
+        rows.append(cells)
+    every = [ratio(result, requests_per_usd) for result in results]
+    below = sum(one < LEAST_RATIO for one in every)
+    table = _table(
+        (
+            "load",
+            "cells",
+            "requests per $: mean ratio",
+            "least",
+            "tokens per $: mean ratio",
+            "least",
+        ),
+        rows,
+    )
+    return (
+        "Ours over the best rival of each cell (any policy, plain or with its cap tuned for the"
+        f" cell), geometric mean over cells:\n\n{table}\n\nCells below {LEAST_RATIO} of the best"
+        f" rival's requests per dollar, all loads: {below} of {len(every)}."
+    )
+
+
+def _shares(results: Iterable[CellResult]) -> str:
+    by_row: dict[tuple[str, str, int], dict[float, CellResult]] = {}
+    for result in results:
+        cell = result.cell
+        by_row.setdefault((cell.fleet, cell.trace, cell.seed), {})[cell.load] = result
+    rows = []
+    for (fleet, trace, seed), by_load in by_row.items():
+        row = [f"{fleet}, {trace}" + (f", seed {seed}" if seed > 1 else "")]
+        for load in LOADS:
+            found = by_load.get(load)
+            if found is None:
+                row.append("")
+                continue
+            plain = best(found, _met, capped=False)[1].met
+            capped = best(found, _met, capped=True)[1].met
+            row.append(f"{plain:.3f} / {capped:.3f} / **{found.ours.met:.3f}**")
+        rows.append(row)
+    head = ("cell", *(f"{load:.0%}" for load in LOADS))
+    return "Share of requests within SLO: best plain rival / best capped / **ours**:\n\n" + _table(
+        head, rows
+    )
+
+
+def _details(results: Iterable[CellResult]) -> str:
+    rows = []
+    for result in results:
+        cell = result.cell
+        rival = best(result, requests_per_usd)
+        name = f"{cell.fleet}, {cell.trace}, {cell.load:.0%}, seed {cell.seed}"
+        for label, score in ((rival[0].label, rival[1]), ("**ours**", result.ours)):
+            rows.append([name, label, *_figures(score)])
+            name = ""
+    head = (
+        *("cell", "policy", "met", "refused", "requests/$", "Mtok/$", "TTFT p50 / p99 s"),
+        *("TPOT p50 / p99 ms", "hit rate", "KV balance", "batch", "powered"),
+    )
+    return "Best rival by requests per dollar, and ours:\n\n" + _table(head, rows)
+
+
+def _figures(score: Score) -> list[str]:
+    ttft, tpot = score.ttft_s, score.tpot_s
+    return [
+        f"{score.met:.3f}",
+        f"{score.rejected:.3f}",
+        f"{score.met_per_usd:.0f}",
+        f"{score.tokens_per_usd / 1e6:.2f}",
+        f"{ttft[0]:.2f} / {ttft[1]:.2f}",
+        f"{tpot[0] * 1e3:.0f} / {tpot[1] * 1e3:.0f}",
+        f"{score.hit_rate:.2f}",
+        f"{score.kv_balance:.2f}",
+        f"{score.batch:.0f}",
+        f"{score.powered:.2f}",
+    ]
+
+
+def _ablations(found: Study) -> str:
+    whole: dict[tuple[object, ...], Score] = {}
+    rows: dict[str, list[str]] = {}
+    heads: list[str] = []
+    for run, score in found.ablations:
+        key = (run.fleet, run.trace, run.load, run.seed)
+        if not run.switches:
+            whole[key] = score
+            seed = f" s{run.seed}" if run.seed > 1 else ""
+            heads.append(f"{run.fleet} {run.trace} {run.load:.0%}{seed}")
+            continue
+        [(part, _)] = run.switches
+        with_it = whole[key].met
+        loss = 1.0 - score.met / with_it if with_it else 0.0
+        rows.setdefault(part, []).append(f"{loss:+.1%}")
+    if not rows:
+        return ""
+    return "Loss of SLO-met requests without a part of ours:\n\n" + _table(
+        ("without", *heads), [[part, *losses] for part, losses in rows.items()]
+    )
+
+
+def _packing(found: Study) -> str:
+    names = {tuple(sorted(switches.items())): name for name, switches in PACKING.items()}
+    rows = []
+    spread: dict[tuple[str, str, int], float] = {}
+    for run, score in found.packing:
+        key = (run.fleet, run.trace, run.seed)
+        spread.setdefault(key, score.powered)
+        knee = FLEETS[run.fleet].step_model.touch_all_batch()
+        rows.append(
+            [
+                f"{run.fleet}, {run.trace}" + (f", seed {run.seed}" if run.seed > 1 else ""),
+                names[run.switches],
+                f"{score.met:.3f}",
+                f"{score.powered:.2f} ({score.powered / spread[key] - 1.0:+.0%})",
+                f"{score.batch:.1f} of {knee:.0f}",
+                f"{score.experts_per_token:.2f}",
+                f"{score.tpot_s[0] * 1e3:.0f} / {score.tpot_s[1] * 1e3:.0f}",
+                f"{score.met_per_usd:.0f}",
+            ]
+        )
+    if not rows:
+        return ""
+    head = (
+        *("cell", "ours", "met", "replicas powered", "mean batch of the knee"),
+        *("experts per token", "TPOT p50 / p99 ms", "requests/$"),
+    )
+    return f"Packing and shaping at {PACKING_LOAD:.0%} load, 30 s release delay:\n\n" + _table(
+        head, rows
+    )
+
+
+def _groups(results: Iterable[CellResult]) -> str:
+    rows = []
+    for result in results:
+        cell = result.cell
+        if cell.load not in TARGETS:
+            continue
+        row = [f"{cell.fleet}, {cell.trace}, {cell.load:.0%}, seed {cell.seed}"]
+        for score in (best(result, requests_per_usd)[1], result.ours):
+            tenants = sorted(score.by_tenant.values())
+            row += [
+                " / ".join(f"{share:.2f}" for share in score.by_class.values()),
+                f"{tenants[0]:.2f} / {tenants[len(tenants) // 2]:.2f} / {tenants[-1]:.2f}",
+            ]
+        rows.append(row)
+    head = ("cell", "rival: classes", "rival: tenants", "ours: classes", "ours: tenants")
+    return (
+        "Share within SLO by class (interactive / standard) and by tenant (worst / median / best):"
+        "\n\n" + _table(head, rows)
+    )
+
+
+def _met(score: Score) -> float:
+    return score.met
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def lines() -> Iterator[str]:
+        names = list(head)
+        yield "| " + " | ".join(names) + " |"
+        yield "|" + "---|" * len(names)
+        for row in rows:
+            yield "| " + " | ".join(row) + " |"
+
+    return "\n".join(lines())
