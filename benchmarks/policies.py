@@ -42,6 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", default=[], help="fleets or traces of the study")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--keep", type=Path, help="folder to keep the rivals' scores in")
     parser.add_argument("--out", type=Path, help="write the study's tables there")
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument(
@@ -62,6 +63,7 @@ def main() -> int:
             workers=arguments.workers,
             only=arguments.only,
             variants=not arguments.grid_only,
+            keep_in=arguments.keep,
         )
         for name, is_public in found.sources.items():
             print(f"{name}: {'the public trace' if is_public else 'generated'}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler.types import Action, EngineCounts, EngineReport, Event, Request, Tick
+from simulation.arrivals import Arrival
 from simulation.engine import Engine
 
 
@@ -46,6 +47,20 @@ class SimulatedPlacement:
     name: str
     engine: Engine
     rank: int | None = None
+
+
+@dataclass(slots=True)
+class Flight:
+    """A request that has not ended; the decider was told of `told_tokens` of its output."""
+
+    arrival: Arrival
+    attempt: int = 0
+    placement: SimulatedPlacement | None = None
+    dispatched_s: float | None = None
+    first_token_s: float | None = None
+    told_tokens: int = 0
+    cached_tokens: int = 0
+    gpu_s: float = 0.0
 
 
 def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:

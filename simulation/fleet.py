@@ -33,13 +33,14 @@ from scheduler.types import (
     Cancelled,
     Dispatch,
     EngineReport,
+    Evict,
     Progress,
     Reject,
     RejectReason,
     ServingChanged,
 )
 from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
-from simulation.decider import Decider, FleetTiming, SimulatedPlacement, report_of
+from simulation.decider import Decider, FleetTiming, Flight, SimulatedPlacement, report_of
 from simulation.engine import Engine
 from simulation.powered import PoweredTime
 from simulation.sequences import LengthRequest
@@ -56,18 +57,6 @@ class _Group:
     powered: PoweredTime
     version: int = 0
     steps: bool = False
-
-
-@dataclass(slots=True)
-class _Flight:
-    arrival: Arrival
-    attempt: int = 0
-    placement: SimulatedPlacement | None = None
-    dispatched_s: float | None = None
-    first_token_s: float | None = None
-    told_tokens: int = 0
-    cached_tokens: int = 0
-    gpu_s: float = 0.0
 
 
 class FleetSimulation:
@@ -97,7 +86,7 @@ class FleetSimulation:
             id(p.engine): _Group(p.engine, PoweredTime(self.timing.release_s))
             for p in self.placements.values()
         }
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, Flight] = {}
         self._ended = dict.fromkeys(OutcomeKind, 0)
         self._submitted = 0
         self._externals = 0
@@ -166,7 +155,7 @@ class FleetSimulation:
         if request.request_id in self._flights:
             raise ValueError(f"request id {request.request_id} is in use")
         self._submitted += 1
-        self._flights[request.request_id] = _Flight(what)
+        self._flights[request.request_id] = Flight(what)
         if what.gives_up_s is not None:
             self._push(self.now + what.gives_up_s, self._give_up, what)
         self._perform(self._decider.submit(request, self.now))
@@ -265,6 +254,8 @@ class FleetSimulation:
                 case Reject():
                     flight = self._flights[action.request_id]
                     self._finish(flight, OutcomeKind.REJECTED, action.reason, 0)
+                case Evict():
+                    self._evict(action)
 
     def _dispatch(self, action: Dispatch) -> None:
         flight = self._flights[action.request_id]
@@ -281,6 +272,24 @@ class FleetSimulation:
             content=arrival.content,
         )
         self._add(flight.placement, request)
+
+    def _evict(self, action: Evict) -> None:
+        """Takes an attempt back as long as its client has got nothing."""
+        flight = self._flights.get(action.request_id)
+        if flight is None or flight.placement is None or flight.attempt != action.attempt:
+            return
+        if flight.first_token_s is not None and not flight.arrival.request.holds_output:
+            return
+        event = AttemptEnded(
+            request_id=action.request_id,
+            attempt=action.attempt,
+            outcome=AttemptOutcome.EVICTED,
+            detail=action.reason,
+            output_tokens=self._take_from_engine(action.request_id, flight),
+        )
+        flight.placement = flight.first_token_s = None
+        flight.told_tokens = 0
+        self._perform(self._decider.handle(event, self.now))
 
     def _add(self, placement: SimulatedPlacement, request: LengthRequest) -> None:
         engine = placement.engine
@@ -350,14 +359,14 @@ class FleetSimulation:
         self._finish(flight, OutcomeKind.FINISHED, None, tokens)
         return self._decider.handle(event, self.now)
 
-    def _tell(self, request_id: str, flight: _Flight, tokens: int) -> Sequence[Action]:
+    def _tell(self, request_id: str, flight: Flight, tokens: int) -> Sequence[Action]:
         if tokens == flight.told_tokens:
             return ()
         flight.told_tokens = tokens
         event = Progress(request_id=request_id, attempt=flight.attempt, output_tokens=tokens)
         return self._decider.handle(event, self.now)
 
-    def _take_from_engine(self, request_id: str, flight: _Flight) -> int:
+    def _take_from_engine(self, request_id: str, flight: Flight) -> int:
         """Aborts it where it runs; tokens that it had."""
         placement = flight.placement
         if placement is None:
@@ -369,7 +378,7 @@ class FleetSimulation:
         return tokens
 
     def _finish(
-        self, flight: _Flight, kind: OutcomeKind, reason: RejectReason | None, tokens: int
+        self, flight: Flight, kind: OutcomeKind, reason: RejectReason | None, tokens: int
     ) -> None:
         del self._flights[flight.arrival.request.request_id]
         self._ended[kind] += 1

@@ -7,24 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.fleets import FLEETS
-from benchmarks.lab.loads import TRACES
+from benchmarks.lab.kept import keep, kept
+from benchmarks.lab.loads import TRACES, load_trace
 from benchmarks.lab.rivals import RIVALS
 from benchmarks.lab.runs import Run, play
 from benchmarks.lab.score import Score
 
 LOADS = (0.3, 0.7, 0.9, 1.1, 1.4)
 CAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128)
+TUNED_FROM = 0.9
+"""Below this load a cap only takes room away: the short study plays rivals plain there."""
 COARSE = 3
 """Every third cap is tried first, then the neighbours of the best."""
 COUNTS = {
-    ("qwen", "azure-conv"): 4000,
-    ("qwen", "azure-code"): 4000,
-    ("qwen", "mooncake"): 1200,
-    ("qwen", "agents"): 900,
-    ("deepseek", "azure-conv"): 4000,
-    ("deepseek", "azure-code"): 4000,
-    ("deepseek", "mooncake"): 1200,
-    ("deepseek", "agents"): 600,
+    ("qwen", "azure-conv"): 3000,
+    ("qwen", "azure-code"): 3000,
+    ("qwen", "mooncake"): 1000,
+    ("qwen", "agents"): 700,
+    ("deepseek", "azure-conv"): 3000,
+    ("deepseek", "azure-code"): 3000,
+    ("deepseek", "mooncake"): 1000,
+    ("deepseek", "agents"): 500,
 }
 """Requests of a run: at least half a minute of the load, many times what a request stays."""
 
@@ -79,17 +82,30 @@ class CellResult:
     rivals: tuple[tuple[Run, Score], ...]
 
 
-def play_cell(cell: Cell, *, full: bool) -> CellResult:
+def play_cell(cell: Cell, *, full: bool, keep_in: Path | None) -> CellResult:
     """Ours, each rival plain, and each rival with its caps tuned for this cell.
 
     `full` tunes every rival over all caps that matter. Without it the cap of least-request is
     tuned so, and the others get that cap and its two neighbours: they limit the same engines.
+    `keep_in`: a folder for the rivals' scores, to be found by the next study.
     """
+    source = "file" if load_trace(cell.trace, cell.folder).from_file else "generated"
+    name = f"{cell.fleet}-{cell.trace}-{source}-{cell.load:g}-{cell.seed}-{'full' * full}"
+    rivals = kept(keep_in, name)
+    if rivals is None:
+        rivals = _play_rivals(cell, full=full)
+        keep(keep_in, name, rivals)
+    return CellResult(cell=cell, ours=play(cell.run("ours")), rivals=rivals)
+
+
+def _play_rivals(cell: Cell, *, full: bool) -> tuple[tuple[Run, Score], ...]:
     found: list[tuple[Run, Score]] = []
     tuned: int | None = None
     for policy in ("least-request", *(name for name in RIVALS if name != "least-request")):
         plain = cell.run(policy)
         found.append((plain, play(plain)))
+        if cell.load < TUNED_FROM and not full:
+            continue
         if tuned is None or full:
             scores = _tune(cell, policy)
             tuned = max(scores, key=lambda index: scores[index][1].met_per_usd)
@@ -98,7 +114,7 @@ def play_cell(cell: Cell, *, full: bool) -> CellResult:
             for index in range(max(0, tuned - 1), min(len(CAPS), tuned + 2)):
                 run = cell.run(policy, CAPS[index])
                 found.append((run, play(run)))
-    return CellResult(cell=cell, ours=play(cell.run("ours")), rivals=tuple(found))
+    return tuple(found)
 
 
 def _tune(cell: Cell, policy: str) -> dict[int, tuple[Run, Score]]:

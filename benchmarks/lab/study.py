@@ -20,13 +20,8 @@ _Played = TypeVar("_Played")
 
 PARTS = ("late_binding", "moe_term", "harm_check", "shedding", "prefix")
 """Switches of `scheduler.policy.Policy` that an ablation turns off, one at a time."""
-ABLATION_CELLS = (
-    ("qwen", "azure-conv"),
-    ("qwen", "azure-code"),
-    ("qwen", "mooncake"),
-    ("deepseek", "azure-conv"),
-    ("deepseek", "mooncake"),
-)
+VARIANT_CELLS = (("qwen", "azure-conv"), ("qwen", "mooncake"), ("deepseek", "azure-conv"))
+"""Where the short study plays ablations and packing; the full one does so everywhere."""
 ABLATION_LOADS = (0.9, 1.4)
 PACKING_LOAD = 0.3
 PACKING_COUNT_FACTOR = 2
@@ -57,10 +52,12 @@ def study(
     workers: int,
     only: Sequence[str] = (),
     variants: bool = True,
+    keep_in: Path | None = None,
 ) -> Study:
     """Plays everything.
 
-    `only`: fleets or traces to keep, empty: all; `variants`: ablations and packing, too.
+    `only`: fleets or traces to keep, empty: all; `variants`: ablations and packing, too;
+    `keep_in`: see `play_cell`.
     """
     began_s = time.perf_counter()
     seeds = (1, 2) if full else (1,)
@@ -71,7 +68,9 @@ def study(
     grid = [c for c in cells(loads=LOADS, seeds=seeds, folder=folder) if wanted(c)]
     parts, packing = _variants(grid, full=full) if variants else ([], [])
     with ProcessPoolExecutor(workers) as pool:
-        results = _collect(pool.map(partial(play_cell, full=full), grid), len(grid), "cells")
+        results = _collect(
+            pool.map(partial(play_cell, full=full, keep_in=keep_in), grid), len(grid), "cells"
+        )
         ablated = _collect(pool.map(play, parts), len(parts), "ablations")
         packed = _collect(pool.map(play, packing), len(packing), "packing runs")
     return Study(
@@ -86,17 +85,16 @@ def study(
 def _variants(grid: Sequence[Cell], *, full: bool) -> tuple[list[Run], list[Run]]:
     """Runs of ours without a part each, and those of packing."""
     parts: list[Run] = []
-    for cell in (cell for cell in grid if cell.load == ABLATION_LOADS[0]):
-        if full or (cell.fleet, cell.trace) in ABLATION_CELLS:
-            for load in ABLATION_LOADS:
-                loaded = replace(cell, load=load)
-                parts.append(loaded.run("ours"))
-                parts += (loaded.run("ours", switches={part: "False"}) for part in PARTS)
-    packing = []
-    for cell in (cell for cell in grid if cell.load == PACKING_LOAD):
-        for switches in PACKING.values():
-            run = cell.run("ours", switches=switches)
-            packing.append(replace(run, count=run.count * PACKING_COUNT_FACTOR))
+    packing: list[Run] = []
+    for cell in grid:
+        if not full and (cell.fleet, cell.trace) not in VARIANT_CELLS:
+            continue
+        if cell.load in ABLATION_LOADS:
+            parts.append(cell.run("ours"))
+            parts += (cell.run("ours", switches={part: "False"}) for part in PARTS)
+        if cell.load == PACKING_LOAD:
+            runs = (cell.run("ours", switches=switches) for switches in PACKING.values())
+            packing += (replace(run, count=run.count * PACKING_COUNT_FACTOR) for run in runs)
     return parts, packing
 
 

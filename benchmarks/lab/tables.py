@@ -29,14 +29,14 @@ def tokens_per_usd(score: Score) -> float:
     return score.tokens_per_usd
 
 
-def best(result: CellResult, metric: Metric, *, capped: bool | None = None) -> tuple[Run, Score]:
-    """The best rival of a cell by `metric`; `capped`: only those with or without a cap."""
-    chosen = [
-        (run, score)
-        for run, score in result.rivals
-        if capped is None or (run.cap is not None) == capped
-    ]
-    return max(chosen, key=lambda found: metric(found[1]))
+def best(result: CellResult, metric: Metric) -> tuple[Run, Score]:
+    """The best rival of a cell by `metric`, plain or with a cap."""
+    return max(result.rivals, key=lambda found: metric(found[1]))
+
+
+def _best_met(result: CellResult, *, capped: bool) -> str:
+    shares = [score.met for run, score in result.rivals if (run.cap is not None) == capped]
+    return f"{max(shares):.3f}" if shares else "-"
 
 
 def ratio(result: CellResult, metric: Metric) -> float:
@@ -104,9 +104,8 @@ def _shares(results: Iterable[CellResult]) -> str:
             if found is None:
                 row.append("")
                 continue
-            plain = best(found, _met, capped=False)[1].met
-            capped = best(found, _met, capped=True)[1].met
-            row.append(f"{plain:.3f} / {capped:.3f} / **{found.ours.met:.3f}**")
+            plain, capped = (_best_met(found, capped=capped) for capped in (False, True))
+            row.append(f"{plain} / {capped} / **{found.ours.met:.3f}**")
         rows.append(row)
     head = ("cell", *(f"{load:.0%}" for load in LOADS))
     return "Share of requests within SLO: best plain rival / best capped / **ours**:\n\n" + _table(
@@ -218,10 +217,6 @@ def _groups(results: Iterable[CellResult]) -> str:
         "Share within SLO by class (interactive / standard) and by tenant (worst / median / best):"
         "\n\n" + _table(head, rows)
     )
-
-
-def _met(score: Score) -> float:
-    return score.met
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

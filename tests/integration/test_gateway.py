@@ -363,11 +363,11 @@ async def test_draining_lets_streams_finish() -> None:
             call = gateway.stub.Generate(request, metadata=METADATA)
             await call.read()
             reading = asyncio.create_task(read_stream(call))
-            # Leaving the context drains: the stream must still come to its end.
+            # The stream must still come to its end.
             await asyncio.sleep(0)
-            finished = reading
             await gateway.gateway.drain()
-        seen = await finished
+            # On a busy machine the last messages are sent before they are read.
+            seen = await reading
         assert seen.done is not None
         assert seen.done.usage.completion_tokens == 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -16,8 +17,11 @@ from scheduler.step_model import QWEN3_30B_H100
 from scheduler.types import (
     Action,
     AttemptEnded,
+    AttemptOutcome,
+    Dispatch,
     EngineReport,
     Event,
+    Evict,
     PlacementKind,
     Progress,
     Request,
@@ -243,3 +247,53 @@ def test_powered_time_counts_the_release_delay_once() -> None:
     powered.end(45.0)
     powered.begin(200.0)
     assert powered.total_s(210.0) == 65.0 + 10.0
+
+
+class EvictsOnce:
+    """Sends all to one placement, and takes each back once."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, int] = {}
+        self.ended: list[AttemptEnded] = []
+
+    def submit(self, request: Request, now: float) -> Sequence[Action]:
+        return [self._dispatch(request.request_id)]
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        if isinstance(event, AttemptEnded):
+            self.ended.append(event)
+            if event.outcome is AttemptOutcome.EVICTED:
+                return [self._dispatch(event.request_id)]
+        return ()
+
+    def tick(self, now: float) -> Tick:
+        first = [name for name, attempt in self.attempts.items() if attempt == 1]
+        evictions = tuple(Evict(request_id=name, attempt=1, reason="test") for name in first)
+        return Tick(actions=evictions, next_wake_s=None)
+
+    def _dispatch(self, request_id: str) -> Dispatch:
+        self.attempts[request_id] = self.attempts.get(request_id, 0) + 1
+        return Dispatch(
+            request_id=request_id,
+            attempt=self.attempts[request_id],
+            placement="e0",
+            kind=PlacementKind.LOCAL,
+            reason="",
+            predicted_ttft_s=None,
+            predicted_tpot_s=None,
+        )
+
+
+@pytest.mark.parametrize("holds_output", [True, False])
+def test_an_evicted_attempt_is_paid_and_begins_anew(holds_output: bool) -> None:
+    placements = engines(1)
+    made = arrival("a", 0.0, 500, 200)
+    made = replace(made, request=replace(made.request, holds_output=holds_output))
+    decider, outcomes = EvictsOnce(), list[Outcome]()
+    # The first token is there before the first tick.
+    FleetSimulation(placements, decider, [made], outcomes.append).run()
+    [outcome] = outcomes
+    assert outcome.kind is OutcomeKind.FINISHED
+    expected = [AttemptOutcome.EVICTED, AttemptOutcome.OK] if holds_output else [AttemptOutcome.OK]
+    assert [event.outcome for event in decider.ended] == expected
+    assert outcome.gpu_s == pytest.approx(placements[0].engine.truth.busy_s)
