@@ -86,7 +86,7 @@ def play_cell(cell: Cell, *, full: bool, keep_in: Path | None) -> CellResult:
     """Ours, each rival plain, and each rival with its caps tuned for this cell.
 
     `full` tunes every rival over all caps that matter. Without it the cap of least-request is
-    tuned so, and the others get that cap and its two neighbours: they limit the same engines.
+    tuned so, and the others get that one, too: it limits the same engines.
     `keep_in`: a folder for the rivals' scores, to be found by the next study.
     """
     source = "file" if load_trace(cell.trace, cell.folder).from_file else "generated"
@@ -111,9 +111,8 @@ def _play_rivals(cell: Cell, *, full: bool) -> tuple[tuple[Run, Score], ...]:
             tuned = max(scores, key=lambda index: scores[index][1].met_per_usd)
             found += scores.values()
         else:
-            for index in range(max(0, tuned - 1), min(len(CAPS), tuned + 2)):
-                run = cell.run(policy, CAPS[index])
-                found.append((run, play(run)))
+            run = cell.run(policy, CAPS[tuned])
+            found.append((run, play(run)))
     return tuple(found)
 
 
