@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.lab.fleets import FLEETS, LabFleet
+from benchmarks.lab.ours import own_placements
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
@@ -28,6 +29,7 @@ from scheduler.types import (
     Dispatch,
     EngineReport,
     Event,
+    Objective,
     PlacementKind,
     Request,
     Slo,
@@ -221,19 +223,7 @@ def _rates(usd_per_request: float) -> TokenRates:
 
 
 def _scheduler(fleet: LabFleet, names: Sequence[str], rates: TokenRates) -> Scheduler:
-    own = [
-        Placement(
-            name=name,
-            kind=PlacementKind.LOCAL,
-            model=fleet.model,
-            max_running=fleet.max_running,
-            pool=fleet.name,
-            group=name,
-            step_model=fleet.step_model,
-            nano_usd_per_s=round(fleet.usd_per_s * 1e9),
-        )
-        for name in names
-    ]
+    own = own_placements(fleet, names, Objective.LATENCY)
     far = Placement(
         name=FAR,
         kind=PlacementKind.REMOTE,

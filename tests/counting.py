@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 from aiohttp import web
 
+from tests.misbehaving import on_a_free_port
+
 ROLE = (
     b'data: {"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
     b'"finish_reason":null}]}\n\n'
@@ -73,14 +75,8 @@ async def counting(upstream: Counting) -> AsyncIterator[None]:
     app.router.add_post("/v1/completions", upstream.generate)
     app.router.add_get("/v1/models", upstream.models)
     app.router.add_get("/metrics", upstream.metrics)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with on_a_free_port(app) as upstream.url:
         yield
-    finally:
-        await runner.cleanup()
 
 
 def now_s() -> float:

@@ -17,19 +17,9 @@ QUEUE_REQUESTS = 4096
 QUEUE_BYTES = 1 << 30
 
 
-def our_scheduler(fleet: LabFleet, names: Sequence[str], switches: Mapping[str, str]) -> Scheduler:
-    """A scheduler for the fleet that knows the prior, not the truth.
-
-    `switches`: fields of `Policy` by name, as Python literals, and `objective`. Raises ValueError:
-    one that is neither.
-    """
-    known = {field.name for field in fields(Policy)}
-    unknown = switches.keys() - known - {"objective"}
-    if unknown:
-        raise ValueError(f"unknown switches {sorted(unknown)}")
-    objective = Objective(switches.get("objective", Objective.LATENCY))
-    values = {name: ast.literal_eval(switches[name]) for name in known & switches.keys()}
-    placements = (
+def own_placements(fleet: LabFleet, names: Sequence[str], objective: Objective) -> list[Placement]:
+    """The replicas of a fleet as the scheduler knows them: the prior, not the truth."""
+    return [
         Placement(
             name=name,
             kind=PlacementKind.LOCAL,
@@ -42,7 +32,22 @@ def our_scheduler(fleet: LabFleet, names: Sequence[str], switches: Mapping[str, 
             objective=objective,
         )
         for name in names
-    )
+    ]
+
+
+def our_scheduler(fleet: LabFleet, names: Sequence[str], switches: Mapping[str, str]) -> Scheduler:
+    """A scheduler for the fleet that knows the prior, not the truth.
+
+    `switches`: fields of `Policy` by name, as Python literals, and `objective`. Raises ValueError:
+    one that is neither.
+    """
+    known = {field.name for field in fields(Policy)}
+    unknown = switches.keys() - known - {"objective"}
+    if unknown:
+        raise ValueError(f"unknown switches {sorted(unknown)}")
+    objective = Objective(switches.get("objective", Objective.LATENCY))
+    values = {name: ast.literal_eval(switches[name]) for name in known & switches.keys()}
+    placements = own_placements(fleet, names, objective)
     queue = QueueLimits(requests=QUEUE_REQUESTS, size_bytes=QUEUE_BYTES)
     limits = SchedulerLimits(queue=queue, attempts=2)
     return Scheduler(placements, limits, Policy(**values))

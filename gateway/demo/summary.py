@@ -100,7 +100,7 @@ def _money(console: Console, result: Result) -> None:
     for column in ("own GPUs", "remote", "together", "$/M output"):
         rows.add_column(column, justify="right")
     ours = (bills.ours_gpu_usd, bills.ours_remote_usd, bills.ours_usd)
-    rows.add_row("this run: own, overflow to the remote", *_usd(*ours, tokens), style="bold")
+    rows.add_row("this run: own and overflow", *_usd(*ours, tokens), style="bold")
     rows.add_row("all remote", *_usd(0.0, bills.all_remote_usd, bills.all_remote_usd, tokens))
     peak = (bills.peak_usd, 0.0, bills.peak_usd)
     rows.add_row(f"all own, {bills.peak_replicas} replicas for the peak", *_usd(*peak, tokens))
