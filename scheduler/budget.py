@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from scheduler.budget_window import Period
 from scheduler.pricing import MILLION, TokenRates
 
-SPARE_DIVISOR = 50
+MOST_FREE_DIVISOR = 50
 """The free part of a lease is at most a 50th, 2 %, of what its accounts have left."""
+SPARE_DIVISOR = 67
+"""Of what is left, that a grant adds to what is needed: 1.5 %, so that what requests reserved and
+did not use does not have to go back at once."""
 
 
 Scope = tuple[str, str, bool, Period]
@@ -115,7 +118,7 @@ class Grant:
 
 
 def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
-    """Grants what is needed and up to 2 % of what is left then, or says which account refuses."""
+    """Grants what is needed and some of what is left then, or says which account refuses."""
     hard = [position for position in positions if position.limit.hard]
     refusals = []
     for position in hard:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from scheduler.budget import SPARE_DIVISOR, Account, Budget, Holder, Limit
+from scheduler.budget import MOST_FREE_DIVISOR, Account, Budget, Holder, Limit
 from scheduler.budget_window import window_at
 
 IDLE_S = 10.0
@@ -318,4 +318,4 @@ def _excess(lease: Lease, *, all_of_it: bool) -> int:
         return free
     if lease.left_nano_usd is None:
         return 0
-    return free - (lease.left_nano_usd + free) // SPARE_DIVISOR
+    return free - (lease.left_nano_usd + free) // MOST_FREE_DIVISOR

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
@@ -31,23 +30,33 @@ class Counting:
     pause_s: float = 0.0
     tokens: int = 0
     requests: int = 0
+    running: int = 0
     url: str = ""
-    ended_s: dict[str, float] = field(default_factory=dict)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        self.running += 1
+        try:
+            return await self._generate(request)
+        except ConnectionError:  # the gateway was killed
+            return web.Response()
+        finally:
+            self.running -= 1
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = msgspec.json.decode(await request.read())
         prompt = body.get("prompt")
         prompt_tokens = len(prompt) if isinstance(prompt, list) else 20
         output_tokens = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1)
-        self.requests += 1
-        self.tokens += prompt_tokens
+        is_chat = "messages" in body
+        counts = is_chat or isinstance(prompt, list)  # a probe is nobody's request
+        self.requests += counts
+        self.tokens += counts * prompt_tokens
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        is_chat = "messages" in body
         if is_chat:
             await response.write(ROLE)
         for number in range(1, output_tokens + 1):
-            self.tokens += 1  # computed, whether it can still be sent or not
+            self.tokens += counts  # computed, whether it can still be sent or not
             finish = '"length"' if number == output_tokens else "null"
             text = f'"delta":{{"content":" w{number}"}}' if is_chat else f'"text":" w{number}"'
             frame = (
@@ -77,8 +86,3 @@ async def counting(upstream: Counting) -> AsyncIterator[None]:
     app.router.add_get("/metrics", upstream.metrics)
     async with on_a_free_port(app) as upstream.url:
         yield
-
-
-def now_s() -> float:
-    """Wall clock, as the ledger's rows have it."""
-    return time.time()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
 
-from gateway.accounting.ledger_database import Database, Tx
+from gateway.accounting.ledger_database import SqliteTx, Tx, run_now
 from gateway.accounting.price_book import PriceBook
 from gateway.accounting.settlement import SettledAttempt
 from gateway.generation import Usage
@@ -12,6 +15,7 @@ from gateway.server import RunningGateway
 from scheduler.pricing import RateTier, TokenRates
 from scheduler.types import AttemptOutcome, PlacementKind, SloClass
 
+T = TypeVar("T")
 TIME_S = 1_800_000_000.0
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
 
@@ -56,7 +60,25 @@ def settled(
     )
 
 
-async def one(database: Database, sql: str, *values: object) -> int:
+class Reader(Protocol):
+    """What can be asked: a database, or a file of another process."""
+
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`."""
+
+
+class FileReader:
+    """A ledger's file that a gateway writes to, looked at from outside."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)
+
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`."""
+        return run_now(transaction(SqliteTx(self._connection)))
+
+
+async def one(database: Reader, sql: str, *values: object) -> int:
     """The single number of a query."""
 
     async def query(tx: Tx) -> int:
@@ -66,7 +88,7 @@ async def one(database: Database, sql: str, *values: object) -> int:
     return await database.read(query)
 
 
-async def booked(database: Database) -> int:
+async def booked(database: Reader) -> int:
     """All charges of the ledger, nano-USD."""
     return await one(database, "SELECT CAST(SUM(charged_nano_usd) AS BIGINT) FROM attempt")
 

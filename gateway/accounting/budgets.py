@@ -35,6 +35,10 @@ GRANT_S = 5.0
 """Longest wait of a request for its lease."""
 MAX_GRANTS = 100
 """Attempts of one request at a lease, while others of its holder take what it was granted."""
+REFUSED_S = 1.0
+"""How long a refusal that lasts is remembered: a client that asks again at once costs the ledger
+nothing. A correction may give room within that time."""
+MAX_REFUSED = 10_000
 LOST_NOTE = "the ledger's backlog was full: rows that were lost"
 
 
@@ -62,6 +66,7 @@ class Budgets:
             weakref.WeakValueDictionary()
         )
         self._undone: list[GiveBack | Close] = []
+        self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
         self._configured: tuple[Budget, ...] = ()
         self._overrides: dict[Scope, Budget | None] = {}
 
@@ -93,6 +98,7 @@ class Budgets:
         try:
             if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
                 return
+            self._refuse_again(holder, worst_nano_usd)
             lock = self._locks.get(holder)
             if lock is None:
                 self._locks[holder] = lock = asyncio.Lock()
@@ -153,9 +159,25 @@ class Budgets:
             # Other leases of this process may have room that nobody needs.
             await self.mind(pressed=holder)
             refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
-        if refusal is not None:
-            hint_s = min(30.0, max(0.2, self._book.hold_s)) if refusal.transient else None
-            raise BudgetRefused(refusal, hint_s)
+        if refusal is None:
+            return
+        if refusal.transient:
+            raise BudgetRefused(refusal, min(30.0, max(0.2, self._book.hold_s)))
+        if len(self._refused) >= MAX_REFUSED:
+            self._refused.clear()
+        error = BudgetRefused(refusal, None)
+        self._refused[holder] = (time.monotonic() + REFUSED_S, worst_nano_usd, error)
+        raise error
+
+    def _refuse_again(self, holder: Holder, worst_nano_usd: int) -> None:
+        known = self._refused.get(holder)
+        if known is None:
+            return
+        until_s, refused_nano_usd, error = known
+        if time.monotonic() >= until_s:
+            del self._refused[holder]
+        elif worst_nano_usd >= refused_nano_usd:
+            raise BudgetRefused(error.refusal, None)
 
     async def _grant(self, step: Extend) -> Refusal | None:
         lease: Lease = step.lease
@@ -182,6 +204,7 @@ class Budgets:
     def _apply(self) -> None:
         budgets: dict[Scope, Budget | None] = {b.scope: b for b in self._configured}
         budgets |= self._overrides
+        self._refused.clear()
         self._book.set_budgets(budget for budget in budgets.values() if budget is not None)
 
 

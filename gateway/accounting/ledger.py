@@ -24,8 +24,11 @@ from gateway.accounting.ledger_rows import Entry
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GATHER_S = 0.02
-"""How long a batch gathers rows."""
+GATHER_S = 0.03
+"""How long a batch gathers rows: with the commit, a row is in memory for less than 50 ms."""
+SYNC_S = 1.0
+"""Longest time that a row, committed and safe from the end of this process, may wait for the disk:
+to wait for the disk at every batch costs more than all the rest of it."""
 BATCH_ROWS = 2000
 """Most rows of one transaction."""
 RETRY_S = 0.25
@@ -38,7 +41,8 @@ CLOSE_S = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
     """How the writer stands. `error`: why it cannot write; "": it can. `lost_*`: since the start,
-    rows that found no room in the backlog, and their charges."""
+    rows that found no room in the backlog, and their charges. `longest_wait_s`: from a row's coming
+    to its commit, while nothing failed."""
 
     backlog_rows: int
     backlog_limit_rows: int
@@ -47,6 +51,7 @@ class LedgerStatus:
     failing_s: float
     lost_rows: int
     lost_nano_usd: int
+    longest_wait_s: float
 
 
 @dataclass(slots=True)
@@ -74,6 +79,9 @@ class Ledger:
         self._lost_rows = 0
         self._lost_nano_usd = 0
         self._lost_by_lease: dict[str, int] = {}
+        self._synced_s = 0.0
+        self._oldest_s = 0.0
+        self._longest_wait_s = 0.0
 
     @property
     def status(self) -> LedgerStatus:
@@ -86,6 +94,7 @@ class Ledger:
             failing_s=time.monotonic() - self._failing_since_s if self._error else 0.0,
             lost_rows=self._lost_rows,
             lost_nano_usd=self._lost_nano_usd,
+            longest_wait_s=self._longest_wait_s,
         )
 
     def add(self, entry: Entry) -> None:
@@ -93,6 +102,8 @@ class Ledger:
         if len(self._rows) >= self._limit:
             self._lose(entry)
             return
+        if not self._rows:
+            self._oldest_s = time.monotonic()
         self._rows.append(entry)
         self._wake.set()
 
@@ -128,8 +139,12 @@ class Ledger:
             if not self._jobs and len(self._rows) < BATCH_ROWS:
                 await asyncio.sleep(GATHER_S)
             try:
-                while self._rows or self._jobs:
+                if self._rows or self._jobs:
                     await self._step()
+                while self._jobs or len(self._rows) >= BATCH_ROWS:
+                    await self._step()
+                if self._rows:  # that came meanwhile: they gather anew
+                    self._wake.set()
             except LedgerUnavailable as error:
                 self._fails(str(error))
                 await asyncio.sleep(wait_s)
@@ -163,13 +178,22 @@ class Ledger:
         if self._jobs:
             size = min(size, self._jobs[0].after_seq - self._next_seq)
         batch = list(islice(self._rows, size))
+        began_s = time.monotonic()
         try:
-            await self._database.write(lambda tx: append(tx, self._epoch, self._next_seq, batch))
+            sync = began_s - self._synced_s >= SYNC_S
+            await self._database.write(
+                lambda tx: append(tx, self._epoch, self._next_seq, batch), durable=sync
+            )
+            if sync:
+                self._synced_s = began_s
         except LedgerUnavailable:
             raise
         except Exception as error:  # ours: told again and again, until someone mends it
             log.exception("the ledger cannot write a batch")
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        if not self._error:
+            self._longest_wait_s = max(self._longest_wait_s, time.monotonic() - self._oldest_s)
+        self._oldest_s = began_s  # of those that came meanwhile, at most
         for _ in batch:
             self._rows.popleft()
         self._next_seq += len(batch)

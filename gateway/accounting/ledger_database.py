@@ -23,9 +23,12 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 BUSY_S = 10.0
 """How long SQLite waits for a lock that a reader of the file holds."""
-READ = "BEGIN"
-WRITE = "BEGIN IMMEDIATE"
-"""At once: a transaction that reads first and then finds another writer could not go on."""
+READ = ("BEGIN",)
+WRITE = ("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE")
+WRITE_SOON = ("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE")
+"""How a transaction begins. FULL: its commit is on the disk when it returns. NORMAL: the system has
+it, and brings it to the disk with the next FULL one. Immediate: a transaction that reads first and
+then finds another writer could not go on."""
 
 
 class LedgerUnavailable(Exception):
@@ -52,9 +55,12 @@ class Tx(Protocol):
 class Database(Protocol):
     """Where the ledger lies."""
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """Runs it, and commits it durably. Raises LedgerUnavailable: then it may have happened, or
-        not."""
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
+        """Runs it and commits it. Raises LedgerUnavailable: then it may have happened, or not.
+
+        `durable`: when it returns, this and all before it survive the machine; else only the
+        process, and the machine once a durable one follows.
+        """
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """Runs what only reads. Raises LedgerUnavailable."""
@@ -119,12 +125,16 @@ class SqliteDatabase:
         except (OSError, sqlite3.Error) as error:
             self._unlock()
             raise LedgerUnusable(f"ledger {path}: {error}") from error
+        except LedgerUnusable:
+            self._unlock()
+            raise
         self._write_thread = ThreadPoolExecutor(1, "moegate-ledger-write")
         self._read_thread = ThreadPoolExecutor(1, "moegate-ledger-read")
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
         """See `Database`."""
-        return await self._in(self._write_thread, self._writer, transaction, WRITE)
+        begin = WRITE if durable else WRITE_SOON
+        return await self._in(self._write_thread, self._writer, transaction, begin)
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
@@ -144,7 +154,7 @@ class SqliteDatabase:
         thread: ThreadPoolExecutor,
         connection: sqlite3.Connection,
         transaction: Callable[[Tx], Awaitable[T]],
-        begin: str,
+        begin: Sequence[str],
     ) -> T:
         def work() -> T:
             return run_now(_in_transaction(connection, transaction, begin))
@@ -172,9 +182,12 @@ def run_now(work: Awaitable[T]) -> T:
 
 
 async def _in_transaction(
-    connection: sqlite3.Connection, transaction: Callable[[Tx], Awaitable[T]], begin: str
+    connection: sqlite3.Connection,
+    transaction: Callable[[Tx], Awaitable[T]],
+    begin: Sequence[str],
 ) -> T:
-    connection.execute(begin)
+    for statement in begin:
+        connection.execute(statement)
     try:
         result = await transaction(SqliteTx(connection))
         connection.execute("COMMIT")
@@ -190,6 +203,4 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA journal_mode = WAL")
-    # FULL: a commit is on the disk when it returns, and survives the machine. One for a batch.
-    connection.execute("PRAGMA synchronous = FULL")
     return connection

@@ -112,7 +112,8 @@ async def _spent(tx: Tx, account: Account, ends_unix_s: int) -> int:
         where += f" AND session_id = ${len(values) + 3}"
     [(spent,)] = await tx.rows(
         "SELECT CAST(COALESCE(SUM(budgeted_nano_usd), 0) AS BIGINT) FROM attempt WHERE tenant = $1"
-        f" AND started_unix_us >= $2 AND started_unix_us < $3{where}",
+        # The index is on the end, which is not before the start.
+        f" AND ended_unix_us >= $2 AND started_unix_us >= $2 AND started_unix_us < $3{where}",
         *(account.tenant, account.starts_unix_s * 1_000_000, ends_unix_s * 1_000_000, *values),
     )
     return int(spent)

@@ -64,8 +64,8 @@ class PostgresDatabase:
         self._claim = claim
         self._failures = failures
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
+        """See `Database`; every commit is durable here."""
         try:
             async with (
                 self._pool.acquire(timeout=CONNECT_S) as connection,

@@ -76,7 +76,6 @@ STATEMENTS = (
         PRIMARY KEY (epoch, seq)
     )""",
     "CREATE INDEX IF NOT EXISTS attempt_by_end ON attempt (ended_unix_us)",
-    "CREATE INDEX IF NOT EXISTS attempt_by_tenant ON attempt (tenant, started_unix_us)",
     """CREATE TABLE IF NOT EXISTS budget (
         tenant TEXT NOT NULL,
         key_id TEXT NOT NULL,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
 from tests.stack.install import apt_install
 
 USER = "postgres"
@@ -32,6 +34,16 @@ class Postgres:
     def dsn(self) -> str:
         """Address of its only database."""
         return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    async def new_database(self, name: str) -> str:
+        """An empty database of this name; returns its address."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        return self.dsn.removesuffix("/postgres") + f"/{name}"
 
     def start(self) -> None:
         """Starts it; returns when it answers."""

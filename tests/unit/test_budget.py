@@ -100,11 +100,11 @@ def position(cap: int, settled: int, committed: int, *, hard: bool = True) -> Po
     return Position(limit=limit, settled_nano_usd=settled, committed_nano_usd=committed)
 
 
-def test_a_grant_holds_the_need_and_two_per_cent_of_what_is_left() -> None:
-    assert grant(100, [position(10_100, 0, 0)]) == Grant(nano_usd=300, left_nano_usd=9_800)
+def test_a_grant_holds_the_need_and_a_little_of_what_is_left() -> None:
+    assert grant(100, [position(6_800, 0, 0)]) == Grant(nano_usd=200, left_nano_usd=6_600)
     # The account with the least left decides.
-    assert grant(100, [position(10_100, 0, 0), position(1_100, 0, 500)]) == Grant(
-        nano_usd=110, left_nano_usd=490
+    assert grant(100, [position(10_100, 0, 0), position(1_270, 0, 500)]) == Grant(
+        nano_usd=110, left_nano_usd=660
     )
     assert grant(500, [position(500, 0, 0)]) == Grant(nano_usd=500, left_nano_usd=0)
 
