@@ -14,6 +14,7 @@ import asyncio
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -73,23 +74,21 @@ def settings(*, budgets: bool) -> Config:
     return msgspec.structs.replace(config, budgets=tuple(caps))
 
 
-async def one_request(opened: Accounts, number: int) -> None:
+def requests(count: int) -> list[SettledAttempt]:
+    """Attempts of requests of all keys in turn: made before anything is measured."""
+    return [
+        replace(_SETTLED, request_id=f"key{i % KEYS}/{i}", key_id=f"key{i % KEYS}")
+        for i in range(count)
+    ]
+
+
+async def one_request(opened: Accounts, settled: SettledAttempt) -> None:
     """Reserves, settles and releases."""
-    key_id = f"key{number % KEYS}"
-    request_id = f"{key_id}/{number}"
-    holder = opened.budgets.holder("team", key_id, "")
+    holder = opened.budgets.holder("team", settled.key_id, "")
     if holder is not None:
-        await opened.budgets.reserve(request_id, holder, WORST)
-    opened.take(
-        SettledAttempt(
-            **{
-                **{name: getattr(_SETTLED, name) for name in _SETTLED.__slots__},
-                "request_id": request_id,
-                "key_id": key_id,
-            }
-        )
-    )
-    opened.budgets.release(request_id)
+        await opened.budgets.reserve(settled.request_id, holder, WORST)
+    opened.take(settled)
+    opened.budgets.release(settled.request_id)
 
 
 async def until_written(opened: Accounts) -> None:
@@ -106,9 +105,10 @@ async def throughput(rows: int) -> None:
     for name, budgets in (("no budgets", False), (f"{KEYS} keys with budgets", True)):
         with tempfile.TemporaryDirectory() as folder:
             async with accounts(settings(budgets=budgets), Path(folder)) as opened:
+                made = requests(rows)
                 began_s, cpu_s = time.perf_counter(), time.process_time()
-                for number in range(rows):
-                    await one_request(opened, number)
+                for number, settled in enumerate(made):
+                    await one_request(opened, settled)
                     if number % 100 == 0:
                         await asyncio.sleep(0)
                 await until_written(opened)
@@ -126,8 +126,8 @@ async def share(seconds: float) -> None:
     for rate in RATES_PER_S:
         with tempfile.TemporaryDirectory() as folder:
             async with accounts(settings(budgets=True), Path(folder)) as opened:
-                for number in range(KEYS):  # their leases: made once, then they last
-                    await one_request(opened, number)
+                for settled in requests(KEYS):  # their leases: made once, then they last
+                    await one_request(opened, settled)
                 await until_written(opened)
                 idle_us = await _paced(seconds, rate, None)
                 busy_us = await _paced(seconds, rate, opened)
@@ -142,14 +142,14 @@ async def share(seconds: float) -> None:
 
 async def _paced(seconds: float, rate: int, opened: Accounts | None) -> float:
     """CPU of a request at a steady rate, microseconds; None: of the pace alone."""
-    count = round(seconds * rate)
+    made = requests(round(seconds * rate))
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    for number in range(count):
+    for number, settled in enumerate(made):
         if opened is not None:
-            await one_request(opened, number)
+            await one_request(opened, settled)
         due_s = began_s + (number + 1) / rate
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-    return (time.process_time() - cpu_s) / count * 1e6
+    return (time.process_time() - cpu_s) / len(made) * 1e6
 
 
 def main() -> None:

@@ -157,6 +157,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 charged = await self._ledger(lambda: self._accounts.write(transaction))
             except NoSuchRow as error:
                 raise errors.not_found("attempt", str(error)[:200]) from error
+            self._accounts.budgets.ask_again()
             return admin_pb2.CorrectChargeResponse(charged_nano_usd=charged)
 
     async def GetLedgerStatus(

@@ -37,7 +37,7 @@ MAX_GRANTS = 100
 """Attempts of one request at a lease, while others of its holder take what it was granted."""
 REFUSED_S = 1.0
 """How long a refusal that lasts is remembered: a client that asks again at once costs the ledger
-nothing. A correction may give room within that time."""
+nothing."""
 MAX_REFUSED = 10_000
 LOST_NOTE = "the ledger's backlog was full: rows that were lost"
 
@@ -84,6 +84,10 @@ class Budgets:
         """Puts those that were set at run time over them, by scope; None: taken away."""
         self._overrides = overrides
         self._apply()
+
+    def ask_again(self) -> None:
+        """What was refused may have room now: a correction was written."""
+        self._refused.clear()
 
     def was_set(self, scope: Scope) -> bool:
         """Whether the budget of this scope was set at run time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
@@ -83,6 +84,12 @@ async def create_tables(tx: Tx) -> None:
         )
 
 
+@functools.cache
+def _numbered(sql: str) -> str:
+    """The statement with SQLite's names of its parameters."""
+    return sql.replace("$", "?")
+
+
 class SqliteTx:
     """`Tx` of SQLite: every call is done when it returns."""
 
@@ -91,15 +98,15 @@ class SqliteTx:
 
     async def run(self, sql: str, *values: object) -> int:
         """See `Tx`."""
-        return self._connection.execute(sql.replace("$", "?"), values).rowcount
+        return self._connection.execute(_numbered(sql), values).rowcount
 
     async def rows(self, sql: str, *values: object) -> Sequence[Row]:
         """See `Tx`."""
-        return self._connection.execute(sql.replace("$", "?"), values).fetchall()
+        return self._connection.execute(_numbered(sql), values).fetchall()
 
     async def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """See `Tx`."""
-        self._connection.executemany(sql.replace("$", "?"), rows)
+        self._connection.executemany(_numbered(sql), rows)
 
 
 class SqliteDatabase:
