@@ -81,10 +81,11 @@ class Accounts:
             if self.ledger.status.error:
                 calm_since_s = now_s
                 continue
-            await self.budgets.mind()
             try:
+                await self.budgets.mind()
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
+                    await self.database.keep(self.owner.gateway)
                     await self.write(lambda tx: heard(tx, self.owner))
                     self.budgets.override(await self.database.read(overrides))
                     if self.shared and now_s - calm_since_s >= SETTLE_S:
@@ -95,6 +96,8 @@ class Accounts:
                     await self._retain()
             except LedgerUnavailable as error:
                 log.warning("the ledger could not be minded: %s", error)
+            except Exception:  # leases, retention and the heartbeat must not end with one fault
+                log.exception("the ledger could not be minded")
 
     async def _retain(self) -> None:
         before_us = round((time.time() - self.retain_days * 86_400) * 1e6)

@@ -66,6 +66,9 @@ class Database(Protocol):
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """Runs what only reads. Raises LedgerUnavailable."""
 
+    async def keep(self, gateway: str) -> None:
+        """Sees to it that no other process writes as this gateway. Raises LedgerUnavailable."""
+
     async def close(self) -> None:
         """Lets go of it."""
 
@@ -146,6 +149,9 @@ class SqliteDatabase:
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
         return await self._in(self._read_thread, self._reader, transaction, READ)
+
+    async def keep(self, gateway: str) -> None:
+        """See `Database`: the lock of the file does."""
 
     async def close(self) -> None:
         """See `Database`."""

@@ -7,6 +7,7 @@ an UPDATE before they are read, always in the order of their ids.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +23,7 @@ from gateway.accounting.ledger_database import (
 if TYPE_CHECKING:
     import asyncpg
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_CONNECTIONS = 4
 CONNECT_S = 5.0
@@ -58,10 +60,16 @@ class PostgresDatabase:
     """A database that is reached by its DSN. Made by `connect`."""
 
     def __init__(
-        self, pool: asyncpg.Pool, claim: asyncpg.Connection, failures: tuple[type[Exception], ...]
+        self,
+        pool: asyncpg.Pool,
+        claim: asyncpg.Connection,
+        reconnect: Callable[[], Awaitable[asyncpg.Connection]],
+        failures: tuple[type[Exception], ...],
     ) -> None:
+        """`claim`: the connection that holds the gateway's name; `reconnect` makes another."""
         self._pool = pool
         self._claim = claim
+        self._reconnect = reconnect
         self._failures = failures
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
@@ -78,6 +86,24 @@ class PostgresDatabase:
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
         return await self.write(transaction)
+
+    @property
+    def claim_lost(self) -> bool:
+        """Whether the connection that holds the gateway's name is gone."""
+        return bool(self._claim.is_closed())
+
+    async def keep(self, gateway: str) -> None:
+        """See `Database`: takes the name again after the connection that held it was lost."""
+        if not self.claim_lost:
+            return
+        try:
+            self._claim = await self._reconnect()
+            await _claim(self._claim, gateway)
+        except LedgerUnusable as error:
+            self._claim.terminate()
+            log.error("%s", error)
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         """See `Database`."""
@@ -103,8 +129,12 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
     failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     where = _PASSWORD.sub(r"\1:***@", dsn)
     settings = {"application_name": "moegate"}
+
+    async def reconnect() -> asyncpg.Connection:
+        return await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
+
     try:
-        claim = await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
+        claim = await reconnect()
     except failures as error:
         raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
     try:
@@ -117,7 +147,7 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             command_timeout=STATEMENT_S,
             server_settings=settings,
         )
-        database = PostgresDatabase(pool, claim, failures)
+        database = PostgresDatabase(pool, claim, reconnect, failures)
         await database.write(_prepare)
     except (*failures, LedgerUnavailable) as error:
         claim.terminate()

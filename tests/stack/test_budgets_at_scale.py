@@ -9,8 +9,10 @@ from pathlib import Path
 
 import grpc
 import msgspec
+import pytest
 
-from gateway.accounting.ledger_database import Database
+from gateway.accounting.ledger_database import Database, LedgerUnusable
+from gateway.accounting.ledger_postgres import connect
 from gateway.config_ledger import BudgetEntry, Ledger
 from gateway.config_values import Secret
 from moegate.v1 import chat_pb2, generation_pb2
@@ -81,6 +83,26 @@ async def test_two_gateways_never_pass_a_cap_together(tmp_path: Path, postgres: 
         # Nobody stopped early: what is left is less than the worst case of one more.
         assert cap - upstream.tokens < 400
         assert min(sum(answered[:6]), sum(answered[6:])) > 0
+
+
+async def test_a_name_is_one_gateway_also_after_the_database_was_away(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    dsn = await postgres.new_database("names")
+    database = await connect(dsn, "one")
+    try:
+        with pytest.raises(LedgerUnusable, match="another gateway named 'one'"):
+            await connect(dsn, "one")
+        await asyncio.to_thread(postgres.stop)
+        await asyncio.to_thread(postgres.start)
+        await serving.until(lambda: database.claim_lost)
+        await database.keep("one")
+        with pytest.raises(LedgerUnusable, match="another gateway named 'one'"):
+            await connect(dsn, "one")
+    finally:
+        await database.close()
+    again = await connect(dsn, "one")
+    await again.close()
 
 
 async def test_an_agent_that_runs_away_stops_exactly_at_its_cap(tmp_path: Path) -> None:
