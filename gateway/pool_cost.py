@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gateway import errors
 from gateway.accounting.metering import Metering
@@ -18,6 +18,7 @@ DEFAULT_NS = 3600 * SECOND_NS
 LONGEST_NS = 24 * DEFAULT_NS
 RATES_NS = 3600 * SECOND_NS
 """Window of the rates that WatchFleet shows."""
+KEPT_S = 5.0
 
 
 def pool_cost(live: Live, request: usage_pb2.GetPoolCostRequest) -> usage_pb2.GetPoolCostResponse:
@@ -36,6 +37,24 @@ def pool_cost(live: Live, request: usage_pb2.GetPoolCostRequest) -> usage_pb2.Ge
     answer = _message(cost)
     answer.remotes.extend(_remotes(live, cost))
     return answer
+
+
+class KeptRates:
+    """The rates, made anew every few seconds at most: a look goes through a day of minutes (some
+    10 ms on the event loop), and every watcher and scraper asks."""
+
+    def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
+        self._metering = metering
+        self._clock = clock
+        self._made_s = float("-inf")
+        self._rates: dict[str, list[usage_pb2.PoolRate]] = {}
+
+    def __call__(self) -> dict[str, list[usage_pb2.PoolRate]]:
+        """By pool."""
+        now_s = self._clock()
+        if now_s - self._made_s >= KEPT_S:
+            self._made_s, self._rates = now_s, pool_rates(self._metering)
+        return self._rates
 
 
 def pool_rates(metering: Metering) -> dict[str, list[usage_pb2.PoolRate]]:

@@ -155,12 +155,7 @@ def _histogram(
     name: str, unit: str, labels: tuple[str, ...], buckets: tuple[float, ...], about: str
 ) -> Metric:
     return Metric(
-        name=name,
-        kind=MetricKind.HISTOGRAM,
-        unit=unit,
-        labels=labels,
-        buckets=buckets,
-        about=about,
+        name=name, kind=MetricKind.HISTOGRAM, unit=unit, labels=labels, buckets=buckets, about=about
     )
 
 
@@ -293,26 +288,14 @@ COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, COST_USD, UNPRICED)
 
 # Gauges, read when the page is.
 QUEUE_DEPTH = _gauge(
-    "moegate.queue.depth",
-    "{request}",
-    (REQUEST_MODEL, SLO_CLASS),
-    "Requests that wait in the gateway's queue.",
+    "moegate.queue.depth", "{request}", (REQUEST_MODEL, SLO_CLASS), "Requests that wait here."
 )
 QUEUE_OLDEST = _gauge(
-    "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest request there."
+    "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest request."
 )
-QUEUE_DRAIN = _gauge(
-    "moegate.queue.drain",
-    "s",
-    (REQUEST_MODEL,),
-    "Predicted time to work the queue off.",
-)
-IN_FLIGHT = _gauge(
-    "moegate.requests.in_flight", "{request}", (), "Requests in the gateway, waiting or running."
-)
-LOOP_BUSY = _gauge(
-    "moegate.loop.busy", "1", (), "CPU share of one core that the gateway's process takes."
-)
+QUEUE_DRAIN = _gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to drain it.")
+IN_FLIGHT = _gauge("moegate.requests.in_flight", "{request}", (), "Requests, waiting or running.")
+LOOP_BUSY = _gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
 SATURATION = _gauge(
     "moegate.pool.saturation",
     "1",
@@ -320,7 +303,7 @@ SATURATION = _gauge(
     "Predicted wait of a new request over the time to first token that it is promised.",
 )
 SATURATED = _gauge(
-    "moegate.pool.saturated", "1", (POOL, REQUEST_MODEL), "The same with hysteresis: 1 or 0."
+    "moegate.pool.saturated", "1", (POOL, REQUEST_MODEL), "1: it overflows (with hysteresis)."
 )
 GROUPS = _gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
 GROUPS_SERVING = _gauge(
@@ -333,21 +316,14 @@ RELEASABLE = _gauge(
     "Groups emptied on purpose: an autoscaler may take them.",
 )
 SERVING = _gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
-RUNNING = _gauge(
-    "moegate.placement.running", "{sequence}", (PLACEMENT,), "Own sequences that run there."
-)
+RUNNING = _gauge("moegate.placement.running", "{sequence}", (PLACEMENT,), "Own sequences there.")
 EXTERNAL = _gauge(
-    "moegate.placement.external",
-    "{sequence}",
-    (PLACEMENT,),
-    "Sequences there that others sent.",
+    "moegate.placement.external", "{sequence}", (PLACEMENT,), "Sequences that others sent."
 )
 ENGINE_WAITING = _gauge(
-    "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests that wait inside the engine."
+    "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests waiting in the engine."
 )
-KV_TOKENS = _gauge(
-    "moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Resident KV tokens, predicted."
-)
+KV_TOKENS = _gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Resident, predicted.")
 KV_CAPACITY = _gauge(
     "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "KV tokens that fit."
 )
@@ -364,16 +340,11 @@ DISTINCT_EXPERTS = _gauge(
     "Experts per layer that this step touches, D(B).",
 )
 DECODE_STEP = _gauge(
-    "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of this step, T(B)."
+    "moegate.placement.decode_step", "s", (PLACEMENT,), "Its predicted time, T(B)."
 )
-REPORT_AGE = _gauge(
-    "moegate.placement.report.age", "s", (PLACEMENT,), "Age of the newest engine report."
-)
+REPORT_AGE = _gauge("moegate.placement.report.age", "s", (PLACEMENT,), "Of the newest report.")
 ERROR_SHARE = _gauge(
-    "moegate.placement.errors",
-    "1",
-    (PLACEMENT,),
-    "Share of the attempts there that failed, recent.",
+    "moegate.placement.errors", "1", (PLACEMENT,), "Failed share of recent attempts."
 )
 OUTPUT_RATE = _gauge(
     "moegate.placement.output_tokens_per_second",
@@ -406,13 +377,9 @@ BUDGET_LEFT = _gauge(
     (TENANT, KEY_ID, "moegate.budget.period"),
     "Share of it that is neither spent nor granted to running requests; below 0: overrun.",
 )
-LEDGER_BACKLOG = _gauge(
-    "moegate.ledger.backlog", "{row}", (), "Rows that wait to be written to the ledger."
-)
-LEDGER_LIMIT = _gauge(
-    "moegate.ledger.backlog.limit", "{row}", (), "Rows that may wait; more are lost."
-)
-LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows that found no room since the start.")
+LEDGER_BACKLOG = _gauge("moegate.ledger.backlog", "{row}", (), "Rows to be written.")
+LEDGER_LIMIT = _gauge("moegate.ledger.backlog.limit", "{row}", (), "Rows that may wait.")
+LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows that found no room.")
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),

@@ -32,7 +32,7 @@ from gateway.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
 from gateway.listening import Certificates, bind, follow, server_options
 from gateway.live import Live, ReloadRefused
 from gateway.loop_load import LoopLoad
-from gateway.pool_cost import pool_rates
+from gateway.pool_cost import KeptRates
 from gateway.runtime import Runtime, session
 from gateway.service import InferenceService
 from gateway.telemetry.logs import to_stderr
@@ -177,7 +177,8 @@ async def running_gateway(
             )
             inference = InferenceService(live, clock, observing, accounting.budgets)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            usage = UsageService(live, clock, throughput, lambda: pool_rates(metering), accounting)
+            rates = KeptRates(metering, clock)
+            usage = UsageService(live, clock, throughput, rates, accounting)
             usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             admin = AdminService(live, accounting, read_again)
@@ -193,7 +194,7 @@ async def running_gateway(
                 load=loop_load,
                 throughput=throughput,
                 clock=clock,
-                rate_source=lambda: pool_rates(metering),
+                rate_source=rates,
             )
             async with metrics_page(config.telemetry, observing, figures) as metrics_address:
                 gateway = RunningGateway(
