@@ -41,6 +41,7 @@ from scheduler.types import (
 BATCH = 40
 """Streams of a placement that its promise allows, about."""
 PROGRESS_S = 0.05
+TOKEN_S = 0.035
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class Bench:
     events: list[tuple[float, int, Event]] = field(default_factory=list)
     pushed: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
+    streams: dict[str, float] = field(default_factory=dict)
+    """When the first token of each running stream comes."""
 
     def run(self, count: int) -> None:
         """Plays `count` arrivals."""
@@ -82,6 +85,7 @@ class Bench:
                 at_s, _, event = heapq.heappop(self.events)
                 self.tell(core, event, at_s)
             if now >= next_tick_s:
+                self.tell_progress(core, now)
                 self.perform(core.tick(now).actions, now)
                 next_tick_s = now + PROGRESS_S
             request = self.request(f"r{number}", now)
@@ -104,19 +108,29 @@ class Bench:
             choices=1, size_bytes=4000, remote_classes=frozenset(),
         )  # fmt: skip
 
+    def tell_progress(self, core: Scheduler, now: float) -> None:
+        """Every running stream's tokens, as the dispatcher tells them."""
+        for request_id, first_s in self.streams.items():
+            if first_s < now:
+                tokens = 1 + int((now - first_s) / TOKEN_S)
+                progress = Progress(request_id=request_id, attempt=1, output_tokens=tokens)
+                began_s = time.thread_time()
+                self.perform(core.handle(progress, now), now)
+                self.progress_s.append(time.thread_time() - began_s)
+
     def tell(self, core: Scheduler, event: Event, now: float) -> None:
         """An event, timed; what it made the scheduler do counts for the requests that it moved."""
         began_s = time.thread_time()
         actions = core.handle(event, now)
         took_s = time.thread_time() - began_s
-        if isinstance(event, Progress) and not actions:
-            self.progress_s.append(took_s)
+        if isinstance(event, AttemptEnded):
+            del self.streams[event.request_id]
         for action in actions:
             self.spent_s[action.request_id] += took_s / len(actions)
         self.perform(actions, now)
 
     def perform(self, actions: tuple[Action, ...], now: float) -> None:
-        """Streams that run at 40 ms a token, told every 50 ms at first and at their end."""
+        """Streams that run at TOKEN_S a token."""
         for action in actions:
             if isinstance(action, Reject):
                 self.rejected += 1
@@ -124,15 +138,14 @@ class Bench:
             elif isinstance(action, Dispatch):
                 self.action_s.append(self.spent_s.pop(action.request_id))
                 tokens = self.lengths.pop(action.request_id)
-                first_s = now + 0.1
-                for made in sorted({1, min(3, tokens), max(1, tokens // 2), tokens - 1}):
-                    progress = Progress(request_id=action.request_id, attempt=1, output_tokens=made)
-                    self.push(first_s + 0.04 * made, progress)
+                first_s = self.streams[action.request_id] = now + 0.1
+                first = Progress(request_id=action.request_id, attempt=1, output_tokens=1)
                 ended = AttemptEnded(
                     request_id=action.request_id, attempt=1, outcome=AttemptOutcome.OK,
                     output_tokens=tokens,
                 )  # fmt: skip
-                self.push(first_s + 0.04 * tokens, ended)
+                self.push(first_s, first)
+                self.push(first_s + TOKEN_S * tokens, ended)
 
     def push(self, at_s: float, event: Event) -> None:
         """An event to come."""
@@ -145,7 +158,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time from submit to action.")
     parser.add_argument("--placements", type=int, nargs="+", default=[8, 64, 1024])
     parser.add_argument("--load", type=float, nargs="+", default=[0.8, 1.1])
-    parser.add_argument("--count", type=int, default=6000, help="arrivals measured")
+    parser.add_argument("--count", type=int, default=3000, help="arrivals measured")
+    parser.add_argument("--warm-s", type=float, default=8.0, help="virtual time before it")
     arguments = parser.parse_args()
     print(
         f"{'placements':>10} {'load':>5} {'submit p50/p99 us':>20} {'to action p50/p99 us':>22}"
@@ -153,10 +167,9 @@ def main() -> int:
     )
     for placements in arguments.placements:
         for load in arguments.load:
-            # A stream stays for about 8 s: 200 tokens at 40 ms.
-            rate = load * placements * BATCH / 8.1
+            rate = load * placements * BATCH / (0.1 + 200 * TOKEN_S)
             bench = Bench(placements, rate, np.random.default_rng(1))
-            warm = int(rate * 12)
+            warm = int(rate * arguments.warm_s)
             bench.run(warm + arguments.count)
             submit, action = np.array(bench.submit_s[warm:]), np.array(bench.action_s[warm // 2 :])
             progress = np.array(bench.progress_s[-20_000:])

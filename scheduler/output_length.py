@@ -68,7 +68,7 @@ class OutputLengths:
         counts *= 1.0 - 1.0 / MEMORY_ANSWERS
         counts[min(bucket, GRID_POINTS)] += 1.0
         total = counts.sum()
-        longer = total - np.cumsum(counts[:-1])
+        longer = np.maximum(total - np.cumsum(counts[:-1]), 0.0)  # rounding goes below
         self.table[row] = (longer + PRIOR_ANSWERS * lean_on) / (total + PRIOR_ANSWERS)
 
     def survival(self, row: npt.NDArray[np.intp], tokens: Floats) -> Floats:

@@ -307,3 +307,11 @@ def test_events_of_old_attempts_change_nothing() -> None:
     assert core.handle(ended("r1"), 1.5) == ()
     assert core.handle(Progress(request_id="r1", attempt=1, output_tokens=5), 1.5) == ()
     assert repr(core) == "<Scheduler: 0 queued, 1 running>"
+
+
+def test_a_fit_that_finds_prefills_free_is_not_believed() -> None:
+    prior = QWEN3_30B_H100
+    fleet = scheduler(local("a"))._deciders["moe"].lane.fleet
+    fleet._set_model(fleet.groups[0], prior.scaled(prefill=0.0))
+    assert fleet.groups[0].model.prefill_token_s > 0.5 * prior.prefill_token_s
+    assert fleet.chunk_s[0] > 0.1
