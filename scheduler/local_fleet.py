@@ -45,8 +45,6 @@ class Group:
     own: OwnLoad = field(default_factory=OwnLoad)
     batch: int = 0
     kv_paced_tokens: int = 0
-    curve_at_s: float = -1.0
-    """When its harm curve was made; negative: its streams have changed since."""
 
 
 class LocalFleet:
@@ -131,6 +129,8 @@ class LocalFleet:
             most_tokens=request.max_output_tokens,
             row=self.lengths.row(request.key_id),
         )
+        # It has more to lose now; who leaves only makes the curve too careful, until it ages.
+        self.curve_at_s[self.groups[index].members] = -1.0
         self.sync(index, now)
 
     def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
@@ -253,7 +253,6 @@ class LocalFleet:
             self.context_tokens[index] = context
         self.cache_trust[index] = state.cache_trust
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
-        group.curve_at_s = -1.0
         if len(group.members) == 1:
             group.batch = int(self.sequences[index])
             group.kv_paced_tokens = state.kv_tokens + external_kv
@@ -261,7 +260,6 @@ class LocalFleet:
             self.step_s[index] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
             self.kv_paced_tokens[index] = group.kv_paced_tokens
             self.stall_end_s[index] = self.prefill_end_s[index]
-            self.curve_at_s[index] = -1.0
             return
         members = group.members
         group.batch = int(self.sequences[members].sum())
@@ -270,7 +268,6 @@ class LocalFleet:
         self.step_s[members] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
-        self.curve_at_s[members] = -1.0
 
     def refresh_curve(self, index: int, now: float) -> None:
         """Makes the harm curve of the placement's group anew."""
@@ -285,7 +282,7 @@ class LocalFleet:
         step_s = group.model.tpot_s(group.batch + 1, group.kv_paced_tokens)
         curve = group.streams.curve(starts_s, step_s, self.lengths, now)
         self.curves[group.members] = curve
-        self.curve_at_s[group.members] = group.curve_at_s = now
+        self.curve_at_s[group.members] = now
 
     def releasable(self, index: int, now: float) -> bool:
         """Whether the placement's group has been empty for the pool's release delay."""
