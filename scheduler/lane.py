@@ -17,7 +17,7 @@ from scheduler.flow_control import ModelQueue, Queued, QueueLimits
 from scheduler.gates import Gates
 from scheduler.local_fleet import LocalFleet
 from scheduler.output_length import Floats
-from scheduler.placement import LONGEST_RESERVED_SHARE, Ask, Block, Quote, choose, quote
+from scheduler.placement import Ask, Block, Quote, choose, quote
 from scheduler.policy import Policy
 from scheduler.prefix_index import PrefixIndex
 from scheduler.remotes import Remotes
@@ -84,8 +84,8 @@ class Lane:
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
         lengths, longest = self.fleet.lengths, request.max_output_tokens
-        ticket.output_tokens = lengths.mean(request.key_id, longest) * request.choices
-        reserve = lengths.quantile(request.key_id, LONGEST_RESERVED_SHARE, longest)
+        mean, reserve = lengths.expected(request.key_id, longest)
+        ticket.output_tokens = mean * request.choices
         ticket.reserve_tokens = request.prompt_tokens + request.choices * reserve
         if count and request.slo.slo_class in URGENT:
             mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s

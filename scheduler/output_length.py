@@ -24,6 +24,7 @@ PRIOR_ANSWERS = 20.0
 """Answers that the prior counts for in the model's histogram, and the model's in a key's."""
 MEMORY_ANSWERS = 1000.0
 """Answers after which an old one counts e times less."""
+LONGER_SHARE = 0.1
 MAX_ROWS = 1024
 MODEL_ROW = 0
 
@@ -39,6 +40,8 @@ class OutputLengths:
         self.table: Floats = np.tile(_PRIOR, (16, 1))
         self._counts: Floats = np.zeros((16, GRID_POINTS + 1))
         self._rows: dict[str, int] = {"": MODEL_ROW}
+        self._expected: dict[tuple[str, int], tuple[float, int]] = {}
+        """Means and quantiles since the last answer: few kinds of request come between two."""
 
     def row(self, key: str) -> int:
         """The row of a key's answers; the model's own when no row is free."""
@@ -57,6 +60,7 @@ class OutputLengths:
 
     def learn(self, key: str, tokens: float) -> None:
         """Takes the length of an answer that came to its end."""
+        self._expected.clear()
         bucket = math.ceil(max(0.0, STEPS_PER_OCTAVE * math.log2(max(1.0, tokens))))
         self._count(MODEL_ROW, bucket, _PRIOR)
         row = self.row(key)
@@ -81,6 +85,16 @@ class OutputLengths:
         at = row * GRID_POINTS + below
         lower = flat[at]
         return np.asarray(lower + share * (flat[at + 1] - lower))
+
+    def expected(self, key: str, longest: int) -> tuple[float, int]:
+        """Mean length, and the one that `LONGER_SHARE` of the answers exceed; cut at `longest`."""
+        found = self._expected.get((key, longest))
+        if found is None:
+            if len(self._expected) >= MAX_ROWS:
+                self._expected.clear()
+            found = self.mean(key, longest), self.quantile(key, LONGER_SHARE, longest)
+            self._expected[key, longest] = found
+        return found
 
     def mean(self, key: str, longest: int) -> float:
         """Expected length, cut at `longest` tokens: the integral of S."""

@@ -31,8 +31,6 @@ CURVE_AGE_S = 0.1
 """A harm curve older than this is made anew before it decides."""
 MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
-LONGEST_RESERVED_SHARE = 0.1
-"""One answer in ten is longer than what is reserved for it."""
 _TIE = 1.0 + 1e-9
 
 
