@@ -3,8 +3,7 @@
 All threads count, the exporter's and the log's too. Output is not held: holding keeps the CPU at a
 target and would hide what comes on top. The cases take turns within each round, so that what else
 the machine does meets all of them; the cost of a case is the median over the rounds of its CPU over
-that of the `off` case of the same round. What `off` itself costs cannot be seen in that noise: the
-calls that it makes per request are timed by themselves.
+that of the `off` case of the same round. `benchmarks/telemetry_calls.py` times the calls alone.
 
     python -m benchmarks.telemetry [--rounds 5]
 """
@@ -16,7 +15,6 @@ import asyncio
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,12 +34,8 @@ from benchmarks.overhead import (
     unary,
     until_ready,
 )
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config_telemetry import Telemetry as Settings
-from gateway.telemetry.observer import Telemetry
-from gateway.trail import UNOBSERVED, AttemptEnd
 from moegate.v1 import inference_pb2_grpc
-from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, SloClass
 
 TOKENS = 128
 STREAMS = 32
@@ -105,71 +99,6 @@ async def streams(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> None:
         await asyncio.gather(*(one() for _ in range(STREAMS)))
 
 
-def off_s() -> float:
-    """CPU seconds per request of the calls that the gateway makes though all is off."""
-    telemetry = Telemetry(
-        provider=None, instruments=None, record_content=False, clock=time.perf_counter
-    )
-    action = Dispatch(
-        request_id="r",
-        attempt=1,
-        placement="own/a",
-        kind=PlacementKind.LOCAL,
-        reason="",
-        predicted_ttft_s=None,
-        predicted_tpot_s=None,
-    )
-    settled = SettledAttempt(
-        request_id="r",
-        attempt=1,
-        key_id="k",
-        tenant="t",
-        session_id="",
-        model="m",
-        slo_class=SloClass.INTERACTIVE,
-        placement="own/a",
-        pool="own",
-        kind=PlacementKind.LOCAL,
-        outcome=AttemptOutcome.OK,
-        started_unix_s=0.0,
-        ended_unix_s=1.0,
-        usage=None,
-        metered_nano_usd=None,
-        charged_nano_usd=None,
-        basis=None,
-        price_row_id="",
-        parts=(),
-        cheapest_remote_nano_usd=None,
-        final=True,
-    )
-    number = 20_000
-    started_s = time.process_time()
-    for _ in range(number):
-        trail = telemetry.trail(None, None, "k", {}, None) if telemetry.is_on else UNOBSERVED  # type: ignore[arg-type]
-        trail.waits(0)
-        trail.decided(action, 0.0)
-        trail.attempt(action, None)  # type: ignore[arg-type]
-        for _ in range(TOKENS):
-            if trail.wants_content:
-                raise AssertionError
-        trail.ended(
-            action,
-            AttemptEnd(
-                settled=settled,
-                detail="ok",
-                failure=None,
-                committed=True,
-                ttft_s=1.0,
-                tpot_s=0.1,
-                output_tokens=TOKENS,
-                model="m",
-                last=None,
-            ),
-        )
-        trail.finished(None)  # type: ignore[arg-type]
-    return (time.process_time() - started_s) / number
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -202,14 +131,6 @@ def main() -> None:
             cells += [f"{1e6 * statistics.median(spent_s):.0f}", f"{share:+.1%}"]
         table.add_row(*cells)
     Console(width=110).print(table)
-    off_us = 1e6 * off_s()
-    unary_us, stream_us = (
-        1e6 * statistics.median(figure[i] for figure in found[OFF]) for i in (0, 1)
-    )
-    print(
-        f"off: its calls take {off_us:.1f} µs of a request: {off_us / unary_us:.2%} of a unary "
-        f"one, {off_us / stream_us:.2%} of a streamed one"
-    )
 
 
 if __name__ == "__main__":

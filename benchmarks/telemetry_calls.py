@@ -1,0 +1,187 @@
+"""CPU of telemetry's own calls per request: interceptor, spans, measurements, log line, export.
+
+By themselves, in one process and all its threads, so that a noisy machine cannot hide them as it
+does in `benchmarks/telemetry.py`, which measures whole gateways.
+
+    python -m benchmarks.telemetry_calls
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import time
+from typing import Any
+
+from benchmarks.overhead import HERE, process
+from gateway.accounting.settlement import SettledAttempt
+from gateway.config_telemetry import LogFormat
+from gateway.generation import Generation, Usage
+from gateway.responses import Finished
+from gateway.telemetry import logs
+from gateway.telemetry.instruments import Instruments
+from gateway.telemetry.observer import Telemetry
+from gateway.telemetry.rpc import RpcObserver
+from gateway.telemetry.tracing import tracer_provider
+from gateway.trail import AttemptEnd
+from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Request, Slo, SloClass
+
+REQUESTS = 3000
+METHOD = "moegate.v1.InferenceService/Generate"
+USAGE = Usage(prompt_tokens=50, completion_tokens=128, cached_tokens=0)
+SLO = Slo(slo_class=SloClass.INTERACTIVE, ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
+REQUEST = Request(
+    request_id="key/r",
+    key_id="key",
+    tenant="team",
+    model="moe",
+    arrival_s=0.0,
+    deadline_s=1e9,
+    slo=SLO,
+    priority=0,
+    prompt_tokens=50,
+    max_output_tokens=128,
+    choices=1,
+    size_bytes=100,
+    remote_classes=frozenset(),
+)
+GENERATION = Generation(request_id="r", model="moe", input="hi", max_output_tokens=128)
+DISPATCH = Dispatch(
+    request_id="key/r",
+    attempt=1,
+    placement="own/a",
+    kind=PlacementKind.LOCAL,
+    reason="least marginal cost",
+    predicted_ttft_s=0.1,
+    predicted_tpot_s=0.02,
+)
+SETTLED = SettledAttempt(
+    request_id="key/r",
+    attempt=1,
+    key_id="key",
+    tenant="team",
+    session_id="",
+    model="moe",
+    slo_class=SloClass.INTERACTIVE,
+    placement="own/a",
+    pool="own",
+    kind=PlacementKind.LOCAL,
+    outcome=AttemptOutcome.OK,
+    started_unix_s=0.0,
+    ended_unix_s=1.0,
+    usage=USAGE,
+    metered_nano_usd=5,
+    charged_nano_usd=5,
+    basis=None,
+    price_row_id="",
+    parts=(),
+    cheapest_remote_nano_usd=None,
+    final=True,
+)
+END = AttemptEnd(
+    settled=SETTLED,
+    detail="ok",
+    failure=None,
+    committed=True,
+    ttft_s=0.1,
+    tpot_s=0.02,
+    output_tokens=128,
+    model="moe",
+    last=None,
+)
+FINISHED = Finished(
+    model="moe",
+    usage=USAGE,
+    settled=SETTLED,
+    kind=PlacementKind.LOCAL,
+    placement="own/a",
+    reason="least marginal cost",
+    attempts=(),
+    queue_s=0.0,
+    ttft_s=0.1,
+    tpot_s=0.02,
+    total_s=1.0,
+)
+
+
+class Call:
+    """What the interceptor asks of a context."""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Of a usual client."""
+        return ("authorization", "Bearer x"), ("user-agent", "grpc-python-asyncio/1.85.1")
+
+    def peer(self) -> str:
+        """Somewhere."""
+        return "ipv4:127.0.0.1:50000"
+
+    def code(self) -> None:
+        """OK."""
+
+    def details(self) -> str:
+        """None."""
+        return ""
+
+
+async def calls_us(*, traces: bool, metrics: bool, json_log: bool) -> float:
+    """CPU of one request's calls, µs."""
+    provider = tracer_provider() if traces else None
+    log_format, level = (LogFormat.JSON, "INFO") if json_log else (LogFormat.PLAIN, "ERROR")
+    with logs.logging_to(io.StringIO(), log_format, level):
+        telemetry = Telemetry(
+            provider=provider,
+            instruments=Instruments() if metrics else None,
+            record_content=False,
+            clock=time.perf_counter,
+        )
+
+        async def handle(_: object, __: object) -> None:
+            targets = {"own/a": ("http://127.0.0.1:8000", "moe")}
+            trail = telemetry.trail(REQUEST, GENERATION, "key", targets, lambda _: None)
+            trail.waits(0)
+            trail.decided(DISPATCH, 0.0)
+            trail.attempt(DISPATCH, GENERATION)
+            trail.ended(DISPATCH, END)
+            trail.finished(FINISHED)
+
+        serve: Any = handle
+        for interceptor in telemetry.interceptors():
+            assert isinstance(interceptor, RpcObserver)
+            serve = interceptor._coroutine(METHOD, handle)
+        bare_us = await _run_us(_nothing)
+        started_us = await _run_us(serve)
+        before_s = time.process_time()
+        await telemetry.close()  # what is still to be sent belongs to the requests
+        return started_us - bare_us + 1e6 * (time.process_time() - before_s) / REQUESTS
+
+
+async def _nothing(_: object, __: object) -> None:
+    pass
+
+
+async def _run_us(serve: Any) -> float:
+    before_s = time.process_time()
+    for _ in range(REQUESTS):
+        await asyncio.create_task(serve(None, Call()))
+    return 1e6 * (time.process_time() - before_s) / REQUESTS
+
+
+async def main() -> None:
+    """Prints a line a case."""
+    with process(str(HERE / "otlp_sink.py")) as (_, port):
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{port}"
+        os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] = str(8 * REQUESTS)
+        for name, case in {
+            "off": (False, False, False),
+            "metrics": (False, True, False),
+            "traces, all sampled": (True, False, False),
+            "all: traces, metrics, JSON log": (True, True, True),
+        }.items():
+            traces, metrics, json_log = case
+            us = await calls_us(traces=traces, metrics=metrics, json_log=json_log)
+            print(f"{name}: {us:.0f} µs of CPU per request")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
