@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmarks.lab.fleets import FLEETS
 from benchmarks.lab.grid import LOADS, CellResult
@@ -27,6 +27,11 @@ def requests_per_usd(score: Score) -> float:
 def tokens_per_usd(score: Score) -> float:
     """Their tokens."""
     return score.tokens_per_usd
+
+
+def share_met(score: Score) -> float:
+    """Share of the requests; per dollar where all replicas are powered all the time."""
+    return score.met
 
 
 def best(result: CellResult, metric: Metric) -> tuple[Run, Score]:
@@ -67,9 +72,10 @@ def _summary(results: Iterable[CellResult]) -> str:
         cells = [f"{load:.0%}", str(len(at_load))]
         for metric, target in zip((requests_per_usd, tokens_per_usd), targets, strict=True):
             ratios = [ratio(result, metric) for result in at_load]
-            mean = math.exp(sum(math.log(max(r, 1e-9)) for r in ratios) / len(ratios))
+            mean = _geometric_mean(ratios)
             verdict = "met" if mean >= target else "missed"
             cells += [f"{mean:.2f} (target {target}: {verdict})", f"{min(ratios):.2f}"]
+        cells.append(f"{_geometric_mean([ratio(result, share_met) for result in at_load]):.2f}")
         rows.append(cells)
     every = [ratio(result, requests_per_usd) for result in results]
     below = sum(one < LEAST_RATIO for one in every)
@@ -81,6 +87,7 @@ def _summary(results: Iterable[CellResult]) -> str:
             "least",
             "tokens per $: mean ratio",
             "least",
+            "share of requests: mean ratio",
         ),
         rows,
     )
@@ -89,6 +96,10 @@ def _summary(results: Iterable[CellResult]) -> str:
         f" cell), geometric mean over cells:\n\n{table}\n\nCells below {LEAST_RATIO} of the best"
         f" rival's requests per dollar, all loads: {below} of {len(every)}."
     )
+
+
+def _geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(math.log(max(ratio, 1e-9)) for ratio in ratios) / len(ratios))
 
 
 def _shares(results: Iterable[CellResult]) -> str:
