@@ -64,11 +64,6 @@ class BlockPool:
         """Blocks that at least one sequence holds."""
         return self.total_blocks - self.free_blocks
 
-    @property
-    def cached_blocks(self) -> int:
-        """Blocks with content that a prompt may find."""
-        return len(self._references) * self.extent_blocks
-
     def lookup(self, keys: Sequence[Key], most_extents: int) -> list[Key]:
         """Keys of the longest known prefix, at most `most_extents`. Takes nothing."""
         known = self._references
