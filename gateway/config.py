@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.config_discovery import Discover
+from gateway.config_kv_events import KvEvents, Port
 from gateway.config_ledger import BudgetEntry, Ledger
 from gateway.config_prices import DisaggregatedNodes, Metering, PriceSources
 from gateway.config_prior import Prior
@@ -111,6 +112,8 @@ class Replica(_Config, frozen=True, kw_only=True):
     """Name, unique in its pool."""
     url: Url
     """Address of its OpenAI API, without /v1."""
+    kv_events_port: Port | None = None
+    """Port that its first rank publishes KV events on; absent: that of the pool."""
 
 
 class Pool(_Config, frozen=True, kw_only=True):
@@ -144,6 +147,8 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Key of the replicas (--api-key)."""
     disaggregated: DisaggregatedNodes | None = None
     """How a replica is split into prefill and decode nodes; absent: it is not."""
+    kv_events: KvEvents | None = None
+    """The replicas publish what their prefix caches hold; absent: that is not listened to."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
     objective: Objective = Objective.LATENCY

@@ -17,6 +17,7 @@ import msgspec
 from gateway import (
     config,
     config_discovery,
+    config_kv_events,
     config_ledger,
     config_prices,
     config_prior,
@@ -51,6 +52,7 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(budget_window),
         **_docs(config),
         **_docs(config_discovery),
+        **_docs(config_kv_events),
         **_docs(config_ledger),
         **_docs(config_prices),
         **_docs(config_prior),

@@ -163,6 +163,7 @@ class Live:
             tasks=(
                 asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),
                 asyncio.create_task(runtime.prober.run(), name="moegate-prober"),
+                asyncio.create_task(runtime.listener.run(), name="moegate-kv-events"),
                 *(
                     asyncio.create_task(discovery.run(), name=f"moegate-dns-{discovery.pool}")
                     for discovery in runtime.discoveries

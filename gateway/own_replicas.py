@@ -7,6 +7,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
 from gateway.backends.openai_http import OpenAIHttpBackend
+from gateway.kv_events import KvEventsListener, Publisher
 from gateway.probes import Probed, Prober
 from gateway.remotes import AnyBackend
 from scheduler.core import Scheduler
@@ -37,14 +38,20 @@ class FoundReplicas:
     own: OwnReplicas
     prober: Prober
     scheduler: Scheduler
+    listener: KvEventsListener
+    publisher: Callable[[str, str], Publisher | None]
+    """Where the replica of a placement and URL publishes KV events, if it does."""
 
     def appear(self, place: str, url: str) -> None:
         """Probes it, and so brings it into service."""
+        if (publisher := self.publisher(place, url)) is not None:
+            self.listener.watch(publisher)
         self.prober.watch(self.own.connect(place, url))
 
     async def vanish(self, place: str, reason: str) -> None:
         """Running streams keep the backend that they began with."""
         del self.own.targets[place]
+        self.listener.forget(place)
         await self.prober.forget(place, reason)
 
     def is_idle(self, place: str) -> bool:

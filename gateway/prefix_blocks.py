@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from gateway.generation import Chat, Generation, Image
+from scheduler.token_blocks import TokenBlocks, chain, root
 
 BLOCK_BYTES = 2048
 """About 512 tokens of English text, and exactly 512 of a prompt given as token ids."""
@@ -21,6 +22,8 @@ MAX_BLOCKS = 2048
 """Blocks that are hashed: 4 MiB; what lies behind is not looked for."""
 SLICE_BLOCKS = 128
 """Blocks between two turns of the loop: about 0.3 ms."""
+MAX_TOKEN_BLOCKS = 16_384
+"""Blocks of a prompt's tokens that are hashed: 262,144 tokens in blocks of 16."""
 _SEPARATOR = b"\x00"
 
 
@@ -48,6 +51,30 @@ async def prefix_blocks(
         del pending[:start]
     block_tokens = round(prompt_tokens * BLOCK_BYTES / max(1, total_bytes))
     return tuple(blocks), max(1, block_tokens)
+
+
+async def token_blocks(
+    generation: Generation, salt: str, block_sizes: tuple[int, ...]
+) -> tuple[TokenBlocks, ...]:
+    """Blocks of a prompt given as token ids, cut by each size; of other prompts none.
+
+    An engine computes at least the last token: a block that ends with it is no hit.
+    """
+    prompt = generation.input
+    if not isinstance(prompt, tuple):
+        return ()
+    found = []
+    for size in block_sizes:
+        names: list[int] = []
+        parent = root(size, salt)
+        end = min(MAX_TOKEN_BLOCKS, (len(prompt) - 1) // size) * size
+        for start in range(0, end, SLICE_BLOCKS * size):
+            if start:
+                await asyncio.sleep(0)
+            names.extend(chain(parent, prompt[start : min(end, start + SLICE_BLOCKS * size)], size))
+            parent = names[-1]
+        found.append(TokenBlocks(block_tokens=size, names=tuple(names)))
+    return tuple(found)
 
 
 def _pieces(generation: Generation) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ from gateway.dispatch import Dispatcher
 from gateway.dns_lookup import Lookup
 from gateway.drains import Gate
 from gateway.generation import Generation
+from gateway.kv_events import KvEventsListener, Publisher, publisher
 from gateway.loop_load import LoopLoad
 from gateway.own_replicas import FoundReplicas, OwnReplicas, occupied
 from gateway.priors import checked_prior
@@ -52,6 +53,7 @@ class Runtime:
     scheduler: Scheduler
     dispatcher: Dispatcher
     prober: Prober
+    listener: KvEventsListener
     prices: Prices
     backends: dict[str, AnyBackend]
     unsupported: dict[str, Unsupported]
@@ -108,6 +110,7 @@ def build(
     """Remotes that cannot go on with another server's answer."""
     targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
+    publishers: list[Publisher | None] = []
     found: list[tuple[Pool, Discover, OwnReplicas]] = []
     for pool in config.pools:
         upstream_model = pool.upstream_model or pool.model
@@ -127,6 +130,10 @@ def build(
         )
         listed = {f"{pool.name}/{replica.name}": replica.url for replica in pool.replicas}
         replicas.extend(own.connect(name, url) for name, url in listed.items())
+        publishers.extend(
+            publisher(pool, f"{pool.name}/{replica.name}", replica.url, replica.kv_events_port)
+            for replica in pool.replicas
+        )
         names = tuple(listed)
         if pool.discover is not None:
             names = place_names(pool.name, pool.discover)
@@ -178,12 +185,19 @@ def build(
         report=dispatcher.handle,
         on_change=on_change,
     )
+    listener = KvEventsListener([p for p in publishers if p is not None], dispatcher.handle)
     discoveries = tuple(
         Discovery(
             settings,
             pool.name,
             Lookup(settings),
-            FoundReplicas(own=own, prober=prober, scheduler=scheduler),
+            FoundReplicas(
+                own=own,
+                prober=prober,
+                scheduler=scheduler,
+                listener=listener,
+                publisher=partial(publisher, pool),
+            ),
         )
         for pool, settings, own in found
     )
@@ -192,6 +206,7 @@ def build(
         scheduler=scheduler,
         dispatcher=dispatcher,
         prober=prober,
+        listener=listener,
         prices=prices,
         backends=backends,
         unsupported=unsupported,

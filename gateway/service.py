@@ -26,7 +26,7 @@ from gateway.generation import Chunk, Generation
 from gateway.hints import engine_hints
 from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.live import Live
-from gateway.prefix_blocks import prefix_blocks
+from gateway.prefix_blocks import prefix_blocks, token_blocks
 from gateway.quoting import explain_message, quote_message
 from gateway.requests import parse_generation, parse_input
 from gateway.responses import Finished, choice_message, delta_message, done_message
@@ -267,7 +267,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         blocks, block_tokens = await prefix_blocks(
             generation, hints.cache_salt, request.prompt_tokens
         )
-        request = replace(request, prefix_blocks=blocks, prefix_block_tokens=block_tokens)
+        block_sizes = runtime.scheduler.token_block_sizes(generation.model)
+        request = replace(
+            request,
+            prefix_blocks=blocks,
+            prefix_block_tokens=block_tokens,
+            token_blocks=await token_blocks(generation, hints.cache_salt, block_sizes),
+        )
         return request, replace(generation, hints=hints), unsupported
 
     @contextmanager

@@ -22,6 +22,7 @@ from scheduler.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_model import StepModel
 from scheduler.ticket import Ticket
+from scheduler.token_blocks import CacheEvents
 from scheduler.types import (
     Action,
     AttemptEnded,
@@ -104,6 +105,11 @@ class Scheduler:
         """Whether any placement is there for the model, in service or not."""
         return model in self._lanes
 
+    def token_block_sizes(self, model: str) -> tuple[int, ...]:
+        """Tokens of a block, each size that the model's engines tell of; empty: none tells."""
+        lane = self._lanes.get(model)
+        return () if lane is None else lane.engine_caches.block_sizes
+
     def snapshot(self, now: float) -> SchedulerSnapshot:
         """Figures of every placement, pool and queue."""
         return take_snapshot(tuple(self._states.values()), self._lanes, now)
@@ -155,6 +161,10 @@ class Scheduler:
             case EngineReport():
                 decider = self._deciders[self._states[event.placement].facts.model]
                 return decider.pump(now) if decider.lane.take_report(event, now) else ()
+            case CacheEvents():
+                lane = self._lanes[self._states[event.placement].facts.model]
+                lane.take_cache_events(event, now)
+                return ()
             case PricesChanged():
                 state = self._states[event.placement]
                 state.facts = replace(

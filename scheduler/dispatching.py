@@ -131,7 +131,9 @@ def learn(lane: Lane, state: PlacementState, resident: Resident, event: AttemptE
     if event.outcome in _TELLS:
         state.note_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
-        state.note_cached(resident, event.cached_tokens)
+        told = index is not None and lane.engine_caches.is_known(index)
+        if not (told and resident.request.token_blocks):  # else what was expected was no guess
+            state.note_cached(resident, event.cached_tokens)
         if event.output_tokens is not None:
             request = resident.request
             lane.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)

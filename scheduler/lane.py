@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.decisions import Decisions
+from scheduler.engine_caches import EngineCaches
 from scheduler.fleet import PlacementState, Resident
 from scheduler.flow_control import ModelQueue, Queued, QueueLimits
 from scheduler.gates import Gates
@@ -23,6 +24,7 @@ from scheduler.prefix_index import PrefixIndex
 from scheduler.remotes import Remotes
 from scheduler.saturation import Saturation, WorkRate
 from scheduler.ticket import Ticket
+from scheduler.token_blocks import CacheEvents, CacheReset
 from scheduler.types import (
     EngineReport,
     PlacementKind,
@@ -60,6 +62,7 @@ class Lane:
         self.queue = ModelQueue(limits, policy)
         self.prefixes = PrefixIndex(len(states))
         """Own placements first, then the remotes."""
+        self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
         self.time_heals = False
@@ -103,9 +106,19 @@ class Lane:
         """Takes an engine's report; whether there is more room than was thought."""
         fleet, index = self.fleet, self.fleet.index[report.placement]
         before = fleet.sequences[index], fleet.kv_free_tokens[index]
+        last = fleet.states[index].report
         if fleet.take_report(index, report, now):
             self.prefixes.forget(index)
+            if last is not None:
+                self.engine_caches.restarted(index, since_s=last.at_s)
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
+
+    def take_cache_events(self, events: CacheEvents, now: float) -> None:
+        """Takes what an engine tells of its prefix cache."""
+        index = self.fleet.index[events.placement]
+        self.engine_caches.take(index, events, now)
+        if any(isinstance(change, CacheReset) and change.emptied for change in events.changes):
+            self.prefixes.forget(index)
 
     def take_prices(self) -> None:
         """Prices of placements have changed."""
@@ -140,14 +153,24 @@ class Lane:
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
 
+    def own_hit_tokens(self, request: Request) -> Floats:
+        """Prompt tokens expected in the cache of each own placement: what its engine tells of a
+        prompt in token ids, else what the own dispatches and their outcomes let expect."""
+        fleet = self.fleet
+        expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
+        if not self.policy.prefix or not request.token_blocks:
+            return expected
+        told = self.engine_caches.hit_tokens(request.token_blocks)
+        return np.where(self.engine_caches.known(), told, np.maximum(told, expected))
+
     def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
         """The request as a quote needs it."""
-        request, fleet = ticket.request, self.fleet
+        request = ticket.request
         return Ask(
             request=request,
             ttft_s=ticket.ttft_s,
             excluded=self._excluded(ticket, now),
-            hit_tokens=self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust,
+            hit_tokens=self.own_hit_tokens(request),
             output_tokens=ticket.output_tokens,
             reserve_tokens=ticket.reserve_tokens,
             late=late,
@@ -215,6 +238,10 @@ class Lane:
         """The request's prompt is computed at this placement, remotes counted last."""
         if request.prefix_blocks:
             capacity = state.kv_capacity_tokens
+            held = self.engine_caches.held_tokens(index)
+            if held is not None:  # what the engine has evicted is not expected there any more
+                held += state.kv_tokens
+                capacity = held if capacity is None else min(capacity, held)
             blocks = None if capacity is None else capacity // request.prefix_block_tokens
             self.prefixes.add(index, request.prefix_blocks, blocks)
 

@@ -2,9 +2,9 @@
 
 Prompts come as chained block hashes, so a block's hash stands for everything before it too. Each
 placement remembers the blocks that were sent there, the least recently used go first, at most as
-many as its KV cache holds; a block's holders are the bits of one integer, so that a look walks a
-prompt once for all placements. What the index expects is corrected by the cached tokens that come
-back (`PlacementState.cache_trust`).
+many as its KV cache holds. What the index expects is corrected by the cached tokens that come back
+(`PlacementState.cache_trust`). Engines that publish their caches tell it exactly, of prompts given
+as token ids (`engine_caches.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import numpy as np
-
+from scheduler.holders import Holders
 from scheduler.output_length import Floats
 
 MOST_BLOCKS = 262_144
@@ -26,7 +25,7 @@ class PrefixIndex:
     """Blocks by holder. Placements are indices below `placements`."""
 
     def __init__(self, placements: int) -> None:
-        self._holders: dict[int, int] = {}
+        self._holders = Holders()
         self._blocks: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(placements)]
         self._limit = max(1, MOST_BLOCKS // max(1, placements))
 
@@ -35,19 +34,7 @@ class PrefixIndex:
 
     def hit_blocks(self, blocks: Sequence[int]) -> Floats:
         """Leading blocks that each placement holds, shape (placements,)."""
-        hits = np.zeros(len(self._blocks))
-        holders = self._holders
-        alive = -1
-        for depth, block in enumerate(blocks):
-            still = alive & holders.get(block, 0)
-            if still != alive and alive != -1:
-                self._set(hits, alive & ~still, depth)
-            alive = still
-            if not alive:
-                return hits
-        if alive != -1:
-            self._set(hits, alive, len(blocks))
-        return hits
+        return self._holders.leading(blocks, len(self._blocks))
 
     def add(self, placement: int, blocks: Sequence[int], capacity_blocks: int | None) -> None:
         """These blocks are computed there now; the deepest ones are forgotten first."""
@@ -59,27 +46,13 @@ class PrefixIndex:
                 held.move_to_end(block)
             else:
                 held[block] = None
-                self._holders[block] = self._holders.get(block, 0) | bit
+                self._holders.add(block, bit)
         while len(held) > most:
-            self._drop(held.popitem(last=False)[0], bit)
+            self._holders.drop(held.popitem(last=False)[0], bit)
 
     def forget(self, placement: int) -> None:
         """The placement lost its cache."""
         held, bit = self._blocks[placement], 1 << placement
         for block in held:
-            self._drop(block, bit)
+            self._holders.drop(block, bit)
         held.clear()
-
-    def _drop(self, block: int, bit: int) -> None:
-        left = self._holders[block] & ~bit
-        if left:
-            self._holders[block] = left
-        else:
-            del self._holders[block]
-
-    @staticmethod
-    def _set(hits: Floats, bits: int, depth: int) -> None:
-        while bits:
-            lowest = bits & -bits
-            hits[lowest.bit_length() - 1] = depth
-            bits ^= lowest

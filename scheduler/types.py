@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from scheduler.pricing import TokenRates
+from scheduler.token_blocks import CacheEvents, TokenBlocks
 
 
 class SloClass(enum.StrEnum):
@@ -105,8 +106,10 @@ class Request:
     local); `unsupported_by` names placements that cannot honour a field of it. `weight`: the
     tenant's share of a saturated model, relative to the others'. `prefix_blocks`: chained hashes of
     the prompt's full blocks of `prefix_block_tokens` each, the cache salt in the first, so that
-    equal hashes mean an equal prefix in the same cache. `holds_output`: the client gets nothing
-    before the end. `max_cost_nano_usd`: most that it may be charged; None: no own limit.
+    equal hashes mean an equal prefix in the same cache. `token_blocks`: the same by tokens, of a
+    prompt given as token ids, for each block size of the model's engines. `holds_output`: the
+    client gets nothing before the end. `max_cost_nano_usd`: most that it may be charged; None: no
+    own limit.
     """
 
     request_id: str
@@ -128,6 +131,7 @@ class Request:
     weight: float = 1.0
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512
+    token_blocks: tuple[TokenBlocks, ...] = ()
     holds_output: bool = False
     max_cost_nano_usd: int | None = None
 
@@ -233,7 +237,15 @@ class Cancelled:
     request_id: str
 
 
-Event = EngineReport | ServingChanged | PricesChanged | Progress | AttemptEnded | Cancelled
+Event = (
+    EngineReport
+    | ServingChanged
+    | PricesChanged
+    | CacheEvents
+    | Progress
+    | AttemptEnded
+    | Cancelled
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ async def _with_vllm(
     guardian: Guardian,
     log: Path,
 ) -> None:
-    port = free_ports(1 + up.launch.data_parallel_size)
+    port = free_ports(1 + 2 * up.launch.data_parallel_size)
     # For the child, which inherits it, and for the gateway, which finds it by this name.
     os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
     command = up.launch.command(up.vllm, port, kv_events_port=port + 1)

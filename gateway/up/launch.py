@@ -19,6 +19,7 @@ SHUTDOWN_TIMEOUT_S = 20
 """Without --shutdown-timeout vLLM leaves its open streams silent for ever when it is stopped."""
 DEFAULT_MAX_NUM_SEQS = 256
 """vLLM's own default depends on the GPU; the gateway must know how many a rank runs at once."""
+KV_EVENTS_TOPIC = "kv-events"
 OWN_FLAGS = {
     **dict.fromkeys(("--host", "--port", "--uds", "--grpc", "--api-key"), "moegate sets it itself"),
     **dict.fromkeys(("--shutdown-timeout", "--kv-events-config"), "moegate sets it itself"),
@@ -64,14 +65,17 @@ class Launch:
         return self.data_parallel_size * self.tensor_parallel_size
 
     def command(self, vllm: Path, port: int, kv_events_port: int) -> list[str]:
-        """The whole command line. Ranks publish on `kv_events_port` and those that follow it."""
+        """The whole command line. Ranks publish on `kv_events_port` and those that follow it, and
+        replay on the ports after these."""
+        address, ranks = f"tcp://[::ffff:{HOST}]", self.data_parallel_size
         kv_events = {
             "enable_kv_cache_events": True,
             "publisher": "zmq",
             # vLLM binds only addresses that hold "*" or "::", and connects to others; this one is
             # 127.0.0.1 in IPv6's notation. Events hold token ids: nothing for the network.
-            "endpoint": f"tcp://[::ffff:{HOST}]:{kv_events_port}",
-            "topic": "kv-events",
+            "endpoint": f"{address}:{kv_events_port}",
+            "replay_endpoint": f"{address}:{kv_events_port + ranks}",
+            "topic": KV_EVENTS_TOPIC,
         }
         command = [str(vllm), "serve", self.model, f"--host={HOST}", f"--port={port}"]
         command += [f"--served-model-name={self.served_model_name}"]

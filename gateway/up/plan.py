@@ -8,9 +8,10 @@ from pathlib import Path
 
 from gateway.auth import key_sha256
 from gateway.config import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
+from gateway.config_kv_events import KvEvents
 from gateway.config_prior import Prior
 from gateway.priors import read_model_dir
-from gateway.up.launch import KEY_VARIABLE, Launch
+from gateway.up.launch import KEY_VARIABLE, KV_EVENTS_TOPIC, Launch
 from gateway.up.machine import HOST
 from simulation.catalog.hf_fields import UnreadableConfig
 
@@ -51,7 +52,8 @@ def _prior(up: Up) -> Prior:
 
 
 def gateway_config(up: Up, port: int, key: str) -> Config:
-    """The gateway before vLLM on `port`, for callers with `key`; vLLM's is in `KEY_VARIABLE`."""
+    """The gateway before vLLM on `port` (its KV events on those that follow), for callers with
+    `key`; vLLM's is in `KEY_VARIABLE`."""
     launch = up.launch
     pool = Pool(
         name="own",
@@ -60,6 +62,9 @@ def gateway_config(up: Up, port: int, key: str) -> Config:
         gpu=up.gpu,
         data_parallel_ranks=launch.data_parallel_size,
         max_num_seqs=launch.max_num_seqs,
+        kv_events=KvEvents(
+            port=port + 1, replay_port=port + 1 + launch.data_parallel_size, topic=KV_EVENTS_TOPIC
+        ),
         moe=up.moe,
         prior=_prior(up),
         api_key=Secret(env=KEY_VARIABLE),

@@ -34,12 +34,24 @@ from gateway.config import Config
 from gateway.config_file import ConfigError, parse
 from gateway.errors import RpcError, unknown_model
 from gateway.generation import Usage
+from gateway.kv_event_format import BadEvents, EventReader
 from gateway.requests import parse_generation
 from gateway.responses import delta_message, usage_message
 from gateway.vllm_metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
+from scheduler.engine_caches import EngineCaches
+from scheduler.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
 from tests.fuzz import request_protos
-from tests.fuzz.mutations import changed, cut, dumped, lines_changed, odd_values, scratched
+from tests.fuzz.mutations import (
+    NESTED_DEPTHS,
+    changed,
+    cut,
+    dumped,
+    lines_changed,
+    odd_values,
+    scratched,
+)
+from tests.unit import kv_made
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "vllm_0_32"
@@ -334,10 +346,52 @@ def check_config(text: bytes) -> None:
     str(refused)
 
 
+# --- KV events
+
+CACHE_BLOCKS = 16
+MSGPACK_WORDS = (
+    b"\xc0", b"\xc1", b"\x00", b"\xff", b"\xcf" + b"\xff" * 8, b"\xd3" + b"\x80" + b"\x00" * 7,
+    b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xa1\xff",
+    b"\xcb\x7f\xf8" + b"\x00" * 6, b"\xc4\x01a", b"\xaablock_size\x00", b"\xaablock_size\x01",
+)  # fmt: skip
+TOKENS = tuple(range(200, 200 + 8 * kv_made.SIZE))
+
+
+@st.composite
+def kv_batches(draw: st.DrawFn) -> bytes:
+    """A batch that tells of stored and removed blocks, its bytes changed; or lists in lists."""
+    if draw(st.integers(0, 9)) == 0:
+        nested = b"\x91" * draw(st.sampled_from(NESTED_DEPTHS))
+        return b"\x92\x01\x91\x82\xa4type\xabBlockStored\xaaextra_keys" + nested
+    events = [
+        kv_made.stored(TOKENS, salt=draw(st.sampled_from(["", "a"]))),
+        kv_made.removed(TOKENS),
+        kv_made.stored(TOKENS, done=draw(st.integers(1, 8)), group_idx=None),
+        kv_made.CLEARED,
+    ]
+    return draw(scratched(kv_made.batch(*draw(st.permutations(events))), MSGPACK_WORDS))
+
+
+def check_kv_events(payload: bytes) -> None:
+    """Changes that the caches take within their bound, or BadEvents."""
+    caches = EngineCaches(1, CACHE_BLOCKS)
+    try:
+        changes = EventReader().read(payload)
+    except BadEvents:
+        return
+    prompt = (TokenBlocks(block_tokens=kv_made.SIZE, names=tuple(chain(0, TOKENS, kv_made.SIZE))),)
+    for told in (*changes, CacheReset(known=True, emptied=True)):
+        caches.take(0, CacheEvents(placement="p", rank=0, ranks=1, changes=(told,)), 0.0)
+        assert len(caches) <= CACHE_BLOCKS
+        assert 0 <= caches.hit_tokens(prompt)[0] <= len(TOKENS)
+    assert (len(caches), caches.held_tokens(0)) == (0, 0)
+
+
 TARGETS = {
     "sse": Target(cut_streams, check_sse),
     "decoder": Target(payload_streams, check_decoder),
     "requests": Target(request_protos.requests, check_request),
     "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
+    "kv_events": Target(kv_batches, check_kv_events),
     "config": Target(config_texts, check_config),
 }

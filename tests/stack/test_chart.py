@@ -13,7 +13,7 @@ import yaml
 
 from gateway import semconv
 from tests.stack import crd_schemas
-from tests.stack.helm import EXAMPLES, Helm, Object, Refused, Rendered
+from tests.stack.helm import CHART, EXAMPLES, Helm, Object, Refused, Rendered
 
 KUBERNETES = ("1.29", "1.32", "1.35", "1.37")
 POSTGRES: Object = {"ledger": {"postgres": {"file": "../secrets/ledger/dsn"}}}
@@ -187,7 +187,9 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     assert "--enable-expert-parallel" in args
     assert "--data-parallel-size=8" in args
     (events,) = (a for a in args if a.startswith("--kv-events-config="))
-    assert json.loads(events.partition("=")[2])["endpoint"] == "tcp://*:6000"
+    published = json.loads(events.partition("=")[2])
+    assert published["endpoint"] == "tcp://*:6000"
+    assert published["replay_endpoint"] == "tcp://*:6008"
     assert server["resources"]["limits"] == {"nvidia.com/gpu": 8, "memory": "900Gi"}
     (shutdown,) = (a for a in args if a.startswith("--shutdown-timeout="))
     drained_s = int(shutdown.partition("=")[2]) + int(
@@ -199,19 +201,47 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     policy = rendered.one("NetworkPolicy", "x-moegate-vllm")["spec"]["ingress"]
     assert [(p["port"], p.get("endPort")) for rule in policy for p in rule["ports"]] == [
         (8000, None),
-        (6000, 6007),
+        (6000, 6015),
     ]
     service = rendered.one("Service", "x-moegate-vllm")["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is False
-    assert [p["port"] for p in service["ports"]] == [8000, *range(6000, 6008)]
+    assert sorted(p["port"] for p in service["ports"]) == [*range(6000, 6016), 8000]
     (pool,) = yaml.safe_load(rendered.config)["pools"]
     assert pool["discover"]["dns"] == "x-moegate-vllm.models.svc"
     assert pool["discover"]["max_replicas"] == 24
     assert pool["data_parallel_ranks"] == 8
+    assert pool["kv_events"] == {"port": 6000, "replay_port": 6008, "topic": published["topic"]}
+    (egress,) = (
+        rule["ports"]
+        for rule in rendered.one("NetworkPolicy")["spec"]["egress"]
+        if {"port": 8000} in rule["ports"]
+    )
+    assert {"port": 6000, "endPort": 6015} in egress
     assert pool["api_key"] == {"file": "../secrets/vllm/api-key"}
     mounts = {m["name"]: m["mountPath"] for m in pod_of(rendered)["containers"][0]["volumeMounts"]}
     assert mounts["vllm-api-key"] == "/etc/moegate/secrets/vllm"
+
+
+def pools_that_publish(rendered: Rendered) -> None:
+    egress = rendered.one("NetworkPolicy")["spec"]["egress"]
+    (ports,) = (
+        [port["port"] for port in rule["ports"]]
+        for rule in egress
+        if {"port": 8000} in rule["ports"]
+    )
+    assert sorted(ports) == [5557, 5558, 5600, 5601, 7000, 7001, 7043, 7044, 8000]
+
+
+def watched(rendered: Rendered) -> None:
+    rule = rendered.one("PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text())
+    dashboard = rendered.one("ConfigMap", "x-moegate-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    shown = json.loads(dashboard["data"]["moegate.json"])
+    assert shown == json.loads((CHART / "dashboards" / "moegate.json").read_text())
+    assert rendered.one("PodMonitor")["spec"]["selector"]
 
 
 def open_to_the_outside(rendered: Rendered) -> None:
@@ -226,6 +256,17 @@ def open_to_the_outside(rendered: Rendered) -> None:
 
 AUTOSCALED = {semconv.IN_FLIGHT.prometheus, semconv.QUEUE_DEPTH.prometheus}
 SHARED: Object = {**REMOTE, **POSTGRES}
+PUBLISHING: Object = {
+    "name": "p",
+    "model": "m",
+    "gpu": {"type": "H100", "count": 2},
+    "data_parallel_ranks": 2,
+    "kv_events": {"replay_port": 5600},
+    "replicas": [
+        {"name": "a", "url": "http://a:8000"},
+        {"name": "b", "url": "http://b:8000", "kv_events_port": 7000},
+    ],
+}
 MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     "sqlite": (
         {"config": REMOTE, "ledger": {"persistence": {"enabled": True}}},
@@ -264,6 +305,19 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
             },
         },
         vllm_over_eight_ranks,
+    ),
+    "events": (
+        {"config": {"pools": [PUBLISHING]}, "networkPolicy": {"enabled": True}},
+        pools_that_publish,
+    ),
+    "watched": (
+        {
+            "config": REMOTE,
+            "podMonitor": {"enabled": True},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboard": {"enabled": True},
+        },
+        watched,
     ),
     "outside": (
         {

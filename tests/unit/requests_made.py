@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler.token_blocks import TokenBlocks
 from scheduler.types import Request, Slo, SloClass
 
 
@@ -27,6 +28,8 @@ def request(
     ttft_s: float = 2.0,
     tpot_s: float = 0.05,
     prefix_blocks: tuple[int, ...] = (),
+    prefix_block_tokens: int = 512,
+    token_blocks: tuple[TokenBlocks, ...] = (),
     holds_output: bool = False,
     max_cost_nano_usd: int | None = None,
 ) -> Request:
@@ -53,6 +56,8 @@ def request(
         weight=weight,
         key_id=key_id,
         prefix_blocks=prefix_blocks,
+        prefix_block_tokens=prefix_block_tokens,
+        token_blocks=token_blocks,
         holds_output=holds_output,
         max_cost_nano_usd=max_cost_nano_usd,
     )

@@ -37,7 +37,8 @@ def planned(vllm: Path, *argv: str) -> Up:
 
 def flags(vllm: Path, *argv: str) -> list[str]:
     """The command line without the parts that every one has, which are checked here."""
-    command = planned(vllm, *argv).launch.command(vllm, 8001, kv_events_port=8002)
+    launch = planned(vllm, *argv).launch
+    command, ranks = launch.command(vllm, 8001, kv_events_port=8002), launch.data_parallel_size
     assert command[:2] == [str(vllm), "serve"]
     for flag in (
         *("--host=127.0.0.1", "--port=8001"),
@@ -50,6 +51,7 @@ def flags(vllm: Path, *argv: str) -> list[str]:
         "enable_kv_cache_events": True,
         "publisher": "zmq",
         "endpoint": "tcp://[::ffff:127.0.0.1]:8002",
+        "replay_endpoint": f"tcp://[::ffff:127.0.0.1]:{8002 + ranks}",
         "topic": "kv-events",
     }
     return command[2:]

@@ -12,5 +12,5 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer
     """A vLLM that has answered a request: skipped on an unfit CPU, failing on any other lack."""
     if reason := unsupported_cpu():
         pytest.skip(reason)
-    with running_vllm(tmp_path_factory.mktemp("vllm")) as server:
+    with running_vllm(tmp_path_factory.mktemp("vllm"), kv_events=True) as server:
         yield server

@@ -23,6 +23,7 @@ MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
 MODEL_NAME = "tiny-moe"
 HOST = "127.0.0.1"
 
+KV_EVENTS_TOPIC = "kv-events"
 START_LIMIT_S = 300.0
 DRAIN_S = 20  # --shutdown-timeout: without it SIGTERM leaves open streams silent for ever
 STOP_LIMIT_S = DRAIN_S + 20.0
@@ -65,6 +66,7 @@ class VllmServer:
     log_path: Path
     startup_s: float
     model: str = MODEL_NAME
+    kv_events: tuple[int, int] | None = None  # ports that it publishes on and replays from
 
     @property
     def base_url(self) -> str:
@@ -157,8 +159,21 @@ def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Sta
 
 
 @contextmanager
-def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[VllmServer]:
+def running_vllm(
+    log_dir: Path, extra_flags: Sequence[str] = (), *, kv_events: bool = False
+) -> Iterator[VllmServer]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
+    ports = (_free_port(), _free_port()) if kv_events else None
+    if ports is not None:
+        address = f"tcp://[::ffff:{HOST}]"  # vLLM binds what holds "::", and connects to the rest
+        events = {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": f"{address}:{ports[0]}",
+            "replay_endpoint": f"{address}:{ports[1]}",
+            "topic": KV_EVENTS_TOPIC,
+        }
+        extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
     with started_vllm(log_dir, extra_flags) as started:
         started.wait_until_serving()
         yield VllmServer(
@@ -166,6 +181,7 @@ def running_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Vll
             pid=started.process.pid,
             log_path=started.log_path,
             startup_s=time.monotonic() - started.started_s,
+            kv_events=ports,
         )
 
 

@@ -53,10 +53,23 @@
 {{- if $vllm.maxModelLen -}}
 {{- $_ := set $pool "context_tokens" (int $vllm.maxModelLen) -}}
 {{- end -}}
+{{- if $vllm.kvEvents.enabled -}}
+{{- $replay := include "moegate.vllm.replayPort" . | int -}}
+{{- $_ := set $pool "kv_events" (dict "port" (int $vllm.kvEvents.port) "replay_port" $replay "topic" "kv-events") -}}
+{{- end -}}
 {{- if $vllm.apiKey -}}
 {{- $_ := set $pool "api_key" (dict "file" "../secrets/vllm/api-key") -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $pool (deepCopy $vllm.pool)) -}}
+{{- end -}}
+
+{{/* Where the first rank of a server replays its KV events: after the ranks' own ports. */}}
+{{- define "moegate.vllm.replayPort" -}}
+{{- add (int .Values.vllm.kvEvents.port) (int .Values.vllm.dataParallelSize) -}}
+{{- end -}}
+
+{{- define "moegate.vllm.lastKvPort" -}}
+{{- sub (add (include "moegate.vllm.replayPort" . | int) (int .Values.vllm.dataParallelSize)) 1 -}}
 {{- end -}}
 
 {{/* Without the cluster's domain: the resolver's search list has it. */}}

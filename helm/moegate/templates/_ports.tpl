@@ -12,11 +12,41 @@
 {{- define "moegate.poolPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.config.pools -}}
+{{- $ranks := int (default 1 .data_parallel_ranks) -}}
+{{- range $first := include "moegate.kvPorts" . | fromJsonArray -}}
+{{- range $rank := until $ranks -}}
+{{- $ports = append $ports (add (int $first) $rank | int) -}}
+{{- end -}}
+{{- end -}}
 {{- range .replicas -}}
 {{- $ports = append $ports (include "moegate.urlPort" .url | int) -}}
 {{- end -}}
 {{- with .discover -}}
 {{- $ports = append $ports (int .port) -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* Ports of first ranks where a pool's servers publish and replay KV events, as a JSON list. */}}
+{{- define "moegate.kvPorts" -}}
+{{- $ports := list -}}
+{{- with .kv_events -}}
+{{- $port := int (default 5557 .port) -}}
+{{- $offsets := list 0 -}}
+{{- if .replay_port -}}
+{{- $offsets = append $offsets (sub (int .replay_port) $port) -}}
+{{- end -}}
+{{- $firsts := list $port -}}
+{{- range $.replicas -}}
+{{- if .kv_events_port -}}
+{{- $firsts = append $firsts (int .kv_events_port) -}}
+{{- end -}}
+{{- end -}}
+{{- range $first := $firsts -}}
+{{- range $offsets -}}
+{{- $ports = append $ports (add $first (int .) | int) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}

@@ -1,0 +1,92 @@
+"""Chained hashes of token blocks, and what an engine tells of those in its prefix cache.
+
+An engine names blocks by hashes that only it can make. Here a block is named by its tokens, all
+before it, the size of a block and the cache salt, so that a prompt given as token ids and an
+engine's events come to the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+EngineHash = int | bytes
+"""An engine's own name of a block."""
+_TOKEN_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBlocks:
+    """A prompt in blocks of `block_tokens`: names of the full ones that a hit can cover."""
+
+    block_tokens: int
+    names: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksStored:
+    """Blocks that follow each other are in the cache now.
+
+    `parent`: the block before the first one; None: they begin a prompt. `salt`: the prompt's cache
+    salt ("": none), read where they begin one; None: more than tokens and a salt is in them (an
+    adapter, pictures), so that no prompt here can hit them.
+    """
+
+    hashes: tuple[EngineHash, ...]
+    parent: EngineHash | None
+    token_ids: Sequence[int]
+    block_tokens: int
+    salt: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksRemoved:
+    """Blocks are in the cache no more."""
+
+    hashes: tuple[EngineHash, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReset:
+    """What was told of the cache so far holds no more.
+
+    `known`: the cache is empty, so that all it will hold is told of from now on; else it holds
+    blocks that nobody tells of. `emptied`: it held something before and has lost it.
+    """
+
+    known: bool
+    emptied: bool
+
+
+CacheChange = BlocksStored | BlocksRemoved | CacheReset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvents:
+    """What one of the `ranks` data-parallel ranks of a placement tells, in order."""
+
+    placement: str
+    rank: int
+    ranks: int
+    changes: tuple[CacheChange, ...]
+
+
+def root(block_tokens: int, salt: str) -> int:
+    """What stands for the block before the first one."""
+    return _name(f"{block_tokens}\n{salt}".encode())
+
+
+def chain(parent: int, token_ids: Sequence[int], block_tokens: int) -> Iterator[int]:
+    """Names of the full blocks that follow `parent`."""
+    data = np.array(token_ids, dtype="<u8").tobytes()
+    width = _TOKEN_BYTES * block_tokens
+    for start in range(0, len(data) - width + 1, width):
+        parent = _name(parent.to_bytes(8, "big") + data[start : start + width])
+        yield parent
+
+
+def _name(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
