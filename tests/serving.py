@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from gateway.accounting.settlement import Sink
 from gateway.auth import key_sha256
@@ -32,6 +36,7 @@ from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
 KEY = "mg-test-key"
 METADATA = (("authorization", f"Bearer {KEY}"),)
 MODEL = "moe"
+GREEDY = generation_pb2.Sampling(temperature=0.0, seed=1)
 READY_S = 60.0
 """Bound on the time until a gateway is ready: generous, the machine is shared."""
 
@@ -184,3 +189,42 @@ async def read_stream(call: Call) -> Streamed:
                 assert choice.index not in seen.finish_reasons, "a choice that ends twice"
                 seen.finish_reasons[choice.index] = choice.finish_reason
     return seen
+
+
+Detail = TypeVar("Detail", bound=Message)
+
+
+def details(error: grpc.aio.AioRpcError) -> list[Message]:
+    """The google.rpc details of a failed call, in order."""
+    status = rpc_status.from_call(error)
+    assert status is not None
+    found: list[Message] = []
+    for packed in status.details:
+        message = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])()
+        assert packed.Unpack(message)
+        found.append(message)
+    return found
+
+
+def detail(error: grpc.aio.AioRpcError, kind: type[Detail]) -> Detail:
+    """The one detail of this kind."""
+    (found,) = (message for message in details(error) if isinstance(message, kind))
+    return found
+
+
+def trailer(error: grpc.aio.AioRpcError, name: str) -> str | bytes | None:
+    """A trailer of a failed call; None: it has none of this name."""
+    return dict(error.trailing_metadata() or ()).get(name)
+
+
+def partial_output(
+    error: grpc.aio.AioRpcError,
+) -> tuple[error_details_pb2.ErrorInfo, generation_pb2.Usage]:
+    """What a stream that broke after content tells: nobody may replay it blindly."""
+    assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
+    info = detail(error, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == ("PARTIAL_OUTPUT", "moegate")
+    assert trailer(error, "grpc-retry-pushback-ms") == "-1"
+    usage = trailer(error, "moegate-usage-bin")
+    assert isinstance(usage, bytes)
+    return info, generation_pb2.Usage.FromString(usage)

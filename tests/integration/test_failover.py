@@ -7,18 +7,23 @@ import asyncio
 import aiohttp
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Pool, Replica, Timeouts
 from gateway.requests import parse_generation
-from moegate.v1 import generation_pb2, inference_pb2
+from moegate.v1 import inference_pb2
 from tests import serving
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
-from tests.serving import METADATA, chat_request, first_message, read_stream
+from tests.serving import (
+    METADATA,
+    chat_request,
+    first_message,
+    partial_output,
+    read_stream,
+    trailer,
+)
 
 BEFORE_CONTENT = {
     "busy": Scripted(status=503),
@@ -66,16 +71,7 @@ async def test_after_content_the_client_is_told_and_nothing_is_replayed(name: st
         assert [choice.text for choice in message.delta.choices] == [" w1"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read_stream(call)
-        error = caught.value
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        status = rpc_status.from_call(error)
-        assert status is not None
-        info = error_details_pb2.ErrorInfo()
-        assert status.details[0].Unpack(info)
-        assert (info.reason, info.domain) == ("PARTIAL_OUTPUT", "moegate")
-        trailers = dict(error.trailing_metadata() or ())
-        assert trailers["grpc-retry-pushback-ms"] == "-1"
-        usage = generation_pb2.Usage.FromString(trailers["moegate-usage-bin"])
+        _, usage = partial_output(caught.value)
         assert usage.completion_tokens == 1
         assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
     assert (bad.chats, good.chats) == (1, 0)
@@ -156,8 +152,7 @@ async def test_when_all_fail_the_last_reason_is_told_and_a_retry_is_allowed() ->
             await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "2 attempts failed" in (caught.value.details() or "")
-    trailers = dict(caught.value.trailing_metadata() or ())
-    assert int(trailers["grpc-retry-pushback-ms"]) > 0
+    assert int(trailer(caught.value, "grpc-retry-pushback-ms") or 0) > 0
 
 
 async def test_a_replica_that_serves_another_model_never_enters_service() -> None:

@@ -17,15 +17,24 @@ import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from gateway.config import Timeouts
 from gateway.simulated_vllm.config import DEFAULT_MODEL
 from gateway.simulated_vllm.fault_flags import parse_faults
 from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
-from moegate.v1 import generation_pb2, inference_pb2
+from moegate.v1 import inference_pb2
 from tests import serving
-from tests.serving import METADATA, Call, Serving, chat_request, first_message, read_stream
+from tests.serving import (
+    METADATA,
+    Call,
+    Serving,
+    chat_request,
+    detail,
+    first_message,
+    partial_output,
+    read_stream,
+    trailer,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 16
@@ -117,28 +126,11 @@ async def test_after_content_the_client_is_told_how_far_it_came(kind: str) -> No
         await first_message(call)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read_stream(call)
-        told = partial_tokens(caught.value)
+        told = partial_output(caught.value)[1].completion_tokens
         # A connection that is reset takes what the gateway has not read yet with it.
         assert 1 <= told <= 5 if kind in ("cut", "crash") else told == 5
         running.fail()
         await serving.until_serving(running.serving.gateway, 2)
-
-
-def partial_tokens(error: grpc.aio.AioRpcError) -> int:
-    """Output tokens that the error of an incomplete answer tells."""
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert error_info(error).reason == "PARTIAL_OUTPUT"
-    trailers = dict(error.trailing_metadata() or ())
-    assert trailers["grpc-retry-pushback-ms"] == "-1"
-    return generation_pb2.Usage.FromString(trailers["moegate-usage-bin"]).completion_tokens
-
-
-def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return info
 
 
 @pytest.mark.parametrize("kind", ["cut", "error", "malformed", "crash"])
@@ -257,15 +249,12 @@ async def end_of(call: Call) -> str:
 
 def end_by_error(error: grpc.aio.AioRpcError) -> str:
     """The two ways in which a stream may fail; anything else is an AssertionError."""
-    if error_info(error).reason == "PARTIAL_OUTPUT":
-        assert partial_tokens(error) > 0
+    if trailer(error, "moegate-usage-bin") is not None:
+        assert partial_output(error)[1].completion_tokens > 0
         return "partial"
     known = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert error.code() in known, error
-    status = rpc_status.from_call(error)
-    assert status is not None
-    details = [detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details]
-    assert any(details), error
+    assert detail(error, error_details_pb2.RetryInfo).HasField("retry_delay")
     return "refused"
 
 

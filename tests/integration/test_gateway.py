@@ -10,11 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 
 from gateway.auth import key_sha256
 from gateway.config import Key, KeyLimits, Limits, Timeouts
@@ -27,7 +25,7 @@ from moegate.v1 import (
     inference_pb2,
 )
 from tests import serving
-from tests.serving import METADATA, Serving, chat_request, read_stream
+from tests.serving import METADATA, Serving, chat_request, details, read_stream, trailer
 
 UPSTREAM = "sim-moe"
 
@@ -49,21 +47,6 @@ async def gateway(sim: SimulatedVllm) -> AsyncIterator[Serving]:
     settings = serving.config(pools=[serving.pool([sim.url], upstream_model=UPSTREAM)])
     async with serving.serving(settings) as running:
         yield running
-
-
-def details(error: grpc.aio.AioRpcError) -> list[Message]:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    found = []
-    for packed in status.details:
-        message = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])()
-        assert packed.Unpack(message)
-        found.append(message)
-    return found
-
-
-def trailer(error: grpc.aio.AioRpcError, name: str) -> str | bytes | None:
-    return dict(error.trailing_metadata() or ()).get(name)
 
 
 async def failure(

@@ -1,9 +1,10 @@
-"""The real vLLM server of this suite, shared by its tests."""
+"""The real vLLM server of this suite, shared by its tests, and a gateway in front of it."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests import serving
 from tests.vllm.launch import VllmServer, running_vllm, unsupported_cpu
 
 
@@ -14,3 +15,11 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer
         pytest.skip(reason)
     with running_vllm(tmp_path_factory.mktemp("vllm"), kv_events=True) as server:
         yield server
+
+
+@pytest.fixture
+async def gateway(vllm_server: VllmServer) -> AsyncIterator[serving.Serving]:
+    """A gateway in front of it."""
+    own = serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
+    async with serving.serving(serving.config(pools=[own])) as running:
+        yield running

@@ -6,20 +6,16 @@ The model is tiny and random: only what a grammar forces, or what vLLM counts, c
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
-from tests.serving import METADATA, Serving, chat_request, read_stream
-from tests.vllm.launch import VllmServer
+from tests.serving import GREEDY, METADATA, Serving, chat_request, detail, read_stream
 
-GREEDY = generation_pb2.Sampling(temperature=0.0, seed=1)
 # Every grammar lets white space through, of which a random model never tires: a penalty ends it.
 TIRING = generation_pb2.Sampling(temperature=0.0, seed=1, frequency_penalty=2.0)
 PROMPT = "What is the weather in Rome?"
@@ -39,17 +35,6 @@ SCHEMA = json.dumps(
 )
 ENOUGH_TOKENS = 400
 """For any answer within the schema, with the white space that the grammar lets through."""
-
-
-@pytest.fixture
-async def gateway(vllm_server: VllmServer) -> AsyncIterator[Serving]:
-    settings = serving.config(
-        pools=[
-            serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
-        ]
-    )
-    async with serving.serving(settings) as running:
-        yield running
 
 
 @dataclass(slots=True)
@@ -425,8 +410,4 @@ async def refusal(
 
 
 def violations(error: grpc.aio.AioRpcError) -> list[error_details_pb2.BadRequest.FieldViolation]:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    bad = error_details_pb2.BadRequest()
-    assert any(detail.Unpack(bad) for detail in status.details)
-    return list(bad.field_violations)
+    return list(detail(error, error_details_pb2.BadRequest).field_violations)

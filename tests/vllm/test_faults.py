@@ -19,13 +19,21 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 from gateway.config import Config, Timeouts
 from gateway.health import INFERENCE
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
-from tests.serving import METADATA, Serving, chat_request, first_message, read_stream
+from tests.serving import (
+    METADATA,
+    Serving,
+    chat_request,
+    detail,
+    first_message,
+    partial_output,
+    read_stream,
+    trailer,
+)
 from tests.vllm.launch import (
     MODEL_NAME,
     START_LIMIT_S,
@@ -95,29 +103,11 @@ async def refusal(gateway: Serving) -> grpc.aio.AioRpcError:
 def check_unavailable(error: grpc.aio.AioRpcError) -> None:
     """Nothing ran: another try is welcome, later."""
     assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
-    trailers = dict(error.trailing_metadata() or ())
-    assert int(trailers["grpc-retry-pushback-ms"]) > 0
-    status = rpc_status.from_call(error)
-    assert status is not None
-    retry = error_details_pb2.RetryInfo()
-    assert any(detail.Unpack(retry) for detail in status.details)
+    assert int(trailer(error, "grpc-retry-pushback-ms") or 0) > 0
+    assert detail(error, error_details_pb2.RetryInfo).HasField("retry_delay")
 
 
-def check_partial_output(error: grpc.aio.AioRpcError) -> tuple[str, generation_pb2.Usage]:
-    """The client has an incomplete answer: no blind retry. Returns how the upstream failed."""
-    assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
-    status = rpc_status.from_call(error)
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert (info.reason, info.domain) == ("PARTIAL_OUTPUT", "moegate")
-    trailers = dict(error.trailing_metadata() or ())
-    assert trailers["grpc-retry-pushback-ms"] == "-1"
-    usage = generation_pb2.Usage.FromString(trailers["moegate-usage-bin"])
-    return info.metadata["upstream"], usage
-
-
-async def partial_output(call: serving.Call) -> str:
+async def broken_off(call: serving.Call) -> str:
     """Reads a stream that breaks after its first message: returns how the upstream failed."""
     messages = 1
     try:
@@ -125,7 +115,8 @@ async def partial_output(call: serving.Call) -> str:
             while await call.read() is not grpc.aio.EOF:
                 messages += 1
     except grpc.aio.AioRpcError as error:
-        upstream, usage = check_partial_output(error)
+        info, usage = partial_output(error)
+        upstream = str(info.metadata["upstream"])
     else:
         pytest.fail("the stream ended well")
     assert usage.prompt_tokens > 0
@@ -244,7 +235,7 @@ async def test_a_killed_vllm(
             os.kill(engine, signal.SIGKILL)
 
         # Without another replica.
-        assert await partial_output(call) == "server_error"
+        assert await broken_off(call) == "server_error"
         check_unavailable(await refusal(alone))
         [state] = alone.gateway.runtime.scheduler.placements
         await serving.until(lambda: not state.serving)
@@ -290,7 +281,7 @@ async def test_a_vllm_that_falls_silent_or_shuts_down_hangs_nobody(
             for call in calls:
                 assert (await first_message(call)).delta.choices
             fault()
-            failures = {await partial_output(call) for call in calls}
+            failures = {await broken_off(call) for call in calls}
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 async with asyncio.timeout(LIMIT_S):
                     await unary

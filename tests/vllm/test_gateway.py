@@ -10,28 +10,23 @@ import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from gateway.vllm_metrics import parse_metrics
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.types import EngineReport
 from tests import serving
-from tests.serving import METADATA, Serving, chat_request, first_message, read_stream
+from tests.serving import (
+    GREEDY,
+    METADATA,
+    Serving,
+    chat_request,
+    detail,
+    first_message,
+    read_stream,
+)
 from tests.vllm.launch import VllmServer
 
-GREEDY = generation_pb2.Sampling(temperature=0.0, seed=1)
 PROMPT = "Tell me about the experts of a mixture."
-
-
-@pytest.fixture
-async def gateway(vllm_server: VllmServer) -> AsyncIterator[Serving]:
-    settings = serving.config(
-        pools=[
-            serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
-        ]
-    )
-    async with serving.serving(settings) as running:
-        yield running
 
 
 @pytest.fixture
@@ -211,10 +206,7 @@ async def test_a_prompt_beyond_the_context_is_the_clients_fault(gateway: Serving
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read_stream(gateway.stub.Generate(chat_request("word " * 20_000), metadata=METADATA))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)
-    assert status is not None
-    bad = error_details_pb2.BadRequest()
-    assert any(detail.Unpack(bad) for detail in status.details)
+    bad = detail(caught.value, error_details_pb2.BadRequest)
     assert "8192" in bad.field_violations[0].description
 
 
