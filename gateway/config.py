@@ -113,7 +113,8 @@ class Replica(_Config, frozen=True, kw_only=True):
     url: Url
     """Address of its OpenAI API, without /v1."""
     kv_events_port: Port | None = None
-    """Port that its first rank publishes KV events on; absent: that of the pool."""
+    """Port that its first rank publishes KV events on; absent: that of the pool. Its replay port is
+    as far from it as the pool's."""
 
 
 class Pool(_Config, frozen=True, kw_only=True):

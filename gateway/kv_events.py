@@ -169,22 +169,31 @@ class Rank:
 
     async def _replay(self, until: int) -> None:
         """Asks for the batches before `until` that were missed, as far as the engine has them."""
+        while self._next < until and await self._replay_once(until):
+            pass
+
+    async def _replay_once(self, until: int) -> bool:
+        """Whether it is worth another try: an engine sends faster than is read, and what does not
+        fit into its socket's buffer is lost."""
         assert self._publisher.replay_port is not None
+        first = self._next
         with self._socket(zmq.DEALER, self._publisher.replay_port) as dealer:
             try:
                 async with asyncio.timeout(REPLAY_WAIT_S) as limit:
-                    await dealer.send_multipart([b"", self._next.to_bytes(8, "big")])
+                    await dealer.send_multipart([b"", first.to_bytes(8, "big")])
                     while True:
                         frames = await dealer.recv_multipart()
                         limit.reschedule(asyncio.get_running_loop().time() + REPLAY_WAIT_S)
-                        if len(frames) != 4:
-                            return
-                        number = int.from_bytes(frames[2], "big")
+                        number = int.from_bytes(frames[2], "big") if len(frames) == 4 else -1
                         if not self._next <= number < until:  # the end mark is beyond, too
-                            return
+                            return False
+                        if number > self._next > first:
+                            return True
                         await self._apply(number, frames[3])
             except TimeoutError:
-                log.warning("%s: no answer from its replay port of KV events", self)
+                if self._next == first:
+                    log.warning("%s: no answer from its replay port of KV events", self)
+                return self._next > first
 
     async def _apply(self, number: int, payload: bytes) -> None:
         if number == 0:
@@ -214,6 +223,7 @@ class Rank:
                 await asyncio.sleep(0)
         if part:
             self._tell(*part)
+        await asyncio.sleep(0)  # many may wait, and reading one that waits does not
 
     def _tell(self, *changes: CacheChange) -> None:
         self._report(

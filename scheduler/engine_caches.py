@@ -60,6 +60,10 @@ class EngineCaches:
         self._ranks: dict[int, int] = {}
         self._holders = Holders()
         self._blocks = 0
+        self._figures: tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Floats] | None = None
+        """Of each cache: its placement, the tokens of a block, the ranks of its placement."""
+        self.known = np.zeros(placements, dtype=np.bool_)
+        """Whether all that a placement's caches hold is known, shape (placements,)."""
         self.block_sizes: tuple[int, ...] = ()
         """Tokens of a block, each size that an engine has told of."""
 
@@ -73,6 +77,7 @@ class EngineCaches:
         cache = self._caches.get(key)
         if cache is None:
             cache = self._caches[key] = _Cache(1 << len(self._caches))
+            self._figures = None
         for change in events.changes:
             match change:
                 case BlocksStored():
@@ -84,35 +89,41 @@ class EngineCaches:
                     self._reset(cache, known=change.known)
                     if change.known:
                         cache.began_s = now
+        self._sum_up(placement)
 
     def restarted(self, placement: int, since_s: float) -> None:
         """The engine began anew after `since_s`: what was told before holds no more."""
         for cache in self._of(placement):
             if cache.began_s < since_s:
                 self._reset(cache, known=False)
+        self._sum_up(placement)
 
     def hit_tokens(self, prompt: tuple[TokenBlocks, ...]) -> Floats:
         """Leading tokens of the prompt in the caches of each placement, shape (placements,)."""
-        hits = np.zeros(self._placements)
-        by_size = {
-            cut.block_tokens: self._holders.leading(cut.names, len(self._caches)) for cut in prompt
-        }
-        for number, ((placement, _), cache) in enumerate(self._caches.items()):
-            if (found := by_size.get(cache.block_tokens)) is not None:
-                hits[placement] += found[number] * cache.block_tokens / self._ranks[placement]
-        return hits
-
-    def known(self) -> npt.NDArray[np.bool_]:
-        """Whether all that a placement's caches hold is known, shape (placements,)."""
-        found = np.zeros(self._placements, dtype=np.bool_)
-        for placement in self._ranks:
-            found[placement] = self.is_known(placement)
-        return found
+        if self._figures is None:
+            caches = self._caches.items()
+            sizes = [cache.block_tokens for _, cache in caches]
+            ranks = [self._ranks[placement] for (placement, _), _ in caches]
+            places = [placement for (placement, _), _ in caches]
+            self._figures = np.array(places, dtype=np.intp), np.array(sizes), np.array(ranks)
+        places_of, sizes_of, ranks_of = self._figures
+        hits = np.zeros(len(self._caches))
+        for cut in prompt:
+            found = self._holders.leading(cut.names, len(self._caches))
+            hits += np.where(sizes_of == cut.block_tokens, found * cut.block_tokens, 0.0)
+        of_placements = np.zeros(self._placements)
+        np.add.at(of_placements, places_of, hits / ranks_of)
+        return of_placements
 
     def is_known(self, placement: int) -> bool:
-        """The same of one."""
+        """The same of one; of those that have no engine of the gateway's it is not."""
+        return placement < self._placements and bool(self.known[placement])
+
+    def _sum_up(self, placement: int) -> None:
+        """Keeps `known` up to date."""
         caches = self._of(placement)
-        return 0 < len(caches) == self._ranks[placement] and all(c.known for c in caches)
+        whole = 0 < len(caches) == self._ranks.get(placement)
+        self.known[placement] = whole and all(cache.known for cache in caches)
 
     def held_tokens(self, placement: int) -> int | None:
         """Tokens in the placement's caches; None: unknown."""
@@ -135,6 +146,7 @@ class EngineCaches:
             if cache.names:  # an engine has one size
                 self._reset(cache, known=False)
             cache.block_tokens = size
+            self._figures = None
         own: list[int | None] = [None] * len(stored.hashes)
         first = None if stored.salt is None else root(size, stored.salt)
         if stored.parent is not None:

@@ -161,7 +161,7 @@ class Lane:
         if not self.policy.prefix or not request.token_blocks:
             return expected
         told = self.engine_caches.hit_tokens(request.token_blocks)
-        return np.where(self.engine_caches.known(), told, np.maximum(told, expected))
+        return np.where(self.engine_caches.known, told, np.maximum(told, expected))
 
     def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
         """The request as a quote needs it."""

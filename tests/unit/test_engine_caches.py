@@ -200,7 +200,7 @@ def test_after_a_gap_little_is_known_until_the_engine_starts_anew() -> None:
     told.tell(stored(PROMPT))
     told.caches.restarted(0, since_s=9.0)
     assert told.hits() == [10 * SIZE, 0], "its events told of the restart first"
-    assert told.caches.known().tolist() == [True, False]
+    assert told.caches.known.tolist() == [True, False]
     told.lose()
     assert (told.hits(), told.caches.is_known(0)) == ([0, 0], False)
     told.tell(stored(PROMPT, done=2))
