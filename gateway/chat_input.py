@@ -22,13 +22,13 @@ from gateway.generation import (
 )
 from moegate.v1 import chat_pb2
 
-_ROLES = {
+ROLES = {
     chat_pb2.ROLE_SYSTEM: Role.SYSTEM,
     chat_pb2.ROLE_USER: Role.USER,
     chat_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
     chat_pb2.ROLE_TOOL: Role.TOOL,
 }
-_TOOL_MODES = {
+TOOL_MODES = {
     chat_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: None,
     chat_pb2.TOOL_CHOICE_MODE_AUTO: ToolMode.AUTO,
     chat_pb2.TOOL_CHOICE_MODE_NONE: ToolMode.NONE,
@@ -78,7 +78,7 @@ def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
 
 
 def _parse_message(proto: chat_pb2.ChatMessage, path: str, violations: Violations) -> Message:
-    role = _ROLES.get(proto.role)
+    role = ROLES.get(proto.role)
     if role is None:
         violations.add(
             f"{path}.role",
@@ -165,7 +165,7 @@ def _parse_tool_choice(
             f"{proto.function_name[:80]!r} is none of chat.tools",
         )
         return NamedTool(name=proto.function_name)
-    mode = _TOOL_MODES.get(proto.mode)
+    mode = TOOL_MODES.get(proto.mode)
     violations.check(
         bool(names) or mode in (None, ToolMode.NONE),
         "chat.tool_choice.mode",

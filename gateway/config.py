@@ -22,6 +22,7 @@ from gateway.config_remote import (
     Feature,
     JsonText,
     MaxTokensField,
+    OtherGateway,
     PriceRow,
     RemoteApi,
     RemoteLimits,
@@ -37,6 +38,13 @@ Url = Annotated[
     Meta(
         pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
         description="http:// or https:// address without user, query and fragment.",
+    ),
+]
+RemoteUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^((https?|grpcs?)://)[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http://, https://, grpc:// or grpcs:// address without user, query, fragment.",
     ),
 ]
 HostPort = Annotated[
@@ -189,8 +197,9 @@ class Remote(_Config, frozen=True, kw_only=True):
     """Name that the remote uses; absent: `model`."""
     api: RemoteApi = RemoteApi.OPENAI
     """What it speaks."""
-    url: Url
-    """Address of its API, without `url_prefix`."""
+    url: RemoteUrl
+    """Address of its API, without `url_prefix`. Of another moegate: grpc://host:port, or grpcs://
+    over TLS."""
     url_prefix: Annotated[
         str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path such as /v1.")
     ] = "/v1"
@@ -215,6 +224,8 @@ class Remote(_Config, frozen=True, kw_only=True):
     """Most output tokens that a request may ask of it; absent: unknown."""
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
     """Name of the output limit (OpenAI-shaped APIs only)."""
+    gateway: OtherGateway = OtherGateway()
+    """How another moegate is asked (api `moegate` only)."""
     fails_with: Name | None = None
     """Name of what it depends on: after a failure the next try prefers remotes of other names."""
     price_row: PriceRow | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.config import Remote
+from gateway.config_checks_gateway import gateway_problems, scheme_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_remote import MaxTokensField, RemoteApi
 from gateway.secrets import resolve
@@ -31,6 +32,9 @@ OWN_FIELDS = frozenset(
 
 def remote_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
     """Every problem of one remote, but those that all upstreams share."""
+    yield from scheme_problems(path, remote)
+    if remote.api is RemoteApi.MOEGATE:
+        yield from gateway_problems(path, remote, base_dir)
     yield from _headers(path, remote, base_dir)
     yield from _extra_body(f"{path}.extra_body_json", remote.extra_body_json)
     for i, feature in enumerate(remote.cannot):

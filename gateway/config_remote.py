@@ -8,6 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.config_values import Name
+
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 PriceRow = Annotated[
     str,
@@ -16,6 +18,7 @@ PriceRow = Annotated[
         description="provider/model, such as deepseek/deepseek-chat.",
     ),
 ]
+PemFile = Annotated[str, Meta(min_length=1)]
 JsonText = Annotated[
     str, Meta(min_length=2, max_length=65_536, description="A JSON object, in quotes.")
 ]
@@ -28,6 +31,8 @@ class RemoteApi(enum.StrEnum):
     """Chat completions as OpenAI's: OpenRouter, DeepSeek, Moonshot, Together and most others."""
     ANTHROPIC = "anthropic"
     """Messages as Anthropic's."""
+    MOEGATE = "moegate"
+    """moegate.v1 over gRPC: another moegate."""
 
 
 class Feature(enum.StrEnum):
@@ -77,6 +82,26 @@ class RemoteLimits(_Part, frozen=True, kw_only=True):
     """Requests per minute."""
     tokens_per_minute: Count | None = None
     """Tokens per minute; each request counts its prompt and its output limit, until it ends."""
+
+
+class OtherGateway(_Part, frozen=True, kw_only=True):
+    """How another moegate is asked. Files are PEM, relative to the folder of the configuration."""
+
+    ca: PemFile | None = None
+    """Authority that signs its certificate; absent: those of the system."""
+    cert: PemFile | None = None
+    """Certificate chain shown to it, where it asks for one (mTLS)."""
+    key: PemFile | None = None
+    """Private key of `cert`, not encrypted."""
+    local_only: bool = False
+    """Whether it is told to keep every request on its own servers."""
+    shared_classes: tuple[Name, ...] = ()
+    """Classes of remotes that mean the same there as here: it is told which of them the caller
+    allows, and to keep the request on its own servers where that is none. Empty: its key decides
+    alone."""
+    max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Most gateways that a request may have come through, this one included, to be sent there:
+    what ends a circle of gateways that overflow to each other."""
 
 
 class Hedging(_Part, frozen=True, kw_only=True):

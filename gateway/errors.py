@@ -26,6 +26,9 @@ DOMAIN = "moegate"
 NEVER_RETRY_MS = -1
 USAGE_TRAILER = "moegate-usage-bin"
 COST_TRAILER = "moegate-cost-bin"
+PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+HOPS_FIELD = "metadata.moegate-hops"
+"""What a request has set that came through as many gateways as it may."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -43,6 +46,7 @@ _FIELDS = {
     **{name: f"sampling.{name}" for name in _SAMPLING},
 }
 """The API's name of what upstreams blame; others are passed on as they are."""
+_SHORTEN = ": shorten the prompt"
 MAX_VIOLATIONS_BYTES = 1000
 """Of all faults that are told. gRPC takes 8 KiB of trailers, which hold them three times: escaped,
 up to threefold, in the message, and twice in the details, in base64."""
@@ -83,7 +87,7 @@ class RpcError(Exception):
             status.details.append(packed)
         metadata = [("grpc-status-details-bin", status.SerializeToString()), *self.trailers]
         if self.pushback_ms is not None:
-            metadata.append(("grpc-retry-pushback-ms", str(self.pushback_ms)))
+            metadata.append((PUSHBACK_TRAILER, str(self.pushback_ms)))
         return tuple(metadata)
 
 
@@ -92,8 +96,9 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
     await context.abort(error.code, error.message, error.trailing_metadata())
 
 
-def invalid(violations: Iterable[tuple[str, str]]) -> RpcError:
-    """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation."""
+def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
+    """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation;
+    `reason`: for programs, what kind of fault it is."""
     detail = error_details_pb2.BadRequest()
     left_bytes = MAX_VIOLATIONS_BYTES
     told = list(violations)
@@ -107,7 +112,8 @@ def invalid(violations: Iterable[tuple[str, str]]) -> RpcError:
             break
         detail.field_violations.add(field=field, description=description)
     message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
-    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail)
+    infos = (_info(reason),) if reason else ()
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
 
 
 def unauthenticated(message: str) -> RpcError:
@@ -192,9 +198,9 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
             param = failure.param.removeprefix("body.")
             return invalid([(_FIELDS.get(param, param) or "request", failure.message)])
         case FailureKind.CONTEXT_LENGTH:
-            return invalid([("input", f"{failure.message}: shorten the prompt")])
+            return _too_long(failure.message)
         case FailureKind.CONTENT_FILTER:
-            return invalid([("input", failure.message)])
+            return invalid([("input", failure.message)], failure.kind.name)
         case FailureKind.DEADLINE:
             return deadline(failure.message)
         case _:
@@ -213,10 +219,10 @@ def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> R
         case RejectReason.DEADLINE:
             return deadline(reject.message)
         case RejectReason.TOO_LONG:
-            return invalid([("input", f"{reject.message}: shorten the prompt")])
+            return _too_long(reject.message)
         case RejectReason.NO_PLACEMENT_ALLOWED if unsupported:
             fields = sorted({field for fields in unsupported.values() for field in fields})
-            return invalid((f, "no server that may run this request honours it") for f in fields)
+            return invalid((field, _not_honoured(field)) for field in fields)
         case RejectReason.NO_PLACEMENT_ALLOWED:
             return precondition(reject.message, reason)
         case RejectReason.UNKNOWN_MODEL:
@@ -234,6 +240,20 @@ def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> 
     held = retry_after_s is not None
     code = grpc.StatusCode.RESOURCE_EXHAUSTED if held else grpc.StatusCode.FAILED_PRECONDITION
     return _retryable(code, f"{subject}: {text}", reason, retry_after_s, detail)
+
+
+def _too_long(message: str) -> RpcError:
+    told = message.removesuffix(_SHORTEN)  # another gateway may have said it
+    return invalid([("input", told + _SHORTEN)], FailureKind.CONTEXT_LENGTH.name)
+
+
+def _not_honoured(field: str) -> str:
+    if field == HOPS_FIELD:
+        return (
+            "it came through as many gateways as it may, and none of the own servers may run it:"
+            " gateways overflow to each other, or gateway.max_hops of a remote is too low"
+        )
+    return "no server that may run this request honours it"
 
 
 def _retryable(

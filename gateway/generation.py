@@ -139,6 +139,10 @@ class Generation:
     continues: bool = False
     """The last message is the beginning of the answer: the answer goes on where it ends."""
     hints: EngineHints = EngineHints()
+    hops: int = 0
+    """Gateways that it came through before this one."""
+    remote_classes: frozenset[str] = frozenset()
+    """Classes of remotes that may see it: what another gateway is told."""
 
 
 class FinishReason(enum.StrEnum):

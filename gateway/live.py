@@ -51,6 +51,7 @@ class _Running:
         for result in await asyncio.gather(*self.tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("a task of the gateway failed", exc_info=result)
+        await self.runtime.close()
 
 
 class Live:

@@ -9,9 +9,16 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from gateway import errors
 from gateway.backends import anthropic_body
 from gateway.backends.anthropic_http import AnthropicHttpBackend
-from gateway.backends.features import ANTHROPIC_FEATURES, OPENAI_FEATURES, unsupported
+from gateway.backends.features import (
+    ANTHROPIC_FEATURES,
+    MOEGATE_FEATURES,
+    OPENAI_FEATURES,
+    unsupported,
+)
+from gateway.backends.moegate_grpc import Address, MoegateGrpcBackend, Policy
 from gateway.backends.openai_body import BodyOptions, Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Header, Remote
@@ -23,12 +30,16 @@ from scheduler.fleet import Placement
 from scheduler.rate_limit import RateLimits
 from scheduler.types import PlacementKind
 
-AnyBackend = OpenAIHttpBackend | AnthropicHttpBackend
+AnyBackend = OpenAIHttpBackend | AnthropicHttpBackend | MoegateGrpcBackend
 """The client of a placement."""
 Unsupported = Callable[[Generation], tuple[str, ...]]
 """Fields of a request that a placement cannot honour."""
 
-_FEATURES = {RemoteApi.OPENAI: OPENAI_FEATURES, RemoteApi.ANTHROPIC: ANTHROPIC_FEATURES}
+_FEATURES = {
+    RemoteApi.OPENAI: OPENAI_FEATURES,
+    RemoteApi.ANTHROPIC: ANTHROPIC_FEATURES,
+    RemoteApi.MOEGATE: MOEGATE_FEATURES,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +112,19 @@ def _backend(
                 extra=extra,
                 headers=headers,
             )
+        case RemoteApi.MOEGATE:
+            options = remote.gateway
+            return MoegateGrpcBackend(
+                address=_address(remote, base_dir),
+                upstream_model=upstream_model,
+                api_key=api_key,
+                timeouts=remote.timeouts,
+                policy=Policy(
+                    local_only=options.local_only,
+                    shared_classes=frozenset(options.shared_classes),
+                ),
+                headers=headers,
+            )
         case RemoteApi.OPENAI:
             return OpenAIHttpBackend(
                 session=session,
@@ -126,11 +150,26 @@ def _unsupported(remote: Remote, features: frozenset[Feature]) -> Unsupported:
             found = anthropic_body.unsupported_fields(generation, features)
         else:
             found = unsupported(generation, features)
+        if remote.api is RemoteApi.MOEGATE and generation.hops >= remote.gateway.max_hops:
+            found = (*found, errors.HOPS_FIELD)
         if most is not None and generation.max_output_tokens > most:
             found = (*found, "max_output_tokens")
         return found
 
     return fields
+
+
+def _address(remote: Remote, base_dir: Path) -> Address:
+    """Checked by `config_checks_gateway.py`."""
+    scheme, _, target = remote.url.rstrip("/").partition("://")
+    if scheme == "grpc":
+        return Address(target=target)
+    options = remote.gateway
+    ca, key, cert = (
+        None if file is None else (base_dir / file).read_bytes()
+        for file in (options.ca, options.key, options.cert)
+    )
+    return Address(target=target, tls=(ca, key, cert))
 
 
 def _value(header: Header, base_dir: Path) -> str:

@@ -12,7 +12,7 @@ from gateway.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.types import PlacementKind
 
-_FINISH = {
+FINISH = {
     None: generation_pb2.FINISH_REASON_UNSPECIFIED,
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
@@ -83,12 +83,12 @@ def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
 def choice_message(delta: ChoiceDelta) -> generation_pb2.ChoiceDelta:
     """New output of one choice."""
     message = generation_pb2.ChoiceDelta(
-        index=delta.index, text=delta.text, finish_reason=_FINISH[delta.finish_reason]
+        index=delta.index, text=delta.text, finish_reason=FINISH[delta.finish_reason]
     )
     if delta.reasoning_text:
         message.reasoning_text = delta.reasoning_text
     if delta.tool_calls:
-        message.tool_calls.extend(_tool_call(call) for call in delta.tool_calls)
+        message.tool_calls.extend(tool_call_message(call) for call in delta.tool_calls)
     for entry in delta.logprobs:
         message.logprobs.add(
             token=entry.token,
@@ -194,7 +194,8 @@ def _attempt(record: AttemptRecord) -> generation_pb2.Attempt:
     )
 
 
-def _tool_call(call: ToolCall) -> chat_pb2.ToolCall:
+def tool_call_message(call: ToolCall) -> chat_pb2.ToolCall:
+    """A call of a tool, or a piece of one."""
     return chat_pb2.ToolCall(
         id=call.id, name=call.name, arguments_json=call.arguments_json, index=call.index
     )

@@ -15,6 +15,7 @@ from gateway.accounting.price_book import price_book
 from gateway.accounting.price_source import group_of, load_prices, priced
 from gateway.accounting.prices import Prices
 from gateway.accounting.settlement import Sink
+from gateway.backends.moegate_grpc import MoegateGrpcBackend
 from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.config import Config, Pool
@@ -68,6 +69,12 @@ class Runtime:
     def snapshot(self, now_s: float) -> SchedulerSnapshot:
         """The scheduler's figures, without the places that no replica has."""
         return occupied(self.scheduler.snapshot(now_s), self.targets)
+
+    async def close(self) -> None:
+        """Ends what the remotes hold; the session of the HTTP ones is the caller's."""
+        for backend in self.backends.values():
+            if isinstance(backend, MoegateGrpcBackend):
+                await backend.close()
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model."""

@@ -24,6 +24,7 @@ from gateway.config import KeyRole
 from gateway.dispatch import Rejected
 from gateway.generation import Chunk, Generation
 from gateway.hints import engine_hints
+from gateway.hops import hops_of
 from gateway.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.live import Live
 from gateway.prefix_blocks import prefix_blocks, token_blocks
@@ -61,7 +62,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Streams deltas, then `done`."""
         async with answering(context):
             caller = caller_of(self._live, context)
-            generation = self._generation(request, caller)
+            generation = self._generation(request, caller, context)
             async with aclosing(self._run(request, generation, caller, context)) as outputs:
                 async for output in outputs:
                     if isinstance(output, Finished):
@@ -76,7 +77,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """The same, in one answer."""
         async with answering(context):
             caller = caller_of(self._live, context)
-            generation = self._generation(request.request, caller)
+            generation = self._generation(request.request, caller, context)
             answer = Answer()
             response = inference_pb2.GenerateOnceResponse()
             outputs = self._run(request.request, generation, caller, context, hold=True)
@@ -139,7 +140,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Where the request would run now, and why; nothing is started."""
         async with answering(context):
             caller = caller_of(self._live, context)
-            generation = self._generation(request.request, caller)
+            generation = self._generation(request.request, caller, context)
             runtime = self._live.runtime
             priced, _, _ = await self._request(
                 request.request, generation, caller, context, runtime
@@ -167,7 +168,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         if not self._live.runtime.scheduler.has_model(model):
             raise errors.unknown_model(model)
 
-    def _generation(self, proto: generation_pb2.GenerateRequest, caller: Caller) -> Generation:
+    def _generation(
+        self, proto: generation_pb2.GenerateRequest, caller: Caller, context: Context
+    ) -> Generation:
         # A default beyond the context would be refused by the engine, for what nobody asked.
         default = self._live.runtime.config.limits.default_max_output_tokens
         contexts = [
@@ -177,7 +180,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         ]
         generation = parse_generation(proto, min([default, *contexts]))
         self._check_model(generation.model, caller)
-        return generation
+        return replace(generation, hops=hops_of(tuple(context.invocation_metadata() or ())))
 
     async def _run(
         self,
@@ -274,7 +277,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             prefix_block_tokens=block_tokens,
             token_blocks=await token_blocks(generation, hints.cache_salt, block_sizes),
         )
-        return request, replace(generation, hints=hints), unsupported
+        generation = replace(generation, hints=hints, remote_classes=request.remote_classes)
+        return request, generation, unsupported
 
     @contextmanager
     def _once(

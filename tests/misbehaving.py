@@ -1,8 +1,9 @@
-"""Upstreams that misbehave on demand, on real sockets, behind a real gateway, on three sides.
+"""Upstreams that misbehave on demand, on real sockets, behind a real gateway, on four sides.
 
-`local`: own vLLM replicas; `openai` and `anthropic`: remotes of these APIs. All upstreams of a test
-share one script: the list of what becomes of generations, call by call, whichever of them is asked
-(the scheduler's choice between equals is not the tests' business); or each has its own.
+`local`: own vLLM replicas; `openai`, `anthropic` and `moegate`: remotes of these APIs. All
+upstreams of a test share one script: the list of what becomes of generations, call by call,
+whichever of them is asked (the scheduler's choice between equals is not the tests' business); or
+each has its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gateway.config_remote import Failures, RemoteApi
 from scheduler.pricing import RateTier, TokenRates
 from scheduler.types import AttemptOutcome
 from tests import serving
+from tests.misbehaving_moegate import over_grpc
 from tests.serving import Serving, until
 
 TIMEOUTS = Timeouts(connect_s=2.0, first_token_s=2.0, idle_s=2.0, total_s=30.0)
@@ -40,10 +42,12 @@ class Side(enum.StrEnum):
     LOCAL = "local"
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    MOEGATE = "moegate"
 
 
 SIDES = tuple(Side)
-REMOTE_SIDES = (Side.OPENAI, Side.ANTHROPIC)
+REMOTE_SIDES = (Side.OPENAI, Side.ANTHROPIC, Side.MOEGATE)
+CONTINUING_SIDES = (Side.LOCAL, Side.OPENAI, Side.ANTHROPIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +353,8 @@ async def misbehaving(
     async with contextlib.AsyncExitStack() as stack:
         upstreams = tuple(Upstream(side, script) for script in scripts)
         for upstream in upstreams:
-            await stack.enter_async_context(listening(upstream))
+            listens = over_grpc if side is Side.MOEGATE else listening
+            await stack.enter_async_context(listens(upstream))
         addresses = urls([upstream.url for upstream in upstreams])
         settings = _config(side, addresses, timeouts, change)
         settings = msgspec.structs.replace(
@@ -374,7 +379,9 @@ def _config(
 ) -> Config:
     if side is Side.LOCAL:
         return serving.config(pools=[serving.pool(urls, timeouts=timeouts, max_num_seqs=64)])
-    api = RemoteApi.ANTHROPIC if side is Side.ANTHROPIC else RemoteApi.OPENAI
+    api = RemoteApi(side.value)
+    if api is RemoteApi.MOEGATE:
+        urls = [url.replace("http", "grpc", 1) for url in urls]
     remotes = [
         change(
             Remote(

@@ -13,6 +13,8 @@ OPENAI_FEATURES = VLLM_FEATURES - {
     *(Feature.PROMPT_TOKENS, Feature.CONTINUATION),
 }
 """What OpenAI-shaped APIs can by default: a remote's configuration adds and removes."""
+MOEGATE_FEATURES = VLLM_FEATURES - {Feature.CONTINUATION}
+"""What the API of another gateway can say; its own servers and remotes decide on the rest."""
 ANTHROPIC_FEATURES = frozenset(
     {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
 )

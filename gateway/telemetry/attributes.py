@@ -87,7 +87,7 @@ def of_attempt(
     address = urlsplit(url)
     if address.hostname:
         found[semconv.SERVER_ADDRESS] = address.hostname
-        found[semconv.SERVER_PORT] = address.port or (443 if address.scheme == "https" else 80)
+        found[semconv.SERVER_PORT] = address.port or (443 if address.scheme[-1] == "s" else 80)
     for name, attribute in _SAMPLING.items():
         value = getattr(generation.sampling, name)
         if value is not None:

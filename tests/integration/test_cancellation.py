@@ -9,6 +9,7 @@ from collections import Counter
 
 import grpc
 
+from gateway.backends.moegate_grpc import MoegateGrpcBackend
 from gateway.config import Limits
 from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
@@ -46,6 +47,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in runtime.backends.values():
+        assert not isinstance(backend, MoegateGrpcBackend)
         connector = backend.session.connector
         assert connector is not None
         # Idle connections may stay for the next request; busy ones would be leaks.

@@ -16,6 +16,7 @@ from gateway.config_remote import Failures, Feature, Hedging
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.types import AttemptOutcome
 from tests.misbehaving import (
+    CONTINUING_SIDES,
     INPUT_NANO_USD,
     OUTPUT_NANO_USD,
     PROMPT_TOKENS,
@@ -240,7 +241,7 @@ def continuing(remote: Remote) -> Remote:
 CONTINUED = Failures(continue_cut_answers=True)
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", CONTINUING_SIDES)
 async def test_a_cut_answer_is_gone_on_with_where_that_is_switched_on(side: Side) -> None:
     script = Script([Act(tokens=2, end="cut"), Act(tokens=1, usage=(PROMPT_TOKENS + 2, 1))])
     async with misbehaving(side, script, script, failures=CONTINUED, change=continuing) as bench:
@@ -291,7 +292,7 @@ async def test_a_cut_answer_is_not_gone_on_with_otherwise(name: str) -> None:
         assert sum(attempt.final for attempt in bench.settled) <= 1
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", CONTINUING_SIDES)
 async def test_a_continuation_that_fails_too_is_told_as_incomplete(side: Side) -> None:
     script = Script([Act(tokens=2, end="cut")], rest=Act(status=400))
     async with misbehaving(side, script, script, failures=CONTINUED, change=continuing) as bench:

@@ -40,7 +40,7 @@ def unpacked(error: errors.RpcError) -> dict[str, Message]:
         (reject(RejectReason.QUEUE_FULL, 1.5), "RESOURCE_EXHAUSTED", RETRY, "1500"),
         (reject(RejectReason.QUEUE_TIMEOUT, 0.2), "RESOURCE_EXHAUSTED", RETRY, "200"),
         (reject(RejectReason.DEADLINE), "DEADLINE_EXCEEDED", "ErrorInfo", None),
-        (reject(RejectReason.TOO_LONG), "INVALID_ARGUMENT", "BadRequest", None),
+        (reject(RejectReason.TOO_LONG), "INVALID_ARGUMENT", "BadRequest ErrorInfo", None),
         (reject(RejectReason.UNKNOWN_MODEL), "NOT_FOUND", "ResourceInfo", None),
         (reject(RejectReason.NO_PLACEMENT_ALLOWED), "FAILED_PRECONDITION", "ErrorInfo", None),
         (reject(RejectReason.UNAVAILABLE, 2.0), "UNAVAILABLE", RETRY, "2000"),
