@@ -6,11 +6,13 @@ how it ended.
 
 from __future__ import annotations
 
+import numpy as np
+
 from scheduler.decisions import Decision, Tier
 from scheduler.fleet import PlacementState, Resident
 from scheduler.lane import Lane
 from scheduler.overflow import RemoteQuote
-from scheduler.placement import Ask, Block, Quote
+from scheduler.placement import Ask, Quote
 from scheduler.ticket import Ticket
 from scheduler.types import AttemptEnded, AttemptOutcome, Dispatch, Fault, PlacementKind, SloClass
 
@@ -186,7 +188,7 @@ def decision(
 
 def why(made: Quote, index: int) -> str:
     """Why an own placement was taken, for a reader."""
-    free = int((made.blocked == Block.FREE).sum())
+    free = len(made.blocked) - np.count_nonzero(made.blocked)
     return (
         f"best of {free} that keep every promise: first token in {made.ttft_s[index]:.2f} s, "
         f"{made.tpot_s[index] * 1e3:.0f} ms a token"

@@ -75,15 +75,20 @@ class LocalFleet:
         self.models = StepModels(models)
         self.nano_usd_per_s: Floats = np.zeros(count)
         self.take_prices()
-        self.slots = np.array([state.facts.max_running for state in self.states], dtype=np.int64)
         self.serving = np.zeros(count, dtype=np.bool_)
         self.sequences = np.zeros(count, dtype=np.int64)
-        self.batch = np.zeros(count, dtype=np.int64)
+        self.batch: Floats = np.zeros(count)
+        self.warm = np.zeros(count, dtype=np.bool_)
+        """Where the group runs anything."""
         self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
         self.kv_tokens: Floats = np.zeros(count)
         """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts."""
         self.kv_paced_tokens: Floats = np.zeros(count)
         self.kv_free_tokens: Floats = np.full(count, np.inf)
+        self.slot_room: Floats = np.full(count, np.inf)
+        self.kv_room_tokens: Floats = np.full(count, np.inf)
+        """What more fits; no bound where nothing runs: a request that needs more slots or blocks
+        than there are runs alone, in turns."""
         self.context_tokens: Floats = np.full(count, np.inf)
         self.prefill_end_s: Floats = np.zeros(count)
         self.stall_end_s: Floats = np.zeros(count)
@@ -91,6 +96,8 @@ class LocalFleet:
         self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
         self.step_s: Floats = np.zeros(count)
         """T(B) of the group as of its last change of batch."""
+        self.next_step_s: Floats = np.zeros(count)
+        """T(B + 1) without its KV."""
         self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
         self.curve_offsets = np.arange(count, dtype=np.intp) * STALL_POINTS
         self.curves: Floats = np.zeros((count, STALL_POINTS))
@@ -130,7 +137,8 @@ class LocalFleet:
             row=self.lengths.row(request.key_id),
         )
         # It has more to lose now; who leaves only makes the curve too careful, until it ages.
-        self.curve_at_s[self.groups[index].members] = -1.0
+        for member in self.groups[index].members:
+            self.curve_at_s[member] = -1.0
         self.sync(index, now)
 
     def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
@@ -252,12 +260,17 @@ class LocalFleet:
         if (context := state.context_tokens) is not None:
             self.context_tokens[index] = context
         self.cache_trust[index] = state.cache_trust
+        sequences = int(self.sequences[index])
+        self.slot_room[index] = state.facts.max_running - sequences if sequences else np.inf
+        self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
         if len(group.members) == 1:
-            group.batch = int(self.sequences[index])
+            group.batch = sequences
             group.kv_paced_tokens = state.kv_tokens + external_kv
             self.batch[index] = group.batch
+            self.warm[index] = sequences > 0
             self.step_s[index] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
+            self.next_step_s[index] = group.model.decode_step_s(group.batch + 1, 0)
             self.kv_paced_tokens[index] = group.kv_paced_tokens
             self.stall_end_s[index] = self.prefill_end_s[index]
             return
@@ -265,7 +278,9 @@ class LocalFleet:
         group.batch = int(self.sequences[members].sum())
         group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
         self.batch[members] = group.batch
+        self.warm[members] = group.batch > 0
         self.step_s[members] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
+        self.next_step_s[members] = group.model.decode_step_s(group.batch + 1, 0)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 
@@ -281,8 +296,9 @@ class LocalFleet:
                 end_s -= prefill_s
         step_s = group.model.tpot_s(group.batch + 1, group.kv_paced_tokens)
         curve = group.streams.curve(starts_s, step_s, self.lengths, now)
-        self.curves[group.members] = curve
-        self.curve_at_s[group.members] = now
+        for member in group.members:
+            self.curves[member] = curve
+            self.curve_at_s[member] = now
 
     def releasable(self, index: int, now: float) -> bool:
         """Whether the placement's group has been empty for the pool's release delay."""

@@ -32,6 +32,8 @@ CURVE_AGE_S = 0.1
 MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
 _TIE = 1.0 + 1e-9
+_ZERO = np.array(0.0)
+"""numpy takes it faster than a Python number."""
 
 
 class Block(enum.IntEnum):
@@ -100,7 +102,8 @@ class Ask:
     @property
     def possible(self) -> bool:
         """Whether an own placement may take it, now or later."""
-        return bool(((self.excluded == _FREE) | (self.excluded == _PAUSED)).any())
+        shut = np.count_nonzero(self.excluded)
+        return bool(shut < len(self.excluded) or (self.excluded == _PAUSED).any())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,22 +139,25 @@ class Quote:
 
 def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
     """Figures for `ask` on every placement, with the harm curves as they are."""
-    request, slo = ask.request, ask.request.slo
+    request = ask.request
     waited_s = now - request.arrival_s
     choices, prompt = request.choices, np.array(float(request.prompt_tokens))
     models = fleet.models
     prefill_s = models.prefill_time_s(prompt - ask.hit_tokens, prompt)
-    wait_s = np.maximum(fleet.prefill_end_s - now, 0.0)
+    wait_s = np.maximum(fleet.prefill_end_s - now, _ZERO)
     own_end_s = wait_s + prefill_s
     if fleet.grouped:
-        stall_s = np.maximum(fleet.stall_end_s - now, 0.0)
+        stall_s = np.maximum(fleet.stall_end_s - now, _ZERO)
         stall_after_s = np.maximum(stall_s, own_end_s)
         rank_kv = (fleet.kv_tokens + choices * prompt) * fleet.ranks
         kv_after = np.maximum(fleet.kv_paced_tokens, rank_kv)
     else:
         stall_s, stall_after_s = wait_s, own_end_s
         kv_after = fleet.kv_paced_tokens + choices * prompt
-    after_s = models.decode_step_s(fleet.batch + choices, kv_after)
+    if choices == 1:
+        after_s = fleet.next_step_s + models.kv_token_s * kv_after
+    else:
+        after_s = models.decode_step_s(fleet.batch + choices, kv_after)
     tpot_s = after_s / models.tokens_per_step
     chunks = np.ceil(stall_after_s / fleet.chunk_s)
     ttft_s = own_end_s + after_s * (0.5 + chunks)
@@ -160,25 +166,27 @@ def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
     marginal_nano_usd = (stall_after_s - stall_s + steps * added_s) * fleet.nano_usd_per_s
     score = marginal_nano_usd if fleet.packs else fleet.batch * added_s + after_s + ttft_s
     left_s = (ask.ttft_s - waited_s) - ttft_s
-    slow = tpot_s > policy.tpot_share * slo.tpot_s
-    return _blocked(
-        Quote(
-            blocked=ask.excluded,
-            hit_tokens=ask.hit_tokens,
-            wait_s=wait_s,
-            prefill_s=prefill_s,
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
-            stalls=stall_position(np.array((stall_s, stall_after_s))),
-            most_victims=_most_victims(ask, policy, left_s),
-            victims=wait_s,
-            marginal_nano_usd=marginal_nano_usd,
-            score=score,
-            unharmed=_other_blocks(fleet, ask, policy, waited_s, left_s, slow),
-        ),
-        fleet,
-        policy,
+    last_call_s = policy.last_call_share * ask.ttft_s
+    hurry = not ask.late and np.count_nonzero(left_s < last_call_s) > 0
+    most_victims: Floats | float = policy.max_victims
+    if hurry:
+        most_victims = np.where(left_s < last_call_s, policy.last_call_victims, most_victims)
+    made = Quote(
+        blocked=ask.excluded,
+        hit_tokens=ask.hit_tokens,
+        wait_s=wait_s,
+        prefill_s=prefill_s,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        stalls=stall_position(np.array((stall_s, stall_after_s))),
+        most_victims=most_victims,
+        victims=wait_s,
+        marginal_nano_usd=marginal_nano_usd,
+        score=score,
+        unharmed=_other_blocks(fleet, ask, policy, waited_s, left_s if hurry else None, tpot_s),
     )
+    _check_harm(made, fleet, policy)
+    return made
 
 
 def choose(
@@ -198,7 +206,7 @@ def choose(
                 return best, made
             index = best
         else:
-            harmed = np.flatnonzero(made.blocked == _HARM)
+            harmed = (made.blocked == _HARM).nonzero()[0]
             if not len(harmed):
                 break
             index = int(harmed[fleet.curve_at_s[harmed].argmin()])
@@ -206,7 +214,7 @@ def choose(
                 break
         if refreshes < MOST_REFRESHES:
             fleet.refresh_curve(index, now)
-            made = _blocked(made, fleet, policy)
+            _check_harm_again(made, fleet, policy, index)
     return None, made
 
 
@@ -215,57 +223,80 @@ def _other_blocks(
     ask: Ask,
     policy: Policy,
     waited_s: float,
-    left_s: Floats,
-    slow: npt.NDArray[np.bool_],
+    left_s: Floats | None,
+    tpot_s: Floats,
 ) -> npt.NDArray[np.int8]:
-    """Why each placement is out, harm apart. What is written later weighs more."""
+    """Why each placement is out, harm apart. What is written later weighs more.
+
+    `left_s`: None where the time to first token is far from up everywhere, or lost already.
+    """
     if not policy.late_binding:
         return ask.excluded
     blocked = np.zeros(len(fleet), dtype=np.int8)
-    warm = fleet.batch > 0
     if policy.shaping and fleet.packs and waited_s < policy.open_after_share * ask.ttft_s:
-        open_warm = warm & fleet.serving
+        open_warm = fleet.warm & fleet.serving
         if open_warm.any():
             blocked[~open_warm] = _HELD
-    blocked[slow & warm] = _TPOT
-    if not ask.late:
+    slow = tpot_s > policy.tpot_share * ask.request.slo.tpot_s
+    slow &= fleet.warm
+    blocked[slow] = _TPOT
+    if left_s is not None:
         blocked[left_s < 0.0] = _TTFT
-    # A request that needs more slots or blocks than there are runs alone, in turns.
-    busy = fleet.sequences > 0
-    blocked[busy & (fleet.kv_free_tokens < ask.reserve_tokens)] = _KV
-    blocked[busy & (fleet.sequences + ask.request.choices > fleet.slots)] = _SLOTS
-    np.copyto(blocked, ask.excluded, where=ask.excluded != _FREE)
+    blocked[fleet.kv_room_tokens < ask.reserve_tokens] = _KV
+    blocked[fleet.slot_room < ask.request.choices] = _SLOTS
+    if np.count_nonzero(ask.excluded):
+        np.copyto(blocked, ask.excluded, where=ask.excluded != _FREE)
     return blocked
 
 
-def _most_victims(ask: Ask, policy: Policy, left_s: Floats) -> Floats | float:
-    if ask.late:
-        return policy.max_victims
-    last_call = left_s < policy.last_call_share * ask.ttft_s
-    return np.where(last_call, policy.last_call_victims, policy.max_victims)
-
-
-def _blocked(made: Quote, fleet: LocalFleet, policy: Policy) -> Quote:
-    """The quote with the victims by the harm curves as they are now."""
+def _check_harm(made: Quote, fleet: LocalFleet, policy: Policy) -> None:
+    """Sets the victims by the harm curves as they are now, and whom that blocks."""
     below = made.stalls.astype(np.intp)
-    at = below + fleet.curve_offsets
+    share = made.stalls - below
+    below += fleet.curve_offsets
     flat = fleet.curves.ravel()
-    lower = flat[at]
-    harm = lower + (made.stalls - below) * (flat[at + 1] - lower)
+    lower = flat.take(below)
+    below += 1
+    harm = lower + share * (flat.take(below) - lower)
     made.victims = harm[1] - harm[0]
     made.blocked = made.unharmed
     if policy.harm_check and policy.late_binding:
-        harmed = (made.victims > made.most_victims) & (made.unharmed == _FREE)
-        made.blocked = np.where(harmed, _HARM, made.unharmed)
-    return made
+        harmed = made.victims > made.most_victims
+        harmed &= made.unharmed == _FREE
+        if np.count_nonzero(harmed):
+            made.blocked = made.unharmed.copy()
+            made.blocked[harmed] = _HARM
+
+
+def _check_harm_again(made: Quote, fleet: LocalFleet, policy: Policy, index: int) -> None:
+    """The same where one harm curve is new: only its group can have changed."""
+    members = fleet.groups[index].members
+    if len(members) > 1:
+        _check_harm(made, fleet, policy)
+        return
+    before, after = made.stalls[:, index].tolist()
+    curve = fleet.curves[index].tolist()
+    victims = _between(curve, after) - _between(curve, before)
+    made.victims[index] = victims
+    if policy.late_binding and made.unharmed[index] == _FREE:
+        most = made.most_victims
+        harmed = victims > (most[index] if isinstance(most, np.ndarray) else most)
+        if made.blocked is made.unharmed:
+            made.blocked = made.unharmed.copy()
+        made.blocked[index] = _HARM if harmed else _FREE
+
+
+def _between(curve: list[float], position: float) -> float:
+    below = int(position)
+    return curve[below] + (position - below) * (curve[below + 1] - curve[below])
 
 
 def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
-    free = np.flatnonzero(made.blocked == _FREE)
+    free = (made.blocked == _FREE).nonzero()[0]
     if not len(free):
         return None
     score = made.score[free]
-    ties = free[score <= score.min() * _TIE]
+    ties = free[score <= score[score.argmin()] * _TIE]
     if len(ties) == 1:
         return int(ties[0])
     if fleet.grouped:

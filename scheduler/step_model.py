@@ -224,6 +224,8 @@ class StepModels:
         whole_s = _prefill(
             self.prefill_s, self.prefill_token_s, self.prefill_context_s, uncached, context
         )
+        if uncached.size and uncached.flat[uncached.argmin()] > 0:
+            return np.asarray(whole_s)
         return np.where(uncached > 0, whole_s, 0.0)
 
 
