@@ -31,6 +31,7 @@ _FIRST_STALL_S = 0.02
 _STALL_RATIO = 1.5
 STALLS_S: Floats = _FIRST_STALL_S * (np.power(_STALL_RATIO, np.arange(float(STALL_POINTS))) - 1.0)
 """Stalls at which a curve is known: 0 to 44 s."""
+_COLUMN_S = STALLS_S[:, None]
 SILENCE_S = 0.05
 """Tokens are reported this late: a stream is taken to have gone on for so long."""
 
@@ -96,20 +97,28 @@ class Streams:
         if count == 0:
             return np.zeros(STALL_POINTS)
         table = self._table[:, :count]
+        limit_s = table[_LIMIT]
         elapsed_s = now - table[_FIRST]
         tokens = table[_TOKENS] + np.minimum(now - table[_SEEN], SILENCE_S) / step_s
         for request_id, start_s in starts_s.items():
             index = self._rows[request_id]
             elapsed_s[index] = -start_s
             tokens[index] = 1.0
-        limit_s, row = table[_LIMIT], table[_ROW].astype(np.intp)
-        late_s = STALLS_S + (elapsed_s - limit_s * (tokens - 1.0))[:, None]
-        regained_s = (limit_s - step_s)[:, None]
-        further = np.abs(late_s) / np.maximum(np.abs(regained_s), 1e-9)
-        reached = tokens[:, None] + further
-        alive = lengths.survival(row, tokens)[:, None]
-        lives = np.minimum(lengths.survival(row[:, None], reached) / np.maximum(alive, 1e-9), 1.0)
-        lives[reached >= table[_MOST][:, None]] = 0.0
+        late_s = _COLUMN_S + (elapsed_s - limit_s * (tokens - 1.0))
+        regained_s = limit_s - step_s
+        # First the tokens that each stream has, then those at which it has recovered, per stall.
+        reached = np.empty((STALL_POINTS + 1, count))
+        reached[0] = tokens
+        recovered = np.abs(late_s, out=reached[1:])
+        recovered /= np.maximum(np.abs(regained_s), 1e-9)
+        recovered += tokens
+        survival = lengths.survival(table[_ROW].astype(np.intp), reached)
+        lives = survival[1:] / np.maximum(survival[0], 1e-9)
+        np.minimum(lives, 1.0, out=lives)
+        lives[recovered >= table[_MOST]] = 0.0
+        behind = late_s > 0
+        lost = behind * (1.0 - lives)
         recovers = regained_s > 0
-        lost = np.where(recovers, (late_s > 0) * (1.0 - lives), np.where(late_s > 0, 1.0, lives))
-        return np.asarray(table[_WEIGHT] @ lost)
+        if np.count_nonzero(recovers) < count:
+            lost = np.where(recovers, lost, np.where(behind, 1.0, lives))
+        return np.asarray(lost @ table[_WEIGHT])

@@ -77,14 +77,16 @@ class OutputLengths:
 
     def survival(self, row: npt.NDArray[np.intp], tokens: Floats) -> Floats:
         """S(tokens) of these rows; both broadcast."""
-        position = STEPS_PER_OCTAVE * np.log2(np.maximum(tokens, 1.0))
+        position = np.log2(np.maximum(tokens, 1.0))
+        position *= STEPS_PER_OCTAVE
         position = np.minimum(position, GRID_POINTS - 1.001)
-        below = position.astype(np.intp)
-        share = position - below
+        at = position.astype(np.intp)
+        share = position - at
+        at = at + row * GRID_POINTS
         flat = self.table.ravel()
-        at = row * GRID_POINTS + below
-        lower = flat[at]
-        return np.asarray(lower + share * (flat[at + 1] - lower))
+        lower = flat.take(at)
+        at += 1
+        return np.asarray(lower + share * (flat.take(at) - lower))
 
     def expected(self, key: str, longest: int) -> tuple[float, int]:
         """Mean length, and the one that `LONGER_SHARE` of the answers exceed; cut at `longest`."""
