@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gateway.auth import hash_of
 from gateway.config import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
 from gateway.config_checks_discovery import discovery_problems
+from gateway.config_checks_gateway import shared_class_problems
 from gateway.config_checks_kv_events import kv_events_problems
 from gateway.config_checks_ledger import ledger_problems
 from gateway.config_checks_remote import remote_problems
@@ -39,6 +40,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from _hashes(config, base_dir)
     yield from _addresses(config)
     yield from discovery_problems(config.pools)
+    yield from shared_class_problems(config)
     yield from kv_events_problems(config.pools)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)

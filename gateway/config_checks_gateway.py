@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config import Remote
+from gateway.config import Config, Remote
 from gateway.config_problems import Problem, shown
 from gateway.config_remote import Feature, OtherGateway, RemoteApi
+from gateway.config_shape import nearest
 
 _METADATA_NAME = re.compile(r"[a-z0-9_.-]+\Z")
 _OWN = ("moegate-", "grpc-")
@@ -60,6 +61,21 @@ def gateway_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Prob
         elif name.startswith(_OWN):
             yield _problem(where, header.name, "the gateway sets it itself", "remove it")
     yield from _tls(f"{path}.gateway", remote, base_dir)
+
+
+def shared_class_problems(config: Config) -> Iterator[Problem]:
+    """A class that no remote here has is none that a caller may be allowed: with it alone, every
+    request would be kept on the own servers there, for a slip of the pen."""
+    known = {remote.remote_class for remote in config.remotes}
+    for i, remote in enumerate(config.remotes):
+        for k, name in enumerate(remote.gateway.shared_classes):
+            if name not in known:
+                guess = nearest(name, known)
+                fix = (
+                    f"did you mean {guess}?" if guess else f"there are: {', '.join(sorted(known))}"
+                )
+                path = f"remotes[{i}].gateway.shared_classes[{k}]"
+                yield _problem(path, name, "no remote has it", fix)
 
 
 def _tls(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:

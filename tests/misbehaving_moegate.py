@@ -28,7 +28,8 @@ async def over_grpc(upstream: Upstream) -> AsyncIterator[None]:
     async def generate(request: pb.GenerateRequest, context: Context) -> None:
         upstream.calls.append(asyncio.get_running_loop().time())
         metadata = context.invocation_metadata() or ()
-        upstream.headers.append({str(name): str(value) for name, value in metadata})
+        headers = {str(name): str(value) for name, value in metadata}
+        upstream.headers.append({**headers, "grpc-timeout": str(context.time_remaining())})
         try:
             await _play(upstream.script.act(), context, relay)
         except asyncio.CancelledError:

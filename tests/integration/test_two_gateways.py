@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,26 @@ async def test_a_client_that_leaves_frees_the_engine_behind_the_other_gateway() 
         await closes(outer, inner)
 
 
+async def test_clients_that_leave_at_random_leave_nothing_in_either_gateway() -> None:
+    rng = random.Random(8)
+
+    async def one(outer: Serving) -> None:
+        call = outer.stub.Generate(
+            chat_request(max_output_tokens=200, ignore_eos=True), metadata=METADATA
+        )
+        reading = asyncio.create_task(read_stream(call))
+        await asyncio.wait((reading,), timeout=rng.random() * 0.5)
+        call.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    async with two() as (outer, inner, vllm):
+        await asyncio.gather(*(one(outer) for _ in range(40)))
+        await until(lambda: vllm.open_requests == 0)
+        await closes(outer, inner)
+        # The channel has come through it all: it serves on.
+        await read_stream(outer.stub.Generate(chat_request(), metadata=METADATA))
+
+
 async def test_a_saturated_gateway_is_spared_for_as_long_as_it_asks() -> None:
     settled: list[SettledAttempt] = []
     limits = Limits(queue_requests=1)
@@ -258,6 +280,38 @@ async def test_a_gateway_that_is_dead_is_replaced_by_another_one() -> None:
                 seen = await read_stream(outer.stub.Generate(chat_request(), metadata=METADATA))
                 assert seen.done is not None
                 assert seen.done.route.target == "near"
+            await closes(outer)
+
+
+async def test_a_gateway_that_comes_back_is_used_again() -> None:
+    async with simulated_vllm(ENGINE) as vllm:
+        there = serving.config(pools=[serving.pool([vllm.url], upstream_model="sim")])
+        async with contextlib.AsyncExitStack() as first_life:
+            inner = await first_life.enter_async_context(serving.serving(there))
+            address = inner.gateway.address
+            outer = await first_life.enter_async_context(
+                serving.serving(outer_config(beyond(address)))
+            )
+            await read_stream(outer.stub.Generate(chat_request(), metadata=METADATA))
+            await inner.gateway.server.stop(0)
+            assert "no connection" in str((await refused(outer)).details())
+            again = msgspec.structs.replace(there.server, listen=address)
+            async with serving.serving(msgspec.structs.replace(there, server=again)):
+                async with asyncio.timeout(serving.READY_S):
+                    while True:
+                        with contextlib.suppress(grpc.aio.AioRpcError):
+                            call = outer.stub.Generate(chat_request(), metadata=METADATA)
+                            await read_stream(call)
+                            break
+                        await asyncio.sleep(0.1)
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        short = Timeouts(connect_s=0.3, first_token_s=30.0, idle_s=30.0, total_s=60.0)
+        async with serving.serving(outer_config(beyond(address, timeouts=short))) as outer:
+            assert "no connection" in str((await refused(outer)).details())
             await closes(outer)
 
 
@@ -325,13 +379,14 @@ async def test_over_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
                 assert "no connection" in (error.details() or "")
 
 
-async def test_the_other_gateway_learns_the_trace_and_the_hops_and_no_id() -> None:
+async def test_the_other_gateway_learns_deadline_trace_and_hops_and_no_id() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with misbehaving(Side.MOEGATE, Script()) as bench:
         request = chat_request(request_id="mine", session_id="s")
         metadata = (*METADATA, ("traceparent", trace))
-        await read_stream(bench.served.stub.Generate(request, metadata=metadata))
+        await read_stream(bench.served.stub.Generate(request, metadata=metadata, timeout=20))
         (headers,) = bench.upstreams[0].headers
+        assert 0 < float(headers["grpc-timeout"]) <= 20
         assert headers["moegate-hops"] == "1"
         assert headers["traceparent"].split("-")[1] == trace.split("-")[1]
         assert "authorization" not in headers, "the caller's key is not passed on"

@@ -15,7 +15,8 @@ from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.backends.features import MOEGATE_FEATURES, unsupported
 from gateway.backends.moegate_failures import failure_of
 from gateway.backends.moegate_messages import AnswerDecoder, generate_request
-from gateway.config import Header, Remote, Secret
+from gateway.config import Config, Header, Remote, Secret
+from gateway.config_checks import semantic_problems
 from gateway.config_checks_remote import remote_problems
 from gateway.config_remote import Feature, OtherGateway, RemoteApi
 from gateway.generation import (
@@ -379,6 +380,12 @@ def test_contradictions_are_named(made: Remote, path: str, tmp_path: Path) -> No
     (tmp_path / "empty.pem").write_text("")
     found = [problem.path for problem in remote_problems("remotes[0]", made, tmp_path)]
     assert found == [f"remotes[0].{path}"]
+
+
+def test_a_shared_class_must_be_one_of_this_configuration() -> None:
+    made = remote(gateway=OtherGateway(shared_classes=("eu", "eu-zro")))
+    (problem,) = semantic_problems(Config(remotes=(made,)), Path.cwd())
+    assert problem.path == "remotes[0].gateway.shared_classes[1]"
 
 
 def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
