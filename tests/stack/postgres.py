@@ -75,14 +75,18 @@ class Postgres:
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self.binaries / program), *map(str, arguments)]
-        # The server refuses to run as root. Its output goes to a file: the daemon inherits it, and
-        # a pipe would not end before the daemon does.
+        if os.geteuid() == 0:
+            # The server refuses to run as root. Not by subprocess's `user`: that forks instead of
+            # spawning, and gRPC's threads, which a fork wakes in the child, crash there at times.
+            ids = f"--reuid={USER}", f"--regid={USER}", "--init-groups"
+            command = ["setpriv", *ids, *command]
+        # Its output goes to a file: the daemon inherits it, and a pipe would not end before the
+        # daemon does.
         with (self.folder / f"{program}.out").open("wb") as output:
             done = subprocess.run(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=USER if os.geteuid() == 0 else None,
                 cwd=self.folder,
                 timeout=2 * START_S,
                 check=False,

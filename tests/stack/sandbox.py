@@ -29,8 +29,9 @@ def in_sandbox(
 ) -> str:
     """Runs a command as root in new namespaces; its output.
 
-    There / is read-only, /etc/moegate is `etc`; /opt, /tmp and /var/lib/moegate are empty and
-    writable, and the loopback interface is the only one, unless `network` leaves this machine's.
+    There / is read-only, /etc/moegate is `etc`; /opt, /tmp and /var/lib/moegate are writable and
+    empty (but for this project, where it lies in /tmp), and the loopback interface is the only one,
+    unless `network` leaves this machine's.
     Raises AssertionError with the output if it fails.
     """
     for program, package in (("unshare", "util-linux"), ("ip", "iproute2")):
@@ -39,7 +40,8 @@ def in_sandbox(
     python = Path(sys.base_prefix)
     resolv_conf = Path("/etc/resolv.conf").read_text() if network else RESOLV_CONF
     (etc.parent / "resolv.conf").write_text(resolv_conf)
-    quoted = {name: shlex.quote(str(path)) for name, path in (("etc", etc), ("python", python))}
+    paths = ("etc", etc), ("python", python), ("root", ROOT)
+    quoted = {name: shlex.quote(str(path)) for name, path in paths}
     script = f"""
 set -e
 {"" if network else "ip link set lo up"}
@@ -59,8 +61,14 @@ case {quoted["python"]} in
 /root/*) mount -t tmpfs -o mode=755 tmpfs /root; mkdir -p {quoted["python"]}
   mount --bind "$work/python" {quoted["python"]} ;;
 esac
+mkdir "$work/tmp"
+mount -t tmpfs -o mode=1777 tmpfs "$work/tmp"
+case {quoted["root"]} in
+/tmp/*) mkdir -p "$work"{quoted["root"]}; mount --bind {quoted["root"]} "$work"{quoted["root"]}
+  mount -o remount,bind,ro "$work"{quoted["root"]} ;;
+esac
 mount -o remount,bind,ro /
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount --rbind "$work/tmp" /tmp
 mount -t tmpfs -o mode=1777 tmpfs /opt
 mount -t tmpfs -o mode=700,uid={USER},gid={USER} tmpfs /var/lib/moegate
 exec {shlex.join(command)}
