@@ -144,7 +144,7 @@ class LocalFleet:
     def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
         """Takes an attempt's tokens so far; whether the first one is among them."""
         state, group = self.states[index], self.groups[index]
-        first = request_id in state.pending
+        first, reserved = request_id in state.pending, state.kv_reserved_tokens
         news = state.progress(request_id, output_tokens, now)
         if not news:
             return False
@@ -166,6 +166,9 @@ class LocalFleet:
             self.sync(index, now)
         else:
             self.kv_tokens[index] += news
+            # An answer that is longer than predicted takes room.
+            self.kv_free_tokens[index] -= state.kv_reserved_tokens - reserved
+            self.kv_room_tokens[index] = self.kv_free_tokens[index]
             self.kv_paced_tokens[index] += news
             group.kv_paced_tokens += news
         return first

@@ -315,3 +315,16 @@ def test_a_fit_that_finds_prefills_free_is_not_believed() -> None:
     fleet._set_model(fleet.groups[0], prior.scaled(prefill=0.0))
     assert fleet.groups[0].model.prefill_token_s > 0.5 * prior.prefill_token_s
     assert fleet.chunk_s[0] > 0.1
+
+
+def test_an_answer_that_outgrew_its_prediction_takes_room_at_once() -> None:
+    facts = Placement(
+        name="a", kind=PlacementKind.LOCAL, model="moe", max_running=3, kv_capacity_tokens=1000
+    )
+    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=1 << 20), attempts=1)
+    scheduler = Scheduler([facts], limits)
+    scheduler.handle(ServingChanged(placement="a", serving=True, reason=""), 0.0)
+    scheduler.submit(request("long", prompt_tokens=271, max_output_tokens=1), 0.0)
+    for tokens in (1, 486):
+        scheduler.handle(Progress(request_id="long", attempt=1, output_tokens=tokens), 0.1)
+    assert scheduler.submit(request("next", prompt_tokens=243, max_output_tokens=1), 0.1) == ()
