@@ -32,6 +32,11 @@ _STALL_RATIO = 1.5
 STALLS_S: Floats = _FIRST_STALL_S * (np.power(_STALL_RATIO, np.arange(float(STALL_POINTS))) - 1.0)
 """Stalls at which a curve is known: 0 to 44 s."""
 _COLUMN_S = STALLS_S[:, None]
+# numpy takes arrays without dimensions faster than Python numbers.
+_ONE = np.array(1.0)
+_PER_FIRST_STALL = np.array(1.0 / _FIRST_STALL_S)
+_PER_LOG_RATIO = np.array(1.0 / np.log(_STALL_RATIO))
+_LAST_POSITION = np.array(STALL_POINTS - 1.001)
 SILENCE_S = 0.05
 """Tokens are reported this late: a stream is taken to have gone on for so long."""
 
@@ -40,8 +45,11 @@ _FIRST, _SEEN, _TOKENS, _LIMIT, _MOST, _WEIGHT, _ROW = range(7)
 
 def stall_position(stall_s: Floats) -> Floats:
     """Where stalls lie on the grid of the curves, for interpolation."""
-    position = np.log(stall_s * (1.0 / _FIRST_STALL_S) + 1.0) * (1.0 / np.log(_STALL_RATIO))
-    return np.asarray(np.minimum(position, STALL_POINTS - 1.001))
+    position = np.multiply(stall_s, _PER_FIRST_STALL)
+    position += _ONE
+    np.log(position, out=position)
+    position *= _PER_LOG_RATIO
+    return np.asarray(np.minimum(position, _LAST_POSITION, out=position))
 
 
 class Streams:

@@ -78,6 +78,8 @@ class Lane:
         self.troubled: set[int] = set()
         """Own placements whose gate may be shut."""
         self._rotation = -1
+        self._no_hits: Floats = np.zeros(len(states))
+        self._no_hits.flags.writeable = False
         self._promised_s: float | None = None
 
     @property
@@ -153,7 +155,7 @@ class Lane:
     def hit_tokens(self, request: Request) -> Floats:
         """Prompt tokens expected in the cache of each placement, remotes last."""
         if not self.policy.prefix or not request.prefix_blocks:
-            return np.zeros(len(self.fleet) + len(self.remotes.states))
+            return self._no_hits
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
 
@@ -251,9 +253,12 @@ class Lane:
         """A `Block` for each own placement that is out of the question, else FREE."""
         request, fleet = ticket.request, self.fleet
         blocks = np.zeros(len(fleet), dtype=np.int8)
-        blocks[~fleet.serving] = _NOT_SERVING
+        if np.count_nonzero(fleet.serving) < len(fleet):
+            blocks[~fleet.serving] = _NOT_SERVING
         if request.prompt_tokens_exact:
-            blocks[fleet.context_tokens <= request.prompt_tokens] = _CONTEXT
+            short = fleet.context_tokens <= request.prompt_tokens
+            if np.count_nonzero(short):
+                blocks[short] = _CONTEXT
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED

@@ -199,8 +199,8 @@ def choose(
     """
     made = quote(fleet, ask, policy, now)
     oldest_s = now - CURVE_AGE_S
+    best = _best(fleet, made, rotation)
     for refreshes in range(MOST_REFRESHES + 1):
-        best = _best(fleet, made, rotation)
         if best is not None:
             if not policy.harm_check or fleet.curve_at_s[best] >= oldest_s:
                 return best, made
@@ -215,6 +215,8 @@ def choose(
         if refreshes < MOST_REFRESHES:
             fleet.refresh_curve(index, now)
             _check_harm_again(made, fleet, policy, index)
+            if best is not None or made.blocked[index] == _FREE or fleet.grouped:
+                best = _best(fleet, made, rotation)
     return None, made
 
 
@@ -239,11 +241,14 @@ def _other_blocks(
             blocked[~open_warm] = _HELD
     slow = tpot_s > policy.tpot_share * ask.request.slo.tpot_s
     slow &= fleet.warm
-    blocked[slow] = _TPOT
+    if np.count_nonzero(slow):  # cheaper than to assign to no one
+        blocked[slow] = _TPOT
     if left_s is not None:
         blocked[left_s < 0.0] = _TTFT
-    blocked[fleet.kv_room_tokens < ask.reserve_tokens] = _KV
-    blocked[fleet.slot_room < ask.request.choices] = _SLOTS
+    if np.count_nonzero(full := fleet.kv_room_tokens < ask.reserve_tokens):
+        blocked[full] = _KV
+    if np.count_nonzero(full := fleet.slot_room < ask.request.choices):
+        blocked[full] = _SLOTS
     if np.count_nonzero(ask.excluded):
         np.copyto(blocked, ask.excluded, where=ask.excluded != _FREE)
     return blocked
