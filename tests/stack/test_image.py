@@ -14,7 +14,6 @@ CONFIG = """
 server: {listen: "127.0.0.1:0", drain_delay_s: 0}
 ledger: {sqlite: /var/lib/moegate/ledger.sqlite3}
 remotes: [{name: r, remote_class: eu, model: m, url: "https://api.example.com"}]
-ledger: {sqlite: /var/lib/moegate/ledger.sqlite3}
 """
 
 
