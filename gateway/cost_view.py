@@ -132,6 +132,9 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path) -> None
         axes.axvline(even, color="tab:red", linewidth=1, label=f"break-even: {even:,.0f} tokens/s")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.set_xlabel("load, tokens per second (input and output)")
     axes.set_ylabel("US dollars per million tokens")
     axes.set_title(_head(pool, cost))

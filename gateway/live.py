@@ -23,6 +23,7 @@ from gateway.config import Config
 from gateway.drains import Gate
 from gateway.loop_load import LoopLoad
 from gateway.runtime import Runtime, build
+from scheduler.decisions import Decision, Decisions
 from scheduler.snapshot import SchedulerSnapshot
 from scheduler.types import ServingChanged
 
@@ -78,6 +79,8 @@ class Live:
         self._sinks = sinks
         self._retired: set[asyncio.Task[None]] = set()
         self._drained: set[str] = set()
+        self._before: Decisions | None = None
+        """Of the configuration before: a reload must not forget why a request ran where it did."""
         self._current = self._start(config, base_dir)
 
     @property
@@ -88,6 +91,13 @@ class Live:
     def snapshot(self) -> SchedulerSnapshot:
         """How the fleet stands now."""
         return self.runtime.scheduler.snapshot(self._clock())
+
+    def decision(self, request_id: str) -> Decision | None:
+        """The newest decision for a request of the last ones, by its scheduler id."""
+        found = self.runtime.scheduler.decisions.get(request_id)
+        if found is None and self._before is not None:
+            found = self._before.get(request_id)
+        return found
 
     @property
     def metering(self) -> Metering:
@@ -114,6 +124,7 @@ class Live:
             new.runtime.dispatcher.handle(
                 ServingChanged(placement=placement, serving=True, reason=reason)
             )
+        self._before = old.runtime.scheduler.decisions
         self._current = new
         await self._on_change()
         retiring = asyncio.create_task(_retire(old), name="moegate-retiring")

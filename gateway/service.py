@@ -156,8 +156,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             key_id = request.key_id or caller.key_id
             if key_id != caller.key_id and caller.role is not KeyRole.OPERATOR:
                 raise errors.denied(f"key_id: key {caller.key_id} is no operator's")
-            decisions = self._live.runtime.scheduler.decisions
-            decision = decisions.get(f"{key_id}/{request.request_id}")
+            decision = self._live.decision(f"{key_id}/{request.request_id}")
             if decision is None:
                 raise errors.no_decision(request.request_id)
             return explain_message(request.request_id, decision, self._clock())

@@ -144,7 +144,8 @@ class Spending:
             why = "max_cost_nano_usd" if ask.max_cost_nano_usd is not None else "its budget"
             raise PriceUnknown(
                 f"{why} cannot be held: no server that may run model {request.model!r} has a "
-                f"price ({names}); an operator can add one, see `moegate prices`"
+                f"price per token ({names}); an operator can add one to prices.catalog: a showback "
+                "row for an own pool, a price_row for a remote"
             )
         bound = prompt_token_bound(ask.generation)
         goes_on = ask.runtime.config.failures.continue_cut_answers and may_be_continued(

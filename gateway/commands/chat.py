@@ -103,7 +103,7 @@ def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateReq
 
 
 def account(done: generation_pb2.Done) -> str:
-    """One line: tokens, times, where it ran and why."""
+    """One line: tokens, times, where it ran and why, and the id that `moegate explain` takes."""
     usage, timings, route = done.usage, done.timings, done.route
     cached = f" ({usage.cached_tokens} cached)" if usage.HasField("cached_tokens") else ""
     about = "about " if usage.estimated else ""
@@ -116,6 +116,7 @@ def account(done: generation_pb2.Done) -> str:
     place = f"{route.target}/{route.replica}" if route.replica else route.target
     attempts = f" after {len(route.attempts)} attempts" if len(route.attempts) > 1 else ""
     parts.append(f"ran on {place}{attempts}: {route.reason}")
+    parts.append(f"request {done.request_id}")
     return " | ".join(parts)
 
 

@@ -74,6 +74,8 @@ def _cost(axis: Any, plan: Plan) -> None:
         remote = 1e6 * row.remote_usd / lengths.output_tokens
         axis.axhline(remote, color=ACCENT, ls=style, label=f"{row.remote}, same request")
     axis.set_yscale("log")
+    for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        ticks("{x:g}")
     axis.legend(frameon=False)
 
 

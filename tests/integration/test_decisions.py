@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -59,8 +61,10 @@ async def test_explain_is_for_the_own_requests_and_operators_see_all() -> None:
             assert (told.request_id, told.tier, told.placement) == ("mine", "local", "own/a")
             assert told.candidates[0].chosen
             assert told.prompt_tokens > 0
+            await gateway.gateway.reload(settings, Path.cwd())
             ask = inference_pb2.ExplainRequest(request_id="mine", key_id="test")
-            assert (await gateway.stub.Explain(ask, metadata=bearer(OPERATOR))).tier == "local"
+            told = await gateway.stub.Explain(ask, metadata=bearer(OPERATOR))
+            assert told.tier == "local", "a reload forgets nothing"
             for key, key_id, code in (
                 (OTHER, "", grpc.StatusCode.NOT_FOUND),
                 (OTHER, "test", grpc.StatusCode.PERMISSION_DENIED),

@@ -13,6 +13,7 @@ import pytest
 from gateway.__main__ import COMMANDS, main
 from gateway.auth import key_sha256
 from gateway.commands import simulate_vllm
+from gateway.config import KeyRole
 from gateway.config_file import load
 from gateway.simulated_vllm.config import DEFAULT_MODEL
 
@@ -54,7 +55,8 @@ def test_the_first_steps_of_the_readme_fit_together() -> None:
     assert (pool.upstream_model or pool.model) == DEFAULT_MODEL == defaults.served_model_name
     [key] = config.tenants[0].keys
     readme = (ROOT / "README.md").read_text()
-    assert "MOEGATE_API_KEY=mg-demo-key-do-not-use .venv/bin/moegate chat" in readme
+    assert "export MOEGATE_API_KEY=mg-demo-key-do-not-use" in readme
+    assert key.role is KeyRole.OPERATOR, "the README's commands need one"
     assert key.sha256 == key_sha256("mg-demo-key-do-not-use")
 
 
