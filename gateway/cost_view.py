@@ -134,7 +134,7 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path) -> None
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("")
+        axis.set_minor_formatter("{x:g}")
     axes.set_xlabel("load, tokens per second (input and output)")
     axes.set_ylabel("US dollars per million tokens")
     axes.set_title(_head(pool, cost))

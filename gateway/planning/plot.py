@@ -74,8 +74,11 @@ def _cost(axis: Any, plan: Plan) -> None:
         remote = 1e6 * row.remote_usd / lengths.output_tokens
         axis.axhline(remote, color=ACCENT, ls=style, label=f"{row.remote}, same request")
     axis.set_yscale("log")
-    for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        ticks("{x:g}")
+    shown = axis.get_ylim()
+    axis.set_yticks([digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)])
+    axis.set_ylim(shown)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("")
     axis.legend(frameon=False)
 
 
