@@ -161,14 +161,23 @@ async def test_chat_tells_that_nobody_listens() -> None:
     assert "127.0.0.1:1" in ran.err
 
 
+IN_FOREGROUND = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""Runs a command that a ctrl-c reaches, though the suite itself may run in the background, where
+shells have it ignored."""
+
+
 async def test_ctrl_c_cancels_the_request() -> None:
     slow = SimulatedVllmConfig(served_model_name=UPSTREAM, speed=0.1)
     async with simulated_vllm(slow) as sim:
         settings = serving.config(pools=[serving.pool([sim.url], upstream_model=UPSTREAM)])
         async with serving.serving(settings) as gateway:
-            process = await start(
-                *moegate_chat(gateway.gateway.address, "--max-output-tokens", "4000")
-            )
+            command = moegate_chat(gateway.gateway.address, "--max-output-tokens", "4000")
+            process = await start(*IN_FOREGROUND, *command)
             assert process.stdout is not None
             async with asyncio.timeout(CLIENT_S):
                 assert await process.stdout.read(1)
