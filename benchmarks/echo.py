@@ -17,7 +17,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Echo:
     """Streams words at a pace; answers a unary call at once; the other methods are not there."""
 
-    CountTokens = ListModels = Quote = None
+    CountTokens = ListModels = Quote = Explain = None
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
