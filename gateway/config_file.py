@@ -14,24 +14,14 @@ from gateway.config import Config
 from gateway.config_checks import semantic_problems
 from gateway.config_problems import ConfigError, Problem
 from gateway.config_shape import shape_problems
-from gateway.config_yaml import MAX_BYTES, Document, read_yaml
+from gateway.config_yaml import Document, read_file, read_yaml
 
 __all__ = ["ConfigError", "Problem", "load", "parse"]
 
 
 def load(path: Path) -> Config:
     """The configuration in a file; its secrets are looked up, not kept. Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        problem = Problem(
-            path="",
-            value=str(path),
-            message=f"cannot be read: {error.strerror}",
-            fix="name a readable YAML file",
-        )
-        raise ConfigError(str(path), [problem]) from None
+    text = read_file(path, "name a readable YAML file")
     return parse(text, str(path), path.parent)
 
 

@@ -7,6 +7,7 @@ What YAML would hide is refused: duplicate keys, aliases, tags, deep nesting, la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,6 +35,18 @@ class Document:
 
     data: Any
     written: dict[str, Written]
+
+
+def read_file(path: Path, fix: str) -> bytes:
+    """Text of a file, cut beyond what `read_yaml` takes. Raises ConfigError, mended by `fix`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        problem = Problem(
+            path="", value=str(path), message=f"cannot be read: {error.strerror}", fix=fix
+        )
+        raise ConfigError(str(path), [problem]) from None
 
 
 def read_yaml(text: bytes | str, source: str) -> Document:

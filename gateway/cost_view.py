@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gateway.usage_report import NoMatplotlib, usd
+from gateway.pictures import new_figure
+from gateway.usage_report import usd
 from moegate.v1 import usage_pb2
 
 NANO_USD = 1_000_000_000
@@ -105,11 +106,7 @@ def as_json(pool: str, cost: usage_pb2.GetPoolCostResponse) -> dict[str, Any]:
 
 def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path) -> None:
     """Cost per million tokens over load, with the remotes' prices. Raises NoMatplotlib, OSError."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoMatplotlib("--png needs matplotlib: pip install 'moegate[plots]'") from None
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = new_figure(9, 5.5)
     axes = figure.subplots()
     loads = [point.tokens_per_s for point in cost.load]
     costs = [point.nano_usd_per_mtok / NANO_USD for point in cost.load]

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from gateway.config_ledger import NANO_USD
+from gateway.pictures import new_figure
 from moegate.v1 import usage_pb2
 
 _NUMBERS = (
@@ -19,10 +20,6 @@ _NUMBERS = (
     *("corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd"),
 )
 MAX_BARS = 40
-
-
-class NoMatplotlib(Exception):
-    """Pictures need an extra."""
 
 
 def usd(nano_usd: int) -> str:
@@ -67,13 +64,9 @@ def as_json(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> dict[s
 
 def save_png(groups: Sequence[str], answer: usage_pb2.GetSpendResponse, path: Path) -> None:
     """Charges and metered cost as bars. Raises NoMatplotlib or OSError."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoMatplotlib("--png needs matplotlib: pip install 'moegate[plots]'") from None
     rows = list(answer.rows[:MAX_BARS])
     names = [" / ".join(row.group) or "all" for row in rows]
-    figure = Figure(figsize=(10, 1.5 + 0.35 * max(3, len(rows))), layout="constrained")
+    figure = new_figure(10, 1.5 + 0.35 * max(3, len(rows)))
     axes = figure.subplots()
     at = range(len(rows))
     charged = [row.charged_nano_usd / NANO_USD for row in rows]

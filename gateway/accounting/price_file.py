@@ -11,24 +11,14 @@ import msgspec
 
 from gateway.accounting.price_gates import gate_problems
 from gateway.accounting.price_rows import CatalogFile
-from gateway.config_problems import ConfigError, Problem
+from gateway.config_problems import ConfigError
 from gateway.config_shape import shape_problems
-from gateway.config_yaml import MAX_BYTES, read_yaml
+from gateway.config_yaml import read_file, read_yaml
 
 
 def load_catalog(path: Path) -> CatalogFile:
     """The catalog in a file. Raises ConfigError with all problems of the first step that fails."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        problem = Problem(
-            path="",
-            value=str(path),
-            message=f"cannot be read: {error.strerror}",
-            fix="name a readable YAML file, or use the starter catalog: starter: true",
-        )
-        raise ConfigError(str(path), [problem]) from None
+    text = read_file(path, "name a readable YAML file, or use the starter catalog: starter: true")
     return parse_catalog(text, str(path))
 
 

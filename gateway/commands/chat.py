@@ -6,12 +6,10 @@ The answer goes to stdout, the account of it to stderr, so that the answer alone
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 
-import grpc
-
 from gateway import client
+from gateway.asking import status_of
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 LIST_TIMEOUT_S = 10.0
@@ -41,18 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Chats; Ctrl-C cancels the request."""
-    try:
-        asyncio.run(_chat(args))
-    except grpc.aio.AioRpcError as error:
-        print(client.explain(error), file=sys.stderr)
-        return 1
-    except client.CannotAsk as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("cancelled", file=sys.stderr)
-        return client.INTERRUPTED
-    return 0
+    return status_of(_chat(args))
 
 
 async def _chat(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from gateway import client
 from gateway.asking import status_of
 from gateway.cost_view import as_json, save_png, view
-from gateway.usage_report import NoMatplotlib
+from gateway.pictures import NoMatplotlib
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 TIMEOUT_S = 30.0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gateway.pictures import NoMatplotlib
 from gateway.planning.arguments import declare, question
-from gateway.planning.plot import NoMatplotlib, save_png
+from gateway.planning.plot import save_png
 from gateway.planning.report import as_json, tables
 from simulation.planner.plan import CannotPlan, make_plan
 

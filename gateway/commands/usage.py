@@ -17,8 +17,9 @@ from rich.console import Console
 
 from gateway import client
 from gateway.asking import status_of
+from gateway.pictures import NoMatplotlib
 from gateway.usage_export import NoPyarrow, write_csv, write_parquet
-from gateway.usage_report import NoMatplotlib, as_json, save_png, table
+from gateway.usage_report import as_json, save_png, table
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 GROUPS = [name.removeprefix("SPEND_GROUP_").lower() for name in usage_pb2.SpendGroup.keys()[1:]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gateway.pictures import new_figure
 from gateway.planning.arguments import Question
 from simulation.planner.plan import Hybrid, Plan
 
@@ -15,39 +16,25 @@ DOTS_PER_INCH = 110
 INK, ACCENT, SECOND, GREY = "#1b3a4b", "#d1495b", "#2e86ab", "#8d99ae"
 
 
-class NoMatplotlib(Exception):
-    """matplotlib is not installed; the text has the line that installs it."""
-
-
 def save_png(asked: Question, plan: Plan, path: Path) -> None:
     """Raises NoMatplotlib, and OSError where `path` cannot be written."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise NoMatplotlib("--png needs matplotlib: pip install 'moegate[plots]'") from None
-    figure, axes = pyplot.subplots(2, 2, figsize=SIZE_IN)
-    try:
-        spread = asked.parallelism
-        figure.suptitle(
-            f"{asked.model.name} on {spread.gpus} x {asked.gpu.name}, {asked.workload}, "
-            f"{plan.demand.mean_rate:.4g} requests/s",
-            fontsize=13,
-        )
-        _latency(axes[0][0], plan)
-        _cost(axes[0][1], plan)
-        _demand(axes[1][0], plan)
-        _replicas(axes[1][1], plan)
-        for row in axes:
-            for axis in row:
-                axis.grid(alpha=0.25)
-                axis.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
-    finally:
-        pyplot.close(figure)
+    figure = new_figure(*SIZE_IN)
+    axes = figure.subplots(2, 2)
+    spread = asked.parallelism
+    figure.suptitle(
+        f"{asked.model.name} on {spread.gpus} x {asked.gpu.name}, {asked.workload}, "
+        f"{plan.demand.mean_rate:.4g} requests/s",
+        fontsize=13,
+    )
+    _latency(axes[0][0], plan)
+    _cost(axes[0][1], plan)
+    _demand(axes[1][0], plan)
+    _replicas(axes[1][1], plan)
+    for row in axes:
+        for axis in row:
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
 def _latency(axis: Any, plan: Plan) -> None:
