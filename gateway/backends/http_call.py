@@ -21,6 +21,8 @@ END_GRACE_S = 0.25
 """How long the end of a body may trail its last event before its connection is given up."""
 _LARGE_BODY_BYTES = 1 << 20
 """Above, aiohttp wants a file-like body, which it sends in pieces, and warns of any other."""
+_STALL_S = 0.25
+"""A timer this late tells that the event loop stood still."""
 
 
 class CallBounds:
@@ -122,11 +124,25 @@ async def open_response(
     data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
     # Every other bound is set here; aiohttp's own default would cut a stream after 5 minutes.
     timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+    now_s = asyncio.get_running_loop().time
+    late_s = now_s() + connect_s + _STALL_S
     try:
         async with asyncio.timeout_at(bounds.next_s):
-            return await session.request(
-                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
-            )
+            while True:
+                try:
+                    return await session.request(
+                        method,
+                        url,
+                        data=data,
+                        headers=headers,
+                        timeout=timeout,
+                        allow_redirects=False,
+                    )
+                except aiohttp.ConnectionTimeoutError:
+                    # A timer that is late saw this process stand still, not the server: once more.
+                    if now_s() < late_s:
+                        raise
+                    late_s = math.inf
     except aiohttp.ConnectionTimeoutError as error:
         message = f"no connection within {connect_s:g} s"
         raise UpstreamFailure(FailureKind.CONNECT, message) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -410,6 +411,16 @@ async def test_the_connect_timeout(session: aiohttp.ClientSession) -> None:
         )
     assert failure.kind is FailureKind.CONNECT
     assert failure.message == "no connection within 0.05 s"
+
+
+async def test_a_stall_of_this_process_is_not_the_servers(session: aiohttp.ClientSession) -> None:
+    async with upstream(sse(STREAM)) as url:
+        client = backend(session, url, timeouts=Timeouts(connect_s=0.05))
+        collecting = asyncio.create_task(collect(client))
+        # The connection is under way, then nothing runs until long after the timer was due.
+        await asyncio.sleep(0)
+        time.sleep(0.6)  # noqa: ASYNC251
+        assert text_of(await collecting)
 
 
 async def hang_at_once(request: web.Request) -> web.StreamResponse:

@@ -45,6 +45,8 @@ from tests.vllm.launch import (
 
 LIMIT_S = 90.0
 """Bound on every wait once the servers are up: a call that hangs fails by it."""
+CONNECT_S = 20.0
+"""Four servers start and die on the machine: it may stand still for seconds."""
 ENDLESS_TOKENS = 7000
 """More than a test lets a stream run: half a minute on an idle machine."""
 IDLE_S = 4.0
@@ -73,8 +75,11 @@ def victims(starting: Sequence[StartedVllm]) -> Sequence[StartedVllm]:
     return starting
 
 
-def in_front_of(*urls: str, timeouts: Timeouts | None = None) -> Config:
+def in_front_of(
+    *urls: str, first_token_s: float = Timeouts().first_token_s, idle_s: float = Timeouts().idle_s
+) -> Config:
     """A gateway's settings, with the servers as replicas a, b, c in order."""
+    timeouts = Timeouts(connect_s=CONNECT_S, first_token_s=first_token_s, idle_s=idle_s)
     pool = serving.pool(urls, upstream_model=MODEL_NAME, max_num_seqs=32, timeouts=timeouts)
     return serving.config(pools=[pool])
 
@@ -270,7 +275,7 @@ async def test_a_vllm_that_falls_silent_or_shuts_down_hangs_nobody(
 ) -> None:
     victim = victims[SILENCED]
     engine = engine_pid(victim)
-    settings = in_front_of(victim.base_url, timeouts=Timeouts(first_token_s=60.0, idle_s=IDLE_S))
+    settings = in_front_of(victim.base_url, first_token_s=60.0, idle_s=IDLE_S)
     async with serving.serving(settings) as gateway:
 
         async def failures_after(fault: Callable[[], None]) -> set[str]:
