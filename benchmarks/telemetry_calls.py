@@ -88,6 +88,7 @@ END = AttemptEnd(
     tpot_s=0.02,
     output_tokens=128,
     model="moe",
+    response_id="chatcmpl-3f1c",
     last=None,
 )
 FINISHED = Finished(

@@ -176,6 +176,8 @@ class Attempts:
             leg.usage = chunk.usage
         if chunk.model:
             leg.model = chunk.model
+        if chunk.response_id:
+            leg.response_id = chunk.response_id
 
     def _failed(self, leg: Leg, action: Dispatch, failure: UpstreamFailure) -> Ending:
         leg.usage = None
@@ -246,6 +248,7 @@ class Attempts:
                 tpot_s=leg.tpot_s(),
                 output_tokens=leg.output_tokens,
                 model=leg.model,
+                response_id=leg.response_id,
                 last=leg.last,
             ),
         )

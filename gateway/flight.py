@@ -100,6 +100,8 @@ class Leg:
     last_token_s: float = 0.0
     usage: Usage | None = None
     model: str = ""
+    response_id: str = ""
+    """The upstream's own name for the answer of its attempt."""
     last: Chunk | None = None
     reader: asyncio.Task[object] | None = None
     """The task that reads its upstream, while the attempt may be taken back."""
@@ -115,6 +117,7 @@ class Leg:
         self.attempt = action.attempt
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = None
+        self.response_id = ""
         self.reader, self.evicted = asyncio.current_task(), ""
 
     def evict(self, action: Evict) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+MAX_ID_CHARACTERS = 200
+"""Of an upstream's id for its answer; the rest is cut."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
@@ -204,9 +207,11 @@ class Chunk:
 
     `output_tokens`: tokens of all choices so far, exact where the upstream tells them with each
     frame, else the frames with content. `usage`: the final account, at most once, at the end.
+    `response_id`: the upstream's own name for the answer, once it has told it.
     """
 
     deltas: tuple[ChoiceDelta, ...]
     output_tokens: int
     usage: Usage | None = None
     model: str = ""
+    response_id: str = ""

@@ -19,7 +19,8 @@ from scheduler.types import Dispatch, Reject
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
     """How an attempt ended. `ttft_s` counts from its own start; `last`: its last chunk with
-    output; `committed`: the client has content of it."""
+    output; `committed`: the client has content of it; `response_id`: the upstream's name for the
+    answer, empty where it told none."""
 
     settled: SettledAttempt
     detail: str
@@ -29,6 +30,7 @@ class AttemptEnd:
     tpot_s: float | None
     output_tokens: int
     model: str
+    response_id: str
     last: Chunk | None
 
 

@@ -34,6 +34,8 @@ from tests.serving import Serving, until
 TIMEOUTS = Timeouts(connect_s=2.0, first_token_s=2.0, idle_s=2.0, total_s=30.0)
 """Those of a real gateway, scaled: an idle timeout of 30 s would make a stall 30 s long."""
 PROMPT_TOKENS = 5
+ANSWER_ID = "answer-7"
+"""What every upstream calls its answer."""
 
 
 class Side(enum.StrEnum):
@@ -190,7 +192,7 @@ _ERRORS: dict[str, tuple[str, dict[str, str], str]] = {
 class _OpenAIFrames:
     def head(self, act: Act) -> list[bytes]:
         delta = {"role": "assistant", "content": ""}
-        return [_data({"model": "m", "choices": [{"index": 0, "delta": delta}]})]
+        return [_data({"id": ANSWER_ID, "model": "m", "choices": [{"index": 0, "delta": delta}]})]
 
     def token(self, number: int, side: Side) -> bytes:
         frame: dict[str, Any] = {
@@ -219,7 +221,8 @@ class _AnthropicFrames:
         usage = {"output_tokens": 1}
         if act.usage is not None:
             usage["input_tokens"] = act.usage[0]
-        message = {"type": "message", "model": "m", "content": [], "usage": usage}
+        message: dict[str, Any] = {"type": "message", "id": ANSWER_ID, "model": "m"}
+        message |= {"content": [], "usage": usage}
         block = {"type": "text", "text": ""}
         return [
             _event({"type": "message_start", "message": message}),

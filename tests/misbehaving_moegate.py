@@ -94,7 +94,7 @@ def _delta(choice: pb.ChoiceDelta) -> bytes:
 
 
 def _done(act: Act) -> bytes:
-    done = pb.Done(model="m")
+    done = pb.Done(model="m", request_id="answer-7")
     if act.usage is not None:
         done.usage.prompt_tokens, done.usage.completion_tokens = act.usage
     return pb.GenerateResponse(done=done).SerializeToString()

@@ -16,7 +16,14 @@ from gateway.backends.anthropic_failures import in_band_failure
 from gateway.backends.anthropic_usage import Account
 from gateway.backends.failures import FailureKind, UpstreamFailure, one_line
 from gateway.backends.openai_usage import estimated_tokens
-from gateway.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
+from gateway.generation import (
+    MAX_ID_CHARACTERS,
+    ChoiceDelta,
+    Chunk,
+    FinishReason,
+    ToolCall,
+    Usage,
+)
 
 _STOP_REASONS = {
     "end_turn": FinishReason.STOP,
@@ -43,7 +50,7 @@ class MessageDecoder:
         self._stopped = False
         self._finish_reason: FinishReason | None = None
         self._finish_told = False
-        self._model = ""
+        self._model = self._response_id = ""
         self._events_with_content = 0
         self._output_tokens = 0
         self._output_bytes = 0
@@ -102,7 +109,11 @@ class MessageDecoder:
                 estimated=True,
             )
         return Chunk(
-            deltas=(), output_tokens=usage.completion_tokens, usage=usage, model=self._model
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=self._model,
+            response_id=self._response_id,
         )
 
     def _take(self, event: wire.Event) -> None:
@@ -113,6 +124,7 @@ class MessageDecoder:
                 self._start_block(_index(event), event.content_block)
             case "message_start" if event.message is not None:
                 self._model = event.message.model or ""
+                self._response_id = (event.message.id or "")[:MAX_ID_CHARACTERS]
                 self._account.take(event.message.usage)
             case "message_delta":
                 self._account.take(event.usage)
@@ -204,7 +216,12 @@ class MessageDecoder:
             self._text, self._reasoning, self._pieces = [], [], []
             self._finish_told = self._finish_told or finish is not None
         self._output_tokens = output_tokens
-        return Chunk(deltas=deltas, output_tokens=output_tokens, model=self._model)
+        return Chunk(
+            deltas=deltas,
+            output_tokens=output_tokens,
+            model=self._model,
+            response_id=self._response_id,
+        )
 
 
 def _index(event: wire.Event) -> int:

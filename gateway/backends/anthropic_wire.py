@@ -37,6 +37,7 @@ class Usage(msgspec.Struct, gc=False):
 class Message(msgspec.Struct, gc=False):
     """Head of the answer, in message_start."""
 
+    id: str | None = None
     model: str | None = None
     usage: Usage | None = None
 

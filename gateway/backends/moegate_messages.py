@@ -11,6 +11,7 @@ from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.backends.openai_usage import MAX_TOKENS, estimated_tokens
 from gateway.chat_input import ROLES, TOOL_MODES
 from gateway.generation import (
+    MAX_ID_CHARACTERS,
     Chat,
     ChoiceDelta,
     Chunk,
@@ -165,8 +166,14 @@ class AnswerDecoder:
             completion_tokens=max(self._output_tokens, estimated_tokens(self._output_bytes)),
             estimated=True,
         )
-        model = "" if self._done is None else self._done.model
-        return Chunk(deltas=(), output_tokens=usage.completion_tokens, usage=usage, model=model)
+        done = self._done or generation_pb2.Done()
+        return Chunk(
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=done.model,
+            response_id=done.request_id[:MAX_ID_CHARACTERS],
+        )
 
     def _delta(self, proto: generation_pb2.ChoiceDelta) -> ChoiceDelta:
         if proto.index >= self._choices:

@@ -16,7 +16,7 @@ from gateway.backends.openai_body import Dialect
 from gateway.backends.openai_choice import ChoiceNews
 from gateway.backends.openai_failures import in_band_failure
 from gateway.backends.openai_usage import MAX_TOKENS, estimated_tokens, normalised
-from gateway.generation import Chunk, Usage
+from gateway.generation import MAX_ID_CHARACTERS, Chunk, Usage
 
 
 class StreamDecoder:
@@ -34,7 +34,7 @@ class StreamDecoder:
         self._failure: UpstreamFailure | None = None
         self._done = False
         self._output_tokens = 0
-        self._model = ""
+        self._model = self._response_id = ""
 
     @property
     def ended(self) -> bool:
@@ -78,7 +78,12 @@ class StreamDecoder:
         if not deltas and output_tokens == self._output_tokens:
             return None
         self._output_tokens = output_tokens
-        return Chunk(deltas=deltas, output_tokens=output_tokens, model=self._model)
+        return Chunk(
+            deltas=deltas,
+            output_tokens=output_tokens,
+            model=self._model,
+            response_id=self._response_id,
+        )
 
     def end(self) -> Chunk:
         """The last chunk, with the usage. Raises UpstreamFailure: an error came, or a cut.
@@ -94,7 +99,11 @@ class StreamDecoder:
             raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
         usage = (normalised(self._usage) if self._usage else None) or self._estimate()
         return Chunk(
-            deltas=(), output_tokens=usage.completion_tokens, usage=usage, model=self._model
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=self._model,
+            response_id=self._response_id,
         )
 
     def _take(self, frame: wire.Frame) -> None:
@@ -102,6 +111,8 @@ class StreamDecoder:
             raise in_band_failure(frame.error)
         if frame.model:
             self._model = frame.model
+        if frame.id and not self._response_id:
+            self._response_id = str(frame.id)[:MAX_ID_CHARACTERS]
         choices = frame.choices or ()
         for choice in choices:
             index = choice.index or 0

@@ -106,6 +106,7 @@ class ErrorDetail(msgspec.Struct, gc=False):
 class Frame(msgspec.Struct, gc=False):
     """One event of a stream."""
 
+    id: str | int | None = None
     choices: list[Choice] | None = None
     usage: Usage | None = None
     model: str | None = None

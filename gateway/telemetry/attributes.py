@@ -143,6 +143,8 @@ def of_end(end: AttemptEnd) -> Attributes:
     found: Attributes = {semconv.OUTCOME: settled.outcome.value}
     if end.model:
         found[semconv.RESPONSE_MODEL] = end.model
+    if end.response_id:
+        found[semconv.RESPONSE_ID] = end.response_id
     if end.ttft_s is not None:
         found[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = end.ttft_s
     if end.tpot_s is not None:

@@ -54,6 +54,8 @@ class RequestTrail:
         self._clock = clock
         self._decision = decision
         self._admission: Span | None = None
+        self._decided_id = ""
+        """Of the dispatch that an admission span has told."""
         self._spans: dict[int, Span] = {}
         self._texts: dict[int, list[str]] = {}
         span = record.span
@@ -76,7 +78,6 @@ class RequestTrail:
 
     def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
         """The scheduler decided."""
-        request = self.request
         refused = isinstance(action, Reject)
         if isinstance(action, Reject):
             self.refusal = action
@@ -92,13 +93,8 @@ class RequestTrail:
             if action.retry_after_s is not None:
                 span.set_attribute(semconv.RETRY_AFTER_S, action.retry_after_s)
         else:
-            decision = self._decision(action.request_id)
-            span.add_event(semconv.EVENT_DECISION, attributes.of_decision(action, decision))
-            if action.kind is PlacementKind.REMOTE:
-                span.add_event(
-                    semconv.EVENT_OVERFLOW,
-                    {semconv.OVERFLOW_REASON: action.reason, semconv.REQUEST_MODEL: request.model},
-                )
+            self._decided_id = action.request_id
+            self._tell_decision(span, action)
         span.end()
 
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:
@@ -118,6 +114,9 @@ class RequestTrail:
             name = f"{attributes.operation(generation)} {self.request.model}"
             span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT, attributes=of)
             self._spans[action.attempt] = span
+            if action.request_id != self._decided_id:
+                # A hedge: it starts at once or not at all, so it has no admission of its own.
+                self._tell_decision(span, action)
             context = trace.set_span_in_context(span, context)
         if context is None:
             return generation
@@ -125,6 +124,16 @@ class RequestTrail:
         propagate.inject(carrier, context)
         hints = replace(generation.hints, trace_headers=tuple(carrier.items()))
         return replace(generation, hints=hints)
+
+    def _tell_decision(self, span: Span, action: Dispatch) -> None:
+        decision = self._decision(action.request_id)
+        span.add_event(semconv.EVENT_DECISION, attributes.of_decision(action, decision))
+        if action.kind is PlacementKind.REMOTE:
+            model = self.request.model
+            span.add_event(
+                semconv.EVENT_OVERFLOW,
+                {semconv.OVERFLOW_REASON: action.reason, semconv.REQUEST_MODEL: model},
+            )
 
     def content(self, attempt: int, chunk: Chunk) -> None:
         """Output came, and may be recorded."""

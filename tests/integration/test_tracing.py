@@ -15,7 +15,7 @@ from gateway.config_telemetry import Telemetry
 from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
-from tests.otlp_receiver import ReceivedSpan, Receiver, receiver
+from tests.otlp_receiver import ReceivedSpan, Receiver
 from tests.scripted import GOOD, ROLE, Scripted, upstreams, word
 from tests.serving import METADATA, Serving, chat_request, first_message, read_stream
 
@@ -24,14 +24,6 @@ CHAT = f"chat {serving.MODEL}"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 SAMPLED = ("traceparent", f"00-{TRACE}-{PARENT}-01")
-
-
-@pytest.fixture
-async def otlp(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
-    async with receiver() as running:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.endpoint)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        yield running
 
 
 async def generate(
