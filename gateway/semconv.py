@@ -300,10 +300,14 @@ SATURATION = _gauge(
     "moegate.pool.saturation",
     "1",
     (POOL, REQUEST_MODEL),
-    "Predicted wait of a new request over the time to first token that it is promised.",
+    "Predicted wait over the time to first token promised, of a new request and of those that are "
+    "late already, by their work.",
 )
 SATURATED = _gauge(
-    "moegate.pool.saturated", "1", (POOL, REQUEST_MODEL), "1: it overflows (with hysteresis)."
+    "moegate.pool.saturated",
+    "1",
+    (POOL, REQUEST_MODEL),
+    "1: marked, it overflows: a new request's share passed 1 and is not below 0.6 yet.",
 )
 GROUPS = _gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
 GROUPS_SERVING = _gauge(

@@ -73,6 +73,11 @@ class Queued:
     order: tuple[float, int] = (0.0, 0)
     """Seat in its tenant's line, given by the queue."""
 
+    @property
+    def promised_s(self) -> float:
+        """Time to first token that it was promised."""
+        return self.late_s + self.service_s - self.request.arrival_s
+
 
 _by_order = attrgetter("order")
 _Line = dict[str, list[Queued]]

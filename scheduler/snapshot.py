@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scheduler.fleet import PlacementState
-from scheduler.lane import Lane
+from scheduler.lane import URGENT, Lane
+from scheduler.saturation import shown_share
 from scheduler.types import PlacementKind, SloClass
 
 
@@ -70,9 +71,11 @@ class PoolSnapshot:
     """The own placements of one pool.
 
     Attributes:
-        saturation: predicted wait of a new request over the time to first token it is promised,
-            smoothed; pools of one model share a queue, and so this figure.
-        saturated: the same with hysteresis: overflow starts at 1.0 and ends at 0.6.
+        saturation: predicted wait over the time to first token promised, of a new request
+            (smoothed) and of those that wait beyond their promise, by their work; pools of one
+            model share a queue, and so this figure.
+        saturated: the mark that overflow goes by: set where a new request's share passes 1.0 and
+            gone below 0.6; those that are late already do not set it.
         releasable_groups: groups that an autoscaler may take.
     """
 
@@ -111,6 +114,7 @@ def take_snapshot(
 ) -> SchedulerSnapshot:
     """Figures of every placement (in the order of `states`), pool and queue."""
     placements = tuple(_placement(state, lanes[state.facts.model], now) for state in states)
+    shares = {model: _saturation(lane, now) for model, lane in lanes.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
         if placement.kind is PlacementKind.LOCAL:
@@ -118,7 +122,10 @@ def take_snapshot(
     return SchedulerSnapshot(
         at_s=now,
         placements=placements,
-        pools=tuple(_pool(name, own, lanes[own[0].model]) for name, own in pools.items()),
+        pools=tuple(
+            _pool(name, own, shares[own[0].model], lanes[own[0].model].saturation.marked)
+            for name, own in pools.items()
+        ),
         queues=tuple(_queue(model, lane, now) for model, lane in lanes.items()),
     )
 
@@ -160,16 +167,30 @@ def _placement(state: PlacementState, lane: Lane, now: float) -> PlacementSnapsh
     )
 
 
-def _pool(name: str, own: list[PlacementSnapshot], lane: Lane) -> PoolSnapshot:
+def _pool(
+    name: str, own: list[PlacementSnapshot], saturation: float, saturated: bool
+) -> PoolSnapshot:
     return PoolSnapshot(
         pool=name,
         model=own[0].model,
         groups=len({placement.group for placement in own}),
         groups_serving=len({placement.group for placement in own if placement.serving}),
         releasable_groups=len({placement.group for placement in own if placement.releasable}),
-        saturation=lane.saturation.value,
-        saturated=lane.saturation.marked,
+        saturation=saturation,
+        saturated=saturated,
     )
+
+
+def _saturation(lane: Lane, now: float) -> float:
+    drain_s = lane.drain_s()
+    waiting = (
+        (queued.work_s, (now - queued.request.arrival_s + drain_s) / queued.promised_s)
+        if queued.late
+        else (queued.work_s, None)
+        for queued in lane.queue
+        if queued.request.slo.slo_class in URGENT
+    )
+    return shown_share(lane.saturation.value, waiting)
 
 
 def _queue(model: str, lane: Lane, now: float) -> QueueSnapshot:

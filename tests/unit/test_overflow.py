@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from scheduler.overflow import EXPLORE_EVERY, Explorer, RemoteBlock, RemoteQuote
-from scheduler.saturation import DWELL_S, OFF, ON, Saturation, WorkRate
+from scheduler.saturation import DWELL_S, OFF, ON, Saturation, WorkRate, shown_share
 
 
 def quote(name: str, nano_usd: int | None, blocked: RemoteBlock = RemoteBlock.FREE) -> RemoteQuote:
@@ -59,6 +59,15 @@ def test_the_rate_is_measured_while_requests_wait() -> None:
     assert rate.per_s(4) == pytest.approx(2.5, rel=0.1)
     rate.advance(1000.0, waiting=False)
     assert rate.per_s(4) == pytest.approx(2.5, rel=0.1), "idle time says nothing"
+
+
+def test_what_is_shown_weighs_the_late_by_their_work() -> None:
+    assert shown_share(0.3, []) == 0.3
+    assert shown_share(0.3, [(5.0, None), (5.0, None)]) == pytest.approx(0.3)
+    assert shown_share(0.4, [(9.0, None), (1.0, 5.4)]) == pytest.approx(0.9)
+    assert shown_share(0.4, [(1.0, None), (9.0, 2.4)]) == pytest.approx(2.2)
+    assert shown_share(1.8, [(1.0, None), (9.0, 1.2)]) == 1.8, "an arrival meets that"
+    assert shown_share(0.4, [(0.0, 9.0)]) == 0.4, "nothing to be done is no wait"
 
 
 def test_the_cheapest_is_taken_and_every_fiftieth_explores() -> None:

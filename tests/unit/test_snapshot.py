@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
+from scheduler.snapshot import PoolSnapshot
 from scheduler.step_model import QWEN3_30B_H100
 from scheduler.types import (
     AttemptEnded,
@@ -50,3 +53,31 @@ def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
         core.handle(AttemptEnded(request_id=name, attempt=1, outcome=AttemptOutcome.OK), 4.0)
     [placed] = core.snapshot(9.0).placements
     assert (placed.running_requests, placed.idle_s, placed.kv_tokens) == (0, 5.0, 0)
+
+
+def test_saturation_counts_those_that_wait_beyond_their_promise() -> None:
+    placement = Placement(
+        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
+        step_model=QWEN3_30B_H100,
+    )  # fmt: skip
+    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
+    core = Scheduler((placement,), limits)
+    core.handle(ServingChanged(placement="pool/a", serving=True, reason="up"), 0.0)
+    core.submit(request("runs"), 0.0)
+    core.submit(request("waits", ttft_s=2.0), 0.0)
+
+    def pool_at(now: float) -> PoolSnapshot:
+        core.tick(now)
+        [pool] = core.snapshot(now).pools
+        return pool
+
+    assert pool_at(1.0).saturation < 1
+    late = pool_at(6.0)
+    assert late.saturation == pytest.approx(3.0, rel=0.05), "6 s of waiting for 2 s promised"
+    assert not late.saturated, "the mark would hold the late one back, and so stay set"
+    core.submit(request("batch", SloClass.BATCH, ttft_s=1.0, arrival_s=6.0), 6.0)
+    assert pool_at(9.0).saturation == pytest.approx(4.5, rel=0.05), "batch waits as it may"
+    core.handle(AttemptEnded(request_id="runs", attempt=1, outcome=AttemptOutcome.OK), 9.5)
+    core.handle(AttemptEnded(request_id="batch", attempt=1, outcome=AttemptOutcome.OK), 9.6)
+    core.handle(AttemptEnded(request_id="waits", attempt=1, outcome=AttemptOutcome.OK), 9.7)
+    assert pool_at(40.0).saturation < 0.1
