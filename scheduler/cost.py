@@ -3,10 +3,10 @@
 A group is what steps together and costs r $/s. While anything runs, r is shared by the phase
 weights of the step model: a step that decodes B sequences and computes a chunk of prompt spends
 P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B) and
-kappa for every KV token that it holds. Prompts are computed in the order in which they were sent,
-each for its predicted time at most, then it counts as decoding. What others run in the engine takes
-its share as external load; requests that the engine only queues take none. In a disaggregated group
-prefill and decode nodes are paid apart, by node share.
+kappa for every KV token that it holds. Whose prompt is computed, `cost_prompts.py` tells: in the
+order in which they were sent, each for its predicted time. A run decodes from its first token on.
+What others run in the engine takes its share as external load; requests that the engine only queues
+take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
 Nothing is re-allocated later: what is known at the instant decides. Sequences share by two counters
 (per sequence and per KV token), so that an event costs O(1) however many run. Amounts are exact
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from scheduler.cost_prompts import SPENT_S, Prompts
 from scheduler.cost_runs import NodeShare, Run, Share
 from scheduler.cost_totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
 from scheduler.cost_weights import NOTHING, Others, StepTimes, weigh
@@ -58,9 +59,7 @@ class GroupMeter:
         self._times = None if model is None else StepTimes(model)
         self._runs: set[Run] = set()
         self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
-        self._pending: deque[Run] = deque()
-        self._computed: deque[Run] = deque()
-        self._pending_sequences = 0
+        self._prompts = Prompts()
         self._sequences = 0
         self._kv_tokens = 0
         self._per_sequence = 0
@@ -70,12 +69,12 @@ class GroupMeter:
         self.set_plan(plan)
 
     def __repr__(self) -> str:
-        return f"<GroupMeter: {self.running} running, {self._pending_sequences} in prefill>"
+        return f"<GroupMeter: {self.running} running, {self._prompts.sequences} in prefill>"
 
     @property
     def running(self) -> int:
         """Own sequences, those in prefill included."""
-        return self._sequences + self._pending_sequences
+        return self._sequences + self._prompts.sequences
 
     @property
     def decoding(self) -> tuple[int, int]:
@@ -134,12 +133,14 @@ class GroupMeter:
             prompt_tokens=prompt_tokens,
             prefill_s=prefill_s,
             left_s=prefill_s,
+            sent_ns=now_ns,
             opened_unpriced_ns=self.totals.unpriced_ns,
         )
         self._runs.add(run)
-        self._pending_sequences += choices
-        self._pending.append(run)
-        if not prefill_s:
+        if prefill_s:
+            self._prompts.sent(run)
+            self.external.sent(choices)
+        else:
             self._decode(run)
         self._changed()
         return run
@@ -183,9 +184,7 @@ class GroupMeter:
             self._collect(run)
             self._sequences -= run.choices
             self._kv_tokens -= run.kv_tokens
-        else:
-            self._pending_sequences -= run.choices
-        run.left_s, run.ended = 0.0, True
+        self._prompts.gone(run)
         self._runs.discard(run)
         self.external.ended(run.choices)
         self._changed()
@@ -235,8 +234,19 @@ class GroupMeter:
             own = state
             if changed_ns <= at_ns:
                 break
-        self.external.take(report, own, self.model, now_ns)
-        self._stale = True
+        sent_since = self._prompts.sent_after(at_ns)
+        self.external.take(
+            report,
+            own,
+            self.model,
+            now_ns,
+            pending=self._prompts.sequences - sent_since,
+            sent_since=sent_since,
+        )
+        if not self.external.waiting:
+            for run in self._prompts.overdue(at_ns):
+                self._decode(run)
+        self._changed()
 
     def _changed(self) -> None:
         """Another set of runs shares from now on."""
@@ -316,43 +326,29 @@ class GroupMeter:
         external = price * weights.external
         totals.external += external
         totals.idle += rest - amount - external
-        if head is not None and head.left_s <= 1e-12:
-            self._computed_as_predicted(head)
-
-    def _computed_as_predicted(self, run: Run) -> None:
-        """Its token should be on its way: it decodes, unless it may still wait in the engine."""
-        if not self.external.own_waiting:
-            self._decode(run)
-        elif run.left_s:
-            run.left_s = 0.0
-            self._computed.append(run)
+        if head is not None and head.left_s <= SPENT_S and self._prompts.spent(head):
             self._stale = True
 
     def _head(self) -> Run | None:
-        """The prompt that is being computed; None: none, or the engine only queues them."""
-        while self._pending and not self._pending[0].left_s:
-            self._pending.popleft()
-        if not self._pending:
-            return self._late() if not self._sequences else None
-        full = (
-            self._sequences + self.external.sequences >= self.max_running
-            or self.external.engine_full(self._pending_sequences)
+        """The prompt that has a share at the moment."""
+        return self._prompts.head(
+            decoding=self._sequences,
+            others=self.external.sequences,
+            most=self.max_running,
+            waiting=self.external.own_waiting,
         )
-        return None if full and self._sequences else self._pending[0]
-
-    def _late(self) -> Run | None:
-        """Where nothing decodes: a prompt that takes longer than predicted."""
-        while self._computed and (self._computed[0].decodes or self._computed[0].ended):
-            self._computed.popleft()
-        return self._computed[0] if self._computed else None
 
     def _weigh(self, head: Run | None) -> None:
         """Takes the weights of the instant."""
         others, others_kv_tokens = self.external.running(self._sequences)
+        prompts_s = None
+        if head is not None and self._times is not None:
+            prompts_s = self._prompts.seconds(self._times.chunk_s)
         self._weights = weigh(
             self._times,
             self.nodes,
-            prompts_s=None if head is None else self._pending_s(),
+            prompts_s=prompts_s,
+            owed=head is not None and head.decodes,
             sequences=self._sequences,
             kv_tokens=self._kv_tokens,
             others=Others(
@@ -363,14 +359,10 @@ class GroupMeter:
         )
         self._stale = False
 
-    def _pending_s(self) -> float:
-        """Predicted prefill of the prompts that wait for their turn or are at it."""
-        return sum(run.prefill_s for run in self._pending if run.left_s)
-
     def _decode(self, run: Run) -> None:
         """From now on it shares as a decoding sequence."""
-        run.decodes, run.left_s = True, 0.0
-        self._pending_sequences -= run.choices
+        self._prompts.answered(run, self._at_ns)
+        run.decodes = True
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
         self._sequences += run.choices
         run.kv_tokens = run.prompt_tokens + run.output_tokens

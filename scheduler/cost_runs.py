@@ -23,12 +23,12 @@ class Run:
     """Predicted."""
     left_s: float
     """Of it, not yet spent."""
+    sent_ns: int
     opened_unpriced_ns: int
     kv_tokens: int = 0
     """That it shares by while it decodes; the choices share the prompt."""
     output_tokens: int = 0
     decodes: bool = False
-    ended: bool = False
     seen_sequence: int = 0
     seen_kv: int = 0
     prefill: int = 0

@@ -73,12 +73,14 @@ def weigh(
     nodes: NodeShare | None,
     *,
     prompts_s: float | None,
+    owed: bool,
     sequences: int,
     kv_tokens: int,
     others: Others,
 ) -> Weights:
     """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
-    or wait for it, None: no prompt is computed; `sequences`, `kv_tokens`: own ones that decode."""
+    or wait for it, None: no prompt is computed; `owed`: it was computed in time that others were
+    charged for, so that they rest now; `sequences`, `kv_tokens`: own ones that decode."""
     batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
     if prompts_s is None and not batch and not others.prefill_share:
         return NOTHING
@@ -89,7 +91,7 @@ def weigh(
     prompt_part = speed = 0.0
     if prompts_s is not None:
         prompt_part = 1.0
-        if times is not None and batch:
+        if times is not None and batch and not owed:
             chunk_s = min(prompts_s, times.chunk_s)
             prompt_part = chunk_s / (chunk_s + step_s)
         speed = prompt_part

@@ -39,8 +39,10 @@ class ExternalLoad:
     """Part of the time that goes into others' prompts, as the last reports show."""
     full_at: int = 0
     """Sequences that run while others wait, own and external; 0: the engine is not full."""
+    waiting: int = 0
+    """In the engine's queue, by the last reports."""
     own_waiting: int = 0
-    """Own sequences in the engine's queue."""
+    """Own ones in the queue, as far as is known now."""
     _reports: dict[str, EngineReport] = field(default_factory=dict)
     _beyond: tuple[int, int] = (0, 0)
     _own_prompt_tokens: int = 0
@@ -51,13 +53,14 @@ class ExternalLoad:
         """An own prompt was computed."""
         self._own_prompt_tokens += tokens
 
+    def sent(self, sequences: int) -> None:
+        """Own sequences were sent: behind those that wait."""
+        if self.own_waiting:
+            self.own_waiting += sequences
+
     def ended(self, sequences: int) -> None:
         """Own sequences ended: the engine can take as many from its queue."""
         self.own_waiting = max(0, self.own_waiting - sequences)
-
-    def engine_full(self, pending_sequences: int) -> bool:
-        """Whether every own prompt that has no token yet is only queued."""
-        return self.own_waiting >= pending_sequences > 0
 
     def running(self, own_decoding: int) -> tuple[int, int]:
         """Their sequences that run now, and the KV tokens of these.
@@ -79,19 +82,33 @@ class ExternalLoad:
         self.prefill_share = 0.0
         return True
 
-    def take(self, report: EngineReport, own: Own, model: StepModel | None, now_ns: int) -> None:
-        """Takes a report of one placement; `own`: of the whole group, at the report's time."""
+    def take(
+        self,
+        report: EngineReport,
+        own: Own,
+        model: StepModel | None,
+        now_ns: int,
+        *,
+        pending: int,
+        sent_since: int,
+    ) -> None:
+        """Takes a report of one placement; `own`: of the whole group, at the report's time.
+
+        `pending`: own sequences of that time that have no token yet; `sent_since`: newer ones.
+        """
         before = self._reports.get(report.placement)
         self._reports[report.placement] = report
         reports = self._reports.values()
         running = sum(each.running for each in reports)
-        waiting = sum(each.waiting for each in reports)
+        self.waiting = waiting = sum(each.waiting for each in reports)
         beyond = max(0, running + waiting - own.sequences)
         beyond_running = min(beyond, max(0, running - own.decoding))
         last, last_running = self._beyond
         self._beyond = (beyond, beyond_running)
         beyond, self.sequences = min(beyond, last), min(beyond_running, last_running)
-        self.own_waiting = max(0, waiting - (beyond - min(beyond, self.sequences)))
+        own_waiting = waiting - (beyond - min(beyond, self.sequences))
+        self.own_waiting = max(0, min(own_waiting, pending))
+        self.sent(sent_since)
         self.full_at = running if waiting and beyond else 0
         resident = sum(int(each.kv_usage * (each.kv_capacity_tokens or 0)) for each in reports)
         self.kv_tokens = max(0, resident - own.kv_tokens) if self.sequences else 0

@@ -104,6 +104,7 @@ class Compared:
     external_true: float
     waited_in_engine: float
     """Share of requests that the engine queued."""
+    preemptions: int
 
     def error(self, percentile: float) -> float:
         """Relative error of a request's cost, at a percentile of requests."""
@@ -187,4 +188,5 @@ def compare(
         external_metered=unit,
         external_true=fleet.external_gpu_s * per_gpu_s,
         waited_in_engine=sum(slow) / max(1, len(slow)),
+        preemptions=placement.engine.counters.preemptions,
     )

@@ -39,15 +39,34 @@ def test_with_a_queue_in_the_engine(per_s: float) -> None:
     assert seen.error(90) <= P90
 
 
-def test_with_external_load_and_a_queue_in_the_engine() -> None:
-    seen = compare(seed=1, requests=600, per_s=7.0, external_share=0.3, max_num_seqs=24)
+@pytest.mark.parametrize("per_s", [7.0, 12.0])
+def test_with_external_load_and_a_queue_in_the_engine(per_s: float) -> None:
+    """At 12/s three times what the engine can do."""
+    seen = compare(seed=1, requests=600, per_s=per_s, external_share=0.3, max_num_seqs=24)
     assert seen.waited_in_engine > 0.8
     assert seen.error(50) <= P50
     assert seen.error(90) <= P90
 
 
-def test_with_an_engine_unlike_the_model() -> None:
+@pytest.mark.parametrize("external_share", [0.0, 0.3])
+@pytest.mark.parametrize("num_gpu_blocks", [2048, 6144])
+def test_with_the_kv_cache_exhausted(num_gpu_blocks: int, external_share: float) -> None:
+    """The engine puts sequences back and computes their prompts again; no report says whose."""
+    seen = compare(
+        seed=3,
+        requests=600,
+        per_s=12.0,
+        external_share=external_share,
+        num_gpu_blocks=num_gpu_blocks,
+    )
+    assert seen.preemptions > 20
+    assert seen.error(50) <= P50
+    assert seen.error(90) <= P90
+
+
+@pytest.mark.parametrize(("per_s", "max_num_seqs"), [(6.0, 256), (12.0, 256), (12.0, 16)])
+def test_with_an_engine_unlike_the_model(per_s: float, max_num_seqs: int) -> None:
     truth = perturbed(QWEN3_30B_H100, seed=3)
-    seen = compare(seed=1, requests=400, per_s=6.0, truth=truth)
+    seen = compare(seed=1, requests=400, per_s=per_s, max_num_seqs=max_num_seqs, truth=truth)
     assert seen.error(50) <= P50
     assert seen.error(90) <= P90

@@ -18,34 +18,7 @@ from scheduler.cost_totals import (
     unpriced_ns,
 )
 from scheduler.step_model import QWEN3_30B_H100
-from scheduler.types import EngineReport
-
-RATE = 2_500_000_000
-PLAN = (RateSegment(start_ns=0, nano_usd_per_hour=RATE),)
-MS = 1_000_000
-
-
-def meter(plan: tuple[RateSegment, ...] = PLAN, nodes: NodeShare | None = None) -> GroupMeter:
-    group = GroupMeter(QWEN3_30B_H100, plan, 0, max_running=64, nodes=nodes)
-    group.set_serving(True, 0)
-    return group
-
-
-def report(at_ns: int, running: int, waiting: int = 0, prompt_tokens: int = 0) -> EngineReport:
-    return EngineReport(
-        placement="own/a",
-        at_s=at_ns / 1e9,
-        running=running,
-        waiting=waiting,
-        kv_usage=0.3,
-        prompt_tokens_total=prompt_tokens,
-        generation_tokens_total=0,
-        kv_capacity_tokens=100_000,
-    )
-
-
-def take(group: GroupMeter, what: EngineReport, now_ns: int) -> None:
-    group.report(what, now_ns, now_ns)
+from tests.unit.meters_made import MS, PLAN, RATE, meter, report, take
 
 
 def test_a_lone_request_pays_for_the_whole_group_while_it_runs() -> None:
