@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -84,10 +85,7 @@ def of_attempt(
     }
     url, model = targets.get(action.placement, ("", generation.model))
     found[semconv.REQUEST_MODEL] = model
-    address = urlsplit(url)
-    if address.hostname:
-        found[semconv.SERVER_ADDRESS] = address.hostname
-        found[semconv.SERVER_PORT] = address.port or (443 if address.scheme[-1] == "s" else 80)
+    found |= _server(url)
     for name, attribute in _SAMPLING.items():
         value = getattr(generation.sampling, name)
         if value is not None:
@@ -103,6 +101,15 @@ def of_attempt(
     ):
         found[semconv.OUTPUT_TYPE] = "json"
     return found
+
+
+@lru_cache(1024)
+def _server(url: str) -> Mapping[str, str | int]:
+    address = urlsplit(url)
+    if not address.hostname:
+        return {}
+    port = address.port or (443 if address.scheme[-1] == "s" else 80)
+    return {semconv.SERVER_ADDRESS: address.hostname, semconv.SERVER_PORT: port}
 
 
 def of_decision(action: Dispatch, decision: Decision | None) -> Attributes:

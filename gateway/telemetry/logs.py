@@ -1,14 +1,14 @@
 """The log: plain lines for a terminal, JSON objects with trace ids for machines.
 
-A JSON line is made and written in a thread of its own, from a bounded queue: a reader of the log
-that stalls must not stall the event loop. What does not fit is dropped and counted.
+Lines are made and written in a thread of its own, from a bounded queue: a reader of the log that
+stalls must not stall the event loop. What does not fit is dropped and counted. The thread takes
+what has come in one go: to wake for every line would cost more than the line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import queue
 import re
 import sys
@@ -24,9 +24,12 @@ from gateway import semconv
 from gateway.config_telemetry import LogFormat
 from gateway.telemetry.rpc import CURRENT
 
+_Lines = queue.SimpleQueue[logging.LogRecord | None]
 REQUESTS = logging.getLogger("moegate.requests")
 """One line per settled request, where the log is JSON."""
 MAX_WAITING_LINES = 10_000
+GATHER_S = 0.02
+"""How long lines are gathered before they are written."""
 CLOSE_S = 2.0
 """How long the end waits for a reader that takes no more."""
 MAX_MESSAGE_CHARACTERS = 8_192
@@ -78,17 +81,19 @@ class _RedactedPlain(logging.Formatter):
         return redacted(super().format(record))
 
 
-class _Queued(logging.handlers.QueueHandler):
+class _Queued(logging.Handler):
     """Hands records over; adds the trace, which only the caller's task knows."""
 
-    def __init__(
-        self, lines: queue.Queue[logging.LogRecord | None], on_drop: Callable[[], None]
-    ) -> None:
-        super().__init__(lines)
+    def __init__(self, lines: _Lines, on_drop: Callable[[], None]) -> None:
+        super().__init__()
+        self._lines = lines
         self._on_drop = on_drop
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record as it is: it stays in this process, the thread formats it."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never waits. The record goes as it is: the thread formats it."""
+        if self._lines.qsize() >= MAX_WAITING_LINES:
+            self._on_drop()
+            return
         rpc = CURRENT.get()
         if rpc is not None and rpc.span is not None:
             found = rpc.span.get_span_context()
@@ -97,14 +102,7 @@ class _Queued(logging.handlers.QueueHandler):
                 semconv.LOG_SPAN_ID: trace.format_span_id(found.span_id),
                 semconv.LOG_TRACE_FLAGS: f"{found.trace_flags:02x}",
             }
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Never waits."""
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self._on_drop()
+        self._lines.put(record)
 
 
 _dropped = 0
@@ -127,25 +125,46 @@ def logging_to(stream: TextIO, log_format: LogFormat, level: str) -> Iterator[No
     root.setLevel(level)
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
     REQUESTS.setLevel(logging.NOTSET if as_json else logging.WARNING)
-    writer = logging.StreamHandler(stream)
-    writer.setFormatter(JsonFormatter() if as_json else _RedactedPlain(PLAIN))
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
+    form = JsonFormatter() if as_json else _RedactedPlain(PLAIN)
+    lines: _Lines = queue.SimpleQueue()
     handler = _Queued(lines, _count_drop)
     root.addHandler(handler)
-    thread = threading.Thread(target=_write, args=(lines, writer), name="moegate-log", daemon=True)
+    closing = threading.Event()
+    thread = threading.Thread(
+        target=_write, args=(lines, form, stream, closing), name="moegate-log", daemon=True
+    )
     thread.start()
     try:
         yield
     finally:
         root.removeHandler(handler)
-        with contextlib.suppress(queue.Full):
-            lines.put(None, timeout=CLOSE_S)
+        closing.set()
+        lines.put(None)
         thread.join(CLOSE_S)
 
 
-def _write(lines: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
-    while (record := lines.get()) is not None:
-        writer.handle(record)
+def _write(
+    lines: _Lines, form: logging.Formatter, stream: TextIO, closing: threading.Event
+) -> None:
+    while (first := lines.get()) is not None:
+        closing.wait(GATHER_S)
+        text = [_line(form, first)]
+        for _ in range(lines.qsize()):
+            record = lines.get()
+            if record is None:
+                lines.put(None)  # the end, after these
+                break
+            text.append(_line(form, record))
+        with contextlib.suppress(OSError, ValueError):  # whoever read them has gone
+            stream.write("".join(text))
+            stream.flush()
+
+
+def _line(form: logging.Formatter, record: logging.LogRecord) -> str:
+    try:
+        return form.format(record) + "\n"
+    except Exception as error:  # a wrong format must not end the log
+        return f"{record.name}: a line that cannot be written: {error!r}\n"
 
 
 def to_stderr(log_format: LogFormat, level: str) -> contextlib.AbstractContextManager[None]:

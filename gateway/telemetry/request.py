@@ -56,46 +56,52 @@ class RequestTrail:
         self._admission: Span | None = None
         self._decided_id = ""
         """Of the dispatch that an admission span has told."""
-        self._spans: dict[int, Span] = {}
+        self._position = 0
+        self._spans: dict[int, tuple[Span, attributes.Attributes]] = {}
+        """Of attempts that run; like every span's, their attributes are set once, at the end."""
         self._texts: dict[int, list[str]] = {}
-        span = record.span
-        recording = span is not None and span.is_recording()
+        recording = record.attributes is not None
         self._tracer = tracer if recording else None
         self.wants_content = content and recording
         self._exemplar: Exemplar | None = None
-        if span is not None and recording:
-            span.set_attributes(attributes.of_request(request, generation, key_id))
+        if record.span is not None and record.attributes is not None:
+            record.attributes |= attributes.of_request(request, generation, key_id)
+            span = record.span
             self._exemplar = {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)}
 
     def waits(self, position: int) -> None:
         """It waits for a decision."""
-        if self._tracer is None:
-            return
-        span = self._tracer.start_span(semconv.SPAN_ADMISSION, self._record.context)
-        span.set_attribute(semconv.SLO_CLASS, self.request.slo.slo_class.value)
-        span.set_attribute(semconv.QUEUE_POSITION, position)
-        self._admission = span
+        if self._tracer is not None:
+            self._admission = self._tracer.start_span(semconv.SPAN_ADMISSION, self._record.context)
+            self._position = position
 
     def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
         """The scheduler decided."""
-        refused = isinstance(action, Reject)
         if isinstance(action, Reject):
             self.refusal = action
         if self._instruments is not None:
             self._count_decision(action, waited_s)
-        span, self._admission = self._admission, None
-        if span is None:
+        if self._admission is None:
             return
-        span.set_attribute(semconv.QUEUE_DURATION_S, waited_s)
-        span.set_attribute(semconv.OUTCOME, "refused" if refused else "dispatched")
+        found: attributes.Attributes = {semconv.QUEUE_DURATION_S: waited_s}
         if isinstance(action, Reject):
-            span.set_attribute(semconv.REFUSAL_REASON, action.reason.value)
+            found[semconv.REFUSAL_REASON] = action.reason.value
             if action.retry_after_s is not None:
-                span.set_attribute(semconv.RETRY_AFTER_S, action.retry_after_s)
+                found[semconv.RETRY_AFTER_S] = action.retry_after_s
+            self._end_admission("refused", found)
         else:
             self._decided_id = action.request_id
-            self._tell_decision(span, action)
-        span.end()
+            self._tell_decision(self._admission, action)
+            self._end_admission("dispatched", found)
+
+    def _end_admission(self, outcome: str, found: attributes.Attributes) -> None:
+        span, self._admission = self._admission, None
+        if span is not None:
+            found[semconv.SLO_CLASS] = self.request.slo.slo_class.value
+            found[semconv.QUEUE_POSITION] = self._position
+            found[semconv.OUTCOME] = outcome
+            span.set_attributes(found)
+            span.end()
 
     def attempt(self, action: Dispatch, generation: Generation) -> Generation:
         """An attempt starts, in a span of its own that the engine's spans hang on."""
@@ -112,8 +118,8 @@ class RequestTrail:
                 of[semconv.INPUT_MESSAGES] = attributes.input_messages(generation)
                 self._texts[action.attempt] = []
             name = f"{attributes.operation(generation)} {self.request.model}"
-            span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT, attributes=of)
-            self._spans[action.attempt] = span
+            span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT)
+            self._spans[action.attempt] = (span, of)
             if action.request_id != self._decided_id:
                 # A hedge: it starts at once or not at all, so it has no admission of its own.
                 self._tell_decision(span, action)
@@ -148,18 +154,19 @@ class RequestTrail:
         self.charged_nano_usd = _sum(self.charged_nano_usd, end.settled.charged_nano_usd)
         if self._instruments is not None:
             self._measure_attempt(action, end)
-        span = self._spans.pop(action.attempt, None)
-        if span is None:
+        if action.attempt not in self._spans:
             return
-        span.set_attributes(attributes.of_end(end))
+        span, found = self._spans.pop(action.attempt)
+        found |= attributes.of_end(end)
         if text := "".join(self._texts.pop(action.attempt, ())):
-            span.set_attribute(semconv.OUTPUT_MESSAGES, attributes.output_messages(text))
+            found[semconv.OUTPUT_MESSAGES] = attributes.output_messages(text)
         if end.failure is not None:
-            span.set_attribute(semconv.ERROR_TYPE, end.failure.kind.name.lower())
+            found[semconv.ERROR_TYPE] = end.failure.kind.name.lower()
             span.set_status(Status(StatusCode.ERROR, end.detail))
         elif end.settled.outcome is AttemptOutcome.CANCELLED and self._is_late():
-            span.set_attribute(semconv.ERROR_TYPE, "deadline")
+            found[semconv.ERROR_TYPE] = "deadline"
             span.set_status(Status(StatusCode.ERROR, "not complete by the deadline"))
+        span.set_attributes(found)
         span.end()
 
     def finished(self, finished: Finished) -> None:
@@ -189,29 +196,27 @@ class RequestTrail:
                 self.request.slo.slo_class.value,
                 outcome,
             )
-        if self._admission is not None:  # the client left while it waited
-            self._admission.set_attribute(semconv.OUTCOME, outcome)
-            self._admission.end()
-            self._admission = None
-        span = self._record.span
-        if span is not None and span.is_recording():
-            span.set_attributes({semconv.OUTCOME: outcome, semconv.ATTEMPTS: self.attempts})
+        self._end_admission(outcome, {})  # where the client left while it waited
+        found = self._record.attributes
+        if found is not None:
+            found[semconv.OUTCOME] = outcome
+            found[semconv.ATTEMPTS] = self.attempts
             if self.last is not None:
                 action, end = self.last
-                span.set_attribute(semconv.PLACEMENT, action.placement)
-                span.set_attribute(semconv.ROUTE, attributes.route(action.kind))
+                found[semconv.PLACEMENT] = action.placement
+                found[semconv.ROUTE] = attributes.route(action.kind)
                 usage = end.settled.usage
                 if usage is not None:
-                    span.set_attribute(semconv.USAGE_INPUT, usage.prompt_tokens)
-                    span.set_attribute(semconv.USAGE_OUTPUT, usage.completion_tokens)
+                    found[semconv.USAGE_INPUT] = usage.prompt_tokens
+                    found[semconv.USAGE_OUTPUT] = usage.completion_tokens
                 for name, cost in (
                     (semconv.METERED_USD, self.metered_nano_usd),
                     (semconv.CHARGED_USD, self.charged_nano_usd),
                 ):
                     if cost is not None:
-                        span.set_attribute(name, cost / attributes.NANO)
+                        found[name] = cost / attributes.NANO
             if outcome == "partial":
-                span.set_attribute(semconv.PARTIAL_OUTPUT, True)
+                found[semconv.PARTIAL_OUTPUT] = True
         return outcome
 
     def _outcome(self, code: grpc.StatusCode) -> str:

@@ -9,14 +9,16 @@ of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context as TraceContext
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
 
 from gateway import semconv
 
@@ -45,15 +47,15 @@ OnEnd = Callable[[grpc.StatusCode, str, float], None]
 class RpcRecord:
     """An RPC that runs. `span` is None without a tracer; `context` is the one it lives in."""
 
-    __slots__ = ("context", "method", "on_end", "span", "started_s")
+    __slots__ = ("attributes", "context", "method", "on_end", "span", "started_s")
 
-    def __init__(
-        self, method: str, started_s: float, span: Span | None, context: TraceContext | None
-    ) -> None:
+    def __init__(self, method: str, started_s: float) -> None:
         self.method = method
         self.started_s = started_s
-        self.span = span
-        self.context = context
+        self.span: Span | None = None
+        self.context: TraceContext | None = None
+        self.attributes: dict[str, AttributeValue] | None = None
+        """Given to the span all at once, at its end; None where it is not recorded."""
         self.on_end: OnEnd | None = None
         """Whoever else wants to see its end: code, detail, seconds."""
 
@@ -111,36 +113,22 @@ class RpcObserver(grpc.aio.ServerInterceptor):
 
     def _coroutine(self, method: str, inner: Any) -> Any:
         async def observed(request: Any, context: ServicerContext) -> Any:
-            record = self._start(method, context)
-            ended: BaseException | None = None
-            try:
+            with _Observed(self, method, context):
                 return await inner(request, context)
-            except BaseException as error:
-                ended = error
-                raise
-            finally:
-                self._end(record, context, ended)
 
         return observed
 
     def _generator(self, method: str, inner: Any) -> Any:
         async def observed(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
-            record = self._start(method, context)
-            ended: BaseException | None = None
-            try:
+            with _Observed(self, method, context):
                 async for message in inner(request, context):
                     yield message
-            except BaseException as error:
-                ended = error
-                raise
-            finally:
-                self._end(record, context, ended)
 
         return observed
 
-    def _start(self, method: str, context: ServicerContext) -> RpcRecord:
-        span: Span | None = None
-        trace_context: TraceContext | None = None
+    def start(self, method: str, context: ServicerContext) -> RpcRecord:
+        """An RPC begins, in the task that runs it."""
+        record = RpcRecord(method, self._clock())
         if self._tracer is not None:
             carrier = {
                 name: value
@@ -148,19 +136,19 @@ class RpcObserver(grpc.aio.ServerInterceptor):
                 if isinstance(value, str)
             }
             parent = propagate.extract(carrier)
-            span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER)
-            trace_context = trace.set_span_in_context(span, parent)
+            record.span = span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER)
+            record.context = trace.set_span_in_context(span, parent)
             if span.is_recording():
-                span.set_attribute(semconv.RPC_SYSTEM_NAME, "grpc")
-                span.set_attribute(semconv.RPC_METHOD, method)
-                span.set_attributes(_peer(context.peer()))
-        record = RpcRecord(method, self._clock(), span, trace_context)
+                record.attributes = {
+                    semconv.RPC_SYSTEM_NAME: "grpc",
+                    semconv.RPC_METHOD: method,
+                    **_peer(context.peer()),
+                }
         CURRENT.set(record)
         return record
 
-    def _end(
-        self, record: RpcRecord, context: ServicerContext, ended: BaseException | None
-    ) -> None:
+    def end(self, record: RpcRecord, context: ServicerContext, ended: BaseException | None) -> None:
+        """It is over. `ended`: what it raised."""
         code = _code(context, ended)
         detail = context.details() or ""
         text = detail if isinstance(detail, str) else detail.decode(errors="replace")
@@ -168,15 +156,33 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         self._measure(record.method, code, duration_s)
         if record.on_end is not None:
             record.on_end(code, text, duration_s)
-        span = record.span
+        span, attributes = record.span, record.attributes
         if span is None:
             return
-        if span.is_recording():
-            span.set_attribute(semconv.RPC_STATUS_CODE, code.name)
+        if attributes is not None:
+            attributes[semconv.RPC_STATUS_CODE] = code.name
             if code in SERVER_ERRORS:
-                span.set_attribute(semconv.ERROR_TYPE, code.name)
+                attributes[semconv.ERROR_TYPE] = code.name
                 span.set_status(Status(StatusCode.ERROR, text or None))
+            span.set_attributes(attributes)
         span.end()
+
+
+class _Observed:
+    """Around the handler of one RPC, however it ends."""
+
+    __slots__ = ("_context", "_method", "_observer", "_record")
+
+    def __init__(self, observer: RpcObserver, method: str, context: ServicerContext) -> None:
+        self._observer = observer
+        self._method = method
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._record = self._observer.start(self._method, self._context)
+
+    def __exit__(self, kind: object, ended: BaseException | None, traceback: object) -> None:
+        self._observer.end(self._record, self._context, ended)
 
 
 def _code(context: ServicerContext, ended: BaseException | None) -> grpc.StatusCode:
@@ -194,7 +200,8 @@ def _code(context: ServicerContext, ended: BaseException | None) -> grpc.StatusC
     return grpc.StatusCode.UNKNOWN
 
 
-def _peer(peer: str) -> dict[str, str | int]:
+@lru_cache(1024)
+def _peer(peer: str) -> Mapping[str, str | int]:
     """The address of a peer, from gRPC's ipv4:HOST:PORT and ipv6:[HOST]:PORT."""
     family, _, rest = peer.partition(":")
     host, _, port = rest.rpartition(":")

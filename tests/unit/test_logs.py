@@ -57,7 +57,9 @@ def test_lines_of_an_rpc_carry_its_trace() -> None:
     span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("rpc")
     stream = io.StringIO()
     with logging_to(stream, LogFormat.JSON, "INFO"):
-        token = CURRENT.set(RpcRecord("m", 0.0, span, None))
+        record = RpcRecord("m", 0.0)
+        record.span = span
+        token = CURRENT.set(record)
         log.info("inside")
         CURRENT.reset(token)
         log.info("outside")
@@ -132,7 +134,8 @@ def test_a_reader_that_stalls_stalls_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     with logging_to(stream, LogFormat.JSON, "INFO"):
         for number in range(200):
             log.info("line %d", number)
-        assert logs.dropped_lines() - before >= 149  # one is in the hands of the writer
+        # As many as may wait are in the hands of the writer, with the first of them.
+        assert logs.dropped_lines() - before >= 200 - 51 - 50
         stream.let_go.set()
     lines = stream.getvalue().splitlines()
     assert len(lines) + logs.dropped_lines() - before == 200
