@@ -14,11 +14,11 @@ import asyncio
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from gateway.accounting.accounts import Accounts, accounts
 from gateway.accounting.ledger_database import Tx

@@ -13,6 +13,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from msgspec import structs
+
 from gateway.accounting.accountant import Accountant, AttemptResult, OpenAttempt
 from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import FailureKind, UpstreamFailure
@@ -104,8 +106,8 @@ class Attempts:
         try:
             generation = flight.trail.attempt(known, leg.generation)
             if action.dp_rank is not None:
-                hints = replace(generation.hints, dp_rank=action.dp_rank)
-                generation = replace(generation, hints=hints)
+                hints = structs.replace(generation.hints, dp_rank=action.dp_rank)
+                generation = structs.replace(generation, hints=hints)
             upstream = self.backends[action.placement].stream(
                 generation, deadline_s=leg.request.deadline_s
             )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from msgspec import structs
+
 from gateway.backends.failures import FailureKind, UpstreamFailure
 from gateway.flight import Leg
 from gateway.generation import Chat, Generation, Message, Role
@@ -66,14 +68,14 @@ def continuation(
     match asked.input:
         case Chat() as chat:
             said = Message(role=Role.ASSISTANT, parts=(text,))
-            rest = replace(
+            rest = structs.replace(
                 asked,
-                input=replace(chat, messages=(*chat.messages, said)),
+                input=structs.replace(chat, messages=(*chat.messages, said)),
                 continues=True,
                 max_output_tokens=left_tokens,
             )
         case str(prompt):
-            rest = replace(asked, input=prompt + text, max_output_tokens=left_tokens)
+            rest = structs.replace(asked, input=prompt + text, max_output_tokens=left_tokens)
         case _:
             return None
     request = leg.request

@@ -8,7 +8,9 @@ attempt at a time; attempts are numbered through the whole flight.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from gateway.accounting.accountant import OpenAttempt
 from gateway.accounting.price_book import PriceBook

@@ -1,19 +1,20 @@
 """A generation in the gateway's own terms: between the proto of a client and the JSON of an engine.
 
-Made by `requests.py`, sent by a backend, which answers with `Chunk`s. Plain frozen values.
+Made by `requests.py`, sent by a backend, which answers with `Chunk`s. Plain frozen values: msgspec
+makes one in a tenth of a frozen dataclass's time, and some are made for every token.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_ID_CHARACTERS = 200
 """Of an upstream's id for its answer; the rest is cut."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(msgspec.Struct, frozen=True, kw_only=True):
     """A picture: its bytes with a media type, or an https address."""
 
     data: bytes = b""
@@ -21,8 +22,7 @@ class Image:
     url: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call of a tool, or the next piece of one in a stream (joined by `index`)."""
 
     index: int
@@ -40,8 +40,7 @@ class Role(enum.StrEnum):
     TOOL = "tool"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One turn. `parts` holds texts and pictures in order."""
 
     role: Role
@@ -52,8 +51,7 @@ class Message:
     reasoning_text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A function that the model may call; the schema is JSON text, checked."""
 
     name: str
@@ -62,8 +60,7 @@ class Tool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JsonSchema:
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True):
     """Shape of the answer; the schema is JSON text, checked."""
 
     name: str
@@ -79,15 +76,13 @@ class ToolMode(enum.StrEnum):
     REQUIRED = "required"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedTool:
+class NamedTool(msgspec.Struct, frozen=True, kw_only=True):
     """The one function that must be called."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """Messages and tools. `json_object` and `json_schema` exclude each other."""
 
     messages: tuple[Message, ...]
@@ -97,8 +92,7 @@ class Chat:
     json_schema: JsonSchema | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Sampling parameters; None: the engine's default, not sent."""
 
     temperature: float | None = None
@@ -111,8 +105,7 @@ class Sampling:
     seed: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineHints:
+class EngineHints(msgspec.Struct, frozen=True, kw_only=True):
     """What own engines are told beside the request. A remote is not: it would learn of tenants.
 
     `cache_salt`: only requests of one salt share a prefix cache; `priority`: lower goes first;
@@ -126,8 +119,7 @@ class EngineHints:
     dp_rank: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be generated. `input`: a chat, a raw prompt, or its token ids."""
 
     request_id: str
@@ -157,8 +149,7 @@ class FinishReason(enum.StrEnum):
     CONTENT_FILTER = "content_filter"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     """A token's natural log-probability, and its likeliest rivals."""
 
     token: str
@@ -166,8 +157,7 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceDelta:
+class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     """New output of one choice."""
 
     index: int
@@ -183,8 +173,7 @@ class ChoiceDelta:
         return bool(self.text or self.reasoning_text or self.tool_calls)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one attempt, all choices together; None: the upstream does not say.
 
     `prompt_tokens` includes the cached ones and those written to a cache (for about 5 minutes, or
@@ -201,8 +190,7 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of an upstream's stream.
 
     `output_tokens`: tokens of all choices so far, exact where the upstream tells them with each

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -35,8 +34,7 @@ _TOKEN_KIND = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt, over. `started_unix_s`: wall clock, for the reader."""
 
     placement: str
@@ -45,8 +43,7 @@ class AttemptRecord:
     duration_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """The account of a request that ended well. Times count from its arrival; None: unknown.
 
     `settled`: the attempt that answered; `broken`: those before it whose output the client has,

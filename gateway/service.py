@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
+from msgspec import structs
+
 from gateway import errors
 from gateway.accounting.budgets import Budgets
 from gateway.admission import PromptSizes, scheduler_request
@@ -179,7 +181,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         ]
         generation = parse_generation(proto, min([default, *contexts]))
         self._check_model(generation.model, caller)
-        return replace(generation, hops=hops_of(tuple(context.invocation_metadata() or ())))
+        return structs.replace(generation, hops=hops_of(tuple(context.invocation_metadata() or ())))
 
     async def _run(
         self,
@@ -276,7 +278,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             prefix_block_tokens=block_tokens,
             token_blocks=await token_blocks(generation, hints.cache_salt, block_sizes),
         )
-        generation = replace(generation, hints=hints, remote_classes=request.remote_classes)
+        generation = structs.replace(generation, hints=hints, remote_classes=request.remote_classes)
         return request, generation, unsupported
 
     @contextmanager

@@ -6,8 +6,9 @@ may raise or wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from gateway.accounting.settlement import SettledAttempt
 from gateway.backends.failures import UpstreamFailure
@@ -16,8 +17,7 @@ from gateway.responses import Finished
 from scheduler.types import Dispatch, Reject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnd:
+class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended. `ttft_s` counts from its own start; `last`: its last chunk with
     output; `committed`: the client has content of it; `response_id`: the upstream's name for the
     answer, empty where it told none."""

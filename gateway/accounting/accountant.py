@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.accounting.metering import Metering
 from gateway.accounting.price_book import PriceBook
@@ -28,8 +29,7 @@ from scheduler.types import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptResult:
+class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended, for its account.
 
     `handed_over`: the client has content of it; `ttft_s` from the request's arrival, `tpot_s` as

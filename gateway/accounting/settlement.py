@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.accounting.price_book import PriceBook
 from gateway.accounting.usage import token_counts
@@ -42,8 +43,7 @@ class TokenKind(enum.StrEnum):
     OUTPUT = "output"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostPart:
+class CostPart(msgspec.Struct, frozen=True, kw_only=True):
     """What the tokens of one kind cost, nano-USD."""
 
     kind: TokenKind
@@ -51,8 +51,7 @@ class CostPart:
     nano_usd: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metered:
+class Metered(msgspec.Struct, frozen=True, kw_only=True):
     """A share of an own server's bill by kind of token, nano-USD."""
 
     uncached_input: int
@@ -65,8 +64,7 @@ class Metered:
         return self.uncached_input + self.cached_input + self.output
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettledAttempt:
+class SettledAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt, over. Times are Unix seconds; `pool` is empty for a remote.
 
     `usage`: None when nothing is known of its tokens (it failed before the first). `parts` are

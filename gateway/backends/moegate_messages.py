@@ -59,7 +59,7 @@ def generate_request(
         case token_ids:
             proto.prompt_tokens.token_ids.extend(token_ids)
     if generation.sampling != Sampling():
-        for name in Sampling.__dataclass_fields__:
+        for name in Sampling.__struct_fields__:
             if (value := getattr(generation.sampling, name)) is not None:
                 setattr(proto.sampling, name, value)
     allowed = sorted(generation.remote_classes & frozenset(shared_classes))

@@ -128,7 +128,7 @@ def tokenize_body(generation: Generation, upstream_model: str) -> bytes:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     """The fields that are set; the gateway's names are the wire's."""
-    values = ((name, getattr(sampling, name)) for name in Sampling.__dataclass_fields__)
+    values = ((name, getattr(sampling, name)) for name in Sampling.__struct_fields__)
     return {name: value for name, value in values if value is not None}
 
 

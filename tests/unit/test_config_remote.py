@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gateway.backends.anthropic_http import AnthropicHttpBackend
 from gateway.backends.openai_body import BodyOptions, Dialect, generation_body

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from gateway.backends.openai_body import Dialect, generation_body
 from gateway.generation import EngineHints, Generation
@@ -63,6 +64,6 @@ def test_only_own_engines_are_told() -> None:
     far = msgspec.json.decode(generation_body(made, "m", Dialect.OPENAI, 4))
     assert not {"cache_salt", "priority", "stream_interval"} & far.keys()
     plain = msgspec.json.decode(
-        generation_body(replace(made, hints=EngineHints()), "m", Dialect.VLLM)
+        generation_body(structs.replace(made, hints=EngineHints()), "m", Dialect.VLLM)
     )
     assert not {"cache_salt", "priority", "stream_interval"} & plain.keys()

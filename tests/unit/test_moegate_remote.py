@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import msgspec
 import pytest
 from grpc.aio import AioRpcError, Metadata
+from msgspec.structs import replace
 
 from gateway import errors
 from gateway.backends.failures import FailureKind, UpstreamFailure
@@ -105,7 +105,7 @@ def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Gen
 
 def test_every_field_of_a_generation_is_tried_above() -> None:
     not_sent = {"request_id", "hints", "hops", "remote_classes", "continues"}
-    for name in set(Generation.__dataclass_fields__) - not_sent:
+    for name in set(Generation.__struct_fields__) - not_sent:
         assert getattr(FULL, name) != getattr(PLAIN, name) or name == "model", name
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gateway.backends.openai_body import (
     Dialect,
@@ -76,7 +76,7 @@ def test_every_sampling_field_arrives_under_its_name() -> None:
         "repetition_penalty": 1.25,
         "seed": 0,
     }
-    assert set(values) == set(Sampling.__dataclass_fields__)
+    assert set(values) == set(Sampling.__struct_fields__)
     sent = body(
         replace(
             GENERATION,
