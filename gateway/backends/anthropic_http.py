@@ -11,6 +11,7 @@ from gateway.backends import anthropic_failures
 from gateway.backends.anthropic_body import PATH, messages_body
 from gateway.backends.anthropic_stream import MessageDecoder
 from gateway.backends.features import ANTHROPIC_FEATURES
+from gateway.backends.http_call import HttpRequest
 from gateway.backends.http_stream import Call, stream_chunks
 from gateway.backends.openai_usage import estimated_prompt_tokens
 from gateway.config import Timeouts
@@ -64,14 +65,15 @@ class AnthropicHttpBackend:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot say the generation (`unsupported_fields`)."""
         body = messages_body(generation, self._upstream_model, self._features, self._extra)
-        call = Call(
+        request = HttpRequest(
             session=self.session,
             url=self._url,
             headers=self._headers,
             body=body,
-            timeouts=self._timeouts,
-            pace=self._pace,
-            errors=anthropic_failures,
+            connect_s=self._timeouts.connect_s,
+        )
+        call = Call(
+            request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
         )
         decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
         return stream_chunks(call, decoder, deadline_s=deadline_s)

@@ -8,12 +8,14 @@ early: a timer for each read costs as much as the read.
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import math
 from collections.abc import Mapping
 from contextlib import suppress
 
 import aiohttp
+import msgspec
 
 from gateway.backends.failures import FailureKind, UpstreamFailure
 
@@ -110,32 +112,39 @@ class CallBounds:
         return UpstreamFailure(FailureKind.TIMEOUT, message)
 
 
-async def open_response(
-    session: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    connect_s: float,
-    bounds: CallBounds,
-) -> aiohttp.ClientResponse:
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent, and how long a connection for it may take. `headers` are all of them."""
+
+    session: aiohttp.ClientSession
+    url: str
+    headers: Mapping[str, str]
+    connect_s: float
+    method: str = "POST"
+    body: bytes | None = None
+
+
+@functools.lru_cache
+def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
+    """Every other bound is set here; aiohttp's own default would cut a stream after 5 minutes."""
+    return aiohttp.ClientTimeout(total=None, connect=connect_s)
+
+
+async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
     """Sends a request; the response has its headers, and is the caller's to close."""
+    body, connect_s = request.body, request.connect_s
     data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
-    # Every other bound is set here; aiohttp's own default would cut a stream after 5 minutes.
-    timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
     now_s = asyncio.get_running_loop().time
     late_s = now_s() + connect_s + _STALL_S
     try:
         async with asyncio.timeout_at(bounds.next_s):
             while True:
                 try:
-                    return await session.request(
-                        method,
-                        url,
+                    return await request.session.request(
+                        request.method,
+                        request.url,
                         data=data,
-                        headers=headers,
-                        timeout=timeout,
+                        headers=request.headers,
+                        timeout=_timeout(connect_s),
                         allow_redirects=False,
                     )
                 except aiohttp.ConnectionTimeoutError:
@@ -183,6 +192,8 @@ async def read_at_most(
 
 async def await_end(response: aiohttp.ClientResponse) -> None:
     """Lets a body that is over reach its formal end, so that its connection can be used again."""
+    if response.content.at_eof():
+        return  # it came with the last event
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(END_GRACE_S):
             while await response.content.readany():

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 import aiohttp
+import msgspec
 
 from gateway.backends import http_call
 from gateway.backends.failures import FailureKind, UpstreamFailure, one_line
-from gateway.backends.http_call import CallBounds
+from gateway.backends.http_call import CallBounds, HttpRequest
 from gateway.backends.sse import EventTooLarge, SseReader
 from gateway.config import Timeouts
 from gateway.generation import Chunk
@@ -61,14 +61,10 @@ class Errors(Protocol):
         """Failure that a JSON body under status 200 tells; None: it is no error."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A request that is answered by a stream. `headers` are all of them."""
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is answered by a stream."""
 
-    session: aiohttp.ClientSession
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
+    request: HttpRequest
     timeouts: Timeouts
     pace: Pace
     errors: Errors
@@ -89,16 +85,7 @@ async def stream_chunks(
     )
     if bounds.next_s <= now():
         raise bounds.failure()
-    response = await open_good(
-        call.session,
-        "POST",
-        call.url,
-        headers=call.headers,
-        body=call.body,
-        connect_s=timeouts.connect_s,
-        bounds=bounds,
-        errors=call.errors,
-    )
+    response = await open_good(call.request, bounds, call.errors)
     try:
         await _check_event_stream(response, bounds, call.errors)
         while not decoder.ended:
@@ -132,20 +119,10 @@ async def stream_chunks(
 
 
 async def open_good(
-    session: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    connect_s: float,
-    bounds: CallBounds,
-    errors: Errors,
+    request: HttpRequest, bounds: CallBounds, errors: Errors
 ) -> aiohttp.ClientResponse:
     """A response with status 200, for the caller to close."""
-    response = await http_call.open_response(
-        session, method, url, headers=headers, body=body, connect_s=connect_s, bounds=bounds
-    )
+    response = await http_call.open_response(request, bounds)
     if response.status == 200:
         return response
     now_s = asyncio.get_running_loop().time()

@@ -13,7 +13,7 @@ import msgspec
 from gateway.backends import http_call, openai_failures
 from gateway.backends import openai_wire as wire
 from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.http_call import CallBounds
+from gateway.backends.http_call import CallBounds, HttpRequest
 from gateway.backends.http_stream import Call, open_good, stream_chunks
 from gateway.backends.openai_body import (
     BodyOptions,
@@ -89,14 +89,15 @@ class OpenAIHttpBackend:
         decoder = StreamDecoder(
             generation.choices, self._dialect, lambda: estimated_prompt_tokens(generation)
         )
-        call = Call(
+        request = HttpRequest(
             session=self.session,
             url=self._base_url + self._prefix + generation_path(generation),
             headers=self._headers | self._stream_headers(generation),
             body=body,
-            timeouts=self._timeouts,
-            pace=self._pace,
-            errors=openai_failures,
+            connect_s=self._timeouts.connect_s,
+        )
+        call = Call(
+            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
@@ -141,16 +142,15 @@ class OpenAIHttpBackend:
         headers = self._headers
         if body is not None:
             headers = headers | {"Content-Type": "application/json"}
-        response = await open_good(
-            self.session,
-            method,
-            self._base_url + path,
+        request = HttpRequest(
+            session=self.session,
+            method=method,
+            url=self._base_url + path,
             headers=headers,
             body=body,
             connect_s=self._timeouts.connect_s,
-            bounds=bounds,
-            errors=openai_failures,
         )
+        response = await open_good(request, bounds, openai_failures)
         try:
             answer = await http_call.read_at_most(response, max_bytes, bounds)
         finally:

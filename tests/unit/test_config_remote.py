@@ -90,7 +90,7 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
 def generation(**fields: object) -> Generation:
     chat = Chat(messages=(Message(role=Role.USER, parts=("Hello",)),))
     made = Generation(request_id="r", model="moe", input=chat, max_output_tokens=100)
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return replace(made, **fields)
 
 
 async def test_it_becomes_a_placement_a_client_and_its_limits() -> None:
