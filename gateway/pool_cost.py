@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 from gateway import errors
 from gateway.accounting.metering import Metering
 from gateway.live import Live
 from moegate.v1 import usage_pb2
-from scheduler.cost_report import KindRates
+from scheduler.cost_report import KindRates, LoadPoint
 from scheduler.cost_totals import SECOND_NS
 from scheduler.meter import PoolCost
 from scheduler.pricing import MILLION, TokenCounts
@@ -19,9 +20,12 @@ LONGEST_NS = 24 * DEFAULT_NS
 RATES_NS = 3600 * SECOND_NS
 """Window of the rates that WatchFleet shows."""
 KEPT_S = 5.0
+SLICE_POINTS = 128
 
 
-def pool_cost(live: Live, request: usage_pb2.GetPoolCostRequest) -> usage_pb2.GetPoolCostResponse:
+async def pool_cost(
+    live: Live, request: usage_pb2.GetPoolCostRequest
+) -> usage_pb2.GetPoolCostResponse:
     """The answer. Raises RpcError for a pool or window that there is not."""
     window_ns = DEFAULT_NS
     if request.HasField("window"):
@@ -36,12 +40,14 @@ def pool_cost(live: Live, request: usage_pb2.GetPoolCostRequest) -> usage_pb2.Ge
         raise errors.invalid([("pool", f"{request.pool!r}: there is {known}")])
     answer = _message(cost)
     answer.remotes.extend(_remotes(live, cost))
+    for first in range(0, len(cost.load), SLICE_POINTS):
+        answer.load.extend(map(_load, cost.load[first : first + SLICE_POINTS]))
+        await asyncio.sleep(0)  # a day has 1440 points: 3 ms in one piece
     return answer
 
 
 class KeptRates:
-    """The rates, made anew every few seconds at most: a look goes through a day of minutes (some
-    10 ms on the event loop), and every watcher and scraper asks."""
+    """The rates, made anew every few seconds at most, for every watcher and scraper asks."""
 
     def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
         self._metering = metering
@@ -82,16 +88,6 @@ def _message(cost: PoolCost) -> usage_pb2.GetPoolCostResponse:
         cached_input_tokens=cost.cached_tokens,
         output_tokens=cost.output_tokens,
         warning=cost.warning or "",
-        load=[
-            usage_pb2.PoolLoad(
-                tokens_per_s=point.tokens_per_s,
-                output_tokens_per_s=point.output_tokens_per_s,
-                nano_usd_per_mtok=point.nano_usd_per_mtok,
-                utilisation=point.utilisation,
-                slo_met=point.slo_met,
-            )
-            for point in cost.load
-        ],
     )
     answer.covered.FromNanoseconds(cost.covered_ns)
     answer.unpriced.FromNanoseconds(cost.unpriced_ns)
@@ -99,6 +95,16 @@ def _message(cost: PoolCost) -> usage_pb2.GetPoolCostResponse:
         answer.prefill_utilisation = cost.phases.prefill
         answer.decode_utilisation = cost.phases.decode
     return answer
+
+
+def _load(point: LoadPoint) -> usage_pb2.PoolLoad:
+    return usage_pb2.PoolLoad(
+        tokens_per_s=point.tokens_per_s,
+        output_tokens_per_s=point.output_tokens_per_s,
+        nano_usd_per_mtok=point.nano_usd_per_mtok,
+        utilisation=point.utilisation,
+        slo_met=point.slo_met,
+    )
 
 
 def _rate(rates: KindRates) -> usage_pb2.PoolRate:

@@ -114,7 +114,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with answering(context):
             caller = caller_of(self._live, context)
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
-            return pool_cost(self._live, request)
+            return await pool_cost(self._live, request)
 
     async def WatchFleet(  # type: ignore[override]  # the stub knows generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context

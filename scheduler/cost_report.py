@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from scheduler.cost import GroupMeter
 from scheduler.cost_rates import PhaseLoad, RateKind
@@ -84,29 +83,6 @@ def _parts(window: Totals, nodes: NodeShare | None) -> tuple[int | None, ...]:
     return prefill - cached, cached, bill - prefill
 
 
-def best_minute(minutes: Iterable[Totals]) -> Totals | None:
-    """The minute with the least cost per work of those that kept their SLO; None: there is none.
-
-    Work counts each kind of token by what it has cost over all these minutes, so that a minute
-    does not win by its mix of tokens.
-    """
-    rows = list(minutes)
-    weights = []
-    for index in range(len(KINDS)):
-        count = sum(tokens_of(row)[index] for row in rows)
-        cost = sum(direct_cost(row)[index] for row in rows)
-        weights.append(cost / count if count else 0.0)
-    best: tuple[float, Totals] | None = None
-    for row in rows:
-        work = sum(w * count for w, count in zip(weights, tokens_of(row), strict=True))
-        if work <= 0 or not row.slo_known or row.slo_met < SLO_SHARE * row.slo_known:
-            continue
-        cost_per_work = row.accrued / work
-        if best is None or cost_per_work < best[0]:
-            best = (cost_per_work, row)
-    return None if best is None else best[1]
-
-
 def marginal(groups: Iterable[GroupMeter], window: Totals) -> dict[RateKind, int]:
     """What one more request would cost per million tokens, on the cheapest group in service.
 
@@ -141,12 +117,11 @@ def marginal(groups: Iterable[GroupMeter], window: Totals) -> dict[RateKind, int
 
 def kind_rates(
     window: Totals,
-    minutes: Iterable[Totals],
+    best: Totals | None,
     groups: Iterable[GroupMeter],
     nodes: NodeShare | None,
 ) -> tuple[KindRates, ...]:
-    """All rates of a pool. `minutes`: of the last day, for the saturated floor."""
-    best = best_minute(minutes)
+    """All rates of a pool. `best`: minute of the last day, for the saturated floor."""
     now = allocated(window, nodes)
     floor = {} if best is None else allocated(best, nodes)
     more = marginal(groups, window)
@@ -161,25 +136,19 @@ def kind_rates(
     )
 
 
-def load_points(minutes: Iterable[tuple[int, Totals]]) -> list[LoadPoint]:
-    """Minutes with tokens, as load and cost. `minutes`: time and sums at the end of each."""
-    points = []
-    for (start_ns, first), (end_ns, last) in pairwise(minutes):
-        row = last.minus(first)
-        tokens = sum(tokens_of(row))
-        if tokens <= 0 or row.output_tokens < 0 or not row.paid_ns:
-            continue
-        elapsed_s = (end_ns - start_ns) / 1e9
-        points.append(
-            LoadPoint(
-                tokens_per_s=tokens / elapsed_s,
-                output_tokens_per_s=row.output_tokens / elapsed_s,
-                nano_usd_per_mtok=row.accrued * MILLION // (tokens * UNIT),
-                utilisation=row.busy_ns / row.paid_ns,
-                slo_met=row.slo_met / row.slo_known if row.slo_known else None,
-            )
-        )
-    return points
+def load_point(brought: Totals, elapsed_ns: int) -> LoadPoint | None:
+    """What a minute brought, as load and cost; None: it had no tokens, or no time was paid."""
+    tokens = sum(tokens_of(brought))
+    if tokens <= 0 or brought.output_tokens < 0 or not brought.paid_ns:
+        return None
+    elapsed_s = elapsed_ns / 1e9
+    return LoadPoint(
+        tokens_per_s=tokens / elapsed_s,
+        output_tokens_per_s=brought.output_tokens / elapsed_s,
+        nano_usd_per_mtok=brought.accrued * MILLION // (tokens * UNIT),
+        utilisation=brought.busy_ns / brought.paid_ns,
+        slo_met=brought.slo_met / brought.slo_known if brought.slo_known else None,
+    )
 
 
 def phase_load(window: Totals, groups: Sequence[GroupMeter]) -> PhaseLoad | None:

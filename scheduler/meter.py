@@ -7,15 +7,14 @@ its beginning, so that an event costs nothing for the windows.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from scheduler.cost import GroupMeter
+from scheduler.cost_minutes import Minutes, Sums, newest_at
 from scheduler.cost_rates import PhaseLoad, RateKind, imbalance
-from scheduler.cost_report import KindRates, LoadPoint, kind_rates, load_points, phase_load
+from scheduler.cost_report import KindRates, LoadPoint, kind_rates, phase_load
 from scheduler.cost_runs import NodeShare
 from scheduler.cost_totals import (
     SECOND_NS,
@@ -30,7 +29,6 @@ from scheduler.step_model import StepModel
 FINE_NS = 5 * SECOND_NS
 MINUTE_NS = 60 * SECOND_NS
 FINE_KEPT = 14
-MINUTES_KEPT = 24 * 60 + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +88,10 @@ class PoolCost:
 
 @dataclass(slots=True)
 class _Pool:
+    fine: deque[Sums]
+    minutes: Minutes
     gone: Totals = field(default_factory=Totals)
     """Of groups that are no longer configured."""
-    fine: deque[tuple[int, Totals]] = field(default_factory=lambda: deque(maxlen=FINE_KEPT))
-    minutes: deque[tuple[int, Totals]] = field(default_factory=lambda: deque(maxlen=MINUTES_KEPT))
 
 
 class Meter:
@@ -143,19 +141,21 @@ class Meter:
         meter = GroupMeter(
             facts.model, facts.plan, observed_ns, max_running=facts.max_running, nodes=facts.nodes
         )
-        pool = self._pools.setdefault(facts.pool, _Pool())
         if before is not None:
             meter.totals = before.copy()
         self._groups[facts.name] = meter
         self._pool_of[facts.name] = facts.pool
-        if not pool.minutes:
+        pool = self._pools.get(facts.pool)
+        if pool is None:
             # Windows begin here; after a restart at its mark, so that they hold what was missed.
-            start = self._sums(facts.pool)
-            pool.fine.append((observed_ns, start))
-            pool.minutes.append((observed_ns, start))
+            begin = (observed_ns, meter.totals.copy())
+            fine = deque([begin], maxlen=FINE_KEPT)
+            self._pools[facts.pool] = _Pool(fine=fine, minutes=Minutes(begin))
         elif before is not None:
-            at_ns, start = pool.minutes[-1]
-            pool.fine[-1] = pool.minutes[-1] = (at_ns, summed([start, before]))
+            at_ns, sums = pool.minutes.last
+            start = summed([sums, before])
+            pool.fine[-1] = (at_ns, start)
+            pool.minutes.restate(start)
         meter.unobserved(now_ns)
 
     def _let_go(self) -> None:
@@ -174,8 +174,8 @@ class Meter:
             if now_ns - pool.fine[-1][0] >= FINE_NS:
                 sums = self._sums(name)
                 pool.fine.append((now_ns, sums))
-                if now_ns - pool.minutes[-1][0] >= MINUTE_NS:
-                    pool.minutes.append((now_ns, sums))
+                if now_ns - pool.minutes.last[0] >= MINUTE_NS:
+                    pool.minutes.end(now_ns, sums)
 
     def mark(self, now_ns: int) -> Mark:
         """What a restart goes on from. Attempts in flight would be lost: they are waste then."""
@@ -192,16 +192,14 @@ class Meter:
             return None
         self.tick(now_ns)
         now = self._sums(pool_name)
-        kept = pool.fine if window_ns <= MINUTE_NS else pool.minutes
-        start_ns, before = _at(kept, now_ns - window_ns)
+        from_ns = now_ns - window_ns
+        fine = window_ns <= MINUTE_NS
+        start_ns, before = newest_at(pool.fine, from_ns) if fine else pool.minutes.at(from_ns)
         window = now.minus(before)
-        history = [*pool.minutes, (now_ns, now)]
-        minutes = [last.minus(first) for (_, first), (_, last) in pairwise(history)]
         groups = [m for name, m in self._groups.items() if self._pool_of[name] == pool_name]
         nodes = groups[0].nodes if groups else None
         phases = phase_load(window, groups) if nodes is not None else None
         accounts = accounts_nano_usd(window)
-        points = load_points(entry for entry in history if entry[0] >= start_ns)
         return PoolCost(
             pool=pool_name,
             covered_ns=now_ns - start_ns,
@@ -214,19 +212,12 @@ class Meter:
             uncached_tokens=window.uncached_tokens,
             cached_tokens=window.cached_tokens,
             output_tokens=window.output_tokens,
-            rates=kind_rates(window, minutes, groups, nodes),
+            rates=kind_rates(window, pool.minutes.best((now_ns, now)), groups, nodes),
             phases=phases,
             warning=None if phases is None else imbalance(phases),
-            load=tuple(points),
+            load=tuple(pool.minutes.points(start_ns, (now_ns, now))),
         )
 
     def _sums(self, pool_name: str) -> Totals:
         members = [m.totals for name, m in self._groups.items() if self._pool_of[name] == pool_name]
         return summed([self._pools[pool_name].gone, *members])
-
-
-def _at(kept: deque[tuple[int, Totals]], start_ns: int) -> tuple[int, Totals]:
-    """The newest sums that are not younger than `start_ns`, else the oldest kept."""
-    times = [at_ns for at_ns, _ in kept]
-    index = bisect_left(times, start_ns + 1) - 1
-    return kept[max(0, index)]
