@@ -23,14 +23,14 @@ _TELLS = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
 def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: float) -> Dispatch:
     """Starts the request at an own placement."""
     request, state = ticket.request, lane.fleet.states[index]
-    prefill_s = float(made.prefill_s[index])
+    prefill_s = made.prefill_s.item(index)
     resident = Resident(
         request=request,
         started_s=now,
         promised_ttft_s=ticket.ttft_s,
         kv_reserved_tokens=ask.reserve_tokens,
         prefill_s=prefill_s,
-        hit_tokens=int(ask.hit_tokens[index]),
+        hit_tokens=int(ask.hit_tokens.item(index)),
         service_nano_usd=lane.service_nano_usd(index, prefill_s, ask.output_tokens),
     )
     lane.fleet.add(index, resident, now)
@@ -48,8 +48,8 @@ def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: f
         placement=state.facts.name,
         kind=PlacementKind.LOCAL,
         reason=reason,
-        predicted_ttft_s=float(made.ttft_s[index]),
-        predicted_tpot_s=float(made.tpot_s[index]),
+        predicted_ttft_s=made.ttft_s.item(index),
+        predicted_tpot_s=made.tpot_s.item(index),
         dp_rank=state.facts.dp_rank,
     )
 
@@ -190,8 +190,8 @@ def why(made: Quote, index: int) -> str:
     """Why an own placement was taken, for a reader."""
     free = len(made.blocked) - np.count_nonzero(made.blocked)
     return (
-        f"best of {free} that keep every promise: first token in {made.ttft_s[index]:.2f} s, "
-        f"{made.tpot_s[index] * 1e3:.0f} ms a token"
+        f"best of {free} that keep every promise: first token in {made.ttft_s.item(index):.2f} s, "
+        f"{made.tpot_s.item(index) * 1e3:.0f} ms a token"
     )
 
 

@@ -32,6 +32,7 @@ _STALL_RATIO = 1.5
 STALLS_S: Floats = _FIRST_STALL_S * (np.power(_STALL_RATIO, np.arange(float(STALL_POINTS))) - 1.0)
 """Stalls at which a curve is known: 0 to 44 s."""
 _COLUMN_S = STALLS_S[:, None]
+_POINTS = np.arange(float(STALL_POINTS))
 # numpy takes arrays without dimensions faster than Python numbers.
 _ONE = np.array(1.0)
 _PER_FIRST_STALL = np.array(1.0 / _FIRST_STALL_S)
@@ -40,16 +41,29 @@ _LAST_POSITION = np.array(STALL_POINTS - 1.001)
 SILENCE_S = 0.05
 """Tokens are reported this late: a stream is taken to have gone on for so long."""
 
+_SILENCE, _LEAST, _ZERO = np.array(SILENCE_S), np.array(1e-9), np.array(0.0)
+
 _FIRST, _SEEN, _TOKENS, _LIMIT, _MOST, _WEIGHT, _ROW = range(7)
 
 
 def stall_position(stall_s: Floats) -> Floats:
     """Where stalls lie on the grid of the curves, for interpolation."""
-    position = np.multiply(stall_s, _PER_FIRST_STALL)
-    position += _ONE
-    np.log(position, out=position)
+    position: Floats = np.multiply(stall_s, _PER_FIRST_STALL)
+    np.log1p(position, position)
     position *= _PER_LOG_RATIO
-    return np.asarray(np.minimum(position, _LAST_POSITION, out=position))
+    np.fmin(position, _LAST_POSITION, position)
+    return position
+
+
+def as_lines(curve: Floats) -> Floats:
+    """Rise and start of the line from each point of a curve to the next, shape (2, points)."""
+    lines = np.empty((2, STALL_POINTS))
+    rise, start = lines
+    np.subtract(curve[1:], curve[:-1], rise[:-1])
+    rise[-1] = 0.0
+    np.multiply(rise, _POINTS, start)
+    np.subtract(curve, start, start)
+    return lines
 
 
 class Streams:
@@ -105,28 +119,41 @@ class Streams:
         if count == 0:
             return np.zeros(STALL_POINTS)
         table = self._table[:, :count]
-        limit_s = table[_LIMIT]
+        limit_s, most, weight, rows = table[_LIMIT:]
         elapsed_s = now - table[_FIRST]
-        tokens = table[_TOKENS] + np.minimum(now - table[_SEEN], SILENCE_S) / step_s
+        tokens = now - table[_SEEN]
+        np.fmin(tokens, _SILENCE, tokens)
+        tokens /= step_s
+        tokens += table[_TOKENS]
         for request_id, start_s in starts_s.items():
             index = self._rows[request_id]
             elapsed_s[index] = -start_s
             tokens[index] = 1.0
-        late_s = _COLUMN_S + (elapsed_s - limit_s * (tokens - 1.0))
+        late_s = elapsed_s - limit_s * (tokens - _ONE)
         regained_s = limit_s - step_s
         # First the tokens that each stream has, then those at which it has recovered, per stall.
         reached = np.empty((STALL_POINTS + 1, count))
         reached[0] = tokens
-        recovered = np.abs(late_s, out=reached[1:])
-        recovered /= np.maximum(np.abs(regained_s), 1e-9)
+        recovered = reached[1:]
+        if regained_s.item(regained_s.argmin()) > 1e-9:
+            # All can recover; who is in time has. So more is reached the longer the stall.
+            np.divide(_COLUMN_S, regained_s, recovered)
+            recovered += late_s / regained_s + tokens
+            np.fmax(recovered, tokens, recovered)
+            if not np.count_nonzero(recovered[-1] >= most):
+                survival = lengths.survival(rows, reached)
+                if survival[0].item(survival[0].argmin()) > 1e-9:
+                    lost = np.add.reduce(weight) - survival[1:].dot(weight / survival[0])
+                    return np.asarray(lost)
+        stalled_s = _COLUMN_S + late_s
+        np.abs(stalled_s, recovered)
+        recovered /= np.fmax(np.abs(regained_s), _LEAST)
         recovered += tokens
-        survival = lengths.survival(table[_ROW].astype(np.intp), reached)
-        lives = survival[1:] / np.maximum(survival[0], 1e-9)
-        np.minimum(lives, 1.0, out=lives)
-        lives[recovered >= table[_MOST]] = 0.0
-        behind = late_s > 0
-        lost = behind * (1.0 - lives)
-        recovers = regained_s > 0
-        if np.count_nonzero(recovers) < count:
-            lost = np.where(recovers, lost, np.where(behind, 1.0, lives))
-        return np.asarray(lost @ table[_WEIGHT])
+        survival = lengths.survival(rows, reached)
+        lives = survival[1:] / np.fmax(survival[0], _LEAST)
+        np.fmin(lives, _ONE, lives)
+        lives[recovered >= most] = 0.0
+        behind = stalled_s > _ZERO
+        lost = behind * (_ONE - lives)
+        lost = np.where(regained_s > _ZERO, lost, np.where(behind, _ONE, lives))
+        return np.asarray(lost.dot(weight))

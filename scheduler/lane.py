@@ -102,10 +102,11 @@ class Lane:
 
     def observe(self, now: float) -> None:
         """Keeps the measured rate and the saturation up to date."""
-        self.rate.advance(now, waiting=self.queue.work_s() > 0)
+        waits = len(self.queue) > 0
+        self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
         if self._promised_s is not None:
-            wait_s = self.queue.work_s(URGENT) / self._rate_per_s()
+            wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
 
     def take_report(self, report: EngineReport, now: float) -> bool:
@@ -163,11 +164,13 @@ class Lane:
         """Prompt tokens expected in the cache of each own placement: what its engine tells of a
         prompt in token ids, else what the own dispatches and their outcomes let expect."""
         fleet = self.fleet
+        if not self.policy.prefix or not (request.prefix_blocks or request.token_blocks):
+            return fleet.no_hits
         expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
-        if not self.policy.prefix or not request.token_blocks:
-            return expected
-        told = self.engine_caches.hit_tokens(request.token_blocks)
-        return np.where(self.engine_caches.known, told, np.maximum(told, expected))
+        if request.token_blocks:
+            told = self.engine_caches.hit_tokens(request.token_blocks)
+            expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
+        return expected if np.count_nonzero(expected) else fleet.no_hits
 
     def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
         """The request as a quote needs it."""
@@ -186,8 +189,11 @@ class Lane:
         """Looks for an own placement once; remembers whether time alone may help."""
         self._rotation += 1
         chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
-        self.harm_blocked = chosen is None and bool(np.count_nonzero(made.blocked == _HARM))
-        if chosen is None and not self.time_heals:
+        if chosen is not None:
+            self.harm_blocked = False
+            return chosen, made
+        self.harm_blocked = bool(np.count_nonzero(made.blocked == _HARM))
+        if not self.time_heals:
             self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
         return chosen, made
 
@@ -235,8 +241,8 @@ class Lane:
 
     def service_nano_usd(self, index: int, prefill_s: float, output_tokens: float) -> float:
         """Service in terms of fairness: time of a full group at the group's rate."""
-        rate = self.fleet.nano_usd_per_s[index]
-        return float(rate * (prefill_s + output_tokens * self.fleet.full_token_s))
+        rate = self.fleet.nano_usd_per_s.item(index)
+        return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
 
     def remember_prefix(self, index: int, state: PlacementState, request: Request) -> None:
         """The request's prompt is computed at this placement, remotes counted last."""
@@ -249,16 +255,19 @@ class Lane:
             blocks = None if capacity is None else capacity // request.prefix_block_tokens
             self.prefixes.add(index, request.prefix_blocks, blocks)
 
-    def _excluded(self, ticket: Ticket, now: float) -> npt.NDArray[np.int8]:
-        """A `Block` for each own placement that is out of the question, else FREE."""
+    def _excluded(self, ticket: Ticket, now: float) -> npt.NDArray[np.int8] | None:
+        """A `Block` for each own placement that is out of the question, else FREE; None: all are
+        free."""
         request, fleet = ticket.request, self.fleet
+        all_serve = np.count_nonzero(fleet.serving) == len(fleet)
+        exact = request.prompt_tokens_exact
+        if all_serve and not (exact or request.unsupported_by or self.troubled or ticket.failed):
+            return None
         blocks = np.zeros(len(fleet), dtype=np.int8)
-        if np.count_nonzero(fleet.serving) < len(fleet):
+        if not all_serve:
             blocks[~fleet.serving] = _NOT_SERVING
-        if request.prompt_tokens_exact:
-            short = fleet.context_tokens <= request.prompt_tokens
-            if np.count_nonzero(short):
-                blocks[short] = _CONTEXT
+        if exact:
+            blocks[fleet.context_tokens <= request.prompt_tokens] = _CONTEXT
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED
@@ -279,7 +288,7 @@ class Lane:
             for state in free:
                 if state.facts.name not in kept:
                     blocks[fleet.index[state.facts.name]] = Block.TRIED
-        return blocks
+        return blocks if np.count_nonzero(blocks) else None
 
     def _rate_per_s(self) -> float:
         return self.rate.per_s(int(np.count_nonzero(self.fleet.serving)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.fleet import PlacementState, Resident
-from scheduler.harm import STALL_POINTS, Streams
+from scheduler.harm import STALL_POINTS, Streams, as_lines
 from scheduler.output_length import Floats, OutputLengths
 from scheduler.policy import Policy
 from scheduler.step_fit import StepFit
@@ -27,6 +27,7 @@ CHUNK_TOKENS = 8192
 MOST_PREFILL_FACTOR = 1.5
 """By which a fitted prefill may differ from the prior's."""
 LEAST_CHUNK_S = 1e-6
+MOST_STEPS_KEPT = 4096
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
 NANO_USD_PER_S = 1e9
@@ -45,10 +46,29 @@ class Group:
     own: OwnLoad = field(default_factory=OwnLoad)
     batch: int = 0
     kv_paced_tokens: int = 0
+    steps_s: list[float] = field(default_factory=list)
+    """T(B) of `model` without its KV, by B, as far as it was asked for."""
+
+    def step_s(self, batch: int) -> float:
+        """T(B) without its KV."""
+        if batch > MOST_STEPS_KEPT:
+            return self.model.decode_step_s(batch, 0)
+        steps_s = self.steps_s
+        while len(steps_s) <= batch:
+            steps_s.append(self.model.decode_step_s(len(steps_s), 0))
+        return steps_s[batch]
+
+    @property
+    def full_step_s(self) -> float:
+        """T(B) now."""
+        if not self.batch:
+            return 0.0
+        model = self.model
+        return self.step_s(self.batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
 
 
 class LocalFleet:
-    """Arrays of shape (placements,), and curves of shape (placements, STALL_POINTS)."""
+    """Arrays of shape (placements,), and harm curves of shape (placements, 2, STALL_POINTS)."""
 
     def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
         self.states = list(states)
@@ -73,7 +93,6 @@ class LocalFleet:
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
         self.models = StepModels(models)
-        self.nano_usd_per_s: Floats = np.zeros(count)
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
         self.sequences = np.zeros(count, dtype=np.int64)
@@ -82,7 +101,8 @@ class LocalFleet:
         """Where the group runs anything."""
         self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
         self.kv_tokens: Floats = np.zeros(count)
-        """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts."""
+        """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts, kept
+        only where several ranks are a group, as is `stall_end_s`."""
         self.kv_paced_tokens: Floats = np.zeros(count)
         self.kv_free_tokens: Floats = np.full(count, np.inf)
         self.slot_room: Floats = np.full(count, np.inf)
@@ -99,8 +119,12 @@ class LocalFleet:
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without its KV."""
         self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
-        self.curve_offsets = np.arange(count, dtype=np.intp) * STALL_POINTS
-        self.curves: Floats = np.zeros((count, STALL_POINTS))
+        self.harm_lines: Floats = np.zeros((count, 2, STALL_POINTS))
+        """Harm curves: rise and start of the line from each point to the next, see `Streams`."""
+        self.line_offsets = np.arange(float(count)) * (2 * STALL_POINTS)
+        self.all_free = np.zeros(count, dtype=np.int8)
+        self.no_hits: Floats = np.zeros(count)
+        self.all_free.flags.writeable = self.no_hits.flags.writeable = False
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
         self.full_token_s = float(
@@ -121,7 +145,9 @@ class LocalFleet:
         prices = [state.facts.nano_usd_per_s for state in self.states]
         known = [price for price in prices if price]
         whole = len(known) == len(prices)
-        self.nano_usd_per_s[:] = known if whole else NANO_USD_PER_S
+        # A new array: records of decisions hold the old one.
+        rates = known if whole else [NANO_USD_PER_S] * len(prices)
+        self.nano_usd_per_s: Floats = np.array(rates, dtype=np.float64)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -169,7 +195,6 @@ class LocalFleet:
             # An answer that is longer than predicted takes room.
             self.kv_free_tokens[index] -= state.kv_reserved_tokens - reserved
             self.kv_room_tokens[index] = self.kv_free_tokens[index]
-            self.kv_paced_tokens[index] += news
             group.kv_paced_tokens += news
         return first
 
@@ -214,10 +239,12 @@ class LocalFleet:
     @property
     def optimistic_s(self) -> float:
         """Least time to a first token: on an empty group, the prompt cached."""
-        return min((group.model.decode_step_s(1, 0) for group in self.groups[:1]), default=0.0)
+        return self.groups[0].step_s(1) if self.groups else 0.0
 
     def forget_stale(self, now: float) -> None:
         """External load that only a stale report tells of counts no more."""
+        if not self._with_external:
+            return
         for index in tuple(self._with_external):
             if self.states[index].stale(now):
                 self._with_external.discard(index)
@@ -242,6 +269,7 @@ class LocalFleet:
 
     def _set_model(self, group: Group, model: StepModel) -> None:
         group.model = _priced(_trusted(model, group.fit.prior), self._policy)
+        group.steps_s.clear()
         for member in group.members:
             self.models.set(member, group.model)
             chunk_s = group.model.prefill_token_s * CHUNK_TOKENS
@@ -272,18 +300,19 @@ class LocalFleet:
             group.kv_paced_tokens = state.kv_tokens + external_kv
             self.batch[index] = group.batch
             self.warm[index] = sequences > 0
-            self.step_s[index] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
-            self.next_step_s[index] = group.model.decode_step_s(group.batch + 1, 0)
-            self.kv_paced_tokens[index] = group.kv_paced_tokens
-            self.stall_end_s[index] = self.prefill_end_s[index]
+            self.step_s[index] = group.full_step_s
+            self.next_step_s[index] = group.step_s(group.batch + 1)
+            if self.grouped:
+                self.kv_paced_tokens[index] = group.kv_paced_tokens
+                self.stall_end_s[index] = self.prefill_end_s[index]
             return
         members = group.members
         group.batch = int(self.sequences[members].sum())
         group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
         self.batch[members] = group.batch
         self.warm[members] = group.batch > 0
-        self.step_s[members] = group.model.decode_step_s(group.batch, group.kv_paced_tokens)
-        self.next_step_s[members] = group.model.decode_step_s(group.batch + 1, 0)
+        self.step_s[members] = group.full_step_s
+        self.next_step_s[members] = group.step_s(group.batch + 1)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 
@@ -297,10 +326,12 @@ class LocalFleet:
             for request_id, prefill_s in reversed(state.pending.items()):
                 starts_s[request_id] = max(0.0, end_s)
                 end_s -= prefill_s
-        step_s = group.model.tpot_s(group.batch + 1, group.kv_paced_tokens)
-        curve = group.streams.curve(starts_s, step_s, self.lengths, now)
+        model = group.model
+        kv_s = model.kv_token_s * group.kv_paced_tokens / model.ranks
+        step_s = (group.step_s(group.batch + 1) + kv_s) / model.tokens_per_step
+        lines = as_lines(group.streams.curve(starts_s, step_s, self.lengths, now))
         for member in group.members:
-            self.curves[member] = curve
+            self.harm_lines[member] = lines
             self.curve_at_s[member] = now
 
     def releasable(self, index: int, now: float) -> bool:

@@ -31,6 +31,14 @@ MODEL_ROW = 0
 _GRID = 2.0 ** (np.arange(GRID_POINTS) / STEPS_PER_OCTAVE)
 _PRIOR = np.exp(-_GRID / PRIOR_MEAN_TOKENS)
 _WIDTHS = np.diff(_GRID, prepend=0.0)
+_INDEX = np.arange(float(GRID_POINTS))
+# numpy takes arrays without dimensions faster than Python numbers, and fmax and fmin take a third
+# of the time of maximum and minimum, which look for NaN.
+_ONE = np.array(1.0)
+_STEPS = np.array(float(STEPS_PER_OCTAVE))
+_GRID_POINTS = np.array(GRID_POINTS)
+_LINE_POINTS = np.array(2.0 * GRID_POINTS)
+_LAST_POSITION = GRID_POINTS - 1.001
 
 
 class OutputLengths:
@@ -38,8 +46,11 @@ class OutputLengths:
 
     def __init__(self) -> None:
         self.table: Floats = np.tile(_PRIOR, (16, 1))
+        self._lines: Floats = np.tile(_line(_PRIOR), (16, 1, 1))
+        """Of each row: S between two grid points as a line over the position on the grid."""
         self._counts: Floats = np.zeros((16, GRID_POINTS + 1))
         self._rows: dict[str, int] = {"": MODEL_ROW}
+        self._widths: dict[int, Floats] = {}
         self._expected: dict[tuple[str, int], tuple[float, int]] = {}
         """Means and quantiles since the last answer: few kinds of request come between two."""
 
@@ -54,7 +65,9 @@ class OutputLengths:
         if row == len(self.table):
             self.table = np.concatenate((self.table, np.empty_like(self.table)))
             self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
+            self._lines = np.concatenate((self._lines, np.empty_like(self._lines)))
         self.table[row] = self.table[MODEL_ROW]
+        self._lines[row] = self._lines[MODEL_ROW]
         self._rows[key] = row
         return row
 
@@ -74,19 +87,22 @@ class OutputLengths:
         total = counts.sum()
         longer = np.maximum(total - np.cumsum(counts[:-1]), 0.0)  # rounding goes below
         self.table[row] = (longer + PRIOR_ANSWERS * lean_on) / (total + PRIOR_ANSWERS)
+        self._lines[row] = _line(self.table[row])
 
-    def survival(self, row: npt.NDArray[np.intp], tokens: Floats) -> Floats:
-        """S(tokens) of these rows; both broadcast."""
-        position = np.log2(np.maximum(tokens, 1.0))
-        position *= STEPS_PER_OCTAVE
-        position = np.minimum(position, GRID_POINTS - 1.001)
-        at = position.astype(np.intp)
-        share = position - at
-        at = at + row * GRID_POINTS
-        flat = self.table.ravel()
-        lower = flat.take(at)
-        at += 1
-        return np.asarray(lower + share * (flat.take(at) - lower))
+    def survival(self, row: Floats, tokens: Floats) -> Floats:
+        """S(tokens) of these rows, given as whole numbers; both broadcast."""
+        if tokens.item(tokens.argmin()) < 1.0:
+            tokens = np.fmax(tokens, _ONE)
+        position: Floats = np.log2(tokens)
+        position *= _STEPS
+        if position.item(position.argmax()) > _LAST_POSITION:
+            np.fmin(position, _LAST_POSITION, position)
+        at = (position + row * _LINE_POINTS).astype(np.intp)
+        flat = self._lines.ravel()
+        position *= flat.take(at)
+        at += _GRID_POINTS
+        position += flat.take(at)
+        return position
 
     def expected(self, key: str, longest: int) -> tuple[float, int]:
         """Mean length, and the one that `LONGER_SHARE` of the answers exceed; cut at `longest`."""
@@ -101,11 +117,22 @@ class OutputLengths:
     def mean(self, key: str, longest: int) -> float:
         """Expected length, cut at `longest` tokens: the integral of S."""
         table = self.table[self._rows.get(key, MODEL_ROW)]
-        inside = np.minimum(_WIDTHS, np.maximum(0.0, longest - _GRID + _WIDTHS))
-        return max(1.0, min(float(longest), float(table @ inside)))
+        inside = self._widths.get(longest)
+        if inside is None:
+            if len(self._widths) >= MAX_ROWS:
+                self._widths.clear()
+            inside = np.minimum(_WIDTHS, np.maximum(0.0, longest - _GRID + _WIDTHS))
+            self._widths[longest] = inside
+        return max(1.0, min(float(longest), float(table.dot(inside))))
 
     def quantile(self, key: str, survival: float, longest: int) -> int:
         """Length that an answer exceeds with this chance, at most `longest`."""
         table = self.table[self._rows.get(key, MODEL_ROW)]
-        index = int(np.searchsorted(-table, -survival))
-        return min(longest, math.ceil(float(_GRID[min(index, GRID_POINTS - 1)])))
+        index = int(np.count_nonzero(table > survival))  # it falls
+        return min(longest, math.ceil(_GRID.item(min(index, GRID_POINTS - 1))))
+
+
+def _line(table: Floats) -> Floats:
+    """Rise and start of the line from each grid point to the next, shape (2, GRID_POINTS)."""
+    rise = np.append(np.diff(table), 0.0)
+    return np.stack((rise, table - rise * _INDEX))

@@ -16,12 +16,13 @@ D is concave, so least marginal cost packs requests; T(0) = 0, so opening an idl
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.harm import stall_position
+from scheduler.harm import STALL_POINTS, stall_position
 from scheduler.local_fleet import LocalFleet
 from scheduler.output_length import Floats
 from scheduler.policy import Policy
@@ -32,8 +33,9 @@ CURVE_AGE_S = 0.1
 MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
 _TIE = 1.0 + 1e-9
-_ZERO = np.array(0.0)
-"""numpy takes it faster than a Python number."""
+# numpy takes arrays without dimensions faster than Python numbers, fmax faster than maximum, and a
+# look at the largest element by argmax faster than a comparison with all of them.
+_ZERO, _HALF, _STALL_POINTS = np.array(0.0), np.array(0.5), np.array(STALL_POINTS)
 
 
 class Block(enum.IntEnum):
@@ -83,7 +85,8 @@ class Ask:
     """A request as a quote needs it.
 
     Attributes:
-        excluded: shape (placements,), a `Block` for those that are out of the question, else FREE.
+        excluded: shape (placements,), a `Block` for those that are out of the question, else FREE;
+            None: no one is.
         hit_tokens: shape (placements,), prompt tokens expected in each prefix cache.
         output_tokens: expected, all choices together.
         reserve_tokens: KV tokens to count it with.
@@ -93,7 +96,7 @@ class Ask:
 
     request: Request
     ttft_s: float
-    excluded: npt.NDArray[np.int8]
+    excluded: npt.NDArray[np.int8] | None
     hit_tokens: Floats
     output_tokens: float
     reserve_tokens: int
@@ -102,17 +105,21 @@ class Ask:
     @property
     def possible(self) -> bool:
         """Whether an own placement may take it, now or later."""
-        shut = np.count_nonzero(self.excluded)
-        return bool(shut < len(self.excluded) or (self.excluded == _PAUSED).any())
+        blocks = self.excluded
+        if blocks is None:
+            return len(self.hit_tokens) > 0
+        shut = np.count_nonzero(blocks)
+        return bool(shut < len(blocks) or (blocks == _PAUSED).any())
 
 
 @dataclass(slots=True, kw_only=True)
 class Quote:
     """Figures of every own placement of a model, arrays of shape (placements,).
 
-    `wait_s`: prefills before its own; `marginal_nano_usd`: meaningful only where the rate is known;
-    `stalls`: shape (2, placements), the group's stall without and with the newcomer, as positions
-    on the harm curves; `unharmed`: `blocked`, harm apart. Only `choose` writes, before it returns.
+    `wait_s`: prefills before its own; `stalled_s`: by which the group's stall grows; `steps`: that
+    the request is expected to stay for, each longer by `added_s`; `stalls`: shape (2, placements),
+    the group's stall without and with the newcomer, as positions on the harm curves; `unharmed`:
+    `blocked`, harm apart. Only `choose` writes, before it returns.
     """
 
     blocked: npt.NDArray[np.int8]
@@ -121,12 +128,20 @@ class Quote:
     prefill_s: Floats
     ttft_s: Floats
     tpot_s: Floats
+    stalled_s: Floats
+    added_s: Floats
+    steps: Floats | float
+    nano_usd_per_s: Floats
     stalls: Floats
     most_victims: Floats | float
     victims: Floats
-    marginal_nano_usd: Floats
     score: Floats
     unharmed: npt.NDArray[np.int8]
+
+    @property
+    def marginal_nano_usd(self) -> Floats:
+        """Own group's time that the request adds; meaningful only where the rate is known."""
+        return _marginal(self.stalled_s, self.steps, self.added_s, self.nano_usd_per_s)
 
     def best_s(self) -> tuple[float, float]:
         """Shortest prefill, and shortest time to a first token but for pending prefills."""
@@ -139,51 +154,68 @@ class Quote:
 
 def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
     """Figures for `ask` on every placement, with the harm curves as they are."""
-    request = ask.request
-    waited_s = now - request.arrival_s
+    request, models = ask.request, fleet.models
     choices, prompt = request.choices, np.array(float(request.prompt_tokens))
-    models = fleet.models
-    prefill_s = models.prefill_time_s(prompt - ask.hit_tokens, prompt)
-    wait_s = np.maximum(fleet.prefill_end_s - now, _ZERO)
-    own_end_s = wait_s + prefill_s
+    hits = ask.hit_tokens
+    prefill_s = models.prefill_time_s(prompt if hits is fleet.no_hits else prompt - hits, prompt)
+    stalls_s = np.empty((2, len(fleet)))
+    wait_s, own_end_s = stalls_s
+    np.subtract(fleet.prefill_end_s, now, wait_s)
+    np.fmax(wait_s, _ZERO, wait_s)
+    np.add(wait_s, prefill_s, own_end_s)
     if fleet.grouped:
-        stall_s = np.maximum(fleet.stall_end_s - now, _ZERO)
-        stall_after_s = np.maximum(stall_s, own_end_s)
+        stall_s = np.fmax(fleet.stall_end_s - now, _ZERO)
+        stalls_s = np.array((stall_s, np.fmax(stall_s, own_end_s)))
+        stalled_s = stalls_s[1] - stall_s
         rank_kv = (fleet.kv_tokens + choices * prompt) * fleet.ranks
-        kv_after = np.maximum(fleet.kv_paced_tokens, rank_kv)
+        kv_after = np.fmax(fleet.kv_paced_tokens, rank_kv)
     else:
-        stall_s, stall_after_s = wait_s, own_end_s
-        kv_after = fleet.kv_paced_tokens + choices * prompt
+        stalled_s = prefill_s
+        kv_after = fleet.kv_tokens + choices * prompt
     if choices == 1:
-        after_s = fleet.next_step_s + models.kv_token_s * kv_after
+        after_s = models.kv_token_s * kv_after
+        after_s += fleet.next_step_s
     else:
         after_s = models.decode_step_s(fleet.batch + choices, kv_after)
-    tpot_s = after_s / models.tokens_per_step
-    chunks = np.ceil(stall_after_s / fleet.chunk_s)
-    ttft_s = own_end_s + after_s * (0.5 + chunks)
+    ttft_s = stalls_s[1] / fleet.chunk_s
+    np.ceil(ttft_s, ttft_s)
+    ttft_s += _HALF
+    ttft_s *= after_s
+    ttft_s += own_end_s
+    tpot_s, steps = after_s, ask.output_tokens / choices
+    if models.speculate:
+        tpot_s, steps = after_s / models.tokens_per_step, steps / models.tokens_per_step
     added_s = after_s - fleet.step_s
-    steps = ask.output_tokens / (choices * models.tokens_per_step)
-    marginal_nano_usd = (stall_after_s - stall_s + steps * added_s) * fleet.nano_usd_per_s
-    score = marginal_nano_usd if fleet.packs else fleet.batch * added_s + after_s + ttft_s
-    left_s = (ask.ttft_s - waited_s) - ttft_s
+    if fleet.packs:
+        score = _marginal(stalled_s, steps, added_s, fleet.nano_usd_per_s)
+    else:
+        score = fleet.batch * added_s
+        score += after_s
+        score += ttft_s
+    waited_s = now - request.arrival_s
     last_call_s = policy.last_call_share * ask.ttft_s
-    hurry = not ask.late and np.count_nonzero(left_s < last_call_s) > 0
     most_victims: Floats | float = policy.max_victims
-    if hurry:
+    left_s = None
+    if not ask.late and ask.ttft_s - waited_s - _largest(ttft_s) < last_call_s:
+        left_s = (ask.ttft_s - waited_s) - ttft_s
         most_victims = np.where(left_s < last_call_s, policy.last_call_victims, most_victims)
+    unharmed = _other_blocks(fleet, ask, policy, waited_s, left_s, tpot_s)
     made = Quote(
-        blocked=ask.excluded,
-        hit_tokens=ask.hit_tokens,
+        blocked=unharmed,
+        hit_tokens=hits,
         wait_s=wait_s,
         prefill_s=prefill_s,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
-        stalls=stall_position(np.array((stall_s, stall_after_s))),
+        stalled_s=stalled_s,
+        added_s=added_s,
+        steps=steps,
+        nano_usd_per_s=fleet.nano_usd_per_s,
+        stalls=stall_position(stalls_s),
         most_victims=most_victims,
         victims=wait_s,
-        marginal_nano_usd=marginal_nano_usd,
         score=score,
-        unharmed=_other_blocks(fleet, ask, policy, waited_s, left_s if hurry else None, tpot_s),
+        unharmed=unharmed,
     )
     _check_harm(made, fleet, policy)
     return made
@@ -214,9 +246,11 @@ def choose(
                 break
         if refreshes < MOST_REFRESHES:
             fleet.refresh_curve(index, now)
-            _check_harm_again(made, fleet, policy, index)
-            if best is not None or made.blocked[index] == _FREE or fleet.grouped:
+            is_free = _check_harm_again(made, fleet, policy, index)
+            if fleet.grouped or (best is not None and not is_free):
                 best = _best(fleet, made, rotation)
+            elif is_free:
+                best = index  # the best still, or the only one
     return None, made
 
 
@@ -232,78 +266,92 @@ def _other_blocks(
 
     `left_s`: None where the time to first token is far from up everywhere, or lost already.
     """
-    if not policy.late_binding:
-        return ask.excluded
-    blocked = np.zeros(len(fleet), dtype=np.int8)
-    if policy.shaping and fleet.packs and waited_s < policy.open_after_share * ask.ttft_s:
-        open_warm = fleet.warm & fleet.serving
-        if open_warm.any():
-            blocked[~open_warm] = _HELD
-    slow = tpot_s > policy.tpot_share * ask.request.slo.tpot_s
-    slow &= fleet.warm
-    if np.count_nonzero(slow):  # cheaper than to assign to no one
-        blocked[slow] = _TPOT
-    if left_s is not None:
-        blocked[left_s < 0.0] = _TTFT
-    if np.count_nonzero(full := fleet.kv_room_tokens < ask.reserve_tokens):
-        blocked[full] = _KV
-    if np.count_nonzero(full := fleet.slot_room < ask.request.choices):
-        blocked[full] = _SLOTS
-    if np.count_nonzero(ask.excluded):
-        np.copyto(blocked, ask.excluded, where=ask.excluded != _FREE)
+    blocked = fleet.all_free
+    if policy.late_binding:
+        if policy.shaping and fleet.packs and waited_s < policy.open_after_share * ask.ttft_s:
+            open_warm = fleet.warm & fleet.serving
+            if open_warm.any():
+                blocked = _mark(blocked, ~open_warm, _HELD)
+        most_s = policy.tpot_share * ask.request.slo.tpot_s
+        if _largest(tpot_s) > most_s:
+            blocked = _mark(blocked, (tpot_s > most_s) & fleet.warm, _TPOT)
+        if left_s is not None:
+            blocked = _mark(blocked, left_s < 0.0, _TTFT)
+        if _least(fleet.kv_room_tokens) < ask.reserve_tokens:
+            blocked = _mark(blocked, fleet.kv_room_tokens < ask.reserve_tokens, _KV)
+        if _least(fleet.slot_room) < ask.request.choices:
+            blocked = _mark(blocked, fleet.slot_room < ask.request.choices, _SLOTS)
+    if ask.excluded is None:
+        return blocked
+    return np.where(ask.excluded, ask.excluded, blocked)
+
+
+def _mark(
+    blocked: npt.NDArray[np.int8], where: npt.NDArray[np.bool_], block: np.int8
+) -> npt.NDArray[np.int8]:
+    """`blocked` with `block` there; written to unless it is read-only, as `all_free` is."""
+    if not blocked.flags.writeable:
+        return where * block
+    blocked[where] = block
     return blocked
 
 
 def _check_harm(made: Quote, fleet: LocalFleet, policy: Policy) -> None:
     """Sets the victims by the harm curves as they are now, and whom that blocks."""
-    below = made.stalls.astype(np.intp)
-    share = made.stalls - below
-    below += fleet.curve_offsets
-    flat = fleet.curves.ravel()
-    lower = flat.take(below)
-    below += 1
-    harm = lower + share * (flat.take(below) - lower)
+    at = (made.stalls + fleet.line_offsets).astype(np.intp)
+    lines = fleet.harm_lines.ravel()
+    harm = lines.take(at)
+    harm *= made.stalls
+    at += _STALL_POINTS
+    harm += lines.take(at)
     made.victims = harm[1] - harm[0]
     made.blocked = made.unharmed
     if policy.harm_check and policy.late_binding:
         harmed = made.victims > made.most_victims
-        harmed &= made.unharmed == _FREE
         if np.count_nonzero(harmed):
-            made.blocked = made.unharmed.copy()
-            made.blocked[harmed] = _HARM
+            if made.unharmed is fleet.all_free:
+                made.blocked = harmed * _HARM
+            else:
+                harmed &= made.unharmed == _FREE
+                made.blocked = made.unharmed.copy()
+                made.blocked[harmed] = _HARM
 
 
-def _check_harm_again(made: Quote, fleet: LocalFleet, policy: Policy, index: int) -> None:
-    """The same where one harm curve is new: only its group can have changed."""
-    members = fleet.groups[index].members
-    if len(members) > 1:
+def _check_harm_again(made: Quote, fleet: LocalFleet, policy: Policy, index: int) -> bool:
+    """The same where one harm curve is new: only its group can have changed. Whether it is free."""
+    if fleet.grouped:
         _check_harm(made, fleet, policy)
-        return
-    before, after = made.stalls[:, index].tolist()
-    curve = fleet.curves[index].tolist()
-    victims = _between(curve, after) - _between(curve, before)
-    made.victims[index] = victims
-    if policy.late_binding and made.unharmed[index] == _FREE:
-        most = made.most_victims
-        harmed = victims > (most[index] if isinstance(most, np.ndarray) else most)
-        if made.blocked is made.unharmed:
-            made.blocked = made.unharmed.copy()
-        made.blocked[index] = _HARM if harmed else _FREE
-
-
-def _between(curve: list[float], position: float) -> float:
-    below = int(position)
-    return curve[below] + (position - below) * (curve[below + 1] - curve[below])
+    else:
+        before, after = made.stalls[:, index].tolist()
+        rises, starts = fleet.harm_lines[index].tolist()
+        below, upto = int(before), int(after)
+        victims = starts[upto] + rises[upto] * after - starts[below] - rises[below] * before
+        made.victims[index] = victims
+        if policy.late_binding and made.unharmed[index] == _FREE:
+            most = made.most_victims
+            harmed = victims > (most if isinstance(most, float) else most[index])
+            if harmed != (made.blocked[index] == _HARM):
+                if made.blocked is made.unharmed:
+                    made.blocked = made.unharmed.copy()
+                made.blocked[index] = _HARM if harmed else _FREE
+    return bool(made.blocked[index] == _FREE)
 
 
 def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
-    free = (made.blocked == _FREE).nonzero()[0]
-    if not len(free):
+    score = made.score
+    if not len(score):
         return None
-    score = made.score[free]
-    ties = free[score <= score[score.argmin()] * _TIE]
-    if len(ties) == 1:
-        return int(ties[0])
+    if made.blocked is not fleet.all_free:
+        score = score.copy()
+        score[made.blocked != _FREE] = np.inf
+    best = int(score.argmin())
+    least = score.item(best)
+    if least == np.inf:
+        return None
+    near = score <= least * _TIE
+    if np.count_nonzero(near) == 1:
+        return best
+    ties = near.nonzero()[0]
     if fleet.grouped:
         # Ranks that cost the same: the one with the least prefill, then the least KV.
         load = made.wait_s[ties] * 1e9 + fleet.kv_tokens[ties]
@@ -311,3 +359,17 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
     if fleet.packs:
         return int(ties[0])
     return int(ties[rotation % len(ties)])
+
+
+def _marginal(
+    stalled_s: Floats, steps: Floats | float, added_s: Floats, nano_usd_per_s: Floats
+) -> Floats:
+    return (stalled_s + steps * added_s) * nano_usd_per_s
+
+
+def _largest(figures: Floats) -> float:
+    return figures.item(figures.argmax()) if len(figures) else -math.inf
+
+
+def _least(figures: Floats) -> float:
+    return figures.item(figures.argmin()) if len(figures) else math.inf

@@ -180,6 +180,7 @@ class StepModels:
         "prefill_s",
         "prefill_token_s",
         "sequence_s",
+        "speculate",
         "tokens_per_step",
         "touched_s",
     )
@@ -199,11 +200,13 @@ class StepModels:
             self.draft_tokens,
             self.tokens_per_step,
         ) = np.ascontiguousarray(rows.T)
+        self.speculate = bool((self.tokens_per_step != 1.0).any())
 
     def set(self, index: int, model: StepModel) -> None:
         """Replaces the coefficients of one group, after a new fit."""
         for name, value in zip(_COLUMNS, _row(model), strict=True):
             getattr(self, name)[index] = value
+        self.speculate = bool((self.tokens_per_step != 1.0).any())
 
     def decode_step_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
         """T(B) of every group, seconds; 0 where `batch` is."""
@@ -220,11 +223,11 @@ class StepModels:
     def prefill_time_s(self, uncached_tokens: Counts, context_tokens: Counts) -> FloatArray:
         """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group."""
         uncached = np.asarray(uncached_tokens, dtype=np.float64)
-        context = np.asarray(context_tokens, dtype=np.float64)
-        whole_s = _prefill(
-            self.prefill_s, self.prefill_token_s, self.prefill_context_s, uncached, context
-        )
-        if uncached.size and uncached.flat[uncached.argmin()] > 0:
+        whole_s = self.prefill_context_s * (2.0 * context_tokens - uncached)
+        whole_s += self.prefill_token_s
+        whole_s *= uncached
+        whole_s += self.prefill_s
+        if uncached.size and uncached.item(uncached.argmin()) > 0.0:
             return np.asarray(whole_s)
         return np.where(uncached > 0, whole_s, 0.0)
 
