@@ -10,7 +10,7 @@ from gateway.accounting.accounts import Accounts
 from gateway.accounting.ledger_budgets import Standing, standings, top_sessions
 from gateway.accounting.ledger_corrections import NoSuchRow, correct
 from gateway.accounting.ledger_database import LedgerUnavailable, Tx
-from gateway.answering import Context, answering, caller_of, require
+from gateway.answering import Context, answering, caller_of, metadata_of, require
 from gateway.auth import Caller
 from gateway.config import KeyRole
 from gateway.config_problems import ConfigError
@@ -118,7 +118,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListBudgetsResponse:
         """Budgets of the tenants that the caller may see, and how they stand."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
             tenant = request.tenant
             if caller.role is KeyRole.TENANT_ADMIN:
@@ -179,7 +179,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             )
 
     def _operator(self, context: Context, what: str) -> Caller:
-        caller = caller_of(self._live, context)
+        caller = caller_of(self._live, metadata_of(context))
         require(caller, {KeyRole.OPERATOR}, what)
         return caller
 
@@ -190,7 +190,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
         """A checked scope that the caller may set a budget for."""
-        caller = caller_of(self._live, context)
+        caller = caller_of(self._live, metadata_of(context))
         require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
         period = _PERIODS.get(proto.period)
         if period is None:

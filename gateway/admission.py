@@ -88,10 +88,12 @@ def scheduler_request(
     unsupported_by: Collection[str],
     now: float,
     remaining_s: float | None,
+    holds_output: bool = False,
 ) -> Request:
     """The request as the scheduler sees it. Raises RpcError (PERMISSION_DENIED) for its class.
 
-    `remaining_s`: time to the client's deadline, None without one.
+    `remaining_s`: time to the client's deadline, None without one; `holds_output`: the client gets
+    nothing before the end.
     """
     if remaining_s is None:
         remaining_s = config.limits.default_deadline_s
@@ -114,6 +116,7 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
+        holds_output=holds_output,
     )
 
 

@@ -20,10 +20,18 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def caller_of(live: Live, context: Context) -> Caller:
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def metadata_of(context: Context) -> Metadata:
+    """What the client sent with the call; gRPC makes it anew each time that it is asked."""
+    return tuple(context.invocation_metadata() or ())
+
+
+def caller_of(live: Live, metadata: Metadata) -> Caller:
     """Who calls, by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
     try:
-        return live.authenticator.authenticate(tuple(context.invocation_metadata() or ()))
+        return live.authenticator.authenticate(metadata)
     except Unauthenticated as error:
         raise errors.unauthenticated(str(error)) from None
 

@@ -94,7 +94,9 @@ class Attempts:
         leg.begin(action)
         flight.attempts += 1
         # Numbered through the flight, as the accounts know it.
-        known = replace(action, attempt=flight.attempts)
+        known = action
+        if action.attempt != flight.attempts:
+            known = replace(action, attempt=flight.attempts)
         started_s = self.clock()
         if flight.dispatched_s is None:
             flight.dispatched_s = started_s

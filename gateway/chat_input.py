@@ -54,8 +54,7 @@ def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
     """The chat; what cannot be understood is noted and left out."""
     violations.check(len(proto.messages) > 0, "chat.messages", "empty: give at least one message")
     messages = tuple(
-        _parse_message(message, f"chat.messages[{i}]", violations)
-        for i, message in enumerate(proto.messages)
+        _parse_message(message, i, violations) for i, message in enumerate(proto.messages)
     )
     tools = tuple(
         _parse_tool(tool, f"chat.tools[{i}]", violations) for i, tool in enumerate(proto.tools)
@@ -77,50 +76,42 @@ def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
     )
 
 
-def _parse_message(proto: chat_pb2.ChatMessage, path: str, violations: Violations) -> Message:
+def _parse_message(proto: chat_pb2.ChatMessage, index: int, violations: Violations) -> Message:
+    def fault(field: str, description: str) -> None:
+        violations.add(f"chat.messages[{index}].{field}", description)
+
     role = ROLES.get(proto.role)
     if role is None:
-        violations.add(
-            f"{path}.role",
-            f"{proto.role}: give ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL",
-        )
+        fault("role", f"{proto.role}: give ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL")
         role = Role.USER
-    violations.check(
-        len(proto.parts) > 0 or (role is Role.ASSISTANT and len(proto.tool_calls) > 0),
-        f"{path}.parts",
-        "empty: give a text part",
+    tool_calls = tuple(
+        ToolCall(index=i, id=call.id, name=call.name, arguments_json=call.arguments_json)
+        for i, call in enumerate(proto.tool_calls)
     )
-    violations.check(
-        role is not Role.TOOL or bool(proto.tool_call_id),
-        f"{path}.tool_call_id",
-        "empty: name the call that this ROLE_TOOL message answers",
-    )
-    violations.check(
-        role is Role.ASSISTANT or not proto.tool_calls,
-        f"{path}.tool_calls",
-        "only ROLE_ASSISTANT messages hold tool calls",
-    )
+    if not proto.parts and not (tool_calls and role is Role.ASSISTANT):
+        fault("parts", "empty: give a text part")
+    if role is Role.TOOL and not proto.tool_call_id:
+        fault("tool_call_id", "empty: name the call that this ROLE_TOOL message answers")
+    if tool_calls and role is not Role.ASSISTANT:
+        fault("tool_calls", "only ROLE_ASSISTANT messages hold tool calls")
     return Message(
         role=role,
         parts=tuple(
-            _parse_part(part, f"{path}.parts[{i}]", violations)
+            part.text
+            if part.WhichOneof("part") == "text"
+            else _parse_other(part, f"chat.messages[{index}].parts[{i}]", violations)
             for i, part in enumerate(proto.parts)
         ),
         name=proto.name,
-        tool_calls=tuple(
-            ToolCall(index=i, id=call.id, name=call.name, arguments_json=call.arguments_json)
-            for i, call in enumerate(proto.tool_calls)
-        ),
+        tool_calls=tool_calls,
         tool_call_id=proto.tool_call_id,
         reasoning_text=proto.reasoning_text,
     )
 
 
-def _parse_part(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
-    kind = proto.WhichOneof("part")
-    if kind == "text":
-        return proto.text
-    if kind is None:
+def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
+    """A part that is no text."""
+    if proto.WhichOneof("part") is None:
         violations.add(path, "empty: set text or image")
         return ""
     image = proto.image

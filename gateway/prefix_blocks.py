@@ -34,7 +34,7 @@ async def prefix_blocks(
     blocks: list[int] = []
     total_bytes = 0
     pending = bytearray()
-    parent = blake2b(f"{generation.model}\n{salt}".encode(), digest_size=8).digest()
+    parent: bytes | None = None
     for piece in _pieces(generation):
         total_bytes += len(piece)
         if len(blocks) >= MAX_BLOCKS:
@@ -43,6 +43,8 @@ async def prefix_blocks(
         start = 0
         while len(pending) - start >= BLOCK_BYTES and len(blocks) < MAX_BLOCKS:
             end = start + BLOCK_BYTES
+            if parent is None:
+                parent = blake2b(f"{generation.model}\n{salt}".encode(), digest_size=8).digest()
             parent = blake2b(parent + pending[start:end], digest_size=8).digest()
             blocks.append(int.from_bytes(parent, "big"))
             start = end

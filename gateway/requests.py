@@ -33,40 +33,42 @@ _SAMPLING_BOUNDS = {
     "frequency_penalty": (-2.0, 2.0),
     "repetition_penalty": (math.ulp(0.0), 100.0),
 }
-_INT64_MAX = 2**63 - 1
+_NO_SAMPLING = Sampling()
+_SLO_CLASSES = frozenset(generation_pb2.SloClass.values())
 
 
 def parse_generation(
-    proto: generation_pb2.GenerateRequest, default_max_output_tokens: int
+    proto: generation_pb2.GenerateRequest, default_max_output_tokens: int, hops: int = 0
 ) -> Generation:
     """The request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every fault."""
     violations = Violations()
     generation_input = parse_input(proto, violations)
-    sampling = Sampling()
+    sampling = _NO_SAMPLING
     if proto.HasField("sampling"):
         sampling = _parse_sampling(proto.sampling, violations)
     _check_scheduling_fields(proto, violations)
-    check = violations.check
+    fault = violations.add  # its text is made only when it is one: all others would cost, too
     request_id = proto.request_id or secrets.token_hex(12)
-    check(
-        _REQUEST_ID.match(request_id) is not None,
-        "request_id",
-        f'{proto.request_id[:140]!r}: give at most 128 letters, digits or "._:-"',
-    )
+    if _REQUEST_ID.match(request_id) is None:
+        shown = f"{proto.request_id[:140]!r}"
+        fault("request_id", f'{shown}: give at most 128 letters, digits or "._:-"')
     max_output_tokens = default_max_output_tokens
     if proto.HasField("max_output_tokens"):
         max_output_tokens = proto.max_output_tokens
-        check(max_output_tokens > 0, "max_output_tokens", "0: give at least 1, or leave it out")
-    check(len(proto.stop) <= _MAX_STOPS, "stop", f"{len(proto.stop)} texts: at most {_MAX_STOPS}")
-    for i, stop in enumerate(proto.stop):
+        if max_output_tokens <= 0:
+            fault("max_output_tokens", "0: give at least 1, or leave it out")
+    stops = tuple(proto.stop)
+    if len(stops) > _MAX_STOPS:
+        fault("stop", f"{len(stops)} texts: at most {_MAX_STOPS}")
+    for i, stop in enumerate(stops):
         size = len(stop.encode())
-        check(
-            0 < size <= _MAX_STOP_BYTES,
-            f"stop[{i}]",
-            f"{size} bytes: give 1 to {_MAX_STOP_BYTES}",
-        )
-    check(proto.choices <= _MAX_CHOICES, "choices", f"{proto.choices}: at most {_MAX_CHOICES}")
-    check(proto.logprobs <= _MAX_LOGPROBS, "logprobs", f"{proto.logprobs}: at most {_MAX_LOGPROBS}")
+        if not 0 < size <= _MAX_STOP_BYTES:
+            fault(f"stop[{i}]", f"{size} bytes: give 1 to {_MAX_STOP_BYTES}")
+    choices, logprobs = proto.choices, proto.logprobs
+    if choices > _MAX_CHOICES:
+        fault("choices", f"{choices}: at most {_MAX_CHOICES}")
+    if logprobs > _MAX_LOGPROBS:
+        fault("logprobs", f"{logprobs}: at most {_MAX_LOGPROBS}")
     if violations:
         raise errors.invalid(violations)
     return Generation(
@@ -75,10 +77,11 @@ def parse_generation(
         input=generation_input,
         max_output_tokens=max_output_tokens,
         sampling=sampling,
-        stop=tuple(proto.stop),
-        choices=proto.choices or 1,
-        logprobs=proto.logprobs if proto.HasField("logprobs") else None,
+        stop=stops,
+        choices=choices or 1,
+        logprobs=logprobs if proto.HasField("logprobs") else None,
         ignore_eos=proto.ignore_eos,
+        hops=hops,
     )
 
 
@@ -86,12 +89,11 @@ def parse_input(
     proto: generation_pb2.GenerateRequest, violations: Violations
 ) -> Chat | str | tuple[int, ...]:
     """Model name and input of a request; faults are noted."""
-    violations.check(bool(proto.model), "model", "empty: name a model that ListModels gives")
-    violations.check(
-        len(proto.model) <= _MAX_MODEL_CHARS,
-        "model",
-        f"{len(proto.model)} characters: at most {_MAX_MODEL_CHARS}",
-    )
+    size = len(proto.model)
+    if not size:
+        violations.add("model", "empty: name a model that ListModels gives")
+    elif size > _MAX_MODEL_CHARS:
+        violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
     match proto.WhichOneof("input"):
         case "chat":
             return parse_chat(proto.chat, violations)
@@ -126,27 +128,19 @@ def _parse_sampling(proto: generation_pb2.Sampling, violations: Violations) -> S
 
 
 def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: Violations) -> None:
-    check = violations.check
-    for name in ("ttft", "tpot"):
-        if proto.slo.HasField(name):
-            nanos = getattr(proto.slo, name).ToNanoseconds()
-            check(nanos > 0, f"slo.{name}", f"{nanos / 1e9:g} s: give a positive duration")
-    check(
-        proto.slo.slo_class in generation_pb2.SloClass.values(),
-        "slo.slo_class",
-        f"{proto.slo.slo_class} is no class",
-    )
-    check(
-        abs(proto.priority) <= _MAX_PRIORITY,
-        "priority",
-        f"{proto.priority}: give {-_MAX_PRIORITY} to {_MAX_PRIORITY}",
-    )
-    size = len(proto.session_id.encode())
-    check(size <= _MAX_ID_BYTES, "session_id", f"{size} bytes: at most {_MAX_ID_BYTES}")
-    size = len(proto.idempotency_key.encode())
-    check(size <= _MAX_ID_BYTES, "idempotency_key", f"{size} bytes: at most {_MAX_ID_BYTES}")
-    check(
-        not proto.HasField("max_cost_nano_usd") or proto.max_cost_nano_usd > 0,
-        "max_cost_nano_usd",
-        f"{proto.max_cost_nano_usd}: give at least 1, or leave it out",
-    )
+    fault = violations.add
+    if proto.HasField("slo"):
+        slo = proto.slo
+        for name in ("ttft", "tpot"):
+            if slo.HasField(name) and (nanos := getattr(slo, name).ToNanoseconds()) <= 0:
+                fault(f"slo.{name}", f"{nanos / 1e9:g} s: give a positive duration")
+        if slo.slo_class not in _SLO_CLASSES:
+            fault("slo.slo_class", f"{slo.slo_class} is no class")
+    if abs(proto.priority) > _MAX_PRIORITY:
+        fault("priority", f"{proto.priority}: give {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
+    for name in ("session_id", "idempotency_key"):
+        if (size := len(getattr(proto, name).encode())) > _MAX_ID_BYTES:
+            fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
+    if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
+        shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"
+        fault("max_cost_nano_usd", shown)

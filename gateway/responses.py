@@ -66,8 +66,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 def duration(seconds: float) -> Duration:
     """Seconds as a proto Duration, to the nanosecond."""
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
+    message = Duration()
+    _write_time(message, seconds)
+    return message
 
 
 def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
@@ -97,16 +98,19 @@ def choice_message(delta: ChoiceDelta) -> generation_pb2.ChoiceDelta:
 
 def usage_message(usage: Usage) -> generation_pb2.Usage:
     """Tokens of a request; what is unknown stays absent."""
-    message = generation_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        estimated=usage.estimated,
-    )
+    message = generation_pb2.Usage()
+    _write_usage(message, usage)
+    return message
+
+
+def _write_usage(message: generation_pb2.Usage, usage: Usage) -> None:
+    message.prompt_tokens = usage.prompt_tokens
+    message.completion_tokens = usage.completion_tokens
+    message.estimated = usage.estimated
     if usage.cached_tokens is not None:
         message.cached_tokens = usage.cached_tokens
     if usage.reasoning_tokens is not None:
         message.reasoning_tokens = usage.reasoning_tokens
-    return message
 
 
 def whole_cost_message(
@@ -154,41 +158,35 @@ def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
     return message
 
 
-def done_message(request_id: str, finished: Finished) -> generation_pb2.Done:
-    """The end of a generation, with its account."""
-    target, _, replica = finished.placement.partition("/")
-    timings = generation_pb2.Timings(
-        queue=duration(finished.queue_s), total=duration(finished.total_s)
-    )
+def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -> None:
+    """Fills in the end of a generation, with its account. In place: a message that is given to
+    another one's constructor is copied."""
+    done.request_id = request_id
+    done.model = finished.model
+    _write_usage(done.usage, finished.usage)
+    cost = whole_cost_message(finished.settled, finished.broken)
+    if cost is not None:
+        done.cost.CopyFrom(cost)
+    route = done.route
+    route.kind = KIND[finished.kind]
+    route.target, _, route.replica = finished.placement.partition("/")
+    route.reason = finished.reason
+    for record in finished.attempts:
+        attempt = route.attempts.add(placement=record.placement, outcome=record.outcome)
+        _write_time(attempt.started_at, record.started_unix_s)
+        _write_time(attempt.duration, record.duration_s)
+    timings = done.timings
+    _write_time(timings.queue, finished.queue_s)
+    _write_time(timings.total, finished.total_s)
     if finished.ttft_s is not None:
-        timings.ttft.CopyFrom(duration(finished.ttft_s))
+        _write_time(timings.ttft, finished.ttft_s)
     if finished.tpot_s is not None:
-        timings.tpot.CopyFrom(duration(finished.tpot_s))
-    return generation_pb2.Done(
-        request_id=request_id,
-        model=finished.model,
-        usage=usage_message(finished.usage),
-        cost=whole_cost_message(finished.settled, finished.broken),
-        route=generation_pb2.Route(
-            kind=KIND[finished.kind],
-            target=target,
-            replica=replica,
-            reason=finished.reason,
-            attempts=[_attempt(attempt) for attempt in finished.attempts],
-        ),
-        timings=timings,
-    )
+        _write_time(timings.tpot, finished.tpot_s)
 
 
-def _attempt(record: AttemptRecord) -> generation_pb2.Attempt:
-    whole, nanos = divmod(round(record.started_unix_s * 1e9), 1_000_000_000)
-    started = Timestamp(seconds=whole, nanos=nanos)
-    return generation_pb2.Attempt(
-        placement=record.placement,
-        outcome=record.outcome,
-        started_at=started,
-        duration=duration(record.duration_s),
-    )
+def _write_time(message: Duration | Timestamp, seconds: float) -> None:
+    """To the nanosecond."""
+    message.seconds, message.nanos = divmod(round(seconds * 1e9), 1_000_000_000)
 
 
 def tool_call_message(call: ToolCall) -> chat_pb2.ToolCall:

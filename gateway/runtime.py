@@ -57,8 +57,8 @@ class Runtime:
     listener: KvEventsListener
     prices: Prices
     backends: dict[str, AnyBackend]
-    unsupported: dict[str, Unsupported]
-    """Of each remote; own engines can everything."""
+    unsupported: dict[str, dict[str, Unsupported]]
+    """Of each remote, by model; own engines can everything."""
     targets: dict[str, tuple[str, str]]
     """Address and model of each placement that has one."""
     discoveries: tuple[Discovery, ...]
@@ -79,12 +79,9 @@ class Runtime:
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model."""
         found: dict[str, tuple[str, ...]] = {}
-        for state in self.scheduler.placements:
-            lacks = self.unsupported.get(state.facts.name)
-            if state.facts.model != generation.model or lacks is None:
-                continue
+        for name, lacks in self.unsupported.get(generation.model, {}).items():
             if fields := lacks(generation):
-                found[state.facts.name] = fields
+                found[name] = fields
         return found
 
 
@@ -112,7 +109,7 @@ def build(
     attempt. Raises ConfigError."""
     placements: list[Placement] = []
     backends: dict[str, AnyBackend] = {}
-    unsupported: dict[str, Unsupported] = {}
+    unsupported: dict[str, dict[str, Unsupported]] = {}
     unable: set[str] = set()
     """Remotes that cannot go on with another server's answer."""
     targets: dict[str, tuple[str, str]] = {}
@@ -151,7 +148,7 @@ def build(
         parts = remote_parts(remote, base_dir, upstream, load)
         placements.append(parts.placement)
         backends[remote.name] = parts.backend
-        unsupported[remote.name] = parts.unsupported
+        unsupported.setdefault(remote.model, {})[remote.name] = parts.unsupported
         if Feature.CONTINUATION not in parts.features:
             unable.add(remote.name)
         targets[remote.name] = (remote.url, remote.upstream_model or remote.model)

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-from msgspec import structs
+import msgspec
 
 from gateway import errors
 from gateway.accounting.budgets import Budgets
 from gateway.admission import PromptSizes, scheduler_request
-from gateway.answering import Context, answering, caller_of
+from gateway.answering import Context, Metadata, answering, caller_of, metadata_of
 from gateway.answers import Answer
 from gateway.attempt import PartialOutput
 from gateway.auth import Caller
@@ -32,7 +32,7 @@ from gateway.live import Live
 from gateway.prefix_blocks import prefix_blocks, token_blocks
 from gateway.quoting import explain_message, quote_message
 from gateway.requests import parse_generation, parse_input
-from gateway.responses import Finished, choice_message, delta_message, done_message
+from gateway.responses import Finished, choice_message, delta_message, write_done
 from gateway.runtime import Runtime
 from gateway.spending import SPENDING_REFUSED, Spending, refused
 from gateway.telemetry.observer import Telemetry
@@ -63,13 +63,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """Streams deltas, then `done`."""
         async with answering(context):
-            caller = caller_of(self._live, context)
-            generation = self._generation(request, caller, context)
-            async with aclosing(self._run(request, generation, caller, context)) as outputs:
+            call = self._call(request, context)
+            async with aclosing(self._run(call)) as outputs:
                 async for output in outputs:
                     if isinstance(output, Finished):
-                        done = done_message(generation.request_id, output)
-                        await context.write(generation_pb2.GenerateResponse(done=done))
+                        message = generation_pb2.GenerateResponse()
+                        write_done(message.done, call.generation.request_id, output)
+                        await context.write(message)
                     else:
                         await context.write(delta_message(output))
 
@@ -78,15 +78,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GenerateOnceResponse:
         """The same, in one answer."""
         async with answering(context):
-            caller = caller_of(self._live, context)
-            generation = self._generation(request.request, caller, context)
+            call = self._call(request.request, context)
             answer = Answer()
             response = inference_pb2.GenerateOnceResponse()
-            outputs = self._run(request.request, generation, caller, context, hold=True)
-            async with aclosing(outputs):
+            async with aclosing(self._run(call, hold=True)) as outputs:
                 async for output in outputs:
                     if isinstance(output, Finished):
-                        response.done.CopyFrom(done_message(generation.request_id, output))
+                        write_done(response.done, call.generation.request_id, output)
                     else:
                         for delta in output.deltas:
                             answer.add(delta)
@@ -98,7 +96,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.CountTokensResponse:
         """Counts by a replica's own tokenizer; estimates where only remotes serve the model."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             violations = Violations()
             generation = Generation(
                 request_id="count",
@@ -116,7 +114,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListModelsResponse:
         """The models that the key may use."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             models: dict[str, inference_pb2.Model] = {}
             runtime = self._live.runtime
             for state in runtime.scheduler.placements:
@@ -141,12 +139,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.QuoteResponse:
         """Where the request would run now, and why; nothing is started."""
         async with answering(context):
-            caller = caller_of(self._live, context)
-            generation = self._generation(request.request, caller, context)
             runtime = self._live.runtime
-            priced, _, _ = await self._request(
-                request.request, generation, caller, context, runtime
-            )
+            priced, _, _ = await self._request(self._call(request.request, context), runtime)
             return quote_message(runtime.scheduler.quote(priced, self._clock()))
 
     async def Explain(
@@ -154,7 +148,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ExplainResponse:
         """Why a request of the last ones ran where it did."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             key_id = request.key_id or caller.key_id
             if key_id != caller.key_id and caller.role is not KeyRole.OPERATOR:
                 raise errors.denied(f"key_id: key {caller.key_id} is no operator's")
@@ -169,35 +163,39 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         if not self._live.runtime.scheduler.has_model(model):
             raise errors.unknown_model(model)
 
-    def _generation(
-        self, proto: generation_pb2.GenerateRequest, caller: Caller, context: Context
-    ) -> Generation:
-        # A default beyond the context would be refused by the engine, for what nobody asked.
+    def _call(self, proto: generation_pb2.GenerateRequest, context: Context) -> _Call:
+        """The call, if it may be made. Raises RpcError."""
+        metadata = metadata_of(context)
+        caller = caller_of(self._live, metadata)
+        generation = parse_generation(proto, self._default_output_tokens(proto), hops_of(metadata))
+        self._check_model(generation.model, caller)
+        return _Call(
+            proto=proto,
+            generation=generation,
+            caller=caller,
+            metadata=metadata,
+            remaining_s=context.time_remaining(),
+        )
+
+    def _default_output_tokens(self, proto: generation_pb2.GenerateRequest) -> int:
+        """Output tokens for a request that names no limit: never beyond the context, which the
+        engine would refuse, for what nobody asked."""
         default = self._live.runtime.config.limits.default_max_output_tokens
+        if proto.HasField("max_output_tokens"):
+            return default
         contexts = [
             state.context_tokens
             for state in self._live.runtime.scheduler.placements
             if state.facts.model == proto.model and state.context_tokens is not None
         ]
-        generation = parse_generation(proto, min([default, *contexts]))
-        self._check_model(generation.model, caller)
-        return structs.replace(generation, hops=hops_of(tuple(context.invocation_metadata() or ())))
+        return min([default, *contexts])
 
     async def _run(
-        self,
-        proto: generation_pb2.GenerateRequest,
-        generation: Generation,
-        caller: Caller,
-        context: Context,
-        *,
-        hold: bool = False,
+        self, call: _Call, *, hold: bool = False
     ) -> AsyncGenerator[Chunk | Finished, None]:
         """Runs the request within the key's limits."""
-        runtime = self._live.runtime
-        request, generation, unsupported = await self._request(
-            proto, generation, caller, context, runtime
-        )
-        request = replace(request, holds_output=hold)
+        runtime, proto, caller = self._live.runtime, call.proto, call.caller
+        request, generation, unsupported = await self._request(call, runtime, hold=hold)
         prompt_tokens = request.prompt_tokens
         dispatcher, key = runtime.dispatcher, request.request_id
         if dispatcher.is_in_flight(key) or self._spending.has(key):
@@ -246,39 +244,39 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.from_failure(failure) from failure
 
     async def _request(
-        self,
-        proto: generation_pb2.GenerateRequest,
-        generation: Generation,
-        caller: Caller,
-        context: Context,
-        runtime: Runtime,
+        self, call: _Call, runtime: Runtime, *, hold: bool = False
     ) -> tuple[Request, Generation, dict[str, tuple[str, ...]]]:
         """The request as the scheduler sees it, the generation with its hints for own engines, and
         fields that placements cannot honour."""
+        generation = call.generation
         unsupported = runtime.unsupported_by(generation)
         request = scheduler_request(
-            proto,
+            call.proto,
             generation,
-            caller=caller,
+            caller=call.caller,
             config=runtime.config,
             prompt_tokens=self._sizes.estimate(generation),
             unsupported_by=unsupported,
             now=self._clock(),
-            remaining_s=context.time_remaining(),
+            remaining_s=call.remaining_s,
+            holds_output=hold,
         )
-        metadata = tuple(context.invocation_metadata() or ())
-        hints = engine_hints(request, metadata, salted=generation.model in runtime.salted)
+        hints = engine_hints(request, call.metadata, salted=generation.model in runtime.salted)
         blocks, block_tokens = await prefix_blocks(
             generation, hints.cache_salt, request.prompt_tokens
         )
         block_sizes = runtime.scheduler.token_block_sizes(generation.model)
-        request = replace(
-            request,
-            prefix_blocks=blocks,
-            prefix_block_tokens=block_tokens,
-            token_blocks=await token_blocks(generation, hints.cache_salt, block_sizes),
+        exact_blocks = await token_blocks(generation, hints.cache_salt, block_sizes)
+        if blocks or exact_blocks:  # a short prompt fills none
+            request = replace(
+                request,
+                prefix_blocks=blocks,
+                prefix_block_tokens=block_tokens,
+                token_blocks=exact_blocks,
+            )
+        generation = msgspec.structs.replace(
+            generation, hints=hints, remote_classes=request.remote_classes
         )
-        generation = structs.replace(generation, hints=hints, remote_classes=request.remote_classes)
         return request, generation, unsupported
 
     @contextmanager
@@ -334,6 +332,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         response.exact = exact is not None
         response.prompt_tokens = self._sizes.estimate(generation) if exact is None else exact
         return response
+
+
+class _Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation that was asked for, and by whom. `remaining_s`: to the client's deadline."""
+
+    proto: generation_pb2.GenerateRequest
+    generation: Generation
+    caller: Caller
+    metadata: Metadata
+    remaining_s: float | None
 
 
 class _Spent:

@@ -15,7 +15,7 @@ from gateway import errors
 from gateway.accounting.accounts import Accounts
 from gateway.accounting.ledger_database import LedgerUnavailable
 from gateway.accounting.ledger_queries import Group, Order, Selection, pages, spend
-from gateway.answering import Context, answering, caller_of, require
+from gateway.answering import Context, answering, caller_of, metadata_of, require
 from gateway.auth import Caller
 from gateway.config import KeyRole
 from gateway.fleet_watch import Rates, watch_fleet
@@ -69,7 +69,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetSpendResponse:
         """Sums over the ledger."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             groups = _groups(request)
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
@@ -94,7 +94,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> None:
         """Rows of the ledger, a page a message."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             selection = replace(
                 _selection(caller, request.tenant, ""),
                 from_us=_us(request, "from") if request.HasField("from") else 0,
@@ -112,7 +112,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetPoolCostResponse:
         """What a pool's tokens cost, and where its bill went."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
             return await pool_cost(self._live, request)
 
@@ -121,7 +121,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> None:
         """Every placement, again each interval, until the client leaves."""
         async with answering(context):
-            caller = caller_of(self._live, context)
+            caller = caller_of(self._live, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
             fleet = watch_fleet(
                 request,
