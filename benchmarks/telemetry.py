@@ -1,11 +1,12 @@
-"""What telemetry costs: CPU of the gateway per request, with it off, in parts and in full.
+"""What telemetry costs: CPU of whole gateways per request, with all of it and with none.
 
-All threads count, the exporter's and the log's too. Output is not held: holding keeps the CPU at a
-target and would hide what comes on top. The cases take turns within each round, so that what else
-the machine does meets all of them; the cost of a case is the median over the rounds of its CPU over
-that of the `off` case of the same round. `benchmarks/telemetry_calls.py` times the calls alone.
+Three gateways run all the time and get the same requests in the same moments, so that what else
+the machine does meets all alike; each round gives the CPU of one over that of another. Two of them
+have telemetry off: they show how far equal gateways come out apart. All threads count, the
+exporter's and the log's too. Output is not held: holding keeps the CPU at a target and would hide
+what comes on top. `benchmarks/telemetry_calls.py` has the parts, and what `off` still costs.
 
-    python -m benchmarks.telemetry [--rounds 5]
+    python -m benchmarks.telemetry [--rounds 10]
 """
 
 from __future__ import annotations
@@ -14,123 +15,135 @@ import argparse
 import asyncio
 import os
 import statistics
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead import (
-    HERE,
-    METADATA,
-    ask,
-    configuration,
-    cpu_s,
-    process,
-    unary,
-    until_ready,
-)
-from gateway.config_telemetry import Telemetry as Settings
+from benchmarks.overhead import HERE, cpu_s, gateway, process, stream, unary, until_ready
 from moegate.v1 import inference_pb2_grpc
 
 TOKENS = 128
-STREAMS = 32
-TIMES = 2
-UNARY_REQUESTS = 600
+STREAMS = 20
+"""Side by side at each gateway."""
+UNARY_REQUESTS = 150
+EXPORT_S = 1.0
+"""How long spans are gathered before they are sent, for which a round waits. The SDK's default of
+5 s would make fewer and larger batches: each costs a gRPC call."""
+OFF = "off"
 CASES = {
-    "off": "{log_format: plain}",
-    "metrics": "{metrics_listen: '127.0.0.1:0', log_format: plain}",
-    "traces, all sampled": "{log_format: plain}",
+    OFF: "{log_format: plain}",
+    "off, another one": "{log_format: plain}",
     "all: traces, metrics, JSON log": "{metrics_listen: '127.0.0.1:0', log_format: json}",
 }
-OFF = "off"
+Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
 
 
-@contextmanager
-def gateway(upstream_port: str, case: str, collector_port: str) -> Iterator[tuple[int, str]]:
-    """A gateway with the telemetry of the case: its process id and port."""
-    environment = {"OTEL_TRACES_EXPORTER": "none"}
-    if "traces" in case:
-        environment = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
-            "OTEL_BSP_SCHEDULE_DELAY": "1000",
-        }
-    level = "INFO" if "JSON" in case else "ERROR"
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        path = Path(folder) / "moegate.yaml"
-        path.write_text(configuration(upstream_port, 0.0) + f"telemetry: {CASES[case]}\n")
-        log = stack.enter_context((Path(folder) / "log").open("w"))
-        command = ("-m", "gateway", "serve", str(path), "--log-level", level)
-        running, address = stack.enter_context(
-            process(*command, environment=os.environ | environment, stderr=log)
-        )
-        yield running.pid, address.rpartition(":")[2]
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A gateway that runs, and its CPU seconds a request, a value a round."""
+
+    pid: int
+    stub: Stub
+    unary_s: list[float] = field(default_factory=list)
+    streamed_s: list[float] = field(default_factory=list)
 
 
-async def measure(pid: int, port: str) -> tuple[float, float]:
-    """CPU seconds of a unary request, and of a streamed one of 128 tokens."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        await until_ready(stub)
-        await unary(stub, 100)
-        before_s = cpu_s(pid)
-        await unary(stub, UNARY_REQUESTS)
-        unary_s = (cpu_s(pid) - before_s) / UNARY_REQUESTS
-        await streams(stub)  # the gateway finds its pace
-        before_s = cpu_s(pid)
-        await streams(stub)
-        # What is still to be exported belongs to the requests.
-        await asyncio.sleep(2.0)
-        return unary_s, (cpu_s(pid) - before_s) / (STREAMS * TIMES)
+async def spent_s(
+    running: list[Running], requests: int, load: Callable[[Stub], Awaitable[None]]
+) -> list[float]:
+    """CPU seconds a request of each gateway, under a load that all get at once."""
+    before_s = [cpu_s(each.pid) for each in running]
+    await asyncio.gather(*(load(each.stub) for each in running))
+    await asyncio.sleep(EXPORT_S + 0.3)  # what is still to be exported belongs to the requests
+    return [
+        (cpu_s(each.pid) - was_s) / requests for each, was_s in zip(running, before_s, strict=True)
+    ]
 
 
-async def streams(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> None:
-    """Streams side by side, some times over."""
+async def streams(stub: Stub) -> None:
+    """Streams side by side."""
+    await asyncio.gather(*(stream(stub, TOKENS, []) for _ in range(STREAMS)))
 
-    async def one() -> None:
-        async for _ in stub.Generate(ask(TOKENS), metadata=METADATA):
-            pass
 
-    for _ in range(TIMES):
-        await asyncio.gather(*(one() for _ in range(STREAMS)))
+async def measure(gateways: dict[str, tuple[int, str]], rounds: int) -> dict[str, Running]:
+    """Warms the gateways up and measures them together."""
+    async with AsyncExitStack() as stack:
+        found = {}
+        for case, (pid, port) in gateways.items():
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            await stack.enter_async_context(channel)
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            await until_ready(stub)
+            found[case] = Running(pid=pid, stub=stub)
+        running = list(found.values())
+        for number in range(-1, rounds):
+            of_unary = await spent_s(running, UNARY_REQUESTS, lambda s: unary(s, UNARY_REQUESTS))
+            of_streams = await spent_s(running, STREAMS, streams)
+            if number < 0:
+                continue  # the gateways find their pace
+            for each, unary_s, streamed_s in zip(running, of_unary, of_streams, strict=True):
+                each.unary_s.append(unary_s)
+                each.streamed_s.append(streamed_s)
+        return found
+
+
+def over(mine: list[float], off: list[float]) -> str:
+    """Median of the rounds' ratios, and their quartiles."""
+    shares = [100 * (a / b - 1) for a, b in zip(mine, off, strict=True)]
+    low, middle, high = statistics.quantiles(shares, n=4)
+    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    assert Settings().metrics_listen is None, "off is the default"
-    found: dict[str, list[tuple[float, float]]] = {case: [] for case in CASES}
-    upstream = (str(HERE / "upstream.py"), "0.02", "1")
-    with (
-        process(*upstream) as (_, up),
-        process(str(HERE / "otlp_sink.py")) as (_, collector),
-    ):
-        for number in range(arguments.rounds):
-            # Another order in each round: a machine that warms up favours nobody.
-            cases = list(CASES)
-            for case in cases[number % len(cases) :] + cases[: number % len(cases)]:
-                with gateway(up, case, collector) as (pid, port):
-                    found[case].append(uvloop.run(measure(pid, port)))
-    title = f"CPU of the gateway, µs per request; median of {arguments.rounds} rounds"
-    table = Table(title=title)
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    started_s, load_before = time.monotonic(), os.getloadavg()[0]
+    with ExitStack() as stack:
+        _, up = stack.enter_context(process(str(HERE / "upstream.py"), "0.02", "1"))
+        _, collector = stack.enter_context(process(str(HERE / "otlp_sink.py")))
+        traced = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+            "OTEL_BSP_SCHEDULE_DELAY": str(round(1000 * EXPORT_S)),
+        }
+        nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        gateways = {}
+        for case, settings in CASES.items():
+            mine = traced if "traces" in case else {"OTEL_TRACES_EXPORTER": "none"}
+            one = gateway(
+                up,
+                0.0,
+                more_settings=f"telemetry: {settings}\n",
+                log_level="INFO" if "JSON" in case else "ERROR",
+                log=nowhere,
+                environment=os.environ | mine,
+            )
+            gateways[case] = stack.enter_context(one)
+        found = uvloop.run(measure(gateways, rounds))
+    table = Table(title=f"CPU of a gateway, µs per request: medians of {rounds} rounds (quartiles)")
     for column in ("telemetry", "unary", "over off", f"streamed, {TOKENS} tokens", "over off"):
         table.add_column(column, justify="left" if column == "telemetry" else "right")
-    for case, figures in found.items():
-        cells = [case]
-        for i in (0, 1):
-            spent_s = [figure[i] for figure in figures]
-            share = statistics.median(
-                figure[i] / off[i] - 1 for figure, off in zip(figures, found[OFF], strict=True)
-            )
-            cells += [f"{1e6 * statistics.median(spent_s):.0f}", f"{share:+.1%}"]
-        table.add_row(*cells)
-    Console(width=110).print(table)
+    off = found[OFF]
+    for case, each in found.items():
+        table.add_row(
+            case,
+            f"{1e6 * statistics.median(each.unary_s):.0f}",
+            "" if each is off else over(each.unary_s, off.unary_s),
+            f"{1e6 * statistics.median(each.streamed_s):.0f}",
+            "" if each is off else over(each.streamed_s, off.streamed_s),
+        )
+    Console(width=120).print(table)
+    load = f"load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    print(f"{load}, on {os.cpu_count()} cores; {time.monotonic() - started_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def _write_attributes(parts: list[bytes], tag: bytes, attributes: Mapping[str, A
     if isinstance(attributes, BoundedAttributes):
         attributes = attributes.copy()  # a plain dict: five times as fast to go through
     for key, value in attributes.items():
-        if type(value) is float:
+        if isinstance(value, float):
             parts.append(_float_head(tag, key) + _double(value))
         else:
             parts.append(_attribute(tag, key, value))
