@@ -28,12 +28,23 @@ COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of unknown arguments with the usage of the subcommand that got them."""
+
+    def parse_known_args(  # type: ignore[override]  # the stub's overloads are of namespaces
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As its base does it, but nothing is left over. Exits with status 2 otherwise."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="moegate", description="gRPC inference gateway for MoE models on vLLM"
-    )
+    parser = _Parser(prog="moegate", description="gRPC inference gateway for MoE models on vLLM")
     parser.add_argument("--version", action="version", version=f"moegate {version('moegate')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     # Only the command that is wanted is imported: `key` need not wait for what `demo` needs.

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from gateway.accounting.price_rows import Usd
+from gateway.accounting.price_rows import CatalogFile, Usd
 from gateway.config import Config, UsdPerHour
 from gateway.config_problems import Problem, described, field_path, shown
 from gateway.config_schema import field_doc
@@ -25,12 +25,36 @@ from gateway.config_yaml import Document, Written
 
 def shape_problems(document: Document, cls: type[msgspec.Struct] = Config) -> list[Problem]:
     """All problems of the shape of `cls`; none: `msgspec.convert` takes the data."""
+    if mistaken := _mistaken(document.data, cls):
+        return [mistaken]
     return list(_Shape(document.written).struct("", document.data, cls))
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str | None:
     """The known name that was probably meant."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+_FILES: Mapping[type[msgspec.Struct], tuple[str, str]] = {
+    Config: ("the configuration of a gateway", "moegate check FILE"),
+    CatalogFile: ("a price catalog", "moegate prices check FILE"),
+}
+
+
+def _mistaken(data: Any, cls: type[msgspec.Struct]) -> Problem | None:
+    """A whole file that is of the other kind: its fields say so together, not one by one."""
+    if cls not in _FILES or not isinstance(data, dict) or set(data) & set(cls.__struct_fields__):
+        return None
+    for other, (name, command) in _FILES.items():
+        found = [str(key) for key in data if key in other.__struct_fields__]
+        if found:
+            return Problem(
+                path="",
+                value=f"the fields {', '.join(found)}",
+                message=f"this is {name}, not {_FILES[cls][0]}",
+                fix=f"check it with `{command}`",
+            )
+    return None
 
 
 class _Shape:

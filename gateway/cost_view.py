@@ -17,6 +17,8 @@ from gateway.usage_report import usd
 from moegate.v1 import usage_pb2
 
 NANO_USD = 1_000_000_000
+YOUNG_SHARE = 0.97
+"""A window that covers less than this of what was asked is told to be short."""
 _FIGURES = (
     "allocated_nano_usd_per_mtok",
     "saturated_nano_usd_per_mtok",
@@ -24,8 +26,11 @@ _FIGURES = (
 )
 
 
-def view(pool: str, cost: usage_pb2.GetPoolCostResponse) -> Group:
-    """Bill and accounts, rates by kind of token, remotes, and what to make of them."""
+def view(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> Group:
+    """Bill and accounts, rates by kind of token, remotes, and what to make of them.
+
+    `asked_s`: the window that was asked for.
+    """
     accounts = _table("account", "$", "share")
     for account in cost.accounts:
         share = account.nano_usd / cost.bill_nano_usd if cost.bill_nano_usd else 0.0
@@ -43,7 +48,7 @@ def view(pool: str, cost: usage_pb2.GetPoolCostResponse) -> Group:
     for rate in cost.rates:
         cells = [_cell(rate, figure) for figure in _FIGURES]
         rates.add_row(rate.token_kind, f"{tokens[rate.token_kind]:,}", *cells)
-    parts: list[Text | Table] = [Text(_head(pool, cost), style="bold"), accounts, rates]
+    parts: list[Text | Table] = [Text(_head(pool, cost, asked_s), style="bold"), accounts, rates]
     if cost.remotes:
         remotes = _table("the same tokens at", "$", "$ per million", "price row")
         for remote in cost.remotes:
@@ -104,7 +109,7 @@ def as_json(pool: str, cost: usage_pb2.GetPoolCostResponse) -> dict[str, Any]:
     return {"pool": pool, **plain, "break_even_tokens_per_s": even, "remarks": remarks(cost)}
 
 
-def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path) -> None:
+def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, asked_s: float) -> None:
     """Cost per million tokens over load, with the remotes' prices. Raises NoMatplotlib, OSError."""
     figure = new_figure(9, 5.5)
     axes = figure.subplots()
@@ -134,17 +139,26 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path) -> None
         axis.set_minor_formatter("{x:g}")
     axes.set_xlabel("load, tokens per second (input and output)")
     axes.set_ylabel("US dollars per million tokens")
-    axes.set_title(_head(pool, cost))
+    axes.set_title(_head(pool, cost, asked_s))
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def _head(pool: str, cost: usage_pb2.GetPoolCostResponse) -> str:
-    minutes = cost.covered.ToNanoseconds() / 6e10
-    text = f"pool {pool}, last {minutes:,.1f} min: utilisation {cost.utilisation:.0%}"
+def _head(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> str:
+    covered_s = cost.covered.ToNanoseconds() / 1e9
+    covers = f"last {_span(covered_s)}"
+    if covered_s < YOUNG_SHARE * asked_s:
+        covers = f"{_span(covered_s)} since its meter began, of the {_span(asked_s)} asked for"
+    text = f"pool {pool}, {covers}: utilisation {cost.utilisation:.0%}"
     if cost.HasField("prefill_utilisation"):
         text += f", prefill {cost.prefill_utilisation:.0%}, decode {cost.decode_utilisation:.0%}"
     return text
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _tokens_per_s(cost: usage_pb2.GetPoolCostResponse) -> float:

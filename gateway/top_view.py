@@ -5,11 +5,10 @@ What is unknown is a hyphen, never a zero.
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from gateway.fitted_table import Column, FittedTable, number
 from moegate.v1 import generation_pb2, usage_pb2
 
 KV_BAR_CELLS = 6
@@ -28,8 +27,9 @@ _RATES = (
 )
 OUTPUT = "output"
 LEGEND = (
-    "batch: sequences of the next step, D(B): distinct experts per layer that it touches, step: its"
-    " time; $/M output: allocated (all paid time), saturated floor, marginal (one more request now)"
+    "run: requests from here, others': of other clients, wait: in the engine's queue, batch:"
+    " sequences of the next step, D(B): distinct experts per layer that it touches, step: its time;"
+    " $/M of output: allocated (all paid time), saturated floor, marginal (one more request now)"
 )
 
 
@@ -63,11 +63,21 @@ def _head(fleet: usage_pb2.WatchFleetResponse, target: str) -> Text:
     return head.append(f"   overflowed {fleet.overflowed_requests}")
 
 
-def _pools(fleet: usage_pb2.WatchFleetResponse) -> Table:
-    rows = _table("pool", "model")
-    for name in ("groups", "saturation", "tokens/s", *(f"$/M {name}" for name, _ in _RATES)):
-        rows.add_column(name, justify="right")
-    rows.add_column("")
+def _pools(fleet: usage_pb2.WatchFleetResponse) -> FittedTable:
+    rows = FittedTable(
+        [
+            Column(header="pool"),
+            Column(header="model", leaves=3),
+            number("groups", leaves=2),
+            number("saturation"),
+            number("tokens/s", leaves=1),
+            *(
+                Column(header=f"$/M\n{name}", justify="right", name=f"$/M {name}")
+                for name, _ in _RATES
+            ),
+            Column(header="", wraps=12),
+        ]
+    )
     for pool in fleet.pools:
         speeds = [
             p.output_tokens_per_second
@@ -97,14 +107,22 @@ def _usd(rate: usage_pb2.PoolRate | None, field: str) -> str:
     return f"{getattr(rate, field) / NANO:.3f}"
 
 
-def _replicas(placements: list[usage_pb2.PlacementState]) -> Table:
-    rows = _table("replica")
-    for name in ("running", "others'", "waiting", "batch", "D(B)", "step"):
-        rows.add_column(name, justify="right")
-    rows.add_column("KV cache", min_width=KV_BAR_CELLS + 5)
-    for name in ("tokens/s", "errors"):
-        rows.add_column(name, justify="right")
-    rows.add_column("")
+def _replicas(placements: list[usage_pb2.PlacementState]) -> FittedTable:
+    rows = FittedTable(
+        [
+            Column(header="replica"),
+            number("run"),
+            number("others'", leaves=3),
+            number("wait", leaves=1),
+            number("batch"),
+            number("D(B)", leaves=4),
+            number("step", leaves=2),
+            Column(header="KV cache"),
+            number("tokens/s"),
+            number("errors", leaves=5),
+            Column(header="", wraps=12),
+        ]
+    )
     for state in placements:
         rank = f" rank {state.dp_rank}" if state.HasField("dp_rank") else ""
         known_step = state.HasField("decode_step")
@@ -125,11 +143,17 @@ def _replicas(placements: list[usage_pb2.PlacementState]) -> Table:
     return rows
 
 
-def _remotes(placements: list[usage_pb2.PlacementState]) -> Table:
-    rows = _table("remote", "model")
-    for name in ("running", "tokens/s", "errors"):
-        rows.add_column(name, justify="right")
-    rows.add_column("")
+def _remotes(placements: list[usage_pb2.PlacementState]) -> FittedTable:
+    rows = FittedTable(
+        [
+            Column(header="remote"),
+            Column(header="model", leaves=1),
+            number("run"),
+            number("tokens/s"),
+            number("errors"),
+            Column(header="", wraps=12),
+        ]
+    )
     for state in placements:
         rows.add_row(
             state.placement,
@@ -163,10 +187,3 @@ def _condition(state: usage_pb2.PlacementState) -> str:
         return "releasable"
     age_s = state.report_age.ToMilliseconds() / 1000
     return f"report {age_s:.0f} s old" if age_s > STALE_S else ""
-
-
-def _table(*columns: str) -> Table:
-    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in columns:
-        rows.add_column(name, min_width=11)
-    return rows

@@ -7,10 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from gateway.config_ledger import NANO_USD
+from gateway.fitted_table import Column, FittedTable, number
 from gateway.pictures import new_figure
 from moegate.v1 import usage_pb2
 
@@ -30,18 +28,24 @@ def usd(nano_usd: int) -> str:
     return f"{dollars.normalize():f}"
 
 
-def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> Table:
+def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTable:
     """A row for each group, and their sum."""
-    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in groups:
-        rows.add_column(name)
-    for name in ("requests", "input", "cached", "output", "charged $", "metered $", "remote $"):
-        rows.add_column(name, justify="right")
-    rows.add_column("notes")
+    rows = FittedTable(
+        [
+            *(Column(header=name) for name in groups),
+            number("requests"),
+            number("input", leaves=3),
+            number("cached", leaves=4),
+            number("output", leaves=2),
+            number("charged $"),
+            number("metered $", leaves=1),
+            number("remote $", leaves=5),
+            Column(header="notes", wraps=16),
+        ]
+    )
     for row in answer.rows:
         rows.add_row(*row.group, *_cells(row))
     if len(answer.rows) > 1:
-        rows.add_section()
         total = _sum(answer.rows)
         blank = ["total", *[""] * (len(groups) - 1)]
         rows.add_row(*blank[: len(groups)], *_cells(total), style="bold")

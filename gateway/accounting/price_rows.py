@@ -144,7 +144,8 @@ class RemoteRow(Validity, frozen=True, kw_only=True):
     windows: tuple[Window, ...] = ()
     """Prices at certain times."""
     batch_usd_per_mtok: TokenPrices | None = None
-    """Prices of the provider's batch API."""
+    """Prices of the provider's batch API, to compare with: no request is priced by them, for the
+    ordinary API is called for requests of class batch, too."""
 
 
 class ShowbackRow(Validity, frozen=True, kw_only=True):

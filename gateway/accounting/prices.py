@@ -76,7 +76,8 @@ class Prices:
         return sorted(self._remotes)
 
     def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
-        """Rates of PROVIDER/MODEL at a moment; None: unknown. `batch`: of its batch API."""
+        """Rates of PROVIDER/MODEL at a moment; None: unknown. `batch`: of its batch API,
+        to be shown: no request is priced by it."""
         row = _active(self._remotes.get(key, ()), at_s)
         if row is None:
             return None

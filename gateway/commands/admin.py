@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from gateway import client
 from gateway.asking import status_of
 from gateway.config_ledger import NANO_USD
+from gateway.fitted_table import Column, FittedTable, number, table_console
 from gateway.usage_report import usd
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 
@@ -106,16 +103,21 @@ async def _budgets(stub: Stub, args: argparse.Namespace, options: dict[str, obje
     if args.json:
         _print_json(answer)
         return
-    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in ("tenant", "key", "session", "period", "until (UTC)"):
-        rows.add_column(name)
-    for name in ("cap $", "settled $", "leased $", "used"):
-        rows.add_column(name, justify="right")
-    rows.add_column("")
+    rows = FittedTable(
+        [
+            *(Column(header=name) for name in ("tenant", "key", "session", "period")),
+            Column(header="until (UTC)", leaves=1),
+            number("cap $"),
+            number("settled $", leaves=2),
+            number("leased $", leaves=3),
+            number("used"),
+            Column(header="", wraps=11),
+        ]
+    )
     for budget in answer.budgets:
         for account in budget.accounts or [admin_pb2.BudgetAccount()]:
             rows.add_row(*_cells(budget, account))
-    Console(width=None if sys.stdout.isatty() else 160).print(rows)
+    table_console().print(rows)
 
 
 def _cells(budget: admin_pb2.Budget, account: admin_pb2.BudgetAccount) -> list[str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
-from rich.console import Console
 
 from gateway import client
 from gateway.asking import status_of
 from gateway.cost_view import as_json, save_png, view
+from gateway.fitted_table import table_console
 from gateway.pictures import NoMatplotlib
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
@@ -28,7 +27,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("pool", help="name of the pool")
     parser.add_argument(
-        "--window", choices=WINDOWS_S, default="hour", help="that ends now (%(default)s)"
+        "--window",
+        choices=WINDOWS_S,
+        default="hour",
+        help="that ends now, as far as the pool's meter goes back (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
@@ -44,20 +46,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _cost(args: argparse.Namespace) -> None:
-    request = usage_pb2.GetPoolCostRequest(
-        pool=args.pool, window=Duration(seconds=WINDOWS_S[args.window])
-    )
+    asked_s = WINDOWS_S[args.window]
+    request = usage_pb2.GetPoolCostRequest(pool=args.pool, window=Duration(seconds=asked_s))
     async with client.channel(args) as channel:
         answer = await usage_pb2_grpc.UsageServiceStub(channel).GetPoolCost(
             request, metadata=client.metadata(args), timeout=TIMEOUT_S
         )
     if args.png is not None:
         try:
-            await asyncio.to_thread(save_png, args.pool, answer, args.png)
+            await asyncio.to_thread(save_png, args.pool, answer, args.png, asked_s)
         except (NoMatplotlib, OSError) as error:
             raise client.CannotAsk(str(error)) from error
     if args.json:
         print(json.dumps(as_json(args.pool, answer), indent=2))
     else:
-        width = None if sys.stdout.isatty() else 120
-        Console(width=width).print(view(args.pool, answer))
+        table_console().print(view(args.pool, answer, asked_s))

@@ -8,15 +8,13 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from gateway.accounting.price_file import load_catalog, starter_catalog
 from gateway.accounting.price_import import ImportUnavailable, as_yaml, differences, draft
 from gateway.accounting.price_rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
 from gateway.accounting.price_time import span, unix_s
 from gateway.accounting.prices import Prices, remote_key
 from gateway.config_problems import ConfigError
+from gateway.fitted_table import Column, FittedTable, number, table_console
 from scheduler.pricing import TokenRates
 
 
@@ -78,9 +76,17 @@ def _show(args: argparse.Namespace) -> int:
         print(f"--at {args.at}: write a UTC time such as 2026-11-25T02:00Z", file=sys.stderr)
         return 2
     prices = Prices(catalogs)
-    table = Table(title="USD per million tokens (GPUs: per hour)", box=None, header_style="bold")
-    for name in ("what", "input", "cached", "output", "over context", "since", "until", "checked"):
-        table.add_column(name, overflow="fold")
+    table = FittedTable(
+        [
+            Column(header="what"),
+            *map(number, ("input", "cached", "output")),
+            Column(header="input\nover", justify="right", name="input over"),
+            Column(header="since", leaves=2, name="since"),
+            Column(header="until", leaves=1),
+            Column(header="checked", leaves=3),
+        ]
+    )
+    batch = False
     for catalog in catalogs:
         rows: tuple[GpuHourRow | RemoteRow | ShowbackRow, ...] = (
             *catalog.gpu_hours,
@@ -91,10 +97,18 @@ def _show(args: argparse.Namespace) -> int:
             start_s, end_s = span(row)
             if not args.all and not start_s <= at_s < end_s:
                 continue
+            batch |= isinstance(row, RemoteRow) and row.batch_usd_per_mtok is not None
             dates = (row.valid_from, row.valid_to or "", row.checked_at)
             for line in _lines(row, prices, at_s if start_s <= at_s < end_s else start_s):
                 table.add_row(*line, *dates)
-    Console().print(table)
+    console = table_console()
+    console.print("USD per million tokens; of GPUs, per hour")
+    console.print(table)
+    if batch:
+        console.print(
+            "(batch): of the provider's batch API, to compare with. No request is priced by it: "
+            "the ordinary API is called for requests of class batch, too."
+        )
     return 0
 
 

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from rich.console import Console
 
 from gateway import client
 from gateway.asking import status_of
+from gateway.fitted_table import table_console
 from gateway.pictures import NoMatplotlib
 from gateway.usage_export import NoPyarrow, write_csv, write_parquet
 from gateway.usage_report import as_json, save_png, table
@@ -100,7 +100,7 @@ async def _report(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(as_json(args.by, answer), indent=2))
         return
-    Console(width=None if sys.stdout.isatty() else 160).print(table(args.by, answer))
+    table_console().print(table(args.by, answer))
     if answer.truncated:
         print(f"only the first {len(answer.rows)} rows: raise --limit", file=sys.stderr)
 

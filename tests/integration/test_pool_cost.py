@@ -193,6 +193,7 @@ async def test_the_command_prints_a_table_json_and_a_picture(
     assert png.read_bytes().startswith(b"\x89PNG")
     for words in ("allocated", "saturated floor", "unobserved", "break-even", "far-2026"):
         assert words in table
+    assert " s since its meter began, of the 60 min asked for: utilisation" in table
     assert sum(int(account["nano_usd"]) for account in told["accounts"]) == int(
         told["bill_nano_usd"]
     )
