@@ -12,6 +12,7 @@ from gateway import errors
 from gateway.auth import Caller
 from gateway.config import Config, SloFigures
 from gateway.generation import Chat, Generation, Image
+from gateway.slo_classes import CLASS_OF
 from moegate.v1 import generation_pb2
 from scheduler.types import Request, Slo, SloClass
 
@@ -23,12 +24,6 @@ IMAGE_TOKENS = 1024
 """Tokens that a picture is taken for: the order of what open vision models use."""
 TOKENS_PER_MESSAGE = 4
 """Tokens that a chat template adds to each message."""
-
-_CLASSES = {
-    generation_pb2.SLO_CLASS_INTERACTIVE: SloClass.INTERACTIVE,
-    generation_pb2.SLO_CLASS_STANDARD: SloClass.STANDARD,
-    generation_pb2.SLO_CLASS_BATCH: SloClass.BATCH,
-}
 
 
 class PromptSizes:
@@ -122,7 +117,7 @@ def scheduler_request(
 
 def _slo(proto: generation_pb2.Slo, caller: Caller, config: Config) -> Slo:
     default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
-    slo_class = _CLASSES.get(proto.slo_class, default)
+    slo_class = CLASS_OF.get(proto.slo_class, default)
     if not caller.allows_slo_class(slo_class):
         mine = ", ".join(caller.slo_classes)
         raise errors.denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")

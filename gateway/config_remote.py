@@ -99,6 +99,9 @@ class OtherGateway(_Part, frozen=True, kw_only=True):
     """Classes of remotes that mean the same there as here: it is told which of them the caller
     allows, and to keep the request on its own servers where that is none. Empty: its key decides
     alone."""
+    tell_slo: bool = True
+    """Whether it is told the request's class of service and its rank in it; its key must allow the
+    classes. False: its key decides on them."""
     max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
     """Most gateways that a request may have come through, this one included, to be sent there:
     what ends a circle of gateways that overflow to each other."""

@@ -7,15 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.responses import KIND, duration
-from moegate.v1 import generation_pb2, usage_pb2
+from gateway.slo_classes import PROTO_OF
+from moegate.v1 import usage_pb2
 from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, QueueSnapshot, SchedulerSnapshot
 from scheduler.types import SloClass
-
-_CLASS = {
-    SloClass.INTERACTIVE: generation_pb2.SLO_CLASS_INTERACTIVE,
-    SloClass.STANDARD: generation_pb2.SLO_CLASS_STANDARD,
-    SloClass.BATCH: generation_pb2.SLO_CLASS_BATCH,
-}
 
 
 def fleet_message(
@@ -88,7 +83,7 @@ def _pool(state: PoolSnapshot, rates: Sequence[usage_pb2.PoolRate]) -> usage_pb2
 def _queue(queue: QueueSnapshot, slo_class: SloClass) -> usage_pb2.QueueState:
     return usage_pb2.QueueState(
         model=queue.model,
-        slo_class=_CLASS[slo_class],
+        slo_class=PROTO_OF[slo_class],
         requests=queue.requests[slo_class],
         oldest_wait=duration(queue.oldest_wait_s.get(slo_class, 0.0)),
     )

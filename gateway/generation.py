@@ -10,6 +10,8 @@ import enum
 
 import msgspec
 
+from scheduler.types import SloClass
+
 MAX_ID_CHARACTERS = 200
 """Of an upstream's id for its answer; the rest is cut."""
 
@@ -137,7 +139,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     hops: int = 0
     """Gateways that it came through before this one."""
     remote_classes: frozenset[str] = frozenset()
-    """Classes of remotes that may see it: what another gateway is told."""
+    """Classes of remotes that may see it: what another gateway is told, as of the next two."""
+    slo_class: SloClass | None = None
+    """Of service; None: not known."""
+    priority: int = 0
+    """Rank within the class, higher goes first."""
 
 
 class FinishReason(enum.StrEnum):

@@ -122,6 +122,7 @@ def _backend(
                 policy=Policy(
                     local_only=options.local_only,
                     shared_classes=frozenset(options.shared_classes),
+                    tell_slo=options.tell_slo,
                 ),
                 headers=headers,
             )

@@ -275,7 +275,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 token_blocks=exact_blocks,
             )
         generation = msgspec.structs.replace(
-            generation, hints=hints, remote_classes=request.remote_classes
+            generation,
+            hints=hints,
+            remote_classes=request.remote_classes,
+            slo_class=request.slo.slo_class,
+            priority=request.priority,
         )
         return request, generation, unsupported
 

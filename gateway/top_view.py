@@ -9,17 +9,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gateway.fitted_table import Column, FittedTable, number
+from gateway.slo_classes import CLASS_OF
 from moegate.v1 import generation_pb2, usage_pb2
 
 KV_BAR_CELLS = 6
 UNKNOWN = "-"
 NANO = 1_000_000_000
 STALE_S = 5.0
-_CLASSES = {
-    generation_pb2.SLO_CLASS_INTERACTIVE: "interactive",
-    generation_pb2.SLO_CLASS_STANDARD: "standard",
-    generation_pb2.SLO_CLASS_BATCH: "batch",
-}
 _RATES = (
     ("allocated", "allocated_nano_usd_per_mtok"),
     ("floor", "saturated_nano_usd_per_mtok"),
@@ -52,7 +48,7 @@ def _head(fleet: usage_pb2.WatchFleetResponse, target: str) -> Text:
     at = fleet.at.ToDatetime().strftime("%H:%M:%S")
     head = Text.assemble(("moegate top", "bold"), f"  {target}  {at} UTC   ")
     waiting = ", ".join(
-        f"{queue.requests} {_CLASSES.get(queue.slo_class, '?')} of {queue.model}"
+        f"{queue.requests} {CLASS_OF.get(queue.slo_class, '?')} of {queue.model}"
         f" (oldest {queue.oldest_wait.ToMilliseconds() / 1000:.1f} s)"
         for queue in fleet.queues
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from gateway import errors
 from gateway.backends.failures import FailureKind, UpstreamFailure
@@ -30,6 +31,8 @@ async def over_grpc(upstream: Upstream) -> AsyncIterator[None]:
         metadata = context.invocation_metadata() or ()
         headers = {str(name): str(value) for name, value in metadata}
         upstream.headers.append({**headers, "grpc-timeout": str(context.time_remaining())})
+        told: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
+        upstream.bodies.append(told)
         try:
             await _play(upstream.script.act(), context, relay)
         except asyncio.CancelledError:

@@ -46,10 +46,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What it is told of data: see `OtherGateway` in the configuration."""
+    """What it is told beside the generation: see `OtherGateway` in the configuration."""
 
     local_only: bool = False
     shared_classes: frozenset[str] = frozenset()
+    tell_slo: bool = True
 
 
 class MoegateGrpcBackend:
@@ -96,6 +97,7 @@ class MoegateGrpcBackend:
             self._upstream_model,
             local_only=self._policy.local_only,
             shared_classes=self._policy.shared_classes,
+            tell_slo=self._policy.tell_slo,
         )
         decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
         timeouts = self._timeouts

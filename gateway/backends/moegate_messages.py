@@ -25,6 +25,7 @@ from gateway.generation import (
     Usage,
 )
 from gateway.responses import FINISH, tool_call_message
+from gateway.slo_classes import PROTO_OF
 from moegate.v1 import chat_pb2, generation_pb2
 
 _ROLES = {role: proto for proto, role in ROLES.items()}
@@ -38,9 +39,11 @@ def generate_request(
     *,
     local_only: bool = False,
     shared_classes: Collection[str] = (),
+    tell_slo: bool = True,
 ) -> generation_pb2.GenerateRequest:
     """What another gateway is asked. Its ids are its own: two callers of this one may have chosen
-    the same id. Raises ValueError if the API cannot say it (`features.unsupported`)."""
+    the same id. `tell_slo`: the class of service and the rank in it, too. Raises ValueError if the
+    API cannot say it (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -62,6 +65,10 @@ def generate_request(
         for name in Sampling.__struct_fields__:
             if (value := getattr(generation.sampling, name)) is not None:
                 setattr(proto.sampling, name, value)
+    if tell_slo:
+        if generation.slo_class is not None:
+            proto.slo.slo_class = PROTO_OF[generation.slo_class]
+        proto.priority = generation.priority
     allowed = sorted(generation.remote_classes & frozenset(shared_classes))
     if local_only or (shared_classes and not allowed):
         proto.data_policy.local_only = True

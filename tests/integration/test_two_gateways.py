@@ -379,10 +379,11 @@ async def test_over_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
                 assert "no connection" in (error.details() or "")
 
 
-async def test_the_other_gateway_learns_deadline_trace_and_hops_and_no_id() -> None:
+async def test_the_other_gateway_learns_deadline_class_trace_and_hops_and_no_id() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with misbehaving(Side.MOEGATE, Script()) as bench:
-        request = chat_request(request_id="mine", session_id="s")
+        slo = generation_pb2.Slo(slo_class=generation_pb2.SLO_CLASS_BATCH)
+        request = chat_request(request_id="mine", session_id="s", slo=slo, priority=-2)
         metadata = (*METADATA, ("traceparent", trace))
         await read_stream(bench.served.stub.Generate(request, metadata=metadata, timeout=20))
         (headers,) = bench.upstreams[0].headers
@@ -391,6 +392,10 @@ async def test_the_other_gateway_learns_deadline_trace_and_hops_and_no_id() -> N
         assert headers["traceparent"].split("-")[1] == trace.split("-")[1]
         assert "authorization" not in headers, "the caller's key is not passed on"
         assert "mine" not in str(headers)
+        (told,) = bench.upstreams[0].bodies
+        assert told["slo"] == {"slo_class": "SLO_CLASS_BATCH"}
+        assert told["priority"] == -2
+        assert {"request_id", "session_id"}.isdisjoint(told)
 
 
 async def test_hops_that_are_no_number_are_refused() -> None:

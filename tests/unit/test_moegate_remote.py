@@ -41,7 +41,7 @@ from gateway.hops import hops_of
 from gateway.requests import parse_generation
 from gateway.responses import delta_message, usage_message
 from moegate.v1 import generation_pb2 as pb
-from scheduler.types import Reject, RejectReason
+from scheduler.types import Reject, RejectReason, SloClass
 
 CALL = ToolCall(index=0, id="c1", name="look", arguments_json='{"q": 1}')
 TOOL = Tool(name="look", description="Looks.", parameters_json_schema="{}", strict=True)
@@ -105,6 +105,7 @@ def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Gen
 
 def test_every_field_of_a_generation_is_tried_above() -> None:
     not_sent = {"request_id", "hints", "hops", "remote_classes", "continues"}
+    not_sent |= {"slo_class", "priority"}  # in fields of their own, see below
     for name in set(Generation.__struct_fields__) - not_sent:
         assert getattr(FULL, name) != getattr(PLAIN, name) or name == "model", name
 
@@ -114,6 +115,16 @@ def test_an_answer_that_goes_on_is_no_word_of_the_api() -> None:
     assert unsupported(going_on, MOEGATE_FEATURES) == ("chat.messages",)
     with pytest.raises(ValueError, match="goes on"):
         generate_request(going_on, "theirs")
+
+
+def test_it_is_told_the_class_and_the_rank_unless_its_key_decides() -> None:
+    urgent = replace(PLAIN, slo_class=SloClass.BATCH, priority=-3)
+    told = generate_request(urgent, "theirs")
+    assert (told.slo.slo_class, told.priority) == (pb.SLO_CLASS_BATCH, -3)
+    untold = generate_request(urgent, "theirs", tell_slo=False)
+    assert not untold.HasField("slo")
+    assert untold.priority == 0
+    assert not generate_request(PLAIN, "theirs").HasField("slo")
 
 
 @pytest.mark.parametrize(
