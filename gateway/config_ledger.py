@@ -34,6 +34,10 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     gateway: Name | None = None
     """Name of this gateway there, unique, and the same after a restart; absent: that of the host
     with the port."""
+    spool: Annotated[str, Meta(min_length=1)] | None = None
+    """File that keeps rows until the database has them, so that a killed gateway loses none;
+    relative to the folder of the configuration file, on a local disk, of this gateway alone.
+    Absent: beside the SQLite file; with PostgreSQL there is none, and rows wait in memory."""
     backlog_rows: Annotated[int, Meta(ge=1000, le=10_000_000)] = 50_000
     """Most rows that wait in memory while the disk is full or the database is away, some 2 kB
     each; more are counted and their sum is reported, but they are lost."""

@@ -88,13 +88,22 @@ class Settled:
     others: tuple[Account, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Applying:
+    """The budgets of a key. `holder`: of all its requests, where no budget looks at sessions."""
+
+    budgets: tuple[Budget, ...]
+    holder: Holder | None
+    hard: bool
+
+
 @dataclass(slots=True)
 class BudgetBook:
     """The leases and reservations of one process. `new_lease_id` gives unique names."""
 
     new_lease_id: Callable[[], str]
     hold_s: float = FIRST_HOLD_S
-    _budgets: dict[tuple[str, str], tuple[Budget, ...]] = field(default_factory=dict)
+    _of_key: dict[tuple[str, str], _Applying] = field(default_factory=dict)
     _all: tuple[Budget, ...] = ()
     _leases: dict[Holder, Lease] = field(default_factory=dict)
     _ending: dict[str, Lease] = field(default_factory=dict)
@@ -115,8 +124,8 @@ class BudgetBook:
 
     def set_budgets(self, budgets: Iterable[Budget]) -> None:
         """Puts budgets into force; leases that were made under others end with their requests."""
-        before, self._all = self._budgets, tuple(budgets)
-        self._budgets = {}
+        before, self._all = self._of_key, tuple(budgets)
+        self._of_key = {}
         for holder in list(self._leases):
             name = (holder.tenant, holder.key_id)
             if self._applying(*name) != before.get(name):
@@ -124,20 +133,19 @@ class BudgetBook:
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """Who would spend; None: no budget applies. Requests without a session share one, ""."""
-        budgets = self._applying(tenant, key_id)
-        if not budgets:
-            return None
-        sessions = any(budget.each_session for budget in budgets)
-        return Holder(tenant, key_id, session_id if sessions else None)
+        applying = self._applying(tenant, key_id)
+        if applying.holder is not None or not applying.budgets:
+            return applying.holder
+        return Holder(tenant, key_id, session_id)
 
     def is_hard(self, holder: Holder) -> bool:
         """Whether any of its budgets refuses requests."""
-        return any(budget.hard for budget in self._applying(holder.tenant, holder.key_id))
+        return self._applying(holder.tenant, holder.key_id).hard
 
     def accounts(self, holder: Holder, unix_s: float) -> tuple[Limit, ...]:
         """What the holder spends from at a time, in the order in which the store locks them."""
         limits = []
-        for budget in self._applying(holder.tenant, holder.key_id):
+        for budget in self._applying(holder.tenant, holder.key_id).budgets:
             window = window_at(budget.period, unix_s)
             account = Account(
                 tenant=budget.tenant,
@@ -274,15 +282,20 @@ class BudgetBook:
             del self._ending[lease.lease_id]
         return tuple(Close(lease=lease) for lease in ended)
 
-    def _applying(self, tenant: str, key_id: str) -> tuple[Budget, ...]:
-        found = self._budgets.get((tenant, key_id))
+    def _applying(self, tenant: str, key_id: str) -> _Applying:
+        found = self._of_key.get((tenant, key_id))
         if found is None:
-            found = tuple(
+            budgets = tuple(
                 budget
                 for budget in self._all
                 if budget.tenant == tenant and budget.key_id in ("", key_id)
             )
-            self._budgets[tenant, key_id] = found
+            shared = budgets and not any(budget.each_session for budget in budgets)
+            found = self._of_key[tenant, key_id] = _Applying(
+                budgets=budgets,
+                holder=Holder(tenant, key_id, None) if shared else None,
+                hard=any(budget.hard for budget in budgets),
+            )
         return found
 
     def _lease(self, holder: Holder, unix_s: float) -> Lease:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger import Ledger
+from gateway.accounting.ledger_append import appending
 from gateway.accounting.ledger_budgets import overrides, set_override
 from gateway.accounting.ledger_database import (
     Database,
@@ -25,7 +26,8 @@ from gateway.accounting.ledger_database import (
 )
 from gateway.accounting.ledger_leases import Owner, heard, recover_own, recover_silent
 from gateway.accounting.ledger_retention import PIECE_ROWS, delete_old
-from gateway.accounting.ledger_rows import Entry
+from gateway.accounting.ledger_rows import entry
+from gateway.accounting.ledger_spool import Spool, bring_in
 from gateway.accounting.settlement import SettledAttempt
 from gateway.config import Config
 from gateway.config_ledger import BudgetEntry, nano_usd
@@ -59,7 +61,7 @@ class Accounts:
 
     def take(self, settled: SettledAttempt) -> None:
         """A sink of settled attempts: never blocks."""
-        self.ledger.add(Entry(settled, self.budgets.settle(settled)))
+        self.ledger.add(entry(settled, self.budgets.settle(settled)))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
         """Sets a budget, in force here at once and at other gateways within `HEARTBEAT_S`; None
@@ -122,21 +124,33 @@ async def accounts(config: Config, base_dir: Path) -> AsyncIterator[Accounts]:
         if dsn is None:
             path = base_dir / settings.sqlite
             database = await asyncio.to_thread(SqliteDatabase, path)
+            append = appending(database, owner.epoch)
         else:
             from gateway.accounting.ledger_postgres import connect
+            from gateway.accounting.ledger_postgres_append import appending_at_once
 
-            database = await connect(dsn, owner.gateway)
+            database = postgres = await connect(dsn, owner.gateway)
+            append = appending_at_once(postgres, owner.epoch)
     except LedgerUnusable as error:
-        problem = Problem(path="ledger", value="", message=str(error), fix="see docs/ledger.md")
-        raise ConfigError("ledger", [problem]) from error
+        raise _unusable(error) from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
+        spool = None
+        if settings.spool is not None or dsn is None:
+            try:
+                spool = Spool(
+                    base_dir / (settings.spool or f"{settings.sqlite}.spool"), owner.epoch
+                )
+                stack.callback(spool.close)
+                await bring_in(spool, database)
+            except (LedgerUnusable, LedgerUnavailable, OSError) as error:
+                raise _unusable(error) from error
         _tell_recovered(await database.write(lambda tx: recover_own(tx, owner)), "a killed gateway")
         if dsn is None:
             # Nobody else can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent(tx, owner, 0.0))
         await database.write(lambda tx: heard(tx, owner))
-        ledger = Ledger(database, owner.epoch, settings.backlog_rows)
+        ledger = Ledger(database, append, settings.backlog_rows, spool)
         budgets = Budgets(ledger, owner)
         budgets.configure(map(budget, config.budgets))
         budgets.override(await database.read(overrides))
@@ -170,6 +184,11 @@ def budget(entry: BudgetEntry) -> Budget:
         cap_nano_usd=nano_usd(entry.cap_usd),
         hard=entry.hard,
     )
+
+
+def _unusable(error: Exception) -> ConfigError:
+    problem = Problem(path="ledger", value="", message=str(error), fix="see docs/ledger.md")
+    return ConfigError("ledger", [problem])
 
 
 def _tell_recovered(leases: int, whose: str) -> None:

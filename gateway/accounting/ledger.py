@@ -1,14 +1,16 @@
 """The ledger's writer: takes settled attempts at once, writes them in batches off the event loop.
 
-Rows wait in memory for at most `GATHER_S` and the writing of the batch before. While the database
-fails they stay, in order, up to a bound, and requests go on; what is beyond the bound is counted
-and told. Leases are written by the same writer, after the rows that came before: a lease is closed
-only when all that it settled is on the disk.
+With a spool (`ledger_spool.py`) a row is safe from the end of this process as soon as it is taken,
+and batches are few and large. Without one it waits in memory, for at most `GATHER_S` and the
+writing of the batch before. While the database fails rows stay, in order, up to a bound, and
+requests go on; what is beyond the bound is counted and told. Leases are written by the same writer,
+after the rows that came before: a lease is closed only when all that it settled is written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -17,15 +19,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from gateway.accounting.ledger_append import append
+from gateway.accounting.ledger_append import Append
 from gateway.accounting.ledger_database import Database, LedgerUnavailable, Tx
 from gateway.accounting.ledger_rows import Entry
+from gateway.accounting.ledger_spool import Spool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GATHER_S = 0.03
-"""How long a batch gathers rows: with the commit, a row is in memory for less than 50 ms."""
+SPOOLED_S = 0.5
+"""How long a batch gathers rows that are spooled: what a commit costs, and how late a report is."""
+GATHER_S = 0.015
+"""The same for rows that are in memory only: with the commit, for less than 50 ms."""
 SYNC_S = 1.0
 """Longest time that a row, committed and safe from the end of this process, may wait for the disk:
 to wait for the disk at every batch costs more than all the rest of it."""
@@ -66,14 +71,19 @@ class _Job:
 class Ledger:
     """Takes entries by `add`; `run` writes them until it is cancelled."""
 
-    def __init__(self, database: Database, epoch: str, backlog_rows: int) -> None:
+    def __init__(
+        self, database: Database, append: Append, backlog_rows: int, spool: Spool | None
+    ) -> None:
+        """`append` writes rows of this process to the database."""
         self._database = database
-        self._epoch = epoch
+        self._append = append
         self._limit = backlog_rows
+        self._spool = spool
         self._rows: deque[Entry] = deque()
         self._jobs: deque[_Job] = deque()
         self._next_seq = 0
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._error = ""
         self._failing_since_s = 0.0
         self._lost_rows = 0
@@ -104,8 +114,12 @@ class Ledger:
             return
         if not self._rows:
             self._oldest_s = time.monotonic()
+            self._wake.set()
+        if self._spool is not None:
+            self._spool.keep(self._next_seq + len(self._rows), entry)
         self._rows.append(entry)
-        self._wake.set()
+        if len(self._rows) == BATCH_ROWS:
+            self._hurry.set()
 
     def lost(self, lease_id: str) -> int:
         """What lost rows of a lease said, nano-USD; forgotten when it has been asked for."""
@@ -123,6 +137,7 @@ class Ledger:
         )
         self._jobs.append(job)
         self._wake.set()
+        self._hurry.set()
         try:
             async with asyncio.timeout(timeout_s):
                 result: T = await job.done
@@ -136,8 +151,9 @@ class Ledger:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not self._jobs and len(self._rows) < BATCH_ROWS:
-                await asyncio.sleep(GATHER_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._gather_s)
+            self._hurry.clear()
             try:
                 if self._rows or self._jobs:
                     await self._step()
@@ -156,7 +172,7 @@ class Ledger:
 
     async def flush(self) -> bool:
         """At the end: writes what waits, for a bounded time; `run` must not be running. False:
-        rows are lost."""
+        it could not."""
         give_up_s = time.monotonic() + CLOSE_S
         while self._rows or self._jobs:
             try:
@@ -164,10 +180,18 @@ class Ledger:
             except LedgerUnavailable as error:
                 self._fails(str(error))
                 if time.monotonic() >= give_up_s:
-                    log.error("%d rows of the ledger are lost: %s", len(self._rows), error)
+                    left = "lost" if self._spool is None else "left to the next start"
+                    log.error("%d rows of the ledger are %s: %s", len(self._rows), left, error)
                     return False
                 await asyncio.sleep(RETRY_S)
+        if self._spool is not None:
+            with contextlib.suppress(OSError):  # then the next start brings them in again
+                self._spool.clear()
         return True
+
+    @property
+    def _gather_s(self) -> float:
+        return SPOOLED_S if self._spool is not None and self._spool.works else GATHER_S
 
     async def _step(self) -> None:
         """One batch, or the next job. Raises LedgerUnavailable; a batch then stays."""
@@ -178,12 +202,12 @@ class Ledger:
         if self._jobs:
             size = min(size, self._jobs[0].after_seq - self._next_seq)
         batch = list(islice(self._rows, size))
+        if self._spool is not None and size == len(self._rows):
+            self._spool.turn(self._next_seq)
         began_s = time.monotonic()
         try:
             sync = began_s - self._synced_s >= SYNC_S
-            await self._database.write(
-                lambda tx: append(tx, self._epoch, self._next_seq, batch), durable=sync
-            )
+            await self._append(self._next_seq, batch, sync)
             if sync:
                 self._synced_s = began_s
         except LedgerUnavailable:
@@ -232,7 +256,7 @@ class Ledger:
         if not self._lost_rows:
             log.error("the ledger's backlog of %d rows is full: rows are lost", self._limit)
         self._lost_rows += 1
-        self._lost_nano_usd += entry.settled.charged_nano_usd or 0
+        self._lost_nano_usd += entry.charged_nano_usd
         if entry.lease_id:
             known = self._lost_by_lease.get(entry.lease_id, 0)
             self._lost_by_lease[entry.lease_id] = known + entry.budgeted_nano_usd

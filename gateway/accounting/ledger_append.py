@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from gateway.accounting.ledger_database import Tx
-from gateway.accounting.ledger_rows import INSERT, Entry, attempt_row, bare_row
+from gateway.accounting.ledger_database import Database, Tx
+from gateway.accounting.ledger_rows import INSERT, Entry, bare_row
 from gateway.accounting.ledger_schema import RowState
+
+Append = Callable[[int, Sequence[Entry], bool], Awaitable[None]]
+"""Writes entries of one epoch, numbered from the first argument; the last: whether they are to
+survive the machine when it returns. Raises LedgerUnavailable."""
+
+
+def appending(database: Database, epoch: str) -> Append:
+    """Writes the rows of a process by transactions."""
+
+    async def write(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+        await database.write(lambda tx: append(tx, epoch, first_seq, entries), durable=durable)
+
+    return write
 
 
 async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[Entry]) -> None:
@@ -24,18 +37,17 @@ async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[Entry]) -
     if not fresh:
         return
     first_seq += written
-    await tx.many(INSERT, [attempt_row(e, epoch, first_seq + i) for i, e in enumerate(fresh)])
+    await tx.many(INSERT, [(epoch, first_seq + i, *e.values) for i, e in enumerate(fresh)])
     settled: dict[str, int] = defaultdict(int)
     overruns: dict[str, int] = defaultdict(int)
     accounts: dict[str, tuple[int, int]] = {}
     for entry in fresh:
         if entry.lease_id:
             settled[entry.lease_id] += entry.budgeted_nano_usd
-            if entry.budget is not None and entry.budget.overrun_nano_usd:
-                overruns[entry.lease_id] += entry.budget.overrun_nano_usd
-        for account in entry.others:
+            overruns[entry.lease_id] += entry.overrun_nano_usd
+        for account_id in entry.others:
             # No grant covers it there: it is committed as it is settled.
-            add_to(accounts, account.account_id, entry.budgeted_nano_usd, entry.budgeted_nano_usd)
+            add_to(accounts, account_id, entry.budgeted_nano_usd, entry.budgeted_nano_usd)
     for lease_id in sorted(settled):
         spent, overrun = settled[lease_id], overruns[lease_id]
         found = await tx.rows(

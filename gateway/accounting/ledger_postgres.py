@@ -83,6 +83,14 @@ class PostgresDatabase:
         except self._failures as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
+    async def at_once(self, sql: str, *values: object) -> Sequence[Row]:
+        """The rows of one statement, committed with it. Raises LedgerUnavailable."""
+        try:
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                return await PostgresTx(connection).rows(sql, *values)
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
         return await self.write(transaction)
@@ -145,6 +153,8 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             max_size=MAX_CONNECTIONS,
             timeout=CONNECT_S,
             command_timeout=STATEMENT_S,
+            # Nothing here changes a session: the round trip that puts it back would be for nothing.
+            reset=_as_it_is,
             server_settings=settings,
         )
         database = PostgresDatabase(pool, claim, reconnect, failures)
@@ -173,6 +183,10 @@ async def _claim(connection: asyncpg.Connection, gateway: str) -> None:
         f"ledger.gateway: another gateway named {gateway!r} writes to this database: "
         "give each a name of its own"
     )
+
+
+async def _as_it_is(_: asyncpg.pool.PoolConnectionProxy) -> None:
+    pass
 
 
 async def _prepare(tx: Tx) -> None:

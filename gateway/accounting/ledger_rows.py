@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from gateway.accounting.ledger_schema import ATTEMPT_COLUMNS, RowState
 from gateway.accounting.settlement import SettledAttempt
-from scheduler.budget import Account
 from scheduler.budget_book import Settled
 
 INSERT = (
@@ -19,29 +17,21 @@ INSERT = (
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An attempt that waits to be written. `budget`: how it counts; None: no budget applied."""
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An attempt that waits to be written: values that a spool can keep."""
 
-    settled: SettledAttempt
-    budget: Settled | None
-
-    @property
-    def lease_id(self) -> str:
-        """Lease that it spent from; "": none."""
-        return "" if self.budget is None or self.budget.lease_id is None else self.budget.lease_id
-
-    @property
-    def budgeted_nano_usd(self) -> int:
-        """What it counts with in budgets."""
-        if self.budget is not None:
-            return self.budget.budgeted_nano_usd
-        return self.settled.charged_nano_usd or 0
-
-    @property
-    def others(self) -> tuple[Account, ...]:
-        """Accounts that its lease knows nothing of."""
-        return () if self.budget is None else self.budget.others
+    values: tuple[str | int | None, ...]
+    """Of `ATTEMPT_COLUMNS` after the first two, epoch and number."""
+    charged_nano_usd: int
+    """0 where it is unknown."""
+    budgeted_nano_usd: int
+    """What it counts with in budgets."""
+    overrun_nano_usd: int
+    """Of that, beyond all that its lease had free."""
+    lease_id: str
+    """Lease that it spent from; "": none."""
+    others: tuple[str, ...]
+    """Ids of accounts that its lease knows nothing of."""
 
 
 def state(settled: SettledAttempt) -> RowState:
@@ -53,14 +43,23 @@ def state(settled: SettledAttempt) -> RowState:
     return RowState.FINAL
 
 
-def attempt_row(entry: Entry, epoch: str, seq: int) -> tuple[Any, ...]:
-    """Values of `ATTEMPT_COLUMNS`."""
-    settled = entry.settled
+def entry(settled: SettledAttempt, budget: Settled | None) -> Entry:
+    """The entry of an attempt. `budget`: how it counts; None: no budget applied."""
+    charged = settled.charged_nano_usd or 0
+    if budget is None:
+        return Entry(_values(settled, charged, ""), charged, charged, 0, "", ())
+    lease_id, budgeted = budget.lease_id or "", budget.budgeted_nano_usd
+    others = tuple(account.account_id for account in budget.others)
+    values = _values(settled, budgeted, lease_id)
+    return Entry(values, charged, budgeted, budget.overrun_nano_usd, lease_id, others)
+
+
+def _values(
+    settled: SettledAttempt, budgeted_nano_usd: int, lease_id: str
+) -> tuple[str | int | None, ...]:
     usage = settled.usage
     parts = [(part.kind.value, part.tokens, part.nano_usd) for part in settled.parts]
     return (
-        epoch,
-        seq,
         state(settled).value,
         # The scheduler's ids begin with the key, so that two keys may choose the same one.
         settled.request_id.removeprefix(f"{settled.key_id}/"),
@@ -83,13 +82,13 @@ def attempt_row(entry: Entry, epoch: str, seq: int) -> tuple[Any, ...]:
         None if usage is None else usage.reasoning_tokens,
         settled.metered_nano_usd,
         settled.charged_nano_usd,
-        entry.budgeted_nano_usd,
+        budgeted_nano_usd,
         "" if settled.basis is None else settled.basis.value,
         settled.price_row_id,
         _encoder.encode(parts).decode() if parts else "",
         settled.cheapest_remote_nano_usd,
         int(settled.final),
-        entry.lease_id,
+        lease_id,
         "",
     )
 

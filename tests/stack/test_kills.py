@@ -34,9 +34,11 @@ KILLS = 50
 CLIENTS = 8
 LONGEST_S = 0.4
 """Between the first answers and the kill, by chance."""
-AIM_S, IN_MEMORY_S = 0.05, 1.0
-"""Rows that are older at the kill are to be in the ledger; the bound is wider than the aim, because
-a busy machine may not let the process run for so long."""
+AIM_S = 0.05
+"""Rows that are older at the kill are to be in the ledger."""
+BUSY_S = 1.0
+"""Without a spool the aim is met by the median of the kills, and this by all of them: on a busy
+machine a thread, the database or its disk may not run for longer than the aim."""
 CAP = 50_000_000
 """Nano-USD, as many tokens."""
 RECOVERIES = "SELECT COUNT(*) FROM attempt WHERE state = 'lease_recovery'"
@@ -106,11 +108,18 @@ async def postgresql(folder: Path, server: Postgres) -> AsyncIterator[tuple[Ledg
     dsn = await server.new_database("kills")
     (folder / "dsn").write_text(dsn)
     database = await connect(dsn, "reader")
-    yield Ledger(postgres=Secret(file="dsn"), gateway="mortal"), database
+    yield Ledger(postgres=Secret(file="dsn"), gateway="mortal", spool="spool"), database
     await database.close()
 
 
-@pytest.mark.parametrize("engine", [sqlite, postgresql])
+@contextlib.asynccontextmanager
+async def in_memory(folder: Path, server: Postgres) -> AsyncIterator[tuple[Ledger, Reader]]:
+    """The same without a spool: rows wait in memory."""
+    async with postgresql(folder, server) as (ledger, reader):
+        yield msgspec.structs.replace(ledger, spool=None), reader
+
+
+@pytest.mark.parametrize("engine", [sqlite, postgresql, in_memory])
 async def test_nothing_is_lost_beyond_what_is_covered(
     engine: Engine, tmp_path: Path, postgres: Postgres
 ) -> None:
@@ -120,12 +129,19 @@ async def test_nothing_is_lost_beyond_what_is_covered(
         gateway = Mortal(_config(upstream, ledger), tmp_path)
         watch = Watch(reader)
         watching = asyncio.create_task(watch.run())
-        oldest_s, lost, within = 0.0, 0, 0
+        lost, oldest_s, killed_s = 0, list[float](), 0.0
         for kills in range(KILLS + 1):
-            # A start books what the kill before it lost: by one row.
+            # A start brings in what was spooled, and books what the kill lost: by one row.
             await gateway.start()
             assert await one(reader, RECOVERIES) == kills
             assert await booked(reader) >= upstream.tokens
+            if kills:
+                rows = await _request_ids(reader)
+                assert len(rows) == len(set(rows)), "a row that is there twice"
+                missing = load.done_s.keys() - set(rows)
+                ages_s = [killed_s - load.done_s.pop(name) for name in missing]
+                lost += len(ages_s)
+                oldest_s.append(max(0.0, *ages_s, 0.0))
             if kills == KILLS:
                 break
             loading = asyncio.create_task(load.run(gateway.address))
@@ -136,22 +152,21 @@ async def test_nothing_is_lost_beyond_what_is_covered(
             gateway.kill()
             await asyncio.wait_for(loading, 30)
             await serving.until(lambda: upstream.running == 0)
-            rows = await _request_ids(reader)
-            assert len(rows) == len(set(rows)), "a row that is there twice"
-            ages_s = [killed_s - load.done_s.pop(name) for name in load.done_s.keys() - set(rows)]
-            lost += len(ages_s)
-            within += max(ages_s, default=0.0) <= AIM_S
-            oldest_s = max(oldest_s, *ages_s, 0.0)
             assert not watching.done(), watching.exception()
         watching.cancel()
+        oldest_s.sort()
+        within = sum(age_s <= AIM_S for age_s in oldest_s)
         print(
-            f"{KILLS} kills, {upstream.requests} requests, {lost} rows lost, the oldest "
-            f"{oldest_s * 1000:.0f} ms before its kill ({within} kills lost none older than "
+            f"{engine.__name__}: {KILLS} kills, {upstream.requests} requests, {lost} rows lost, "
+            f"the oldest of a kill {oldest_s[KILLS // 2] * 1000:.0f} ms old in the median and "
+            f"{oldest_s[-1] * 1000:.0f} ms at most ({within} kills lost none older than "
             f"{AIM_S * 1000:.0f} ms); booked {await booked(reader)}, upstream "
             f"{upstream.tokens}; {watch.looks} looks, at most {watch.highest} of {CAP}"
         )
         assert upstream.requests > CLIENTS * KILLS
-        assert oldest_s <= IN_MEMORY_S
+        spooled = ledger.postgres is None or ledger.spool is not None
+        assert oldest_s[KILLS // 2] <= AIM_S
+        assert oldest_s[-1] <= (AIM_S if spooled else BUSY_S)
         gateway.kill()
 
 

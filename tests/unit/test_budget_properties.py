@@ -30,7 +30,7 @@ from gateway.accounting.ledger_leases import (
     recover_own,
     recover_silent,
 )
-from gateway.accounting.ledger_rows import Entry
+from gateway.accounting.ledger_rows import Entry, entry
 from scheduler.budget import Budget, Holder, Refusal
 from scheduler.budget_book import BudgetBook, Close, GiveBack
 from scheduler.budget_window import Period
@@ -84,7 +84,7 @@ class Gateway:
 
     @property
     def unwritten_overruns(self) -> int:
-        return sum(row.budget.overrun_nano_usd for row in self.rows if row.budget is not None)
+        return sum(row.overrun_nano_usd for row in self.rows)
 
 
 class Budgets(RuleBasedStateMachine):
@@ -182,7 +182,7 @@ class Budgets(RuleBasedStateMachine):
         attempt = settled(
             request.request_id, charged=charge, key_id=request.key_id, ended_unix_s=self.now
         )
-        gateway.rows.append(Entry(attempt, counted(gateway.book, attempt)))
+        gateway.rows.append(entry(attempt, counted(gateway.book, attempt)))
         gateway.book.release(request.request_id, self.now)
 
     @rule(n=GATEWAYS)

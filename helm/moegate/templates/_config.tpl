@@ -30,6 +30,10 @@
 {{- $_ := set $ledger "gateway" (include "moegate.fullname" .) -}}
 {{- end -}}
 {{- $_ := set $config "ledger" (mergeOverwrite (dig "ledger" dict $config) $ledger) -}}
+{{- else -}}
+{{/* It outlives the container, not the pod: a gateway that is killed finds its rows again. */}}
+{{- $spool := dict "spool" "/var/lib/moegate/ledger.spool" -}}
+{{- $_ := set $config "ledger" (mergeOverwrite $spool (dig "ledger" dict $config)) -}}
 {{- end -}}
 {{- if .Values.vllm.enabled -}}
 {{- $_ := set $config "pools" (append (dig "pools" list $config) (include "moegate.vllm.pool" . | fromYaml)) -}}
