@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from gateway import errors
@@ -12,8 +12,9 @@ from gateway.accounting.ledger_corrections import NoSuchRow, correct
 from gateway.accounting.ledger_database import LedgerUnavailable, Tx
 from gateway.answering import Context, answering, caller_of, metadata_of, require
 from gateway.auth import Caller
+from gateway.budget_prices import unpriced_budget
 from gateway.config import KeyRole
-from gateway.config_problems import ConfigError
+from gateway.config_problems import ConfigError, Problem
 from gateway.live import Live, ReloadRefused
 from gateway.responses import duration
 from gateway.usage_messages import timestamp
@@ -100,7 +101,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 hard=request.budget.hard,
             )
             await self._ledger(lambda: self._accounts.set_budget(scope, budget))
-            return admin_pb2.SetBudgetResponse(budget=await self._message(budget))
+            return admin_pb2.SetBudgetResponse(
+                budget=await self._message(budget), warnings=map(str, self._unpriced(budget))
+            )
 
     async def DeleteBudget(
         self, request: admin_pb2.DeleteBudgetRequest, context: Context
@@ -215,6 +218,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         book = self._accounts.budgets.book
         holder = Holder(tenant, key_id, session_id)
         return [limit.account for limit in book.accounts(holder, unix_s)]
+
+    def _unpriced(self, budget: Budget) -> Iterator[Problem]:
+        runtime = self._live.runtime
+        unix_s = self._live.metering.unix_s
+        return unpriced_budget(budget, runtime.config, runtime.prices, unix_s, "budget.scope")
 
     async def _message(self, budget: Budget) -> admin_pb2.Budget:
         tenant, key_id, each_session, period = budget.scope

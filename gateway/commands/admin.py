@@ -138,8 +138,10 @@ def _cells(budget: admin_pb2.Budget, account: admin_pb2.BudgetAccount) -> list[s
 async def _set_budget(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
     budget = admin_pb2.Budget(scope=_scope(args), cap_nano_usd=args.cap_usd, hard=not args.soft)
     request = admin_pb2.SetBudgetRequest(budget=budget)
-    await stub.SetBudget(request, **options)  # type: ignore[arg-type]
+    answer = await stub.SetBudget(request, **options)  # type: ignore[arg-type]
     print(f"${usd(args.cap_usd)} a {args.period} for {args.tenant} {args.key_id}".rstrip())
+    for warning in answer.warnings:
+        print(f"warning: {warning}")
 
 
 async def _delete_budget(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from gateway.accounting.accounts import budget
+from gateway.accounting.price_source import load_prices
+from gateway.budget_prices import unpriced_budget
 from gateway.config import Config, Gpu, Pool, Remote, Tenant
 from gateway.config_file import ConfigError, load
+from gateway.config_problems import Problem
 from gateway.config_schema import json_schema
 from gateway.priors import checked_prior
 
@@ -38,10 +43,25 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    try:
+        warnings = list(_warnings(config, args.file.parent))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"{args.file}: OK")
     for line in _summary(config, args.file.parent):
         print(f"  {line}")
+    for warning in warnings:
+        print(f"warning: {warning}")
     return 0
+
+
+def _warnings(config: Config, base_dir: Path) -> Iterator[Problem]:
+    if not config.budgets:
+        return
+    prices = load_prices(config.prices, base_dir)
+    for i, entry in enumerate(config.budgets):
+        yield from unpriced_budget(budget(entry), config, prices, time.time(), f"budgets[{i}]")
 
 
 def _summary(config: Config, base_dir: Path) -> Iterator[str]:

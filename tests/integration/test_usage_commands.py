@@ -81,7 +81,11 @@ async def test_usage_exports_csv_and_parquet(moegate: Command, tmp_path: Path) -
 async def test_admin_sets_lists_and_deletes_budgets(moegate: Command) -> None:
     scope = ("--tenant", "team", "--key-id", "test", "--period", "day")
     status, out, _ = await moegate("admin", "set-budget", *scope, "--cap-usd", "12.50", "--soft")
-    assert (status, out) == (0, "$12.50 a day for team test\n")
+    assert (status, out.splitlines()[0]) == (0, "$12.50 a day for team test")
+    # The catalog has no row for the pool.
+    assert out.splitlines()[1].startswith("warning: budget.scope: own has no price per token now:")
+    assert "found: tenant team, key test, a day" in out
+    assert "fix: add to prices.catalog a showback row" in out
     status, out, _ = await moegate("admin", "budgets", "--json")
     (budget,) = json.loads(out)["budgets"]
     assert budget["cap_nano_usd"] == "12500000000"

@@ -101,10 +101,12 @@ class SetBudgetRequest(_message.Message):
     def __init__(self, budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
 
 class SetBudgetResponse(_message.Message):
-    __slots__ = ("budget",)
+    __slots__ = ("budget", "warnings")
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     budget: Budget
-    def __init__(self, budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, budget: _Optional[_Union[Budget, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeleteBudgetRequest(_message.Message):
     __slots__ = ("scope",)
