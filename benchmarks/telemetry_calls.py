@@ -25,7 +25,20 @@ from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.rpc import RpcObserver
 from gateway.telemetry.tracing import tracer_provider
 from gateway.trail import AttemptEnd
-from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Request, Slo, SloClass
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.decisions import Decision
+from scheduler.fleet import Placement
+from scheduler.flow_control import QueueLimits
+from scheduler.step_model import QWEN3_30B_H100
+from scheduler.types import (
+    AttemptOutcome,
+    Dispatch,
+    PlacementKind,
+    Request,
+    ServingChanged,
+    Slo,
+    SloClass,
+)
 
 REQUESTS = 3000
 METHOD = "moegate.v1.InferenceService/Generate"
@@ -47,15 +60,34 @@ REQUEST = Request(
     remote_classes=frozenset(),
 )
 GENERATION = Generation(request_id="r", model="moe", input="hi", max_output_tokens=128)
-DISPATCH = Dispatch(
-    request_id="key/r",
-    attempt=1,
-    placement="own/a",
-    kind=PlacementKind.LOCAL,
-    reason="least marginal cost",
-    predicted_ttft_s=0.1,
-    predicted_tpot_s=0.02,
+OWN = tuple(
+    Placement(
+        name=f"own/{name}",
+        pool="own",
+        kind=PlacementKind.LOCAL,
+        model="moe",
+        max_running=64,
+        step_model=QWEN3_30B_H100,
+        nano_usd_per_s=1_000_000,
+    )
+    for name in "abcd"
 )
+
+
+def decided() -> tuple[Dispatch, Decision]:
+    """What a scheduler says of the request, with four replicas to choose from."""
+    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=9999), attempts=1)
+    core = Scheduler(OWN, limits)
+    for place in OWN:
+        core.handle(ServingChanged(placement=place.name, serving=True, reason="up"), 0.0)
+    [action] = core.submit(REQUEST, 0.0)
+    decision = core.decisions.get(REQUEST.request_id)
+    assert isinstance(action, Dispatch)
+    assert decision is not None
+    return action, decision
+
+
+DISPATCH, DECISION = decided()
 SETTLED = SettledAttempt(
     request_id="key/r",
     attempt=1,
@@ -139,7 +171,7 @@ async def calls_us(*, traces: bool, metrics: bool, json_log: bool) -> float:
 
         async def handle(_: object, __: object) -> None:
             targets = {"own/a": ("http://127.0.0.1:8000", "moe")}
-            trail = telemetry.trail(REQUEST, GENERATION, "key", targets, lambda _: None)
+            trail = telemetry.trail(REQUEST, GENERATION, "key", targets, lambda _: DECISION)
             trail.waits(0)
             trail.decided(DISPATCH, 0.0)
             trail.attempt(DISPATCH, GENERATION)

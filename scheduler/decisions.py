@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,6 +63,16 @@ class Candidate:
     reason: str
 
 
+class Figures(NamedTuple):
+    """What a trace tells of one place, as in `Candidate`."""
+
+    placement: str
+    ttft_s: float | None
+    tpot_s: float | None
+    marginal_nano_usd: int | None
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What was decided for a request, and on which figures.
@@ -89,24 +100,40 @@ class Decision:
         own, remote = self._own_candidates(), self._remote_candidates()
         return tuple(sorted([*own, *remote], key=lambda c: (not c.chosen, not c.feasible)))
 
-    def of(self, placement: str) -> Candidate | None:
-        """One place by its name."""
-        names = [facts.name for facts in self.own]
-        if self.quote is not None and placement in names:
-            return self._own(self.quote, names.index(placement))
-        return next((c for c in self._remote_candidates() if c.placement == placement), None)
+    def best_two(self) -> tuple[Figures | None, Figures | None]:
+        """The chosen place and the best other one. Every request asks this where traces are on, so
+        nothing else is made, however many places there are."""
+        chosen: Figures | None = None
+        other: tuple[bool, Figures] | None = None
+        if (made := self.quote) is not None:
+            blocked = made.blocked != Block.FREE
+            for i in np.lexsort((made.score, blocked))[:2].tolist():
+                if self.own[i].name == self.chosen:
+                    chosen = self._figures(made, i, self.reason)
+                elif other is None:
+                    block = Block(int(made.blocked[i]))
+                    other = block is not Block.FREE, self._figures(made, i, BLOCK_TEXT[block])
+        best: tuple[bool, float] | None = None
+        for facts, quoted in zip(self.remotes, self.remote_quotes, strict=False):
+            rank = quoted.blocked is not RemoteBlock.FREE, quoted.effective_nano_usd
+            if facts.name == self.chosen:
+                chosen = Figures(facts.name, quoted.ttft_s, None, quoted.nano_usd, self.reason)
+            elif (other is None or rank[0] < other[0]) and (best is None or rank < best):
+                best = rank
+                found = Figures(
+                    facts.name, quoted.ttft_s, None, quoted.nano_usd, quoted.blocked.value
+                )
+        if best is not None:
+            other = best[0], found
+        if chosen is None and made is not None:  # an own place that was not the best
+            i = next((i for i, facts in enumerate(self.own) if facts.name == self.chosen), None)
+            chosen = None if i is None else self._figures(made, i, self.reason)
+        return chosen, None if other is None else other[1]
 
-    def runner_up(self) -> Candidate | None:
-        """The best place that was not chosen; made alone, however many places there are."""
-        best_own: Candidate | None = None
-        if self.quote is not None:
-            blocked = self.quote.blocked != Block.FREE
-            for i in np.lexsort((self.quote.score, blocked))[:2].tolist():
-                if self.own[i].name != self.chosen:
-                    best_own = self._own(self.quote, i)
-                    break
-        found = [c for c in (best_own, *self._remote_candidates()) if c and not c.chosen]
-        return min(found, key=lambda c: not c.feasible, default=None)
+    def _figures(self, made: Quote, i: int, reason: str) -> Figures:
+        facts = self.own[i]
+        nano_usd = None if facts.nano_usd_per_s is None else round(float(made.marginal_nano_usd[i]))
+        return Figures(facts.name, float(made.ttft_s[i]), float(made.tpot_s[i]), nano_usd, reason)
 
     def _own_candidates(self) -> list[Candidate]:
         made = self.quote

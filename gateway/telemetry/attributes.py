@@ -126,7 +126,7 @@ def of_decision(action: Dispatch, decision: Decision | None) -> Attributes:
     if decision is not None:
         found[semconv.CANDIDATES] = len(decision.own) + len(decision.remotes)
         found[semconv.TIER] = decision.tier.name.lower()
-        chosen, other = decision.of(action.placement), decision.runner_up()
+        chosen, other = decision.best_two()
         if chosen is not None:
             figures[semconv.CHOSEN_USD] = _usd(chosen.marginal_nano_usd)
         if other is not None:

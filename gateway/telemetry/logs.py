@@ -28,7 +28,7 @@ _Lines = queue.SimpleQueue[logging.LogRecord | None]
 REQUESTS = logging.getLogger("moegate.requests")
 """One line per settled request, where the log is JSON."""
 MAX_WAITING_LINES = 10_000
-GATHER_S = 0.02
+GATHER_S = 0.1
 """How long lines are gathered before they are written."""
 CLOSE_S = 2.0
 """How long the end waits for a reader that takes no more."""
