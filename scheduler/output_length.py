@@ -37,6 +37,9 @@ _INDEX = np.arange(float(GRID_POINTS))
 _ONE = np.array(1.0)
 _STEPS = np.array(float(STEPS_PER_OCTAVE))
 _GRID_POINTS = np.array(GRID_POINTS)
+_ZERO = np.array(0.0)
+_FADES = np.array(1.0 - 1.0 / MEMORY_ANSWERS)
+_PRIOR_ANSWERS = np.array(PRIOR_ANSWERS)
 _LINE_POINTS = np.array(2.0 * GRID_POINTS)
 _LAST_POSITION = GRID_POINTS - 1.001
 
@@ -46,8 +49,10 @@ class OutputLengths:
 
     def __init__(self) -> None:
         self.table: Floats = np.tile(_PRIOR, (16, 1))
-        self._lines: Floats = np.tile(_line(_PRIOR), (16, 1, 1))
+        self._lines: Floats = np.empty((16, 2, GRID_POINTS))
         """Of each row: S between two grid points as a line over the position on the grid."""
+        self._redraw = {MODEL_ROW}
+        """Rows whose lines are old: drawn when they are next asked for."""
         self._counts: Floats = np.zeros((16, GRID_POINTS + 1))
         self._rows: dict[str, int] = {"": MODEL_ROW}
         self._widths: dict[int, Floats] = {}
@@ -67,7 +72,7 @@ class OutputLengths:
             self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
             self._lines = np.concatenate((self._lines, np.empty_like(self._lines)))
         self.table[row] = self.table[MODEL_ROW]
-        self._lines[row] = self._lines[MODEL_ROW]
+        self._redraw.add(row)
         self._rows[key] = row
         return row
 
@@ -81,16 +86,23 @@ class OutputLengths:
             self._count(row, bucket, self.table[MODEL_ROW])
 
     def _count(self, row: int, bucket: int, lean_on: Floats) -> None:
-        counts = self._counts[row]
-        counts *= 1.0 - 1.0 / MEMORY_ANSWERS
+        # In place: as an expression with temporary arrays it takes three times as long.
+        counts, table = self._counts[row], self.table[row]
+        counts *= _FADES
         counts[min(bucket, GRID_POINTS)] += 1.0
-        total = counts.sum()
-        longer = np.maximum(total - np.cumsum(counts[:-1]), 0.0)  # rounding goes below
-        self.table[row] = (longer + PRIOR_ANSWERS * lean_on) / (total + PRIOR_ANSWERS)
-        self._lines[row] = _line(self.table[row])
+        total = np.add.reduce(counts)
+        np.add.accumulate(counts[:-1], out=table)
+        np.subtract(total, table, table)
+        np.fmax(table, _ZERO, table)  # rounding goes below
+        table += _PRIOR_ANSWERS * lean_on
+        table /= total + _PRIOR_ANSWERS
+        self._redraw.add(row)
 
     def survival(self, row: Floats, tokens: Floats) -> Floats:
         """S(tokens) of these rows, given as whole numbers; both broadcast."""
+        while self._redraw:
+            drawn = self._redraw.pop()
+            _draw(self._lines[drawn], self.table[drawn])
         if tokens.item(tokens.argmin()) < 1.0:
             tokens = np.fmax(tokens, _ONE)
         position: Floats = np.log2(tokens)
@@ -132,7 +144,10 @@ class OutputLengths:
         return min(longest, math.ceil(_GRID.item(min(index, GRID_POINTS - 1))))
 
 
-def _line(table: Floats) -> Floats:
+def _draw(line: Floats, table: Floats) -> None:
     """Rise and start of the line from each grid point to the next, shape (2, GRID_POINTS)."""
-    rise = np.append(np.diff(table), 0.0)
-    return np.stack((rise, table - rise * _INDEX))
+    rise, start = line
+    np.subtract(table[1:], table[:-1], rise[:-1])
+    rise[-1] = 0.0
+    np.multiply(rise, _INDEX, start)
+    np.subtract(table, start, start)
