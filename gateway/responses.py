@@ -73,16 +73,20 @@ def duration(seconds: float) -> Duration:
 
 def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
     """A piece of the stream."""
-    return generation_pb2.GenerateResponse(
-        delta=generation_pb2.Delta(choices=[choice_message(delta) for delta in chunk.deltas])
-    )
+    message = generation_pb2.GenerateResponse()
+    choices = message.delta.choices
+    for delta in chunk.deltas:
+        write_choice(choices.add(), delta)
+    return message
 
 
-def choice_message(delta: ChoiceDelta) -> generation_pb2.ChoiceDelta:
+def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> None:
     """New output of one choice."""
-    message = generation_pb2.ChoiceDelta(
-        index=delta.index, text=delta.text, finish_reason=FINISH[delta.finish_reason]
-    )
+    if delta.index:
+        message.index = delta.index
+    message.text = delta.text
+    if delta.finish_reason is not None:
+        message.finish_reason = FINISH[delta.finish_reason]
     if delta.reasoning_text:
         message.reasoning_text = delta.reasoning_text
     if delta.tool_calls:
@@ -93,7 +97,6 @@ def choice_message(delta: ChoiceDelta) -> generation_pb2.ChoiceDelta:
             logprob=entry.logprob,
             top=[generation_pb2.TopLogprob(token=t, logprob=p) for t, p in entry.top],
         )
-    return message
 
 
 def usage_message(usage: Usage) -> generation_pb2.Usage:

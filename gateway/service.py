@@ -32,7 +32,7 @@ from gateway.live import Live
 from gateway.prefix_blocks import prefix_blocks, token_blocks
 from gateway.quoting import explain_message, quote_message
 from gateway.requests import parse_generation, parse_input
-from gateway.responses import Finished, choice_message, delta_message, write_done
+from gateway.responses import Finished, delta_message, write_choice, write_done
 from gateway.runtime import Runtime
 from gateway.spending import SPENDING_REFUSED, Spending, refused
 from gateway.telemetry.observer import Telemetry
@@ -88,7 +88,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     else:
                         for delta in output.deltas:
                             answer.add(delta)
-            response.choices.extend(choice_message(choice) for choice in answer.choices())
+            for choice in answer.choices():
+                write_choice(response.choices.add(), choice)
             return response
 
     async def CountTokens(

@@ -23,6 +23,10 @@ class StreamDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
     `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+
+    Attributes:
+        ended: nothing that follows matters: [DONE] or a failure came.
+        started: the first token has come.
     """
 
     def __init__(self, choices: int, dialect: Dialect, prompt_tokens: Callable[[], int]) -> None:
@@ -32,24 +36,15 @@ class StreamDecoder:
         self._prompt_tokens: int | None = None
         self._usage: wire.Usage | None = None
         self._failure: UpstreamFailure | None = None
-        self._done = False
+        self.ended = False
+        self.started = False
         self._output_tokens = 0
         self._model = self._response_id = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing that follows matters: [DONE] or a failure came."""
-        return self._done or self._failure is not None
 
     @property
     def finished(self) -> bool:
         """Whether every choice has its finish reason, and no failure came."""
         return self._failure is None and all(choice.finished for choice in self._choices)
-
-    @property
-    def started(self) -> bool:
-        """Whether the first token has come."""
-        return any(choice.output_tokens or choice.finished for choice in self._choices)
 
     def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
         """All news of these payloads, merged by choice; None: no news.
@@ -60,26 +55,31 @@ class StreamDecoder:
             if self.ended:
                 break
             if payload == b"[DONE]":
-                self._done = True
+                self.ended = True
             elif payload:
                 try:
                     self._take(wire.decode_frame(payload))
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     # The error's text may quote output: it is not passed on.
                     message = "an event of the stream is not the JSON expected"
-                    self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
+                    self._fail(UpstreamFailure(FailureKind.PROTOCOL, message))
                 except UpstreamFailure as failure:
-                    self._failure = failure
+                    self._fail(failure)
+        deltas, output_tokens = [], 0
+        for choice in self._choices:
+            output_tokens += choice.output_tokens
+            if choice.has_news:
+                deltas.append(choice.take())
         # A server may count less than before: what was told is not taken back.
-        output_tokens = max(
-            self._output_tokens, sum(choice.output_tokens for choice in self._choices)
-        )
-        deltas = tuple(choice.take() for choice in self._choices if choice.has_news)
+        output_tokens = max(self._output_tokens, output_tokens)
         if not deltas and output_tokens == self._output_tokens:
             return None
         self._output_tokens = output_tokens
+        self.started = (
+            self.started or output_tokens > 0 or any(choice.finished for choice in self._choices)
+        )
         return Chunk(
-            deltas=deltas,
+            deltas=tuple(deltas),
             output_tokens=output_tokens,
             model=self._model,
             response_id=self._response_id,
@@ -105,6 +105,9 @@ class StreamDecoder:
             model=self._model,
             response_id=self._response_id,
         )
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        self._failure, self.ended = failure, True
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.error:
