@@ -14,7 +14,7 @@ from scheduler import dispatching
 from scheduler.decisions import Decision, Tier
 from scheduler.flow_control import Due, Queued
 from scheduler.lane import Lane
-from scheduler.placement import Quote
+from scheduler.quotes import Quote
 from scheduler.refusals import UNAVAILABLE_RETRY_S, why_none_is_open
 from scheduler.retry_budget import RetryBudget
 from scheduler.ticket import Ticket

@@ -17,14 +17,14 @@ import numpy as np
 
 from scheduler.fleet import Placement
 from scheduler.overflow import RemoteBlock, RemoteQuote
-from scheduler.placement import BLOCK_TEXT, Block, Quote
 from scheduler.pricing import TokenCounts
+from scheduler.quotes import BLOCK_TEXT, Block, Quote
 from scheduler.types import PlacementKind
 
 MOST_RECORDS = 1024
 MOST_ELEMENTS = 1_000_000
 """Array elements of all records: 8 MB, whatever the number of placements."""
-_ARRAYS = 9
+_ARRAYS = Quote.ROWS + 1
 
 
 class Tier(enum.IntEnum):

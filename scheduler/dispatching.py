@@ -12,7 +12,7 @@ from scheduler.decisions import Decision, Tier
 from scheduler.fleet import PlacementState, Resident
 from scheduler.lane import Lane
 from scheduler.overflow import RemoteQuote
-from scheduler.placement import Ask, Quote
+from scheduler.quotes import Ask, Quote
 from scheduler.ticket import Ticket
 from scheduler.types import AttemptEnded, AttemptOutcome, Dispatch, Fault, PlacementKind, SloClass
 
@@ -180,7 +180,7 @@ def decision(
         prompt_tokens=request.prompt_tokens,
         output_tokens=ticket.output_tokens,
         own=lane.fleet.facts,
-        quote=made,
+        quote=None if made is None else made.kept(),
         remotes=lane.remotes.facts,
         remote_quotes=remote_quotes,
     )

@@ -46,9 +46,9 @@ _SILENCE, _LEAST, _ZERO = np.array(SILENCE_S), np.array(1e-9), np.array(0.0)
 _FIRST, _SEEN, _TOKENS, _LIMIT, _MOST, _WEIGHT, _ROW = range(7)
 
 
-def stall_position(stall_s: Floats) -> Floats:
-    """Where stalls lie on the grid of the curves, for interpolation."""
-    position: Floats = np.multiply(stall_s, _PER_FIRST_STALL)
+def stall_position(stall_s: Floats, position: Floats) -> Floats:
+    """Where stalls lie on the grid of the curves, for interpolation, as `position`."""
+    np.multiply(stall_s, _PER_FIRST_STALL, position)
     np.log1p(position, position)
     position *= _PER_LOG_RATIO
     np.fmin(position, _LAST_POSITION, position)

@@ -18,9 +18,10 @@ from scheduler.flow_control import ModelQueue, Queued, QueueLimits
 from scheduler.gates import Gates
 from scheduler.local_fleet import LocalFleet
 from scheduler.output_length import Floats
-from scheduler.placement import Ask, Block, Quote, choose, quote
+from scheduler.placement import choose, quote
 from scheduler.policy import Policy
 from scheduler.prefix_index import PrefixIndex
+from scheduler.quotes import Ask, Block, Quote
 from scheduler.remotes import Remotes
 from scheduler.saturation import Saturation, WorkRate
 from scheduler.ticket import Ticket

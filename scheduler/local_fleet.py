@@ -17,6 +17,7 @@ from scheduler.fleet import PlacementState, Resident
 from scheduler.harm import STALL_POINTS, Streams, as_lines
 from scheduler.output_length import Floats, OutputLengths
 from scheduler.policy import Policy
+from scheduler.quotes import Desk
 from scheduler.step_fit import StepFit
 from scheduler.step_model import QWEN3_30B_H100, StepModel, StepModels
 from scheduler.step_windows import OwnLoad, WindowMeter, joined
@@ -125,6 +126,7 @@ class LocalFleet:
         self.all_free = np.zeros(count, dtype=np.int8)
         self.no_hits: Floats = np.zeros(count)
         self.all_free.flags.writeable = self.no_hits.flags.writeable = False
+        self.desk = Desk(count, self.all_free)
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
         self.full_token_s = float(

@@ -15,9 +15,7 @@ D is concave, so least marginal cost packs requests; T(0) = 0, so opening an idl
 
 from __future__ import annotations
 
-import enum
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +24,7 @@ from scheduler.harm import STALL_POINTS, stall_position
 from scheduler.local_fleet import LocalFleet
 from scheduler.output_length import Floats
 from scheduler.policy import Policy
-from scheduler.types import Request
+from scheduler.quotes import Ask, Block, Desk, Quote
 
 CURVE_AGE_S = 0.1
 """A harm curve older than this is made anew before it decides."""
@@ -36,25 +34,6 @@ _TIE = 1.0 + 1e-9
 # numpy takes arrays without dimensions faster than Python numbers, fmax faster than maximum, and a
 # look at the largest element by argmax faster than a comparison with all of them.
 _ZERO, _HALF, _STALL_POINTS = np.array(0.0), np.array(0.5), np.array(STALL_POINTS)
-
-
-class Block(enum.IntEnum):
-    """Why a placement cannot be taken; FREE: it can."""
-
-    FREE = 0
-    NOT_SERVING = 1
-    TRIED = 2
-    NOT_PERMITTED = 3
-    CONTEXT = 4
-    SLOTS = 5
-    KV = 6
-    TTFT = 7
-    TPOT = 8
-    HARM = 9
-    HELD = 10
-    PAUSED = 11
-
-
 # numpy compares plain integers faster than enum members.
 _FREE, _NOT_SERVING, _SLOTS, _KV, _TTFT, _TPOT, _HARM, _HELD, _PAUSED = (
     np.int8(block)
@@ -64,160 +43,59 @@ _FREE, _NOT_SERVING, _SLOTS, _KV, _TTFT, _TPOT, _HARM, _HELD, _PAUSED = (
     )
 )
 
-BLOCK_TEXT = {
-    Block.FREE: "can take it",
-    Block.NOT_SERVING: "not in service",
-    Block.TRIED: "an attempt failed there",
-    Block.NOT_PERMITTED: "cannot honour a field of the request",
-    Block.CONTEXT: "context too short",
-    Block.SLOTS: "no free sequence slot",
-    Block.KV: "KV cache would be full",
-    Block.TTFT: "first token would be late",
-    Block.TPOT: "tokens would be slow",
-    Block.HARM: "its prefill would harm running streams",
-    Block.HELD: "idle: a running group may take it in time",
-    Block.PAUSED: "asked to be spared for a while",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A request as a quote needs it.
-
-    Attributes:
-        excluded: shape (placements,), a `Block` for those that are out of the question, else FREE;
-            None: no one is.
-        hit_tokens: shape (placements,), prompt tokens expected in each prefix cache.
-        output_tokens: expected, all choices together.
-        reserve_tokens: KV tokens to count it with.
-        ttft_s: the time to first token that it is promised.
-        late: its time to first token is lost already, and binds no more.
-    """
-
-    request: Request
-    ttft_s: float
-    excluded: npt.NDArray[np.int8] | None
-    hit_tokens: Floats
-    output_tokens: float
-    reserve_tokens: int
-    late: bool
-
-    @property
-    def possible(self) -> bool:
-        """Whether an own placement may take it, now or later."""
-        blocks = self.excluded
-        if blocks is None:
-            return len(self.hit_tokens) > 0
-        shut = np.count_nonzero(blocks)
-        return bool(shut < len(blocks) or (blocks == _PAUSED).any())
-
-
-@dataclass(slots=True, kw_only=True)
-class Quote:
-    """Figures of every own placement of a model, arrays of shape (placements,).
-
-    `wait_s`: prefills before its own; `stalled_s`: by which the group's stall grows; `steps`: that
-    the request is expected to stay for, each longer by `added_s`; `stalls`: shape (2, placements),
-    the group's stall without and with the newcomer, as positions on the harm curves; `unharmed`:
-    `blocked`, harm apart. Only `choose` writes, before it returns.
-    """
-
-    blocked: npt.NDArray[np.int8]
-    hit_tokens: Floats
-    wait_s: Floats
-    prefill_s: Floats
-    ttft_s: Floats
-    tpot_s: Floats
-    stalled_s: Floats
-    added_s: Floats
-    steps: Floats | float
-    nano_usd_per_s: Floats
-    stalls: Floats
-    most_victims: Floats | float
-    victims: Floats
-    score: Floats
-    unharmed: npt.NDArray[np.int8]
-
-    @property
-    def marginal_nano_usd(self) -> Floats:
-        """Own group's time that the request adds; meaningful only where the rate is known."""
-        return _marginal(self.stalled_s, self.steps, self.added_s, self.nano_usd_per_s)
-
-    def best_s(self) -> tuple[float, float]:
-        """Shortest prefill, and shortest time to a first token but for pending prefills."""
-        possible = self.blocked != _NOT_SERVING
-        if not possible.any():
-            return 0.0, 0.0
-        service_s = (self.ttft_s - self.wait_s)[possible]
-        return float(self.prefill_s[possible].min()), float(service_s.min())
-
 
 def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
-    """Figures for `ask` on every placement, with the harm curves as they are."""
-    request, models = ask.request, fleet.models
-    choices, prompt = request.choices, np.array(float(request.prompt_tokens))
-    hits = ask.hit_tokens
-    prefill_s = models.prefill_time_s(prompt if hits is fleet.no_hits else prompt - hits, prompt)
-    stalls_s = np.empty((2, len(fleet)))
-    wait_s, own_end_s = stalls_s
+    """Figures for `ask` on every placement, with the harm curves as they are; see `Quote`."""
+    request, models, desk = ask.request, fleet.models, fleet.desk
+    choices, prompt, hits = request.choices, np.array(float(request.prompt_tokens)), ask.hit_tokens
+    wait_s, own_end_s, prefill_s, ttft_s, tpot_s, stalled_s, added_s, _, score = desk.rows
+    uncached = prompt if hits is fleet.no_hits else prompt - hits
+    models.prefill_time_s(uncached, prompt, prefill_s)
     np.subtract(fleet.prefill_end_s, now, wait_s)
     np.fmax(wait_s, _ZERO, wait_s)
     np.add(wait_s, prefill_s, own_end_s)
+    stalls_s, after_s = desk.stalls_s, tpot_s
+    np.add(fleet.kv_tokens, prompt * choices, after_s)
     if fleet.grouped:
         stall_s = np.fmax(fleet.stall_end_s - now, _ZERO)
         stalls_s = np.array((stall_s, np.fmax(stall_s, own_end_s)))
-        stalled_s = stalls_s[1] - stall_s
-        rank_kv = (fleet.kv_tokens + choices * prompt) * fleet.ranks
-        kv_after = np.fmax(fleet.kv_paced_tokens, rank_kv)
-    else:
-        stalled_s = prefill_s
-        kv_after = fleet.kv_tokens + choices * prompt
+        after_s *= fleet.ranks
+        np.fmax(after_s, fleet.kv_paced_tokens, after_s)
     if choices == 1:
-        after_s = models.kv_token_s * kv_after
+        after_s *= models.kv_token_s
         after_s += fleet.next_step_s
     else:
-        after_s = models.decode_step_s(fleet.batch + choices, kv_after)
-    ttft_s = stalls_s[1] / fleet.chunk_s
+        after_s[:] = models.decode_step_s(fleet.batch + choices, after_s)
+    stall_position(stalls_s, desk.stalls)
+    np.subtract(stalls_s[1], stalls_s[0], stalled_s)
+    np.divide(stalls_s[1], fleet.chunk_s, ttft_s)
     np.ceil(ttft_s, ttft_s)
     ttft_s += _HALF
     ttft_s *= after_s
     ttft_s += own_end_s
-    tpot_s, steps = after_s, ask.output_tokens / choices
+    np.subtract(after_s, fleet.step_s, added_s)
+    made = desk.made
+    made.hit_tokens, made.nano_usd_per_s = hits, fleet.nano_usd_per_s
+    made.steps = ask.output_tokens / choices
     if models.speculate:
-        tpot_s, steps = after_s / models.tokens_per_step, steps / models.tokens_per_step
-    added_s = after_s - fleet.step_s
+        made.steps = made.steps / models.tokens_per_step
     if fleet.packs:
-        score = _marginal(stalled_s, steps, added_s, fleet.nano_usd_per_s)
+        score[:] = made.marginal_nano_usd
     else:
-        score = fleet.batch * added_s
+        np.multiply(fleet.batch, added_s, score)
         score += after_s
         score += ttft_s
-    waited_s = now - request.arrival_s
-    last_call_s = policy.last_call_share * ask.ttft_s
-    most_victims: Floats | float = policy.max_victims
-    left_s = None
-    if not ask.late and ask.ttft_s - waited_s - _largest(ttft_s) < last_call_s:
-        left_s = (ask.ttft_s - waited_s) - ttft_s
-        most_victims = np.where(left_s < last_call_s, policy.last_call_victims, most_victims)
-    unharmed = _other_blocks(fleet, ask, policy, waited_s, left_s, tpot_s)
-    made = Quote(
-        blocked=unharmed,
-        hit_tokens=hits,
-        wait_s=wait_s,
-        prefill_s=prefill_s,
-        ttft_s=ttft_s,
-        tpot_s=tpot_s,
-        stalled_s=stalled_s,
-        added_s=added_s,
-        steps=steps,
-        nano_usd_per_s=fleet.nano_usd_per_s,
-        stalls=stall_position(stalls_s),
-        most_victims=most_victims,
-        victims=wait_s,
-        score=score,
-        unharmed=unharmed,
-    )
-    _check_harm(made, fleet, policy)
+    if models.speculate:
+        tpot_s /= models.tokens_per_step
+    waited_s, last_call_s = now - request.arrival_s, policy.last_call_share * ask.ttft_s
+    left_s = ask.ttft_s - waited_s
+    desk.most_victims, hurry = policy.max_victims, False
+    if not ask.late and left_s - _largest(ttft_s) < last_call_s:
+        hurry = True
+        near = left_s - ttft_s < last_call_s
+        desk.most_victims = np.where(near, policy.last_call_victims, policy.max_victims)
+    desk.unharmed = _other_blocks(fleet, ask, policy, waited_s, hurry, made)
+    _check_harm(desk, fleet, policy)
     return made
 
 
@@ -229,7 +107,7 @@ def choose(
     Harm curves age. The best placement is taken on a fresh one only; where none is free, the
     oldest of those that only harm blocks are made anew, so that a recovery is noticed.
     """
-    made = quote(fleet, ask, policy, now)
+    desk, made = fleet.desk, quote(fleet, ask, policy, now)
     oldest_s = now - CURVE_AGE_S
     best = _best(fleet, made, rotation)
     for refreshes in range(MOST_REFRESHES + 1):
@@ -246,7 +124,7 @@ def choose(
                 break
         if refreshes < MOST_REFRESHES:
             fleet.refresh_curve(index, now)
-            is_free = _check_harm_again(made, fleet, policy, index)
+            is_free = _check_harm_again(desk, fleet, policy, index)
             if fleet.grouped or (best is not None and not is_free):
                 best = _best(fleet, made, rotation)
             elif is_free:
@@ -259,12 +137,12 @@ def _other_blocks(
     ask: Ask,
     policy: Policy,
     waited_s: float,
-    left_s: Floats | None,
-    tpot_s: Floats,
+    hurry: bool,
+    made: Quote,
 ) -> npt.NDArray[np.int8]:
     """Why each placement is out, harm apart. What is written later weighs more.
 
-    `left_s`: None where the time to first token is far from up everywhere, or lost already.
+    `hurry`: a placement would use its time to first token up, or nearly.
     """
     blocked = fleet.all_free
     if policy.late_binding:
@@ -273,10 +151,11 @@ def _other_blocks(
             if open_warm.any():
                 blocked = _mark(blocked, ~open_warm, _HELD)
         most_s = policy.tpot_share * ask.request.slo.tpot_s
+        tpot_s = made.tpot_s
         if _largest(tpot_s) > most_s:
             blocked = _mark(blocked, (tpot_s > most_s) & fleet.warm, _TPOT)
-        if left_s is not None:
-            blocked = _mark(blocked, left_s < 0.0, _TTFT)
+        if hurry:
+            blocked = _mark(blocked, made.ttft_s > ask.ttft_s - waited_s, _TTFT)
         if _least(fleet.kv_room_tokens) < ask.reserve_tokens:
             blocked = _mark(blocked, fleet.kv_room_tokens < ask.reserve_tokens, _KV)
         if _least(fleet.slot_room) < ask.request.choices:
@@ -296,43 +175,45 @@ def _mark(
     return blocked
 
 
-def _check_harm(made: Quote, fleet: LocalFleet, policy: Policy) -> None:
+def _check_harm(desk: Desk, fleet: LocalFleet, policy: Policy) -> None:
     """Sets the victims by the harm curves as they are now, and whom that blocks."""
-    at = (made.stalls + fleet.line_offsets).astype(np.intp)
+    made, at, harm, victims = desk.made, desk.at, desk.harm, desk.made.victims
+    np.add(desk.stalls, fleet.line_offsets, harm)
+    np.copyto(at, harm, casting="unsafe")
     lines = fleet.harm_lines.ravel()
-    harm = lines.take(at)
-    harm *= made.stalls
+    np.multiply(lines.take(at), desk.stalls, harm)
     at += _STALL_POINTS
     harm += lines.take(at)
-    made.victims = harm[1] - harm[0]
-    made.blocked = made.unharmed
+    np.subtract(harm[1], harm[0], victims)
+    made.blocked = desk.unharmed
     if policy.harm_check and policy.late_binding:
-        harmed = made.victims > made.most_victims
+        harmed = victims > desk.most_victims
         if np.count_nonzero(harmed):
-            if made.unharmed is fleet.all_free:
+            if desk.unharmed is fleet.all_free:
                 made.blocked = harmed * _HARM
             else:
-                harmed &= made.unharmed == _FREE
-                made.blocked = made.unharmed.copy()
+                harmed &= desk.unharmed == _FREE
+                made.blocked = desk.unharmed.copy()
                 made.blocked[harmed] = _HARM
 
 
-def _check_harm_again(made: Quote, fleet: LocalFleet, policy: Policy, index: int) -> bool:
+def _check_harm_again(desk: Desk, fleet: LocalFleet, policy: Policy, index: int) -> bool:
     """The same where one harm curve is new: only its group can have changed. Whether it is free."""
+    made = desk.made
     if fleet.grouped:
-        _check_harm(made, fleet, policy)
+        _check_harm(desk, fleet, policy)
     else:
-        before, after = made.stalls[:, index].tolist()
+        before, after = desk.stalls[:, index].tolist()
         rises, starts = fleet.harm_lines[index].tolist()
         below, upto = int(before), int(after)
         victims = starts[upto] + rises[upto] * after - starts[below] - rises[below] * before
         made.victims[index] = victims
-        if policy.late_binding and made.unharmed[index] == _FREE:
-            most = made.most_victims
+        if policy.late_binding and desk.unharmed[index] == _FREE:
+            most = desk.most_victims
             harmed = victims > (most if isinstance(most, float) else most[index])
             if harmed != (made.blocked[index] == _HARM):
-                if made.blocked is made.unharmed:
-                    made.blocked = made.unharmed.copy()
+                if made.blocked is desk.unharmed:
+                    made.blocked = desk.unharmed.copy()
                 made.blocked[index] = _HARM if harmed else _FREE
     return bool(made.blocked[index] == _FREE)
 
@@ -359,12 +240,6 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
     if fleet.packs:
         return int(ties[0])
     return int(ties[rotation % len(ties)])
-
-
-def _marginal(
-    stalled_s: Floats, steps: Floats | float, added_s: Floats, nano_usd_per_s: Floats
-) -> Floats:
-    return (stalled_s + steps * added_s) * nano_usd_per_s
 
 
 def _largest(figures: Floats) -> float:

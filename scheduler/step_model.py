@@ -220,16 +220,20 @@ class StepModels:
         gap_s: FloatArray = self.decode_step_s(batch, kv_tokens) / self.tokens_per_step
         return gap_s
 
-    def prefill_time_s(self, uncached_tokens: Counts, context_tokens: Counts) -> FloatArray:
-        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group."""
+    def prefill_time_s(
+        self, uncached_tokens: Counts, context_tokens: Counts, whole_s: FloatArray | None = None
+    ) -> FloatArray:
+        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group, as
+        `whole_s` if that is given."""
         uncached = np.asarray(uncached_tokens, dtype=np.float64)
-        whole_s = self.prefill_context_s * (2.0 * context_tokens - uncached)
+        whole_s = np.multiply(self.prefill_context_s, 2.0 * context_tokens - uncached, whole_s)
         whole_s += self.prefill_token_s
         whole_s *= uncached
         whole_s += self.prefill_s
         if uncached.size and uncached.item(uncached.argmin()) > 0.0:
-            return np.asarray(whole_s)
-        return np.where(uncached > 0, whole_s, 0.0)
+            return whole_s
+        whole_s[np.broadcast_to(uncached, whole_s.shape) <= 0.0] = 0.0
+        return whole_s
 
 
 _COLUMNS = (

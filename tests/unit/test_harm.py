@@ -79,9 +79,9 @@ def test_a_pending_prefill_is_a_stream_that_begins_when_its_turn_ends() -> None:
 
 
 def test_positions_lie_between_the_points_of_the_grid() -> None:
-    position = stall_position(STALLS_S)
+    position = stall_position(STALLS_S, np.empty_like(STALLS_S))
     assert position[:-1] == pytest.approx(np.arange(len(STALLS_S) - 1), abs=1e-9)
-    assert stall_position(np.array([1e9]))[0] < len(STALLS_S) - 1
+    assert stall_position(np.array([1e9]), np.empty(1))[0] < len(STALLS_S) - 1
 
 
 @given(st.lists(st.integers(1, 5000), max_size=60))

@@ -48,7 +48,7 @@ def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
         lane.promise(ticket, count=False)
         ask = lane.ask(ticket, now)
         before = fleet.curve_at_s.copy()
-        _, made = choose(fleet, ask, lane.policy, now, number)
+        made = choose(fleet, ask, lane.policy, now, number)[1].kept()
         whole = quote(fleet, ask, lane.policy, now)
         assert (made.blocked == whole.blocked).all()
         np.testing.assert_allclose(made.victims, whole.victims, atol=1e-12)
