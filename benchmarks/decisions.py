@@ -3,9 +3,9 @@
     python -m benchmarks.decisions
 
 A fleet of N equal placements under a load that keeps it full, so that requests wait and most looks
-find no place. Per request all time spent in the scheduler until its action came back is summed:
-its own submit, and its looks at later events. Progress events and reports are fed as in production
-and timed apart.
+find no place. Per request all CPU time of the scheduler until its action came back is summed: its
+own submit, and its share of each later event at which it was looked at, in vain or not. Progress
+events are fed as in production, and those that look for nobody timed apart.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import heapq
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from scheduler import lane, placement
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
+from scheduler.local_fleet import LocalFleet
+from scheduler.quotes import Ask, Quote
 from scheduler.step_model import QWEN3_30B_H100
 from scheduler.types import (
     Action,
@@ -41,6 +48,8 @@ from scheduler.types import (
 BATCH = 40
 """Streams of a placement that its promise allows, about."""
 PROGRESS_S = 0.05
+"""As the dispatcher tells it; while the fleet fills, and nothing is measured, WARM_PROGRESS_S."""
+WARM_PROGRESS_S = 0.25
 TOKEN_S = 0.035
 
 
@@ -63,8 +72,21 @@ class Bench:
     streams: dict[str, float] = field(default_factory=dict)
     """When the first token of each running stream comes."""
 
-    def run(self, count: int) -> None:
-        """Plays `count` arrivals."""
+    looked: list[str] = field(default_factory=list)
+    """Requests looked at since the last event."""
+
+    def run(self, count: int, warm_s: float) -> None:
+        """Plays `count` arrivals after those of `warm_s`."""
+        choose = placement.choose
+
+        def noted(fleet: LocalFleet, ask: Ask, *rest: Any) -> tuple[int | None, Quote]:
+            self.looked.append(ask.request.request_id)
+            return choose(fleet, ask, *rest)
+
+        with mock.patch.object(lane, "choose", noted):
+            self._play(count + int(self.rate_per_s * warm_s), warm_s)
+
+    def _play(self, count: int, warm_s: float) -> None:
         core = Scheduler(
             (
                 Placement(
@@ -78,7 +100,7 @@ class Bench:
         )  # fmt: skip
         for i in range(self.placements):
             core.handle(ServingChanged(placement=f"p/{i}", serving=True, reason=""), 0.0)
-        now, next_tick_s = 0.0, PROGRESS_S
+        now, next_tick_s = 0.0, WARM_PROGRESS_S
         for number in range(count):
             now += self.rng.exponential(1.0 / self.rate_per_s)
             while self.events and self.events[0][0] < now:
@@ -86,9 +108,10 @@ class Bench:
                 self.tell(core, event, at_s)
             if now >= next_tick_s:
                 self.tell_progress(core, now)
-                self.perform(core.tick(now).actions, now)
-                next_tick_s = now + PROGRESS_S
+                self.timed(partial(_tick, core, now), now)
+                next_tick_s = now + (WARM_PROGRESS_S if now < warm_s - 1.0 else PROGRESS_S)
             request = self.request(f"r{number}", now)
+            self.looked.clear()
             began_s = time.thread_time()
             actions = core.submit(request, now)
             took_s = time.thread_time() - began_s
@@ -114,20 +137,26 @@ class Bench:
             if first_s < now:
                 tokens = 1 + int((now - first_s) / TOKEN_S)
                 progress = Progress(request_id=request_id, attempt=1, output_tokens=tokens)
-                began_s = time.thread_time()
-                self.perform(core.handle(progress, now), now)
-                self.progress_s.append(time.thread_time() - began_s)
+                took_s = self.timed(partial(core.handle, progress, now), now)
+                if not self.looked:
+                    self.progress_s.append(took_s)
 
     def tell(self, core: Scheduler, event: Event, now: float) -> None:
-        """An event, timed; what it made the scheduler do counts for the requests that it moved."""
-        began_s = time.thread_time()
-        actions = core.handle(event, now)
-        took_s = time.thread_time() - began_s
+        """An event, timed."""
         if isinstance(event, AttemptEnded):
             del self.streams[event.request_id]
-        for action in actions:
-            self.spent_s[action.request_id] += took_s / len(actions)
+        self.timed(partial(core.handle, event, now), now)
+
+    def timed(self, work: Callable[[], tuple[Action, ...]], now: float) -> float:
+        """Does it and what comes of it; the time counts for those who were looked at."""
+        self.looked.clear()
+        began_s = time.thread_time()
+        actions = work()
+        took_s = time.thread_time() - began_s
+        for request_id in self.looked:
+            self.spent_s[request_id] += took_s / len(self.looked)
         self.perform(actions, now)
+        return took_s
 
     def perform(self, actions: tuple[Action, ...], now: float) -> None:
         """Streams that run at TOKEN_S a token."""
@@ -136,7 +165,7 @@ class Bench:
                 self.rejected += 1
                 self.spent_s.pop(action.request_id, None)
             elif isinstance(action, Dispatch):
-                self.action_s.append(self.spent_s.pop(action.request_id))
+                self.action_s.append(self.spent_s.pop(action.request_id, 0.0))
                 tokens = self.lengths.pop(action.request_id)
                 first_s = self.streams[action.request_id] = now + 0.1
                 first = Progress(request_id=action.request_id, attempt=1, output_tokens=1)
@@ -153,12 +182,16 @@ class Bench:
         heapq.heappush(self.events, (at_s, self.pushed, event))
 
 
+def _tick(core: Scheduler, now: float) -> tuple[Action, ...]:
+    return core.tick(now).actions
+
+
 def main() -> int:
     """Prints a row per fleet size."""
     parser = argparse.ArgumentParser(description="Time from submit to action.")
-    parser.add_argument("--placements", type=int, nargs="+", default=[8, 64, 1024])
+    parser.add_argument("--placements", type=int, nargs="+", default=[64, 1024])
     parser.add_argument("--load", type=float, nargs="+", default=[0.8, 1.1])
-    parser.add_argument("--count", type=int, default=3000, help="arrivals measured")
+    parser.add_argument("--count", type=int, default=2000, help="arrivals measured")
     parser.add_argument("--warm-s", type=float, default=8.0, help="virtual time before it")
     arguments = parser.parse_args()
     print(
@@ -169,9 +202,9 @@ def main() -> int:
         for load in arguments.load:
             rate = load * placements * BATCH / (0.1 + 200 * TOKEN_S)
             bench = Bench(placements, rate, np.random.default_rng(1))
-            warm = int(rate * arguments.warm_s)
-            bench.run(warm + arguments.count)
-            submit, action = np.array(bench.submit_s[warm:]), np.array(bench.action_s[warm // 2 :])
+            bench.run(arguments.count, arguments.warm_s)
+            submit = np.array(bench.submit_s[-arguments.count :])
+            action = np.array(bench.action_s[-arguments.count :])
             progress = np.array(bench.progress_s[-20_000:])
             print(
                 f"{placements:10d} {load:5.2f}"

@@ -144,6 +144,8 @@ class PlacementState:
 
     def reserve_share(self, now: float) -> float:
         """Share of the KV cache that observed preemptions ask to keep free; it halves in time."""
+        if not self._reserve:
+            return 0.0
         return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
 
     def add(self, resident: Resident, now: float) -> None:
