@@ -46,7 +46,6 @@ class FittedTable:
     """Rows of as many cells as there are columns. The first column folds if nothing else helps."""
 
     columns: Sequence[Column]
-    title: str = ""
     _rows: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
 
     def add_row(self, *cells: str, style: str = "") -> None:
@@ -68,8 +67,6 @@ class FittedTable:
             if wrap:
                 shown.remove(leaving)
             wrap = True
-        if self.title:
-            yield Text(self.title, style="italic")
         yield table
         hidden = [c.name or c.header for i, c in enumerate(self.columns) if i not in shown]
         if hidden:
@@ -101,4 +98,4 @@ def number(header: str, leaves: int = 0) -> Column:
 def table_console() -> Console:
     """Standard output: as wide as the terminal or $COLUMNS, and wide where it is neither."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_COLUMNS if wide else None, highlight=False)
+    return Console(width=PIPE_COLUMNS if wide else None)

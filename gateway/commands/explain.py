@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from rich.console import Console
 
 from gateway import client
 from gateway.asking import status_of
 from gateway.decision_view import view
-from gateway.fitted_table import table_console
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 10.0
@@ -35,4 +37,4 @@ async def _tell(args: argparse.Namespace) -> None:
     async with client.channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         found = await stub.Explain(request, metadata=metadata, timeout=TIMEOUT_S)
-    table_console().print(view(found))
+    Console(width=None if sys.stdout.isatty() else 140).print(view(found))

@@ -8,9 +8,9 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
-from gateway.fitted_table import Column, FittedTable, number, table_console
 from gateway.priors import read_model_dir
 from scheduler.step_model import compute_knee_batch
 from simulation.catalog.deployment import FORMATS, in_format, smallest_deployment
@@ -20,6 +20,7 @@ from simulation.catalog.hf_fields import UnreadableConfig
 from simulation.catalog.models import KNOWN, find_model, model_facts
 from simulation.catalog.prior import TYPICAL_CONTEXT_TOKENS, prior
 
+WIDTH = 100
 BILLION = 1e9
 KV_BYTES = {"bf16": 2.0, "fp8": 1.0}
 
@@ -150,7 +151,7 @@ def on_gpu(model: ModelFacts, gpu: GpuFacts, kv_bytes: float) -> OnGpu:
 
 
 def _print_tables(model: ModelFacts, kv_bytes: float, rows: list[OnGpu]) -> None:
-    console = table_console()
+    console = Console(width=WIDTH, highlight=False)
     computed = figures(model, kv_bytes)
     facts = Table(title=model.name, show_header=False, box=None, title_justify="left")
     for label, value in (
@@ -166,17 +167,16 @@ def _print_tables(model: ModelFacts, kv_bytes: float, rows: list[OnGpu]) -> None
     ):
         facts.add_row(label, value)
     console.print(facts)
-    table = FittedTable(
-        [
-            Column(header="GPU"),
-            *map(number, ("GPUs", "ranks", "KV tokens", "ms/step\nalone", "full")),
-            *map(number, ("prefill\ntokens/s", "compute\nknee")),
-        ],
-        title="smallest deployment, and its predicted speed",
-    )
+    table = Table(title="smallest deployment, and its predicted speed", title_justify="left")
+    table.add_column("GPU")
+    for header in (
+        *("GPUs", "ranks", "KV tokens", "ms/step alone", "full"),
+        *("prefill tokens/s", "compute knee"),
+    ):
+        table.add_column(header, justify="right")
     for row in rows:
         if not row.gpus:
-            table.add_row(row.gpu, *[""] * 2, "too small", *[""] * 4)
+            table.add_row(row.gpu, "too small")
             continue
         table.add_row(
             row.gpu,
@@ -203,13 +203,11 @@ def _kv_text(model: ModelFacts, kv_bytes: float) -> str:
 
 
 def _print_catalog() -> None:
-    table = FittedTable(
-        [
-            Column(header="model"),
-            *map(number, ("total", "active", "experts")),
-            Column(header="source", wraps=36),
-        ]
-    )
+    table = Table(box=None)
+    table.add_column("model")
+    for header in ("total", "active", "experts"):
+        table.add_column(header, justify="right")
+    table.add_column("source")
     for name, known in KNOWN.items():
         model = model_facts(name)
         table.add_row(
@@ -219,4 +217,4 @@ def _print_catalog() -> None:
             f"{model.experts} / {model.experts_per_token}",
             known.source,
         )
-    table_console().print(table)
+    Console(width=WIDTH, highlight=False).print(table)

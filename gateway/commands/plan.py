@@ -7,12 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-from gateway.fitted_table import table_console
+from rich.console import Console
+
 from gateway.pictures import NoMatplotlib
 from gateway.planning.arguments import declare, question
 from gateway.planning.plot import save_png
 from gateway.planning.report import as_json, tables
 from simulation.planner.plan import CannotPlan, make_plan
+
+WIDTH = 118
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(asked, plan), indent=2))
     else:
-        table_console().print(tables(asked, plan))
+        Console(width=WIDTH, highlight=False).print(tables(asked, plan))
     return 0

@@ -120,7 +120,7 @@ async def _export(args: argparse.Namespace) -> None:
             rows = await writer(args.file, _pages(call))
         except (NoPyarrow, OSError) as error:
             raise client.CannotAsk(str(error)) from error
-    print(f"{rows:,} row{'' if rows == 1 else 's'} in {args.file}")
+    print(f"{rows} rows in {args.file}")
 
 
 async def _pages(

@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gateway.fitted_table import Column, FittedTable, number
 from gateway.planning.arguments import Question
 from simulation.planner.economics import TokenCosts
 from simulation.planner.plan import PEAK_QUANTILE, Hybrid, LoadRow, Plan
@@ -88,20 +87,14 @@ def _summary(asked: Question, plan: Plan) -> Table:
     return table
 
 
-def _loads(plan: Plan) -> FittedTable:
-    columns = [
-        *map(number, ("load", "req/s", "batch", "TPOT ms", "TTFT ms")),
-        Column(header="output\ntok/s", justify="right", leaves=1, name="output tok/s"),
-    ]
-    if plan.floor is not None:
-        columns += [
-            Column(header="$/M\ninput", justify="right"),
-            Column(header="$/M\ncached", justify="right", leaves=3, name="$/M cached"),
-            Column(header="$/M\noutput", justify="right"),
-            Column(header="idle\n$/h", justify="right", leaves=2, name="idle $/h"),
-            Column(header="all in, $/M\noutput", justify="right"),
-        ]
-    table = FittedTable(columns, title="one replica over its load")
+def _loads(plan: Plan) -> Table:
+    table = Table(title="one replica over its load", title_justify="left")
+    for header in ("load", "req/s", "batch", "TPOT ms", "TTFT ms", "output tok/s"):
+        table.add_column(header, justify="right")
+    priced = plan.floor is not None
+    if priced:
+        for header in ("$/M input", "$/M cached", "$/M output", "idle $/h", "all in, $/M output"):
+            table.add_column(header, justify="right")
     for row in plan.loads:
         table.add_row(*_state_cells(plan, row), *(_cost_cells(row.costs) if row.costs else ()))
     return table
@@ -135,16 +128,11 @@ def _usd(amount: float) -> str:
     return f"{amount:.4f}" if amount < LARGE_USD else f"{amount:,.0f}"
 
 
-def _break_evens(plan: Plan) -> FittedTable:
-    table = FittedTable(
-        [
-            Column(header="remote"),
-            number("remote\n$/1k req"),
-            number("own, full\n$/1k req"),
-            number("own is cheaper above"),
-        ],
-        title="break-even of an always-on replica",
-    )
+def _break_evens(plan: Plan) -> Table:
+    table = Table(title="break-even of an always-on replica", title_justify="left")
+    table.add_column("remote")
+    for header in ("remote $/1k req", "own, full, $/1k req", "own is cheaper above"):
+        table.add_column(header, justify="right")
     for row in plan.break_evens:
         above = (
             f"{row.utilisation:.0%} load, {row.requests_per_s:.3g} req/s"
@@ -155,16 +143,11 @@ def _break_evens(plan: Plan) -> FittedTable:
     return table
 
 
-def _hybrids(plan: Plan) -> FittedTable:
-    table = FittedTable(
-        [
-            Column(header="remote"),
-            *map(number, ("choice", "replicas", "overflow")),
-            Column(header="own\nutilisation", justify="right", leaves=1, name="own utilisation"),
-            *map(number, ("$/h", "$/h\nown + remote")),
-        ],
-        title="own replicas with overflow to a remote",
-    )
+def _hybrids(plan: Plan) -> Table:
+    table = Table(title="own replicas with overflow to a remote", title_justify="left")
+    table.add_column("remote")
+    for header in ("choice", "replicas", "overflow", "own utilisation", "$/h", "$/h own + remote"):
+        table.add_column(header, justify="right")
     for hybrid in plan.hybrids:
         for name, row in _choices(hybrid):
             table.add_row(

@@ -93,7 +93,7 @@ def test_a_plan_in_tables_json_and_a_picture(
     ]
     assert main([*arguments, "--png", str(picture)]) == 0
     out = capsys.readouterr().out
-    for words in ("replicas needed", "saturated floor", "break-even", "overflow", "all in, $/M"):
+    for words in ("replicas needed", "saturated floor", "break-even", "overflow", "$/M output"):
         assert words in out
     assert picture.read_bytes().startswith(PNG_MAGIC)
     assert main([*arguments, "--json"]) == 0

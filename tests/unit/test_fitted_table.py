@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from gateway import decision_view, top_view, usage_report
+from gateway import top_view, usage_report
 from gateway.__main__ import main
 from gateway.fitted_table import Column, FittedTable, number
-from moegate.v1 import generation_pb2, inference_pb2, usage_pb2
+from moegate.v1 import generation_pb2, usage_pb2
 
 
 def drawn(what: RenderableType, width: int) -> list[str]:
@@ -121,46 +121,6 @@ def test_prices_fit(
     assert max(map(len, out.splitlines())) <= int(columns)
     assert "deepinfra/deepseek-ai/DeepSeek-V4.1-Flash" in out
     assert ("wider terminal also: since, until, checked" in out) == (columns == "80")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["inspect", "deepseek-ai/DeepSeek-V3.2"],
-        ["inspect", "--list"],
-        [
-            *("plan", "Qwen/Qwen3-30B-A3B", "--gpu", "H100", "--usd-per-gpu-hour", "2.10"),
-            *("--workload", "azure-conversation", "--requests-per-s", "40"),
-            *("--remote", "api=0.10,0.05,0.30"),
-        ],
-    ],
-)
-def test_what_is_known_before_buying_fits(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(arguments) == 0
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80
-    assert "…" not in out
-
-
-def test_a_decision_fits() -> None:
-    found = inference_pb2.ExplainResponse(request_id="r", model="m")
-    candidate = found.candidates.add(
-        placement="qwen3-30b/gpu-node-00",
-        feasible=True,
-        chosen=True,
-        expected_cached_tokens=1024,
-        marginal_nano_usd=735_000,
-        charged_nano_usd=1_000_000,
-        reason="best of 2 that keep every promise: first token in 0.03 s, 5 ms a token",
-    )
-    candidate.ttft.FromNanoseconds(33_000_000)
-    candidate.tpot.FromNanoseconds(5_300_000)
-    lines = drawn(decision_view.view(found), 80)
-    assert any("gpu-node-00" in line and "0.000735" in line for line in lines)
-    assert "…" not in " ".join(lines)
 
 
 @pytest.mark.parametrize(

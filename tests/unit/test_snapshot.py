@@ -20,13 +20,18 @@ from scheduler.types import (
 from tests.unit.requests_made import request
 
 
-def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
+def scheduler() -> Scheduler:
+    """One placement with one slot."""
     placement = Placement(
         name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
         step_model=QWEN3_30B_H100,
     )  # fmt: skip
     limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
-    core = Scheduler((placement,), limits)
+    return Scheduler((placement,), limits)
+
+
+def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
+    core = scheduler()
     [idle] = core.snapshot(0.0).placements
     assert (idle.serving, idle.report_stale, idle.group) == (False, True, "pool/a")
 
@@ -56,12 +61,7 @@ def test_a_snapshot_follows_requests_through_queue_and_placement() -> None:
 
 
 def test_saturation_counts_those_that_wait_beyond_their_promise() -> None:
-    placement = Placement(
-        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
-        step_model=QWEN3_30B_H100,
-    )  # fmt: skip
-    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
-    core = Scheduler((placement,), limits)
+    core = scheduler()
     core.handle(ServingChanged(placement="pool/a", serving=True, reason="up"), 0.0)
     core.submit(request("runs"), 0.0)
     core.submit(request("waits", ttft_s=2.0), 0.0)
