@@ -158,7 +158,7 @@ def _head(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> str
 def _span(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
 
 
 def _tokens_per_s(cost: usage_pb2.GetPoolCostResponse) -> float:
