@@ -43,6 +43,10 @@ class TokenKind(enum.StrEnum):
     OUTPUT = "output"
 
 
+_KINDS = tuple(TokenKind)
+"""To go through them: an enumeration makes a generator of its members each time."""
+
+
 class CostPart(msgspec.Struct, frozen=True, kw_only=True):
     """What the tokens of one kind cost, nano-USD."""
 
@@ -179,6 +183,6 @@ def _parts(counts: TokenCounts, nano_usd: tuple[int, int, int]) -> tuple[CostPar
     )
     return tuple(
         CostPart(kind=kind, tokens=count, nano_usd=cost)
-        for kind, count, cost in zip(TokenKind, tokens, nano_usd, strict=True)
+        for kind, count, cost in zip(_KINDS, tokens, nano_usd, strict=True)
         if count or cost
     )

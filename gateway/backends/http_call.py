@@ -59,8 +59,8 @@ class CallBounds:
     async def read(self, content: aiohttp.StreamReader) -> bytes:
         """What has come, or comes next, by `next_s`; none: the end. Raises TimeoutError, after
         which `content` cannot be read any more."""
-        if self._timer is None or self.next_s < self._armed_s:
-            self._arm()
+        if (self._timer is None or self.next_s < self._armed_s) and not content.is_eof():
+            self._arm()  # else all of it is here, and nothing is waited for
         self._waits = content
         try:
             return await content.readany()
