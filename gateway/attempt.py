@@ -125,10 +125,11 @@ class Attempts:
                         yield chunk
                         continue
                     held.append(chunk)
+                    if flight.hold:
+                        continue
                     held_logprobs += _logprobs_in(chunk)
                     full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
-                    has_content = any(delta.has_content for delta in chunk.deltas)
-                    if flight.hold or not (has_content or full):
+                    if not full and not any(delta.has_content for delta in chunk.deltas):
                         continue
                     leg.committed, leg.reader = True, None
                     for early in held:

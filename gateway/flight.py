@@ -45,6 +45,7 @@ class Flight:
     first_token_s: float | None = None
     records: list[AttemptRecord] = field(default_factory=list)
     text: list[str] | None = None
+    text_chars: int = 0
     broken: list[SettledAttempt] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
     """Ids of its legs."""
@@ -58,7 +59,8 @@ class Flight:
                 self.text = None
                 return
             self.text.append(delta.text)
-        if sum(map(len, self.text)) > MAX_KEPT_CHARS:
+            self.text_chars += len(delta.text)
+        if self.text_chars > MAX_KEPT_CHARS:
             self.text = None
 
     def whole(self, usage: Usage) -> Usage:
