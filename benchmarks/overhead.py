@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 KEY = "mg-benchmark"
 METADATA = (("authorization", f"Bearer {KEY}"),)
 UNARY_REQUESTS = 1500
+TURNS = 10
 TOKENS_PER_STREAM = 150
 TOKEN_INTERVAL_S = 0.02
 TTFT_REQUESTS = 300
@@ -168,22 +169,36 @@ async def first_token_us(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> 
     return sorted(found)
 
 
-async def single_requests(pid: int, port: str) -> dict[str, float]:
-    """CPU per unary request and time to the first token, one request at a time."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        await until_ready(stub)
-        await unary(stub, 100)
-        before_s = cpu_s(pid)
-        await unary(stub, UNARY_REQUESTS)
-        cpu_us = 1e6 * (cpu_s(pid) - before_s) / UNARY_REQUESTS
-        times_us = await first_token_us(stub)
-    return {
-        "CPU per unary request, µs": cpu_us,
-        "TTFT p50, µs": statistics.median(times_us),
-        "TTFT p99, µs": times_us[int(0.99 * len(times_us))],
-        "resident memory, MB": resident_mb(pid),
-    }
+async def single_requests(servers: Sequence[tuple[int, str]]) -> list[dict[str, float]]:
+    """CPU per unary request and time to the first token of each server (process id, port), one
+    request at a time, by turns: what a wake-up costs depends on what else the machine does."""
+    async with contextlib.AsyncExitStack() as stack:
+        stubs = []
+        for pid, port in servers:
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            stub = inference_pb2_grpc.InferenceServiceStub(await stack.enter_async_context(channel))
+            await until_ready(stub)
+            await unary(stub, 100)
+            stubs.append((pid, stub))
+        used_s = dict.fromkeys((pid for pid, _ in servers), 0.0)
+        for _ in range(TURNS):
+            for pid, stub in stubs:
+                await unary(stub, 10)
+                before_s = cpu_s(pid)
+                await unary(stub, UNARY_REQUESTS // TURNS)
+                used_s[pid] += cpu_s(pid) - before_s
+        found = []
+        for pid, stub in stubs:
+            times_us = await first_token_us(stub)
+            found.append(
+                {
+                    "CPU per unary request, µs": 1e6 * used_s[pid] / UNARY_REQUESTS,
+                    "TTFT p50, µs": statistics.median(times_us),
+                    "TTFT p99, µs": times_us[int(0.99 * len(times_us))],
+                    "resident memory, MB": resident_mb(pid),
+                }
+            )
+    return found
 
 
 async def streaming(pid: int, port: str, number: int, what: str) -> dict[str, float]:
@@ -214,10 +229,12 @@ def resident_mb(pid: int) -> float:
 def repeat_once(numbers: list[int]) -> tuple[dict[str, float], dict[str, float]]:
     """Every figure of the gateway, and of the floor where it has the same."""
     upstream, echo = str(HERE / "upstream.py"), str(HERE / "echo.py")
-    with process(upstream, "0", "1") as (_, up), gateway(up, 0.0) as (pid, port):
-        ours = uvloop.run(single_requests(pid, port))
-    with process(echo, "0") as (running, port):
-        floor = uvloop.run(single_requests(running.pid, port))
+    with (
+        process(upstream, "0", "1") as (_, up),
+        gateway(up, 0.0) as ours_at,
+        process(echo, "0") as (running, port),
+    ):
+        ours, floor = uvloop.run(single_requests((ours_at, (running.pid, port))))
     for number in numbers:
         with process(echo, str(TOKEN_INTERVAL_S)) as (running, port):
             bare = uvloop.run(streaming(running.pid, port, number, "")).values()
