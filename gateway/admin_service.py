@@ -53,11 +53,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Sends no new request there, until it is taken back; a restart forgets it."""
         async with answering(context):
             self._operator(context, "draining")
-            self._check_placement(request.placement)
-            await self._live.drain(request.placement)
-            snapshot = self._live.snapshot()
-            running = {state.name: state.running_requests for state in snapshot.placements}
-            return admin_pb2.DrainResponse(running_requests=running[request.placement])
+            names = self._placements(request.placement)
+            await self._live.drain(names)
+            states = self._live.snapshot().placements
+            running = sum(state.running_requests for state in states if state.name in names)
+            return admin_pb2.DrainResponse(running_requests=running)
 
     async def Undrain(
         self, request: admin_pb2.UndrainRequest, context: Context
@@ -65,8 +65,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Takes it back; it serves as soon as it is found well."""
         async with answering(context):
             self._operator(context, "draining")
-            self._check_placement(request.placement)
-            await self._live.undrain(request.placement)
+            await self._live.undrain(self._placements(request.placement))
             return admin_pb2.UndrainResponse()
 
     async def Reload(
@@ -186,10 +185,18 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         require(caller, {KeyRole.OPERATOR}, what)
         return caller
 
-    def _check_placement(self, name: str) -> None:
-        known = {state.facts.name for state in self._live.runtime.scheduler.placements}
-        if name not in known:
+    def _placements(self, name: str) -> tuple[str, ...]:
+        """The placement, or all ranks of the replica. A rank alone cannot leave: they step
+        together, so that the others would go on paying for it."""
+        names = self._live.members(name)
+        if not names:
             raise errors.not_found("placement", name[:200])
+        for state in self._live.runtime.scheduler.placements:
+            if state.facts.name == name and state.facts.group:
+                replica = state.facts.group
+                message = f"a data-parallel rank, which steps with the others: give {replica}"
+                raise errors.invalid([("placement", message)])
+        return names
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
         """A checked scope that the caller may set a budget for."""

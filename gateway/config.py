@@ -142,6 +142,9 @@ class Pool(_Config, frozen=True, kw_only=True):
     """GPUs of one replica."""
     data_parallel_ranks: Count = 1
     """Data-parallel ranks of one replica (--data-parallel-size)."""
+    pin_ranks: bool = False
+    """Whether the gateway chooses each request's rank (X-data-parallel-rank) by what every rank
+    holds: each is a placement then. Else the engine chooses, and a replica is one placement."""
     max_num_seqs: Count = 256
     """Sequences that one rank runs at once (--max-num-seqs)."""
     kv_capacity_tokens: Count | None = None

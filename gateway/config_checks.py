@@ -14,6 +14,7 @@ from gateway.config_checks_discovery import discovery_problems
 from gateway.config_checks_gateway import shared_class_problems
 from gateway.config_checks_kv_events import kv_events_problems
 from gateway.config_checks_ledger import ledger_problems
+from gateway.config_checks_ranks import rank_problems
 from gateway.config_checks_remote import remote_problems
 from gateway.config_problems import ConfigError, Problem, shown
 from gateway.config_shape import nearest
@@ -42,6 +43,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from discovery_problems(config.pools)
     yield from shared_class_problems(config)
     yield from kv_events_problems(config.pools)
+    yield from rank_problems(config.pools)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)
     for path, upstream in _upstreams(config):

@@ -20,6 +20,7 @@ import zmq.asyncio
 from gateway.config import Pool
 from gateway.config_kv_events import KvEvents
 from gateway.kv_event_format import SLICE_BLOCKS, BadEvents, EventReader
+from gateway.rank_names import rank_names
 from scheduler.token_blocks import CacheChange, CacheEvents, CacheReset
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Publisher:
     """Where a replica publishes."""
 
     placement: str
+    """The replica's, or what those of its pinned ranks begin with."""
+    pinned: bool
     host: str
     ranks: int
     settings: KvEvents
@@ -63,6 +66,7 @@ def publisher(pool: Pool, placement: str, url: str, port: int | None = None) -> 
         return None
     return Publisher(
         placement=placement,
+        pinned=pool.pin_ranks,
         host=host,
         ranks=pool.data_parallel_ranks,
         settings=settings,
@@ -226,14 +230,11 @@ class Rank:
         await asyncio.sleep(0)  # many may wait, and reading one that waits does not
 
     def _tell(self, *changes: CacheChange) -> None:
-        self._report(
-            CacheEvents(
-                placement=self._publisher.placement,
-                rank=self.number,
-                ranks=self._publisher.ranks,
-                changes=changes,
-            )
-        )
+        found = self._publisher
+        name, rank, ranks = found.placement, self.number, found.ranks
+        if found.pinned:
+            name, rank, ranks = rank_names(name, ranks)[rank], 0, 1
+        self._report(CacheEvents(placement=name, rank=rank, ranks=ranks, changes=changes))
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1

@@ -131,19 +131,25 @@ class Live:
         self._retired.add(retiring)
         retiring.add_done_callback(self._retired.discard)
 
-    async def drain(self, placement: str) -> None:
+    def members(self, name: str) -> tuple[str, ...]:
+        """The placement of that name, or the pinned ranks of the replica; empty: there is none."""
+        facts = [state.facts for state in self.runtime.scheduler.placements]
+        return tuple(f.name for f in facts if name in (f.name, f.group))
+
+    async def drain(self, placements: tuple[str, ...]) -> None:
         """Sends no new request there; running ones finish."""
-        self._drained.add(placement)
-        await self._regate(placement)
+        self._drained.update(placements)
+        await self._regate(placements)
 
-    async def undrain(self, placement: str) -> None:
-        """Takes a drained placement back: what its probes say holds again."""
-        self._drained.discard(placement)
-        await self._regate(placement)
+    async def undrain(self, placements: tuple[str, ...]) -> None:
+        """Takes drained placements back: what their probes say holds again."""
+        self._drained.difference_update(placements)
+        await self._regate(placements)
 
-    async def _regate(self, placement: str) -> None:
+    async def _regate(self, placements: tuple[str, ...]) -> None:
         current = self._current
-        current.runtime.dispatcher.handle(current.gate.now(placement))
+        for placement in placements:
+            current.runtime.dispatcher.handle(current.gate.now(placement))
         await self._on_change()
 
     async def close(self) -> None:

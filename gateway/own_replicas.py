@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gateway.backends.openai_http import OpenAIHttpBackend
 from gateway.kv_events import KvEventsListener, Publisher
 from gateway.probes import Probed, Prober
+from gateway.rank_names import rank_names
 from gateway.remotes import AnyBackend
 from scheduler.core import Scheduler
 from scheduler.snapshot import SchedulerSnapshot
@@ -21,14 +22,26 @@ class OwnReplicas:
     upstream_model: str
     backend: Callable[..., OpenAIHttpBackend]
     """Makes the backend of a `base_url`."""
+    pinned_ranks: int
+    """Data-parallel ranks of a replica that are placements of their own; 0: it is one placement."""
     backends: dict[str, AnyBackend]
     targets: dict[str, tuple[str, str]]
 
-    def connect(self, placement: str, url: str) -> Probed:
-        """Requests that start at the placement go to this address from now on."""
-        self.backends[placement] = engine = self.backend(base_url=url)
-        self.targets[placement] = (url, self.upstream_model)
-        return Probed(placement=placement, upstream_model=self.upstream_model, engine=engine)
+    def connect(self, place: str, url: str) -> Probed:
+        """Requests that start at the place go to this address from now on."""
+        engine = self.backend(base_url=url)
+        names = rank_names(place, self.pinned_ranks)
+        for name in names:
+            self.backends[name] = engine
+            self.targets[name] = (url, self.upstream_model)
+        return Probed(
+            replica=place, placements=names, upstream_model=self.upstream_model, engine=engine
+        )
+
+    def disconnect(self, place: str) -> None:
+        """The place has no address any more."""
+        for name in rank_names(place, self.pinned_ranks):
+            del self.targets[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +63,14 @@ class FoundReplicas:
 
     async def vanish(self, place: str, reason: str) -> None:
         """Running streams keep the backend that they began with."""
-        del self.own.targets[place]
+        self.own.disconnect(place)
         self.listener.forget(place)
         await self.prober.forget(place, reason)
 
     def is_idle(self, place: str) -> bool:
         """Whether the scheduler counts nothing there."""
-        (state,) = (s for s in self.scheduler.placements if s.facts.name == place)
-        return state.sequences == 0
+        names = rank_names(place, self.own.pinned_ranks)
+        return not any(s.sequences for s in self.scheduler.placements if s.facts.name in names)
 
 
 def occupied(snapshot: SchedulerSnapshot, targets: Container[str]) -> SchedulerSnapshot:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.backends.failures import UpstreamFailure
-from gateway.generation import Chunk, Generation, Sampling
-from gateway.vllm_metrics import BadMetrics, parse_metrics
-from scheduler.types import EngineReport, Event, ServingChanged
+from gateway.generation import Chunk, EngineHints, Generation, Sampling
+from gateway.vllm_metrics import BadMetrics, parse_metrics, parse_rank_metrics
+from scheduler.types import Event, ServingChanged
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """An own replica to watch."""
+    """An own replica to watch. `placements`: itself, or its data-parallel ranks in order."""
 
-    placement: str
+    replica: str
+    placements: tuple[str, ...]
     upstream_model: str
     engine: Engine
 
@@ -67,13 +68,14 @@ class Prober:
         report: Callable[[Event], None],
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
-        self._replicas = {replica.placement: replica for replica in replicas}
+        self._replicas = {replica.replica: replica for replica in replicas}
+        self._replica_of = {name: r.replica for r in replicas for name in r.placements}
         self._remotes = remotes
         self._interval_s = interval_s
         self._clock = clock
         self._report = report
         self._on_change = on_change
-        self._refused = {replica.placement: asyncio.Event() for replica in replicas}
+        self._refused = {replica.replica: asyncio.Event() for replica in replicas}
         self._silent: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self._watching: dict[str, asyncio.Task[None]] = {}
@@ -81,36 +83,42 @@ class Prober:
 
     def assume_in_service(self, placement: str) -> None:
         """It served under the configuration before: only the end of that is news."""
-        self._in_service.add(placement)
+        self._in_service.add(self._replica_of.get(placement, placement))
 
     def note_refused(self, placement: str) -> None:
         """A connection was refused: the placement is out already, look at it again."""
-        if placement in self._refused:
-            self._refused[placement].set()
+        refused = self._refused.get(self._replica_of.get(placement, ""))
+        if refused is not None:
+            refused.set()
 
     def note_silent(self, placement: str) -> None:
         """A request got no token in time: make sure that the placement still generates."""
-        self._silent.add(placement)
+        self._silent.add(self._replica_of.get(placement, placement))
 
     def watch(self, replica: Probed) -> None:
-        """A replica has appeared at a placement that had none."""
-        self._replicas[replica.placement] = replica
-        self._refused[replica.placement] = asyncio.Event()
+        """A replica has appeared at a place that had none."""
+        self._replicas[replica.replica] = replica
+        self._replica_of.update(dict.fromkeys(replica.placements, replica.replica))
+        self._refused[replica.replica] = asyncio.Event()
         if self._group is not None:
             self._start(self._group, replica)
 
-    async def forget(self, placement: str, reason: str) -> None:
+    async def forget(self, name: str, reason: str) -> None:
         """The replica is gone: it gets no new requests, whatever it still answers."""
-        del self._replicas[placement], self._refused[placement]
-        self._silent.discard(placement)
-        if (watching := self._watching.pop(placement, None)) is not None:
+        replica = self._replicas.pop(name)
+        del self._refused[name]
+        for placement in replica.placements:
+            del self._replica_of[placement]
+        self._silent.discard(name)
+        if (watching := self._watching.pop(name, None)) is not None:
             watching.cancel()
-        await self._serving(placement, False, reason)
+        await self._serving(replica, False, reason)
 
     async def run(self) -> None:
         """Watches until cancelled."""
         for remote in self._remotes:
-            await self._serving(remote, True, "presumed good")
+            self._tell(remote, (remote,), True, "presumed good")
+        await self._on_change()
         async with asyncio.TaskGroup() as group:
             self._group = group
             for replica in self._replicas.values():
@@ -118,16 +126,16 @@ class Prober:
             await asyncio.Event().wait()  # more may appear, even where there are none yet
 
     def _start(self, group: asyncio.TaskGroup, replica: Probed) -> None:
-        self._watching[replica.placement] = group.create_task(self._watch_replica(replica))
+        self._watching[replica.replica] = group.create_task(self._watch_replica(replica))
 
     async def _watch_replica(self, replica: Probed) -> None:
-        name = replica.placement
+        name = replica.replica
         refused = self._refused[name]
         while True:
             context_tokens = await self._bring_up(replica)
             refused.clear()
             self._silent.discard(name)
-            await self._serving(name, True, "answered a one-token request")
+            await self._serving(replica, True, "answered a one-token request")
             failed = 0
             reason = ""
             while failed < FAILED_LOOKS and not refused.is_set():
@@ -136,14 +144,14 @@ class Prober:
                         failed = FAILED_LOOKS - 1  # one more sign of trouble is enough
                         await self._one_token(replica)
                         self._silent.discard(name)
-                    self._report(await self._look(replica, context_tokens))
+                    await self._look(replica, context_tokens)
                     failed = 0
                 except (UpstreamFailure, BadMetrics) as error:
                     failed += 1
                     reason = str(error)
                 await _wait(refused, self._interval_s)
             if failed >= FAILED_LOOKS:
-                await self._serving(name, False, reason)
+                await self._serving(replica, False, reason)
             else:
                 self._in_service.discard(name)  # by the dispatcher; the next try tells the reason
 
@@ -158,17 +166,23 @@ class Prober:
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
                     await self._one_token(replica)
-                    self._report(await self._look(replica, models[replica.upstream_model]))
+                    await self._look(replica, models[replica.upstream_model])
                     return models[replica.upstream_model]
             except (UpstreamFailure, BadMetrics) as error:
                 reason = str(error)
             if reason != last_reason:
-                await self._serving(replica.placement, False, reason)
+                await self._serving(replica, False, reason)
                 last_reason = reason
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
     async def _one_token(self, replica: Probed) -> None:
+        """Of every rank where they are pinned: the engine then has as many, and lets them be."""
+        ranks = range(len(replica.placements)) if len(replica.placements) > 1 else (None,)
+        for rank in ranks:
+            await self._one_token_of(replica, rank)
+
+    async def _one_token_of(self, replica: Probed, rank: int | None) -> None:
         generation = Generation(
             request_id="moegate-probe",
             model=replica.upstream_model,
@@ -176,25 +190,34 @@ class Prober:
             max_output_tokens=1,
             sampling=Sampling(temperature=0.0),
             ignore_eos=True,
+            hints=EngineHints(dp_rank=rank),
         )
         deadline_s = asyncio.get_running_loop().time() + PROBE_DEADLINE_S
         async with aclosing(replica.engine.stream(generation, deadline_s=deadline_s)) as chunks:
             async for _ in chunks:
                 pass
 
-    async def _look(self, replica: Probed, context_tokens: int | None) -> EngineReport:
-        text = await replica.engine.metrics()
-        return parse_metrics(text, replica.placement, self._clock(), context_tokens)
+    async def _look(self, replica: Probed, context_tokens: int | None) -> None:
+        text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
+        if len(names) == 1:
+            self._report(parse_metrics(text, names[0], at_s, context_tokens))
+            return
+        for report in parse_rank_metrics(text, names, at_s, context_tokens):
+            self._report(report)
 
-    async def _serving(self, placement: str, serving: bool, reason: str) -> None:
-        if not serving:
-            self._in_service.discard(placement)
-            log.warning("%s out: %s", placement, reason)
-        elif placement not in self._in_service:
-            self._in_service.add(placement)
-            log.info("%s in service: %s", placement, reason)
-        self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
+    async def _serving(self, replica: Probed, serving: bool, reason: str) -> None:
+        self._tell(replica.replica, replica.placements, serving, reason)
         await self._on_change()
+
+    def _tell(self, name: str, placements: tuple[str, ...], serving: bool, reason: str) -> None:
+        if not serving:
+            self._in_service.discard(name)
+            log.warning("%s out: %s", name, reason)
+        elif name not in self._in_service:
+            self._in_service.add(name)
+            log.info("%s in service: %s", name, reason)
+        for placement in placements:
+            self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

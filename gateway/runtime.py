@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from gateway.loop_load import LoopLoad
 from gateway.own_replicas import FoundReplicas, OwnReplicas, occupied
 from gateway.priors import checked_prior
 from gateway.probes import Probed, Prober
+from gateway.rank_names import rank_names
 from gateway.remotes import AnyBackend, Unsupported, remote_parts
 from gateway.secrets import resolve
 from scheduler.core import Scheduler, SchedulerLimits
@@ -129,6 +130,7 @@ def build(
                 timeouts=pool.timeouts,
                 pace=load,
             ),
+            pinned_ranks=pool.data_parallel_ranks if pool.pin_ranks else 0,
             backends=backends,
             targets=targets,
         )
@@ -143,7 +145,8 @@ def build(
             names = place_names(pool.name, pool.discover)
             found.append((pool, pool.discover, own))
         step_model = checked_prior(pool, base_dir).step_model
-        placements.extend(_local_placement(pool, name, step_model) for name in names)
+        for name in names:
+            placements.extend(_local_placements(pool, name, step_model))
     for remote in config.remotes:
         parts = remote_parts(remote, base_dir, upstream, load)
         placements.append(parts.placement)
@@ -220,17 +223,32 @@ def build(
     )
 
 
-def _local_placement(pool: Pool, name: str, step_model: StepModel) -> Placement:
-    return Placement(
+def _local_placements(pool: Pool, name: str, step_model: StepModel) -> list[Placement]:
+    """The replica, or its ranks where they are pinned: they step together, as one group."""
+    ranks, capacity = pool.data_parallel_ranks, pool.kv_capacity_tokens
+    whole = Placement(
         name=name,
         kind=PlacementKind.LOCAL,
         model=pool.model,
         pool=pool.name,
-        # Ranks of a data-parallel replica step together and are not pinned: one placement.
-        max_running=pool.max_num_seqs * pool.data_parallel_ranks,
-        kv_capacity_tokens=pool.kv_capacity_tokens,
+        max_running=pool.max_num_seqs * ranks,
+        kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
         step_model=step_model,
         objective=pool.objective,
         release_delay_s=pool.release_delay_s,
     )
+    if not pool.pin_ranks:
+        return [whole]
+    return [
+        replace(
+            whole,
+            name=rank_name,
+            group=name,
+            dp_rank=rank,
+            max_running=pool.max_num_seqs,
+            kv_capacity_tokens=None if capacity is None else capacity // ranks,
+            step_model=replace(step_model, ranks=ranks),
+        )
+        for rank, rank_name in enumerate(rank_names(name, ranks))
+    ]

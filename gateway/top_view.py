@@ -120,10 +120,12 @@ def _replicas(placements: list[usage_pb2.PlacementState]) -> FittedTable:
         ]
     )
     for state in placements:
-        rank = f" rank {state.dp_rank}" if state.HasField("dp_rank") else ""
+        name = state.placement
+        if state.HasField("dp_rank"):
+            name = f"{state.group} rank {state.dp_rank}"
         known_step = state.HasField("decode_step")
         rows.add_row(
-            state.placement + rank,
+            name,
             str(state.running_requests),
             str(state.external_sequences),
             str(state.waiting_requests) if state.HasField("waiting_requests") else UNKNOWN,

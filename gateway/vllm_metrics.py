@@ -1,7 +1,8 @@
 """vLLM's /metrics as an `EngineReport`: the few series that the scheduler reads.
 
 Names are those of vLLM 0.32. Values of several DP ranks (label `engine`) are added up, the cache
-usage is their mean. A gauge that is absent counts as 0: vLLM makes some at the first request.
+usage is their mean; where the ranks are placements, each has its own report. A gauge that is absent
+counts as 0: vLLM makes some at the first request.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 from scheduler.types import EngineCounts, EngineReport
 
@@ -38,6 +40,7 @@ _WANTED = frozenset(
     )
 )
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="([0-9]{1,15})"')
+_RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
 _MOST = 1e15
 """Larger values are nonsense, and their sums would not stay finite."""
 
@@ -78,6 +81,27 @@ def parse_metrics(
             gaps_s=sum(values[_GAPS_S]),
             **{field: round(sum(values[name])) for field, name in _COUNTS.items()},
         ),
+    )
+
+
+def parse_rank_metrics(
+    text: bytes, placements: Sequence[str], at_s: float, context_tokens: int | None
+) -> tuple[EngineReport, ...]:
+    """A report for each data-parallel rank, `placements` being theirs in order. Raises BadMetrics,
+    also where the server has more ranks."""
+    lines: list[list[bytes]] = [[] for _ in placements]
+    for line in text.splitlines():
+        if line[: _name_end(line)] in _WANTED and (found := _RANK.search(line)) is not None:
+            rank = int(found[1])
+            if rank >= len(lines):
+                raise BadMetrics(
+                    f"the server has a data-parallel rank {rank}: data_parallel_ranks,"
+                    f" {len(lines)}, is too small"
+                )
+            lines[rank].append(line)
+    return tuple(
+        parse_metrics(b"\n".join(its), placement, at_s, context_tokens)
+        for placement, its in zip(placements, lines, strict=True)
     )
 
 

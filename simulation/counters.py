@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from simulation.output import FinishReason
 
@@ -57,10 +57,15 @@ class Histogram:
         """Observations so far."""
         return sum(self.counts)
 
+    def add(self, other: Histogram) -> None:
+        """Counts what another one of the same bounds has."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
 
 @dataclass(slots=True, kw_only=True)
 class EngineCounters:
-    """Counts since the engine began. A choice is a request of its own here, as in vLLM.
+    """Counts of a rank since it began. A choice is a request of its own here, as in vLLM.
 
     Attributes:
         prompt_tokens, prompt_tokens_cached: of prompts whose prefill has ended.
@@ -98,3 +103,15 @@ class EngineCounters:
         bounds = length_bounds_tokens(self.longest_tokens)
         self.request_prompt_tokens = Histogram(bounds)
         self.request_generation_tokens = Histogram(bounds)
+
+    def add(self, other: EngineCounters) -> None:
+        """Counts what another rank of the engine has."""
+        for each in fields(self):
+            mine, its = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, Histogram):
+                mine.add(its)
+            elif isinstance(mine, dict):
+                for reason, count in its.items():
+                    mine[reason] += count
+            elif each.name != "longest_tokens":
+                setattr(self, each.name, mine + its)

@@ -67,7 +67,7 @@ def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
     """What the engine (or the pinned rank) says of itself, as vLLM's /metrics does."""
     engine, config = placement.engine, placement.engine.config
     ranks = engine.ranks if placement.rank is None else (engine.ranks[placement.rank],)
-    counters = engine.counters
+    counters = engine.counters if placement.rank is None else ranks[0].counters
     blocks = config.num_gpu_blocks * len(ranks)
     return EngineReport(
         placement=placement.name,
@@ -87,7 +87,5 @@ def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
             steps=counters.step_tokens.count,
             cached_prompt_tokens=counters.prompt_tokens_cached,
             preemptions=counters.preemptions,
-        )
-        if placement.rank is None
-        else None,
+        ),
     )

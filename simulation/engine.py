@@ -44,10 +44,12 @@ class Engine:
     def __init__(self, config: EngineConfig, physics: Physics, seed: int) -> None:
         self.config = config
         self.physics = physics
-        self.counters = EngineCounters(longest_tokens=config.max_model_len)
         self.truth = CostTruth()
         size = config.rank_size()
-        self.ranks = tuple(Rank(size, self.counters, self.truth) for _ in range(config.ranks))
+        self.ranks = tuple(
+            Rank(size, EngineCounters(longest_tokens=config.max_model_len), self.truth)
+            for _ in range(config.ranks)
+        )
         self._rng = np.random.default_rng(seed)
         self._noise: list[float] = []
         self._requests: dict[str, list[Sequence]] = {}
@@ -59,6 +61,16 @@ class Engine:
             f"<Engine: {self.running} running, {self.waiting} waiting,"
             f" {self.kv_usage:.0%} of the KV cache>"
         )
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What all ranks have counted; of a single one, its own."""
+        if len(self.ranks) == 1:
+            return self.ranks[0].counters
+        counters = EngineCounters(longest_tokens=self.config.max_model_len)
+        for rank in self.ranks:
+            counters.add(rank.counters)
+        return counters
 
     @property
     def running(self) -> int:
@@ -113,7 +125,7 @@ class Engine:
         sequences = [Sequence(request, i, known, rank, now) for i in range(len(outputs))]
         self._requests[request.request_id] = sequences
         self.ranks[rank].waiting.extend(sequences)
-        self.counters.added += len(sequences)
+        self.ranks[rank].counters.added += len(sequences)
 
     def abort(self, request_id: str) -> float:
         """Ends what is left of a request and frees its blocks at once.
@@ -125,8 +137,9 @@ class Engine:
             raise RuntimeError("interrupt the steps first")
         cost_s = 0.0
         for sequence in self._requests.pop(request_id, ()):
-            self.ranks[sequence.rank].remove(sequence)
-            self.counters.finished[FinishReason.ABORT] += 1
+            rank = self.ranks[sequence.rank]
+            rank.remove(sequence)
+            rank.counters.finished[FinishReason.ABORT] += 1
             cost_s += sequence.cost_s
         return cost_s
 
@@ -231,8 +244,9 @@ class Engine:
             second_s = flight.first_s + flight.slope_s
             self._charge_decode(flight, second_s, flight.steps - 1, ahead=1)
         end_s = flight.begin_s + flight.duration_s(flight.steps)
-        step_tokens = self._count_decoded(flight.steps, end_s)
+        self._count_decoded(flight.steps, end_s)
         for rank in self.ranks:
+            step_tokens = rank.batch
             step_tokens += sum(tokens for one, tokens in rank.prefills if not one.ended)
             rank.advance(flight.steps, goes_on=False)
             ended = rank.ended()
@@ -249,7 +263,8 @@ class Engine:
                 self._count_end(sequence, end_s)
             told += ended
             step_tokens += len(complete)
-        self.counters.step_tokens.observe(step_tokens, flight.steps)
+            if step_tokens:  # an idle rank runs along, and has nothing to count
+                rank.counters.step_tokens.observe(step_tokens, flight.steps)
         self._last_end_s = end_s
         return told
 
@@ -324,19 +339,18 @@ class Engine:
         sigma /= math.sqrt(steps)
         return math.exp(sigma * self._noise.pop() - sigma * sigma / 2)
 
-    def _count_decoded(self, steps: int, end_s: float) -> int:
-        """Counts the tokens of the sequences that decode in `steps` steps; how many in each."""
-        batch = sum(rank.batch for rank in self.ranks)
-        if batch:
-            self.counters.generation_tokens += steps * batch
-            gap_s = (end_s - self._last_end_s) / steps
-            self.counters.inter_token_s.observe(gap_s, steps * batch)
+    def _count_decoded(self, steps: int, end_s: float) -> None:
+        """Counts the tokens of the sequences that decode in `steps` steps."""
+        gap_s = (end_s - self._last_end_s) / steps
+        for rank in self.ranks:
+            if rank.batch:
+                rank.counters.generation_tokens += steps * rank.batch
+                rank.counters.inter_token_s.observe(gap_s, steps * rank.batch)
         self._last_end_s = end_s
-        return batch
 
     def _emit(self, rank: Rank, sequence: Sequence, now: float) -> None:
         """The token that follows a prefill."""
-        counters = self.counters
+        counters = rank.counters
         counters.generation_tokens += 1
         if not sequence.output_tokens:
             sequence.first_token_s = now
@@ -356,7 +370,7 @@ class Engine:
         siblings.remove(sequence)
         if not siblings:
             del self._requests[sequence.request.request_id]
-        counters = self.counters
+        counters = self.ranks[sequence.rank].counters
         counters.finished[sequence.output.finish_reason] += 1
         counters.request_prompt_tokens.observe(sequence.prompt_tokens)
         counters.request_generation_tokens.observe(sequence.output_tokens)

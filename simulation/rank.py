@@ -57,7 +57,7 @@ class Rank:
         """Sequences that need a new block in the steps of each remainder."""
         self._in_step = False
         self._preempted = False
-        self._counters = counters
+        self.counters = counters
         self._truth = truth
 
     def schedule(self, now: float) -> None:
@@ -202,8 +202,8 @@ class Rank:
         if sequence.admitted_s is None:
             sequence.admitted_s = now
             sequence.cached_tokens = sequence.computed_tokens
-            self._counters.cache_queries_tokens += sequence.prompt_tokens
-            self._counters.cache_hits_tokens += sequence.cached_tokens
+            self.counters.cache_queries_tokens += sequence.prompt_tokens
+            self.counters.cache_hits_tokens += sequence.cached_tokens
         return True
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
@@ -237,7 +237,7 @@ class Rank:
         sequence.preempted_s = now
         self.waiting.appendleft(sequence)
         self._preempted = True
-        self._counters.preemptions += 1
+        self.counters.preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
         """Gives the blocks back; what a sequence that decoded has filled is findable from now."""

@@ -37,7 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--served-model-name", default=_DEFAULTS.served_model_name, metavar="NAME", help="model")
     for name, text in (
         ("max-model-len", "tokens of prompt and output"),
-        ("max-num-seqs", "sequences that run at once"),
+        ("data-parallel-size", "ranks, each with its own batch and KV cache"),
+        ("max-num-seqs", "sequences that a rank runs at once"),
         ("max-num-batched-tokens", "tokens of one step"),
         ("num-gpu-blocks", "blocks of the KV cache"),
         ("block-size", "tokens of a block"),

@@ -18,6 +18,7 @@ class SimulatedVllmConfig:
 
     Attributes:
         port: 0 takes a free one.
+        data_parallel_size: ranks that step together; each has its own batch and KV cache.
         max_num_queued_reqs: running and waiting sequences beyond which requests get 503.
         speed: every step takes 1 / `speed` of its time; the metrics tell the time as it passes.
         stream_interval: tokens a chunk; a request may ask for more.
@@ -29,6 +30,7 @@ class SimulatedVllmConfig:
     port: int = 0
     served_model_name: str = DEFAULT_MODEL
     max_model_len: int = 32_768
+    data_parallel_size: int = 1
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     num_gpu_blocks: int = 6144
@@ -59,6 +61,7 @@ class SimulatedVllmConfig:
             block_size=self.block_size,
             max_model_len=self.max_model_len,
             noise_sigma=self.noise_sigma,
+            ranks=self.data_parallel_size,
         )
 
     def scaled_step_model(self) -> StepModel:

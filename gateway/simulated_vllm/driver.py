@@ -59,12 +59,13 @@ class EngineDriver:
         """Requests that have neither ended nor been aborted."""
         return len(self._watches)
 
-    def submit(self, request: TokenRequest, only_end: bool) -> Watch:
-        """Hands a request to the engine. Raises ValueError, as `Engine.add` does."""
+    def submit(self, request: TokenRequest, only_end: bool, rank: int | None = None) -> Watch:
+        """Hands a request to the engine, pinned to `rank` if that is given. Raises ValueError, as
+        `Engine.add` does."""
         idle = not self.engine.has_work
         # While the steps lag behind, the engine's time is the earlier one.
         now = self._clock() if idle else min(self._clock(), self._due_s)
-        self.engine.add(request, now)
+        self.engine.add(request, now, rank)
         watch = self._watches[request.request_id] = Watch(request, only_end)
         self._work.set()
         return watch

@@ -94,10 +94,14 @@ def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
         raise unknown_model(model, config.served_model_name)
 
 
-def check_rank(header: str | None) -> None:
-    """`X-data-parallel-rank`: there is only rank 0. Raises Refused."""
-    if header is not None and header.strip() != "0":
-        raise bad_value(None, f"data_parallel_rank {header.strip()} is out of range [0, 1).")
+def pinned_rank(header: str | None, ranks: int) -> int | None:
+    """`X-data-parallel-rank`; None: the engine chooses. Raises Refused."""
+    if header is None:
+        return None
+    name = header.strip()
+    if not (name.isascii() and name.isdecimal() and int(name[:9]) < ranks):
+        raise bad_value(None, f"data_parallel_rank {name} is out of range [0, {ranks}).")
+    return int(name)
 
 
 def _prompt(body: GenerationBody, config: SimulatedVllmConfig, is_chat: bool) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from gateway.simulated_vllm.config import SimulatedVllmConfig
-from simulation.counters import Histogram
+from simulation.counters import EngineCounters, Histogram
 from simulation.engine import Engine
 from simulation.output import FinishReason
 
@@ -31,110 +31,124 @@ class Served:
 
 def render(engine: Engine, served: Served) -> bytes:
     """The whole text."""
-    config, counters = served.config, engine.counters
-    text = _Text({"engine": "0", "model_name": config.served_model_name}, served.began_s)
+    config, ranks = served.config, engine.ranks
+    text = _Text(config.served_model_name, len(ranks), served.began_s)
     text.gauge(
-        "num_requests_running", "Number of requests in model execution batches.", engine.running
+        "num_requests_running",
+        "Number of requests in model execution batches.",
+        [len(rank.running) for rank in ranks],
     )
     text.gauge(
-        "num_requests_waiting", "Number of requests waiting to be processed.", engine.waiting
+        "num_requests_waiting",
+        "Number of requests waiting to be processed.",
+        [len(rank.waiting) for rank in ranks],
     )
     text.gauges("engine_sleep_state", _SLEEP_HELP, "sleep_state", _SLEEP_STATES)
-    text.gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", engine.kv_usage)
-    for name, description, value in (
+    text.gauge(
+        "kv_cache_usage_perc",
+        "KV-cache usage. 1 means 100 percent usage.",
+        [rank.pool.used_blocks / config.num_gpu_blocks for rank in ranks],
+    )
+    for name, description, field in (
         (
             "prefix_cache_queries",
             "Prefix cache queries, in terms of number of queried tokens.",
-            counters.cache_queries_tokens,
+            "cache_queries_tokens",
         ),
         (
             "prefix_cache_hits",
             "Prefix cache hits, in terms of number of cached tokens.",
-            counters.cache_hits_tokens,
+            "cache_hits_tokens",
         ),
         (
             "num_preemptions",
             "Cumulative number of preemption from the engine.",
-            counters.preemptions,
+            "preemptions",
         ),
-        ("prompt_tokens", "Number of prefill tokens processed.", counters.prompt_tokens),
+        ("prompt_tokens", "Number of prefill tokens processed.", "prompt_tokens"),
         (
             "prompt_tokens_cached",
             "Number of cached prompt tokens (local + external).",
-            counters.prompt_tokens_cached,
+            "prompt_tokens_cached",
         ),
         (
             "generation_tokens",
             "Number of generation tokens processed.",
-            counters.generation_tokens,
+            "generation_tokens",
         ),
     ):
-        text.counter(name, description, [({}, value)])
-    finished = {
+        text.counter(name, description, [[({}, getattr(r.counters, field))] for r in ranks])
+    text.counter(
+        "request_success",
+        "Count of successfully processed requests.",
+        [_finished(rank.counters) for rank in ranks],
+    )
+    text.counter(
+        "admission_rejections",
+        "Number of admission attempts rejected by a queue limit, by reason.",
+        [
+            [
+                ({"reason": "max_num_queued_reqs"}, served.queue_rejections),
+                ({"reason": "max_num_queued_tokens"}, 0),
+            ]
+        ],
+        labelled_by_engine=False,
+    )
+    for name, description, field in (
+        (
+            "request_prompt_tokens",
+            "Number of prefill tokens processed.",
+            "request_prompt_tokens",
+        ),
+        (
+            "request_generation_tokens",
+            "Number of generation tokens processed.",
+            "request_generation_tokens",
+        ),
+        (
+            "iteration_tokens_total",
+            "Histogram of number of tokens per engine_step.",
+            "step_tokens",
+        ),
+        (
+            "time_to_first_token_seconds",
+            "Histogram of time to first token in seconds.",
+            "ttft_s",
+        ),
+        (
+            "inter_token_latency_seconds",
+            "Histogram of inter-token latency in seconds.",
+            "inter_token_s",
+        ),
+        (
+            "request_time_per_output_token_seconds",
+            "Histogram of time_per_output_token_seconds per request.",
+            "tpot_s",
+        ),
+        (
+            "e2e_request_latency_seconds",
+            "Histogram of e2e request latency in seconds.",
+            "e2e_s",
+        ),
+        ("request_queue_time_seconds", _PHASE_HELP % "WAITING", "queue_s"),
+        ("request_inference_time_seconds", _PHASE_HELP % "RUNNING", "inference_s"),
+        ("request_prefill_time_seconds", _PHASE_HELP % "PREFILL", "prefill_s"),
+        ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
+    ):
+        text.histogram(name, description, [getattr(r.counters, field) for r in ranks])
+    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config))
+    return text.encode()
+
+
+def _finished(counters: EngineCounters) -> list[tuple[Labels, int]]:
+    counts = {
         "stop": counters.finished[FinishReason.STOP],
         "length": counters.finished[FinishReason.LENGTH],
         "abort": 0,
         "error": 0,
         "repetition": 0,
     }
-    text.counter(
-        "request_success",
-        "Count of successfully processed requests.",
-        [({"finished_reason": reason}, count) for reason, count in finished.items()],
-    )
-    text.counter(
-        "admission_rejections",
-        "Number of admission attempts rejected by a queue limit, by reason.",
-        [
-            ({"reason": "max_num_queued_reqs"}, served.queue_rejections),
-            ({"reason": "max_num_queued_tokens"}, 0),
-        ],
-        labelled_by_engine=False,
-    )
-    for name, description, histogram in (
-        (
-            "request_prompt_tokens",
-            "Number of prefill tokens processed.",
-            counters.request_prompt_tokens,
-        ),
-        (
-            "request_generation_tokens",
-            "Number of generation tokens processed.",
-            counters.request_generation_tokens,
-        ),
-        (
-            "iteration_tokens_total",
-            "Histogram of number of tokens per engine_step.",
-            counters.step_tokens,
-        ),
-        (
-            "time_to_first_token_seconds",
-            "Histogram of time to first token in seconds.",
-            counters.ttft_s,
-        ),
-        (
-            "inter_token_latency_seconds",
-            "Histogram of inter-token latency in seconds.",
-            counters.inter_token_s,
-        ),
-        (
-            "request_time_per_output_token_seconds",
-            "Histogram of time_per_output_token_seconds per request.",
-            counters.tpot_s,
-        ),
-        (
-            "e2e_request_latency_seconds",
-            "Histogram of e2e request latency in seconds.",
-            counters.e2e_s,
-        ),
-        ("request_queue_time_seconds", _PHASE_HELP % "WAITING", counters.queue_s),
-        ("request_inference_time_seconds", _PHASE_HELP % "RUNNING", counters.inference_s),
-        ("request_prefill_time_seconds", _PHASE_HELP % "PREFILL", counters.prefill_s),
-        ("request_decode_time_seconds", _PHASE_HELP % "DECODE", counters.decode_s),
-    ):
-        text.histogram(name, description, histogram)
-    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config))
-    return text.encode()
+    return [({"finished_reason": reason}, count) for reason, count in counts.items()]
 
 
 _PHASE_HELP = "Histogram of time spent in %s phase for request."
@@ -150,7 +164,6 @@ def _cache(config: SimulatedVllmConfig) -> Labels:
         "block_size": str(config.block_size),
         "cache_dtype": "auto",
         "enable_prefix_caching": "True",
-        "engine": "0",
         "gpu_memory_utilization": "0.92",
         "kv_cache_max_concurrency": str(tokens / config.max_model_len),
         "kv_cache_size_tokens": str(tokens),
@@ -161,54 +174,63 @@ def _cache(config: SimulatedVllmConfig) -> Labels:
 
 
 class _Text:
-    """Lines in the Prometheus text format, as prometheus_client writes them."""
+    """Lines in the Prometheus text format, as prometheus_client writes them. Figures come by
+    data-parallel rank."""
 
-    def __init__(self, labels: Labels, began_s: float) -> None:
-        self._labels = labels
+    def __init__(self, model: str, ranks: int, began_s: float) -> None:
+        self._model: Labels = {"model_name": model}
+        self._ranks = [{"engine": str(rank), **self._model} for rank in range(ranks)]
         self._began_s = began_s
         self._lines: list[str] = []
 
     def encode(self) -> bytes:
         return ("\n".join(self._lines) + "\n").encode()
 
-    def gauge(self, name: str, description: str, value: float) -> None:
+    def gauge(self, name: str, description: str, values: Sequence[float]) -> None:
         self._head(name, description, "gauge")
-        self._sample(name, self._labels, value)
+        for rank, value in zip(self._ranks, values, strict=True):
+            self._sample(name, rank, value)
 
     def gauges(self, name: str, description: str, label: str, values: dict[str, int]) -> None:
         self._head(name, description, "gauge")
-        for key, value in values.items():
-            self._sample(name, {**self._labels, label: key}, value)
+        for rank in self._ranks:
+            for key, value in values.items():
+                self._sample(name, {**rank, label: key}, value)
 
     def info(self, name: str, description: str, labels: Labels) -> None:
         self._head(name, description, "gauge")
-        self._sample(name, labels, 1)
+        for rank in self._ranks:
+            self._sample(name, {**labels, "engine": rank["engine"]}, 1)
 
     def counter(
         self,
         name: str,
         description: str,
-        values: Sequence[tuple[Labels, int]],
+        values: Sequence[Sequence[tuple[Labels, int]]],
         *,
         labelled_by_engine: bool = True,
     ) -> None:
-        base = dict(self._labels)
-        if not labelled_by_engine:
-            del base["engine"]
+        bases = self._ranks if labelled_by_engine else [self._model]
+        whole = [
+            ({**base, **labels}, value)
+            for base, its in zip(bases, values, strict=True)
+            for labels, value in its
+        ]
         self._head(f"{name}_total", description, "counter")
-        for labels, value in values:
-            self._sample(f"{name}_total", {**base, **labels}, value)
-        self._created(name, description, ({**base, **labels} for labels, _ in values))
+        for labels, value in whole:
+            self._sample(f"{name}_total", labels, value)
+        self._created(name, description, (labels for labels, _ in whole))
 
-    def histogram(self, name: str, description: str, histogram: Histogram) -> None:
+    def histogram(self, name: str, description: str, histograms: Sequence[Histogram]) -> None:
         self._head(name, description, "histogram")
-        cumulated = list(accumulate(histogram.counts))
-        bounds = [*map(_number, histogram.bounds), "+Inf"]
-        for bound, count in zip(bounds, cumulated, strict=True):
-            self._sample(f"{name}_bucket", {**self._labels, "le": bound}, count)
-        self._sample(f"{name}_count", self._labels, cumulated[-1])
-        self._sample(f"{name}_sum", self._labels, histogram.total)
-        self._created(name, description, [self._labels])
+        for rank, histogram in zip(self._ranks, histograms, strict=True):
+            cumulated = list(accumulate(histogram.counts))
+            bounds = [*map(_number, histogram.bounds), "+Inf"]
+            for bound, count in zip(bounds, cumulated, strict=True):
+                self._sample(f"{name}_bucket", {**rank, "le": bound}, count)
+            self._sample(f"{name}_count", rank, cumulated[-1])
+            self._sample(f"{name}_sum", rank, histogram.total)
+        self._created(name, description, self._ranks)
 
     def _created(self, name: str, description: str, labels: Iterable[Labels]) -> None:
         self._head(f"{name}_created", description, "gauge")

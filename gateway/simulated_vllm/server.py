@@ -24,7 +24,7 @@ from gateway.simulated_vllm.fault_driver import FaultDriver
 from gateway.simulated_vllm.fault_effects import Effects, up_to
 from gateway.simulated_vllm.faults import Faults
 from gateway.simulated_vllm.frames import Frames
-from gateway.simulated_vllm.intake import Job, check_model, check_rank, make_job
+from gateway.simulated_vllm.intake import Job, check_model, make_job, pinned_rank
 from gateway.simulated_vllm.listener import Handler, Listener
 from gateway.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from gateway.simulated_vllm.prompts import chat_prompt
@@ -198,7 +198,8 @@ class SimulatedVllm:
 
     async def _generate(self, request: web.Request, *, is_chat: bool) -> web.StreamResponse:
         body = decode_generation(await _body(request))
-        check_rank(request.headers.get("X-data-parallel-rank"))
+        header = request.headers.get("X-data-parallel-rank")
+        rank = pinned_rank(header, self.config.data_parallel_size)
         name = request.headers.get("X-Request-Id") or body.request_id or secrets.token_hex(8)
         response_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{name}"
         job = make_job(
@@ -218,7 +219,7 @@ class SimulatedVllm:
             return instead
         self._check_queue(len(job.request.outputs))
         only_end = not job.stream and drawn.fault is None
-        watch = self.driver.submit(job.request, only_end=only_end)
+        watch = self.driver.submit(job.request, only_end=only_end, rank=rank)
         try:
             if job.stream:
                 return await self._stream(request, job, watch, effects)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.vllm_metrics import BadMetrics, parse_metrics
+from gateway.vllm_metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.types import EngineCounts
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/vllm_0_32/metrics.txt"
@@ -72,3 +72,30 @@ def test_a_line_without_a_count_is_an_error_that_shows_it(value: bytes) -> None:
     line = b'vllm:num_requests_running{engine="0"} ' + value
     with pytest.raises(BadMetrics, match="num_requests_running"):
         parse_metrics(line, "p", 0.0, None)
+
+
+RANKS = b"\n".join(
+    b'vllm:num_requests_running{engine="%d",model_name="m"} %d.0\n'
+    b'vllm:kv_cache_usage_perc{engine="%d",model_name="m"} 0.%d\n'
+    b'vllm:generation_tokens_total{engine="%d",model_name="m"} %d.0\n'
+    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="10"} 1.0'
+    % (rank, rank + 1, rank, rank + 1, rank, 100 * rank, rank)
+    for rank in range(3)
+)
+
+
+def test_pinned_ranks_have_a_report_each() -> None:
+    reports = parse_rank_metrics(RANKS, ("a/0", "a/1", "a/2"), 5.0, 8192)
+    assert [(r.placement, r.running, r.generation_tokens_total) for r in reports] == [
+        ("a/0", 1, 0), ("a/1", 2, 100), ("a/2", 3, 200),
+    ]  # fmt: skip
+    assert [r.kv_usage for r in reports] == pytest.approx([0.1, 0.2, 0.3])
+    assert {(r.kv_capacity_tokens, r.context_tokens, r.at_s) for r in reports} == {(160, 8192, 5.0)}
+    assert [r.counts.ranks for r in reports if r.counts] == [1, 1, 1]
+
+
+def test_a_rank_that_told_nothing_yet_counts_as_idle_and_one_too_many_is_an_error() -> None:
+    *_, silent = parse_rank_metrics(RANKS, ("a/0", "a/1", "a/2", "a/3"), 5.0, None)
+    assert (silent.placement, silent.running, silent.kv_capacity_tokens) == ("a/3", 0, None)
+    with pytest.raises(BadMetrics, match="rank 2: data_parallel_ranks, 2, is too small"):
+        parse_rank_metrics(RANKS, ("a/0", "a/1"), 5.0, None)
