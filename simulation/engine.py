@@ -197,6 +197,8 @@ class Engine:
         end_s = flight.begin_s + flight.duration_s(done)
         self._count_decoded(done, end_s)
         for rank in self.ranks:
+            if rank.batch:
+                rank.counters.step_tokens.observe(rank.batch, done)
             rank.advance(done, goes_on=True)
         flight.begin_s = end_s
         flight.steps -= done

@@ -138,6 +138,9 @@ def test_many_steps_as_one_are_the_same_run(
     assert ours.cache_hits_tokens == theirs.cache_hits_tokens
     assert ours.inter_token_s.count == theirs.inter_token_s.count
     assert ours.inter_token_s.total == pytest.approx(theirs.inter_token_s.total, rel=1e-2)
+    if ranks == 1:
+        assert ours.step_tokens.counts == theirs.step_tokens.counts
+    assert ours.step_tokens.total == theirs.step_tokens.total
 
 
 def test_with_noise_the_times_agree_within_one_percent() -> None:
