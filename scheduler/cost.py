@@ -361,7 +361,7 @@ class GroupMeter:
 
     def _decode(self, run: Run) -> None:
         """From now on it shares as a decoding sequence."""
-        self._prompts.answered(run, self._at_ns)
+        self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
         run.decodes = True
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
         self._sequences += run.choices

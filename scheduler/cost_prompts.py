@@ -70,13 +70,14 @@ class Prompts:
             return False
         return True
 
-    def answered(self, run: Run, now_ns: int) -> None:
-        """Its first token came, or it is believed to decode. It owes what is left of its prefill,
-        as far as there was time for it."""
+    def answered(self, run: Run, now_ns: int, *, queued: bool) -> None:
+        """Its first token came, or it is believed to decode. Where the engine `queued`, it owes
+        what is left of its prefill, as far as there was time for it; else the prediction was long.
+        """
         self.gone(run)
         charged_s = run.prefill_s - run.left_s
         run.left_s = min(run.left_s, (now_ns - run.sent_ns) * 1e-9 - charged_s)
-        if run.left_s > SPENT_S:
+        if queued and run.left_s > SPENT_S:
             self._owing[run] = None
         else:
             run.left_s = 0.0

@@ -10,7 +10,9 @@ import numpy as np
 from scheduler.cost import GroupMeter
 from scheduler.cost_runs import Run
 from scheduler.cost_totals import HOUR_NS, SECOND_NS, RateSegment
+from scheduler.step_fit import StepFit
 from scheduler.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_windows import OwnLoad, WindowMeter
 from scheduler.types import (
     Action,
     AttemptEnded,
@@ -44,6 +46,17 @@ class MeteredDecider:
     queue: list[Request] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
     metered: dict[str, int] = field(default_factory=dict)
+    fit: StepFit | None = None
+    """What the gateway learns of step times; None: the model in use stays."""
+    _windows: WindowMeter = field(default_factory=WindowMeter)
+    _own: OwnLoad = field(default_factory=OwnLoad)
+
+    def _learn(self, report: EngineReport, now: float) -> None:
+        assert self.fit is not None
+        window = self._windows.take(report, self._own.at(sequences=self.meter.running))
+        if window is not None:
+            self.fit.observe(window)
+            self.meter.set_model(self.fit.model(now), int(now * SECOND_NS))
 
     def submit(self, what: Request, now: float) -> list[Action]:
         self.queue.append(what)
@@ -73,6 +86,16 @@ class MeteredDecider:
         now_ns = int(now * SECOND_NS)
         match event:
             case Progress():
+                run = self.runs[event.request_id]
+                new = event.output_tokens - run.output_tokens
+                if not run.output_tokens:
+                    self._own.first_token(
+                        sequences=1,
+                        prompt_tokens=run.prompt_tokens,
+                        uncached_tokens=run.prompt_tokens,
+                    )
+                    new -= 1
+                self._own.tokens(new, 0.0)
                 self.meter.progress(self.runs[event.request_id], event.output_tokens, now_ns)
             case AttemptEnded():
                 run = self.runs.pop(event.request_id)
@@ -86,6 +109,8 @@ class MeteredDecider:
                 self.metered[event.request_id] = cost
                 return self._start(now)
             case EngineReport():
+                if self.fit is not None:
+                    self._learn(event, now)
                 self.meter.report(event, int(event.at_s * SECOND_NS), now_ns)
             case _:
                 pass
@@ -130,8 +155,13 @@ def compare(
     noise_sigma: float = 0.05,
     length_scale: float = 1.0,
     truth: StepModel = QWEN3_30B_H100,
+    learns: bool = True,
 ) -> Compared:
-    """Plays Poisson arrivals; a share of them is sent past the gateway."""
+    """Plays Poisson arrivals; a share of them is sent past the gateway.
+
+    `truth`: the engine's step times, of which the meter knows the model of one H100 at first;
+    `learns`: it takes what is fitted from the engine's reports, as the gateway's does.
+    """
     rng = np.random.default_rng(seed)
     config = EngineConfig(
         max_num_seqs=max_num_seqs,
@@ -160,7 +190,7 @@ def compare(
         max_running=max_num_seqs,
     )
     meter.set_serving(True, 0)
-    decider = MeteredDecider(meter, most_running)
+    decider = MeteredDecider(meter, most_running, fit=StepFit(QWEN3_30B_H100) if learns else None)
     outcomes: list[Outcome] = []
     fleet = FleetSimulation(
         [placement],

@@ -64,9 +64,24 @@ def test_with_the_kv_cache_exhausted(num_gpu_blocks: int, external_share: float)
     assert seen.error(90) <= P90
 
 
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize(("per_s", "max_num_seqs"), [(6.0, 256), (12.0, 256), (12.0, 16)])
-def test_with_an_engine_unlike_the_model(per_s: float, max_num_seqs: int) -> None:
-    truth = perturbed(QWEN3_30B_H100, seed=3)
-    seen = compare(seed=1, requests=400, per_s=per_s, max_num_seqs=max_num_seqs, truth=truth)
+def test_with_an_engine_unlike_the_model(per_s: float, max_num_seqs: int, learns: bool) -> None:
+    seen = compare(
+        seed=1,
+        requests=400,
+        per_s=per_s,
+        max_num_seqs=max_num_seqs,
+        truth=perturbed(QWEN3_30B_H100, seed=3),
+        learns=learns,
+    )
+    assert seen.error(50) <= P50
+    assert seen.error(90) <= P90
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_with_prefills_far_from_the_model(factor: float) -> None:
+    truth = QWEN3_30B_H100.scaled(prefill=factor)
+    seen = compare(seed=1, requests=400, per_s=4.0, truth=truth)
     assert seen.error(50) <= P50
     assert seen.error(90) <= P90
