@@ -300,8 +300,8 @@ SATURATION = _gauge(
     "moegate.pool.saturation",
     "1",
     (POOL, REQUEST_MODEL),
-    "Predicted wait over the time to first token promised, of a new request and of those that are "
-    "late already, by their work.",
+    "Wait over the time to first token promised: predicted of a new request, and of those that "
+    "wait what they have waited already, by their work.",
 )
 SATURATED = _gauge(
     "moegate.pool.saturated",

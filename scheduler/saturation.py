@@ -3,7 +3,8 @@
 The wait is the work that waits over the rate at which work was started while some waited: measured,
 so that an error in predicted work cancels out. The mark has hysteresis, in value and in time, so
 that overflow does not flap. Requests that are late already are in neither: the mark holds them
-back, so if they set it they would keep it set. What is *shown* counts them (`shown_share`).
+back, so if they set it they would keep it set. What is *shown* counts them, and how long the others
+have waited in fact (`shown_share`).
 """
 
 from __future__ import annotations
@@ -75,15 +76,15 @@ class Saturation:
         return OFF if self.marked else ON
 
 
-def shown_share(arrival_share: float, waiting: Iterable[tuple[float, float | None]]) -> float:
+def shown_share(arrival_share: float, waiting: Iterable[tuple[float, float]]) -> float:
     """What operators are shown: the wait over the time to first token promised, as the mean over
-    the work that waits, and never less than that of an arrival.
+    the work that waits, nobody's less than that of an arrival.
 
     `arrival_share`: what a new request meets (`Saturation.value`); `waiting`: of each request its
-    work and its own predicted share, None where it is still in time and counts as an arrival.
+    work, and the share that it has waited or, late, will have.
     """
     work_s = weighted_s = 0.0
     for its_work_s, share in waiting:
         work_s += its_work_s
-        weighted_s += its_work_s * (arrival_share if share is None else share)
-    return max(arrival_share, weighted_s / work_s) if work_s else arrival_share
+        weighted_s += its_work_s * max(arrival_share, share)
+    return weighted_s / work_s if work_s else arrival_share

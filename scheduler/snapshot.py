@@ -71,9 +71,9 @@ class PoolSnapshot:
     """The own placements of one pool.
 
     Attributes:
-        saturation: predicted wait over the time to first token promised, of a new request
-            (smoothed) and of those that wait beyond their promise, by their work; pools of one
-            model share a queue, and so this figure.
+        saturation: wait over the time to first token promised: predicted of a new request
+            (smoothed), and of those that wait what they have waited, or, late, will have; the mean
+            by work. Pools of one model share a queue, and so this figure.
         saturated: the mark that overflow goes by: set where a new request's share passes 1.0 and
             gone below 0.6; those that are late already do not set it.
         releasable_groups: groups that an autoscaler may take.
@@ -182,14 +182,12 @@ def _pool(
 
 
 def _saturation(lane: Lane, now: float) -> float:
-    drain_s = lane.drain_s()
-    waiting = (
-        (queued.work_s, (now - queued.request.arrival_s + drain_s) / queued.promised_s)
-        if queued.late
-        else (queued.work_s, None)
-        for queued in lane.queue
-        if queued.request.slo.slo_class in URGENT
-    )
+    drain_s = lane.drain_s()  # of those in time, whom late ones wait behind
+    waiting = []
+    for queued in lane.queue:
+        if queued.request.slo.slo_class in URGENT:
+            wait_s = now - queued.request.arrival_s + (drain_s if queued.late else 0.0)
+            waiting.append((queued.work_s, wait_s / queued.promised_s))
     return shown_share(lane.saturation.value, waiting)
 
 

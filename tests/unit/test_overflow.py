@@ -61,12 +61,13 @@ def test_the_rate_is_measured_while_requests_wait() -> None:
     assert rate.per_s(4) == pytest.approx(2.5, rel=0.1), "idle time says nothing"
 
 
-def test_what_is_shown_weighs_the_late_by_their_work() -> None:
+def test_what_is_shown_weighs_those_that_wait_by_their_work() -> None:
     assert shown_share(0.3, []) == 0.3
-    assert shown_share(0.3, [(5.0, None), (5.0, None)]) == pytest.approx(0.3)
-    assert shown_share(0.4, [(9.0, None), (1.0, 5.4)]) == pytest.approx(0.9)
-    assert shown_share(0.4, [(1.0, None), (9.0, 2.4)]) == pytest.approx(2.2)
-    assert shown_share(1.8, [(1.0, None), (9.0, 1.2)]) == 1.8, "an arrival meets that"
+    assert shown_share(0.3, [(5.0, 0.0), (5.0, 0.1)]) == pytest.approx(0.3)
+    assert shown_share(0.3, [(5.0, 0.1), (5.0, 0.7)]) == pytest.approx(0.5)
+    assert shown_share(0.4, [(9.0, 0.2), (1.0, 5.4)]) == pytest.approx(0.9)
+    assert shown_share(0.4, [(1.0, 0.0), (9.0, 2.4)]) == pytest.approx(2.2)
+    assert shown_share(1.8, [(1.0, 0.1), (9.0, 1.2)]) == pytest.approx(1.8), "an arrival meets that"
     assert shown_share(0.4, [(0.0, 9.0)]) == 0.4, "nothing to be done is no wait"
 
 
