@@ -4,7 +4,9 @@ Three gateways run all the time and get the same requests in the same moments, s
 the machine does meets all alike; each round gives the CPU of one over that of another. Two of them
 have telemetry off: they show how far equal gateways come out apart. All threads count, the
 exporter's and the log's too. Output is not held: holding keeps the CPU at a target and would hide
-what comes on top. `benchmarks/telemetry_calls.py` has the parts, and what `off` still costs.
+what comes on top. Streams hide some of it all the same: a gateway with more to do finds more tokens
+in a read and writes fewer messages; the unary figure hides nothing.
+`benchmarks/telemetry_calls.py` has the parts, and what `off` still costs.
 
     python -m benchmarks.telemetry [--rounds 10]
 """
