@@ -70,15 +70,18 @@ def draw(
     for axis, panel in zip(axes.flat, rows, strict=False):
         unit = panel["fieldConfig"]["defaults"]["unit"]
         scale = 100 if unit == "percentunit" else 1
+        seen = [0.0]
         for target in panel["targets"]:
             for series in server.range(target["expr"], start_s, end_s):
                 times = [float(at) - start_s for at, _ in series["values"]]
                 values = [float(value) * scale for _, value in series["values"]]
+                seen += filter(math.isfinite, values)
                 axis.plot(times, values, label=legend(target["legendFormat"], series["metric"]))
         axis.set_title(panel["title"], fontsize=11)
         axis.set_ylabel(UNITS[unit])
         axis.set_xlabel("seconds of the demo", fontsize=8)
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+        # What never goes below zero has no axis there; a flat zero, one that shows it as such.
+        axis.set_ylim(bottom=0.0 if min(seen) >= 0 else None, top=None if any(seen) else 1.0)
         axis.grid(alpha=0.3)
         handles, _ = axis.get_legend_handles_labels()
         if handles:
