@@ -212,9 +212,14 @@ class ModelQueue:
                 return False
         return True
 
-    def work_s(self, classes: Iterable[SloClass] = SloClass) -> float:
-        """Predicted work of the requests that wait and are not late."""
-        return sum(self._classes[name].work_s for name in classes)
+    def work_s(self, classes: Iterable[SloClass] | None = None) -> float:
+        """Predicted work of the requests that wait and are not late; None: of all classes."""
+        if classes is not None:
+            return sum(self._classes[name].work_s for name in classes)
+        work_s = 0.0
+        for line in self._classes.values():
+            work_s += line.work_s
+        return work_s
 
     def waiting(self, slo_class: SloClass) -> int:
         """Requests of a class that wait."""

@@ -55,15 +55,13 @@ def stall_position(stall_s: Floats, position: Floats) -> Floats:
     return position
 
 
-def as_lines(curve: Floats) -> Floats:
-    """Rise and start of the line from each point of a curve to the next, shape (2, points)."""
-    lines = np.empty((2, STALL_POINTS))
+def write_lines(curve: Floats, lines: Floats) -> None:
+    """Rise and start of the line from each point of a curve to the next, as `lines`, of shape
+    (2, points). The last rise stays 0."""
     rise, start = lines
     np.subtract(curve[1:], curve[:-1], rise[:-1])
-    rise[-1] = 0.0
     np.multiply(rise, _POINTS, start)
     np.subtract(curve, start, start)
-    return lines
 
 
 class Streams:
@@ -120,8 +118,7 @@ class Streams:
             return np.zeros(STALL_POINTS)
         table = self._table[:, :count]
         limit_s, most, weight, rows = table[_LIMIT:]
-        elapsed_s = now - table[_FIRST]
-        tokens = now - table[_SEEN]
+        elapsed_s, tokens = now - table[:_TOKENS]  # since the first token, and since the newest
         np.fmin(tokens, _SILENCE, tokens)
         tokens /= step_s
         tokens += table[_TOKENS]
@@ -143,8 +140,8 @@ class Streams:
             if not np.count_nonzero(recovered[-1] >= most):
                 survival = lengths.survival(rows, reached)
                 if survival[0].item(survival[0].argmin()) > 1e-9:
-                    lost = np.add.reduce(weight) - survival[1:].dot(weight / survival[0])
-                    return np.asarray(lost)
+                    alive = survival.dot(weight / survival[0])
+                    return np.asarray(alive[0] - alive[1:])
         stalled_s = _COLUMN_S + late_s
         np.abs(stalled_s, recovered)
         recovered /= np.fmax(np.abs(regained_s), _LEAST)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.fleet import PlacementState, Resident
-from scheduler.harm import STALL_POINTS, Streams, as_lines
+from scheduler.harm import STALL_POINTS, Streams, write_lines
 from scheduler.output_length import Floats, OutputLengths
 from scheduler.policy import Policy
 from scheduler.quotes import Desk
@@ -331,9 +331,9 @@ class LocalFleet:
         model = group.model
         kv_s = model.kv_token_s * group.kv_paced_tokens / model.ranks
         step_s = (group.step_s(group.batch + 1) + kv_s) / model.tokens_per_step
-        lines = as_lines(group.streams.curve(starts_s, step_s, self.lengths, now))
+        curve = group.streams.curve(starts_s, step_s, self.lengths, now)
         for member in group.members:
-            self.harm_lines[member] = lines
+            write_lines(curve, self.harm_lines[member])
             self.curve_at_s[member] = now
 
     def releasable(self, index: int, now: float) -> bool:
