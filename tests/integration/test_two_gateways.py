@@ -387,7 +387,8 @@ async def test_the_other_gateway_learns_deadline_class_trace_and_hops_and_no_id(
         metadata = (*METADATA, ("traceparent", trace))
         await read_stream(bench.served.stub.Generate(request, metadata=metadata, timeout=20))
         (headers,) = bench.upstreams[0].headers
-        assert 0 < float(headers["grpc-timeout"]) <= 20
+        # gRPC rounds it up on the wire, to a tenth of a second here.
+        assert 0 < float(headers["grpc-timeout"]) <= 20.2
         assert headers["moegate-hops"] == "1"
         assert headers["traceparent"].split("-")[1] == trace.split("-")[1]
         assert "authorization" not in headers, "the caller's key is not passed on"
