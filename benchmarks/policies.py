@@ -101,7 +101,7 @@ def main() -> int:
 
 
 HEAD = (
-    f"{'policy':28} {'load':>5} {'SLO met':>8} {'met/$':>8} {'Mtok/$':>7} {'refused':>8}"
+    f"{'policy':28} {'load':>5} {'SLO met':>8} {'met/$':>8} {'Mtok/$':>7} {'kout/$':>7} {'drained/$':>9} {'refused':>8}"
     f" {'TTFT p50/p99 s':>16} {'TPOT p50/p99 ms':>16} {'hit':>5} {'batch':>6} {'power':>6}"
     f" {'KV bal':>7} {'run s':>6}"
 )
@@ -112,7 +112,8 @@ def line(run: Run, found: Score, took_s: float) -> str:
     ttft, tpot = found.ttft_s, found.tpot_s
     return (
         f"{run.label:28} {run.load:5.0%} {found.met:8.3f} {found.met_per_usd:8.0f}"
-        f" {found.tokens_per_usd / 1e6:7.2f} {found.rejected:8.3f}"
+        f" {found.tokens_per_usd / 1e6:7.2f} {found.output_per_usd / 1e3:7.0f}"
+        f" {found.drained_per_usd:9.0f} {found.rejected:8.3f}"
         f" {ttft[0]:7.2f} / {ttft[1]:6.2f} {tpot[0] * 1e3:7.1f} / {tpot[1] * 1e3:6.1f}"
         f" {found.hit_rate:5.2f} {found.batch:6.1f} {found.powered:6.2f} {found.kv_balance:7.2f}"
         f" {took_s:6.1f}"

@@ -11,13 +11,15 @@ from benchmarks.lab.fleets import FLEETS, LabFleet
 from benchmarks.lab.loads import arrivals, load_trace
 from benchmarks.lab.ours import our_scheduler
 from benchmarks.lab.rivals import RIVALS, Rival
-from benchmarks.lab.score import Sampler, Score, score
+from benchmarks.lab.score import Sampler, Score, Spent, score
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
 from simulation.decider import Decider, FleetTiming
 from simulation.fleet import FleetSimulation
 
 SATURATED_RATE_PER_S = 10_000.0
 RELEASE_S = 30.0
+SCORED_SHARE = 0.8
+"""Of the requests, in order of arrival; the others only keep the load up until these have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +100,22 @@ def _simulate(
         timing=replace(FleetTiming(), release_s=RELEASE_S),
         on_report=sampler,
     )
+
+    def spent(until_s: float) -> Spent:
+        busy_s = sum(placement.engine.truth.busy_s for placement in placements)
+        return Spent(
+            until_s=until_s, powered_s=sum(simulation.powered_s(until_s)), busy_s=busy_s
+        )
+
+    until_s = load[int(SCORED_SHARE * len(load))].request.arrival_s
+    simulation.run_until(until_s)
+    window = spent(until_s)
     simulation.run()
     if len(outcomes) != len(load):
         raise RuntimeError(f"{run.label}: {len(load) - len(outcomes)} requests did not end")
-    powered_s = sum(simulation.powered_s(max(o.ended_s for o in outcomes)))
-    return score(outcomes, placements, sampler, fleet, powered_s), outcomes
+    whole = spent(max(outcome.ended_s for outcome in outcomes))
+    found = score(outcomes, placements, sampler, fleet, window=window, whole=whole)
+    return found, outcomes
 
 
 def _decider(run: Run, fleet: LabFleet, names: Sequence[str], load: Sequence[Arrival]) -> Decider:

@@ -17,10 +17,15 @@ from simulation.decider import SimulatedPlacement
 class Score:
     """One run, rejections counted as misses.
 
+    Scored are the requests that came in the window; dollars and replicas are those of the window,
+    and the load goes on behind it: requests end under load, and nobody pays for a fleet's last
+    stragglers.
+
     Attributes:
-        met: share of all requests that finished within their SLO.
-        met_per_usd, tokens_per_usd: such requests, and their prompt and output tokens, per dollar
-            of powered GPU time.
+        met: share of the requests that finished within their SLO.
+        met_per_usd, tokens_per_usd, output_per_usd: such requests, their prompt and output tokens,
+            and the output alone, per dollar of powered GPU time.
+        drained_per_usd: SLO-met requests of the whole run, per dollar to the end of the last one.
         powered: time-average of the replicas that are powered, release delay included.
         busy: time-average of the replicas that have work.
         ttft_s, tpot_s: (p50, p99) of those that finished.
@@ -37,6 +42,8 @@ class Score:
     met_tokens: float
     met_per_usd: float
     tokens_per_usd: float
+    output_per_usd: float
+    drained_per_usd: float
     usd: float
     rejected: float
     powered: float
@@ -51,6 +58,15 @@ class Score:
     by_class: dict[str, float]
     by_tenant: dict[str, float]
     reasons: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Seconds up to `until_s`, summed over the replicas: powered, and at work."""
+
+    until_s: float
+    powered_s: float
+    busy_s: float
 
 
 @dataclass(slots=True)
@@ -89,16 +105,19 @@ def score(
     placements: Sequence[SimulatedPlacement],
     sampler: Sampler,
     fleet: LabFleet,
-    powered_s: float,
+    *,
+    window: Spent,
+    whole: Spent,
 ) -> Score:
-    """Scores a whole run."""
+    """Scores a run of which all requests have ended."""
+    met_in_all = sum(map(meets_slo, outcomes))
+    outcomes = [o for o in outcomes if o.arrival.request.arrival_s < window.until_s]
     met = [outcome for outcome in outcomes if meets_slo(outcome)]
     done = [o for o in outcomes if o.kind is OutcomeKind.FINISHED and o.first_token_s is not None]
     ttft = [(o.first_token_s or 0.0) - o.arrival.request.arrival_s for o in done]
     tpot = [_tpot_s(o) for o in done if o.output_tokens > 1]
     tokens = sum(_tokens(o) for o in met)
-    end_s = max(outcome.ended_s for outcome in outcomes)
-    usd = powered_s * fleet.usd_per_s
+    usd = window.powered_s * fleet.usd_per_s
     counters = [placement.engine.counters for placement in placements]
     queried = sum(c.cache_queries_tokens for c in counters)
     by_class: Counter[str] = Counter()
@@ -118,10 +137,12 @@ def score(
         met_tokens=tokens / sum(_tokens(o) for o in outcomes),
         met_per_usd=len(met) / usd,
         tokens_per_usd=tokens / usd,
+        output_per_usd=sum(o.arrival.output_tokens for o in met) / usd,
+        drained_per_usd=met_in_all / (whole.powered_s * fleet.usd_per_s),
         usd=usd,
         rejected=sum(o.kind is OutcomeKind.REJECTED for o in outcomes) / len(outcomes),
-        powered=powered_s / end_s,
-        busy=sum(p.engine.truth.busy_s for p in placements) / end_s,
+        powered=window.powered_s / window.until_s,
+        busy=window.busy_s / window.until_s,
         ttft_s=_percentiles(ttft),
         tpot_s=_percentiles(tpot),
         hit_rate=sum(c.cache_hits_tokens for c in counters) / max(1, queried),
