@@ -100,6 +100,7 @@ class LocalFleet:
         self.batch: Floats = np.zeros(count)
         self.warm = np.zeros(count, dtype=np.bool_)
         """Where the group runs anything."""
+        self.idle_since_s: Floats = np.full(count, -np.inf)
         self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
         self.kv_tokens: Floats = np.zeros(count)
         """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts, kept
@@ -284,6 +285,7 @@ class LocalFleet:
         fresh = not state.stale(now)
         external_kv = state.external_kv_tokens if fresh else 0
         self.serving[index] = state.serving
+        self.idle_since_s[index] = -np.inf if state.idle_since_s is None else state.idle_since_s
         self.sequences[index] = state.sequences + (state.external_sequences if fresh else 0)
         self.kv_tokens[index] = state.kv_tokens + external_kv
         capacity = state.kv_capacity_tokens

@@ -31,6 +31,8 @@ CURVE_AGE_S = 0.1
 MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
 _TIE = 1.0 + 1e-9
+_LIKE = 1.25
+"""Fits of like groups differ by chance: no reason to power another one."""
 # numpy takes arrays without dimensions faster than Python numbers, fmax faster than maximum, and a
 # look at the largest element by argmax faster than a comparison with all of them.
 _ZERO, _HALF, _STALL_POINTS = np.array(0.0), np.array(0.5), np.array(STALL_POINTS)
@@ -89,11 +91,14 @@ def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
         tpot_s /= models.tokens_per_step
     waited_s, last_call_s = now - request.arrival_s, policy.last_call_share * ask.ttft_s
     left_s = ask.ttft_s - waited_s
-    desk.most_victims, hurry = policy.max_victims, False
+    most_victims, hurry = policy.max_victims, False
+    if fleet.packs and np.count_nonzero(fleet.serving > fleet.warm):
+        most_victims = policy.spare_victims
+    desk.most_victims = most_victims
     if not ask.late and left_s - _largest(ttft_s) < last_call_s:
         hurry = True
         near = left_s - ttft_s < last_call_s
-        desk.most_victims = np.where(near, policy.last_call_victims, policy.max_victims)
+        desk.most_victims = np.where(near, policy.last_call_victims, most_victims)
     desk.unharmed = _other_blocks(fleet, ask, policy, waited_s, hurry, made)
     _check_harm(desk, fleet, policy)
     return made
@@ -229,7 +234,7 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
     least = score.item(best)
     if least == np.inf:
         return None
-    near = score <= least * _TIE
+    near = score <= least * (_LIKE if fleet.packs else _TIE)
     if np.count_nonzero(near) == 1:
         return best
     ties = near.nonzero()[0]
@@ -238,7 +243,9 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
         load = made.wait_s[ties] * 1e9 + fleet.kv_tokens[ties]
         ties = ties[load <= load.min()]
     if fleet.packs:
-        return int(ties[0])
+        # The fullest; of idle groups the last to fall idle, since it may be powered still.
+        batch = fleet.batch[ties]
+        return int(ties[(batch if batch.any() else fleet.idle_since_s[ties]).argmax()])
     return int(ties[rotation % len(ties)])
 
 

@@ -24,6 +24,8 @@ class Policy:
         prefix: count the prefill that a cached prefix saves.
         tpot_share: share of the promised time per token that a step may take.
         max_victims: expected streams that a dispatch may push past their SLO.
+        spare_victims: the same under objective `cost` while a group stands idle, so that packing
+            costs no more of the SLO than it must.
         last_call_victims: the same when the newcomer's own time is nearly up.
         last_call_share: share of the time to first token left that counts as nearly up.
         ageing: prefill seconds that a second of waiting is worth in the order of a queue.
@@ -42,6 +44,7 @@ class Policy:
     prefix: bool = True
     max_victims: float = 0.05
     tpot_share: float = 1.0
+    spare_victims: float = 0.025
     last_call_victims: float = 0.3
     last_call_share: float = 0.1
     ageing: float = 0.1
