@@ -101,7 +101,8 @@ def main() -> int:
 
 
 HEAD = (
-    f"{'policy':28} {'load':>5} {'SLO met':>8} {'met/$':>8} {'Mtok/$':>7} {'kout/$':>7} {'drained/$':>9} {'refused':>8}"
+    f"{'policy':28} {'load':>5} {'SLO met':>8} {'met/$':>8} {'Mtok/$':>7} {'kout/$':>7}"
+    f" {'drained/$':>9} {'refused':>8}"
     f" {'TTFT p50/p99 s':>16} {'TPOT p50/p99 ms':>16} {'hit':>5} {'batch':>6} {'power':>6}"
     f" {'KV bal':>7} {'run s':>6}"
 )

@@ -238,14 +238,20 @@ def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
     if np.count_nonzero(near) == 1:
         return best
     ties = near.nonzero()[0]
+    if fleet.packs:
+        # The fullest; of idle groups the last to fall idle, since it may be powered still.
+        fill = fleet.batch[ties]
+        if not np.count_nonzero(fill):
+            fill = fleet.idle_since_s[ties]
+        ties = ties[fill == fill.max()]
+        costs = score[ties]
+        ties = ties[costs <= costs.min() * _TIE]
     if fleet.grouped:
         # Ranks that cost the same: the one with the least prefill, then the least KV.
         load = made.wait_s[ties] * 1e9 + fleet.kv_tokens[ties]
         ties = ties[load <= load.min()]
     if fleet.packs:
-        # The fullest; of idle groups the last to fall idle, since it may be powered still.
-        batch = fleet.batch[ties]
-        return int(ties[(batch if batch.any() else fleet.idle_since_s[ties]).argmax()])
+        return int(ties[0])
     return int(ties[rotation % len(ties)])
 
 

@@ -75,15 +75,19 @@ def cells(*, loads: Iterable[float], seeds: Sequence[int], folder: Path | None) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """Everything that was played in a cell, with scores."""
+    """Everything that was played in a cell, with scores.
+
+    `ours` spreads (objective `latency`), `packed` is ours under objective `cost`.
+    """
 
     cell: Cell
     ours: Score
+    packed: Score
     rivals: tuple[tuple[Run, Score], ...]
 
 
 def play_cell(cell: Cell, *, full: bool, keep_in: Path | None) -> CellResult:
-    """Ours, each rival plain, and each rival with its caps tuned for this cell.
+    """Ours under both objectives; each rival plain, and with its caps tuned for this cell.
 
     `full` tunes every rival over all caps that matter. Without it the cap of least-request is
     tuned so, and the others get that one, too: it limits the same engines.
@@ -95,7 +99,12 @@ def play_cell(cell: Cell, *, full: bool, keep_in: Path | None) -> CellResult:
     if rivals is None:
         rivals = _play_rivals(cell, full=full)
         keep(keep_in, name, rivals)
-    return CellResult(cell=cell, ours=play(cell.run("ours")), rivals=rivals)
+    return CellResult(
+        cell=cell,
+        ours=play(cell.run("ours")),
+        packed=play(cell.run("ours", switches={"objective": "cost"})),
+        rivals=rivals,
+    )
 
 
 def _play_rivals(cell: Cell, *, full: bool) -> tuple[tuple[Run, Score], ...]:

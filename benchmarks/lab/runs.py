@@ -103,9 +103,7 @@ def _simulate(
 
     def spent(until_s: float) -> Spent:
         busy_s = sum(placement.engine.truth.busy_s for placement in placements)
-        return Spent(
-            until_s=until_s, powered_s=sum(simulation.powered_s(until_s)), busy_s=busy_s
-        )
+        return Spent(until_s=until_s, powered_s=sum(simulation.powered_s(until_s)), busy_s=busy_s)
 
     until_s = load[int(SCORED_SHARE * len(load))].request.arrival_s
     simulation.run_until(until_s)
