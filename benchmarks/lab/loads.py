@@ -102,9 +102,19 @@ def load_trace(name: str, folder: Path | None) -> LabTrace:
 
 
 def arrivals(
-    trace: LabTrace, fleet: LabFleet, truth: StepModel, *, count: int, rate_per_s: float, seed: int
+    trace: LabTrace,
+    fleet: LabFleet,
+    truth: StepModel,
+    *,
+    count: int,
+    rate_per_s: float,
+    seed: int,
+    patience: float = 1.0,
 ) -> list[Arrival]:
-    """`count` requests at a mean of `rate_per_s`; each seed begins elsewhere in the trace."""
+    """`count` requests at a mean of `rate_per_s`; each seed begins elsewhere in the trace.
+
+    `patience`: times its TTFT limit that a request may wait in the queue.
+    """
     fitting = [
         row for row in trace.rows if row.prompt_tokens + row.output_tokens <= fleet.longest_tokens
     ]
@@ -124,6 +134,7 @@ def arrivals(
                 block_tokens=trace.block_tokens,
                 tenant=row.client or f"tenant-{tenants[i]}",
                 is_standard=bool(standard[i]),
+                patience=patience,
             ),
             output_tokens=row.output_tokens,
             content=row.content,
@@ -141,6 +152,7 @@ def request_of(
     block_tokens: int,
     tenant: str,
     is_standard: bool,
+    patience: float = 1.0,
 ) -> Request:
     """What a policy sees of a row, with its SLO."""
     ttft_s = fleet.ttft_slo_s(truth, row.prompt_tokens)
@@ -148,7 +160,7 @@ def request_of(
         slo_class=SloClass.STANDARD if is_standard else SloClass.INTERACTIVE,
         ttft_s=ttft_s,
         tpot_s=fleet.tpot_s,
-        max_queue_s=ttft_s,
+        max_queue_s=patience * ttft_s,
     )
     return Request(
         request_id=request_id,

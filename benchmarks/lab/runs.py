@@ -32,6 +32,8 @@ class Run:
         policy: "ours" or a rival; `switches` are ours', e.g. an ablation.
         cap: of a rival, requests per replica; None: plain. `wait_share`: see `Rival`.
         count: requests.
+        tpot_s: limit of the mean time per output token; None: the fleet's.
+        patience: how long a client lets a request wait in the queue, in times its TTFT limit.
     """
 
     fleet: str
@@ -44,6 +46,8 @@ class Run:
     cap: int | None = None
     wait_share: float = 0.5
     switches: tuple[tuple[str, str], ...] = ()
+    tpot_s: float | None = None
+    patience: float = 1.0
 
     @property
     def label(self) -> str:
@@ -84,9 +88,17 @@ def _simulate(
     decider_of: Callable[[Run, LabFleet, Sequence[str], Sequence[Arrival]], Decider],
 ) -> tuple[Score, list[Outcome]]:
     fleet = FLEETS[run.fleet]
+    if run.tpot_s is not None:
+        fleet = replace(fleet, tpot_s=run.tpot_s)
     trace = load_trace(run.trace, run.folder)
     load = arrivals(
-        trace, fleet, fleet.truth(run.seed), count=run.count, rate_per_s=rate_per_s, seed=run.seed
+        trace,
+        fleet,
+        fleet.truth(run.seed),
+        count=run.count,
+        rate_per_s=rate_per_s,
+        seed=run.seed,
+        patience=run.patience,
     )
     placements = fleet.placements(run.seed, trace.block_tokens)
     decider = decider_of(run, fleet, [p.name for p in placements], load)
