@@ -15,10 +15,11 @@ import numpy as np
 
 from scheduler.fleet import PlacementState, Resident
 from scheduler.harm import STALL_POINTS, Streams, write_lines
+from scheduler.like_groups import LikeGroups
 from scheduler.output_length import Floats, OutputLengths
 from scheduler.policy import Policy
 from scheduler.quotes import Desk
-from scheduler.step_fit import StepFit
+from scheduler.step_fit import StepFit, StepSource
 from scheduler.step_model import QWEN3_30B_H100, StepModel, StepModels
 from scheduler.step_windows import OwnLoad, WindowMeter, joined
 from scheduler.types import EngineReport, Objective, ServingChanged
@@ -93,6 +94,7 @@ class LocalFleet:
             self.groups.append(group)
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
+        self._like = {group.fit.prior: LikeGroups() for group in self.groups}
         self.models = StepModels(models)
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
@@ -268,16 +270,23 @@ class LocalFleet:
         if window is not None:
             group.fit.observe(window)
         if group.fit.version != version:
-            self._set_model(group, group.fit.model(now))
+            self._set_model(group, now)
 
-    def _set_model(self, group: Group, model: StepModel) -> None:
+    def _set_model(self, group: Group, now: float) -> None:
+        own = group.fit.model(now)
+        used = group.fit.source is StepSource.FIT
+        like, number = self._like[group.fit.prior], group.members[0]
+        like.take(number, own if used else None)
+        model = like.model(number, own, group.batch, group.kv_paced_tokens)
+        before_s = _full_token_s(group.model)
         group.model = _priced(_trusted(model, group.fit.prior), self._policy)
+        added_s = (_full_token_s(group.model) - before_s) * len(group.members)
+        self.full_token_s += added_s / len(self)
         group.steps_s.clear()
         for member in group.members:
             self.models.set(member, group.model)
             chunk_s = group.model.prefill_token_s * CHUNK_TOKENS
             self.chunk_s[member] = max(LEAST_CHUNK_S, chunk_s)
-        self.full_token_s = float(np.mean([_full_token_s(g.model) for g in self.groups]))
 
     def sync(self, index: int, now: float) -> None:
         """Copies one placement's state, and what its group shares, into the arrays."""

@@ -7,6 +7,7 @@ import pytest
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.fleet import Placement
 from scheduler.flow_control import QueueLimits
+from scheduler.policy import Policy
 from scheduler.step_model import QWEN3_30B_H100
 from scheduler.types import (
     AttemptEnded,
@@ -96,6 +97,31 @@ def test_spreading_takes_the_emptiest_and_packing_the_fullest() -> None:
     assert packed.submit(request("r2"), 0.0) == ()
     assert packed.tick(0.4).actions == ()
     assert where(packed.tick(0.6).actions) == [("r2", "b")]
+
+
+def test_packing_opens_the_group_that_fell_idle_last() -> None:
+    core = scheduler(*(local(name, slots=1, objective=Objective.COST) for name in "abc"))
+    assert where(core.submit(request("r0"), 0.0)) == [("r0", "a")]
+    core.submit(request("r1"), 0.0)
+    assert where(core.tick(0.6).actions) == [("r1", "b")]
+    core.handle(ended("r0"), 1.0)
+    core.handle(ended("r1"), 2.0)
+    assert where(core.submit(request("r2"), 3.0)) == [("r2", "b")]
+
+
+@pytest.mark.parametrize(("spare", "goes"), [(False, [("long", "a")]), (True, [])])
+def test_packing_harms_nobody_while_a_group_is_spare(
+    spare: bool, goes: list[tuple[str, str]]
+) -> None:
+    placements = [local(name, slots=9, objective=Objective.COST) for name in "ab"]
+    limits = SchedulerLimits(queue=QueueLimits(requests=2, size_bytes=1 << 20), attempts=1)
+    core = Scheduler(placements, limits, Policy(max_victims=10.0, spare_victims=0.0))
+    for name in "ab" if spare else "a":
+        core.handle(ServingChanged(placement=name, serving=True, reason=""), 0.0)
+    core.submit(request("talks", max_output_tokens=400), 0.0)
+    core.handle(Progress(request_id="talks", attempt=1, output_tokens=1), 0.1)
+    core.handle(Progress(request_id="talks", attempt=1, output_tokens=5), 0.3)
+    assert where(core.submit(request("long", prompt_tokens=30_000), 0.3)) == goes
 
 
 def test_a_pending_prefill_counts() -> None:
@@ -307,14 +333,6 @@ def test_events_of_old_attempts_change_nothing() -> None:
     assert core.handle(ended("r1"), 1.5) == ()
     assert core.handle(Progress(request_id="r1", attempt=1, output_tokens=5), 1.5) == ()
     assert repr(core) == "<Scheduler: 0 queued, 1 running>"
-
-
-def test_a_fit_that_finds_prefills_free_is_not_believed() -> None:
-    prior = QWEN3_30B_H100
-    fleet = scheduler(local("a"))._deciders["moe"].lane.fleet
-    fleet._set_model(fleet.groups[0], prior.scaled(prefill=0.0))
-    assert fleet.groups[0].model.prefill_token_s > 0.5 * prior.prefill_token_s
-    assert fleet.chunk_s[0] > 0.1
 
 
 def test_an_answer_that_outgrew_its_prediction_takes_room_at_once() -> None:
