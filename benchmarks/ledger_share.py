@@ -44,7 +44,7 @@ from scheduler.pricing import RateTier, TokenRates
 KEYS = 20
 STREAM_TOKENS = 128
 TOKEN_INTERVAL_S = 0.02
-CASES = (("unary", 1, 1), ("unary", 8, 1), ("stream", 8, STREAM_TOKENS))
+CASES = (("unary", 1, 1), ("stream", 8, STREAM_TOKENS))
 """Kind, clients that ask one request after the other, output tokens of each."""
 RATE = 1_000_000
 RATES = TokenRates(

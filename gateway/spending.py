@@ -153,15 +153,15 @@ class Spending:
         )
         options = _options(priced, bound, request, goes_on=goes_on)
         try:
-            dearest = max(options, key=lambda option: option.nano_usd, default=None)
-            level = await self._hold(ask, [] if dearest is None else [dearest])
+            level = await self._hold(ask, [max((o.nano_usd for o in options), default=0)])
         except (BudgetRefused, TooDear):
             if not request.prompt_tokens_exact:
                 with contextlib.suppress(UpstreamFailure):  # if it is at fault, it will be told
                     exact = await exact_prompt_tokens(ask.runtime, ask.generation)
                     bound = bound if exact is None else min(bound, exact)
                 options = _options(priced, bound, request, goes_on=goes_on)
-            level = await self._hold(ask, options)
+            levels = sorted({option.nano_usd for option in options}, reverse=True)
+            level = await self._hold(ask, levels or [0])
         left_out = {name for option in options if option.nano_usd > level for name in option.names}
         if capped:
             left_out |= {name for group in groups if group.rates is None for name in group.names}
@@ -169,9 +169,8 @@ class Spending:
             return request
         return replace(request, unsupported_by=request.unsupported_by | left_out)
 
-    async def _hold(self, ask: _Ask, options: Sequence[_Option]) -> int:
-        """Reserves the dearest worst case that can be had; returns it."""
-        levels = sorted({option.nano_usd for option in options}, reverse=True) or [0]
+    async def _hold(self, ask: _Ask, levels: Sequence[int]) -> int:
+        """Reserves the first of falling worst cases that can be had; returns it."""
         limit = ask.max_cost_nano_usd
         if limit is not None:
             if levels[-1] > limit:

@@ -27,7 +27,7 @@ from gateway.accounting.ledger_spool import Spool
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SPOOLED_S = 0.5
+SPOOLED_S = 1.0
 """How long a batch gathers rows that are spooled: what a commit costs, and how late a report is."""
 GATHER_S = 0.015
 """The same for rows that are in memory only: with the commit, for less than 50 ms."""

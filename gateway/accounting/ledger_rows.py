@@ -60,7 +60,7 @@ def _values(
     usage = settled.usage
     parts = [(part.kind.value, part.tokens, part.nano_usd) for part in settled.parts]
     return (
-        state(settled).value,
+        state(settled)._value_,
         # The scheduler's ids begin with the key, so that two keys may choose the same one.
         settled.request_id.removeprefix(f"{settled.key_id}/"),
         settled.attempt,
@@ -68,11 +68,11 @@ def _values(
         settled.tenant,
         settled.session_id,
         settled.model,
-        settled.slo_class.value,
+        settled.slo_class._value_,
         settled.placement,
         settled.pool,
-        settled.kind.value,
-        settled.outcome.value,
+        settled.kind._value_,
+        settled.outcome._value_,
         round(settled.started_unix_s * 1e6),
         round(settled.ended_unix_s * 1e6),
         None if usage is None else usage.prompt_tokens,

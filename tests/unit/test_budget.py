@@ -226,3 +226,17 @@ def test_a_new_window_needs_a_new_lease_and_the_old_one_ends_with_its_requests()
     made.settle("a", 60)
     made.release("a", tomorrow)
     assert made.due(tomorrow) == (Close(lease=old),)
+
+
+def test_a_budget_that_comes_while_a_request_runs_counts_it() -> None:
+    made, now = book(KEY_DAY), NOON.timestamp()
+    holder = made.holder("t", "k", "")
+    assert holder is not None
+    made.extended(made.extension(holder, 100, now).lease, 100, 9_900)
+    assert made.reserve("a", holder, 100, now)
+    month = Budget(tenant="t", key_id="k", period=Period.MONTH, cap_nano_usd=10_000)
+    made.set_budgets((KEY_DAY, month))
+    counted = made.settle("a", 60)
+    assert counted is not None
+    (later,) = counted.others
+    assert (later.period, later.key_id) == (Period.MONTH, "k")
