@@ -3,8 +3,8 @@
     python -m benchmarks.ledger [--rows 100000] [--seconds 3]
 
 1. Rows as fast as one loop can settle them, through the writer, to the disk.
-2. CPU of this process per request of a steady load that reserves, settles and is written: beside
-   the gateway's whole CPU per unary request (`make bench`), that is the ledger's share.
+2. CPU of this process per request of a steady load that reserves, settles and is written. Nothing
+   else keeps the processor warm here: what share it is of a gateway, `ledger_share` measures.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from gateway.generation import Usage
 from scheduler.budget_window import Period
 from scheduler.types import AttemptOutcome, PlacementKind, SloClass
 
-GATEWAY_US = 1000.0
-"""CPU of the gateway per unary request that is aimed at, microseconds."""
 KEYS = 50
 CHARGE, WORST = 1_000, 4_000
 RATES_PER_S = (100, 500, 1000)
@@ -135,8 +133,8 @@ async def share(seconds: float) -> None:
                 cost_us = busy_us - idle_us
                 wait_ms = opened.ledger.status.longest_wait_s * 1000
         print(
-            f"{rate} requests/s: {cost_us:.0f} us of CPU each, {cost_us / GATEWAY_US:.1%} of "
-            f"{GATEWAY_US:.0f} us (aim: 5 %); rows waited at most {wait_ms:.0f} ms (aim: 50)"
+            f"{rate} requests/s: {cost_us:.0f} us of CPU each; rows came to the database within "
+            f"{wait_ms:.0f} ms"
         )
 
 

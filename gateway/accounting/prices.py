@@ -7,7 +7,7 @@ over a price change is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, pairwise
@@ -69,11 +69,6 @@ class Prices:
             self._gpu_hours = {**gpu_hours, **self._gpu_hours}
             self._remotes = {**remotes, **self._remotes}
             self._showback = {**showback, **self._showback}
-
-    @property
-    def remote_keys(self) -> Sequence[str]:
-        """Every PROVIDER/MODEL with a row, past and future ones, too."""
-        return sorted(self._remotes)
 
     def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
         """Rates of PROVIDER/MODEL at a moment; None: unknown. `batch`: of its batch API,
