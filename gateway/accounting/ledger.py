@@ -151,8 +151,10 @@ class Ledger:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            # Not by wait_for: before Python 3.12 it may swallow the cancellation that ends us.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._gather_s)
+                async with asyncio.timeout(self._gather_s):
+                    await self._hurry.wait()
             self._hurry.clear()
             try:
                 if self._rows or self._jobs:

@@ -14,6 +14,8 @@ import pytest
 
 from gateway.accounting.accounts import Accounts, accounts
 from gateway.accounting.budgets import BudgetUnchecked
+from gateway.accounting.ledger import Ledger as Writer
+from gateway.accounting.ledger_append import appending
 from gateway.accounting.ledger_database import LedgerUnusable, SqliteDatabase, Tx
 from gateway.accounting.ledger_retention import PIECE_ROWS, delete_old
 from gateway.config import Config
@@ -44,6 +46,10 @@ async def disk(made: Accounts, *, full: bool) -> None:
         await tx.rows(f"PRAGMA max_page_count = {pages}")
 
     await made.database.write(limit)
+
+
+async def nothing(tx: Tx) -> None:
+    """A transaction of no statement."""
 
 
 async def test_rows_of_a_full_disk_wait_and_are_written_once_it_has_room(tmp_path: Path) -> None:
@@ -157,3 +163,18 @@ async def test_nothing_blocks_the_loop_while_a_batch_is_written(tmp_path: Path) 
             turns += 1
         assert turns > 50
         assert await booked(made.database) == 20_000
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_the_writer_ends_at_whatever_moment_it_is_told_to(tmp_path: Path, turns: int) -> None:
+    async with opened(tmp_path) as made:
+        writer = Writer(made.database, appending(made.database, "other"), 10, None)
+        running = asyncio.create_task(writer.run())
+        await asyncio.sleep(0)
+        asking = asyncio.create_task(writer.after_rows(nothing, 30.0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=30.0)
+        asking.cancel()
+        assert done
