@@ -14,7 +14,8 @@ streams, as a function of s, is the harm curve: the victims of a newcomer are th
 the stall that is pending to the stall with its prefill. So one curve serves every look at a group
 until its streams have moved on.
 
-A prefill that is sent but has no token yet is a stream of one token that begins when its turn ends.
+A prefill that is sent but has no token yet is a stream of one token that begins when its turn ends,
+if its answer has more than one: S(1).
 A request that missed its SLO already constrains nobody.
 """
 
@@ -82,13 +83,15 @@ class Streams:
             self._table = np.concatenate((self._table, np.zeros_like(self._table)), axis=1)
         self._ids.append(request_id)
         self._rows[request_id] = index
-        self._table[:, index] = (np.nan, 0.0, 1.0, limit_s, most_tokens, 1.0, row)
+        weight = float(most_tokens > 1)  # a single token has no time per token
+        self._table[:, index] = (np.nan, 0.0, 1.0, limit_s, most_tokens, weight, row)
 
     def first_token(self, request_id: str, now: float, *, in_time: bool) -> None:
         """The first token came; `in_time`: within the promised time, so that more is at stake."""
         index = self._rows[request_id]
         self._table[_FIRST, index] = self._table[_SEEN, index] = now
-        self._table[_WEIGHT, index] = float(in_time)
+        if not in_time:
+            self._table[_WEIGHT, index] = 0.0
 
     def progress(self, request_id: str, tokens: float, now: float) -> None:
         """Tokens so far, per choice."""
@@ -122,10 +125,13 @@ class Streams:
         np.fmin(tokens, _SILENCE, tokens)
         tokens /= step_s
         tokens += table[_TOKENS]
-        for request_id, start_s in starts_s.items():
-            index = self._rows[request_id]
-            elapsed_s[index] = -start_s
-            tokens[index] = 1.0
+        begins = [self._rows[request_id] for request_id in starts_s]
+        if begins:
+            elapsed_s[begins] = [-start_s for start_s in starts_s.values()]
+            tokens[begins] = 1.0
+            # Only those that go on after their first token have anything to lose.
+            weight = weight.copy()
+            weight[begins] *= lengths.survival(rows[begins], np.ones(len(begins)))
         late_s = elapsed_s - limit_s * (tokens - _ONE)
         regained_s = limit_s - step_s
         # First the tokens that each stream has, then those at which it has recovered, per stall.

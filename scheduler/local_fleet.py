@@ -28,6 +28,8 @@ CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 MOST_PREFILL_FACTOR = 1.5
 """By which a fitted prefill may differ from the prior's."""
+CURVE_AGE_S = 0.1
+"""A harm curve older than this is made anew before it decides."""
 LEAST_CHUNK_S = 1e-6
 MOST_STEPS_KEPT = 4096
 SAME_TIME_S = 0.5
@@ -167,7 +169,7 @@ class LocalFleet:
             most_tokens=request.max_output_tokens,
             row=self.lengths.row(request.key_id),
         )
-        # It has more to lose now; who leaves only makes the curve too careful, until it ages.
+        # It has more to lose now.
         for member in self.groups[index].members:
             self.curve_at_s[member] = -1.0
         self.sync(index, now)
@@ -205,7 +207,12 @@ class LocalFleet:
 
     def remove(self, index: int, request_id: str, now: float) -> Resident:
         """Counts an attempt out."""
-        self.groups[index].streams.remove(request_id)
+        group = self.groups[index]
+        group.streams.remove(request_id)
+        # The fewer remain, the more the curve was this one's: of the last one nothing is left.
+        older_s = CURVE_AGE_S / (len(group.streams) or 0.5)
+        for member in group.members:
+            self.curve_at_s[member] -= older_s
         resident = self.states[index].remove(request_id, now)
         self.sync(index, now)
         return resident

@@ -21,13 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.harm import STALL_POINTS, stall_position
-from scheduler.local_fleet import LocalFleet
+from scheduler.local_fleet import CURVE_AGE_S, LocalFleet
 from scheduler.output_length import Floats
 from scheduler.policy import Policy
 from scheduler.quotes import Ask, Block, Desk, Quote
 
-CURVE_AGE_S = 0.1
-"""A harm curve older than this is made anew before it decides."""
 MOST_REFRESHES = 2
 """Harm curves made anew in one look: bounds its time, whatever the number of placements."""
 _TIE = 1.0 + 1e-9

@@ -78,6 +78,26 @@ def test_a_pending_prefill_is_a_stream_that_begins_when_its_turn_ends() -> None:
     assert early[15] > later[15] > 0.0
 
 
+def test_an_answer_of_one_token_cannot_be_slowed_down() -> None:
+    lengths, streams = OutputLengths(), Streams()
+    streams.add("one", limit_s=LIMIT_S, most_tokens=1, row=MODEL_ROW)
+    assert not streams.curve({"one": 0.0}, 0.02, lengths, 5.0).any()
+    streams.first_token("one", 5.0, in_time=True)
+    assert not streams.curve({}, 0.02, lengths, 5.0).any()
+
+
+@pytest.mark.parametrize("step_s", [0.02, 0.06])
+def test_a_pending_prefill_has_to_lose_what_comes_after_its_first_token(step_s: float) -> None:
+    lengths, streams = OutputLengths(), Streams()
+    for _ in range(500):
+        lengths.learn("short", 1.0)
+    row = lengths.row("short")
+    streams.add("soon", limit_s=LIMIT_S, most_tokens=500, row=row)
+    goes_on = float(lengths.survival(np.array([row]), np.array([1.0]))[0])
+    assert goes_on < 0.1
+    assert streams.curve({"soon": 0.0}, step_s, lengths, 5.0)[-1] == pytest.approx(goes_on)
+
+
 def test_positions_lie_between_the_points_of_the_grid() -> None:
     position = stall_position(STALLS_S, np.empty_like(STALLS_S))
     assert position[:-1] == pytest.approx(np.arange(len(STALLS_S) - 1), abs=1e-9)

@@ -124,6 +124,21 @@ def test_packing_harms_nobody_while_a_group_is_spare(
     assert where(core.submit(request("long", prompt_tokens=30_000), 0.3)) == goes
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_who_waits_for_a_lone_stream_starts_when_it_has_ended(tokens: int) -> None:
+    core = scheduler(local("a", slots=9))
+    core.submit(request("long", max_output_tokens=400), 0.0)
+    core.handle(Progress(request_id="long", attempt=1, output_tokens=1), 0.1)
+    assert core.submit(request("waits", prompt_tokens=30_000, max_output_tokens=tokens), 0.1) == ()
+    assert where(core.handle(ended("long"), 0.11)) == [("waits", "a")]
+
+
+def test_answers_of_one_token_run_side_by_side() -> None:
+    core = scheduler(local("a", slots=9))
+    for name in ("r1", "r2", "r3"):
+        assert where(core.submit(request(name, max_output_tokens=1), 0.0)) == [(name, "a")]
+
+
 def test_a_pending_prefill_counts() -> None:
     core = scheduler(local("a"), local("b"))
     core.submit(request("long", prompt_tokens=50_000, max_output_tokens=10), 0.0)
