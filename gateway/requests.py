@@ -141,6 +141,8 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     for name in ("session_id", "idempotency_key"):
         if (size := len(getattr(proto, name).encode())) > _MAX_ID_BYTES:
             fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
+    if "\0" in proto.session_id:  # PostgreSQL cannot keep it: the row would block all after it
+        fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
     if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
         shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"
         fault("max_cost_nano_usd", shown)

@@ -181,6 +181,13 @@ def test_a_fault_names_its_field(field: str, proto: pb.GenerateRequest) -> None:
     assert list(violations(proto)) == [field]
 
 
+def test_a_session_is_named_as_every_ledger_can_keep_it() -> None:
+    assert violations(good(session_id="a\0b")) == {
+        "session_id": "'a\\x00b': leave NUL characters out"
+    }
+    parse_generation(good(session_id="Ünal 7\t"), 100)  # anything else may be in it
+
+
 def test_all_faults_are_told_together_and_with_their_values() -> None:
     found = violations(
         pb.GenerateRequest(sampling=pb.Sampling(temperature=9.0), priority=-11, choices=99)
