@@ -18,6 +18,9 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import Event, ReadableSpan
 
+MOST_KEPT_CHARACTERS = 200
+"""Of an attribute's text that is remembered: longer ones, prompts where they are recorded, do not
+come again, and thousands of them would fill the memory."""
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _UINT64 = (1 << 64) - 1
 _fixed64 = Struct("<cQ").pack
@@ -118,6 +121,8 @@ def _write_attributes(parts: list[bytes], tag: bytes, attributes: Mapping[str, A
     for key, value in attributes.items():
         if isinstance(value, float):
             parts.append(_float_head(tag, key) + _double(value))
+        elif isinstance(value, str) and len(value) > MOST_KEPT_CHARACTERS:
+            parts.append(_sized(tag, _key(key) + _sized(b"\x12", _value(value))))
         else:
             parts.append(_attribute(tag, key, value))
 

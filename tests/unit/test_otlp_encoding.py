@@ -143,3 +143,14 @@ def test_what_is_not_the_gateways_goes_the_librarys_way(odd: str) -> None:
         other.span({})
         spans = (*spans, *other.spans)
     assert encoded(spans) == encode_spans(spans)
+
+
+def test_long_texts_are_not_remembered() -> None:
+    """Prompts of 64 KiB, where they are recorded, would fill the memory."""
+    recorder = Recorder()
+    remembered = otlp_encoding._attribute.cache_info().misses
+    for number in range(3):
+        recorder.span({"gen_ai.input.messages": f"{number}" * 65_536})
+    spans = recorder.spans
+    assert encoded(spans) == encode_spans(spans)
+    assert otlp_encoding._attribute.cache_info().misses == remembered
