@@ -54,7 +54,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             self._operator(context, "draining")
             names = self._placements(request.placement)
-            await self._live.drain(names)
+            await self._live.drain(request.placement)
             states = self._live.snapshot().placements
             running = sum(state.running_requests for state in states if state.name in names)
             return admin_pb2.DrainResponse(running_requests=running)
@@ -65,7 +65,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Takes it back; it serves as soon as it is found well."""
         async with answering(context):
             self._operator(context, "draining")
-            await self._live.undrain(self._placements(request.placement))
+            self._placements(request.placement)
+            await self._live.undrain(request.placement)
             return admin_pb2.UndrainResponse()
 
     async def Reload(

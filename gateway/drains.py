@@ -1,7 +1,8 @@
-"""Placements that an operator keeps out of service, whatever their probes say.
+"""Replicas and remotes that an operator keeps out of service, whatever their probes say.
 
 Kept over reloads, not over restarts. Events pass a `Gate` on their way to the scheduler: it knows
-what the probes said last, which holds again once the placement is taken back.
+what the probes said last, which holds again once the placement is taken back. A replica's pinned
+ranks are drained with it, also those that a reload brings.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 
+from gateway.rank_names import replica_of
 from scheduler.types import Event, ServingChanged
 
 DRAINED = "drained by an operator"
@@ -26,7 +28,7 @@ class Gate:
         if not isinstance(event, ServingChanged):
             return event
         self._probed[event.placement] = event
-        if event.serving and event.placement in self._drained:
+        if event.serving and replica_of(event.placement) in self._drained:
             return replace(event, serving=False, reason=DRAINED)
         return event
 
@@ -34,6 +36,6 @@ class Gate:
         """What to tell the scheduler of a placement that was drained or taken back."""
         probed = self._probed.get(placement)
         if probed is None:
-            reason = DRAINED if placement in self._drained else "not probed yet"
+            reason = DRAINED if replica_of(placement) in self._drained else "not probed yet"
             return ServingChanged(placement=placement, serving=False, reason=reason)
         return probed

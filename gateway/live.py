@@ -134,21 +134,21 @@ class Live:
     def members(self, name: str) -> tuple[str, ...]:
         """The placement of that name, or the pinned ranks of the replica; empty: there is none."""
         facts = [state.facts for state in self.runtime.scheduler.placements]
-        return tuple(f.name for f in facts if name in (f.name, f.group))
+        return tuple(f.name for f in facts if name in (f.name, f.group or f.name))
 
-    async def drain(self, placements: tuple[str, ...]) -> None:
-        """Sends no new request there; running ones finish."""
-        self._drained.update(placements)
-        await self._regate(placements)
+    async def drain(self, name: str) -> None:
+        """Sends no new request to this replica or remote; running ones finish."""
+        self._drained.add(name)
+        await self._regate(name)
 
-    async def undrain(self, placements: tuple[str, ...]) -> None:
-        """Takes drained placements back: what their probes say holds again."""
-        self._drained.difference_update(placements)
-        await self._regate(placements)
+    async def undrain(self, name: str) -> None:
+        """Takes it back: what its probes say holds again."""
+        self._drained.discard(name)
+        await self._regate(name)
 
-    async def _regate(self, placements: tuple[str, ...]) -> None:
+    async def _regate(self, name: str) -> None:
         current = self._current
-        for placement in placements:
+        for placement in self.members(name):
             current.runtime.dispatcher.handle(current.gate.now(placement))
         await self._on_change()
 

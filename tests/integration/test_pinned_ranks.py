@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -100,6 +102,30 @@ async def test_ranks_leave_service_together_and_no_rank_alone() -> None:
             seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
             assert seen.done is not None
             assert seen.done.route.replica in {f"a/{rank}" for rank in range(RANKS)}
+
+
+async def test_a_drained_replica_stays_drained_whatever_ranks_a_reload_makes_of_it() -> None:
+    async with engine(data_parallel_size=RANKS) as sim:
+
+        async def reload(**settings: object) -> list[str]:
+            """Placements that serve; the reload is over when all of them have been probed."""
+            settings_ = serving.config(pools=[pool(sim.url, **settings)], keys=(BOSS,))
+            await gateway.gateway.reload(settings_, Path.cwd())
+            states = gateway.gateway.runtime.scheduler.placements
+            await until(lambda: all(s.report and s.reason != "not probed yet" for s in states))
+            return [state.facts.name for state in states if state.serving]
+
+        # One placement, then four ranks, then one again.
+        start = serving.config(pools=[pool(sim.url, pin_ranks=False)], keys=(BOSS,))
+        async with serving.serving(start) as gateway:
+            admin: admin_pb2_grpc.AdminServiceAsyncStub
+            admin = admin_pb2_grpc.AdminServiceStub(gateway.channel)
+            await admin.Drain(admin_pb2.DrainRequest(placement="own/a"), metadata=OPERATOR)
+            assert await reload() == []
+            assert await reload(pin_ranks=False) == []
+            assert await reload() == []
+            await admin.Undrain(admin_pb2.UndrainRequest(placement="own/a"), metadata=OPERATOR)
+            await serving.until_serving(gateway.gateway, RANKS)
 
 
 @pytest.mark.parametrize(

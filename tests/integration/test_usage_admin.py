@@ -265,9 +265,11 @@ async def test_a_drained_placement_gets_no_request_until_it_is_taken_back(stack:
     undrain = admin_pb2.UndrainRequest(placement="own/a")
     await stack.admin.Undrain(undrain, metadata=OPERATOR)
     await serving.until_serving(gateway, 2)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stack.admin.Drain(admin_pb2.DrainRequest(placement="own/z"), metadata=OPERATOR)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    for unknown in ("own/z", "own", ""):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stack.admin.Drain(admin_pb2.DrainRequest(placement=unknown), metadata=OPERATOR)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert all(state.serving for state in gateway.runtime.scheduler.placements)
 
 
 async def test_the_ledger_tells_how_it_stands(stack: Stack) -> None:
