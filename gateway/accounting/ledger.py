@@ -204,7 +204,7 @@ class Ledger:
         if self._jobs:
             size = min(size, self._jobs[0].after_seq - self._next_seq)
         batch = list(islice(self._rows, size))
-        if self._spool is not None and size == len(self._rows):
+        if self._spool is not None:
             self._spool.turn(self._next_seq)
         began_s = time.monotonic()
         try:

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounting.accounts import accounts
-from gateway.accounting.ledger_database import LedgerUnusable
+from gateway.accounting.ledger import BATCH_ROWS
+from gateway.accounting.ledger import Ledger as Writer
+from gateway.accounting.ledger_database import LedgerUnusable, SqliteDatabase
 from gateway.accounting.ledger_rows import Entry, entry
 from gateway.accounting.ledger_spool import Spool
 from gateway.config import Config
@@ -189,3 +191,35 @@ async def test_rows_that_find_no_room_wait_in_memory(tmp_path: Path) -> None:
 
 async def nothing(_: object) -> None:
     """A transaction that only waits for the rows before it."""
+
+
+async def test_it_is_bounded_while_the_database_never_catches_up(tmp_path: Path) -> None:
+    """As many rows come as each batch takes away: there is never a batch of all that wait."""
+    database = SqliteDatabase(tmp_path / "ledger.sqlite3")
+    largest = seq = 0
+    with opened(tmp_path / "spool", "only") as spool:
+
+        async def append(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+            nonlocal largest
+            if first_seq >= 20 * BATCH_ROWS:
+                return
+            come(len(entries))
+            largest = max(largest, *(file.stat().st_size for file in tmp_path.glob("spool*")))
+            if first_seq % (5 * BATCH_ROWS) == 0:
+                waiting = {("only", number) for number in range(first_seq, seq)}
+                assert waiting <= set(numbers(spool))
+
+        def come(rows: int) -> None:
+            nonlocal seq
+            for _ in range(rows):
+                writer.add(row(seq))
+                seq += 1
+
+        writer = Writer(database, append, 100_000, spool)
+        come(1)
+        row_bytes = (tmp_path / "spool").stat().st_size
+        come(BATCH_ROWS + 499)
+        assert await writer.flush()
+        assert writer.status.written_rows == seq > 20 * BATCH_ROWS
+        assert largest < 3 * BATCH_ROWS * (row_bytes + 8)
+    await database.close()
