@@ -38,8 +38,8 @@ class Minutes:
         self._ends: deque[Sums] = deque([begin], maxlen=most + 1)
         self._minutes: deque[_Minute] = deque(maxlen=most)
         self._figures: FloatArray = np.empty((0, 4))
-        """Of each minute: tokens by kind, and all that accrued, infinite where the SLO was not kept
-        or nothing is known of it."""
+        """Of each minute: tokens by kind, and all that accrued, infinite where the SLO was not kept,
+        or nothing is known of it or of the price."""
         self._tokens = [0, 0, 0]
         self._cost = [0, 0, 0]
 
@@ -65,6 +65,8 @@ class Minutes:
         self._figures = np.vstack([self._figures, row])[-self.most :]
 
     def _count(self, brought: Totals, sign: int) -> None:
+        if brought.unpriced_ns:
+            return  # tokens whose cost is not known weigh nothing
         for kind, (tokens, cost) in enumerate(
             zip(tokens_of(brought), direct_cost(brought), strict=True)
         ):
@@ -125,5 +127,5 @@ def _row(begin: Sums, end: Sums) -> tuple[Totals, LoadPoint | None]:
 
 def _figures(brought: Totals) -> FloatArray:
     kept_slo = brought.slo_known and brought.slo_met >= SLO_SHARE * brought.slo_known
-    accrued = float(brought.accrued) if kept_slo else np.inf
+    accrued = float(brought.accrued) if kept_slo and not brought.unpriced_ns else np.inf
     return np.array([[*map(float, tokens_of(brought)), accrued]])

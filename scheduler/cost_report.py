@@ -60,9 +60,12 @@ def direct_cost(totals: Totals) -> tuple[int, int, int]:
 
 
 def allocated(window: Totals, nodes: NodeShare | None) -> dict[RateKind, int]:
-    """Allocated rates; kinds without tokens are absent. TOTAL is over all tokens."""
+    """Allocated rates; kinds without tokens are absent, and all where no price is known. TOTAL is
+    over all tokens."""
     tokens, bill = tokens_of(window), window.accrued
     rates: dict[RateKind, int] = {}
+    if not bill and window.unpriced_ns:
+        return rates
     if sum(tokens):
         rates[RateKind.TOTAL] = bill * MILLION // (sum(tokens) * UNIT)
     for kind, count, part in zip(KINDS, tokens, _parts(window, nodes), strict=True):
@@ -137,9 +140,11 @@ def kind_rates(
 
 
 def load_point(brought: Totals, elapsed_ns: int) -> LoadPoint | None:
-    """What a minute brought, as load and cost; None: it had no tokens, or no time was paid."""
+    """What a minute brought, as load and cost; None: it had no tokens, no time was paid, or not
+    all of it at a known price."""
     tokens = sum(tokens_of(brought))
-    if tokens <= 0 or brought.output_tokens < 0 or not brought.paid_ns:
+    unknown = brought.unpriced_ns or not brought.paid_ns
+    if tokens <= 0 or brought.output_tokens < 0 or unknown:
         return None
     elapsed_s = elapsed_ns / 1e9
     return LoadPoint(

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.cost_minutes import Minutes, Sums
+from scheduler.cost_rates import RateKind
 from scheduler.cost_report import SLO_SHARE, LoadPoint, direct_cost, load_point, tokens_of
-from scheduler.cost_totals import SECOND_NS, UNIT, Totals, summed
+from scheduler.cost_totals import SECOND_NS, UNIT, RateSegment, Totals, summed
 from scheduler.meter import MINUTE_NS, Meter, MeteredGroup
 from scheduler.step_model import QWEN3_30B_H100
 from tests.unit.meters_made import PLAN, RATE
@@ -20,6 +21,7 @@ from tests.unit.meters_made import PLAN, RATE
 def slow_best(ends: Sequence[Sums]) -> Totals | None:
     """As `Minutes.best` says it, of all minutes that have ended."""
     rows = [last.minus(first) for (_, first), (_, last) in pairwise(ends)]
+    rows = [row for row in rows if not row.unpriced_ns]
     weights = []
     for kind in range(3):
         count = sum(tokens_of(row)[kind] for row in rows)
@@ -47,7 +49,7 @@ def slow_points(ends: Sequence[Sums], start_ns: int) -> list[LoadPoint]:
 
 counts = st.integers(0, 5000)
 brought = st.builds(
-    lambda seconds, prefill, decode, idle, tokens, slo: (
+    lambda seconds, prefill, decode, idle, tokens, slo, unpriced_ns: (
         seconds * SECOND_NS,
         Totals(
             prefill=prefill * UNIT,
@@ -61,6 +63,7 @@ brought = st.builds(
             output_tokens=tokens[2],
             slo_known=slo[0],
             slo_met=min(slo),
+            unpriced_ns=unpriced_ns,
         ),
     ),
     st.integers(60, 65),
@@ -69,6 +72,7 @@ brought = st.builds(
     counts,
     st.tuples(counts, counts, counts),
     st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    st.sampled_from([0, 0, 0, SECOND_NS]),
 )
 
 
@@ -105,6 +109,35 @@ def test_the_minute_under_way_is_the_floor_only_while_there_is_no_other() -> Non
     minutes.end(MINUTE_NS, dear)
     assert minutes.best((MINUTE_NS + SECOND_NS, summed([dear, cheap]))) == dear
     assert len(minutes.points(0, (MINUTE_NS + SECOND_NS, summed([dear, cheap])))) == 2
+
+
+def test_what_has_no_price_is_not_free() -> None:
+    """A price that is known from the second minute on: the first one is no floor, and no point."""
+    plan = (RateSegment(start_ns=MINUTE_NS, nano_usd_per_hour=RATE),)
+    meter = Meter()
+    group = MeteredGroup(name="own/a", pool="own", model=QWEN3_30B_H100, plan=plan, max_running=8)
+    meter.configure([group], 0)
+    running = meter.group("own/a")
+    assert running is not None
+    running.set_serving(True, 0)
+    seen = []
+    for minute in (1, 2):
+        run = running.start((minute - 1) * MINUTE_NS, prompt_tokens=100)
+        now_ns = minute * MINUTE_NS
+        running.progress(run, 20, now_ns)
+        running.end(run, now_ns, uncached_tokens=100, output_tokens=20)
+        running.totals.slo_known += 1
+        running.totals.slo_met += 1
+        cost = meter.cost("own", 3600 * SECOND_NS, now_ns)
+        assert cost is not None
+        seen.append(cost)
+    unknown, known = seen
+    assert (unknown.unpriced_ns, unknown.bill) == (MINUTE_NS, 0)
+    assert all((r.allocated, r.saturated) == (None, None) for r in unknown.rates)
+    assert unknown.load == ()
+    [point] = known.load
+    total = known.rate(RateKind.TOTAL)
+    assert total.saturated == point.nano_usd_per_mtok == RATE * 1_000_000 // (60 * 120)
 
 
 def test_a_window_holds_what_came_in_it() -> None:
