@@ -38,8 +38,8 @@ class Minutes:
         self._ends: deque[Sums] = deque([begin], maxlen=most + 1)
         self._minutes: deque[_Minute] = deque(maxlen=most)
         self._figures: FloatArray = np.empty((0, 4))
-        """Of each minute: tokens by kind, and all that accrued, infinite where the SLO was not kept,
-        or nothing is known of it or of the price."""
+        """Of each minute: tokens by kind, and all that accrued, infinite where the SLO was not
+        kept, or nothing is known of it or of the price."""
         self._tokens = [0, 0, 0]
         self._cost = [0, 0, 0]
 
