@@ -21,6 +21,10 @@ HOLD_WEIGHT = 0.05
 """Running mean of how long requests hold a reservation: the hint when to try again."""
 
 
+class NoBudget(Exception):
+    """The budgets of the holder were taken away: there is nothing to reserve from."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Lease:
     """Money of one holder. The book is its only writer."""
@@ -167,7 +171,7 @@ class BudgetBook:
     def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int, unix_s: float) -> bool:
         """Reserves, if the holder's lease has so much free. The id must hold nothing yet.
 
-        Raises OverflowError when there are too many leases for one more.
+        Raises NoBudget, and OverflowError when there are too many leases for one more.
         """
         if request_id in self._holds:
             raise ValueError(f"request {request_id!r} has its reservation")
@@ -184,7 +188,7 @@ class BudgetBook:
 
     def extension(self, holder: Holder, worst_nano_usd: int, unix_s: float) -> Extend:
         """What the store has to grant first. One at a time for a holder; `extended` must follow,
-        or `not_extended`."""
+        or `not_extended`. Raises as `reserve`."""
         lease = self._lease(holder, unix_s)
         lease.extending = True
         return Extend(lease=lease, need_nano_usd=max(0, worst_nano_usd - lease.free_nano_usd))
@@ -304,9 +308,11 @@ class BudgetBook:
             return lease
         if lease is not None:
             self._end(holder)
+        limits = self.accounts(holder, unix_s)
+        if not limits:
+            raise NoBudget
         if len(self._leases) + len(self._ending) >= MAX_LEASES:
             raise OverflowError(f"{MAX_LEASES} holders of budgets are active")
-        limits = self.accounts(holder, unix_s)
         lease = Lease(
             lease_id=self.new_lease_id(),
             holder=holder,

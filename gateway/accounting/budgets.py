@@ -27,7 +27,15 @@ from gateway.accounting.ledger_leases import (
 )
 from gateway.accounting.settlement import SettledAttempt
 from scheduler.budget import Budget, Holder, Limit, Refusal, Scope
-from scheduler.budget_book import BudgetBook, Close, Extend, GiveBack, Lease, Settled
+from scheduler.budget_book import (
+    BudgetBook,
+    Close,
+    Extend,
+    GiveBack,
+    Lease,
+    NoBudget,
+    Settled,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +119,8 @@ class Budgets:
                     if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
                         return
                     await self._extend(holder, worst_nano_usd)
+        except NoBudget:
+            return  # while it waited: nothing holds it any more
         except OverflowError as error:
             raise BudgetUnchecked(str(error)) from None
         raise BudgetUnchecked("too many requests of one holder compete for its lease")

@@ -178,3 +178,18 @@ async def test_the_writer_ends_at_whatever_moment_it_is_told_to(tmp_path: Path, 
         done, _ = await asyncio.wait([running], timeout=30.0)
         asking.cancel()
         assert done
+
+
+async def test_a_budget_that_is_taken_away_while_a_request_reserves_holds_it_no_more(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as made:
+        holder = made.budgets.holder("team", "capped", "")
+        assert holder is not None
+        reserving = asyncio.create_task(made.budgets.reserve("capped/1", holder, 10))
+        await asyncio.sleep(0)  # it has asked for a lease
+        made.budgets.configure(())
+        await reserving
+        assert made.budgets.holder("team", "capped", "") is None
+        assert made.budgets.settle(settled("capped/1", key_id="capped")) is None
+        made.budgets.release("capped/1")
