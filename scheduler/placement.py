@@ -213,7 +213,7 @@ def _check_harm_again(desk: Desk, fleet: LocalFleet, policy: Policy, index: int)
         made.victims[index] = victims
         if policy.late_binding and desk.unharmed[index] == _FREE:
             most = desk.most_victims
-            harmed = victims > (most if isinstance(most, float) else most[index])
+            harmed = victims > (most[index] if isinstance(most, np.ndarray) else most)
             if harmed != (made.blocked[index] == _HARM):
                 if made.blocked is desk.unharmed:
                     made.blocked = desk.unharmed.copy()
