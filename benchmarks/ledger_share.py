@@ -29,12 +29,11 @@ import grpc
 import msgspec
 import uvloop
 
-from benchmarks.overhead import ask, process
+from benchmarks.overhead import ask, configuration, process
 from gateway.accounting.accounts import Accounts
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger import Ledger
 from gateway.accounting.price_book import PriceBook
-from gateway.auth import key_sha256
 from gateway.config_file import load
 from gateway.server import running_gateway
 from gateway.spending import Spending
@@ -142,29 +141,16 @@ async def serve(path: Path) -> None:
         await stop.wait()
 
 
-def configuration(upstream_port: str) -> str:
+def settings(upstream_port: str) -> str:
     """One replica; a day's budget of each key, and a month's of the tenant."""
-    keys = "\n".join(
-        f"      - {{id: key{i}, sha256: {key_sha256(f'mg-{i}')}}}" for i in range(KEYS)
-    )
+    secrets = {f"key{i}": f"mg-{i}" for i in range(KEYS)}
     days = "\n".join(
-        f'  - {{tenant: team, key: key{i}, period: day, cap_usd: "1000"}}' for i in range(KEYS)
+        f'  - {{tenant: bench, key: {key}, period: day, cap_usd: "1000"}}' for key in secrets
     )
-    return f"""
-server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0}}
-pools:
-  - name: own
-    model: bench
-    max_num_seqs: 4096
-    gpu: {{type: none, count: 1}}
-    replicas: [{{name: a, url: "http://127.0.0.1:{upstream_port}"}}]
-tenants:
-  - name: team
-    keys:
-{keys}
+    return f"""{configuration(upstream_port, secrets=secrets)}
 budgets:
 {days}
-  - {{tenant: team, period: month, cap_usd: "100000"}}
+  - {{tenant: bench, period: month, cap_usd: "100000"}}
 """
 
 
@@ -205,7 +191,7 @@ def measure(kind: str, clients: int, tokens: int, seconds: float) -> tuple[float
         process(upstream, str(interval_s), "1") as (_, up),
     ):
         path = Path(folder) / "moegate.yaml"
-        path.write_text(configuration(up))
+        path.write_text(settings(up))
         with process("-m", "benchmarks.ledger_share", "--serve", str(path)) as (running, port):
 
             def told() -> Counts:

@@ -33,6 +33,7 @@ from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_gr
 
 HERE = Path(__file__).parent
 KEY = "mg-benchmark"
+SECRETS = {"bench": KEY}
 METADATA = (("authorization", f"Bearer {KEY}"),)
 UNARY_REQUESTS = 1500
 TURNS = 10
@@ -68,8 +69,14 @@ def process(
         running.wait(timeout=30)
 
 
-def configuration(upstream_port: str, longest_hold_s: float = 0.05) -> str:
-    """A configuration with one replica, the upstream."""
+def configuration(
+    upstream_port: str, longest_hold_s: float = 0.05, secrets: Mapping[str, str] = SECRETS
+) -> str:
+    """A configuration with one replica, the upstream, and a tenant `bench`. `secrets`: those of its
+    keys, by their ids."""
+    keys = "\n".join(
+        f"      - {{id: {name}, sha256: {key_sha256(secret)}}}" for name, secret in secrets.items()
+    )
     return f"""
 server: {{listen: "127.0.0.1:0", drain_delay_s: 0, drain_s: 0, longest_hold_s: {longest_hold_s}}}
 pools:
@@ -80,7 +87,8 @@ pools:
     replicas: [{{name: a, url: "http://127.0.0.1:{upstream_port}"}}]
 tenants:
   - name: bench
-    keys: [{{id: bench, sha256: {key_sha256(KEY)}}}]
+    keys:
+{keys}
 """
 
 
