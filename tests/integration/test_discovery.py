@@ -13,7 +13,7 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.config import Config
+from gateway.config import Config, Gpu
 from gateway.config_discovery import Discover
 from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
@@ -26,14 +26,18 @@ FIRST, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 
 
 @contextlib.asynccontextmanager
-async def fleet() -> AsyncIterator[tuple[dict[str, SimulatedVllm], int]]:
+async def fleet(data_parallel_size: int = 1) -> AsyncIterator[tuple[dict[str, SimulatedVllm], int]]:
     """Servers on one port of three loopback addresses, as pods have them."""
     async with contextlib.AsyncExitStack() as stack:
         servers: dict[str, SimulatedVllm] = {}
         port = 0
         for host in (FIRST, SECOND, THIRD):
             settings = SimulatedVllmConfig(
-                served_model_name=serving.MODEL, host=host, port=port, speed=5.0
+                served_model_name=serving.MODEL,
+                host=host,
+                port=port,
+                speed=5.0,
+                data_parallel_size=data_parallel_size,
             )
             servers[host] = await stack.enter_async_context(simulated_vllm(settings))
             port = int(servers[host].url.rpartition(":")[2])
@@ -182,6 +186,55 @@ async def test_a_reload_keeps_what_was_found_though_dns_is_silent() -> None:
         await generate(gateway)
         dns.silent, dns.addresses = False, [SECOND]
         await until_in_service(gateway, SECOND)
+
+
+async def test_pinned_ranks_come_and_go_with_their_replica() -> None:
+    """Of two ranks each: a replica brings both, and takes both with it."""
+    async with (
+        fleet(data_parallel_size=2) as (servers, port),
+        dns_server(NAME, FIRST, SECOND) as dns,
+    ):
+        found = config(dns, port, max_replicas=3)
+        pool = msgspec.structs.replace(
+            found.pools[0],
+            data_parallel_ranks=2,
+            pin_ranks=True,
+            gpu=Gpu(type="H100", count=2, usd_per_gpu_hour="2"),
+        )
+        settings = msgspec.structs.replace(found, pools=(pool,))
+        async with serving.serving(settings, ready=False) as gateway:
+            runtime = gateway.gateway.runtime
+
+            def serves() -> set[tuple[str, int]]:
+                return {
+                    (runtime.targets[state.facts.name][0].split("/")[2].split(":")[0], rank)
+                    for state in runtime.scheduler.placements
+                    if state.serving and (rank := state.facts.dp_rank) is not None
+                }
+
+            await serving.until(
+                lambda: serves() == {(h, r) for h in (FIRST, SECOND) for r in (0, 1)}
+            )
+            snapshot = runtime.snapshot(asyncio.get_running_loop().time())
+            assert len(snapshot.placements) == 4, "free places are no replicas"
+            assert [(pool.groups, pool.groups_serving) for pool in snapshot.pools] == [(2, 2)]
+            request = chat_request(max_output_tokens=300, ignore_eos=True)
+            calls = [gateway.stub.Generate(request, metadata=METADATA) for _ in range(4)]
+            for call in calls:
+                await first_message(call)
+            for host in (FIRST, SECOND):
+                assert [len(rank.running) for rank in servers[host].engine.ranks] == [1, 1]
+            dns.addresses = [SECOND, THIRD]
+            await serving.until(
+                lambda: serves() == {(h, r) for h in (SECOND, THIRD) for r in (0, 1)}
+            )
+            ended = [await read_stream(call) for call in calls]
+            routes = {seen.done.route.replica for seen in ended if seen.done is not None}
+            assert len(routes) == 4, "every rank of the first two had one, and ended it"
+            gone = {seen.done.route.replica.partition("/")[0] for seen in ended if seen.done}
+            assert len(gone) == 2
+            states = runtime.scheduler.placements
+            await serving.until(lambda: not any(state.residents for state in states))
 
 
 async def test_addresses_of_ipv6_count_where_there_are_none_of_ipv4() -> None:
