@@ -210,7 +210,7 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     (pool,) = yaml.safe_load(rendered.config)["pools"]
     assert pool["discover"]["dns"] == "x-moegate-vllm.models.svc"
     assert pool["discover"]["max_replicas"] == 24
-    assert pool["data_parallel_ranks"] == 8
+    assert (pool["data_parallel_ranks"], pool["pin_ranks"]) == (8, True)
     assert pool["kv_events"] == {"port": 6000, "replay_port": 6008, "topic": published["topic"]}
     (egress,) = (
         rule["ports"]
@@ -299,6 +299,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "replicas": 12,
                 "gpu": {"type": "H200", "count": 8},
                 "dataParallelSize": 8,
+                "pinRanks": True,
                 "apiKey": {"existingSecret": "s", "key": "k"},
                 "kvEvents": {"enabled": True, "port": 6000},
                 "resources": {"limits": {"memory": "900Gi"}},
@@ -364,6 +365,7 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"vllm": {**VLLM, "model": ""}}, "name the model"),
     ({"vllm": {**VLLM, "gpu": {"type": "", "count": 1}}}, "name the GPU"),
     ({"vllm": {**VLLM, "dataParallelSize": 8}}, "dataParallelSize times tensorParallelSize is 8"),
+    ({"vllm": {**VLLM, "pinRanks": True}}, "there is one rank, and nothing to choose from"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),
     ({"config": REMOTE, "replicas": 2}, "replicas"),

@@ -53,6 +53,7 @@
 {{- $_ := set $pool "discover" (mergeOverwrite $discover (dict "max_replicas" (max 16 (mul 2 (int $vllm.replicas))))) -}}
 {{- $_ := set $pool "gpu" $gpu -}}
 {{- $_ := set $pool "data_parallel_ranks" (int $vllm.dataParallelSize) -}}
+{{- $_ := set $pool "pin_ranks" $vllm.pinRanks -}}
 {{- $_ := set $pool "max_num_seqs" (int $vllm.maxNumSeqs) -}}
 {{- if $vllm.maxModelLen -}}
 {{- $_ := set $pool "context_tokens" (int $vllm.maxModelLen) -}}

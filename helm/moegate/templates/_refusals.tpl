@@ -69,6 +69,9 @@
 {{- if ne (int $ranks) (int $vllm.gpu.count) -}}
 {{- fail (printf "\nvllm.gpu.count: %d, but dataParallelSize times tensorParallelSize is %d" (int $vllm.gpu.count) (int $ranks)) -}}
 {{- end -}}
+{{- if and $vllm.pinRanks (eq (int $vllm.dataParallelSize) 1) -}}
+{{- fail "\nvllm.pinRanks: dataParallelSize is 1: there is one rank, and nothing to choose from" -}}
+{{- end -}}
 {{- range .Values.config.pools -}}
 {{- if eq .name "vllm" -}}
 {{- fail "\nconfig.pools: the name vllm is that of the chart's own servers (vllm.enabled): choose another one" -}}
