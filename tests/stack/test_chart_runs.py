@@ -25,8 +25,8 @@ def lay_out(rendered: Rendered, etc: Path) -> None:
     """The pod's files below /etc/moegate: the ConfigMap, and a Secret's text in every file that the
     configuration names."""
     (etc / "config").mkdir(parents=True)
-    file = etc / "config" / "moegate.yaml"
-    file.write_text(rendered.config)
+    for name, text in rendered.one("ConfigMap")["data"].items():
+        (etc / "config" / name).write_text(text)
     for name in _secret_files(yaml.safe_load(rendered.config)):
         path = (etc / "config" / name).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
