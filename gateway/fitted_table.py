@@ -86,8 +86,14 @@ class FittedTable:
                 no_wrap=i > 0 and not column.wraps,
             )
         for cells, style in self._rows:
-            table.add_row(*(cells[i] for i in shown), style=style)
+            table.add_row(*(_plain(cells[i]) for i in shown), style=style)
         return table
+
+
+def _plain(cell: str) -> Text:
+    """A cell as it is: what callers choose, such as a session's id, is neither rich's markup nor a
+    command to the terminal."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in cell))
 
 
 def number(header: str, leaves: int = 0) -> Column:

@@ -157,3 +157,14 @@ def test_each_kind_of_file_is_known_to_the_command_for_the_other(
     error = capsys.readouterr().err
     assert "this is a price catalog, not the configuration of a gateway" in error
     assert "moegate prices check FILE" in error
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [("[/x]", "[/x]"), ("[bold]s", "[bold]s"), ("a\x1b[31mb\x07", "a\ufffd[31mb\ufffd")],
+)
+def test_what_callers_choose_is_shown_as_it_is(cell: str, shown: str) -> None:
+    """A session's id is no markup, which failed or vanished, and no command to the terminal."""
+    rows = FittedTable([Column(header="session"), number("n")])
+    rows.add_row(cell, "1")
+    assert f" {shown} " in " ".join(drawn(rows, 80))
