@@ -99,7 +99,7 @@ def pinned_rank(header: str | None, ranks: int) -> int | None:
     if header is None:
         return None
     name = header.strip()
-    if not (name.isascii() and name.isdecimal() and int(name[:9]) < ranks):
+    if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < ranks):
         raise bad_value(None, f"data_parallel_rank {name} is out of range [0, {ranks}).")
     return int(name)
 

@@ -477,11 +477,12 @@ async def test_headers_that_name_the_request_and_the_rank(client: Client) -> Non
     assert answer["usage"]["completion_tokens"] <= 16, "the default of raw completions"
     status, _, _ = await client.post(CHAT, HELLO, X_data_parallel_rank="0")
     assert status == 200
-    status, answer, _ = await client.post(CHAT, HELLO, X_data_parallel_rank="7")
-    assert (status, answer["error"]["message"]) == (
-        400,
-        "data_parallel_rank 7 is out of range [0, 1).",
-    )
+    for rank in ("7", "0000000007"):
+        status, answer, _ = await client.post(CHAT, HELLO, X_data_parallel_rank=rank)
+        assert (status, answer["error"]["message"]) == (
+            400,
+            f"data_parallel_rank {rank} is out of range [0, 1).",
+        )
 
 
 async def test_tools_schemas_and_images_are_answered_in_words(client: Client) -> None:
