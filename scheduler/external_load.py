@@ -46,7 +46,8 @@ class ExternalLoad:
     _reports: dict[str, EngineReport] = field(default_factory=dict)
     _beyond: tuple[int, int] = (0, 0)
     _own_prompt_tokens: int = 0
-    _told_prompt_tokens: int = 0
+    _told: tuple[int, float, int, int] = (0, 0.0, 0, 0)
+    """At the last look at prompts: reports, their time, prompt tokens of all and own ones."""
     _seen_ns: int = 0
 
     def prompt_done(self, tokens: int) -> None:
@@ -75,10 +76,10 @@ class ExternalLoad:
     def expire(self, now_ns: int) -> bool:
         """Forgets figures that are too old; whether anything changed."""
         if now_ns - self._seen_ns <= STALE_NS or not (
-            self.sequences or self.own_waiting or self.prefill_share
+            self.sequences or self.waiting or self.own_waiting or self.prefill_share
         ):
             return False
-        self.sequences = self.kv_tokens = self.own_waiting = self.full_at = 0
+        self.sequences = self.kv_tokens = self.waiting = self.own_waiting = self.full_at = 0
         self.prefill_share = 0.0
         return True
 
@@ -96,7 +97,8 @@ class ExternalLoad:
 
         `pending`: own sequences of that time that have no token yet; `sent_since`: newer ones.
         """
-        before = self._reports.get(report.placement)
+        old_s = report.at_s - STALE_NS * 1e-9  # of ranks that a reload has taken away
+        self._reports = {n: each for n, each in self._reports.items() if each.at_s >= old_s}
         self._reports[report.placement] = report
         reports = self._reports.values()
         running = sum(each.running for each in reports)
@@ -113,19 +115,23 @@ class ExternalLoad:
         resident = sum(int(each.kv_usage * (each.kv_capacity_tokens or 0)) for each in reports)
         self.kv_tokens = max(0, resident - own.kv_tokens) if self.sequences else 0
         self._seen_ns = now_ns
-        if before is not None and model is not None:
-            self._prefills(before, report, model)
+        if model is not None and report.placement == next(reversed(self._reports)):
+            self._prefills(report.at_s, model)
 
-    def _prefills(self, before: EngineReport, report: EngineReport, model: StepModel) -> None:
-        elapsed_s = report.at_s - before.at_s
-        prompt_tokens = report.prompt_tokens_total - before.prompt_tokens_total
-        own = self._own_prompt_tokens - self._told_prompt_tokens
-        self._told_prompt_tokens = self._own_prompt_tokens
-        if elapsed_s <= 0.0 or prompt_tokens < 0:  # the engine was restarted
+    def _prefills(self, at_s: float, model: StepModel) -> None:
+        """Looks at prompts once all placements have reported: each tells its own, and which of the
+        own prompts were computed where is not known."""
+        reports = self._reports.values()
+        told = sum(report.prompt_tokens_total for report in reports)
+        count, before_s, before, own_before = self._told
+        self._told = (len(reports), at_s, told, self._own_prompt_tokens)
+        elapsed_s, prompt_tokens = at_s - before_s, told - before
+        own = self._own_prompt_tokens - own_before
+        if count != len(reports) or elapsed_s <= 0.0 or prompt_tokens < 0:  # it was restarted
             return
         share = 0.0
         if self.sequences:
             # Else a wrong estimate of own prompts would look like others' work.
-            share = max(0, prompt_tokens - own) * model.prefill_token_s / elapsed_s
+            share = max(0, prompt_tokens - own) * model.prefill_token_s / elapsed_s / count
         mean = self.prefill_share
         self.prefill_share = min(MOST_PREFILL_SHARE, mean + SHARE_WEIGHT * (share - mean))
