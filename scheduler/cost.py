@@ -103,6 +103,10 @@ class GroupMeter:
         while self._plan and self._plan[0].start_ns <= self._at_ns:
             self._rate = self._plan.popleft().nano_usd_per_hour
 
+    def set_engine(self, max_running: int, nodes: NodeShare | None) -> None:
+        """Other settings, from the last `advance` on."""
+        self.max_running, self.nodes, self._stale = max_running, nodes, True
+
     def set_model(self, model: StepModel, now_ns: int) -> None:
         """Takes a new fit."""
         self.advance(now_ns)

@@ -120,13 +120,14 @@ class Meter:
         return self._groups.get(name)
 
     def configure(self, groups: Iterable[MeteredGroup], now_ns: int) -> None:
-        """Opens new groups, gives new prices to known ones, and lets the others go."""
+        """Opens new groups, gives new prices and settings to known ones, and lets the others go."""
         wanted = {group.name: group for group in groups}
         for name, facts in wanted.items():
             known = self._groups.get(name)
             if known is not None and self._pool_of[name] == facts.pool:
                 known.advance(now_ns)
                 known.set_plan(facts.plan)
+                known.set_engine(facts.max_running, facts.nodes)
                 continue
             self._open(facts, now_ns)
         self._leaving = set(self._groups) - set(wanted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from scheduler.cost_totals import (
     bill_nano_usd,
     unpriced_ns,
 )
+from scheduler.meter import Meter, MeteredGroup
 from scheduler.step_model import QWEN3_30B_H100
 from tests.unit.meters_made import MS, PLAN, RATE, meter, report, take
 
@@ -252,3 +255,21 @@ def test_accounts_sum_to_the_bill_under_any_interleaving(
     assert shares == accounts_nano_usd(group.totals)["requests"]
     assert group.running == 0
     assert group.decoding == (0, 0)
+
+
+def test_a_reload_changes_what_a_known_group_can_hold() -> None:
+    facts = MeteredGroup(name="own/a", pool="own", model=QWEN3_30B_H100, plan=PLAN, max_running=1)
+    kept = Meter()
+    kept.configure([facts], 0)
+    group = kept.group("own/a")
+    assert group is not None
+    group.progress(group.start(0, prompt_tokens=10), 1, SECOND_NS)
+    group.start(SECOND_NS, prompt_tokens=5000)
+    before_ns = group.totals.prefill_busy_ns
+    kept.tick(2 * SECOND_NS)
+    assert group.totals.prefill_busy_ns == before_ns, "one decodes: there is no room for a prompt"
+    nodes = NodeShare(prefill=1, decode=3)
+    kept.configure([replace(facts, max_running=2, nodes=nodes)], 2 * SECOND_NS)
+    assert group.nodes == nodes
+    kept.tick(3 * SECOND_NS)
+    assert group.totals.prefill_busy_ns > before_ns
