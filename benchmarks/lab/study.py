@@ -34,12 +34,19 @@ PACKING = {
 }
 
 
+TIGHT_TPOT_S = 0.016
+"""For Qwen: a third of its limit, kept only in small batches, where few experts are touched."""
+PATIENCE = 10.0
+"""Clients that wait on, though their time to first token is lost."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """All results. Ablations and packing: pairs of what was run and its score."""
+    """All results. Ablations, conditions and packing: pairs of what was run and its score."""
 
     results: tuple[CellResult, ...]
     ablations: tuple[tuple[Run, Score], ...]
+    conditions: tuple[tuple[Run, Score], ...]
     packing: tuple[tuple[Run, Score], ...]
     took_s: float
     sources: dict[str, bool]
@@ -67,15 +74,18 @@ def study(
 
     grid = [c for c in cells(loads=LOADS, seeds=seeds, folder=folder) if wanted(c)]
     parts, packing = _variants(grid, full=full) if variants else ([], [])
+    conditions = _conditions(grid) if variants else []
     with ProcessPoolExecutor(workers) as pool:
         results = _collect(
             pool.map(partial(play_cell, full=full, keep_in=keep_in), grid), len(grid), "cells"
         )
         ablated = _collect(pool.map(play, parts), len(parts), "ablations")
+        under = _collect(pool.map(play, conditions), len(conditions), "conditions")
         packed = _collect(pool.map(play, packing), len(packing), "packing runs")
     return Study(
         results=tuple(results),
         ablations=tuple(zip(parts, ablated, strict=True)),
+        conditions=tuple(zip(conditions, under, strict=True)),
         packing=tuple(zip(packing, packed, strict=True)),
         took_s=time.perf_counter() - began_s,
         sources={name: load_trace(name, folder).from_file for name in TRACES},
@@ -96,6 +106,19 @@ def _variants(grid: Sequence[Cell], *, full: bool) -> tuple[list[Run], list[Run]
             runs = (cell.run("ours", switches=switches) for switches in PACKING.values())
             packing += (replace(run, count=run.count * PACKING_COUNT_FACTOR) for run in runs)
     return parts, packing
+
+
+def _conditions(grid: Sequence[Cell]) -> list[Run]:
+    """Runs with and without a part under conditions in which it should matter."""
+    runs: list[Run] = []
+    for cell in grid:
+        if cell.fleet == "qwen" and cell.trace == "azure-conv" and cell.load in (0.3, 0.7):
+            for part in ({}, {"moe_term": "False"}):
+                runs.append(replace(cell.run("ours", switches=part), tpot_s=TIGHT_TPOT_S))
+        if cell.fleet == "qwen" and cell.trace != "agents" and cell.load == ABLATION_LOADS[-1]:
+            for part in ({}, {"shedding": "False"}):
+                runs.append(replace(cell.run("ours", switches=part), patience=PATIENCE))
+    return runs
 
 
 def _collect(found: Iterable[_Played], count: int, what: str) -> list[_Played]:

@@ -79,6 +79,7 @@ def markdown(found: Study) -> str:
         _shares(found.results),
         _details(found.results),
         _ablations(found),
+        _conditions(found),
         _packing(found),
         _groups(found.results),
     ]
@@ -196,6 +197,24 @@ def _ablations(found: Study) -> str:
     return "Loss of SLO-met requests without a part of ours:\n\n" + _table(
         ("without", *heads), [[part, *losses] for part, losses in rows.items()]
     )
+
+
+def _conditions(found: Study) -> str:
+    rows = []
+    for (run, score), (without, loses) in zip(
+        found.conditions[::2], found.conditions[1::2], strict=True
+    ):
+        [(part, _)] = without.switches
+        condition = f"{run.patience:g} x as patient" if run.patience > 1.0 else ""
+        if run.tpot_s is not None:
+            condition = f"at most {run.tpot_s * 1e3:.0f} ms a token"
+        cell = f"{run.fleet}, {run.trace}, {run.load:.0%}" + f", seed {run.seed}" * (run.seed > 1)
+        shares = [f"{share:.3f}" for share in (score.met, loses.met)]
+        rows.append([part, cell, condition, *shares])
+    if not rows:
+        return ""
+    head = ("part", "cell", "clients", "within SLO with it", "without it")
+    return "Parts under conditions in which they should matter:\n\n" + _table(head, rows)
 
 
 def _packing(found: Study) -> str:
