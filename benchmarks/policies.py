@@ -49,7 +49,7 @@ def main() -> int:
         "--switch", nargs="+", default=[], metavar="NAME=VALUE", help="parts of ours to change"
     )
     parser.add_argument("--cap", type=int, nargs="+", default=[], help="rivals' requests a replica")
-    parser.add_argument("--seed", type=int, nargs="+", default=[1])
+    parser.add_argument("--seed", type=int, nargs="+", default=[])
     parser.add_argument("--count", type=int, default=3000, help="requests a run")
     parser.add_argument(
         "--traces", type=Path, default=os.environ.get(FOLDER_VARIABLE), help="folder of the traces"
@@ -60,6 +60,7 @@ def main() -> int:
         found = study(
             folder,
             full=arguments.full,
+            seeds=arguments.seed or ([1, 2] if arguments.full else [1]),
             workers=arguments.workers,
             only=arguments.only,
             variants=not arguments.grid_only,
@@ -73,7 +74,8 @@ def main() -> int:
         return 0
     trace = load_trace(arguments.trace, folder)
     print(f"{trace.name}: {'the public trace' if trace.from_file else 'generated'}")
-    for seed in arguments.seed:
+    seeds = arguments.seed or [1]
+    for seed in seeds:
         rate = capacity_per_s(arguments.fleet, arguments.trace, seed, folder)
         print(f"seed {seed}: 100 % is {rate:.2f} requests/s on {arguments.fleet}")
     switches = tuple(
@@ -81,7 +83,7 @@ def main() -> int:
     )
     print(HEAD)
     for load in arguments.load:
-        for seed in arguments.seed:
+        for seed in seeds:
             for policy in arguments.policy:
                 for cap in [None] if policy == "ours" else [None, *arguments.cap]:
                     run = Run(

@@ -56,6 +56,7 @@ def study(
     folder: Path | None,
     *,
     full: bool,
+    seeds: Sequence[int],
     workers: int,
     only: Sequence[str] = (),
     variants: bool = True,
@@ -63,11 +64,11 @@ def study(
 ) -> Study:
     """Plays everything.
 
+    `seeds`: of the runs; `full`: every rival is tuned by itself, and parts are shown everywhere;
     `only`: fleets or traces to keep, empty: all; `variants`: ablations and packing, too;
     `keep_in`: see `play_cell`.
     """
     began_s = time.perf_counter()
-    seeds = (1, 2) if full else (1,)
 
     def wanted(cell: Cell) -> bool:
         return not only or cell.fleet in only or cell.trace in only
