@@ -1,7 +1,7 @@
 """The policy laboratory: our scheduler against the routers of the field, on simulated fleets.
 
     python -m benchmarks.policies                     the study: minutes on two cores
-    python -m benchmarks.policies --full              two seeds, every rival tuned by itself
+    python -m benchmarks.policies --full              every rival tuned by itself, parts everywhere
     python -m benchmarks.policies --fleet qwen --trace azure-conv --load 90 --policy ours
 
 The last plays one cell. Every policy sees the same requests on the same engines, whose true step
@@ -27,6 +27,7 @@ from benchmarks.lab.study import study
 from benchmarks.lab.tables import markdown
 
 POLICIES = ("ours", *RIVALS)
+SEEDS = (1, 2)
 FOLDER_VARIABLE = "MOEGATE_TRACES"
 
 
@@ -36,7 +37,9 @@ def main() -> int:
     parser.add_argument("--fleet", choices=tuple(FLEETS), help="play cells of this fleet only")
     parser.add_argument("--trace", choices=TRACES, default="azure-conv")
     parser.add_argument("--load", type=float, nargs="+", default=[90.0], help="%% of the capacity")
-    parser.add_argument("--full", action="store_true", help="the study with two seeds")
+    parser.add_argument(
+        "--full", action="store_true", help="the study with every rival tuned by itself"
+    )
     parser.add_argument(
         "--grid-only", action="store_true", help="the study without ablations and packing"
     )
@@ -60,7 +63,7 @@ def main() -> int:
         found = study(
             folder,
             full=arguments.full,
-            seeds=arguments.seed or ([1, 2] if arguments.full else [1]),
+            seeds=arguments.seed or SEEDS,
             workers=arguments.workers,
             only=arguments.only,
             variants=not arguments.grid_only,
