@@ -152,7 +152,9 @@ def _other_blocks(
         if policy.shaping and fleet.packs and waited_s < policy.open_after_share * ask.ttft_s:
             open_warm = fleet.warm & fleet.serving
             if open_warm.any():
-                blocked = _mark(blocked, ~open_warm, _HELD)
+                # But for one whose cached prefix makes it the cheapest of all, as a session's home.
+                least = made.score[open_warm].min()
+                blocked = _mark(blocked, ~open_warm & (made.score >= least), _HELD)
         most_s = policy.tpot_share * ask.request.slo.tpot_s
         tpot_s = made.tpot_s
         if _largest(tpot_s) > most_s:
