@@ -109,6 +109,20 @@ def test_packing_opens_the_group_that_fell_idle_last() -> None:
     assert where(core.submit(request("r2"), 3.0)) == [("r2", "b")]
 
 
+@pytest.mark.parametrize(("blocks", "goes"), [(20, [("again", "a")]), (0, [])])
+def test_packing_holds_no_session_back_from_its_idle_home(
+    blocks: int, goes: list[tuple[str, str]]
+) -> None:
+    core = scheduler(*(local(name, slots=1, objective=Objective.COST) for name in "ab"))
+    prefix = tuple(range(blocks))
+    core.submit(request("turn", prompt_tokens=10_300, prefix_blocks=prefix), 0.0)
+    core.submit(request("other"), 0.0)
+    assert where(core.tick(0.6).actions) == [("other", "b")]
+    core.handle(ended("turn"), 1.0)
+    again = request("again", prompt_tokens=10_400, prefix_blocks=prefix, arrival_s=1.1)
+    assert where(core.submit(again, 1.1)) == goes
+
+
 @pytest.mark.parametrize(("spare", "goes"), [(False, [("long", "a")]), (True, [])])
 @pytest.mark.parametrize("most", [10.0, 10])
 def test_packing_harms_nobody_while_a_group_is_spare(
