@@ -29,6 +29,7 @@ def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: f
         started_s=now,
         promised_ttft_s=ticket.ttft_s,
         kv_reserved_tokens=ask.reserve_tokens,
+        kv_spread_tokens=ask.spread_tokens,
         prefill_s=prefill_s,
         hit_tokens=int(ask.hit_tokens.item(index)),
         service_nano_usd=lane.service_nano_usd(index, prefill_s, ask.output_tokens),

@@ -72,11 +72,13 @@ class Resident:
     started_s: float
     promised_ttft_s: float
     kv_reserved_tokens: int
-    """Prompt and the output that nine of ten such requests stay below."""
+    """Prompt and expected output."""
     prefill_s: float
     """Predicted time of its prefill; 0 on a remote."""
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
+    kv_spread_tokens: float = 0.0
+    """By how much its output may well exceed what is expected."""
     service_nano_usd: float = 0.0
     """What its tenant was charged for it in terms of fairness."""
     output_tokens: int = 0
@@ -101,6 +103,9 @@ class PlacementState:
     sequences: int = 0
     kv_tokens: int = 0
     kv_reserved_tokens: int = 0
+    kv_variance: float = 0.0
+    """Of the tokens that the residents may need beyond what is reserved: squares of their spreads.
+    Outputs are independent, and long ones are made up for by short ones."""
     pending: dict[str, float] = field(default_factory=dict)
     """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
     prefill_end_s: float = 0.0
@@ -156,6 +161,7 @@ class PlacementState:
         self.sequences += request.choices
         self.kv_tokens += resident.kv_tokens
         self.kv_reserved_tokens += resident.kv_reserved_tokens
+        self.kv_variance += resident.kv_spread_tokens**2
         self.pending[request.request_id] = resident.prefill_s
         self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
@@ -187,6 +193,9 @@ class PlacementState:
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
         self.kv_reserved_tokens -= resident.kv_reserved_tokens
+        # Sums of floats drift by rounding; nothing that runs needs exactly nothing.
+        spread = resident.kv_spread_tokens**2
+        self.kv_variance = max(0.0, self.kv_variance - spread) if self.residents else 0.0
         prefill_s = self.pending.pop(request_id, None)
         if prefill_s is not None:
             self.prefill_end_s -= prefill_s

@@ -6,6 +6,7 @@ A lane never holds a request that is not in its queue or on one of its placement
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -94,9 +95,10 @@ class Lane:
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
         lengths, longest = self.fleet.lengths, request.max_output_tokens
-        mean, reserve = lengths.expected(request.key_id, longest)
+        mean, most = lengths.expected(request.key_id, longest)
         ticket.output_tokens = mean * request.choices
-        ticket.reserve_tokens = request.prompt_tokens + request.choices * reserve
+        ticket.reserve_tokens = request.prompt_tokens + math.ceil(ticket.output_tokens)
+        ticket.spread_tokens = math.sqrt(request.choices) * max(0.0, most - mean)
         if count and request.slo.slo_class in URGENT:
             mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s
             self._promised_s = mean_s + PROMISE_WEIGHT * (ticket.ttft_s - mean_s)
@@ -183,6 +185,7 @@ class Lane:
             hit_tokens=self.own_hit_tokens(request),
             output_tokens=ticket.output_tokens,
             reserve_tokens=ticket.reserve_tokens,
+            spread_tokens=ticket.spread_tokens,
             late=late,
         )
 

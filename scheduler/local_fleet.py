@@ -112,6 +112,7 @@ class LocalFleet:
         self.kv_paced_tokens: Floats = np.zeros(count)
         self.kv_free_tokens: Floats = np.full(count, np.inf)
         self.slot_room: Floats = np.full(count, np.inf)
+        self.kv_variance: Floats = np.zeros(count)
         self.kv_room_tokens: Floats = np.full(count, np.inf)
         """What more fits; no bound where nothing runs: a request that needs more slots or blocks
         than there are runs alone, in turns."""
@@ -314,6 +315,7 @@ class LocalFleet:
         sequences = int(self.sequences[index])
         self.slot_room[index] = state.facts.max_running - sequences if sequences else np.inf
         self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
+        self.kv_variance[index] = state.kv_variance
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
         if len(group.members) == 1:
             group.batch = sequences

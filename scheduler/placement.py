@@ -161,8 +161,11 @@ def _other_blocks(
             blocked = _mark(blocked, (tpot_s > most_s) & fleet.warm, _TPOT)
         if hurry:
             blocked = _mark(blocked, made.ttft_s > ask.ttft_s - waited_s, _TTFT)
-        if _least(fleet.kv_room_tokens) < ask.reserve_tokens:
-            blocked = _mark(blocked, fleet.kv_room_tokens < ask.reserve_tokens, _KV)
+        variance = ask.spread_tokens**2
+        most_tokens = ask.reserve_tokens + math.sqrt(_largest(fleet.kv_variance) + variance)
+        if _least(fleet.kv_room_tokens) < most_tokens:
+            needed_tokens = ask.reserve_tokens + np.sqrt(fleet.kv_variance + variance)
+            blocked = _mark(blocked, fleet.kv_room_tokens < needed_tokens, _KV)
         if _least(fleet.slot_room) < ask.request.choices:
             blocked = _mark(blocked, fleet.slot_room < ask.request.choices, _SLOTS)
     if ask.excluded is None:

@@ -51,4 +51,4 @@ class Policy:
     lower_class_share: float = 0.05
     looks: int = 8
     open_after_share: float = 0.25
-    kv_reserve: float = 0.05
+    kv_reserve: float = 0.02

@@ -57,7 +57,8 @@ class Ask:
             None: no one is.
         hit_tokens: shape (placements,), prompt tokens expected in each prefix cache.
         output_tokens: expected, all choices together.
-        reserve_tokens: KV tokens to count it with.
+        reserve_tokens: KV tokens to count it with: prompt and expected output.
+        spread_tokens: by how much its output may well exceed that: one in ten does.
         ttft_s: the time to first token that it is promised.
         late: its time to first token is lost already, and binds no more.
     """
@@ -68,6 +69,7 @@ class Ask:
     hit_tokens: Floats
     output_tokens: float
     reserve_tokens: int
+    spread_tokens: float
     late: bool
 
     @property

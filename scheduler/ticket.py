@@ -22,6 +22,7 @@ class Ticket:
     output_tokens: float = 0.0
     """Expected when it came, all choices together."""
     reserve_tokens: int = 0
+    spread_tokens: float = 0.0
     """KV tokens to count it with: its prompt, and output that nine of ten such stay below."""
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)

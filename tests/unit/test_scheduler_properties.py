@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -84,7 +86,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """No start fills a KV cache beyond what is planned; answers may outgrow that later."""
         [state] = [s for s in self.core.placements if s.facts.name == action.placement]
         if state.facts.kv_capacity_tokens is not None and len(state.residents) > 1:
-            assert state.kv_reserved_tokens <= state.facts.kv_capacity_tokens
+            needed = state.kv_reserved_tokens + math.sqrt(state.kv_variance)
+            assert needed <= state.facts.kv_capacity_tokens
 
     @rule(placement=st.sampled_from([p.name for p in PLACEMENTS]), serving=st.booleans())
     def set_serving(self, placement: str, serving: bool) -> None:
@@ -206,6 +209,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert state.kv_tokens == sum(r.kv_tokens for r in residents)
             reserved = sum(r.kv_reserved_tokens for r in residents)
             assert state.kv_reserved_tokens == reserved
+            variance = sum(r.kv_spread_tokens**2 for r in residents)
+            assert state.kv_variance == pytest.approx(variance, abs=1e-6)
             assert state.pending.keys() == {n for n in mine if not state.residents[n].output_tokens}
 
     def teardown(self) -> None:
