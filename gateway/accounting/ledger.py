@@ -32,8 +32,9 @@ SPOOLED_S = 1.0
 GATHER_S = 0.015
 """The same for rows that are in memory only: with the commit, for less than 50 ms."""
 SYNC_S = 1.0
-"""Longest time that a row, committed and safe from the end of this process, may wait for the disk:
-to wait for the disk at every batch costs more than all the rest of it."""
+"""Longest time that a row, committed and safe from the end of this process, waits for the disk
+while others come; when none do, the next heartbeat brings it there. To wait for the disk at every
+batch costs more than all the rest of it."""
 BATCH_ROWS = 2000
 """Most rows of one transaction."""
 RETRY_S = 0.25
