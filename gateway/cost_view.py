@@ -92,10 +92,11 @@ def remarks(cost: usage_pb2.GetPoolCostResponse) -> list[str]:
 
 
 def break_even_tokens_per_s(cost: usage_pb2.GetPoolCostResponse) -> float | None:
-    """Load at which the pool costs what the cheapest remote asks for this mix; None: not known."""
+    """Load at which the pool costs what the cheapest remote asks for this mix; None: not known, as
+    where a part of the bill is not."""
     prices = [r.nano_usd_per_mtok for r in cost.remotes if r.HasField("nano_usd_per_mtok")]
     covered_s = cost.covered.ToNanoseconds() / 1e9
-    if not prices or not min(prices) or not covered_s:
+    if not prices or not min(prices) or not covered_s or cost.unpriced.ToNanoseconds():
         return None
     return cost.bill_nano_usd / covered_s / min(prices) * 1e6
 
