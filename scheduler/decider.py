@@ -310,7 +310,8 @@ class ModelDecider:
         index, made = self.lane.look(ask, now)
         remote, remote_reason, quotes = dispatching.overflow(self.lane, ticket, now, any_ttft=True)
         wait_s = self.lane.wait_s(request, made.best_s()[0])
-        late = now + wait_s + made.best_s()[1] > self._latest_wait_s(ticket)
+        first_s = now + wait_s + made.best_s()[1]
+        late = not ask.possible or first_s > self._latest_wait_s(ticket)
         chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
         if index is not None:
             chosen, tier = self.lane.fleet.states[index].facts.name, Tier.LOCAL

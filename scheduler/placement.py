@@ -162,7 +162,9 @@ def _other_blocks(
         if hurry:
             blocked = _mark(blocked, made.ttft_s > ask.ttft_s - waited_s, _TTFT)
         variance = ask.spread_tokens**2
-        most_tokens = ask.reserve_tokens + math.sqrt(_largest(fleet.kv_variance) + variance)
+        most_tokens = ask.reserve_tokens + math.sqrt(
+            max(0.0, _largest(fleet.kv_variance)) + variance
+        )
         if _least(fleet.kv_room_tokens) < most_tokens:
             needed_tokens = ask.reserve_tokens + np.sqrt(fleet.kv_variance + variance)
             blocked = _mark(blocked, fleet.kv_room_tokens < needed_tokens, _KV)

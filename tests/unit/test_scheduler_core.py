@@ -288,6 +288,7 @@ def test_a_full_remote_is_no_way_out() -> None:
 
 def test_a_model_without_own_servers_runs_on_its_remote() -> None:
     core = scheduler(remote(slots=1))
+    assert core.quote(request("asks", remote_classes=EU), 0.0).chosen == "far"
     assert where(core.submit(request("r1", remote_classes=EU), 0.0)) == [("r1", "far")]
     assert core.submit(request("r2", remote_classes=EU), 0.0) == ()
     assert where(core.handle(ended("r1"), 1.0)) == [("r2", "far")]
