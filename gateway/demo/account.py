@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.demo.bills import Bills
@@ -37,7 +37,6 @@ class Result:
     exit_statuses: Mapping[str, tuple[int | None, bool]]
     load_s: float
     usd_per_hour: float
-    local_engines: Sequence[str]
     bills: Bills
     overflows: Overflows
 
@@ -48,16 +47,6 @@ class Result:
         for ended in self.tally.of(*COMPLETE):
             received[ended.placement] = received.get(ended.placement, 0) + ended.output_tokens
         return received
-
-    @property
-    def gpu_usd(self) -> float:
-        """Bill of the own GPUs while the load ran, idle time included."""
-        return self.usd_per_hour * self.load_s / 3600.0
-
-    @property
-    def local_tokens(self) -> int:
-        """Output tokens of the own replicas."""
-        return sum(self.generated_tokens.get(name, 0) for name in self.local_engines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,6 @@ class _Run:
             exit_statuses={p.name: (p.exit_status, p.ended_cleanly) for p in processes.all},
             load_s=self._end_s - self._start_s,
             usd_per_hour=self._fleet.usd_per_hour,
-            local_engines=tuple(self._fleet.replica_urls),
             bills=bills(
                 complete=self._tally.of(*COMPLETE),
                 planned=planned,
