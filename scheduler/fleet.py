@@ -16,6 +16,8 @@ from scheduler.types import EngineReport, Objective, PlacementKind, Request
 
 REPORT_STALE_S = 5.0
 """A report older than this says nothing of external load: five default probe intervals."""
+OVERDUE_FACTOR = 1.5
+"""What an overdue prefill is taken to need in all, of what it has taken so far."""
 SEEN_WEIGHT = 0.1
 """Weight of a new time to first token, or of a new outcome, in the running mean."""
 PREEMPTION_RESERVE = 0.03
@@ -110,6 +112,8 @@ class PlacementState:
     """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
     prefill_end_s: float = 0.0
     """When all pending prefills are expected to be done."""
+    prefill_began_s: float = 0.0
+    """When the first of them is taken to have begun."""
     report: EngineReport | None = None
     external_sequences: int = 0
     external_kv_tokens: int = 0
@@ -162,6 +166,8 @@ class PlacementState:
         self.kv_tokens += resident.kv_tokens
         self.kv_reserved_tokens += resident.kv_reserved_tokens
         self.kv_variance += resident.kv_spread_tokens**2
+        if not self.pending:
+            self.prefill_began_s = max(now, self.prefill_end_s)
         self.pending[request.request_id] = resident.prefill_s
         self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
@@ -174,6 +180,7 @@ class PlacementState:
         if resident.output_tokens == 0:
             del self.pending[request_id]
             # A first token is the clock of the prefills: what the prediction was off by ends here.
+            self.prefill_began_s = now
             self.prefill_end_s = now + sum(self.pending.values())
             seen_s = now - resident.started_s
             mean_s = seen_s if self.ttft_s is None else self.ttft_s
@@ -187,6 +194,19 @@ class PlacementState:
             self.kv_reserved_tokens += more
         return news
 
+    def prefill_overdue(self, model: StepModel, now: float) -> None:
+        """The first pending prefill takes longer than was expected.
+
+        Its prefix was not in the cache after all, or the prediction is off. Those behind it have
+        still to come in any case.
+        """
+        request_id = next(iter(self.pending))
+        prompt_tokens = self.residents[request_id].request.prompt_tokens
+        whole_s = model.prefill_time_s(prompt_tokens, prompt_tokens)
+        taken_s = now - self.prefill_began_s
+        self.pending[request_id] = max(whole_s, OVERDUE_FACTOR * taken_s)
+        self.prefill_end_s = self.prefill_began_s + sum(self.pending.values())
+
     def remove(self, request_id: str, now: float) -> Resident:
         """Counts an attempt out."""
         resident = self.residents.pop(request_id)
@@ -196,9 +216,10 @@ class PlacementState:
         # Sums of floats drift by rounding; nothing that runs needs exactly nothing.
         spread = resident.kv_spread_tokens**2
         self.kv_variance = max(0.0, self.kv_variance - spread) if self.residents else 0.0
-        prefill_s = self.pending.pop(request_id, None)
-        if prefill_s is not None:
-            self.prefill_end_s -= prefill_s
+        if request_id in self.pending:
+            if request_id == next(iter(self.pending)):
+                self.prefill_began_s = now
+            self.prefill_end_s -= self.pending.pop(request_id)
         if not self.residents:
             self.idle_since_s = now
         return resident

@@ -108,6 +108,7 @@ class Lane:
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
+        self.fleet.note_overdue(now)
         if self._promised_s is not None:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)

@@ -9,10 +9,11 @@ its one figure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from scheduler.decision_model import full_token_s, priced, trusted
 from scheduler.fleet import PlacementState, Resident
 from scheduler.harm import STALL_POINTS, Streams, write_lines
 from scheduler.like_groups import LikeGroups
@@ -26,8 +27,6 @@ from scheduler.types import EngineReport, Objective, ServingChanged
 
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
-MOST_PREFILL_FACTOR = 1.5
-"""By which a fitted prefill may differ from the prior's."""
 CURVE_AGE_S = 0.1
 """A harm curve older than this is made anew before it decides."""
 LEAST_CHUNK_S = 1e-6
@@ -89,7 +88,7 @@ class LocalFleet:
             group = by_group.get(facts.group or facts.name)
             if group is None:
                 prior = facts.step_model or QWEN3_30B_H100
-                group = Group(fit=StepFit(prior), model=_priced(prior, policy))
+                group = Group(fit=StepFit(prior), model=priced(prior, policy))
                 by_group[facts.group or facts.name] = group
             group.members.append(i)
             models.append(group.model)
@@ -118,6 +117,8 @@ class LocalFleet:
         than there are runs alone, in turns."""
         self.context_tokens: Floats = np.full(count, np.inf)
         self.prefill_end_s: Floats = np.zeros(count)
+        self.first_token_due_s: Floats = np.full(count, np.inf)
+        """Of the first pending prefill, with the steps that it shares; infinite where none is."""
         self.stall_end_s: Floats = np.zeros(count)
         """`prefill_end_s` of the group's slowest rank."""
         self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
@@ -136,7 +137,7 @@ class LocalFleet:
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
         self.full_token_s = float(
-            np.mean([_full_token_s(group.model) for group in self.groups] or 0)
+            np.mean([full_token_s(group.model) for group in self.groups] or 0)
         )
         """Time of a full group per output token, the measure of waiting work."""
         self._with_external: set[int] = set()
@@ -286,9 +287,9 @@ class LocalFleet:
         like, number = self._like[group.fit.prior], group.members[0]
         like.take(number, own if used else None)
         model = like.model(number, own, group.batch, group.kv_paced_tokens)
-        before_s = _full_token_s(group.model)
-        group.model = _priced(_trusted(model, group.fit.prior), self._policy)
-        added_s = (_full_token_s(group.model) - before_s) * len(group.members)
+        before_s = full_token_s(group.model)
+        group.model = priced(trusted(model, group.fit.prior), self._policy)
+        added_s = (full_token_s(group.model) - before_s) * len(group.members)
         self.full_token_s += added_s / len(self)
         group.steps_s.clear()
         for member in group.members:
@@ -317,6 +318,7 @@ class LocalFleet:
         self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
         self.kv_variance[index] = state.kv_variance
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
+        self._set_due(index)
         if len(group.members) == 1:
             group.batch = sequences
             group.kv_paced_tokens = state.kv_tokens + external_kv
@@ -337,6 +339,23 @@ class LocalFleet:
         self.next_step_s[members] = group.step_s(group.batch + 1)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
+
+    def note_overdue(self, now: float) -> None:
+        """First tokens that should have come: what waits behind them comes later, too."""
+        due_s = self.first_token_due_s
+        while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:
+            self.states[index].prefill_overdue(self.groups[index].model, now)
+            self.sync(index, now)
+
+    def _set_due(self, index: int) -> None:
+        state = self.states[index]
+        if not state.pending:
+            self.first_token_due_s[index] = np.inf
+            return
+        prefill_s = next(iter(state.pending.values()))
+        steps = 1.5 + prefill_s // float(self.chunk_s[index])
+        decode_s = float(self.next_step_s[index]) * steps
+        self.first_token_due_s[index] = state.prefill_began_s + prefill_s + decode_s
 
     def refresh_curve(self, index: int, now: float) -> None:
         """Makes the harm curve of the placement's group anew."""
@@ -367,31 +386,3 @@ class LocalFleet:
             and now - state.idle_since_s >= state.facts.release_delay_s
             for state in members
         )
-
-
-def _trusted(model: StepModel, prior: StepModel) -> StepModel:
-    """The fit with prefills within bounds of the prior: decode windows say little of them, and a
-    prefill that is taken for free would harm every stream."""
-    fitted_s = model.prefill_token_s / prior.prefill_token_s if prior.prefill_token_s else 1.0
-    factor = min(MOST_PREFILL_FACTOR, max(1.0 / MOST_PREFILL_FACTOR, fitted_s))
-    trusted = prior.scaled(prefill=factor)
-    return replace(
-        model,
-        prefill_s=trusted.prefill_s,
-        prefill_token_s=trusted.prefill_token_s,
-        prefill_context_s=trusted.prefill_context_s,
-    )
-
-
-def _full_token_s(model: StepModel) -> float:
-    """Seconds per output token of a group that runs at the batch that touches all experts."""
-    batch = model.touch_all_batch()
-    return model.tpot_s(batch, 0) / batch
-
-
-def _priced(model: StepModel, policy: Policy) -> StepModel:
-    """The model that decisions use: without the MoE term every step touches all experts."""
-    if policy.moe_term:
-        return model
-    all_s = model.expert_s * model.overlap * model.experts
-    return replace(model, base_s=model.base_s + all_s, expert_s=0.0)

@@ -163,6 +163,36 @@ def test_a_pending_prefill_counts() -> None:
     assert where(core.submit(request("next"), 0.0)) == [("next", "b")]
 
 
+def test_a_prefill_that_is_overdue_is_not_taken_for_done() -> None:
+    core = scheduler(local("a", slots=9))
+    [long] = core.submit(request("long", prompt_tokens=30_000, max_output_tokens=10), 0.0)
+    assert isinstance(long, Dispatch)
+    assert long.predicted_ttft_s is not None
+    assert long.predicted_ttft_s < 5.0
+    # No token yet: the next one would wait behind it, longer than it is promised.
+    assert core.submit(request("next", max_output_tokens=10, arrival_s=30.0), 30.0) == ()
+    actions = core.handle(Progress(request_id="long", attempt=1, output_tokens=1), 30.1)
+    assert where(actions) == [("next", "a")]
+
+
+def test_a_prefix_that_was_not_cached_makes_those_behind_wait() -> None:
+    core = scheduler(local("a", slots=9))
+    prefix = tuple(range(58))
+    core.submit(request("first", prompt_tokens=30_000, prefix_blocks=prefix), 0.0)
+    core.handle(Progress(request_id="first", attempt=1, output_tokens=1), 1.0)
+    core.handle(ended("first"), 2.0)
+    core.submit(request("again", prompt_tokens=30_000, prefix_blocks=prefix), 2.0)
+    core.submit(request("behind", prompt_tokens=9_000), 2.0)
+    [state] = core.placements
+    expected_s, rest_s = state.pending.values()
+    assert state.prefill_end_s == pytest.approx(2.0 + expected_s + rest_s)
+    core.tick(3.0)
+    core.submit(request("asks", arrival_s=3.0), 3.0)
+    whole_s = QWEN3_30B_H100.prefill_time_s(30_000, 30_000)
+    assert expected_s < 0.2 < whole_s
+    assert state.prefill_end_s >= 2.0 + whole_s + rest_s
+
+
 def test_a_prefill_waits_rather_than_make_running_streams_late() -> None:
     core = scheduler(local("a", slots=9))
     core.submit(request("talks", max_output_tokens=400), 0.0)

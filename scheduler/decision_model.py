@@ -1,0 +1,39 @@
+"""The step model that decisions use: the fit within bounds, and with or without its MoE term."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler.policy import Policy
+from scheduler.step_model import StepModel
+
+MOST_PREFILL_FACTOR = 1.5
+"""By which a fitted prefill may differ from the prior's."""
+
+
+def trusted(model: StepModel, prior: StepModel) -> StepModel:
+    """The fit with prefills within bounds of the prior: decode windows say little of them, and a
+    prefill that is taken for free would harm every stream."""
+    fitted_s = model.prefill_token_s / prior.prefill_token_s if prior.prefill_token_s else 1.0
+    factor = min(MOST_PREFILL_FACTOR, max(1.0 / MOST_PREFILL_FACTOR, fitted_s))
+    trusted = prior.scaled(prefill=factor)
+    return replace(
+        model,
+        prefill_s=trusted.prefill_s,
+        prefill_token_s=trusted.prefill_token_s,
+        prefill_context_s=trusted.prefill_context_s,
+    )
+
+
+def full_token_s(model: StepModel) -> float:
+    """Seconds per output token of a group that runs at the batch that touches all experts."""
+    batch = model.touch_all_batch()
+    return model.tpot_s(batch, 0) / batch
+
+
+def priced(model: StepModel, policy: Policy) -> StepModel:
+    """The model that decisions use: without the MoE term every step touches all experts."""
+    if policy.moe_term:
+        return model
+    all_s = model.expert_s * model.overlap * model.experts
+    return replace(model, base_s=model.base_s + all_s, expert_s=0.0)
