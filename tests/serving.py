@@ -26,6 +26,8 @@ from gateway.config import (
     Remote,
     Replica,
     Server,
+    SloClasses,
+    SloFigures,
     Tenant,
     Timeouts,
 )
@@ -72,6 +74,11 @@ def remote(url: str, *, upstream_model: str | None = None, max_concurrency: int 
     )
 
 
+PATIENT = SloFigures(ttft_s=60.0, tpot_s=5.0, max_queue_s=60.0)
+"""A class of service for tests that are not about scheduling, on machines that may be slow: no
+request waits for another one's sake."""
+
+
 def config(
     *,
     pools: Sequence[Pool] = (),
@@ -79,6 +86,7 @@ def config(
     keys: Sequence[Key] = (),
     limits: Limits | None = None,
     telemetry: Telemetry | None = None,
+    interactive: SloFigures | None = None,
 ) -> Config:
     """A configuration with the key `KEY`, on a free port."""
     mine = Key(id="test", sha256=key_sha256(KEY))
@@ -89,6 +97,7 @@ def config(
         tenants=(Tenant(name="team", keys=(mine, *keys)),),
         limits=limits or Limits(),
         telemetry=telemetry or Telemetry(),
+        slo_classes=SloClasses() if interactive is None else SloClasses(interactive=interactive),
     )
 
 

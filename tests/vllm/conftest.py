@@ -21,5 +21,6 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer
 async def gateway(vllm_server: VllmServer) -> AsyncIterator[serving.Serving]:
     """A gateway in front of it."""
     own = serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
-    async with serving.serving(serving.config(pools=[own])) as running:
+    settings = serving.config(pools=[own], interactive=serving.PATIENT)
+    async with serving.serving(settings) as running:
         yield running

@@ -81,7 +81,7 @@ def in_front_of(
     """A gateway's settings, with the servers as replicas a, b, c in order."""
     timeouts = Timeouts(connect_s=CONNECT_S, first_token_s=first_token_s, idle_s=idle_s)
     pool = serving.pool(urls, upstream_model=MODEL_NAME, max_num_seqs=32, timeouts=timeouts)
-    return serving.config(pools=[pool])
+    return serving.config(pools=[pool], interactive=serving.PATIENT)
 
 
 async def health(gateway: Serving, service: str = INFERENCE) -> int:
