@@ -16,7 +16,7 @@ from gateway.config_checks_kv_events import kv_events_problems
 from gateway.config_checks_ledger import ledger_problems
 from gateway.config_checks_ranks import rank_problems
 from gateway.config_checks_remote import remote_problems
-from gateway.config_problems import ConfigError, Problem, shown
+from gateway.config_problems import ConfigError, Problem, problem
 from gateway.config_shape import nearest
 from gateway.listening import check_tls
 from gateway.priors import checked_prior
@@ -59,7 +59,7 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
         yield from _key(path, key, config)
     yield from ledger_problems(config, base_dir)
     if config.limits.message_bytes > config.limits.queue_bytes:
-        yield _problem(
+        yield problem(
             "limits.queue_bytes",
             config.limits.queue_bytes,
             "the largest message would never fit into the queue",
@@ -77,16 +77,12 @@ def _keys(config: Config) -> Iterator[tuple[str, Key]]:
         yield from ((f"tenants[{t}].keys[{k}]", key) for k, key in enumerate(tenant.keys))
 
 
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
-
-
 def _unique(items: Iterable[tuple[str, str]], fix: str, among: str) -> Iterator[Problem]:
     """`items`: path and value."""
     first: dict[str, str] = {}
     for path, value in items:
         if value in first:
-            yield _problem(path, value, f"the same as {first[value]}, not unique {among}", fix)
+            yield problem(path, value, f"the same as {first[value]}, not unique {among}", fix)
         else:
             first[value] = path
 
@@ -114,7 +110,7 @@ def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
         try:
             hashes.append((f"{path}.{field}", hash_of(key, base_dir)))
         except ConfigError as error:
-            yield from (problem.under(path) for problem in error.problems)
+            yield from (each.under(path) for each in error.problems)
     yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
 
 
@@ -126,7 +122,7 @@ def _listen(config: Config) -> Iterator[Problem]:
     ):
         if listen is not None and int(listen.rpartition(":")[2]) > MAX_PORT:
             message = f"the port is above {MAX_PORT}"
-            yield _problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
+            yield problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
 
 
 def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:
@@ -151,16 +147,16 @@ def _addresses(config: Config) -> Iterator[Problem]:
             address = (parts.scheme, parts.hostname or "", parts.port, parts.path.rstrip("/"))
         except ValueError as error:  # a port out of range, an IPv6 address without its end
             message = f"not an address: {error}"
-            yield _problem(path, url, message, "write http://host:port")
+            yield problem(path, url, message, "write http://host:port")
             continue
         if parts.path.rstrip("/").endswith("/v1"):
-            yield _problem(path, url, "the gateway adds /v1 itself", "leave /v1 out")
+            yield problem(path, url, "the gateway adds /v1 itself", "leave /v1 out")
         if path.startswith("remotes"):
             continue  # one remote API may well serve several models
         if address in first:
             # Two schedulers' views of one engine: each would take the other's load for its own.
             message = f"the same server as {first[address]}"
-            yield _problem(path, url, message, "give every replica its own address")
+            yield problem(path, url, message, "give every replica its own address")
         else:
             first[address] = path
 
@@ -174,7 +170,7 @@ def _contexts(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         other, tokens = first.setdefault(pool.model, (path, pool.context_tokens))
         if tokens != pool.context_tokens:
             message = f"{other} is {tokens} for the same model: clients see one limit a model"
-            yield _problem(path, pool.context_tokens, message, "give both pools the same")
+            yield problem(path, pool.context_tokens, message, "give both pools the same")
 
 
 def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
@@ -184,7 +180,7 @@ def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         other, objective = first.setdefault(pool.model, (path, pool.objective))
         if objective is not pool.objective:
             message = f"{other} is {objective} for the same model: its requests choose among both"
-            yield _problem(path, pool.objective.value, message, "give both pools the same")
+            yield problem(path, pool.objective.value, message, "give both pools the same")
 
 
 def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:
@@ -192,28 +188,28 @@ def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:
         short, long = getattr(timeouts, low), getattr(timeouts, high)
         if short > long:
             message = f"longer than {high}, {long:g} s, so that it would never take effect"
-            yield _problem(f"{path}.{low}", short, message, f"lower {low}, or raise {high}")
+            yield problem(f"{path}.{low}", short, message, f"lower {low}, or raise {high}")
 
 
 def _secret(path: str, secret: Secret | None, base_dir: Path) -> Iterator[Problem]:
     try:
         resolve(secret, base_dir)
     except ConfigError as error:
-        yield from (problem.under(path) for problem in error.problems)
+        yield from (each.under(path) for each in error.problems)
 
 
 def _moe(path: str, moe: MoeShape) -> Iterator[Problem]:
     if moe.experts_per_token > moe.experts:
         message = f"more than experts, {moe.experts}"
         fix = "see num_experts and num_experts_per_tok in the model's config.json"
-        yield _problem(f"{path}.experts_per_token", moe.experts_per_token, message, fix)
+        yield problem(f"{path}.experts_per_token", moe.experts_per_token, message, fix)
 
 
 def _prior(path: str, pool: Pool, base_dir: Path) -> Iterator[Problem]:
     try:
         checked_prior(pool, base_dir)
     except ConfigError as error:
-        yield from (problem.under(path) for problem in error.problems)
+        yield from (each.under(path) for each in error.problems)
 
 
 def _key(path: str, key: Key, config: Config) -> Iterator[Problem]:
@@ -230,4 +226,4 @@ def _key(path: str, key: Key, config: Config) -> Iterator[Problem]:
                 guess = nearest(name, known[field])
                 listed = ", ".join(sorted(known[field])) or "none: remove it"
                 fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
-                yield _problem(f"{path}.{field}[{i}]", name, sources[field], fix)
+                yield problem(f"{path}.{field}[{i}]", name, sources[field], fix)

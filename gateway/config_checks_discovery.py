@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from gateway.config import Pool
 from gateway.config_discovery import Discover
-from gateway.config_problems import Problem, shown
+from gateway.config_problems import Problem, problem
 
 
 def discovery_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
@@ -19,25 +19,25 @@ def discovery_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
             if not pool.replicas:
                 message = "the pool has neither replicas nor discover: no server"
                 fix = "list replicas, or let discover find them in DNS"
-                yield _problem(f"{path}.replicas", (), message, fix)
+                yield problem(f"{path}.replicas", (), message, fix)
             continue
         if pool.replicas:
             message = "discover is given too: a replica in both would be counted twice"
             fix = "keep one of them; two pools may serve one model"
-            yield _problem(f"{path}.replicas", pool.replicas, message, fix)
+            yield problem(f"{path}.replicas", pool.replicas, message, fix)
         yield from _settings(f"{path}.discover", pool.discover)
         name = pool.discover.dns.rstrip(".").lower()
         other = first.setdefault((name, pool.discover.port), f"{path}.discover")
         if other != f"{path}.discover":
             message = f"the same servers as {other}"
-            yield _problem(f"{path}.discover.dns", pool.discover.dns, message, "name others")
+            yield problem(f"{path}.discover.dns", pool.discover.dns, message, "name others")
 
 
 def _settings(path: str, discover: Discover) -> Iterator[Problem]:
     if discover.min_refresh_s > discover.max_refresh_s:
         message = f"longer than max_refresh_s, {discover.max_refresh_s:g} s"
         fix = "lower min_refresh_s, or raise max_refresh_s"
-        yield _problem(f"{path}.min_refresh_s", discover.min_refresh_s, message, fix)
+        yield problem(f"{path}.min_refresh_s", discover.min_refresh_s, message, fix)
     if discover.nameserver is not None:
         host, _, port = discover.nameserver.rpartition(":")
         try:
@@ -47,10 +47,6 @@ def _settings(path: str, discover: Discover) -> Iterator[Problem]:
             right = False
         if not right:
             fix = "write an IP address and a port, such as 10.96.0.10:53"
-            yield _problem(
+            yield problem(
                 f"{path}.nameserver", discover.nameserver, "no address of a DNS server", fix
             )
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)

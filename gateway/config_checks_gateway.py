@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import Config, Remote
-from gateway.config_problems import Problem, shown
+from gateway.config_problems import Problem, problem
 from gateway.config_remote import Feature, OtherGateway, RemoteApi
 from gateway.config_shape import nearest
 
@@ -25,7 +25,7 @@ def scheme_problems(path: str, remote: Remote) -> Iterator[Problem]:
     if remote.url.partition("://")[0] not in wanted:
         fix = f"write {wanted[0]}://host:port, or {wanted[1]}:// over TLS"
         message = f"api {remote.api.value} is not spoken there"
-        yield _problem(f"{path}.url", remote.url, message, fix)
+        yield problem(f"{path}.url", remote.url, message, fix)
     if not grpc_wanted and remote.gateway != OtherGateway():
         message = f"api is {remote.api.value}, which has no use for it"
         yield Problem(
@@ -39,27 +39,27 @@ def gateway_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Prob
         parts = urlsplit(remote.url)
         if parts.port is None or parts.path not in ("", "/"):
             message = "a gateway is a host and a port, nothing else"
-            yield _problem(f"{path}.url", remote.url, message, "write grpc://host:port")
+            yield problem(f"{path}.url", remote.url, message, "write grpc://host:port")
     except ValueError:
         pass  # told with all addresses
     if remote.extra_body_json is not None:
         message = "a gRPC request has no further fields"
-        yield _problem(f"{path}.extra_body_json", remote.extra_body_json, message, "remove it")
+        yield problem(f"{path}.extra_body_json", remote.extra_body_json, message, "remove it")
     if remote.url_prefix != "/v1":
         message = "gRPC has no such paths"
-        yield _problem(f"{path}.url_prefix", remote.url_prefix, message, "remove it")
+        yield problem(f"{path}.url_prefix", remote.url_prefix, message, "remove it")
     for i, feature in enumerate(remote.can):
         if feature is Feature.CONTINUATION:
             message = "the API has no word for it"
-            yield _problem(f"{path}.can[{i}]", feature.value, message, "remove it")
+            yield problem(f"{path}.can[{i}]", feature.value, message, "remove it")
     for i, header in enumerate(remote.headers):
         name = header.name.lower()
         where = f"{path}.headers[{i}].name"
         if not _METADATA_NAME.match(name) or name.endswith("-bin"):
             message = "no name of text metadata in gRPC"
-            yield _problem(where, header.name, message, "keep to letters, digits and _ . -")
+            yield problem(where, header.name, message, "keep to letters, digits and _ . -")
         elif name.startswith(_OWN):
-            yield _problem(where, header.name, "the gateway sets it itself", "remove it")
+            yield problem(where, header.name, "the gateway sets it itself", "remove it")
     yield from _tls(f"{path}.gateway", remote, base_dir)
 
 
@@ -75,7 +75,7 @@ def shared_class_problems(config: Config) -> Iterator[Problem]:
                     f"did you mean {guess}?" if guess else f"there are: {', '.join(sorted(known))}"
                 )
                 path = f"remotes[{i}].gateway.shared_classes[{k}]"
-                yield _problem(path, name, "no remote has it", fix)
+                yield problem(path, name, "no remote has it", fix)
 
 
 def _tls(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
@@ -85,18 +85,18 @@ def _tls(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
     if given and not remote.url.startswith("grpcs://"):
         for name, file in given.items():
             message = "the address is plain text, without TLS"
-            yield _problem(f"{path}.{name}", file, message, "write grpcs://, or remove it")
+            yield problem(f"{path}.{name}", file, message, "write grpcs://, or remove it")
         return
     if ("cert" in given) != ("key" in given):
         name = "cert" if "cert" in given else "key"
-        yield _problem(f"{path}.{name}", given[name], "cert and key go together", "give both")
+        yield problem(f"{path}.{name}", given[name], "cert and key go together", "give both")
         return
     for name, file in given.items():
         try:
             (base_dir / file).read_bytes()
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
-            yield _problem(f"{path}.{name}", file, message, "let the gateway read it")
+            yield problem(f"{path}.{name}", file, message, "let the gateway read it")
             return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -108,8 +108,4 @@ def _tls(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
             context.load_cert_chain(base_dir / options.cert, base_dir / options.key, lambda: "")
     except (ssl.SSLError, ValueError):
         message = "no PEM certificate" if name == "ca" else "does not go with the key, or no PEM"
-        yield _problem(f"{path}.{name}", given[name], message, "give PEM files, not encrypted")
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+        yield problem(f"{path}.{name}", given[name], message, "give PEM files, not encrypted")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from gateway.config import Pool
-from gateway.config_problems import Problem, shown
+from gateway.config_problems import Problem, problem
 
 
 def kv_events_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
@@ -16,7 +16,7 @@ def kv_events_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         if pool.kv_events is None:
             for j, replica in enumerate(pool.replicas):
                 if replica.kv_events_port is not None:
-                    yield _problem(
+                    yield problem(
                         f"pools[{i}].replicas[{j}].kv_events_port",
                         replica.kv_events_port,
                         "the pool does not listen to KV events",
@@ -27,11 +27,11 @@ def kv_events_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         for name, first in (("port", events.port), ("replay_port", events.replay_port)):
             if first is not None and first + ranks - 1 > 65_535:
                 message = f"the last of {ranks} ranks would have port {first + ranks - 1}"
-                yield _problem(f"{path}.{name}", first, message, "lower it")
+                yield problem(f"{path}.{name}", first, message, "lower it")
         if events.replay_port is not None and abs(events.replay_port - events.port) < ranks:
             message = f"overlaps with the {ranks} ports from {events.port} on"
             fix = f"give {events.port + ranks} or another free one"
-            yield _problem(f"{path}.replay_port", events.replay_port, message, fix)
+            yield problem(f"{path}.replay_port", events.replay_port, message, fix)
         yield from _shared(f"pools[{i}]", pool)
 
 
@@ -45,8 +45,4 @@ def _shared(path: str, pool: Pool) -> Iterator[Problem]:
         if other != name:
             message = f"publishes its KV events where {other} does: two servers cannot share a port"
             fix = "give each its own kv_events_port"
-            yield _problem(f"{name}.kv_events_port", port, message, fix)
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+            yield problem(f"{name}.kv_events_port", port, message, fix)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.config import Config
 from gateway.config_ledger import nano_usd
-from gateway.config_problems import ConfigError, Problem, shown
+from gateway.config_problems import ConfigError, Problem, problem
 from gateway.config_shape import nearest
 from gateway.secrets import resolve
 
@@ -17,12 +17,12 @@ def ledger_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     try:
         dsn = resolve(config.ledger.postgres, base_dir)
     except ConfigError as error:
-        yield from (problem.under("ledger.postgres") for problem in error.problems)
+        yield from (each.under("ledger.postgres") for each in error.problems)
     else:
         if dsn is not None and not dsn.startswith(("postgresql://", "postgres://")):
             message = "what it holds is no address of a PostgreSQL database"
             fix = "let it hold postgresql://user:password@host/database"
-            yield _problem("ledger.postgres", "not shown", message, fix)
+            yield problem("ledger.postgres", "not shown", message, fix)
     keys = {tenant.name: [key.id for key in tenant.keys] for tenant in config.tenants}
     first: dict[tuple[str, str | None, bool, str], str] = {}
     for i, budget in enumerate(config.budgets):
@@ -33,11 +33,11 @@ def ledger_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
             yield _unknown(f"{path}.key", budget.key, "key of this tenant", keys[budget.tenant])
         if nano_usd(budget.cap_usd) == 0:
             message = "a budget of nothing"
-            yield _problem(f"{path}.cap_usd", budget.cap_usd, message, "give more than 0")
+            yield problem(f"{path}.cap_usd", budget.cap_usd, message, "give more than 0")
         scope = (budget.tenant, budget.key, budget.each_session, budget.period.value)
         if scope in first:
             message = f"the same tenant, key and period as {first[scope]}"
-            yield _problem(path, budget.period.value, message, "keep one of them")
+            yield problem(path, budget.period.value, message, "keep one of them")
         first.setdefault(scope, path)
 
 
@@ -45,8 +45,4 @@ def _unknown(path: str, name: str, what: str, known: Iterable[str]) -> Problem:
     guess = nearest(name, known)
     listed = ", ".join(sorted(known)) or "none"
     fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
-    return _problem(path, name, f"no such {what}", fix)
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+    return problem(path, name, f"no such {what}", fix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.config import Pool
-from gateway.config_problems import Problem, shown
+from gateway.config_problems import Problem, problem
 
 
 def rank_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
@@ -17,16 +17,12 @@ def rank_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         if ranks == 1:
             message = "there is one rank: nothing to choose from"
             fix = "set data_parallel_ranks to vLLM's --data-parallel-size, or remove pin_ranks"
-            yield _problem(f"pools[{i}].pin_ranks", True, message, fix)
+            yield problem(f"pools[{i}].pin_ranks", True, message, fix)
         elif gpus % ranks:
             message = f"{gpus} GPUs (gpu.count) cannot be shared evenly by {ranks} ranks"
             fix = "give all GPUs of one replica, and its --data-parallel-size"
-            yield _problem(f"pools[{i}].data_parallel_ranks", ranks, message, fix)
+            yield problem(f"pools[{i}].data_parallel_ranks", ranks, message, fix)
         if pool.disaggregated is not None:
             message = "a disaggregated replica runs a request on a rank of each of its nodes"
             fix = "remove pin_ranks: its own router chooses"
-            yield _problem(f"pools[{i}].pin_ranks", True, message, fix)
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+            yield problem(f"pools[{i}].pin_ranks", True, message, fix)

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.config import Remote
 from gateway.config_checks_gateway import gateway_problems, scheme_problems
-from gateway.config_problems import ConfigError, Problem, shown
+from gateway.config_problems import ConfigError, Problem, problem
 from gateway.config_remote import MaxTokensField, RemoteApi
 from gateway.secrets import resolve
 
@@ -40,14 +40,14 @@ def remote_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Probl
     for i, feature in enumerate(remote.cannot):
         if feature in remote.can:
             message = f"{path}.can has it too"
-            yield _problem(f"{path}.cannot[{i}]", feature.value, message, "remove it from one")
+            yield problem(f"{path}.cannot[{i}]", feature.value, message, "remove it from one")
     if (
         remote.api is RemoteApi.ANTHROPIC
         and remote.max_tokens_field is not MaxTokensField.MAX_TOKENS
     ):
         message = "the Messages API has one name for it, max_tokens"
         field = remote.max_tokens_field.value
-        yield _problem(f"{path}.max_tokens_field", field, message, "remove it")
+        yield problem(f"{path}.max_tokens_field", field, message, "remove it")
 
 
 def _headers(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
@@ -56,10 +56,10 @@ def _headers(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
         where, name = f"{path}.headers[{i}]", header.name.lower()
         if name in OWN_HEADERS:
             fix = "remove it; a key belongs into api_key"
-            yield _problem(f"{where}.name", header.name, "the gateway sets it itself", fix)
+            yield problem(f"{where}.name", header.name, "the gateway sets it itself", fix)
         elif name in seen:
             message = f"the same as {path}.headers[{seen[name]}].name"
-            yield _problem(f"{where}.name", header.name, message, "give each header once")
+            yield problem(f"{where}.name", header.name, message, "give each header once")
         seen.setdefault(name, i)
         if (header.value is None) == (header.secret is None):
             found = "neither" if header.value is None else "both"
@@ -67,11 +67,11 @@ def _headers(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
             yield Problem(path=where, value=found, message=message, fix="give one of them")
         if header.value is not None and not header.value.isascii():
             message = "characters that no HTTP header may hold"
-            yield _problem(f"{where}.value", header.value, message, "keep to ASCII")
+            yield problem(f"{where}.value", header.value, message, "keep to ASCII")
         try:
             resolve(header.secret, base_dir)
         except ConfigError as error:
-            yield from (problem.under(f"{where}.secret") for problem in error.problems)
+            yield from (each.under(f"{where}.secret") for each in error.problems)
 
 
 def _extra_body(path: str, text: str | None) -> Iterator[Problem]:
@@ -80,12 +80,8 @@ def _extra_body(path: str, text: str | None) -> Iterator[Problem]:
     try:
         fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, RecursionError):
-        yield _problem(path, text, "not a JSON object", """write it as '{"name": value}'""")
+        yield problem(path, text, "not a JSON object", """write it as '{"name": value}'""")
         return
     for name in sorted(OWN_FIELDS & fields.keys()):
         message = f"{name} comes from each request"
-        yield _problem(path, text, message, f"remove {name}")
-
-
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+        yield problem(path, text, message, f"remove {name}")

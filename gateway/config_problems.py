@@ -81,6 +81,11 @@ def shown(path: str, value: Any, written: str | None = None) -> str:
     return json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
 
 
+def problem(path: str, value: object, message: str, fix: str) -> Problem:
+    """A problem of the value at `path`, shown as it is."""
+    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+
+
 def described(value: Any) -> str:
     """The kind of a value, for places where its content may be a secret."""
     match value:

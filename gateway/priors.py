@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.config import MoeShape, Pool
 from gateway.config_prior import KvCacheFormat
-from gateway.config_problems import ConfigError, Problem, shown
+from gateway.config_problems import ConfigError, problem
 from gateway.config_shape import nearest
 from scheduler.step_model import QWEN3_30B_H100, StepModel
 from simulation.catalog.deployment import in_format
@@ -118,5 +118,4 @@ def checked_prior(pool: Pool, base_dir: Path) -> PoolPrior:
 
 
 def _error(path: str, value: str, message: str, fix: str) -> ConfigError:
-    problem = Problem(path=path, value=shown(path, value), message=message, fix=fix)
-    return ConfigError("prior", [problem])
+    return ConfigError("prior", [problem(path, value, message, fix)])

@@ -20,7 +20,7 @@ from gateway.accounting.price_rows import (
     Window,
 )
 from gateway.accounting.price_time import DAY_MINUTES, minutes, span, unix_s
-from gateway.config_problems import Problem, shown
+from gateway.config_problems import Problem, problem
 
 LEAST_USD_PER_MTOK = Decimal("0.0001")
 MOST_USD_PER_MTOK = Decimal(1000)
@@ -48,7 +48,7 @@ def gate_problems(catalog: CatalogFile) -> Iterator[Problem]:
     ids: dict[str, str] = {}
     for path, row in rows:
         if row.id in ids:
-            yield _problem(f"{path}.id", row.id, f"{ids[row.id]} has it", "choose another id")
+            yield problem(f"{path}.id", row.id, f"{ids[row.id]} has it", "choose another id")
         ids.setdefault(row.id, path)
         problems = list(_dates(path, row))
         yield from problems
@@ -62,10 +62,6 @@ def gate_problems(catalog: CatalogFile) -> Iterator[Problem]:
     yield from _sequences(dated)
 
 
-def _problem(path: str, value: object, message: str, fix: str) -> Problem:
-    return Problem(path=path, value=shown(path, value), message=message, fix=fix)
-
-
 def _dates(path: str, row: Validity) -> Iterator[Problem]:
     instants = {"valid_from": row.valid_from, "checked_at": row.checked_at}
     if row.valid_to is not None:
@@ -77,10 +73,10 @@ def _dates(path: str, row: Validity) -> Iterator[Problem]:
         except ValueError:
             bad = True
             message = "there is no such day or time"
-            yield _problem(f"{path}.{field}", text, message, "write a date such as 2026-11-23")
+            yield problem(f"{path}.{field}", text, message, "write a date such as 2026-11-23")
     if not bad and row.valid_to is not None and unix_s(row.valid_to) <= unix_s(row.valid_from):
         message = f"not after valid_from, {row.valid_from}: the row never holds"
-        yield _problem(f"{path}.valid_to", row.valid_to, message, "give a later end, or none")
+        yield problem(f"{path}.valid_to", row.valid_to, message, "give a later end, or none")
 
 
 def _gpu_hour(path: str, row: GpuHourRow) -> Iterator[Problem]:
@@ -88,7 +84,7 @@ def _gpu_hour(path: str, row: GpuHourRow) -> Iterator[Problem]:
     if not row.confirmed and not LEAST_USD_PER_GPU_HOUR <= price <= MOST_USD_PER_GPU_HOUR:
         span_text = f"{LEAST_USD_PER_GPU_HOUR} to {MOST_USD_PER_GPU_HOUR}"
         message = f"outside {span_text} USD for an hour of ONE GPU"
-        yield _problem(f"{path}.usd_per_gpu_hour", row.usd_per_gpu_hour, message, _CONFIRM)
+        yield problem(f"{path}.usd_per_gpu_hour", row.usd_per_gpu_hour, message, _CONFIRM)
 
 
 def _token_row(path: str, row: TokenRow) -> Iterator[Problem]:
@@ -99,7 +95,7 @@ def _token_row(path: str, row: TokenRow) -> Iterator[Problem]:
         if starts[i + 1] <= starts[i]:
             message = f"not above the tier before it, {starts[i]}"
             where = f"{path}.tiers[{i}].context_over_tokens"
-            yield _problem(where, tier.context_over_tokens, message, "sort the tiers, rising")
+            yield problem(where, tier.context_over_tokens, message, "sort the tiers, rising")
     if isinstance(row, RemoteRow):
         for i, window in enumerate(row.windows):
             yield from _prices(f"{path}.windows[{i}].usd_per_mtok", window.usd_per_mtok, row)
@@ -116,13 +112,13 @@ def _prices(path: str, prices: TokenPrices, row: TokenRow) -> Iterator[Problem]:
             continue
         if price == 0 and name in ("input", "output"):
             fix = "leave the row out if the price is unknown; if it is free, add confirmed: true"
-            yield _problem(f"{path}.{name}", text, "a price of zero", fix)
+            yield problem(f"{path}.{name}", text, "a price of zero", fix)
         elif price and not LEAST_USD_PER_MTOK <= price <= MOST_USD_PER_MTOK:
             message = f"outside {LEAST_USD_PER_MTOK} to {MOST_USD_PER_MTOK} USD per MILLION tokens"
-            yield _problem(f"{path}.{name}", text, message, _CONFIRM)
+            yield problem(f"{path}.{name}", text, message, _CONFIRM)
     if prices.cached_input is not None and Decimal(prices.cached_input) > Decimal(prices.input):
         message = f"more than input, {prices.input}: a cache that costs extra"
-        yield _problem(f"{path}.cached_input", prices.cached_input, message, "swap the two?")
+        yield problem(f"{path}.cached_input", prices.cached_input, message, "swap the two?")
 
 
 def _windows(path: str, windows: tuple[Window, ...]) -> Iterator[Problem]:
@@ -132,16 +128,16 @@ def _windows(path: str, windows: tuple[Window, ...]) -> Iterator[Problem]:
         if end <= start:
             message = f"not after start, {window.start}"
             fix = "cut a window that crosses midnight into two, the first one until 24:00"
-            yield _problem(f"{path}[{i}].end", window.end, message, fix)
+            yield problem(f"{path}[{i}].end", window.end, message, fix)
             continue
         slots = {(day, minute) for day in window.days for minute in range(start, end)}
         if rival := next((taken[slot] for slot in sorted(slots) if slot in taken), None):
             message = f"overlaps with windows[{rival - 1}]"
-            yield _problem(f"{path}[{i}].start", window.start, message, "cut one of the two")
+            yield problem(f"{path}[{i}].start", window.start, message, "cut one of the two")
         taken.update(dict.fromkeys(slots, i + 1))
         if len(slots) == 7 * DAY_MINUTES:
             message = "the window is always open: the row's own prices never hold"
-            yield _problem(f"{path}[{i}]", window.name, message, "make them the row's prices")
+            yield problem(f"{path}[{i}]", window.name, message, "make them the row's prices")
 
 
 def _key(path: str, row: Validity) -> tuple[str, ...]:
@@ -166,7 +162,7 @@ def _sequences(dated: list[tuple[str, Validity]]) -> Iterator[Problem]:
             if span(first)[1] > span(row)[0]:
                 message = f"{first_path} ({first.id}) holds at that time, too"
                 fix = f"end the other one with valid_to: {row.valid_from}"
-                yield _problem(f"{path}.valid_from", row.valid_from, message, fix)
+                yield problem(f"{path}.valid_from", row.valid_from, message, fix)
             if not row.confirmed:
                 yield from _leaps(first, path, row)
 
@@ -176,7 +172,7 @@ def _leaps(first: Validity, path: str, row: Validity) -> Iterator[Problem]:
         low, high = sorted((Decimal(old), Decimal(new)))
         if low and high / low > MOST_LEAP:
             message = f"more than {MOST_LEAP} times away from the row before it, {old}"
-            yield _problem(f"{path}.{field}", new, message, _CONFIRM)
+            yield problem(f"{path}.{field}", new, message, _CONFIRM)
 
 
 def _compared(first: Validity, row: Validity) -> dict[str, tuple[str, str]]:

@@ -40,10 +40,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         config = load(args.file)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    try:
         warnings = list(_warnings(config, args.file.parent))
     except ConfigError as error:
         print(error, file=sys.stderr)
