@@ -55,7 +55,8 @@ class LikeGroups:
         """What to compare the group by while it runs `batch` sequences; `own`: its own model."""
         if len(self._fits) < 2:
             return own
-        mean = _with(own, self._sum / len(self._fits))
+        figures = self._sum / len(self._fits)
+        mean = _with(own, figures)
         fit = self._fits.get(group)
         if fit is None:
             return mean
@@ -64,8 +65,7 @@ class LikeGroups:
         own_share = min(1.0, max(0.0, (apart - ALIKE) / (UNLIKE - ALIKE)))
         if own_share == 0.0:
             return mean
-        mixed = (1.0 - own_share) * self._sum / len(self._fits) + own_share * fit
-        return _with(own, mixed)
+        return _with(own, (1.0 - own_share) * figures + own_share * fit)
 
 
 def _with(model: StepModel, figures: Floats) -> StepModel:

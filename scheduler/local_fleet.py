@@ -61,13 +61,12 @@ class Group:
             steps_s.append(self.model.decode_step_s(len(steps_s), 0))
         return steps_s[batch]
 
-    @property
-    def full_step_s(self) -> float:
-        """T(B) now."""
-        if not self.batch:
+    def full_step_s(self, batch: int) -> float:
+        """T(B) with the KV that is resident now."""
+        if not batch:
             return 0.0
         model = self.model
-        return self.step_s(self.batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
+        return self.step_s(batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
 
 
 class LocalFleet:
@@ -324,7 +323,7 @@ class LocalFleet:
             group.kv_paced_tokens = state.kv_tokens + external_kv
             self.batch[index] = group.batch
             self.warm[index] = sequences > 0
-            self.step_s[index] = group.full_step_s
+            self.step_s[index] = group.full_step_s(group.batch)
             self.next_step_s[index] = group.step_s(group.batch + 1)
             if self.grouped:
                 self.kv_paced_tokens[index] = group.kv_paced_tokens
@@ -335,7 +334,7 @@ class LocalFleet:
         group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
         self.batch[members] = group.batch
         self.warm[members] = group.batch > 0
-        self.step_s[members] = group.full_step_s
+        self.step_s[members] = group.full_step_s(group.batch)
         self.next_step_s[members] = group.step_s(group.batch + 1)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
@@ -367,9 +366,7 @@ class LocalFleet:
             for request_id, prefill_s in reversed(state.pending.items()):
                 starts_s[request_id] = max(0.0, end_s)
                 end_s -= prefill_s
-        model = group.model
-        kv_s = model.kv_token_s * group.kv_paced_tokens / model.ranks
-        step_s = (group.step_s(group.batch + 1) + kv_s) / model.tokens_per_step
+        step_s = group.full_step_s(group.batch + 1) / group.model.tokens_per_step
         curve = group.streams.curve(starts_s, step_s, self.lengths, now)
         for member in group.members:
             write_lines(curve, self.harm_lines[member])

@@ -151,11 +151,12 @@ class Quote:
     def best_s(self) -> tuple[float, float]:
         """Shortest prefill, and shortest time to a first token but for pending prefills."""
         possible = self.blocked != _NOT_SERVING
-        if not np.count_nonzero(possible):
+        count = np.count_nonzero(possible)
+        if not count:
             return 0.0, 0.0
         service_s = self.ttft_s - self.wait_s
         prefill_s = self.prefill_s
-        if np.count_nonzero(possible) < len(possible):
+        if count < len(possible):
             service_s, prefill_s = service_s[possible], prefill_s[possible]
         return prefill_s.item(prefill_s.argmin()), service_s.item(service_s.argmin())
 
