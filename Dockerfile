@@ -11,6 +11,7 @@ COPY pyproject.toml README.md LICENSE /opt/source/
 COPY gateway /opt/source/gateway
 COPY scheduler /opt/source/scheduler
 COPY simulation /opt/source/simulation
+COPY moegate /opt/source/moegate
 COPY protos /opt/source/protos
 RUN /opt/moegate/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --no-index /opt/source
 # What only the building needs.

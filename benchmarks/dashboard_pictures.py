@@ -40,7 +40,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     with running_prometheus(f"127.0.0.1:{port}", CHART / "alerts.yaml") as server:
-        demo = (sys.executable, "-m", "gateway", "demo", "--seconds", str(arguments.seconds))
+        demo = (sys.executable, "-m", "moegate", "demo", "--seconds", str(arguments.seconds))
         subprocess.run((*demo, "--metrics-listen", f"127.0.0.1:{port}"), check=False)
         end_s = time.time()
         start_s = first_sample_s(server, end_s) + WARM_S

@@ -18,13 +18,7 @@ import numpy as np
 
 from benchmarks.lab.fleets import FLEETS, LabFleet
 from benchmarks.lab.ours import own_placements
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
-from scheduler.policy import Policy
-from scheduler.pricing import RateTier, TokenCounts, TokenRates
-from scheduler.step_model import StepModel
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     Dispatch,
     EngineReport,
@@ -36,6 +30,12 @@ from scheduler.types import (
     SloClass,
     Tick,
 )
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.placement_state import Placement
+from scheduler.policy import Policy
+from scheduler.pricing import RateTier, TokenCounts, TokenRates
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.step_time.step_model import StepModel
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
 from simulation.decider import SimulatedPlacement
 from simulation.engine import Engine

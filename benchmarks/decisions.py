@@ -23,14 +23,8 @@ from unittest import mock
 
 import numpy as np
 
-from scheduler import lane, placement
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
-from scheduler.local_fleet import LocalFleet
-from scheduler.quotes import Ask, Quote
-from scheduler.step_model import QWEN3_30B_H100
-from scheduler.types import (
+from scheduler import model_state as lane
+from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
@@ -44,6 +38,13 @@ from scheduler.types import (
     Slo,
     SloClass,
 )
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.placement import placement
+from scheduler.placement.quotes import Ask, Quote
+from scheduler.placement.self_hosted import LocalFleet
+from scheduler.placement_state import Placement
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.step_time.step_model import QWEN3_30B_H100
 
 BATCH = 40
 """Streams of a placement that its promise allows, about."""

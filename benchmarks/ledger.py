@@ -21,13 +21,13 @@ import uvloop
 from msgspec.structs import replace
 
 from gateway.accounting.accounts import Accounts, accounts
-from gateway.accounting.ledger_database import Tx
+from gateway.accounting.ledger.database import Tx
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config import Config, Key, Tenant
-from gateway.config_ledger import BudgetEntry, Ledger
-from gateway.generation import Usage
-from scheduler.budget_window import Period
-from scheduler.types import AttemptOutcome, PlacementKind, SloClass
+from gateway.config.gateway import Config, Key, Tenant
+from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.domain.generation import Usage
+from scheduler.budgets.budget_window import Period
+from scheduler.contract import AttemptOutcome, PlacementKind, SloClass
 
 KEYS = 50
 CHARGE, WORST = 1_000, 4_000

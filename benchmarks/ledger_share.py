@@ -32,11 +32,11 @@ import uvloop
 from benchmarks.overhead import ask, configuration, process
 from gateway.accounting.accounts import Accounts
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.ledger import Ledger
-from gateway.accounting.price_book import PriceBook
-from gateway.config_file import load
+from gateway.accounting.ledger.ledger import Ledger
+from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.config.load.file import load
+from gateway.pipeline.spending import Spending
 from gateway.server import running_gateway
-from gateway.spending import Spending
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from scheduler.pricing import RateTier, TokenRates
 

@@ -23,11 +23,11 @@ import grpc
 import uvloop
 
 from benchmarks import overhead
-from gateway.__main__ import main as moegate
-from gateway.accounting.accountant import OpenAttempt
+from gateway.accounting.attempt_recorder import OpenAttempt
+from moegate.cli.main import main as moegate
 from moegate.v1 import inference_pb2_grpc
-from scheduler.cost import GroupMeter
-from scheduler.meter import Meter
+from scheduler.metering.cost import GroupMeter
+from scheduler.metering.meter import Meter
 
 _spent = {"ns": 0, "calls": 0, "depth": 0}
 

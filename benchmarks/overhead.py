@@ -28,7 +28,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from gateway.auth import key_sha256
+from gateway.auth.authenticator import key_sha256
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 HERE = Path(__file__).parent
@@ -107,7 +107,7 @@ def gateway(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moegate.yaml"
         path.write_text(settings)
-        command = ("-m", "gateway", "serve", str(path), "--log-level", log_level)
+        command = ("-m", "moegate", "serve", str(path), "--log-level", log_level)
         with process(*command, environment=environment, stderr=log) as (running, address):
             yield running.pid, address.rpartition(":")[2]
 

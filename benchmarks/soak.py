@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.overhead import HERE, METADATA, ask, cpu_s, gateway, process, until_ready
-from gateway.config import Server
-from gateway.runtime import UPSTREAM_KEEPALIVE_S
+from gateway.config.gateway import Server
+from gateway.runtime.assembly import UPSTREAM_KEEPALIVE_S
 from moegate.v1 import inference_pb2_grpc
 
 TOKENS_PER_STREAM = 4

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import KNOWN, model_facts
 from simulation.catalog.prior import CONSTANTS, Constants, Parallelism, prior

@@ -16,21 +16,16 @@ from typing import Any
 
 from benchmarks.overhead import HERE, process
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config_telemetry import LogFormat
-from gateway.generation import Generation, Usage
-from gateway.responses import Finished
+from gateway.config.telemetry import LogFormat
+from gateway.domain.generation import Generation, Usage
+from gateway.pipeline.trail import AttemptEnd
 from gateway.telemetry import logs
 from gateway.telemetry.instruments import Instruments
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.rpc import RpcObserver
 from gateway.telemetry.tracing import tracer_provider
-from gateway.trail import AttemptEnd
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.decisions import Decision
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
-from scheduler.step_model import QWEN3_30B_H100
-from scheduler.types import (
+from gateway.translation.responses import Finished
+from scheduler.contract import (
     AttemptOutcome,
     Dispatch,
     PlacementKind,
@@ -39,6 +34,11 @@ from scheduler.types import (
     Slo,
     SloClass,
 )
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.decisions import Decision
+from scheduler.placement_state import Placement
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.step_time.step_model import QWEN3_30B_H100
 
 REQUESTS = 3000
 METHOD = "moegate.v1.InferenceService/Generate"

@@ -22,25 +22,25 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.accounting.accounts import Accounts, accounts, budget
+from gateway.accounting.apply_prices import metering_state
 from gateway.accounting.metering import Metering
-from gateway.accounting.paying import metering_state
 from gateway.accounting.settlement import Sink
-from gateway.admin_service import AdminService
-from gateway.config import Config
-from gateway.config_file import load
-from gateway.config_problems import ConfigError
-from gateway.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
-from gateway.listening import Certificates, bind, follow, server_options
-from gateway.live import Live, ReloadRefused
-from gateway.loop_load import LoopLoad
-from gateway.pool_cost import KeptRates
-from gateway.runtime import Runtime, session
-from gateway.service import InferenceService
+from gateway.config.gateway import Config
+from gateway.config.load.file import load
+from gateway.config.problems import ConfigError
+from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
+from gateway.doors.grpc.inference_service import InferenceService
+from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
+from gateway.doors.grpc.pool_cost import KeptRates
+from gateway.doors.grpc.usage_service import UsageService
+from gateway.fleet.throughput import Throughput
+from gateway.runtime.active_configuration import Live, ReloadRefused
+from gateway.runtime.assembly import Runtime, session
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
-from gateway.throughput import Throughput
-from gateway.usage_service import UsageService
+from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 
 log = logging.getLogger(__name__)

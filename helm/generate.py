@@ -1,7 +1,7 @@
 """Writes what follows from other sources in the chart: values.schema.json, the table in README.md.
 
 The schema's `config` part is that of the gateway's own types; the rest has the shape of
-values.yaml, with the rules below. `make chart` runs it, tests/unit/test_chart_files.py compares.
+values.yaml, with the rules below. `make chart` runs it, tests/repository/test_chart_files.py compares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gateway.config_schema import json_schema
+from gateway.config.syntax.schema import json_schema
 
 CHART = Path(__file__).parent / "moegate"
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"

@@ -2,7 +2,7 @@
 
 Pure: the caller gives `now` (seconds, monotonic) and performs the actions. Every request that is
 submitted ends exactly once: by a `Reject`, or by an `AttemptEnded` or `Cancelled` that the caller
-reports. `gateway/dispatch.py` drives it in production, `simulation/` and the tests drive the same
+reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive the same
 object. What is decided for a request, and why, is in `decider.py`, one per model.
 """
 
@@ -11,19 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from scheduler.decider import ModelDecider
-from scheduler.decisions import Decision, Decisions
-from scheduler.fleet import Placement, PlacementState
-from scheduler.flow_control import QueueLimits
-from scheduler.gates import GateReport, Gates
-from scheduler.lane import Lane
-from scheduler.policy import Policy
-from scheduler.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
-from scheduler.snapshot import SchedulerSnapshot, take_snapshot
-from scheduler.step_model import StepModel
-from scheduler.ticket import Ticket
-from scheduler.token_blocks import CacheEvents
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     Cancelled,
@@ -37,6 +25,18 @@ from scheduler.types import (
     ServingChanged,
     Tick,
 )
+from scheduler.decisions import Decision, Decisions
+from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
+from scheduler.model_scheduler import ModelDecider
+from scheduler.model_state import Lane
+from scheduler.placement_gates import GateReport, Gates
+from scheduler.placement_state import Placement, PlacementState
+from scheduler.policy import Policy
+from scheduler.prefix.token_blocks import CacheEvents
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.request_state import Ticket
+from scheduler.snapshot import SchedulerSnapshot, take_snapshot
+from scheduler.step_time.step_model import StepModel
 
 LOOK_AGAIN_S = 0.05
 """Time between looks at a queue that only time can help: streams that must first get ahead."""

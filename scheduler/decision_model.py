@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.policy import Policy
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 
 MOST_PREFILL_FACTOR = 1.5
 """By which a fitted prefill may differ from the prior's."""

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.fleet import Placement
-from scheduler.overflow import RemoteBlock, RemoteQuote
+from scheduler.contract import PlacementKind
+from scheduler.overflow.overflow import RemoteBlock, RemoteQuote
+from scheduler.placement.quotes import BLOCK_TEXT, Block, Quote
+from scheduler.placement_state import Placement
 from scheduler.pricing import TokenCounts
-from scheduler.quotes import BLOCK_TEXT, Block, Quote
-from scheduler.types import PlacementKind
 
 MOST_RECORDS = 1024
 MOST_ELEMENTS = 1_000_000

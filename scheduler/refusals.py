@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.fleet import PlacementState
-from scheduler.gates import Gates
-from scheduler.remotes import fits_context
-from scheduler.types import PlacementKind, RejectReason, Request
+from scheduler.contract import PlacementKind, RejectReason, Request
+from scheduler.overflow.remotes import fits_context
+from scheduler.placement_gates import Gates
+from scheduler.placement_state import PlacementState
 
 UNAVAILABLE_RETRY_S = 2.0
 """When to try again after every placement was down: two probe intervals."""

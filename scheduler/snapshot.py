@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scheduler.fleet import PlacementState
-from scheduler.lane import URGENT, Lane
-from scheduler.saturation import shown_share
-from scheduler.types import PlacementKind, SloClass
+from scheduler.contract import PlacementKind, SloClass
+from scheduler.model_state import URGENT, Lane
+from scheduler.overflow.saturation import shown_share
+from scheduler.placement_state import PlacementState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

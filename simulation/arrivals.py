@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.types import RejectReason, Request
+from scheduler.contract import RejectReason, Request
 from simulation.kv_cache import Key
 from simulation.sequences import LengthRequest
 

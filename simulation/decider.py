@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.types import Action, EngineCounts, EngineReport, Event, Request, Tick
+from scheduler.contract import Action, EngineCounts, EngineReport, Event, Request, Tick
 from simulation.arrivals import Arrival
 from simulation.engine import Engine
 

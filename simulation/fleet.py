@@ -26,7 +26,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 
 _MOST_SHARE = 0.98
 """No expert takes every token."""

@@ -1,7 +1,7 @@
 """Workloads: requests that look like a public chat trace, drawn from a seed.
 
 Pure: the same `Workload` and seed give the same requests. Whoever replays them turns lengths into
-text and does the waiting (`gateway/demo/load.py`).
+text and does the waiting (`moegate/demo/load.py`).
 
 Figures of the Azure LLM inference trace of 2023, conversation part (AzurePublicDataset,
 AzureLLMInferenceTrace_conv.csv; Patel et al., "Splitwise", ISCA 2024), measured over all its 19,366
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.types import SloClass
+from scheduler.contract import SloClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

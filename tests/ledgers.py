@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.accounting.ledger_database import SqliteTx, Tx, run_now
-from gateway.accounting.price_book import PriceBook
+from gateway.accounting.ledger.database import SqliteTx, Tx, run_now
+from gateway.accounting.prices.rate_snapshot import PriceBook
 from gateway.accounting.settlement import SettledAttempt
-from gateway.generation import Usage
+from gateway.domain.generation import Usage
 from gateway.server import RunningGateway
+from scheduler.contract import AttemptOutcome, PlacementKind, SloClass
 from scheduler.pricing import RateTier, TokenRates
-from scheduler.types import AttemptOutcome, PlacementKind, SloClass
 
 T = TypeVar("T")
 TIME_S = 1_800_000_000.0

@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.accounting.price_book import PriceBook, price_book
+from gateway.accounting.prices.rate_snapshot import PriceBook, price_book
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config import Config, Limits, Remote, Timeouts
-from gateway.config_remote import Failures, RemoteApi
+from gateway.config.gateway import Config, Limits, Remote, Timeouts
+from gateway.config.remote import Failures, RemoteApi
+from scheduler.contract import AttemptOutcome
 from scheduler.pricing import RateTier, TokenRates
-from scheduler.types import AttemptOutcome
 from tests import serving
 from tests.misbehaving_moegate import over_grpc
 from tests.serving import Serving, until

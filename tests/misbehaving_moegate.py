@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from google.protobuf.json_format import MessageToDict
 
-from gateway import errors
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.generation import Usage
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Usage
+from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2 as pb
 
 if TYPE_CHECKING:

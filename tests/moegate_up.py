@@ -70,7 +70,7 @@ async def up(directory: Path, *arguments: str) -> AsyncIterator[Running]:
     with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "gateway", "up", "--listen", "127.0.0.1:0", *arguments),
+            *("-m", "moegate", "up", "--listen", "127.0.0.1:0", *arguments),
             cwd=ROOT,
             env=environment() | {"TMPDIR": str(directory)},
             stdin=asyncio.subprocess.DEVNULL,

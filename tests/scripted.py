@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway.accounting.settlement import Sink
-from gateway.config import Timeouts
-from gateway.config_telemetry import Telemetry
+from gateway.config.gateway import Timeouts
+from gateway.config.telemetry import Telemetry
 from tests import serving
 from tests.serving import Serving
 

@@ -16,8 +16,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from gateway.accounting.settlement import Sink
-from gateway.auth import key_sha256
-from gateway.config import (
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import (
     Config,
     Gpu,
     Key,
@@ -31,7 +31,7 @@ from gateway.config import (
     Tenant,
     Timeouts,
 )
-from gateway.config_telemetry import Telemetry
+from gateway.config.telemetry import Telemetry
 from gateway.server import RunningGateway, running_gateway
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 from simulation.catalog.deployment import kv_capacity_tokens
 from simulation.catalog.gpus import find_gpu
 from simulation.catalog.models import find_model

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.lab.fleets import LabFleet
-from scheduler.step_model import StepModel
-from scheduler.types import Request, Slo, SloClass
+from scheduler.contract import Request, Slo, SloClass
+from scheduler.step_time.step_model import StepModel
 from simulation.arrivals import Arrival
 from simulation.generators import (
     AGENT_SESSIONS,

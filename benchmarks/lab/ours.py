@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from benchmarks.lab.fleets import LabFleet
+from scheduler.contract import Objective, PlacementKind
 from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
+from scheduler.placement_state import Placement
 from scheduler.policy import Policy
-from scheduler.types import Objective, PlacementKind
+from scheduler.queue.model_queue import QueueLimits
 
 QUEUE_REQUESTS = 4096
 QUEUE_BYTES = 1 << 30

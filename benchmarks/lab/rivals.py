@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.step_model import StepModel
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     Cancelled,
@@ -29,6 +28,7 @@ from scheduler.types import (
     Request,
     Tick,
 )
+from scheduler.step_time.step_model import StepModel
 
 AFFINITY_LEAST_MATCH = 0.3
 RELEASE_REQUESTS = 16

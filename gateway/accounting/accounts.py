@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.ledger import Ledger
-from gateway.accounting.ledger_append import appending
-from gateway.accounting.ledger_budgets import overrides, set_override
-from gateway.accounting.ledger_database import (
+from gateway.accounting.ledger.append import appending
+from gateway.accounting.ledger.budgets import overrides, set_override
+from gateway.accounting.ledger.database import (
     Database,
     LedgerUnavailable,
     LedgerUnusable,
     SqliteDatabase,
     Tx,
 )
-from gateway.accounting.ledger_leases import Owner, heard, recover_own, recover_silent
-from gateway.accounting.ledger_retention import PIECE_ROWS, delete_old
-from gateway.accounting.ledger_rows import entry
-from gateway.accounting.ledger_spool import Spool, bring_in
+from gateway.accounting.ledger.leases import Owner, heard, recover_own, recover_silent
+from gateway.accounting.ledger.ledger import Ledger
+from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
+from gateway.accounting.ledger.rows import entry
+from gateway.accounting.ledger.spool import Spool, bring_in
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config import Config
-from gateway.config_ledger import BudgetEntry, nano_usd
-from gateway.config_problems import ConfigError, Problem
-from gateway.secrets import resolve
-from scheduler.budget import Budget, Scope
+from gateway.config.gateway import Config
+from gateway.config.ledger import BudgetEntry, nano_usd
+from gateway.config.problems import ConfigError, Problem
+from gateway.config.secrets import resolve
+from scheduler.budgets.budget import Budget, Scope
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -126,8 +126,8 @@ async def accounts(config: Config, base_dir: Path) -> AsyncIterator[Accounts]:
             database = await asyncio.to_thread(SqliteDatabase, path)
             append = appending(database, owner.epoch)
         else:
-            from gateway.accounting.ledger_postgres import connect
-            from gateway.accounting.ledger_postgres_append import appending_at_once
+            from gateway.accounting.ledger.postgres import connect
+            from gateway.accounting.ledger.postgres_append import appending_at_once
 
             database = postgres = await connect(dsn, owner.gateway)
             append = appending_at_once(postgres, owner.epoch)

@@ -14,9 +14,8 @@ import time
 import weakref
 from collections.abc import Iterable
 
-from gateway.accounting.ledger import Ledger
-from gateway.accounting.ledger_database import LedgerUnavailable
-from gateway.accounting.ledger_leases import (
+from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.accounting.ledger.leases import (
     LeaseGone,
     Owner,
     book_lost,
@@ -25,9 +24,10 @@ from gateway.accounting.ledger_leases import (
     give_back,
     owned_by,
 )
+from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.settlement import SettledAttempt
-from scheduler.budget import Budget, Holder, Limit, Refusal, Scope
-from scheduler.budget_book import (
+from scheduler.budgets.budget import Budget, Holder, Limit, Refusal, Scope
+from scheduler.budgets.budget_book import (
     BudgetBook,
     Close,
     Extend,

@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.accounting.mark_file import UnreadableMark, encode_mark, read_mark, write_mark
-from scheduler.cost import GroupMeter
-from scheduler.cost_totals import SECOND_NS
-from scheduler.meter import Mark, Meter, MeteredGroup
-from scheduler.step_model import StepModel
-from scheduler.types import EngineReport
+from gateway.accounting.meter_checkpoint import UnreadableMark, encode_mark, read_mark, write_mark
+from scheduler.contract import EngineReport
+from scheduler.metering.cost import GroupMeter
+from scheduler.metering.meter import Mark, Meter, MeteredGroup
+from scheduler.metering.totals import SECOND_NS
+from scheduler.step_time.step_model import StepModel
 
 log = logging.getLogger(__name__)
 

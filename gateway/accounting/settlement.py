@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.accounting.price_book import PriceBook
+from gateway.accounting.prices.rate_snapshot import PriceBook
 from gateway.accounting.usage import token_counts
-from gateway.generation import Usage
+from gateway.domain.generation import Usage
+from scheduler.contract import AttemptOutcome, Dispatch, PlacementKind, Request, SloClass
 from scheduler.pricing import TokenCounts, TokenRates
-from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Request, SloClass
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
 """Ends after which the request goes on."""

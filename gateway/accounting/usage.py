@@ -7,7 +7,7 @@ inside. Backends bring an account into that form; here it is taken apart.
 
 from __future__ import annotations
 
-from gateway.generation import Usage
+from gateway.domain.generation import Usage
 from scheduler.pricing import TokenCounts
 
 

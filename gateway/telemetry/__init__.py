@@ -1,1 +1,1 @@
-"""Traces, metrics and logs of the gateway; every name stands in `gateway/semconv.py`."""
+"""Traces, metrics and logs of the gateway; every name stands in `semconv.py`."""

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import msgspec
 from opentelemetry.util.types import AttributeValue
 
-from gateway import semconv
 from gateway.accounting.settlement import SettledAttempt
-from gateway.generation import Chat, Generation
-from gateway.trail import AttemptEnd
+from gateway.domain.generation import Chat, Generation
+from gateway.pipeline.trail import AttemptEnd
+from gateway.telemetry import semconv
+from scheduler.contract import Dispatch, PlacementKind, Request
 from scheduler.decisions import Decision
-from scheduler.types import Dispatch, PlacementKind, Request
 
 Attributes = dict[str, AttributeValue]
 

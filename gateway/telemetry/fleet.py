@@ -13,14 +13,14 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway import semconv
-from gateway.accounting.ledger import LedgerStatus
+from gateway.accounting.ledger.ledger import LedgerStatus
+from gateway.telemetry import semconv
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
 from moegate.v1 import usage_pb2
-from scheduler.breaker import BreakerPhase
+from scheduler.contract import PlacementKind
+from scheduler.limits.breaker import BreakerPhase
 from scheduler.snapshot import PlacementSnapshot, SchedulerSnapshot
-from scheduler.types import PlacementKind
 
 Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
 

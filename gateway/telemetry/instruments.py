@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from gateway import semconv
-from gateway.semconv import Metric
+from gateway.telemetry import semconv
+from gateway.telemetry.semconv import Metric
 
 MAX_TENANTS = 100
 """Tenants with a series of their own; what the rest spends counts as `_other`."""

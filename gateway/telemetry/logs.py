@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import msgspec
 from opentelemetry import trace
 
-from gateway import semconv
-from gateway.config_telemetry import LogFormat
+from gateway.config.telemetry import LogFormat
+from gateway.telemetry import semconv
 from gateway.telemetry.rpc import CURRENT
 
 _Lines = queue.SimpleQueue[logging.LogRecord | None]

@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 import grpc
 from opentelemetry.sdk.trace import TracerProvider
 
-from gateway import semconv
-from gateway.config_telemetry import Telemetry as Settings
-from gateway.generation import Generation
+from gateway.config.telemetry import Telemetry as Settings
+from gateway.domain.generation import Generation
+from gateway.pipeline.trail import UNOBSERVED, Trail
+from gateway.telemetry import semconv
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.instruments import Instruments
@@ -28,9 +29,8 @@ from gateway.telemetry.request_log import request_line
 from gateway.telemetry.rpc import CURRENT, RpcObserver
 from gateway.telemetry.sources import GatewayFigures
 from gateway.telemetry.tracing import tracer_provider
-from gateway.trail import UNOBSERVED, Trail
+from scheduler.contract import Request
 from scheduler.decisions import Decision
-from scheduler.types import Request
 
 
 class Telemetry:

@@ -9,16 +9,15 @@ from msgspec.structs import replace
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from gateway import semconv
-from gateway.backends.failures import FailureKind
-from gateway.generation import Chunk, Generation
-from gateway.responses import Finished
-from gateway.telemetry import attributes
+from gateway.domain.failures import FailureKind
+from gateway.domain.generation import Chunk, Generation
+from gateway.pipeline.trail import AttemptEnd
+from gateway.telemetry import attributes, semconv
 from gateway.telemetry.instruments import Exemplar, Instruments
 from gateway.telemetry.rpc import DEADLINE_SLACK_S, RpcRecord
-from gateway.trail import AttemptEnd
+from gateway.translation.responses import Finished
+from scheduler.contract import AttemptOutcome, Dispatch, PlacementKind, Reject, Request
 from scheduler.decisions import Decision
-from scheduler.types import AttemptOutcome, Dispatch, PlacementKind, Reject, Request
 
 
 class RequestTrail:

@@ -20,7 +20,7 @@ from opentelemetry.context import Context as TraceContext
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from gateway import semconv
+from gateway.telemetry import semconv
 
 OURS = "/moegate."
 """Methods that are observed: health checks and reflection would drown the rest."""

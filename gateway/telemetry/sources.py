@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.accounting.accounts import Accounts
-from gateway.accounting.ledger import LedgerStatus
-from gateway.accounting.ledger_database import LedgerUnavailable, Tx
-from gateway.fleet_watch import Rates
-from gateway.live import Live
-from gateway.loop_load import LoopLoad
+from gateway.accounting.ledger.database import LedgerUnavailable, Tx
+from gateway.accounting.ledger.ledger import LedgerStatus
+from gateway.doors.grpc.fleet_watch import Rates
+from gateway.fleet.throughput import Throughput
+from gateway.runtime.active_configuration import Live
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.fleet import BudgetLeft
-from gateway.throughput import Throughput
+from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import usage_pb2
-from scheduler.budget import Budget, Holder, Limit
+from scheduler.budgets.budget import Budget, Holder, Limit
 from scheduler.snapshot import SchedulerSnapshot
 
 log = logging.getLogger(__name__)

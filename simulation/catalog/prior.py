@@ -2,14 +2,14 @@
 
 Each coefficient is bytes over bandwidth or operations over speed, with the few constants of
 `Constants` for what no data sheet tells. They were set once on three published tables together
-(docs/step-model.md), not per model; the online fit (`scheduler/step_fit.py`) replaces the result.
+(docs/step-model.md), not per model; the online fit (`scheduler/step_time/step_fit.py`) replaces the result.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 from simulation.catalog.facts import BF16_BYTES, ModelFacts
 from simulation.catalog.gpus import GpuFacts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 from simulation.planner.operating import ROUNDS, Lengths, Operating, at_batch, at_rate
 
 KV_RESERVE = 0.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.step_model import FloatArray
+from scheduler.step_time.step_model import FloatArray
 from simulation.planner.operating import Lengths
 from simulation.traces import MOONCAKE_BLOCK_TOKENS, TraceRow
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.step_model import FloatArray
+from scheduler.step_time.step_model import FloatArray
 from simulation.planner.operating import Lengths, Operating
 
 HOUR_S = 3600.0

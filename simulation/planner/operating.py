@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_model import StepModel
 
 ROUNDS = 60
 """Halvings of a bisection: below any precision that matters."""

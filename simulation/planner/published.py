@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.step_fit import StepFit
-from scheduler.step_model import StepModel
-from scheduler.step_windows import Window, WindowSource
+from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_model import StepModel
+from scheduler.step_time.step_windows import Window, WindowSource
 from simulation.catalog.deployment import in_format
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.gpus import GPUS

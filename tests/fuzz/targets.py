@@ -21,26 +21,26 @@ import yaml
 from google.rpc import error_details_pb2
 from hypothesis import strategies as st
 
-from gateway.backends.failures import UpstreamFailure
-from gateway.backends.openai_body import (
+from gateway.config.gateway import Config
+from gateway.config.load.file import ConfigError, parse
+from gateway.domain.failures import UpstreamFailure
+from gateway.domain.generation import Usage
+from gateway.doors.grpc.errors import RpcError, unknown_model
+from gateway.doors.grpc.requests import parse_generation
+from gateway.translation.responses import delta_message, usage_message
+from gateway.upstream.http.sse import EventTooLarge, SseReader
+from gateway.upstream.openai.body import (
     Dialect,
     generation_body,
     tokenize_body,
     unsupported_fields,
 )
-from gateway.backends.openai_stream import StreamDecoder
-from gateway.backends.sse import EventTooLarge, SseReader
-from gateway.config import Config
-from gateway.config_file import ConfigError, parse
-from gateway.errors import RpcError, unknown_model
-from gateway.generation import Usage
-from gateway.kv_event_format import BadEvents, EventReader
-from gateway.requests import parse_generation
-from gateway.responses import delta_message, usage_message
-from gateway.vllm_metrics import BadMetrics, parse_metrics
+from gateway.upstream.openai.stream import StreamDecoder
+from gateway.upstream.vllm.kv_event_format import BadEvents, EventReader
+from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
-from scheduler.engine_caches import EngineCaches
-from scheduler.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
+from scheduler.prefix.engine_caches import EngineCaches
+from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
 from tests.fuzz import request_protos
 from tests.fuzz.mutations import (
     NESTED_DEPTHS,
@@ -51,7 +51,7 @@ from tests.fuzz.mutations import (
     odd_values,
     scratched,
 )
-from tests.unit import kv_made
+from tests.scheduler import kv_made
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "vllm_0_32"

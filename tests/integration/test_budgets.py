@@ -13,8 +13,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config_ledger import BudgetEntry
-from scheduler.budget_window import Period
+from gateway.config.ledger import BudgetEntry
+from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.ledgers import a_nano_dollar_a_token, booked, one
 from tests.scripted import DONE, ROLE, Scripted, listening, word

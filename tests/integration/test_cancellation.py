@@ -9,9 +9,9 @@ from collections import Counter
 
 import grpc
 
-from gateway.backends.moegate_grpc import MoegateGrpcBackend
-from gateway.config import Limits
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from gateway.config.gateway import Limits
+from gateway.upstream.moegate.grpc import MoegateGrpcBackend
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, first_message, read_stream

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from tests import serving
 from tests.serving import KEY, MODEL, Serving
 
@@ -95,7 +95,7 @@ def node_example(address: str) -> tuple[str, ...]:
 
 
 def moegate_chat(address: str, *options: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "gateway", "chat", "--target", address, *options, "Why?")
+    return (sys.executable, "-m", "moegate", "chat", "--target", address, *options, "Why?")
 
 
 Example = Callable[[str], tuple[str, ...]]

@@ -30,7 +30,7 @@ async def start(directory: Path, *options: str) -> asyncio.subprocess.Process:
     paths = f"{ROOT}{os.pathsep}{ROOT / 'protos'}"
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "gateway", "demo", *options),
+        *("-m", "moegate", "demo", *options),
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(directory)},
         stdin=asyncio.subprocess.DEVNULL,

@@ -13,9 +13,9 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.config import Config, Gpu
-from gateway.config_discovery import Discover
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from gateway.config.discovery import Discover
+from gateway.config.gateway import Config, Gpu
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.dns_server import DnsServer, dns_server
@@ -109,7 +109,7 @@ async def test_replicas_come_and_go_and_running_streams_end_well() -> None:
 async def test_a_resolver_that_fails_keeps_the_last_answer_and_says_so_once(
     failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "gateway.discovery")
+    caplog.set_level(logging.INFO, "gateway.fleet.discovery")
     async with (
         fleet() as (_, port),
         dns_server(NAME, FIRST) as dns,

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from gateway.auth import key_sha256
-from gateway.config import Key, KeyRole
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Key, KeyRole
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.serving import KEY, METADATA, Serving, chat_request, read_stream
@@ -86,7 +86,7 @@ async def test_others_learn_nothing(
 
 async def test_the_command_says_it_in_words_and_figures(gateway: Serving) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "explain", "mine", "--key-id", "test"),
+        *(sys.executable, "-m", "moegate", "explain", "mine", "--key-id", "test"),
         *("--key", OPERATOR, "--target", gateway.gateway.address),
         env={"PATH": ""},
         stdout=asyncio.subprocess.PIPE,

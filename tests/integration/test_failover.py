@@ -8,11 +8,11 @@ import aiohttp
 import grpc
 import pytest
 
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.openai_body import Dialect
-from gateway.backends.openai_http import OpenAIHttpBackend
-from gateway.config import Pool, Replica, Timeouts
-from gateway.requests import parse_generation
+from gateway.config.gateway import Pool, Replica, Timeouts
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.doors.grpc.requests import parse_generation
+from gateway.upstream.openai.body import Dialect
+from gateway.upstream.openai.http import OpenAIHttpBackend
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word

@@ -18,9 +18,9 @@ from aiohttp import web
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config import Limits, Remote
+from gateway.config.gateway import Limits, Remote
 from moegate.v1 import generation_pb2, inference_pb2
-from scheduler.types import AttemptOutcome
+from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (
     GOOD,
     INPUT_NANO_USD,

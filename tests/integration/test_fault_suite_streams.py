@@ -11,10 +11,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config import Remote
-from gateway.config_remote import Failures, Feature, Hedging
+from gateway.config.gateway import Remote
+from gateway.config.remote import Failures, Feature, Hedging
 from moegate.v1 import chat_pb2, generation_pb2
-from scheduler.types import AttemptOutcome
+from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (
     CONTINUING_SIDES,
     INPUT_NANO_USD,

@@ -18,10 +18,10 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from gateway.config import Timeouts
-from gateway.simulated_vllm.config import DEFAULT_MODEL
-from gateway.simulated_vllm.fault_flags import parse_faults
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from gateway.config.gateway import Timeouts
+from moegate.simulated_vllm.config import DEFAULT_MODEL
+from moegate.simulated_vllm.faults.flags import parse_faults
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.serving import (
@@ -313,7 +313,7 @@ async def test_a_sequence_of_a_silent_stream_ends_when_the_client_leaves() -> No
 
 async def test_the_process_is_gone_after_a_crash() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "simulate-vllm", "--port", "0", "--speed", "50"),
+        *(sys.executable, "-m", "moegate", "simulate-vllm", "--port", "0", "--speed", "50"),
         *("--fault", "crash:after_tokens=3"),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -339,7 +339,7 @@ async def test_the_process_is_gone_after_a_crash() -> None:
 
 async def test_a_bad_flag_is_told_in_one_line() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "simulate-vllm", "--fault", "cut:after_token=1"),
+        *(sys.executable, "-m", "moegate", "simulate-vllm", "--fault", "cut:after_token=1"),
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -14,8 +14,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from gateway.config import Config, Pool
-from gateway.config_kv_events import KvEvents
+from gateway.config.gateway import Config, Pool
+from gateway.config.kv_events import KvEvents
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.dns_server import dns_server
@@ -29,8 +29,8 @@ from tests.integration.test_discovery import (
 )
 from tests.integration.test_discovery import config as discovering
 from tests.integration.test_gateway import UPSTREAM, engine
+from tests.scheduler.kv_made import CLEARED, SIZE, batch, removed, stored
 from tests.serving import METADATA, MODEL, Serving
-from tests.unit.kv_made import CLEARED, SIZE, batch, removed, stored
 
 PROMPT = tuple(range(1000, 1000 + 10 * SIZE))
 TOPIC = b"kv-events"

@@ -11,12 +11,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
-from gateway import semconv
-from gateway.config_ledger import BudgetEntry
-from gateway.config_telemetry import Telemetry
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from gateway.config.ledger import BudgetEntry
+from gateway.config.telemetry import Telemetry
+from gateway.telemetry import semconv
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
-from scheduler.budget_window import Period
+from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.otlp_receiver import receiver
 from tests.scripted import GOOD, Scripted, upstreams

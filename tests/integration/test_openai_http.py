@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.backends.failures import FailureKind, UpstreamFailure
-from gateway.backends.openai_body import Dialect
-from gateway.backends.openai_http import OpenAIHttpBackend
-from gateway.config import Timeouts
-from gateway.generation import Chat, Chunk, Generation, Message, Role, Usage
+from gateway.config.gateway import Timeouts
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Chat, Chunk, Generation, Message, Role, Usage
+from gateway.upstream.openai.body import Dialect
+from gateway.upstream.openai.http import OpenAIHttpBackend
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
 STREAM = (GOLDEN / "chat_stream_continuous_usage.sse").read_bytes()

@@ -7,9 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.auth import key_sha256
-from gateway.config import Gpu, Key, KeyRole, Pool
-from gateway.simulated_vllm.server import SimulatedVllm
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Gpu, Key, KeyRole, Pool
+from moegate.simulated_vllm.server import SimulatedVllm
 from moegate.v1 import admin_pb2, admin_pb2_grpc, generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.integration.test_gateway import UPSTREAM, engine

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.__main__ import main
-from gateway.auth import key_sha256
-from gateway.config import Config, Key, KeyRole
-from gateway.config_prices import DisaggregatedNodes, Metering, PriceSources
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Config, Key, KeyRole
+from gateway.config.prices import DisaggregatedNodes, Metering, PriceSources
+from moegate.cli.main import main
 from moegate.v1 import usage_pb2, usage_pb2_grpc
-from scheduler.step_model import QWEN3_30B_H100
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests import serving
 from tests.scripted import GOOD, Scripted, listening
 from tests.serving import METADATA, Serving, chat_request, read_stream

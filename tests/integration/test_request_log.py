@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.config_telemetry import LogFormat
+from gateway.config.telemetry import LogFormat
 from gateway.telemetry import logs
 from moegate.v1 import inference_pb2
 from tests import serving

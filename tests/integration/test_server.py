@@ -16,12 +16,12 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.auth import key_sha256
-from gateway.config import Config, Key, Limits, Tenant, Tls
-from gateway.config_problems import ConfigError
-from gateway.live import MAX_RETIRED, ReloadRefused
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Config, Key, Limits, Tenant, Tls
+from gateway.config.problems import ConfigError
+from gateway.runtime.active_configuration import MAX_RETIRED, ReloadRefused
 from gateway.server import running_gateway
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, chat_request, first_message, read_stream
@@ -205,7 +205,7 @@ async def test_an_old_connection_is_renewed_without_a_failed_call(sim: Simulated
 async def serve_command(path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "gateway", "serve", str(path)),
+        *("-m", "moegate", "serve", str(path)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

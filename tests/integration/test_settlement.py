@@ -9,7 +9,7 @@ import pytest
 
 from gateway.accounting.settlement import SettledAttempt
 from moegate.v1 import generation_pb2
-from scheduler.types import AttemptOutcome, PlacementKind
+from scheduler.contract import AttemptOutcome, PlacementKind
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
 from tests.serving import METADATA, chat_request, first_message, read_stream, until
 

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
-from gateway.vllm_metrics import parse_metrics
+from gateway.upstream.vllm.metrics import parse_metrics
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
 MODEL = "tiny-moe"
@@ -519,7 +519,7 @@ async def test_open_streams_do_not_keep_the_server_from_stopping() -> None:
 
 async def test_the_command_serves_and_ends_cleanly() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "simulate-vllm", "--port", "0"),
+        *(sys.executable, "-m", "moegate", "simulate-vllm", "--port", "0"),
         *("--served-model-name", "demo", "--speed", "1000", "--experts", "64"),
         cwd=GOLDEN.parents[2],
         stdout=asyncio.subprocess.PIPE,

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.auth import key_sha256
-from gateway.config import Key, KeyRole
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Key, KeyRole
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, first_message
@@ -92,7 +92,7 @@ async def test_only_an_operator_sees_the_fleet(gateway: Serving) -> None:
 
 async def top(gateway: Serving, key: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "top", "--once", "--key", key),
+        *(sys.executable, "-m", "moegate", "top", "--once", "--key", key),
         *("--target", gateway.gateway.address),
         env={"COLUMNS": "160", "PATH": ""},
         stdout=asyncio.subprocess.PIPE,

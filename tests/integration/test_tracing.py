@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from gateway import semconv
-from gateway.config import Limits
-from gateway.config_telemetry import Telemetry
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from gateway.config.gateway import Limits
+from gateway.config.telemetry import Telemetry
+from gateway.telemetry import semconv
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.otlp_receiver import ReceivedSpan, Receiver

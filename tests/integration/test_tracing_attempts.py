@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from gateway.config_remote import Failures, Hedging
+from gateway.config.remote import Failures, Hedging
 from gateway.telemetry import otlp_encoding
 from gateway.telemetry.otlp_encoding import encoded
 from tests import serving

@@ -16,10 +16,10 @@ import pytest
 import trustme
 
 from gateway.accounting.settlement import SettledAttempt, Sink
-from gateway.backends.moegate_grpc import MoegateGrpcBackend
-from gateway.config import Config, Limits, Remote, Secret, Timeouts, Tls
-from gateway.config_remote import OtherGateway, RemoteApi
-from gateway.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from gateway.config.gateway import Config, Limits, Remote, Secret, Timeouts, Tls
+from gateway.config.remote import OtherGateway, RemoteApi
+from gateway.upstream.moegate.grpc import MoegateGrpcBackend
+from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.misbehaving import Script, Side, Upstream, listening, misbehaving

@@ -14,11 +14,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.config import Gpu
+from gateway.config.gateway import Gpu
 from gateway.server import RunningGateway
-from gateway.up import engine
-from gateway.up.launch import KEY_VARIABLE, Launch
-from gateway.up.plan import Up
+from moegate.up import engine
+from moegate.up.launch import KEY_VARIABLE, Launch
+from moegate.up.plan import Up
 from moegate.v1 import inference_pb2_grpc
 from tests import serving
 from tests.moegate_up import LIMIT_S, Running, processes_of_session, shell, until_gone, up

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.auth import key_sha256
-from gateway.config import Key, KeyRole, Tenant
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Key, KeyRole, Tenant
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.integration.test_budgets import ANSWER, until_refused

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from gateway.__main__ import main
+from moegate.cli.main import main
 from tests.integration.test_usage_admin import Stack, fill, running
 
 Command = Callable[..., Coroutine[Any, Any, tuple[int, str, str]]]

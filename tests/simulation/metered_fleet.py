@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.cost import GroupMeter
-from scheduler.cost_runs import Run
-from scheduler.cost_totals import HOUR_NS, SECOND_NS, RateSegment
-from scheduler.step_fit import StepFit
-from scheduler.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_windows import OwnLoad, WindowMeter
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     Dispatch,
@@ -24,6 +18,12 @@ from scheduler.types import (
     Request,
     Tick,
 )
+from scheduler.metering.cost import GroupMeter
+from scheduler.metering.runs import Run
+from scheduler.metering.totals import HOUR_NS, SECOND_NS, RateSegment
+from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_time.step_windows import OwnLoad, WindowMeter
 from simulation.arrivals import Arrival, ExternalArrival, Outcome
 from simulation.decider import FleetTiming, SimulatedPlacement
 from simulation.engine import Engine
@@ -31,7 +31,7 @@ from simulation.engine_config import EngineConfig
 from simulation.fleet import FleetSimulation
 from simulation.physics import Physics
 from simulation.sequences import LengthRequest
-from tests.unit.requests_made import request
+from tests.scheduler.requests_made import request
 
 RATE = 2_500_000_000
 """Nano-USD per hour."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.step_fit import StepFit
-from scheduler.step_model import FloatArray, StepModel
-from scheduler.step_windows import OwnLoad, WindowMeter
-from scheduler.types import EngineCounts, EngineReport
+from scheduler.contract import EngineCounts, EngineReport
+from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_model import FloatArray, StepModel
+from scheduler.step_time.step_windows import OwnLoad, WindowMeter
 
 CAPACITY_TOKENS = 1_000_000
 REPORT_S = 1.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.step_model import QWEN3_30B_H100
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.engine import Engine, StepResult
 from simulation.engine_config import EngineConfig
 from simulation.output import FinishReason, Output

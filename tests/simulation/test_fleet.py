@@ -10,11 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
-from scheduler.step_model import QWEN3_30B_H100
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
@@ -29,6 +25,10 @@ from scheduler.types import (
     SloClass,
     Tick,
 )
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.placement_state import Placement
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.arrivals import Arrival, ExternalArrival, Outcome, OutcomeKind
 from simulation.decider import FleetTiming, SimulatedPlacement
 from simulation.engine import Engine

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.step_model import QWEN3_30B_H100
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.engine import Engine
 from simulation.engine_config import EngineConfig
 from simulation.physics import Physics

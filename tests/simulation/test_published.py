@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.step_fit import StepFit, StepSource
-from scheduler.step_model import StepModel
+from scheduler.step_time.step_fit import StepFit, StepSource
+from scheduler.step_time.step_model import StepModel
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.prior import Parallelism, prior
 from simulation.planner.economics import usd_per_million

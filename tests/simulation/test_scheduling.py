@@ -9,12 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.fleet import Placement
-from scheduler.flow_control import QueueLimits
-from scheduler.pricing import RateTier, TokenRates
-from scheduler.step_model import QWEN3_30B_H100
-from scheduler.types import (
+from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
@@ -27,13 +22,18 @@ from scheduler.types import (
     ServingChanged,
     SloClass,
 )
+from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.placement_state import Placement
+from scheduler.pricing import RateTier, TokenRates
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
 from simulation.decider import SimulatedPlacement
 from simulation.engine import Engine
 from simulation.engine_config import EngineConfig
 from simulation.fleet import FleetSimulation
 from simulation.physics import Physics
-from tests.unit.requests_made import request
+from tests.scheduler.requests_made import request
 
 SMALL = EngineConfig(max_num_seqs=8, num_gpu_blocks=4096)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.step_fit import FEWEST_WINDOWS, POOR_ERROR, StepFit, StepSource
-from scheduler.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_windows import SETTLE_S, OwnCounts, Window, WindowMeter, WindowSource
-from scheduler.types import EngineCounts, EngineReport
+from scheduler.contract import EngineCounts, EngineReport
+from scheduler.step_time.step_fit import FEWEST_WINDOWS, POOR_ERROR, StepFit, StepSource
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_time.step_windows import SETTLE_S, OwnCounts, Window, WindowMeter, WindowSource
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import model_facts
 from simulation.catalog.prior import Parallelism, prior

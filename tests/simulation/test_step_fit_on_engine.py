@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.step_fit import StepFit, StepSource
-from scheduler.step_model import QWEN3_30B_H100
-from scheduler.step_windows import OwnCounts, WindowMeter
-from scheduler.types import EngineCounts, EngineReport
+from scheduler.contract import EngineCounts, EngineReport
+from scheduler.step_time.step_fit import StepFit, StepSource
+from scheduler.step_time.step_model import QWEN3_30B_H100
+from scheduler.step_time.step_windows import OwnCounts, WindowMeter
 from simulation.engine import Engine
 from simulation.engine_config import EngineConfig
 from simulation.physics import ExpertLoad, Physics

@@ -22,7 +22,7 @@ import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from tests.dns_server import DnsServer, dns_server
 from tests.stack.sandbox import as_user
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config import Config
-from gateway.health import INFERENCE
+from gateway.config.gateway import Config
+from gateway.doors.grpc.health import INFERENCE
 from gateway.server import running_gateway
 from tests.ledgers import a_nano_dollar_a_token
 

@@ -11,12 +11,12 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.accounting.ledger_database import Database, LedgerUnusable
-from gateway.accounting.ledger_postgres import connect
-from gateway.config_ledger import BudgetEntry, Ledger
-from gateway.config_values import Secret
+from gateway.accounting.ledger.database import Database, LedgerUnusable
+from gateway.accounting.ledger.postgres import connect
+from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.values import Secret
 from moegate.v1 import chat_pb2, generation_pb2
-from scheduler.budget_window import Period
+from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.counting import Counting, counting
 from tests.ledgers import a_nano_dollar_a_token, booked, one

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway import semconv
+from gateway.telemetry import semconv
 from tests.stack import crd_schemas
 from tests.stack.helm import CHART, EXAMPLES, Helm, Object, Refused, Rendered
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 import yaml
 
-from gateway.__main__ import main as moegate
+from moegate.cli.main import main as moegate
 from tests.stack.helm import EXAMPLES, NAMESPACE, Helm, Rendered
 from tests.stack.sandbox import in_sandbox
 

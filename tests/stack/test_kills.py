@@ -16,13 +16,13 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.accounting.ledger_database import SqliteDatabase, Tx
-from gateway.accounting.ledger_postgres import connect
-from gateway.config import Config, Server
-from gateway.config_ledger import BudgetEntry, Ledger
-from gateway.config_values import Secret
+from gateway.accounting.ledger.database import SqliteDatabase, Tx
+from gateway.accounting.ledger.postgres import connect
+from gateway.config.gateway import Config, Server
+from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.values import Secret
 from moegate.v1 import inference_pb2_grpc
-from scheduler.budget_window import Period
+from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.counting import Counting, counting
 from tests.ledgers import FileReader, Reader, booked, one

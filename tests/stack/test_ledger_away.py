@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config_ledger import Ledger
-from gateway.config_values import Secret
+from gateway.config.ledger import Ledger
+from gateway.config.values import Secret
 from tests import serving
 from tests.counting import Counting, counting
 from tests.ledgers import booked, one

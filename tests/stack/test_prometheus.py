@@ -33,7 +33,7 @@ def prometheus() -> Iterator[Prometheus]:
     port = free_port()
     with running_prometheus(f"127.0.0.1:{port}", RULES) as server:
         demo = subprocess.Popen(
-            (sys.executable, "-m", "gateway", "demo", "--seconds", str(DEMO_S), "--metrics-listen",
+            (sys.executable, "-m", "moegate", "demo", "--seconds", str(DEMO_S), "--metrics-listen",
              f"127.0.0.1:{port}", "--kill-replica-after", str(0.8 * DEMO_S)),
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import grpc
 
-from gateway.auth import key_sha256
-from gateway.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from gateway.auth.authenticator import key_sha256
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, chat_request, read_stream
@@ -55,7 +55,7 @@ async def gateway(file: Path, log: Path) -> AsyncIterator[asyncio.subprocess.Pro
     """A real process; it has ended when the context is left."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve", str(file)),
+            *(sys.executable, "-m", "moegate", "serve", str(file)),
             stdout=output,
             stderr=output,
             cwd=ROOT,

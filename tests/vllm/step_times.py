@@ -19,12 +19,12 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.up.tiny import MOE
-from gateway.vllm_metrics import parse_metrics
-from scheduler.step_fit import StepFit
-from scheduler.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_windows import OwnCounts, WindowMeter
-from scheduler.types import EngineReport
+from gateway.upstream.vllm.metrics import parse_metrics
+from moegate.up.tiny import MOE
+from scheduler.contract import EngineReport
+from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_time.step_windows import OwnCounts, WindowMeter
 from tests.vllm.launch import VllmServer, running_vllm
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.__main__ import main
-from gateway.auth import key_sha256
-from gateway.config import Key, KeyRole
-from gateway.config_prices import Metering
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import Key, KeyRole
+from gateway.config.prices import Metering
+from moegate.cli.main import main
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, chat_request, read_stream

@@ -20,8 +20,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config import Config, Timeouts
-from gateway.health import INFERENCE
+from gateway.config.gateway import Config, Timeouts
+from gateway.doors.grpc.health import INFERENCE
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import (

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from gateway.vllm_metrics import parse_metrics
+from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
-from scheduler.types import EngineReport
+from scheduler.contract import EngineReport
 from tests import serving
 from tests.serving import (
     GREEDY,

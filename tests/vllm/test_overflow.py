@@ -11,12 +11,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.accounting.price_book import PriceBook, price_book
+from gateway.accounting.prices.rate_snapshot import PriceBook, price_book
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config import Limits
-from gateway.vllm_metrics import parse_metrics
+from gateway.config.gateway import Limits
+from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import generation_pb2
-from scheduler.types import AttemptOutcome, PlacementKind
+from scheduler.contract import AttemptOutcome, PlacementKind
 from tests import serving
 from tests.misbehaving import (
     INPUT_NANO_USD,

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.up.tiny import NAME
+from moegate.up.tiny import NAME
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 from tests.moegate_up import Running, processes_of_session, shell, until_gone, up
 from tests.serving import READY_S, read_stream

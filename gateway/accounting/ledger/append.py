@@ -1,0 +1,120 @@
+"""The transaction that writes a batch of attempts, and what they settle in leases and accounts."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from gateway.accounting.ledger.database import Database, Tx
+from gateway.accounting.ledger.rows import INSERT, Entry, bare_row
+from gateway.accounting.ledger.schema import RowState
+
+Append = Callable[[int, Sequence[Entry], bool], Awaitable[None]]
+"""Writes entries of one epoch, numbered from the first argument; the last: whether they are to
+survive the machine when it returns. Raises LedgerUnavailable."""
+
+
+def appending(database: Database, epoch: str) -> Append:
+    """Writes the rows of a process by transactions."""
+
+    async def write(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+        await database.write(lambda tx: append(tx, epoch, first_seq, entries), durable=durable)
+
+    return write
+
+
+async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[Entry]) -> None:
+    """Writes entries, numbered from `first_seq`; those that are there already are left out.
+
+    Batches of an epoch come in order and are written whole: what is there is a prefix.
+    """
+    [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
+    written = 0 if last is None else max(0, last + 1 - first_seq)
+    fresh = entries[written:]
+    if not fresh:
+        return
+    first_seq += written
+    await tx.many(INSERT, [(epoch, first_seq + i, *e.values) for i, e in enumerate(fresh)])
+    settled: dict[str, int] = defaultdict(int)
+    overruns: dict[str, int] = defaultdict(int)
+    accounts: dict[str, tuple[int, int]] = {}
+    for entry in fresh:
+        if entry.lease_id:
+            settled[entry.lease_id] += entry.budgeted_nano_usd
+            overruns[entry.lease_id] += entry.overrun_nano_usd
+        for account_id in entry.others:
+            # No grant covers it there: it is committed as it is settled.
+            add_to(accounts, account_id, entry.budgeted_nano_usd, entry.budgeted_nano_usd)
+    for lease_id in sorted(settled):
+        spent, overrun = settled[lease_id], overruns[lease_id]
+        found = await tx.rows(
+            "UPDATE lease SET settled_nano_usd = settled_nano_usd + $2,"
+            " granted_nano_usd = granted_nano_usd + $3 WHERE lease_id = $1"
+            " RETURNING accounts, state, recovered_nano_usd",
+            *(lease_id, spent, overrun),
+        )
+        if not found:
+            continue  # retention has taken it: it was closed long ago
+        names, state, recovered = found[0]
+        covered = 0
+        if state != "open" and recovered > 0:
+            # This process was taken for dead, and all that it had leased was booked: these rows are
+            # part of that.
+            covered = min(recovered, spent)
+            await _take_back(tx, lease_id, covered)
+        late = state != "open"
+        for name in msgspec.json.decode(names, type=list[str]):
+            add_to(accounts, name, spent - covered, spent - covered if late else overrun)
+    await apply(tx, accounts)
+
+
+def add_to(accounts: dict[str, tuple[int, int]], name: str, settled: int, committed: int) -> None:
+    """Adds to what `apply` will add to an account."""
+    before = accounts.get(name, (0, 0))
+    accounts[name] = (before[0] + settled, before[1] + committed)
+
+
+async def apply(tx: Tx, accounts: dict[str, tuple[int, int]]) -> None:
+    """Adds to accounts: settled, committed. One that is not there is made from the ledger later."""
+    await tx.many(
+        "UPDATE account SET settled_nano_usd = settled_nano_usd + $2,"
+        " committed_nano_usd = committed_nano_usd + $3 WHERE account_id = $1",
+        [(name, *accounts[name]) for name in sorted(accounts)],
+    )
+
+
+async def next_seq(tx: Tx, epoch: str) -> int:
+    """The number of a row that no batch writes."""
+    [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
+    return 0 if last is None else int(last) + 1
+
+
+async def _take_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
+    """Corrects the recovery of a lease whose owner still lives."""
+    await tx.run(
+        "UPDATE lease SET recovered_nano_usd = recovered_nano_usd - $2 WHERE lease_id = $1",
+        *(lease_id, nano_usd),
+    )
+    [(tenant, key_id, session_id)] = await tx.rows(
+        "SELECT tenant, key_id, session_id FROM lease WHERE lease_id = $1", lease_id
+    )
+    now_us = round(time.time() * 1e6)
+    epoch = f"recovery-{lease_id}"
+    row = bare_row(
+        epoch=epoch,
+        seq=await next_seq(tx, epoch),
+        state=RowState.CORRECTION.value,
+        tenant=tenant,
+        key_id=key_id,
+        session_id=session_id,
+        started_unix_us=now_us,
+        ended_unix_us=now_us,
+        charged_nano_usd=-nano_usd,
+        budgeted_nano_usd=-nano_usd,
+        lease_id=lease_id,
+        note="the gateway was alive: part of the lease's recovery came as rows",
+    )
+    await tx.many(INSERT, [row])

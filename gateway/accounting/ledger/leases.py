@@ -1,0 +1,246 @@
+"""Transactions on leases: grant, give back, close, and recover what a dead process left open.
+
+Each locks the lease before its accounts, and accounts in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.accounting.ledger.append import add_to, apply, next_seq
+from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.rows import INSERT, bare_row
+from gateway.accounting.ledger.schema import RowState
+from scheduler.budgets.budget import Account, Grant, Holder, Limit, Position, Refusal, grant
+from scheduler.budgets.budget_book import Lease
+
+_LOCK = (
+    "UPDATE account SET settled_nano_usd = settled_nano_usd WHERE account_id = $1"
+    " RETURNING settled_nano_usd, committed_nano_usd"
+)
+_GIVE_BACK = "UPDATE account SET committed_nano_usd = committed_nano_usd - $2 WHERE account_id = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A gateway process: its name, which a restart keeps, and its epoch, which is new."""
+
+    gateway: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What the store holds for a lease, all in all, and what its accounts have left then."""
+
+    granted_nano_usd: int
+    left_nano_usd: int | None
+
+
+class LeaseGone(Exception):
+    """The lease is closed: another gateway took its owner for dead."""
+
+
+async def extend(tx: Tx, owner: Owner, lease: Lease, need_nano_usd: int) -> Extended | Refusal:
+    """Grants to a lease, which is made if need be. Raises LeaseGone."""
+    accounts = [limit.account.account_id for limit in lease.limits]
+    found = await tx.rows(
+        "UPDATE lease SET state = state WHERE lease_id = $1 RETURNING state, granted_nano_usd",
+        lease.lease_id,
+    )
+    granted = 0
+    if found:
+        state, granted = found[0]
+        if state != "open":
+            raise LeaseGone(lease.lease_id)
+    positions = [await _position(tx, limit) for limit in lease.limits]
+    decision = grant(need_nano_usd, positions)
+    if isinstance(decision, Refusal):
+        return decision
+    if found:
+        await tx.run(
+            "UPDATE lease SET granted_nano_usd = granted_nano_usd + $2 WHERE lease_id = $1",
+            *(lease.lease_id, decision.nano_usd),
+        )
+    else:
+        await tx.run(
+            "INSERT INTO lease (lease_id, gateway, epoch, tenant, key_id, session_id, accounts,"
+            " state, granted_nano_usd, settled_nano_usd, recovered_nano_usd, opened_unix_us)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', $8, 0, 0, $9)",
+            *(lease.lease_id, owner.gateway, owner.epoch),
+            *(lease.holder.tenant, lease.holder.key_id, lease.holder.session_id or ""),
+            msgspec.json.encode(accounts).decode(),
+            *(decision.nano_usd, _now_us()),
+        )
+    await tx.many(_GIVE_BACK, [(name, -decision.nano_usd) for name in accounts])
+    return _extended(granted, decision)
+
+
+def _extended(granted: int, decision: Grant) -> Extended:
+    return Extended(granted + decision.nano_usd, decision.left_nano_usd)
+
+
+async def _position(tx: Tx, limit: Limit) -> Position:
+    """Locks an account; one that is new starts with what the ledger says was spent."""
+    account = limit.account
+    found = await tx.rows(_LOCK, account.account_id)
+    if not found:
+        spent = await _spent(tx, account, limit.ends_unix_s)
+        await tx.run(
+            "INSERT INTO account (account_id, tenant, key_id, session_id, period, starts_unix_s,"
+            " settled_nano_usd, committed_nano_usd) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)"
+            " ON CONFLICT (account_id) DO NOTHING",
+            *(account.account_id, account.tenant, account.key_id, account.session_id),
+            *(account.period.value, account.starts_unix_s, spent),
+        )
+        found = await tx.rows(_LOCK, account.account_id)
+    settled, committed = found[0]
+    return Position(limit=limit, settled_nano_usd=settled, committed_nano_usd=committed)
+
+
+async def _spent(tx: Tx, account: Account, ends_unix_s: int) -> int:
+    where, values = "", []
+    if account.key_id:
+        values.append(account.key_id)
+        where += f" AND key_id = ${len(values) + 3}"
+    if account.session_id is not None:
+        values.append(account.session_id)
+        where += f" AND session_id = ${len(values) + 3}"
+    [(spent,)] = await tx.rows(
+        "SELECT CAST(COALESCE(SUM(budgeted_nano_usd), 0) AS BIGINT) FROM attempt WHERE tenant = $1"
+        # The index is on the end, which is not before the start.
+        f" AND ended_unix_us >= $2 AND started_unix_us >= $2 AND started_unix_us < $3{where}",
+        *(account.tenant, account.starts_unix_s * 1_000_000, ends_unix_s * 1_000_000, *values),
+    )
+    return int(spent)
+
+
+async def give_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
+    """Takes back what a lease has free; nothing, if it is no longer open."""
+    found = await tx.rows(
+        "UPDATE lease SET granted_nano_usd = granted_nano_usd - $2"
+        " WHERE lease_id = $1 AND state = 'open' RETURNING accounts",
+        *(lease_id, nano_usd),
+    )
+    for (accounts,) in found:
+        await tx.many(_GIVE_BACK, [(name, nano_usd) for name in _names(accounts)])
+
+
+async def close(tx: Tx, lease_id: str) -> None:
+    """Closes a lease whose rows are written: what it did not settle goes back."""
+    found = await tx.rows(
+        "UPDATE lease SET state = 'closed', closed_unix_us = $2"
+        " WHERE lease_id = $1 AND state = 'open'"
+        " RETURNING accounts, granted_nano_usd - settled_nano_usd",
+        *(lease_id, _now_us()),
+    )
+    for accounts, unused in found:
+        await tx.many(_GIVE_BACK, [(name, unused) for name in _names(accounts)])
+
+
+async def book_lost(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> None:
+    """Books what rows of a lease said that could not be kept: they never came to the ledger."""
+    [(rest,)] = await tx.rows(
+        "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
+    ) or [(0,)]
+    await _recover(tx, lease_id, min(lost_nano_usd, rest), note)
+
+
+async def recover_own(tx: Tx, owner: Owner) -> int:
+    """At the start of a process: what earlier ones of its name left open counts as spent.
+
+    Returns the number of leases. One row each covers what is lost: rows that were not written yet,
+    and requests that ran.
+    """
+    note = "the gateway was killed: what it had leased and not accounted for"
+    found = await tx.rows(
+        "SELECT lease_id FROM lease WHERE state = 'open' AND gateway = $1 AND epoch <> $2"
+        " ORDER BY lease_id",
+        *(owner.gateway, owner.epoch),
+    )
+    await _recover_all(tx, [lease_id for (lease_id,) in found], note)
+    return len(found)
+
+
+async def recover_silent(tx: Tx, owner: Owner, silent_s: float) -> int:
+    """The same for other gateways that have not been heard of for so long."""
+    note = f"gateway silent for {silent_s:g} s: what it had leased and not accounted for"
+    found = await tx.rows(
+        "SELECT lease_id FROM lease WHERE state = 'open' AND gateway <> $1 AND gateway NOT IN"
+        " (SELECT name FROM gateway WHERE seen_unix_us >= $2) ORDER BY lease_id",
+        *(owner.gateway, _now_us() - round(silent_s * 1e6)),
+    )
+    await _recover_all(tx, [lease_id for (lease_id,) in found], note)
+    return len(found)
+
+
+async def heard(tx: Tx, owner: Owner) -> None:
+    """This gateway is alive."""
+    await tx.run(
+        "INSERT INTO gateway (name, epoch, seen_unix_us) VALUES ($1, $2, $3)"
+        " ON CONFLICT (name) DO UPDATE SET epoch = $2, seen_unix_us = $3",
+        *(owner.gateway, owner.epoch, _now_us()),
+    )
+
+
+async def _recover_all(tx: Tx, lease_ids: Sequence[str], note: str) -> None:
+    for lease_id in lease_ids:
+        found = await tx.rows(
+            "UPDATE lease SET state = 'recovered', closed_unix_us = $2"
+            " WHERE lease_id = $1 AND state = 'open'"
+            " RETURNING granted_nano_usd - settled_nano_usd",
+            *(lease_id, _now_us()),
+        )
+        for (rest,) in found:  # none: another gateway was faster
+            await _recover(tx, lease_id, rest, note)
+
+
+async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
+    """Writes the one row that covers what a lease lost."""
+    if nano_usd <= 0:
+        return
+    [(accounts, tenant, key_id, session_id, opened_us)] = await tx.rows(
+        "UPDATE lease SET settled_nano_usd = settled_nano_usd + $2,"
+        " recovered_nano_usd = recovered_nano_usd + $2 WHERE lease_id = $1"
+        " RETURNING accounts, tenant, key_id, session_id, opened_unix_us",
+        *(lease_id, nano_usd),
+    )
+    epoch = f"recovery-{lease_id}"
+    row = bare_row(
+        epoch=epoch,
+        seq=await next_seq(tx, epoch),
+        state=RowState.LEASE_RECOVERY.value,
+        tenant=tenant,
+        key_id=key_id,
+        session_id=session_id,
+        # At its start: it lies in the windows of the budgets that the lease drew on.
+        started_unix_us=opened_us,
+        ended_unix_us=_now_us(),
+        charged_nano_usd=nano_usd,
+        budgeted_nano_usd=nano_usd,
+        lease_id=lease_id,
+        note=note,
+    )
+    await tx.many(INSERT, [row])
+    added: dict[str, tuple[int, int]] = {}
+    for name in _names(accounts):
+        add_to(added, name, nano_usd, 0)
+    await apply(tx, added)
+
+
+def owned_by(holder: Holder) -> str:
+    """Words for a log."""
+    session = "" if holder.session_id is None else f", session {holder.session_id[:40]!r}"
+    return f"tenant {holder.tenant}, key {holder.key_id}{session}"
+
+
+def _names(accounts: str) -> list[str]:
+    return sorted(msgspec.json.decode(accounts, type=list[str]))
+
+
+def _now_us() -> int:
+    return round(time.time() * 1e6)

@@ -1,0 +1,194 @@
+"""The ledger on PostgreSQL: what several gateways share.
+
+Everything in a transaction runs on one connection of a small pool; rows that decide are locked by
+an UPDATE before they are read, always in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from gateway.accounting.ledger.database import (
+    LedgerUnavailable,
+    LedgerUnusable,
+    Row,
+    Tx,
+    create_tables,
+)
+
+if TYPE_CHECKING:
+    import asyncpg
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+MAX_CONNECTIONS = 4
+CONNECT_S = 5.0
+STATEMENT_S = 10.0
+CLAIM_S = 10.0
+CLAIM_POLL_S = 0.1
+CREATE_LOCK = 7_163_054_881
+"""Number of the advisory lock under which tables are made: two gateways may start at once."""
+_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+
+
+class PostgresTx:
+    """`Tx` of PostgreSQL."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def run(self, sql: str, *values: object) -> int:
+        """See `Tx`."""
+        status: str = await self._connection.execute(sql, *values)
+        last = status.rpartition(" ")[2]
+        return int(last) if last.isdecimal() else 0
+
+    async def rows(self, sql: str, *values: object) -> Sequence[Row]:
+        """See `Tx`."""
+        return [tuple(record) for record in await self._connection.fetch(sql, *values)]
+
+    async def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """See `Tx`."""
+        await self._connection.executemany(sql, rows)
+
+
+class PostgresDatabase:
+    """A database that is reached by its DSN. Made by `connect`."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        claim: asyncpg.Connection,
+        reconnect: Callable[[], Awaitable[asyncpg.Connection]],
+        failures: tuple[type[Exception], ...],
+    ) -> None:
+        """`claim`: the connection that holds the gateway's name; `reconnect` makes another."""
+        self._pool = pool
+        self._claim = claim
+        self._reconnect = reconnect
+        self._failures = failures
+
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
+        """See `Database`; every commit is durable here."""
+        try:
+            async with (
+                self._pool.acquire(timeout=CONNECT_S) as connection,
+                connection.transaction(),
+            ):
+                return await transaction(PostgresTx(connection))
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def at_once(self, sql: str, *values: object) -> Sequence[Row]:
+        """The rows of one statement, committed with it. Raises LedgerUnavailable."""
+        try:
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                return await PostgresTx(connection).rows(sql, *values)
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`."""
+        return await self.write(transaction)
+
+    @property
+    def claim_lost(self) -> bool:
+        """Whether the connection that holds the gateway's name is gone."""
+        return bool(self._claim.is_closed())
+
+    async def keep(self, gateway: str) -> None:
+        """See `Database`: takes the name again after the connection that held it was lost."""
+        if not self.claim_lost:
+            return
+        try:
+            self._claim = await self._reconnect()
+            await _claim(self._claim, gateway)
+        except LedgerUnusable as error:
+            self._claim.terminate()
+            log.error("%s", error)
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """See `Database`."""
+        self._claim.terminate()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._pool.close()
+        except self._failures:
+            self._pool.terminate()
+
+
+async def connect(dsn: str, gateway: str) -> PostgresDatabase:
+    """Connects as the gateway of this name, and makes the tables where they are missing.
+
+    Raises LedgerUnusable.
+    """
+    try:
+        import asyncpg
+    except ImportError:
+        raise LedgerUnusable(
+            "ledger.postgres: asyncpg is not installed: pip install 'moegate[postgres]'"
+        ) from None
+    failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    where = _PASSWORD.sub(r"\1:***@", dsn)
+    settings = {"application_name": "moegate"}
+
+    async def reconnect() -> asyncpg.Connection:
+        return await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
+
+    try:
+        claim = await reconnect()
+    except failures as error:
+        raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
+    try:
+        await _claim(claim, gateway)
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=MAX_CONNECTIONS,
+            timeout=CONNECT_S,
+            command_timeout=STATEMENT_S,
+            # Nothing here changes a session: the round trip that puts it back would be for nothing.
+            reset=_as_it_is,
+            server_settings=settings,
+        )
+        database = PostgresDatabase(pool, claim, reconnect, failures)
+        await database.write(_prepare)
+    except (*failures, LedgerUnavailable) as error:
+        claim.terminate()
+        raise LedgerUnusable(f"ledger.postgres: {where}: {error}") from error
+    except LedgerUnusable:
+        claim.terminate()
+        raise
+    return database
+
+
+async def _claim(connection: asyncpg.Connection, gateway: str) -> None:
+    """Takes the gateway's name until the connection ends. Raises LedgerUnusable.
+
+    A name is one process: at its start it counts the leases of an earlier one as lost.
+    """
+    for _ in range(round(CLAIM_S / CLAIM_POLL_S)):
+        if await connection.fetchval(
+            "SELECT pg_try_advisory_lock(hashtextextended('moegate gateway ' || $1, 0))", gateway
+        ):
+            return
+        await asyncio.sleep(CLAIM_POLL_S)  # a killed process of the name: its end is noticed soon
+    raise LedgerUnusable(
+        f"ledger.gateway: another gateway named {gateway!r} writes to this database: "
+        "give each a name of its own"
+    )
+
+
+async def _as_it_is(_: asyncpg.pool.PoolConnectionProxy) -> None:
+    pass
+
+
+async def _prepare(tx: Tx) -> None:
+    await tx.run(f"SELECT pg_advisory_xact_lock({CREATE_LOCK})")
+    await create_tables(tx)

@@ -1,0 +1,87 @@
+"""A batch of attempts in one statement: one round trip to PostgreSQL, which commits it.
+
+It does what `ledger_append.append` does in a transaction of many: rows that are there already are
+left out, what the new ones settle is added to their leases, and then to the accounts. Locks are
+taken in the same order: leases, then accounts, each in the order of their ids. Where a lease is not
+open any more (this process was taken for dead), it does nothing, and the transaction does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.accounting.ledger.append import Append, append
+from gateway.accounting.ledger.postgres import PostgresDatabase
+from gateway.accounting.ledger.rows import Entry
+from gateway.accounting.ledger.schema import ATTEMPT, ATTEMPT_COLUMNS
+
+_COLUMNS = ATTEMPT_COLUMNS[1:]
+"""All but the epoch."""
+_ARRAYS = ", ".join(
+    f"${number}::{ATTEMPT[name].split()[0]}[]" for number, name in enumerate(_COLUMNS, 2)
+)
+_OVERRUNS, _OTHER_SEQS, _OTHER_ACCOUNTS = range(len(_COLUMNS) + 2, len(_COLUMNS) + 5)
+_LEASES = len(_COLUMNS) + 5
+
+_APPEND = f"""
+WITH given AS (
+  SELECT * FROM unnest({_ARRAYS}, ${_OVERRUNS}::bigint[]) AS g ({", ".join(_COLUMNS)}, overrun)
+), held AS MATERIALIZED (
+  SELECT state FROM lease WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id FOR UPDATE
+), fresh AS (
+  INSERT INTO attempt (epoch, {", ".join(_COLUMNS)})
+  SELECT $1, {", ".join(_COLUMNS)} FROM given
+  WHERE (SELECT COALESCE(bool_and(state = 'open'), true) FROM held)
+  ON CONFLICT (epoch, seq) DO NOTHING
+  RETURNING seq, lease_id, budgeted_nano_usd
+), spent AS (
+  SELECT fresh.lease_id, SUM(fresh.budgeted_nano_usd)::bigint AS settled,
+    SUM(given.overrun)::bigint AS overrun
+  FROM fresh JOIN given USING (seq) WHERE fresh.lease_id <> '' GROUP BY fresh.lease_id
+), touched AS (
+  UPDATE lease SET settled_nano_usd = lease.settled_nano_usd + spent.settled,
+    granted_nano_usd = lease.granted_nano_usd + spent.overrun
+  FROM spent WHERE lease.lease_id = spent.lease_id
+  RETURNING lease.accounts, spent.settled, spent.overrun
+), added AS (
+  SELECT account_id, SUM(settled)::bigint AS settled, SUM(committed)::bigint AS committed FROM (
+    SELECT json_array_elements_text(accounts::json) AS account_id, settled, overrun AS committed
+    FROM touched
+    UNION ALL
+    SELECT other.account_id, fresh.budgeted_nano_usd, fresh.budgeted_nano_usd
+    FROM unnest(${_OTHER_SEQS}::bigint[], ${_OTHER_ACCOUNTS}::text[]) AS other (seq, account_id)
+    JOIN fresh USING (seq)
+  ) AS parts GROUP BY account_id
+), locked AS MATERIALIZED (
+  SELECT account_id FROM account WHERE account_id IN (SELECT account_id FROM added)
+  ORDER BY account_id FOR UPDATE
+), booked AS (
+  UPDATE account SET settled_nano_usd = account.settled_nano_usd + added.settled,
+    committed_nano_usd = account.committed_nano_usd + added.committed
+  FROM added
+  WHERE account.account_id = added.account_id AND (SELECT COUNT(*) FROM locked) >= 0
+)
+SELECT COALESCE(bool_and(state = 'open'), true) FROM held
+"""
+
+
+def appending_at_once(database: PostgresDatabase, epoch: str) -> Append:
+    """Writes the rows of a process; every commit is durable."""
+
+    async def write(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+        del durable
+        others = [(first_seq + i, name) for i, e in enumerate(entries) for name in e.others]
+        found = await database.at_once(
+            _APPEND,
+            epoch,
+            list(range(first_seq, first_seq + len(entries))),
+            *zip(*(entry.values for entry in entries), strict=True),
+            [entry.overrun_nano_usd for entry in entries],
+            [seq for seq, _ in others],
+            [name for _, name in others],
+            list({entry.lease_id for entry in entries if entry.lease_id}),
+        )
+        if not found[0][0]:
+            await database.write(lambda tx: append(tx, epoch, first_seq, entries))
+
+    return write

@@ -1,0 +1,110 @@
+"""Rows of the ledger: from a settled attempt, or from what the ledger itself has to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS, RowState
+from gateway.accounting.settlement import SettledAttempt
+from scheduler.budgets.budget_book import Settled
+
+INSERT = (
+    f"INSERT INTO attempt ({', '.join(ATTEMPT_COLUMNS)}) "
+    f"VALUES ({', '.join(f'${i + 1}' for i in range(len(ATTEMPT_COLUMNS)))})"
+)
+_encoder = msgspec.json.Encoder()
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An attempt that waits to be written: values that a spool can keep."""
+
+    values: tuple[str | int | None, ...]
+    """Of `ATTEMPT_COLUMNS` after the first two, epoch and number."""
+    charged_nano_usd: int
+    """0 where it is unknown."""
+    budgeted_nano_usd: int
+    """What it counts with in budgets."""
+    overrun_nano_usd: int
+    """Of that, beyond all that its lease had free."""
+    lease_id: str
+    """Lease that it spent from; "": none."""
+    others: tuple[str, ...]
+    """Ids of accounts that its lease knows nothing of."""
+
+
+def state(settled: SettledAttempt) -> RowState:
+    """What kind of row an attempt makes."""
+    if settled.charged_nano_usd is None:
+        return RowState.UNPRICED
+    if settled.usage is not None and settled.usage.estimated:
+        return RowState.ESTIMATED
+    return RowState.FINAL
+
+
+def entry(settled: SettledAttempt, budget: Settled | None) -> Entry:
+    """The entry of an attempt. `budget`: how it counts; None: no budget applied."""
+    charged = settled.charged_nano_usd or 0
+    if budget is None:
+        return Entry(_values(settled, charged, ""), charged, charged, 0, "", ())
+    lease_id, budgeted = budget.lease_id or "", budget.budgeted_nano_usd
+    others = tuple(account.account_id for account in budget.others)
+    values = _values(settled, budgeted, lease_id)
+    return Entry(values, charged, budgeted, budget.overrun_nano_usd, lease_id, others)
+
+
+def _values(
+    settled: SettledAttempt, budgeted_nano_usd: int, lease_id: str
+) -> tuple[str | int | None, ...]:
+    usage = settled.usage
+    parts = [(part.kind.value, part.tokens, part.nano_usd) for part in settled.parts]
+    return (
+        state(settled)._value_,
+        # The scheduler's ids begin with the key, so that two keys may choose the same one.
+        settled.request_id.removeprefix(f"{settled.key_id}/"),
+        settled.attempt,
+        settled.key_id,
+        settled.tenant,
+        settled.session_id,
+        settled.model,
+        settled.slo_class._value_,
+        settled.placement,
+        settled.pool,
+        settled.kind._value_,
+        settled.outcome._value_,
+        round(settled.started_unix_s * 1e6),
+        round(settled.ended_unix_s * 1e6),
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.cached_tokens,
+        None if usage is None else usage.cache_write_tokens + usage.long_cache_write_tokens,
+        None if usage is None else usage.completion_tokens,
+        None if usage is None else usage.reasoning_tokens,
+        settled.metered_nano_usd,
+        settled.charged_nano_usd,
+        budgeted_nano_usd,
+        "" if settled.basis is None else settled.basis.value,
+        settled.price_row_id,
+        _encoder.encode(parts).decode() if parts else "",
+        settled.cheapest_remote_nano_usd,
+        int(settled.final),
+        lease_id,
+        "",
+    )
+
+
+def bare_row(**values: object) -> tuple[Any, ...]:
+    """A row that is no attempt; what is not given is empty, 0 or unknown."""
+    blank: dict[str, object] = dict.fromkeys(ATTEMPT_COLUMNS, "")
+    for name in ("attempt", "budgeted_nano_usd"):
+        blank[name] = 0
+    blank["last_attempt"] = 1
+    for name in ATTEMPT_COLUMNS:
+        if name.endswith("_tokens") or name in (
+            *("metered_nano_usd", "charged_nano_usd", "cheapest_remote_nano_usd"),
+        ):
+            blank[name] = None
+    unknown = values.keys() - blank.keys()
+    if unknown:
+        raise ValueError(f"no columns of the ledger: {sorted(unknown)}")
+    return tuple((blank | values)[name] for name in ATTEMPT_COLUMNS)

@@ -1,0 +1,196 @@
+"""Rows on their way to the database, in files that the end of the process does not take away.
+
+A row is in the system's memory, one write of some microseconds, when `keep` returns: `kill -9` does
+not lose it, and the next start finds it (`left_over`). So the database may be written to seldom, in
+large batches. Two files take turns: one gathers while the rows of the other come to the database,
+and then starts over. Nothing is erased, and nothing waits for the disk: a record counts only if it
+is whole and its number is above that of the record before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from gateway.accounting.ledger.append import append
+from gateway.accounting.ledger.database import Database, LedgerUnusable, Tx
+from gateway.accounting.ledger.rows import Entry
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_HEAD = struct.Struct("<II")
+"""Of a record: the length of its body, and the body's CRC-32."""
+PIECE_ROWS = 2000
+TRY_AGAIN_S = 1.0
+"""After a write that failed."""
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[int, str, int, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of one process that follow each other."""
+
+    epoch: str
+    first_seq: int
+    entries: list[Entry]
+
+
+class _File:
+    __slots__ = ("fd", "last_seq", "path", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        self.last_seq = -1
+
+
+class Spool:
+    """The two files of one process."""
+
+    def __init__(self, path: Path, epoch: str) -> None:
+        """`epoch`: names the rows of this process. Raises LedgerUnusable."""
+        self.path = path
+        self._epoch = epoch
+        self._not_before_s = 0.0
+        self._files: list[_File] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for name in (path, path.with_name(f"{path.name}2")):
+                self._files.append(_File(name))
+            fcntl.flock(self._files[0].fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise LedgerUnusable(
+                f"ledger.spool {path}: another gateway has it: give each a file of its own"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise LedgerUnusable(f"ledger.spool {path}: {error}") from error
+        self._now, self._other = self._files
+
+    def keep(self, seq: int, entry: Entry) -> None:
+        """Keeps the row of this number; never raises: a row that finds no room waits in memory."""
+        if self._not_before_s and time.monotonic() < self._not_before_s:
+            return
+        file = self._now
+        body = _encoder.encode((VERSION, self._epoch, seq, entry))
+        record = _HEAD.pack(len(body), zlib.crc32(body)) + body
+        try:
+            if os.pwrite(file.fd, record, file.size) < len(record):
+                raise OSError("it took only a part")
+        except OSError as error:
+            if not self._not_before_s:
+                log.error("%s: %s: a kill now loses rows that wait in memory", file.path, error)
+            self._not_before_s = time.monotonic() + TRY_AGAIN_S
+            return
+        self._not_before_s = 0.0
+        file.size += len(record)
+        file.last_seq = seq
+
+    @property
+    def works(self) -> bool:
+        """Whether the last write to it succeeded."""
+        return not self._not_before_s
+
+    def turn(self, next_seq: int) -> None:
+        """The database has all rows below this number: the other file starts over, if they are all
+        of what it holds."""
+        if self._other.last_seq < next_seq and self._now.size:
+            self._now, self._other = self._other, self._now
+            self._now.size = 0
+
+    def left_over(self) -> list[Run]:
+        """Rows that a process before may not have brought there. Raises LedgerUnusable."""
+        found: dict[tuple[str, int], Entry] = {}
+        try:
+            for file in self._files:
+                found |= _records(file.path.read_bytes())
+        except (OSError, msgspec.MsgspecError) as error:
+            raise LedgerUnusable(f"ledger.spool {self._files[0].path}: {error}") from error
+        runs: list[Run] = []
+        for epoch, seq in sorted(found):
+            last = runs[-1] if runs else None
+            if last is None or (last.epoch, last.first_seq + len(last.entries)) != (epoch, seq):
+                last = Run(epoch, seq, [])
+                runs.append(last)
+            last.entries.append(found[epoch, seq])
+        return runs
+
+    def clear(self) -> None:
+        """Forgets all: it is in the database. Raises OSError."""
+        for file in self._files:
+            os.ftruncate(file.fd, 0)
+            file.size, file.last_seq = 0, -1
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        for file in self._files:
+            os.close(file.fd)
+        self._files.clear()
+
+
+def _records(data: bytes) -> dict[tuple[str, int], Entry]:
+    """Of a file, by epoch and number; what follows them is older, or a part of one."""
+    found: dict[tuple[str, int], Entry] = {}
+    last: tuple[str, int] | None = None
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, checksum = _HEAD.unpack_from(data, at)
+        body = data[at + _HEAD.size : at + _HEAD.size + length]
+        if not length or len(body) < length or zlib.crc32(body) != checksum:
+            break
+        version, epoch, seq, entry = _decoder.decode(body)
+        if version != VERSION:
+            raise LedgerUnusable(
+                f"a spool of version {version}, this moegate reads {VERSION}: let the moegate that "
+                "wrote it start and end once"
+            )
+        if last is not None and (epoch != last[0] or seq <= last[1]):
+            break
+        last = epoch, seq
+        found[last] = msgspec.msgpack.decode(entry, type=Entry)
+        at += _HEAD.size + length
+    return found
+
+
+async def bring_in(spool: Spool, database: Database) -> int:
+    """At the start: brings the rows that a killed process left to the database; returns how many
+    there were, also of those that had come there before. Raises LedgerUnusable, LedgerUnavailable.
+    """
+    runs = await asyncio.to_thread(spool.left_over)
+    for run in runs:
+        if not await database.read(partial(_knows, run.epoch)):
+            raise LedgerUnusable(
+                f"ledger.spool {spool.path}: it holds rows of another ledger: start and "
+                "end moegate once with that one, or move the file away"
+            )
+        for begin in range(0, len(run.entries), PIECE_ROWS):
+            piece = run.entries[begin : begin + PIECE_ROWS]
+            await database.write(partial(_append, run.epoch, run.first_seq + begin, piece))
+    spool.clear()
+    return sum(len(run.entries) for run in runs)
+
+
+async def _append(epoch: str, first_seq: int, entries: list[Entry], tx: Tx) -> None:
+    await append(tx, epoch, first_seq, entries)
+
+
+async def _knows(epoch: str, tx: Tx) -> bool:
+    """Whether a process of this epoch wrote to the database: it says so before its first row."""
+    for table in ("gateway", "lease", "attempt"):
+        if await tx.rows(f"SELECT 1 FROM {table} WHERE epoch = $1 LIMIT 1", epoch):
+            return True
+    return False

@@ -1,0 +1,167 @@
+"""Which price holds when: rows of the catalog, by what they price, at a moment.
+
+Where no row holds the price is unknown: None. GPU prices come as a list of segments, so that a bill
+over a price change is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain, pairwise
+from typing import TypeVar
+
+from gateway.accounting.prices.row_time import in_window, next_edge, span
+from gateway.accounting.prices.rows import (
+    CatalogFile,
+    ContextTier,
+    GpuHourRow,
+    RemoteRow,
+    ShowbackRow,
+    TokenPrices,
+    Validity,
+)
+from scheduler.pricing import RateTier, TokenRates
+
+NANO_USD = 1_000_000_000
+"""Of one US dollar."""
+
+_Row = TypeVar("_Row", bound=Validity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPrice:
+    """What an hour of one GPU costs. `row_id`: the row, or "config" for the pool's own field."""
+
+    row_id: str
+    nano_usd_per_gpu_hour: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceSegment:
+    """A GPU price from `start_s` until before `end_s`, Unix seconds; None: unknown."""
+
+    start_s: float
+    end_s: float
+    price: GpuPrice | None
+
+
+class Prices:
+    """A catalog to ask. Rows are few: a look-up scans those of one thing."""
+
+    def __init__(self, catalogs: Iterable[CatalogFile] = ()) -> None:
+        """`catalogs`: where two price one thing, the first has it alone."""
+        self._gpu_hours: dict[tuple[str, str], list[GpuHourRow]] = {}
+        self._remotes: dict[str, list[RemoteRow]] = {}
+        self._showback: dict[str, list[ShowbackRow]] = {}
+        for catalog in catalogs:
+            gpu_hours: dict[tuple[str, str], list[GpuHourRow]] = {}
+            remotes: dict[str, list[RemoteRow]] = {}
+            showback: dict[str, list[ShowbackRow]] = {}
+            for gpu_row in catalog.gpu_hours:
+                gpu_hours.setdefault((gpu_row.pool or "", gpu_row.gpu), []).append(gpu_row)
+            for remote_row in catalog.remote_tokens:
+                remotes.setdefault(remote_key(remote_row), []).append(remote_row)
+            for own_row in catalog.showback:
+                showback.setdefault(own_row.pool, []).append(own_row)
+            self._gpu_hours = {**gpu_hours, **self._gpu_hours}
+            self._remotes = {**remotes, **self._remotes}
+            self._showback = {**showback, **self._showback}
+
+    def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
+        """Rates of PROVIDER/MODEL at a moment; None: unknown. `batch`: of its batch API,
+        to be shown: no request is priced by it."""
+        row = _active(self._remotes.get(key, ()), at_s)
+        if row is None:
+            return None
+        if batch:
+            prices = row.batch_usd_per_mtok
+            return None if prices is None else _rates(f"{row.id}@batch", prices, ())
+        for window in row.windows:
+            if in_window(window, at_s):
+                return _rates(f"{row.id}@{window.name}", window.usd_per_mtok, ())
+        return _rates(row.id, row.usd_per_mtok, row.tiers)
+
+    def showback_rates(self, pool: str, at_s: float) -> TokenRates | None:
+        """What tenants pay for tokens of an own pool; None: unknown."""
+        row = _active(self._showback.get(pool, ()), at_s)
+        return None if row is None else _rates(row.id, row.usd_per_mtok, row.tiers)
+
+    def gpu_price(self, pool: str, gpu: str, at_s: float) -> GpuPrice | None:
+        """What a GPU of a pool costs; None: unknown. A row of the pool goes before one of all."""
+        for key in ((pool, gpu), ("", gpu)):
+            row = _active(self._gpu_hours.get(key, ()), at_s)
+            if row is not None:
+                nano_usd = int(Decimal(row.usd_per_gpu_hour) * NANO_USD)
+                return GpuPrice(row_id=row.id, nano_usd_per_gpu_hour=nano_usd)
+        return None
+
+    def gpu_segments(
+        self, pool: str, gpu: str, start_s: float, end_s: float
+    ) -> tuple[PriceSegment, ...]:
+        """The price of a GPU over a time, cut where a row begins or ends."""
+        rows = [*self._gpu_hours.get((pool, gpu), ()), *self._gpu_hours.get(("", gpu), ())]
+        edges = {edge for row in rows for edge in span(row) if start_s < edge < end_s}
+        cuts = [start_s, *sorted(edges), end_s]
+        return tuple(
+            PriceSegment(start_s=a, end_s=b, price=self.gpu_price(pool, gpu, a))
+            for a, b in pairwise(cuts)
+            if b > a
+        )
+
+    def next_change_s(self, at_s: float) -> float:
+        """The first instant after `at_s` at which any price may change; infinite: none."""
+        rows: list[Validity] = [
+            *chain.from_iterable(self._gpu_hours.values()),
+            *chain.from_iterable(self._remotes.values()),
+            *chain.from_iterable(self._showback.values()),
+        ]
+        edges = [edge for row in rows for edge in span(row) if edge > at_s]
+        for row in rows:
+            start_s, end_s = span(row)
+            if isinstance(row, RemoteRow) and start_s <= at_s < end_s:
+                edges += [next_edge(window, at_s) for window in row.windows]
+        return min(edges, default=math.inf)
+
+
+def remote_key(row: RemoteRow) -> str:
+    """PROVIDER/MODEL: how a configuration names what prices a remote."""
+    return f"{row.provider}/{row.model}"
+
+
+def _active(rows: Iterable[_Row], at_s: float) -> _Row | None:
+    for row in rows:
+        start_s, end_s = span(row)
+        if start_s <= at_s < end_s:
+            return row
+    return None
+
+
+def _rates(row_id: str, prices: TokenPrices, tiers: tuple[ContextTier, ...]) -> TokenRates:
+    return TokenRates(
+        row_id=row_id,
+        tiers=(
+            _tier(0, prices),
+            *(_tier(tier.context_over_tokens, tier.usd_per_mtok) for tier in tiers),
+        ),
+    )
+
+
+def _tier(context_over_tokens: int, prices: TokenPrices) -> RateTier:
+    base = _nano_usd(prices.input)
+    write = base if prices.cache_write is None else _nano_usd(prices.cache_write)
+    long_write = prices.long_cache_write
+    return RateTier(
+        context_over_tokens=context_over_tokens,
+        uncached_input=base,
+        cached_input=base if prices.cached_input is None else _nano_usd(prices.cached_input),
+        cache_write=write,
+        long_cache_write=None if long_write is None else _nano_usd(long_write),
+        output=_nano_usd(prices.output),
+    )
+
+
+def _nano_usd(usd: str) -> int:
+    return int(Decimal(usd) * NANO_USD)

@@ -1,0 +1,46 @@
+"""The token rates in force at one moment, by placement: frozen with a request at its admission."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from scheduler.contract import PlacementKind, Request
+from scheduler.placement_state import Placement
+from scheduler.pricing import TokenCounts, TokenRates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceBook:
+    """Never changed: new prices are a new book.
+
+    `rates`: by placement, absent where unknown. `remotes`: class and name of each remote, by model.
+    """
+
+    rates: Mapping[str, TokenRates] = field(default_factory=dict)
+    remotes: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    def cheapest_remote_nano_usd(self, request: Request, counts: TokenCounts) -> int | None:
+        """What these tokens cost at the cheapest remote that the request allows and that can
+        honour it; None: there is none with a known price."""
+        costs = [
+            self.rates[name].cost_nano_usd(counts)
+            for remote_class, name in self.remotes.get(request.model, ())
+            if remote_class in request.remote_classes
+            and name not in request.unsupported_by
+            and name in self.rates
+        ]
+        return min(costs, default=None)
+
+
+def price_book(placements: Iterable[Placement]) -> PriceBook:
+    """The book of a fleet."""
+    rates: dict[str, TokenRates] = {}
+    remotes: dict[str, tuple[tuple[str, str], ...]] = {}
+    for placement in placements:
+        if placement.rates is not None:
+            rates[placement.name] = placement.rates
+        if placement.kind is PlacementKind.REMOTE:
+            known = remotes.get(placement.model, ())
+            remotes[placement.model] = (*known, (placement.remote_class, placement.name))
+    return PriceBook(rates=rates, remotes=remotes)

@@ -1,0 +1,116 @@
+"""Prices as the configuration binds them: to pools, to remotes, to groups that the meter pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+from gateway.accounting.prices.catalog import NANO_USD, Prices
+from gateway.accounting.prices.file import load_catalog, starter_catalog
+from gateway.config.gateway import Config, Pool, Remote
+from gateway.config.prices import PriceSources
+from scheduler.contract import PlacementKind
+from scheduler.metering.meter import MeteredGroup
+from scheduler.metering.runs import NodeShare
+from scheduler.metering.totals import SECOND_NS, RateSegment
+from scheduler.placement_state import Placement
+
+FAR_S = 10 * 366 * 86_400
+"""Plans reach ten years ahead: longer than a process runs."""
+
+
+def load_prices(sources: PriceSources, base_dir: Path) -> Prices:
+    """Reads the catalogs. Raises ConfigError."""
+    catalogs = []
+    if sources.catalog is not None:
+        catalogs.append(load_catalog(base_dir / sources.catalog))
+    if sources.starter:
+        catalogs.append(starter_catalog())
+    return Prices(catalogs)
+
+
+def priced(
+    placements: Iterable[Placement], config: Config, prices: Prices, at_s: float
+) -> list[Placement]:
+    """The placements with the prices that hold at a moment, Unix seconds."""
+    pools = {pool.name: pool for pool in config.pools}
+    remotes = {remote.name: remote for remote in config.remotes}
+    return [
+        _local(placement, pools[placement.pool], prices, at_s)
+        if placement.kind is PlacementKind.LOCAL
+        else _remote(placement, remotes[placement.name], prices, at_s)
+        for placement in placements
+    ]
+
+
+def _local(placement: Placement, pool: Pool, prices: Prices, at_s: float) -> Placement:
+    per_hour = group_nano_usd_per_hour(pool, prices, at_s)
+    per_s = None
+    if per_hour is not None:
+        per_s = int((Decimal(per_hour) / 3600).to_integral_value(ROUND_HALF_UP))
+    return replace(placement, rates=prices.showback_rates(pool.name, at_s), nano_usd_per_s=per_s)
+
+
+def _remote(placement: Placement, remote: Remote, prices: Prices, at_s: float) -> Placement:
+    key = remote.price_row
+    return replace(placement, rates=None if key is None else prices.remote_rates(key, at_s))
+
+
+def group_nano_usd_per_hour(pool: Pool, prices: Prices, at_s: float) -> int | None:
+    """What a replica of a pool costs an hour. The pool's own field goes before the catalog."""
+    if pool.gpu.usd_per_gpu_hour is not None:
+        return int(Decimal(pool.gpu.usd_per_gpu_hour) * NANO_USD) * pool.gpu.count
+    price = prices.gpu_price(pool.name, pool.gpu.type, at_s)
+    return None if price is None else price.nano_usd_per_gpu_hour * pool.gpu.count
+
+
+def gpu_plan(pool: Pool, prices: Prices, now_s: float) -> tuple[RateSegment, ...]:
+    """The same over time: the past too, for what was not observed before a restart."""
+    if pool.gpu.usd_per_gpu_hour is not None:
+        rate = group_nano_usd_per_hour(pool, prices, now_s)
+        return (RateSegment(start_ns=0, nano_usd_per_hour=rate),)
+    segments = prices.gpu_segments(pool.name, pool.gpu.type, 0.0, now_s + FAR_S)
+    return tuple(
+        RateSegment(
+            start_ns=int(segment.start_s) * SECOND_NS,
+            nano_usd_per_hour=(
+                segment.price.nano_usd_per_gpu_hour * pool.gpu.count if segment.price else None
+            ),
+        )
+        for segment in segments
+    )
+
+
+def group_of(placement: Placement) -> str:
+    """The group that an own placement is part of: what the meter pays."""
+    return placement.group or placement.name
+
+
+def metered_groups(
+    placements: Iterable[Placement], config: Config, prices: Prices, now_s: float
+) -> list[MeteredGroup]:
+    """The groups of a configuration, with their prices."""
+    pools = {pool.name: pool for pool in config.pools}
+    members: dict[str, list[Placement]] = {}
+    for placement in placements:
+        if placement.kind is PlacementKind.LOCAL:
+            members.setdefault(group_of(placement), []).append(placement)
+    groups = []
+    for name, ranks in members.items():
+        pool = pools[ranks[0].pool]
+        nodes = pool.disaggregated
+        groups.append(
+            MeteredGroup(
+                name=name,
+                pool=pool.name,
+                model=ranks[0].step_model,
+                plan=gpu_plan(pool, prices, now_s),
+                max_running=sum(rank.max_running for rank in ranks),
+                nodes=(
+                    None if nodes is None else NodeShare(prefill=nodes.prefill, decode=nodes.decode)
+                ),
+            )
+        )
+    return groups

@@ -1,0 +1,151 @@
+"""Who calls: from the API key in the metadata of an RPC to the `Caller`.
+
+Only hashes of keys are kept, and no key appears in an error or a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.gateway import Config, Key, KeyRole, Tenant
+from gateway.config.problems import ConfigError, Problem
+from gateway.config.secrets import resolve
+from scheduler.contract import SloClass
+from scheduler.limits.rate_limit import RateLimits
+
+MAX_KEY_CHARACTERS = 512
+"""Bounds the work that an unknown caller can cause."""
+_PREFIX_BYTES = 8
+
+
+class Unauthenticated(Exception):
+    """No key, or none that is known. The text says why, and never holds the key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """What a key may do.
+
+    `models`, `remote_classes`: None means all; `slo_classes`: empty means all, the first is the
+    default.
+    """
+
+    tenant: str
+    key_id: str
+    role: KeyRole
+    weight: float
+    models: frozenset[str] | None
+    slo_classes: tuple[SloClass, ...]
+    remote_classes: frozenset[str] | None
+    limits: RateLimits
+
+    def allows_model(self, model: str) -> bool:
+        """Whether it may use the model."""
+        return self.models is None or model in self.models
+
+    def allows_slo_class(self, slo_class: SloClass) -> bool:
+        """Whether it may ask for the class of service."""
+        return not self.slo_classes or slo_class in self.slo_classes
+
+    def allows_remote_class(self, remote_class: str) -> bool:
+        """Whether such a remote may see its content."""
+        return self.remote_classes is None or remote_class in self.remote_classes
+
+
+class Authenticator:
+    """Finds the caller of a key. Built from a checked configuration, immutable."""
+
+    def __init__(self, config: Config, base_dir: Path) -> None:
+        """`base_dir`: what secret files are relative to. Raises ConfigError."""
+        # Found by the first bytes of the hash, so that a thousand keys cost no more than one. What
+        # the time of that look-up could tell is of no use: nobody can choose a key by its hash.
+        self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
+        for tenant in config.tenants:
+            for key in tenant.keys:
+                digest = bytes.fromhex(hash_of(key, base_dir))
+                same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
+                same_prefix.append((digest, _caller(tenant, key)))
+
+    def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
+        """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
+
+        Raises Unauthenticated.
+        """
+        digest = hashlib.sha256(_presented(metadata).encode()).digest()
+        for known, caller in self._callers.get(digest[:_PREFIX_BYTES], ()):
+            if hmac.compare_digest(known, digest):
+                return caller
+        raise Unauthenticated("the API key is not known")
+
+
+def key_sha256(key: str) -> str:
+    """The hash by which the configuration knows a key, 64 hex digits.
+
+    A plain SHA-256: keys are random, of 256 bits, and cannot be guessed whatever a guess costs. A
+    slow, salted hash protects passwords that people choose, and would cost every request.
+    """
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def hash_of(key: Key, base_dir: Path) -> str:
+    """The hash of a configured key. Raises ConfigError, its paths relative to the key: both or
+    nothing given, or not readable."""
+    if key.sha256 is None and key.api_key is not None:
+        try:
+            return key_sha256(resolve(key.api_key, base_dir) or "")
+        except ConfigError as error:
+            problems = [problem.under("api_key") for problem in error.problems]
+            raise ConfigError(error.source, problems) from None
+    if key.sha256 is not None and key.api_key is None:
+        return key.sha256
+    problem = Problem(
+        path="",
+        value="neither" if key.sha256 is None else "both",
+        message="exactly one of sha256 and api_key is needed",
+        fix="give the hash that `moegate key` prints, or api_key: {file: PATH}",
+    )
+    raise ConfigError("key", [problem])
+
+
+def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    found = [(name, value) for name, value in metadata if name in ("authorization", "x-api-key")]
+    if not found:
+        raise Unauthenticated("no API key: send `authorization: Bearer KEY` or `x-api-key: KEY`")
+    if len(found) > 1:
+        # Which one counts would depend on who reads them: a proxy before us might see the other.
+        raise Unauthenticated("more than one API key: send exactly one")
+    name, value = found[0]
+    if not isinstance(value, str):
+        raise Unauthenticated(f"{name} is not text")
+    if len(value) > MAX_KEY_CHARACTERS:
+        raise Unauthenticated(f"{name} is longer than {MAX_KEY_CHARACTERS} characters")
+    key = value
+    if name == "authorization":
+        scheme, _, key = value.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("authorization is not of the form `Bearer KEY`")
+    key = key.strip(" ")
+    if not key or not key.isascii() or not key.isprintable():
+        raise Unauthenticated(f"{name} holds no valid API key")
+    return key
+
+
+def _caller(tenant: Tenant, key: Key) -> Caller:
+    return Caller(
+        tenant=tenant.name,
+        key_id=key.id,
+        role=key.role,
+        weight=tenant.weight,
+        models=frozenset(key.models) or None,
+        slo_classes=key.slo_classes,
+        remote_classes=None if key.remote_classes is None else frozenset(key.remote_classes),
+        limits=RateLimits(
+            requests_per_minute=key.limits.requests_per_minute,
+            tokens_per_minute=key.limits.tokens_per_minute,
+            concurrent_requests=key.limits.concurrent_requests,
+        ),
+    )

@@ -1,0 +1,121 @@
+"""The step model that a pool starts with: from the catalog, or from its model's config.json.
+
+Where nothing is known of the model, the figures of Qwen3-30B-A3B on an H100 stand in, with the
+pool's own number of experts: the fit corrects them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gateway.config.gateway import MoeShape, Pool
+from gateway.config.prior import KvCacheFormat
+from gateway.config.problems import ConfigError, problem
+from gateway.config.syntax.shape import nearest
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from simulation.catalog.deployment import in_format
+from simulation.catalog.facts import ModelFacts
+from simulation.catalog.gpus import GPUS, find_gpu
+from simulation.catalog.hf_config import UnreadableConfig, read_config
+from simulation.catalog.models import KNOWN, find_model, model_facts
+from simulation.catalog.prior import Parallelism, prior
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Far above any config.json; a file of weights that was named by mistake is not read."""
+STAND_IN_GPU = "H100"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPrior:
+    """A prior, and where it comes from, for the log and `moegate check`."""
+
+    step_model: StepModel
+    basis: str
+
+
+def read_model_dir(path: Path) -> ModelFacts:
+    """Facts from a config.json or the folder that holds it. Raises UnreadableConfig."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise UnreadableConfig(f"{file}: more than {MAX_BYTES} bytes, no config.json")
+        parsed = json.loads(raw)
+    except OSError as error:
+        raise UnreadableConfig(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableConfig(f"{file}: no JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise UnreadableConfig(f"{file}: a JSON object is needed")
+    try:
+        return read_config(parsed, file.absolute().parent.name)
+    except UnreadableConfig as error:
+        raise UnreadableConfig(f"{file}: {error}") from None
+
+
+def pool_facts(pool: Pool, base_dir: Path) -> ModelFacts | None:
+    """What is known of a pool's model. Raises UnreadableConfig for a file that it names."""
+    stated = pool.prior
+    if stated.config_json is not None:
+        facts: ModelFacts | None = read_model_dir(base_dir / stated.config_json)
+    elif stated.catalog is not None:
+        facts = model_facts(stated.catalog) if stated.catalog in KNOWN else None
+    else:
+        facts = find_model(pool.upstream_model or pool.model)
+    if facts is None or stated.weights is None:
+        return facts
+    return in_format(facts, stated.weights.value)
+
+
+def pool_prior(pool: Pool, base_dir: Path) -> PoolPrior:
+    """The prior of each replica of a pool. Raises UnreadableConfig."""
+    facts = pool_facts(pool, base_dir)
+    if facts is None:
+        shape = pool.moe or MoeShape(
+            experts=QWEN3_30B_H100.experts, experts_per_token=QWEN3_30B_H100.experts_per_token
+        )
+        return PoolPrior(
+            step_model=replace(
+                QWEN3_30B_H100, experts=shape.experts, experts_per_token=shape.experts_per_token
+            ),
+            basis="Qwen3-30B-A3B on H100, for want of the model's facts: see prior",
+        )
+    gpu = find_gpu(pool.gpu.type)
+    tensor = max(1, pool.gpu.count // pool.data_parallel_ranks)
+    spread = Parallelism(
+        tensor=tensor,
+        data=pool.data_parallel_ranks,
+        expert_parallel=pool.data_parallel_ranks > 1,
+    )
+    kv_bytes = 1.0 if pool.prior.kv_cache is KvCacheFormat.FP8 else 2.0
+    model = prior(facts, gpu or GPUS[STAND_IN_GPU], spread, kv_value_bytes=kv_bytes)
+    if pool.moe is not None:
+        model = replace(
+            model, experts=pool.moe.experts, experts_per_token=pool.moe.experts_per_token
+        )
+    named = gpu.name if gpu else f"{STAND_IN_GPU} for want of figures of {pool.gpu.type}"
+    return PoolPrior(step_model=model, basis=f"{facts.name} on {spread.gpus} x {named}")
+
+
+def checked_prior(pool: Pool, base_dir: Path) -> PoolPrior:
+    """The same, with the error of a configuration. Raises ConfigError, relative to the pool."""
+    stated = pool.prior
+    if stated.catalog is not None and stated.catalog not in KNOWN:
+        guess = nearest(stated.catalog, KNOWN)
+        fix = f"did you mean {guess}?" if guess else "see `moegate inspect --list`"
+        raise _error("prior.catalog", stated.catalog, "no model of the catalog", fix)
+    if stated.catalog is not None and stated.config_json is not None:
+        message = "the catalog's model and a config.json: which holds?"
+        raise _error("prior.config_json", stated.config_json, message, "leave one out")
+    try:
+        return pool_prior(pool, base_dir)
+    except UnreadableConfig as error:
+        fix = "name the config.json that is beside the model's weights"
+        raise _error("prior.config_json", str(stated.config_json), str(error), fix) from None
+
+
+def _error(path: str, value: str, message: str, fix: str) -> ConfigError:
+    return ConfigError("prior", [problem(path, value, message, fix)])

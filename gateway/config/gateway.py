@@ -1,0 +1,391 @@
+"""The configuration file: its shape, with units and defaults. Loaded by `config_file.py`.
+
+Independent of how the gateway uses it, frozen, unknown fields refused. The docstring of a field
+is its documentation in the JSON schema.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway.config.discovery import Discover
+from gateway.config.kv_events import KvEvents, Port
+from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.prices import DisaggregatedNodes, Metering, PriceSources
+from gateway.config.prior import Prior
+from gateway.config.remote import (
+    Failures,
+    Feature,
+    JsonText,
+    MaxTokensField,
+    OtherGateway,
+    PriceRow,
+    RemoteApi,
+    RemoteLimits,
+)
+from gateway.config.telemetry import Telemetry
+from gateway.config.values import Name as Name
+from gateway.config.values import Secret as Secret
+from scheduler.contract import Objective, SloClass
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http:// or https:// address without user, query and fragment.",
+    ),
+]
+RemoteUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^((https?|grpcs?)://)[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http://, https://, grpc:// or grpcs:// address without user, query, fragment.",
+    ),
+]
+HostPort = Annotated[
+    str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
+]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+UsdPerHour = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,9})?$",
+        description='US dollars as a quoted decimal number, such as "2.10".',
+    ),
+]
+Sha256 = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key as 64 lower-case hex digits."),
+]
+
+
+class KeyRole(enum.StrEnum):
+    """What a key may do."""
+
+    CALLER = "caller"
+    """Call models."""
+    TENANT_ADMIN = "tenant_admin"
+    """And see and change what belongs to its tenant."""
+    OPERATOR = "operator"
+    """And run the gateway."""
+
+
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class Gpu(_Config, frozen=True, kw_only=True):
+    """GPUs of one replica, and what they cost."""
+
+    type: Annotated[str, Meta(min_length=1)]
+    """Such as H100-80GB."""
+    count: Count
+    """GPUs of one replica."""
+    usd_per_gpu_hour: UsdPerHour | None = None
+    """Price of one GPU for an hour; absent: unknown, and so is every cost."""
+
+
+class Timeouts(_Config, frozen=True, kw_only=True):
+    """Limits on the parts of one upstream call, seconds."""
+
+    connect_s: Seconds = 3.0
+    """To a TCP (and TLS) connection."""
+    first_token_s: Seconds = 120.0
+    """From the request to the first token."""
+    idle_s: Seconds = 30.0
+    """Between two pieces of a stream."""
+    total_s: Seconds = 3600.0
+    """The whole call."""
+
+
+class MoeShape(_Config, frozen=True, kw_only=True):
+    """Experts of the model: they decide how a step's time grows with its batch."""
+
+    experts: Annotated[int, Meta(ge=2, le=4096)]
+    """Routed experts per MoE layer."""
+    experts_per_token: Annotated[int, Meta(ge=1, le=256)]
+    """Experts that each token takes."""
+
+
+class Replica(_Config, frozen=True, kw_only=True):
+    """One vLLM server."""
+
+    name: Name
+    """Name, unique in its pool."""
+    url: Url
+    """Address of its OpenAI API, without /v1."""
+    kv_events_port: Port | None = None
+    """Port that its first rank publishes KV events on; absent: that of the pool. Its replay port is
+    as far from it as the pool's."""
+
+
+class Pool(_Config, frozen=True, kw_only=True):
+    """Own vLLM replicas of one model, all alike."""
+
+    name: Name
+    """Name, unique among pools and remotes."""
+    model: ModelName
+    """Name that clients use."""
+    upstream_model: ModelName | None = None
+    """Name that vLLM serves it under (--served-model-name); absent: `model`."""
+    replicas: tuple[Replica, ...] = ()
+    """The servers; none: those that `discover` finds."""
+    discover: Discover | None = None
+    """Finds the servers in DNS; absent: `replicas` lists them."""
+    gpu: Gpu
+    """GPUs of one replica."""
+    data_parallel_ranks: Count = 1
+    """Data-parallel ranks of one replica (--data-parallel-size)."""
+    pin_ranks: bool = False
+    """Whether the gateway chooses each request's rank (X-data-parallel-rank) by what every rank
+    holds: each is a placement then. Else the engine chooses, and a replica is one placement."""
+    max_num_seqs: Count = 256
+    """Sequences that one rank runs at once (--max-num-seqs)."""
+    kv_capacity_tokens: Count | None = None
+    """KV cache of one replica, tokens; absent: read from the engine."""
+    context_tokens: Count | None = None
+    """Most tokens of prompt and output (--max-model-len); absent: read from the engine."""
+    moe: MoeShape | None = None
+    """Experts of the model; absent: those of `prior`."""
+    prior: Prior = Prior()
+    """Facts of the model; absent: those of the catalog, found by the model's name."""
+    api_key: Secret | None = None
+    """Key of the replicas (--api-key)."""
+    disaggregated: DisaggregatedNodes | None = None
+    """How a replica is split into prefill and decode nodes; absent: it is not."""
+    kv_events: KvEvents | None = None
+    """The replicas publish what their prefix caches hold; absent: that is not listened to."""
+    share_prefix_cache: bool = False
+    """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
+    objective: Objective = Objective.LATENCY
+    """What placements are chosen by, while every promise is kept: `latency` spreads requests for
+    the fastest tokens, `cost` packs them so that idle replicas can be released. The same for all
+    pools of a model."""
+    release_delay_s: Seconds = 30.0
+    """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
+    timeouts: Timeouts = Timeouts()
+    """Limits on calls."""
+
+
+class Header(_Config, frozen=True, kw_only=True):
+    """An HTTP header that every request to a remote gets: exactly one of `value` and `secret`."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
+    ]
+    """Such as HTTP-Referer."""
+    value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    """The value itself, if it is no secret."""
+    secret: Secret | None = None
+    """The value by reference."""
+
+
+class Remote(_Config, frozen=True, kw_only=True):
+    """A remote API that serves a model when the own servers are saturated."""
+
+    name: Name
+    """Name, unique among pools and remotes."""
+    remote_class: Name
+    """Class that data policies name, such as eu-zero-retention."""
+    model: ModelName
+    """Name that clients use."""
+    upstream_model: ModelName | None = None
+    """Name that the remote uses; absent: `model`."""
+    api: RemoteApi = RemoteApi.OPENAI
+    """What it speaks."""
+    url: RemoteUrl
+    """Address of its API, without `url_prefix`. Of another moegate: grpc://host:port, or grpcs://
+    over TLS."""
+    url_prefix: Annotated[
+        str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path such as /v1.")
+    ] = "/v1"
+    """What stands between the address and the paths of the API."""
+    api_key: Secret | None = None
+    """Key of the remote."""
+    headers: tuple[Header, ...] = ()
+    """Further HTTP headers of every request."""
+    extra_body_json: JsonText | None = None
+    """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
+    can: tuple[Feature, ...] = ()
+    """What it can beyond the usual of its API."""
+    cannot: tuple[Feature, ...] = ()
+    """What it cannot: requests that ask for it do not go there."""
+    max_concurrency: Count = 32
+    """Most requests at once."""
+    limits: RemoteLimits = RemoteLimits()
+    """What the provider lets the gateway send."""
+    context_tokens: Count | None = None
+    """Most tokens of prompt and output; absent: unknown."""
+    max_output_tokens: Count | None = None
+    """Most output tokens that a request may ask of it; absent: unknown."""
+    max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
+    """Name of the output limit (OpenAI-shaped APIs only)."""
+    gateway: OtherGateway = OtherGateway()
+    """How another moegate is asked (api `moegate` only)."""
+    fails_with: Name | None = None
+    """Name of what it depends on: after a failure the next try prefers remotes of other names."""
+    price_row: PriceRow | None = None
+    """Its rows in the price catalog; absent: its price is unknown."""
+    timeouts: Timeouts = Timeouts()
+    """Limits on calls."""
+
+
+class KeyLimits(_Config, frozen=True, kw_only=True):
+    """Limits of one key; absent: none."""
+
+    requests_per_minute: Count | None = None
+    """Requests per minute."""
+    tokens_per_minute: Count | None = None
+    """Prompt and output tokens per minute."""
+    concurrent_requests: Count | None = None
+    """Requests at once."""
+
+
+class Key(_Config, frozen=True, kw_only=True):
+    """An API key: exactly one of `sha256` and `api_key`."""
+
+    id: Name
+    """Name for logs and accounts, unique."""
+    sha256: Sha256 | None = None
+    """Hash of the key: `moegate key` makes both. Or:"""
+    api_key: Secret | None = None
+    """The key itself, by reference, where something else makes and renews it."""
+    role: KeyRole = KeyRole.CALLER
+    """What it may do."""
+    models: tuple[ModelName, ...] = ()
+    """Models it may use; empty: all."""
+    slo_classes: tuple[SloClass, ...] = ()
+    """Classes it may use; empty: all. The first is its default; empty: interactive."""
+    remote_classes: tuple[Name, ...] | None = None
+    """Classes of remotes that may see its content; absent: all, empty: none."""
+    limits: KeyLimits = KeyLimits()
+    """Limits."""
+
+
+class Tenant(_Config, frozen=True, kw_only=True):
+    """A team or customer."""
+
+    name: Name
+    """Name, unique."""
+    weight: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
+    """Its share of a saturated model, relative to the other tenants that wait."""
+    keys: tuple[Key, ...] = ()
+    """Its keys."""
+
+
+class SloFigures(_Config, frozen=True, kw_only=True):
+    """Figures of a class of service."""
+
+    ttft_s: Seconds
+    """Time to first token that is aimed at."""
+    tpot_s: Seconds
+    """Mean time per output token that is aimed at."""
+    max_queue_s: Seconds
+    """Longest stay in the gateway's queue."""
+
+
+class SloClasses(_Config, frozen=True, kw_only=True):
+    """The classes of service."""
+
+    interactive: SloFigures = SloFigures(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
+    """A person waits."""
+    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
+    """An agent or a program waits."""
+    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
+    """Nobody waits."""
+
+
+class Limits(_Config, frozen=True, kw_only=True):
+    """Bounds of the gateway."""
+
+    queue_requests: Count = 1024
+    """Most requests in the queue of one model."""
+    queue_bytes: Count = 256 * 1024 * 1024
+    """Most bytes of requests in the queue of one model."""
+    message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
+    """Largest RPC message that is received."""
+    default_max_output_tokens: Count = 4096
+    """Output limit of a request that sets none."""
+    default_deadline_s: Seconds = 600.0
+    """Deadline of a request that sets none."""
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    """Most placements that are tried for one request."""
+
+
+class Tls(_Config, frozen=True, kw_only=True):
+    """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
+
+    cert: Annotated[str, Meta(min_length=1)]
+    """Certificate chain of the server."""
+    key: Annotated[str, Meta(min_length=1)]
+    """Its private key, not encrypted."""
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+    """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
+
+
+class Server(_Config, frozen=True, kw_only=True):
+    """Where and how the gateway listens."""
+
+    listen: HostPort = "127.0.0.1:50051"
+    """Address to listen on; port 0 takes a free one."""
+    tls: Tls | None = None
+    """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
+    health_listen: HostPort | None = None
+    """Second address that answers only health checks, in plain text: the gRPC probes of Kubernetes
+    know neither TLS nor client certificates."""
+    drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """On SIGTERM: how long new calls are still taken after health says NOT_SERVING, so that load
+    balancers can learn of it."""
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """On SIGTERM, after that: how long running streams may take to finish."""
+    keepalive_s: Seconds = 30.0
+    """Idle time after which a connection is probed."""
+    keepalive_timeout_s: Seconds = 10.0
+    """How long the answer to a probe may take."""
+    max_connection_age_s: Seconds = 600.0
+    """Age at which a connection takes no new calls, so that clients spread over new gateways."""
+    max_connection_age_grace_s: Seconds = 3600.0
+    """How long the streams of such a connection may go on."""
+    probe_interval_s: Seconds = 1.0
+    """Time between two looks at an engine's metrics."""
+    longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Longest time that output is held under load, so that one message carries several tokens; the
+    first token never is. 0: every token goes out as it comes, whatever it costs."""
+    reflection: bool = True
+    """Whether gRPC server reflection is on."""
+
+
+class Config(_Config, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: Server = Server()
+    """Where and how the gateway listens."""
+    pools: tuple[Pool, ...] = ()
+    """Own servers."""
+    remotes: tuple[Remote, ...] = ()
+    """Remote endpoints."""
+    tenants: tuple[Tenant, ...] = ()
+    """Who may call; none: nobody."""
+    slo_classes: SloClasses = SloClasses()
+    """Classes of service."""
+    limits: Limits = Limits()
+    """Bounds."""
+    telemetry: Telemetry = Telemetry()
+    """Metrics and logs."""
+    prices: PriceSources = PriceSources()
+    """What things cost."""
+    metering: Metering = Metering()
+    """The meter of the own servers' cost."""
+    failures: Failures = Failures()
+    """What is done when an upstream fails."""
+    ledger: Ledger = Ledger()
+    """Where every attempt is accounted for."""
+    budgets: tuple[BudgetEntry, ...] = ()
+    """Caps on spend."""

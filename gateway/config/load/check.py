@@ -1,0 +1,229 @@
+"""What must hold between the fields of a configuration whose shape is right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.auth.authenticator import hash_of
+from gateway.config.engine_priors import checked_prior
+from gateway.config.gateway import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
+from gateway.config.load.check_discovery import discovery_problems
+from gateway.config.load.check_gateway import shared_class_problems
+from gateway.config.load.check_kv_events import kv_events_problems
+from gateway.config.load.check_ledger import ledger_problems
+from gateway.config.load.check_ranks import rank_problems
+from gateway.config.load.check_remote import remote_problems
+from gateway.config.problems import ConfigError, Problem, problem
+from gateway.config.secrets import resolve
+from gateway.config.syntax.shape import nearest
+from gateway.doors.grpc.listening import check_tls
+from scheduler.contract import Objective
+
+MAX_PORT = 65_535
+
+
+def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
+    """Every problem between fields, secrets that cannot be read among them."""
+    if not config.pools and not config.remotes:
+        yield Problem(
+            path="pools",
+            value="nothing",
+            message="there is neither a pool nor a remote: nothing could serve a request",
+            fix="add a pool, or a remote",
+        )
+    yield from _listen(config)
+    yield from _tls(config.server, base_dir)
+    yield from _names(config)
+    yield from _hashes(config, base_dir)
+    yield from _addresses(config)
+    yield from discovery_problems(config.pools)
+    yield from shared_class_problems(config)
+    yield from kv_events_problems(config.pools)
+    yield from rank_problems(config.pools)
+    yield from _contexts(config.pools)
+    yield from _objectives(config.pools)
+    for path, upstream in _upstreams(config):
+        yield from _timeouts(f"{path}.timeouts", upstream.timeouts)
+        yield from _secret(f"{path}.api_key", upstream.api_key, base_dir)
+        if isinstance(upstream, Pool) and upstream.moe is not None:
+            yield from _moe(f"{path}.moe", upstream.moe)
+        if isinstance(upstream, Remote):
+            yield from remote_problems(path, upstream, base_dir)
+        if isinstance(upstream, Pool):
+            yield from _prior(path, upstream, base_dir)
+    for path, key in _keys(config):
+        yield from _key(path, key, config)
+    yield from ledger_problems(config, base_dir)
+    if config.limits.message_bytes > config.limits.queue_bytes:
+        yield problem(
+            "limits.queue_bytes",
+            config.limits.queue_bytes,
+            "the largest message would never fit into the queue",
+            f"at least limits.message_bytes, {config.limits.message_bytes}",
+        )
+
+
+def _upstreams(config: Config) -> Iterator[tuple[str, Pool | Remote]]:
+    yield from ((f"pools[{i}]", pool) for i, pool in enumerate(config.pools))
+    yield from ((f"remotes[{i}]", remote) for i, remote in enumerate(config.remotes))
+
+
+def _keys(config: Config) -> Iterator[tuple[str, Key]]:
+    for t, tenant in enumerate(config.tenants):
+        yield from ((f"tenants[{t}].keys[{k}]", key) for k, key in enumerate(tenant.keys))
+
+
+def _unique(items: Iterable[tuple[str, str]], fix: str, among: str) -> Iterator[Problem]:
+    """`items`: path and value."""
+    first: dict[str, str] = {}
+    for path, value in items:
+        if value in first:
+            yield problem(path, value, f"the same as {first[value]}, not unique {among}", fix)
+        else:
+            first[value] = path
+
+
+def _names(config: Config) -> Iterator[Problem]:
+    another = "choose another name"
+    upstreams = [(f"{path}.name", upstream.name) for path, upstream in _upstreams(config)]
+    yield from _unique(upstreams, another, "among pools and remotes")
+    for p, pool in enumerate(config.pools):
+        replicas = [
+            (f"pools[{p}].replicas[{r}].name", replica.name)
+            for r, replica in enumerate(pool.replicas)
+        ]
+        yield from _unique(replicas, another, "in its pool")
+    tenants = [(f"tenants[{t}].name", tenant.name) for t, tenant in enumerate(config.tenants)]
+    yield from _unique(tenants, another, "among tenants")
+    ids = [(f"{path}.id", key.id) for path, key in _keys(config)]
+    yield from _unique(ids, "choose another id", "among all keys")
+
+
+def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
+    hashes: list[tuple[str, str]] = []
+    for path, key in _keys(config):
+        field = "sha256" if key.api_key is None else "api_key"
+        try:
+            hashes.append((f"{path}.{field}", hash_of(key, base_dir)))
+        except ConfigError as error:
+            yield from (each.under(path) for each in error.problems)
+    yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
+
+
+def _listen(config: Config) -> Iterator[Problem]:
+    for path, listen in (
+        ("server.listen", config.server.listen),
+        ("server.health_listen", config.server.health_listen),
+        ("telemetry.metrics_listen", config.telemetry.metrics_listen),
+    ):
+        if listen is not None and int(listen.rpartition(":")[2]) > MAX_PORT:
+            message = f"the port is above {MAX_PORT}"
+            yield problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
+
+
+def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:
+    try:
+        if server.tls is not None:
+            check_tls(server.tls, base_dir)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _addresses(config: Config) -> Iterator[Problem]:
+    replicas = [
+        (f"pools[{p}].replicas[{r}].url", replica.url)
+        for p, pool in enumerate(config.pools)
+        for r, replica in enumerate(pool.replicas)
+    ]
+    remotes = [(f"remotes[{i}].url", remote.url) for i, remote in enumerate(config.remotes)]
+    first: dict[tuple[str, str, int | None, str], str] = {}
+    for path, url in [*replicas, *remotes]:
+        try:
+            parts = urlsplit(url)
+            address = (parts.scheme, parts.hostname or "", parts.port, parts.path.rstrip("/"))
+        except ValueError as error:  # a port out of range, an IPv6 address without its end
+            message = f"not an address: {error}"
+            yield problem(path, url, message, "write http://host:port")
+            continue
+        if parts.path.rstrip("/").endswith("/v1"):
+            yield problem(path, url, "the gateway adds /v1 itself", "leave /v1 out")
+        if path.startswith("remotes"):
+            continue  # one remote API may well serve several models
+        if address in first:
+            # Two schedulers' views of one engine: each would take the other's load for its own.
+            message = f"the same server as {first[address]}"
+            yield problem(path, url, message, "give every replica its own address")
+        else:
+            first[address] = path
+
+
+def _contexts(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+    first: dict[str, tuple[str, int]] = {}
+    for i, pool in enumerate(pools):
+        if pool.context_tokens is None:
+            continue
+        path = f"pools[{i}].context_tokens"
+        other, tokens = first.setdefault(pool.model, (path, pool.context_tokens))
+        if tokens != pool.context_tokens:
+            message = f"{other} is {tokens} for the same model: clients see one limit a model"
+            yield problem(path, pool.context_tokens, message, "give both pools the same")
+
+
+def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+    first: dict[str, tuple[str, Objective]] = {}
+    for i, pool in enumerate(pools):
+        path = f"pools[{i}].objective"
+        other, objective = first.setdefault(pool.model, (path, pool.objective))
+        if objective is not pool.objective:
+            message = f"{other} is {objective} for the same model: its requests choose among both"
+            yield problem(path, pool.objective.value, message, "give both pools the same")
+
+
+def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:
+    for low, high in [*pairwise(("connect_s", "first_token_s", "total_s")), ("idle_s", "total_s")]:
+        short, long = getattr(timeouts, low), getattr(timeouts, high)
+        if short > long:
+            message = f"longer than {high}, {long:g} s, so that it would never take effect"
+            yield problem(f"{path}.{low}", short, message, f"lower {low}, or raise {high}")
+
+
+def _secret(path: str, secret: Secret | None, base_dir: Path) -> Iterator[Problem]:
+    try:
+        resolve(secret, base_dir)
+    except ConfigError as error:
+        yield from (each.under(path) for each in error.problems)
+
+
+def _moe(path: str, moe: MoeShape) -> Iterator[Problem]:
+    if moe.experts_per_token > moe.experts:
+        message = f"more than experts, {moe.experts}"
+        fix = "see num_experts and num_experts_per_tok in the model's config.json"
+        yield problem(f"{path}.experts_per_token", moe.experts_per_token, message, fix)
+
+
+def _prior(path: str, pool: Pool, base_dir: Path) -> Iterator[Problem]:
+    try:
+        checked_prior(pool, base_dir)
+    except ConfigError as error:
+        yield from (each.under(path) for each in error.problems)
+
+
+def _key(path: str, key: Key, config: Config) -> Iterator[Problem]:
+    known: dict[str, set[str]] = defaultdict(set)
+    for _, upstream in _upstreams(config):
+        known["models"].add(upstream.model)
+        if isinstance(upstream, Remote):
+            known["remote_classes"].add(upstream.remote_class)
+    wanted = {"models": key.models, "remote_classes": key.remote_classes or ()}
+    sources = {"models": "no pool or remote serves it", "remote_classes": "no remote has it"}
+    for field, names in wanted.items():
+        for i, name in enumerate(names):
+            if name not in known[field]:
+                guess = nearest(name, known[field])
+                listed = ", ".join(sorted(known[field])) or "none: remove it"
+                fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
+                yield problem(f"{path}.{field}[{i}]", name, sources[field], fix)

@@ -1,0 +1,130 @@
+"""Parts of a remote endpoint in the configuration: its API, its limits, what it can and cannot."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway.config.values import Name
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+PriceRow = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[^\s]{1,256}$",
+        description="provider/model, such as deepseek/deepseek-chat.",
+    ),
+]
+PemFile = Annotated[str, Meta(min_length=1)]
+JsonText = Annotated[
+    str, Meta(min_length=2, max_length=65_536, description="A JSON object, in quotes.")
+]
+
+
+class RemoteApi(enum.StrEnum):
+    """What a remote speaks."""
+
+    OPENAI = "openai"
+    """Chat completions as OpenAI's: OpenRouter, DeepSeek, Moonshot, Together and most others."""
+    ANTHROPIC = "anthropic"
+    """Messages as Anthropic's."""
+    MOEGATE = "moegate"
+    """moegate.v1 over gRPC: another moegate."""
+
+
+class Feature(enum.StrEnum):
+    """Something that a request may ask for and that not every server can do."""
+
+    TOOLS = "tools"
+    IMAGES = "images"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    NAMES = "names"
+    """Names of speakers."""
+    CHOICES = "choices"
+    """More than one choice."""
+    LOGPROBS = "logprobs"
+    STOP = "stop"
+    SEED = "seed"
+    PENALTIES = "penalties"
+    """Presence and frequency penalties."""
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    IGNORE_EOS = "ignore_eos"
+    PROMPT = "prompt"
+    """Raw prompts, as text."""
+    PROMPT_TOKENS = "prompt_tokens"
+    """Raw prompts, as token ids."""
+    CONTINUATION = "continuation"
+    """An answer that goes on where the last message, the model's own, ends."""
+
+
+class MaxTokensField(enum.StrEnum):
+    """Name of the output limit on the wire of an OpenAI-shaped API."""
+
+    MAX_TOKENS = "max_tokens"
+    MAX_COMPLETION_TOKENS = "max_completion_tokens"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class RemoteLimits(_Part, frozen=True, kw_only=True):
+    """What the provider lets the gateway send; absent: not known. Beyond these, requests at once
+    are learnt from its refusals, and a pause that it asks for is kept."""
+
+    requests_per_minute: Count | None = None
+    """Requests per minute."""
+    tokens_per_minute: Count | None = None
+    """Tokens per minute; each request counts its prompt and its output limit, until it ends."""
+
+
+class OtherGateway(_Part, frozen=True, kw_only=True):
+    """How another moegate is asked. Files are PEM, relative to the folder of the configuration."""
+
+    ca: PemFile | None = None
+    """Authority that signs its certificate; absent: those of the system."""
+    cert: PemFile | None = None
+    """Certificate chain shown to it, where it asks for one (mTLS)."""
+    key: PemFile | None = None
+    """Private key of `cert`, not encrypted."""
+    local_only: bool = False
+    """Whether it is told to keep every request on its own servers."""
+    shared_classes: tuple[Name, ...] = ()
+    """Classes of remotes that mean the same there as here: it is told which of them the caller
+    allows, and to keep the request on its own servers where that is none. Empty: its key decides
+    alone."""
+    tell_slo: bool = True
+    """Whether it is told the request's class of service and its rank in it; its key must allow the
+    classes. False: its key decides on them."""
+    max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Most gateways that a request may have come through, this one included, to be sent there:
+    what ends a circle of gateways that overflow to each other."""
+
+
+class Hedging(_Part, frozen=True, kw_only=True):
+    """A second attempt elsewhere while the first one has brought no token. Off by default: it is
+    paid for."""
+
+    after_s: Annotated[float, Meta(gt=0, le=3600)]
+    """How long the first attempt may take to its first token."""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.02
+    """Most second attempts, as a share of all requests."""
+
+
+class Failures(_Part, frozen=True, kw_only=True):
+    """What is done when an upstream fails."""
+
+    retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """Retries on other servers, as a share of all requests in the long run; those that succeed
+    do not count."""
+    continue_cut_answers: bool = False
+    """Whether an answer of plain text that breaks off is gone on with on a server that can
+    (feature `continuation`); else its client is told that it is incomplete."""
+    hedging: Hedging | None = None
+    """A second attempt for a request whose first one is slow; absent: none."""

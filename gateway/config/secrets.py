@@ -1,0 +1,66 @@
+"""Secrets by reference: read from the environment or from a file, checked, never shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gateway.config.gateway import Secret
+from gateway.config.problems import ConfigError, Problem, shown
+
+MAX_BYTES = 16 * 1024
+"""An HTTP header that holds a longer one is refused by most servers."""
+
+
+def resolve(secret: Secret | None, base_dir: Path) -> str | None:
+    """The secret itself; None for None. Relative files lie in `base_dir`.
+
+    Raises ConfigError, its paths relative to the secret: nothing or both given, not set, not
+    readable, or not a single word of visible ASCII, as an HTTP header needs it.
+    """
+    match secret:
+        case None:
+            return None
+        case Secret(env=str(name), file=None):
+            return _checked("env", name, _from_environment(name))
+        case Secret(env=None, file=str(name)):
+            return _checked("file", name, _from_file(name, base_dir / name))
+    found = "neither" if secret.env is None else "both"
+    raise _error("", found, "exactly one of env and file is needed", "give env: NAME or file: PATH")
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        message = "the environment variable is not set"
+        raise _error("env", shown("api_key.env", name), message, "set it where the gateway runs")
+    return value
+
+
+def _from_file(name: str, path: Path) -> str:
+    fix = f"let {path} hold the secret, readable for the gateway"
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _error("file", shown("", name), f"cannot be read: {reason}", fix) from None
+    if len(raw) > MAX_BYTES:
+        raise _error("file", shown("", name), f"holds more than {MAX_BYTES} bytes", fix)
+    return raw.removesuffix(b"\n").removesuffix(b"\r").decode("ascii", errors="replace")
+
+
+def _checked(field: str, name: str, value: str) -> str:
+    found = shown(f"api_key.{field}", name)
+    if not value:
+        raise _error(field, found, "the secret is empty", "put the secret there")
+    if "\n" in value or "\r" in value:
+        raise _error(field, found, "the secret has a line break inside", "keep it on one line")
+    if not all("!" <= character <= "~" for character in value):
+        message = "the secret holds spaces or characters that no HTTP header may hold"
+        raise _error(field, found, message, "keep only the secret itself: visible ASCII")
+    return value
+
+
+def _error(path: str, value: str, message: str, fix: str) -> ConfigError:
+    return ConfigError("secret", [Problem(path=path, value=value, message=message, fix=fix)])

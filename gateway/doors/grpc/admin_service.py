@@ -1,0 +1,270 @@
+"""AdminService: drains placements, reloads, sets budgets and corrects charges."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from gateway.accounting.accounts import Accounts
+from gateway.accounting.budget_prices import unpriced_budget
+from gateway.accounting.ledger.budgets import Standing, standings, top_sessions
+from gateway.accounting.ledger.corrections import NoSuchRow, correct
+from gateway.accounting.ledger.database import LedgerUnavailable, Tx
+from gateway.auth.authenticator import Caller
+from gateway.config.gateway import KeyRole
+from gateway.config.problems import ConfigError, Problem
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
+from gateway.doors.grpc.usage_messages import timestamp
+from gateway.doors.grpc.usage_service import unavailable
+from gateway.runtime.active_configuration import Live, ReloadRefused
+from gateway.translation.responses import duration
+from moegate.v1 import admin_pb2, admin_pb2_grpc
+from scheduler.budgets.budget import Account, Budget, Holder, Scope
+from scheduler.budgets.budget_window import Period
+
+T = TypeVar("T")
+MAX_NOTE_BYTES = 500
+MAX_SUM = 2**62
+_PERIODS = {
+    admin_pb2.BUDGET_PERIOD_HOUR: Period.HOUR,
+    admin_pb2.BUDGET_PERIOD_DAY: Period.DAY,
+    admin_pb2.BUDGET_PERIOD_MONTH: Period.MONTH,
+}
+_PERIOD_NUMBERS = {period: number for number, period in _PERIODS.items()}
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """`reload` reads the configuration file again and tells what changed."""
+
+    def __init__(
+        self,
+        live: Live,
+        accounts: Accounts,
+        reload: Callable[[], Awaitable[list[str]]],
+    ) -> None:
+        self._live = live
+        self._accounts = accounts
+        self._reload = reload
+
+    async def Drain(
+        self, request: admin_pb2.DrainRequest, context: Context
+    ) -> admin_pb2.DrainResponse:
+        """Sends no new request there, until it is taken back; a restart forgets it."""
+        async with answering(context):
+            self._operator(context, "draining")
+            names = self._placements(request.placement)
+            await self._live.drain(request.placement)
+            states = self._live.snapshot().placements
+            running = sum(state.running_requests for state in states if state.name in names)
+            return admin_pb2.DrainResponse(running_requests=running)
+
+    async def Undrain(
+        self, request: admin_pb2.UndrainRequest, context: Context
+    ) -> admin_pb2.UndrainResponse:
+        """Takes it back; it serves as soon as it is found well."""
+        async with answering(context):
+            self._operator(context, "draining")
+            self._placements(request.placement)
+            await self._live.undrain(request.placement)
+            return admin_pb2.UndrainResponse()
+
+    async def Reload(
+        self, request: admin_pb2.ReloadRequest, context: Context
+    ) -> admin_pb2.ReloadResponse:
+        """Reads the file again; a bad one changes nothing."""
+        async with answering(context):
+            self._operator(context, "reloading")
+            try:
+                changes = await self._reload()
+            except (ConfigError, ReloadRefused, OSError) as error:
+                message = f"the old configuration stays in force: {error}"
+                raise errors.precondition(message[:1000], "RELOAD_REFUSED") from error
+            return admin_pb2.ReloadResponse(changes=changes)
+
+    async def SetBudget(
+        self, request: admin_pb2.SetBudgetRequest, context: Context
+    ) -> admin_pb2.SetBudgetResponse:
+        """Sets a budget at run time; it holds after a restart, and at every gateway."""
+        async with answering(context):
+            scope = self._scope(request.budget.scope, "budget.scope", context)
+            cap = request.budget.cap_nano_usd
+            if not 0 < cap < MAX_SUM:
+                raise errors.invalid([("budget.cap_nano_usd", f"{cap}: give at least 1")])
+            tenant, key_id, each_session, period = scope
+            budget = Budget(
+                tenant=tenant,
+                key_id=key_id,
+                each_session=each_session,
+                period=period,
+                cap_nano_usd=cap,
+                hard=request.budget.hard,
+            )
+            await self._ledger(lambda: self._accounts.set_budget(scope, budget))
+            return admin_pb2.SetBudgetResponse(
+                budget=await self._message(budget), warnings=map(str, self._unpriced(budget))
+            )
+
+    async def DeleteBudget(
+        self, request: admin_pb2.DeleteBudgetRequest, context: Context
+    ) -> admin_pb2.DeleteBudgetResponse:
+        """Takes a budget away."""
+        async with answering(context):
+            scope = self._scope(request.scope, "scope", context)
+            if all(budget.scope != scope for budget in self._accounts.budgets.book.budgets):
+                raise errors.not_found("budget", str(request.scope).replace("\n", " "))
+            await self._ledger(lambda: self._accounts.set_budget(scope, None))
+            return admin_pb2.DeleteBudgetResponse()
+
+    async def ListBudgets(
+        self, request: admin_pb2.ListBudgetsRequest, context: Context
+    ) -> admin_pb2.ListBudgetsResponse:
+        """Budgets of the tenants that the caller may see, and how they stand."""
+        async with answering(context):
+            caller = caller_of(self._live, metadata_of(context))
+            require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
+            tenant = request.tenant
+            if caller.role is KeyRole.TENANT_ADMIN:
+                if tenant not in ("", caller.tenant):
+                    raise errors.denied(f"tenant: key {caller.key_id} may see {caller.tenant}")
+                tenant = caller.tenant
+            budgets = [
+                budget
+                for budget in self._accounts.budgets.book.budgets
+                if tenant in ("", budget.tenant)
+            ]
+            return admin_pb2.ListBudgetsResponse(
+                budgets=[await self._message(budget) for budget in budgets]
+            )
+
+    async def CorrectCharge(
+        self, request: admin_pb2.CorrectChargeRequest, context: Context
+    ) -> admin_pb2.CorrectChargeResponse:
+        """Adds a correction to a row of the ledger, and to the budgets that it counts in."""
+        async with answering(context):
+            caller = self._operator(context, "correcting a charge")
+            size = len(request.note.encode())
+            if not 0 < size <= MAX_NOTE_BYTES:
+                text = f"{size} bytes: say why, in at most {MAX_NOTE_BYTES}"
+                raise errors.invalid([("note", text)])
+            if abs(request.delta_nano_usd) >= MAX_SUM or request.delta_nano_usd == 0:
+                raise errors.invalid([("delta_nano_usd", f"{request.delta_nano_usd}: not 0")])
+            note = f"{request.note} (by {caller.key_id})"
+
+            async def transaction(tx: Tx) -> int:
+                return await correct(
+                    tx, request.epoch, request.seq, request.delta_nano_usd, note, self._of
+                )
+
+            try:
+                charged = await self._ledger(lambda: self._accounts.write(transaction))
+            except NoSuchRow as error:
+                raise errors.not_found("attempt", str(error)[:200]) from error
+            self._accounts.budgets.ask_again()
+            return admin_pb2.CorrectChargeResponse(charged_nano_usd=charged)
+
+    async def GetLedgerStatus(
+        self, request: admin_pb2.GetLedgerStatusRequest, context: Context
+    ) -> admin_pb2.GetLedgerStatusResponse:
+        """Whether the ledger writes, and what waits."""
+        async with answering(context):
+            self._operator(context, "the state of the ledger")
+            status = self._accounts.ledger.status
+            return admin_pb2.GetLedgerStatusResponse(
+                error=status.error,
+                failing=duration(status.failing_s),
+                backlog_rows=status.backlog_rows,
+                backlog_limit_rows=status.backlog_limit_rows,
+                written_rows=status.written_rows,
+                lost_rows=status.lost_rows,
+                lost_nano_usd=status.lost_nano_usd,
+                leases=len(self._accounts.budgets.book.leases),
+            )
+
+    def _operator(self, context: Context, what: str) -> Caller:
+        caller = caller_of(self._live, metadata_of(context))
+        require(caller, {KeyRole.OPERATOR}, what)
+        return caller
+
+    def _placements(self, name: str) -> tuple[str, ...]:
+        """The placement, or all ranks of the replica. A rank alone cannot leave: they step
+        together, so that the others would go on paying for it."""
+        names = self._live.members(name)
+        if not names:
+            raise errors.not_found("placement", name[:200])
+        for state in self._live.runtime.scheduler.placements:
+            if state.facts.name == name and state.facts.group:
+                replica = state.facts.group
+                message = f"a data-parallel rank, which steps with the others: give {replica}"
+                raise errors.invalid([("placement", message)])
+        return names
+
+    def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
+        """A checked scope that the caller may set a budget for."""
+        caller = caller_of(self._live, metadata_of(context))
+        require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
+        period = _PERIODS.get(proto.period)
+        if period is None:
+            raise errors.invalid([(f"{path}.period", "not set: give an hour, day or month")])
+        if caller.role is KeyRole.TENANT_ADMIN and (
+            proto.tenant != caller.tenant or not proto.key_id
+        ):
+            raise errors.denied(
+                f"{path}: key {caller.key_id} may set budgets for keys of {caller.tenant} only"
+            )
+        tenants = {tenant.name: tenant for tenant in self._live.runtime.config.tenants}
+        tenant = tenants.get(proto.tenant)
+        if tenant is None:
+            raise errors.invalid([(f"{path}.tenant", f"{proto.tenant[:100]!r}: no such tenant")])
+        if proto.key_id and all(key.id != proto.key_id for key in tenant.keys):
+            text = f"{proto.key_id[:100]!r}: tenant {proto.tenant} has no such key"
+            raise errors.invalid([(f"{path}.key_id", text)])
+        return proto.tenant, proto.key_id, proto.each_session, period
+
+    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[Account]:
+        """Accounts that an attempt counts in."""
+        book = self._accounts.budgets.book
+        holder = Holder(tenant, key_id, session_id)
+        return [limit.account for limit in book.accounts(holder, unix_s)]
+
+    def _unpriced(self, budget: Budget) -> Iterator[Problem]:
+        runtime = self._live.runtime
+        unix_s = self._live.metering.unix_s
+        return unpriced_budget(budget, runtime.config, runtime.prices, unix_s, "budget.scope")
+
+    async def _message(self, budget: Budget) -> admin_pb2.Budget:
+        tenant, key_id, each_session, period = budget.scope
+        message = admin_pb2.Budget(
+            scope=admin_pb2.BudgetScope(
+                tenant=tenant,
+                key_id=key_id,
+                each_session=each_session,
+                period=_PERIOD_NUMBERS[period],
+            ),
+            cap_nano_usd=budget.cap_nano_usd,
+            hard=budget.hard,
+            set_at_run_time=self._accounts.budgets.was_set(budget.scope),
+        )
+        query = top_sessions if each_session else standings
+        try:
+            found = await self._accounts.database.read(lambda tx: query(tx, budget))
+        except LedgerUnavailable as error:
+            raise unavailable(error) from error
+        message.accounts.extend(_account(standing) for standing in found)
+        return message
+
+    async def _ledger(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
+        except LedgerUnavailable as error:
+            raise unavailable(error) from error
+
+
+def _account(standing: Standing) -> admin_pb2.BudgetAccount:
+    return admin_pb2.BudgetAccount(
+        session_id=standing.session_id,
+        starts_at=timestamp(standing.window.starts_unix_s),
+        ends_at=timestamp(standing.window.ends_unix_s),
+        settled_nano_usd=standing.settled_nano_usd,
+        leased_nano_usd=standing.leased_nano_usd,
+    )

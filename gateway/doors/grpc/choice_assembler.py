@@ -1,0 +1,54 @@
+"""Joins the pieces of a stream into whole choices: the answer of a unary call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
+
+
+@dataclass(slots=True)
+class _Choice:
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tool_calls: dict[int, ToolCall] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+
+
+class Answer:
+    """Choices that grow; `choices` gives them whole, by index."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Appends a piece to its choice."""
+        choice = self._choices.setdefault(delta.index, _Choice())
+        choice.texts.append(delta.text)
+        choice.reasoning.append(delta.reasoning_text)
+        choice.logprobs.extend(delta.logprobs)
+        choice.finish_reason = delta.finish_reason or choice.finish_reason
+        for piece in delta.tool_calls:
+            call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
+            choice.tool_calls[piece.index] = ToolCall(
+                index=piece.index,
+                # Id and name come with the first piece of a call, arguments in many.
+                id=call.id or piece.id,
+                name=call.name or piece.name,
+                arguments_json=call.arguments_json + piece.arguments_json,
+            )
+
+    def choices(self) -> list[ChoiceDelta]:
+        """Every choice, whole."""
+        return [
+            ChoiceDelta(
+                index=index,
+                text="".join(choice.texts),
+                reasoning_text="".join(choice.reasoning),
+                tool_calls=tuple(call for _, call in sorted(choice.tool_calls.items())),
+                logprobs=tuple(choice.logprobs),
+                finish_reason=choice.finish_reason,
+            )
+            for index, choice in sorted(self._choices.items())
+        ]

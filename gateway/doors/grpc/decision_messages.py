@@ -1,0 +1,46 @@
+"""Decisions of the scheduler as messages: what `Quote` and `Explain` answer."""
+
+from __future__ import annotations
+
+from gateway.translation.responses import KIND, duration
+from moegate.v1 import inference_pb2
+from scheduler.decisions import Candidate, Decision
+
+
+def quote_message(decision: Decision) -> inference_pb2.QuoteResponse:
+    """Every place that was considered, best first."""
+    return inference_pb2.QuoteResponse(candidates=map(_candidate, decision.candidates()))
+
+
+def explain_message(
+    request_id: str, decision: Decision, now: float
+) -> inference_pb2.ExplainResponse:
+    """The newest decision for a request."""
+    return inference_pb2.ExplainResponse(
+        request_id=request_id,
+        model=decision.model,
+        age=duration(max(0.0, now - decision.at_s)),
+        attempt=max(1, decision.attempt),
+        tier=decision.tier.name.lower(),
+        placement=decision.chosen or "",
+        reason=decision.reason,
+        prompt_tokens=decision.prompt_tokens,
+        expected_output_tokens=decision.output_tokens,
+        candidates=map(_candidate, decision.candidates()),
+    )
+
+
+def _candidate(found: Candidate) -> inference_pb2.QuoteCandidate:
+    return inference_pb2.QuoteCandidate(
+        placement=found.placement,
+        kind=KIND[found.kind],
+        chosen=found.chosen,
+        ttft=None if found.ttft_s is None else duration(found.ttft_s),
+        tpot=None if found.tpot_s is None else duration(found.tpot_s),
+        marginal_nano_usd=found.marginal_nano_usd,
+        charged_nano_usd=found.charged_nano_usd,
+        reason=found.reason,
+        feasible=found.feasible,
+        expected_cached_tokens=found.hit_tokens,
+        harmed_streams=found.victims,
+    )

@@ -1,0 +1,282 @@
+"""What a client is told when a request fails: one table, in terms of google.rpc.
+
+Each function below is one row of the table in the README. The servicers raise `RpcError`; it is
+turned into a gRPC status in one place, `abort`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.accounting.settlement import SettledAttempt
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Usage
+from gateway.translation.responses import cost_message, usage_message
+from scheduler.contract import Reject, RejectReason
+
+DOMAIN = "moegate"
+NEVER_RETRY_MS = -1
+USAGE_TRAILER = "moegate-usage-bin"
+COST_TRAILER = "moegate-cost-bin"
+PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+HOPS_FIELD = "metadata.moegate-hops"
+"""What a request has set that came through as many gateways as it may."""
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+_FIELDS = {
+    "input_tokens": "input",
+    "prompt": "input",
+    "messages": "chat.messages",
+    "tools": "chat.tools",
+    "tool_choice": "chat.tool_choice",
+    "response_format": "chat.response_format",
+    "max_tokens": "max_output_tokens",
+    "n": "choices",
+    "top_logprobs": "logprobs",
+    **{name: f"sampling.{name}" for name in _SAMPLING},
+}
+"""The API's name of what upstreams blame; others are passed on as they are."""
+_SHORTEN = ": shorten the prompt"
+MAX_VIOLATIONS_BYTES = 1000
+"""Of all faults that are told. gRPC takes 8 KiB of trailers, which hold them three times: escaped,
+up to threefold, in the message, and twice in the details, in base64."""
+
+
+class RpcError(Exception):
+    """An answer other than OK.
+
+    Attributes:
+        code: the gRPC status code.
+        details: google.rpc messages for `grpc-status-details-bin`.
+        pushback_ms: when a client's retry policy may try again; -1: never; None: not said.
+        trailers: further trailing metadata.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *details: Message,
+        pushback_ms: int | None = None,
+        trailers: tuple[tuple[str, str | bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+        self.pushback_ms = pushback_ms
+        self.trailers = trailers
+
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Trailers with the status details and the retry pushback."""
+        number: int = self.code.value[0]
+        status = status_pb2.Status(code=number, message=self.message)
+        for detail in self.details:
+            packed = Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        metadata = [("grpc-status-details-bin", status.SerializeToString()), *self.trailers]
+        if self.pushback_ms is not None:
+            metadata.append((PUSHBACK_TRAILER, str(self.pushback_ms)))
+        return tuple(metadata)
+
+
+async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
+    """Ends the call with the error."""
+    await context.abort(error.code, error.message, error.trailing_metadata())
+
+
+def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
+    """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation;
+    `reason`: for programs, what kind of fault it is."""
+    detail = error_details_pb2.BadRequest()
+    left_bytes = MAX_VIOLATIONS_BYTES
+    told = list(violations)
+    for i, (field, description) in enumerate(told):
+        field = _cut(field, MAX_VIOLATIONS_BYTES // 4)
+        description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
+        left_bytes -= len(field.encode()) + len(description.encode())
+        if left_bytes < 0:
+            rest = f"one of {len(told) - i} more faults: mend those before it first"
+            detail.field_violations.add(field=field, description=rest)
+            break
+        detail.field_violations.add(field=field, description=description)
+    message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
+    infos = (_info(reason),) if reason else ()
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
+
+
+def unauthenticated(message: str) -> RpcError:
+    """UNAUTHENTICATED: no key, or one that is not known."""
+    return RpcError(grpc.StatusCode.UNAUTHENTICATED, message, _info("UNAUTHENTICATED"))
+
+
+def denied(message: str) -> RpcError:
+    """PERMISSION_DENIED: the key may not do this."""
+    return RpcError(grpc.StatusCode.PERMISSION_DENIED, message, _info("PERMISSION_DENIED"))
+
+
+def unknown_model(model: str) -> RpcError:
+    """NOT_FOUND: no such model, or none that the key may know of."""
+    detail = error_details_pb2.ResourceInfo(resource_type="model", resource_name=model)
+    return RpcError(
+        grpc.StatusCode.NOT_FOUND, f"model {model!r} is not served here: see ListModels", detail
+    )
+
+
+def not_found(kind: str, name: str) -> RpcError:
+    """NOT_FOUND: no such thing."""
+    detail = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+    return RpcError(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}", detail)
+
+
+def precondition(message: str, reason: str) -> RpcError:
+    """FAILED_PRECONDITION: as things stand, this cannot be done."""
+    return RpcError(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason))
+
+
+def no_decision(request_id: str) -> RpcError:
+    """NOT_FOUND: no record of a decision for this request."""
+    message = f"request_id {_cut(request_id, 200)!r}: not among the last decisions"
+    detail = error_details_pb2.ResourceInfo(resource_type="decision")
+    return RpcError(grpc.StatusCode.NOT_FOUND, message, detail)
+
+
+def already_exists(message: str, request_id: str) -> RpcError:
+    """ALREADY_EXISTS: an id that is in use, by the request with this id."""
+    info = _info("ALREADY_EXISTS", request_id=request_id)
+    return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, info)
+
+
+def deadline(message: str) -> RpcError:
+    """DEADLINE_EXCEEDED, told before the client's own clock says so."""
+    return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, message, _info("DEADLINE"))
+
+
+def exhausted(message: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """RESOURCE_EXHAUSTED with the hint when to try again; None: no use in trying again."""
+    return _retryable(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason, retry_after_s)
+
+
+def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """UNAVAILABLE with the hint when to try again."""
+    return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
+
+
+def partial_output(
+    failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None = None
+) -> RpcError:
+    """After content was sent: no blind retry; the usage so far and its cost are in trailers."""
+    late = failure.kind is FailureKind.DEADLINE
+    trailers = [(USAGE_TRAILER, usage_message(usage).SerializeToString())]
+    cost = None if settled is None else cost_message(settled)
+    if cost is not None:
+        trailers.append((COST_TRAILER, cost.SerializeToString()))
+    return RpcError(
+        grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE,
+        f"the answer is incomplete: {failure.message}",
+        _info("PARTIAL_OUTPUT", upstream=failure.kind.value),
+        pushback_ms=NEVER_RETRY_MS,
+        trailers=tuple(trailers),
+    )
+
+
+def from_failure(failure: UpstreamFailure) -> RpcError:
+    """The answer to a failure before content that no other placement can mend."""
+    match failure.kind:
+        case FailureKind.BAD_REQUEST:
+            param = failure.param.removeprefix("body.")
+            return invalid([(_FIELDS.get(param, param) or "request", failure.message)])
+        case FailureKind.CONTEXT_LENGTH:
+            return _too_long(failure.message)
+        case FailureKind.CONTENT_FILTER:
+            return invalid([("input", failure.message)], failure.kind.name)
+        case FailureKind.DEADLINE:
+            return deadline(failure.message)
+        case _:
+            return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
+
+
+def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> RpcError:
+    """The answer to a refusal by the scheduler.
+
+    `unsupported`: fields of the request that a placement cannot honour, by placement.
+    """
+    reason = reject.reason.name
+    match reject.reason:
+        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT | RejectReason.SHED:
+            return exhausted(reject.message, reason, reject.retry_after_s)
+        case RejectReason.DEADLINE:
+            return deadline(reject.message)
+        case RejectReason.TOO_LONG:
+            return _too_long(reject.message)
+        case RejectReason.NO_PLACEMENT_ALLOWED if unsupported:
+            fields = sorted({field for fields in unsupported.values() for field in fields})
+            return invalid((field, _not_honoured(field)) for field in fields)
+        case RejectReason.NO_PLACEMENT_ALLOWED:
+            return precondition(reject.message, reason)
+        case RejectReason.UNKNOWN_MODEL:
+            detail = error_details_pb2.ResourceInfo(resource_type="model")
+            return RpcError(grpc.StatusCode.NOT_FOUND, reject.message, detail)
+        case RejectReason.UNAVAILABLE | RejectReason.ATTEMPTS_EXHAUSTED:
+            return unavailable(reject.message, reason, reject.retry_after_s)
+
+
+def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> RpcError:
+    """A cap on spend: RESOURCE_EXHAUSTED where what is held may come free, else
+    FAILED_PRECONDITION (None as hint)."""
+    detail = error_details_pb2.QuotaFailure()
+    detail.violations.add(subject=subject, description=text)
+    held = retry_after_s is not None
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if held else grpc.StatusCode.FAILED_PRECONDITION
+    return _retryable(code, f"{subject}: {text}", reason, retry_after_s, detail)
+
+
+def _too_long(message: str) -> RpcError:
+    told = message.removesuffix(_SHORTEN)  # another gateway may have said it
+    return invalid([("input", told + _SHORTEN)], FailureKind.CONTEXT_LENGTH.name)
+
+
+def _not_honoured(field: str) -> str:
+    if field == HOPS_FIELD:
+        return (
+            "it came through as many gateways as it may, and none of the own servers may run it:"
+            " gateways overflow to each other, or gateway.max_hops of a remote is too low"
+        )
+    return "no server that may run this request honours it"
+
+
+def _retryable(
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    retry_after_s: float | None,
+    *details: Message,
+) -> RpcError:
+    if retry_after_s is None:
+        return RpcError(code, message, _info(reason), *details, pushback_ms=NEVER_RETRY_MS)
+    delay = Duration()
+    delay.FromMilliseconds(math.ceil(retry_after_s * 1000))
+    retry = error_details_pb2.RetryInfo(retry_delay=delay)
+    pushback_ms = math.ceil(retry_after_s * 1000)
+    return RpcError(code, message, _info(reason), retry, *details, pushback_ms=pushback_ms)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """The beginning of a text, in whole characters."""
+    return text.encode()[:max_bytes].decode(errors="ignore")
+
+
+def _info(reason: str, **metadata: str) -> Message:
+    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info

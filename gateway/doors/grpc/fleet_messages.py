@@ -1,0 +1,89 @@
+"""The fleet as WatchFleet tells it: from the scheduler's snapshot, rates and throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway.translation.responses import KIND, duration
+from gateway.translation.slo_classes import PROTO_OF
+from moegate.v1 import usage_pb2
+from scheduler.contract import SloClass
+from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, QueueSnapshot, SchedulerSnapshot
+
+
+def fleet_message(
+    snapshot: SchedulerSnapshot,
+    *,
+    at_unix_s: float,
+    tokens_per_s: Callable[[str], float | None],
+    rates: Mapping[str, Sequence[usage_pb2.PoolRate]],
+    overflowed_requests: int,
+) -> usage_pb2.WatchFleetResponse:
+    """One answer. `tokens_per_s`: by placement; `rates`: by pool."""
+    at = Timestamp()
+    at.FromNanoseconds(round(at_unix_s * 1e9))
+    return usage_pb2.WatchFleetResponse(
+        at=at,
+        placements=[_placement(p, tokens_per_s(p.name)) for p in snapshot.placements],
+        queued_requests=sum(sum(queue.requests.values()) for queue in snapshot.queues),
+        pools=[_pool(pool, rates.get(pool.pool, ())) for pool in snapshot.pools],
+        queues=[
+            _queue(queue, slo_class)
+            for queue in snapshot.queues
+            for slo_class, waiting in queue.requests.items()
+            if waiting
+        ],
+        overflowed_requests=overflowed_requests,
+    )
+
+
+def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.PlacementState:
+    message = usage_pb2.PlacementState(
+        placement=state.name,
+        serving=state.serving,
+        running_requests=state.running_requests,
+        waiting_requests=state.waiting_in_engine,
+        kv_tokens=state.kv_tokens,
+        kv_capacity_tokens=state.kv_capacity_tokens,
+        kind=KIND[state.kind],
+        pool=state.pool,
+        model=state.model,
+        group=state.group,
+        dp_rank=state.dp_rank,
+        reason=state.reason,
+        external_sequences=state.external_sequences,
+        predicted_batch=state.predicted_batch,
+        distinct_experts=state.distinct_experts,
+        output_tokens_per_second=per_s,
+        releasable=state.releasable,
+        error_share=state.error_share,
+    )
+    if state.report_age_s is not None:
+        message.report_age.CopyFrom(duration(state.report_age_s))
+    if state.decode_step_s is not None:
+        message.decode_step.CopyFrom(duration(state.decode_step_s))
+    return message
+
+
+def _pool(state: PoolSnapshot, rates: Sequence[usage_pb2.PoolRate]) -> usage_pb2.PoolState:
+    return usage_pb2.PoolState(
+        pool=state.pool,
+        model=state.model,
+        groups=state.groups,
+        groups_serving=state.groups_serving,
+        releasable_groups=state.releasable_groups,
+        saturation=state.saturation,
+        saturated=state.saturated,
+        rates=rates,
+    )
+
+
+def _queue(queue: QueueSnapshot, slo_class: SloClass) -> usage_pb2.QueueState:
+    return usage_pb2.QueueState(
+        model=queue.model,
+        slo_class=PROTO_OF[slo_class],
+        requests=queue.requests[slo_class],
+        oldest_wait=duration(queue.oldest_wait_s.get(slo_class, 0.0)),
+    )

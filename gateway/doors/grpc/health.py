@@ -1,0 +1,52 @@
+"""Health: of the service (whether it can serve), and of the process (whether to restart it).
+
+The overall name and the service's follow the fleet: NOT_SERVING while nothing can serve, so that
+load balancers look elsewhere. `PROCESS` is SERVING as long as the event loop answers: a restart
+mends no vLLM server, so a liveness probe must ask for this name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from gateway.doors.grpc.listening import bind
+from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
+
+INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+PROCESS = "moegate.process"
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def tell(servicer: health.aio.HealthServicer, serves: bool) -> None:
+    """Tells whether anything can serve. Nothing changes any more once the drain has begun."""
+    await servicer.set(PROCESS, SERVING)
+    for name in ("", INFERENCE):
+        await servicer.set(name, SERVING if serves else NOT_SERVING)
+
+
+@contextlib.asynccontextmanager
+async def health_port(
+    servicer: health.aio.HealthServicer, listen: str | None
+) -> AsyncIterator[str | None]:
+    """Serves health alone, in plain text, until the context is left; None: nowhere. Yields the
+    address. Raises OSError."""
+    if listen is None:
+        yield None
+        return
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    address = bind(server, listen, None, field="server.health_listen")
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(0)

@@ -1,0 +1,158 @@
+"""How the gRPC server listens: its channel options, TLS, and the port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+import grpc
+
+from gateway.config.gateway import Config, Tls
+from gateway.config.problems import ConfigError, Problem
+
+log = logging.getLogger(__name__)
+
+RENEW_S = 30.0
+"""How often the TLS files are looked at."""
+PING_INTERVAL_MS = 10_000
+"""Clients may ping this often without data; gRPC's own default, 5 minutes, ends connections of
+clients that keep theirs alive through load balancers."""
+
+
+def server_options(config: Config) -> tuple[tuple[str, int], ...]:
+    """Channel arguments of the server. A misspelt one would be ignored without a word."""
+    server = config.server
+    return (
+        ("grpc.max_receive_message_length", config.limits.message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Two gateways on one port would share its connections silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", round(server.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(server.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", 0),
+        # Clients come back through the load balancer, so that new pods get their share; streams
+        # that run keep their connection until they end.
+        ("grpc.max_connection_age_ms", round(server.max_connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(server.max_connection_age_grace_s * 1000)),
+    )
+
+
+class Certificates:
+    """The TLS files in force. Read at the start, on reload and when they have changed, handed out
+    at every handshake."""
+
+    def __init__(self, tls: Tls, base_dir: Path) -> None:
+        """Raises ConfigError."""
+        self._needs_client = tls.client_ca is not None
+        self.reload(tls, base_dir)
+
+    def reload(self, tls: Tls, base_dir: Path) -> None:
+        """Reads the files again. Raises ConfigError, and keeps the old ones."""
+        stamp = _stamp(tls, base_dir)
+        self._configuration = self._read(tls, base_dir)
+        self._files, self._stamp = (tls, base_dir), stamp
+
+    def renew(self) -> bool:
+        """Reads the files again if one has changed; whether it has. Raises ConfigError once for a
+        change that cannot be used, and keeps the old ones."""
+        stamp = _stamp(*self._files)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.reload(*self._files)
+        return True
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that follow `reload`."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration, lambda: self._configuration, self._needs_client
+        )
+
+    @staticmethod
+    def _read(tls: Tls, base_dir: Path) -> grpc.ServerCertificateConfiguration:
+        check_tls(tls, base_dir)
+        client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
+        pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], client_ca)
+
+
+async def follow(certificates: Certificates | None, interval_s: float = RENEW_S) -> None:
+    """Puts renewed files into force, until cancelled: they expire, and what renews them (as
+    cert-manager does) tells nobody."""
+    while certificates is not None:
+        await asyncio.sleep(interval_s)
+        try:
+            if await asyncio.to_thread(certificates.renew):
+                log.info("the TLS files have changed: the new ones are in force")
+        except (ConfigError, OSError) as error:
+            log.error("the TLS files have changed, the old ones stay in force: %s", error)
+
+
+def _stamp(tls: Tls, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """Differs once a file has been replaced or written."""
+    stamp: list[tuple[int, int, int] | None] = []
+    for file in (tls.cert, tls.key, tls.client_ca):
+        try:
+            found = None if file is None else (base_dir / file).stat()
+        except OSError:
+            found = None  # reading it will tell
+        stamp.append(found and (found.st_ino, found.st_mtime_ns, found.st_size))
+    return tuple(stamp)
+
+
+def check_tls(tls: Tls, base_dir: Path) -> None:
+    """Raises ConfigError that names the file which cannot be used; gRPC itself would only fail."""
+    for name in ("cert", "key", "client_ca"):
+        file = getattr(tls, name)
+        try:
+            if file is not None:
+                (base_dir / file).read_bytes()
+        except OSError as error:
+            raise _unusable(name, file, error.strerror or "cannot be read") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def no_password() -> str:
+        raise _unusable("key", tls.key, "is encrypted")
+
+    try:
+        context.load_cert_chain(base_dir / tls.cert, base_dir / tls.key, no_password)
+    except ssl.SSLError as error:
+        reason = (error.reason or "not PEM").replace("_", " ").lower()
+        raise _unusable("cert", tls.cert, f"does not go with the key: {reason}") from None
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(base_dir / tls.client_ca)
+        except ssl.SSLError:
+            raise _unusable("client_ca", tls.client_ca, "holds no PEM certificate") from None
+
+
+def bind(
+    server: grpc.aio.Server,
+    listen: str,
+    certificates: Certificates | None,
+    *,
+    field: str = "server.listen",
+) -> str:
+    """Returns the address that was bound. Raises OSError that names the field."""
+    try:
+        if certificates is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, certificates.credentials())
+    except RuntimeError as error:
+        raise OSError(f"{field}: cannot listen on {listen}: {error}") from None
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _unusable(field: str, file: str, message: str) -> ConfigError:
+    problem = Problem(
+        path=f"server.tls.{field}",
+        value=file,
+        message=message,
+        fix="give PEM files: the certificate chain, its unencrypted key, the clients' authority",
+    )
+    return ConfigError("server.tls", [problem])

@@ -1,0 +1,148 @@
+"""A client's request: every field checked, then turned into a `Generation`.
+
+Bounds are those of the API's field comments. A fault names the field, the value and the fix; faults
+are reported together, as many as fit an answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+
+from gateway.domain.generation import Chat, Generation, Sampling
+from gateway.doors.grpc import errors
+from gateway.translation.chat_input import Violations, parse_chat
+from moegate.v1 import generation_pb2
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+_MAX_STOPS = 4
+_MAX_CHOICES = 16
+_MAX_LOGPROBS = 20
+_MAX_PRIORITY = 10
+_MAX_ID_BYTES = 128
+_MAX_MODEL_CHARS = 256
+"""As the configuration's names. A longer one would not fit into the answer that it is unknown."""
+_MAX_STOP_BYTES = 1024
+
+_SAMPLING_BOUNDS = {
+    "temperature": (0.0, 2.0),
+    "top_p": (math.ulp(0.0), 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (math.ulp(0.0), 100.0),
+}
+_NO_SAMPLING = Sampling()
+_SLO_CLASSES = frozenset(generation_pb2.SloClass.values())
+
+
+def parse_generation(
+    proto: generation_pb2.GenerateRequest, default_max_output_tokens: int, hops: int = 0
+) -> Generation:
+    """The request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every fault."""
+    violations = Violations()
+    generation_input = parse_input(proto, violations)
+    sampling = _NO_SAMPLING
+    if proto.HasField("sampling"):
+        sampling = _parse_sampling(proto.sampling, violations)
+    _check_scheduling_fields(proto, violations)
+    fault = violations.add  # its text is made only when it is one: all others would cost, too
+    request_id = proto.request_id or secrets.token_hex(12)
+    if _REQUEST_ID.match(request_id) is None:
+        shown = f"{proto.request_id[:140]!r}"
+        fault("request_id", f'{shown}: give at most 128 letters, digits or "._:-"')
+    max_output_tokens = default_max_output_tokens
+    if proto.HasField("max_output_tokens"):
+        max_output_tokens = proto.max_output_tokens
+        if max_output_tokens <= 0:
+            fault("max_output_tokens", "0: give at least 1, or leave it out")
+    stops = tuple(proto.stop)
+    if len(stops) > _MAX_STOPS:
+        fault("stop", f"{len(stops)} texts: at most {_MAX_STOPS}")
+    for i, stop in enumerate(stops):
+        size = len(stop.encode())
+        if not 0 < size <= _MAX_STOP_BYTES:
+            fault(f"stop[{i}]", f"{size} bytes: give 1 to {_MAX_STOP_BYTES}")
+    choices, logprobs = proto.choices, proto.logprobs
+    if choices > _MAX_CHOICES:
+        fault("choices", f"{choices}: at most {_MAX_CHOICES}")
+    if logprobs > _MAX_LOGPROBS:
+        fault("logprobs", f"{logprobs}: at most {_MAX_LOGPROBS}")
+    if violations:
+        raise errors.invalid(violations)
+    return Generation(
+        request_id=request_id,
+        model=proto.model,
+        input=generation_input,
+        max_output_tokens=max_output_tokens,
+        sampling=sampling,
+        stop=stops,
+        choices=choices or 1,
+        logprobs=logprobs if proto.HasField("logprobs") else None,
+        ignore_eos=proto.ignore_eos,
+        hops=hops,
+    )
+
+
+def parse_input(
+    proto: generation_pb2.GenerateRequest, violations: Violations
+) -> Chat | str | tuple[int, ...]:
+    """Model name and input of a request; faults are noted."""
+    size = len(proto.model)
+    if not size:
+        violations.add("model", "empty: name a model that ListModels gives")
+    elif size > _MAX_MODEL_CHARS:
+        violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
+    match proto.WhichOneof("input"):
+        case "chat":
+            return parse_chat(proto.chat, violations)
+        case "prompt":
+            violations.check(bool(proto.prompt), "prompt", "empty: give some text")
+            return proto.prompt
+        case "prompt_tokens":
+            token_ids = tuple(proto.prompt_tokens.token_ids)
+            violations.check(bool(token_ids), "prompt_tokens.token_ids", "empty: give some tokens")
+            return token_ids
+        case _:
+            violations.add("input", "not set: give chat, prompt or prompt_tokens")
+            return ""
+
+
+def _parse_sampling(proto: generation_pb2.Sampling, violations: Violations) -> Sampling:
+    values: dict[str, float | None] = {}
+    for name, (least, most) in _SAMPLING_BOUNDS.items():
+        value = getattr(proto, name) if proto.HasField(name) else None
+        values[name] = value
+        lower = "above 0" if least == math.ulp(0.0) else f"{least:g}"
+        violations.check(
+            value is None or least <= value <= most,
+            f"sampling.{name}",
+            f"{value}: give {lower} to {most:g}",
+        )
+    top_k = proto.top_k if proto.HasField("top_k") else None
+    violations.check(
+        top_k is None or top_k >= -1, "sampling.top_k", f"{top_k}: give 1 or more, or -1 for all"
+    )
+    return Sampling(**values, top_k=top_k, seed=proto.seed if proto.HasField("seed") else None)
+
+
+def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: Violations) -> None:
+    fault = violations.add
+    if proto.HasField("slo"):
+        slo = proto.slo
+        for name in ("ttft", "tpot"):
+            if slo.HasField(name) and (nanos := getattr(slo, name).ToNanoseconds()) <= 0:
+                fault(f"slo.{name}", f"{nanos / 1e9:g} s: give a positive duration")
+        if slo.slo_class not in _SLO_CLASSES:
+            fault("slo.slo_class", f"{slo.slo_class} is no class")
+    if abs(proto.priority) > _MAX_PRIORITY:
+        fault("priority", f"{proto.priority}: give {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
+    for name in ("session_id", "idempotency_key"):
+        if (size := len(getattr(proto, name).encode())) > _MAX_ID_BYTES:
+            fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
+    if "\0" in proto.session_id:  # PostgreSQL cannot keep it: the row would block all after it
+        fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
+    if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
+        shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"
+        fault("max_cost_nano_usd", shown)

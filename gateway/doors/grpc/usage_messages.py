@@ -1,0 +1,43 @@
+"""Rows and sums of the ledger as protos."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway.accounting.ledger.database import Row
+from gateway.accounting.ledger.queries import Spend
+from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
+from moegate.v1 import usage_pb2
+
+_RENAMED = {"parts": "parts_json"}
+_TIMES = {"started_unix_us": "started_at", "ended_unix_us": "ended_at"}
+
+
+def spend_row(spend: Spend) -> usage_pb2.SpendRow:
+    """Sums of a group: the fields have the same names."""
+    return usage_pb2.SpendRow(**asdict(spend))
+
+
+def attempt_row(row: Row) -> usage_pb2.AttemptRow:
+    """A row: the fields have the columns' names, but for times; NULL stays absent."""
+    values = dict(zip(ATTEMPT_COLUMNS, row, strict=True))
+    message = usage_pb2.AttemptRow(
+        **{
+            _RENAMED.get(name, name): value
+            for name, value in values.items()
+            if name not in _TIMES and name != "last_attempt"
+        },
+        last_attempt=bool(values["last_attempt"]),
+    )
+    for column, field in _TIMES.items():
+        getattr(message, field).FromMicroseconds(values[column])
+    return message
+
+
+def timestamp(unix_s: float) -> Timestamp:
+    """Unix seconds as a proto."""
+    message = Timestamp()
+    message.FromNanoseconds(round(unix_s * 1e9))
+    return message

@@ -1,0 +1,174 @@
+"""UsageService: spend from the ledger, its rows, and the fleet as it stands.
+
+A caller's key sees what it spent itself, a tenant admin's its tenant, an operator's everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway.accounting.accounts import Accounts
+from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
+from gateway.auth.authenticator import Caller
+from gateway.config.gateway import KeyRole
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.fleet_watch import Rates, watch_fleet
+from gateway.doors.grpc.pool_cost import pool_cost
+from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
+from gateway.doors.grpc.usage_messages import attempt_row, spend_row
+from gateway.fleet.throughput import Throughput
+from gateway.runtime.active_configuration import Live
+from moegate.v1 import usage_pb2, usage_pb2_grpc
+
+DEFAULT_SPAN_S = 30 * 86_400
+DEFAULT_ROWS, MAX_ROWS = 1000, 10_000
+MAX_GROUPS = 4
+RETRY_S = 2.0
+
+_GROUPS = {
+    usage_pb2.SPEND_GROUP_TENANT: Group.TENANT,
+    usage_pb2.SPEND_GROUP_KEY: Group.KEY,
+    usage_pb2.SPEND_GROUP_MODEL: Group.MODEL,
+    usage_pb2.SPEND_GROUP_HOUR: Group.HOUR,
+    usage_pb2.SPEND_GROUP_DAY: Group.DAY,
+    usage_pb2.SPEND_GROUP_WEEK: Group.WEEK,
+    usage_pb2.SPEND_GROUP_PLACEMENT: Group.PLACEMENT,
+    usage_pb2.SPEND_GROUP_SESSION: Group.SESSION,
+}
+_ORDERS = {
+    usage_pb2.SPEND_ORDER_UNSPECIFIED: Order.GROUP,
+    usage_pb2.SPEND_ORDER_SPEND: Order.SPEND,
+    usage_pb2.SPEND_ORDER_TOKENS: Order.TOKENS,
+}
+
+
+class UsageService(usage_pb2_grpc.UsageServiceServicer):
+    """Spend and fleet."""
+
+    def __init__(
+        self,
+        live: Live,
+        clock: Callable[[], float],
+        throughput: Throughput,
+        rates: Rates,
+        accounts: Accounts,
+    ) -> None:
+        self._live = live
+        self._clock = clock
+        self._throughput = throughput
+        self._rates = rates
+        self._accounts = accounts
+
+    async def GetSpend(
+        self, request: usage_pb2.GetSpendRequest, context: Context
+    ) -> usage_pb2.GetSpendResponse:
+        """Sums over the ledger."""
+        async with answering(context):
+            caller = caller_of(self._live, metadata_of(context))
+            groups = _groups(request)
+            selection = replace(
+                _selection(caller, request.tenant, request.key_id),
+                from_us=_us(request, "from"),
+                to_us=_us(request, "to"),
+                model=request.model,
+            )
+            limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
+            order = _ORDERS.get(request.order_by, Order.GROUP)
+            try:
+                rows = await self._accounts.database.read(
+                    lambda tx: spend(tx, selection, groups, order, limit + 1)
+                )
+            except LedgerUnavailable as error:
+                raise unavailable(error) from error
+            return usage_pb2.GetSpendResponse(
+                rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
+            )
+
+    async def ExportAttempts(  # type: ignore[override]  # the stub knows generators only
+        self, request: usage_pb2.ExportAttemptsRequest, context: Context
+    ) -> None:
+        """Rows of the ledger, a page a message."""
+        async with answering(context):
+            caller = caller_of(self._live, metadata_of(context))
+            selection = replace(
+                _selection(caller, request.tenant, ""),
+                from_us=_us(request, "from") if request.HasField("from") else 0,
+                to_us=_us(request, "to"),
+            )
+            try:
+                async for page in pages(self._accounts.database, selection):
+                    rows = [attempt_row(row) for row in page]
+                    await context.write(usage_pb2.ExportAttemptsResponse(rows=rows))
+            except LedgerUnavailable as error:
+                raise unavailable(error) from error
+
+    async def GetPoolCost(
+        self, request: usage_pb2.GetPoolCostRequest, context: Context
+    ) -> usage_pb2.GetPoolCostResponse:
+        """What a pool's tokens cost, and where its bill went."""
+        async with answering(context):
+            caller = caller_of(self._live, metadata_of(context))
+            require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
+            return await pool_cost(self._live, request)
+
+    async def WatchFleet(  # type: ignore[override]  # the stub knows generators only
+        self, request: usage_pb2.WatchFleetRequest, context: Context
+    ) -> None:
+        """Every placement, again each interval, until the client leaves."""
+        async with answering(context):
+            caller = caller_of(self._live, metadata_of(context))
+            require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
+            fleet = watch_fleet(
+                request,
+                live=self._live,
+                throughput=self._throughput,
+                clock=self._clock,
+                rates=self._rates,
+            )
+            async for message in fleet:
+                await context.write(message)
+
+
+def unavailable(error: LedgerUnavailable) -> errors.RpcError:
+    """The ledger's database does not answer."""
+    return errors.unavailable(f"the ledger does not answer: {error}", "LEDGER", RETRY_S)
+
+
+def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:
+    """What of it the caller may see. Raises RpcError (PERMISSION_DENIED)."""
+    if caller.role is not KeyRole.OPERATOR:
+        if tenant not in ("", caller.tenant):
+            raise errors.denied(f"tenant: key {caller.key_id} may see only {caller.tenant}")
+        tenant = caller.tenant
+    if caller.role is KeyRole.CALLER:
+        if key_id not in ("", caller.key_id):
+            raise errors.denied(f"key_id: key {caller.key_id} may see only its own spend")
+        key_id = caller.key_id
+    return Selection(from_us=0, to_us=0, tenant=tenant, key_id=key_id)
+
+
+def _groups(request: usage_pb2.GetSpendRequest) -> list[Group]:
+    if len(request.group_by) > MAX_GROUPS:
+        text = f"{len(request.group_by)} groups: at most {MAX_GROUPS}"
+        raise errors.invalid([("group_by", text)])
+    groups = []
+    for i, number in enumerate(request.group_by):
+        group = _GROUPS.get(number)
+        if group is None or group in groups:
+            raise errors.invalid([(f"group_by[{i}]", f"{number}: no group, or there twice")])
+        groups.append(group)
+    return groups
+
+
+def _us(request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, name: str) -> int:
+    """A time of the request in microseconds; absent: now, or as long before as is usual."""
+    now_s = time.time()
+    if not request.HasField(name):
+        return round((now_s if name == "to" else now_s - DEFAULT_SPAN_S) * 1e6)
+    at: Timestamp = getattr(request, name)
+    return at.ToMicroseconds()

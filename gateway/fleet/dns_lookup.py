@@ -1,0 +1,92 @@
+"""Looks a name up in DNS: its addresses, and how long they may be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import dns.asyncresolver
+import dns.exception
+import dns.rdatatype
+import dns.resolver
+
+from gateway.config.discovery import Discover
+
+
+class LookupFailed(Exception):
+    """No answer: nothing is known of the name's addresses. The text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Addresses in order, without doubles; none: the name has none now. `ttl_s` None: unknown."""
+
+    addresses: tuple[str, ...]
+    ttl_s: float | None
+
+
+class Lookup:
+    """Asks for one name."""
+
+    def __init__(self, settings: Discover) -> None:
+        self._settings = settings
+        self._resolver: dns.asyncresolver.Resolver | None = None
+
+    async def __call__(self) -> Answer:
+        """IPv4 addresses, or IPv6 ones where there are none of IPv4: a server that has both is
+        still one server. Raises LookupFailed."""
+        if self._resolver is None:
+            self._resolver = _resolver(self._settings)
+        answer = await self._ask(self._resolver, dns.rdatatype.A)
+        if not answer.addresses:
+            answer = await self._ask(self._resolver, dns.rdatatype.AAAA)
+        return answer
+
+    async def _ask(
+        self, resolver: dns.asyncresolver.Resolver, kind: dns.rdatatype.RdataType
+    ) -> Answer:
+        try:
+            found = await resolver.resolve(
+                self._settings.dns,
+                kind,
+                search=True,
+                lifetime=self._settings.timeout_s,
+                raise_on_no_answer=False,
+            )
+        except dns.resolver.NXDOMAIN:
+            return Answer(addresses=(), ttl_s=None)
+        except dns.resolver.LifetimeTimeout:
+            asked = " and ".join(str(server) for server in resolver.nameservers)
+            message = f"no answer within {self._settings.timeout_s:g} s from {asked}"
+            raise LookupFailed(message) from None
+        except (dns.exception.DNSException, OSError) as error:
+            raise LookupFailed(str(error) or type(error).__name__) from None
+        if found.rrset is None:
+            return Answer(addresses=(), ttl_s=None)
+        return Answer(
+            addresses=tuple(sorted({record.address for record in found.rrset}, key=_numeric)),
+            ttl_s=float(found.rrset.ttl),
+        )
+
+
+def url_of(address: str, port: int) -> str:
+    """Address of the OpenAI API of a replica."""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
+
+
+def _numeric(address: str) -> int:
+    return int(ip_address(address))
+
+
+def _resolver(settings: Discover) -> dns.asyncresolver.Resolver:
+    """Raises LookupFailed: without /etc/resolv.conf there is nobody to ask."""
+    try:
+        resolver = dns.asyncresolver.Resolver(configure=settings.nameserver is None)
+    except dns.exception.DNSException as error:
+        raise LookupFailed(str(error)) from None
+    if settings.nameserver is not None:
+        host, _, port = settings.nameserver.rpartition(":")
+        resolver.nameservers = [host.strip("[]")]
+        resolver.port = int(port)
+    return resolver

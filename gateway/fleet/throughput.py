@@ -1,0 +1,97 @@
+"""Output tokens per second of every placement, and how many requests went to remotes.
+
+Own servers by their engine's own counter, so that the load of others is in it; remotes, which tell
+nothing, by the requests that ended there. Fed by looks at the placements and by settled attempts:
+there is nothing per token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.accounting.settlement import SettledAttempt
+from scheduler.contract import EngineReport, PlacementKind
+from scheduler.placement_state import PlacementState
+
+WINDOW_S = 10.0
+"""Over which a remote's requests count; two looks at an engine that are farther apart say nothing
+of now."""
+WEIGHT = 0.5
+"""Weight of a new rate in the running mean: reports come about once a second."""
+STALE_S = 5.0
+"""A rate whose newest report is older is unknown."""
+
+
+@dataclass(slots=True)
+class _Engine:
+    report: EngineReport
+    per_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Remote:
+    ended: deque[tuple[float, int]] = field(default_factory=deque)
+    tokens: int = 0
+
+
+class Throughput:
+    """What runs through. Times are Unix seconds for remotes, the scheduler's for engines."""
+
+    def __init__(self) -> None:
+        self.overflowed_requests = 0
+        self._engines: dict[str, _Engine] = {}
+        self._remotes: dict[str, _Remote] = {}
+
+    def look(self, placements: Iterable[PlacementState]) -> None:
+        """Takes the engines' newest counters; however often and by whomever it is called."""
+        for state in placements:
+            if state.report is not None:
+                self._take(state.report)
+
+    def settled(self, attempt: SettledAttempt) -> None:
+        """Takes an attempt that has ended: a sink of the dispatcher."""
+        if attempt.kind is not PlacementKind.REMOTE:
+            return
+        self.overflowed_requests += 1
+        tokens = 0 if attempt.usage is None else attempt.usage.completion_tokens
+        remote = self._remotes.setdefault(attempt.placement, _Remote())
+        remote.ended.append((attempt.ended_unix_s, tokens))
+        remote.tokens += tokens
+        self._expire(remote, attempt.ended_unix_s)
+
+    def tokens_per_s(self, placement: str, *, now_s: float, now_unix_s: float) -> float | None:
+        """Of one placement; None: unknown."""
+        remote = self._remotes.get(placement)
+        if remote is not None:
+            self._expire(remote, now_unix_s)
+            return remote.tokens / WINDOW_S
+        engine = self._engines.get(placement)
+        if engine is None or now_s - engine.report.at_s > STALE_S:
+            return None
+        return engine.per_s
+
+    def _take(self, report: EngineReport) -> None:
+        engine = self._engines.get(report.placement)
+        passed_s = 0.0 if engine is None else report.at_s - engine.report.at_s
+        if engine is not None and passed_s == 0:
+            return
+        gained = 0 if engine is None else _generated(report) - _generated(engine.report)
+        if engine is None or gained < 0 or passed_s > WINDOW_S:
+            # New, or started anew, or not looked at for long.
+            self._engines[report.placement] = _Engine(report)
+            return
+        rate = gained / passed_s
+        last = engine.per_s
+        engine.per_s = rate if last is None else last + WEIGHT * (rate - last)
+        engine.report = report
+
+    @staticmethod
+    def _expire(remote: _Remote, now_unix_s: float) -> None:
+        while remote.ended and remote.ended[0][0] <= now_unix_s - WINDOW_S:
+            remote.tokens -= remote.ended.popleft()[1]
+
+
+def _generated(report: EngineReport) -> int:
+    return report.generation_tokens_total

@@ -1,0 +1,91 @@
+"""Going on with an answer that broke off: whether that is honest, and as which request.
+
+Only plain text may be gone on with, and only where the client asked for nothing that a splice of
+two answers could break. The other server gets what was said as the beginning of the model's own
+turn, and what is left of the output limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from msgspec import structs
+
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Chat, Generation, Message, Role
+from gateway.pipeline.flight import Leg
+from scheduler.contract import Request
+
+_MENDABLE = frozenset(
+    {
+        *(FailureKind.CONNECT, FailureKind.BUSY, FailureKind.SERVER_ERROR),
+        *(FailureKind.PROTOCOL, FailureKind.TIMEOUT),
+    }
+)
+
+
+def may_be_continued(generation: Generation) -> bool:
+    """Whether an answer to this could be gone on with at all."""
+    if generation.choices > 1 or generation.logprobs is not None or generation.stop:
+        return False
+    if generation.sampling.seed is not None or generation.ignore_eos:
+        return False
+    match generation.input:
+        case Chat() as chat:
+            return not (chat.tools or chat.json_object or chat.json_schema is not None)
+        case str():
+            return True
+        case _:
+            return False
+
+
+def is_continuable(leg: Leg, failure: UpstreamFailure) -> bool:
+    """Whether the leg's answer, which broke off so, may be gone on with: once, and for text."""
+    flight = leg.flight
+    return (
+        flight.text is not None
+        and not flight.broken
+        and failure.kind in _MENDABLE
+        and leg.committed
+        and leg.output_tokens < leg.generation.max_output_tokens
+        and any(text.strip() for text in flight.text)
+    )
+
+
+def continuation(
+    leg: Leg, failure: UpstreamFailure, unable: Collection[str]
+) -> tuple[Request, Generation] | None:
+    """What is asked of another server; None: the answer ends here.
+
+    `unable`: placements that cannot go on with an answer.
+    """
+    if not is_continuable(leg, failure):
+        return None
+    text = "".join(leg.flight.text or ())
+    left_tokens = leg.generation.max_output_tokens - leg.output_tokens
+    asked = leg.generation
+    match asked.input:
+        case Chat() as chat:
+            said = Message(role=Role.ASSISTANT, parts=(text,))
+            rest = structs.replace(
+                asked,
+                input=structs.replace(chat, messages=(*chat.messages, said)),
+                continues=True,
+                max_output_tokens=left_tokens,
+            )
+        case str(prompt):
+            rest = structs.replace(asked, input=prompt + text, max_output_tokens=left_tokens)
+        case _:
+            return None
+    request = leg.request
+    return (
+        replace(
+            request,
+            request_id=f"{request.request_id}~continued",
+            prompt_tokens=request.prompt_tokens + leg.output_tokens,
+            max_output_tokens=left_tokens,
+            unsupported_by=request.unsupported_by | frozenset(unable),
+        ),
+        rest,
+    )

@@ -1,0 +1,108 @@
+"""Chained hashes of a prompt's blocks: what the scheduler finds cached prefixes by.
+
+The prompt is serialised so that a longer conversation begins with the bytes of the shorter one:
+tools first, then the messages in order, images by digest. Each block's hash covers all before it,
+and the first one the cache salt. Hashing runs in slices, so that a long prompt does not hold the
+loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from gateway.domain.generation import Chat, Generation, Image
+from scheduler.prefix.token_blocks import TokenBlocks, chain, root
+
+BLOCK_BYTES = 2048
+"""About 512 tokens of English text, and exactly 512 of a prompt given as token ids."""
+MAX_BLOCKS = 2048
+"""Blocks that are hashed: 4 MiB; what lies behind is not looked for."""
+SLICE_BLOCKS = 128
+"""Blocks between two turns of the loop: about 0.3 ms."""
+MAX_TOKEN_BLOCKS = 16_384
+"""Blocks of a prompt's tokens that are hashed: 262,144 tokens in blocks of 16."""
+_SEPARATOR = b"\x00"
+
+
+async def prefix_blocks(
+    generation: Generation, salt: str, prompt_tokens: int
+) -> tuple[tuple[int, ...], int]:
+    """Hashes of the full blocks, and the tokens of a block (at least 1)."""
+    blocks: list[int] = []
+    total_bytes = 0
+    pending = bytearray()
+    parent: bytes | None = None
+    for piece in _pieces(generation):
+        total_bytes += len(piece)
+        if len(blocks) >= MAX_BLOCKS:
+            continue
+        pending += piece
+        start = 0
+        while len(pending) - start >= BLOCK_BYTES and len(blocks) < MAX_BLOCKS:
+            end = start + BLOCK_BYTES
+            if parent is None:
+                parent = blake2b(f"{generation.model}\n{salt}".encode(), digest_size=8).digest()
+            parent = blake2b(parent + pending[start:end], digest_size=8).digest()
+            blocks.append(int.from_bytes(parent, "big"))
+            start = end
+            if len(blocks) % SLICE_BLOCKS == 0:
+                await asyncio.sleep(0)
+        del pending[:start]
+    block_tokens = round(prompt_tokens * BLOCK_BYTES / max(1, total_bytes))
+    return tuple(blocks), max(1, block_tokens)
+
+
+async def token_blocks(
+    generation: Generation, salt: str, block_sizes: tuple[int, ...]
+) -> tuple[TokenBlocks, ...]:
+    """Blocks of a prompt given as token ids, cut by each size; of other prompts none.
+
+    An engine computes at least the last token: a block that ends with it is no hit.
+    """
+    prompt = generation.input
+    if not isinstance(prompt, tuple):
+        return ()
+    found = []
+    for size in block_sizes:
+        names: list[int] = []
+        parent = root(size, salt)
+        end = min(MAX_TOKEN_BLOCKS, (len(prompt) - 1) // size) * size
+        for start in range(0, end, SLICE_BLOCKS * size):
+            if start:
+                await asyncio.sleep(0)
+            names.extend(chain(parent, prompt[start : min(end, start + SLICE_BLOCKS * size)], size))
+            parent = names[-1]
+        found.append(TokenBlocks(block_tokens=size, names=tuple(names)))
+    return tuple(found)
+
+
+def _pieces(generation: Generation) -> Iterator[bytes]:
+    """The prompt in bytes, in order."""
+    prompt = generation.input
+    if isinstance(prompt, tuple):
+        yield array("Q" if max(prompt, default=0) >> 32 else "I", prompt).tobytes()
+    elif isinstance(prompt, Chat):
+        yield from _chat_pieces(prompt)
+    else:
+        yield prompt.encode()
+
+
+def _chat_pieces(chat: Chat) -> Iterator[bytes]:
+    for tool in chat.tools:
+        texts = (tool.name, tool.description, tool.parameters_json_schema)
+        yield _SEPARATOR.join(text.encode() for text in texts) + _SEPARATOR
+    for message in chat.messages:
+        yield _SEPARATOR + message.role.value.encode() + _SEPARATOR
+        for part in message.parts:
+            yield _image_digest(part) if isinstance(part, Image) else part.encode()
+        for call in message.tool_calls:
+            yield _SEPARATOR + f"{call.name}\n{call.arguments_json}".encode()
+
+
+def _image_digest(image: Image) -> bytes:
+    """Of its beginning and length: whole pictures would hold the loop, for a prediction."""
+    head = f"{image.media_type}\n{image.url}\n{len(image.data)}\n".encode()
+    return blake2b(head + image.data[:65_536], digest_size=16).digest()

@@ -1,0 +1,183 @@
+"""The chat part of a request: checked, and turned into domain values.
+
+Every fault is noted with the path of its field, so that a client learns of all of them at once.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from gateway.domain.generation import (
+    Chat,
+    Image,
+    JsonSchema,
+    Message,
+    NamedTool,
+    Role,
+    Tool,
+    ToolCall,
+    ToolMode,
+)
+from moegate.v1 import chat_pb2
+
+ROLES = {
+    chat_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    chat_pb2.ROLE_USER: Role.USER,
+    chat_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+    chat_pb2.ROLE_TOOL: Role.TOOL,
+}
+TOOL_MODES = {
+    chat_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: None,
+    chat_pb2.TOOL_CHOICE_MODE_AUTO: ToolMode.AUTO,
+    chat_pb2.TOOL_CHOICE_MODE_NONE: ToolMode.NONE,
+    chat_pb2.TOOL_CHOICE_MODE_REQUIRED: ToolMode.REQUIRED,
+}
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class Violations(list[tuple[str, str]]):
+    """Faults of a request: (path of the field, what is wrong and how to mend it)."""
+
+    def add(self, field: str, description: str) -> None:
+        """Notes a fault."""
+        self.append((field, description))
+
+    def check(self, good: bool, field: str, description: str) -> None:
+        """Notes a fault unless `good`."""
+        if not good:
+            self.add(field, description)
+
+
+def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
+    """The chat; what cannot be understood is noted and left out."""
+    violations.check(len(proto.messages) > 0, "chat.messages", "empty: give at least one message")
+    messages = tuple(
+        _parse_message(message, i, violations) for i, message in enumerate(proto.messages)
+    )
+    tools = tuple(
+        _parse_tool(tool, f"chat.tools[{i}]", violations) for i, tool in enumerate(proto.tools)
+    )
+    names = [tool.name for tool in tools]
+    violations.check(
+        len(set(names)) == len(names), "chat.tools", "two tools have one name: names must differ"
+    )
+    format_proto = proto.response_format
+    json_schema = None
+    if format_proto.WhichOneof("format") == "json_schema":
+        json_schema = _parse_schema(format_proto.json_schema, violations)
+    return Chat(
+        messages=messages,
+        tools=tools,
+        tool_choice=_parse_tool_choice(proto.tool_choice, names, violations),
+        json_object=format_proto.json_object,
+        json_schema=json_schema,
+    )
+
+
+def _parse_message(proto: chat_pb2.ChatMessage, index: int, violations: Violations) -> Message:
+    def fault(field: str, description: str) -> None:
+        violations.add(f"chat.messages[{index}].{field}", description)
+
+    role = ROLES.get(proto.role)
+    if role is None:
+        fault("role", f"{proto.role}: give ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL")
+        role = Role.USER
+    tool_calls = tuple(
+        ToolCall(index=i, id=call.id, name=call.name, arguments_json=call.arguments_json)
+        for i, call in enumerate(proto.tool_calls)
+    )
+    if not proto.parts and not (tool_calls and role is Role.ASSISTANT):
+        fault("parts", "empty: give a text part")
+    if role is Role.TOOL and not proto.tool_call_id:
+        fault("tool_call_id", "empty: name the call that this ROLE_TOOL message answers")
+    if tool_calls and role is not Role.ASSISTANT:
+        fault("tool_calls", "only ROLE_ASSISTANT messages hold tool calls")
+    return Message(
+        role=role,
+        parts=tuple(
+            part.text
+            if part.WhichOneof("part") == "text"
+            else _parse_other(part, f"chat.messages[{index}].parts[{i}]", violations)
+            for i, part in enumerate(proto.parts)
+        ),
+        name=proto.name,
+        tool_calls=tool_calls,
+        tool_call_id=proto.tool_call_id,
+        reasoning_text=proto.reasoning_text,
+    )
+
+
+def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
+    """A part that is no text."""
+    if proto.WhichOneof("part") is None:
+        violations.add(path, "empty: set text or image")
+        return ""
+    image = proto.image
+    source = image.WhichOneof("source")
+    violations.check(source is not None, f"{path}.image", "empty: set data or url")
+    violations.check(
+        source != "url" or image.url.startswith("https://"),
+        f"{path}.image.url",
+        "not an https address",
+    )
+    violations.check(
+        source != "data" or image.media_type.startswith("image/"),
+        f"{path}.image.media_type",
+        f"{image.media_type!r} is no image type: give one such as image/png",
+    )
+    return Image(data=image.data, media_type=image.media_type, url=image.url)
+
+
+def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violations) -> Tool:
+    violations.check(
+        _FUNCTION_NAME.match(proto.name) is not None,
+        f"{path}.name",
+        f"{proto.name[:80]!r}: give 1 to 64 letters, digits, underscores or dashes",
+    )
+    schema = proto.parameters_json_schema or '{"type": "object", "properties": {}}'
+    _check_json_object(schema, f"{path}.parameters_json_schema", violations)
+    return Tool(
+        name=proto.name,
+        description=proto.description,
+        parameters_json_schema=schema,
+        strict=proto.strict,
+    )
+
+
+def _parse_tool_choice(
+    proto: chat_pb2.ToolChoice, names: list[str], violations: Violations
+) -> ToolMode | NamedTool | None:
+    if proto.WhichOneof("choice") == "function_name":
+        violations.check(
+            proto.function_name in names,
+            "chat.tool_choice.function_name",
+            f"{proto.function_name[:80]!r} is none of chat.tools",
+        )
+        return NamedTool(name=proto.function_name)
+    mode = TOOL_MODES.get(proto.mode)
+    violations.check(
+        bool(names) or mode in (None, ToolMode.NONE),
+        "chat.tool_choice.mode",
+        "no tools to choose from: give chat.tools, or leave it out",
+    )
+    return mode
+
+
+def _parse_schema(proto: chat_pb2.JsonSchemaFormat, violations: Violations) -> JsonSchema:
+    path = "chat.response_format.json_schema"
+    violations.check(
+        _FUNCTION_NAME.match(proto.name) is not None,
+        f"{path}.name",
+        f"{proto.name[:80]!r}: give 1 to 64 letters, digits, underscores or dashes",
+    )
+    _check_json_object(proto.schema_json, f"{path}.schema_json", violations)
+    return JsonSchema(name=proto.name, schema_json=proto.schema_json, strict=proto.strict)
+
+
+def _check_json_object(text: str, path: str, violations: Violations) -> None:
+    try:
+        msgspec.json.decode(text, type=dict)
+    except (msgspec.DecodeError, RecursionError) as error:
+        violations.add(path, f"not a JSON object: {error}")

@@ -1,0 +1,199 @@
+"""Domain values into protos: what the client receives."""
+
+from __future__ import annotations
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gateway.accounting.settlement import CostBasis, SettledAttempt, TokenKind
+from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
+from moegate.v1 import chat_pb2, generation_pb2
+from scheduler.contract import PlacementKind
+
+FINISH = {
+    None: generation_pb2.FINISH_REASON_UNSPECIFIED,
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
+    FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
+}
+KIND = {
+    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
+    PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
+}
+_BASIS = {
+    CostBasis.METERED: generation_pb2.COST_BASIS_METERED,
+    CostBasis.LIST_PRICE: generation_pb2.COST_BASIS_LIST_PRICE,
+    CostBasis.ESTIMATED: generation_pb2.COST_BASIS_ESTIMATED,
+}
+_TOKEN_KIND = {
+    TokenKind.UNCACHED_INPUT: generation_pb2.TOKEN_KIND_UNCACHED_INPUT,
+    TokenKind.CACHED_INPUT: generation_pb2.TOKEN_KIND_CACHED_INPUT,
+    TokenKind.OUTPUT: generation_pb2.TOKEN_KIND_OUTPUT,
+}
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt, over. `started_unix_s`: wall clock, for the reader."""
+
+    placement: str
+    outcome: str
+    started_unix_s: float
+    duration_s: float
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """The account of a request that ended well. Times count from its arrival; None: unknown.
+
+    `settled`: the attempt that answered; `broken`: those before it whose output the client has,
+    because the answer broke off and was gone on with.
+    """
+
+    model: str
+    usage: Usage
+    settled: SettledAttempt
+    broken: tuple[SettledAttempt, ...] = ()
+    kind: PlacementKind
+    placement: str
+    reason: str
+    attempts: tuple[AttemptRecord, ...]
+    queue_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    total_s: float
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a proto Duration, to the nanosecond."""
+    message = Duration()
+    _write_time(message, seconds)
+    return message
+
+
+def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
+    """A piece of the stream."""
+    message = generation_pb2.GenerateResponse()
+    choices = message.delta.choices
+    for delta in chunk.deltas:
+        write_choice(choices.add(), delta)
+    return message
+
+
+def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> None:
+    """New output of one choice."""
+    if delta.index:
+        message.index = delta.index
+    message.text = delta.text
+    if delta.finish_reason is not None:
+        message.finish_reason = FINISH[delta.finish_reason]
+    if delta.reasoning_text:
+        message.reasoning_text = delta.reasoning_text
+    if delta.tool_calls:
+        message.tool_calls.extend(tool_call_message(call) for call in delta.tool_calls)
+    for entry in delta.logprobs:
+        message.logprobs.add(
+            token=entry.token,
+            logprob=entry.logprob,
+            top=[generation_pb2.TopLogprob(token=t, logprob=p) for t, p in entry.top],
+        )
+
+
+def usage_message(usage: Usage) -> generation_pb2.Usage:
+    """Tokens of a request; what is unknown stays absent."""
+    message = generation_pb2.Usage()
+    _write_usage(message, usage)
+    return message
+
+
+def _write_usage(message: generation_pb2.Usage, usage: Usage) -> None:
+    message.prompt_tokens = usage.prompt_tokens
+    message.completion_tokens = usage.completion_tokens
+    message.estimated = usage.estimated
+    if usage.cached_tokens is not None:
+        message.cached_tokens = usage.cached_tokens
+    if usage.reasoning_tokens is not None:
+        message.reasoning_tokens = usage.reasoning_tokens
+
+
+def whole_cost_message(
+    settled: SettledAttempt, broken: tuple[SettledAttempt, ...]
+) -> generation_pb2.Cost | None:
+    """What an answer cost with the parts that broke off; an unknown part makes the sum unknown."""
+    message = cost_message(settled)
+    if message is None or not broken:
+        return message
+    message.ClearField("cheapest_remote_nano_usd")  # no one remote would have been asked twice
+    for name in ("metered_nano_usd", "charged_nano_usd"):
+        costs = [getattr(part, name) for part in (settled, *broken)]
+        if any(cost is None for cost in costs):
+            message.ClearField(name)
+        else:
+            setattr(message, name, sum(costs))
+    for part in broken:
+        earlier = cost_message(part)
+        if earlier is not None:
+            message.parts.extend(earlier.parts)
+    return message
+
+
+def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
+    """What an attempt cost; None: not known."""
+    if settled.metered_nano_usd is None and settled.charged_nano_usd is None:
+        return None
+    message = generation_pb2.Cost(
+        price_row_id=settled.price_row_id,
+        parts=[
+            generation_pb2.CostPart(
+                kind=_TOKEN_KIND[part.kind], tokens=part.tokens, nano_usd=part.nano_usd
+            )
+            for part in settled.parts
+        ],
+    )
+    if settled.metered_nano_usd is not None:
+        message.metered_nano_usd = settled.metered_nano_usd
+    if settled.charged_nano_usd is not None:
+        message.charged_nano_usd = settled.charged_nano_usd
+    if settled.basis is not None:
+        message.basis = _BASIS[settled.basis]
+    if settled.cheapest_remote_nano_usd is not None:
+        message.cheapest_remote_nano_usd = settled.cheapest_remote_nano_usd
+    return message
+
+
+def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -> None:
+    """Fills in the end of a generation, with its account. In place: a message that is given to
+    another one's constructor is copied."""
+    done.request_id = request_id
+    done.model = finished.model
+    _write_usage(done.usage, finished.usage)
+    cost = whole_cost_message(finished.settled, finished.broken)
+    if cost is not None:
+        done.cost.CopyFrom(cost)
+    route = done.route
+    route.kind = KIND[finished.kind]
+    route.target, _, route.replica = finished.placement.partition("/")
+    route.reason = finished.reason
+    for record in finished.attempts:
+        attempt = route.attempts.add(placement=record.placement, outcome=record.outcome)
+        _write_time(attempt.started_at, record.started_unix_s)
+        _write_time(attempt.duration, record.duration_s)
+    timings = done.timings
+    _write_time(timings.queue, finished.queue_s)
+    _write_time(timings.total, finished.total_s)
+    if finished.ttft_s is not None:
+        _write_time(timings.ttft, finished.ttft_s)
+    if finished.tpot_s is not None:
+        _write_time(timings.tpot, finished.tpot_s)
+
+
+def _write_time(message: Duration | Timestamp, seconds: float) -> None:
+    """To the nanosecond."""
+    message.seconds, message.nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+
+
+def tool_call_message(call: ToolCall) -> chat_pb2.ToolCall:
+    """A call of a tool, or a piece of one."""
+    return chat_pb2.ToolCall(
+        id=call.id, name=call.name, arguments_json=call.arguments_json, index=call.index
+    )

@@ -1,0 +1,13 @@
+"""The classes of service, as messages and the scheduler call them."""
+
+from __future__ import annotations
+
+from moegate.v1 import generation_pb2
+from scheduler.contract import SloClass
+
+CLASS_OF = {
+    generation_pb2.SLO_CLASS_INTERACTIVE: SloClass.INTERACTIVE,
+    generation_pb2.SLO_CLASS_STANDARD: SloClass.STANDARD,
+    generation_pb2.SLO_CLASS_BATCH: SloClass.BATCH,
+}
+PROTO_OF = {slo_class: proto for proto, slo_class in CLASS_OF.items()}

@@ -1,0 +1,180 @@
+"""A generation as the JSON body of an Anthropic-shaped request (Messages API, 2023-06-01).
+
+The shapes differ from OpenAI's: system texts stand beside the messages, results of tools are
+parts of a user message, and a schema for the answer is an output format. Reasoning of earlier
+turns is left out: the API takes only blocks that it signed itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.config.remote import Feature
+from gateway.domain.generation import (
+    Chat,
+    Generation,
+    Image,
+    Message,
+    NamedTool,
+    Role,
+    ToolCall,
+    ToolMode,
+)
+from gateway.upstream.features import unsupported
+
+PATH = "/messages"
+_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_TOOL_MODES = {ToolMode.AUTO: "auto", ToolMode.REQUIRED: "any", ToolMode.NONE: "none"}
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def unsupported_fields(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
+    """Fields of GenerateRequest that are set and that cannot be said in this API."""
+    fields = list(unsupported(generation, features))
+    temperature = generation.sampling.temperature
+    if temperature is not None and temperature > 1.0:
+        fields.append("sampling.temperature")
+    if any(not stop.strip() for stop in generation.stop):
+        fields.append("stop")
+    if isinstance(generation.input, Chat):
+        fields += _unsupported_messages(generation.input)
+    return tuple(dict.fromkeys(fields))
+
+
+def messages_body(
+    generation: Generation,
+    upstream_model: str,
+    features: frozenset[Feature],
+    extra: Mapping[str, msgspec.Raw],
+) -> bytes:
+    """Body for `PATH`, a stream. Raises ValueError on unsupported fields."""
+    fields = unsupported_fields(generation, features)
+    if fields or not isinstance(generation.input, Chat):
+        raise ValueError(f"the Messages API cannot honour {', '.join(fields)}")
+    chat, sampling = generation.input, generation.sampling
+    body: dict[str, Any] = {**extra, "model": upstream_model}
+    system, turns = _split(chat)
+    if system:
+        body["system"] = [{"type": "text", "text": text} for text in system]
+    body["messages"] = _messages(turns)
+    body["max_tokens"] = generation.max_output_tokens
+    if sampling.temperature is not None:
+        body["temperature"] = sampling.temperature
+    if sampling.top_p is not None:
+        body["top_p"] = sampling.top_p
+    if sampling.top_k is not None and sampling.top_k > 0:
+        body["top_k"] = sampling.top_k
+    if generation.stop:
+        body["stop_sequences"] = generation.stop
+    if chat.tools:
+        body["tools"] = [
+            {
+                "name": tool.name,
+                **({"description": tool.description} if tool.description else {}),
+                "input_schema": msgspec.Raw(tool.parameters_json_schema.encode()),
+                **({"strict": True} if tool.strict else {}),
+            }
+            for tool in chat.tools
+        ]
+        match chat.tool_choice:
+            case None:
+                pass
+            case NamedTool(name=name):
+                body["tool_choice"] = {"type": "tool", "name": name}
+            case mode:
+                body["tool_choice"] = {"type": _TOOL_MODES[mode]}
+    if chat.json_schema is not None:
+        schema = msgspec.Raw(chat.json_schema.schema_json.encode())
+        body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    body["stream"] = True
+    return msgspec.json.encode(body)
+
+
+def _unsupported_messages(chat: Chat) -> list[str]:
+    fields: list[str] = []
+    _, turns = _split(chat)
+    if not turns:
+        fields.append("chat.messages")
+    first = len(chat.messages) - len(turns)
+    for i, message in enumerate(turns, first):
+        path = f"chat.messages[{i}]"
+        if message.role is Role.SYSTEM:
+            fields.append(f"{path}.role")  # instructions stand before the first turn only
+        for call in message.tool_calls:
+            if _arguments(call) is None:
+                fields.append(f"{path}.tool_calls")
+        for part in message.parts:
+            if isinstance(part, Image) and (
+                message.role in (Role.ASSISTANT, Role.SYSTEM)
+                or (part.data and part.media_type not in _IMAGE_TYPES)
+            ):
+                fields.append(f"{path}.parts")
+    return fields
+
+
+def _split(chat: Chat) -> tuple[list[str], tuple[Message, ...]]:
+    """The texts of the system messages at the beginning, and the rest."""
+    texts: list[str] = []
+    for i, message in enumerate(chat.messages):
+        if message.role is not Role.SYSTEM or any(isinstance(p, Image) for p in message.parts):
+            return texts, chat.messages[i:]
+        texts += [part for part in message.parts if isinstance(part, str) and part]
+    return texts, ()
+
+
+def _messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Turns of user and model in alternation: neighbours of one role become one message, which the
+    results of parallel tool calls have to be."""
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        role = "assistant" if turn.role is Role.ASSISTANT else "user"
+        blocks = _blocks(turn)
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    return messages
+
+
+def _blocks(turn: Message) -> list[dict[str, Any]]:
+    # An empty text is refused; a turn that holds calls alone may well have one.
+    parts = [_part(part) for part in turn.parts if part]
+    if turn.role is Role.TOOL:
+        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _tool_id(turn.tool_call_id)}
+        if parts:
+            result["content"] = parts
+        return [result]
+    for call in turn.tool_calls:
+        block = {"type": "tool_use", "id": _tool_id(call.id), "name": call.name}
+        parts.append({**block, "input": _arguments(call)})
+    return parts
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not part.data:
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
+    data = base64.b64encode(part.data).decode()
+    source = {"type": "base64", "media_type": part.media_type, "data": data}
+    return {"type": "image", "source": source}
+
+
+def _arguments(call: ToolCall) -> msgspec.Raw | None:
+    """The arguments, put in as they are; None: no JSON object."""
+    text = call.arguments_json.strip() or "{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return msgspec.Raw(text.encode())
+
+
+def _tool_id(call_id: str) -> str:
+    """The id of a call in the letters that the API takes; other servers use more of them."""
+    return _NOT_IN_ID.sub("_", call_id)

@@ -1,0 +1,79 @@
+"""Client of one Anthropic-shaped HTTP endpoint: generations as streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+
+import aiohttp
+import msgspec
+
+from gateway.config.gateway import Timeouts
+from gateway.config.remote import Feature
+from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.anthropic import failures as anthropic_failures
+from gateway.upstream.anthropic.body import PATH, messages_body
+from gateway.upstream.anthropic.stream import MessageDecoder
+from gateway.upstream.features import ANTHROPIC_FEATURES
+from gateway.upstream.http.call import HttpRequest
+from gateway.upstream.http.loop_load import Pace, Unhurried
+from gateway.upstream.http.stream import Call, stream_chunks
+from gateway.upstream.openai.usage import estimated_prompt_tokens
+
+VERSION = "2023-06-01"
+"""Of the API: the header anthropic-version; a header of the configuration takes its place."""
+
+
+class AnthropicHttpBackend:
+    """One remote endpoint. What goes wrong there is an UpstreamFailure.
+
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `extra`: fields that
+    every body gets; `headers`: further ones, of every call.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        upstream_model: str,
+        api_key: str | None,
+        timeouts: Timeouts,
+        pace: Pace | None = None,
+        features: frozenset[Feature] = ANTHROPIC_FEATURES,
+        extra: Mapping[str, msgspec.Raw] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.session = session
+        self._url = base_url.rstrip("/") + PATH
+        self._upstream_model = upstream_model
+        self._timeouts = timeouts
+        self._pace: Pace = pace or Unhurried()
+        self._features = features
+        self._extra = extra or {}
+        self._headers = {
+            # Compression would hold events back until a block of it is full.
+            "Accept-Encoding": "identity",
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+            "anthropic-version": VERSION,
+            **(headers or {}),
+        }
+        if api_key is not None:
+            self._headers["x-api-key"] = api_key
+
+    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
+        """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
+        clock. Raises ValueError if the API cannot say the generation (`unsupported_fields`)."""
+        body = messages_body(generation, self._upstream_model, self._features, self._extra)
+        request = HttpRequest(
+            session=self.session,
+            url=self._url,
+            headers=self._headers,
+            body=body,
+            connect_s=self._timeouts.connect_s,
+        )
+        call = Call(
+            request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
+        )
+        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
+        return stream_chunks(call, decoder, deadline_s=deadline_s)

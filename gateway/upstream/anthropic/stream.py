@@ -1,0 +1,231 @@
+"""Events of an Anthropic-shaped stream into chunks: a state machine without I/O.
+
+What makes a stream good is a stop reason and `message_stop`. Counts of tokens are running totals,
+told at the start (the prompt) and near the end (the output); while a stream runs, events with
+content bound its output tokens below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
+from gateway.domain.generation import (
+    MAX_ID_CHARACTERS,
+    ChoiceDelta,
+    Chunk,
+    FinishReason,
+    ToolCall,
+    Usage,
+)
+from gateway.upstream.anthropic import wire
+from gateway.upstream.anthropic.failures import in_band_failure
+from gateway.upstream.anthropic.usage import Account
+from gateway.upstream.openai.usage import estimated_tokens
+
+_STOP_REASONS = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+MAX_BLOCKS = 1 << 16
+"""Of one answer: a higher index is nonsense."""
+
+
+class MessageDecoder:
+    """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
+
+    `prompt_tokens`: estimates them, should no usage come.
+    """
+
+    def __init__(self, prompt_tokens: Callable[[], int]) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._account = Account()
+        self._failure: UpstreamFailure | None = None
+        self._stopped = False
+        self._finish_reason: FinishReason | None = None
+        self._finish_told = False
+        self._model = self._response_id = ""
+        self._events_with_content = 0
+        self._output_tokens = 0
+        self._output_bytes = 0
+        # Index of the tool call that each block with one is; those that have no arguments yet.
+        self._calls: dict[int, int] = {}
+        self._bare_calls: set[int] = set()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._pieces: list[ToolCall] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing that follows matters: message_stop or a failure came."""
+        return self._stopped or self._failure is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stop reason has come, and no failure."""
+        return self._failure is None and self._finish_reason is not None
+
+    @property
+    def started(self) -> bool:
+        """Whether the first output has come."""
+        return self._events_with_content > 0 or self._finish_reason is not None
+
+    def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
+        """All news of these payloads, merged; None: none. A failure waits for `end`."""
+        for payload in payloads:
+            if self.ended:
+                break
+            if not payload:
+                continue
+            try:
+                self._take(wire.decode_event(payload))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                # The error's text may quote output: it is not passed on.
+                message = "an event of the stream is not the JSON expected"
+                self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
+            except UpstreamFailure as failure:
+                self._failure = failure
+        return self._news()
+
+    def end(self) -> Chunk:
+        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or a cut."""
+        if self._failure is not None:
+            raise self._failure
+        if self._finish_reason is None:
+            message = "the stream was cut: no stop reason came"
+            raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
+        usage = self._account.usage()
+        if usage is None:
+            least = estimated_tokens(self._output_bytes)
+            usage = Usage(
+                prompt_tokens=self._account.prompt_tokens or self._prompt_tokens(),
+                completion_tokens=max(self._events_with_content, least),
+                estimated=True,
+            )
+        return Chunk(
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=self._model,
+            response_id=self._response_id,
+        )
+
+    def _take(self, event: wire.Event) -> None:
+        match event.type:
+            case "content_block_delta" if event.delta is not None:
+                self._take_delta(_index(event), event.delta)
+            case "content_block_start" if event.content_block is not None:
+                self._start_block(_index(event), event.content_block)
+            case "message_start" if event.message is not None:
+                self._model = event.message.model or ""
+                self._response_id = (event.message.id or "")[:MAX_ID_CHARACTERS]
+                self._account.take(event.message.usage)
+            case "message_delta":
+                self._account.take(event.usage)
+                if event.delta is not None and event.delta.stop_reason:
+                    self._finish(event.delta.stop_reason)
+            case "content_block_stop" if event.index in self._bare_calls:
+                # Without arguments no piece of them comes, and an empty text is no JSON.
+                self._bare_calls.discard(event.index)
+                self._pieces.append(ToolCall(index=self._calls[event.index], arguments_json="{}"))
+            case "message_stop":
+                self._stopped = True
+            case "error":
+                raise in_band_failure(event.error or wire.ErrorDetail())
+            case _:
+                pass  # ping, content_block_stop, and what later versions add
+
+    def _start_block(self, index: int, block: wire.ContentBlock) -> None:
+        if block.type == "tool_use":
+            call = self._calls.setdefault(index, len(self._calls))
+            whole = bytes(block.input).strip()
+            arguments = "" if whole in (b"", b"{}", b"null") else whole.decode()
+            if not arguments:
+                self._bare_calls.add(index)
+            self._pieces.append(
+                ToolCall(
+                    index=call,
+                    id=block.id or "",
+                    name=block.name or "",
+                    arguments_json=arguments,
+                )
+            )
+            self._note(len(block.name or "") + len(arguments))
+        elif block.text:
+            self._add_text(block.text)
+        elif block.thinking:
+            self._add_reasoning(block.thinking)
+
+    def _take_delta(self, index: int, delta: wire.Delta) -> None:
+        if delta.text:
+            self._add_text(delta.text)
+        elif delta.thinking:
+            self._add_reasoning(delta.thinking)
+        elif delta.partial_json:
+            call = self._calls.get(index)
+            if call is None:
+                message = "a piece of a tool call that has not begun"
+                raise UpstreamFailure(FailureKind.PROTOCOL, message)
+            self._bare_calls.discard(index)
+            self._pieces.append(ToolCall(index=call, arguments_json=delta.partial_json))
+            self._note(len(delta.partial_json.encode()))
+
+    def _add_text(self, text: str) -> None:
+        self._text.append(text)
+        self._note(len(text.encode()))
+
+    def _add_reasoning(self, text: str) -> None:
+        self._reasoning.append(text)
+        self._note(len(text.encode()))
+
+    def _note(self, size_bytes: int) -> None:
+        self._events_with_content += 1
+        self._output_bytes += size_bytes
+
+    def _finish(self, name: str) -> None:
+        reason = _STOP_REASONS.get(name)
+        if reason is None:
+            message = f"unknown stop_reason {one_line(name, 40)!r}"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        self._finish_reason = self._finish_reason or reason
+
+    def _news(self) -> Chunk | None:
+        # The count of message_start stands for tokens that have not come yet.
+        counted = self._account.output_tokens or 0 if self.started else 0
+        output_tokens = max(self._output_tokens, self._events_with_content, counted)
+        finish = None if self._finish_told else self._finish_reason
+        if not (self._text or self._reasoning or self._pieces or finish):
+            if output_tokens == self._output_tokens:
+                return None
+            deltas: tuple[ChoiceDelta, ...] = ()
+        else:
+            delta = ChoiceDelta(
+                index=0,
+                text="".join(self._text),
+                reasoning_text="".join(self._reasoning),
+                tool_calls=tuple(self._pieces),
+                finish_reason=finish,
+            )
+            deltas = (delta,)
+            self._text, self._reasoning, self._pieces = [], [], []
+            self._finish_told = self._finish_told or finish is not None
+        self._output_tokens = output_tokens
+        return Chunk(
+            deltas=deltas,
+            output_tokens=output_tokens,
+            model=self._model,
+            response_id=self._response_id,
+        )
+
+
+def _index(event: wire.Event) -> int:
+    index = event.index or 0
+    if not 0 <= index < MAX_BLOCKS:
+        raise UpstreamFailure(FailureKind.PROTOCOL, "a content block of an impossible index")
+    return index

@@ -1,0 +1,115 @@
+"""Statuses of another moegate as `UpstreamFailure`: by its reason, else by the gRPC status.
+
+A status with its details comes from the gateway there; one without, from gRPC itself or from a
+proxy in between: the connection broke, or there was none.
+"""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from gateway.domain.failures import (
+    MAX_RETRY_AFTER_S,
+    FailureKind,
+    UpstreamFailure,
+    one_line,
+    told,
+)
+from gateway.doors.grpc.errors import DOMAIN, PUSHBACK_TRAILER
+
+MAX_PARAM_CHARS = 100
+_BY_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: FailureKind.BAD_REQUEST,
+    grpc.StatusCode.OUT_OF_RANGE: FailureKind.BAD_REQUEST,
+    # Nothing there may run this request: another remote may.
+    grpc.StatusCode.FAILED_PRECONDITION: FailureKind.BAD_REQUEST,
+    grpc.StatusCode.UNAUTHENTICATED: FailureKind.CREDENTIALS,
+    grpc.StatusCode.PERMISSION_DENIED: FailureKind.CREDENTIALS,
+    grpc.StatusCode.NOT_FOUND: FailureKind.MODEL_NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: FailureKind.BUSY,
+    grpc.StatusCode.DEADLINE_EXCEEDED: FailureKind.DEADLINE,
+    grpc.StatusCode.UNIMPLEMENTED: FailureKind.PROTOCOL,
+}
+_BY_REASON = {
+    "CONTEXT_LENGTH": FailureKind.CONTEXT_LENGTH,
+    "CONTENT_FILTER": FailureKind.CONTENT_FILTER,
+    "BUDGET_SPENT": FailureKind.CREDIT,
+    "PRICE_UNKNOWN": FailureKind.CREDIT,
+    "PARTIAL_OUTPUT": FailureKind.SERVER_ERROR,
+    # It has no server in service, or none that is not full: as HTTP's 503.
+    "UNAVAILABLE": FailureKind.BUSY,
+    "BUSY": FailureKind.BUSY,
+    "RELOADED": FailureKind.BUSY,
+}
+"""Reasons that say more than their status."""
+_TOO_LARGE = re.compile(r"larger than max", re.I)
+
+
+def failure_of(error: grpc.aio.AioRpcError, *, connected: bool) -> UpstreamFailure:
+    """What a status other than OK means. `connected`: whether there was a connection to send on."""
+    code, text = error.code(), error.details() or ""
+    reason, param, retry_after_s = _details(error)
+    if not connected and reason is None and code is grpc.StatusCode.UNAVAILABLE:
+        # gRPC's text ends with the cause; before it stand addresses, which are nobody's business.
+        cause = text.rstrip(" ]}").rpartition(": ")[2]
+        return UpstreamFailure(FailureKind.CONNECT, one_line(f"no connection: {cause}", 100))
+    kind = _kind(code, text, reason)
+    if reason is not None and kind is FailureKind.BAD_REQUEST:
+        text = text.removeprefix(f"{param}: ")
+    return UpstreamFailure(
+        kind,
+        told(kind, code.name, 0, text),
+        param=one_line(param, MAX_PARAM_CHARS),
+        retry_after_s=retry_after_s,
+    )
+
+
+def _kind(code: grpc.StatusCode, text: str, reason: str | None) -> FailureKind:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(text):
+        # Of a request, told by the server there; of an answer, by gRPC here.
+        own = text.startswith("CLIENT")
+        return FailureKind.PROTOCOL if own else FailureKind.BAD_REQUEST
+    if reason == "PARTIAL_OUTPUT" and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return FailureKind.DEADLINE
+    found = _BY_REASON.get(reason or "")
+    return found or _BY_STATUS.get(code, FailureKind.SERVER_ERROR)
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, str, float | None]:
+    """Reason (None: no gateway told it), field that is blamed, when to try again."""
+    reason: str | None = None
+    param, retry_after_s = "", _pushback_s(error)
+    try:
+        # The function takes any call; its annotation knows only the synchronous ones.
+        status = rpc_status.from_call(error)  # type: ignore[arg-type, unused-ignore]
+    except (ValueError, DecodeError):
+        return None, "", retry_after_s
+    for detail in status.details if status else ():
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        bad = error_details_pb2.BadRequest()
+        try:
+            if detail.Unpack(info):
+                reason = info.reason if info.domain == DOMAIN else reason
+            elif detail.Unpack(retry):
+                retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+            elif detail.Unpack(bad):
+                reason = reason or ""
+                param = bad.field_violations[0].field if len(bad.field_violations) == 1 else ""
+        except DecodeError:
+            continue
+    if retry_after_s is not None:
+        retry_after_s = min(max(retry_after_s, 0.0), MAX_RETRY_AFTER_S)
+    return reason, param, retry_after_s
+
+
+def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds of the retry pushback; None: absent, or it says never."""
+    for name, value in error.trailing_metadata() or ():
+        if name == PUSHBACK_TRAILER and isinstance(value, str) and value.isdecimal():
+            return min(int(value[:12]) / 1000, MAX_RETRY_AFTER_S)
+    return None

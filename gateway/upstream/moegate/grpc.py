@@ -1,0 +1,223 @@
+"""Client of another moegate: generations over one gRPC channel.
+
+gRPC retries nothing here: the gateway does, elsewhere. A stream that is left early, by a failure, a
+cancellation or a deadline, cancels its call at once, and so the work there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from gateway.config.gateway import Timeouts
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Chunk, Generation
+from gateway.doors.grpc.hops import METADATA as HOPS
+from gateway.upstream.http.call import END_GRACE_S, CallBounds
+from gateway.upstream.moegate.failures import failure_of
+from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
+from gateway.upstream.openai.usage import estimated_prompt_tokens
+from moegate.v1 import generation_pb2, inference_pb2_grpc
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of one message: log-probabilities of a piece with many tokens are large."""
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+MAX_RECONNECT_MS = 5_000
+"""Longest pause between two connections: a breaker's trial shall find a server that is back."""
+_SERVICE = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+"""Several gateways behind one name share the calls. No retry policy, whatever DNS says."""
+_STATES_ON_THE_WAY = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+
+Call = grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where it is. `tls`: root certificates (None: the system's), private key and chain."""
+
+    target: str
+    tls: tuple[bytes | None, bytes | None, bytes | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What it is told beside the generation: see `OtherGateway` in the configuration."""
+
+    local_only: bool = False
+    shared_classes: frozenset[str] = frozenset()
+    tell_slo: bool = True
+
+
+class MoegateGrpcBackend:
+    """One remote gateway. What goes wrong there is an UpstreamFailure.
+
+    The channel is made at the first stream and serves all of them, until `close`. `headers`:
+    further metadata of every call.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: Address,
+        upstream_model: str,
+        api_key: str | None,
+        timeouts: Timeouts,
+        policy: Policy | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._address = address
+        self._upstream_model = upstream_model
+        self._timeouts = timeouts
+        self._policy = policy or Policy()
+        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        if api_key is not None:
+            self._metadata += (("authorization", f"Bearer {api_key}"),)
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        """Ends the channel, and calls that still run on it."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def stream(
+        self, generation: Generation, *, deadline_s: float
+    ) -> AsyncGenerator[Chunk, None]:
+        """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
+        clock. Raises ValueError if the API cannot say the generation."""
+        now = asyncio.get_running_loop().time
+        request = generate_request(
+            generation,
+            self._upstream_model,
+            local_only=self._policy.local_only,
+            shared_classes=self._policy.shared_classes,
+            tell_slo=self._policy.tell_slo,
+        )
+        decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
+        timeouts = self._timeouts
+        end_s = min(now() + timeouts.total_s, deadline_s)
+        bounds = CallBounds(
+            now(), first_s=timeouts.first_token_s, idle_s=timeouts.idle_s, end_s=end_s
+        )
+        if bounds.next_s <= now():
+            raise bounds.failure()
+        channel = self._open()
+        connected = await self._connect(channel, bounds)
+        call: Call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(
+            request, timeout=max(0.001, end_s - now()), metadata=self._call_metadata(generation)
+        )
+        try:
+            while not decoder.ended:
+                try:
+                    bounds.check_end(now())
+                    message = await _read(call, bounds, connected)
+                except UpstreamFailure:
+                    # Nothing but the usage is missing: a whole answer is not thrown away for it.
+                    if decoder.finished:
+                        break
+                    raise
+                if message is None:
+                    break
+                chunk = decoder.feed(message)
+                if chunk is not None:
+                    yield chunk
+                if decoder.started:
+                    # After the consumer has had its time, which is not the server's silence.
+                    bounds.note_output(now())
+            yield decoder.end()
+            if decoder.ended:
+                await _await_status(call)
+        finally:
+            call.cancel()  # no effect once it has ended
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise UpstreamFailure(FailureKind.CONNECT, "no connection: it was closed by a reload")
+        if self._channel is None:
+            target, options = self._address.target, _options(self._timeouts)
+            if self._address.tls is None:
+                self._channel = grpc.aio.insecure_channel(target, options=options)
+            else:
+                credentials = grpc.ssl_channel_credentials(*self._address.tls)
+                self._channel = grpc.aio.secure_channel(target, credentials, options=options)
+        return self._channel
+
+    async def _connect(self, channel: grpc.aio.Channel, bounds: CallBounds) -> bool:
+        """Waits until the channel is connected, or has failed to be: the call then tells why."""
+        connect_s = self._timeouts.connect_s
+        until_s = min(asyncio.get_running_loop().time() + connect_s, bounds.next_s)
+        try:
+            async with asyncio.timeout_at(until_s):
+                while (state := channel.get_state(try_to_connect=True)) in _STATES_ON_THE_WAY:
+                    await channel.wait_for_state_change(state)
+                return state is grpc.ChannelConnectivity.READY
+        except TimeoutError:
+            if until_s == bounds.next_s:
+                raise bounds.failure() from None
+            message = f"no connection within {connect_s:g} s"
+            raise UpstreamFailure(FailureKind.CONNECT, message) from None
+
+    def _call_metadata(self, generation: Generation) -> tuple[tuple[str, str], ...]:
+        hops = ((HOPS, str(generation.hops + 1)),)
+        return (*self._metadata, *hops, *generation.hints.trace_headers)
+
+
+async def _read(
+    call: Call, bounds: CallBounds, connected: bool = True
+) -> generation_pb2.GenerateResponse | None:
+    """The next message; None: the call ended well."""
+    try:
+        # A timer a message: such a one holds what several engines' frames do.
+        async with asyncio.timeout_at(bounds.next_s):
+            message = await call.read()
+    except TimeoutError:
+        raise bounds.failure() from None
+    except grpc.aio.AioRpcError as error:
+        raise failure_of(error, connected=connected) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Not this task: the channel was closed below it.
+        raise UpstreamFailure(FailureKind.SERVER_ERROR, "the connection was closed") from None
+    if message is grpc.aio.EOF:
+        return None
+    if not isinstance(message, generation_pb2.GenerateResponse):
+        raise UpstreamFailure(FailureKind.PROTOCOL, "a message of the stream cannot be decoded")
+    return message
+
+
+async def _await_status(call: Call) -> None:
+    """Lets a call whose answer is whole end by itself."""
+    now_s = asyncio.get_running_loop().time()
+    soon = CallBounds(now_s, first_s=END_GRACE_S, idle_s=END_GRACE_S, end_s=now_s + END_GRACE_S)
+    with contextlib.suppress(UpstreamFailure):  # the answer is there, whatever the status
+        while await _read(call, soon) is not None:
+            pass
+
+
+def _options(timeouts: Timeouts) -> tuple[tuple[str, int | str], ...]:
+    """Channel arguments. A misspelt one would be ignored without a word."""
+    first_backoff_ms = 200
+    return (
+        ("grpc.service_config", _SERVICE),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", first_backoff_ms),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+        # This bounds one connection, TLS included.
+        ("grpc.min_reconnect_backoff_ms", max(first_backoff_ms, round(timeouts.connect_s * 1000))),
+    )

@@ -1,0 +1,237 @@
+"""Generations as messages of another moegate, and its messages as chunks: no I/O.
+
+The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/responses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import (
+    MAX_ID_CHARACTERS,
+    Chat,
+    ChoiceDelta,
+    Chunk,
+    Generation,
+    Image,
+    Message,
+    NamedTool,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from gateway.translation.chat_input import ROLES, TOOL_MODES
+from gateway.translation.responses import FINISH, tool_call_message
+from gateway.translation.slo_classes import PROTO_OF
+from gateway.upstream.openai.usage import MAX_TOKENS, estimated_tokens
+from moegate.v1 import chat_pb2, generation_pb2
+
+_ROLES = {role: proto for proto, role in ROLES.items()}
+_TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
+_FINISH = {proto: reason for reason, proto in FINISH.items()}
+
+
+def generate_request(
+    generation: Generation,
+    upstream_model: str,
+    *,
+    local_only: bool = False,
+    shared_classes: Collection[str] = (),
+    tell_slo: bool = True,
+) -> generation_pb2.GenerateRequest:
+    """What another gateway is asked. Its ids are its own: two callers of this one may have chosen
+    the same id. `tell_slo`: the class of service and the rank in it, too. Raises ValueError if the
+    API cannot say it (`features.unsupported`)."""
+    if generation.continues:
+        raise ValueError("the API cannot say that an answer goes on")
+    proto = generation_pb2.GenerateRequest(
+        model=upstream_model,
+        max_output_tokens=generation.max_output_tokens,
+        stop=generation.stop,
+        choices=generation.choices,
+        logprobs=generation.logprobs,
+        ignore_eos=generation.ignore_eos,
+    )
+    match generation.input:
+        case Chat() as chat:
+            proto.chat.CopyFrom(_chat(chat))
+        case str(prompt):
+            proto.prompt = prompt
+        case token_ids:
+            proto.prompt_tokens.token_ids.extend(token_ids)
+    if generation.sampling != Sampling():
+        for name in Sampling.__struct_fields__:
+            if (value := getattr(generation.sampling, name)) is not None:
+                setattr(proto.sampling, name, value)
+    if tell_slo:
+        if generation.slo_class is not None:
+            proto.slo.slo_class = PROTO_OF[generation.slo_class]
+        proto.priority = generation.priority
+    allowed = sorted(generation.remote_classes & frozenset(shared_classes))
+    if local_only or (shared_classes and not allowed):
+        proto.data_policy.local_only = True
+    elif allowed:
+        proto.data_policy.remote_classes.extend(allowed)
+    return proto
+
+
+def _chat(chat: Chat) -> chat_pb2.ChatInput:
+    proto = chat_pb2.ChatInput(messages=[_message(message) for message in chat.messages])
+    for tool in chat.tools:
+        proto.tools.add(
+            name=tool.name,
+            description=tool.description,
+            parameters_json_schema=tool.parameters_json_schema,
+            strict=tool.strict,
+        )
+    match chat.tool_choice:
+        case None:
+            pass
+        case NamedTool(name=name):
+            proto.tool_choice.function_name = name
+        case mode:
+            proto.tool_choice.mode = _TOOL_MODES[mode]
+    if chat.json_object:
+        proto.response_format.json_object = True
+    elif (schema := chat.json_schema) is not None:
+        proto.response_format.json_schema.name = schema.name
+        proto.response_format.json_schema.schema_json = schema.schema_json
+        proto.response_format.json_schema.strict = schema.strict
+    return proto
+
+
+def _message(message: Message) -> chat_pb2.ChatMessage:
+    return chat_pb2.ChatMessage(
+        role=_ROLES[message.role],
+        parts=[_part(part) for part in message.parts],
+        name=message.name,
+        tool_calls=[tool_call_message(call) for call in message.tool_calls],
+        tool_call_id=message.tool_call_id,
+        reasoning_text=message.reasoning_text,
+    )
+
+
+def _part(part: str | Image) -> chat_pb2.ContentPart:
+    if isinstance(part, str):
+        return chat_pb2.ContentPart(text=part)
+    if part.url:
+        return chat_pb2.ContentPart(image=chat_pb2.ImagePart(url=part.url))
+    image = chat_pb2.ImagePart(data=part.data, media_type=part.media_type)
+    return chat_pb2.ContentPart(image=image)
+
+
+class AnswerDecoder:
+    """Decodes one stream: `feed` it messages until `ended`, or the end of the call, then `end`.
+
+    `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+    """
+
+    def __init__(self, choices: int, prompt_tokens: Callable[[], int]) -> None:
+        self._unfinished = set(range(choices))
+        self._choices = choices
+        self._estimated_prompt_tokens = prompt_tokens
+        self._output_tokens = 0
+        self._output_bytes = 0
+        self._done: generation_pb2.Done | None = None
+        self.started = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing that follows matters."""
+        return self._done is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has its finish reason: only the account is missing."""
+        return not self._unfinished
+
+    def feed(self, message: generation_pb2.GenerateResponse) -> Chunk | None:
+        """The news of a message; None: no news. Raises UpstreamFailure."""
+        match message.WhichOneof("event"):
+            case "delta":
+                deltas = tuple(self._delta(choice) for choice in message.delta.choices)
+                if deltas:
+                    return Chunk(deltas=deltas, output_tokens=self._output_tokens)
+            case "done":
+                self._done = message.done
+        return None
+
+    def end(self) -> Chunk:
+        """The last chunk, with the usage. Raises UpstreamFailure: the answer is cut."""
+        if self._unfinished:
+            cut = (
+                f"the stream was cut: {len(self._unfinished)} of {self._choices} choices unfinished"
+            )
+            raise UpstreamFailure(FailureKind.SERVER_ERROR, cut)
+        usage = None
+        if self._done is not None and self._done.HasField("usage"):
+            usage = _usage(self._done.usage)
+        usage = usage or Usage(
+            prompt_tokens=self._estimated_prompt_tokens(),
+            completion_tokens=max(self._output_tokens, estimated_tokens(self._output_bytes)),
+            estimated=True,
+        )
+        done = self._done or generation_pb2.Done()
+        return Chunk(
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=done.model,
+            response_id=done.request_id[:MAX_ID_CHARACTERS],
+        )
+
+    def _delta(self, proto: generation_pb2.ChoiceDelta) -> ChoiceDelta:
+        if proto.index >= self._choices:
+            message = f"choice {proto.index} in a stream of {self._choices} choices"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        if proto.finish_reason not in _FINISH:
+            message = f"finish reason {proto.finish_reason} is unknown here"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        delta = ChoiceDelta(
+            index=proto.index,
+            text=proto.text,
+            reasoning_text=proto.reasoning_text,
+            tool_calls=tuple(
+                ToolCall(
+                    index=call.index, id=call.id, name=call.name, arguments_json=call.arguments_json
+                )
+                for call in proto.tool_calls
+            ),
+            logprobs=tuple(
+                TokenLogprob(
+                    token=entry.token,
+                    logprob=entry.logprob,
+                    top=tuple((top.token, top.logprob) for top in entry.top),
+                )
+                for entry in proto.logprobs
+            ),
+            finish_reason=_FINISH[proto.finish_reason],
+        )
+        if delta.finish_reason is not None:
+            self._unfinished.discard(delta.index)
+        # A message holds several tokens where the gateway is busy; log-probabilities count them.
+        self._output_tokens += len(delta.logprobs) or delta.has_content
+        self._output_bytes += len(delta.text.encode()) + len(delta.reasoning_text.encode())
+        self._output_bytes += sum(len(call.arguments_json.encode()) for call in delta.tool_calls)
+        self.started = self.started or delta.has_content or delta.finish_reason is not None
+        return delta
+
+
+def _usage(proto: generation_pb2.Usage) -> Usage | None:
+    """The account as it was told; None: a count is absurd, so it is no account."""
+    cached = proto.cached_tokens if proto.HasField("cached_tokens") else None
+    reasoning = proto.reasoning_tokens if proto.HasField("reasoning_tokens") else None
+    counts = (proto.prompt_tokens, proto.completion_tokens, cached or 0, reasoning or 0)
+    if not all(0 <= count <= MAX_TOKENS for count in counts):
+        return None
+    if (cached or 0) > proto.prompt_tokens or (reasoning or 0) > proto.completion_tokens:
+        return None
+    return Usage(
+        prompt_tokens=proto.prompt_tokens,
+        completion_tokens=proto.completion_tokens,
+        cached_tokens=cached,
+        reasoning_tokens=reasoning,
+        estimated=proto.estimated,
+    )

@@ -1,0 +1,158 @@
+"""Frames of an OpenAI-shaped stream into chunks: a state machine without I/O.
+
+What makes a stream good is a finish reason for every choice. `[DONE]` is not: vLLM sends it after
+an error in the stream, too. Usage is told at the end only, from the last account that came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk, Usage
+from gateway.upstream.openai import wire
+from gateway.upstream.openai.body import Dialect
+from gateway.upstream.openai.choice import ChoiceNews
+from gateway.upstream.openai.failures import in_band_failure
+from gateway.upstream.openai.usage import MAX_TOKENS, estimated_tokens, normalised
+
+
+class StreamDecoder:
+    """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
+
+    `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+
+    Attributes:
+        ended: nothing that follows matters: [DONE] or a failure came.
+        started: the first token has come.
+    """
+
+    def __init__(self, choices: int, dialect: Dialect, prompt_tokens: Callable[[], int]) -> None:
+        self._choices = [ChoiceNews(index) for index in range(choices)]
+        self._dialect = dialect
+        self._estimated_prompt_tokens = prompt_tokens
+        self._prompt_tokens: int | None = None
+        self._usage: wire.Usage | None = None
+        self._failure: UpstreamFailure | None = None
+        self.ended = False
+        self.started = False
+        self._output_tokens = 0
+        self._model = self._response_id = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has its finish reason, and no failure came."""
+        return self._failure is None and all(choice.finished for choice in self._choices)
+
+    def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
+        """All news of these payloads, merged by choice; None: no news.
+
+        A failure waits for `end`: what came before it is handed over first.
+        """
+        for payload in payloads:
+            if self.ended:
+                break
+            if payload == b"[DONE]":
+                self.ended = True
+            elif payload:
+                try:
+                    self._take(wire.decode_frame(payload))
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    # The error's text may quote output: it is not passed on.
+                    message = "an event of the stream is not the JSON expected"
+                    self._fail(UpstreamFailure(FailureKind.PROTOCOL, message))
+                except UpstreamFailure as failure:
+                    self._fail(failure)
+        deltas, output_tokens = [], 0
+        for choice in self._choices:
+            output_tokens += choice.output_tokens
+            if choice.has_news:
+                deltas.append(choice.take())
+        # A server may count less than before: what was told is not taken back.
+        output_tokens = max(self._output_tokens, output_tokens)
+        if not deltas and output_tokens == self._output_tokens:
+            return None
+        self._output_tokens = output_tokens
+        self.started = (
+            self.started or output_tokens > 0 or any(choice.finished for choice in self._choices)
+        )
+        return Chunk(
+            deltas=tuple(deltas),
+            output_tokens=output_tokens,
+            model=self._model,
+            response_id=self._response_id,
+        )
+
+    def end(self) -> Chunk:
+        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or a cut.
+
+        Without usage from the server it is estimated: the prompt as told to the constructor, the
+        output as frames with content or bytes / 4, whichever is more.
+        """
+        if self._failure is not None:
+            raise self._failure
+        unfinished = sum(not choice.finished for choice in self._choices)
+        if unfinished:
+            message = f"the stream was cut: {unfinished} of {len(self._choices)} choices unfinished"
+            raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
+        usage = (normalised(self._usage) if self._usage else None) or self._estimate()
+        return Chunk(
+            deltas=(),
+            output_tokens=usage.completion_tokens,
+            usage=usage,
+            model=self._model,
+            response_id=self._response_id,
+        )
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        self._failure, self.ended = failure, True
+
+    def _take(self, frame: wire.Frame) -> None:
+        if frame.error:
+            raise in_band_failure(frame.error)
+        if frame.model:
+            self._model = frame.model
+        if frame.id and not self._response_id:
+            self._response_id = str(frame.id)[:MAX_ID_CHARACTERS]
+        choices = frame.choices or ()
+        for choice in choices:
+            index = choice.index or 0
+            if not 0 <= index < len(self._choices):
+                message = f"choice {index} in a stream of {len(self._choices)} choices"
+                raise UpstreamFailure(FailureKind.PROTOCOL, message)
+            self._choices[index].add(choice)
+        usage = frame.usage
+        if usage is None:
+            return
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt is None or completion is None:
+            return
+        # Absurd counts are no account: the one before them, or the estimate, stays.
+        if not (0 <= prompt <= MAX_TOKENS and 0 <= completion <= MAX_TOKENS):
+            return
+        # In vLLM's continuous usage, completion_tokens are those of the frame's one choice; the
+        # account of all choices is the last frame, which has none (serving.py of 0.32).
+        if len(choices) == 1 and (self._dialect is Dialect.VLLM or len(self._choices) == 1):
+            state = self._choices[choices[0].index or 0]
+            state.reported_tokens = completion
+            # The frames of other servers may carry an account that stays 0 until the last.
+            state.trusts_reported = self._dialect is Dialect.VLLM
+            self._prompt_tokens = prompt
+        if not choices or self._dialect is Dialect.OPENAI or len(self._choices) == 1:
+            self._usage = usage
+
+    def _estimate(self) -> Usage:
+        choices = self._choices
+        prompt_tokens = self._prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = self._estimated_prompt_tokens()
+        if all(choice.trusts_reported for choice in choices):
+            # vLLM's counts with each frame add up to the account that did not come.
+            tokens = sum(choice.output_tokens for choice in choices)
+            return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
+        tokens = sum(
+            max(choice.output_tokens, estimated_tokens(choice.output_bytes)) for choice in choices
+        )
+        return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, estimated=True)

@@ -1,0 +1,138 @@
+"""vLLM's KV events as they come over the wire (0.32): msgpack, of which only some fields are read.
+
+A batch is an array of time, events and rank, an event a map with its kind in "type". Kinds that
+are not known are skipped, and so are tiers other than the GPU's memory and groups of layers that do
+not keep the whole context (sliding windows, state spaces): a prompt's hits are those of the first
+group that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from scheduler.prefix.token_blocks import (
+    BlocksRemoved,
+    BlocksStored,
+    CacheChange,
+    CacheReset,
+    EngineHash,
+)
+
+SLICE_BLOCKS = 128
+"""Most blocks of one change: what is hashed between two turns of the loop, about 0.3 ms."""
+_WHOLE_CONTEXT = ("full_attention", "mla_attention", "sink_full_attention")
+_IN_GPU = (None, "GPU")
+
+
+class BadEvents(ValueError):
+    """No events of vLLM; the text says why."""
+
+
+class _Batch(msgspec.Struct, array_like=True):
+    ts: float
+    events: list[msgspec.Raw]
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+class _Stored(msgspec.Struct):
+    block_hashes: list[EngineHash]
+    token_ids: list[Annotated[int, Meta(ge=0)]]
+    block_size: Annotated[int, Meta(ge=1)]
+    parent_block_hash: EngineHash | None = None
+    medium: str | None = None
+    lora_id: int | None = None
+    lora_name: str | None = None
+    extra_keys: list[list[Any] | None] | None = None
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+
+
+class _Removed(msgspec.Struct):
+    block_hashes: list[EngineHash]
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+_BATCH, _KIND = msgspec.msgpack.Decoder(_Batch), msgspec.msgpack.Decoder(_Kind)
+_STORED, _REMOVED = msgspec.msgpack.Decoder(_Stored), msgspec.msgpack.Decoder(_Removed)
+
+
+class EventReader:
+    """Reads the batches of one rank."""
+
+    def __init__(self) -> None:
+        self._group: int | None = None
+
+    def read(self, payload: bytes) -> list[CacheChange]:
+        """What a batch tells. Raises BadEvents."""
+        found: list[CacheChange] = []
+        try:
+            for raw in _BATCH.decode(payload).events:
+                match _KIND.decode(raw).type:
+                    case "BlockStored":
+                        found.extend(self._stored(_STORED.decode(raw)))
+                    case "BlockRemoved":
+                        removed = _REMOVED.decode(raw)
+                        if removed.medium in _IN_GPU and removed.group_idx == self._group:
+                            found.append(BlocksRemoved(hashes=tuple(removed.block_hashes)))
+                    case "AllBlocksCleared":
+                        found.append(CacheReset(known=True, emptied=True))
+                    case _:
+                        pass
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BadEvents(str(error)) from error  # the others: no UTF-8, nested too deeply
+        return found
+
+    def _stored(self, stored: _Stored) -> Iterator[BlocksStored]:
+        if stored.medium not in _IN_GPU:
+            return
+        if stored.kv_cache_spec_kind not in (None, *_WHOLE_CONTEXT):
+            return
+        if self._group is None:
+            self._group = stored.group_idx
+        if stored.group_idx != self._group:
+            return
+        count, size = len(stored.block_hashes), stored.block_size
+        if len(stored.token_ids) != count * size:
+            # Some blocks of the range are not cached: which tokens belong to a hash is not told.
+            plain, salt = 0, None
+        else:
+            plain, salt = _plain(stored)
+        parent = stored.parent_block_hash
+        for start in (*range(0, plain, SLICE_BLOCKS), *range(plain, count, SLICE_BLOCKS)):
+            end = min(start + SLICE_BLOCKS, plain if start < plain else count)
+            hashes = stored.block_hashes[start:end]
+            yield BlocksStored(
+                hashes=tuple(hashes),
+                parent=parent,
+                token_ids=stored.token_ids[start * size : end * size],
+                block_tokens=size,
+                salt=salt if start < plain else None,
+            )
+            parent = hashes[-1]
+
+
+def _plain(stored: _Stored) -> tuple[int, str | None]:
+    """Leading blocks that tokens and a salt alone tell apart, and the salt."""
+    keys = stored.extra_keys
+    if stored.lora_id is not None or stored.lora_name is not None or keys is None:
+        return 0, None
+    if len(keys) != len(stored.block_hashes):
+        return 0, None
+    salt = ""
+    for i, key in enumerate(keys):
+        match key:
+            case None | []:
+                continue
+            case [str(text)] if i == 0 and stored.parent_block_hash is None:
+                salt = text
+            case _:
+                return i, salt
+    return len(keys), salt

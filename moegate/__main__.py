@@ -1,0 +1,7 @@
+"""`python -m moegate`: the same as the console script."""
+
+from __future__ import annotations
+
+from moegate.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""`moegate check FILE`: says what is wrong with a configuration file, or what it means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from gateway.accounting.accounts import budget
+from gateway.accounting.budget_prices import unpriced_budget
+from gateway.accounting.prices.source import load_prices
+from gateway.config.engine_priors import checked_prior
+from gateway.config.gateway import Config, Gpu, Pool, Remote, Tenant
+from gateway.config.load.file import ConfigError, load
+from gateway.config.problems import Problem
+from gateway.config.syntax.schema import json_schema
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser("check", help="check a configuration file")
+    parser.add_argument("file", type=Path, nargs="?", help="configuration file (YAML)")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of the file instead"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: the file is right; 1: it is not; 2: no file was given."""
+    if args.schema:
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if args.file is None:
+        print("moegate check: name a file, or give --schema", file=sys.stderr)
+        return 2
+    try:
+        config = load(args.file)
+        warnings = list(_warnings(config, args.file.parent))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{args.file}: OK")
+    for line in _summary(config, args.file.parent):
+        print(f"  {line}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _warnings(config: Config, base_dir: Path) -> Iterator[Problem]:
+    if not config.budgets:
+        return
+    prices = load_prices(config.prices, base_dir)
+    for i, entry in enumerate(config.budgets):
+        yield from unpriced_budget(budget(entry), config, prices, time.time(), f"budgets[{i}]")
+
+
+def _summary(config: Config, base_dir: Path) -> Iterator[str]:
+    yield f"listens on {config.server.listen}"
+    for pool in config.pools:
+        yield _pool_line(pool)
+        yield f"  its step times before any was seen: {checked_prior(pool, base_dir).basis}"
+    yield from (_remote_line(remote) for remote in config.remotes)
+    yield from (_tenant_line(tenant) for tenant in config.tenants)
+    if not any(tenant.keys for tenant in config.tenants):
+        yield "no keys: nobody can call (see `moegate key`)"
+
+
+def _pool_line(pool: Pool) -> str:
+    replicas = len(pool.replicas)
+    if pool.discover is not None:
+        return (
+            f"pool {pool.name}: {pool.model} on the replicas that DNS has for {pool.discover.dns}, "
+            f"at most {pool.discover.max_replicas}; each {_count(pool.gpu.count, 'GPU')} "
+            f"({pool.gpu.type}), {_price(pool.gpu, 1)}"
+        )
+    return (
+        f"pool {pool.name}: {pool.model} on {_count(replicas, 'replica')}, "
+        f"{_count(replicas * pool.gpu.count, 'GPU')} ({pool.gpu.type}), "
+        f"{_price(pool.gpu, replicas)}"
+    )
+
+
+def _price(gpu: Gpu, replicas: int) -> str:
+    if gpu.usd_per_gpu_hour is None:
+        return "price unknown"
+    return f"${Decimal(gpu.usd_per_gpu_hour) * gpu.count * replicas:,f}/h"
+
+
+def _remote_line(remote: Remote) -> str:
+    return (
+        f"remote {remote.name}: {remote.model}, class {remote.remote_class}, "
+        f"at most {_count(remote.max_concurrency, 'request')} at once"
+    )
+
+
+def _tenant_line(tenant: Tenant) -> str:
+    keys = ", ".join(f"{key.id} ({key.role})" for key in tenant.keys)
+    return f"tenant {tenant.name}: {_count(len(tenant.keys), 'key')}{': ' if keys else ''}{keys}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,63 @@
+"""`moegate cost POOL`: what a pool's tokens cost, and where its bill went."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
+
+from moegate.cli import channel as client
+from moegate.cli.command_runner import status_of
+from moegate.cli.views.cost import as_json, save_png, view
+from moegate.cli.views.fitted_table import table_console
+from moegate.cli.views.pictures import NoMatplotlib
+from moegate.v1 import usage_pb2, usage_pb2_grpc
+
+TIMEOUT_S = 30.0
+WINDOWS_S = {"minute": 60, "hour": 3600, "day": 86_400}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "cost", help="what an own pool's tokens cost (an operator's key)"
+    )
+    parser.add_argument("pool", help="name of the pool")
+    parser.add_argument(
+        "--window",
+        choices=WINDOWS_S,
+        default="hour",
+        help="that ends now, as far as the pool's meter goes back (%(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="draw cost over load, remotes and break-even"
+    )
+    client.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Asks the gateway and prints."""
+    return status_of(_cost(args))
+
+
+async def _cost(args: argparse.Namespace) -> None:
+    asked_s = WINDOWS_S[args.window]
+    request = usage_pb2.GetPoolCostRequest(pool=args.pool, window=Duration(seconds=asked_s))
+    async with client.channel(args) as channel:
+        answer = await usage_pb2_grpc.UsageServiceStub(channel).GetPoolCost(
+            request, metadata=client.metadata(args), timeout=TIMEOUT_S
+        )
+    if args.png is not None:
+        try:
+            await asyncio.to_thread(save_png, args.pool, answer, args.png, asked_s)
+        except (NoMatplotlib, OSError) as error:
+            raise client.CannotAsk(str(error)) from error
+    if args.json:
+        print(json.dumps(as_json(args.pool, answer), indent=2))
+    else:
+        table_console().print(view(args.pool, answer, asked_s))

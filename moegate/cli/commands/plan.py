@@ -1,0 +1,46 @@
+"""`moegate plan MODEL --gpu TYPE ...`: replicas, cost and overflow, before anyone buys GPUs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from moegate.cli.plan_arguments import declare, question
+from moegate.cli.views.pictures import NoMatplotlib
+from moegate.cli.views.plan_plot import save_png
+from moegate.cli.views.plan_report import as_json, tables
+from simulation.planner.plan import CannotPlan, make_plan
+
+WIDTH = 118
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "plan", help="how many GPUs, at what cost per token, and how much overflow"
+    )
+    declare(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1: there is no answer, or the picture cannot be written."""
+    try:
+        asked = question(args)
+        plan = make_plan(asked.demand, asked.replica, asked.slo, asked.remotes)
+        if args.png is not None:
+            save_png(asked, plan, args.png)
+    except (CannotPlan, NoMatplotlib, OSError) as error:
+        print(f"moegate plan: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(as_json(asked, plan), indent=2))
+    else:
+        Console(width=WIDTH, highlight=False).print(tables(asked, plan))
+    return 0

@@ -1,0 +1,179 @@
+"""`moegate prices`: what a price catalog says, whether it can be right, drafts of newer rows."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+from gateway.accounting.prices.catalog import Prices, remote_key
+from gateway.accounting.prices.file import load_catalog, starter_catalog
+from gateway.accounting.prices.importer import ImportUnavailable, as_yaml, differences, draft
+from gateway.accounting.prices.row_time import span, unix_s
+from gateway.accounting.prices.rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
+from gateway.config.problems import ConfigError
+from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
+from scheduler.pricing import TokenRates
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser("prices", help="show, check and draft dated prices")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="the rows of a catalog that hold at a time")
+    _catalog_arguments(show)
+    show.add_argument("--at", metavar="TIME", help="UTC, such as 2026-11-25T02:00Z (default: now)")
+    show.add_argument("--all", action="store_true", help="rows of the past and future, too")
+    show.set_defaults(run=_show)
+    check = actions.add_parser("check", help="what is wrong with a catalog")
+    check.add_argument("catalog", type=Path, help="the catalog, a YAML file")
+    check.set_defaults(run=_check)
+    drafts = actions.add_parser(
+        "import", help="draft rows from the package genai-prices, and show what would change"
+    )
+    drafts.add_argument("--provider", required=True, help="as genai-prices names it")
+    drafts.add_argument("--model", default="*", metavar="PATTERN", help="only models like glm-*")
+    drafts.add_argument("--out", type=Path, help="write the draft there (default: standard output)")
+    _catalog_arguments(drafts)
+    drafts.set_defaults(run=_import)
+
+
+def _catalog_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("catalog", type=Path, nargs="?", help="the catalog, a YAML file")
+    parser.add_argument(
+        "--starter", action="store_true", help="the public prices that come with moegate"
+    )
+
+
+def _catalogs(args: argparse.Namespace) -> list[CatalogFile]:
+    chosen = [load_catalog(args.catalog)] if args.catalog else []
+    if args.starter or not chosen:
+        chosen.append(starter_catalog())
+    return chosen
+
+
+def _check(args: argparse.Namespace) -> int:
+    try:
+        catalog = load_catalog(args.catalog)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    counts = (len(catalog.gpu_hours), len(catalog.remote_tokens), len(catalog.showback))
+    print("{}: {} GPU, {} remote and {} showback rows, no problem".format(args.catalog, *counts))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    try:
+        catalogs = _catalogs(args)
+        at_s = _now_s() if args.at is None else float(unix_s(args.at))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValueError:
+        print(f"--at {args.at}: write a UTC time such as 2026-11-25T02:00Z", file=sys.stderr)
+        return 2
+    prices = Prices(catalogs)
+    table = FittedTable(
+        [
+            Column(header="what"),
+            *map(number, ("input", "cached", "output")),
+            Column(header="input\nover", justify="right", name="input over"),
+            Column(header="since", leaves=2, name="since"),
+            Column(header="until", leaves=1),
+            Column(header="checked", leaves=3),
+        ]
+    )
+    batch = False
+    for catalog in catalogs:
+        rows: tuple[GpuHourRow | RemoteRow | ShowbackRow, ...] = (
+            *catalog.gpu_hours,
+            *catalog.showback,
+            *catalog.remote_tokens,
+        )
+        for row in rows:
+            start_s, end_s = span(row)
+            if not args.all and not start_s <= at_s < end_s:
+                continue
+            batch |= isinstance(row, RemoteRow) and row.batch_usd_per_mtok is not None
+            dates = (row.valid_from, row.valid_to or "", row.checked_at)
+            for line in _lines(row, prices, at_s if start_s <= at_s < end_s else start_s):
+                table.add_row(*line, *dates)
+    console = table_console()
+    console.print("USD per million tokens; of GPUs, per hour")
+    console.print(table)
+    if batch:
+        console.print(
+            "(batch): of the provider's batch API, to compare with. No request is priced by it: "
+            "the ordinary API is called for requests of class batch, too."
+        )
+    return 0
+
+
+def _lines(
+    row: GpuHourRow | RemoteRow | ShowbackRow, prices: Prices, at_s: float
+) -> list[tuple[str, ...]]:
+    match row:
+        case GpuHourRow():
+            what = f"{row.gpu} of {row.pool}" if row.pool else row.gpu
+            return [(what, row.usd_per_gpu_hour, "", "", "")]
+        case RemoteRow():
+            rates = prices.remote_rates(remote_key(row), at_s)
+            batch = prices.remote_rates(remote_key(row), at_s, batch=True)
+            lines = _tier_lines(remote_key(row), rates)
+            return lines + _tier_lines(f"{remote_key(row)} (batch)", batch)
+        case ShowbackRow():
+            return _tier_lines(f"pool {row.pool}", prices.showback_rates(row.pool, at_s))
+
+
+def _tier_lines(what: str, rates: TokenRates | None) -> list[tuple[str, ...]]:
+    if rates is None:
+        return []
+    _, _, window = rates.row_id.partition("@")
+    name = f"{what} @{window}" if window not in ("", "batch") else what
+    return [
+        (
+            name,
+            *(_usd(rate) for rate in (tier.uncached_input, tier.cached_input, tier.output)),
+            f"{tier.context_over_tokens:,}" if tier.context_over_tokens else "",
+        )
+        for tier in rates.tiers
+    ]
+
+
+def _usd(nano_usd: int) -> str:
+    return f"{Decimal(nano_usd) / 10**9:f}"
+
+
+def _import(args: argparse.Namespace) -> int:
+    today = datetime.datetime.now(datetime.UTC).date()
+    try:
+        current = Prices(_catalogs(args))
+        drafted = draft(args.provider, args.model, today)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ImportUnavailable as error:
+        print(error, file=sys.stderr)
+        return 2
+    head = (
+        f"# Draft of {today} from the package genai-prices (MIT), which says that its prices may\n"
+        "# be wrong: compare each row with its source, then move what is right to your catalog.\n"
+    )
+    text = head + as_yaml(drafted.catalog)
+    if args.out:
+        args.out.write_text(text)
+    else:
+        sys.stdout.write(text)
+    print("input / cached / output, USD per million tokens:", file=sys.stderr)
+    for line in differences(current, drafted.catalog, today):
+        print(line, file=sys.stderr)
+    for line in drafted.skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    return 0
+
+
+def _now_s() -> float:
+    return datetime.datetime.now(datetime.UTC).timestamp()

@@ -1,0 +1,145 @@
+"""`moegate simulate-vllm`: a server that looks like vLLM, with the physics of a MoE model."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+
+import uvloop
+
+from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.faults.flags import parse_faults
+from moegate.simulated_vllm.faults.kinds import OWN_KEYS
+from moegate.simulated_vllm.server import simulated_vllm
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+
+_DEFAULTS = SimulatedVllmConfig()
+_MODEL = QWEN3_30B_H100
+_FAULT_KINDS = "Kinds, with their keys: " + ", ".join(
+    f"{kind} ({', '.join(keys)})" if keys else kind for kind, keys in OWN_KEYS.items()
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "simulate-vllm",
+        help="a simulated vLLM server, no GPU needed",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", default=_DEFAULTS.host, help="address to listen on")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    add("--served-model-name", default=_DEFAULTS.served_model_name, metavar="NAME", help="model")
+    for name, text in (
+        ("max-model-len", "tokens of prompt and output"),
+        ("data-parallel-size", "ranks, each with its own batch and KV cache"),
+        ("max-num-seqs", "sequences that a rank runs at once"),
+        ("max-num-batched-tokens", "tokens of one step"),
+        ("num-gpu-blocks", "blocks of the KV cache"),
+        ("block-size", "tokens of a block"),
+        ("seed", "of the answers and of the noise"),
+        ("stream-interval", "tokens a chunk"),
+    ):
+        field = name.replace("-", "_")
+        add(f"--{name}", type=int, default=getattr(_DEFAULTS, field), metavar="N", help=text)
+    add("--speed", type=float, default=1.0, metavar="X", help="time factor: 2 is twice as fast")
+    add("--max-num-queued-reqs", type=int, metavar="N", help="beyond it requests get 503")
+    add(
+        "--mean-answer-tokens",
+        type=float,
+        default=_DEFAULTS.mean_answer_tokens,
+        metavar="N",
+        help="mean length of answers that end by themselves",
+    )
+    add(
+        "--api-key",
+        metavar="KEY",
+        help="what callers of /v1 must send; better in VLLM_API_KEY, as arguments show in `ps`",
+    )
+    add(
+        "--enable-prompt-tokens-details",
+        action="store_true",
+        help="tell the cached tokens in the usage",
+    )
+    add(
+        "--fault",
+        action="append",
+        metavar="KIND[:KEY=VALUE,...]",
+        help=f"make something go wrong; may be repeated. {_FAULT_KINDS}. Every kind takes"
+        " probability (of a request), first (requests), after_seconds and seed; as in"
+        " cut:after_tokens=5,probability=0.1 or status:code=503,first=3",
+    )
+    model = parser.add_argument_group("step time", "defaults: Qwen3-30B-A3B in BF16 on one H100")
+    add = model.add_argument
+    for name, value, text in (
+        ("experts", _MODEL.experts, "routed experts per layer"),
+        ("experts-per-token", _MODEL.experts_per_token, "experts that each token takes"),
+    ):
+        add(f"--{name}", type=int, default=value, metavar="N", help=text)
+    add("--base-ms", type=float, default=_MODEL.base_s * 1e3, metavar="MS", help="of each step")
+    for name, time, text in (
+        ("expert-us", _MODEL.expert_s * 1e6, "per distinct expert"),
+        ("sequence-us", _MODEL.sequence_s * 1e6, "per sequence"),
+        ("kv-token-ns", _MODEL.kv_token_s * 1e9, "per KV token in the batch"),
+        ("prefill-token-us", _MODEL.prefill_token_s * 1e6, "per uncached prompt token"),
+    ):
+        add(f"--{name}", type=float, default=round(time, 9), metavar=name[-2:].upper(), help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT."""
+    try:
+        uvloop.run(_serve(_config(args)))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(config: SimulatedVllmConfig) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with simulated_vllm(config, _die) as server:
+        name = config.served_model_name
+        print(f"simulated vLLM on {server.url} serving {name}", flush=True)
+        await stopped.wait()
+
+
+def _die() -> None:
+    """As the kernel's memory killer would have it: nothing is told to anyone."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
+    """The flags by the names of the fields. Raises ValueError."""
+    names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    faults = parse_faults(args.fault or ())
+    return SimulatedVllmConfig(**given, step_model=_step_model(args), faults=faults)
+
+
+def _step_model(args: argparse.Namespace) -> StepModel:
+    if not 1 <= args.experts_per_token <= args.experts:
+        raise ValueError("--experts-per-token must be between 1 and --experts")
+    times = (args.base_ms, args.expert_us, args.sequence_us, args.kv_token_ns)
+    if min(*times, args.prefill_token_us) < 0:
+        raise ValueError("times must not be negative")
+    return dataclasses.replace(
+        _MODEL,
+        experts=args.experts,
+        experts_per_token=args.experts_per_token,
+        base_s=args.base_ms / 1e3,
+        expert_s=args.expert_us / 1e6,
+        sequence_s=args.sequence_us / 1e6,
+        kv_token_s=args.kv_token_ns / 1e9,
+        prefill_token_s=args.prefill_token_us / 1e6,
+    )

@@ -1,0 +1,78 @@
+"""`moegate up MODEL`: vLLM on this machine and the gateway before it, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import secrets
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from gateway.server import RunningGateway
+from moegate.up.arguments import declare, plan
+from moegate.up.engine import Ending, EngineFailed, serve_model
+from moegate.up.machine import CannotLaunch
+from moegate.up.plan import Up
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KEY_BYTES = 32
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "up",
+        help="start vLLM with a model on this machine, and the gateway before it",
+        usage="%(prog)s (MODEL | --tiny) [options] [-- VLLM_FLAG ...]",
+        epilog="What follows a -- goes to `vllm serve` as it is.",
+    )
+    declare(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT; a second one ends the wait for streams that still run.
+
+    Returns 1 when vLLM fails, 2 when it cannot be started as asked.
+    """
+    logging.basicConfig(level="ERROR", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        uvloop.run(_serve(plan(args)))
+    except CannotLaunch as error:
+        print(f"moegate up: {error}", file=sys.stderr)
+        return 2
+    except (EngineFailed, OSError) as error:
+        print(f"moegate up: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(up: Up) -> None:
+    ending = Ending()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, ending.asked)
+    key = f"mg-{secrets.token_urlsafe(KEY_BYTES)}"
+
+    def announce(gateway: RunningGateway) -> None:
+        print(f"moegate listens on {gateway.address}", flush=True)
+        print("# The key is shown this once and kept nowhere. Ask with:")
+        print(chat_command(gateway.address, key, up.launch.served_model_name), flush=True)
+
+    await serve_model(up, ending, key, announce)
+
+
+def chat_command(address: str, key: str, model: str) -> str:
+    """A line for a shell on this machine."""
+    host, _, port = address.rpartition(":")
+    # A server that listens on every address is reached on loopback.
+    target = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    script = Path(sys.argv[0])
+    program = [str(script)] if script.name == "moegate" else [sys.executable, "-m", "moegate"]
+    words = [*program, "chat", "--target", f"{target}:{port}", "--model", model]
+    return f"MOEGATE_API_KEY={key} {shlex.join(words)} 'What is a mixture of experts?'"

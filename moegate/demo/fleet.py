@@ -1,0 +1,202 @@
+"""The fleet of the demo: simulated replicas, a simulated remote, and the gateway before them.
+
+The replicas are `moegate simulate-vllm` processes with the physics of a MoE model, slowed down so
+that the whole fleet makes about a thousand tokens a second: two CPU cores can carry that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.auth.authenticator import key_sha256
+from gateway.config.gateway import (
+    Config,
+    Gpu,
+    Key,
+    Limits,
+    Pool,
+    Remote,
+    Replica,
+    Secret,
+    Server,
+    SloClasses,
+    SloFigures,
+    Tenant,
+)
+from gateway.config.ledger import BudgetEntry
+from gateway.config.prices import PriceSources
+from gateway.config.telemetry import Telemetry
+from moegate.demo.bills import RemotePrice
+from moegate.demo.catalog import PROVIDER, catalog
+from moegate.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
+from moegate.v1 import inference_pb2, inference_pb2_grpc
+from scheduler.budgets.budget_window import Period
+
+MODEL = "Qwen3-30B-A3B"
+REPLICAS = 3
+SEQUENCES = 16
+"""Sequences that one replica runs at once."""
+SPEED = 1 / 3
+"""Of the replicas: a full one makes about 310 tokens a second, in steps of 51 ms."""
+REMOTE_SEQUENCES, REMOTE_SPEED = 24, 0.5
+KV_TOKENS = 12_288
+"""KV cache of one engine, and its context length: filled well by `SEQUENCES`."""
+QUEUE_REQUESTS = 24
+"""Small, so that the burst fills it within seconds and spills over to the remote."""
+USD_PER_GPU_HOUR = "2.50"
+"""One H100 for an hour: the order of what clouds ask; the demo's own assumption."""
+REMOTE_PRICE = RemotePrice(
+    input=Decimal("0.56"), cached_input=Decimal("0.056"), output=Decimal("8.96")
+)
+"""Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
+`USD_PER_GPU_HOUR` are $2.24 a million), and input, which comes with it there, at a part of that."""
+BUDGET_USD = "0.25"
+"""Of the first tenant, for an hour: a minute of the demo charges it the larger part."""
+CATALOG = "prices.yaml"
+POOL, REMOTE = "own", "remote"
+REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
+"""Environment variable that hands the remote's key to the gateway."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What runs. `keys`: one per tenant; `urls` and `processes`: by placement."""
+
+    address: str
+    keys: Sequence[str]
+    replica_urls: Mapping[str, str]
+    remote_urls: Mapping[str, str]
+    engines: Mapping[str, Process]
+    usd_per_hour: float
+
+
+async def start(
+    processes: Processes, directory: Path, tenants: int, metrics_listen: str | None = None
+) -> Fleet:
+    """Starts all; returns when every replica is in service. Raises ProcessFailed.
+
+    `metrics_listen`: where the gateway shows its metrics, None: nowhere.
+    """
+    remote_key = secrets.token_urlsafe(24)
+    arguments = {
+        f"{POOL}/{name}": _engine(SPEED, SEQUENCES, seed) for seed, name in enumerate(_names())
+    }
+    arguments[REMOTE] = _engine(REMOTE_SPEED, REMOTE_SEQUENCES, REPLICAS)
+    # Started together: each takes a while to import what it needs. Only the remote has a key,
+    # whatever the environment of the demo says.
+    engines = {
+        name: await processes.start(
+            name, args, {"VLLM_API_KEY": remote_key if name == REMOTE else ""}
+        )
+        for name, args in arguments.items()
+    }
+    urls = {
+        name: await process.until_says(r"simulated vLLM on (http://\S+)")
+        for name, process in engines.items()
+    }
+    keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
+    file = directory / "moegate.yaml"
+    file.write_bytes(msgspec.yaml.encode(_config(urls, keys, metrics_listen)))
+    (directory / CATALOG).write_bytes(catalog(POOL, MODEL, REMOTE_PRICE))
+    gateway = await processes.start(
+        "gateway", ("serve", str(file), "--log-level", "WARNING"), {REMOTE_KEY: remote_key}
+    )
+    address = await gateway.until_says(r"moegate listens on (\S+)")
+    await _until_serving(address, keys[0], gateway)
+    return Fleet(
+        address=address,
+        keys=keys,
+        replica_urls={name: url for name, url in urls.items() if name != REMOTE},
+        remote_urls={REMOTE: urls[REMOTE]},
+        engines=engines,
+        usd_per_hour=REPLICAS * float(USD_PER_GPU_HOUR),
+    )
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to the gateway: on loopback, whatever proxy the environment names."""
+    return grpc.aio.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
+
+
+def _names() -> list[str]:
+    return [chr(ord("a") + i) for i in range(REPLICAS)]
+
+
+def _engine(speed: float, sequences: int, seed: int, *more: str) -> tuple[str, ...]:
+    """Arguments of a simulated engine; `speed` 1 is Qwen3-30B-A3B on an H100."""
+    return (
+        *("simulate-vllm", "--port", "0", "--served-model-name", MODEL),
+        *("--speed", str(speed), "--max-num-seqs", str(sequences), "--seed", str(seed)),
+        *("--max-model-len", str(KV_TOKENS), "--num-gpu-blocks", str(KV_TOKENS // 16)),
+        "--enable-prompt-tokens-details",
+        *more,
+    )
+
+
+def _config(urls: Mapping[str, str], keys: Sequence[str], metrics_listen: str | None) -> Config:
+    pool = Pool(
+        name=POOL,
+        model=MODEL,
+        replicas=tuple(Replica(name=name, url=urls[f"{POOL}/{name}"]) for name in _names()),
+        gpu=Gpu(type="H100-80GB", count=1, usd_per_gpu_hour=USD_PER_GPU_HOUR),
+        max_num_seqs=SEQUENCES,
+    )
+    remote = Remote(
+        name=REMOTE,
+        remote_class="demo",
+        model=MODEL,
+        url=urls[REMOTE],
+        api_key=Secret(env=REMOTE_KEY),
+        max_concurrency=REMOTE_SEQUENCES,
+        price_row=f"{PROVIDER}/{MODEL}",
+    )
+    tenants = tuple(
+        Tenant(name=f"tenant-{i}", keys=(Key(id=f"key-{i}", sha256=key_sha256(key)),))
+        for i, key in enumerate(keys)
+    )
+    return Config(
+        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=5.0, probe_interval_s=0.5),
+        pools=(pool,),
+        remotes=(remote,),
+        tenants=tenants,
+        # The replicas are slow: limits of a fleet at full speed would all be missed.
+        slo_classes=SloClasses(
+            interactive=SloFigures(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
+            standard=SloFigures(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0),
+            batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
+        ),
+        limits=Limits(queue_requests=QUEUE_REQUESTS),
+        prices=PriceSources(catalog=CATALOG),
+        # Only reported: a demo that refused its own load would show nothing.
+        budgets=(
+            BudgetEntry(tenant="tenant-0", period=Period.HOUR, cap_usd=BUDGET_USD, hard=False),
+        ),
+        telemetry=Telemetry(metrics_listen=metrics_listen),
+    )
+
+
+async def _until_serving(address: str, key: str, gateway: Process) -> None:
+    """Waits for gRPC health SERVING, and for every replica: health needs only one placement."""
+    metadata = (("authorization", f"Bearer {key}"),)
+    async with channel(address) as probe:
+        health = health_pb2_grpc.HealthStub(probe)
+        stub = inference_pb2_grpc.InferenceServiceStub(probe)
+        for _ in range(round(READY_S / POLL_S)):
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=READY_S)
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                listed = await stub.ListModels(
+                    inference_pb2.ListModelsRequest(), metadata=metadata, timeout=READY_S
+                )
+                if listed.models[0].local_replicas_serving == REPLICAS:
+                    return
+            await asyncio.sleep(POLL_S)
+    raise ProcessFailed(f"the gateway does not serve after {READY_S:g} s:\n{gateway.tail()}")

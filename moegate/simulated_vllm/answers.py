@@ -1,0 +1,107 @@
+"""Answers in one piece, in vLLM's order of keys."""
+
+from __future__ import annotations
+
+import msgspec
+
+from moegate.simulated_vllm.intake import Job
+from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
+from moegate.simulated_vllm.wire import (
+    ChatAnswer,
+    ChatChoice,
+    ChatMessage,
+    CompletionAnswer,
+    CompletionChoice,
+    PromptDetails,
+    Usage,
+    encode,
+)
+from simulation.output import Output, OutputText
+
+
+def answer_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
+    """The whole answer. `cached_tokens`: None where the server does not tell them."""
+    request = job.request
+    prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
+    completion_tokens = sum(output.tokens for output in request.outputs)
+    prompt_tokens = len(request.prompt_ids)
+    details = None
+    if cached_tokens is not None:
+        created = 0 if job.is_chat else None
+        details = PromptDetails(cached_tokens, created)
+    usage = Usage(
+        prompt_tokens=prompt_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        completion_tokens=completion_tokens,
+        prompt_tokens_details=details,
+    )
+    numbered = list(enumerate(request.outputs))
+    if job.is_chat:
+        return encode(
+            ChatAnswer(
+                id=job.response_id,
+                object="chat.completion",
+                created=job.created_s,
+                model=model,
+                choices=[_chat_choice(job, i, output) for i, output in numbered],
+                service_tier=None,
+                system_fingerprint=fingerprint,
+                usage=usage,
+                prompt_logprobs=None,
+                prompt_token_ids=prompt_ids,
+            )
+        )
+    return encode(
+        CompletionAnswer(
+            id=job.response_id,
+            object="text_completion",
+            created=job.created_s,
+            model=model,
+            choices=[_completion_choice(job, i, output, prompt_ids) for i, output in numbered],
+            service_tier=None,
+            system_fingerprint=fingerprint,
+            usage=usage,
+        )
+    )
+
+
+def _chat_choice(job: Job, index: int, output: Output) -> ChatChoice:
+    logprobs = None
+    if job.logprobs is not None:
+        logprobs = msgspec.Raw(chat_logprobs(output, 0, output.tokens, job.logprobs))
+    return ChatChoice(
+        index=index,
+        message=ChatMessage(role="assistant", content=_text(output)),
+        logprobs=logprobs,
+        finish_reason=output.finish_reason.value,
+        stop_reason=output.stop_reason,
+        token_ids=_ids(job, output),
+    )
+
+
+def _completion_choice(
+    job: Job, index: int, output: Output, prompt_ids: list[int] | None
+) -> CompletionChoice:
+    logprobs = None
+    if job.logprobs is not None:
+        logprobs = msgspec.Raw(completion_logprobs(output, 0, output.tokens, job.logprobs, 0)[0])
+    return CompletionChoice(
+        index=index,
+        text=_text(output),
+        logprobs=logprobs,
+        finish_reason=output.finish_reason.value,
+        stop_reason=output.stop_reason,
+        token_ids=_ids(job, output),
+        prompt_logprobs=None,
+        prompt_token_ids=prompt_ids,
+    )
+
+
+def _text(output: Output) -> str:
+    return OutputText(output).advance(output.tokens)
+
+
+def _ids(job: Job, output: Output) -> list[int] | None:
+    if not job.return_token_ids:
+        return None
+    return [output.token_id(position) for position in range(output.tokens)]

@@ -1,0 +1,72 @@
+"""Settings of a simulated vLLM; the defaults are Qwen3-30B-A3B in BF16 on one H100."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from simulation.engine_config import EngineConfig
+from simulation.output import MEAN_ANSWER_TOKENS
+
+DEFAULT_MODEL = "Qwen3-30B-A3B"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedVllmConfig:
+    """What the server is told. Names are those of vLLM's flags where vLLM has the flag.
+
+    Attributes:
+        port: 0 takes a free one.
+        data_parallel_size: ranks that step together; each has its own batch and KV cache.
+        max_num_queued_reqs: running and waiting sequences beyond which requests get 503.
+        speed: every step takes 1 / `speed` of its time; the metrics tell the time as it passes.
+        stream_interval: tokens a chunk; a request may ask for more.
+        mean_answer_tokens: mean length of an answer that ends by itself.
+        faults: what goes wrong on purpose.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    served_model_name: str = DEFAULT_MODEL
+    max_model_len: int = 32_768
+    data_parallel_size: int = 1
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    num_gpu_blocks: int = 6144
+    block_size: int = 16
+    seed: int = 0
+    speed: float = 1.0
+    noise_sigma: float = 0.05
+    max_num_queued_reqs: int | None = None
+    api_key: str | None = None
+    enable_prompt_tokens_details: bool = False
+    stream_interval: int = 1
+    mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    step_model: StepModel = QWEN3_30B_H100
+    faults: Faults = NO_FAULTS
+
+    def __post_init__(self) -> None:
+        if self.speed <= 0:
+            raise ValueError(f"speed must be above 0, not {self.speed}")
+        if self.stream_interval < 1:
+            raise ValueError(f"stream_interval must be at least 1, not {self.stream_interval}")
+
+    def engine_config(self) -> EngineConfig:
+        """Raises ValueError on sizes that contradict each other."""
+        return EngineConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=max(self.max_num_batched_tokens, self.max_num_seqs),
+            num_gpu_blocks=self.num_gpu_blocks,
+            block_size=self.block_size,
+            max_model_len=self.max_model_len,
+            noise_sigma=self.noise_sigma,
+            ranks=self.data_parallel_size,
+        )
+
+    def scaled_step_model(self) -> StepModel:
+        """The step model with all times divided by `speed`."""
+        slower = 1.0 / self.speed
+        return self.step_model.scaled(
+            base=slower, experts=slower, sequences=slower, kv=slower, prefill=slower
+        )

@@ -1,0 +1,135 @@
+"""The bytes of a stream: what vLLM 0.32 sends, field by field (tests/golden/vllm_0_32).
+
+A chunk is a few bytes around the text: nothing is built that JSON would have to walk through. All
+that a step brings to a request is one piece of bytes, for one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moegate.simulated_vllm.intake import Job
+from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
+from moegate.simulated_vllm.wire import encode
+from simulation.output import OutputText
+
+DONE = b"data: [DONE]\n\n"
+_CHAT_CHOICE = (
+    b'{"index":%d,"delta":{"content":%s},"logprobs":%s,"finish_reason":%s,"token_ids":%s}]'
+)
+_COMPLETION_CHOICE = (
+    b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,"prompt_token_ids":%s,"token_ids":%s}]'
+)
+_ROLE_CHOICE = (
+    b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+)
+
+
+class Frames:
+    """One stream. `fingerprint` and `details`: the server's system_fingerprint, and whether usage
+    tells the cached tokens."""
+
+    def __init__(self, job: Job, model: str, fingerprint: str, details: bool) -> None:
+        self._job = job
+        self._details = details
+        self._fingerprint = b',"system_fingerprint":' + encode(fingerprint)
+        self._prompt_tokens = len(job.request.prompt_ids)
+        self._texts = [OutputText(output) for output in job.request.outputs]
+        self._offsets_chars = [0] * len(self._texts)
+        self._began = False
+        kind = "chat.completion.chunk" if job.is_chat else "text_completion"
+        self._head = b'data: {"id":%s,"object":"%s","created":%d,"model":%s,"choices":[' % (
+            encode(job.response_id),
+            kind.encode(),
+            job.created_s,
+            encode(model),
+        )
+        null = b"null"
+        self._prompt_ids = encode(job.request.prompt_ids) if job.return_token_ids else null
+
+    def advance(self, made: Sequence[int]) -> bytes:
+        """All chunks for what the choices have `made`, in tokens, since the last call."""
+        parts: list[bytes] = []
+        interval = self._job.stream_interval
+        for choice, text in enumerate(self._texts):
+            last = text.output.tokens
+            while text.tokens < made[choice]:
+                # The first token is never held back.
+                step = interval if text.tokens else 1
+                end = min(text.tokens + step, last)
+                if end > made[choice]:
+                    break
+                parts.append(self._chunk(choice, text, end))
+        if parts and not self._began:
+            self._began = True
+            if self._job.is_chat:
+                parts[:0] = (self._role(choice) for choice in range(len(self._texts)))
+        return b"".join(parts)
+
+    def end(self, cached_tokens: int) -> bytes:
+        """The account, if it was asked for, and the end mark."""
+        if not self._job.include_usage:
+            return DONE
+        completion_tokens = sum(text.tokens for text in self._texts)
+        usage = self._usage_figures(completion_tokens)
+        if self._details:
+            created = b',"created_cache_tokens":0' if self._job.is_chat else b""
+            usage += b',"prompt_tokens_details":{"cached_tokens":%d%s}' % (cached_tokens, created)
+        return self._head + b"]" + usage + b"}" + self._fingerprint + b"}\n\n" + DONE
+
+    def _role(self, choice: int) -> bytes:
+        return b"".join(
+            (
+                self._head,
+                _ROLE_CHOICE % choice,
+                self._usage(0),
+                b',"prompt_token_ids":%s,"prompt_text":null}\n\n' % self._prompt_ids,
+            )
+        )
+
+    def _chunk(self, choice: int, text: OutputText, end: int) -> bytes:
+        """The tokens of a choice up to `end`."""
+        job, output, start = self._job, text.output, text.tokens
+        new_text = encode(text.advance(end))
+        finish = b"null" if job.is_chat else b'null,"stop_reason":null'
+        ended = end == output.tokens
+        if ended:
+            finish = b'"%s","stop_reason":%s' % (
+                output.finish_reason.encode(),
+                encode(output.stop_reason),
+            )
+        ids = b"null"
+        if job.return_token_ids:
+            ids = encode([output.token_id(position) for position in range(start, end)])
+        logprobs = b"null" if job.logprobs is None else self._logprobs(choice, text, start, end)
+        if job.is_chat:
+            body = _CHAT_CHOICE % (choice, new_text, logprobs, finish, ids)
+        else:
+            prompt_ids = b"null" if start else self._prompt_ids
+            body = _COMPLETION_CHOICE % (choice, new_text, logprobs, finish, prompt_ids, ids)
+        fingerprint = self._fingerprint if ended and not job.include_usage else b""
+        return self._head + body + self._usage(end) + fingerprint + b"}\n\n"
+
+    def _logprobs(self, choice: int, text: OutputText, start: int, end: int) -> bytes:
+        top = self._job.logprobs or 0
+        if self._job.is_chat:
+            return chat_logprobs(text.output, start, end, top)
+        body, self._offsets_chars[choice] = completion_logprobs(
+            text.output, start, end, top, self._offsets_chars[choice]
+        )
+        return body
+
+    def _usage(self, completion_tokens: int) -> bytes:
+        """Continuous usage: of the chunk's own choice alone, as vLLM counts it."""
+        if not self._job.continuous_usage:
+            return b""
+        details = b',"completion_tokens_details":null}' if self._job.is_chat else b"}"
+        return self._usage_figures(completion_tokens) + details
+
+    def _usage_figures(self, completion_tokens: int) -> bytes:
+        prompt = self._prompt_tokens
+        return b',"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d' % (
+            prompt,
+            prompt + completion_tokens,
+            completion_tokens,
+        )

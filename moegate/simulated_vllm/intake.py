@@ -1,0 +1,234 @@
+"""A body becomes a request to the engine, or is refused as vLLM refuses it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.failures import (
+    bad_shape,
+    bad_value,
+    prompt_too_long,
+    unknown_model,
+)
+from moegate.simulated_vllm.prompts import chat_prompt, completion_prompt
+from moegate.simulated_vllm.wire import GenerationBody
+from simulation.output import StopRules, answer_seed, plan_output
+from simulation.sequences import TokenRequest
+
+COMPLETION_MAX_TOKENS = 16
+"""What /v1/completions generates where nothing is said."""
+MOST_LOGPROBS = 20
+MOST_CHOICES = 16_384
+_GREEDY_BELOW = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A generation that was accepted.
+
+    Attributes:
+        response_id: the id in the answer; the engine's is unique.
+        created_s: Unix time, whole seconds.
+        logprobs: alternatives per token, None without log-probabilities.
+        stream_interval: tokens a chunk.
+    """
+
+    response_id: str
+    created_s: int
+    is_chat: bool
+    request: TokenRequest
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    stream_interval: int
+    logprobs: int | None
+    return_token_ids: bool
+
+
+def make_job(
+    body: GenerationBody,
+    config: SimulatedVllmConfig,
+    *,
+    is_chat: bool,
+    response_id: str,
+    engine_id: str,
+    created_s: int,
+) -> Job:
+    """Checks everything. Raises Refused."""
+    check_model(body.model, config)
+    _check_stream_options(body)
+    prompt_ids = _prompt(body, config, is_chat)
+    logprobs = _logprobs(body, is_chat)
+    rules = _stop_rules(body, config, len(prompt_ids), is_chat)
+    choices = _choices(body)
+    _check_sampling(body)
+    seeds = (answer_seed(config.seed, prompt_ids, body.seed, i) for i in range(choices))
+    request = TokenRequest(
+        request_id=engine_id,
+        prompt_ids=prompt_ids,
+        outputs=tuple(plan_output(seed, rules, config.mean_answer_tokens) for seed in seeds),
+        cache_salt=body.cache_salt or "",
+    )
+    options = body.stream_options
+    usage = bool(options and options.include_usage)
+    interval = body.stream_interval
+    return Job(
+        response_id=response_id,
+        created_s=created_s,
+        is_chat=is_chat,
+        request=request,
+        stream=bool(body.stream),
+        include_usage=usage,
+        continuous_usage=usage and bool(options and options.continuous_usage_stats),
+        stream_interval=max(interval or 1, config.stream_interval),
+        logprobs=logprobs,
+        return_token_ids=bool(body.return_token_ids),
+    )
+
+
+def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
+    """No model means the served one. Raises Refused."""
+    if model and model != config.served_model_name:
+        raise unknown_model(model, config.served_model_name)
+
+
+def pinned_rank(header: str | None, ranks: int) -> int | None:
+    """`X-data-parallel-rank`; None: the engine chooses. Raises Refused."""
+    if header is None:
+        return None
+    name = header.strip()
+    if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < ranks):
+        raise bad_value(None, f"data_parallel_rank {name} is out of range [0, {ranks}).")
+    return int(name)
+
+
+def _prompt(body: GenerationBody, config: SimulatedVllmConfig, is_chat: bool) -> list[int]:
+    if is_chat:
+        if body.messages is None:
+            raise bad_shape("missing", "body.messages", "Field required")
+        ids = chat_prompt(body.messages, body.tools)
+    else:
+        ids = completion_prompt(body.prompt or "")
+        if not ids:
+            raise bad_value("prompt", "The decoder prompt cannot be empty")
+    if len(ids) > config.max_model_len:
+        given_as_ids = not is_chat and not isinstance(body.prompt, str)
+        raise prompt_too_long(len(ids), config.max_model_len, given_as_ids)
+    return ids
+
+
+def _stop_rules(
+    body: GenerationBody, config: SimulatedVllmConfig, prompt_tokens: int, is_chat: bool
+) -> StopRules:
+    asked, name = body.max_tokens, "max_tokens"
+    if is_chat and body.max_completion_tokens is not None:
+        asked, name = body.max_completion_tokens, "max_completion_tokens"
+    if not is_chat and asked is None:
+        asked = COMPLETION_MAX_TOKENS
+    limit = config.max_model_len
+    if asked is not None and asked > limit:
+        raise bad_value(
+            name,
+            f"{name}={asked} cannot be greater than max_model_len=max_total_tokens={limit}."
+            " Please request fewer output tokens.",
+            asked,
+        )
+    room = limit - prompt_tokens
+    max_tokens = room if asked is None else min(asked, room)
+    if max_tokens < 1:
+        raise bad_value(
+            "max_tokens", f"max_tokens must be at least 1, got {max_tokens}.", max_tokens
+        )
+    if body.min_tokens < 0:
+        raise bad_value(
+            None, f"min_tokens must be greater than or equal to 0, got {body.min_tokens}."
+        )
+    if body.min_tokens > max_tokens:
+        raise bad_value(
+            None,
+            f"min_tokens must be less than or equal to max_tokens={max_tokens},"
+            f" got {body.min_tokens}.",
+        )
+    strings = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if not all(strings):
+        raise bad_value(None, "stop cannot contain an empty string.")
+    return StopRules(
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
+        strings=strings,
+        token_ids=frozenset(body.stop_token_ids or ()),
+        keep_string=body.include_stop_str_in_output,
+    )
+
+
+def _choices(body: GenerationBody) -> int:
+    choices = 1 if body.n is None else body.n
+    if choices < 1:
+        raise bad_value(None, f"n must be at least 1, got {choices}.")
+    if choices > MOST_CHOICES:
+        raise bad_value(None, f"n must be at most {MOST_CHOICES}, got {choices}.")
+    is_greedy = body.temperature is not None and 0 <= body.temperature < _GREEDY_BELOW
+    if is_greedy and choices > 1:
+        raise bad_value(None, f"n must be 1 when using greedy sampling, got {choices}.")
+    return choices
+
+
+def _logprobs(body: GenerationBody, is_chat: bool) -> int | None:
+    top = body.top_logprobs or 0
+    if is_chat and not body.logprobs:
+        if top:
+            raise bad_value(
+                "top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true."
+            )
+        return None
+    if not is_chat:
+        if body.logprobs is None or body.logprobs is False:
+            return None
+        top = int(body.logprobs)
+    if top < 0:
+        raise bad_value("logprobs", f"logprobs must be non-negative or -1, got {top}.", top)
+    if top > MOST_LOGPROBS:
+        raise bad_value(
+            "logprobs",
+            f"Requested sample logprobs of {top}, which is greater than max allowed:"
+            f" {MOST_LOGPROBS}",
+            top,
+        )
+    return top
+
+
+def _check_stream_options(body: GenerationBody) -> None:
+    if body.stream_options is not None and not body.stream:
+        text = "Stream options can only be defined when `stream=True`."
+        raise bad_value("stream_options", text)
+    interval = body.stream_interval
+    if interval is not None and interval < 1:
+        raise bad_value(
+            "stream_interval", f"stream_interval must be at least 1, got {interval}.", interval
+        )
+
+
+def _check_sampling(body: GenerationBody) -> None:
+    """Values out of range: text and order as in vllm/sampling_params.py."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        penalty = getattr(body, name)
+        if penalty is not None and not -2.0 <= penalty <= 2.0:
+            raise bad_value(None, f"{name} must be in [-2, 2], got {penalty}.")
+    repetition = body.repetition_penalty
+    if repetition is not None and not 0 < repetition < math.inf:
+        raise bad_value(None, f"repetition_penalty must be greater than zero, got {repetition}.")
+    temperature = body.temperature
+    if temperature is not None and not 0.0 <= temperature <= 2.0:
+        rule = "non-negative" if temperature < 0 else "in [0, 2]"
+        raise bad_value(
+            "temperature", f"temperature must be {rule}, got {temperature}.", temperature
+        )
+    if body.top_p is not None and not 0.0 < body.top_p <= 1.0:
+        raise bad_value("top_p", f"top_p must be in (0, 1], got {body.top_p}.", body.top_p)
+    if body.top_k is not None and body.top_k < -1:
+        raise bad_value(None, f"top_k must be 0 (disable), or at least 1, got {body.top_k}.")
+    if body.min_p is not None and not 0.0 <= body.min_p <= 1.0:
+        raise bad_value(None, f"min_p must be in [0, 1], got {body.min_p}.")

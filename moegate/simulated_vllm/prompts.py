@@ -1,0 +1,77 @@
+"""Prompts as token ids: a ChatML-like template over messages, or what /v1/completions is given.
+
+The text of an answer that comes back as a message gets the very tokens that were generated, so the
+next turn of a conversation finds them in the prefix cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+from moegate.simulated_vllm.failures import bad_value
+from moegate.simulated_vllm.wire import Message, encode
+from simulation.tokenizer import MESSAGE_END_ID, MESSAGE_START_ID, VOCABULARY_TOKENS
+from simulation.tokenizer import encode as token_ids
+
+_NEWLINE = token_ids("\n")
+
+
+def chat_prompt(
+    messages: Sequence[Message], tools: Sequence[Any] | None, *, generation_prompt: bool = True
+) -> list[int]:
+    """Token ids of a chat. Tools are text of a system message, images a short mark."""
+    ids: list[int] = []
+    if tools:
+        ids += _message_ids("system", encode(tools).decode())
+    for message in messages:
+        ids += _message_ids(message.role, _text(message))
+    if generation_prompt:
+        ids += [MESSAGE_START_ID, *token_ids("assistant\n")]
+    return ids
+
+
+def completion_prompt(prompt: str | Sequence[Any]) -> list[int]:
+    """Token ids of a text, of a list of ids, or of a list with one of these. Raises Refused."""
+    if isinstance(prompt, str):
+        return token_ids(prompt)
+    if prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > 1:
+            raise bad_value("prompt", "the simulated vLLM takes one prompt a request")
+        return completion_prompt(prompt[0])
+    for token_id in prompt:
+        if not isinstance(token_id, int):
+            raise bad_value("prompt", "prompt must be a text or a list of token ids")
+        if not 0 <= token_id < VOCABULARY_TOKENS:
+            raise bad_value("prompt", f"Token id {token_id} is out of vocabulary")
+    return list(prompt)
+
+
+def _message_ids(role: str, text: str) -> list[int]:
+    return [
+        MESSAGE_START_ID,
+        *token_ids(f"{role}\n"),
+        *token_ids(text),
+        MESSAGE_END_ID,
+        *_NEWLINE,
+    ]
+
+
+def _text(message: Message) -> str:
+    text = message.reasoning or ""
+    match message.content:
+        case str(content):
+            text += content
+        case list(parts):
+            text += "".join(_part_text(part) for part in parts)
+    if message.tool_calls:
+        text += encode(message.tool_calls).decode()
+    return text
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        text: str = part["text"]
+        return text
+    return f"<|{blake2b(encode(part), digest_size=8).hexdigest()}|>"

@@ -1,0 +1,307 @@
+"""HTTP routes of the simulated vLLM, and the context manager that serves them.
+
+A thin shell: `intake` decides, the engine computes, `frames` writes. A client that disconnects
+cancels its handler (aiohttp's handler_cancellation), which takes its sequences from the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from hashlib import blake2b
+
+import msgspec
+from aiohttp import ClientConnectionResetError, web
+
+from moegate.simulated_vllm.answers import answer_body
+from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.driver import EngineDriver, Watch
+from moegate.simulated_vllm.failures import Refused, bad_json, bad_shape, bad_value, queue_full
+from moegate.simulated_vllm.faults.driver import FaultDriver
+from moegate.simulated_vllm.faults.effects import Effects, up_to
+from moegate.simulated_vllm.faults.kinds import Faults
+from moegate.simulated_vllm.frames import Frames
+from moegate.simulated_vllm.intake import Job, check_model, make_job, pinned_rank
+from moegate.simulated_vllm.listener import Handler, Listener
+from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
+from moegate.simulated_vllm.prompts import chat_prompt
+from moegate.simulated_vllm.wire import (
+    TokenizeAnswer,
+    decode_detokenize,
+    decode_generation,
+    decode_tokenize,
+    encode,
+)
+from simulation.engine import Engine
+from simulation.physics import Physics
+from simulation.tokenizer import decode as text_of
+from simulation.tokenizer import encode as token_ids
+from simulation.tokenizer import token_bytes
+
+__all__ = ["SimulatedVllm", "SimulatedVllmConfig", "simulated_vllm"]
+
+VERSION = "0.32.0"
+GUARDED_PREFIX = "/v1"
+"""Paths that need the API key; vLLM leaves health, metrics and the tokenizer open."""
+MAX_BODY_BYTES = 64 << 20
+
+
+class SimulatedVllm:
+    """A running server. `url` has no path and no slash at its end."""
+
+    def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
+        self.config = config
+        physics = Physics(config.scaled_step_model())
+        self.engine = Engine(config.engine_config(), physics, config.seed)
+        self.driver = EngineDriver(self.engine)
+        self.fault_driver = FaultDriver(config.faults, die)
+        self.url = ""
+        self.queue_rejections = 0
+        self.began_s = time.time()
+        name = f"{config.served_model_name}/{config.seed}".encode()
+        self._fingerprint = f"vllm-{VERSION}-{blake2b(name, digest_size=4).hexdigest()}"
+
+    @property
+    def open_requests(self) -> int:
+        """Generations that have neither ended nor been aborted."""
+        return self.driver.open_requests
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong on purpose. Setting it starts anew: counts, clock, and the listener,
+        which opens again after a crash, too."""
+        return self.fault_driver.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self.fault_driver.faults = faults
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._guard, self._refusals]
+        )
+        app.router.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/ping", self._health),
+                web.post("/ping", self._health),
+                web.get("/version", self._version),
+                web.get("/load", self._load),
+                web.get("/metrics", self._metrics),
+                web.get("/v1/models", self._models),
+                web.post("/tokenize", self._tokenize),
+                web.post("/detokenize", self._detokenize),
+                web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions", self._completion),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        key = self.config.api_key
+        if key is not None and request.path.startswith(GUARDED_PREFIX):
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            given, wanted = token.encode(), key.encode()
+            if scheme.lower() != "bearer" or not secrets.compare_digest(given, wanted):
+                return _json(encode({"error": "Unauthorized"}), 401)
+        return await handler(request)
+
+    @web.middleware
+    async def _refusals(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            return _json(refused.body, refused.status, refused.headers)
+        except (msgspec.DecodeError, RecursionError) as error:
+            shape = bad_json(error)
+            return _json(shape.body, shape.status)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return _json(encode({"version": VERSION}))
+
+    async def _load(self, _: web.Request) -> web.Response:
+        return _json(encode({"server_load": self.open_requests}))
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        served = Served(
+            config=self.config, began_s=self.began_s, queue_rejections=self.queue_rejections
+        )
+        text = render(self.engine, served)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _models(self, _: web.Request) -> web.Response:
+        created_s = int(time.time())
+        permission = {
+            "id": f"modelperm-{secrets.token_hex(8)}",
+            "object": "model_permission",
+            "created": created_s,
+            "allow_create_engine": False,
+            "allow_sampling": True,
+            "allow_logprobs": True,
+            "allow_search_indices": False,
+            "allow_view": True,
+            "allow_fine_tuning": False,
+            "organization": "*",
+            "group": None,
+            "is_blocking": False,
+        }
+        card = {
+            "id": self.config.served_model_name,
+            "object": "model",
+            "created": created_s,
+            "owned_by": "vllm",
+            "root": self.config.served_model_name,
+            "parent": None,
+            "max_model_len": self.config.max_model_len,
+            "permission": [permission],
+        }
+        return _json(encode({"object": "list", "data": [card]}))
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = decode_tokenize(await _body(request))
+        check_model(body.model, self.config)
+        if body.messages is not None:
+            ids = chat_prompt(
+                body.messages, body.tools, generation_prompt=body.add_generation_prompt
+            )
+        elif body.prompt is not None:
+            ids = token_ids(body.prompt)
+        else:
+            raise bad_shape("missing", "body.prompt", "Field required")
+        strings = None
+        if body.return_token_strs:
+            strings = [token_bytes(token_id).decode(errors="replace") for token_id in ids]
+        return _json(encode(TokenizeAnswer(len(ids), self.config.max_model_len, ids, strings)))
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = decode_detokenize(await _body(request))
+        check_model(body.model, self.config)
+        try:
+            text = text_of(body.tokens)
+        except ValueError as error:
+            raise bad_value("tokens", str(error)) from error
+        return _json(encode({"prompt": text}))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, is_chat=True)
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, is_chat=False)
+
+    async def _generate(self, request: web.Request, *, is_chat: bool) -> web.StreamResponse:
+        body = decode_generation(await _body(request))
+        header = request.headers.get("X-data-parallel-rank")
+        rank = pinned_rank(header, self.config.data_parallel_size)
+        name = request.headers.get("X-Request-Id") or body.request_id or secrets.token_hex(8)
+        response_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{name}"
+        job = make_job(
+            body,
+            self.config,
+            is_chat=is_chat,
+            response_id=response_id,
+            # The caller's name need not be unique.
+            engine_id=f"{response_id}-{secrets.token_hex(4)}",
+            created_s=int(time.time()),
+        )
+        drawn = self.fault_driver.draw()
+        if drawn.delay_s:
+            await asyncio.sleep(drawn.delay_s)
+        effects = Effects(drawn.fault, request, self.fault_driver)
+        if (instead := effects.before_work()) is not None:
+            return instead
+        self._check_queue(len(job.request.outputs))
+        only_end = not job.stream and drawn.fault is None
+        watch = self.driver.submit(job.request, only_end=only_end, rank=rank)
+        try:
+            if job.stream:
+                return await self._stream(request, job, watch, effects)
+            while watch.unfinished:
+                await watch.news()
+                if effects.is_due(watch):
+                    return await effects.strike_whole(self.driver, watch)
+            cached = watch.cached_tokens if self.config.enable_prompt_tokens_details else None
+            return _json(answer_body(job, self.config.served_model_name, self._fingerprint, cached))
+        finally:
+            self.driver.close(watch)
+
+    def _check_queue(self, sequences: int) -> None:
+        most = self.config.max_num_queued_reqs
+        if most is not None and self.engine.running + self.engine.waiting + sequences > most:
+            self.queue_rejections += 1
+            raise queue_full()
+
+    async def _stream(
+        self, request: web.Request, job: Job, watch: Watch, effects: Effects
+    ) -> web.StreamResponse:
+        config = self.config
+        frames = Frames(
+            job,
+            config.served_model_name,
+            self._fingerprint,
+            config.enable_prompt_tokens_details,
+        )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        # A client that went away is no error of the server: its sequences are aborted, no more.
+        with contextlib.suppress(ClientConnectionResetError):
+            await response.prepare(request)
+            while watch.unfinished:
+                await watch.news()
+                data = frames.advance(up_to(watch.tokens, effects.after_tokens))
+                if effects.is_due(watch):
+                    if data:
+                        await response.write(data)
+                    await effects.strike(response, self.driver, watch)
+                    break
+                if not watch.unfinished:
+                    data += frames.end(watch.cached_tokens)
+                    self.driver.close(watch)
+                if data:
+                    await response.write(data)
+            await response.write_eof()
+        return response
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.content_type != "application/json":
+        text = "Unsupported Media Type: Only 'application/json' is allowed"
+        raise Refused(400, "Bad Request", f"1 validation error:\n  {text}")
+    return await request.read()
+
+
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def simulated_vllm(
+    config: SimulatedVllmConfig, die: Callable[[], None] | None = None
+) -> AsyncIterator[SimulatedVllm]:
+    """Serves until the block is left; streams that are open then are cut.
+
+    `die` is what the fault "crash" does; without it, all connections end and the listener closes.
+    Raises ValueError on a configuration that contradicts itself, OSError when it cannot listen.
+    """
+    server = SimulatedVllm(config, die)
+    listener = Listener(server.application(), config.host, config.port)
+    await listener.start()
+    server.url = listener.url
+    async with asyncio.TaskGroup() as group:
+        # In a group: should one of the loops fail, the block fails, too.
+        steps = group.create_task(server.driver.run())
+        try:
+            faults = group.create_task(server.fault_driver.run(listener))
+            try:
+                yield server
+            finally:
+                faults.cancel()
+        finally:
+            await listener.stop()
+            steps.cancel()

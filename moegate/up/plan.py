@@ -1,0 +1,75 @@
+"""What `moegate up` was asked for, and the gateway's configuration that follows from it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.auth.authenticator import key_sha256
+from gateway.config.engine_priors import read_model_dir
+from gateway.config.gateway import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
+from gateway.config.kv_events import KvEvents
+from gateway.config.prior import Prior
+from moegate.up.launch import KEY_VARIABLE, KV_EVENTS_TOPIC, Launch
+from moegate.up.machine import HOST
+from simulation.catalog.hf_fields import UnreadableConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Up:
+    """What the command line says.
+
+    Attributes:
+        builds_model: the model is the tiny one, made on the spot.
+        moe: experts of the model; None: unknown.
+        start_limit_s: from the start of vLLM until it is in service.
+    """
+
+    vllm: Path
+    launch: Launch
+    listen: str
+    gpu: Gpu
+    builds_model: bool = False
+    moe: MoeShape | None = None
+    start_limit_s: float = 1800.0
+
+
+def _prior(up: Up) -> Prior:
+    """Facts of a model in a folder are in its config.json; others may be in the catalog."""
+    folder = Path(up.launch.model).absolute()
+    if up.builds_model or not (folder / "config.json").is_file():
+        return Prior()
+    try:
+        read_model_dir(folder)
+    except UnreadableConfig as error:
+        # vLLM may serve it all the same; the fit then starts from a stand-in.
+        log.warning("%s", error)
+        return Prior()
+    return Prior(config_json=str(folder))
+
+
+def gateway_config(up: Up, port: int, key: str) -> Config:
+    """The gateway before vLLM on `port` (its KV events on those that follow), for callers with
+    `key`; vLLM's is in `KEY_VARIABLE`."""
+    launch = up.launch
+    pool = Pool(
+        name="own",
+        model=launch.served_model_name,
+        replicas=(Replica(name="vllm", url=f"http://{HOST}:{port}"),),
+        gpu=up.gpu,
+        data_parallel_ranks=launch.data_parallel_size,
+        max_num_seqs=launch.max_num_seqs,
+        kv_events=KvEvents(
+            port=port + 1, replay_port=port + 1 + launch.data_parallel_size, topic=KV_EVENTS_TOPIC
+        ),
+        moe=up.moe,
+        prior=_prior(up),
+        api_key=Secret(env=KEY_VARIABLE),
+    )
+    tenant = Tenant(name="local", keys=(Key(id="up", sha256=key_sha256(key)),))
+    return Config(
+        server=Server(listen=up.listen, drain_delay_s=0.0), pools=(pool,), tenants=(tenant,)
+    )

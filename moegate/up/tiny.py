@@ -1,0 +1,67 @@
+"""`--tiny`: a random-weight MoE of a few megabytes, which vLLM's CPU build serves without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.config.gateway import MoeShape
+from moegate.up.launch import Launch
+from moegate.up.machine import REPOSITORY, CannotLaunch, environment_for, python_of
+from moegate.up.process import Guardian
+
+NAME = "tiny-moe"
+MODEL_DIR = REPOSITORY / ".cache" / NAME
+SCRIPT = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
+MOE = MoeShape(experts=16, experts_per_token=4)
+"""As SCRIPT makes it."""
+CONTEXT_TOKENS, SEQUENCES = 8192, 32
+FLAGS = (
+    "--dtype=bfloat16",
+    "--enforce-eager",
+    "--num-gpu-blocks-override=600",  # 76,800 tokens of KV cache
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    "--tool-strict-level=parameter",
+)
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # On two cores a second thread spins against the API server: ten times slower.
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def tiny_launch(
+    *,
+    served_model_name: str | None,
+    max_model_len: int | None,
+    max_num_seqs: int | None,
+    flags: tuple[str, ...],
+) -> Launch:
+    """How the tiny model is served. Raises CannotLaunch outside a checkout."""
+    if not SCRIPT.is_file():
+        raise CannotLaunch(
+            f"--tiny needs moegate's repository: {SCRIPT}, which makes the model, is not there;"
+            " run it from a checkout, or name a model"
+        )
+    return Launch(
+        model=str(MODEL_DIR),
+        served_model_name=served_model_name or NAME,
+        max_model_len=max_model_len or CONTEXT_TOKENS,
+        max_num_seqs=max_num_seqs or SEQUENCES,
+        flags=(*FLAGS, *flags),
+        environment=ENVIRONMENT,
+    )
+
+
+async def build_model(vllm: Path, log: Path, guardian: Guardian) -> None:
+    """Makes the model unless it is there, with vLLM's own Python. Raises CannotLaunch."""
+    python = python_of(vllm)
+    environment = environment_for(vllm, ENVIRONMENT)
+    with guardian.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
+        status = await process.wait()
+        if status != 0:
+            raise CannotLaunch(f"{SCRIPT.name} ended with {status}\n{process.tail()}")

@@ -1,0 +1,160 @@
+"""Budgets: the worst case of a request is reserved, what it cost is settled, a cap is never passed.
+
+Pure. A request reserves from the *lease* of its holder (a key, or one session of it). A lease is
+money that the durable store has set aside in every account that the holder spends from, before
+any of it is used:
+
+    granted = settled + reserved + free          of each lease
+    settled + granted but not settled <= cap     of each account, in the store
+
+Beyond what running requests reserve, a lease holds at most 2 % of what its accounts have left. A
+lease that a crash left open counts as spent, since its whole grant does, until the store closes it.
+
+`budget_book.py` holds the leases of one process; `grant` is the decision that the store takes in a
+transaction of its own. What a request costs beyond its reservation is an overrun: it is booked, the
+grant grows by it even past the cap, and that blocks what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.budgets.budget_window import Period
+from scheduler.pricing import MILLION, TokenRates
+
+MOST_FREE_DIVISOR = 50
+"""The free part of a lease is at most a 50th, 2 %, of what its accounts have left."""
+SPARE_DIVISOR = 67
+"""Of what is left, that a grant adds to what is needed: 1.5 %, so that what requests reserved and
+did not use does not have to go back at once."""
+
+
+Scope = tuple[str, str, bool, Period]
+"""What a budget is for: tenant, key id, whether each session has it, period."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A cap on the charges of a tenant, of one key (`key_id`), or of each session of either.
+
+    `hard`: requests are refused at the cap; else it is only reported.
+    """
+
+    tenant: str
+    period: Period
+    cap_nano_usd: int
+    key_id: str = ""
+    each_session: bool = False
+    hard: bool = True
+
+    @property
+    def scope(self) -> Scope:
+        """What there is one cap for."""
+        return self.tenant, self.key_id, self.each_session, self.period
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Account:
+    """One budget in one window. `session_id` is None where sessions share it."""
+
+    tenant: str
+    key_id: str
+    session_id: str | None
+    period: Period
+    starts_unix_s: int
+
+    @property
+    def account_id(self) -> str:
+        """Unique; the session comes last, because it may hold any character."""
+        session = "" if self.session_id is None else f"/s={self.session_id}"
+        return f"{self.period}/{self.starts_unix_s}/{self.tenant}/{self.key_id}{session}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """An account with its cap. `ends_unix_s`: when the account's window ends."""
+
+    account: Account
+    cap_nano_usd: int
+    hard: bool
+    ends_unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who spends from a lease. `session_id` is None where no budget looks at sessions."""
+
+    tenant: str
+    key_id: str
+    session_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where an account stands in the store. `committed`: settled, and granted but not settled."""
+
+    limit: Limit
+    settled_nano_usd: int
+    committed_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An account has no room. `transient`: it may have, once what is in flight has settled."""
+
+    limit: Limit
+    needed_nano_usd: int
+    left_nano_usd: int
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a lease gets, and what its accounts have left then (None: none of them is hard)."""
+
+    nano_usd: int
+    left_nano_usd: int | None
+
+
+def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
+    """Grants what is needed and some of what is left then, or says which account refuses."""
+    hard = [position for position in positions if position.limit.hard]
+    refusals = []
+    for position in hard:
+        cap = position.limit.cap_nano_usd
+        left = cap - position.committed_nano_usd
+        if need_nano_usd > left:
+            refusals.append(
+                Refusal(
+                    limit=position.limit,
+                    needed_nano_usd=need_nano_usd,
+                    left_nano_usd=max(0, left),
+                    transient=position.settled_nano_usd + need_nano_usd <= cap,
+                )
+            )
+    if refusals:
+        # A refusal that lasts is told first: a retry would only meet it later.
+        return min(refusals, key=lambda refusal: refusal.transient)
+    left_then = min(
+        (p.limit.cap_nano_usd - p.committed_nano_usd - need_nano_usd for p in hard), default=None
+    )
+    if left_then is None:
+        spare = min(p.limit.cap_nano_usd // SPARE_DIVISOR for p in positions)
+        return Grant(nano_usd=need_nano_usd + spare, left_nano_usd=None)
+    spare = left_then // SPARE_DIVISOR
+    return Grant(nano_usd=need_nano_usd + spare, left_nano_usd=left_then - spare)
+
+
+def worst_case_nano_usd(rates: TokenRates, *, input_tokens: int, output_tokens: int) -> int:
+    """Most that so many tokens can cost, rounded up: the dearest kind of input, at the dearest tier
+    that an input of up to this length can reach."""
+    worst = 0
+    for tier in rates.tiers:
+        if tier.context_over_tokens and tier.context_over_tokens >= input_tokens:
+            break
+        dearest = max(
+            tier.uncached_input, tier.cached_input, tier.cache_write, tier.long_cache_write or 0
+        )
+        worst = max(worst, input_tokens * dearest + output_tokens * tier.output)
+    return -(-worst // MILLION)

@@ -1,0 +1,340 @@
+"""The leases and reservations of one process: see `budget.py` for what they are.
+
+The shell (`gateway/accounting/budgets.py`) asks for a reservation; where the lease has not enough
+free, it carries an `Extend` to the store and the answer back, one at a time for each holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from scheduler.budgets.budget import MOST_FREE_DIVISOR, Account, Budget, Holder, Limit
+from scheduler.budgets.budget_window import window_at
+
+IDLE_S = 10.0
+"""A lease that nothing used for so long is closed: what is left of it goes back."""
+MAX_LEASES = 50_000
+"""Bound on the leases of one process, some 50 MB; above, a new holder is asked to come again."""
+FIRST_HOLD_S = 2.0
+HOLD_WEIGHT = 0.05
+"""Running mean of how long requests hold a reservation: the hint when to try again."""
+
+
+class NoBudget(Exception):
+    """The budgets of the holder were taken away: there is nothing to reserve from."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Lease:
+    """Money of one holder. The book is its only writer."""
+
+    lease_id: str
+    holder: Holder
+    limits: tuple[Limit, ...]
+    ends_unix_s: int
+    granted_nano_usd: int = 0
+    settled_nano_usd: int = 0
+    reserved_nano_usd: int = 0
+    left_nano_usd: int | None = None
+    holds: int = 0
+    durable: bool = False
+    """Whether the store knows of it: nothing is spent from a lease before."""
+    extending: bool = False
+    used_s: float = 0.0
+
+    @property
+    def free_nano_usd(self) -> int:
+        """What another request may reserve without asking the store."""
+        return self.granted_nano_usd - self.settled_nano_usd - self.reserved_nano_usd
+
+
+@dataclass(slots=True, kw_only=True)
+class _Hold:
+    lease: Lease
+    reserved_nano_usd: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extend:
+    """The store has to grant so much more to the lease."""
+
+    lease: Lease
+    need_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveBack:
+    """The store takes so much back from the lease; the book has already counted it out."""
+
+    lease: Lease
+    nano_usd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """The lease has ended: once its rows are written, what it did not settle goes back."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What an attempt counts with. `overrun`: of it, beyond all that its lease had free.
+
+    `others`: accounts that the lease knows nothing of, because their budget came later.
+    """
+
+    lease_id: str | None
+    budgeted_nano_usd: int
+    overrun_nano_usd: int
+    others: tuple[Account, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Applying:
+    """The budgets of a key. `holder`: of all its requests, where no budget looks at sessions."""
+
+    budgets: tuple[Budget, ...]
+    holder: Holder | None
+    hard: bool
+
+
+@dataclass(slots=True)
+class BudgetBook:
+    """The leases and reservations of one process. `new_lease_id` gives unique names."""
+
+    new_lease_id: Callable[[], str]
+    hold_s: float = FIRST_HOLD_S
+    _of_key: dict[tuple[str, str], _Applying] = field(default_factory=dict)
+    _all: tuple[Budget, ...] = ()
+    _leases: dict[Holder, Lease] = field(default_factory=dict)
+    _ending: dict[str, Lease] = field(default_factory=dict)
+    _holds: dict[str, _Hold] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<BudgetBook: {len(self._leases)} leases, {len(self._holds)} reservations>"
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """All that are in force."""
+        return self._all
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """Every lease that is not closed, to read."""
+        return (*self._leases.values(), *self._ending.values())
+
+    def set_budgets(self, budgets: Iterable[Budget]) -> None:
+        """Puts budgets into force; leases that were made under others end with their requests."""
+        before, self._all = self._of_key, tuple(budgets)
+        self._of_key = {}
+        for holder in list(self._leases):
+            name = (holder.tenant, holder.key_id)
+            if self._applying(*name) != before.get(name):
+                self._end(holder)
+
+    def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
+        """Who would spend; None: no budget applies. Requests without a session share one, ""."""
+        applying = self._applying(tenant, key_id)
+        if applying.holder is not None or not applying.budgets:
+            return applying.holder
+        return Holder(tenant, key_id, session_id)
+
+    def is_hard(self, holder: Holder) -> bool:
+        """Whether any of its budgets refuses requests."""
+        return self._applying(holder.tenant, holder.key_id).hard
+
+    def accounts(self, holder: Holder, unix_s: float) -> tuple[Limit, ...]:
+        """What the holder spends from at a time, in the order in which the store locks them."""
+        limits = []
+        for budget in self._applying(holder.tenant, holder.key_id).budgets:
+            window = window_at(budget.period, unix_s)
+            account = Account(
+                tenant=budget.tenant,
+                key_id=budget.key_id,
+                session_id=holder.session_id if budget.each_session else None,
+                period=budget.period,
+                starts_unix_s=window.starts_unix_s,
+            )
+            limits.append(
+                Limit(
+                    account=account,
+                    cap_nano_usd=budget.cap_nano_usd,
+                    hard=budget.hard,
+                    ends_unix_s=window.ends_unix_s,
+                )
+            )
+        return tuple(sorted(limits, key=lambda limit: limit.account.account_id))
+
+    def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int, unix_s: float) -> bool:
+        """Reserves, if the holder's lease has so much free. The id must hold nothing yet.
+
+        Raises NoBudget, and OverflowError when there are too many leases for one more.
+        """
+        if request_id in self._holds:
+            raise ValueError(f"request {request_id!r} has its reservation")
+        lease = self._lease(holder, unix_s)
+        lease.used_s = unix_s
+        if not lease.durable or lease.free_nano_usd < worst_nano_usd:
+            return False
+        lease.reserved_nano_usd += worst_nano_usd
+        lease.holds += 1
+        self._holds[request_id] = _Hold(
+            lease=lease, reserved_nano_usd=worst_nano_usd, since_s=unix_s
+        )
+        return True
+
+    def extension(self, holder: Holder, worst_nano_usd: int, unix_s: float) -> Extend:
+        """What the store has to grant first. One at a time for a holder; `extended` must follow,
+        or `not_extended`. Raises as `reserve`."""
+        lease = self._lease(holder, unix_s)
+        lease.extending = True
+        return Extend(lease=lease, need_nano_usd=max(0, worst_nano_usd - lease.free_nano_usd))
+
+    def extended(self, lease: Lease, granted_nano_usd: int, left_nano_usd: int | None) -> None:
+        """The store holds so much for the lease, all in all."""
+        lease.granted_nano_usd = granted_nano_usd
+        lease.left_nano_usd = left_nano_usd
+        lease.durable = True
+        lease.extending = False
+
+    def not_extended(self, lease: Lease) -> None:
+        """The store refused, or did not answer: what it may have granted shows at the next time."""
+        lease.extending = False
+
+    def gone(self, lease: Lease) -> None:
+        """The store has closed the lease, taking this process for dead: all of it counts as spent.
+
+        Running requests go on, their rows correct that; new ones need another lease.
+        """
+        lease.extending = False
+        if self._leases.get(lease.holder) is lease:
+            self._end(lease.holder)
+
+    def settle(self, request_id: str, charge_nano_usd: int | None) -> Settled | None:
+        """An attempt ended; None as charge: unknown, so that all that was reserved counts.
+
+        None as answer: no budget applied to the request.
+        """
+        hold = self._holds.get(request_id)
+        if hold is None:
+            return None
+        lease = hold.lease
+        budgeted = hold.reserved_nano_usd if charge_nano_usd is None else charge_nano_usd
+        used = min(budgeted, hold.reserved_nano_usd)
+        hold.reserved_nano_usd -= used
+        lease.reserved_nano_usd -= used
+        lease.settled_nano_usd += budgeted
+        overrun = max(0, -lease.free_nano_usd)
+        lease.granted_nano_usd += overrun
+        return Settled(
+            lease_id=lease.lease_id,
+            budgeted_nano_usd=budgeted,
+            overrun_nano_usd=overrun,
+            others=self.later_accounts(lease, hold.since_s),
+        )
+
+    def later_accounts(self, lease: Lease, unix_s: float) -> tuple[Account, ...]:
+        """Accounts of the holder that are not the lease's."""
+        if self._leases.get(lease.holder) is lease:
+            return ()  # its budgets are those in force
+        known = {limit.account for limit in lease.limits}
+        limits = self.accounts(lease.holder, unix_s)
+        return tuple(limit.account for limit in limits if limit.account not in known)
+
+    def release(self, request_id: str, unix_s: float) -> None:
+        """The request has ended: what it did not use is free again."""
+        hold = self._holds.pop(request_id, None)
+        if hold is None:
+            return
+        hold.lease.reserved_nano_usd -= hold.reserved_nano_usd
+        hold.lease.holds -= 1
+        held_s = max(0.0, unix_s - hold.since_s)
+        self.hold_s += HOLD_WEIGHT * (held_s - self.hold_s)
+
+    def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[GiveBack | Close, ...]:
+        """What goes back to the store now: ended and idle leases, and what is above 2 %.
+
+        `pressed`: a holder that found no room: other leases give all that is free.
+        """
+        for holder, lease in list(self._leases.items()):
+            idle = unix_s - lease.used_s >= IDLE_S and lease.holds == 0 and not lease.extending
+            if idle or unix_s >= lease.ends_unix_s:
+                self._end(holder)
+        actions: list[GiveBack | Close] = []
+        for lease in list(self._ending.values()):
+            if lease.holds == 0 and not lease.extending:
+                del self._ending[lease.lease_id]
+                actions.append(Close(lease=lease))
+        for holder, lease in self._leases.items():
+            excess = _excess(lease, all_of_it=pressed is not None and holder != pressed)
+            if excess > 0:
+                lease.granted_nano_usd -= excess
+                actions.append(GiveBack(lease=lease, nano_usd=excess))
+        return tuple(actions)
+
+    def close_all(self) -> tuple[Close, ...]:
+        """Ends every lease that no request holds: the process stops."""
+        for holder in list(self._leases):
+            self._end(holder)
+        ended = [
+            lease for lease in self._ending.values() if lease.holds == 0 and not lease.extending
+        ]
+        for lease in ended:
+            del self._ending[lease.lease_id]
+        return tuple(Close(lease=lease) for lease in ended)
+
+    def _applying(self, tenant: str, key_id: str) -> _Applying:
+        found = self._of_key.get((tenant, key_id))
+        if found is None:
+            budgets = tuple(
+                budget
+                for budget in self._all
+                if budget.tenant == tenant and budget.key_id in ("", key_id)
+            )
+            shared = budgets and not any(budget.each_session for budget in budgets)
+            found = self._of_key[tenant, key_id] = _Applying(
+                budgets=budgets,
+                holder=Holder(tenant, key_id, None) if shared else None,
+                hard=any(budget.hard for budget in budgets),
+            )
+        return found
+
+    def _lease(self, holder: Holder, unix_s: float) -> Lease:
+        lease = self._leases.get(holder)
+        if lease is not None and unix_s < lease.ends_unix_s:
+            return lease
+        if lease is not None:
+            self._end(holder)
+        limits = self.accounts(holder, unix_s)
+        if not limits:
+            raise NoBudget
+        if len(self._leases) + len(self._ending) >= MAX_LEASES:
+            raise OverflowError(f"{MAX_LEASES} holders of budgets are active")
+        lease = Lease(
+            lease_id=self.new_lease_id(),
+            holder=holder,
+            limits=limits,
+            ends_unix_s=min(limit.ends_unix_s for limit in limits),
+            used_s=unix_s,
+        )
+        self._leases[holder] = lease
+        return lease
+
+    def _end(self, holder: Holder) -> None:
+        lease = self._leases.pop(holder)
+        self._ending[lease.lease_id] = lease
+
+
+def _excess(lease: Lease, *, all_of_it: bool) -> int:
+    """Of what is free, that which is above 2 % of what the accounts have left."""
+    if lease.extending:
+        return 0  # the store's answer, on its way, names the whole grant
+    free = lease.free_nano_usd
+    if all_of_it:
+        return free
+    if lease.left_nano_usd is None:
+        return 0
+    return free - (lease.left_nano_usd + free) // MOST_FREE_DIVISOR

@@ -1,0 +1,185 @@
+"""Whether a placement may be sent requests now, by how its last ones ended.
+
+A breaker is *closed* while the placement works. It opens for a while on too many failures, on a
+refused key, and after every "busy" for as long as the placement asks. After the opening it is
+*half open*: one request at a time goes there, and the end of one decides. Driven by the starts and
+ends of attempts; one breaker a placement.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+
+from scheduler.contract import Fault
+
+
+class BreakerPhase(enum.StrEnum):
+    """What a breaker lets pass."""
+
+    CLOSED = "closed"
+    """Everything."""
+    PAUSED = "paused"
+    """Nothing, for a while: the placement said that it is full."""
+    OPEN = "open"
+    """Nothing, for a while: it failed too often, or it refuses the gateway's key."""
+    HALF_OPEN = "half_open"
+    """One request at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerLimits:
+    """When a breaker opens, and for how long (seconds).
+
+    It opens when `failures` of the last `outcomes` attempts, none older than `window_s`, failed
+    and these are at least `failed_share` of them. Each opening in a row is twice as long as the
+    one before, from `first_open_s` (`account_open_s` for a refused key) to `longest_open_s`; each
+    pause in a row from `first_pause_s` to `longest_pause_s`, unless the placement says how long.
+    After `pauses_before_trial` pauses in a row the next request is a trial.
+    """
+
+    outcomes: int = 20
+    window_s: float = 120.0
+    failures: int = 5
+    failed_share: float = 0.5
+    first_open_s: float = 5.0
+    account_open_s: float = 60.0
+    longest_open_s: float = 300.0
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+    pauses_before_trial: int = 2
+
+
+_FAILURES = (Fault.PLACEMENT, Fault.ACCOUNT)
+
+
+class Breaker:
+    """One placement's. Times are the caller's clock, which never goes back.
+
+    Attributes:
+        reason: why it is not closed, for a reader; the last such reason when it is.
+    """
+
+    def __init__(self, limits: BreakerLimits | None = None) -> None:
+        self._limits = limits or BreakerLimits()
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=self._limits.outcomes)
+        self._opened_s = float("-inf")
+        self._until_s: float | None = None
+        self._broken = False
+        self._trial_due = False
+        self._trial: str | None = None
+        self._openings = 0
+        self._pauses = 0
+        self.reason = ""
+
+    def __repr__(self) -> str:
+        return f"<Breaker until {self._until_s}, {self._openings} openings: {self.reason}>"
+
+    def phase(self, now: float) -> BreakerPhase:
+        """What passes at `now`."""
+        if self._until_s is not None and now < self._until_s:
+            return BreakerPhase.OPEN if self._broken else BreakerPhase.PAUSED
+        return BreakerPhase.HALF_OPEN if self._trial_due else BreakerPhase.CLOSED
+
+    def broken(self, now: float) -> bool:
+        """Whether waiting for it is no use for now: open, or half open with its trial running."""
+        if not self._broken:
+            return False
+        return self.phase(now) is BreakerPhase.OPEN or self._trial is not None
+
+    def admits(self, now: float) -> bool:
+        """Whether a request may start there now."""
+        match self.phase(now):
+            case BreakerPhase.CLOSED:
+                return True
+            case BreakerPhase.HALF_OPEN:
+                return self._trial is None
+            case _:
+                return False
+
+    def next_change_s(self, now: float) -> float | None:
+        """When it lets the next request pass by itself; None: it does, or waits for a trial."""
+        return self._until_s if self._until_s is not None and now < self._until_s else None
+
+    def started(self, request_id: str, now: float) -> None:
+        """A request that it admitted has started."""
+        if self.phase(now) is BreakerPhase.HALF_OPEN:
+            self._trial = request_id
+
+    def ended(
+        self,
+        request_id: str,
+        *,
+        started_s: float,
+        ok: bool,
+        fault: Fault,
+        retry_after_s: float | None,
+        detail: str,
+        now: float,
+    ) -> None:
+        """The end of an attempt. Neither `ok` nor a fault of the placement: it tells nothing."""
+        is_trial = self._trial == request_id
+        if is_trial:
+            self._trial = None
+        if fault is Fault.BUSY:
+            self._pause(started_s, retry_after_s, detail, now)
+        elif fault in _FAILURES:
+            self._recent.append((now, True))
+            # What started before the opening tells nothing new.
+            if is_trial or (started_s >= self._opened_s and self._too_many(fault, now)):
+                self._open(fault, detail, now)
+        elif ok and (is_trial or not self._trial_due):
+            self._recent.append((now, False))
+            if started_s >= self._opened_s:
+                self._pauses = 0
+            if is_trial:
+                self.close()
+
+    def close(self) -> None:
+        """It is known to work, by a trial or by a probe: forgets all failures."""
+        self._recent.clear()
+        self._until_s = self._trial = None
+        self._broken = self._trial_due = False
+        self._openings = self._pauses = 0
+
+    def _too_many(self, fault: Fault, now: float) -> bool:
+        if fault is Fault.ACCOUNT:
+            return True
+        limits = self._limits
+        recent = [failed for at_s, failed in self._recent if now - at_s <= limits.window_s]
+        failures = sum(recent)
+        return failures >= limits.failures and failures >= limits.failed_share * len(recent)
+
+    def _open(self, fault: Fault, detail: str, now: float) -> None:
+        limits = self._limits
+        first_s = limits.account_open_s if fault is Fault.ACCOUNT else limits.first_open_s
+        self._shut(now, min(limits.longest_open_s, first_s * 2.0 ** min(self._openings, 16)))
+        self._openings += 1
+        self._broken = self._trial_due = True
+        self._recent.clear()
+        self.reason = detail
+
+    def _pause(
+        self, started_s: float, retry_after_s: float | None, detail: str, now: float
+    ) -> None:
+        limits = self._limits
+        # One pause for a burst that met the same limit: what was sent before it began is old news.
+        fresh = started_s >= self._opened_s
+        if fresh:
+            self._pauses += 1
+            self._broken = False
+            self._trial_due = self._trial_due or self._pauses >= limits.pauses_before_trial
+        length_s = retry_after_s
+        if length_s is None:
+            length_s = limits.first_pause_s * 2.0 ** min(self._pauses - 1, 16) if fresh else 0.0
+            length_s = min(limits.longest_pause_s, length_s)
+        elif fresh:
+            length_s = max(length_s, limits.first_pause_s)
+        self._shut(now, length_s, anew=fresh)
+        self.reason = detail
+
+    def _shut(self, now: float, length_s: float, *, anew: bool = True) -> None:
+        if anew:
+            self._opened_s = now
+        self._until_s = max(self._until_s or 0.0, now + length_s)

@@ -1,0 +1,394 @@
+"""The meter of one group: at every instant its price is shared among what runs on it.
+
+A group is what steps together and costs r $/s. While anything runs, r is shared by the phase
+weights of the step model: a step that decodes B sequences and computes a chunk of prompt spends
+P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B) and
+kappa for every KV token that it holds. Whose prompt is computed, `cost_prompts.py` tells: in the
+order in which they were sent, each for its predicted time. A run decodes from its first token on.
+What others run in the engine takes its share as external load; requests that the engine only queues
+take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
+
+Nothing is re-allocated later: what is known at the instant decides. Sequences share by two counters
+(per sequence and per KV token), so that an event costs O(1) however many run. Amounts are exact
+integers (`cost_totals.py`); the caller tells the time, in nanoseconds of one clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from scheduler.contract import EngineReport
+from scheduler.metering.external_load import ExternalLoad, Own
+from scheduler.metering.prompts import SPENT_S, Prompts
+from scheduler.metering.runs import NodeShare, Run, Share
+from scheduler.metering.totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
+from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
+from scheduler.step_time.step_model import StepModel
+
+KV_STEP_TOKENS = 16
+"""A sequence's KV is counted anew when it has grown by so much: a block."""
+HISTORY = 256
+"""Changes that are remembered, to compare a report with what ran at its time."""
+
+
+class GroupMeter:
+    """Meters one group from `opened_ns` on.
+
+    `plan`: what it costs, sorted by time; `max_running`: sequences that its engine runs at once.
+    """
+
+    def __init__(
+        self,
+        model: StepModel | None,
+        plan: Sequence[RateSegment],
+        opened_ns: int,
+        *,
+        max_running: int,
+        nodes: NodeShare | None = None,
+    ) -> None:
+        self.totals = Totals()
+        self.external = ExternalLoad()
+        self.serving = False
+        self._present = True
+        self.max_running = max_running
+        self.nodes = nodes
+        self._at_ns = opened_ns
+        self._plan: deque[RateSegment] = deque()
+        self._rate: int | None = None
+        self._times = None if model is None else StepTimes(model)
+        self._runs: set[Run] = set()
+        self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
+        self._prompts = Prompts()
+        self._sequences = 0
+        self._kv_tokens = 0
+        self._per_sequence = 0
+        self._per_kv = 0
+        self._stale = True
+        self._weights = NOTHING
+        self.set_plan(plan)
+
+    def __repr__(self) -> str:
+        return f"<GroupMeter: {self.running} running, {self._prompts.sequences} in prefill>"
+
+    @property
+    def running(self) -> int:
+        """Own sequences, those in prefill included."""
+        return self._sequences + self._prompts.sequences
+
+    @property
+    def decoding(self) -> tuple[int, int]:
+        """Own sequences that decode, and their KV tokens."""
+        return self._sequences, self._kv_tokens
+
+    @property
+    def observed_ns(self) -> int:
+        """Until when everything is booked."""
+        return self._at_ns
+
+    @property
+    def rate(self) -> int | None:
+        """Nano-USD per hour at the moment; None: unknown."""
+        return self._rate
+
+    @property
+    def model(self) -> StepModel | None:
+        """The step model in use."""
+        return None if self._times is None else self._times.model
+
+    def set_plan(self, plan: Sequence[RateSegment]) -> None:
+        """Replaces the prices from the last `advance` on; the past keeps its own."""
+        self._rate = None
+        self._plan = deque(plan)
+        while self._plan and self._plan[0].start_ns <= self._at_ns:
+            self._rate = self._plan.popleft().nano_usd_per_hour
+
+    def set_engine(self, max_running: int, nodes: NodeShare | None) -> None:
+        """Other settings, from the last `advance` on."""
+        self.max_running, self.nodes, self._stale = max_running, nodes, True
+
+    def set_model(self, model: StepModel, now_ns: int) -> None:
+        """Takes a new fit."""
+        self.advance(now_ns)
+        self._times, self._stale = StepTimes(model), True
+
+    def set_serving(self, serving: bool, now_ns: int) -> None:
+        """In service or not: while nothing runs, this is the difference between two accounts."""
+        self.advance(now_ns)
+        self.serving = serving
+
+    def set_present(self, present: bool, now_ns: int) -> None:
+        """Whether the group is there at all: a place that nobody fills costs nothing."""
+        if present is not self._present:
+            self.advance(now_ns)
+            self._present = present
+
+    def start(
+        self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
+    ) -> Run:
+        """An attempt was sent. `cached_tokens`: of the prompt, predicted to be in the cache."""
+        self.advance(now_ns)
+        prefill_s = 0.0
+        if self._times is not None:
+            uncached = max(1, prompt_tokens - cached_tokens)
+            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens)
+        run = Run(
+            choices=choices,
+            prompt_tokens=prompt_tokens,
+            prefill_s=prefill_s,
+            left_s=prefill_s,
+            sent_ns=now_ns,
+            opened_unpriced_ns=self.totals.unpriced_ns,
+        )
+        self._runs.add(run)
+        if prefill_s:
+            self._prompts.sent(run)
+            self.external.sent(choices)
+        else:
+            self._decode(run)
+        self._changed()
+        return run
+
+    def progress(self, run: Run, output_tokens: int, now_ns: int) -> None:
+        """Tokens of a run so far, all choices together; the first ones end its prefill."""
+        new = output_tokens - run.output_tokens
+        if new <= 0:
+            return
+        kv_tokens = run.prompt_tokens + output_tokens
+        first = not run.output_tokens
+        run.output_tokens = output_tokens
+        self.totals.output_tokens += new
+        if not first and kv_tokens - run.kv_tokens < KV_STEP_TOKENS:
+            return
+        self.advance(now_ns)
+        if first:
+            self.external.prompt_done(run.prompt_tokens)
+        if not run.decodes:
+            self._decode(run)
+        self._collect(run)
+        self._kv_tokens += kv_tokens - run.kv_tokens
+        run.kv_tokens = kv_tokens
+        self._stale = True
+        if first:
+            self._changed()
+
+    def end(
+        self,
+        run: Run,
+        now_ns: int,
+        *,
+        uncached_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: int = 0,
+        waste: bool = False,
+    ) -> Share:
+        """The attempt is over, with the tokens that it is billed for."""
+        self.advance(now_ns)
+        if run.decodes:
+            self._collect(run)
+            self._sequences -= run.choices
+            self._kv_tokens -= run.kv_tokens
+        self._prompts.gone(run)
+        self._runs.discard(run)
+        self.external.ended(run.choices)
+        self._changed()
+        totals = self.totals
+        prefill, decode = run.prefill // UNIT, run.decode // UNIT
+        cached = prefill * self._cached_weight(uncached_tokens, cached_tokens) >> SCALE_BITS
+        totals.prefill -= run.prefill
+        totals.decode -= run.decode
+        totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
+        totals.output_tokens -= run.output_tokens
+        if waste:
+            totals.waste += (prefill + decode) * UNIT
+        else:
+            totals.prefill += prefill * UNIT
+            totals.decode += decode * UNIT
+            totals.cached += cached * UNIT
+            totals.uncached_tokens += uncached_tokens
+            totals.cached_tokens += cached_tokens
+            totals.output_tokens += output_tokens
+        return Share(
+            uncached_input=prefill - cached,
+            cached_input=cached,
+            output=decode,
+            priced=run.opened_unpriced_ns == totals.unpriced_ns,
+        )
+
+    def totals_if_lost(self) -> Totals:
+        """The sums as they would be if what runs were lost now: its cost so far is waste."""
+        lost = self.totals.copy()
+        for run in self._runs:
+            prefill, decode, tokens = run.prefill, run.decode + self._owed(run), run.output_tokens
+            lost.prefill -= prefill
+            lost.decode -= decode
+            lost.waste += prefill + decode
+            lost.output_tokens -= tokens
+        return lost
+
+    def unobserved(self, until_ns: int) -> None:
+        """Books the time up to `until_ns` as not observed: the gateway was down."""
+        self.advance(until_ns, observed=False)
+
+    def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
+        """Takes what an engine said of itself at `at_ns`."""
+        self.advance(now_ns)
+        own = Own(sequences=0, decoding=0, kv_tokens=0)
+        for changed_ns, state in reversed(self._history):
+            own = state
+            if changed_ns <= at_ns:
+                break
+        sent_since = self._prompts.sent_after(at_ns)
+        self.external.take(
+            report,
+            own,
+            self.model,
+            now_ns,
+            pending=self._prompts.sequences - sent_since,
+            sent_since=sent_since,
+        )
+        if not self.external.waiting:
+            for run in self._prompts.overdue(at_ns):
+                self._decode(run)
+        self._changed()
+
+    def _changed(self) -> None:
+        """Another set of runs shares from now on."""
+        self._stale = True
+        own = Own(sequences=self.running, decoding=self._sequences, kv_tokens=self._kv_tokens)
+        self._history.append((self._at_ns, own))
+
+    def advance(self, now_ns: int, *, observed: bool = True) -> None:
+        """Shares the price of the time since the last call; an earlier `now_ns` changes nothing."""
+        while self._at_ns < now_ns:
+            end_ns = now_ns
+            if self._plan and self._plan[0].start_ns < end_ns:
+                end_ns = self._plan[0].start_ns
+            if observed:
+                self._spend(end_ns)
+            else:
+                self._book(end_ns, "unobserved")
+            while self._plan and self._plan[0].start_ns <= self._at_ns:
+                self._rate = self._plan.popleft().nano_usd_per_hour
+
+    def _book(self, end_ns: int, account: str) -> None:
+        """Puts all of the price until `end_ns` into one account."""
+        amount = self._pass(end_ns) << SCALE_BITS
+        setattr(self.totals, account, getattr(self.totals, account) + amount)
+
+    def _pass(self, end_ns: int) -> int:
+        """Lets the time pass; returns its price, nano-USD per hour x ns."""
+        elapsed_ns = end_ns - self._at_ns
+        self._at_ns = end_ns
+        if not self._present:
+            return 0
+        self.totals.paid_ns += elapsed_ns
+        if self._rate is None:
+            self.totals.unpriced_ns += elapsed_ns
+            return 0
+        return self._rate * elapsed_ns
+
+    def _spend(self, until_ns: int) -> None:
+        if self.external.expire(self._at_ns):
+            self._stale = True
+        while self._at_ns < until_ns:
+            head = self._head()
+            if self._stale:
+                self._weigh(head)
+            if not self._weights.busy:
+                self._book(until_ns, "idle" if self.serving else "unavailable")
+                return
+            end_ns = until_ns
+            if head is not None and head.left_s and self._weights.prompt_speed > 0.0:
+                # To the end of its predicted prefill; then the next prompt's turn.
+                lasts_ns = int(head.left_s / self._weights.prompt_speed * 1e9) + 1
+                end_ns = min(until_ns, self._at_ns + lasts_ns)
+            self._share(head, end_ns)
+
+    def _share(self, head: Run | None, end_ns: int) -> None:
+        """Shares the time until `end_ns` by the weights."""
+        totals, weights = self.totals, self._weights
+        elapsed_ns = end_ns - self._at_ns
+        totals.busy_ns += elapsed_ns
+        price = self._pass(end_ns)
+        rest = price << SCALE_BITS
+        if head is not None:
+            totals.prefill_busy_ns += elapsed_ns
+            amount = price * weights.prompt
+            head.prefill += amount
+            totals.prefill += amount
+            rest -= amount
+            if head.left_s:
+                spent_s = elapsed_ns * 1e-9 * self._weights.prompt_speed
+                head.left_s = max(1e-15, head.left_s - spent_s)
+        if weights.sequence:
+            totals.decode_busy_ns += elapsed_ns
+        self._per_sequence += price * weights.sequence
+        self._per_kv += price * weights.kv
+        amount = price * weights.own
+        totals.decode += amount
+        external = price * weights.external
+        totals.external += external
+        totals.idle += rest - amount - external
+        if head is not None and head.left_s <= SPENT_S and self._prompts.spent(head):
+            self._stale = True
+
+    def _head(self) -> Run | None:
+        """The prompt that has a share at the moment."""
+        return self._prompts.head(
+            decoding=self._sequences,
+            others=self.external.sequences,
+            most=self.max_running,
+            waiting=self.external.own_waiting,
+        )
+
+    def _weigh(self, head: Run | None) -> None:
+        """Takes the weights of the instant."""
+        others, others_kv_tokens = self.external.running(self._sequences)
+        prompts_s = None
+        if head is not None and self._times is not None:
+            prompts_s = self._prompts.seconds(self._times.chunk_s)
+        self._weights = weigh(
+            self._times,
+            self.nodes,
+            prompts_s=prompts_s,
+            owed=head is not None and head.decodes,
+            sequences=self._sequences,
+            kv_tokens=self._kv_tokens,
+            others=Others(
+                sequences=others,
+                kv_tokens=others_kv_tokens,
+                prefill_share=self.external.prefill_share,
+            ),
+        )
+        self._stale = False
+
+    def _decode(self, run: Run) -> None:
+        """From now on it shares as a decoding sequence."""
+        self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
+        run.decodes = True
+        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+        self._sequences += run.choices
+        run.kv_tokens = run.prompt_tokens + run.output_tokens
+        self._kv_tokens += run.kv_tokens
+        self._stale = True
+
+    def _collect(self, run: Run) -> None:
+        """Gives a decoding run what its counters have accrued."""
+        run.decode += self._owed(run)
+        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+
+    def _owed(self, run: Run) -> int:
+        """What a run's counters have accrued since it last collected."""
+        if not run.decodes:
+            return 0
+        shared = run.choices * (self._per_sequence - run.seen_sequence)
+        return shared + run.kv_tokens * (self._per_kv - run.seen_kv)
+
+    def _cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
+        """Part of a prefill, of SCALE, that is attention to cached input."""
+        if self._times is None or not cached_tokens or not uncached_tokens:
+            return 0
+        whole_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
+        alone_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens)
+        return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0

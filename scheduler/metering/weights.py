@@ -1,0 +1,117 @@
+"""How a group's price is shared at an instant: by the phase weights of the step model.
+
+A step that computes a chunk of prompt for P seconds beside B sequences that decode spends
+P / (P + T(B)) of its time on the prompt. The rest is the sequences': kappa for each KV token, and
+what is left of T(B) alike.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scheduler.metering.runs import NodeShare
+from scheduler.metering.totals import SCALE
+from scheduler.step_time.step_model import StepModel
+
+CHUNK_TOKENS = 8192
+"""Most tokens of one step, vLLM's default for online serving on large GPUs."""
+
+
+class Weights(NamedTuple):
+    """Fractions of SCALE, which together are never more: of the prompt that is computed, of each
+    sequence and each KV token, of all own sequences, and of others. `prompt_speed`: seconds of
+    predicted prefill that pass in a second."""
+
+    prompt: int = 0
+    sequence: int = 0
+    kv: int = 0
+    own: int = 0
+    external: int = 0
+    prompt_speed: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything has a share."""
+        return bool(self.prompt or self.sequence or self.external)
+
+
+NOTHING = Weights()
+KEPT_BATCHES = 4096
+
+
+class Others(NamedTuple):
+    """What is not the gateway's: sequences, their KV tokens, time that goes into their prompts."""
+
+    sequences: int
+    kv_tokens: int
+    prefill_share: float
+
+
+class StepTimes:
+    """Times of a step model; what depends on the batch alone is kept, for it comes again."""
+
+    __slots__ = ("_fixed", "chunk_s", "kv_s", "model")
+
+    def __init__(self, model: StepModel) -> None:
+        self.model = model
+        self.kv_s = model.kv_token_s / model.ranks
+        self.chunk_s = model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS)
+        self._fixed: dict[int, float] = {}
+
+    def step_s(self, batch: int, kv_tokens: int) -> float:
+        """T(B)."""
+        fixed_s = self._fixed.get(batch)
+        if fixed_s is None:
+            if len(self._fixed) >= KEPT_BATCHES:
+                self._fixed.clear()
+            fixed_s = self._fixed[batch] = self.model.decode_step_s(batch, 0)
+        return fixed_s + self.kv_s * kv_tokens
+
+
+def weigh(
+    times: StepTimes | None,
+    nodes: NodeShare | None,
+    *,
+    prompts_s: float | None,
+    owed: bool,
+    sequences: int,
+    kv_tokens: int,
+    others: Others,
+) -> Weights:
+    """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
+    or wait for it, None: no prompt is computed; `owed`: it was computed in time that others were
+    charged for, so that they rest now; `sequences`, `kv_tokens`: own ones that decode."""
+    batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
+    if prompts_s is None and not batch and not others.prefill_share:
+        return NOTHING
+    step_s = kv_s = 0.0
+    if times is not None and batch:
+        kv_s = times.kv_s
+        step_s = times.step_s(batch, all_kv)
+    prompt_part = speed = 0.0
+    if prompts_s is not None:
+        prompt_part = 1.0
+        if times is not None and batch and not owed:
+            chunk_s = min(prompts_s, times.chunk_s)
+            prompt_part = chunk_s / (chunk_s + step_s)
+        speed = prompt_part
+    decode_part = 1.0 - prompt_part if batch else 0.0
+    if nodes is not None:
+        prefill_nodes = nodes.prefill / (nodes.prefill + nodes.decode)
+        prompt_part = 0.0 if prompts_s is None else prefill_nodes
+        decode_part = 1.0 - prefill_nodes if batch else 0.0
+        speed = 1.0
+    left = 1.0 - others.prefill_share
+    kv_part = kv_s / step_s if step_s else 0.0
+    sequence_part = (1.0 - kv_part * all_kv) / batch if batch else 0.0
+    prompt = int(prompt_part * left * SCALE)
+    sequence = int(decode_part * left * sequence_part * SCALE)
+    kv = int(decode_part * left * kv_part * SCALE)
+    free = SCALE - prompt
+    over = sequence * batch + kv * all_kv - free
+    if over > 0:  # by the last bits of floats
+        sequence -= -(-over // max(1, batch))
+    own = sequence * sequences + kv * kv_tokens
+    theirs = sequence * others.sequences + kv * others.kv_tokens
+    external = min(theirs + int(others.prefill_share * SCALE), free - own)
+    return Weights(prompt, sequence, kv, own, external, speed * left)

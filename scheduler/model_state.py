@@ -1,0 +1,299 @@
+"""One model: its own placements, its remotes and its queue, and what they promise a request.
+
+`core.py` owns the requests and decides in which order ways are tried; `dispatching.py` takes them.
+A lane never holds a request that is not in its queue or on one of its placements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.contract import (
+    EngineReport,
+    PlacementKind,
+    Request,
+    ServingChanged,
+    SloClass,
+)
+from scheduler.decisions import Decisions
+from scheduler.output_length import Floats
+from scheduler.overflow.remotes import Remotes
+from scheduler.overflow.saturation import Saturation, WorkRate
+from scheduler.placement.placement import choose, quote
+from scheduler.placement.quotes import Ask, Block, Quote
+from scheduler.placement.self_hosted import LocalFleet
+from scheduler.placement_gates import Gates
+from scheduler.placement_state import PlacementState, Resident
+from scheduler.policy import Policy
+from scheduler.prefix.engine_caches import EngineCaches
+from scheduler.prefix.prefix_index import PrefixIndex
+from scheduler.prefix.token_blocks import CacheEvents, CacheReset
+from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
+from scheduler.request_state import Ticket
+
+PATIENCE = 3.0
+"""No request is promised its first token sooner than in this many times its own prefill: a long
+prompt could not be kept, and would never be tried."""
+PROMISE_WEIGHT = 0.05
+"""Weight of a new promise in the running mean that saturation is measured by."""
+URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
+"""Classes whose waiting is saturation; the batch class waits as a matter of course."""
+_EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
+# numpy compares plain integers faster than enum members.
+_NOT_SERVING, _CONTEXT, _HARM, _HELD = map(
+    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.HARM, Block.HELD)
+)
+
+
+class Lane:
+    """State of one model. `states`: all its placements, own ones and remotes."""
+
+    def __init__(
+        self,
+        states: Sequence[PlacementState],
+        gates: Gates,
+        policy: Policy,
+        limits: QueueLimits,
+        decisions: Decisions,
+    ) -> None:
+        self.policy = policy
+        self.gates = gates
+        self.decisions = decisions
+        self.fleet = LocalFleet((s for s in states if s.facts.kind is PlacementKind.LOCAL), policy)
+        self.remotes = Remotes([s for s in states if s.facts.kind is PlacementKind.REMOTE], gates)
+        self.queue = ModelQueue(limits, policy)
+        self.prefixes = PrefixIndex(len(states))
+        """Own placements first, then the remotes."""
+        self.engine_caches = EngineCaches(len(self.fleet))
+        self.rate = WorkRate()
+        self.saturation = Saturation()
+        self.time_heals = False
+        """Whether a look in vain may succeed by the passing of time alone."""
+        self.harm_blocked = False
+        """Whether harm to running streams is what the last look failed by, somewhere."""
+        self.batch: dict[str, int] = {}
+        """Batch-class requests that run on own placements, with the placement's index."""
+        self.troubled: set[int] = set()
+        """Own placements whose gate may be shut."""
+        self._rotation = -1
+        self._no_hits: Floats = np.zeros(len(states))
+        self._no_hits.flags.writeable = False
+        self._promised_s: float | None = None
+
+    @property
+    def states(self) -> list[PlacementState]:
+        """Every placement of the model."""
+        return [*self.fleet.states, *self.remotes.states]
+
+    def promise(self, ticket: Ticket, *, count: bool = True) -> None:
+        """Sets what an arrival is promised and expected to need; `count` it as one."""
+        request = ticket.request
+        solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
+        ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
+        lengths, longest = self.fleet.lengths, request.max_output_tokens
+        mean, most = lengths.expected(request.key_id, longest)
+        ticket.output_tokens = mean * request.choices
+        ticket.reserve_tokens = request.prompt_tokens + math.ceil(ticket.output_tokens)
+        ticket.spread_tokens = math.sqrt(request.choices) * max(0.0, most - mean)
+        if count and request.slo.slo_class in URGENT:
+            mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s
+            self._promised_s = mean_s + PROMISE_WEIGHT * (ticket.ttft_s - mean_s)
+
+    def observe(self, now: float) -> None:
+        """Keeps the measured rate and the saturation up to date."""
+        waits = len(self.queue) > 0
+        self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
+        self.fleet.forget_stale(now)
+        self.fleet.note_overdue(now)
+        if self._promised_s is not None:
+            wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
+            self.saturation.observe(wait_s / self._promised_s, now)
+
+    def take_report(self, report: EngineReport, now: float) -> bool:
+        """Takes an engine's report; whether there is more room than was thought."""
+        fleet, index = self.fleet, self.fleet.index[report.placement]
+        before = fleet.sequences[index], fleet.kv_free_tokens[index]
+        last = fleet.states[index].report
+        if fleet.take_report(index, report, now):
+            self.prefixes.forget(index)
+            if last is not None:
+                self.engine_caches.restarted(index, since_s=last.at_s)
+        return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
+
+    def take_cache_events(self, events: CacheEvents, now: float) -> None:
+        """Takes what an engine tells of its prefix cache."""
+        index = self.fleet.index[events.placement]
+        self.engine_caches.take(index, events, now)
+        if any(isinstance(change, CacheReset) and change.emptied for change in events.changes):
+            self.prefixes.forget(index)
+
+    def take_prices(self) -> None:
+        """Prices of placements have changed."""
+        self.fleet.take_prices()
+        self.remotes.take_facts()
+
+    def set_serving(self, event: ServingChanged, now: float) -> None:
+        """A placement came into service or left it."""
+        index = self.fleet.index.get(event.placement)
+        if index is None:
+            state = self.remotes.states[self.remotes.index[event.placement]]
+            state.serving, state.reason = event.serving, event.reason
+        else:
+            self.fleet.set_serving(index, event, now)
+
+    def drain_s(self) -> float:
+        """Predicted time to work the queue off."""
+        return self.queue.work_s() / self._rate_per_s()
+
+    def wait_s(self, request: Request, prefill_s: float) -> float:
+        """Predicted time in the queue of a request that joins it now, or is in it."""
+        return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
+
+    def work_s(self, ticket: Ticket, prefill_s: float) -> float:
+        """Time of a full group that the request takes."""
+        return prefill_s + ticket.output_tokens * self.fleet.full_token_s
+
+    def hit_tokens(self, request: Request) -> Floats:
+        """Prompt tokens expected in the cache of each placement, remotes last."""
+        if not self.policy.prefix or not request.prefix_blocks:
+            return self._no_hits
+        blocks = self.prefixes.hit_blocks(request.prefix_blocks)
+        return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
+
+    def own_hit_tokens(self, request: Request) -> Floats:
+        """Prompt tokens expected in the cache of each own placement: what its engine tells of a
+        prompt in token ids, else what the own dispatches and their outcomes let expect."""
+        fleet = self.fleet
+        if not self.policy.prefix or not (request.prefix_blocks or request.token_blocks):
+            return fleet.no_hits
+        expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
+        if request.token_blocks:
+            told = self.engine_caches.hit_tokens(request.token_blocks)
+            expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
+        return expected if np.count_nonzero(expected) else fleet.no_hits
+
+    def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
+        """The request as a quote needs it."""
+        request = ticket.request
+        return Ask(
+            request=request,
+            ttft_s=ticket.ttft_s,
+            excluded=self._excluded(ticket, now),
+            hit_tokens=self.own_hit_tokens(request),
+            output_tokens=ticket.output_tokens,
+            reserve_tokens=ticket.reserve_tokens,
+            spread_tokens=ticket.spread_tokens,
+            late=late,
+        )
+
+    def look(self, ask: Ask, now: float) -> tuple[int | None, Quote]:
+        """Looks for an own placement once; remembers whether time alone may help."""
+        self._rotation += 1
+        chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
+        if chosen is not None:
+            self.harm_blocked = False
+            return chosen, made
+        self.harm_blocked = bool(np.count_nonzero(made.blocked == _HARM))
+        if not self.time_heals:
+            self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
+        return chosen, made
+
+    def figures(self, ask: Ask, now: float) -> Quote:
+        """The quote without a choice."""
+        return quote(self.fleet, ask, self.policy, now)
+
+    def queued(self, ticket: Ticket, made: Quote | None, last_start_s: float, now: float) -> Queued:
+        """The request with its times, for the queue. `made`: None where only remotes can take it"""
+        request = ticket.request
+        prefill_s, service_s = (0.0, 0.0) if made is None else made.best_s()
+        late_s = request.arrival_s + ticket.ttft_s - service_s
+        spill_s = self.remotes.spill_s(ticket, now)
+        return Queued(
+            request=request,
+            spill_s=None if spill_s is None else max(now, min(spill_s, late_s)),
+            last_call_s=late_s - self.policy.last_call_share * ticket.ttft_s,
+            late_s=late_s,
+            expires_s=min(now + request.slo.max_queue_s, last_start_s),
+            prefill_s=prefill_s,
+            service_s=service_s,
+            work_s=self.work_s(ticket, prefill_s),
+            late=now >= late_s,
+        )
+
+    def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
+        """The batch-class request to take back so that one of a higher class finds room.
+
+        Only where a slot, KV blocks or batch size are what lacks, and only one whose client has
+        had nothing; of these the one that loses least. One at a time.
+        """
+        best: Resident | None = None
+        for request_id, index in self.batch.items():
+            resident = self.fleet.states[index].residents[request_id]
+            if resident.evicting:
+                return None
+            if (
+                made.blocked[index] in _EVICTION_HELPS
+                and (resident.output_tokens == 0 or resident.request.holds_output)
+                and (best is None or resident.output_tokens < best.output_tokens)
+                and allowed(request_id)
+            ):
+                best = resident
+        return best
+
+    def service_nano_usd(self, index: int, prefill_s: float, output_tokens: float) -> float:
+        """Service in terms of fairness: time of a full group at the group's rate."""
+        rate = self.fleet.nano_usd_per_s.item(index)
+        return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
+
+    def remember_prefix(self, index: int, state: PlacementState, request: Request) -> None:
+        """The request's prompt is computed at this placement, remotes counted last."""
+        if request.prefix_blocks:
+            capacity = state.kv_capacity_tokens
+            held = self.engine_caches.held_tokens(index)
+            if held is not None:  # what the engine has evicted is not expected there any more
+                held += state.kv_tokens
+                capacity = held if capacity is None else min(capacity, held)
+            blocks = None if capacity is None else capacity // request.prefix_block_tokens
+            self.prefixes.add(index, request.prefix_blocks, blocks)
+
+    def _excluded(self, ticket: Ticket, now: float) -> npt.NDArray[np.int8] | None:
+        """A `Block` for each own placement that is out of the question, else FREE; None: all are
+        free."""
+        request, fleet = ticket.request, self.fleet
+        all_serve = np.count_nonzero(fleet.serving) == len(fleet)
+        exact = request.prompt_tokens_exact
+        if all_serve and not (exact or request.unsupported_by or self.troubled or ticket.failed):
+            return None
+        blocks = np.zeros(len(fleet), dtype=np.int8)
+        if not all_serve:
+            blocks[~fleet.serving] = _NOT_SERVING
+        if exact:
+            blocks[fleet.context_tokens <= request.prompt_tokens] = _CONTEXT
+        for name in request.unsupported_by:
+            if (index := fleet.index.get(name)) is not None:
+                blocks[index] = Block.NOT_PERMITTED
+        for index in tuple(self.troubled):
+            name = fleet.states[index].facts.name
+            if self.gates.broken(name, now):
+                blocks[index] = Block.NOT_SERVING
+            elif not self.gates.admits(name, request, now):
+                blocks[index] = Block.PAUSED
+            elif self.gates.closed(name, now):
+                self.troubled.discard(index)
+        if ticket.failed:
+            open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
+            free = [fleet.states[i] for i in np.flatnonzero(open_now)]
+            untried = [state for state in free if ticket.may_try(state.facts)]
+            better = ticket.preferred([*untried, *self.remotes.open(ticket, now)])
+            kept = {state.facts.name for state in better}
+            for state in free:
+                if state.facts.name not in kept:
+                    blocks[fleet.index[state.facts.name]] = Block.TRIED
+        return blocks if np.count_nonzero(blocks) else None
+
+    def _rate_per_s(self) -> float:
+        return self.rate.per_s(int(np.count_nonzero(self.fleet.serving)))

@@ -1,0 +1,120 @@
+"""Which remote takes what the own servers cannot: the cheapest that keeps the promise.
+
+The effective price of a remote is its rates on the expected tokens, with the part of the prompt
+that it is known to have cached, raised by the attempts that fail there. A remote whose price is
+unknown is not free: it comes after all that are known, and never under a cost limit. A small fixed
+share of the requests goes to the remote that was tried the longest ago, so that what got better is
+noticed; it is counted, not drawn.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.contract import Request
+from scheduler.placement_state import PlacementState
+from scheduler.pricing import TokenCounts
+
+EXPLORE_EVERY = 50
+"""One overflow in so many explores."""
+MOST_ERROR_SHARE = 0.9
+"""Failures raise a price by 1 / (1 - share), by a factor of 10 at most."""
+
+
+class RemoteBlock(enum.StrEnum):
+    """Why a remote cannot be taken; FREE: it can."""
+
+    FREE = "can take it"
+    CLOSED = "not in service, or ruled out by the data policy or a field of the request"
+    GATE = "all its concurrent requests or its rate limits are taken"
+    TTFT = "first token would be late"
+    NO_PRICE = "its price is unknown, and the request has a cost limit"
+    TOO_DEAR = "above the request's cost limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteQuote:
+    """What a remote promises. None: unknown. `effective_nano_usd` counts failures in."""
+
+    placement: str
+    blocked: RemoteBlock
+    ttft_s: float | None
+    hit_tokens: int
+    nano_usd: int | None
+    effective_nano_usd: float
+
+
+def quote_remote(
+    state: PlacementState,
+    request: Request,
+    *,
+    hit_tokens: int,
+    output_tokens: float,
+    ttft_left_s: float,
+    allowed: bool,
+    admits: bool,
+) -> RemoteQuote:
+    """What this remote would promise `request`, of whose time to first token so much is left.
+
+    `allowed`: it is in service and may see the request; `admits`: its gate lets it pass now.
+    """
+    facts = state.facts
+    hit_tokens = min(hit_tokens, request.prompt_tokens)
+    counts = TokenCounts(
+        uncached_input_tokens=request.prompt_tokens - hit_tokens,
+        cached_input_tokens=hit_tokens,
+        output_tokens=round(output_tokens),
+    )
+    nano_usd = None if facts.rates is None else facts.rates.cost_nano_usd(counts)
+    limit = request.max_cost_nano_usd
+    blocked = RemoteBlock.FREE
+    if not allowed:
+        blocked = RemoteBlock.CLOSED
+    elif not admits or (state.sequences and state.sequences + request.choices > facts.max_running):
+        blocked = RemoteBlock.GATE
+    elif state.ttft_s is not None and state.ttft_s > ttft_left_s:
+        blocked = RemoteBlock.TTFT
+    elif limit is not None and nano_usd is None:
+        blocked = RemoteBlock.NO_PRICE
+    elif limit is not None and nano_usd is not None and nano_usd > limit:
+        blocked = RemoteBlock.TOO_DEAR
+    success = 1.0 - min(state.error_share, MOST_ERROR_SHARE)
+    return RemoteQuote(
+        placement=facts.name,
+        blocked=blocked,
+        ttft_s=state.ttft_s,
+        hit_tokens=hit_tokens,
+        nano_usd=nano_usd,
+        effective_nano_usd=math.inf if nano_usd is None else nano_usd / success,
+    )
+
+
+class Explorer:
+    """Counts overflows and remembers when each remote was last tried."""
+
+    def __init__(self) -> None:
+        self._overflows = 0
+        self._tried_at: dict[str, int] = {}
+
+    def choose(self, quotes: Sequence[RemoteQuote]) -> tuple[RemoteQuote, str] | None:
+        """The remote to take, and why; None: no one can."""
+        free = [made for made in quotes if made.blocked is RemoteBlock.FREE]
+        if not free:
+            return None
+        best = min(free, key=lambda made: (made.effective_nano_usd, made.ttft_s or 0.0))
+        if (self._overflows + 1) % EXPLORE_EVERY == 0:
+            priced = [made for made in free if made.nano_usd is not None] or free
+            oldest = min(priced, key=lambda made: self._tried_at.get(made.placement, 0))
+            if oldest is not best:
+                return oldest, "explored: not tried for the longest"
+        if best.nano_usd is None:
+            return best, "its price is unknown, and no priced one can"
+        return best, f"the cheapest of {len(free)}: {best.nano_usd / 1e9:.6f} USD"
+
+    def took(self, placement: str) -> None:
+        """A request goes there."""
+        self._overflows += 1
+        self._tried_at[placement] = self._overflows

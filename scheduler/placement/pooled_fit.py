@@ -1,0 +1,72 @@
+"""What groups of one prior have in common: the same model on the same hardware.
+
+Each fit is a little off, by chance, and always another way. Who compares placements by their own
+fits takes the one that chance favours, again and again: load gathers there, and an idle group is
+opened for nothing. So like groups are compared by the mean of their fits. One that really differs,
+a throttled GPU say, counts by its own: from `ALIKE` on ever more, from `UNLIKE` on alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from scheduler.output_length import Floats
+from scheduler.step_time.step_model import StepModel
+
+ALIKE = 0.2
+UNLIKE = 0.4
+"""Relative differences of a group's step time from the mean."""
+_FIELDS = (
+    "base_s",
+    "expert_s",
+    "sequence_s",
+    "kv_token_s",
+    "prefill_s",
+    "prefill_token_s",
+    "prefill_context_s",
+    "draft_tokens",
+    "tokens_per_step",
+)
+
+
+class LikeGroups:
+    """Groups of one prior, by any number that names them."""
+
+    def __init__(self) -> None:
+        self._sum: Floats = np.zeros(len(_FIELDS))
+        self._fits: dict[int, Floats] = {}
+
+    def __len__(self) -> int:
+        """Groups whose fit counts."""
+        return len(self._fits)
+
+    def take(self, group: int, fit: StepModel | None) -> None:
+        """The group's fit as it is now; None: it is not to be used."""
+        before = self._fits.pop(group, None)
+        if before is not None:
+            self._sum -= before
+        if fit is not None:
+            self._fits[group] = np.array([getattr(fit, name) for name in _FIELDS])
+            self._sum += self._fits[group]
+
+    def model(self, group: int, own: StepModel, batch: int, kv_tokens: int) -> StepModel:
+        """What to compare the group by while it runs `batch` sequences; `own`: its own model."""
+        if len(self._fits) < 2:
+            return own
+        figures = self._sum / len(self._fits)
+        mean = _with(own, figures)
+        fit = self._fits.get(group)
+        if fit is None:
+            return mean
+        at = batch or own.touch_all_batch()
+        apart = abs(own.tpot_s(at, kv_tokens) / mean.tpot_s(at, kv_tokens) - 1.0)
+        own_share = min(1.0, max(0.0, (apart - ALIKE) / (UNLIKE - ALIKE)))
+        if own_share == 0.0:
+            return mean
+        return _with(own, (1.0 - own_share) * figures + own_share * fit)
+
+
+def _with(model: StepModel, figures: Floats) -> StepModel:
+    return replace(model, **dict(zip(_FIELDS, figures.tolist(), strict=True)))

@@ -1,0 +1,385 @@
+"""The own placements of one model as arrays, one element each: what a quote reads in one pass.
+
+Ranks of a data-parallel group step together: what belongs to the group (batch, paced KV, the stall
+of pending prefills, the harm curve) stands at each of its ranks, so that a quote need not know of
+groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone writes
+its one figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scheduler.contract import EngineReport, Objective, ServingChanged
+from scheduler.decision_model import full_token_s, priced, trusted
+from scheduler.output_length import Floats, OutputLengths
+from scheduler.placement.interference import STALL_POINTS, Streams, write_lines
+from scheduler.placement.pooled_fit import LikeGroups
+from scheduler.placement.quotes import Desk
+from scheduler.placement_state import PlacementState, Resident
+from scheduler.policy import Policy
+from scheduler.step_time.step_fit import StepFit, StepSource
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel, StepModels
+from scheduler.step_time.step_windows import OwnLoad, WindowMeter, joined
+
+CHUNK_TOKENS = 8192
+"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
+CURVE_AGE_S = 0.1
+"""A harm curve older than this is made anew before it decides."""
+LEAST_CHUNK_S = 1e-6
+MOST_STEPS_KEPT = 4096
+SAME_TIME_S = 0.5
+"""Reports of a group's ranks that are not further apart count as one."""
+NANO_USD_PER_S = 1e9
+"""Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Placements that step together, by index."""
+
+    fit: StepFit
+    model: StepModel
+    members: list[int] = field(default_factory=list)
+    streams: Streams = field(default_factory=Streams)
+    meter: WindowMeter = field(default_factory=WindowMeter)
+    own: OwnLoad = field(default_factory=OwnLoad)
+    batch: int = 0
+    kv_paced_tokens: int = 0
+    steps_s: list[float] = field(default_factory=list)
+    """T(B) of `model` without its KV, by B, as far as it was asked for."""
+
+    def step_s(self, batch: int) -> float:
+        """T(B) without its KV."""
+        if batch > MOST_STEPS_KEPT:
+            return self.model.decode_step_s(batch, 0)
+        steps_s = self.steps_s
+        while len(steps_s) <= batch:
+            steps_s.append(self.model.decode_step_s(len(steps_s), 0))
+        return steps_s[batch]
+
+    def full_step_s(self, batch: int) -> float:
+        """T(B) with the KV that is resident now."""
+        if not batch:
+            return 0.0
+        model = self.model
+        return self.step_s(batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
+
+
+class LocalFleet:
+    """Arrays of shape (placements,), and harm curves of shape (placements, 2, STALL_POINTS)."""
+
+    def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
+        self.states = list(states)
+        self.lengths = OutputLengths()
+        self._policy = policy
+        count = len(self.states)
+        by_group: dict[str, Group] = {}
+        self.groups: list[Group] = []
+        """The group of each placement."""
+        self.index: dict[str, int] = {}
+        models: list[StepModel] = []
+        for i, state in enumerate(self.states):
+            facts = state.facts
+            group = by_group.get(facts.group or facts.name)
+            if group is None:
+                prior = facts.step_model or QWEN3_30B_H100
+                group = Group(fit=StepFit(prior), model=priced(prior, policy))
+                by_group[facts.group or facts.name] = group
+            group.members.append(i)
+            models.append(group.model)
+            self.groups.append(group)
+            self.index[facts.name] = i
+        self.grouped = len(by_group) < count
+        self._like = {group.fit.prior: LikeGroups() for group in self.groups}
+        self.models = StepModels(models)
+        self.take_prices()
+        self.serving = np.zeros(count, dtype=np.bool_)
+        self.sequences = np.zeros(count, dtype=np.int64)
+        self.batch: Floats = np.zeros(count)
+        self.warm = np.zeros(count, dtype=np.bool_)
+        """Where the group runs anything."""
+        self.idle_since_s: Floats = np.full(count, -np.inf)
+        self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
+        self.kv_tokens: Floats = np.zeros(count)
+        """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts, kept
+        only where several ranks are a group, as is `stall_end_s`."""
+        self.kv_paced_tokens: Floats = np.zeros(count)
+        self.kv_free_tokens: Floats = np.full(count, np.inf)
+        self.slot_room: Floats = np.full(count, np.inf)
+        self.kv_variance: Floats = np.zeros(count)
+        self.kv_room_tokens: Floats = np.full(count, np.inf)
+        """What more fits; no bound where nothing runs: a request that needs more slots or blocks
+        than there are runs alone, in turns."""
+        self.context_tokens: Floats = np.full(count, np.inf)
+        self.prefill_end_s: Floats = np.zeros(count)
+        self.first_token_due_s: Floats = np.full(count, np.inf)
+        """Of the first pending prefill, with the steps that it shares; infinite where none is."""
+        self.stall_end_s: Floats = np.zeros(count)
+        """`prefill_end_s` of the group's slowest rank."""
+        self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
+        self.step_s: Floats = np.zeros(count)
+        """T(B) of the group as of its last change of batch."""
+        self.next_step_s: Floats = np.zeros(count)
+        """T(B + 1) without its KV."""
+        self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
+        self.harm_lines: Floats = np.zeros((count, 2, STALL_POINTS))
+        """Harm curves: rise and start of the line from each point to the next, see `Streams`."""
+        self.line_offsets = np.arange(float(count)) * (2 * STALL_POINTS)
+        self.all_free = np.zeros(count, dtype=np.int8)
+        self.no_hits: Floats = np.zeros(count)
+        self.all_free.flags.writeable = self.no_hits.flags.writeable = False
+        self.desk = Desk(count, self.all_free)
+        self.curve_at_s: Floats = np.full(count, -1.0)
+        self.cache_trust: Floats = np.ones(count)
+        self.full_token_s = float(
+            np.mean([full_token_s(group.model) for group in self.groups] or 0)
+        )
+        """Time of a full group per output token, the measure of waiting work."""
+        self._with_external: set[int] = set()
+        for i in range(count):
+            self.sync(i, 0.0)
+
+    def fitted(self, placement: str, now: float) -> StepModel:
+        """The step model of a placement's group, as fitted now."""
+        return self.groups[self.index[placement]].fit.model(now)
+
+    def take_prices(self) -> None:
+        """Reads what the groups cost; one that is unknown makes all count alike."""
+        self.facts = tuple(state.facts for state in self.states)
+        prices = [state.facts.nano_usd_per_s for state in self.states]
+        known = [price for price in prices if price]
+        whole = len(known) == len(prices)
+        # A new array: records of decisions hold the old one.
+        rates = known if whole else [NANO_USD_PER_S] * len(prices)
+        self.nano_usd_per_s: Floats = np.array(rates, dtype=np.float64)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def add(self, index: int, resident: Resident, now: float) -> None:
+        """Counts an attempt in."""
+        request = resident.request
+        self.states[index].add(resident, now)
+        self.groups[index].streams.add(
+            request.request_id,
+            limit_s=request.slo.tpot_s,
+            most_tokens=request.max_output_tokens,
+            row=self.lengths.row(request.key_id),
+        )
+        # It has more to lose now.
+        for member in self.groups[index].members:
+            self.curve_at_s[member] = -1.0
+        self.sync(index, now)
+
+    def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
+        """Takes an attempt's tokens so far; whether the first one is among them."""
+        state, group = self.states[index], self.groups[index]
+        first, reserved = request_id in state.pending, state.kv_reserved_tokens
+        news = state.progress(request_id, output_tokens, now)
+        if not news:
+            return False
+        resident = state.residents[request_id]
+        request = resident.request
+        if first:
+            group.own.first_token(
+                sequences=request.choices,
+                prompt_tokens=request.prompt_tokens,
+                uncached_tokens=request.prompt_tokens - resident.hit_tokens,
+            )
+            in_time = now - request.arrival_s <= resident.promised_ttft_s
+            group.streams.first_token(request_id, now, in_time=in_time)
+        else:
+            group.own.tokens(news, now - resident.seen_s, request.choices)
+        resident.seen_s = now
+        group.streams.progress(request_id, output_tokens / request.choices, now)
+        if first or self.grouped:
+            self.sync(index, now)
+        else:
+            self.kv_tokens[index] += news
+            # An answer that is longer than predicted takes room.
+            self.kv_free_tokens[index] -= state.kv_reserved_tokens - reserved
+            self.kv_room_tokens[index] = self.kv_free_tokens[index]
+            group.kv_paced_tokens += news
+        return first
+
+    def remove(self, index: int, request_id: str, now: float) -> Resident:
+        """Counts an attempt out."""
+        group = self.groups[index]
+        group.streams.remove(request_id)
+        # The fewer remain, the more the curve was this one's: of the last one nothing is left.
+        older_s = CURVE_AGE_S / (len(group.streams) or 0.5)
+        for member in group.members:
+            self.curve_at_s[member] -= older_s
+        resident = self.states[index].remove(request_id, now)
+        self.sync(index, now)
+        return resident
+
+    def take_report(self, index: int, report: EngineReport, now: float) -> bool:
+        """Takes an engine's report; whether the engine has started anew."""
+        state = self.states[index]
+        before = state.report
+        anew = (
+            before is not None and report.generation_tokens_total < before.generation_tokens_total
+        )
+        state.take_report(report)
+        if before is not None and not anew and before.counts and report.counts:
+            state.note_preemptions(report.counts.preemptions - before.counts.preemptions, now)
+        (self._with_external.add if state.external_sequences else self._with_external.discard)(
+            index
+        )
+        self._observe(self.groups[index], now)
+        self.sync(index, now)
+        return anew
+
+    def set_serving(self, index: int, event: ServingChanged, now: float) -> None:
+        """The placement came into service or left it."""
+        state = self.states[index]
+        state.serving, state.reason = event.serving, event.reason
+        if event.serving and not state.residents and state.idle_since_s is None:
+            state.idle_since_s = now
+        self.sync(index, now)
+
+    def solo_prefill_s(self, prompt_tokens: int) -> float:
+        """Prefill of a prompt that nothing of is cached, on the first placement; 0 with none."""
+        if not self.groups:
+            return 0.0
+        return self.groups[0].model.prefill_time_s(prompt_tokens, prompt_tokens)
+
+    @property
+    def optimistic_s(self) -> float:
+        """Least time to a first token: on an empty group, the prompt cached."""
+        return self.groups[0].step_s(1) if self.groups else 0.0
+
+    def forget_stale(self, now: float) -> None:
+        """External load that only a stale report tells of counts no more."""
+        if not self._with_external:
+            return
+        for index in tuple(self._with_external):
+            if self.states[index].stale(now):
+                self._with_external.discard(index)
+                self.sync(index, now)
+
+    def _observe(self, group: Group, now: float) -> None:
+        """Gives the group's reports to its fit, once all its ranks have reported."""
+        reports = [self.states[member].report for member in group.members]
+        whole = [report for report in reports if report is not None]
+        if (
+            len(whole) < len(reports)
+            or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
+        ):
+            return
+        own = group.own.at(sequences=sum(self.states[m].sequences for m in group.members))
+        window = group.meter.take(joined(whole), own)
+        version = group.fit.version
+        if window is not None:
+            group.fit.observe(window)
+        if group.fit.version != version:
+            self._set_model(group, now)
+
+    def _set_model(self, group: Group, now: float) -> None:
+        own = group.fit.model(now)
+        used = group.fit.source is StepSource.FIT
+        like, number = self._like[group.fit.prior], group.members[0]
+        like.take(number, own if used else None)
+        model = like.model(number, own, group.batch, group.kv_paced_tokens)
+        before_s = full_token_s(group.model)
+        group.model = priced(trusted(model, group.fit.prior), self._policy)
+        added_s = (full_token_s(group.model) - before_s) * len(group.members)
+        self.full_token_s += added_s / len(self)
+        group.steps_s.clear()
+        for member in group.members:
+            self.models.set(member, group.model)
+            chunk_s = group.model.prefill_token_s * CHUNK_TOKENS
+            self.chunk_s[member] = max(LEAST_CHUNK_S, chunk_s)
+
+    def sync(self, index: int, now: float) -> None:
+        """Copies one placement's state, and what its group shares, into the arrays."""
+        state, group = self.states[index], self.groups[index]
+        fresh = not state.stale(now)
+        external_kv = state.external_kv_tokens if fresh else 0
+        self.serving[index] = state.serving
+        self.idle_since_s[index] = -np.inf if state.idle_since_s is None else state.idle_since_s
+        self.sequences[index] = state.sequences + (state.external_sequences if fresh else 0)
+        self.kv_tokens[index] = state.kv_tokens + external_kv
+        capacity = state.kv_capacity_tokens
+        if capacity is not None:
+            share = 1.0 - max(self._policy.kv_reserve, state.reserve_share(now))
+            self.kv_free_tokens[index] = capacity * share - state.kv_reserved_tokens - external_kv
+        if (context := state.context_tokens) is not None:
+            self.context_tokens[index] = context
+        self.cache_trust[index] = state.cache_trust
+        sequences = int(self.sequences[index])
+        self.slot_room[index] = state.facts.max_running - sequences if sequences else np.inf
+        self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
+        self.kv_variance[index] = state.kv_variance
+        self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
+        self._set_due(index)
+        if len(group.members) == 1:
+            group.batch = sequences
+            group.kv_paced_tokens = state.kv_tokens + external_kv
+            self.batch[index] = group.batch
+            self.warm[index] = sequences > 0
+            self.step_s[index] = group.full_step_s(group.batch)
+            self.next_step_s[index] = group.step_s(group.batch + 1)
+            if self.grouped:
+                self.kv_paced_tokens[index] = group.kv_paced_tokens
+                self.stall_end_s[index] = self.prefill_end_s[index]
+            return
+        members = group.members
+        group.batch = int(self.sequences[members].sum())
+        group.kv_paced_tokens = int(self.kv_tokens[members].max()) * len(members)
+        self.batch[members] = group.batch
+        self.warm[members] = group.batch > 0
+        self.step_s[members] = group.full_step_s(group.batch)
+        self.next_step_s[members] = group.step_s(group.batch + 1)
+        self.kv_paced_tokens[members] = group.kv_paced_tokens
+        self.stall_end_s[members] = self.prefill_end_s[members].max()
+
+    def note_overdue(self, now: float) -> None:
+        """First tokens that should have come: what waits behind them comes later, too."""
+        due_s = self.first_token_due_s
+        while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:
+            self.states[index].prefill_overdue(self.groups[index].model, now)
+            self.sync(index, now)
+
+    def _set_due(self, index: int) -> None:
+        state = self.states[index]
+        if not state.pending:
+            self.first_token_due_s[index] = np.inf
+            return
+        prefill_s = next(iter(state.pending.values()))
+        steps = 1.5 + prefill_s // float(self.chunk_s[index])
+        decode_s = float(self.next_step_s[index]) * steps
+        self.first_token_due_s[index] = state.prefill_began_s + prefill_s + decode_s
+
+    def refresh_curve(self, index: int, now: float) -> None:
+        """Makes the harm curve of the placement's group anew."""
+        group = self.groups[index]
+        starts_s: dict[str, float] = {}
+        for member in group.members:
+            state = self.states[member]
+            end_s = max(0.0, state.prefill_end_s - now)
+            for request_id, prefill_s in reversed(state.pending.items()):
+                starts_s[request_id] = max(0.0, end_s)
+                end_s -= prefill_s
+        step_s = group.full_step_s(group.batch + 1) / group.model.tokens_per_step
+        curve = group.streams.curve(starts_s, step_s, self.lengths, now)
+        for member in group.members:
+            write_lines(curve, self.harm_lines[member])
+            self.curve_at_s[member] = now
+
+    def releasable(self, index: int, now: float) -> bool:
+        """Whether the placement's group has been empty for the pool's release delay."""
+        members = [self.states[member] for member in self.groups[index].members]
+        return all(
+            state.serving
+            and state.facts.objective is Objective.COST
+            and not state.external(now)
+            and state.idle_since_s is not None
+            and now - state.idle_since_s >= state.facts.release_delay_s
+            for state in members
+        )

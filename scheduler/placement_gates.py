@@ -1,0 +1,165 @@
+"""What each placement lets the scheduler send it, apart from room and policy: its breaker, its
+rates, and the number of requests at once that a remote has shown to bear.
+
+The scheduler asks before a start and tells every start and end. Slots of a remote are learnt as a
+network learns a path's capacity: a refusal cuts them, a success while they were all in use adds
+a little (additive increase, multiplicative decrease: Jacobson, SIGCOMM 1988).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
+from scheduler.limits.breaker import Breaker, BreakerLimits, BreakerPhase
+from scheduler.limits.rate_limit import RateLimiter
+from scheduler.placement_state import Placement
+
+SLOTS_CUT = 0.7
+"""What a refusal leaves of the slots that were in use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """A gate, for a reader. `slots`: requests at once that are allowed now; None: not bounded
+    here. `reopens_s`: when the next request may pass; None: now, or when a trial has ended."""
+
+    phase: BreakerPhase
+    reason: str
+    reopens_s: float | None
+    slots: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """Several placements that all fail: why one of them does, and when a try may help."""
+
+    reason: str
+    retry_after_s: float
+
+
+@dataclass(slots=True)
+class _Gate:
+    facts: Placement
+    breaker: Breaker
+    slots: float
+    cut_s: float = float("-inf")
+    rates_refill_s: float = float("-inf")
+    running: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Start and reserved tokens of each attempt."""
+
+
+class Gates:
+    """One gate a placement. Every `started` is followed by one `ended`."""
+
+    def __init__(
+        self, placements: Iterable[Placement], limits: BreakerLimits | None = None
+    ) -> None:
+        self._gates = {
+            facts.name: _Gate(facts, Breaker(limits), float(facts.max_running))
+            for facts in placements
+        }
+        self._rates = RateLimiter()
+
+    def broken(self, name: str, now: float) -> bool:
+        """Whether waiting for the placement is no use for now."""
+        return self._gates[name].breaker.broken(now)
+
+    def closed(self, name: str, now: float) -> bool:
+        """Whether nothing keeps requests from the placement, nor will without a new failure."""
+        return self._gates[name].breaker.phase(now) is BreakerPhase.CLOSED
+
+    def all_broken(self, names: Sequence[str], now: float) -> Broken | None:
+        """What is told when waiting for any of the placements is no use; None when it is."""
+        breakers = [self._gates[name].breaker for name in names]
+        if not all(breaker.broken(now) for breaker in breakers):
+            return None
+        waits = [at_s - now for b in breakers if (at_s := b.next_change_s(now)) is not None]
+        reason = breakers[0].reason if breakers else ""
+        return Broken(reason=reason, retry_after_s=min(waits, default=0.0))
+
+    def admits(self, name: str, request: Request, now: float) -> bool:
+        """Whether the request may start there now."""
+        gate = self._gates[name]
+        if not gate.breaker.admits(now):
+            return False
+        facts = gate.facts
+        if facts.kind is PlacementKind.LOCAL:
+            return True
+        if len(gate.running) >= int(gate.slots):
+            return False
+        refusal = self._rates.refusal(name, facts.send_limits, _tokens(request), now)
+        if refusal is not None and refusal.retry_after_s is not None:
+            gate.rates_refill_s = now + refusal.retry_after_s
+        return refusal is None
+
+    def started(self, name: str, request: Request, now: float) -> None:
+        """A request that was admitted has started."""
+        gate = self._gates[name]
+        tokens = _tokens(request)
+        gate.breaker.started(request.request_id, now)
+        gate.running[request.request_id] = (now, tokens)
+        if gate.facts.kind is PlacementKind.REMOTE:
+            refusal = self._rates.admit(name, gate.facts.send_limits, tokens, now)
+            if refusal is not None:
+                raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
+
+    def ended(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
+        """An attempt is over; None: its client has gone."""
+        gate = self._gates[name]
+        in_use = len(gate.running)
+        started_s, reserved = gate.running.pop(request_id)
+        used = reserved
+        ok, fault, retry_after_s, detail = False, Fault.NONE, None, ""
+        if end is not None:
+            ok, fault = end.outcome is AttemptOutcome.OK, end.fault
+            retry_after_s, detail = end.retry_after_s, end.detail
+            if end.output_tokens is not None:
+                used = (end.prompt_tokens or 0) + end.output_tokens
+        if gate.facts.kind is PlacementKind.REMOTE:
+            self._rates.settle(name, reserved, used, now)
+            if fault is Fault.BUSY and started_s >= gate.cut_s:
+                gate.slots = max(1.0, SLOTS_CUT * in_use)
+                gate.cut_s = now
+            elif ok and in_use >= int(gate.slots):
+                gate.slots = min(float(gate.facts.max_running), gate.slots + 1.0 / gate.slots)
+        gate.breaker.ended(
+            request_id,
+            started_s=started_s,
+            ok=ok,
+            fault=fault,
+            retry_after_s=retry_after_s,
+            detail=detail,
+            now=now,
+        )
+
+    def proved(self, name: str) -> None:
+        """A probe had an answer from the placement: its breaker closes."""
+        self._gates[name].breaker.close()
+
+    def next_change_s(self, now: float) -> float | None:
+        """When the next gate lets something pass by itself; None: none will."""
+        changes: list[float] = []
+        for gate in self._gates.values():
+            if (at_s := gate.breaker.next_change_s(now)) is not None:
+                changes.append(at_s)
+            if gate.rates_refill_s > now:
+                changes.append(gate.rates_refill_s)
+        return min(changes, default=None)
+
+    def report(self, name: str, now: float) -> GateReport:
+        """The gate as it is."""
+        gate = self._gates[name]
+        phase = gate.breaker.phase(now)
+        return GateReport(
+            phase=phase,
+            reason="" if phase is BreakerPhase.CLOSED else gate.breaker.reason,
+            reopens_s=gate.breaker.next_change_s(now),
+            slots=None if gate.facts.kind is PlacementKind.LOCAL else int(gate.slots),
+        )
+
+
+def _tokens(request: Request) -> int:
+    """What a rate limit counts a request as before its end: as most providers do."""
+    return request.prompt_tokens + request.choices * request.max_output_tokens

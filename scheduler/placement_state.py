@@ -1,0 +1,258 @@
+"""The placements and what runs on them: own dispatches (instant truth) and engine reports (lagged).
+
+A `PlacementState` counts what the scheduler itself sent there and took back; what an engine runs
+beyond that is external load. The scheduler is its only writer. Own placements are mirrored in the
+arrays of `local_fleet.py`, which decisions read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scheduler.contract import EngineReport, Objective, PlacementKind, Request
+from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
+from scheduler.pricing import TokenRates
+from scheduler.step_time.step_model import StepModel
+
+REPORT_STALE_S = 5.0
+"""A report older than this says nothing of external load: five default probe intervals."""
+OVERDUE_FACTOR = 1.5
+"""What an overdue prefill is taken to need in all, of what it has taken so far."""
+SEEN_WEIGHT = 0.1
+"""Weight of a new time to first token, or of a new outcome, in the running mean."""
+PREEMPTION_RESERVE = 0.03
+"""Share of the KV cache that an observed preemption adds to what is kept free, half of it for
+`RESERVE_HALF_LIFE_S`, and at most `MOST_RESERVE` in all."""
+RESERVE_HALF_LIFE_S = 60.0
+MOST_RESERVE = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A place where requests can run: facts that do not change while it is configured.
+
+    Attributes:
+        max_running: sequences at once.
+        pool: empty for a remote.
+        group: what steps together: the replica, where its DP ranks are placements; empty where the
+            placement is alone in it.
+        dp_rank: the rank to pin, or None.
+        kv_capacity_tokens, context_tokens: None when unknown.
+        step_model: None for a remote, which tells nothing of its engine.
+        rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
+        nano_usd_per_s: the bill of an own group; None: unknown, never free.
+        send_limits: what a remote takes a minute.
+        fate: placements of one such name fail together; empty: by itself.
+        objective: what the pool is packed or spread by; the same for all pools of one model.
+        release_delay_s: a group that was empty for so long is reported as releasable.
+    """
+
+    name: str
+    kind: PlacementKind
+    model: str
+    max_running: int
+    pool: str = ""
+    group: str = ""
+    dp_rank: int | None = None
+    remote_class: str = ""
+    kv_capacity_tokens: int | None = None
+    context_tokens: int | None = None
+    step_model: StepModel | None = None
+    rates: TokenRates | None = None
+    nano_usd_per_s: int | None = None
+    send_limits: RateLimits = NO_RATE_LIMITS
+    fate: str = ""
+    objective: Objective = Objective.LATENCY
+    release_delay_s: float = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Resident:
+    """An attempt that runs on a placement."""
+
+    request: Request
+    started_s: float
+    promised_ttft_s: float
+    kv_reserved_tokens: int
+    """Prompt and expected output."""
+    prefill_s: float
+    """Predicted time of its prefill; 0 on a remote."""
+    hit_tokens: int
+    """Prompt tokens that were expected in the prefix cache."""
+    kv_spread_tokens: float = 0.0
+    """By how much its output may well exceed what is expected."""
+    service_nano_usd: float = 0.0
+    """What its tenant was charged for it in terms of fairness."""
+    output_tokens: int = 0
+    seen_s: float = 0.0
+    """When its newest tokens were told of."""
+    evicting: bool = False
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens that it holds, once its prompt is computed."""
+        return self.request.prompt_tokens + self.output_tokens
+
+
+@dataclass(slots=True)
+class PlacementState:
+    """One placement now. The sums over `residents` are kept, not counted anew."""
+
+    facts: Placement
+    serving: bool = False
+    reason: str = "not probed yet"
+    residents: dict[str, Resident] = field(default_factory=dict)
+    sequences: int = 0
+    kv_tokens: int = 0
+    kv_reserved_tokens: int = 0
+    kv_variance: float = 0.0
+    """Of the tokens that the residents may need beyond what is reserved: squares of their spreads.
+    Outputs are independent, and long ones are made up for by short ones."""
+    pending: dict[str, float] = field(default_factory=dict)
+    """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
+    prefill_end_s: float = 0.0
+    """When all pending prefills are expected to be done."""
+    prefill_began_s: float = 0.0
+    """When the first of them is taken to have begun."""
+    report: EngineReport | None = None
+    external_sequences: int = 0
+    external_kv_tokens: int = 0
+    idle_since_s: float | None = None
+    """When the last attempt left it; None: one runs, or none ever ran."""
+    ttft_s: float | None = None
+    """Running mean of the times to first token, the engine's part; None: none seen."""
+    error_share: float = 0.0
+    """Running mean of the attempts that failed."""
+    cache_trust: float = 1.0
+    """Running mean of cached tokens that came back over those that were expected."""
+    _beyond: int = 0
+    _reserve: float = 0.0
+    _reserve_at_s: float = 0.0
+
+    @property
+    def kv_capacity_tokens(self) -> int | None:
+        """KV cache in tokens: configured, else what the engine reports."""
+        if self.facts.kv_capacity_tokens is not None:
+            return self.facts.kv_capacity_tokens
+        return self.report.kv_capacity_tokens if self.report else None
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Most tokens of one sequence: configured, else what the engine reports."""
+        if self.facts.context_tokens is not None:
+            return self.facts.context_tokens
+        return self.report.context_tokens if self.report else None
+
+    def stale(self, now: float) -> bool:
+        """Whether the newest report is missing, or too old to tell of external load."""
+        return self.report is None or now - self.report.at_s > REPORT_STALE_S
+
+    def external(self, now: float) -> int:
+        """Sequences in the engine that others sent; 0 when the report is stale."""
+        return 0 if self.stale(now) else self.external_sequences
+
+    def reserve_share(self, now: float) -> float:
+        """Share of the KV cache that observed preemptions ask to keep free; it halves in time."""
+        if not self._reserve:
+            return 0.0
+        return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
+
+    def add(self, resident: Resident, now: float) -> None:
+        """Counts an attempt in."""
+        request = resident.request
+        self.residents[request.request_id] = resident
+        self.idle_since_s = None
+        self.sequences += request.choices
+        self.kv_tokens += resident.kv_tokens
+        self.kv_reserved_tokens += resident.kv_reserved_tokens
+        self.kv_variance += resident.kv_spread_tokens**2
+        if not self.pending:
+            self.prefill_began_s = max(now, self.prefill_end_s)
+        self.pending[request.request_id] = resident.prefill_s
+        self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
+
+    def progress(self, request_id: str, output_tokens: int, now: float) -> int:
+        """Takes the tokens that an attempt has produced so far; how many of them are news."""
+        resident = self.residents[request_id]
+        news = output_tokens - resident.output_tokens
+        if news <= 0:
+            return 0
+        if resident.output_tokens == 0:
+            del self.pending[request_id]
+            # A first token is the clock of the prefills: what the prediction was off by ends here.
+            self.prefill_began_s = now
+            self.prefill_end_s = now + sum(self.pending.values())
+            seen_s = now - resident.started_s
+            mean_s = seen_s if self.ttft_s is None else self.ttft_s
+            self.ttft_s = mean_s + SEEN_WEIGHT * (seen_s - mean_s)
+        resident.output_tokens = output_tokens
+        self.kv_tokens += news
+        more = resident.kv_tokens - resident.kv_reserved_tokens
+        if more > 0:
+            # It outgrew the prediction: what it holds is counted at least.
+            resident.kv_reserved_tokens += more
+            self.kv_reserved_tokens += more
+        return news
+
+    def prefill_overdue(self, model: StepModel, now: float) -> None:
+        """The first pending prefill takes longer than was expected.
+
+        Its prefix was not in the cache after all, or the prediction is off. Those behind it have
+        still to come in any case.
+        """
+        request_id = next(iter(self.pending))
+        prompt_tokens = self.residents[request_id].request.prompt_tokens
+        whole_s = model.prefill_time_s(prompt_tokens, prompt_tokens)
+        taken_s = now - self.prefill_began_s
+        self.pending[request_id] = max(whole_s, OVERDUE_FACTOR * taken_s)
+        self.prefill_end_s = self.prefill_began_s + sum(self.pending.values())
+
+    def remove(self, request_id: str, now: float) -> Resident:
+        """Counts an attempt out."""
+        resident = self.residents.pop(request_id)
+        self.sequences -= resident.request.choices
+        self.kv_tokens -= resident.kv_tokens
+        self.kv_reserved_tokens -= resident.kv_reserved_tokens
+        # Sums of floats drift by rounding; nothing that runs needs exactly nothing.
+        spread = resident.kv_spread_tokens**2
+        self.kv_variance = max(0.0, self.kv_variance - spread) if self.residents else 0.0
+        if request_id in self.pending:
+            if request_id == next(iter(self.pending)):
+                self.prefill_began_s = now
+            self.prefill_end_s -= self.pending.pop(request_id)
+        if not self.residents:
+            self.idle_since_s = now
+        return resident
+
+    def note_outcome(self, failed: bool) -> None:
+        """Takes the end of an attempt into the share of failures."""
+        self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
+
+    def note_cached(self, resident: Resident, cached_tokens: int | None) -> None:
+        """Takes the cached tokens that came back; None says nothing."""
+        if cached_tokens is None or resident.hit_tokens <= 0:
+            return
+        share = min(1.0, cached_tokens / resident.hit_tokens)
+        self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
+
+    def take_report(self, report: EngineReport) -> None:
+        """Takes an engine's report; what it holds beyond the own attempts is external load.
+
+        An engine tells of the start and end of an attempt a step later than the scheduler knows
+        it, so only what two reports in a row show counts.
+        """
+        beyond = max(0, report.running + report.waiting - self.sequences)
+        self.external_sequences = min(beyond, self._beyond)
+        self._beyond = beyond
+        self.report = report
+        capacity = self.kv_capacity_tokens or 0
+        foreign = round(report.kv_usage * capacity) - self.kv_tokens
+        # Own tokens are known better than the engine's lagged gauge: what is beyond them is only
+        # believed where others run there.
+        self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
+
+    def note_preemptions(self, preemptions: int, now: float) -> None:
+        """The engine ran out of KV blocks: plan with fewer for a while."""
+        if preemptions > 0:
+            raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)
+            self._reserve, self._reserve_at_s = min(MOST_RESERVE, raised), now

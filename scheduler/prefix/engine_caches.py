@@ -1,0 +1,193 @@
+"""What the engines of one model hold in their prefix caches, as their own events tell.
+
+For a prompt given as token ids this is exact: the longest run of its leading blocks that a cache
+holds. Ranks of a data-parallel replica have a cache each and are not pinned, so what is expected of
+the replica is their mean. Where only part of a cache is known, because the subscription began late
+or lost events, it is a lower bound. An engine can compute a block twice at once and then holds two
+copies, each of which it tells of when it comes and when it goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.output_length import Floats
+from scheduler.prefix.holders import Holders
+from scheduler.prefix.token_blocks import (
+    BlocksRemoved,
+    BlocksStored,
+    CacheEvents,
+    CacheReset,
+    EngineHash,
+    TokenBlocks,
+    chain,
+    root,
+)
+
+MOST_BLOCKS = 524_288
+"""Blocks remembered over all caches of a model: at most 150 MB. Later ones are left out."""
+MOST_BLOCK_SIZES = 4
+"""Different block sizes of one model's engines that prompts are cut by."""
+
+
+@dataclass(slots=True)
+class _Cache:
+    """The cache of one rank."""
+
+    bit: int
+    names: dict[EngineHash, int | None] = field(default_factory=dict)
+    """Own name by the engine's; None: no prompt here can hit it."""
+    copies: dict[EngineHash, int] = field(default_factory=dict)
+    """Copies beyond the first one."""
+    tokens: int = 0
+    known: bool = False
+    """Whether it holds nothing else."""
+    began_s: float = -np.inf
+    """When it was known to be empty."""
+    block_tokens: int = 0
+
+
+class EngineCaches:
+    """Caches by placement (indices below `placements`) and rank."""
+
+    def __init__(self, placements: int, most_blocks: int = MOST_BLOCKS) -> None:
+        self._placements = placements
+        self._most_blocks = most_blocks
+        self._caches: dict[tuple[int, int], _Cache] = {}
+        self._ranks: dict[int, int] = {}
+        self._holders = Holders()
+        self._blocks = 0
+        self._figures: tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Floats] | None = None
+        """Of each cache: its placement, the tokens of a block, the ranks of its placement."""
+        self.known = np.zeros(placements, dtype=np.bool_)
+        """Whether all that a placement's caches hold is known, shape (placements,)."""
+        self.block_sizes: tuple[int, ...] = ()
+        """Tokens of a block, each size that an engine has told of."""
+
+    def __len__(self) -> int:
+        return self._blocks
+
+    def take(self, placement: int, events: CacheEvents, now: float) -> None:
+        """Takes what a rank of the placement tells."""
+        self._ranks[placement] = events.ranks
+        key = placement, events.rank
+        cache = self._caches.get(key)
+        if cache is None:
+            cache = self._caches[key] = _Cache(1 << len(self._caches))
+            self._figures = None
+        for change in events.changes:
+            match change:
+                case BlocksStored():
+                    self._store(cache, change)
+                case BlocksRemoved():
+                    for engine_hash in change.hashes:
+                        self._remove(cache, engine_hash)
+                case CacheReset():
+                    self._reset(cache, known=change.known)
+                    if change.known:
+                        cache.began_s = now
+        self._sum_up(placement)
+
+    def restarted(self, placement: int, since_s: float) -> None:
+        """The engine began anew after `since_s`: what was told before holds no more."""
+        for cache in self._of(placement):
+            if cache.began_s < since_s:
+                self._reset(cache, known=False)
+        self._sum_up(placement)
+
+    def hit_tokens(self, prompt: tuple[TokenBlocks, ...]) -> Floats:
+        """Leading tokens of the prompt in the caches of each placement, shape (placements,)."""
+        if self._figures is None:
+            caches = self._caches.items()
+            sizes = [cache.block_tokens for _, cache in caches]
+            ranks = [self._ranks[placement] for (placement, _), _ in caches]
+            places = [placement for (placement, _), _ in caches]
+            self._figures = np.array(places, dtype=np.intp), np.array(sizes), np.array(ranks)
+        places_of, sizes_of, ranks_of = self._figures
+        hits = np.zeros(len(self._caches))
+        for cut in prompt:
+            found = self._holders.leading(cut.names, len(self._caches))
+            hits += np.where(sizes_of == cut.block_tokens, found * cut.block_tokens, 0.0)
+        of_placements = np.zeros(self._placements)
+        np.add.at(of_placements, places_of, hits / ranks_of)
+        return of_placements
+
+    def is_known(self, placement: int) -> bool:
+        """The same of one; of those that have no engine of the gateway's it is not."""
+        return placement < self._placements and bool(self.known[placement])
+
+    def _sum_up(self, placement: int) -> None:
+        """Keeps `known` up to date."""
+        caches = self._of(placement)
+        whole = 0 < len(caches) == self._ranks.get(placement)
+        self.known[placement] = whole and all(cache.known for cache in caches)
+
+    def held_tokens(self, placement: int) -> int | None:
+        """Tokens in the placement's caches; None: unknown."""
+        if not self.is_known(placement):
+            return None
+        return sum(cache.tokens for cache in self._of(placement))
+
+    def _of(self, placement: int) -> list[_Cache]:
+        ranks = range(self._ranks.get(placement, 0))
+        return [self._caches[placement, r] for r in ranks if (placement, r) in self._caches]
+
+    def _store(self, cache: _Cache, stored: BlocksStored) -> None:
+        size = stored.block_tokens
+        if size not in self.block_sizes:
+            if len(self.block_sizes) == MOST_BLOCK_SIZES:
+                cache.known = False
+                return
+            self.block_sizes = (*self.block_sizes, size)
+        if cache.block_tokens != size:
+            if cache.names:  # an engine has one size
+                self._reset(cache, known=False)
+            cache.block_tokens = size
+            self._figures = None
+        own: list[int | None] = [None] * len(stored.hashes)
+        first = None if stored.salt is None else root(size, stored.salt)
+        if stored.parent is not None:
+            first = None if stored.salt is None else cache.names.get(stored.parent)
+        if first is not None:
+            own = list(chain(first, stored.token_ids, size))
+        for engine_hash, name in zip(stored.hashes, own, strict=True):
+            cache.tokens += size
+            if engine_hash in cache.names:
+                cache.copies[engine_hash] = cache.copies.get(engine_hash, 0) + 1
+                if name is None or cache.names[engine_hash] is not None:
+                    continue
+                # The blocks before it were unknown so far.
+            elif self._blocks >= self._most_blocks:
+                cache.known = False
+                return
+            else:
+                self._blocks += 1
+            cache.names[engine_hash] = name
+            if name is not None:
+                self._holders.add(name, cache.bit)
+
+    def _remove(self, cache: _Cache, engine_hash: EngineHash) -> None:
+        if engine_hash not in cache.names:
+            return
+        cache.tokens -= cache.block_tokens
+        if (copies := cache.copies.pop(engine_hash, 0)) > 0:
+            if copies > 1:
+                cache.copies[engine_hash] = copies - 1
+            return
+        name = cache.names.pop(engine_hash)
+        self._blocks -= 1
+        if name is not None:
+            self._holders.drop(name, cache.bit)
+
+    def _reset(self, cache: _Cache, *, known: bool) -> None:
+        for name in cache.names.values():
+            if name is not None:
+                self._holders.drop(name, cache.bit)
+        self._blocks -= len(cache.names)
+        cache.names.clear()
+        cache.copies.clear()
+        cache.tokens = 0
+        cache.known = known

@@ -1,0 +1,342 @@
+"""The queue of one model: bounded, and in what order its requests are looked at.
+
+Order: class by strict priority, but each lower class that waits is owed a share of the service
+given above it and goes first once that covers its next request; within a class the tenant with the
+least weighted service; within a tenant the shortest predicted prefill, each second of waiting worth
+`ageing` seconds of prefill. Earliest-deadline order would collapse under overload; deadlines only
+say what is still worth doing: a request whose time to first token is lost moves behind all that can
+still be kept, until its place in the queue expires.
+
+When the queue is full, the lowest class gives way first, and in it the tenant that waits most.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from scheduler.contract import Request, SloClass
+from scheduler.policy import Policy
+from scheduler.queue.fairness import ServiceCounters
+
+PRIORITY_STEP_S = 1.0
+"""How much waiting one rank of priority is worth."""
+MOST_TENANTS = 16
+MOST_SCANNED = 64
+"""Tenants, and requests of each, that one event goes through at most; few are looked at."""
+MOST_CREDIT_REQUESTS = 4.0
+"""A class is owed at most this many times its next request: a claim, not a hoard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimits:
+    """Bounds of one queue."""
+
+    requests: int
+    size_bytes: int
+
+
+class Due(enum.IntEnum):
+    """What becomes due for a request that waits."""
+
+    SPILL = 0
+    """A remote can only just keep its time to first token."""
+    LAST_CALL = 1
+    """Its time to first token is nearly up: look once more, with more tolerance."""
+    LATE = 2
+    """It is lost."""
+    EXPIRED = 3
+    """It has waited as long as it may."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Queued:
+    """A request that waits, with the times at which the next thing becomes due.
+
+    `spill_s`: None where no remote may take it; `service_s`: predicted time from a start to the
+    first token; `work_s`: predicted time of a full group.
+    """
+
+    request: Request
+    spill_s: float | None
+    last_call_s: float
+    late_s: float
+    expires_s: float
+    prefill_s: float
+    service_s: float
+    work_s: float
+    late: bool = False
+    order: tuple[float, int] = (0.0, 0)
+    """Seat in its tenant's line, given by the queue."""
+
+    @property
+    def promised_s(self) -> float:
+        """Time to first token that it was promised."""
+        return self.late_s + self.service_s - self.request.arrival_s
+
+
+_by_order = attrgetter("order")
+_Line = dict[str, list[Queued]]
+
+
+@dataclass(slots=True)
+class _ClassQueue:
+    """Requests of one class by tenant, in order; empty lines are not kept."""
+
+    live: _Line = field(default_factory=dict)
+    late: _Line = field(default_factory=dict)
+    credit_s: float = 0.0
+    work_s: float = 0.0
+    """Of the live ones."""
+    count: int = 0
+
+
+class ModelQueue:
+    """Requests of one model that wait for a place. Sums are kept, not counted anew."""
+
+    def __init__(self, limits: QueueLimits, policy: Policy) -> None:
+        self._limits = limits
+        self._policy = policy
+        self._classes = {name: _ClassQueue() for name in SloClass}
+        self._by_id: dict[str, Queued] = {}
+        self._due: list[tuple[float, Due, str, int]] = []
+        self._arrivals = 0
+        self.counters = ServiceCounters()
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Queued]:
+        return iter(tuple(self._by_id.values()))
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._by_id
+
+    def __repr__(self) -> str:
+        return f"<ModelQueue {len(self)} requests, {self.size_bytes} bytes>"
+
+    def has_room(self, request: Request) -> bool:
+        """Whether the request fits the bounds."""
+        return (
+            len(self._by_id) < self._limits.requests
+            and self.size_bytes + request.size_bytes <= self._limits.size_bytes
+        )
+
+    def push(self, queued: Queued) -> None:
+        """Adds a request. Raises OverflowError if it does not fit the bounds."""
+        request = queued.request
+        if not self.has_room(request):
+            raise OverflowError(f"{self!r} has no room for {request.request_id}")
+        self._arrivals += 1
+        queued.order = (self._order_s(request, queued.prefill_s), self._arrivals)
+        line = self._classes[request.slo.slo_class]
+        if request.tenant not in line.live and request.tenant not in line.late:
+            self.counters.returned(request.tenant, line.live)
+        self._enter(queued)
+        self._by_id[request.request_id] = queued
+        self.size_bytes += request.size_bytes
+        for due_s, due in _dues(queued):
+            self.remind(queued, due, due_s)
+        if len(self._due) > 6 * len(self._by_id) + 64:
+            # Entries of requests that left are dropped here: the heap stays bounded too.
+            self._due = [
+                (due_s, due, waiting.request.request_id, waiting.order[1])
+                for waiting in self._by_id.values()
+                for due_s, due in _dues(waiting)
+            ]
+            heapq.heapify(self._due)
+
+    def remind(self, queued: Queued, due: Due, at_s: float) -> None:
+        """Makes something due for a request that waits."""
+        heapq.heappush(self._due, (at_s, due, queued.request.request_id, queued.order[1]))
+
+    def remove(self, request_id: str) -> Queued | None:
+        """Takes a request out, wherever it stands; None if it is not here."""
+        queued = self._by_id.pop(request_id, None)
+        if queued is None:
+            return None
+        self._leave(queued)
+        self.size_bytes -= queued.request.size_bytes
+        return queued
+
+    def started(self, queued: Queued) -> None:
+        """The request got a place: lower classes that wait are owed their share of it."""
+        mine = queued.request.slo.slo_class
+        self.counters.left(queued.request.tenant)
+        below = False
+        for name, line in self._classes.items():
+            if name is mine:
+                line.credit_s = max(0.0, line.credit_s - queued.work_s)
+                below = True
+            elif below and line.live:
+                owed_s = line.credit_s + self._policy.lower_class_share * queued.work_s
+                line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * _head(line.live).work_s)
+
+    def candidates(self, *, hold_late: bool = False) -> Iterator[Queued]:
+        """Requests in the order in which they are to be looked at; stop when looks are used up.
+
+        A class is not looked at while one above it waits, unless it is owed its share; with
+        `hold_late`, nor is one whose time to first token is lost.
+        """
+        for line in self._classes.values():
+            if line.live and line.credit_s >= _head(line.live).work_s:
+                yield from self._by_tenant(line.live)
+        for line in self._classes.values():
+            if line.live:
+                yield from self._by_tenant(line.live)
+                return
+        for line in self._classes.values():
+            if line.late and not hold_late:
+                yield from self._by_tenant(line.late)
+                return
+
+    def overtakes(self, request: Request, slack_nano_usd: float) -> bool:
+        """Whether an arrival may be looked at before those who wait.
+
+        Within a tenant it may: nothing then blocks at the head of a line. It never passes a class
+        above, nor tenants that had less service than its own, but for `slack_nano_usd`.
+        """
+        for name, line in self._classes.items():
+            if name is request.slo.slo_class:
+                others = [self.counters.served(t) for t in line.live if t != request.tenant]
+                if not others:
+                    return True
+                mine = self.counters.served(request.tenant)
+                return mine <= min(others) + slack_nano_usd / request.weight
+            if line.live:
+                return False
+        return True
+
+    def work_s(self, classes: Iterable[SloClass] | None = None) -> float:
+        """Predicted work of the requests that wait and are not late; None: of all classes."""
+        if classes is not None:
+            return sum(self._classes[name].work_s for name in classes)
+        work_s = 0.0
+        for line in self._classes.values():
+            work_s += line.work_s
+        return work_s
+
+    def waiting(self, slo_class: SloClass) -> int:
+        """Requests of a class that wait."""
+        return self._classes[slo_class].count
+
+    def ahead_s(self, request: Request, prefill_s: float) -> float:
+        """Work that would be served before this request: that of higher classes, and of its own
+        class as much as its tenant's line has before its seat."""
+        work_s = 0.0
+        for name, line in self._classes.items():
+            if name is not request.slo.slo_class:
+                work_s += line.work_s
+                continue
+            if waiting := line.live.get(request.tenant):
+                seat = (self._order_s(request, prefill_s), self._arrivals)
+                before = bisect_left(waiting, seat, key=_by_order)
+                work_s += line.work_s * before / len(waiting)
+            break
+        return work_s
+
+    def give_way(self, request: Request) -> Queued | None:
+        """Who should leave a full queue for this request; None: nobody ranks below it.
+
+        In its own class: who is late, else the last of a tenant that waits with more requests.
+        """
+        for name in reversed(self._classes):
+            line = self._classes[name]
+            mine = name is request.slo.slo_class
+            if line.count:
+                lines = line.late or line.live
+                longest = max(lines.values(), key=lambda w: len(w) / w[0].request.weight)
+                own = (len(lines.get(request.tenant, ())) + 1) / request.weight
+                if mine and not line.late and own >= len(longest) / longest[0].request.weight:
+                    return None
+                last = longest[-1]
+                size_bytes = self.size_bytes - last.request.size_bytes + request.size_bytes
+                return last if size_bytes <= self._limits.size_bytes else None
+            if mine:
+                return None
+        return None
+
+    def next_due_s(self) -> float | None:
+        """When something becomes due for the first time; None when the queue is empty."""
+        while self._due:
+            due_s, due, request_id, arrival = self._due[0]
+            if self._waits(due, request_id, arrival) is not None:
+                return due_s
+            heapq.heappop(self._due)
+        return None
+
+    def due(self, now: float) -> Iterator[tuple[Due, Queued]]:
+        """What has become due by `now`, each once; expired requests are taken out."""
+        while (first_s := self.next_due_s()) is not None and first_s <= now:
+            _, due, request_id, arrival = heapq.heappop(self._due)
+            queued = self._waits(due, request_id, arrival)
+            if queued is None:
+                continue
+            if due is Due.EXPIRED:
+                self.remove(request_id)
+            elif due is Due.LATE:
+                self._leave(queued)
+                queued.late = True
+                self._enter(queued)
+            yield due, queued
+
+    def _order_s(self, request: Request, prefill_s: float) -> float:
+        aged_s = request.arrival_s - PRIORITY_STEP_S * request.priority
+        return prefill_s + self._policy.ageing * aged_s
+
+    def _by_tenant(self, lines: _Line) -> Iterator[Queued]:
+        """The first of each tenant, least service first, then the second of each, and so on."""
+        tenants = heapq.nsmallest(MOST_TENANTS, lines, key=self.counters.served)
+        waiting = [tuple(lines[tenant][:MOST_SCANNED]) for tenant in tenants]
+        for depth in range(max(map(len, waiting))):
+            for line in waiting:
+                if depth < len(line) and line[depth].request.request_id in self._by_id:
+                    yield line[depth]
+
+    def _lines(self, queued: Queued) -> _Line:
+        line = self._classes[queued.request.slo.slo_class]
+        return line.late if queued.late and self._policy.shedding else line.live
+
+    def _enter(self, queued: Queued) -> None:
+        line, lines = self._classes[queued.request.slo.slo_class], self._lines(queued)
+        insort(lines.setdefault(queued.request.tenant, []), queued, key=_by_order)
+        line.count += 1
+        if lines is line.live:
+            line.work_s += queued.work_s
+
+    def _leave(self, queued: Queued) -> None:
+        line, lines = self._classes[queued.request.slo.slo_class], self._lines(queued)
+        waiting = lines[queued.request.tenant]
+        del waiting[bisect_left(waiting, queued.order, key=_by_order)]
+        if not waiting:
+            del lines[queued.request.tenant]
+        line.count -= 1
+        if lines is line.live:
+            # Sums of floats drift by rounding; an empty line is exactly empty.
+            line.work_s = line.work_s - queued.work_s if line.live else 0.0
+            line.credit_s = line.credit_s if line.live else 0.0
+
+    def _waits(self, due: Due, request_id: str, arrival: int) -> Queued | None:
+        """The request that an entry of the heap is about, if it still waits for that."""
+        queued = self._by_id.get(request_id)
+        if queued is None or queued.order[1] != arrival:
+            return None
+        return None if queued.late and due is not Due.EXPIRED else queued
+
+
+def _dues(queued: Queued) -> list[tuple[float, Due]]:
+    dues = [(queued.expires_s, Due.EXPIRED)]
+    if not queued.late:
+        dues += [(queued.last_call_s, Due.LAST_CALL), (queued.late_s, Due.LATE)]
+        if queued.spill_s is not None:
+            dues.append((queued.spill_s, Due.SPILL))
+    return dues
+
+
+def _head(lines: _Line) -> Queued:
+    return next(iter(lines.values()))[0]

@@ -1,0 +1,53 @@
+"""A request that has not ended: where it runs, and what its next attempt shall avoid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scheduler.contract import Fault, Request
+from scheduler.placement_state import Placement, PlacementState
+
+
+@dataclass(slots=True)
+class Ticket:
+    """State of one request. `attempts`: those that were started, evicted ones apart."""
+
+    request: Request
+    attempts: int = 0
+    placement: PlacementState | None = None
+    evictions: int = 0
+    ttft_s: float = 0.0
+    """Time to first token that it is promised."""
+    output_tokens: float = 0.0
+    """Expected when it came, all choices together."""
+    reserve_tokens: int = 0
+    spread_tokens: float = 0.0
+    """KV tokens to count it with: its prompt, and output that nine of ten such stay below."""
+    _tried: set[str] = field(default_factory=set)
+    _unsuited_pools: set[str] = field(default_factory=set)
+    _failed_fates: set[str] = field(default_factory=set)
+
+    def failed_at(self, facts: Placement, fault: Fault) -> None:
+        """An attempt failed there."""
+        self._tried.add(facts.name)
+        if fault is Fault.REQUEST:
+            if facts.pool:
+                self._unsuited_pools.add(facts.pool)
+        elif facts.fate:
+            self._failed_fates.add(facts.fate)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an attempt failed."""
+        return bool(self._tried)
+
+    def may_try(self, facts: Placement) -> bool:
+        """Whether it has not failed there, nor was refused by an equal."""
+        return facts.name not in self._tried and facts.pool not in self._unsuited_pools
+
+    def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:
+        """Without those that share the fate of one that failed, while there are others."""
+        if not self._failed_fates:
+            return states
+        return [state for state in states if state.facts.fate not in self._failed_fates] or states

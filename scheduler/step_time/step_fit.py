@@ -1,0 +1,270 @@
+"""The online fit of a group's step time, from windows (`step_windows.py`) and a prior.
+
+A window tells y, the mean time between two outputs of a sequence. The model of it is
+
+    y = x0 t0 + x1 a eta D(B) + x2 c B + x3 kappa K + x4 P/steps
+
+with the terms of the prior and P the prior's time of the window's prefills, which stall all who
+decode; the factors x are fitted, 1 in the prior. They are few and their terms grow together, so
+that a window says little of each: ridges hold them to a common factor s (a server that is twice as
+slow is so in all), and s, weakly, to 1. Residuals are relative; older windows fade; factors are
+not below 0. Only T(B) over the batches that occurred is judged, never single factors.
+
+    fit = StepFit(prior)                      one per group
+    window = meter.take(report, own)          at each report of its engine
+    if window is not None: fit.observe(window)
+    fit.model(now)                            for every prediction; changes with `fit.version`
+
+The fit predicts each window before it learns from it: the mean miss is its error. It is used once
+it has seen enough and while it misses by less than the prior does; a poor one only while the prior
+is far worse.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scheduler.step_time.step_model import FloatArray, StepModel
+from scheduler.step_time.step_windows import Window, WindowSource
+
+TERMS = 5
+FADE_S = 180.0
+"""Time in which the weight of a window falls to 1/e."""
+FEWEST_WINDOWS = 5
+"""Windows before the fit is used."""
+FULL_GAPS = 200.0
+"""Gaps from which on more of them do not make a window weigh more."""
+POOR_ERROR = 0.3
+"""Mean relative miss from which on the prior stands in, unless it misses by twice as much."""
+MOST_MISS = 1.0
+"""More than twice off is no worse than that: one stall of a second must not colour minutes."""
+ERROR_WEIGHT = 0.1
+"""Weight of a window in the running means of the misses."""
+COMMON_RIDGE = 0.02
+"""Hold of each factor to the common one, in windows of relative error 1."""
+PRIOR_RIDGE = 0.002
+"""Hold of the common factor to 1."""
+JUMP = 0.12
+"""Mean signed miss of recent windows that tells a change of the engine from noise."""
+LARGEST_JUMP = 0.25
+"""That however noisy an engine is."""
+JUMP_WEIGHT = 0.3
+OUTLIER = 0.3
+"""A window that a settled fit misses by more weighs OUTLIER_WEIGHT, unless others follow it."""
+OUTLIER_WEIGHT = 0.1
+JUMP_KEEPS = 0.05
+"""What the windows before a change still weigh."""
+OWN_WEIGHT = 0.5
+"""Weight of a window that the gateway counted: what it sees is later and coarser."""
+SPECULATION_WEIGHT = 0.2
+
+
+class StepSource(enum.StrEnum):
+    """What a group's step model is."""
+
+    PRIOR = "prior"
+    FIT = "fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitState:
+    """What a fit says of itself.
+
+    Attributes:
+        source: what `model` returns.
+        reason: why it is that.
+        error: mean relative miss of the fit on windows that it had not seen; None before any.
+        prior_error: the prior's on the same windows.
+        windows: fitted; `excluded`: left out for a disturbance, the last of which is `disturbance`.
+        factors: x0 to x4, for t0, a eta, c, kappa and prefill.
+    """
+
+    source: StepSource
+    reason: str
+    error: float | None
+    prior_error: float | None
+    windows: int
+    excluded: int
+    disturbance: str
+    factors: tuple[float, ...]
+
+
+class StepFit:
+    """Fits one group."""
+
+    def __init__(self, prior: StepModel) -> None:
+        self.prior = prior
+        self.version = 0
+        """Grows whenever `model` changes."""
+        self._square = np.zeros((TERMS, TERMS))
+        self._moment = np.zeros(TERMS)
+        self._factors: FloatArray = np.ones(TERMS)
+        self._error: float | None = None
+        self._prior_error: float | None = None
+        self._drift = 0.0
+        self._windows = 0
+        self._since_jump = 0
+        self._excluded = 0
+        self._disturbance = ""
+        self._seen_s: float | None = None
+        self._tokens_per_step = prior.tokens_per_step
+        self._draft_tokens = prior.draft_tokens
+        self._model = prior
+
+    def observe(self, window: Window) -> None:
+        """Learns from a window; a disturbed one is only counted."""
+        if window.disturbance:
+            self._excluded += 1
+            self._disturbance = window.disturbance
+            return
+        self._speculation(window)
+        terms = self._terms(window)
+        predicted_s = float(terms @ self._factors)
+        miss = window.step_s / predicted_s - 1.0 if predicted_s > 0 else 1.0
+        self._error = _mean(self._error, miss if self._windows else None)
+        self._prior_error = _mean(self._prior_error, window.step_s / float(terms.sum()) - 1.0)
+        self._fade(window)
+        self._follow(miss)
+        weight = min(1.0, window.gaps / FULL_GAPS)
+        if window.source is WindowSource.GATEWAY:
+            weight *= OWN_WEIGHT
+        if self.source is StepSource.FIT and abs(miss) > OUTLIER:
+            weight *= OUTLIER_WEIGHT
+        relative = terms / window.step_s
+        self._square += weight * np.outer(relative, relative)
+        self._moment += weight * relative
+        self._windows += 1
+        self._since_jump += 1
+        self._solve()
+
+    def model(self, now: float) -> StepModel:
+        """The step model to predict with at `now`."""
+        del now  # what was learnt of an engine holds until it is contradicted
+        return self._model
+
+    @property
+    def error(self) -> float | None:
+        """Mean relative miss of what `model` returns; None before any window."""
+        return self._error if self.source is StepSource.FIT else self._prior_error
+
+    @property
+    def source(self) -> StepSource:
+        """What `model` returns."""
+        return self._judged()[0]
+
+    @property
+    def state(self) -> FitState:
+        """Everything to show."""
+        source, reason = self._judged()
+        return FitState(
+            source=source,
+            reason=reason,
+            error=self._error,
+            prior_error=self._prior_error,
+            windows=self._windows,
+            excluded=self._excluded,
+            disturbance=self._disturbance,
+            factors=tuple(float(factor) for factor in self._factors),
+        )
+
+    def _judged(self) -> tuple[StepSource, str]:
+        error, prior_error = self._error, self._prior_error
+        if self._windows < FEWEST_WINDOWS or error is None or prior_error is None:
+            return StepSource.PRIOR, f"{self._windows} of {FEWEST_WINDOWS} windows seen"
+        told = f"misses by {error:.0%}, the prior by {prior_error:.0%}"
+        if error > prior_error:
+            return StepSource.PRIOR, f"the fit {told}"
+        if error > POOR_ERROR and error > prior_error / 2.0:
+            return StepSource.PRIOR, f"the fit {told}, and more than {POOR_ERROR:.0%} is poor"
+        return StepSource.FIT, told
+
+    def _terms(self, window: Window) -> FloatArray:
+        """Seconds of each part under the prior."""
+        prior, batch = self.prior, window.batch
+        touched = prior.distinct_experts(batch * (self._draft_tokens + 1.0))
+        prefill_s = 0.0
+        if window.prompts > 0 and window.uncached_tokens > 0:
+            uncached = window.uncached_tokens / window.prompts
+            context = window.prompt_tokens / window.prompts
+            # A sequence is not stalled by its own prefill: of a lone one nobody is.
+            others = (batch - 1.0) / batch
+            prefill_s = window.prompts * prior.prefill_time_s(uncached, context) * others
+        return np.array(
+            (
+                prior.base_s,
+                prior.expert_s * prior.overlap * touched,
+                prior.sequence_s * batch,
+                prior.kv_token_s * window.kv_tokens / prior.ranks,
+                prefill_s / window.steps,
+            )
+        )
+
+    def _fade(self, window: Window) -> None:
+        if self._seen_s is not None:
+            keep = math.exp(-max(0.0, window.end_s - self._seen_s) / FADE_S)
+            self._square *= keep
+            self._moment *= keep
+        self._seen_s = window.end_s
+
+    def _follow(self, miss: float) -> None:
+        """Forgets when all recent windows miss to one side: the engine is another one now."""
+        bounded = min(OUTLIER, max(-OUTLIER, miss))  # one window alone is no change
+        self._drift += JUMP_WEIGHT * (bounded - self._drift)
+        # Noise of this size moves the mean by half of it: more to one side is a change.
+        enough = min(max(JUMP, self._error or 0.0), LARGEST_JUMP)
+        if abs(self._drift) > enough and self._since_jump >= FEWEST_WINDOWS:
+            # What was learnt of other batches keeps its shape, at the pace of now, and weighs less.
+            pace = 1.0 + self._drift
+            self._square *= JUMP_KEEPS / pace**2
+            self._moment *= JUMP_KEEPS / pace
+            self._drift = 0.0
+            self._since_jump = 0
+
+    def _speculation(self, window: Window) -> None:
+        first = self._windows == 0
+        weight = 1.0 if first else SPECULATION_WEIGHT
+        self._tokens_per_step += weight * (window.tokens_per_step - self._tokens_per_step)
+        self._draft_tokens += weight * (window.draft_tokens - self._draft_tokens)
+
+    def _solve(self) -> None:
+        """Least squares with both ridges; factors below 0 become 0, the rest is solved again."""
+        # Unknowns: the factors, and the common factor s that the ridges hold them to.
+        matrix = np.zeros((TERMS + 1, TERMS + 1))
+        matrix[:TERMS, :TERMS] = self._square + COMMON_RIDGE * np.eye(TERMS)
+        matrix[:TERMS, TERMS] = matrix[TERMS, :TERMS] = -COMMON_RIDGE
+        matrix[TERMS, TERMS] = TERMS * COMMON_RIDGE + PRIOR_RIDGE
+        vector = np.append(self._moment, PRIOR_RIDGE)
+        free = np.ones(TERMS + 1, dtype=bool)
+        solution = np.zeros(TERMS + 1)
+        for _ in range(TERMS):
+            solution[:] = 0.0
+            solution[free] = np.linalg.solve(matrix[np.ix_(free, free)], vector[free])
+            if not (negative := solution[:TERMS] < 0.0).any():
+                break
+            free[:TERMS] &= ~negative
+        self._factors = np.maximum(solution[:TERMS], 0.0)
+        self._model = self._chosen()
+        self.version += 1
+
+    def _chosen(self) -> StepModel:
+        prior = replace(
+            self.prior,
+            tokens_per_step=max(1.0, self._tokens_per_step),
+            draft_tokens=self._draft_tokens,
+        )
+        if self.source is StepSource.PRIOR:
+            return prior
+        base, experts, sequences, kv, prefill = (float(factor) for factor in self._factors)
+        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
+
+
+def _mean(mean: float | None, miss: float | None) -> float | None:
+    """Running mean of the size of misses, which starts with the first."""
+    if miss is None:
+        return mean
+    value = min(MOST_MISS, abs(miss))
+    return value if mean is None else mean + ERROR_WEIGHT * (value - mean)

@@ -1,0 +1,286 @@
+"""Step time of a MoE engine: the formulas that the scheduler predicts with.
+
+    T(B) = t0 + a eta D(B (n + 1)) + c B + kappa K        one decode step of B sequences
+    D(x) = E (1 - (1 - k/E)^x)                            distinct experts that x tokens touch
+    P    = p0 + p1 u + p2 u (2 n - u)                     prefill of u tokens that end at n
+
+D is the law for independent, uniform routing; real tokens overlap more, which eta carries. With
+speculative decoding a step verifies the n drafts of each sequence too, and yields tau tokens of it.
+The attention term of P is n^2 - (n - u)^2: what is saved by a cached prefix (Mooncake, FAST'25,
+section 2), and the chunks of a prompt add up to the whole. Ranks of a data-parallel group step
+together: K is the KV of all ranks as long as they are balanced, else the slowest one's times the
+number of ranks.
+
+`StepModel` is one group and takes plain numbers, `StepModels` is many groups and takes arrays.
+`scheduler/step_time/step_fit.py` fits t0, a eta, c and kappa online; `simulation/catalog` makes priors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Counts: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+_Figure = TypeVar("_Figure", float, FloatArray)
+
+TOUCH_ALL_SHARE = 0.95
+"""Share of the experts from which on more sequences touch hardly any new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepModel:
+    """Coefficients of one group of GPUs that steps together.
+
+    Attributes:
+        experts: routed experts per MoE layer, E.
+        experts_per_token: experts that each token takes, k.
+        base_s: time of a step that touches no expert, t0.
+        expert_s: time per distinct expert touched, all layers together, a.
+        sequence_s: time per sequence in the batch, c.
+        kv_token_s: time per KV token resident on the slowest rank, kappa.
+        prefill_s: time per prefill, p0.
+        prefill_token_s: time per uncached prompt token, p1.
+        prefill_context_s: time per pair of an uncached prompt token and a token before it, counted
+            from both sides, p2.
+        overlap: share of D(B) that is really touched, eta: tokens of real text agree more.
+        draft_tokens: tokens that each sequence verifies in a step beside its own, n.
+        tokens_per_step: tokens that a sequence gains in a step, tau; 1 without speculation.
+        ranks: data-parallel ranks that step together.
+    """
+
+    experts: int
+    experts_per_token: int
+    base_s: float
+    expert_s: float
+    sequence_s: float
+    kv_token_s: float
+    prefill_s: float
+    prefill_token_s: float
+    prefill_context_s: float
+    overlap: float = 1.0
+    draft_tokens: float = 0.0
+    tokens_per_step: float = 1.0
+    ranks: int = 1
+
+    def distinct_experts(self, tokens: float) -> float:
+        """Expected distinct experts per layer that `tokens` of one step touch, D."""
+        return _distinct(float(self.experts), float(self.experts_per_token), float(tokens))
+
+    def decode_step_s(self, batch: float, kv_tokens: float) -> float:
+        """Seconds of one decode step, T(B); an empty batch takes none.
+
+        `kv_tokens`: KV of the group, spread evenly over its ranks; else the fullest rank's on each.
+        """
+        if batch <= 0:
+            return 0.0
+        touched = self.overlap * self.distinct_experts(batch * (self.draft_tokens + 1.0))
+        return (
+            self.base_s
+            + self.expert_s * touched
+            + self.sequence_s * batch
+            + self.kv_token_s * kv_tokens / self.ranks
+        )
+
+    def tpot_s(self, batch: float, kv_tokens: float) -> float:
+        """Seconds per output token of a sequence in such a batch, T(B) / tau."""
+        return self.decode_step_s(batch, kv_tokens) / self.tokens_per_step
+
+    def marginal_step_s(self, batch: float, kv_tokens: float, newcomer_kv_tokens: float) -> float:
+        """What one more sequence adds to a step; on an idle group it is the whole step, T(1)."""
+        after_s = self.decode_step_s(batch + 1, kv_tokens + newcomer_kv_tokens)
+        return after_s - self.decode_step_s(batch, kv_tokens)
+
+    def prefill_time_s(self, uncached_tokens: float, context_tokens: float) -> float:
+        """Seconds to prefill `uncached_tokens` that end at `context_tokens`."""
+        if uncached_tokens <= 0:
+            return 0.0
+        return _prefill(
+            self.prefill_s,
+            self.prefill_token_s,
+            self.prefill_context_s,
+            float(uncached_tokens),
+            float(context_tokens),
+        )
+
+    def scaled(
+        self,
+        *,
+        base: float = 1.0,
+        experts: float = 1.0,
+        sequences: float = 1.0,
+        kv: float = 1.0,
+        prefill: float = 1.0,
+    ) -> StepModel:
+        """The same with each part's time multiplied."""
+        return replace(
+            self,
+            base_s=self.base_s * base,
+            expert_s=self.expert_s * experts,
+            sequence_s=self.sequence_s * sequences,
+            kv_token_s=self.kv_token_s * kv,
+            prefill_s=self.prefill_s * prefill,
+            prefill_token_s=self.prefill_token_s * prefill,
+            prefill_context_s=self.prefill_context_s * prefill,
+        )
+
+    def touch_all_batch(self, share: float = TOUCH_ALL_SHARE) -> float:
+        """Sequences at which a step touches `share` of the experts: about 3 E/k for 95 %.
+
+        Beyond it one more sequence costs c and kappa only: the batch that shaping aims at.
+        """
+        if self.experts_per_token >= self.experts:
+            return 1.0
+        tokens = math.log1p(-share) / math.log1p(-self.experts_per_token / self.experts)
+        return max(1.0, tokens / (self.draft_tokens + 1.0))
+
+
+def expected_tokens_per_step(acceptance: float, draft_tokens: int) -> float:
+    """tau of speculative decoding when each draft token is accepted with `acceptance` (0..1)."""
+    if not 0.0 <= acceptance < 1.0:
+        return float(draft_tokens + 1)
+    return float((1.0 - acceptance ** (draft_tokens + 1)) / (1.0 - acceptance))
+
+
+def compute_knee_batch(
+    *,
+    experts: int,
+    experts_per_token: int,
+    flops_per_s: float,
+    bytes_per_s: float,
+    bytes_per_parameter: float,
+) -> float:
+    """Tokens in a step from which on the experts' arithmetic takes longer than their bytes.
+
+    A token does 2 operations on each parameter of its experts, so an expert that serves x tokens
+    takes 2 x operations on q bytes: x = (F/BW) q / 2, and B = x E/k. The figures are of one GPU.
+    """
+    tokens_per_expert = flops_per_s / bytes_per_s * bytes_per_parameter / 2.0
+    return tokens_per_expert * experts / experts_per_token
+
+
+class StepModels:
+    """Coefficients of many groups as arrays of shape (groups,): one call quotes them all.
+
+    Arguments are arrays of shape (groups,), or broadcast to it; so are results.
+    """
+
+    __slots__ = (
+        "base_s",
+        "draft_tokens",
+        "experts",
+        "experts_per_token",
+        "kv_token_s",
+        "prefill_context_s",
+        "prefill_s",
+        "prefill_token_s",
+        "sequence_s",
+        "speculate",
+        "tokens_per_step",
+        "touched_s",
+    )
+
+    def __init__(self, models: Sequence[StepModel]) -> None:
+        rows = np.array([_row(model) for model in models], dtype=np.float64).reshape(-1, 11)
+        (
+            self.experts,
+            self.experts_per_token,
+            self.base_s,
+            self.touched_s,
+            self.sequence_s,
+            self.kv_token_s,
+            self.prefill_s,
+            self.prefill_token_s,
+            self.prefill_context_s,
+            self.draft_tokens,
+            self.tokens_per_step,
+        ) = np.ascontiguousarray(rows.T)
+        self.speculate = bool((self.tokens_per_step != 1.0).any())
+
+    def set(self, index: int, model: StepModel) -> None:
+        """Replaces the coefficients of one group, after a new fit."""
+        for name, value in zip(_COLUMNS, _row(model), strict=True):
+            getattr(self, name)[index] = value
+        self.speculate = bool((self.tokens_per_step != 1.0).any())
+
+    def decode_step_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
+        """T(B) of every group, seconds; 0 where `batch` is."""
+        tokens = np.maximum(batch, 0) * (self.draft_tokens + 1.0)
+        touched_s = self.touched_s * _distinct(self.experts, self.experts_per_token, tokens)
+        step_s = self.base_s + touched_s + self.sequence_s * batch + self.kv_token_s * kv_tokens
+        return np.where(np.asarray(batch) > 0, step_s, 0.0)
+
+    def tpot_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
+        """T(B) / tau of every group, seconds per output token of a sequence."""
+        gap_s: FloatArray = self.decode_step_s(batch, kv_tokens) / self.tokens_per_step
+        return gap_s
+
+    def prefill_time_s(
+        self, uncached_tokens: Counts, context_tokens: Counts, whole_s: FloatArray | None = None
+    ) -> FloatArray:
+        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group, as
+        `whole_s` if that is given."""
+        uncached = np.asarray(uncached_tokens, dtype=np.float64)
+        whole_s = np.multiply(self.prefill_context_s, 2.0 * context_tokens - uncached, whole_s)
+        whole_s += self.prefill_token_s
+        whole_s *= uncached
+        whole_s += self.prefill_s
+        if uncached.size and uncached.item(uncached.argmin()) > 0.0:
+            return whole_s
+        whole_s[np.broadcast_to(uncached, whole_s.shape) <= 0.0] = 0.0
+        return whole_s
+
+
+_COLUMNS = (
+    *("experts", "experts_per_token", "base_s", "touched_s", "sequence_s", "kv_token_s"),
+    *("prefill_s", "prefill_token_s", "prefill_context_s", "draft_tokens", "tokens_per_step"),
+)
+
+
+def _row(model: StepModel) -> tuple[float, ...]:
+    return (
+        model.experts,
+        model.experts_per_token,
+        model.base_s,
+        model.expert_s * model.overlap,
+        model.sequence_s,
+        model.kv_token_s / model.ranks,
+        model.prefill_s,
+        model.prefill_token_s,
+        model.prefill_context_s,
+        model.draft_tokens,
+        model.tokens_per_step,
+    )
+
+
+def _distinct(experts: _Figure, experts_per_token: _Figure, tokens: _Figure) -> _Figure:
+    untouched: _Figure = (1.0 - experts_per_token / experts) ** tokens
+    return experts * (1.0 - untouched)
+
+
+def _prefill(
+    prefill_s: _Figure, token_s: _Figure, context_s: _Figure, uncached: _Figure, context: _Figure
+) -> _Figure:
+    return prefill_s + token_s * uncached + context_s * uncached * (2.0 * context - uncached)
+
+
+QWEN3_30B_H100 = StepModel(
+    # Qwen3-30B-A3B in BF16 on one H100 (3.35 TB/s), from the data sheets: an expert is
+    # 3 x 2048 x 768 parameters in 48 layers, 453 MB, read at 80 % of the bandwidth; the other
+    # weights are 1.5 GB; a KV token is 98,304 bytes; prefill runs at about 35,000 tokens/s.
+    experts=128,
+    experts_per_token=8,
+    base_s=2.5e-3,
+    expert_s=1.7e-4,
+    sequence_s=2.0e-5,
+    kv_token_s=3.7e-8,
+    prefill_s=4.0e-3,
+    prefill_token_s=2.8e-5,
+    prefill_context_s=1.0e-10,
+)
+"""Prior where a pool tells nothing better, and the figures of the simulated vLLM."""

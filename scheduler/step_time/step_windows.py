@@ -1,0 +1,297 @@
+"""Windows of about a second in which an engine's step time was seen, for `step_fit.py`.
+
+Between two reports of an engine its own counters tell how long its steps took and how many
+sequences shared them, those of other clients included, so that foreign load cannot mislead. Where
+an engine has no such counters, what the gateway itself saw of its own streams stands in: tokens and
+the time in which they came, never single gaps, which coalescing and the loop's lag distort.
+
+Windows with a known disturbance say which, and are not fitted: the start of an engine, preemptions,
+a pause in the reports, a loop that lagged (own counts only), and what `disturb` is told of.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from scheduler.contract import EngineCounts, EngineReport
+
+SHORTEST_S = 0.8
+"""Reports that are nearer are put together."""
+LONGEST_S = 10.0
+"""In a longer window the batch has changed too much."""
+FEWEST_GAPS = 10
+"""Fewer gaps between outputs say nothing."""
+SETTLE_S = 10.0
+"""After an engine's start: its first steps compile and warm caches."""
+IDLE_SHARE = 0.7
+"""Without a count of steps, a window in which the mean batch was below this share of the running
+sequences had idle time that cannot be told apart from long steps."""
+
+
+class WindowSource(enum.StrEnum):
+    """Who counted."""
+
+    ENGINE = "engine"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What was seen of a group between two reports.
+
+    Attributes:
+        start_s, end_s: on the scheduler's clock.
+        step_s: mean time between two outputs of a sequence, prefills of others included.
+        gaps: how many such times.
+        batch: sequences that shared a step, foreign ones included.
+        external_batch: foreign ones among them.
+        kv_tokens: resident KV of the group; of several ranks the fullest one's on each.
+        prompts, prompt_tokens, uncached_tokens: prefills that ended.
+        tokens_per_step, draft_tokens: of a sequence, see `StepModel`.
+        disturbance: why it must not be fitted; empty when it may.
+    """
+
+    start_s: float
+    end_s: float
+    source: WindowSource
+    step_s: float
+    gaps: int
+    batch: float
+    external_batch: float = 0.0
+    kv_tokens: float = 0.0
+    prompts: int = 0
+    prompt_tokens: int = 0
+    uncached_tokens: int = 0
+    tokens_per_step: float = 1.0
+    draft_tokens: float = 0.0
+    disturbance: str = ""
+
+    @property
+    def steps(self) -> float:
+        """Steps of the group."""
+        return (self.end_s - self.start_s) / self.step_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCounts:
+    """Totals of what the scheduler itself saw of its streams on a group.
+
+    Attributes:
+        sequences: own ones that are there now, a gauge.
+        output_tokens: received.
+        gaps: outputs beyond the first of each sequence.
+        gaps_s: the times that these took. Several tokens that came as one are as many gaps in the
+            time since the piece before: coalescing and a late read change no sum.
+        prompts, prompt_tokens, uncached_tokens: of sequences that got their first token.
+    """
+
+    sequences: int = 0
+    output_tokens: int = 0
+    gaps: int = 0
+    gaps_s: float = 0.0
+    prompts: int = 0
+    prompt_tokens: int = 0
+    uncached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class OwnLoad:
+    """Keeps `OwnCounts` from token events, by a few additions each; one per group."""
+
+    _output_tokens: int = 0
+    _gaps: int = 0
+    _gaps_s: float = 0.0
+    _prompts: int = 0
+    _prompt_tokens: int = 0
+    _uncached_tokens: int = 0
+
+    def first_token(self, *, sequences: int, prompt_tokens: int, uncached_tokens: int) -> None:
+        """The prefill of a request with `sequences` choices has ended."""
+        self._output_tokens += sequences
+        self._prompts += 1
+        self._prompt_tokens += prompt_tokens
+        self._uncached_tokens += uncached_tokens
+
+    def tokens(self, tokens: int, waited_s: float, sequences: int = 1) -> None:
+        """`tokens` more came of a request, `waited_s` after those before them."""
+        self._output_tokens += tokens
+        self._gaps += tokens
+        self._gaps_s += waited_s * sequences
+
+    def at(self, *, sequences: int) -> OwnCounts:
+        """The totals now; `sequences`: own ones that are on the group, prefilling ones included."""
+        return OwnCounts(
+            sequences=sequences,
+            output_tokens=self._output_tokens,
+            gaps=self._gaps,
+            gaps_s=self._gaps_s,
+            prompts=self._prompts,
+            prompt_tokens=self._prompt_tokens,
+            uncached_tokens=self._uncached_tokens,
+        )
+
+
+class WindowMeter:
+    """Turns the reports of one engine into windows."""
+
+    def __init__(self) -> None:
+        self._report: EngineReport | None = None
+        self._own = OwnCounts()
+        self._disturbed_until_s = 0.0
+        self._disturbance = ""
+
+    def disturb(self, until_s: float, reason: str) -> None:
+        """What happens until then must not be fitted: a rebalance of experts, a lagging loop."""
+        if until_s > self._disturbed_until_s:
+            self._disturbed_until_s, self._disturbance = until_s, reason
+
+    def take(self, report: EngineReport, own: OwnCounts) -> Window | None:
+        """The window that ends with `report`; None: too short yet, or nothing ran in it.
+
+        `own`: the totals of the same time; they must come from the same `OwnLoad` each time.
+        """
+        last = self._report
+        if last is None:
+            self._keep(report, own)
+            return None
+        if _restarted(last, report):
+            self.disturb(report.at_s + SETTLE_S, "engine started")
+            self._keep(report, own)
+            return None
+        if report.at_s - last.at_s < SHORTEST_S:
+            return None
+        window = _engine_window(last, report, own, self._own) or _own_window(
+            last, report, own, self._own
+        )
+        self._keep(report, own)
+        if window is None:
+            return None
+        return self._judged(window, last, report)
+
+    def _keep(self, report: EngineReport, own: OwnCounts) -> None:
+        self._report, self._own = report, own
+
+    def _judged(self, window: Window, last: EngineReport, report: EngineReport) -> Window:
+        reason = ""
+        if window.start_s < self._disturbed_until_s:
+            reason = self._disturbance
+        elif window.end_s - window.start_s > LONGEST_S:
+            reason = "no reports for a while"
+        elif _counts(report).preemptions > _counts(last).preemptions:
+            reason = "preemptions"
+        return replace(window, disturbance=reason) if reason else window
+
+
+def joined(reports: Sequence[EngineReport]) -> EngineReport:
+    """The reports of a group's ranks as one: sums, and the mean and fullest KV usage."""
+    if len(reports) == 1:
+        return reports[0]
+    counts = [report.counts for report in reports if report.counts is not None]
+    capacities = [report.kv_capacity_tokens or 0 for report in reports]
+    return replace(
+        reports[0],
+        at_s=max(report.at_s for report in reports),
+        running=sum(report.running for report in reports),
+        waiting=sum(report.waiting for report in reports),
+        kv_usage=sum(report.kv_usage for report in reports) / len(reports),
+        kv_usage_fullest=max(report.kv_usage for report in reports),
+        prompt_tokens_total=sum(report.prompt_tokens_total for report in reports),
+        generation_tokens_total=sum(report.generation_tokens_total for report in reports),
+        kv_capacity_tokens=sum(capacities) or None,
+        counts=_sum(counts) if len(counts) == len(reports) else None,
+    )
+
+
+def _sum(counts: Sequence[EngineCounts]) -> EngineCounts:
+    names = [field.name for field in fields(EngineCounts)]
+    return EngineCounts(**{name: sum(getattr(c, name) for c in counts) for name in names})
+
+
+def _counts(report: EngineReport) -> EngineCounts:
+    return report.counts or EngineCounts()
+
+
+def _restarted(last: EngineReport, report: EngineReport) -> bool:
+    return (
+        report.generation_tokens_total < last.generation_tokens_total
+        or report.prompt_tokens_total < last.prompt_tokens_total
+        or _counts(report).gaps < _counts(last).gaps
+    )
+
+
+def _kv_tokens(last: EngineReport, report: EngineReport) -> float:
+    """Mean of both ends; the fullest rank's share counts for every rank."""
+    usages = [
+        end.kv_usage if end.kv_usage_fullest is None else end.kv_usage_fullest
+        for end in (last, report)
+    ]
+    return sum(usages) / 2 * (report.kv_capacity_tokens or 0)
+
+
+def _engine_window(
+    last: EngineReport, report: EngineReport, own: OwnCounts, own_before: OwnCounts
+) -> Window | None:
+    """From the engine's counters."""
+    now, before = _counts(report), _counts(last)
+    gaps = now.gaps - before.gaps
+    gaps_s = now.gaps_s - before.gaps_s
+    if gaps < FEWEST_GAPS or gaps_s <= 0:
+        return None
+    passed_s = report.at_s - last.at_s
+    batch = gaps_s / passed_s  # Little's law: sequence-seconds per second
+    steps = now.steps - before.steps
+    if steps > 0:
+        # Each underrates: the one idle time, the other steps that only prefill.
+        batch = max(batch, gaps * now.ranks / steps)
+    elif batch < IDLE_SHARE * (last.running + report.running) / 2:
+        return None
+    first_tokens = now.first_tokens - before.first_tokens
+    output = report.generation_tokens_total - last.generation_tokens_total
+    prompt = report.prompt_tokens_total - last.prompt_tokens_total
+    cached = now.cached_prompt_tokens - before.cached_prompt_tokens
+    drafts = now.drafts - before.drafts
+    own_output = own.output_tokens - own_before.output_tokens
+    return Window(
+        start_s=last.at_s,
+        end_s=report.at_s,
+        source=WindowSource.ENGINE,
+        step_s=gaps_s / gaps,
+        gaps=gaps,
+        batch=max(1.0, batch),
+        external_batch=max(0.0, 1.0 - own_output / output) * batch if output > 0 else 0.0,
+        kv_tokens=_kv_tokens(last, report),
+        prompts=first_tokens,
+        prompt_tokens=prompt,
+        uncached_tokens=max(0, prompt - cached),
+        tokens_per_step=max(1.0, (output - first_tokens) / gaps),
+        draft_tokens=(now.draft_tokens - before.draft_tokens) / drafts if drafts > 0 else 0.0,
+    )
+
+
+def _own_window(
+    last: EngineReport, report: EngineReport, own: OwnCounts, before: OwnCounts
+) -> Window | None:
+    """From the gateway's own streams; foreign load is what runs beyond them."""
+    gaps = own.gaps - before.gaps
+    gaps_s = own.gaps_s - before.gaps_s
+    passed_s = report.at_s - last.at_s
+    if gaps < FEWEST_GAPS or gaps_s <= 0:
+        return None
+    batch = gaps_s / passed_s
+    foreign = (last.running - before.sequences, report.running - own.sequences)
+    external = max(0.0, sum(foreign) / 2)
+    return Window(
+        start_s=last.at_s,
+        end_s=report.at_s,
+        source=WindowSource.GATEWAY,
+        step_s=gaps_s / gaps,
+        gaps=gaps,
+        batch=max(1.0, batch + external),
+        external_batch=external,
+        kv_tokens=_kv_tokens(last, report),
+        prompts=own.prompts - before.prompts,
+        prompt_tokens=own.prompt_tokens - before.prompt_tokens,
+        uncached_tokens=own.uncached_tokens - before.uncached_tokens,
+    )

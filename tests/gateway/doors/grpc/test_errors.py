@@ -1,0 +1,98 @@
+"""The error table: codes, google.rpc details, retry pushback."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Usage
+from gateway.doors.grpc import errors
+from moegate.v1 import generation_pb2
+from scheduler.contract import Reject, RejectReason
+
+RETRY = "ErrorInfo RetryInfo"
+
+
+def reject(reason: RejectReason, retry_after_s: float | None = None) -> errors.RpcError:
+    made = Reject(request_id="r", reason=reason, message="why", retry_after_s=retry_after_s)
+    return errors.from_reject(made, {})
+
+
+def unpacked(error: errors.RpcError) -> dict[str, Message]:
+    trailers = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    assert status.code == error.code.value[0]
+    found: dict[str, Message] = {}
+    for packed in status.details:
+        kind = getattr(details, packed.TypeName().rpartition(".")[2])()
+        assert packed.Unpack(kind)
+        found[type(kind).__name__] = kind
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kinds", "pushback"),
+    [
+        (reject(RejectReason.QUEUE_FULL, 1.5), "RESOURCE_EXHAUSTED", RETRY, "1500"),
+        (reject(RejectReason.QUEUE_TIMEOUT, 0.2), "RESOURCE_EXHAUSTED", RETRY, "200"),
+        (reject(RejectReason.DEADLINE), "DEADLINE_EXCEEDED", "ErrorInfo", None),
+        (reject(RejectReason.TOO_LONG), "INVALID_ARGUMENT", "BadRequest ErrorInfo", None),
+        (reject(RejectReason.UNKNOWN_MODEL), "NOT_FOUND", "ResourceInfo", None),
+        (reject(RejectReason.NO_PLACEMENT_ALLOWED), "FAILED_PRECONDITION", "ErrorInfo", None),
+        (reject(RejectReason.UNAVAILABLE, 2.0), "UNAVAILABLE", RETRY, "2000"),
+        (reject(RejectReason.ATTEMPTS_EXHAUSTED, 2.0), "UNAVAILABLE", RETRY, "2000"),
+        (errors.exhausted("x", "KEY_LIMIT", None), "RESOURCE_EXHAUSTED", "ErrorInfo", "-1"),
+        (errors.unauthenticated("x"), "UNAUTHENTICATED", "ErrorInfo", None),
+        (errors.denied("x"), "PERMISSION_DENIED", "ErrorInfo", None),
+        (errors.unknown_model("m"), "NOT_FOUND", "ResourceInfo", None),
+        (errors.already_exists("x", "r1"), "ALREADY_EXISTS", "ErrorInfo", None),
+    ],
+)  # fmt: skip
+def test_the_table(error: errors.RpcError, code: str, kinds: str, pushback: str | None) -> None:
+    assert error.code is grpc.StatusCode[code]
+    assert list(unpacked(error)) == kinds.split()
+    assert dict(error.trailing_metadata()).get("grpc-retry-pushback-ms") == pushback
+
+
+def test_every_reason_has_its_answer() -> None:
+    for reason in RejectReason:
+        assert reject(reason, 1.0).message
+    for kind in FailureKind:
+        assert errors.from_failure(UpstreamFailure(kind, "why")).message
+
+
+def test_partial_output_is_never_retried_and_carries_the_usage() -> None:
+    failure = UpstreamFailure(FailureKind.SERVER_ERROR, "cut")
+    error = errors.partial_output(failure, Usage(prompt_tokens=7, completion_tokens=3))
+    trailers = dict(error.trailing_metadata())
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert trailers["grpc-retry-pushback-ms"] == "-1"
+    info = unpacked(error)["ErrorInfo"]
+    assert isinstance(info, details.ErrorInfo)
+    assert (info.reason, info.domain) == ("PARTIAL_OUTPUT", "moegate")
+    usage = generation_pb2.Usage.FromString(trailers["moegate-usage-bin"])  # type: ignore[arg-type]
+    assert (usage.prompt_tokens, usage.completion_tokens) == (7, 3)
+
+
+def test_a_field_that_no_allowed_server_honours_is_named() -> None:
+    made = Reject(
+        request_id="r",
+        reason=RejectReason.NO_PLACEMENT_ALLOWED,
+        message="why",
+        retry_after_s=None,
+    )
+    error = errors.from_reject(made, {"far": ("sampling.top_k",)})
+    bad = unpacked(error)["BadRequest"]
+    assert isinstance(bad, details.BadRequest)
+    assert [v.field for v in bad.field_violations] == ["sampling.top_k"]
+
+
+def test_what_the_upstream_blames_is_what_the_client_learns() -> None:
+    failure = UpstreamFailure(FailureKind.BAD_REQUEST, "too hot", param="temperature")
+    error = errors.from_failure(failure)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "sampling.temperature: too hot" in error.message

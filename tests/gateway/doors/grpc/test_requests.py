@@ -1,0 +1,197 @@
+"""A client's request: what is refused, with which field path and which words."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+from gateway.domain.generation import Chat, Image, NamedTool, Role, ToolMode
+from gateway.doors.grpc.errors import RpcError
+from gateway.doors.grpc.requests import parse_generation
+from moegate.v1 import chat_pb2 as chat
+from moegate.v1 import generation_pb2 as pb
+
+
+def user(text: str = "hi") -> chat.ChatMessage:
+    return chat.ChatMessage(role=chat.ROLE_USER, parts=[chat.ContentPart(text=text)])
+
+
+def good(**fields: object) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        **{"model": "moe", "chat": chat.ChatInput(messages=[user()]), **fields}  # type: ignore[arg-type]
+    )
+
+
+def with_chat(**fields: object) -> pb.GenerateRequest:
+    merged = {"messages": [user()], **fields}
+    return good(chat=chat.ChatInput(**merged))  # type: ignore[arg-type]
+
+
+def violations(proto: pb.GenerateRequest) -> dict[str, str]:
+    with pytest.raises(RpcError) as caught:
+        parse_generation(proto, 100)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    [detail] = caught.value.details
+    assert isinstance(detail, error_details_pb2.BadRequest)
+    return {v.field: v.description for v in detail.field_violations}
+
+
+def test_a_plain_chat_takes_the_defaults() -> None:
+    generation = parse_generation(good(), 100)
+    assert isinstance(generation.input, Chat)
+    assert generation.input.messages[0].role is Role.USER
+    assert generation.input.messages[0].parts == ("hi",)
+    assert (generation.max_output_tokens, generation.choices) == (100, 1)
+    assert generation.logprobs is None
+    assert generation.sampling.temperature is None
+    assert len(generation.request_id) == 24
+
+
+def test_every_field_arrives() -> None:
+    generation = parse_generation(
+        good(
+            prompt="raw",
+            sampling=pb.Sampling(temperature=0.0, top_p=0.5, top_k=-1, seed=-7),
+            max_output_tokens=5,
+            stop=["a", "b"],
+            choices=3,
+            logprobs=0,
+            ignore_eos=True,
+            request_id="mine:1",
+        ),
+        100,
+    )
+    assert generation.input == "raw"
+    assert generation.sampling.temperature == 0.0
+    assert (generation.sampling.top_k, generation.sampling.seed) == (-1, -7)
+    assert (generation.stop, generation.choices, generation.logprobs) == (("a", "b"), 3, 0)
+    assert (generation.max_output_tokens, generation.ignore_eos) == (5, True)
+    assert generation.request_id == "mine:1"
+    tokens = parse_generation(good(prompt_tokens=chat.TokenInput(token_ids=[1, 2])), 100)
+    assert tokens.input == (1, 2)
+
+
+def test_tools_pictures_and_schemas_arrive() -> None:
+    generation = parse_generation(
+        with_chat(
+            messages=[
+                chat.ChatMessage(
+                    role=chat.ROLE_USER,
+                    parts=[
+                        chat.ContentPart(text="what is it?"),
+                        chat.ContentPart(
+                            image=chat.ImagePart(data=b"\x89PNG", media_type="image/png")
+                        ),
+                    ],
+                )
+            ],
+            tools=[chat.ToolDefinition(name="look", parameters_json_schema='{"type":"object"}')],
+            tool_choice=chat.ToolChoice(function_name="look"),
+            response_format=chat.ResponseFormat(
+                json_schema=chat.JsonSchemaFormat(name="shape", schema_json="{}", strict=True)
+            ),
+        ),
+        100,
+    )
+    assert isinstance(generation.input, Chat)
+    assert generation.input.messages[0].parts[1] == Image(data=b"\x89PNG", media_type="image/png")
+    assert generation.input.tool_choice == NamedTool(name="look")
+    assert generation.input.json_schema is not None
+    assert generation.input.json_schema.strict
+    required = with_chat(
+        tools=[chat.ToolDefinition(name="look")],
+        tool_choice=chat.ToolChoice(mode=chat.TOOL_CHOICE_MODE_REQUIRED),
+    )
+    parsed = parse_generation(required, 100).input
+    assert isinstance(parsed, Chat)
+    assert parsed.tool_choice is ToolMode.REQUIRED
+
+
+CASES = {
+    "model": good(model=""),
+    "input": pb.GenerateRequest(model="moe"),
+    "prompt": good(prompt=""),
+    "prompt_tokens.token_ids": good(prompt_tokens=chat.TokenInput()),
+    "chat.messages": good(chat=chat.ChatInput()),
+    "chat.messages[0].role": with_chat(
+        messages=[chat.ChatMessage(parts=[chat.ContentPart(text="x")])]
+    ),
+    "chat.messages[0].parts": with_chat(messages=[chat.ChatMessage(role=chat.ROLE_USER)]),
+    "chat.messages[0].parts[0]": with_chat(
+        messages=[chat.ChatMessage(role=chat.ROLE_USER, parts=[chat.ContentPart()])]
+    ),
+    "chat.messages[0].tool_call_id": with_chat(
+        messages=[chat.ChatMessage(role=chat.ROLE_TOOL, parts=[chat.ContentPart(text="x")])]
+    ),
+    "chat.messages[0].tool_calls": with_chat(
+        messages=[
+            chat.ChatMessage(
+                role=chat.ROLE_USER,
+                parts=[chat.ContentPart(text="x")],
+                tool_calls=[chat.ToolCall(name="f")],
+            )
+        ]
+    ),
+    "chat.messages[0].parts[0].image.url": with_chat(
+        messages=[
+            chat.ChatMessage(
+                role=chat.ROLE_USER,
+                parts=[chat.ContentPart(image=chat.ImagePart(url="file:///etc/passwd"))],
+            )
+        ]
+    ),
+    "chat.tools[0].name": with_chat(tools=[chat.ToolDefinition(name="no spaces")]),
+    "chat.tools": with_chat(tools=[chat.ToolDefinition(name="f"), chat.ToolDefinition(name="f")]),
+    "chat.tools[0].parameters_json_schema": with_chat(
+        tools=[chat.ToolDefinition(name="f", parameters_json_schema="[1]")]
+    ),
+    "chat.tool_choice.function_name": with_chat(tool_choice=chat.ToolChoice(function_name="f")),
+    "chat.response_format.json_schema.schema_json": with_chat(
+        response_format=chat.ResponseFormat(
+            json_schema=chat.JsonSchemaFormat(name="s", schema_json="{")
+        )
+    ),
+    "sampling.temperature": good(sampling=pb.Sampling(temperature=2.5)),
+    "sampling.top_p": good(sampling=pb.Sampling(top_p=0.0)),
+    "sampling.min_p": good(sampling=pb.Sampling(min_p=math.nan)),
+    "sampling.repetition_penalty": good(sampling=pb.Sampling(repetition_penalty=math.inf)),
+    "sampling.top_k": good(sampling=pb.Sampling(top_k=-2)),
+    "max_output_tokens": good(max_output_tokens=0),
+    "stop": good(stop=["x"] * 5),
+    "stop[1]": good(stop=["x", ""]),
+    "choices": good(choices=17),
+    "logprobs": good(logprobs=21),
+    "slo.ttft": good(slo=pb.Slo(ttft=Duration(seconds=-1))),
+    "slo.tpot": good(slo=pb.Slo(tpot=Duration())),
+    "slo.slo_class": good(slo=pb.Slo(slo_class=9)),  # type: ignore[arg-type]
+    "priority": good(priority=11),
+    "session_id": good(session_id="x" * 129),
+    "request_id": good(request_id="no spaces"),
+    "max_cost_nano_usd": good(max_cost_nano_usd=0),
+    "idempotency_key": good(idempotency_key="x" * 129),
+}
+
+
+@pytest.mark.parametrize(("field", "proto"), CASES.items(), ids=CASES.keys())
+def test_a_fault_names_its_field(field: str, proto: pb.GenerateRequest) -> None:
+    assert list(violations(proto)) == [field]
+
+
+def test_a_session_is_named_as_every_ledger_can_keep_it() -> None:
+    assert violations(good(session_id="a\0b")) == {
+        "session_id": "'a\\x00b': leave NUL characters out"
+    }
+    parse_generation(good(session_id="Ünal 7\t"), 100)  # anything else may be in it
+
+
+def test_all_faults_are_told_together_and_with_their_values() -> None:
+    found = violations(
+        pb.GenerateRequest(sampling=pb.Sampling(temperature=9.0), priority=-11, choices=99)
+    )
+    assert list(found) == ["model", "input", "sampling.temperature", "priority", "choices"]
+    assert found["sampling.temperature"] == "9.0: give 0 to 2"
+    assert found["priority"] == "-11: give -10 to 10"

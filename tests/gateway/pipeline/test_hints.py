@@ -1,0 +1,69 @@
+"""What own engines are told beside a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from gateway.domain.generation import EngineHints, Generation
+from gateway.pipeline.hints import engine_hints
+from gateway.upstream.openai.body import Dialect, generation_body
+from scheduler.contract import SloClass
+from tests.scheduler.requests_made import request
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_each_tenant_has_its_own_salt_and_always_the_same() -> None:
+    mine = request("r1")
+    salt = engine_hints(mine, [], salted=True).cache_salt
+    assert salt == engine_hints(request("r2"), [], salted=True).cache_salt
+    assert salt != engine_hints(replace(mine, tenant="other"), [], salted=True).cache_salt
+    assert "team" not in salt
+    assert engine_hints(mine, [], salted=False).cache_salt == ""
+
+
+def test_no_rank_bridges_the_gap_between_classes() -> None:
+    def rank(slo_class: SloClass, priority: int) -> int:
+        return engine_hints(request("r", slo_class, priority=priority), [], salted=False).priority
+
+    assert rank(SloClass.INTERACTIVE, 10) < rank(SloClass.INTERACTIVE, -10)
+    assert rank(SloClass.INTERACTIVE, -10) < rank(SloClass.STANDARD, 10)
+    assert rank(SloClass.STANDARD, -10) < rank(SloClass.BATCH, 10)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "headers"),
+    [
+        ([("traceparent", PARENT)], {"traceparent": PARENT}),
+        (
+            [("traceparent", PARENT), ("tracestate", "a=1")],
+            {"traceparent": PARENT, "tracestate": "a=1"},
+        ),
+        ([("traceparent", PARENT), ("tracestate", "a\nb")], {"traceparent": PARENT}),
+        ([("traceparent", PARENT), ("tracestate", "x" * 600)], {"traceparent": PARENT}),
+        ([("traceparent", PARENT + "\r\nX-Evil: 1")], {}),
+        ([("traceparent", b"bytes")], {}),
+        ([("tracestate", "a=1")], {}),
+    ],
+)
+def test_a_trace_is_continued_if_it_is_one(
+    metadata: list[tuple[str, str | bytes]], headers: dict[str, str]
+) -> None:
+    assert dict(engine_hints(request("r"), metadata, salted=False).trace_headers) == headers
+
+
+def test_only_own_engines_are_told() -> None:
+    hints = EngineHints(cache_salt="salt", priority=7)
+    made = Generation(request_id="r", model="m", input="x", max_output_tokens=1, hints=hints)
+    own = msgspec.json.decode(generation_body(made, "m", Dialect.VLLM, 4))
+    assert (own["cache_salt"], own["priority"], own["stream_interval"]) == ("salt", 7, 4)
+    far = msgspec.json.decode(generation_body(made, "m", Dialect.OPENAI, 4))
+    assert not {"cache_salt", "priority", "stream_interval"} & far.keys()
+    plain = msgspec.json.decode(
+        generation_body(structs.replace(made, hints=EngineHints()), "m", Dialect.VLLM)
+    )
+    assert not {"cache_salt", "priority", "stream_interval"} & plain.keys()

@@ -1,0 +1,522 @@
+"""Frames into chunks: what real vLLM sent, and what other servers are known to send."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import (
+    ChoiceDelta,
+    Chunk,
+    FinishReason,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from gateway.doors.grpc.choice_assembler import Answer
+from gateway.upstream.http.sse import SseReader
+from gateway.upstream.openai import wire
+from gateway.upstream.openai.body import Dialect
+from gateway.upstream.openai.stream import StreamDecoder
+from gateway.upstream.openai.usage import normalised
+
+GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
+
+
+def golden(name: str) -> list[bytes]:
+    return SseReader().feed((GOLDEN / name).read_bytes())
+
+
+def decoder(choices: int = 1, dialect: Dialect = Dialect.VLLM) -> StreamDecoder:
+    return StreamDecoder(choices, dialect, prompt_tokens=lambda: 77)
+
+
+def frame(*choices: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"id": "x", "model": "up", "choices": choices, **fields}).encode()
+
+
+def text(text: str | None, index: int = 0, finish: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": {"content": text}, "finish_reason": finish}
+
+
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"index": 0, "delta": fields, "finish_reason": None}
+
+
+def usage(prompt: int, completion: int, **fields: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, **fields}
+
+
+END = text("", finish="stop")
+
+
+def run(
+    *payloads: bytes, choices: int = 1, dialect: Dialect = Dialect.VLLM
+) -> tuple[list[ChoiceDelta], Chunk]:
+    """The whole choices and the last chunk, fed one payload at a time, and the same at once."""
+    apart, together = decoder(choices, dialect), decoder(choices, dialect)
+    answers = Answer(), Answer()
+    for payload in payloads:
+        _add(answers[0], apart.feed([payload]))
+    _add(answers[1], together.feed(payloads))
+    assert answers[0].choices() == answers[1].choices()
+    last = apart.end()
+    assert last == together.end()
+    return answers[0].choices(), last
+
+
+def _add(answer: Answer, chunk: Chunk | None) -> None:
+    for delta in chunk.deltas if chunk else ():
+        answer.add(delta)
+
+
+def usage_of(*payloads: bytes, choices: int = 1, dialect: Dialect = Dialect.OPENAI) -> Usage | None:
+    return run(*payloads, choices=choices, dialect=dialect)[1].usage
+
+
+def failure_of(*payloads: bytes, choices: int = 1) -> UpstreamFailure:
+    state = decoder(choices)
+    state.feed(payloads)
+    with pytest.raises(UpstreamFailure) as caught:
+        state.end()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "finish", "expected"),
+    [
+        (
+            "chat_stream.sse",
+            "length",
+            Usage(prompt_tokens=15, completion_tokens=8, cached_tokens=0),
+        ),
+        (
+            "chat_stream_continuous_usage.sse",
+            "length",
+            Usage(prompt_tokens=15, completion_tokens=8, cached_tokens=0),
+        ),
+        (
+            "chat_stream_cached.sse",
+            "length",
+            Usage(prompt_tokens=853, completion_tokens=8, cached_tokens=768),
+        ),
+        (
+            "chat_stream_stop.sse",
+            "stop",
+            Usage(prompt_tokens=15, completion_tokens=3, cached_tokens=0),
+        ),
+        ("chat_stream_eos.sse", "stop", None),
+        ("chat_stream_multibyte.sse", "stop", None),
+        ("chat_stream_logprobs.sse", "length", None),
+        ("completions_stream.sse", "length", None),
+        ("completions_stream_logprobs.sse", "length", None),
+    ],
+)
+def test_what_vllm_sent(name: str, finish: str, expected: Usage | None) -> None:
+    payloads = golden(name)
+    [choice], last = run(*payloads)
+    frames = [json.loads(payload) for payload in payloads[:-1]]
+    texts = [
+        c.get("text") or c.get("delta", {}).get("content") for f in frames for c in f["choices"]
+    ]
+    assert choice.text == "".join(t or "" for t in texts)
+    assert choice.finish_reason == finish
+    assert last.model == "tiny-moe"
+    assert last.usage is not None
+    if expected is not None:
+        assert last.usage == expected
+    final = frames[-1]["usage"]
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (
+        final["prompt_tokens"],
+        final["completion_tokens"],
+    )
+
+
+def test_vllm_counts_exactly_with_each_frame() -> None:
+    state = decoder()
+    seen = []
+    for payload in golden("chat_stream_continuous_usage.sse"):
+        chunk = state.feed([payload])
+        seen.append(chunk and (chunk.output_tokens, len(chunk.deltas)))
+    # The role is no news; the fourth token has no text yet, but it counts.
+    tokens = [None, (1, 1), (2, 1), (3, 1), (4, 0), (5, 1), (6, 1), (7, 1), (8, 1), None, None]
+    assert seen == tokens
+    assert state.ended
+    assert state.finished
+
+
+def test_two_choices_of_vllm() -> None:
+    choices, last = run(*golden("chat_stream_n2.sse"), choices=2)
+    assert [choice.index for choice in choices] == [0, 1]
+    assert choices[0].text.startswith("botheanooborn")
+    assert choices[1].text.startswith("onfealgrer")
+    assert last.usage == Usage(prompt_tokens=15, completion_tokens=16, cached_tokens=0)
+
+
+def test_continuous_usage_of_vllm_counts_the_frames_own_choice() -> None:
+    payloads = [
+        frame(text("", 0), usage=usage(15, 0)),
+        frame(text("", 1), usage=usage(15, 0)),
+        frame(text("a", 0), usage=usage(15, 1)),
+        frame(text("b", 1), usage=usage(15, 1)),
+        frame(text("cd", 0, "length"), usage=usage(15, 3)),
+        frame(text("e", 1, "stop"), usage=usage(15, 2)),
+    ]
+    state = decoder(2)
+    seen = [chunk.output_tokens for p in payloads if (chunk := state.feed([p]))]
+    assert seen == [1, 2, 4, 5]
+    # The final account did not come: the counts add up to it, and are not estimated.
+    assert state.end().usage == Usage(prompt_tokens=15, completion_tokens=5)
+    final = frame(usage=usage(15, 5, prompt_tokens_details={"cached_tokens": 3}))
+    assert usage_of(*payloads, final, choices=2, dialect=Dialect.VLLM) == Usage(
+        prompt_tokens=15, completion_tokens=5, cached_tokens=3
+    )
+
+
+def test_logprobs_of_a_chat() -> None:
+    [choice], _ = run(*golden("chat_stream_logprobs.sse"))
+    assert len(choice.logprobs) == 8
+    assert choice.logprobs[0] == TokenLogprob(
+        token=" chiel",
+        logprob=-1.2063946723937988,
+        top=((" chiel", -1.2063946723937988), (" bras", -2.925144672393799)),
+    )
+
+
+def test_logprobs_of_a_completion() -> None:
+    [choice], _ = run(*golden("completions_stream_logprobs.sse"))
+    assert len(choice.logprobs) == 8
+    assert choice.logprobs[0] == TokenLogprob(
+        token=" 81",
+        logprob=-2.3733298778533936,
+        top=((" 81", -2.3733298778533936), (" thist", -2.6233298778533936)),
+    )
+
+
+def test_logprobs_with_gaps() -> None:
+    shapes: list[dict[str, Any]] = [
+        {"tokens": ["a", "b"], "token_logprobs": [None, -1.0], "top_logprobs": [None, {"c": None}]},
+        {"tokens": ["b"], "token_logprobs": [-1.0], "top_logprobs": None},
+        {"content": [{"token": "b", "logprob": -1.0}, {"token": "c", "logprob": None}]},
+        {"content": [{"token": "b", "logprob": -1, "top_logprobs": [{"token": "c"}]}]},
+    ]
+    for shape in shapes:
+        [choice], _ = run(frame({**END, "logprobs": shape}))
+        assert choice.logprobs == (TokenLogprob(token="b", logprob=-1.0),)
+    [choice], _ = run(frame({**END, "logprobs": {"content": None, "refusal": []}}))
+    assert choice.logprobs == ()
+
+
+def test_usage_may_ride_on_the_chunk_with_choices() -> None:
+    account = usage(1000, 2, prompt_tokens_details={"cached_tokens": 900})
+    assert usage_of(frame(text("a")), frame(END, usage=account)) == Usage(
+        prompt_tokens=1000, completion_tokens=2, cached_tokens=900
+    )
+
+
+def test_the_last_usage_wins_and_none_is_added_up() -> None:
+    payloads = [
+        frame(text("a"), usage=usage(10, 1)),
+        frame(END, usage=usage(10, 2)),
+        frame(usage=usage(10, 3)),
+        frame(usage=None),
+        b"[DONE]",
+    ]
+    assert usage_of(*payloads) == Usage(prompt_tokens=10, completion_tokens=3)
+
+
+def test_usage_may_come_before_the_finish_reason() -> None:
+    payloads = [frame(text("a")), frame(usage=usage(10, 1)), frame(END)]
+    assert usage_of(*payloads) == Usage(prompt_tokens=10, completion_tokens=1)
+
+
+def test_an_account_without_numbers_replaces_none() -> None:
+    payloads = [
+        frame(END, usage=usage(10, 3)),
+        frame(usage={"prompt_tokens": None}),
+        frame(usage={}),
+    ]
+    assert usage_of(*payloads) == Usage(prompt_tokens=10, completion_tokens=3)
+
+
+def test_a_running_account_that_stays_zero_hides_no_tokens() -> None:
+    state = decoder(dialect=Dialect.OPENAI)
+    chunk = state.feed([frame(text("a"), usage=usage(10, 0)), frame(text("b"), usage=usage(10, 0))])
+    assert chunk is not None
+    assert chunk.output_tokens == 2
+    assert state.started
+
+
+def test_choices_of_a_plain_server_share_one_account() -> None:
+    payloads = [
+        frame(text("a", 0), text("b", 1)),
+        frame(text("", 0, "stop"), usage=usage(10, 4)),
+        frame(text("", 1, "stop"), usage=usage(10, 9)),
+    ]
+    account = usage_of(*payloads, choices=2)
+    assert account == Usage(prompt_tokens=10, completion_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("account", "expected"),
+    [
+        (usage(10, 3), (10, 3, None, None)),
+        (usage(10, 3, prompt_tokens_details=None), (10, 3, None, None)),
+        (usage(10, 3, prompt_tokens_details={}), (10, 3, None, None)),
+        (usage(10, 3, prompt_tokens_details={"cached_tokens": 0}), (10, 3, 0, None)),
+        (usage(10, 3, prompt_tokens_details={"cached_tokens": 10}), (10, 3, 10, None)),
+        (usage(10, 3, prompt_cache_hit_tokens=4), (10, 3, 4, None)),
+        (usage(10, 3, cached_tokens=4), (10, 3, 4, None)),
+        (
+            usage(10, 3, prompt_cache_hit_tokens=4, prompt_tokens_details={"cached_tokens": 4}),
+            (10, 3, 4, None),
+        ),
+        # Reasoning inside the output, as OpenAI counts; then beside it.
+        (
+            usage(10, 30, total_tokens=40, completion_tokens_details={"reasoning_tokens": 20}),
+            (10, 30, None, 20),
+        ),
+        (
+            usage(10, 30, total_tokens=60, completion_tokens_details={"reasoning_tokens": 20}),
+            (10, 50, None, 20),
+        ),
+        (usage(10, 3, completion_tokens_details={"reasoning_tokens": 20}), (10, 23, None, 20)),
+        # Cached tokens beside the prompt.
+        (
+            usage(10, 3, total_tokens=17, prompt_tokens_details={"cached_tokens": 4}),
+            (14, 3, 4, None),
+        ),
+        (usage(10, 3, prompt_tokens_details={"cached_tokens": 90}), (100, 3, 90, None)),
+        (
+            usage(
+                10,
+                3,
+                total_tokens=22,
+                prompt_tokens_details={"cached_tokens": 4},
+                completion_tokens_details={"reasoning_tokens": 5},
+            ),
+            (14, 8, 4, 5),
+        ),
+    ],
+)
+def test_accounts_mean_the_same_everywhere(
+    account: dict[str, Any], expected: tuple[int, int, int | None, int | None]
+) -> None:
+    found = usage_of(frame(END, usage=account))
+    assert found is not None
+    assert not found.estimated
+    assert (
+        found.prompt_tokens,
+        found.completion_tokens,
+        found.cached_tokens,
+        found.reasoning_tokens,
+    ) == expected
+
+
+@pytest.mark.parametrize(
+    "account", [usage(-1, 3), usage(1, 1 << 60), usage(1, 1, cached_tokens=-5)]
+)
+def test_an_absurd_account_is_none(account: dict[str, Any]) -> None:
+    assert normalised(msgspec.convert(account, wire.Usage)) is None
+    found = usage_of(frame(END, usage=account))
+    assert found is not None
+    assert found.estimated
+
+
+def test_without_usage_it_is_estimated() -> None:
+    payloads = [frame(text("a" * 40)), frame(text("b")), frame(END), b"[DONE]"]
+    # 41 bytes are more than the two frames can tell.
+    assert usage_of(*payloads) == Usage(prompt_tokens=77, completion_tokens=11, estimated=True)
+    payloads = [frame(text("a")) for _ in range(9)] + [frame(END)]
+    assert usage_of(*payloads) == Usage(prompt_tokens=77, completion_tokens=9, estimated=True)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_has_two_names(name: str) -> None:
+    [choice], _ = run(frame(delta(**{name: "hm"})), frame(text("so", finish="stop")))
+    assert (choice.reasoning_text, choice.text) == ("hm", "so")
+
+
+def test_reasoning_under_both_names_counts_once() -> None:
+    [choice], _ = run(frame(delta(reasoning="hm", reasoning_content="hm")), frame(END))
+    assert choice.reasoning_text == "hm"
+
+
+def test_a_refusal_is_what_the_model_says() -> None:
+    [choice], _ = run(frame(delta(refusal="I cannot")), frame(END))
+    assert choice.text == "I cannot"
+
+
+def test_tool_calls_come_in_pieces() -> None:
+    def piece(index: int | None, arguments: str | None, **fields: Any) -> dict[str, Any]:
+        function = {"arguments": arguments, "name": fields.pop("name", None)}
+        return delta(tool_calls=[{"index": index, "function": function, **fields}])
+
+    [choice], last = run(
+        frame(piece(0, None, id="c0", type="function", name="add")),
+        frame(piece(0, '{"a":')),
+        frame(piece(0, " 1}")),
+        frame(piece(1, "{}", id="c1", name="now")),
+        frame(text(None, finish="tool_calls")),
+    )
+    assert choice.tool_calls == (
+        ToolCall(index=0, id="c0", name="add", arguments_json='{"a": 1}'),
+        ToolCall(index=1, id="c1", name="now", arguments_json="{}"),
+    )
+    assert choice.finish_reason is FinishReason.TOOL_CALLS
+    assert last.usage is not None
+    # Bytes of names and arguments: 3 + 8 + 3 + 2.
+    assert last.usage.completion_tokens == 4
+
+
+def test_tool_calls_without_indexes_stay_apart() -> None:
+    calls: list[dict[str, Any]] = [
+        {"id": "c0", "function": {"name": "add", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {"id": "c1", "function": {"name": "now", "arguments": "{}"}},
+        {"id": "c2"},
+    ]
+    [choice], _ = run(*(frame(delta(tool_calls=[call])) for call in calls), frame(END))
+    found = [(call.index, call.id, call.arguments_json) for call in choice.tool_calls]
+    assert found == [(0, "c0", "{}"), (1, "c1", "{}"), (2, "c2", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("stop", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
+        ("content_filter", FinishReason.CONTENT_FILTER),
+        ("function_call", FinishReason.TOOL_CALLS),
+    ],
+)
+def test_finish_reasons(name: str, expected: FinishReason) -> None:
+    [choice], _ = run(frame(text("a", finish=name)))
+    assert choice.finish_reason is expected
+
+
+def test_a_finish_reason_is_told_once() -> None:
+    state = decoder()
+    assert state.feed([frame(END)]) is not None
+    assert state.feed([frame(END)]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("abort", FailureKind.SERVER_ERROR),
+        ("error", FailureKind.SERVER_ERROR),
+        ("insufficient_system_resource", FailureKind.PROTOCOL),
+    ],
+)
+def test_finish_reasons_that_are_failures(name: str, kind: FailureKind) -> None:
+    failure = failure_of(frame(text("a", finish=name)), frame(usage=usage(1, 1)), b"[DONE]")
+    assert failure.kind is kind
+    assert name in failure.message
+
+
+def test_an_error_in_the_stream_is_one_even_before_done() -> None:
+    state = decoder()
+    detail = {
+        "message": "EngineCore encountered an issue.",
+        "type": "InternalServerError",
+        "param": None,
+        "code": 500,
+    }
+    chunk = state.feed([frame(text("a")), json.dumps({"error": detail}).encode(), b"[DONE]"])
+    assert chunk is not None
+    assert chunk.deltas[0].text == "a"
+    assert state.ended
+    assert not state.finished
+    with pytest.raises(UpstreamFailure, match="EngineCore") as caught:
+        state.end()
+    assert caught.value.kind is FailureKind.SERVER_ERROR
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"message": "slow down", "code": 429}, FailureKind.BUSY),
+        ({"message": "slow down", "code": "429"}, FailureKind.BUSY),
+        ({"message": "too long", "code": 400, "param": "messages"}, FailureKind.BAD_REQUEST),
+        ({"message": "x", "code": "server_error"}, FailureKind.SERVER_ERROR),
+        ({"message": "x", "code": "9" * 5000}, FailureKind.SERVER_ERROR),
+        ({"message": "x", "code": 7}, FailureKind.SERVER_ERROR),
+        ({}, FailureKind.SERVER_ERROR),
+        ("it broke", FailureKind.SERVER_ERROR),
+    ],
+)
+def test_codes_of_errors_in_the_stream(error: object, kind: FailureKind) -> None:
+    failure = failure_of(json.dumps({"error": error}).encode())
+    assert failure.kind is kind
+    assert len(failure.message) <= 500
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [],
+        [b"[DONE]"],
+        [frame(text("a"))],
+        [frame(text("a")), b"[DONE]"],
+        [frame(text("a")), frame(usage=usage(1, 1)), b"[DONE]"],
+    ],
+)
+def test_a_stream_without_a_finish_reason_is_cut(payloads: list[bytes]) -> None:
+    failure = failure_of(*payloads)
+    assert failure.kind is FailureKind.SERVER_ERROR
+    assert "cut" in failure.message
+
+
+def test_every_choice_needs_its_finish_reason() -> None:
+    failure = failure_of(frame(text("a", 0, "stop")), b"[DONE]", choices=2)
+    assert "1 of 2" in failure.message
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff",
+        b'{"choices": 7}',
+        b'{"choices": [{"delta": {"content": 7}}]}',
+        b'{"deep": ' + b"[" * 100_000,
+        frame(text("a", index=1)),
+        frame(text("a", index=-1)),
+    ],
+)
+def test_what_is_no_frame(payload: bytes) -> None:
+    assert failure_of(payload).kind is FailureKind.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{}",
+        b'{"choices": null, "usage": null, "error": null}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"index": null, "delta": null, "finish_reason": null, "logprobs": null}]}',
+        b'{"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}',
+        b'{"choices": [{"index": 0, "delta": {"tool_calls": []}, "finish_reason": ""}]}',
+        b'{"choices": [], "prompt_filter_results": [{"x": 1}]}',
+    ],
+)
+def test_frames_without_news(payload: bytes) -> None:
+    state = decoder()
+    assert state.feed([payload]) is None
+    assert not state.started
+    assert not state.ended
+
+
+def test_what_follows_done_is_not_read() -> None:
+    [choice], _ = run(frame(text("a", finish="stop")), b"[DONE]", b"{", frame(text("b")))
+    assert choice.text == "a"

@@ -1,0 +1,101 @@
+"""/metrics of a real vLLM 0.32, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
+from scheduler.contract import EngineCounts
+
+GOLDEN = Path(__file__).resolve().parents[3] / "golden/vllm_0_32/metrics.txt"
+
+
+def test_the_metrics_of_a_real_server() -> None:
+    text = GOLDEN.read_bytes()
+    report = parse_metrics(text, "pool/a", 5.0, 8192)
+    assert (report.placement, report.at_s, report.context_tokens) == ("pool/a", 5.0, 8192)
+    assert (report.running, report.waiting) == (0, 0)
+    assert report.kv_capacity_tokens == 128 * 600
+    assert report.prompt_tokens_total > 300
+    assert report.generation_tokens_total > 50
+
+
+def test_the_counts_that_the_fit_of_step_times_needs() -> None:
+    counts = parse_metrics(GOLDEN.read_bytes(), "pool/a", 5.0, 8192).counts
+    assert counts is not None
+    assert counts.ranks == 1
+    assert counts.gaps > 20
+    assert 0.001 < counts.gaps_s / counts.gaps < 1.0
+    assert counts.first_tokens > 5
+    assert counts.steps > counts.gaps / 32  # at most 32 sequences share a step
+    assert counts.cached_prompt_tokens == 768
+    assert (counts.preemptions, counts.drafts) == (0, 0)
+
+
+def test_the_counts_of_ranks_and_of_speculation() -> None:
+    text = b"\n".join(
+        b'vllm:generation_tokens_total{engine="%d"} 50\n'
+        b'vllm:inter_token_latency_seconds_count{engine="%d"} 20\n'
+        b'vllm:inter_token_latency_seconds_sum{engine="%d"} 0.5\n'
+        b'vllm:kv_cache_usage_perc{engine="%d"} 0.%d\n'
+        b'vllm:spec_decode_num_drafts_total{engine="%d"} 20\n'
+        b'vllm:spec_decode_num_draft_tokens_total{engine="%d"} 60'
+        % (*(rank,) * 4, rank + 1, rank, rank)
+        for rank in range(2)
+    )
+    report = parse_metrics(text, "p", 0.0, None)
+    assert report.kv_usage_fullest == pytest.approx(0.2)
+    assert report.counts == EngineCounts(ranks=2, gaps=40, gaps_s=1.0, drafts=40, draft_tokens=120)
+
+
+def test_ranks_are_added_up_and_their_usage_is_their_mean() -> None:
+    text = b"\n".join(
+        b'vllm:num_requests_running{engine="%d"} %d.0\n'
+        b'vllm:kv_cache_usage_perc{engine="%d"} 0.%d' % (rank, rank + 1, rank, rank + 1)
+        for rank in range(2)
+    )
+    report = parse_metrics(text, "p", 0.0, None)
+    assert report.running == 3
+    assert report.kv_usage == pytest.approx(0.15)
+
+
+def test_what_is_absent_counts_as_nothing() -> None:
+    report = parse_metrics(b"python_info 1.0\n", "p", 0.0, None)
+    assert (report.running, report.waiting, report.kv_usage) == (0, 0, 0.0)
+    assert report.kv_capacity_tokens is None
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"-1.0", b"+Inf", b"many", b""])
+def test_a_line_without_a_count_is_an_error_that_shows_it(value: bytes) -> None:
+    line = b'vllm:num_requests_running{engine="0"} ' + value
+    with pytest.raises(BadMetrics, match="num_requests_running"):
+        parse_metrics(line, "p", 0.0, None)
+
+
+RANKS = b"\n".join(
+    b'vllm:num_requests_running{engine="%d",model_name="m"} %d.0\n'
+    b'vllm:kv_cache_usage_perc{engine="%d",model_name="m"} 0.%d\n'
+    b'vllm:generation_tokens_total{engine="%d",model_name="m"} %d.0\n'
+    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="10"} 1.0'
+    % (rank, rank + 1, rank, rank + 1, rank, 100 * rank, rank)
+    for rank in range(3)
+)
+
+
+def test_pinned_ranks_have_a_report_each() -> None:
+    reports = parse_rank_metrics(RANKS, ("a/0", "a/1", "a/2"), 5.0, 8192)
+    assert [(r.placement, r.running, r.generation_tokens_total) for r in reports] == [
+        ("a/0", 1, 0), ("a/1", 2, 100), ("a/2", 3, 200),
+    ]  # fmt: skip
+    assert [r.kv_usage for r in reports] == pytest.approx([0.1, 0.2, 0.3])
+    assert {(r.kv_capacity_tokens, r.context_tokens, r.at_s) for r in reports} == {(160, 8192, 5.0)}
+    assert [r.counts.ranks for r in reports if r.counts] == [1, 1, 1]
+
+
+def test_a_rank_that_told_nothing_yet_counts_as_idle_and_one_too_many_is_an_error() -> None:
+    *_, silent = parse_rank_metrics(RANKS, ("a/0", "a/1", "a/2", "a/3"), 5.0, None)
+    assert (silent.placement, silent.running, silent.kv_capacity_tokens) == ("a/3", 0, None)
+    with pytest.raises(BadMetrics, match="rank 2: data_parallel_ranks, 2, is too small"):
+        parse_rank_metrics(RANKS, ("a/0", "a/1"), 5.0, None)

@@ -1,0 +1,275 @@
+"""The meter: its accounts sum to the bill to the last nano-USD, whatever happens when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.metering.cost import GroupMeter
+from scheduler.metering.meter import Meter, MeteredGroup
+from scheduler.metering.runs import NodeShare, Run
+from scheduler.metering.totals import (
+    HOUR_NS,
+    SECOND_NS,
+    UNIT,
+    RateSegment,
+    accounts_nano_usd,
+    bill_nano_usd,
+    unpriced_ns,
+)
+from scheduler.step_time.step_model import QWEN3_30B_H100
+from tests.scheduler.meters_made import MS, PLAN, RATE, meter, report, take
+
+
+def test_a_lone_request_pays_for_the_whole_group_while_it_runs() -> None:
+    group = meter()
+    run = group.start(1 * SECOND_NS, prompt_tokens=1000)
+    group.progress(run, 1, 1 * SECOND_NS + 40 * MS)
+    group.progress(run, 100, 2 * SECOND_NS)
+    share = group.end(run, 2 * SECOND_NS, uncached_tokens=600, cached_tokens=400, output_tokens=100)
+    group.advance(10 * SECOND_NS)
+    whole = RATE * SECOND_NS // HOUR_NS
+    assert whole - 3 <= share.uncached_input + share.cached_input + share.output <= whole
+    assert share.cached_input > 0
+    assert share.uncached_input > 10 * share.cached_input
+    assert share.priced
+    assert accounts_nano_usd(group.totals)["idle"] == pytest.approx(9 * whole, abs=5)
+
+
+def test_sequences_that_decode_share_alike_and_a_longer_context_costs_more() -> None:
+    group = meter()
+    short = group.start(0, prompt_tokens=100)
+    long = group.start(0, prompt_tokens=20_000)
+    group.progress(short, 1, 2 * SECOND_NS)
+    group.progress(long, 1, 2 * SECOND_NS)
+    before = (short.decode, long.decode)
+    group.advance(3 * SECOND_NS)
+    one = group.end(short, 3 * SECOND_NS, output_tokens=1).output - before[0] // UNIT
+    other = group.end(long, 3 * SECOND_NS, output_tokens=1).output - before[1] // UNIT
+    assert one < other < 1.3 * one
+    assert one + other == pytest.approx(RATE * SECOND_NS // HOUR_NS, abs=5)
+
+
+def test_a_prompt_takes_its_share_from_those_that_decode() -> None:
+    group = meter()
+    decoding = group.start(0, prompt_tokens=100)
+    group.progress(decoding, 1, SECOND_NS)
+    reading = group.start(SECOND_NS, prompt_tokens=5000)
+    predicted_s = QWEN3_30B_H100.prefill_time_s(5000, 5000)
+    step_s = QWEN3_30B_H100.decode_step_s(1, 101)
+    now_ns = SECOND_NS + int((predicted_s + step_s) * 1e9)
+    group.progress(reading, 1, now_ns)
+    share = group.end(reading, now_ns, uncached_tokens=5000, output_tokens=1)
+    assert share.uncached_input == pytest.approx(RATE * predicted_s / 3600, rel=0.01)
+
+
+def test_prompts_are_computed_in_turn() -> None:
+    group = meter()
+    runs = [group.start(0, prompt_tokens=3000) for _ in range(3)]
+    each_ns = int(QWEN3_30B_H100.prefill_time_s(3000, 3000) * 1e9)
+    group.advance(each_ns)
+    assert runs[0].prefill > 0
+    assert runs[1].prefill < UNIT
+    assert runs[2].prefill == 0
+
+
+def test_requests_that_the_engine_only_queues_take_nothing() -> None:
+    group = meter()
+    runs = [group.start(0, prompt_tokens=100) for _ in range(2)]
+    for run in runs:
+        group.progress(run, 1, SECOND_NS)
+    queued = group.start(SECOND_NS, prompt_tokens=5000)
+    take(group, report(SECOND_NS, running=2, waiting=1), SECOND_NS)
+    group.advance(2 * SECOND_NS)
+    assert queued.prefill == 0
+    group.end(runs[0], 2 * SECOND_NS, output_tokens=1)  # its slot is free
+    group.advance(2 * SECOND_NS + 50 * MS)
+    assert queued.prefill > 0
+
+
+def test_others_take_their_share_and_only_while_reports_are_fresh() -> None:
+    group = meter()
+    run = group.start(0, prompt_tokens=100)
+    group.progress(run, 1, SECOND_NS)
+    for second in (1, 2):
+        take(group, report(second * SECOND_NS, running=4), second * SECOND_NS)
+    before = group.totals.external
+    group.advance(3 * SECOND_NS)
+    a_second = RATE * SECOND_NS // HOUR_NS
+    assert (group.totals.external - before) // UNIT > a_second * 0.7
+    group.advance(20 * SECOND_NS)
+    stale = group.totals.external
+    group.advance(30 * SECOND_NS)
+    assert group.totals.external == stale
+
+
+def test_a_failed_attempt_is_waste() -> None:
+    group = meter()
+    run = group.start(0, prompt_tokens=1000)
+    group.end(run, SECOND_NS, waste=True)
+    accounts = accounts_nano_usd(group.totals)
+    assert accounts["waste"] == pytest.approx(RATE // 3600, abs=3)
+    assert accounts["requests"] == 0
+    assert group.totals.output_tokens == group.totals.uncached_tokens == 0
+
+
+def test_out_of_service_and_empty_is_unavailable() -> None:
+    group = meter()
+    group.set_serving(False, SECOND_NS)
+    group.set_serving(True, 3 * SECOND_NS)
+    group.advance(4 * SECOND_NS)
+    accounts = accounts_nano_usd(group.totals)
+    assert accounts["unavailable"] == 2 * RATE // 3600
+    assert accounts["idle"] == pytest.approx(2 * RATE // 3600, abs=1)
+
+
+def test_nodes_of_a_disaggregated_group_are_paid_apart() -> None:
+    group = meter(nodes=NodeShare(prefill=1, decode=3))
+    run = group.start(0, prompt_tokens=30_000)
+    group.advance(SECOND_NS // 2)  # decode nodes stand idle
+    prefill = run.prefill // UNIT
+    assert prefill == pytest.approx(RATE / 7200 / 4, abs=2)
+    assert group.totals.idle // UNIT == pytest.approx(RATE / 7200 * 3 / 4, abs=2)
+
+
+def test_an_unknown_price_makes_a_cost_unknown() -> None:
+    plan = (
+        RateSegment(start_ns=0, nano_usd_per_hour=RATE),
+        RateSegment(start_ns=5 * SECOND_NS, nano_usd_per_hour=None),
+        RateSegment(start_ns=6 * SECOND_NS, nano_usd_per_hour=2 * RATE),
+    )
+    group = meter(plan)
+    over = group.start(4 * SECOND_NS, prompt_tokens=10)
+    assert not group.end(over, 7 * SECOND_NS, output_tokens=1).priced
+    after = group.start(7 * SECOND_NS, prompt_tokens=10)
+    share = group.end(after, 8 * SECOND_NS, output_tokens=1)
+    assert share.priced
+    assert share.uncached_input + share.output == pytest.approx(2 * RATE // 3600, abs=2)
+    assert group.totals.unpriced_ns == unpriced_ns(plan, 0, 8 * SECOND_NS) == SECOND_NS
+    assert sum(accounts_nano_usd(group.totals).values()) == bill_nano_usd(plan, 0, 8 * SECOND_NS)
+
+
+def test_a_prompt_that_is_computed_shares_from_then_on_only() -> None:
+    group = meter()
+    runs = [group.start(0, prompt_tokens=1), group.start(0, prompt_tokens=1)]
+    runs.append(group.start(11_936_000, prompt_tokens=1))
+    for run in runs:
+        group.end(run, 11_936_000, waste=True)
+    assert group.totals.requests == 0
+    assert sum(accounts_nano_usd(group.totals).values()) == bill_nano_usd(PLAN, 0, 11_936_000)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 3_000_000_000),
+        st.sampled_from(
+            ["start", "start", "progress", "progress", "end", "fail", "report", "down", "up",
+             "restart", "reprice"]
+        ),
+        st.integers(0, 1 << 30),
+    ),
+    max_size=60,
+)  # fmt: skip
+PRICES = st.lists(
+    st.tuples(st.integers(1, 40_000_000_000), st.none() | st.integers(0, 10**12)), max_size=4
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, PRICES, st.booleans(), st.booleans())
+def test_accounts_sum_to_the_bill_under_any_interleaving(
+    events: list[tuple[int, str, int]],
+    prices: list[tuple[int, int | None]],
+    disaggregated: bool,
+    modelled: bool,
+) -> None:
+    plan = tuple(
+        RateSegment(start_ns=start_ns, nano_usd_per_hour=rate)
+        for start_ns, rate in sorted(dict([(0, RATE), *prices]).items())
+    )
+    nodes = NodeShare(prefill=4, decode=18) if disaggregated else None
+    model = QWEN3_30B_H100 if modelled else None
+    group = GroupMeter(model, plan, 0, max_running=3, nodes=nodes)
+    runs: list[Run] = []
+    shares = 0
+    now_ns = 0
+    for after_ns, what, number in events:
+        now_ns += after_ns
+        run = runs[number % len(runs)] if runs else None
+        match what:
+            case "start":
+                prompt = number % 9000
+                choices = 1 + number % 3
+                runs.append(
+                    group.start(
+                        now_ns,
+                        prompt_tokens=prompt,
+                        cached_tokens=prompt // 3,
+                        choices=choices,
+                    )
+                )
+            case "progress" if run:
+                group.progress(run, number % 500, now_ns)
+            case "end" | "fail" if run:
+                runs.remove(run)
+                share = group.end(
+                    run,
+                    now_ns,
+                    uncached_tokens=run.prompt_tokens // 2,
+                    cached_tokens=run.prompt_tokens // 2,
+                    output_tokens=number % 700,
+                    waste=what == "fail",
+                )
+                assert min(share.uncached_input, share.cached_input, share.output) >= 0
+                if what == "end":
+                    shares += share.uncached_input + share.cached_input + share.output
+            case "report":
+                take(group, report(now_ns, number % 7, number % 3, number % 10**6), now_ns)
+            case "down" | "up":
+                group.set_serving(what == "up", now_ns)
+            case "restart":
+                # Everything in memory is lost but the totals: the running attempts are waste.
+                for lost in runs:
+                    group.end(lost, group.observed_ns, waste=True)
+                runs.clear()
+                mark_ns, totals = group.observed_ns, group.totals
+                group = GroupMeter(model, plan, mark_ns, max_running=3, nodes=nodes)
+                group.totals = totals
+                now_ns += number
+                group.unobserved(now_ns)
+            case "reprice":
+                group.set_plan(plan)  # as a reload does: the same prices, read again
+        accounts = accounts_nano_usd(group.totals)
+        assert sum(accounts.values()) * UNIT <= group.totals.accrued
+    group.advance(now_ns)
+    accounts = accounts_nano_usd(group.totals)
+    assert sum(accounts.values()) == bill_nano_usd(plan, 0, now_ns)
+    assert min(accounts.values()) >= 0
+    assert shares <= accounts["requests"]
+    for run in runs:
+        left = group.end(run, now_ns, output_tokens=run.output_tokens)
+        shares += left.uncached_input + left.cached_input + left.output
+    assert shares == accounts_nano_usd(group.totals)["requests"]
+    assert group.running == 0
+    assert group.decoding == (0, 0)
+
+
+def test_a_reload_changes_what_a_known_group_can_hold() -> None:
+    facts = MeteredGroup(name="own/a", pool="own", model=QWEN3_30B_H100, plan=PLAN, max_running=1)
+    kept = Meter()
+    kept.configure([facts], 0)
+    group = kept.group("own/a")
+    assert group is not None
+    group.progress(group.start(0, prompt_tokens=10), 1, SECOND_NS)
+    group.start(SECOND_NS, prompt_tokens=5000)
+    before_ns = group.totals.prefill_busy_ns
+    kept.tick(2 * SECOND_NS)
+    assert group.totals.prefill_busy_ns == before_ns, "one decodes: there is no room for a prompt"
+    nodes = NodeShare(prefill=1, decode=3)
+    kept.configure([replace(facts, max_running=2, nodes=nodes)], 2 * SECOND_NS)
+    assert group.nodes == nodes
+    kept.tick(3 * SECOND_NS)
+    assert group.totals.prefill_busy_ns > before_ns

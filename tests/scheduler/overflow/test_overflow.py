@@ -1,0 +1,96 @@
+"""Saturation with hysteresis, and the choice among remotes."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from scheduler.overflow.overflow import EXPLORE_EVERY, Explorer, RemoteBlock, RemoteQuote
+from scheduler.overflow.saturation import DWELL_S, OFF, ON, Saturation, WorkRate, shown_share
+
+
+def quote(name: str, nano_usd: int | None, blocked: RemoteBlock = RemoteBlock.FREE) -> RemoteQuote:
+    return RemoteQuote(
+        placement=name, blocked=blocked, ttft_s=None, hit_tokens=0, nano_usd=nano_usd,
+        effective_nano_usd=math.inf if nano_usd is None else float(nano_usd),
+    )  # fmt: skip
+
+
+def test_the_mark_needs_more_than_a_burst_and_changes_once_a_dwell_at_most() -> None:
+    mark = Saturation()
+    mark.observe(0.0, 0.0)
+    mark.observe(5.0, 0.1)
+    assert not mark.marked, "a tenth of a second is a burst"
+    changes, now, was = [], 0.1, False
+    for step in range(6000):
+        now += 0.1
+        wait_share = 2.0 if (step // 100) % 2 == 0 else 0.0  # 10 s each
+        mark.observe(wait_share, now)
+        if mark.marked is not was:
+            changes.append(now)
+            was = mark.marked
+    assert len(changes) >= 2
+    assert min(b - a for a, b in pairwise(changes)) >= DWELL_S - 1e-6
+
+
+def test_a_marked_model_lets_less_wait_and_leaves_the_mark_late() -> None:
+    mark = Saturation()
+    for second in range(30):
+        mark.observe(1.5, float(second))
+    assert mark.marked
+    assert mark.wait_share == OFF
+    for second in range(30, 200):
+        mark.observe((OFF + ON) / 2, float(second))
+    assert mark.marked, "between the two figures nothing changes"
+    for second in range(200, 260):
+        mark.observe(0.1, float(second))
+    assert not mark.marked
+    assert mark.wait_share == ON
+
+
+def test_the_rate_is_measured_while_requests_wait() -> None:
+    rate = WorkRate()
+    assert rate.per_s(4) == pytest.approx(4.0), "a group counts for 1 before anything was measured"
+    for second in range(1, 200):
+        rate.advance(float(second), waiting=True)
+        rate.started(2.5)
+    assert rate.per_s(4) == pytest.approx(2.5, rel=0.1)
+    rate.advance(1000.0, waiting=False)
+    assert rate.per_s(4) == pytest.approx(2.5, rel=0.1), "idle time says nothing"
+
+
+def test_what_is_shown_weighs_those_that_wait_by_their_work() -> None:
+    assert shown_share(0.3, []) == 0.3
+    assert shown_share(0.3, [(5.0, 0.0), (5.0, 0.1)]) == pytest.approx(0.3)
+    assert shown_share(0.3, [(5.0, 0.1), (5.0, 0.7)]) == pytest.approx(0.5)
+    assert shown_share(0.4, [(9.0, 0.2), (1.0, 5.4)]) == pytest.approx(0.9)
+    assert shown_share(0.4, [(1.0, 0.0), (9.0, 2.4)]) == pytest.approx(2.2)
+    assert shown_share(1.8, [(1.0, 0.1), (9.0, 1.2)]) == pytest.approx(1.8), "an arrival meets that"
+    assert shown_share(0.4, [(0.0, 9.0)]) == 0.4, "nothing to be done is no wait"
+
+
+def test_the_cheapest_is_taken_and_every_fiftieth_explores() -> None:
+    explorer = Explorer()
+    quotes = [quote("dear", 9), quote("cheap", 2), quote("unknown", None)]
+    taken = []
+    for _ in range(4 * EXPLORE_EVERY):
+        chosen = explorer.choose(quotes)
+        assert chosen is not None
+        assert explorer.choose(quotes) == chosen, "to ask changes nothing"
+        explorer.took(chosen[0].placement)
+        taken.append(chosen[0].placement)
+    assert (taken.count("cheap"), taken.count("dear"), taken.count("unknown")) == (196, 4, 0)
+
+
+def test_an_unknown_price_comes_last_and_what_is_blocked_never() -> None:
+    explorer = Explorer()
+    full = quote("cheap", 2, RemoteBlock.GATE)
+    chosen = explorer.choose([full, quote("unknown", None), quote("dear", 9)])
+    assert chosen is not None
+    assert chosen[0].placement == "dear"
+    chosen = explorer.choose([full, quote("unknown", None)])
+    assert chosen is not None
+    assert "unknown" in chosen[1]
+    assert explorer.choose([full]) is None

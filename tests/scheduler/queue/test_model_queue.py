@@ -1,0 +1,196 @@
+"""The queue of one model: order, fairness, bounds, what becomes due."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.contract import Request, SloClass
+from scheduler.policy import Policy
+from scheduler.queue.model_queue import Due, ModelQueue, Queued, QueueLimits
+from tests.scheduler.requests_made import request
+
+LIMITS = QueueLimits(requests=8, size_bytes=1000)
+
+
+def queue(limits: QueueLimits = LIMITS, **policy: float) -> ModelQueue:
+    return ModelQueue(limits, replace(Policy(looks=8), **policy))  # type: ignore[arg-type]
+
+
+def waiting(
+    made: Request,
+    *,
+    prefill_s: float = 0.1,
+    work_s: float = 1.0,
+    late_s: float = 1000.0,
+    expires_s: float = 2000.0,
+) -> Queued:
+    return Queued(
+        request=made,
+        spill_s=None,
+        last_call_s=late_s - 1.0,
+        late_s=late_s,
+        expires_s=expires_s,
+        prefill_s=prefill_s,
+        service_s=prefill_s,
+        work_s=work_s,
+    )
+
+
+def drain(line: ModelQueue, charge: float = 1.0) -> list[str]:
+    """Serves one after the other, as if each look found a place."""
+    names = []
+    while (first := next(line.candidates(), None)) is not None:
+        names.append(first.request.request_id)
+        line.remove(first.request.request_id)
+        line.started(first)
+        line.counters.charge(first.request.tenant, first.request.weight, charge)
+    return names
+
+
+def test_the_shortest_prefill_goes_first_and_waiting_counts() -> None:
+    line = queue(ageing=0.1)
+    line.push(waiting(request("long", arrival_s=0.0), prefill_s=1.0))
+    line.push(waiting(request("short", arrival_s=5.0), prefill_s=0.1))
+    line.push(waiting(request("late", arrival_s=12.0), prefill_s=0.1))
+    assert drain(line) == ["short", "long", "late"]
+    assert (len(line), line.size_bytes, line.work_s()) == (0, 0, 0.0)
+
+
+def test_priority_is_worth_seconds_and_stays_within_its_class() -> None:
+    line = queue()
+    line.push(waiting(request("plain", arrival_s=0.0)))
+    line.push(waiting(request("urgent", arrival_s=5.0, priority=10)))
+    line.push(waiting(request("late", arrival_s=20.0, priority=10)))
+    line.push(waiting(request("low", SloClass.STANDARD, priority=10)))
+    assert drain(line) == ["urgent", "plain", "late", "low"]
+
+
+def test_a_lower_class_gets_its_reserved_share_and_no_more() -> None:
+    line = queue(QueueLimits(requests=200, size_bytes=100_000), lower_class_share=0.05)
+    for i in range(100):
+        line.push(waiting(request(f"i{i}", arrival_s=float(i))))
+    for i in range(10):
+        line.push(waiting(request(f"b{i}", SloClass.BATCH, arrival_s=float(i))))
+    order = drain(line)
+    served = [order.index(f"b{i}") for i in range(10)]
+    assert served[:5] == [20, 41, 62, 83, 104], "one in twenty, then what is left"
+    assert order[-5:] == [f"b{i}" for i in range(5, 10)]
+
+
+def test_tenants_share_by_weight_and_get_nothing_for_their_absence() -> None:
+    line = queue(QueueLimits(requests=200, size_bytes=100_000))
+    for i in range(30):
+        line.push(waiting(request(f"a{i}", tenant="a", arrival_s=float(i))))
+        line.push(waiting(request(f"b{i}", tenant="b", weight=2.0, arrival_s=float(i))))
+    order = drain(line)[:30]
+    assert sum(name.startswith("b") for name in order) == pytest.approx(20, abs=1)
+    # c was away all the time: from now on it shares, it does not catch up.
+    for i in range(20):
+        line.push(waiting(request(f"d{i}", tenant="a", arrival_s=float(i))))
+        line.push(waiting(request(f"c{i}", tenant="c", arrival_s=float(i))))
+    assert sum(name.startswith("c") for name in drain(line)[:20]) <= 11
+
+
+def test_who_cannot_be_in_time_any_more_waits_behind_who_can() -> None:
+    line = queue()
+    line.push(waiting(request("first"), late_s=3.0))
+    line.push(waiting(request("second", arrival_s=1.0)))
+    assert [(due, q.request.request_id) for due, q in line.due(2.5)] == [(Due.LAST_CALL, "first")]
+    assert [(due, q.request.request_id) for due, q in line.due(3.0)] == [(Due.LATE, "first")]
+    assert [q.request.request_id for q in line.candidates()] == ["second"]
+    line.remove("second")
+    assert [q.request.request_id for q in line.candidates()] == ["first"]
+    assert list(line.candidates(hold_late=True)) == []
+
+
+def test_an_arrival_passes_its_own_tenant_but_not_who_had_less() -> None:
+    line = queue()
+    assert line.overtakes(request("x", tenant="a"), 0.0)
+    line.push(waiting(request("a0", tenant="a")))
+    assert line.overtakes(request("x", tenant="a"), 0.0)
+    assert not line.overtakes(request("x", SloClass.STANDARD, tenant="b"), 0.0), "a class above"
+    line.counters.charge("c", 1.0, 10.0)
+    assert not line.overtakes(request("x", tenant="c"), 9.0)
+    assert line.overtakes(request("x", tenant="c"), 10.0), "within the slack"
+
+
+def test_the_bounds_hold_for_count_and_bytes() -> None:
+    line = queue()
+    line.push(waiting(request("big", size_bytes=900)))
+    too_big = request("too-big", size_bytes=101)
+    assert not line.has_room(too_big)
+    with pytest.raises(OverflowError, match="too-big"):
+        line.push(waiting(too_big))
+    for i in range(7):
+        line.push(waiting(request(f"r{i}", size_bytes=10)))
+    assert not line.has_room(request("one-too-many", size_bytes=1))
+
+
+def test_a_full_queue_gives_way_by_class_and_then_by_the_longest_line() -> None:
+    line = queue()
+    for i in range(6):
+        line.push(waiting(request(f"a{i}", SloClass.STANDARD, tenant="a", arrival_s=float(i))))
+    line.push(waiting(request("b0", SloClass.STANDARD, tenant="b")))
+    line.push(waiting(request("batch", SloClass.BATCH, tenant="b")))
+
+    def gives_way(made: Request) -> str | None:
+        victim = line.give_way(made)
+        return None if victim is None else victim.request.request_id
+
+    assert gives_way(request("x")) == "batch"
+    assert gives_way(request("x", SloClass.BATCH, tenant="c")) is None
+    line.remove("batch")
+    assert gives_way(request("x")) == "a5"
+    assert gives_way(request("x", SloClass.STANDARD, tenant="c")) == "a5"
+    assert gives_way(request("x", SloClass.STANDARD, tenant="a")) is None
+    assert gives_way(request("x", SloClass.BATCH, tenant="c")) is None
+    assert gives_way(request("huge", size_bytes=960)) is None, "one alone would not be enough"
+
+
+Step = tuple[str, int]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["push", "remove", "due"]), st.integers(0, 30))),
+    st.booleans(),
+)
+def test_sums_and_membership_agree_whatever_happens(steps: list[Step], shedding: bool) -> None:
+    line = queue(shedding=shedding)
+    inside: dict[str, Queued] = {}
+    for number, (what, value) in enumerate(steps):
+        match what:
+            case "push":
+                made = request(
+                    f"r{number}",
+                    list(SloClass)[value % 3],
+                    tenant=f"t{value % 2}",
+                    arrival_s=float(number),
+                    size_bytes=value * 10,
+                )
+                if line.has_room(made):
+                    times = {"late_s": float(value), "expires_s": value + 5.0}
+                    inside[made.request_id] = waiting(made, work_s=0.5, **times)
+                    line.push(inside[made.request_id])
+            case "remove":
+                name = f"r{value}"
+                assert (line.remove(name) is not None) == (inside.pop(name, None) is not None)
+            case "due":
+                due = list(line.due(float(value)))
+                gone = {q.request.request_id for what, q in due if what is Due.EXPIRED}
+                assert gone == {name for name, q in inside.items() if q.expires_s <= value}
+                for name in gone:
+                    del inside[name]
+        assert len(line) == len(inside) <= LIMITS.requests
+        assert line.size_bytes == sum(q.request.size_bytes for q in inside.values())
+        live = [q for q in inside.values() if not (q.late and shedding)]
+        assert line.work_s() == pytest.approx(0.5 * len(live))
+        assert sum(line.waiting(name) for name in SloClass) == len(inside)
+        due_s = line.next_due_s()
+        assert (due_s is None) == (not inside)
+        assert due_s is None or due_s <= min(q.expires_s for q in inside.values())
+        assert len(line._due) <= 6 * len(inside) + 64 + 4
+    assert sorted(drain(line)) == sorted(inside)
