@@ -20,7 +20,6 @@ from benchmarks.lab.fleets import FLEETS, LabFleet
 from benchmarks.lab.ours import own_placements
 from scheduler.contract import (
     Action,
-    Dispatch,
     EngineReport,
     Event,
     Objective,
@@ -28,6 +27,7 @@ from scheduler.contract import (
     Request,
     Slo,
     SloClass,
+    Start,
     Tick,
 )
 from scheduler.core import Scheduler, SchedulerLimits
@@ -143,7 +143,7 @@ class _Watched:
 
     def _seen(self, actions: Sequence[Action]) -> Sequence[Action]:
         for action in actions:
-            if isinstance(action, Dispatch) and action.kind is PlacementKind.REMOTE:
+            if isinstance(action, Start) and action.kind is PlacementKind.REMOTE:
                 self.sent_out.append(action.request_id)
         return actions
 

@@ -28,20 +28,20 @@ from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     Event,
     PlacementKind,
     Progress,
-    Reject,
+    Refuse,
     Request,
     ServingChanged,
     Slo,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement import placement
-from scheduler.placement.quotes import Ask, Quote
-from scheduler.placement.self_hosted import LocalFleet
+from scheduler.placement.quotes import PlacementQuery, Quote
+from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -80,7 +80,9 @@ class Bench:
         """Plays `count` arrivals after those of `warm_s`."""
         choose = placement.choose
 
-        def noted(fleet: LocalFleet, ask: Ask, *rest: Any) -> tuple[int | None, Quote]:
+        def noted(
+            fleet: SelfHostedFleet, ask: PlacementQuery, *rest: Any
+        ) -> tuple[int | None, Quote]:
             self.looked.append(ask.request.request_id)
             return choose(fleet, ask, *rest)
 
@@ -162,10 +164,10 @@ class Bench:
     def perform(self, actions: tuple[Action, ...], now: float) -> None:
         """Streams that run at TOKEN_S a token."""
         for action in actions:
-            if isinstance(action, Reject):
+            if isinstance(action, Refuse):
                 self.rejected += 1
                 self.spent_s.pop(action.request_id, None)
-            elif isinstance(action, Dispatch):
+            elif isinstance(action, Start):
                 self.action_s.append(self.spent_s.pop(action.request_id, 0.0))
                 tokens = self.lengths.pop(action.request_id)
                 first_s = self.streams[action.request_id] = now + 0.1

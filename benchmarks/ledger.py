@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from gateway.accounting.accounts import Accounts, accounts
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config.gateway import Config, Key, Tenant
-from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.domain.generation import Usage
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import AttemptOutcome, PlacementKind, SloClass
@@ -57,18 +57,19 @@ _SETTLED = SettledAttempt(
 )
 
 
-def settings(*, budgets: bool) -> Config:
+def settings(*, budgets: bool) -> GatewayConfig:
     """Keys of one tenant; with budgets, a day's for each key and a month's for all."""
-    keys = tuple(Key(id=f"key{i}", sha256=f"{i:064x}") for i in range(KEYS))
-    config = Config(
-        tenants=(Tenant(name="team", keys=keys),), ledger=Ledger(backlog_rows=10_000_000)
+    keys = tuple(KeyConfig(id=f"key{i}", sha256=f"{i:064x}") for i in range(KEYS))
+    config = GatewayConfig(
+        tenants=(TenantConfig(name="team", keys=keys),),
+        ledger=LedgerConfig(backlog_rows=10_000_000),
     )
     if not budgets:
         return config
     caps = [
-        BudgetEntry(tenant="team", key=key.id, period=Period.DAY, cap_usd="1000") for key in keys
+        BudgetConfig(tenant="team", key=key.id, period=Period.DAY, cap_usd="1000") for key in keys
     ]
-    caps.append(BudgetEntry(tenant="team", period=Period.MONTH, cap_usd="100000"))
+    caps.append(BudgetConfig(tenant="team", period=Period.MONTH, cap_usd="100000"))
     return msgspec.structs.replace(config, budgets=tuple(caps))
 
 
@@ -112,7 +113,7 @@ async def throughput(rows: int) -> None:
                 await until_written(opened)
                 took_s = time.perf_counter() - began_s
                 cpu_us = (time.process_time() - cpu_s) / rows * 1e6
-                size = os.stat(f"{folder}/{Ledger().sqlite}").st_size
+                size = os.stat(f"{folder}/{LedgerConfig().sqlite}").st_size
         print(
             f"{name}: {rows / took_s:,.0f} settlements/s, {cpu_us:.0f} us of CPU each,"
             f" {size / rows:.0f} bytes each (aim: 5,000/s)"

@@ -33,7 +33,7 @@ from benchmarks.overhead import ask, configuration, process
 from gateway.accounting.accounts import Accounts
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.ledger import Ledger
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.config.load.file import load
 from gateway.pipeline.spending import Spending
 from gateway.server import running_gateway
@@ -130,7 +130,7 @@ async def serve(path: Path) -> None:
     count(Spending, "_reserve")
     count(Ledger, "run")
     async with running_gateway(load(path), path.parent) as gateway:
-        gateway.runtime.dispatcher.book = PriceBook(rates={"own/a": RATES})
+        gateway.runtime.dispatcher.book = RateSnapshot(rates={"own/a": RATES})
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(
             signal.SIGUSR1, lambda: print(msgspec.json.encode(counts()).decode(), flush=True)

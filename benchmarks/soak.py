@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.overhead import HERE, METADATA, ask, cpu_s, gateway, process, until_ready
-from gateway.config.gateway import Server
+from gateway.config.gateway import ServerConfig
 from gateway.runtime.assembly import UPSTREAM_KEEPALIVE_S
 from moegate.v1 import inference_pb2_grpc
 
@@ -44,7 +44,7 @@ GROWTH_LIMIT = 0.02
 """Of the memory, per 100,000 streams."""
 JUDGED_STREAMS = 50_000
 """In a shorter run the pools are still filling: its growth tells nothing about a longer one."""
-KEPT_ALIVE = math.ceil(UPSTREAM_KEEPALIVE_S / Server().probe_interval_s)
+KEPT_ALIVE = math.ceil(UPSTREAM_KEEPALIVE_S / ServerConfig().probe_interval_s)
 """Upstream connections that the probes alone keep open: each takes the one that rested longest."""
 FILES_BACK_WITHIN_S = 30.0
 """All others are closed when they have rested for `UPSTREAM_KEEPALIVE_S`."""
@@ -205,7 +205,7 @@ def main() -> int:
     console = Console(width=110)
     with (
         process(str(HERE / "upstream.py"), "0") as (_, upstream_port),
-        gateway(upstream_port, Server().longest_hold_s) as (pid, port),
+        gateway(upstream_port, ServerConfig().longest_hold_s) as (pid, port),
     ):
         found = uvloop.run(soak(pid, port, args.streams, args.at_once, console))
     print_table(console, found)

@@ -27,12 +27,12 @@ from gateway.telemetry.tracing import tracer_provider
 from gateway.translation.responses import Finished
 from scheduler.contract import (
     AttemptOutcome,
-    Dispatch,
     PlacementKind,
     Request,
     ServingChanged,
     Slo,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.decisions import Decision
@@ -74,7 +74,7 @@ OWN = tuple(
 )
 
 
-def decided() -> tuple[Dispatch, Decision]:
+def decided() -> tuple[Start, Decision]:
     """What a scheduler says of the request, with four replicas to choose from."""
     limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=9999), attempts=1)
     core = Scheduler(OWN, limits)
@@ -82,7 +82,7 @@ def decided() -> tuple[Dispatch, Decision]:
         core.handle(ServingChanged(placement=place.name, serving=True, reason="up"), 0.0)
     [action] = core.submit(REQUEST, 0.0)
     decision = core.decisions.get(REQUEST.request_id)
-    assert isinstance(action, Dispatch)
+    assert isinstance(action, Start)
     assert decision is not None
     return action, decision
 

@@ -25,7 +25,7 @@ from gateway.accounting.accounts import Accounts, accounts, budget
 from gateway.accounting.apply_prices import metering_state
 from gateway.accounting.metering import Metering
 from gateway.accounting.settlement import Sink
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError
 from gateway.doors.grpc.admin_service import AdminService
@@ -35,7 +35,7 @@ from gateway.doors.grpc.listening import Certificates, bind, follow, server_opti
 from gateway.doors.grpc.pool_cost import KeptRates
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import Live, ReloadRefused
+from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
 from gateway.runtime.assembly import Runtime, session
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
@@ -51,7 +51,7 @@ class RunningGateway:
     """A gateway that listens. Addresses: host:port, with the port that was bound."""
 
     address: str
-    live: Live
+    live: ActiveConfiguration
     accounts: Accounts
     server: grpc.aio.Server
     health: health.aio.HealthServicer
@@ -65,7 +65,7 @@ class RunningGateway:
         """What serves new requests."""
         return self.live.runtime
 
-    async def reload(self, config: Config, base_dir: Path) -> list[str]:
+    async def reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         """Puts a checked configuration into force; returns its parts that changed.
 
         Raises ConfigError or ReloadRefused.
@@ -110,7 +110,7 @@ async def serve(path: Path, log_level: str) -> None:
         await _serve(config, path)
 
 
-async def _serve(config: Config, path: Path) -> None:
+async def _serve(config: GatewayConfig, path: Path) -> None:
     stop, hurry, reread = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -138,7 +138,7 @@ async def _serve(config: Config, path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    config: Config, base_dir: Path, *, path: Path | None = None, sinks: tuple[Sink, ...] = ()
+    config: GatewayConfig, base_dir: Path, *, path: Path | None = None, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[RunningGateway]:
     """A gateway on this loop; leaving the context drains and stops it. `path`: the file that an
     operator may have read again; `sinks`: told of every attempt. Raises ConfigError."""
@@ -165,7 +165,7 @@ async def running_gateway(
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
         metering = Metering(clock, time.time_ns, metering_state(config, base_dir))
-        live = Live(
+        live = ActiveConfiguration(
             config,
             base_dir,
             upstream=upstream,

@@ -1,7 +1,8 @@
 """Writes what follows from other sources in the chart: values.schema.json, the table in README.md.
 
 The schema's `config` part is that of the gateway's own types; the rest has the shape of
-values.yaml, with the rules below. `make chart` runs it, tests/repository/test_chart_files.py compares.
+values.yaml, with the rules below. `make chart` runs it, tests/repository/test_chart_files.py
+compares.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SECRET_KEY = {
     "dependencies": {"existingSecret": ["key"], "key": ["existingSecret"]},
 }
 RULES: dict[str, dict[str, Any]] = {
-    "config": {"$ref": "#/$defs/Config"},
+    "config": {"$ref": "#/$defs/GatewayConfig"},
     "replicaCount": _NATURAL,
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
@@ -117,7 +118,7 @@ def schema() -> dict[str, Any]:
     """values.schema.json: draft 7, which every Helm 3 and 4 knows."""
     own = json.loads(json.dumps(json_schema()))  # tuples as lists, as they are read again
     definitions = own["$defs"]
-    assert own["$ref"] == "#/$defs/Config"
+    assert own["$ref"] == "#/$defs/GatewayConfig"
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the moegate chart",

@@ -37,7 +37,7 @@ class Objective(enum.StrEnum):
     """Least time for all who share a group: requests are spread."""
 
 
-class RejectReason(enum.StrEnum):
+class RefusalReason(enum.StrEnum):
     """Why a request was refused: the shell maps each to one row of the error table."""
 
     QUEUE_FULL = "queue_full"
@@ -249,7 +249,7 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
+class Start:
     """Send the request to this placement now. `attempt` counts from 1; None: no prediction yet."""
 
     request_id: str
@@ -276,16 +276,16 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reject:
+class Refuse:
     """Refuse the request. `retry_after_s`: when it is worth another try; None: never."""
 
     request_id: str
-    reason: RejectReason
+    reason: RefusalReason
     message: str
     retry_after_s: float | None
 
 
-Action = Dispatch | Reject | Evict
+Action = Start | Refuse | Evict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """The scheduler: requests and events come in, actions go out.
 
 Pure: the caller gives `now` (seconds, monotonic) and performs the actions. Every request that is
-submitted ends exactly once: by a `Reject`, or by an `AttemptEnded` or `Cancelled` that the caller
-reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive the same
-object. What is decided for a request, and why, is in `decider.py`, one per model.
+submitted ends exactly once: by a `Refuse`, or by an `AttemptEnded` or `Cancelled` that the caller
+reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive
+the same object. What is decided for a request, and why, is in `model_scheduler.py`, one per model.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from scheduler.contract import (
     Event,
     PricesChanged,
     Progress,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     Request,
     ServingChanged,
     Tick,
 )
 from scheduler.decisions import Decision, Decisions
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
-from scheduler.model_scheduler import ModelDecider
-from scheduler.model_state import Lane
-from scheduler.placement_gates import GateReport, Gates
+from scheduler.model_scheduler import ModelScheduler
+from scheduler.model_state import ModelState
+from scheduler.placement_admission import AdmissionReport, PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.queue.model_queue import QueueLimits
-from scheduler.request_state import Ticket
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_time.step_model import StepModel
+from scheduler.tracked_request import TrackedRequest
 
 LOOK_AGAIN_S = 0.05
 """Time between looks at a queue that only time can help: streams that must first get ahead."""
@@ -65,17 +65,19 @@ class Scheduler:
                 raise ValueError(f"placement {facts.name!r} is there twice: names must differ")
             state = self._states[facts.name] = PlacementState(facts)
             by_model.setdefault(facts.model, []).append(state)
-        self._gates = Gates(placements)
+        self._admission = PlacementAdmission(placements)
         self.decisions = Decisions(max(map(len, by_model.values()), default=0))
-        self._tickets: dict[str, Ticket] = {}
+        self._tracked: dict[str, TrackedRequest] = {}
         self._retries = RetryBudget(limits.retries)
-        self._lanes = {
-            model: Lane(states, self._gates, policy or Policy(), limits.queue, self.decisions)
+        self._model_states = {
+            model: ModelState(
+                states, self._admission, policy or Policy(), limits.queue, self.decisions
+            )
             for model, states in by_model.items()
         }
-        self._deciders = {
-            model: ModelDecider(lane, self._tickets, self._retries, limits.attempts)
-            for model, lane in self._lanes.items()
+        self._model_schedulers = {
+            model: ModelScheduler(model_state, self._tracked, self._retries, limits.attempts)
+            for model, model_state in self._model_states.items()
         }
 
     def __repr__(self) -> str:
@@ -85,7 +87,7 @@ class Scheduler:
     @property
     def queued_requests(self) -> int:
         """Requests that wait."""
-        return sum(len(lane.queue) for lane in self._lanes.values())
+        return sum(len(model_state.queue) for model_state in self._model_states.values())
 
     @property
     def placements(self) -> Sequence[PlacementState]:
@@ -97,105 +99,113 @@ class Scheduler:
         """Whether any placement is in service."""
         return any(state.serving for state in self._states.values())
 
-    def gate(self, placement: str, now: float) -> GateReport:
+    def gate(self, placement: str, now: float) -> AdmissionReport:
         """How the breaker and the learnt limits of a placement stand."""
-        return self._gates.report(placement, now)
+        return self._admission.report(placement, now)
 
     def has_model(self, model: str) -> bool:
         """Whether any placement is there for the model, in service or not."""
-        return model in self._lanes
+        return model in self._model_states
 
     def token_block_sizes(self, model: str) -> tuple[int, ...]:
         """Tokens of a block, each size that the model's engines tell of; empty: none tells."""
-        lane = self._lanes.get(model)
-        return () if lane is None else lane.engine_caches.block_sizes
+        model_state = self._model_states.get(model)
+        return () if model_state is None else model_state.engine_caches.block_sizes
 
     def snapshot(self, now: float) -> SchedulerSnapshot:
         """Figures of every placement, pool and queue."""
-        return take_snapshot(tuple(self._states.values()), self._lanes, now)
+        return take_snapshot(tuple(self._states.values()), self._model_states, now)
 
     def step_model(self, placement: str, now: float) -> StepModel:
         """The step model of an own placement, as fitted now."""
-        lane = self._deciders[self._states[placement].facts.model].lane
-        return lane.fleet.fitted(placement, now)
+        model_state = self._model_schedulers[self._states[placement].facts.model].model_state
+        return model_state.fleet.fitted(placement, now)
 
     def submit(self, request: Request, now: float) -> tuple[Action, ...]:
         """Takes a new request; its id must be new among those that have not ended."""
-        if request.request_id in self._tickets:
+        if request.request_id in self._tracked:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        decider = self._deciders.get(request.model)
-        if decider is None:
+        model_scheduler = self._model_schedulers.get(request.model)
+        if model_scheduler is None:
             return (
-                Reject(
+                Refuse(
                     request_id=request.request_id,
-                    reason=RejectReason.UNKNOWN_MODEL,
+                    reason=RefusalReason.UNKNOWN_MODEL,
                     message=f"model {request.model!r} is not served here",
                     retry_after_s=None,
                 ),
             )
-        ticket = self._tickets[request.request_id] = Ticket(request)
+        tracked = self._tracked[request.request_id] = TrackedRequest(request)
         self._retries.request()
-        decider.lane.promise(ticket)
-        return decider.arrive(ticket, now)
+        model_scheduler.model_state.promise(tracked)
+        return model_scheduler.arrive(tracked, now)
 
     def quote(self, request: Request, now: float) -> Decision:
         """What would be decided for `request` now; nothing is started. The model must be known."""
-        return self._deciders[request.model].quote(request, now)
+        return self._model_schedulers[request.model].quote(request, now)
 
     def handle(self, event: Event, now: float) -> tuple[Action, ...]:
         """Takes an event. One that names an unknown request or an old attempt is ignored."""
         match event:
             case Progress() | AttemptEnded():
-                ticket = self._tickets.get(event.request_id)
-                if ticket is None or ticket.placement is None or ticket.attempts != event.attempt:
+                tracked = self._tracked.get(event.request_id)
+                if (
+                    tracked is None
+                    or tracked.placement is None
+                    or tracked.attempts != event.attempt
+                ):
                     return ()
-                decider = self._deciders[ticket.request.model]
+                model_scheduler = self._model_schedulers[tracked.request.model]
                 if isinstance(event, Progress):
-                    return decider.progress(ticket, event, now)
-                return decider.attempt_ended(ticket, event, now)
+                    return model_scheduler.progress(tracked, event, now)
+                return model_scheduler.attempt_ended(tracked, event, now)
             case Cancelled():
-                ticket = self._tickets.get(event.request_id)
-                if ticket is None:
+                tracked = self._tracked.get(event.request_id)
+                if tracked is None:
                     return ()
-                return self._deciders[ticket.request.model].cancelled(ticket, now)
+                return self._model_schedulers[tracked.request.model].cancelled(tracked, now)
             case EngineReport():
-                decider = self._deciders[self._states[event.placement].facts.model]
-                return decider.pump(now) if decider.lane.take_report(event, now) else ()
+                model_scheduler = self._model_schedulers[self._states[event.placement].facts.model]
+                return (
+                    model_scheduler.pump(now)
+                    if model_scheduler.model_state.take_report(event, now)
+                    else ()
+                )
             case CacheEvents():
-                lane = self._lanes[self._states[event.placement].facts.model]
-                lane.take_cache_events(event, now)
+                model_state = self._model_states[self._states[event.placement].facts.model]
+                model_state.take_cache_events(event, now)
                 return ()
             case PricesChanged():
                 state = self._states[event.placement]
                 state.facts = replace(
                     state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
                 )
-                self._deciders[state.facts.model].lane.take_prices()
+                self._model_schedulers[state.facts.model].model_state.take_prices()
                 return ()
             case ServingChanged():
-                decider = self._deciders[self._states[event.placement].facts.model]
-                decider.lane.set_serving(event, now)
+                model_scheduler = self._model_schedulers[self._states[event.placement].facts.model]
+                model_scheduler.model_state.set_serving(event, now)
                 if event.serving:
-                    self._gates.proved(event.placement)
-                    return decider.pump(now)
-                return decider.reject_stranded(now)
+                    self._admission.proved(event.placement)
+                    return model_scheduler.pump(now)
+                return model_scheduler.reject_stranded(now)
 
     def tick(self, now: float) -> Tick:
         """Expires what waited too long, starts what can start, and says when to call again."""
         actions: list[Action] = []
         wakes: list[float] = []
-        for decider in self._deciders.values():
-            lane = decider.lane
-            if not lane.queue:
-                lane.observe(now)
+        for model_scheduler in self._model_schedulers.values():
+            model_state = model_scheduler.model_state
+            if not model_state.queue:
+                model_state.observe(now)
                 continue
-            for due, queued in lane.queue.due(now):
-                actions.extend(decider.due(due, queued, now))
-            actions.extend(decider.pump(now))
-            if (due_s := lane.queue.next_due_s()) is not None:
+            for due, queued in model_state.queue.due(now):
+                actions.extend(model_scheduler.due(due, queued, now))
+            actions.extend(model_scheduler.pump(now))
+            if (due_s := model_state.queue.next_due_s()) is not None:
                 wakes.append(due_s)
-                if lane.time_heals:
+                if model_state.time_heals:
                     wakes.append(now + LOOK_AGAIN_S)
-        if wakes and (change_s := self._gates.next_change_s(now)) is not None:
+        if wakes and (change_s := self._admission.next_change_s(now)) is not None:
             wakes.append(change_s)
         return Tick(actions=tuple(actions), next_wake_s=min(wakes, default=None))

@@ -1,7 +1,7 @@
 """One model: its own placements, its remotes and its queue, and what they promise a request.
 
 `core.py` owns the requests and decides in which order ways are tried; `dispatching.py` takes them.
-A lane never holds a request that is not in its queue or on one of its placements.
+A model state never holds a request that is not in its queue or on one of its placements.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
 from scheduler.placement.placement import choose, quote
-from scheduler.placement.quotes import Ask, Block, Quote
-from scheduler.placement.self_hosted import LocalFleet
-from scheduler.placement_gates import Gates
+from scheduler.placement.quotes import Block, PlacementQuery, Quote
+from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.prefix_index import PrefixIndex
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset
 from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
-from scheduler.request_state import Ticket
+from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0
 """No request is promised its first token sooner than in this many times its own prefill: a long
@@ -49,22 +49,26 @@ _NOT_SERVING, _CONTEXT, _HARM, _HELD = map(
 )
 
 
-class Lane:
+class ModelState:
     """State of one model. `states`: all its placements, own ones and remotes."""
 
     def __init__(
         self,
         states: Sequence[PlacementState],
-        gates: Gates,
+        admission: PlacementAdmission,
         policy: Policy,
         limits: QueueLimits,
         decisions: Decisions,
     ) -> None:
         self.policy = policy
-        self.gates = gates
+        self.admission = admission
         self.decisions = decisions
-        self.fleet = LocalFleet((s for s in states if s.facts.kind is PlacementKind.LOCAL), policy)
-        self.remotes = Remotes([s for s in states if s.facts.kind is PlacementKind.REMOTE], gates)
+        self.fleet = SelfHostedFleet(
+            (s for s in states if s.facts.kind is PlacementKind.LOCAL), policy
+        )
+        self.remotes = Remotes(
+            [s for s in states if s.facts.kind is PlacementKind.REMOTE], admission
+        )
         self.queue = ModelQueue(limits, policy)
         self.prefixes = PrefixIndex(len(states))
         """Own placements first, then the remotes."""
@@ -89,19 +93,19 @@ class Lane:
         """Every placement of the model."""
         return [*self.fleet.states, *self.remotes.states]
 
-    def promise(self, ticket: Ticket, *, count: bool = True) -> None:
+    def promise(self, tracked: TrackedRequest, *, count: bool = True) -> None:
         """Sets what an arrival is promised and expected to need; `count` it as one."""
-        request = ticket.request
+        request = tracked.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
-        ticket.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
+        tracked.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
         lengths, longest = self.fleet.lengths, request.max_output_tokens
         mean, most = lengths.expected(request.key_id, longest)
-        ticket.output_tokens = mean * request.choices
-        ticket.reserve_tokens = request.prompt_tokens + math.ceil(ticket.output_tokens)
-        ticket.spread_tokens = math.sqrt(request.choices) * max(0.0, most - mean)
+        tracked.output_tokens = mean * request.choices
+        tracked.reserve_tokens = request.prompt_tokens + math.ceil(tracked.output_tokens)
+        tracked.spread_tokens = math.sqrt(request.choices) * max(0.0, most - mean)
         if count and request.slo.slo_class in URGENT:
-            mean_s = ticket.ttft_s if self._promised_s is None else self._promised_s
-            self._promised_s = mean_s + PROMISE_WEIGHT * (ticket.ttft_s - mean_s)
+            mean_s = tracked.ttft_s if self._promised_s is None else self._promised_s
+            self._promised_s = mean_s + PROMISE_WEIGHT * (tracked.ttft_s - mean_s)
 
     def observe(self, now: float) -> None:
         """Keeps the measured rate and the saturation up to date."""
@@ -153,9 +157,9 @@ class Lane:
         """Predicted time in the queue of a request that joins it now, or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
-    def work_s(self, ticket: Ticket, prefill_s: float) -> float:
+    def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
         """Time of a full group that the request takes."""
-        return prefill_s + ticket.output_tokens * self.fleet.full_token_s
+        return prefill_s + tracked.output_tokens * self.fleet.full_token_s
 
     def hit_tokens(self, request: Request) -> Floats:
         """Prompt tokens expected in the cache of each placement, remotes last."""
@@ -176,21 +180,21 @@ class Lane:
             expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
         return expected if np.count_nonzero(expected) else fleet.no_hits
 
-    def ask(self, ticket: Ticket, now: float, *, late: bool = False) -> Ask:
+    def ask(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
         """The request as a quote needs it."""
-        request = ticket.request
-        return Ask(
+        request = tracked.request
+        return PlacementQuery(
             request=request,
-            ttft_s=ticket.ttft_s,
-            excluded=self._excluded(ticket, now),
+            ttft_s=tracked.ttft_s,
+            excluded=self._excluded(tracked, now),
             hit_tokens=self.own_hit_tokens(request),
-            output_tokens=ticket.output_tokens,
-            reserve_tokens=ticket.reserve_tokens,
-            spread_tokens=ticket.spread_tokens,
+            output_tokens=tracked.output_tokens,
+            reserve_tokens=tracked.reserve_tokens,
+            spread_tokens=tracked.spread_tokens,
             late=late,
         )
 
-    def look(self, ask: Ask, now: float) -> tuple[int | None, Quote]:
+    def look(self, ask: PlacementQuery, now: float) -> tuple[int | None, Quote]:
         """Looks for an own placement once; remembers whether time alone may help."""
         self._rotation += 1
         chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
@@ -202,25 +206,27 @@ class Lane:
             self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
         return chosen, made
 
-    def figures(self, ask: Ask, now: float) -> Quote:
+    def figures(self, ask: PlacementQuery, now: float) -> Quote:
         """The quote without a choice."""
         return quote(self.fleet, ask, self.policy, now)
 
-    def queued(self, ticket: Ticket, made: Quote | None, last_start_s: float, now: float) -> Queued:
+    def queued(
+        self, tracked: TrackedRequest, made: Quote | None, last_start_s: float, now: float
+    ) -> Queued:
         """The request with its times, for the queue. `made`: None where only remotes can take it"""
-        request = ticket.request
+        request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if made is None else made.best_s()
-        late_s = request.arrival_s + ticket.ttft_s - service_s
-        spill_s = self.remotes.spill_s(ticket, now)
+        late_s = request.arrival_s + tracked.ttft_s - service_s
+        spill_s = self.remotes.spill_s(tracked, now)
         return Queued(
             request=request,
             spill_s=None if spill_s is None else max(now, min(spill_s, late_s)),
-            last_call_s=late_s - self.policy.last_call_share * ticket.ttft_s,
+            last_call_s=late_s - self.policy.last_call_share * tracked.ttft_s,
             late_s=late_s,
             expires_s=min(now + request.slo.max_queue_s, last_start_s),
             prefill_s=prefill_s,
             service_s=service_s,
-            work_s=self.work_s(ticket, prefill_s),
+            work_s=self.work_s(tracked, prefill_s),
             late=now >= late_s,
         )
 
@@ -260,13 +266,13 @@ class Lane:
             blocks = None if capacity is None else capacity // request.prefix_block_tokens
             self.prefixes.add(index, request.prefix_blocks, blocks)
 
-    def _excluded(self, ticket: Ticket, now: float) -> npt.NDArray[np.int8] | None:
+    def _excluded(self, tracked: TrackedRequest, now: float) -> npt.NDArray[np.int8] | None:
         """A `Block` for each own placement that is out of the question, else FREE; None: all are
         free."""
-        request, fleet = ticket.request, self.fleet
+        request, fleet = tracked.request, self.fleet
         all_serve = np.count_nonzero(fleet.serving) == len(fleet)
         exact = request.prompt_tokens_exact
-        if all_serve and not (exact or request.unsupported_by or self.troubled or ticket.failed):
+        if all_serve and not (exact or request.unsupported_by or self.troubled or tracked.failed):
             return None
         blocks = np.zeros(len(fleet), dtype=np.int8)
         if not all_serve:
@@ -278,17 +284,17 @@ class Lane:
                 blocks[index] = Block.NOT_PERMITTED
         for index in tuple(self.troubled):
             name = fleet.states[index].facts.name
-            if self.gates.broken(name, now):
+            if self.admission.broken(name, now):
                 blocks[index] = Block.NOT_SERVING
-            elif not self.gates.admits(name, request, now):
+            elif not self.admission.admits(name, request, now):
                 blocks[index] = Block.PAUSED
-            elif self.gates.closed(name, now):
+            elif self.admission.closed(name, now):
                 self.troubled.discard(index)
-        if ticket.failed:
+        if tracked.failed:
             open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
             free = [fleet.states[i] for i in np.flatnonzero(open_now)]
-            untried = [state for state in free if ticket.may_try(state.facts)]
-            better = ticket.preferred([*untried, *self.remotes.open(ticket, now)])
+            untried = [state for state in free if tracked.may_try(state.facts)]
+            better = tracked.preferred([*untried, *self.remotes.open(tracked, now)])
             kept = {state.facts.name for state in better}
             for state in free:
                 if state.facts.name not in kept:

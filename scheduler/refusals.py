@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.contract import PlacementKind, RejectReason, Request
+from scheduler.contract import PlacementKind, RefusalReason, Request
 from scheduler.overflow.remotes import fits_context
-from scheduler.placement_gates import Gates
+from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
 
 UNAVAILABLE_RETRY_S = 2.0
@@ -14,28 +14,28 @@ UNAVAILABLE_RETRY_S = 2.0
 
 
 def why_none_is_open(
-    states: Sequence[PlacementState], gates: Gates, request: Request, now: float
-) -> tuple[RejectReason, str, float | None]:
+    states: Sequence[PlacementState], admission: PlacementAdmission, request: Request, now: float
+) -> tuple[RefusalReason, str, float | None]:
     """Reason, message, and when to try again (None: never)."""
     usable = [state for state in states if permitted(state, request)]
     if not usable:
         message = "no server of this model may see or can honour this request"
-        return RejectReason.NO_PLACEMENT_ALLOWED, message, None
+        return RefusalReason.NO_PLACEMENT_ALLOWED, message, None
     fitting = [state for state in usable if fits_context(state, request)]
     if not fitting:
         longest = max(state.context_tokens or 0 for state in usable)
         message = f"{request.prompt_tokens} prompt tokens, the context has {longest}"
-        return RejectReason.TOO_LONG, message, None
+        return RefusalReason.TOO_LONG, message, None
     serving = [state for state in fitting if state.serving]
     if not serving:
         message = f"no server of model {request.model!r} is in service: {fitting[0].reason}"
-        return RejectReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
-    broken = gates.all_broken([state.facts.name for state in serving], now)
+        return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+    broken = admission.all_broken([state.facts.name for state in serving], now)
     message = f"every server of model {request.model!r} that could run this fails"
     if broken is None:
-        return RejectReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+        return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
     retry_s = max(UNAVAILABLE_RETRY_S, broken.retry_after_s)
-    return RejectReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
+    return RefusalReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
 
 
 def permitted(state: PlacementState, request: Request) -> bool:

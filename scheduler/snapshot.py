@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scheduler.contract import PlacementKind, SloClass
-from scheduler.model_state import URGENT, Lane
+from scheduler.model_state import URGENT, ModelState
 from scheduler.overflow.saturation import shown_share
 from scheduler.placement_state import PlacementState
 
@@ -110,11 +110,11 @@ class SchedulerSnapshot:
 
 
 def take_snapshot(
-    states: Iterable[PlacementState], lanes: Mapping[str, Lane], now: float
+    states: Iterable[PlacementState], model_states: Mapping[str, ModelState], now: float
 ) -> SchedulerSnapshot:
     """Figures of every placement (in the order of `states`), pool and queue."""
-    placements = tuple(_placement(state, lanes[state.facts.model], now) for state in states)
-    shares = {model: _saturation(lane, now) for model, lane in lanes.items()}
+    placements = tuple(_placement(state, model_states[state.facts.model], now) for state in states)
+    shares = {model: _saturation(model_state, now) for model, model_state in model_states.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
         if placement.kind is PlacementKind.LOCAL:
@@ -123,17 +123,19 @@ def take_snapshot(
         at_s=now,
         placements=placements,
         pools=tuple(
-            _pool(name, own, shares[own[0].model], lanes[own[0].model].saturation.marked)
+            _pool(name, own, shares[own[0].model], model_states[own[0].model].saturation.marked)
             for name, own in pools.items()
         ),
-        queues=tuple(_queue(model, lane, now) for model, lane in lanes.items()),
+        queues=tuple(
+            _queue(model, model_state, now) for model, model_state in model_states.items()
+        ),
     )
 
 
-def _placement(state: PlacementState, lane: Lane, now: float) -> PlacementSnapshot:
+def _placement(state: PlacementState, model_state: ModelState, now: float) -> PlacementSnapshot:
     facts, report = state.facts, state.report
-    index = lane.fleet.index.get(facts.name)
-    group = None if index is None else lane.fleet.groups[index]
+    index = model_state.fleet.index.get(facts.name)
+    group = None if index is None else model_state.fleet.groups[index]
     batch = state.sequences if group is None else group.batch
     idle_since_s = now if state.idle_since_s is None else state.idle_since_s
     return PlacementSnapshot(
@@ -161,7 +163,7 @@ def _placement(state: PlacementState, lane: Lane, now: float) -> PlacementSnapsh
         report_age_s=None if report is None else max(0.0, now - report.at_s),
         report_stale=state.stale(now),
         idle_s=now - idle_since_s,
-        releasable=index is not None and lane.fleet.releasable(index, now),
+        releasable=index is not None and model_state.fleet.releasable(index, now),
         ttft_s=state.ttft_s,
         error_share=state.error_share,
     )
@@ -181,25 +183,25 @@ def _pool(
     )
 
 
-def _saturation(lane: Lane, now: float) -> float:
-    drain_s = lane.drain_s()  # of those in time, whom late ones wait behind
+def _saturation(model_state: ModelState, now: float) -> float:
+    drain_s = model_state.drain_s()  # of those in time, whom late ones wait behind
     waiting = []
-    for queued in lane.queue:
+    for queued in model_state.queue:
         if queued.request.slo.slo_class in URGENT:
             wait_s = now - queued.request.arrival_s + (drain_s if queued.late else 0.0)
             waiting.append((queued.work_s, wait_s / queued.promised_s))
-    return shown_share(lane.saturation.value, waiting)
+    return shown_share(model_state.saturation.value, waiting)
 
 
-def _queue(model: str, lane: Lane, now: float) -> QueueSnapshot:
+def _queue(model: str, model_state: ModelState, now: float) -> QueueSnapshot:
     oldest_s = dict.fromkeys(SloClass, now)
-    for queued in lane.queue:
+    for queued in model_state.queue:
         name = queued.request.slo.slo_class
         oldest_s[name] = min(oldest_s[name], queued.request.arrival_s)
     return QueueSnapshot(
         model=model,
-        requests={name: lane.queue.waiting(name) for name in SloClass},
+        requests={name: model_state.queue.waiting(name) for name in SloClass},
         oldest_wait_s={name: now - arrival_s for name, arrival_s in oldest_s.items()},
-        size_bytes=lane.queue.size_bytes,
-        predicted_drain_s=lane.drain_s(),
+        size_bytes=model_state.queue.size_bytes,
+        predicted_drain_s=model_state.drain_s(),
     )

@@ -11,48 +11,55 @@ import numpy as np
 from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     Fault,
     PlacementKind,
     SloClass,
+    Start,
 )
 from scheduler.decisions import Decision, Tier
-from scheduler.model_state import Lane
+from scheduler.model_state import ModelState
 from scheduler.overflow.overflow import RemoteQuote
-from scheduler.placement.quotes import Ask, Quote
+from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
-from scheduler.request_state import Ticket
+from scheduler.tracked_request import TrackedRequest
 
 _TELLS = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
 """Outcomes that say something of the placement."""
 
 
-def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: float) -> Dispatch:
+def to_own(
+    model_state: ModelState,
+    tracked: TrackedRequest,
+    index: int,
+    ask: PlacementQuery,
+    made: Quote,
+    now: float,
+) -> Start:
     """Starts the request at an own placement."""
-    request, state = ticket.request, lane.fleet.states[index]
+    request, state = tracked.request, model_state.fleet.states[index]
     prefill_s = made.prefill_s.item(index)
     resident = Resident(
         request=request,
         started_s=now,
-        promised_ttft_s=ticket.ttft_s,
+        promised_ttft_s=tracked.ttft_s,
         kv_reserved_tokens=ask.reserve_tokens,
         kv_spread_tokens=ask.spread_tokens,
         prefill_s=prefill_s,
         hit_tokens=int(ask.hit_tokens.item(index)),
-        service_nano_usd=lane.service_nano_usd(index, prefill_s, ask.output_tokens),
+        service_nano_usd=model_state.service_nano_usd(index, prefill_s, ask.output_tokens),
     )
-    lane.fleet.add(index, resident, now)
+    model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
-        lane.batch[request.request_id] = index
-    lane.queue.counters.charge(request.tenant, request.weight, resident.service_nano_usd)
-    lane.rate.started(lane.work_s(ticket, prefill_s))
-    lane.remember_prefix(index, state, request)
-    _count_start(lane, ticket, state, now)
+        model_state.batch[request.request_id] = index
+    model_state.queue.counters.charge(request.tenant, request.weight, resident.service_nano_usd)
+    model_state.rate.started(model_state.work_s(tracked, prefill_s))
+    model_state.remember_prefix(index, state, request)
+    _count_start(model_state, tracked, state, now)
     reason = why(made, index)
-    record(lane, ticket, now, Tier.LOCAL, reason, made=made, chosen=state.facts.name)
-    return Dispatch(
+    record(model_state, tracked, now, Tier.LOCAL, reason, made=made, chosen=state.facts.name)
+    return Start(
         request_id=request.request_id,
-        attempt=ticket.attempts,
+        attempt=tracked.attempts,
         placement=state.facts.name,
         kind=PlacementKind.LOCAL,
         reason=reason,
@@ -63,37 +70,42 @@ def to_own(lane: Lane, ticket: Ticket, index: int, ask: Ask, made: Quote, now: f
 
 
 def to_remote(
-    lane: Lane, ticket: Ticket, made: Quote | None, now: float, *, any_ttft: bool
-) -> Dispatch | None:
+    model_state: ModelState,
+    tracked: TrackedRequest,
+    made: Quote | None,
+    now: float,
+    *,
+    any_ttft: bool,
+) -> Start | None:
     """Starts the request at the cheapest remote that is in time, with `any_ttft` else at any."""
-    chosen, why, quotes = overflow(lane, ticket, now, any_ttft=any_ttft)
+    chosen, why, quotes = overflow(model_state, tracked, now, any_ttft=any_ttft)
     if chosen is None:
         return None
-    request = ticket.request
-    at = lane.remotes.index[chosen.placement]
-    state = lane.remotes.states[at]
+    request = tracked.request
+    at = model_state.remotes.index[chosen.placement]
+    state = model_state.remotes.states[at]
     resident = Resident(
         request=request,
         started_s=now,
-        promised_ttft_s=ticket.ttft_s,
+        promised_ttft_s=tracked.ttft_s,
         kv_reserved_tokens=0,
         prefill_s=0.0,
         hit_tokens=chosen.hit_tokens,
         service_nano_usd=0.0,
     )
     state.add(resident, now)
-    lane.remotes.took(chosen.placement)
-    lane.remember_prefix(len(lane.fleet) + at, state, request)
-    _count_start(lane, ticket, state, now)
-    saturated = lane.fleet.serving.any()
+    model_state.remotes.took(chosen.placement)
+    model_state.remember_prefix(len(model_state.fleet) + at, state, request)
+    _count_start(model_state, tracked, state, now)
+    saturated = model_state.fleet.serving.any()
     reason = f"{'own servers saturated' if saturated else 'no own server can serve it'}; {why}"
     record(
-        lane, ticket, now, Tier.REMOTE, reason,
+        model_state, tracked, now, Tier.REMOTE, reason,
         made=made, chosen=chosen.placement, remote_quotes=quotes,
     )  # fmt: skip
-    return Dispatch(
+    return Start(
         request_id=request.request_id,
-        attempt=ticket.attempts,
+        attempt=tracked.attempts,
         placement=chosen.placement,
         kind=PlacementKind.REMOTE,
         reason=reason,
@@ -103,55 +115,61 @@ def to_remote(
 
 
 def overflow(
-    lane: Lane, ticket: Ticket, now: float, *, any_ttft: bool
+    model_state: ModelState, tracked: TrackedRequest, now: float, *, any_ttft: bool
 ) -> tuple[RemoteQuote | None, str, tuple[RemoteQuote, ...]]:
     """The remote to take, why, and what all promised; nothing is started."""
-    if not lane.remotes.states:
+    if not model_state.remotes.states:
         return None, "", ()
-    hits = lane.hit_tokens(ticket.request)[len(lane.fleet) :]
-    output_tokens = ticket.output_tokens
+    hits = model_state.hit_tokens(tracked.request)[len(model_state.fleet) :]
+    output_tokens = tracked.output_tokens
     quotes: tuple[RemoteQuote, ...] = ()
     for late_too in (False, True) if any_ttft else (False,):
-        quotes = lane.remotes.quotes(ticket, hits, output_tokens, now, late_too)
-        if (choice := lane.remotes.choose(quotes)) is not None:
+        quotes = model_state.remotes.quotes(tracked, hits, output_tokens, now, late_too)
+        if (choice := model_state.remotes.choose(quotes)) is not None:
             return *choice, quotes
     return None, "", quotes
 
 
-def take_back(lane: Lane, ticket: Ticket, now: float) -> tuple[PlacementState, Resident]:
+def take_back(
+    model_state: ModelState, tracked: TrackedRequest, now: float
+) -> tuple[PlacementState, Resident]:
     """Counts the request's attempt out, and settles its tenant's service."""
-    state, ticket.placement = ticket.placement, None
+    state, tracked.placement = tracked.placement, None
     assert state is not None
-    request = ticket.request
-    index = lane.fleet.index.get(state.facts.name)
+    request = tracked.request
+    index = model_state.fleet.index.get(state.facts.name)
     if index is None:
         return state, state.remove(request.request_id, now)
-    resident = lane.fleet.remove(index, request.request_id, now)
-    lane.batch.pop(request.request_id, None)
-    served = lane.service_nano_usd(index, resident.prefill_s, resident.output_tokens)
-    lane.queue.counters.charge(request.tenant, request.weight, served - resident.service_nano_usd)
+    resident = model_state.fleet.remove(index, request.request_id, now)
+    model_state.batch.pop(request.request_id, None)
+    served = model_state.service_nano_usd(index, resident.prefill_s, resident.output_tokens)
+    model_state.queue.counters.charge(
+        request.tenant, request.weight, served - resident.service_nano_usd
+    )
     return state, resident
 
 
-def learn(lane: Lane, state: PlacementState, resident: Resident, event: AttemptEnded) -> None:
+def learn(
+    model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
+) -> None:
     """Takes what the end of an attempt says of its placement and of such requests."""
-    index = lane.fleet.index.get(state.facts.name)
+    index = model_state.fleet.index.get(state.facts.name)
     if event.fault is not Fault.NONE and index is not None:
-        lane.troubled.add(index)
+        model_state.troubled.add(index)
     if event.outcome in _TELLS:
         state.note_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
-        told = index is not None and lane.engine_caches.is_known(index)
+        told = index is not None and model_state.engine_caches.is_known(index)
         if not (told and resident.request.token_blocks):  # else what was expected was no guess
             state.note_cached(resident, event.cached_tokens)
         if event.output_tokens is not None:
             request = resident.request
-            lane.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)
+            model_state.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)
 
 
 def record(
-    lane: Lane,
-    ticket: Ticket,
+    model_state: ModelState,
+    tracked: TrackedRequest,
     now: float,
     tier: Tier,
     reason: str,
@@ -161,12 +179,14 @@ def record(
     remote_quotes: tuple[RemoteQuote, ...] = (),
 ) -> None:
     """Keeps what was decided, and on which figures."""
-    lane.decisions.add(decision(lane, ticket, now, tier, reason, made, chosen, remote_quotes))
+    model_state.decisions.add(
+        decision(model_state, tracked, now, tier, reason, made, chosen, remote_quotes)
+    )
 
 
 def decision(
-    lane: Lane,
-    ticket: Ticket,
+    model_state: ModelState,
+    tracked: TrackedRequest,
     now: float,
     tier: Tier,
     reason: str,
@@ -175,21 +195,21 @@ def decision(
     remote_quotes: tuple[RemoteQuote, ...],
 ) -> Decision:
     """The record of a decision."""
-    request = ticket.request
+    request = tracked.request
     return Decision(
         request_id=request.request_id,
         tenant=request.tenant,
         model=request.model,
         at_s=now,
-        attempt=ticket.attempts,
+        attempt=tracked.attempts,
         tier=tier,
         chosen=chosen,
         reason=reason,
         prompt_tokens=request.prompt_tokens,
-        output_tokens=ticket.output_tokens,
-        own=lane.fleet.facts,
+        output_tokens=tracked.output_tokens,
+        own=model_state.fleet.facts,
         quote=None if made is None else made.kept(),
-        remotes=lane.remotes.facts,
+        remotes=model_state.remotes.facts,
         remote_quotes=remote_quotes,
     )
 
@@ -203,7 +223,9 @@ def why(made: Quote, index: int) -> str:
     )
 
 
-def _count_start(lane: Lane, ticket: Ticket, state: PlacementState, now: float) -> None:
-    ticket.attempts += 1
-    ticket.placement = state
-    lane.gates.started(state.facts.name, ticket.request, now)
+def _count_start(
+    model_state: ModelState, tracked: TrackedRequest, state: PlacementState, now: float
+) -> None:
+    tracked.attempts += 1
+    tracked.placement = state
+    model_state.admission.started(state.facts.name, tracked.request, now)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.contract import RejectReason, Request
+from scheduler.contract import RefusalReason, Request
 from simulation.kv_cache import Key
 from simulation.sequences import LengthRequest
 
@@ -58,7 +58,7 @@ class Outcome:
 
     arrival: Arrival
     kind: OutcomeKind
-    reason: RejectReason | None
+    reason: RefusalReason | None
     placement: str
     dispatched_s: float | None
     first_token_s: float | None

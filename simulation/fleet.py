@@ -31,13 +31,13 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Cancelled,
-    Dispatch,
     EngineReport,
     Evict,
     Progress,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     ServingChanged,
+    Start,
 )
 from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
 from simulation.decider import Decider, FleetTiming, Flight, SimulatedPlacement, report_of
@@ -249,15 +249,15 @@ class FleetSimulation:
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Dispatch():
+                case Start():
                     self._dispatch(action)
-                case Reject():
+                case Refuse():
                     flight = self._flights[action.request_id]
                     self._finish(flight, OutcomeKind.REJECTED, action.reason, 0)
                 case Evict():
                     self._evict(action)
 
-    def _dispatch(self, action: Dispatch) -> None:
+    def _dispatch(self, action: Start) -> None:
         flight = self._flights[action.request_id]
         if flight.placement is not None:
             raise RuntimeError(f"request {action.request_id} was dispatched twice")
@@ -378,7 +378,7 @@ class FleetSimulation:
         return tokens
 
     def _finish(
-        self, flight: Flight, kind: OutcomeKind, reason: RejectReason | None, tokens: int
+        self, flight: Flight, kind: OutcomeKind, reason: RefusalReason | None, tokens: int
     ) -> None:
         del self._flights[flight.arrival.request.request_id]
         self._ended[kind] += 1

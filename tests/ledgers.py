@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gateway.accounting.ledger.database import SqliteTx, Tx, run_now
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.generation import Usage
 from gateway.server import RunningGateway
@@ -103,5 +103,5 @@ RATES = TokenRates(
 
 def a_nano_dollar_a_token(gateway: RunningGateway, placements: Sequence[str] = ("own/a",)) -> None:
     """Gives placements a price, from now on."""
-    book = PriceBook(rates=dict.fromkeys(placements, RATES))
+    book = RateSnapshot(rates=dict.fromkeys(placements, RATES))
     gateway.runtime.dispatcher.book = book

@@ -21,17 +21,17 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.accounting.prices.rate_snapshot import PriceBook, price_book
+from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config.gateway import Config, Limits, Remote, Timeouts
-from gateway.config.remote import Failures, RemoteApi
+from gateway.config.gateway import GatewayConfig, LimitsConfig, RemoteConfig, TimeoutsConfig
+from gateway.config.remote import FailuresConfig, RemoteApi
 from scheduler.contract import AttemptOutcome
 from scheduler.pricing import RateTier, TokenRates
 from tests import serving
 from tests.misbehaving_moegate import over_grpc
 from tests.serving import Serving, until
 
-TIMEOUTS = Timeouts(connect_s=2.0, first_token_s=2.0, idle_s=2.0, total_s=30.0)
+TIMEOUTS = TimeoutsConfig(connect_s=2.0, first_token_s=2.0, idle_s=2.0, total_s=30.0)
 """Those of a real gateway, scaled: an idle timeout of 30 s would make a stall 30 s long."""
 PROMPT_TOKENS = 5
 ANSWER_ID = "answer-7"
@@ -344,11 +344,11 @@ async def on_a_free_port(app: web.Application) -> AsyncIterator[str]:
 async def misbehaving(
     side: Side,
     *scripts: Script,
-    failures: Failures | None = None,
-    limits: Limits | None = None,
-    timeouts: Timeouts = TIMEOUTS,
+    failures: FailuresConfig | None = None,
+    limits: LimitsConfig | None = None,
+    timeouts: TimeoutsConfig = TIMEOUTS,
     urls: Callable[[list[str]], list[str]] = lambda urls: urls,
-    change: Callable[[Remote], Remote] = lambda remote: remote,
+    change: Callable[[RemoteConfig], RemoteConfig] = lambda remote: remote,
     ready: int | None = None,
 ) -> AsyncIterator[Bench]:
     """A gateway before one upstream a script. `urls` changes their addresses, `change` the
@@ -361,7 +361,7 @@ async def misbehaving(
         addresses = urls([upstream.url for upstream in upstreams])
         settings = _config(side, addresses, timeouts, change)
         settings = msgspec.structs.replace(
-            settings, failures=failures or Failures(), limits=limits or Limits()
+            settings, failures=failures or FailuresConfig(), limits=limits or LimitsConfig()
         )
         settled: list[SettledAttempt] = []
         served = await stack.enter_async_context(
@@ -370,16 +370,19 @@ async def misbehaving(
         await serving.until_serving(served.gateway, len(scripts) if ready is None else ready)
         runtime = served.gateway.runtime
         placements = [state.facts for state in runtime.scheduler.placements]
-        book = price_book(placements)
-        runtime.dispatcher.book = PriceBook(
+        book = rate_snapshot(placements)
+        runtime.dispatcher.book = RateSnapshot(
             rates={placement.name: RATES for placement in placements}, remotes=book.remotes
         )
         yield Bench(served, upstreams, settled, tasks())
 
 
 def _config(
-    side: Side, urls: list[str], timeouts: Timeouts, change: Callable[[Remote], Remote]
-) -> Config:
+    side: Side,
+    urls: list[str],
+    timeouts: TimeoutsConfig,
+    change: Callable[[RemoteConfig], RemoteConfig],
+) -> GatewayConfig:
     if side is Side.LOCAL:
         return serving.config(pools=[serving.pool(urls, timeouts=timeouts, max_num_seqs=64)])
     api = RemoteApi(side.value)
@@ -387,7 +390,7 @@ def _config(
         urls = [url.replace("http", "grpc", 1) for url in urls]
     remotes = [
         change(
-            Remote(
+            RemoteConfig(
                 name=f"far-{chr(ord('a') + i)}",
                 remote_class="eu",
                 model=serving.MODEL,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway.accounting.settlement import Sink
-from gateway.config.gateway import Timeouts
-from gateway.config.telemetry import Telemetry
+from gateway.config.gateway import TimeoutsConfig
+from gateway.config.telemetry import TelemetryConfig
 from tests import serving
 from tests.serving import Serving
 
@@ -109,11 +109,11 @@ async def listening(*scripts: Scripted) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def upstreams(
-    *scripts: Scripted, sinks: tuple[Sink, ...] = (), telemetry: Telemetry | None = None
+    *scripts: Scripted, sinks: tuple[Sink, ...] = (), telemetry: TelemetryConfig | None = None
 ) -> AsyncIterator[Serving]:
     """A gateway in front of scripted upstreams, named a, b, c in order."""
     async with listening(*scripts):
-        timeouts = Timeouts(first_token_s=2.0, idle_s=2.0)
+        timeouts = TimeoutsConfig(first_token_s=2.0, idle_s=2.0)
         pool = serving.pool([script.url for script in scripts], timeouts=timeouts)
         settings = serving.config(pools=[pool], telemetry=telemetry)
         async with serving.serving(settings, sinks=sinks) as gateway:

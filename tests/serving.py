@@ -18,20 +18,20 @@ from grpc_status import rpc_status
 from gateway.accounting.settlement import Sink
 from gateway.auth.authenticator import key_sha256
 from gateway.config.gateway import (
-    Config,
-    Gpu,
-    Key,
-    Limits,
-    Pool,
-    Remote,
-    Replica,
-    Server,
-    SloClasses,
-    SloFigures,
-    Tenant,
-    Timeouts,
+    GatewayConfig,
+    GpuConfig,
+    KeyConfig,
+    LimitsConfig,
+    PoolConfig,
+    RemoteConfig,
+    ReplicaConfig,
+    ServerConfig,
+    SloClassesConfig,
+    SloFiguresConfig,
+    TenantConfig,
+    TimeoutsConfig,
 )
-from gateway.config.telemetry import Telemetry
+from gateway.config.telemetry import TelemetryConfig
 from gateway.server import RunningGateway, running_gateway
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
 
@@ -48,23 +48,27 @@ def pool(
     *,
     upstream_model: str | None = None,
     max_num_seqs: int = 8,
-    timeouts: Timeouts | None = None,
-) -> Pool:
+    timeouts: TimeoutsConfig | None = None,
+) -> PoolConfig:
     """A pool of the model, one replica a URL, named a, b, c."""
-    return Pool(
+    return PoolConfig(
         name="own",
         model=MODEL,
         upstream_model=upstream_model,
-        replicas=tuple(Replica(name=chr(ord("a") + i), url=url) for i, url in enumerate(urls)),
-        gpu=Gpu(type="H100", count=1, usd_per_gpu_hour="2.50"),
+        replicas=tuple(
+            ReplicaConfig(name=chr(ord("a") + i), url=url) for i, url in enumerate(urls)
+        ),
+        gpu=GpuConfig(type="H100", count=1, usd_per_gpu_hour="2.50"),
         max_num_seqs=max_num_seqs,
-        timeouts=timeouts or Timeouts(),
+        timeouts=timeouts or TimeoutsConfig(),
     )
 
 
-def remote(url: str, *, upstream_model: str | None = None, max_concurrency: int = 8) -> Remote:
+def remote(
+    url: str, *, upstream_model: str | None = None, max_concurrency: int = 8
+) -> RemoteConfig:
     """A remote of the model, of class "eu"."""
-    return Remote(
+    return RemoteConfig(
         name="far",
         remote_class="eu",
         model=MODEL,
@@ -74,30 +78,34 @@ def remote(url: str, *, upstream_model: str | None = None, max_concurrency: int 
     )
 
 
-PATIENT = SloFigures(ttft_s=60.0, tpot_s=5.0, max_queue_s=60.0)
+PATIENT = SloFiguresConfig(ttft_s=60.0, tpot_s=5.0, max_queue_s=60.0)
 """A class of service for tests that are not about scheduling, on machines that may be slow: no
 request waits for another one's sake."""
 
 
 def config(
     *,
-    pools: Sequence[Pool] = (),
-    remotes: Sequence[Remote] = (),
-    keys: Sequence[Key] = (),
-    limits: Limits | None = None,
-    telemetry: Telemetry | None = None,
-    interactive: SloFigures | None = None,
-) -> Config:
+    pools: Sequence[PoolConfig] = (),
+    remotes: Sequence[RemoteConfig] = (),
+    keys: Sequence[KeyConfig] = (),
+    limits: LimitsConfig | None = None,
+    telemetry: TelemetryConfig | None = None,
+    interactive: SloFiguresConfig | None = None,
+) -> GatewayConfig:
     """A configuration with the key `KEY`, on a free port."""
-    mine = Key(id="test", sha256=key_sha256(KEY))
-    return Config(
-        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=30.0, probe_interval_s=0.1),
+    mine = KeyConfig(id="test", sha256=key_sha256(KEY))
+    return GatewayConfig(
+        server=ServerConfig(
+            listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=30.0, probe_interval_s=0.1
+        ),
         pools=tuple(pools),
         remotes=tuple(remotes),
-        tenants=(Tenant(name="team", keys=(mine, *keys)),),
-        limits=limits or Limits(),
-        telemetry=telemetry or Telemetry(),
-        slo_classes=SloClasses() if interactive is None else SloClasses(interactive=interactive),
+        tenants=(TenantConfig(name="team", keys=(mine, *keys)),),
+        limits=limits or LimitsConfig(),
+        telemetry=telemetry or TelemetryConfig(),
+        slo_classes=SloClassesConfig()
+        if interactive is None
+        else SloClassesConfig(interactive=interactive),
     )
 
 
@@ -112,7 +120,7 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Config, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
+    settings: GatewayConfig, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[Serving]:
     """Runs a gateway; with `ready`, until every own replica is in service."""
     with tempfile.TemporaryDirectory(prefix="moegate-test-") as folder:
@@ -122,7 +130,7 @@ async def serving(
 
 @contextlib.asynccontextmanager
 async def serving_in(
-    folder: Path, settings: Config, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
+    folder: Path, settings: GatewayConfig, *, ready: bool = True, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[Serving]:
     """The same, with its ledger in a folder that stays."""
     async with (

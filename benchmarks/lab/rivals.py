@@ -18,14 +18,14 @@ from scheduler.contract import (
     Action,
     AttemptEnded,
     Cancelled,
-    Dispatch,
     EngineReport,
     Event,
     PlacementKind,
     Progress,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     Request,
+    Start,
     Tick,
 )
 from scheduler.step_time.step_model import StepModel
@@ -117,9 +117,9 @@ class Rival:
             request = self._queue[0]
             if now - request.arrival_s > self._wait_share * request.slo.ttft_s:
                 actions.append(
-                    Reject(
+                    Refuse(
                         request_id=request.request_id,
-                        reason=RejectReason.QUEUE_TIMEOUT,
+                        reason=RefusalReason.QUEUE_TIMEOUT,
                         message="waited too long",
                         retry_after_s=None,
                     )
@@ -134,7 +134,7 @@ class Rival:
             actions.append(self._send(request, self._choose(self, request, free)))
         return actions
 
-    def _send(self, request: Request, replica: Replica) -> Dispatch:
+    def _send(self, request: Request, replica: Replica) -> Start:
         replica.requests[request.request_id] = 0
         replica.kv_tokens += request.prompt_tokens
         replica.prefill_s += self._prefill_s(request)
@@ -144,7 +144,7 @@ class Rival:
             replica.known.move_to_end(block)
         while len(replica.known) > MOST_PREFIX_BLOCKS:
             replica.known.popitem(last=False)
-        return Dispatch(
+        return Start(
             request_id=request.request_id,
             attempt=1,
             placement=replica.name,

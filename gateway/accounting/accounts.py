@@ -29,8 +29,8 @@ from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
 from gateway.accounting.ledger.rows import entry
 from gateway.accounting.ledger.spool import Spool, bring_in
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config.gateway import Config
-from gateway.config.ledger import BudgetEntry, nano_usd
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.secrets import resolve
 from scheduler.budgets.budget import Budget, Scope
@@ -110,7 +110,7 @@ class Accounts:
 
 
 @contextlib.asynccontextmanager
-async def accounts(config: Config, base_dir: Path) -> AsyncIterator[Accounts]:
+async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounts]:
     """Opens the ledger, books what a killed process left, and closes it in order.
 
     Raises ConfigError where it cannot be opened.
@@ -174,7 +174,7 @@ async def accounts(config: Config, base_dir: Path) -> AsyncIterator[Accounts]:
             await ledger.flush()
 
 
-def budget(entry: BudgetEntry) -> Budget:
+def budget(entry: BudgetConfig) -> Budget:
     """A budget of the configuration file."""
     return Budget(
         tenant=entry.tenant,

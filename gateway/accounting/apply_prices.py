@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.accounting.metering import Metering
-from gateway.accounting.prices.rate_snapshot import price_book
+from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.accounting.prices.source import group_of, metered_groups, priced
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from scheduler.contract import PlacementKind, PricesChanged
 
 if TYPE_CHECKING:
     from gateway.runtime.assembly import Runtime
 
 
-def metering_state(config: Config, base_dir: Path) -> Path | None:
+def metering_state(config: GatewayConfig, base_dir: Path) -> Path | None:
     """File of the meter's sums; None: they are not kept."""
     state = config.metering.state
     return None if state is None else base_dir / state
@@ -34,7 +34,7 @@ def pay(metering: Metering, runtime: Runtime) -> None:
 
     def reprice() -> float:
         placements = priced(facts, runtime.config, runtime.prices, metering.unix_s)
-        runtime.dispatcher.book = price_book(placements)
+        runtime.dispatcher.book = rate_snapshot(placements)
         for placement in placements:
             runtime.dispatcher.handle(
                 PricesChanged(

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.accounting.metering import Metering
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.accounting.settlement import Metered, SettledAttempt, Sink, settle
 from gateway.accounting.usage import token_counts
 from gateway.domain.generation import Usage
 from scheduler.contract import (
     AttemptOutcome,
-    Dispatch,
     EngineReport,
     Event,
     Request,
     ServingChanged,
+    Start,
 )
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.runs import Run
@@ -56,9 +56,9 @@ class OpenAttempt:
     def __init__(
         self,
         request: Request,
-        dispatch: Dispatch,
+        dispatch: Start,
         *,
-        book: PriceBook,
+        book: RateSnapshot,
         pool: str,
         group: GroupMeter | None,
         metering: Metering,
@@ -139,13 +139,13 @@ class OpenAttempt:
         totals.slo_met += not slow
 
 
-class Accountant:
+class AttemptRecorder:
     """Of one dispatcher. `groups` and `pools`: by own placement."""
 
     def __init__(
         self,
         *,
-        book: PriceBook,
+        book: RateSnapshot,
         metering: Metering,
         groups: Mapping[str, str],
         pools: Mapping[str, str],
@@ -159,7 +159,7 @@ class Accountant:
         self._sinks = sinks
 
     def begin(
-        self, request: Request, dispatch: Dispatch, book: PriceBook, now_s: float
+        self, request: Request, dispatch: Start, book: RateSnapshot, now_s: float
     ) -> OpenAttempt:
         """An attempt starts; `book`: the prices at the request's admission."""
         group = self._groups.get(dispatch.placement)

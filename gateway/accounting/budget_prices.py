@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.accounting.prices.catalog import Prices
-from gateway.config.gateway import Config, Key, Pool, Remote
+from gateway.config.gateway import GatewayConfig, KeyConfig, PoolConfig, RemoteConfig
 from gateway.config.problems import Problem
 from scheduler.budgets.budget import Budget
 
@@ -19,7 +19,7 @@ FIX = (
 
 
 def unpriced_budget(
-    budget: Budget, config: Config, prices: Prices, unix_s: float, path: str
+    budget: Budget, config: GatewayConfig, prices: Prices, unix_s: float, path: str
 ) -> Iterator[Problem]:
     """A problem for each model that the budget's keys may call and some server of which has no
     price at a time; `path` names the budget."""
@@ -32,8 +32,8 @@ def unpriced_budget(
     ]
     key = f", key {budget.key_id}" if budget.key_id else ""
     value = f"tenant {budget.tenant}{key}, a {budget.period}"
-    servers: dict[str, list[Pool | Remote]] = {}
-    every: list[Pool | Remote] = [*config.pools, *config.remotes]
+    servers: dict[str, list[PoolConfig | RemoteConfig]] = {}
+    every: list[PoolConfig | RemoteConfig] = [*config.pools, *config.remotes]
     for server in every:
         if any(_may_call(key, server) for key in keys):
             servers.setdefault(server.model, []).append(server)
@@ -52,16 +52,16 @@ def unpriced_budget(
         yield Problem(path=path, value=value, message=message, fix=FIX)
 
 
-def _may_call(key: Key, server: Pool | Remote) -> bool:
+def _may_call(key: KeyConfig, server: PoolConfig | RemoteConfig) -> bool:
     if key.models and server.model not in key.models:
         return False
-    if isinstance(server, Pool) or key.remote_classes is None:
+    if isinstance(server, PoolConfig) or key.remote_classes is None:
         return True
     return server.remote_class in key.remote_classes
 
 
-def _priced(server: Pool | Remote, prices: Prices, unix_s: float) -> bool:
-    if isinstance(server, Pool):
+def _priced(server: PoolConfig | RemoteConfig, prices: Prices, unix_s: float) -> bool:
+    if isinstance(server, PoolConfig):
         return prices.showback_rates(server.name, unix_s) is not None
     return server.price_row is not None and (
         prices.remote_rates(server.price_row, unix_s) is not None

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.accounting.usage import token_counts
 from gateway.domain.generation import Usage
-from scheduler.contract import AttemptOutcome, Dispatch, PlacementKind, Request, SloClass
+from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start
 from scheduler.pricing import TokenCounts, TokenRates
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
@@ -107,9 +107,9 @@ Sink = Callable[[SettledAttempt], None]
 
 def settle(
     request: Request,
-    dispatch: Dispatch,
+    dispatch: Start,
     *,
-    book: PriceBook,
+    book: RateSnapshot,
     pool: str,
     outcome: AttemptOutcome,
     handed_over: bool,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.gateway import Config, Key, KeyRole, Tenant
+from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.secrets import resolve
 from scheduler.contract import SloClass
@@ -59,7 +59,7 @@ class Caller:
 class Authenticator:
     """Finds the caller of a key. Built from a checked configuration, immutable."""
 
-    def __init__(self, config: Config, base_dir: Path) -> None:
+    def __init__(self, config: GatewayConfig, base_dir: Path) -> None:
         """`base_dir`: what secret files are relative to. Raises ConfigError."""
         # Found by the first bytes of the hash, so that a thousand keys cost no more than one. What
         # the time of that look-up could tell is of no use: nobody can choose a key by its hash.
@@ -91,7 +91,7 @@ def key_sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def hash_of(key: Key, base_dir: Path) -> str:
+def hash_of(key: KeyConfig, base_dir: Path) -> str:
     """The hash of a configured key. Raises ConfigError, its paths relative to the key: both or
     nothing given, or not readable."""
     if key.sha256 is None and key.api_key is not None:
@@ -134,7 +134,7 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: Tenant, key: Key) -> Caller:
+def _caller(tenant: TenantConfig, key: KeyConfig) -> Caller:
     return Caller(
         tenant=tenant.name,
         key_id=key.id,

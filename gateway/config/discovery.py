@@ -24,7 +24,7 @@ NameServer = Annotated[
 ]
 
 
-class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DiscoveryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Replicas found in DNS: every address of a name is one vLLM server, as behind a headless
     Service of Kubernetes. The name is looked up again and again: new addresses are probed and take
     requests, addresses that are gone get no new ones and finish their streams."""

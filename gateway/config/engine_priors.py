@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway.config.gateway import MoeShape, Pool
+from gateway.config.gateway import MoeShapeConfig, PoolConfig
 from gateway.config.prior import KvCacheFormat
 from gateway.config.problems import ConfigError, problem
 from gateway.config.syntax.shape import nearest
@@ -56,7 +56,7 @@ def read_model_dir(path: Path) -> ModelFacts:
         raise UnreadableConfig(f"{file}: {error}") from None
 
 
-def pool_facts(pool: Pool, base_dir: Path) -> ModelFacts | None:
+def pool_facts(pool: PoolConfig, base_dir: Path) -> ModelFacts | None:
     """What is known of a pool's model. Raises UnreadableConfig for a file that it names."""
     stated = pool.prior
     if stated.config_json is not None:
@@ -70,11 +70,11 @@ def pool_facts(pool: Pool, base_dir: Path) -> ModelFacts | None:
     return in_format(facts, stated.weights.value)
 
 
-def pool_prior(pool: Pool, base_dir: Path) -> PoolPrior:
+def pool_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
     """The prior of each replica of a pool. Raises UnreadableConfig."""
     facts = pool_facts(pool, base_dir)
     if facts is None:
-        shape = pool.moe or MoeShape(
+        shape = pool.moe or MoeShapeConfig(
             experts=QWEN3_30B_H100.experts, experts_per_token=QWEN3_30B_H100.experts_per_token
         )
         return PoolPrior(
@@ -100,7 +100,7 @@ def pool_prior(pool: Pool, base_dir: Path) -> PoolPrior:
     return PoolPrior(step_model=model, basis=f"{facts.name} on {spread.gpus} x {named}")
 
 
-def checked_prior(pool: Pool, base_dir: Path) -> PoolPrior:
+def checked_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
     """The same, with the error of a configuration. Raises ConfigError, relative to the pool."""
     stated = pool.prior
     if stated.catalog is not None and stated.catalog not in KNOWN:

@@ -12,24 +12,24 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.discovery import Discover
-from gateway.config.kv_events import KvEvents, Port
-from gateway.config.ledger import BudgetEntry, Ledger
-from gateway.config.prices import DisaggregatedNodes, Metering, PriceSources
-from gateway.config.prior import Prior
+from gateway.config.discovery import DiscoveryConfig
+from gateway.config.kv_events import KvEventsConfig, Port
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
+from gateway.config.prior import PriorConfig
 from gateway.config.remote import (
-    Failures,
+    FailuresConfig,
     Feature,
     JsonText,
     MaxTokensField,
-    OtherGateway,
+    OtherGatewayConfig,
     PriceRow,
     RemoteApi,
-    RemoteLimits,
+    RemoteLimitsConfig,
 )
-from gateway.config.telemetry import Telemetry
+from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Name as Name
-from gateway.config.values import Secret as Secret
+from gateway.config.values import SecretConfig as SecretConfig
 from scheduler.contract import Objective, SloClass
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -76,11 +76,11 @@ class KeyRole(enum.StrEnum):
     """And run the gateway."""
 
 
-class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
 
 
-class Gpu(_Config, frozen=True, kw_only=True):
+class GpuConfig(_Part, frozen=True, kw_only=True):
     """GPUs of one replica, and what they cost."""
 
     type: Annotated[str, Meta(min_length=1)]
@@ -91,7 +91,7 @@ class Gpu(_Config, frozen=True, kw_only=True):
     """Price of one GPU for an hour; absent: unknown, and so is every cost."""
 
 
-class Timeouts(_Config, frozen=True, kw_only=True):
+class TimeoutsConfig(_Part, frozen=True, kw_only=True):
     """Limits on the parts of one upstream call, seconds."""
 
     connect_s: Seconds = 3.0
@@ -104,7 +104,7 @@ class Timeouts(_Config, frozen=True, kw_only=True):
     """The whole call."""
 
 
-class MoeShape(_Config, frozen=True, kw_only=True):
+class MoeShapeConfig(_Part, frozen=True, kw_only=True):
     """Experts of the model: they decide how a step's time grows with its batch."""
 
     experts: Annotated[int, Meta(ge=2, le=4096)]
@@ -113,7 +113,7 @@ class MoeShape(_Config, frozen=True, kw_only=True):
     """Experts that each token takes."""
 
 
-class Replica(_Config, frozen=True, kw_only=True):
+class ReplicaConfig(_Part, frozen=True, kw_only=True):
     """One vLLM server."""
 
     name: Name
@@ -125,7 +125,7 @@ class Replica(_Config, frozen=True, kw_only=True):
     as far from it as the pool's."""
 
 
-class Pool(_Config, frozen=True, kw_only=True):
+class PoolConfig(_Part, frozen=True, kw_only=True):
     """Own vLLM replicas of one model, all alike."""
 
     name: Name
@@ -134,11 +134,11 @@ class Pool(_Config, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that vLLM serves it under (--served-model-name); absent: `model`."""
-    replicas: tuple[Replica, ...] = ()
+    replicas: tuple[ReplicaConfig, ...] = ()
     """The servers; none: those that `discover` finds."""
-    discover: Discover | None = None
+    discover: DiscoveryConfig | None = None
     """Finds the servers in DNS; absent: `replicas` lists them."""
-    gpu: Gpu
+    gpu: GpuConfig
     """GPUs of one replica."""
     data_parallel_ranks: Count = 1
     """Data-parallel ranks of one replica (--data-parallel-size)."""
@@ -151,15 +151,15 @@ class Pool(_Config, frozen=True, kw_only=True):
     """KV cache of one replica, tokens; absent: read from the engine."""
     context_tokens: Count | None = None
     """Most tokens of prompt and output (--max-model-len); absent: read from the engine."""
-    moe: MoeShape | None = None
+    moe: MoeShapeConfig | None = None
     """Experts of the model; absent: those of `prior`."""
-    prior: Prior = Prior()
+    prior: PriorConfig = PriorConfig()
     """Facts of the model; absent: those of the catalog, found by the model's name."""
-    api_key: Secret | None = None
+    api_key: SecretConfig | None = None
     """Key of the replicas (--api-key)."""
-    disaggregated: DisaggregatedNodes | None = None
+    disaggregated: DisaggregatedNodesConfig | None = None
     """How a replica is split into prefill and decode nodes; absent: it is not."""
-    kv_events: KvEvents | None = None
+    kv_events: KvEventsConfig | None = None
     """The replicas publish what their prefix caches hold; absent: that is not listened to."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
@@ -169,11 +169,11 @@ class Pool(_Config, frozen=True, kw_only=True):
     pools of a model."""
     release_delay_s: Seconds = 30.0
     """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
     """Limits on calls."""
 
 
-class Header(_Config, frozen=True, kw_only=True):
+class HeaderConfig(_Part, frozen=True, kw_only=True):
     """An HTTP header that every request to a remote gets: exactly one of `value` and `secret`."""
 
     name: Annotated[
@@ -183,11 +183,11 @@ class Header(_Config, frozen=True, kw_only=True):
     """Such as HTTP-Referer."""
     value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     """The value itself, if it is no secret."""
-    secret: Secret | None = None
+    secret: SecretConfig | None = None
     """The value by reference."""
 
 
-class Remote(_Config, frozen=True, kw_only=True):
+class RemoteConfig(_Part, frozen=True, kw_only=True):
     """A remote API that serves a model when the own servers are saturated."""
 
     name: Name
@@ -207,9 +207,9 @@ class Remote(_Config, frozen=True, kw_only=True):
         str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path such as /v1.")
     ] = "/v1"
     """What stands between the address and the paths of the API."""
-    api_key: Secret | None = None
+    api_key: SecretConfig | None = None
     """Key of the remote."""
-    headers: tuple[Header, ...] = ()
+    headers: tuple[HeaderConfig, ...] = ()
     """Further HTTP headers of every request."""
     extra_body_json: JsonText | None = None
     """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
@@ -219,7 +219,7 @@ class Remote(_Config, frozen=True, kw_only=True):
     """What it cannot: requests that ask for it do not go there."""
     max_concurrency: Count = 32
     """Most requests at once."""
-    limits: RemoteLimits = RemoteLimits()
+    limits: RemoteLimitsConfig = RemoteLimitsConfig()
     """What the provider lets the gateway send."""
     context_tokens: Count | None = None
     """Most tokens of prompt and output; absent: unknown."""
@@ -227,17 +227,17 @@ class Remote(_Config, frozen=True, kw_only=True):
     """Most output tokens that a request may ask of it; absent: unknown."""
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
     """Name of the output limit (OpenAI-shaped APIs only)."""
-    gateway: OtherGateway = OtherGateway()
+    gateway: OtherGatewayConfig = OtherGatewayConfig()
     """How another moegate is asked (api `moegate` only)."""
     fails_with: Name | None = None
     """Name of what it depends on: after a failure the next try prefers remotes of other names."""
     price_row: PriceRow | None = None
     """Its rows in the price catalog; absent: its price is unknown."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
     """Limits on calls."""
 
 
-class KeyLimits(_Config, frozen=True, kw_only=True):
+class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
     """Limits of one key; absent: none."""
 
     requests_per_minute: Count | None = None
@@ -248,14 +248,14 @@ class KeyLimits(_Config, frozen=True, kw_only=True):
     """Requests at once."""
 
 
-class Key(_Config, frozen=True, kw_only=True):
+class KeyConfig(_Part, frozen=True, kw_only=True):
     """An API key: exactly one of `sha256` and `api_key`."""
 
     id: Name
     """Name for logs and accounts, unique."""
     sha256: Sha256 | None = None
     """Hash of the key: `moegate key` makes both. Or:"""
-    api_key: Secret | None = None
+    api_key: SecretConfig | None = None
     """The key itself, by reference, where something else makes and renews it."""
     role: KeyRole = KeyRole.CALLER
     """What it may do."""
@@ -265,22 +265,22 @@ class Key(_Config, frozen=True, kw_only=True):
     """Classes it may use; empty: all. The first is its default; empty: interactive."""
     remote_classes: tuple[Name, ...] | None = None
     """Classes of remotes that may see its content; absent: all, empty: none."""
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimitsConfig = KeyLimitsConfig()
     """Limits."""
 
 
-class Tenant(_Config, frozen=True, kw_only=True):
+class TenantConfig(_Part, frozen=True, kw_only=True):
     """A team or customer."""
 
     name: Name
     """Name, unique."""
     weight: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
     """Its share of a saturated model, relative to the other tenants that wait."""
-    keys: tuple[Key, ...] = ()
+    keys: tuple[KeyConfig, ...] = ()
     """Its keys."""
 
 
-class SloFigures(_Config, frozen=True, kw_only=True):
+class SloFiguresConfig(_Part, frozen=True, kw_only=True):
     """Figures of a class of service."""
 
     ttft_s: Seconds
@@ -291,18 +291,18 @@ class SloFigures(_Config, frozen=True, kw_only=True):
     """Longest stay in the gateway's queue."""
 
 
-class SloClasses(_Config, frozen=True, kw_only=True):
+class SloClassesConfig(_Part, frozen=True, kw_only=True):
     """The classes of service."""
 
-    interactive: SloFigures = SloFigures(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
+    interactive: SloFiguresConfig = SloFiguresConfig(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
     """A person waits."""
-    standard: SloFigures = SloFigures(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
+    standard: SloFiguresConfig = SloFiguresConfig(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
     """An agent or a program waits."""
-    batch: SloFigures = SloFigures(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
+    batch: SloFiguresConfig = SloFiguresConfig(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
     """Nobody waits."""
 
 
-class Limits(_Config, frozen=True, kw_only=True):
+class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Bounds of the gateway."""
 
     queue_requests: Count = 1024
@@ -319,7 +319,7 @@ class Limits(_Config, frozen=True, kw_only=True):
     """Most placements that are tried for one request."""
 
 
-class Tls(_Config, frozen=True, kw_only=True):
+class TlsConfig(_Part, frozen=True, kw_only=True):
     """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
 
     cert: Annotated[str, Meta(min_length=1)]
@@ -330,12 +330,12 @@ class Tls(_Config, frozen=True, kw_only=True):
     """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
 
 
-class Server(_Config, frozen=True, kw_only=True):
+class ServerConfig(_Part, frozen=True, kw_only=True):
     """Where and how the gateway listens."""
 
     listen: HostPort = "127.0.0.1:50051"
     """Address to listen on; port 0 takes a free one."""
-    tls: Tls | None = None
+    tls: TlsConfig | None = None
     """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
     health_listen: HostPort | None = None
     """Second address that answers only health checks, in plain text: the gRPC probes of Kubernetes
@@ -362,30 +362,30 @@ class Server(_Config, frozen=True, kw_only=True):
     """Whether gRPC server reflection is on."""
 
 
-class Config(_Config, frozen=True, kw_only=True):
+class GatewayConfig(_Part, frozen=True, kw_only=True):
     """The whole file."""
 
-    server: Server = Server()
+    server: ServerConfig = ServerConfig()
     """Where and how the gateway listens."""
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[PoolConfig, ...] = ()
     """Own servers."""
-    remotes: tuple[Remote, ...] = ()
+    remotes: tuple[RemoteConfig, ...] = ()
     """Remote endpoints."""
-    tenants: tuple[Tenant, ...] = ()
+    tenants: tuple[TenantConfig, ...] = ()
     """Who may call; none: nobody."""
-    slo_classes: SloClasses = SloClasses()
+    slo_classes: SloClassesConfig = SloClassesConfig()
     """Classes of service."""
-    limits: Limits = Limits()
+    limits: LimitsConfig = LimitsConfig()
     """Bounds."""
-    telemetry: Telemetry = Telemetry()
+    telemetry: TelemetryConfig = TelemetryConfig()
     """Metrics and logs."""
-    prices: PriceSources = PriceSources()
+    prices: PricesConfig = PricesConfig()
     """What things cost."""
-    metering: Metering = Metering()
+    metering: MeteringConfig = MeteringConfig()
     """The meter of the own servers' cost."""
-    failures: Failures = Failures()
+    failures: FailuresConfig = FailuresConfig()
     """What is done when an upstream fails."""
-    ledger: Ledger = Ledger()
+    ledger: LedgerConfig = LedgerConfig()
     """Where every attempt is accounted for."""
-    budgets: tuple[BudgetEntry, ...] = ()
+    budgets: tuple[BudgetConfig, ...] = ()
     """Caps on spend."""

@@ -10,7 +10,7 @@ from msgspec import Meta
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
-class KvEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class KvEventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """vLLM's KV events (--kv-events-config): which blocks of tokens each prefix cache holds. For
     prompts given as token ids the hits of a placement are then known exactly. Events hold the
     tokens of all prompts, in plain text."""

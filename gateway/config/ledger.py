@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.values import Name, Secret
+from gateway.config.values import Name, SecretConfig
 from scheduler.budgets.budget_window import Period
 
 NANO_USD = 1_000_000_000
@@ -22,13 +22,13 @@ Usd = Annotated[
 ]
 
 
-class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where every attempt is accounted for: a file of this gateway's own, or a PostgreSQL that
     several gateways share."""
 
     sqlite: Annotated[str, Meta(min_length=1)] = "moegate-ledger.sqlite3"
     """Path of the file, relative to the folder of the configuration file."""
-    postgres: Secret | None = None
+    postgres: SecretConfig | None = None
     """Address of a PostgreSQL database, postgresql://user:password@host/database, in place of the
     file."""
     gateway: Name | None = None
@@ -45,7 +45,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Age at which rows are deleted: export them before."""
 
 
-class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cap on the charges of a tenant, of one of its keys, or of each session."""
 
     tenant: Name

@@ -12,7 +12,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
 
 
-class PriceSources(_Part, frozen=True, kw_only=True):
+class PricesConfig(_Part, frozen=True, kw_only=True):
     """Where dated prices come from. What no row prices is unknown, never free."""
 
     catalog: Annotated[str, Meta(min_length=1)] | None = None
@@ -22,7 +22,7 @@ class PriceSources(_Part, frozen=True, kw_only=True):
     """Whether the public prices that come with moegate hold where the catalog has none."""
 
 
-class Metering(_Part, frozen=True, kw_only=True):
+class MeteringConfig(_Part, frozen=True, kw_only=True):
     """The meter of the own servers' cost."""
 
     state: Annotated[str, Meta(min_length=1)] | None = None
@@ -30,7 +30,7 @@ class Metering(_Part, frozen=True, kw_only=True):
     file; absent: they begin anew, and the time in which the gateway was down is not seen."""
 
 
-class DisaggregatedNodes(_Part, frozen=True, kw_only=True):
+class DisaggregatedNodesConfig(_Part, frozen=True, kw_only=True):
     """How a replica that splits prefill and decode is built; their price is shared alike."""
 
     prefill: Annotated[int, Meta(ge=1, le=100_000)]

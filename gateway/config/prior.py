@@ -26,7 +26,7 @@ class KvCacheFormat(enum.StrEnum):
     FP8 = "fp8"
 
 
-class Prior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Facts of the model, from which the time of its steps is predicted before any was seen."""
 
     catalog: Annotated[str, Meta(min_length=1, max_length=256)] | None = None

@@ -74,7 +74,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
 
 
-class RemoteLimits(_Part, frozen=True, kw_only=True):
+class RemoteLimitsConfig(_Part, frozen=True, kw_only=True):
     """What the provider lets the gateway send; absent: not known. Beyond these, requests at once
     are learnt from its refusals, and a pause that it asks for is kept."""
 
@@ -84,7 +84,7 @@ class RemoteLimits(_Part, frozen=True, kw_only=True):
     """Tokens per minute; each request counts its prompt and its output limit, until it ends."""
 
 
-class OtherGateway(_Part, frozen=True, kw_only=True):
+class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     """How another moegate is asked. Files are PEM, relative to the folder of the configuration."""
 
     ca: PemFile | None = None
@@ -107,7 +107,7 @@ class OtherGateway(_Part, frozen=True, kw_only=True):
     what ends a circle of gateways that overflow to each other."""
 
 
-class Hedging(_Part, frozen=True, kw_only=True):
+class HedgingConfig(_Part, frozen=True, kw_only=True):
     """A second attempt elsewhere while the first one has brought no token. Off by default: it is
     paid for."""
 
@@ -117,7 +117,7 @@ class Hedging(_Part, frozen=True, kw_only=True):
     """Most second attempts, as a share of all requests."""
 
 
-class Failures(_Part, frozen=True, kw_only=True):
+class FailuresConfig(_Part, frozen=True, kw_only=True):
     """What is done when an upstream fails."""
 
     retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
@@ -126,5 +126,5 @@ class Failures(_Part, frozen=True, kw_only=True):
     continue_cut_answers: bool = False
     """Whether an answer of plain text that breaks off is gone on with on a server that can
     (feature `continuation`); else its client is told that it is incomplete."""
-    hedging: Hedging | None = None
+    hedging: HedgingConfig | None = None
     """A second attempt for a request whose first one is slow; absent: none."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gateway.config.gateway import Secret
+from gateway.config.gateway import SecretConfig
 from gateway.config.problems import ConfigError, Problem, shown
 
 MAX_BYTES = 16 * 1024
 """An HTTP header that holds a longer one is refused by most servers."""
 
 
-def resolve(secret: Secret | None, base_dir: Path) -> str | None:
+def resolve(secret: SecretConfig | None, base_dir: Path) -> str | None:
     """The secret itself; None for None. Relative files lie in `base_dir`.
 
     Raises ConfigError, its paths relative to the secret: nothing or both given, not set, not
@@ -21,9 +21,9 @@ def resolve(secret: Secret | None, base_dir: Path) -> str | None:
     match secret:
         case None:
             return None
-        case Secret(env=str(name), file=None):
+        case SecretConfig(env=str(name), file=None):
             return _checked("env", name, _from_environment(name))
-        case Secret(env=None, file=str(name)):
+        case SecretConfig(env=None, file=str(name)):
             return _checked("file", name, _from_file(name, base_dir / name))
     found = "neither" if secret.env is None else "both"
     raise _error("", found, "exactly one of env and file is needed", "give env: NAME or file: PATH")

@@ -20,7 +20,7 @@ class LogFormat(enum.StrEnum):
     """One JSON object a line, with the ids of the trace, and a line for every request."""
 
 
-class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Metrics and logs. Traces have no field: the standard OTEL_* variables rule them."""
 
     metrics_listen: (

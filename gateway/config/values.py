@@ -25,7 +25,7 @@ EnvName = Annotated[
 ]
 
 
-class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SecretConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A secret by reference: exactly one of `env` and `file`."""
 
     env: EnvName | None = None

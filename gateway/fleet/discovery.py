@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.config.discovery import Discover
+from gateway.config.discovery import DiscoveryConfig
 from gateway.fleet.dns_lookup import Answer, LookupFailed, url_of
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Discovery:
 
     def __init__(
         self,
-        settings: Discover,
+        settings: DiscoveryConfig,
         pool: str,
         lookup: Callable[[], Awaitable[Answer]],
         places: Places,
@@ -154,6 +154,6 @@ class Discovery:
         self._trouble = trouble
 
 
-def place_names(pool: str, settings: Discover) -> tuple[str, ...]:
+def place_names(pool: str, settings: DiscoveryConfig) -> tuple[str, ...]:
     """Placements of a pool whose replicas are found in DNS."""
     return tuple(f"{pool}/{number}" for number in range(settings.max_replicas))

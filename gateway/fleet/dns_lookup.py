@@ -10,7 +10,7 @@ import dns.exception
 import dns.rdatatype
 import dns.resolver
 
-from gateway.config.discovery import Discover
+from gateway.config.discovery import DiscoveryConfig
 
 
 class LookupFailed(Exception):
@@ -28,7 +28,7 @@ class Answer:
 class Lookup:
     """Asks for one name."""
 
-    def __init__(self, settings: Discover) -> None:
+    def __init__(self, settings: DiscoveryConfig) -> None:
         self._settings = settings
         self._resolver: dns.asyncresolver.Resolver | None = None
 
@@ -79,7 +79,7 @@ def _numeric(address: str) -> int:
     return int(ip_address(address))
 
 
-def _resolver(settings: Discover) -> dns.asyncresolver.Resolver:
+def _resolver(settings: DiscoveryConfig) -> dns.asyncresolver.Resolver:
     """Raises LookupFailed: without /etc/resolv.conf there is nobody to ask."""
     try:
         resolver = dns.asyncresolver.Resolver(configure=settings.nameserver is None)

@@ -1,8 +1,8 @@
 """Replicas and remotes that an operator keeps out of service, whatever their probes say.
 
-Kept over reloads, not over restarts. Events pass a `Gate` on their way to the scheduler: it knows
-what the probes said last, which holds again once the placement is taken back. A replica's pinned
-ranks are drained with it, also those that a reload brings.
+Kept over reloads, not over restarts. Events pass a `DrainFilter` on their way to the scheduler: it
+knows what the probes said last, which holds again once the placement is taken back. A replica's
+pinned ranks are drained with it, also those that a reload brings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scheduler.contract import Event, ServingChanged
 DRAINED = "drained by an operator"
 
 
-class Gate:
+class DrainFilter:
     """Before one scheduler. `drained` is shared, and changes."""
 
     def __init__(self, drained: Set[str]) -> None:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.asyncio
 
-from gateway.config.gateway import Pool
-from gateway.config.kv_events import KvEvents
+from gateway.config.gateway import PoolConfig
+from gateway.config.kv_events import KvEventsConfig
 from gateway.fleet.rank_names import rank_names
 from gateway.upstream.vllm.kv_event_format import SLICE_BLOCKS, BadEvents, EventReader
 from scheduler.prefix.token_blocks import CacheChange, CacheEvents, CacheReset
@@ -47,7 +47,7 @@ class Publisher:
     pinned: bool
     host: str
     ranks: int
-    settings: KvEvents
+    settings: KvEventsConfig
     port: int
     """Of the first rank."""
 
@@ -59,7 +59,9 @@ class Publisher:
         return self.settings.replay_port + self.port - self.settings.port
 
 
-def publisher(pool: Pool, placement: str, url: str, port: int | None = None) -> Publisher | None:
+def publisher(
+    pool: PoolConfig, placement: str, url: str, port: int | None = None
+) -> Publisher | None:
     """Where the replica of `url` publishes, `port` being its own; None if the pool's do not."""
     settings, host = pool.kv_events, urlsplit(url).hostname
     if settings is None or host is None:

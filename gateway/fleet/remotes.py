@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from gateway.config.gateway import Header, Remote
+from gateway.config.gateway import HeaderConfig, RemoteConfig
 from gateway.config.remote import Feature, RemoteApi
 from gateway.config.secrets import resolve
 from gateway.domain.generation import Generation
@@ -52,13 +52,13 @@ class RemoteParts:
     features: frozenset[Feature]
 
 
-def features_of(remote: Remote) -> frozenset[Feature]:
+def features_of(remote: RemoteConfig) -> frozenset[Feature]:
     """What the remote can do."""
     return (_FEATURES[remote.api] | set(remote.can)) - set(remote.cannot)
 
 
 def remote_parts(
-    remote: Remote, base_dir: Path, session: aiohttp.ClientSession, pace: Pace
+    remote: RemoteConfig, base_dir: Path, session: aiohttp.ClientSession, pace: Pace
 ) -> RemoteParts:
     """Builds them. Raises ConfigError when a secret cannot be read."""
     features = features_of(remote)
@@ -70,7 +70,7 @@ def remote_parts(
     )
 
 
-def _placement(remote: Remote) -> Placement:
+def _placement(remote: RemoteConfig) -> Placement:
     limits = remote.limits
     return Placement(
         name=remote.name,
@@ -88,7 +88,7 @@ def _placement(remote: Remote) -> Placement:
 
 
 def _backend(
-    remote: Remote,
+    remote: RemoteConfig,
     features: frozenset[Feature],
     base_dir: Path,
     session: aiohttp.ClientSession,
@@ -143,7 +143,7 @@ def _backend(
             )
 
 
-def _unsupported(remote: Remote, features: frozenset[Feature]) -> Unsupported:
+def _unsupported(remote: RemoteConfig, features: frozenset[Feature]) -> Unsupported:
     most = remote.max_output_tokens
 
     def fields(generation: Generation) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _unsupported(remote: Remote, features: frozenset[Feature]) -> Unsupported:
     return fields
 
 
-def _address(remote: Remote, base_dir: Path) -> Address:
+def _address(remote: RemoteConfig, base_dir: Path) -> Address:
     """Checked by `config_checks_gateway.py`."""
     scheme, _, target = remote.url.rstrip("/").partition("://")
     if scheme == "grpc":
@@ -173,7 +173,7 @@ def _address(remote: Remote, base_dir: Path) -> Address:
     return Address(target=target, tls=(ca, key, cert))
 
 
-def _value(header: Header, base_dir: Path) -> str:
+def _value(header: HeaderConfig, base_dir: Path) -> str:
     return resolve(header.secret, base_dir) or header.value or ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import Config, SloFigures
+from gateway.config.gateway import GatewayConfig, SloFiguresConfig
 from gateway.domain.generation import Chat, Generation, Image
 from gateway.doors.grpc import errors
 from gateway.translation.slo_classes import CLASS_OF
@@ -78,7 +78,7 @@ def scheduler_request(
     generation: Generation,
     *,
     caller: Caller,
-    config: Config,
+    config: GatewayConfig,
     prompt_tokens: int,
     unsupported_by: Collection[str],
     now: float,
@@ -115,13 +115,13 @@ def scheduler_request(
     )
 
 
-def _slo(proto: generation_pb2.Slo, caller: Caller, config: Config) -> Slo:
+def _slo(proto: generation_pb2.Slo, caller: Caller, config: GatewayConfig) -> Slo:
     default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
     slo_class = CLASS_OF.get(proto.slo_class, default)
     if not caller.allows_slo_class(slo_class):
         mine = ", ".join(caller.slo_classes)
         raise errors.denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
-    figures: SloFigures = getattr(config.slo_classes, slo_class.value)
+    figures: SloFiguresConfig = getattr(config.slo_classes, slo_class.value)
     return Slo(
         slo_class=slo_class,
         ttft_s=proto.ttft.ToNanoseconds() / 1e9 if proto.HasField("ttft") else figures.ttft_s,
@@ -131,7 +131,7 @@ def _slo(proto: generation_pb2.Slo, caller: Caller, config: Config) -> Slo:
 
 
 def _remote_classes(
-    proto: generation_pb2.DataPolicy, caller: Caller, config: Config
+    proto: generation_pb2.DataPolicy, caller: Caller, config: GatewayConfig
 ) -> frozenset[str]:
     if proto.local_only:
         return frozenset()

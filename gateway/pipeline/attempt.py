@@ -15,7 +15,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from gateway.accounting.attempt_recorder import Accountant, AttemptResult, OpenAttempt
+from gateway.accounting.attempt_recorder import AttemptRecorder, AttemptResult, OpenAttempt
 from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation, Usage
@@ -26,12 +26,12 @@ from gateway.translation.responses import AttemptRecord
 from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     Event,
     Fault,
     PlacementKind,
     Progress,
     ServingChanged,
+    Start,
 )
 
 MAX_HELD_CHUNKS = 200
@@ -79,13 +79,13 @@ class Attempts:
     time."""
 
     backends: Mapping[str, Backend]
-    accountant: Accountant
+    accountant: AttemptRecorder
     clock: Callable[[], float]
     handle: Callable[[Event], None]
     on_refused: Callable[[str], None]
     on_silent: Callable[[str], None]
 
-    async def run(self, leg: Leg, action: Dispatch) -> AsyncGenerator[Chunk, None]:
+    async def run(self, leg: Leg, action: Start) -> AsyncGenerator[Chunk, None]:
         """Output of one attempt. Without `leg.usage` at the end another one follows.
 
         Raises PartialOutput, or the UpstreamFailure that no other placement can mend.
@@ -184,7 +184,7 @@ class Attempts:
         if chunk.response_id:
             leg.response_id = chunk.response_id
 
-    def _failed(self, leg: Leg, action: Dispatch, failure: UpstreamFailure) -> Ending:
+    def _failed(self, leg: Leg, action: Start, failure: UpstreamFailure) -> Ending:
         leg.usage = None
         leg.failure = failure
         remote = action.kind is PlacementKind.REMOTE
@@ -210,8 +210,8 @@ class Attempts:
         self,
         leg: Leg,
         account: OpenAttempt,
-        action: Dispatch,
-        known: Dispatch,
+        action: Start,
+        known: Start,
         ending: Ending,
         started_s: float,
     ) -> None:
@@ -272,7 +272,7 @@ class Attempts:
         )
 
 
-def _fault(failure: UpstreamFailure | None, action: Dispatch) -> Fault:
+def _fault(failure: UpstreamFailure | None, action: Start) -> Fault:
     if failure is None:
         return Fault.NONE
     if action.kind is PlacementKind.REMOTE and failure.kind is FailureKind.BAD_REQUEST:

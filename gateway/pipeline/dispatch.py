@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from contextlib import aclosing
 from dataclasses import replace
 
-from gateway.accounting.attempt_recorder import Accountant
-from gateway.accounting.prices.rate_snapshot import PriceBook
-from gateway.config.remote import Failures
+from gateway.accounting.attempt_recorder import AttemptRecorder
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
+from gateway.config.remote import FailuresConfig
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
-from gateway.fleet.drain_filter import Gate
+from gateway.fleet.drain_filter import DrainFilter
 from gateway.pipeline.attempt import Attempts, Backend, PartialOutput
 from gateway.pipeline.continuation import continuation, may_be_continued
 from gateway.pipeline.flight import Flight, Leg
@@ -27,13 +27,13 @@ from gateway.translation.responses import Finished
 from scheduler.contract import (
     Action,
     Cancelled,
-    Dispatch,
     Event,
     Evict,
     Fault,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     Request,
+    Start,
 )
 from scheduler.core import Scheduler
 from scheduler.limits.retry_budget import RetryBudget, RetryLimits
@@ -47,7 +47,7 @@ HEDGE_RESERVE = 4.0
 class Rejected(Exception):
     """The scheduler refused the request."""
 
-    def __init__(self, reject: Reject) -> None:
+    def __init__(self, reject: Refuse) -> None:
         super().__init__(reject.message)
         self.reject = reject
 
@@ -64,19 +64,19 @@ class Dispatcher:
         on_refused: Callable[[str], None],
         on_silent: Callable[[str], None],
         on_tick: Callable[[], None],
-        accountant: Accountant,
-        failures: Failures | None = None,
+        accountant: AttemptRecorder,
+        failures: FailuresConfig | None = None,
         unable_to_continue: Collection[str] = (),
-        gate: Gate | None = None,
+        gate: DrainFilter | None = None,
     ) -> None:
         """`accountant` follows every attempt; `unable_to_continue`: placements that cannot go on
         with another server's answer; `gate`: which placements an operator has drained."""
         self._scheduler = scheduler
         self._clock = clock
         self._on_tick = on_tick
-        self._gate = gate or Gate(frozenset())
+        self._gate = gate or DrainFilter(frozenset())
         self._accountant = accountant
-        self._failures = failures or Failures()
+        self._failures = failures or FailuresConfig()
         self._unable_to_continue = frozenset(unable_to_continue)
         self._hedges = RetryBudget(_hedge_limits(self._failures))
         self._attempts = Attempts(
@@ -95,12 +95,12 @@ class Dispatcher:
         self._idle.set()
 
     @property
-    def book(self) -> PriceBook:
+    def book(self) -> RateSnapshot:
         """Prices of requests that come from now on."""
         return self._accountant.book
 
     @book.setter
-    def book(self, book: PriceBook) -> None:
+    def book(self, book: RateSnapshot) -> None:
         self._accountant.book = book
 
     @property
@@ -179,7 +179,7 @@ class Dispatcher:
                 trail.waits(0 if leg.decision.done() else self._scheduler.queued_requests)
                 action = await leg.decision
                 trail.decided(action, self._clock() - waiting_since_s)
-                if isinstance(action, Reject):
+                if isinstance(action, Refuse):
                     raise broken_off or _refusal(leg, action)
                 leg.decision = asyncio.get_running_loop().create_future()
                 try:
@@ -242,7 +242,7 @@ class Dispatcher:
             self._wake.set()
         return leg
 
-    def _rival(self, leg: Leg, action: Dispatch) -> tuple[Leg, Dispatch] | None:
+    def _rival(self, leg: Leg, action: Start) -> tuple[Leg, Start] | None:
         """A second leg, if the budget allows one and the scheduler starts it at once elsewhere."""
         if not self._hedges.take(self._clock()):
             return None
@@ -258,7 +258,7 @@ class Dispatcher:
         second = self._enter(leg.flight, rival, leg.generation)
         if second.decision.done():
             decided = second.decision.result()
-            if isinstance(decided, Dispatch):
+            if isinstance(decided, Start):
                 second.decision = asyncio.get_running_loop().create_future()
                 return second, replace(decided, reason=f"hedge: {decided.reason}")
         # To wait for room is no help to a request that waits already.
@@ -284,10 +284,10 @@ class Dispatcher:
                 leg.decision.set_result(action)
 
 
-def _refusal(leg: Leg, reject: Reject) -> Exception:
+def _refusal(leg: Leg, reject: Refuse) -> Exception:
     """What the client is told: what it can mend, where that is why the attempts ran out."""
     last = leg.failure
-    ran_out = reject.reason is RejectReason.ATTEMPTS_EXHAUSTED
+    ran_out = reject.reason is RefusalReason.ATTEMPTS_EXHAUSTED
     if last is not None and ran_out and (last.fault is Fault.REQUEST or not last.retryable):
         return last
     rejected = Rejected(reject)
@@ -295,6 +295,6 @@ def _refusal(leg: Leg, reject: Reject) -> Exception:
     return rejected
 
 
-def _hedge_limits(failures: Failures) -> RetryLimits:
+def _hedge_limits(failures: FailuresConfig) -> RetryLimits:
     share = failures.hedging.share if failures.hedging else 0.0
     return RetryLimits(share=share, reserve=HEDGE_RESERVE, reserve_per_s=0.0)

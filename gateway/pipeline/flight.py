@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from gateway.accounting.attempt_recorder import OpenAttempt
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Generation, Usage
 from gateway.pipeline.trail import Trail
 from gateway.translation.responses import AttemptRecord, Finished
-from scheduler.contract import Dispatch, Evict, Reject, Request
+from scheduler.contract import Evict, Refuse, Request, Start
 
 MAX_KEPT_CHARS = 1 << 20
 """Of an answer that may have to be gone on with; a longer one is not."""
@@ -35,7 +35,7 @@ class Flight:
 
     request: Request
     generation: Generation
-    book: PriceBook
+    book: RateSnapshot
     trail: Trail
     hold: bool
     attempts: int = 0
@@ -87,7 +87,7 @@ class Leg:
     flight: Flight
     request: Request
     generation: Generation
-    decision: asyncio.Future[Dispatch | Reject]
+    decision: asyncio.Future[Start | Refuse]
     attempt: int = 0
     """As the scheduler counts them."""
     output_tokens: int = 0
@@ -116,7 +116,7 @@ class Leg:
     account: OpenAttempt | None = None
     """Of the attempt that runs."""
 
-    def begin(self, action: Dispatch) -> None:
+    def begin(self, action: Start) -> None:
         """A new attempt starts."""
         self.attempt = action.attempt
         self.output_tokens = self.reported_tokens = 0
@@ -145,7 +145,7 @@ class Leg:
             return None
         return (self.last_token_s - self.first_token_s) / later_tokens
 
-    def finished(self, action: Dispatch, now: float) -> Finished | None:
+    def finished(self, action: Start, now: float) -> Finished | None:
         """The account of the flight if the leg's attempt ended well."""
         if self.usage is None or self.settled is None:
             return None

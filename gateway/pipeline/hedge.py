@@ -13,16 +13,16 @@ from contextlib import aclosing
 from gateway.domain.generation import Chunk
 from gateway.pipeline.attempt import Attempts
 from gateway.pipeline.flight import Leg
-from scheduler.contract import Dispatch
+from scheduler.contract import Start
 
-Rival = Callable[[Leg, Dispatch], tuple[Leg, Dispatch] | None]
+Rival = Callable[[Leg, Start], tuple[Leg, Start] | None]
 """Starts a second leg beside the one that runs; None: none may start now."""
 
 
 class _Runner:
     """A leg whose output up to the first piece is waited for in a task."""
 
-    def __init__(self, attempts: Attempts, leg: Leg, action: Dispatch) -> None:
+    def __init__(self, attempts: Attempts, leg: Leg, action: Start) -> None:
         self.leg = leg
         self.action = action
         self.leg.first_token = asyncio.get_running_loop().create_future()
@@ -52,8 +52,8 @@ class _Runner:
 
 
 async def hedged(
-    attempts: Attempts, leg: Leg, action: Dispatch, after_s: float, rival: Rival
-) -> AsyncGenerator[tuple[Leg, Dispatch, Chunk | None], None]:
+    attempts: Attempts, leg: Leg, action: Start, after_s: float, rival: Rival
+) -> AsyncGenerator[tuple[Leg, Start, Chunk | None], None]:
     """Output of the leg that answers, with that leg and what the scheduler said of it; at the end
     once more without a chunk. Raises as `Attempts.run`."""
     runners = [_Runner(attempts, leg, action)]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
-from gateway.accounting.prices.rate_snapshot import PriceBook
+from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.config.ledger import NANO_USD
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
@@ -100,7 +100,7 @@ class Spending:
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
         self._groups: dict[str, tuple[_Group, ...]] = {}
-        self._grouped: tuple[Runtime, PriceBook] | None = None
+        self._grouped: tuple[Runtime, RateSnapshot] | None = None
         self._asked: set[str] = set()
 
     def has(self, request_id: str) -> bool:
@@ -211,7 +211,7 @@ class Spending:
         return groups
 
 
-def _grouped(runtime: Runtime, book: PriceBook, model: str) -> tuple[_Group, ...]:
+def _grouped(runtime: Runtime, book: RateSnapshot, model: str) -> tuple[_Group, ...]:
     names: dict[tuple[str | None, TokenRates | None], set[str]] = {}
     for state in runtime.scheduler.placements:
         facts = state.facts

@@ -14,7 +14,7 @@ from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.translation.responses import Finished
-from scheduler.contract import Dispatch, Reject
+from scheduler.contract import Refuse, Start
 
 
 class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,16 +45,16 @@ class Trail(Protocol):
         """It waits for a decision. `position`: requests in the queue with it, itself included; 0:
         it was decided at once."""
 
-    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
+    def decided(self, action: Start | Refuse, waited_s: float) -> None:
         """The scheduler decided, `waited_s` after the request came or its last attempt ended."""
 
-    def attempt(self, action: Dispatch, generation: Generation) -> Generation:
+    def attempt(self, action: Start, generation: Generation) -> Generation:
         """An attempt starts; what comes back is sent, and carries the trace of the attempt."""
 
     def content(self, attempt: int, chunk: Chunk) -> None:
         """Output came. `attempt`: its number."""
 
-    def ended(self, action: Dispatch, end: AttemptEnd) -> None:
+    def ended(self, action: Start, end: AttemptEnd) -> None:
         """The attempt is over."""
 
     def finished(self, finished: Finished) -> None:
@@ -69,17 +69,17 @@ class Unobserved:
     def waits(self, position: int) -> None:
         """Nothing."""
 
-    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
+    def decided(self, action: Start | Refuse, waited_s: float) -> None:
         """Nothing."""
 
-    def attempt(self, action: Dispatch, generation: Generation) -> Generation:
+    def attempt(self, action: Start, generation: Generation) -> Generation:
         """The caller's own trace goes on, as the hints have it."""
         return generation
 
     def content(self, attempt: int, chunk: Chunk) -> None:
         """Nothing."""
 
-    def ended(self, action: Dispatch, end: AttemptEnd) -> None:
+    def ended(self, action: Start, end: AttemptEnd) -> None:
         """Nothing."""
 
     def finished(self, finished: Finished) -> None:

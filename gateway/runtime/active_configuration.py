@@ -19,8 +19,8 @@ from gateway.accounting.apply_prices import pay
 from gateway.accounting.metering import Metering
 from gateway.accounting.settlement import Sink
 from gateway.auth.authenticator import Authenticator
-from gateway.config.gateway import Config
-from gateway.fleet.drain_filter import Gate
+from gateway.config.gateway import GatewayConfig
+from gateway.fleet.drain_filter import DrainFilter
 from gateway.runtime.assembly import Runtime, build
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.contract import ServingChanged
@@ -42,7 +42,7 @@ class _Running:
     """A configuration with its tasks."""
 
     runtime: Runtime
-    gate: Gate
+    gate: DrainFilter
     authenticator: Authenticator
     tasks: tuple[asyncio.Task[None], ...]
 
@@ -55,12 +55,12 @@ class _Running:
         await self.runtime.close()
 
 
-class Live:
+class ActiveConfiguration:
     """Holds what serves. `close` ends all of it."""
 
     def __init__(
         self,
-        config: Config,
+        config: GatewayConfig,
         base_dir: Path,
         *,
         upstream: aiohttp.ClientSession,
@@ -109,7 +109,7 @@ class Live:
         """Who may call."""
         return self._current.authenticator
 
-    async def swap(self, config: Config, base_dir: Path) -> None:
+    async def swap(self, config: GatewayConfig, base_dir: Path) -> None:
         """Puts a checked configuration into force. Raises ConfigError or ReloadRefused."""
         if len(self._retired) >= MAX_RETIRED:
             raise ReloadRefused(
@@ -160,8 +160,8 @@ class Live:
         await asyncio.gather(*retiring, return_exceptions=True)
         await self._current.stop()
 
-    def _start(self, config: Config, base_dir: Path) -> _Running:
-        gate = Gate(self._drained)
+    def _start(self, config: GatewayConfig, base_dir: Path) -> _Running:
+        gate = DrainFilter(self._drained)
         runtime = build(
             config,
             base_dir,

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.accounting.attempt_recorder import Accountant
+from gateway.accounting.attempt_recorder import AttemptRecorder
 from gateway.accounting.metering import Metering
 from gateway.accounting.prices.catalog import Prices
-from gateway.accounting.prices.rate_snapshot import price_book
+from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.accounting.prices.source import group_of, load_prices, priced
 from gateway.accounting.settlement import Sink
-from gateway.config.discovery import Discover
+from gateway.config.discovery import DiscoveryConfig
 from gateway.config.engine_priors import checked_prior
-from gateway.config.gateway import Config, Pool
+from gateway.config.gateway import GatewayConfig, PoolConfig
 from gateway.config.remote import Feature
 from gateway.config.secrets import resolve
 from gateway.domain.generation import Generation
 from gateway.fleet.discovery import Discovery, place_names
 from gateway.fleet.dns_lookup import Lookup
-from gateway.fleet.drain_filter import Gate
+from gateway.fleet.drain_filter import DrainFilter
 from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.probes import Probed, Prober
 from gateway.fleet.rank_names import rank_names
@@ -51,7 +51,7 @@ into a closing connection is lost."""
 class Runtime:
     """What serves requests. Made by `build`, inside a running event loop."""
 
-    config: Config
+    config: GatewayConfig
     scheduler: Scheduler
     dispatcher: Dispatcher
     prober: Prober
@@ -96,7 +96,7 @@ def session() -> aiohttp.ClientSession:
 
 
 def build(
-    config: Config,
+    config: GatewayConfig,
     base_dir: Path,
     upstream: aiohttp.ClientSession,
     clock: Callable[[], float],
@@ -104,7 +104,7 @@ def build(
     on_change: Callable[[], Awaitable[None]],
     metering: Metering,
     sinks: tuple[Sink, ...] = (),
-    gate: Gate | None = None,
+    gate: DrainFilter | None = None,
 ) -> Runtime:
     """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
     attempt. Raises ConfigError."""
@@ -116,7 +116,7 @@ def build(
     targets: dict[str, tuple[str, str]] = {}
     replicas: list[Probed] = []
     publishers: list[Publisher | None] = []
-    found: list[tuple[Pool, Discover, OwnReplicas]] = []
+    found: list[tuple[PoolConfig, DiscoveryConfig, OwnReplicas]] = []
     for pool in config.pools:
         upstream_model = pool.upstream_model or pool.model
         own = OwnReplicas(
@@ -173,8 +173,8 @@ def build(
         on_refused=lambda placement: prober.note_refused(placement),
         on_silent=lambda placement: prober.note_silent(placement),
         on_tick=load.sample,
-        accountant=Accountant(
-            book=price_book(placements),
+        accountant=AttemptRecorder(
+            book=rate_snapshot(placements),
             metering=metering,
             groups={p.name: group_of(p) for p in placements if p.kind is PlacementKind.LOCAL},
             pools={p.name: p.pool for p in placements},
@@ -223,7 +223,7 @@ def build(
     )
 
 
-def _local_placements(pool: Pool, name: str, step_model: StepModel) -> list[Placement]:
+def _local_placements(pool: PoolConfig, name: str, step_model: StepModel) -> list[Placement]:
     """The replica, or its ranks where they are pinned: they step together, as one group."""
     ranks, capacity = pool.data_parallel_ranks, pool.kv_capacity_tokens
     whole = Placement(

@@ -14,7 +14,7 @@ from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.generation import Chat, Generation
 from gateway.pipeline.trail import AttemptEnd
 from gateway.telemetry import semconv
-from scheduler.contract import Dispatch, PlacementKind, Request
+from scheduler.contract import PlacementKind, Request, Start
 from scheduler.decisions import Decision
 
 Attributes = dict[str, AttributeValue]
@@ -42,7 +42,7 @@ def pool_of(placement: str) -> str:
     return placement.partition("/")[0]
 
 
-def provider(action: Dispatch) -> str:
+def provider(action: Start) -> str:
     """Who runs an attempt: vLLM, or the remote by the operator's name for it."""
     return semconv.PROVIDER_VLLM if action.kind is PlacementKind.LOCAL else action.placement
 
@@ -66,7 +66,7 @@ def of_request(request: Request, generation: Generation, key_id: str) -> Attribu
 
 
 def of_attempt(
-    action: Dispatch,
+    action: Start,
     request: Request,
     generation: Generation,
     targets: Mapping[str, tuple[str, str]],
@@ -112,7 +112,7 @@ def _server(url: str) -> Mapping[str, str | int]:
     return {semconv.SERVER_ADDRESS: address.hostname, semconv.SERVER_PORT: port}
 
 
-def of_decision(action: Dispatch, decision: Decision | None) -> Attributes:
+def of_decision(action: Start, decision: Decision | None) -> Attributes:
     """Where the request goes and why, and the best place that it does not go to."""
     found: Attributes = {
         semconv.CHOSEN: action.placement,

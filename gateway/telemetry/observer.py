@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 import grpc
 from opentelemetry.sdk.trace import TracerProvider
 
-from gateway.config.telemetry import Telemetry as Settings
+from gateway.config.telemetry import TelemetryConfig
 from gateway.domain.generation import Generation
 from gateway.pipeline.trail import UNOBSERVED, Trail
 from gateway.telemetry import semconv
@@ -114,7 +114,7 @@ class Telemetry:
 
 @contextlib.asynccontextmanager
 async def telemetry(
-    settings: Settings, clock: Callable[[], float], environ: Mapping[str, str] = os.environ
+    settings: TelemetryConfig, clock: Callable[[], float], environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Telemetry]:
     """Telemetry as the configuration and the environment ask for it."""
     found = Telemetry(
@@ -131,7 +131,7 @@ async def telemetry(
 
 @contextlib.asynccontextmanager
 async def metrics_page(
-    settings: Settings, observing: Telemetry, figures: GatewayFigures
+    settings: TelemetryConfig, observing: Telemetry, figures: GatewayFigures
 ) -> AsyncIterator[str | None]:
     """Serves the metrics, if they are on; yields the address. Raises OSError."""
     instruments = observing.instruments

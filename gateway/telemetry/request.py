@@ -16,7 +16,7 @@ from gateway.telemetry import attributes, semconv
 from gateway.telemetry.instruments import Exemplar, Instruments
 from gateway.telemetry.rpc import DEADLINE_SLACK_S, RpcRecord
 from gateway.translation.responses import Finished
-from scheduler.contract import AttemptOutcome, Dispatch, PlacementKind, Reject, Request
+from scheduler.contract import AttemptOutcome, PlacementKind, Refuse, Request, Start
 from scheduler.decisions import Decision
 
 
@@ -41,9 +41,9 @@ class RequestTrail:
         self.generation = generation
         self.key_id = key_id
         self.attempts = 0
-        self.last: tuple[Dispatch, AttemptEnd] | None = None
+        self.last: tuple[Start, AttemptEnd] | None = None
         self.result: Finished | None = None
-        self.refusal: Reject | None = None
+        self.refusal: Refuse | None = None
         self.metered_nano_usd: int | None = 0
         """Of all its attempts; None once one of them is unknown. The charge likewise."""
         self.charged_nano_usd: int | None = 0
@@ -74,16 +74,16 @@ class RequestTrail:
             self._admission = self._tracer.start_span(semconv.SPAN_ADMISSION, self._record.context)
             self._position = position
 
-    def decided(self, action: Dispatch | Reject, waited_s: float) -> None:
+    def decided(self, action: Start | Refuse, waited_s: float) -> None:
         """The scheduler decided."""
-        if isinstance(action, Reject):
+        if isinstance(action, Refuse):
             self.refusal = action
         if self._instruments is not None:
             self._count_decision(action, waited_s)
         if self._admission is None:
             return
         found: attributes.Attributes = {semconv.QUEUE_DURATION_S: waited_s}
-        if isinstance(action, Reject):
+        if isinstance(action, Refuse):
             found[semconv.REFUSAL_REASON] = action.reason.value
             if action.retry_after_s is not None:
                 found[semconv.RETRY_AFTER_S] = action.retry_after_s
@@ -102,7 +102,7 @@ class RequestTrail:
             span.set_attributes(found)
             span.end()
 
-    def attempt(self, action: Dispatch, generation: Generation) -> Generation:
+    def attempt(self, action: Start, generation: Generation) -> Generation:
         """An attempt starts, in a span of its own that the engine's spans hang on."""
         self.attempts += 1
         if self._instruments is not None and action.kind is PlacementKind.REMOTE:
@@ -130,7 +130,7 @@ class RequestTrail:
         hints = replace(generation.hints, trace_headers=tuple(carrier.items()))
         return replace(generation, hints=hints)
 
-    def _tell_decision(self, span: Span, action: Dispatch) -> None:
+    def _tell_decision(self, span: Span, action: Start) -> None:
         decision = self._decision(action.request_id)
         span.add_event(semconv.EVENT_DECISION, attributes.of_decision(action, decision))
         if action.kind is PlacementKind.REMOTE:
@@ -144,7 +144,7 @@ class RequestTrail:
         """Output came, and may be recorded."""
         self._texts[attempt].extend(delta.text for delta in chunk.deltas if delta.index == 0)
 
-    def ended(self, action: Dispatch, end: AttemptEnd) -> None:
+    def ended(self, action: Start, end: AttemptEnd) -> None:
         """The attempt is over."""
         superseded = end.settled.outcome is AttemptOutcome.SUPERSEDED
         if self.last is None or not superseded:
@@ -234,18 +234,18 @@ class RequestTrail:
     def _is_late(self) -> bool:
         return self._clock() >= self.request.deadline_s - DEADLINE_SLACK_S
 
-    def _count_decision(self, action: Dispatch | Reject, waited_s: float) -> None:
+    def _count_decision(self, action: Start | Refuse, waited_s: float) -> None:
         assert self._instruments is not None
         request = self.request
         model, slo_class = request.model, request.slo.slo_class.value
-        if isinstance(action, Reject):
+        if isinstance(action, Refuse):
             self._instruments.add(semconv.REFUSALS, 1, model, slo_class, action.reason.value)
             outcome = "refused"
         else:
             outcome = "dispatched"
         self._observe(semconv.QUEUE_DURATION, waited_s, model, slo_class, outcome)
 
-    def _measure_attempt(self, action: Dispatch, end: AttemptEnd) -> None:
+    def _measure_attempt(self, action: Start, end: AttemptEnd) -> None:
         instruments = self._instruments
         assert instruments is not None
         model, pool = self.request.model, attributes.pool_of(action.placement)

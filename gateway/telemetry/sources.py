@@ -13,7 +13,7 @@ from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.doors.grpc.fleet_watch import Rates
 from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.fleet import BudgetLeft
 from gateway.upstream.http.loop_load import LoopLoad
@@ -33,7 +33,7 @@ MAX_BUDGETS = 500
 class GatewayFigures:
     """Reads the parts of one gateway. `watch_budgets` must be running for the budgets."""
 
-    live: Live
+    live: ActiveConfiguration
     accounts: Accounts
     load: LoopLoad
     throughput: Throughput

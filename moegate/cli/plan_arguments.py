@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from gateway.config.gateway import SloClasses
+from gateway.config.gateway import SloClassesConfig
 from moegate.cli.commands.inspect import KV_BYTES, named_model
 from scheduler.step_time.step_model import expected_tokens_per_step
 from simulation.catalog.deployment import (
@@ -43,7 +43,7 @@ DEMAND_CV = 0.6
 DEFAULT_ACCEPTANCE = 0.7
 """Of one draft token after the other: what multi-token-prediction heads reach on chats."""
 WORKLOADS = ("azure-conversation", "azure-code", "mooncake-conversation", "agents")
-_DEFAULT_SLO = SloClasses().interactive
+_DEFAULT_SLO = SloClassesConfig().interactive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

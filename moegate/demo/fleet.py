@@ -19,22 +19,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.auth.authenticator import key_sha256
 from gateway.config.gateway import (
-    Config,
-    Gpu,
-    Key,
-    Limits,
-    Pool,
-    Remote,
-    Replica,
-    Secret,
-    Server,
-    SloClasses,
-    SloFigures,
-    Tenant,
+    GatewayConfig,
+    GpuConfig,
+    KeyConfig,
+    LimitsConfig,
+    PoolConfig,
+    RemoteConfig,
+    ReplicaConfig,
+    SecretConfig,
+    ServerConfig,
+    SloClassesConfig,
+    SloFiguresConfig,
+    TenantConfig,
 )
-from gateway.config.ledger import BudgetEntry
-from gateway.config.prices import PriceSources
-from gateway.config.telemetry import Telemetry
+from gateway.config.ledger import BudgetConfig
+from gateway.config.prices import PricesConfig
+from gateway.config.telemetry import TelemetryConfig
 from moegate.demo.bills import RemotePrice
 from moegate.demo.catalog import PROVIDER, catalog
 from moegate.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
@@ -142,45 +142,49 @@ def _engine(speed: float, sequences: int, seed: int, *more: str) -> tuple[str, .
     )
 
 
-def _config(urls: Mapping[str, str], keys: Sequence[str], metrics_listen: str | None) -> Config:
-    pool = Pool(
+def _config(
+    urls: Mapping[str, str], keys: Sequence[str], metrics_listen: str | None
+) -> GatewayConfig:
+    pool = PoolConfig(
         name=POOL,
         model=MODEL,
-        replicas=tuple(Replica(name=name, url=urls[f"{POOL}/{name}"]) for name in _names()),
-        gpu=Gpu(type="H100-80GB", count=1, usd_per_gpu_hour=USD_PER_GPU_HOUR),
+        replicas=tuple(ReplicaConfig(name=name, url=urls[f"{POOL}/{name}"]) for name in _names()),
+        gpu=GpuConfig(type="H100-80GB", count=1, usd_per_gpu_hour=USD_PER_GPU_HOUR),
         max_num_seqs=SEQUENCES,
     )
-    remote = Remote(
+    remote = RemoteConfig(
         name=REMOTE,
         remote_class="demo",
         model=MODEL,
         url=urls[REMOTE],
-        api_key=Secret(env=REMOTE_KEY),
+        api_key=SecretConfig(env=REMOTE_KEY),
         max_concurrency=REMOTE_SEQUENCES,
         price_row=f"{PROVIDER}/{MODEL}",
     )
     tenants = tuple(
-        Tenant(name=f"tenant-{i}", keys=(Key(id=f"key-{i}", sha256=key_sha256(key)),))
+        TenantConfig(name=f"tenant-{i}", keys=(KeyConfig(id=f"key-{i}", sha256=key_sha256(key)),))
         for i, key in enumerate(keys)
     )
-    return Config(
-        server=Server(listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=5.0, probe_interval_s=0.5),
+    return GatewayConfig(
+        server=ServerConfig(
+            listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=5.0, probe_interval_s=0.5
+        ),
         pools=(pool,),
         remotes=(remote,),
         tenants=tenants,
         # The replicas are slow: limits of a fleet at full speed would all be missed.
-        slo_classes=SloClasses(
-            interactive=SloFigures(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
-            standard=SloFigures(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0),
-            batch=SloFigures(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
+        slo_classes=SloClassesConfig(
+            interactive=SloFiguresConfig(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
+            standard=SloFiguresConfig(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0),
+            batch=SloFiguresConfig(ttft_s=30.0, tpot_s=1.0, max_queue_s=30.0),
         ),
-        limits=Limits(queue_requests=QUEUE_REQUESTS),
-        prices=PriceSources(catalog=CATALOG),
+        limits=LimitsConfig(queue_requests=QUEUE_REQUESTS),
+        prices=PricesConfig(catalog=CATALOG),
         # Only reported: a demo that refused its own load would show nothing.
         budgets=(
-            BudgetEntry(tenant="tenant-0", period=Period.HOUR, cap_usd=BUDGET_USD, hard=False),
+            BudgetConfig(tenant="tenant-0", period=Period.HOUR, cap_usd=BUDGET_USD, hard=False),
         ),
-        telemetry=Telemetry(metrics_listen=metrics_listen),
+        telemetry=TelemetryConfig(metrics_listen=metrics_listen),
     )
 
 

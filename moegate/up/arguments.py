@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config.gateway import Gpu, Server, UsdPerHour
+from gateway.config.gateway import GpuConfig, ServerConfig, UsdPerHour
 from moegate.up.launch import DEFAULT_MAX_NUM_SEQS, Launch, check_flags, default_name
 from moegate.up.machine import CannotLaunch, find_vllm
 from moegate.up.plan import Up
@@ -84,7 +84,7 @@ def plan(args: argparse.Namespace) -> Up:
             max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
             flags=flags,
         )
-    gpu = Gpu(
+    gpu = GpuConfig(
         type=args.gpu_type or ("CPU" if args.tiny else "unknown"),
         count=args.gpus or launch.gpus,
         usd_per_gpu_hour=args.usd_per_gpu_hour,
@@ -129,7 +129,7 @@ def _price(text: str) -> str:
 
 def _listen(text: str) -> str:
     try:
-        return msgspec.convert({"listen": text}, Server).listen
+        return msgspec.convert({"listen": text}, ServerConfig).listen
     except msgspec.ValidationError:
         raise argparse.ArgumentTypeError(f"{text!r}: host:port is needed") from None
 

@@ -8,9 +8,19 @@ from pathlib import Path
 
 from gateway.auth.authenticator import key_sha256
 from gateway.config.engine_priors import read_model_dir
-from gateway.config.gateway import Config, Gpu, Key, MoeShape, Pool, Replica, Secret, Server, Tenant
-from gateway.config.kv_events import KvEvents
-from gateway.config.prior import Prior
+from gateway.config.gateway import (
+    GatewayConfig,
+    GpuConfig,
+    KeyConfig,
+    MoeShapeConfig,
+    PoolConfig,
+    ReplicaConfig,
+    SecretConfig,
+    ServerConfig,
+    TenantConfig,
+)
+from gateway.config.kv_events import KvEventsConfig
+from gateway.config.prior import PriorConfig
 from moegate.up.launch import KEY_VARIABLE, KV_EVENTS_TOPIC, Launch
 from moegate.up.machine import HOST
 from simulation.catalog.hf_fields import UnreadableConfig
@@ -31,45 +41,45 @@ class Up:
     vllm: Path
     launch: Launch
     listen: str
-    gpu: Gpu
+    gpu: GpuConfig
     builds_model: bool = False
-    moe: MoeShape | None = None
+    moe: MoeShapeConfig | None = None
     start_limit_s: float = 1800.0
 
 
-def _prior(up: Up) -> Prior:
+def _prior(up: Up) -> PriorConfig:
     """Facts of a model in a folder are in its config.json; others may be in the catalog."""
     folder = Path(up.launch.model).absolute()
     if up.builds_model or not (folder / "config.json").is_file():
-        return Prior()
+        return PriorConfig()
     try:
         read_model_dir(folder)
     except UnreadableConfig as error:
         # vLLM may serve it all the same; the fit then starts from a stand-in.
         log.warning("%s", error)
-        return Prior()
-    return Prior(config_json=str(folder))
+        return PriorConfig()
+    return PriorConfig(config_json=str(folder))
 
 
-def gateway_config(up: Up, port: int, key: str) -> Config:
+def gateway_config(up: Up, port: int, key: str) -> GatewayConfig:
     """The gateway before vLLM on `port` (its KV events on those that follow), for callers with
     `key`; vLLM's is in `KEY_VARIABLE`."""
     launch = up.launch
-    pool = Pool(
+    pool = PoolConfig(
         name="own",
         model=launch.served_model_name,
-        replicas=(Replica(name="vllm", url=f"http://{HOST}:{port}"),),
+        replicas=(ReplicaConfig(name="vllm", url=f"http://{HOST}:{port}"),),
         gpu=up.gpu,
         data_parallel_ranks=launch.data_parallel_size,
         max_num_seqs=launch.max_num_seqs,
-        kv_events=KvEvents(
+        kv_events=KvEventsConfig(
             port=port + 1, replay_port=port + 1 + launch.data_parallel_size, topic=KV_EVENTS_TOPIC
         ),
         moe=up.moe,
         prior=_prior(up),
-        api_key=Secret(env=KEY_VARIABLE),
+        api_key=SecretConfig(env=KEY_VARIABLE),
     )
-    tenant = Tenant(name="local", keys=(Key(id="up", sha256=key_sha256(key)),))
-    return Config(
-        server=Server(listen=up.listen, drain_delay_s=0.0), pools=(pool,), tenants=(tenant,)
+    tenant = TenantConfig(name="local", keys=(KeyConfig(id="up", sha256=key_sha256(key)),))
+    return GatewayConfig(
+        server=ServerConfig(listen=up.listen, drain_delay_s=0.0), pools=(pool,), tenants=(tenant,)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.config.gateway import MoeShape
+from gateway.config.gateway import MoeShapeConfig
 from moegate.up.launch import Launch
 from moegate.up.machine import REPOSITORY, CannotLaunch, environment_for, python_of
 from moegate.up.process import Guardian
@@ -12,7 +12,7 @@ from moegate.up.process import Guardian
 NAME = "tiny-moe"
 MODEL_DIR = REPOSITORY / ".cache" / NAME
 SCRIPT = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
-MOE = MoeShape(experts=16, experts_per_token=4)
+MOE = MoeShapeConfig(experts=16, experts_per_token=4)
 """As SCRIPT makes it."""
 CONTEXT_TOKENS, SEQUENCES = 8192, 32
 FLAGS = (

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from scheduler.contract import Request
 from scheduler.output_length import Floats
 from scheduler.overflow.overflow import Explorer, RemoteQuote, quote_remote
-from scheduler.placement_gates import Gates
+from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
-from scheduler.request_state import Ticket
+from scheduler.tracked_request import TrackedRequest
 
 SPILL_MARGIN = 1.2
 """A request turns to a remote when this many times its usual time to first token is left."""
@@ -19,41 +19,46 @@ SPILL_MARGIN = 1.2
 class Remotes:
     """States of the remotes, in a fixed order."""
 
-    def __init__(self, states: Sequence[PlacementState], gates: Gates) -> None:
+    def __init__(self, states: Sequence[PlacementState], admission: PlacementAdmission) -> None:
         self.states = list(states)
         self.take_facts()
         self.index = {state.facts.name: i for i, state in enumerate(self.states)}
-        self._gates = gates
+        self._admission = admission
         self._explorer = Explorer()
 
     def take_facts(self) -> None:
         """Reads the facts of the remotes, whose prices change."""
         self.facts = tuple(state.facts for state in self.states)
 
-    def open(self, ticket: Ticket, now: float) -> list[PlacementState]:
+    def open(self, tracked: TrackedRequest, now: float) -> list[PlacementState]:
         """Those in service, unbroken, that may run it and have not failed it yet."""
-        request = ticket.request
+        request = tracked.request
         return [
             state
             for state in self.states
             if state.serving
             and state.facts.remote_class in request.remote_classes
             and state.facts.name not in request.unsupported_by
-            and ticket.may_try(state.facts)
-            and not self._gates.broken(state.facts.name, now)
+            and tracked.may_try(state.facts)
+            and not self._admission.broken(state.facts.name, now)
             and fits_context(state, request)
         ]
 
     def quotes(
-        self, ticket: Ticket, hit_tokens: Floats, output_tokens: float, now: float, any_ttft: bool
+        self,
+        tracked: TrackedRequest,
+        hit_tokens: Floats,
+        output_tokens: float,
+        now: float,
+        any_ttft: bool,
     ) -> tuple[RemoteQuote, ...]:
         """What each remote promises; `hit_tokens`: shape (remotes,), expected in their caches.
 
         `any_ttft`: also those whose first token is late, since nothing else is left.
         """
-        request = ticket.request
-        left_s = math.inf if any_ttft else request.arrival_s + ticket.ttft_s - now
-        allowed = {s.facts.name for s in ticket.preferred(self.open(ticket, now))}
+        request = tracked.request
+        left_s = math.inf if any_ttft else request.arrival_s + tracked.ttft_s - now
+        allowed = {s.facts.name for s in tracked.preferred(self.open(tracked, now))}
         return tuple(
             quote_remote(
                 state,
@@ -62,7 +67,7 @@ class Remotes:
                 output_tokens=output_tokens,
                 ttft_left_s=left_s,
                 allowed=state.facts.name in allowed,
-                admits=self._gates.admits(state.facts.name, request, now),
+                admits=self._admission.admits(state.facts.name, request, now),
             )
             for i, state in enumerate(self.states)
         )
@@ -75,13 +80,13 @@ class Remotes:
         """A request goes there."""
         self._explorer.took(placement)
 
-    def spill_s(self, ticket: Ticket, now: float) -> float | None:
+    def spill_s(self, tracked: TrackedRequest, now: float) -> float | None:
         """Until when a request may wait if a remote is still to be in time; None: no remote."""
-        states = self.open(ticket, now)
+        states = self.open(tracked, now)
         if not states:
             return None
         fastest_s = min(state.ttft_s or 0.0 for state in states)
-        return ticket.request.arrival_s + ticket.ttft_s - SPILL_MARGIN * fastest_s
+        return tracked.request.arrival_s + tracked.ttft_s - SPILL_MARGIN * fastest_s
 
 
 def fits_context(state: PlacementState, request: Request) -> bool:

@@ -1,7 +1,7 @@
 """What every own placement would promise a request now, and the one to take.
 
-One vectorised pass over the arrays of `LocalFleet`: when the first token would come, how fast the
-rest would follow, what it would cost at the margin, whom it would harm, and what forbids it. A
+One vectorised pass over the arrays of `SelfHostedFleet`: when the first token would come, how fast
+the rest would follow, what it would cost at the margin, whom it would harm, and what forbids it. A
 placement is taken only if it keeps the newcomer's promise and, but for `max_victims`, those of the
 streams that run; among these the pool's objective decides.
 
@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from scheduler.output_length import Floats
 from scheduler.placement.interference import STALL_POINTS, stall_position
-from scheduler.placement.quotes import Ask, Block, Desk, Quote
-from scheduler.placement.self_hosted import CURVE_AGE_S, LocalFleet
+from scheduler.placement.quotes import Block, Desk, PlacementQuery, Quote
+from scheduler.placement.self_hosted import CURVE_AGE_S, SelfHostedFleet
 from scheduler.policy import Policy
 
 MOST_REFRESHES = 2
@@ -44,7 +44,7 @@ _FREE, _NOT_SERVING, _SLOTS, _KV, _TTFT, _TPOT, _HARM, _HELD, _PAUSED = (
 )
 
 
-def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
+def quote(fleet: SelfHostedFleet, ask: PlacementQuery, policy: Policy, now: float) -> Quote:
     """Figures for `ask` on every placement, with the harm curves as they are; see `Quote`."""
     request, models, desk = ask.request, fleet.models, fleet.desk
     choices, prompt, hits = request.choices, np.array(float(request.prompt_tokens)), ask.hit_tokens
@@ -103,7 +103,7 @@ def quote(fleet: LocalFleet, ask: Ask, policy: Policy, now: float) -> Quote:
 
 
 def choose(
-    fleet: LocalFleet, ask: Ask, policy: Policy, now: float, rotation: int
+    fleet: SelfHostedFleet, ask: PlacementQuery, policy: Policy, now: float, rotation: int
 ) -> tuple[int | None, Quote]:
     """The placement to take, with the quote that decided; None: no one can take it now.
 
@@ -136,8 +136,8 @@ def choose(
 
 
 def _other_blocks(
-    fleet: LocalFleet,
-    ask: Ask,
+    fleet: SelfHostedFleet,
+    ask: PlacementQuery,
     policy: Policy,
     waited_s: float,
     hurry: bool,
@@ -185,7 +185,7 @@ def _mark(
     return blocked
 
 
-def _check_harm(desk: Desk, fleet: LocalFleet, policy: Policy) -> None:
+def _check_harm(desk: Desk, fleet: SelfHostedFleet, policy: Policy) -> None:
     """Sets the victims by the harm curves as they are now, and whom that blocks."""
     made, at, harm, victims = desk.made, desk.at, desk.harm, desk.made.victims
     np.add(desk.stalls, fleet.line_offsets, harm)
@@ -207,7 +207,7 @@ def _check_harm(desk: Desk, fleet: LocalFleet, policy: Policy) -> None:
                 made.blocked[harmed] = _HARM
 
 
-def _check_harm_again(desk: Desk, fleet: LocalFleet, policy: Policy, index: int) -> bool:
+def _check_harm_again(desk: Desk, fleet: SelfHostedFleet, policy: Policy, index: int) -> bool:
     """The same where one harm curve is new: only its group can have changed. Whether it is free."""
     made = desk.made
     if fleet.grouped:
@@ -228,7 +228,7 @@ def _check_harm_again(desk: Desk, fleet: LocalFleet, policy: Policy, index: int)
     return bool(made.blocked[index] == _FREE)
 
 
-def _best(fleet: LocalFleet, made: Quote, rotation: int) -> int | None:
+def _best(fleet: SelfHostedFleet, made: Quote, rotation: int) -> int | None:
     score = made.score
     if not len(score):
         return None

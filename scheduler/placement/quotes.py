@@ -49,7 +49,7 @@ BLOCK_TEXT = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class PlacementQuery:
     """A request as a quote needs it.
 
     Attributes:

@@ -69,7 +69,7 @@ class Group:
         return self.step_s(batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
 
 
-class LocalFleet:
+class SelfHostedFleet:
     """Arrays of shape (placements,), and harm curves of shape (placements, 2, STALL_POINTS)."""
 
     def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:

@@ -12,7 +12,7 @@ together: K is the KV of all ranks as long as they are balanced, else the slowes
 number of ranks.
 
 `StepModel` is one group and takes plain numbers, `StepModels` is many groups and takes arrays.
-`scheduler/step_time/step_fit.py` fits t0, a eta, c and kappa online; `simulation/catalog` makes priors.
+`step_fit.py` fits t0, a eta, c and kappa online; `simulation/catalog` makes priors.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Each coefficient is bytes over bandwidth or operations over speed, with the few constants of
 `Constants` for what no data sheet tells. They were set once on three published tables together
-(docs/step-model.md), not per model; the online fit (`scheduler/step_time/step_fit.py`) replaces the result.
+(docs/step-model.md), not per model; the online fit (`scheduler/step_time/step_fit.py`) replaces
+the result.
 """
 
 from __future__ import annotations

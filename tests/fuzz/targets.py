@@ -21,7 +21,7 @@ import yaml
 from google.rpc import error_details_pb2
 from hypothesis import strategies as st
 
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Usage
@@ -339,7 +339,7 @@ def check_config(text: bytes) -> None:
         except ConfigError as error:
             refused = error
         else:
-            assert isinstance(config, Config)
+            assert isinstance(config, GatewayConfig)
             return
     assert refused.problems
     assert all(problem.value and problem.message for problem in refused.problems)

@@ -13,7 +13,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config.ledger import BudgetEntry
+from gateway.config.ledger import BudgetConfig
 from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.ledgers import a_nano_dollar_a_token, booked, one
@@ -26,7 +26,7 @@ ANSWER = [ROLE, word(1), word(2, b'"length"'), DONE]
 
 @asynccontextmanager
 async def gateway(
-    folder: Path, *budgets: BudgetEntry, pause_s: float = 0.0, priced: Sequence[str] = ("own/a",)
+    folder: Path, *budgets: BudgetConfig, pause_s: float = 0.0, priced: Sequence[str] = ("own/a",)
 ) -> AsyncIterator[Serving]:
     """One replica with a price of 1 nano-USD a token."""
     script = Scripted(frames=ANSWER, pause_s=pause_s)
@@ -39,10 +39,10 @@ async def gateway(
             yield running
 
 
-def budget(nano_usd: int, **fields: object) -> BudgetEntry:
+def budget(nano_usd: int, **fields: object) -> BudgetConfig:
     cap = f"{nano_usd / 1e9:.9f}"
     given = {"tenant": "team", "key": "test", "period": Period.MONTH, "cap_usd": cap, **fields}
-    return BudgetEntry(**given)  # type: ignore[arg-type]
+    return BudgetConfig(**given)  # type: ignore[arg-type]
 
 
 def told(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:

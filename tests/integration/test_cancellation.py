@@ -9,7 +9,7 @@ from collections import Counter
 
 import grpc
 
-from gateway.config.gateway import Limits
+from gateway.config.gateway import LimitsConfig
 from gateway.upstream.moegate.grpc import MoegateGrpcBackend
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
@@ -63,7 +63,7 @@ async def test_a_thousand_streams_opened_and_cancelled_at_random_leave_nothing()
     async with simulated_vllm(engine) as one, simulated_vllm(engine) as two:
         settings = serving.config(
             pools=[serving.pool([one.url, two.url], upstream_model="sim", max_num_seqs=16)],
-            limits=Limits(queue_requests=AT_ONCE),
+            limits=LimitsConfig(queue_requests=AT_ONCE),
         )
         async with serving.serving(settings) as gateway:
             tasks = await tasks_when_idle(gateway)
@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_the_queue_frees_its_seat() -> None:
     async with simulated_vllm(engine) as slow:
         settings = serving.config(
             pools=[serving.pool([slow.url], upstream_model="sim", max_num_seqs=1)],
-            limits=Limits(queue_requests=2),
+            limits=LimitsConfig(queue_requests=2),
         )
         async with serving.serving(settings) as gateway:
             tasks = await tasks_when_idle(gateway)

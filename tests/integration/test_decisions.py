@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyRole
+from gateway.config.gateway import KeyConfig, KeyRole
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.integration.test_gateway import UPSTREAM, engine
@@ -17,8 +17,8 @@ from tests.serving import METADATA, chat_request, read_stream
 OPERATOR = "mg-operator-key"
 OTHER = "mg-other-key"
 KEYS = (
-    Key(id="boss", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR),
-    Key(id="other", sha256=key_sha256(OTHER)),
+    KeyConfig(id="boss", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR),
+    KeyConfig(id="other", sha256=key_sha256(OTHER)),
 )
 
 

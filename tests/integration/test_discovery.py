@@ -13,8 +13,8 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.config.discovery import Discover
-from gateway.config.gateway import Config, Gpu
+from gateway.config.discovery import DiscoveryConfig
+from gateway.config.gateway import GatewayConfig, GpuConfig
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
@@ -44,8 +44,8 @@ async def fleet(data_parallel_size: int = 1) -> AsyncIterator[tuple[dict[str, Si
         yield servers, port
 
 
-def config(dns: DnsServer, port: int, max_replicas: int = 16) -> Config:
-    discover = Discover(
+def config(dns: DnsServer, port: int, max_replicas: int = 16) -> GatewayConfig:
+    discover = DiscoveryConfig(
         dns=NAME,
         port=port,
         nameserver=dns.address,
@@ -199,7 +199,7 @@ async def test_pinned_ranks_come_and_go_with_their_replica() -> None:
             found.pools[0],
             data_parallel_ranks=2,
             pin_ranks=True,
-            gpu=Gpu(type="H100", count=2, usd_per_gpu_hour="2"),
+            gpu=GpuConfig(type="H100", count=2, usd_per_gpu_hour="2"),
         )
         settings = msgspec.structs.replace(found, pools=(pool,))
         async with serving.serving(settings, ready=False) as gateway:

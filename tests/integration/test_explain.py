@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyRole
+from gateway.config.gateway import KeyConfig, KeyRole
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
@@ -31,8 +31,8 @@ async def gateway() -> AsyncIterator[Serving]:
             pools=[serving.pool([a.url, b.url], upstream_model="m")],
             remotes=[serving.remote(away.url, upstream_model="m")],
             keys=[
-                Key(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR),
-                Key(id="other", sha256=key_sha256(OTHER)),
+                KeyConfig(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR),
+                KeyConfig(id="other", sha256=key_sha256(OTHER)),
             ],
         )
         async with serving.serving(settings) as running:

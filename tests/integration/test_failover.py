@@ -8,7 +8,7 @@ import aiohttp
 import grpc
 import pytest
 
-from gateway.config.gateway import Pool, Replica, Timeouts
+from gateway.config.gateway import PoolConfig, ReplicaConfig, TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.doors.grpc.requests import parse_generation
 from gateway.upstream.openai.body import Dialect
@@ -103,7 +103,7 @@ async def test_a_deadline_holds_though_every_read_finds_output() -> None:
             upstream_model="moe",
             dialect=Dialect.VLLM,
             api_key=None,
-            timeouts=Timeouts(),
+            timeouts=TimeoutsConfig(),
             pace=AlwaysHolding(),
         )
         generation = parse_generation(chat_request(), 16)
@@ -159,10 +159,10 @@ async def test_a_replica_that_serves_another_model_never_enters_service() -> Non
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
         assert gateway.gateway.runtime.scheduler.serves
-        wrong = Pool(
+        wrong = PoolConfig(
             name="own",
             model="other",
-            replicas=(Replica(name="a", url=script.url),),
+            replicas=(ReplicaConfig(name="a", url=script.url),),
             gpu=gateway.gateway.runtime.config.pools[0].gpu,
         )
         async with serving.serving(serving.config(pools=[wrong]), ready=False) as second:

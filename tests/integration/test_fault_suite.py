@@ -18,7 +18,7 @@ from aiohttp import web
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config.gateway import Limits, Remote
+from gateway.config.gateway import LimitsConfig, RemoteConfig
 from moegate.v1 import generation_pb2, inference_pb2
 from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (
@@ -125,7 +125,7 @@ async def test_retry_after_is_honoured(side: Side) -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 async def test_a_persistent_429_is_asked_less_and_less(side: Side) -> None:
-    limits = Limits(default_deadline_s=1.5)
+    limits = LimitsConfig(default_deadline_s=1.5)
     async with misbehaving(side, Script(rest=BUSY), limits=limits) as bench:
         errors = await asyncio.gather(*(refused(bench) for _ in range(20)))
         codes = {error.code() for error in errors}
@@ -295,7 +295,7 @@ async def test_tls_that_fails(side: Side, how: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", REMOTE_SIDES)
 async def test_remotes_that_fail_together_are_not_tried_one_after_the_other(side: Side) -> None:
-    def fate(remote: Remote) -> Remote:
+    def fate(remote: RemoteConfig) -> RemoteConfig:
         name = None if remote.name == "far-c" else "cloud"
         return msgspec.structs.replace(remote, fails_with=name)
 

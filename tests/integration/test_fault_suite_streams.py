@@ -11,8 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config.gateway import Remote
-from gateway.config.remote import Failures, Feature, Hedging
+from gateway.config.gateway import RemoteConfig
+from gateway.config.remote import FailuresConfig, Feature, HedgingConfig
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (
@@ -159,7 +159,7 @@ async def test_a_deadline_ends_the_upstream(side: Side) -> None:
         await bench.closes()
 
 
-HEDGED = Failures(hedging=Hedging(after_s=0.1, share=1.0))
+HEDGED = FailuresConfig(hedging=HedgingConfig(after_s=0.1, share=1.0))
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -227,18 +227,18 @@ async def test_a_client_that_leaves_a_race_ends_both(side: Side) -> None:
 
 async def test_hedges_are_a_share_of_the_requests() -> None:
     script = Script(rest=Act(first_token_s=0.25))
-    failures = Failures(hedging=Hedging(after_s=0.05, share=0.01))
+    failures = FailuresConfig(hedging=HedgingConfig(after_s=0.05, share=0.01))
     async with misbehaving(Side.LOCAL, script, script, failures=failures) as bench:
         await asyncio.gather(*(stream(bench) for _ in range(20)))
         assert bench.calls == 24, "four of a reserve, and a hundredth"
         await bench.closes()
 
 
-def continuing(remote: Remote) -> Remote:
+def continuing(remote: RemoteConfig) -> RemoteConfig:
     return msgspec.structs.replace(remote, can=(Feature.CONTINUATION,))
 
 
-CONTINUED = Failures(continue_cut_answers=True)
+CONTINUED = FailuresConfig(continue_cut_answers=True)
 
 
 @pytest.mark.parametrize("side", CONTINUING_SIDES)
@@ -281,7 +281,7 @@ async def test_a_cut_answer_is_not_gone_on_with_otherwise(name: str) -> None:
     if name == "tools":
         request.chat.tools.add(name="f")
     script = Script([act])
-    failures = Failures() if name == "off" else CONTINUED
+    failures = FailuresConfig() if name == "off" else CONTINUED
     change = (lambda remote: remote) if name == "no remote can" else continuing
     async with misbehaving(Side.OPENAI, script, script, failures=failures, change=change) as bench:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -18,7 +18,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from moegate.simulated_vllm.config import DEFAULT_MODEL
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
@@ -73,7 +73,7 @@ async def fleet(
     """`faults`: of `a`, from its start. Checks at the end that nothing is left anywhere."""
     good = SimulatedVllmConfig(speed=speed)
     broken = SimulatedVllmConfig(speed=speed, faults=parse_faults(faults))
-    timeouts = Timeouts(first_token_s=first_token_s, idle_s=1.0)
+    timeouts = TimeoutsConfig(first_token_s=first_token_s, idle_s=1.0)
     async with simulated_vllm(broken) as a, simulated_vllm(good) as b:
         pool = serving.pool([a.url, b.url], upstream_model=DEFAULT_MODEL, timeouts=timeouts)
         async with serving.serving(serving.config(pools=[pool]), ready=ready) as running:

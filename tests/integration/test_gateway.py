@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyLimits, Limits, Timeouts
+from gateway.config.gateway import KeyConfig, KeyLimitsConfig, LimitsConfig, TimeoutsConfig
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import (
     batch_pb2,
@@ -131,8 +131,8 @@ async def test_models_and_token_counts(gateway: Serving) -> None:
 
 
 async def test_who_may_not_call_is_told_so(sim: SimulatedVllm) -> None:
-    other = Key(id="other", sha256=key_sha256("mg-other"), models=("moe2",))
-    batch = Key(id="batch", sha256=key_sha256("mg-batch"), slo_classes=("batch",))  # type: ignore[arg-type]
+    other = KeyConfig(id="other", sha256=key_sha256("mg-other"), models=("moe2",))
+    batch = KeyConfig(id="batch", sha256=key_sha256("mg-batch"), slo_classes=("batch",))  # type: ignore[arg-type]
     settings = serving.config(
         pools=[serving.pool([sim.url], upstream_model=UPSTREAM)], keys=[other, batch]
     )
@@ -155,7 +155,9 @@ async def test_who_may_not_call_is_told_so(sim: SimulatedVllm) -> None:
 
 
 async def test_a_key_at_its_limit_is_told_when_to_come_back(sim: SimulatedVllm) -> None:
-    few = Key(id="few", sha256=key_sha256("mg-few"), limits=KeyLimits(requests_per_minute=2))
+    few = KeyConfig(
+        id="few", sha256=key_sha256("mg-few"), limits=KeyLimitsConfig(requests_per_minute=2)
+    )
     settings = serving.config(pools=[serving.pool([sim.url], upstream_model=UPSTREAM)], keys=[few])
     metadata = (("x-api-key", "mg-few"),)
     async with serving.serving(settings) as gateway:
@@ -230,7 +232,7 @@ async def test_the_default_deadline_holds_where_the_client_sets_none() -> None:
     async with engine(speed=1.0) as slow:
         settings = serving.config(
             pools=[serving.pool([slow.url], upstream_model=UPSTREAM)],
-            limits=Limits(default_deadline_s=3.0),
+            limits=LimitsConfig(default_deadline_s=3.0),
         )
         async with serving.serving(settings) as gateway:
             request = chat_request(max_output_tokens=4000, ignore_eos=True)
@@ -259,7 +261,7 @@ async def test_a_full_queue_overflows_to_the_remote_and_what_must_stay_is_refuse
         settings = serving.config(
             pools=[serving.pool([slow.url], upstream_model=UPSTREAM, max_num_seqs=1)],
             remotes=[serving.remote(far.url, upstream_model=UPSTREAM)],
-            limits=Limits(queue_requests=1),
+            limits=LimitsConfig(queue_requests=1),
         )
         async with serving.serving(settings) as gateway:
             long = chat_request(max_output_tokens=4000, ignore_eos=True)
@@ -304,7 +306,9 @@ async def test_nothing_in_service_is_unavailable_and_unhealthy() -> None:
     settings = serving.config(
         pools=[
             serving.pool(
-                ["http://127.0.0.1:1"], upstream_model=UPSTREAM, timeouts=Timeouts(connect_s=0.2)
+                ["http://127.0.0.1:1"],
+                upstream_model=UPSTREAM,
+                timeouts=TimeoutsConfig(connect_s=0.2),
             )
         ]
     )

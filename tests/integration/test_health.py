@@ -13,7 +13,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.gateway import Config, Tls
+from gateway.config.gateway import GatewayConfig, TlsConfig
 from gateway.doors.grpc.health import INFERENCE, PROCESS
 from gateway.doors.grpc.listening import Certificates, follow
 from gateway.server import running_gateway
@@ -31,7 +31,7 @@ async def health_of(channel: grpc.aio.Channel, name: str) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def with_health(**changes: object) -> Config:
+def with_health(**changes: object) -> GatewayConfig:
     config = serving.config(pools=[serving.pool([DEAD])])
     server = msgspec.structs.replace(config.server, health_listen="127.0.0.1:0", **changes)
     return msgspec.structs.replace(config, server=server)
@@ -53,7 +53,7 @@ async def test_the_health_port_is_plain_text_beside_tls_and_serves_nothing_else(
     tmp_path: Path,
 ) -> None:
     write_pair(tmp_path, trustme.CA())
-    config = with_health(tls=Tls(cert="tls.crt", key="tls.key"))
+    config = with_health(tls=TlsConfig(cert="tls.crt", key="tls.key"))
     async with running_gateway(config, tmp_path) as gateway:
         assert gateway.health_address is not None
         async with grpc.aio.insecure_channel(gateway.health_address) as channel:
@@ -91,7 +91,7 @@ async def test_renewed_certificates_come_into_force_and_bad_ones_are_told_once(
 ) -> None:
     caplog.set_level(logging.INFO, "gateway.doors.grpc.listening")
     write_pair(tmp_path, trustme.CA())
-    certificates = Certificates(Tls(cert="tls.crt", key="tls.key"), tmp_path)
+    certificates = Certificates(TlsConfig(cert="tls.crt", key="tls.key"), tmp_path)
     following = asyncio.create_task(follow(certificates, 0.01))
     first = certificates._configuration
     try:

@@ -14,8 +14,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from gateway.config.gateway import Config, Pool
-from gateway.config.kv_events import KvEvents
+from gateway.config.gateway import GatewayConfig, PoolConfig
+from gateway.config.kv_events import KvEventsConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.dns_server import dns_server
@@ -127,19 +127,21 @@ async def subscribed(*publishers: Publisher) -> None:
             assert await made.pub.recv() == b"\x01" + TOPIC
 
 
-def settings(url: str, *published: Publisher, replay: bool = False, ranks: int = 1) -> Config:
+def settings(
+    url: str, *published: Publisher, replay: bool = False, ranks: int = 1
+) -> GatewayConfig:
     pool = serving.pool([url] * len(published), upstream_model=UPSTREAM)
     replicas = tuple(
         msgspec.structs.replace(replica, kv_events_port=made.port)
         for replica, made in zip(pool.replicas, published, strict=True)
     )
     first = published[0]
-    events = KvEvents(
+    events = KvEventsConfig(
         port=first.port,
         topic=TOPIC.decode(),
         replay_port=first.replay_port if replay else None,
     )
-    changed: Pool = msgspec.structs.replace(
+    changed: PoolConfig = msgspec.structs.replace(
         pool,
         replicas=replicas,
         kv_events=events,
@@ -270,7 +272,7 @@ async def test_replicas_found_in_dns_are_listened_to_while_they_are_there() -> N
         publisher(one.port, host=SECOND) as two,
     ):
         found = discovering(dns, port, max_replicas=3)
-        events = KvEvents(port=one.port, topic=TOPIC.decode())
+        events = KvEventsConfig(port=one.port, topic=TOPIC.decode())
         (pool,) = found.pools
         pool = msgspec.structs.replace(pool, kv_events=events, share_prefix_cache=True)
         settings = msgspec.structs.replace(found, pools=(pool,))

@@ -11,8 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
-from gateway.config.ledger import BudgetEntry
-from gateway.config.telemetry import Telemetry
+from gateway.config.ledger import BudgetConfig
+from gateway.config.telemetry import TelemetryConfig
 from gateway.telemetry import semconv
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
@@ -22,7 +22,7 @@ from tests.otlp_receiver import receiver
 from tests.scripted import GOOD, Scripted, upstreams
 from tests.serving import METADATA, Serving, chat_request, read_stream
 
-ON = Telemetry(metrics_listen="127.0.0.1:0")
+ON = TelemetryConfig(metrics_listen="127.0.0.1:0")
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
@@ -116,7 +116,9 @@ async def test_a_taken_port_is_told_with_its_field() -> None:
     async with upstreams(Scripted(frames=GOOD), telemetry=ON) as gateway:
         taken = gateway.gateway.metrics_address
         with pytest.raises(OSError, match=r"telemetry\.metrics_listen: cannot listen on"):
-            async with upstreams(Scripted(frames=GOOD), telemetry=Telemetry(metrics_listen=taken)):
+            async with upstreams(
+                Scripted(frames=GOOD), telemetry=TelemetryConfig(metrics_listen=taken)
+            ):
                 pass
 
 
@@ -125,7 +127,7 @@ async def test_a_budget_shows_what_is_left_of_it() -> None:
     async with simulated_vllm(engine) as own:
         settings = msgspec.structs.replace(
             serving.config(pools=[serving.pool([own.url], upstream_model="m")], telemetry=ON),
-            budgets=(BudgetEntry(tenant="team", period=Period.DAY, cap_usd="5"),),
+            budgets=(BudgetConfig(tenant="team", period=Period.DAY, cap_usd="5"),),
         )
         async with serving.serving(settings) as gateway:
             async with asyncio.timeout(serving.READY_S):

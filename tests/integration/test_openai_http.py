@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role, Usage
 from gateway.upstream.openai.body import Dialect
@@ -93,7 +93,7 @@ def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIHt
         "upstream_model": "tiny-moe",
         "dialect": Dialect.VLLM,
         "api_key": "sk-secret",
-        "timeouts": Timeouts(first_token_s=PATIENT_S, idle_s=PATIENT_S),
+        "timeouts": TimeoutsConfig(first_token_s=PATIENT_S, idle_s=PATIENT_S),
         **fields,
     }
     return OpenAIHttpBackend(session=session, base_url=url, **values)
@@ -407,7 +407,7 @@ async def test_the_connect_timeout(session: aiohttp.ClientSession) -> None:
     # A TLS handshake that gets no answer: connecting takes for ever, on any machine.
     async with raw_upstream(b"", then_hang=True) as address:
         failure = await failure_of(
-            backend(session, f"https://{address}", timeouts=Timeouts(connect_s=0.05))
+            backend(session, f"https://{address}", timeouts=TimeoutsConfig(connect_s=0.05))
         )
     assert failure.kind is FailureKind.CONNECT
     assert failure.message == "no connection within 0.05 s"
@@ -415,7 +415,7 @@ async def test_the_connect_timeout(session: aiohttp.ClientSession) -> None:
 
 async def test_a_stall_of_this_process_is_not_the_servers(session: aiohttp.ClientSession) -> None:
     async with upstream(sse(STREAM)) as url:
-        client = backend(session, url, timeouts=Timeouts(connect_s=0.05))
+        client = backend(session, url, timeouts=TimeoutsConfig(connect_s=0.05))
         collecting = asyncio.create_task(collect(client))
         # The connection is under way, then nothing runs until long after the timer was due.
         await asyncio.sleep(0)
@@ -437,7 +437,7 @@ ROLE = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content
     ids=["no headers", "no bytes", "a comment", "a role"],
 )
 async def test_the_first_token_timeout(session: aiohttp.ClientSession, handler: Handler) -> None:
-    timeouts = Timeouts(first_token_s=0.05)
+    timeouts = TimeoutsConfig(first_token_s=0.05)
     async with upstream(handler) as url:
         failure = await failure_of(backend(session, url, timeouts=timeouts))
     assert failure.kind is FailureKind.TIMEOUT
@@ -445,7 +445,7 @@ async def test_the_first_token_timeout(session: aiohttp.ClientSession, handler: 
 
 
 async def test_the_idle_timeout(session: aiohttp.ClientSession) -> None:
-    timeouts = Timeouts(idle_s=0.05, first_token_s=PATIENT_S)
+    timeouts = TimeoutsConfig(idle_s=0.05, first_token_s=PATIENT_S)
     async with upstream(sse(frame("a"), then=hang)) as url:
         failure = await failure_of(backend(session, url, timeouts=timeouts))
     assert failure.kind is FailureKind.TIMEOUT
@@ -462,7 +462,7 @@ async def test_comments_are_no_sign_of_life(session: aiohttp.ClientSession) -> N
             await asyncio.sleep(0.01)
 
     async with upstream(handler) as url:
-        failure = await failure_of(backend(session, url, timeouts=Timeouts(idle_s=0.1)))
+        failure = await failure_of(backend(session, url, timeouts=TimeoutsConfig(idle_s=0.1)))
     assert failure.kind is FailureKind.TIMEOUT
 
 
@@ -482,7 +482,7 @@ async def test_the_time_of_a_slow_consumer_is_not_the_servers(
         await response.write(frame("b", "stop") + b"data: [DONE]\n\n")
         return response
 
-    client_timeouts = Timeouts(idle_s=1.0)
+    client_timeouts = TimeoutsConfig(idle_s=1.0)
     async with upstream(handler) as url:
         at_s = asyncio.get_running_loop().time() + PATIENT_S
         client = backend(session, url, timeouts=client_timeouts)
@@ -501,7 +501,7 @@ async def test_the_time_of_a_slow_consumer_is_not_the_servers(
 async def test_the_deadline(
     session: aiohttp.ClientSession, pieces: list[bytes], bound: str
 ) -> None:
-    timeouts = Timeouts(total_s=0.05 if bound == "total" else PATIENT_S)
+    timeouts = TimeoutsConfig(total_s=0.05 if bound == "total" else PATIENT_S)
     deadline_s = 0.05 if bound == "deadline" else PATIENT_S
     async with upstream(sse(*pieces, then=hang)) as url:
         failure = await failure_of(backend(session, url, timeouts=timeouts), deadline_s=deadline_s)
@@ -521,7 +521,10 @@ async def test_a_whole_answer_survives_the_loss_of_its_usage(
     whole = HEAD + chunked(frame("a" * 40, "stop"))
     async with raw_upstream(whole, then_hang=ending == "idle") as address:
         client = backend(
-            session, f"http://{address}", dialect=Dialect.OPENAI, timeouts=Timeouts(idle_s=0.05)
+            session,
+            f"http://{address}",
+            dialect=Dialect.OPENAI,
+            timeouts=TimeoutsConfig(idle_s=0.05),
         )
         chunks = await collect(client)
     assert text_of(chunks) == "a" * 40

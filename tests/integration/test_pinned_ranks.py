@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Gpu, Key, KeyRole, Pool
+from gateway.config.gateway import GpuConfig, KeyConfig, KeyRole, PoolConfig
 from moegate.simulated_vllm.server import SimulatedVllm
 from moegate.v1 import admin_pb2, admin_pb2_grpc, generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
@@ -17,18 +17,18 @@ from tests.serving import METADATA, Serving, chat_request, first_message, read_s
 
 RANKS = 4
 OPERATOR = (("authorization", "Bearer mg-operator-key"),)
-BOSS = Key(id="boss", sha256=key_sha256("mg-operator-key"), role=KeyRole.OPERATOR)
+BOSS = KeyConfig(id="boss", sha256=key_sha256("mg-operator-key"), role=KeyRole.OPERATOR)
 
 
-def pool(url: str, **settings: object) -> Pool:
+def pool(url: str, **settings: object) -> PoolConfig:
     base = serving.pool([url], upstream_model=UPSTREAM)
     changed = {
         "data_parallel_ranks": RANKS,
         "pin_ranks": True,
-        "gpu": Gpu(type="H100", count=RANKS, usd_per_gpu_hour="2"),
+        "gpu": GpuConfig(type="H100", count=RANKS, usd_per_gpu_hour="2"),
     }
     fields = {name: getattr(base, name) for name in base.__struct_fields__}
-    return Pool(**{**fields, **changed, **settings})
+    return PoolConfig(**{**fields, **changed, **settings})
 
 
 def running(sim: SimulatedVllm) -> list[int]:
@@ -139,7 +139,7 @@ async def test_a_wrong_number_of_ranks_keeps_the_replica_out_and_says_why(
     ranks: int, reason: str
 ) -> None:
     async with engine(data_parallel_size=RANKS) as sim:
-        gpu = Gpu(type="H100", count=8, usd_per_gpu_hour="2")
+        gpu = GpuConfig(type="H100", count=8, usd_per_gpu_hour="2")
         settings = serving.config(pools=[pool(sim.url, data_parallel_ranks=ranks, gpu=gpu)])
         async with serving.serving(settings, ready=False) as gateway:
             states = gateway.gateway.runtime.scheduler.placements

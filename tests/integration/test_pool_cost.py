@@ -15,8 +15,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Config, Key, KeyRole
-from gateway.config.prices import DisaggregatedNodes, Metering, PriceSources
+from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole
+from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
 from moegate.cli.main import main
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -47,18 +47,18 @@ showback:
 """
 
 
-def settings(url: str, folder: Path, *, disaggregated: bool = False) -> Config:
+def settings(url: str, folder: Path, *, disaggregated: bool = False) -> GatewayConfig:
     (folder / "prices.yaml").write_text(CATALOG)
     pool = serving.pool([url])
     if disaggregated:
-        nodes = DisaggregatedNodes(prefill=1, decode=3)
+        nodes = DisaggregatedNodesConfig(prefill=1, decode=3)
         pool = msgspec.structs.replace(pool, disaggregated=nodes)
     remote = msgspec.structs.replace(serving.remote(url), price_row="far/moe")
-    operator = Key(id="ops", sha256=key_sha256(OPERATOR_KEY), role=KeyRole.OPERATOR)
+    operator = KeyConfig(id="ops", sha256=key_sha256(OPERATOR_KEY), role=KeyRole.OPERATOR)
     return msgspec.structs.replace(
         serving.config(pools=[pool], remotes=[remote], keys=[operator]),
-        prices=PriceSources(catalog=str(folder / "prices.yaml")),
-        metering=Metering(state=str(folder / "meter.json")),
+        prices=PricesConfig(catalog=str(folder / "prices.yaml")),
+        metering=MeteringConfig(state=str(folder / "meter.json")),
     )
 
 

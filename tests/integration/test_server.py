@@ -17,7 +17,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Config, Key, Limits, Tenant, Tls
+from gateway.config.gateway import GatewayConfig, KeyConfig, LimitsConfig, TenantConfig, TlsConfig
 from gateway.config.problems import ConfigError
 from gateway.runtime.active_configuration import MAX_RETIRED, ReloadRefused
 from gateway.server import running_gateway
@@ -35,13 +35,13 @@ async def sim() -> AsyncIterator[SimulatedVllm]:
         yield running
 
 
-def with_server(config: Config, **changes: object) -> Config:
+def with_server(config: GatewayConfig, **changes: object) -> GatewayConfig:
     return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **changes))
 
 
-def with_key(config: Config, key: str) -> Config:
-    keys = (Key(id="new", sha256=key_sha256(key)),)
-    return msgspec.structs.replace(config, tenants=(Tenant(name="team", keys=keys),))
+def with_key(config: GatewayConfig, key: str) -> GatewayConfig:
+    keys = (KeyConfig(id="new", sha256=key_sha256(key)),)
+    return msgspec.structs.replace(config, tenants=(TenantConfig(name="team", keys=keys),))
 
 
 def write_pair(folder: Path, authority: trustme.CA, name: str = "server") -> None:
@@ -71,7 +71,7 @@ async def test_tls_and_new_certificates_on_reload(sim: SimulatedVllm, tmp_path: 
     write_pair(tmp_path, old)
     config = with_server(
         serving.config(pools=[serving.pool([sim.url])]),
-        tls=Tls(cert="server.crt", key="server.key"),
+        tls=TlsConfig(cert="server.crt", key="server.key"),
     )
     async with running_gateway(config, tmp_path) as gateway:
         assert (await models(gateway.address, trusts_old)).models
@@ -87,7 +87,7 @@ async def test_mtls_takes_only_clients_of_its_authority(sim: SimulatedVllm, tmp_
     authority, stranger = trustme.CA(), trustme.CA()
     write_pair(tmp_path, authority)
     authority.cert_pem.write_to_path(tmp_path / "clients.crt")
-    tls = Tls(cert="server.crt", key="server.key", client_ca="clients.crt")
+    tls = TlsConfig(cert="server.crt", key="server.key", client_ca="clients.crt")
     config = with_server(serving.config(pools=[serving.pool([sim.url])]), tls=tls)
 
     def client(ca: trustme.CA) -> grpc.ChannelCredentials:
@@ -129,7 +129,7 @@ async def test_tls_files_that_cannot_be_used_are_named(
             (tmp_path / "server.crt").write_text("nonsense")
         case "no authority":
             (tmp_path / "clients.crt").write_text("nonsense")
-    tls = Tls(cert="server.crt", key="server.key", client_ca="clients.crt")
+    tls = TlsConfig(cert="server.crt", key="server.key", client_ca="clients.crt")
     config = with_server(serving.config(pools=[serving.pool(["http://127.0.0.1:1"])]), tls=tls)
     with pytest.raises(ConfigError, match=message):
         async with running_gateway(config, tmp_path):
@@ -176,7 +176,7 @@ async def test_reloads_are_bounded_while_old_streams_run(sim: SimulatedVllm) -> 
 
 
 async def test_a_message_above_the_limit_is_refused(sim: SimulatedVllm) -> None:
-    limits = Limits(message_bytes=65_536)
+    limits = LimitsConfig(message_bytes=65_536)
     async with serving.serving(
         serving.config(pools=[serving.pool([sim.url])], limits=limits)
     ) as gateway:

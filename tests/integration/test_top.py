@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyRole
+from gateway.config.gateway import KeyConfig, KeyRole
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
@@ -29,7 +29,7 @@ async def gateway() -> AsyncIterator[Serving]:
         settings = serving.config(
             pools=[serving.pool([own.url], upstream_model="m", max_num_seqs=2)],
             remotes=[serving.remote(away.url, upstream_model="m")],
-            keys=[Key(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR)],
+            keys=[KeyConfig(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR)],
         )
         async with serving.serving(settings) as running:
             yield running

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from gateway.config.gateway import Limits
-from gateway.config.telemetry import Telemetry
+from gateway.config.gateway import LimitsConfig
+from gateway.config.telemetry import TelemetryConfig
 from gateway.telemetry import semconv
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
@@ -173,7 +173,7 @@ async def test_overflow_is_told_with_its_reason(otlp: Receiver) -> None:
         settings = serving.config(
             pools=[serving.pool([own.url], upstream_model="m", max_num_seqs=1)],
             remotes=[serving.remote(away.url, upstream_model="m")],
-            limits=Limits(queue_requests=1),
+            limits=LimitsConfig(queue_requests=1),
         )
         async with serving.serving(settings) as gateway, full(gateway):
             done = await generate(gateway)
@@ -220,7 +220,7 @@ async def test_a_refusal_is_an_answer_and_no_error(otlp: Receiver) -> None:
     async with simulated_vllm(near) as own:
         settings = serving.config(
             pools=[serving.pool([own.url], upstream_model="m", max_num_seqs=1)],
-            limits=Limits(queue_requests=1),
+            limits=LimitsConfig(queue_requests=1),
         )
         async with serving.serving(settings) as gateway:
             async with full(gateway):
@@ -316,7 +316,7 @@ async def test_what_the_environment_turns_off_is_off(
 
 async def test_content_is_recorded_only_where_it_is_switched_on(otlp: Receiver) -> None:
     engine = Scripted(frames=GOOD)
-    on = Telemetry(record_content=True)
+    on = TelemetryConfig(record_content=True)
     async with upstreams(engine, telemetry=on) as gateway:
         await generate(gateway)
         await otlp.until(RPC, CHAT)

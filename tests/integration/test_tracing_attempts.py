@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from gateway.config.remote import Failures, Hedging
+from gateway.config.remote import FailuresConfig, HedgingConfig
 from gateway.telemetry import otlp_encoding
 from gateway.telemetry.otlp_encoding import encoded
 from tests import serving
@@ -51,7 +51,7 @@ async def test_what_is_sent_is_encoded_by_the_gateway(
 @pytest.mark.parametrize("side", [Side.LOCAL, Side.OPENAI])
 async def test_a_hedge_tells_its_own_decision(otlp: Receiver, side: Side) -> None:
     script = Script([Act(first_token_s=60)])
-    hedging = Failures(hedging=Hedging(after_s=0.1, share=1.0))
+    hedging = FailuresConfig(hedging=HedgingConfig(after_s=0.1, share=1.0))
     async with misbehaving(side, script, script, failures=hedging) as bench:
         async with asyncio.timeout(serving.READY_S):
             seen = await read_stream(bench.served.stub.Generate(chat_request(), metadata=METADATA))

@@ -16,8 +16,15 @@ import pytest
 import trustme
 
 from gateway.accounting.settlement import SettledAttempt, Sink
-from gateway.config.gateway import Config, Limits, Remote, Secret, Timeouts, Tls
-from gateway.config.remote import OtherGateway, RemoteApi
+from gateway.config.gateway import (
+    GatewayConfig,
+    LimitsConfig,
+    RemoteConfig,
+    SecretConfig,
+    TimeoutsConfig,
+    TlsConfig,
+)
+from gateway.config.remote import OtherGatewayConfig, RemoteApi
 from gateway.upstream.moegate.grpc import MoegateGrpcBackend
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
@@ -43,21 +50,21 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEGATE_INNER_KEY", KEY)
 
 
-def beyond(address: str, name: str = "far", **fields: Any) -> Remote:
+def beyond(address: str, name: str = "far", **fields: Any) -> RemoteConfig:
     """The gateway at that address, as a remote."""
-    made = Remote(
+    made = RemoteConfig(
         name=name,
         remote_class="eu",
         model=MODEL,
         api=RemoteApi.MOEGATE,
         url=f"grpc://{address}",
-        api_key=Secret(env="MOEGATE_INNER_KEY"),
-        timeouts=Timeouts(connect_s=2.0, first_token_s=30.0, idle_s=30.0, total_s=60.0),
+        api_key=SecretConfig(env="MOEGATE_INNER_KEY"),
+        timeouts=TimeoutsConfig(connect_s=2.0, first_token_s=30.0, idle_s=30.0, total_s=60.0),
     )
     return msgspec.structs.replace(made, **fields)
 
 
-def outer_config(*remotes: Remote) -> Config:
+def outer_config(*remotes: RemoteConfig) -> GatewayConfig:
     return serving.config(remotes=remotes)
 
 
@@ -65,7 +72,7 @@ def outer_config(*remotes: Remote) -> Config:
 async def two(
     engine: SimulatedVllmConfig = ENGINE,
     *,
-    limits: Limits | None = None,
+    limits: LimitsConfig | None = None,
     sinks: tuple[Sink, ...] = (),
 ) -> AsyncIterator[tuple[Serving, Serving, SimulatedVllm]]:
     """The outer gateway, the inner one, and the engine behind that. `sinks`: of the outer one."""
@@ -232,7 +239,7 @@ async def test_clients_that_leave_at_random_leave_nothing_in_either_gateway() ->
 
 async def test_a_saturated_gateway_is_spared_for_as_long_as_it_asks() -> None:
     settled: list[SettledAttempt] = []
-    limits = Limits(queue_requests=1)
+    limits = LimitsConfig(queue_requests=1)
     async with two(SLOW, limits=limits, sinks=(settled.append,)) as (outer, inner, _):
         long = chat_request(max_output_tokens=4000, ignore_eos=True)
         running = inner.stub.Generate(long, metadata=METADATA)
@@ -309,7 +316,7 @@ async def test_a_gateway_that_comes_back_is_used_again() -> None:
 async def test_a_server_that_accepts_and_says_nothing_is_no_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        short = Timeouts(connect_s=0.3, first_token_s=30.0, idle_s=30.0, total_s=60.0)
+        short = TimeoutsConfig(connect_s=0.3, first_token_s=30.0, idle_s=30.0, total_s=60.0)
         async with serving.serving(outer_config(beyond(address, timeouts=short))) as outer:
             assert "no connection" in str((await refused(outer)).details())
             await closes(outer)
@@ -337,7 +344,7 @@ async def test_a_chain_of_three_needs_to_be_allowed() -> None:
     async with two() as (middle, _, _):
         longer = beyond(
             middle.gateway.runtime.config.remotes[0].url.removeprefix("grpc://"),
-            gateway=OtherGateway(max_hops=2),
+            gateway=OtherGatewayConfig(max_hops=2),
         )
         async with serving.serving(outer_config(beyond(middle.gateway.address))) as outer:
             error = await refused(outer)
@@ -351,7 +358,7 @@ async def test_a_chain_of_three_needs_to_be_allowed() -> None:
 async def test_a_wrong_key_sets_the_gateway_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEGATE_WRONG_KEY", "mg-wrong")
     async with two() as (_, inner, _):
-        made = beyond(inner.gateway.address, api_key=Secret(env="MOEGATE_WRONG_KEY"))
+        made = beyond(inner.gateway.address, api_key=SecretConfig(env="MOEGATE_WRONG_KEY"))
         async with serving.serving(outer_config(made)) as outer:
             error = await refused(outer)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
@@ -366,11 +373,11 @@ async def test_over_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.crt")
     async with simulated_vllm(ENGINE) as vllm:
         there = serving.config(pools=[serving.pool([vllm.url], upstream_model="sim")])
-        tls = msgspec.structs.replace(there.server, tls=Tls(cert="tls.crt", key="tls.key"))
+        tls = msgspec.structs.replace(there.server, tls=TlsConfig(cert="tls.crt", key="tls.key"))
         there = msgspec.structs.replace(there, server=tls)
         async with serving.serving_in(tmp_path, there) as inner:
             url = f"grpcs://{inner.gateway.address}"
-            trusting = beyond("", url=url, gateway=OtherGateway(ca=str(tmp_path / "ca.crt")))
+            trusting = beyond("", url=url, gateway=OtherGatewayConfig(ca=str(tmp_path / "ca.crt")))
             async with serving.serving(outer_config(trusting)) as outer:
                 await read_stream(outer.stub.Generate(chat_request(), metadata=METADATA))
             async with serving.serving(outer_config(beyond("", url=url))) as outer:

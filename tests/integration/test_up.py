@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.config.gateway import Gpu
+from gateway.config.gateway import GpuConfig
 from gateway.server import RunningGateway
 from moegate.up import engine
 from moegate.up.launch import KEY_VARIABLE, Launch
@@ -180,7 +180,7 @@ def plan(vllm: Path, variant: str) -> Up:
         vllm=vllm,
         launch=Launch(model=MODEL, served_model_name=MODEL, flags=(f"--stand-in={variant}",)),
         listen="127.0.0.1:0",
-        gpu=Gpu(type="H100", count=1),
+        gpu=GpuConfig(type="H100", count=1),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyRole, Tenant
+from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.integration.test_budgets import ANSWER, until_refused
@@ -54,11 +54,13 @@ async def running(folder: Path) -> AsyncIterator[Stack]:
     scripts = [Scripted(frames=ANSWER), Scripted(frames=ANSWER)]
     async with listening(*scripts):
         keys = (
-            Key(id="admin", sha256=key_sha256("mg-admin"), role=KeyRole.TENANT_ADMIN),
-            Key(id="operator", sha256=key_sha256("mg-operator"), role=KeyRole.OPERATOR),
+            KeyConfig(id="admin", sha256=key_sha256("mg-admin"), role=KeyRole.TENANT_ADMIN),
+            KeyConfig(id="operator", sha256=key_sha256("mg-operator"), role=KeyRole.OPERATOR),
         )
         config = serving.config(pools=[serving.pool([s.url for s in scripts])], keys=keys)
-        other = Tenant(name="other", keys=(Key(id="theirs", sha256=key_sha256("mg-theirs")),))
+        other = TenantConfig(
+            name="other", keys=(KeyConfig(id="theirs", sha256=key_sha256("mg-theirs")),)
+        )
         config = msgspec.structs.replace(config, tenants=(*config.tenants, other))
         async with serving.serving_in(folder, config) as gateway:
             a_nano_dollar_a_token(gateway.gateway, ("own/a", "own/b"))

@@ -25,7 +25,7 @@ def written() -> dict[str, Any]:
 
 def test_the_schema_is_that_of_the_gateways_types() -> None:
     assert written() == generate.schema(), STALE
-    assert written()["properties"]["config"] == {"$ref": "#/$defs/Config"}
+    assert written()["properties"]["config"] == {"$ref": "#/$defs/GatewayConfig"}
     assert written()["$defs"].keys() == json_schema()["$defs"].keys(), STALE
 
 

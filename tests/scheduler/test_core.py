@@ -10,15 +10,15 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Cancelled,
-    Dispatch,
     EngineReport,
     Objective,
     PlacementKind,
     Progress,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     ServingChanged,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement_state import Placement
@@ -82,9 +82,9 @@ def first_actions(core: Scheduler, now: float) -> tuple[float, tuple[object, ...
 
 def where(actions: tuple[object, ...]) -> list[tuple[str, str]]:
     return [
-        (a.request_id, a.placement) if isinstance(a, Dispatch) else (a.request_id, a.reason.value)
+        (a.request_id, a.placement) if isinstance(a, Start) else (a.request_id, a.reason.value)
         for a in actions
-        if isinstance(a, Dispatch | Reject)
+        if isinstance(a, Start | Refuse)
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_pending_prefill_counts() -> None:
 def test_a_prefill_that_is_overdue_is_not_taken_for_done() -> None:
     core = scheduler(local("a", slots=9))
     [long] = core.submit(request("long", prompt_tokens=30_000, max_output_tokens=10), 0.0)
-    assert isinstance(long, Dispatch)
+    assert isinstance(long, Start)
     assert long.predicted_ttft_s is not None
     assert long.predicted_ttft_s < 5.0
     # No token yet: the next one would wait behind it, longer than it is promised.
@@ -286,7 +286,7 @@ def test_a_remote_serves_what_cannot_be_in_time_at_home() -> None:
     assert core.submit(request("r2", remote_classes=EU), 0.0) == (), "nobody waits: in time"
     now, [dispatch] = first_actions(core, 0.0)
     assert 1.9 < now < 2.0, "at the last moment at which the remote is in time"
-    assert isinstance(dispatch, Dispatch)
+    assert isinstance(dispatch, Start)
     assert dispatch.placement == "far"
     assert dispatch.reason.startswith("own servers saturated; ")
 
@@ -303,8 +303,8 @@ def test_content_that_must_stay_local_is_refused_when_the_queue_is_full() -> Non
     for name in ("r1", "r2"):
         core.submit(request(name), 0.0)
     [reject] = core.submit(request("r3"), 0.0)
-    assert isinstance(reject, Reject)
-    assert reject.reason is RejectReason.QUEUE_FULL
+    assert isinstance(reject, Refuse)
+    assert reject.reason is RefusalReason.QUEUE_FULL
     assert reject.retry_after_s is not None
     assert 0.2 <= reject.retry_after_s <= 60
 
@@ -327,10 +327,10 @@ def test_a_model_without_own_servers_runs_on_its_remote() -> None:
 def test_refusals_that_are_known_at_admission() -> None:
     core = scheduler(local("a", context=500), remote())
     cases = {
-        RejectReason.UNKNOWN_MODEL: request("r1", model="other"),
-        RejectReason.TOO_LONG: request("r2", prompt_tokens=500, prompt_tokens_exact=True),
-        RejectReason.NO_PLACEMENT_ALLOWED: request("r3", unsupported_by=frozenset({"a", "far"})),
-        RejectReason.DEADLINE: request("r4", deadline_s=0.001),
+        RefusalReason.UNKNOWN_MODEL: request("r1", model="other"),
+        RefusalReason.TOO_LONG: request("r2", prompt_tokens=500, prompt_tokens_exact=True),
+        RefusalReason.NO_PLACEMENT_ALLOWED: request("r3", unsupported_by=frozenset({"a", "far"})),
+        RefusalReason.DEADLINE: request("r4", deadline_s=0.001),
     }
     for reason, made in cases.items():
         assert where(core.submit(made, 0.0)) == [(made.request_id, reason.value)]
@@ -357,11 +357,11 @@ def test_a_failed_attempt_goes_elsewhere_and_ends_when_none_is_left() -> None:
     core = scheduler(local("a"), local("b"))
     core.submit(request("r1"), 0.0)
     [again] = core.handle(ended("r1", AttemptOutcome.RETRYABLE), 1.0)
-    assert isinstance(again, Dispatch)
+    assert isinstance(again, Start)
     assert (again.placement, again.attempt) == ("b", 2)
     [reject] = core.handle(ended("r1", AttemptOutcome.RETRYABLE, attempt=2), 2.0)
-    assert isinstance(reject, Reject)
-    assert reject.reason is RejectReason.ATTEMPTS_EXHAUSTED
+    assert isinstance(reject, Refuse)
+    assert reject.reason is RefusalReason.ATTEMPTS_EXHAUSTED
     assert "why" in reject.message
     assert repr(core) == "<Scheduler: 0 queued, 0 running>"
 
@@ -387,8 +387,8 @@ def test_nothing_in_service_is_unavailable_at_once_and_for_those_who_wait() -> N
     down = ServingChanged(placement="a", serving=False, reason="connection refused")
     assert where(core.handle(down, 1.0)) == [("r2", "unavailable")]
     [reject] = core.submit(request("r3"), 1.0)
-    assert isinstance(reject, Reject)
-    assert reject.reason is RejectReason.UNAVAILABLE
+    assert isinstance(reject, Refuse)
+    assert reject.reason is RefusalReason.UNAVAILABLE
     assert "connection refused" in reject.message
     assert not core.serves
 

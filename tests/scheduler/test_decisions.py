@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from scheduler.contract import Dispatch, PlacementKind, ServingChanged
+from scheduler.contract import PlacementKind, ServingChanged, Start
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.decisions import Candidate, Figures
 from scheduler.placement_state import Placement
@@ -59,7 +59,7 @@ def test_the_best_two_are_those_of_all_candidates() -> None:
             f"r{number}", prompt_tokens=50 * number, remote_classes=frozenset({"eu"}), ttft_s=0.5
         )
         for action in core.submit(made, 0.0):
-            if not isinstance(action, Dispatch):
+            if not isinstance(action, Start):
                 continue
             decision = core.decisions.get(action.request_id)
             assert decision is not None

@@ -15,13 +15,13 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Cancelled,
-    Dispatch,
     EngineReport,
     Evict,
     PlacementKind,
     Progress,
     ServingChanged,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement_state import Placement
@@ -57,7 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.core = Scheduler(PLACEMENTS, SchedulerLimits(queue=QUEUE, attempts=ATTEMPTS))
         self.submitted: set[str] = set()
         self.waiting: set[str] = set()
-        self.running: dict[str, Dispatch] = {}
+        self.running: dict[str, Start] = {}
         self.local_only: set[str] = set()
         self.batch: set[str] = set()
         self.evictions: Counter[str] = Counter()
@@ -74,7 +74,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             assert action.request_id in self.waiting, "an action for a request that does not wait"
             self.waiting.remove(action.request_id)
-            if isinstance(action, Dispatch):
+            if isinstance(action, Start):
                 self.check_kv(action)
                 assert action.attempt <= ATTEMPTS + self.evictions[action.request_id]
                 assert action.placement != "far" or action.request_id not in self.local_only
@@ -82,7 +82,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             else:
                 self.ends[action.request_id] += 1
 
-    def check_kv(self, action: Dispatch) -> None:
+    def check_kv(self, action: Start) -> None:
         """No start fills a KV cache beyond what is planned; answers may outgrow that later."""
         [state] = [s for s in self.core.placements if s.facts.name == action.placement]
         if state.facts.kv_capacity_tokens is not None and len(state.residents) > 1:

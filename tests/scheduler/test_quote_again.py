@@ -10,8 +10,8 @@ from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement.placement import choose, quote
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
-from scheduler.request_state import Ticket
 from scheduler.step_time.step_model import QWEN3_30B_H100
+from scheduler.tracked_request import TrackedRequest
 
 COUNT = 6
 
@@ -39,17 +39,17 @@ def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
     )  # fmt: skip
     for i in range(COUNT):
         core.handle(ServingChanged(placement=f"p/{i}", serving=True, reason=""), 0.0)
-    lane = core._lanes["moe"]
-    fleet, now = lane.fleet, 0.0
+    model_state = core._model_states["moe"]
+    fleet, now = model_state.fleet, 0.0
     seen: set[int] = set()
     for number in range(80):
         now += 0.01
-        ticket = Ticket(request(f"q{number}", now, 500 + 97 * number))
-        lane.promise(ticket, count=False)
-        ask = lane.ask(ticket, now)
+        tracked = TrackedRequest(request(f"q{number}", now, 500 + 97 * number))
+        model_state.promise(tracked, count=False)
+        ask = model_state.ask(tracked, now)
         before = fleet.curve_at_s.copy()
-        made = choose(fleet, ask, lane.policy, now, number)[1].kept()
-        whole = quote(fleet, ask, lane.policy, now)
+        made = choose(fleet, ask, model_state.policy, now, number)[1].kept()
+        whole = quote(fleet, ask, model_state.policy, now)
         assert (made.blocked == whole.blocked).all()
         np.testing.assert_allclose(made.victims, whole.victims, atol=1e-12)
         by_model = fleet.models.decode_step_s(fleet.batch + 1, np.zeros(COUNT))

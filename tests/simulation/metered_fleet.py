@@ -10,12 +10,12 @@ import numpy as np
 from scheduler.contract import (
     Action,
     AttemptEnded,
-    Dispatch,
     EngineReport,
     Event,
     PlacementKind,
     Progress,
     Request,
+    Start,
     Tick,
 )
 from scheduler.metering.cost import GroupMeter
@@ -70,7 +70,7 @@ class MeteredDecider:
                 int(now * SECOND_NS), prompt_tokens=what.prompt_tokens
             )
             started.append(
-                Dispatch(
+                Start(
                     request_id=what.request_id,
                     attempt=1,
                     placement="own/a",

@@ -14,7 +14,6 @@ from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     EngineReport,
     Event,
     Evict,
@@ -23,6 +22,7 @@ from scheduler.contract import (
     Request,
     Slo,
     SloClass,
+    Start,
     Tick,
 )
 from scheduler.core import Scheduler, SchedulerLimits
@@ -271,9 +271,9 @@ class EvictsOnce:
         evictions = tuple(Evict(request_id=name, attempt=1, reason="test") for name in first)
         return Tick(actions=evictions, next_wake_s=None)
 
-    def _dispatch(self, request_id: str) -> Dispatch:
+    def _dispatch(self, request_id: str) -> Start:
         self.attempts[request_id] = self.attempts.get(request_id, 0) + 1
-        return Dispatch(
+        return Start(
             request_id=request_id,
             attempt=self.attempts[request_id],
             placement="e0",

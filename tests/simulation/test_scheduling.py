@@ -13,14 +13,14 @@ from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     Objective,
     PlacementKind,
     Progress,
-    Reject,
+    Refuse,
     Request,
     ServingChanged,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement_state import Placement
@@ -189,13 +189,13 @@ class Remotes:
 
     def take(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if isinstance(action, Dispatch):
+            if isinstance(action, Start):
                 self.where[action.placement] += 1
                 is_remote = action.kind is PlacementKind.REMOTE
                 took_s = 0.6 if is_remote else 1.0
                 self.ends.append((self.now + took_s, action.request_id, action.attempt, True))
                 self.ends.append((self.now + 0.3, action.request_id, action.attempt, False))
-            elif isinstance(action, Reject):
+            elif isinstance(action, Refuse):
                 self.where["refused"] += 1
 
     def until(self, at_s: float) -> None:

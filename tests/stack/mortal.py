@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from gateway.doors.grpc.health import INFERENCE
 from gateway.server import running_gateway
 from tests.ledgers import a_nano_dollar_a_token
@@ -21,7 +21,7 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["gateway.server", "tests.ledgers"])
 
 
-def _serve(config: Config, folder: Path) -> None:
+def _serve(config: GatewayConfig, folder: Path) -> None:
     async def forever() -> None:
         async with running_gateway(config, folder) as gateway:
             a_nano_dollar_a_token(gateway)
@@ -34,7 +34,7 @@ def _serve(config: Config, folder: Path) -> None:
 class Mortal:
     """A gateway that can be started and killed again and again."""
 
-    config: Config
+    config: GatewayConfig
     folder: Path
     process: ForkServerProcess | None = None
 

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.accounting.ledger.database import Database, LedgerUnusable
 from gateway.accounting.ledger.postgres import connect
-from gateway.config.ledger import BudgetEntry, Ledger
-from gateway.config.values import Secret
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.values import SecretConfig
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.budgets.budget_window import Period
 from tests import serving
@@ -26,12 +26,14 @@ from tests.stack.postgres import Postgres
 
 @contextlib.asynccontextmanager
 async def gateway(
-    folder: Path, upstream: Counting, cap: int, ledger: Ledger | None = None
+    folder: Path, upstream: Counting, cap: int, ledger: LedgerConfig | None = None
 ) -> AsyncIterator[Serving]:
     """A gateway whose key may spend `cap` nano-USD a month, at a nano-USD a token."""
-    budget = BudgetEntry(tenant="team", key="test", period=Period.MONTH, cap_usd=f"{cap / 1e9:.9f}")
+    budget = BudgetConfig(
+        tenant="team", key="test", period=Period.MONTH, cap_usd=f"{cap / 1e9:.9f}"
+    )
     config = serving.config(pools=[serving.pool([upstream.url], max_num_seqs=64)])
-    config = msgspec.structs.replace(config, budgets=(budget,), ledger=ledger or Ledger())
+    config = msgspec.structs.replace(config, budgets=(budget,), ledger=ledger or LedgerConfig())
     async with serving.serving_in(folder, config) as running:
         a_nano_dollar_a_token(running.gateway)
         yield running
@@ -63,7 +65,9 @@ async def watch(database: Database, cap: int) -> None:
 async def test_two_gateways_never_pass_a_cap_together(tmp_path: Path, postgres: Postgres) -> None:
     cap = 20_000
     (tmp_path / "dsn").write_text(await postgres.new_database("two"))
-    ledgers = [Ledger(postgres=Secret(file="dsn"), gateway=name) for name in ("one", "two")]
+    ledgers = [
+        LedgerConfig(postgres=SecretConfig(file="dsn"), gateway=name) for name in ("one", "two")
+    ]
     upstream = Counting(pause_s=0.001)
     async with (
         counting(upstream),

@@ -18,9 +18,9 @@ import pytest
 
 from gateway.accounting.ledger.database import SqliteDatabase, Tx
 from gateway.accounting.ledger.postgres import connect
-from gateway.config.gateway import Config, Server
-from gateway.config.ledger import BudgetEntry, Ledger
-from gateway.config.values import Secret
+from gateway.config.gateway import GatewayConfig, ServerConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.values import SecretConfig
 from moegate.v1 import inference_pb2_grpc
 from scheduler.budgets.budget_window import Period
 from tests import serving
@@ -91,29 +91,29 @@ class Watch:
             await asyncio.sleep(0.005)
 
 
-Engine = Callable[[Path, Postgres], AbstractAsyncContextManager[tuple[Ledger, Reader]]]
+Engine = Callable[[Path, Postgres], AbstractAsyncContextManager[tuple[LedgerConfig, Reader]]]
 
 
 @contextlib.asynccontextmanager
-async def sqlite(folder: Path, _: Postgres) -> AsyncIterator[tuple[Ledger, Reader]]:
+async def sqlite(folder: Path, _: Postgres) -> AsyncIterator[tuple[LedgerConfig, Reader]]:
     """A file, and a reader of it beside the gateway."""
     path = folder / "ledger.sqlite3"
     await SqliteDatabase(path).close()  # makes the tables
-    yield Ledger(sqlite=str(path)), FileReader(path)
+    yield LedgerConfig(sqlite=str(path)), FileReader(path)
 
 
 @contextlib.asynccontextmanager
-async def postgresql(folder: Path, server: Postgres) -> AsyncIterator[tuple[Ledger, Reader]]:
+async def postgresql(folder: Path, server: Postgres) -> AsyncIterator[tuple[LedgerConfig, Reader]]:
     """A database on the server, and a reader of it."""
     dsn = await server.new_database("kills")
     (folder / "dsn").write_text(dsn)
     database = await connect(dsn, "reader")
-    yield Ledger(postgres=Secret(file="dsn"), gateway="mortal", spool="spool"), database
+    yield LedgerConfig(postgres=SecretConfig(file="dsn"), gateway="mortal", spool="spool"), database
     await database.close()
 
 
 @contextlib.asynccontextmanager
-async def in_memory(folder: Path, server: Postgres) -> AsyncIterator[tuple[Ledger, Reader]]:
+async def in_memory(folder: Path, server: Postgres) -> AsyncIterator[tuple[LedgerConfig, Reader]]:
     """The same without a spool: rows wait in memory."""
     async with postgresql(folder, server) as (ledger, reader):
         yield msgspec.structs.replace(ledger, spool=None), reader
@@ -178,12 +178,14 @@ async def _request_ids(reader: Reader) -> list[str]:
     return await reader.read(query)
 
 
-def _config(upstream: Counting, ledger: Ledger) -> Config:
+def _config(upstream: Counting, ledger: LedgerConfig) -> GatewayConfig:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = serving.config(pools=[serving.pool([upstream.url], max_num_seqs=64)])
-    budget = BudgetEntry(tenant="team", key="test", period=Period.MONTH, cap_usd=f"{CAP / 1e9:.9f}")
+    budget = BudgetConfig(
+        tenant="team", key="test", period=Period.MONTH, cap_usd=f"{CAP / 1e9:.9f}"
+    )
     server = msgspec.structs.replace(config.server, listen=f"127.0.0.1:{port}")
-    assert isinstance(server, Server)
+    assert isinstance(server, ServerConfig)
     return msgspec.structs.replace(config, server=server, ledger=ledger, budgets=(budget,))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.ledger import Ledger
-from gateway.config.values import Secret
+from gateway.config.ledger import LedgerConfig
+from gateway.config.values import SecretConfig
 from tests import serving
 from tests.counting import Counting, counting
 from tests.ledgers import booked, one
@@ -62,8 +62,8 @@ async def test_requests_go_on_and_the_figures_close(
 ) -> None:
     (tmp_path / "dsn").write_text(await postgres.new_database("away"))
     full, away = Counting(pause_s=0.005), Counting(pause_s=0.005)
-    on_disk = Ledger(sqlite=str(small_disk / "ledger.sqlite3"), backlog_rows=20_000)
-    on_server = Ledger(postgres=Secret(file="dsn"), gateway="away", backlog_rows=20_000)
+    on_disk = LedgerConfig(sqlite=str(small_disk / "ledger.sqlite3"), backlog_rows=20_000)
+    on_server = LedgerConfig(postgres=SecretConfig(file="dsn"), gateway="away", backlog_rows=20_000)
     async with (
         counting(full),
         counting(away),

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from gateway.auth.authenticator import key_sha256
-from gateway.config.gateway import Key, KeyRole
-from gateway.config.prices import Metering
+from gateway.config.gateway import KeyConfig, KeyRole
+from gateway.config.prices import MeteringConfig
 from moegate.cli.main import main
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
@@ -27,11 +27,11 @@ PROMPTS = [f"Tell me about expert number {i} of a mixture of experts." for i in 
 async def test_moegate_cost_after_a_load_is_what_a_hand_calculation_says(
     vllm_server: VllmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    operator = Key(id="ops", sha256=key_sha256(OPERATOR_KEY), role=KeyRole.OPERATOR)
+    operator = KeyConfig(id="ops", sha256=key_sha256(OPERATOR_KEY), role=KeyRole.OPERATOR)
     pool = serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
     settings = msgspec.structs.replace(
         serving.config(pools=[pool], keys=[operator]),
-        metering=Metering(state=str(tmp_path / "meter.json")),
+        metering=MeteringConfig(state=str(tmp_path / "meter.json")),
     )
     async with serving.serving(settings) as gateway:
 

@@ -20,7 +20,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.gateway import Config, Timeouts
+from gateway.config.gateway import GatewayConfig, TimeoutsConfig
 from gateway.doors.grpc.health import INFERENCE
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
@@ -76,10 +76,12 @@ def victims(starting: Sequence[StartedVllm]) -> Sequence[StartedVllm]:
 
 
 def in_front_of(
-    *urls: str, first_token_s: float = Timeouts().first_token_s, idle_s: float = Timeouts().idle_s
-) -> Config:
+    *urls: str,
+    first_token_s: float = TimeoutsConfig().first_token_s,
+    idle_s: float = TimeoutsConfig().idle_s,
+) -> GatewayConfig:
     """A gateway's settings, with the servers as replicas a, b, c in order."""
-    timeouts = Timeouts(connect_s=CONNECT_S, first_token_s=first_token_s, idle_s=idle_s)
+    timeouts = TimeoutsConfig(connect_s=CONNECT_S, first_token_s=first_token_s, idle_s=idle_s)
     pool = serving.pool(urls, upstream_model=MODEL_NAME, max_num_seqs=32, timeouts=timeouts)
     return serving.config(pools=[pool], interactive=serving.PATIENT)
 

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.config.kv_events import KvEvents
+from gateway.config.kv_events import KvEventsConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import METADATA, MODEL, Serving, read_stream
@@ -26,7 +26,7 @@ async def gateway(vllm_server: VllmServer) -> AsyncIterator[Serving]:
     port, replay_port = vllm_server.kv_events
     pool = msgspec.structs.replace(
         serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32),
-        kv_events=KvEvents(port=port, replay_port=replay_port, topic=KV_EVENTS_TOPIC),
+        kv_events=KvEventsConfig(port=port, replay_port=replay_port, topic=KV_EVENTS_TOPIC),
     )
     async with serving.serving(serving.config(pools=[pool])) as running:
         yield running

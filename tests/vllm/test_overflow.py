@@ -11,9 +11,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import PriceBook, price_book
+from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
 from gateway.accounting.settlement import SettledAttempt
-from gateway.config.gateway import Limits
+from gateway.config.gateway import LimitsConfig
 from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import generation_pb2
 from scheduler.contract import AttemptOutcome, PlacementKind
@@ -53,14 +53,14 @@ async def overflowing(
             serving.config(
                 pools=[pool], remotes=[serving.remote(upstream.url, max_concurrency=REQUESTS)]
             ),
-            limits=Limits(queue_requests=QUEUED),
+            limits=LimitsConfig(queue_requests=QUEUED),
         )
         async with serving.serving(settings, sinks=(settled.append,)) as served:
             runtime = served.gateway.runtime
             placements = [state.facts for state in runtime.scheduler.placements]
-            runtime.dispatcher.book = PriceBook(
+            runtime.dispatcher.book = RateSnapshot(
                 rates={placement.name: RATES for placement in placements},
-                remotes=price_book(placements).remotes,
+                remotes=rate_snapshot(placements).remotes,
             )
             yield served
 

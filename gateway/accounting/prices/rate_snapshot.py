@@ -11,7 +11,7 @@ from scheduler.pricing import TokenCounts, TokenRates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PriceBook:
+class RateSnapshot:
     """Never changed: new prices are a new book.
 
     `rates`: by placement, absent where unknown. `remotes`: class and name of each remote, by model.
@@ -33,7 +33,7 @@ class PriceBook:
         return min(costs, default=None)
 
 
-def price_book(placements: Iterable[Placement]) -> PriceBook:
+def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
     """The book of a fleet."""
     rates: dict[str, TokenRates] = {}
     remotes: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -43,4 +43,4 @@ def price_book(placements: Iterable[Placement]) -> PriceBook:
         if placement.kind is PlacementKind.REMOTE:
             known = remotes.get(placement.model, ())
             remotes[placement.model] = (*known, (placement.remote_class, placement.name))
-    return PriceBook(rates=rates, remotes=remotes)
+    return RateSnapshot(rates=rates, remotes=remotes)

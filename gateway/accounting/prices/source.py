@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gateway.accounting.prices.catalog import NANO_USD, Prices
 from gateway.accounting.prices.file import load_catalog, starter_catalog
-from gateway.config.gateway import Config, Pool, Remote
-from gateway.config.prices import PriceSources
+from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
+from gateway.config.prices import PricesConfig
 from scheduler.contract import PlacementKind
 from scheduler.metering.meter import MeteredGroup
 from scheduler.metering.runs import NodeShare
@@ -21,7 +21,7 @@ FAR_S = 10 * 366 * 86_400
 """Plans reach ten years ahead: longer than a process runs."""
 
 
-def load_prices(sources: PriceSources, base_dir: Path) -> Prices:
+def load_prices(sources: PricesConfig, base_dir: Path) -> Prices:
     """Reads the catalogs. Raises ConfigError."""
     catalogs = []
     if sources.catalog is not None:
@@ -32,7 +32,7 @@ def load_prices(sources: PriceSources, base_dir: Path) -> Prices:
 
 
 def priced(
-    placements: Iterable[Placement], config: Config, prices: Prices, at_s: float
+    placements: Iterable[Placement], config: GatewayConfig, prices: Prices, at_s: float
 ) -> list[Placement]:
     """The placements with the prices that hold at a moment, Unix seconds."""
     pools = {pool.name: pool for pool in config.pools}
@@ -45,7 +45,7 @@ def priced(
     ]
 
 
-def _local(placement: Placement, pool: Pool, prices: Prices, at_s: float) -> Placement:
+def _local(placement: Placement, pool: PoolConfig, prices: Prices, at_s: float) -> Placement:
     per_hour = group_nano_usd_per_hour(pool, prices, at_s)
     per_s = None
     if per_hour is not None:
@@ -53,12 +53,12 @@ def _local(placement: Placement, pool: Pool, prices: Prices, at_s: float) -> Pla
     return replace(placement, rates=prices.showback_rates(pool.name, at_s), nano_usd_per_s=per_s)
 
 
-def _remote(placement: Placement, remote: Remote, prices: Prices, at_s: float) -> Placement:
+def _remote(placement: Placement, remote: RemoteConfig, prices: Prices, at_s: float) -> Placement:
     key = remote.price_row
     return replace(placement, rates=None if key is None else prices.remote_rates(key, at_s))
 
 
-def group_nano_usd_per_hour(pool: Pool, prices: Prices, at_s: float) -> int | None:
+def group_nano_usd_per_hour(pool: PoolConfig, prices: Prices, at_s: float) -> int | None:
     """What a replica of a pool costs an hour. The pool's own field goes before the catalog."""
     if pool.gpu.usd_per_gpu_hour is not None:
         return int(Decimal(pool.gpu.usd_per_gpu_hour) * NANO_USD) * pool.gpu.count
@@ -66,7 +66,7 @@ def group_nano_usd_per_hour(pool: Pool, prices: Prices, at_s: float) -> int | No
     return None if price is None else price.nano_usd_per_gpu_hour * pool.gpu.count
 
 
-def gpu_plan(pool: Pool, prices: Prices, now_s: float) -> tuple[RateSegment, ...]:
+def gpu_plan(pool: PoolConfig, prices: Prices, now_s: float) -> tuple[RateSegment, ...]:
     """The same over time: the past too, for what was not observed before a restart."""
     if pool.gpu.usd_per_gpu_hour is not None:
         rate = group_nano_usd_per_hour(pool, prices, now_s)
@@ -89,7 +89,7 @@ def group_of(placement: Placement) -> str:
 
 
 def metered_groups(
-    placements: Iterable[Placement], config: Config, prices: Prices, now_s: float
+    placements: Iterable[Placement], config: GatewayConfig, prices: Prices, now_s: float
 ) -> list[MeteredGroup]:
     """The groups of a configuration, with their prices."""
     pools = {pool.name: pool for pool in config.pools}

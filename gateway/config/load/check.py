@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 
 from gateway.auth.authenticator import hash_of
 from gateway.config.engine_priors import checked_prior
-from gateway.config.gateway import Config, Key, MoeShape, Pool, Remote, Secret, Server, Timeouts
+from gateway.config.gateway import (
+    GatewayConfig,
+    KeyConfig,
+    MoeShapeConfig,
+    PoolConfig,
+    RemoteConfig,
+    SecretConfig,
+    ServerConfig,
+    TimeoutsConfig,
+)
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_gateway import shared_class_problems
 from gateway.config.load.check_kv_events import kv_events_problems
@@ -26,7 +35,7 @@ from scheduler.contract import Objective
 MAX_PORT = 65_535
 
 
-def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
+def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     """Every problem between fields, secrets that cannot be read among them."""
     if not config.pools and not config.remotes:
         yield Problem(
@@ -49,11 +58,11 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
     for path, upstream in _upstreams(config):
         yield from _timeouts(f"{path}.timeouts", upstream.timeouts)
         yield from _secret(f"{path}.api_key", upstream.api_key, base_dir)
-        if isinstance(upstream, Pool) and upstream.moe is not None:
+        if isinstance(upstream, PoolConfig) and upstream.moe is not None:
             yield from _moe(f"{path}.moe", upstream.moe)
-        if isinstance(upstream, Remote):
+        if isinstance(upstream, RemoteConfig):
             yield from remote_problems(path, upstream, base_dir)
-        if isinstance(upstream, Pool):
+        if isinstance(upstream, PoolConfig):
             yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):
         yield from _key(path, key, config)
@@ -67,12 +76,12 @@ def semantic_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
         )
 
 
-def _upstreams(config: Config) -> Iterator[tuple[str, Pool | Remote]]:
+def _upstreams(config: GatewayConfig) -> Iterator[tuple[str, PoolConfig | RemoteConfig]]:
     yield from ((f"pools[{i}]", pool) for i, pool in enumerate(config.pools))
     yield from ((f"remotes[{i}]", remote) for i, remote in enumerate(config.remotes))
 
 
-def _keys(config: Config) -> Iterator[tuple[str, Key]]:
+def _keys(config: GatewayConfig) -> Iterator[tuple[str, KeyConfig]]:
     for t, tenant in enumerate(config.tenants):
         yield from ((f"tenants[{t}].keys[{k}]", key) for k, key in enumerate(tenant.keys))
 
@@ -87,7 +96,7 @@ def _unique(items: Iterable[tuple[str, str]], fix: str, among: str) -> Iterator[
             first[value] = path
 
 
-def _names(config: Config) -> Iterator[Problem]:
+def _names(config: GatewayConfig) -> Iterator[Problem]:
     another = "choose another name"
     upstreams = [(f"{path}.name", upstream.name) for path, upstream in _upstreams(config)]
     yield from _unique(upstreams, another, "among pools and remotes")
@@ -103,7 +112,7 @@ def _names(config: Config) -> Iterator[Problem]:
     yield from _unique(ids, "choose another id", "among all keys")
 
 
-def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
+def _hashes(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     hashes: list[tuple[str, str]] = []
     for path, key in _keys(config):
         field = "sha256" if key.api_key is None else "api_key"
@@ -114,7 +123,7 @@ def _hashes(config: Config, base_dir: Path) -> Iterator[Problem]:
     yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
 
 
-def _listen(config: Config) -> Iterator[Problem]:
+def _listen(config: GatewayConfig) -> Iterator[Problem]:
     for path, listen in (
         ("server.listen", config.server.listen),
         ("server.health_listen", config.server.health_listen),
@@ -125,7 +134,7 @@ def _listen(config: Config) -> Iterator[Problem]:
             yield problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
 
 
-def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:
+def _tls(server: ServerConfig, base_dir: Path) -> Iterator[Problem]:
     try:
         if server.tls is not None:
             check_tls(server.tls, base_dir)
@@ -133,7 +142,7 @@ def _tls(server: Server, base_dir: Path) -> Iterator[Problem]:
         yield from error.problems
 
 
-def _addresses(config: Config) -> Iterator[Problem]:
+def _addresses(config: GatewayConfig) -> Iterator[Problem]:
     replicas = [
         (f"pools[{p}].replicas[{r}].url", replica.url)
         for p, pool in enumerate(config.pools)
@@ -161,7 +170,7 @@ def _addresses(config: Config) -> Iterator[Problem]:
             first[address] = path
 
 
-def _contexts(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+def _contexts(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
     first: dict[str, tuple[str, int]] = {}
     for i, pool in enumerate(pools):
         if pool.context_tokens is None:
@@ -173,7 +182,7 @@ def _contexts(pools: tuple[Pool, ...]) -> Iterator[Problem]:
             yield problem(path, pool.context_tokens, message, "give both pools the same")
 
 
-def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+def _objectives(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
     first: dict[str, tuple[str, Objective]] = {}
     for i, pool in enumerate(pools):
         path = f"pools[{i}].objective"
@@ -183,7 +192,7 @@ def _objectives(pools: tuple[Pool, ...]) -> Iterator[Problem]:
             yield problem(path, pool.objective.value, message, "give both pools the same")
 
 
-def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:
+def _timeouts(path: str, timeouts: TimeoutsConfig) -> Iterator[Problem]:
     for low, high in [*pairwise(("connect_s", "first_token_s", "total_s")), ("idle_s", "total_s")]:
         short, long = getattr(timeouts, low), getattr(timeouts, high)
         if short > long:
@@ -191,32 +200,32 @@ def _timeouts(path: str, timeouts: Timeouts) -> Iterator[Problem]:
             yield problem(f"{path}.{low}", short, message, f"lower {low}, or raise {high}")
 
 
-def _secret(path: str, secret: Secret | None, base_dir: Path) -> Iterator[Problem]:
+def _secret(path: str, secret: SecretConfig | None, base_dir: Path) -> Iterator[Problem]:
     try:
         resolve(secret, base_dir)
     except ConfigError as error:
         yield from (each.under(path) for each in error.problems)
 
 
-def _moe(path: str, moe: MoeShape) -> Iterator[Problem]:
+def _moe(path: str, moe: MoeShapeConfig) -> Iterator[Problem]:
     if moe.experts_per_token > moe.experts:
         message = f"more than experts, {moe.experts}"
         fix = "see num_experts and num_experts_per_tok in the model's config.json"
         yield problem(f"{path}.experts_per_token", moe.experts_per_token, message, fix)
 
 
-def _prior(path: str, pool: Pool, base_dir: Path) -> Iterator[Problem]:
+def _prior(path: str, pool: PoolConfig, base_dir: Path) -> Iterator[Problem]:
     try:
         checked_prior(pool, base_dir)
     except ConfigError as error:
         yield from (each.under(path) for each in error.problems)
 
 
-def _key(path: str, key: Key, config: Config) -> Iterator[Problem]:
+def _key(path: str, key: KeyConfig, config: GatewayConfig) -> Iterator[Problem]:
     known: dict[str, set[str]] = defaultdict(set)
     for _, upstream in _upstreams(config):
         known["models"].add(upstream.model)
-        if isinstance(upstream, Remote):
+        if isinstance(upstream, RemoteConfig):
             known["remote_classes"].add(upstream.remote_class)
     wanted = {"models": key.models, "remote_classes": key.remote_classes or ()}
     sources = {"models": "no pool or remote serves it", "remote_classes": "no remote has it"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from gateway.config.discovery import Discover
-from gateway.config.gateway import Pool
+from gateway.config.discovery import DiscoveryConfig
+from gateway.config.gateway import PoolConfig
 from gateway.config.problems import Problem, problem
 
 
-def discovery_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+def discovery_problems(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
     """Every problem of the pools' `replicas` and `discover` with each other."""
     first: dict[tuple[str, int], str] = {}
     for i, pool in enumerate(pools):
@@ -33,7 +33,7 @@ def discovery_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
             yield problem(f"{path}.discover.dns", pool.discover.dns, message, "name others")
 
 
-def _settings(path: str, discover: Discover) -> Iterator[Problem]:
+def _settings(path: str, discover: DiscoveryConfig) -> Iterator[Problem]:
     if discover.min_refresh_s > discover.max_refresh_s:
         message = f"longer than max_refresh_s, {discover.max_refresh_s:g} s"
         fix = "lower min_refresh_s, or raise max_refresh_s"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config.gateway import Config, Remote
+from gateway.config.gateway import GatewayConfig, RemoteConfig
 from gateway.config.problems import Problem, problem
-from gateway.config.remote import Feature, OtherGateway, RemoteApi
+from gateway.config.remote import Feature, OtherGatewayConfig, RemoteApi
 from gateway.config.syntax.shape import nearest
 
 _METADATA_NAME = re.compile(r"[a-z0-9_.-]+\Z")
@@ -18,7 +18,7 @@ _OWN = ("moegate-", "grpc-")
 """Beginnings of names in metadata that the gateway and gRPC set themselves."""
 
 
-def scheme_problems(path: str, remote: Remote) -> Iterator[Problem]:
+def scheme_problems(path: str, remote: RemoteConfig) -> Iterator[Problem]:
     """The address must be of the API's kind."""
     grpc_wanted = remote.api is RemoteApi.MOEGATE
     wanted = ("grpc", "grpcs") if grpc_wanted else ("http", "https")
@@ -26,14 +26,14 @@ def scheme_problems(path: str, remote: Remote) -> Iterator[Problem]:
         fix = f"write {wanted[0]}://host:port, or {wanted[1]}:// over TLS"
         message = f"api {remote.api.value} is not spoken there"
         yield problem(f"{path}.url", remote.url, message, fix)
-    if not grpc_wanted and remote.gateway != OtherGateway():
+    if not grpc_wanted and remote.gateway != OtherGatewayConfig():
         message = f"api is {remote.api.value}, which has no use for it"
         yield Problem(
             path=f"{path}.gateway", value="set", message=message, fix="remove it, or api: moegate"
         )
 
 
-def gateway_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
+def gateway_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
     """All others, for a remote that is another moegate."""
     try:
         parts = urlsplit(remote.url)
@@ -63,7 +63,7 @@ def gateway_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Prob
     yield from _tls(f"{path}.gateway", remote, base_dir)
 
 
-def shared_class_problems(config: Config) -> Iterator[Problem]:
+def shared_class_problems(config: GatewayConfig) -> Iterator[Problem]:
     """A class that no remote here has is none that a caller may be allowed: with it alone, every
     request would be kept on the own servers there, for a slip of the pen."""
     known = {remote.remote_class for remote in config.remotes}
@@ -78,7 +78,7 @@ def shared_class_problems(config: Config) -> Iterator[Problem]:
                 yield problem(path, name, "no remote has it", fix)
 
 
-def _tls(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
+def _tls(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
     options = remote.gateway
     files = {"ca": options.ca, "cert": options.cert, "key": options.key}
     given = {name: file for name, file in files.items() if file is not None}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from gateway.config.gateway import Pool
+from gateway.config.gateway import PoolConfig
 from gateway.config.problems import Problem, problem
 
 
-def kv_events_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+def kv_events_problems(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
     """Every problem of the pools' `kv_events` with their replicas."""
     for i, pool in enumerate(pools):
         path = f"pools[{i}].kv_events"
@@ -35,7 +35,7 @@ def kv_events_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
         yield from _shared(f"pools[{i}]", pool)
 
 
-def _shared(path: str, pool: Pool) -> Iterator[Problem]:
+def _shared(path: str, pool: PoolConfig) -> Iterator[Problem]:
     assert pool.kv_events is not None
     first: dict[tuple[str | None, int], str] = {}
     for j, replica in enumerate(pool.replicas):

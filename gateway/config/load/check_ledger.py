@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import nano_usd
 from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.secrets import resolve
 from gateway.config.syntax.shape import nearest
 
 
-def ledger_problems(config: Config, base_dir: Path) -> Iterator[Problem]:
+def ledger_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     """Problems of `ledger` and `budgets`."""
     try:
         dsn = resolve(config.ledger.postgres, base_dir)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.config.gateway import Pool
+from gateway.config.gateway import PoolConfig
 from gateway.config.problems import Problem, problem
 
 
-def rank_problems(pools: tuple[Pool, ...]) -> Iterator[Problem]:
+def rank_problems(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
     """Every problem of the pools' `pin_ranks`."""
     for i, pool in enumerate(pools):
         if not pool.pin_ranks:

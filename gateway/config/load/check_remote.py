@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config.gateway import Remote
+from gateway.config.gateway import RemoteConfig
 from gateway.config.load.check_gateway import gateway_problems, scheme_problems
 from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.remote import MaxTokensField, RemoteApi
@@ -30,7 +30,7 @@ OWN_FIELDS = frozenset(
 """Fields of a body that come from requests."""
 
 
-def remote_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
+def remote_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
     """Every problem of one remote, but those that all upstreams share."""
     yield from scheme_problems(path, remote)
     if remote.api is RemoteApi.MOEGATE:
@@ -50,7 +50,7 @@ def remote_problems(path: str, remote: Remote, base_dir: Path) -> Iterator[Probl
         yield problem(f"{path}.max_tokens_field", field, message, "remove it")
 
 
-def _headers(path: str, remote: Remote, base_dir: Path) -> Iterator[Problem]:
+def _headers(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for i, header in enumerate(remote.headers):
         where, name = f"{path}.headers[{i}]", header.name.lower()

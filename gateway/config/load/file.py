@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config.gateway import Config
+from gateway.config.gateway import GatewayConfig
 from gateway.config.load.check import semantic_problems
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.syntax.shape import shape_problems
@@ -19,13 +19,13 @@ from gateway.config.syntax.yaml import Document, read_file, read_yaml
 __all__ = ["ConfigError", "Problem", "load", "parse"]
 
 
-def load(path: Path) -> Config:
+def load(path: Path) -> GatewayConfig:
     """The configuration in a file; its secrets are looked up, not kept. Raises ConfigError."""
     text = read_file(path, "name a readable YAML file")
     return parse(text, str(path), path.parent)
 
 
-def parse(text: bytes | str, source: str, base_dir: Path) -> Config:
+def parse(text: bytes | str, source: str, base_dir: Path) -> GatewayConfig:
     """`source`: name of the text in errors; `base_dir`: folder of secret files.
 
     Raises ConfigError with every problem of the first step that fails.
@@ -33,7 +33,7 @@ def parse(text: bytes | str, source: str, base_dir: Path) -> Config:
     document = read_yaml(text, source)
     if problems := shape_problems(document):
         raise _error(source, document, problems)
-    config = msgspec.convert(document.data, Config)
+    config = msgspec.convert(document.data, GatewayConfig)
     if problems := list(semantic_problems(config, base_dir)):
         raise _error(source, document, problems)
     return config

@@ -31,8 +31,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `Config`."""
-    schema = msgspec.json.schema(config.Config)
+    """JSON Schema (2020-12) of `GatewayConfig`."""
+    schema = msgspec.json.schema(config.GatewayConfig)
     docs = field_docs()
     for name, definition in schema["$defs"].items():
         for field, described in definition.get("properties", {}).items():

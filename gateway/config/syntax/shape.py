@@ -17,13 +17,13 @@ import msgspec
 from msgspec import inspect
 
 from gateway.accounting.prices.rows import CatalogFile, Usd
-from gateway.config.gateway import Config, UsdPerHour
+from gateway.config.gateway import GatewayConfig, UsdPerHour
 from gateway.config.problems import Problem, described, field_path, shown
 from gateway.config.syntax.schema import field_doc
 from gateway.config.syntax.yaml import Document, Written
 
 
-def shape_problems(document: Document, cls: type[msgspec.Struct] = Config) -> list[Problem]:
+def shape_problems(document: Document, cls: type[msgspec.Struct] = GatewayConfig) -> list[Problem]:
     """All problems of the shape of `cls`; none: `msgspec.convert` takes the data."""
     if mistaken := _mistaken(document.data, cls):
         return [mistaken]
@@ -36,7 +36,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str | None:
 
 
 _FILES: Mapping[type[msgspec.Struct], tuple[str, str]] = {
-    Config: ("the configuration of a gateway", "moegate check FILE"),
+    GatewayConfig: ("the configuration of a gateway", "moegate check FILE"),
     CatalogFile: ("a price catalog", "moegate prices check FILE"),
 }
 

@@ -17,7 +17,7 @@ from gateway.doors.grpc import errors
 from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
 from gateway.doors.grpc.usage_messages import timestamp
 from gateway.doors.grpc.usage_service import unavailable
-from gateway.runtime.active_configuration import Live, ReloadRefused
+from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 from scheduler.budgets.budget import Account, Budget, Holder, Scope
@@ -39,7 +39,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(
         self,
-        live: Live,
+        live: ActiveConfiguration,
         accounts: Accounts,
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:

@@ -20,7 +20,7 @@ from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Usage
 from gateway.translation.responses import cost_message, usage_message
-from scheduler.contract import Reject, RejectReason
+from scheduler.contract import RefusalReason, Refuse
 
 DOMAIN = "moegate"
 NEVER_RETRY_MS = -1
@@ -207,28 +207,28 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
             return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
 
 
-def from_reject(reject: Reject, unsupported: Mapping[str, tuple[str, ...]]) -> RpcError:
+def from_reject(reject: Refuse, unsupported: Mapping[str, tuple[str, ...]]) -> RpcError:
     """The answer to a refusal by the scheduler.
 
     `unsupported`: fields of the request that a placement cannot honour, by placement.
     """
     reason = reject.reason.name
     match reject.reason:
-        case RejectReason.QUEUE_FULL | RejectReason.QUEUE_TIMEOUT | RejectReason.SHED:
+        case RefusalReason.QUEUE_FULL | RefusalReason.QUEUE_TIMEOUT | RefusalReason.SHED:
             return exhausted(reject.message, reason, reject.retry_after_s)
-        case RejectReason.DEADLINE:
+        case RefusalReason.DEADLINE:
             return deadline(reject.message)
-        case RejectReason.TOO_LONG:
+        case RefusalReason.TOO_LONG:
             return _too_long(reject.message)
-        case RejectReason.NO_PLACEMENT_ALLOWED if unsupported:
+        case RefusalReason.NO_PLACEMENT_ALLOWED if unsupported:
             fields = sorted({field for fields in unsupported.values() for field in fields})
             return invalid((field, _not_honoured(field)) for field in fields)
-        case RejectReason.NO_PLACEMENT_ALLOWED:
+        case RefusalReason.NO_PLACEMENT_ALLOWED:
             return precondition(reject.message, reason)
-        case RejectReason.UNKNOWN_MODEL:
+        case RefusalReason.UNKNOWN_MODEL:
             detail = error_details_pb2.ResourceInfo(resource_type="model")
             return RpcError(grpc.StatusCode.NOT_FOUND, reject.message, detail)
-        case RejectReason.UNAVAILABLE | RejectReason.ATTEMPTS_EXHAUSTED:
+        case RefusalReason.UNAVAILABLE | RefusalReason.ATTEMPTS_EXHAUSTED:
             return unavailable(reject.message, reason, reject.retry_after_s)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.fleet_messages import fleet_message
 from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 from moegate.v1 import usage_pb2
 
 DEFAULT_S = 1.0
@@ -22,7 +22,7 @@ Rates = Callable[[], Mapping[str, Sequence[usage_pb2.PoolRate]]]
 async def watch_fleet(
     request: usage_pb2.WatchFleetRequest,
     *,
-    live: Live,
+    live: ActiveConfiguration,
     throughput: Throughput,
     clock: Callable[[], float],
     rates: Rates,
@@ -41,7 +41,7 @@ async def watch_fleet(
 
 
 def fleet_now(
-    live: Live, throughput: Throughput, now_s: float, rates: Rates
+    live: ActiveConfiguration, throughput: Throughput, now_s: float, rates: Rates
 ) -> usage_pb2.WatchFleetResponse:
     """One answer."""
     now_unix_s = time.time()

@@ -32,7 +32,7 @@ from gateway.pipeline.idempotency import REMEMBERED_S, IdempotencyKeys
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.spending import SPENDING_REFUSED, Spending, refused
 from gateway.pipeline.token_count import exact_prompt_tokens
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import Runtime
 from gateway.telemetry.observer import Telemetry
 from gateway.translation.chat_input import Violations
@@ -48,7 +48,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """The RPCs that clients call."""
 
     def __init__(
-        self, live: Live, clock: Callable[[], float], telemetry: Telemetry, budgets: Budgets
+        self,
+        live: ActiveConfiguration,
+        clock: Callable[[], float],
+        telemetry: Telemetry,
+        budgets: Budgets,
     ) -> None:
         self._live = live
         self._clock = clock

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from gateway.config.gateway import Config, Tls
+from gateway.config.gateway import GatewayConfig, TlsConfig
 from gateway.config.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ PING_INTERVAL_MS = 10_000
 clients that keep theirs alive through load balancers."""
 
 
-def server_options(config: Config) -> tuple[tuple[str, int], ...]:
+def server_options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
     """Channel arguments of the server. A misspelt one would be ignored without a word."""
     server = config.server
     return (
@@ -45,12 +45,12 @@ class Certificates:
     """The TLS files in force. Read at the start, on reload and when they have changed, handed out
     at every handshake."""
 
-    def __init__(self, tls: Tls, base_dir: Path) -> None:
+    def __init__(self, tls: TlsConfig, base_dir: Path) -> None:
         """Raises ConfigError."""
         self._needs_client = tls.client_ca is not None
         self.reload(tls, base_dir)
 
-    def reload(self, tls: Tls, base_dir: Path) -> None:
+    def reload(self, tls: TlsConfig, base_dir: Path) -> None:
         """Reads the files again. Raises ConfigError, and keeps the old ones."""
         stamp = _stamp(tls, base_dir)
         self._configuration = self._read(tls, base_dir)
@@ -73,7 +73,7 @@ class Certificates:
         )
 
     @staticmethod
-    def _read(tls: Tls, base_dir: Path) -> grpc.ServerCertificateConfiguration:
+    def _read(tls: TlsConfig, base_dir: Path) -> grpc.ServerCertificateConfiguration:
         check_tls(tls, base_dir)
         client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
         pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
@@ -92,7 +92,7 @@ async def follow(certificates: Certificates | None, interval_s: float = RENEW_S)
             log.error("the TLS files have changed, the old ones stay in force: %s", error)
 
 
-def _stamp(tls: Tls, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
+def _stamp(tls: TlsConfig, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
     """Differs once a file has been replaced or written."""
     stamp: list[tuple[int, int, int] | None] = []
     for file in (tls.cert, tls.key, tls.client_ca):
@@ -104,7 +104,7 @@ def _stamp(tls: Tls, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
     return tuple(stamp)
 
 
-def check_tls(tls: Tls, base_dir: Path) -> None:
+def check_tls(tls: TlsConfig, base_dir: Path) -> None:
     """Raises ConfigError that names the file which cannot be used; gRPC itself would only fail."""
     for name in ("cert", "key", "client_ca"):
         file = getattr(tls, name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.accounting.metering import Metering
 from gateway.doors.grpc import errors
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 from moegate.v1 import usage_pb2
 from scheduler.contract import PlacementKind
 from scheduler.metering.meter import PoolCost
@@ -24,7 +24,7 @@ SLICE_POINTS = 128
 
 
 async def pool_cost(
-    live: Live, request: usage_pb2.GetPoolCostRequest
+    live: ActiveConfiguration, request: usage_pb2.GetPoolCostRequest
 ) -> usage_pb2.GetPoolCostResponse:
     """The answer. Raises RpcError for a pool or window that there is not."""
     window_ns = DEFAULT_NS
@@ -116,7 +116,7 @@ def _rate(rates: KindRates) -> usage_pb2.PoolRate:
     )
 
 
-def _remotes(live: Live, cost: PoolCost) -> Iterator[usage_pb2.PoolRemote]:
+def _remotes(live: ActiveConfiguration, cost: PoolCost) -> Iterator[usage_pb2.PoolRemote]:
     """The window's tokens at the prices of now, a request of mean size at a time.
 
     Tiers go by the length of one request: the mean's stands for all.

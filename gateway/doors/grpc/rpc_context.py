@@ -12,7 +12,7 @@ import grpc
 from gateway.auth.authenticator import Caller, Unauthenticated
 from gateway.config.gateway import KeyRole
 from gateway.doors.grpc import errors
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def metadata_of(context: Context) -> Metadata:
     return tuple(context.invocation_metadata() or ())
 
 
-def caller_of(live: Live, metadata: Metadata) -> Caller:
+def caller_of(live: ActiveConfiguration, metadata: Metadata) -> Caller:
     """Who calls, by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
     try:
         return live.authenticator.authenticate(metadata)

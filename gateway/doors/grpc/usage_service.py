@@ -22,7 +22,7 @@ from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
 from gateway.doors.grpc.usage_messages import attempt_row, spend_row
 from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import Live
+from gateway.runtime.active_configuration import ActiveConfiguration
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 DEFAULT_SPAN_S = 30 * 86_400
@@ -52,7 +52,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
 
     def __init__(
         self,
-        live: Live,
+        live: ActiveConfiguration,
         clock: Callable[[], float],
         throughput: Throughput,
         rates: Rates,

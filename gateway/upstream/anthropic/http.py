@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 import aiohttp
 import msgspec
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic import failures as anthropic_failures
@@ -37,7 +37,7 @@ class AnthropicHttpBackend:
         base_url: str,
         upstream_model: str,
         api_key: str | None,
-        timeouts: Timeouts,
+        timeouts: TimeoutsConfig,
         pace: Pace | None = None,
         features: frozenset[Feature] = ANTHROPIC_FEATURES,
         extra: Mapping[str, msgspec.Raw] | None = None,

@@ -14,7 +14,7 @@ from typing import Protocol
 import aiohttp
 import msgspec
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import Chunk
 from gateway.upstream.http import call as http_call
@@ -65,7 +65,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is answered by a stream."""
 
     request: HttpRequest
-    timeouts: Timeouts
+    timeouts: TimeoutsConfig
     pace: Pace
     errors: Errors
 

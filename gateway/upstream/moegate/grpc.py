@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.doors.grpc.hops import METADATA as HOPS
@@ -66,7 +66,7 @@ class MoegateGrpcBackend:
         address: Address,
         upstream_model: str,
         api_key: str | None,
-        timeouts: Timeouts,
+        timeouts: TimeoutsConfig,
         policy: Policy | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ async def _await_status(call: Call) -> None:
             pass
 
 
-def _options(timeouts: Timeouts) -> tuple[tuple[str, int | str], ...]:
+def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
     """Channel arguments. A misspelt one would be ignored without a word."""
     first_backoff_ms = 200
     return (

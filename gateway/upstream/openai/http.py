@@ -10,7 +10,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from gateway.config.gateway import Timeouts
+from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.http import call as http_call
@@ -54,7 +54,7 @@ class OpenAIHttpBackend:
         upstream_model: str,
         dialect: Dialect,
         api_key: str | None,
-        timeouts: Timeouts,
+        timeouts: TimeoutsConfig,
         pace: Pace | None = None,
         options: BodyOptions | None = None,
         headers: Mapping[str, str] | None = None,

@@ -14,7 +14,7 @@ from gateway.accounting.accounts import budget
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.prices.source import load_prices
 from gateway.config.engine_priors import checked_prior
-from gateway.config.gateway import Config, Gpu, Pool, Remote, Tenant
+from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem
 from gateway.config.syntax.schema import json_schema
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _warnings(config: Config, base_dir: Path) -> Iterator[Problem]:
+def _warnings(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     if not config.budgets:
         return
     prices = load_prices(config.prices, base_dir)
@@ -60,7 +60,7 @@ def _warnings(config: Config, base_dir: Path) -> Iterator[Problem]:
         yield from unpriced_budget(budget(entry), config, prices, time.time(), f"budgets[{i}]")
 
 
-def _summary(config: Config, base_dir: Path) -> Iterator[str]:
+def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
     yield f"listens on {config.server.listen}"
     for pool in config.pools:
         yield _pool_line(pool)
@@ -71,7 +71,7 @@ def _summary(config: Config, base_dir: Path) -> Iterator[str]:
         yield "no keys: nobody can call (see `moegate key`)"
 
 
-def _pool_line(pool: Pool) -> str:
+def _pool_line(pool: PoolConfig) -> str:
     replicas = len(pool.replicas)
     if pool.discover is not None:
         return (
@@ -86,20 +86,20 @@ def _pool_line(pool: Pool) -> str:
     )
 
 
-def _price(gpu: Gpu, replicas: int) -> str:
+def _price(gpu: GpuConfig, replicas: int) -> str:
     if gpu.usd_per_gpu_hour is None:
         return "price unknown"
     return f"${Decimal(gpu.usd_per_gpu_hour) * gpu.count * replicas:,f}/h"
 
 
-def _remote_line(remote: Remote) -> str:
+def _remote_line(remote: RemoteConfig) -> str:
     return (
         f"remote {remote.name}: {remote.model}, class {remote.remote_class}, "
         f"at most {_count(remote.max_concurrency, 'request')} at once"
     )
 
 
-def _tenant_line(tenant: Tenant) -> str:
+def _tenant_line(tenant: TenantConfig) -> str:
     keys = ", ".join(f"{key.id} ({key.role})" for key in tenant.keys)
     return f"tenant {tenant.name}: {_count(len(tenant.keys), 'key')}{': ' if keys else ''}{keys}"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import PriceBook, price_book
+from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
 from gateway.accounting.settlement import CostBasis, Metered, SettledAttempt, TokenKind, settle
 from gateway.domain.generation import Usage
-from scheduler.contract import AttemptOutcome, Dispatch, PlacementKind
+from scheduler.contract import AttemptOutcome, PlacementKind, Start
 from scheduler.placement_state import Placement
 from scheduler.pricing import RateTier, TokenRates
 from tests.scheduler.requests_made import request
@@ -37,7 +37,7 @@ def placement(name: str, row: TokenRates | None, remote_class: str = "") -> Plac
     )
 
 
-BOOK = price_book(
+BOOK = rate_snapshot(
     [
         placement("own/a", rates("showback", 1_000_000_000)),
         placement("far", rates("far-row", 2_000_000_000), "eu"),
@@ -50,7 +50,7 @@ BOOK = price_book(
 def settled(
     place: str = "own/a",
     *,
-    book: PriceBook = BOOK,
+    book: RateSnapshot = BOOK,
     outcome: AttemptOutcome = AttemptOutcome.OK,
     handed_over: bool = False,
     usage: Usage | None = USAGE,
@@ -60,7 +60,7 @@ def settled(
     kind = PlacementKind.LOCAL if place == "own/a" else PlacementKind.REMOTE
     return settle(
         request("r", remote_classes=remote_classes),
-        Dispatch(
+        Start(
             request_id="r",
             attempt=1,
             placement=place,
@@ -117,7 +117,7 @@ def test_an_estimate_says_so() -> None:
 def test_an_unknown_price_is_unknown_and_never_zero() -> None:
     attempt = settled("unpriced")
     assert (attempt.metered_nano_usd, attempt.charged_nano_usd, attempt.basis) == (None, None, None)
-    own = settled(book=PriceBook())
+    own = settled(book=RateSnapshot())
     assert (own.metered_nano_usd, own.charged_nano_usd, own.price_row_id) == (None, None, "")
 
 

@@ -7,29 +7,29 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated, key_sha256
-from gateway.config.gateway import Config, Key, KeyLimits, KeyRole, Tenant
+from gateway.config.gateway import GatewayConfig, KeyConfig, KeyLimitsConfig, KeyRole, TenantConfig
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 
 KEY = "mg-demo-key-do-not-use"
 OPEN = "mg-another-key"
-CONFIG = Config(
+CONFIG = GatewayConfig(
     tenants=(
-        Tenant(
+        TenantConfig(
             name="search",
             keys=(
-                Key(
+                KeyConfig(
                     id="one",
                     sha256=key_sha256(KEY),
                     role=KeyRole.TENANT_ADMIN,
                     models=("qwen",),
                     slo_classes=(SloClass.STANDARD, SloClass.BATCH),
                     remote_classes=(),
-                    limits=KeyLimits(requests_per_minute=3, concurrent_requests=2),
+                    limits=KeyLimitsConfig(requests_per_minute=3, concurrent_requests=2),
                 ),
             ),
         ),
-        Tenant(name="ads", keys=(Key(id="two", sha256=key_sha256(OPEN)),)),
+        TenantConfig(name="ads", keys=(KeyConfig(id="two", sha256=key_sha256(OPEN)),)),
     )
 )
 Metadata = list[tuple[str, str | bytes]]
@@ -109,12 +109,12 @@ def test_what_is_refused_and_why(metadata: Metadata, reason: str) -> None:
 
 def test_without_keys_nobody_may_call() -> None:
     with pytest.raises(Unauthenticated):
-        Authenticator(Config(), Path()).authenticate([("x-api-key", KEY)])
+        Authenticator(GatewayConfig(), Path()).authenticate([("x-api-key", KEY)])
 
 
 def test_hashes_that_begin_alike_are_told_apart() -> None:
     digest = key_sha256(KEY)
     alike = digest[:-1] + ("0" if digest[-1] != "0" else "1")
-    keys = (Key(id="alike", sha256=alike), Key(id="one", sha256=digest))
-    config = Config(tenants=(Tenant(name="search", keys=keys),))
+    keys = (KeyConfig(id="alike", sha256=alike), KeyConfig(id="one", sha256=digest))
+    config = GatewayConfig(tenants=(TenantConfig(name="search", keys=keys),))
     assert Authenticator(config, Path()).authenticate([("x-api-key", KEY)]).key_id == "one"

@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 
 from gateway.config.engine_priors import pool_prior
-from gateway.config.gateway import Gpu, MoeShape, Pool, Replica
+from gateway.config.gateway import GpuConfig, MoeShapeConfig, PoolConfig, ReplicaConfig
 from gateway.config.load.file import ConfigError, parse
-from gateway.config.prior import KvCacheFormat, Prior, WeightFormat
+from gateway.config.prior import KvCacheFormat, PriorConfig, WeightFormat
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.catalog.models import KNOWN
 
 NOWHERE = Path("/nowhere")
 
 
-def pool(model: str, gpus: int = 8, ranks: int = 1, gpu: str = "H200", **rest: object) -> Pool:
-    return Pool(
+def pool(
+    model: str, gpus: int = 8, ranks: int = 1, gpu: str = "H200", **rest: object
+) -> PoolConfig:
+    return PoolConfig(
         name="p",
         model=model,
-        replicas=(Replica(name="a", url="http://127.0.0.1:1"),),
-        gpu=Gpu(type=gpu, count=gpus),
+        replicas=(ReplicaConfig(name="a", url="http://127.0.0.1:1"),),
+        gpu=GpuConfig(type=gpu, count=gpus),
         data_parallel_ranks=ranks,
         **rest,  # type: ignore[arg-type]
     )
@@ -40,14 +42,15 @@ def test_a_known_model_brings_its_own_figures() -> None:
 def test_formats_change_what_is_read() -> None:
     plain = pool_prior(pool("GLM-4.5"), NOWHERE).step_model
     narrow = pool_prior(
-        pool("GLM-4.5", prior=Prior(weights=WeightFormat.FP8, kv_cache=KvCacheFormat.FP8)), NOWHERE
+        pool("GLM-4.5", prior=PriorConfig(weights=WeightFormat.FP8, kv_cache=KvCacheFormat.FP8)),
+        NOWHERE,
     ).step_model
     assert narrow.expert_s == plain.expert_s / 2
     assert narrow.kv_token_s == plain.kv_token_s / 2
 
 
 def test_an_unknown_model_gets_the_stand_in_with_its_own_experts() -> None:
-    found = pool_prior(pool("mine", moe=MoeShape(experts=16, experts_per_token=4)), NOWHERE)
+    found = pool_prior(pool("mine", moe=MoeShapeConfig(experts=16, experts_per_token=4)), NOWHERE)
     assert (found.step_model.experts, found.step_model.experts_per_token) == (16, 4)
     assert found.step_model.base_s == QWEN3_30B_H100.base_s
     assert "want of the model's facts" in found.basis
@@ -61,7 +64,7 @@ def test_a_config_json_is_read_from_the_folder_of_the_file(tmp_path: Path) -> No
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(KNOWN["GLM-4.5-Air"].config))
-    found = pool_prior(pool("air", prior=Prior(config_json="model")), tmp_path)
+    found = pool_prior(pool("air", prior=PriorConfig(config_json="model")), tmp_path)
     assert found.step_model.experts == 128
     assert found.basis.startswith("model on 8 x H200")
 

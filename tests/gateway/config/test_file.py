@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.config.gateway import Config, KeyRole, Secret
+from gateway.config.gateway import GatewayConfig, KeyRole, SecretConfig
 from gateway.config.load.file import ConfigError, Problem, load, parse
 from gateway.config.problems import shown
 from gateway.config.secrets import resolve
@@ -51,7 +51,7 @@ server: {{listen: "[::1]:50051"}}
 """
 
 
-def check(text: bytes | str, base_dir: Path = Path()) -> Config:
+def check(text: bytes | str, base_dir: Path = Path()) -> GatewayConfig:
     return parse(text, "moegate.yaml", base_dir)
 
 
@@ -343,11 +343,11 @@ def test_secrets_are_resolved_from_both_places(
     monkeypatch.setenv("MOEGATE_KEY", "from-env")
     (tmp_path / "key").write_bytes(b"from-file\r\n")
     assert resolve(None, tmp_path) is None
-    assert resolve(Secret(env="MOEGATE_KEY"), tmp_path) == "from-env"
-    assert resolve(Secret(file="key"), tmp_path) == "from-file"
-    assert resolve(Secret(file=str(tmp_path / "key")), Path("elsewhere")) == "from-file"
+    assert resolve(SecretConfig(env="MOEGATE_KEY"), tmp_path) == "from-env"
+    assert resolve(SecretConfig(file="key"), tmp_path) == "from-file"
+    assert resolve(SecretConfig(file=str(tmp_path / "key")), Path("elsewhere")) == "from-file"
     (tmp_path / "moegate.yaml").write_text(changed(("remotes.0.api_key", {"file": "key"})))
-    assert load(tmp_path / "moegate.yaml").remotes[0].api_key == Secret(file="key")
+    assert load(tmp_path / "moegate.yaml").remotes[0].api_key == SecretConfig(file="key")
 
 
 @pytest.mark.parametrize(

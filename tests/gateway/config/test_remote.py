@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from gateway.config.gateway import Header, Remote, Secret
+from gateway.config.gateway import HeaderConfig, RemoteConfig, SecretConfig
 from gateway.config.load.check_remote import remote_problems
-from gateway.config.remote import Feature, MaxTokensField, RemoteApi, RemoteLimits
+from gateway.config.remote import Feature, MaxTokensField, RemoteApi, RemoteLimitsConfig
 from gateway.domain.generation import Chat, Generation, Image, Message, Role, Sampling
 from gateway.fleet.remotes import features_of, remote_parts
 from gateway.upstream.anthropic.http import AnthropicHttpBackend
@@ -23,35 +23,36 @@ from gateway.upstream.openai.http import OpenAIHttpBackend
 from scheduler.contract import PlacementKind
 
 
-def remote(**fields: object) -> Remote:
+def remote(**fields: object) -> RemoteConfig:
     return msgspec.structs.replace(
-        Remote(name="far", remote_class="eu", model="moe", url="https://api.example.com"), **fields
+        RemoteConfig(name="far", remote_class="eu", model="moe", url="https://api.example.com"),
+        **fields,
     )
 
 
-def problems(made: Remote) -> list[tuple[str, str]]:
+def problems(made: RemoteConfig) -> list[tuple[str, str]]:
     return [(p.path, p.value) for p in remote_problems("remotes[0]", made, Path.cwd())]
 
 
 @pytest.mark.parametrize(
     ("made", "path"),
     [
-        (remote(headers=(Header(name="X-Title"),)), "remotes[0].headers[0]"),
+        (remote(headers=(HeaderConfig(name="X-Title"),)), "remotes[0].headers[0]"),
         (
-            remote(headers=(Header(name="X", value="a", secret=Secret(env="PATH")),)),
+            remote(headers=(HeaderConfig(name="X", value="a", secret=SecretConfig(env="PATH")),)),
             "remotes[0].headers[0]",
         ),
         (
-            remote(headers=(Header(name="Authorization", value="Bearer x"),)),
+            remote(headers=(HeaderConfig(name="Authorization", value="Bearer x"),)),
             "remotes[0].headers[0].name",
         ),
         (
-            remote(headers=(Header(name="A", value="1"), Header(name="a", value="2"))),
+            remote(headers=(HeaderConfig(name="A", value="1"), HeaderConfig(name="a", value="2"))),
             "remotes[0].headers[1].name",
         ),
-        (remote(headers=(Header(name="A", value="é"),)), "remotes[0].headers[0].value"),
+        (remote(headers=(HeaderConfig(name="A", value="é"),)), "remotes[0].headers[0].value"),
         (
-            remote(headers=(Header(name="A", secret=Secret(env="MOEGATE_UNSET")),)),
+            remote(headers=(HeaderConfig(name="A", secret=SecretConfig(env="MOEGATE_UNSET")),)),
             "remotes[0].headers[0].secret.env",
         ),
         (remote(extra_body_json="[1]"), "remotes[0].extra_body_json"),
@@ -66,12 +67,12 @@ def problems(made: Remote) -> list[tuple[str, str]]:
         ),
     ],
 )
-def test_contradictions_are_named(made: Remote, path: str) -> None:
+def test_contradictions_are_named(made: RemoteConfig, path: str) -> None:
     assert [found for found, _ in problems(made)] == [path]
 
 
 def test_a_key_that_was_pasted_as_a_header_is_not_shown() -> None:
-    made = remote(headers=(Header(name="api-key", value="sk-é" + "x" * 40),))
+    made = remote(headers=(HeaderConfig(name="api-key", value="sk-é" + "x" * 40),))
     assert "xxxxx" not in str(problems(made))
 
 
@@ -79,8 +80,8 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEGATE_HEADER", "secret-value")
     made = remote(
         headers=(
-            Header(name="X-Title", value="our app"),
-            Header(name="api-key", secret=Secret(env="MOEGATE_HEADER")),
+            HeaderConfig(name="X-Title", value="our app"),
+            HeaderConfig(name="api-key", secret=SecretConfig(env="MOEGATE_HEADER")),
         ),
         extra_body_json='{"provider": {"zdr": true}}',
     )
@@ -95,7 +96,7 @@ def generation(**fields: object) -> Generation:
 
 async def test_it_becomes_a_placement_a_client_and_its_limits() -> None:
     made = remote(
-        limits=RemoteLimits(requests_per_minute=60, tokens_per_minute=1000),
+        limits=RemoteLimitsConfig(requests_per_minute=60, tokens_per_minute=1000),
         max_concurrency=7,
         fails_with="cloud",
         max_output_tokens=50,

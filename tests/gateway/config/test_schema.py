@@ -29,12 +29,12 @@ def test_every_field_is_described_by_its_docstring() -> None:
 
 
 def test_docstrings_and_notes_on_form_are_joined() -> None:
-    replica = json_schema()["$defs"]["Replica"]
+    replica = json_schema()["$defs"]["ReplicaConfig"]
     assert replica["properties"]["name"]["description"] == (
         "Name, unique in its pool. "
         "Letters, digits, dots, underscores and hyphens, at most 63 characters."
     )
-    file = json_schema()["$defs"]["Secret"]["properties"]["file"]["description"]
+    file = json_schema()["$defs"]["SecretConfig"]["properties"]["file"]["description"]
     assert file.endswith("a final newline is not part of the secret.")
 
 
@@ -50,6 +50,6 @@ def test_unknown_fields_are_refused_everywhere_and_references_resolve() -> None:
 
 def test_required_fields_and_choices() -> None:
     definitions = json_schema()["$defs"]
-    assert definitions["Replica"]["required"] == ["name", "url"]
+    assert definitions["ReplicaConfig"]["required"] == ["name", "url"]
     assert set(definitions["KeyRole"]["enum"]) == {"caller", "tenant_admin", "operator"}
-    assert definitions["Gpu"]["properties"]["count"]["minimum"] == 1
+    assert definitions["GpuConfig"]["properties"]["count"]["minimum"] == 1

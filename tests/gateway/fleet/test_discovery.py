@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.discovery import Discover
+from gateway.config.discovery import DiscoveryConfig
 from gateway.fleet.discovery import Assignment, Discovery, place_names
 from gateway.fleet.dns_lookup import Answer, LookupFailed, url_of
 
@@ -71,7 +71,7 @@ def following(
         return answer
 
     places = _Recorded()
-    discover = Discover(dns="vllm", port=8000, **settings)  # type: ignore[arg-type]
+    discover = DiscoveryConfig(dns="vllm", port=8000, **settings)  # type: ignore[arg-type]
     return Discovery(discover, "p", look_up, places), places
 
 
@@ -135,5 +135,5 @@ async def test_another_one_of_the_same_settings_goes_on_where_it_was() -> None:
 
 
 def test_names_of_places_and_addresses() -> None:
-    assert place_names("p", Discover(dns="x", port=1, max_replicas=2)) == ("p/0", "p/1")
+    assert place_names("p", DiscoveryConfig(dns="x", port=1, max_replicas=2)) == ("p/0", "p/1")
     assert url_of("::1", 80) == "http://[::1]:80"

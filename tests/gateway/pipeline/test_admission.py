@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from gateway.auth.authenticator import Authenticator, Caller, key_sha256
-from gateway.config.gateway import Config, Key
+from gateway.config.gateway import GatewayConfig, KeyConfig
 from gateway.domain.generation import Chat, Generation, Image, Message, Role
 from gateway.doors.grpc.errors import RpcError
 from gateway.pipeline.admission import FIRST_BYTES_PER_TOKEN, PromptSizes, scheduler_request
@@ -18,7 +18,7 @@ from scheduler.contract import Request, SloClass
 from tests import serving
 
 
-def caller(key: Key) -> tuple[Caller, Config]:
+def caller(key: KeyConfig) -> tuple[Caller, GatewayConfig]:
     remotes = [serving.remote("http://127.0.0.1:9"), serving.remote("http://127.0.0.1:8")]
     config = serving.config(
         pools=[serving.pool(["http://127.0.0.1:7"])], remotes=remotes, keys=[key]
@@ -26,11 +26,11 @@ def caller(key: Key) -> tuple[Caller, Config]:
     return Authenticator(config, Path()).authenticate([("x-api-key", "mg-k")]), config
 
 
-def key(**settings: object) -> Key:
-    return Key(id="k", sha256=key_sha256("mg-k"), **settings)  # type: ignore[arg-type]
+def key(**settings: object) -> KeyConfig:
+    return KeyConfig(id="k", sha256=key_sha256("mg-k"), **settings)  # type: ignore[arg-type]
 
 
-def made(proto: pb.GenerateRequest, mine: Key, remaining_s: float | None = None) -> Request:
+def made(proto: pb.GenerateRequest, mine: KeyConfig, remaining_s: float | None = None) -> Request:
     who, config = caller(mine)
     return scheduler_request(
         proto,

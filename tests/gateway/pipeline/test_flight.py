@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import price_book
+from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, Generation
 from gateway.pipeline import flight as module
 from gateway.pipeline.flight import Flight
@@ -17,7 +17,7 @@ def flight() -> Flight:
     return Flight(
         request=request("r"),
         generation=generation,
-        book=price_book([]),
+        book=rate_snapshot([]),
         trail=UNOBSERVED,
         hold=False,
         text=[],

@@ -76,7 +76,7 @@ def test_check_prints_all_problems_and_fails(
 
 def test_check_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert moegate("check", "--schema") == 0
-    assert "Config" in json.loads(capsys.readouterr().out)["$defs"]
+    assert "GatewayConfig" in json.loads(capsys.readouterr().out)["$defs"]
 
 
 def test_a_new_key_is_random_and_its_lines_fit_the_file(

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     Fault,
     PlacementKind,
-    Reject,
-    RejectReason,
+    RefusalReason,
+    Refuse,
     ServingChanged,
     SloClass,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.limits.breaker import Breaker, BreakerLimits, BreakerPhase
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.limits.retry_budget import RetryBudget, RetryLimits
-from scheduler.placement_gates import Gates
+from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -232,40 +232,40 @@ def attempt_end(
 
 
 def test_the_slots_of_a_remote_are_cut_by_refusals_and_grow_with_use() -> None:
-    gates = Gates([remote()], BreakerLimits(first_pause_s=0.1))
+    admission = PlacementAdmission([remote()], BreakerLimits(first_pause_s=0.1))
     for i in range(8):
-        gates.started("far", request(f"r{i}"), 0.0)
-    assert not gates.admits("far", request("next"), 0.0)
+        admission.started("far", request(f"r{i}"), 0.0)
+    assert not admission.admits("far", request("next"), 0.0)
     for i in range(6):
         busy = attempt_end(f"r{i}", AttemptOutcome.RETRYABLE, Fault.BUSY)
-        gates.ended("far", f"r{i}", busy, 1.0)
-    assert gates.report("far", 1.0).slots == 5, "one burst of refusals is one cut"
-    assert gates.report("far", 1.0).phase is BreakerPhase.PAUSED
+        admission.ended("far", f"r{i}", busy, 1.0)
+    assert admission.report("far", 1.0).slots == 5, "one burst of refusals is one cut"
+    assert admission.report("far", 1.0).phase is BreakerPhase.PAUSED
     for i in (6, 7):
-        gates.ended("far", f"r{i}", attempt_end(f"r{i}", AttemptOutcome.OK), 1.0)
+        admission.ended("far", f"r{i}", attempt_end(f"r{i}", AttemptOutcome.OK), 1.0)
     for n in range(100):
         now = 2.0 + n
         names = [f"{n}-{i}" for i in range(8)]
         begun = []
         for name in names:
-            if gates.admits("far", request(name), now):
-                gates.started("far", request(name), now)
+            if admission.admits("far", request(name), now):
+                admission.started("far", request(name), now)
                 begun.append(name)
         for name in begun:
-            gates.ended("far", name, attempt_end(name, AttemptOutcome.OK), now)
-    assert gates.report("far", 200.0).slots == 8
+            admission.ended("far", name, attempt_end(name, AttemptOutcome.OK), now)
+    assert admission.report("far", 200.0).slots == 8
 
 
 def test_rates_of_a_remote_hold_and_tell_when_to_come_again() -> None:
-    gates = Gates([remote(rates=RateLimits(requests_per_minute=2))])
+    admission = PlacementAdmission([remote(rates=RateLimits(requests_per_minute=2))])
     for i in range(2):
-        assert gates.admits("far", request(f"r{i}"), 0.0)
-        gates.started("far", request(f"r{i}"), 0.0)
-    assert not gates.admits("far", request("r2"), 0.0)
-    assert gates.next_change_s(0.0) == pytest.approx(30.0)
-    assert gates.admits("far", request("r2"), 30.0)
+        assert admission.admits("far", request(f"r{i}"), 0.0)
+        admission.started("far", request(f"r{i}"), 0.0)
+    assert not admission.admits("far", request("r2"), 0.0)
+    assert admission.next_change_s(0.0) == pytest.approx(30.0)
+    assert admission.admits("far", request("r2"), 30.0)
     for i in range(2):
-        gates.ended("far", f"r{i}", None, 1.0)
+        admission.ended("far", f"r{i}", None, 1.0)
 
 
 def scheduler(*placements: Placement, attempts: int = 3) -> Scheduler:
@@ -288,15 +288,15 @@ def own(name: str) -> Placement:
     )
 
 
-def dispatched(actions: Sequence[object]) -> Dispatch:
+def dispatched(actions: Sequence[object]) -> Start:
     (action,) = actions
-    assert isinstance(action, Dispatch)
+    assert isinstance(action, Start)
     return action
 
 
-def rejected(actions: Sequence[object]) -> Reject:
+def rejected(actions: Sequence[object]) -> Refuse:
     (action,) = actions
-    assert isinstance(action, Reject)
+    assert isinstance(action, Refuse)
     return action
 
 
@@ -305,9 +305,9 @@ def test_a_fleet_that_only_fails_is_not_asked_again_at_once() -> None:
     for i in range(5):
         assert dispatched(core.submit(request(f"r{i}"), 0.0)).placement == "p/a"
         failed = attempt_end(f"r{i}", AttemptOutcome.RETRYABLE, Fault.PLACEMENT)
-        assert rejected(core.handle(failed, 0.0)).reason is RejectReason.ATTEMPTS_EXHAUSTED
+        assert rejected(core.handle(failed, 0.0)).reason is RefusalReason.ATTEMPTS_EXHAUSTED
     refusal = rejected(core.submit(request("r5"), 1.0))
-    assert refusal.reason is RejectReason.UNAVAILABLE
+    assert refusal.reason is RefusalReason.UNAVAILABLE
     assert refusal.retry_after_s == pytest.approx(4.0)
     assert "why" in refusal.message
     assert dispatched(core.submit(request("r6"), 5.0)).placement == "p/a"
@@ -363,7 +363,7 @@ def test_retries_end_when_their_budget_is_used_up() -> None:
     )
     for name in ("p/a", "p/b"):
         core.handle(ServingChanged(placement=name, serving=True, reason=""), 0.0)
-    for i, outcome in enumerate((Dispatch, Reject)):
+    for i, outcome in enumerate((Start, Refuse)):
         dispatched(core.submit(request(f"r{i}"), 0.0))
         failed = attempt_end(f"r{i}", AttemptOutcome.RETRYABLE, Fault.PLACEMENT)
         (action,) = core.handle(failed, 0.0)
@@ -383,5 +383,5 @@ def test_who_gives_way_in_a_full_queue_goes_to_a_remote_that_can_take_it() -> No
     lowest = request("batch", SloClass.BATCH, remote_classes=eu)
     assert core.submit(lowest, 0.0) == (), "its time to first token is far away: it waits"
     (action,) = core.submit(request("next"), 0.0)
-    assert isinstance(action, Dispatch)
+    assert isinstance(action, Start)
     assert (action.request_id, action.placement) == ("batch", "far")

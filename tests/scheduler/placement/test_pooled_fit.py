@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scheduler.contract import PlacementKind
 from scheduler.placement.pooled_fit import LikeGroups
-from scheduler.placement.self_hosted import LocalFleet
+from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepSource
@@ -78,7 +78,7 @@ def test_a_fit_that_finds_prefills_free_is_not_believed(monkeypatch: pytest.Monk
     facts = Placement(
         name="a", kind=PlacementKind.LOCAL, model="moe", max_running=9, step_model=prior
     )
-    fleet = LocalFleet([PlacementState(facts)], Policy())
+    fleet = SelfHostedFleet([PlacementState(facts)], Policy())
     fit = fleet.groups[0].fit
     monkeypatch.setattr(fit, "_model", prior.scaled(prefill=0.0, base=2.0))
     monkeypatch.setattr(type(fit), "source", StepSource.FIT)

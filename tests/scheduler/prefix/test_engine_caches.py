@@ -14,11 +14,11 @@ from gateway.upstream.vllm.kv_event_format import SLICE_BLOCKS, BadEvents, Event
 from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
-    Dispatch,
     EngineReport,
     PlacementKind,
     Request,
     ServingChanged,
+    Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.placement_state import Placement
@@ -288,7 +288,7 @@ def test_the_scheduler_quotes_what_engines_tell_and_forgets_what_they_cleared() 
     both = asked("1", token_blocks=blocks, prefix_blocks=(1, 2), prefix_block_tokens=32)
     assert expected(scheduler, both) == {"a": 5 * SIZE, "b": 0}
     (action,) = scheduler.submit(both, 1.0)
-    assert isinstance(action, Dispatch)
+    assert isinstance(action, Start)
     assert action.placement == "a", "the shorter prefill"
     guessed = asked("2", prefix_blocks=(1, 2), prefix_block_tokens=32)
     assert expected(scheduler, guessed) == {"a": 64, "b": 0}, "a text prompt goes by dispatches"

@@ -9,15 +9,17 @@ import msgspec
 from gateway.accounting.accounts import accounts
 from gateway.accounting.budgets import counted
 from gateway.accounting.ledger.leases import Owner, recover_silent
-from gateway.config.gateway import Config
-from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_book import BudgetBook
 from scheduler.budgets.budget_window import Period
 from tests.ledgers import booked, one, settled
 
-BUDGET = BudgetEntry(tenant="team", key="capped", period=Period.MONTH, cap_usd="0.00001")
-CONFIG = msgspec.structs.replace(Config(), ledger=Ledger(retain_days=36_500), budgets=(BUDGET,))
+BUDGET = BudgetConfig(tenant="team", key="capped", period=Period.MONTH, cap_usd="0.00001")
+CONFIG = msgspec.structs.replace(
+    GatewayConfig(), ledger=LedgerConfig(retain_days=36_500), budgets=(BUDGET,)
+)
 
 
 async def test_rows_of_a_recovered_lease_are_booked_once_in_whatever_batches_they_come(

@@ -18,8 +18,8 @@ from gateway.accounting.ledger.append import appending
 from gateway.accounting.ledger.database import LedgerUnusable, SqliteDatabase, Tx
 from gateway.accounting.ledger.ledger import Ledger as Writer
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
-from gateway.config.gateway import Config
-from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError
 from scheduler.budgets.budget_window import Period
 from tests.ledgers import booked, one, settled
@@ -30,9 +30,11 @@ CAP_USD = "1.0"
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path, backlog_rows: int = 1000) -> AsyncIterator[Accounts]:
-    budget = BudgetEntry(tenant="team", key="capped", period=Period.MONTH, cap_usd=CAP_USD)
+    budget = BudgetConfig(tenant="team", key="capped", period=Period.MONTH, cap_usd=CAP_USD)
     config = msgspec.structs.replace(
-        Config(), ledger=Ledger(backlog_rows=backlog_rows, retain_days=36_500), budgets=(budget,)
+        GatewayConfig(),
+        ledger=LedgerConfig(backlog_rows=backlog_rows, retain_days=36_500),
+        budgets=(budget,),
     )
     async with accounts(config, folder) as made:
         yield made
@@ -119,11 +121,11 @@ async def test_a_file_has_one_gateway_and_one_version(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another gateway writes to it"):
             async with opened(tmp_path):
                 pass
-    with sqlite3.connect(tmp_path / Ledger().sqlite) as connection:
+    with sqlite3.connect(tmp_path / LedgerConfig().sqlite) as connection:
         connection.execute("UPDATE ledger SET version = 99")
     connection.close()
     with pytest.raises(LedgerUnusable, match="version 99"):
-        SqliteDatabase(tmp_path / Ledger().sqlite)
+        SqliteDatabase(tmp_path / LedgerConfig().sqlite)
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerUnusable, match=r"exists|directory"):
         SqliteDatabase(tmp_path / "file" / "ledger.sqlite3")

@@ -21,18 +21,18 @@ from gateway.accounting.ledger.ledger import BATCH_ROWS
 from gateway.accounting.ledger.ledger import Ledger as Writer
 from gateway.accounting.ledger.rows import Entry, entry
 from gateway.accounting.ledger.spool import Spool
-from gateway.config.gateway import Config
-from gateway.config.ledger import BudgetEntry, Ledger
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError
 from scheduler.budgets.budget_window import Period
 from tests.ledgers import booked, one, settled
 from tests.serving import until
 
-BUDGET = BudgetEntry(tenant="team", key="capped", period=Period.MONTH, cap_usd="1.0")
+BUDGET = BudgetConfig(tenant="team", key="capped", period=Period.MONTH, cap_usd="1.0")
 CONFIG = msgspec.structs.replace(
-    Config(), ledger=Ledger(retain_days=36_500, gateway="gw"), budgets=(BUDGET,)
+    GatewayConfig(), ledger=LedgerConfig(retain_days=36_500, gateway="gw"), budgets=(BUDGET,)
 )
-SPOOL = f"{Ledger().sqlite}.spool"
+SPOOL = f"{LedgerConfig().sqlite}.spool"
 ROWS = "SELECT COUNT(*) FROM attempt WHERE attempt > 0"
 RECOVERIES = "SELECT COUNT(*) FROM attempt WHERE state = 'lease_recovery'"
 
@@ -142,7 +142,7 @@ async def test_rows_of_another_ledger_are_refused_and_stay(tmp_path: Path) -> No
     async with accounts(CONFIG, tmp_path / "a") as made:
         made.take(settled("key/0"))
         copy(tmp_path / "a", tmp_path / "b")
-    for file in (tmp_path / "b").glob(f"{Ledger().sqlite}*"):
+    for file in (tmp_path / "b").glob(f"{LedgerConfig().sqlite}*"):
         if not file.name.startswith(SPOOL):
             file.unlink()
     for _ in range(2):

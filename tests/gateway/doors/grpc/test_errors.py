@@ -12,13 +12,13 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Usage
 from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2
-from scheduler.contract import Reject, RejectReason
+from scheduler.contract import RefusalReason, Refuse
 
 RETRY = "ErrorInfo RetryInfo"
 
 
-def reject(reason: RejectReason, retry_after_s: float | None = None) -> errors.RpcError:
-    made = Reject(request_id="r", reason=reason, message="why", retry_after_s=retry_after_s)
+def reject(reason: RefusalReason, retry_after_s: float | None = None) -> errors.RpcError:
+    made = Refuse(request_id="r", reason=reason, message="why", retry_after_s=retry_after_s)
     return errors.from_reject(made, {})
 
 
@@ -37,14 +37,14 @@ def unpacked(error: errors.RpcError) -> dict[str, Message]:
 @pytest.mark.parametrize(
     ("error", "code", "kinds", "pushback"),
     [
-        (reject(RejectReason.QUEUE_FULL, 1.5), "RESOURCE_EXHAUSTED", RETRY, "1500"),
-        (reject(RejectReason.QUEUE_TIMEOUT, 0.2), "RESOURCE_EXHAUSTED", RETRY, "200"),
-        (reject(RejectReason.DEADLINE), "DEADLINE_EXCEEDED", "ErrorInfo", None),
-        (reject(RejectReason.TOO_LONG), "INVALID_ARGUMENT", "BadRequest ErrorInfo", None),
-        (reject(RejectReason.UNKNOWN_MODEL), "NOT_FOUND", "ResourceInfo", None),
-        (reject(RejectReason.NO_PLACEMENT_ALLOWED), "FAILED_PRECONDITION", "ErrorInfo", None),
-        (reject(RejectReason.UNAVAILABLE, 2.0), "UNAVAILABLE", RETRY, "2000"),
-        (reject(RejectReason.ATTEMPTS_EXHAUSTED, 2.0), "UNAVAILABLE", RETRY, "2000"),
+        (reject(RefusalReason.QUEUE_FULL, 1.5), "RESOURCE_EXHAUSTED", RETRY, "1500"),
+        (reject(RefusalReason.QUEUE_TIMEOUT, 0.2), "RESOURCE_EXHAUSTED", RETRY, "200"),
+        (reject(RefusalReason.DEADLINE), "DEADLINE_EXCEEDED", "ErrorInfo", None),
+        (reject(RefusalReason.TOO_LONG), "INVALID_ARGUMENT", "BadRequest ErrorInfo", None),
+        (reject(RefusalReason.UNKNOWN_MODEL), "NOT_FOUND", "ResourceInfo", None),
+        (reject(RefusalReason.NO_PLACEMENT_ALLOWED), "FAILED_PRECONDITION", "ErrorInfo", None),
+        (reject(RefusalReason.UNAVAILABLE, 2.0), "UNAVAILABLE", RETRY, "2000"),
+        (reject(RefusalReason.ATTEMPTS_EXHAUSTED, 2.0), "UNAVAILABLE", RETRY, "2000"),
         (errors.exhausted("x", "KEY_LIMIT", None), "RESOURCE_EXHAUSTED", "ErrorInfo", "-1"),
         (errors.unauthenticated("x"), "UNAUTHENTICATED", "ErrorInfo", None),
         (errors.denied("x"), "PERMISSION_DENIED", "ErrorInfo", None),
@@ -59,7 +59,7 @@ def test_the_table(error: errors.RpcError, code: str, kinds: str, pushback: str 
 
 
 def test_every_reason_has_its_answer() -> None:
-    for reason in RejectReason:
+    for reason in RefusalReason:
         assert reject(reason, 1.0).message
     for kind in FailureKind:
         assert errors.from_failure(UpstreamFailure(kind, "why")).message
@@ -79,9 +79,9 @@ def test_partial_output_is_never_retried_and_carries_the_usage() -> None:
 
 
 def test_a_field_that_no_allowed_server_honours_is_named() -> None:
-    made = Reject(
+    made = Refuse(
         request_id="r",
-        reason=RejectReason.NO_PLACEMENT_ALLOWED,
+        reason=RefusalReason.NO_PLACEMENT_ALLOWED,
         message="why",
         retry_after_s=None,
     )

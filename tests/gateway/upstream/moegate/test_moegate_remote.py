@@ -10,10 +10,10 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 from msgspec.structs import replace
 
-from gateway.config.gateway import Config, Header, Remote, Secret
+from gateway.config.gateway import GatewayConfig, HeaderConfig, RemoteConfig, SecretConfig
 from gateway.config.load.check import semantic_problems
 from gateway.config.load.check_remote import remote_problems
-from gateway.config.remote import Feature, OtherGateway, RemoteApi
+from gateway.config.remote import Feature, OtherGatewayConfig, RemoteApi
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import (
     Chat,
@@ -41,7 +41,7 @@ from gateway.upstream.features import MOEGATE_FEATURES, unsupported
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
 from moegate.v1 import generation_pb2 as pb
-from scheduler.contract import Reject, RejectReason, SloClass
+from scheduler.contract import RefusalReason, Refuse, SloClass
 
 CALL = ToolCall(index=0, id="c1", name="look", arguments_json='{"q": 1}')
 TOOL = Tool(name="look", description="Looks.", parameters_json_schema="{}", strict=True)
@@ -255,22 +255,22 @@ def bare(code: grpc.StatusCode, text: str, *, connected: bool = True) -> Upstrea
     return failure_of(AioRpcError(code, Metadata(), Metadata(), details=text), connected=connected)
 
 
-def refused(reason: RejectReason, retry_after_s: float | None = None) -> errors.RpcError:
-    reject = Reject(request_id="r", reason=reason, message="no", retry_after_s=retry_after_s)
+def refused(reason: RefusalReason, retry_after_s: float | None = None) -> errors.RpcError:
+    reject = Refuse(request_id="r", reason=reason, message="no", retry_after_s=retry_after_s)
     return errors.from_reject(reject, {})
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "retry_after_s"),
     [
-        (refused(RejectReason.QUEUE_FULL, 2.5), FailureKind.BUSY, 2.5),
-        (refused(RejectReason.SHED), FailureKind.BUSY, None),
-        (refused(RejectReason.UNAVAILABLE, 1.0), FailureKind.BUSY, 1.0),
-        (refused(RejectReason.ATTEMPTS_EXHAUSTED), FailureKind.SERVER_ERROR, None),
-        (refused(RejectReason.TOO_LONG), FailureKind.CONTEXT_LENGTH, None),
-        (refused(RejectReason.NO_PLACEMENT_ALLOWED), FailureKind.BAD_REQUEST, None),
-        (refused(RejectReason.UNKNOWN_MODEL), FailureKind.MODEL_NOT_FOUND, None),
-        (refused(RejectReason.DEADLINE), FailureKind.DEADLINE, None),
+        (refused(RefusalReason.QUEUE_FULL, 2.5), FailureKind.BUSY, 2.5),
+        (refused(RefusalReason.SHED), FailureKind.BUSY, None),
+        (refused(RefusalReason.UNAVAILABLE, 1.0), FailureKind.BUSY, 1.0),
+        (refused(RefusalReason.ATTEMPTS_EXHAUSTED), FailureKind.SERVER_ERROR, None),
+        (refused(RefusalReason.TOO_LONG), FailureKind.CONTEXT_LENGTH, None),
+        (refused(RefusalReason.NO_PLACEMENT_ALLOWED), FailureKind.BAD_REQUEST, None),
+        (refused(RefusalReason.UNKNOWN_MODEL), FailureKind.MODEL_NOT_FOUND, None),
+        (refused(RefusalReason.DEADLINE), FailureKind.DEADLINE, None),
         (errors.exhausted("key", "KEY_LIMIT", 7200.0), FailureKind.BUSY, 3600.0),
         (errors.quota("b", "spent", "BUDGET_SPENT", None), FailureKind.CREDIT, None),
         (errors.quota("b", "held", "BUDGET_HELD", 3.0), FailureKind.BUSY, 3.0),
@@ -354,9 +354,9 @@ def test_hops() -> None:
     assert hops_of([("moegate-hops", "3")]) == 3
 
 
-def remote(**fields: object) -> Remote:
+def remote(**fields: object) -> RemoteConfig:
     good = {"api": RemoteApi.MOEGATE, "url": "grpc://inner.example:50051"}
-    base = Remote(name="far", remote_class="eu", model="moe", url="https://api.example.com")
+    base = RemoteConfig(name="far", remote_class="eu", model="moe", url="https://api.example.com")
     return msgspec.structs.replace(base, **{**good, **fields})
 
 
@@ -370,40 +370,44 @@ def remote(**fields: object) -> Remote:
         (remote(url_prefix="/api"), "url_prefix"),
         (remote(extra_body_json="{}"), "extra_body_json"),
         (remote(can=(Feature.CONTINUATION,)), "can[0]"),
-        (remote(headers=(Header(name="moegate-hops", value="0"),)), "headers[0].name"),
-        (remote(headers=(Header(name="A-Bin", value="0"),)), "headers[0].name"),
-        (remote(headers=(Header(name="a!", value="0"),)), "headers[0].name"),
-        (remote(gateway=OtherGateway(ca="ca.pem")), "gateway.ca"),
-        (remote(url="grpcs://i:1", gateway=OtherGateway(ca="none.pem")), "gateway.ca"),
-        (remote(url="grpcs://i:1", gateway=OtherGateway(ca="empty.pem")), "gateway.ca"),
-        (remote(url="grpcs://i:1", gateway=OtherGateway(key="empty.pem")), "gateway.key"),
+        (remote(headers=(HeaderConfig(name="moegate-hops", value="0"),)), "headers[0].name"),
+        (remote(headers=(HeaderConfig(name="A-Bin", value="0"),)), "headers[0].name"),
+        (remote(headers=(HeaderConfig(name="a!", value="0"),)), "headers[0].name"),
+        (remote(gateway=OtherGatewayConfig(ca="ca.pem")), "gateway.ca"),
+        (remote(url="grpcs://i:1", gateway=OtherGatewayConfig(ca="none.pem")), "gateway.ca"),
+        (remote(url="grpcs://i:1", gateway=OtherGatewayConfig(ca="empty.pem")), "gateway.ca"),
+        (remote(url="grpcs://i:1", gateway=OtherGatewayConfig(key="empty.pem")), "gateway.key"),
         (
-            remote(url="grpcs://i:1", gateway=OtherGateway(cert="empty.pem", key="empty.pem")),
+            remote(
+                url="grpcs://i:1", gateway=OtherGatewayConfig(cert="empty.pem", key="empty.pem")
+            ),
             "gateway.cert",
         ),
         (
-            remote(api=RemoteApi.OPENAI, url="https://a", gateway=OtherGateway(local_only=True)),
+            remote(
+                api=RemoteApi.OPENAI, url="https://a", gateway=OtherGatewayConfig(local_only=True)
+            ),
             "gateway",
         ),
     ],
 )
-def test_contradictions_are_named(made: Remote, path: str, tmp_path: Path) -> None:
+def test_contradictions_are_named(made: RemoteConfig, path: str, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     found = [problem.path for problem in remote_problems("remotes[0]", made, tmp_path)]
     assert found == [f"remotes[0].{path}"]
 
 
 def test_a_shared_class_must_be_one_of_this_configuration() -> None:
-    made = remote(gateway=OtherGateway(shared_classes=("eu", "eu-zro")))
-    (problem,) = semantic_problems(Config(remotes=(made,)), Path.cwd())
+    made = remote(gateway=OtherGatewayConfig(shared_classes=("eu", "eu-zro")))
+    (problem,) = semantic_problems(GatewayConfig(remotes=(made,)), Path.cwd())
     assert problem.path == "remotes[0].gateway.shared_classes[1]"
 
 
 def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEGATE_INNER", "mg-key")
     made = remote(
-        api_key=Secret(env="MOEGATE_INNER"),
-        headers=(Header(name="X-Team", value="a"),),
-        gateway=OtherGateway(local_only=True, shared_classes=("eu",), max_hops=2),
+        api_key=SecretConfig(env="MOEGATE_INNER"),
+        headers=(HeaderConfig(name="X-Team", value="a"),),
+        gateway=OtherGatewayConfig(local_only=True, shared_classes=("eu",), max_hops=2),
     )
     assert list(remote_problems("remotes[0]", made, Path.cwd())) == []

@@ -10,7 +10,7 @@ from scheduler.placement_state import Placement, PlacementState
 
 
 @dataclass(slots=True)
-class Ticket:
+class TrackedRequest:
     """State of one request. `attempts`: those that were started, evicted ones apart."""
 
     request: Request

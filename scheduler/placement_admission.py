@@ -21,7 +21,7 @@ SLOTS_CUT = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateReport:
+class AdmissionReport:
     """A gate, for a reader. `slots`: requests at once that are allowed now; None: not bounded
     here. `reopens_s`: when the next request may pass; None: now, or when a trial has ended."""
 
@@ -50,13 +50,13 @@ class _Gate:
     """Start and reserved tokens of each attempt."""
 
 
-class Gates:
+class PlacementAdmission:
     """One gate a placement. Every `started` is followed by one `ended`."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
-        self._gates = {
+        self._admission = {
             facts.name: _Gate(facts, Breaker(limits), float(facts.max_running))
             for facts in placements
         }
@@ -64,15 +64,15 @@ class Gates:
 
     def broken(self, name: str, now: float) -> bool:
         """Whether waiting for the placement is no use for now."""
-        return self._gates[name].breaker.broken(now)
+        return self._admission[name].breaker.broken(now)
 
     def closed(self, name: str, now: float) -> bool:
         """Whether nothing keeps requests from the placement, nor will without a new failure."""
-        return self._gates[name].breaker.phase(now) is BreakerPhase.CLOSED
+        return self._admission[name].breaker.phase(now) is BreakerPhase.CLOSED
 
     def all_broken(self, names: Sequence[str], now: float) -> Broken | None:
         """What is told when waiting for any of the placements is no use; None when it is."""
-        breakers = [self._gates[name].breaker for name in names]
+        breakers = [self._admission[name].breaker for name in names]
         if not all(breaker.broken(now) for breaker in breakers):
             return None
         waits = [at_s - now for b in breakers if (at_s := b.next_change_s(now)) is not None]
@@ -81,7 +81,7 @@ class Gates:
 
     def admits(self, name: str, request: Request, now: float) -> bool:
         """Whether the request may start there now."""
-        gate = self._gates[name]
+        gate = self._admission[name]
         if not gate.breaker.admits(now):
             return False
         facts = gate.facts
@@ -96,7 +96,7 @@ class Gates:
 
     def started(self, name: str, request: Request, now: float) -> None:
         """A request that was admitted has started."""
-        gate = self._gates[name]
+        gate = self._admission[name]
         tokens = _tokens(request)
         gate.breaker.started(request.request_id, now)
         gate.running[request.request_id] = (now, tokens)
@@ -107,7 +107,7 @@ class Gates:
 
     def ended(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """An attempt is over; None: its client has gone."""
-        gate = self._gates[name]
+        gate = self._admission[name]
         in_use = len(gate.running)
         started_s, reserved = gate.running.pop(request_id)
         used = reserved
@@ -136,23 +136,23 @@ class Gates:
 
     def proved(self, name: str) -> None:
         """A probe had an answer from the placement: its breaker closes."""
-        self._gates[name].breaker.close()
+        self._admission[name].breaker.close()
 
     def next_change_s(self, now: float) -> float | None:
         """When the next gate lets something pass by itself; None: none will."""
         changes: list[float] = []
-        for gate in self._gates.values():
+        for gate in self._admission.values():
             if (at_s := gate.breaker.next_change_s(now)) is not None:
                 changes.append(at_s)
             if gate.rates_refill_s > now:
                 changes.append(gate.rates_refill_s)
         return min(changes, default=None)
 
-    def report(self, name: str, now: float) -> GateReport:
+    def report(self, name: str, now: float) -> AdmissionReport:
         """The gate as it is."""
-        gate = self._gates[name]
+        gate = self._admission[name]
         phase = gate.breaker.phase(now)
-        return GateReport(
+        return AdmissionReport(
             phase=phase,
             reason="" if phase is BreakerPhase.CLOSED else gate.breaker.reason,
             reopens_s=gate.breaker.next_change_s(now),
