@@ -25,7 +25,6 @@ from gateway.accounting.ledger.leases import (
     owned_by,
 )
 from gateway.accounting.ledger.ledger import Ledger
-from gateway.accounting.settlement import SettledAttempt
 from scheduler.budgets.budget import Budget, Holder, Limit, Refusal, Scope
 from scheduler.budgets.budget_book import (
     BudgetBook,
@@ -36,6 +35,7 @@ from scheduler.budgets.budget_book import (
     NoBudget,
     Settled,
 )
+from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)
 
