@@ -281,6 +281,4 @@ def _info(reason: str, **metadata: str) -> Message:
     info: Message = error_details_pb2.ErrorInfo(
         reason=reason, domain=ERROR_DOMAIN, metadata=metadata
     )
-        reason=reason, domain=ERROR_DOMAIN, metadata=metadata
-    )
     return info
