@@ -14,20 +14,19 @@ import asyncio
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import uvloop
-from msgspec.structs import replace
 
 from gateway.accounting.accounts import Accounts, accounts
 from gateway.accounting.ledger.database import Tx
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
-from gateway.domain.generation import Usage
 from scheduler.budgets.budget_window import Period
-from scheduler.contract import AttemptOutcome, PlacementKind, SloClass
+from scheduler.contract import AttemptOutcome, PlacementKind, SloClass, Usage
+from scheduler.metering.settlement import SettledAttempt
 
 KEYS = 50
 CHARGE, WORST = 1_000, 4_000

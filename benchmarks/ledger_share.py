@@ -33,11 +33,11 @@ from benchmarks.overhead import ask, configuration, process
 from gateway.accounting.accounts import Accounts
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.ledger import Ledger
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.config.load.file import load
 from gateway.pipeline.spending import Spending
 from gateway.server import running_gateway
 from moegate.v1 import inference_pb2, inference_pb2_grpc
+from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.pricing import RateTier, TokenRates
 
 KEYS = 20

@@ -15,9 +15,8 @@ import time
 from typing import Any
 
 from benchmarks.overhead import HERE, process
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config.telemetry import LogFormat
-from gateway.domain.generation import Generation, Usage
+from gateway.domain.generation import Generation
 from gateway.pipeline.trail import AttemptEnd
 from gateway.telemetry import logs
 from gateway.telemetry.instruments import Instruments
@@ -33,9 +32,11 @@ from scheduler.contract import (
     Slo,
     SloClass,
     Start,
+    Usage,
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.decisions import Decision
+from scheduler.metering.settlement import SettledAttempt
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100

@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha import reflection
 from gateway.accounting.accounts import Accounts, accounts, budget
 from gateway.accounting.apply_prices import metering_state
 from gateway.accounting.metering import Metering
-from gateway.accounting.settlement import Sink
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError
@@ -42,6 +41,7 @@ from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
 from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
+from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 

@@ -84,6 +84,24 @@ class Fault(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one attempt, all choices together; None: the upstream does not say.
+
+    `prompt_tokens` includes the cached ones and those written to a cache (for about 5 minutes, or
+    `long_` for an hour, where the upstream bills that). `completion_tokens` includes reasoning.
+    `estimated`: counted by the gateway, not reported.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_write_tokens: int = 0
+    long_cache_write_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """What a request is promised.
 

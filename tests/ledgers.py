@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gateway.accounting.ledger.database import SqliteTx, Tx, run_now
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
-from gateway.accounting.settlement import SettledAttempt
-from gateway.domain.generation import Usage
 from gateway.server import RunningGateway
-from scheduler.contract import AttemptOutcome, PlacementKind, SloClass
+from scheduler.contract import AttemptOutcome, PlacementKind, SloClass, Usage
+from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.settlement import SettledAttempt
 from scheduler.pricing import RateTier, TokenRates
 
 T = TypeVar("T")

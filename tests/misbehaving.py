@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config.gateway import GatewayConfig, LimitsConfig, RemoteConfig, TimeoutsConfig
 from gateway.config.remote import FailuresConfig, RemoteApi
 from scheduler.contract import AttemptOutcome
+from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
+from scheduler.metering.settlement import SettledAttempt
 from scheduler.pricing import RateTier, TokenRates
 from tests import serving
 from tests.misbehaving_moegate import over_grpc

@@ -11,9 +11,9 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Usage
 from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2 as pb
+from scheduler.contract import Usage
 
 if TYPE_CHECKING:
     from tests.misbehaving import Act, Upstream

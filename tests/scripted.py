@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from gateway.accounting.settlement import Sink
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.telemetry import TelemetryConfig
+from scheduler.metering.settlement import Sink
 from tests import serving
 from tests.serving import Serving
 

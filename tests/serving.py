@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.accounting.settlement import Sink
 from gateway.auth.authenticator import key_sha256
 from gateway.config.gateway import (
     GatewayConfig,
@@ -34,6 +33,7 @@ from gateway.config.gateway import (
 from gateway.config.telemetry import TelemetryConfig
 from gateway.server import RunningGateway, running_gateway
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
+from scheduler.metering.settlement import Sink
 
 KEY = "mg-test-key"
 METADATA = (("authorization", f"Bearer {KEY}"),)

@@ -28,12 +28,12 @@ from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
 from gateway.accounting.ledger.rows import entry
 from gateway.accounting.ledger.spool import Spool, bring_in
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.secrets import resolve
 from scheduler.budgets.budget import Budget, Scope
+from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.accounting.metering import Metering
-from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.accounting.prices.source import group_of, metered_groups, priced
 from gateway.config.gateway import GatewayConfig
 from scheduler.contract import PlacementKind, PricesChanged
+from scheduler.metering.rate_snapshot import rate_snapshot
 
 if TYPE_CHECKING:
     from gateway.runtime.assembly import Runtime

@@ -12,10 +12,6 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.accounting.metering import Metering
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
-from gateway.accounting.settlement import Metered, SettledAttempt, Sink, settle
-from gateway.accounting.usage import token_counts
-from gateway.domain.generation import Usage
 from scheduler.contract import (
     AttemptOutcome,
     EngineReport,
@@ -23,9 +19,13 @@ from scheduler.contract import (
     Request,
     ServingChanged,
     Start,
+    Usage,
 )
 from scheduler.metering.cost import GroupMeter
+from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.runs import Run
+from scheduler.metering.settlement import Metered, SettledAttempt, Sink, settle
+from scheduler.metering.token_counts import token_counts
 from scheduler.pricing import TokenCounts
 
 

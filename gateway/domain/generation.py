@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from scheduler.contract import SloClass
+from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
 """Of an upstream's id for its answer; the rest is cut."""
@@ -177,23 +177,6 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     def has_content(self) -> bool:
         """Whether a client that saw it has seen output: the commit point of a request."""
         return bool(self.text or self.reasoning_text or self.tool_calls)
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one attempt, all choices together; None: the upstream does not say.
-
-    `prompt_tokens` includes the cached ones and those written to a cache (for about 5 minutes, or
-    `long_` for an hour, where the upstream bills that). `estimated`: counted by the gateway, not
-    reported.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    cache_write_tokens: int = 0
-    long_cache_write_tokens: int = 0
-    estimated: bool = False
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

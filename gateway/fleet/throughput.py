@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gateway.accounting.settlement import SettledAttempt
 from scheduler.contract import EngineReport, PlacementKind
+from scheduler.metering.settlement import SettledAttempt
 from scheduler.placement_state import PlacementState
 
 WINDOW_S = 10.0

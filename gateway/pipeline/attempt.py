@@ -16,9 +16,8 @@ from typing import Protocol
 from msgspec import structs
 
 from gateway.accounting.attempt_recorder import AttemptRecorder, AttemptResult, OpenAttempt
-from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chunk, Generation, Usage
+from gateway.domain.generation import Chunk, Generation
 from gateway.pipeline.continuation import is_continuable
 from gateway.pipeline.flight import Leg
 from gateway.pipeline.trail import AttemptEnd
@@ -32,7 +31,9 @@ from scheduler.contract import (
     Progress,
     ServingChanged,
     Start,
+    Usage,
 )
+from scheduler.metering.settlement import SettledAttempt
 
 MAX_HELD_CHUNKS = 200
 MAX_HELD_LOGPROBS = 10_000

@@ -13,7 +13,6 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from gateway.accounting.attempt_recorder import AttemptRecorder
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.config.remote import FailuresConfig
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
@@ -37,6 +36,7 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler
 from scheduler.limits.retry_budget import RetryBudget, RetryLimits
+from scheduler.metering.rate_snapshot import RateSnapshot
 
 PROGRESS_INTERVAL_S = 0.05
 """How often token counts go to the scheduler: a token event each would cost more than it tells."""

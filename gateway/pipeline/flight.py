@@ -8,18 +8,16 @@ attempt at a time; attempts are numbered through the whole flight.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-
-from msgspec.structs import replace
+from dataclasses import dataclass, field, replace
 
 from gateway.accounting.attempt_recorder import OpenAttempt
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
-from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Chunk, Generation, Usage
+from gateway.domain.generation import Chunk, Generation
 from gateway.pipeline.trail import Trail
 from gateway.translation.responses import AttemptRecord, Finished
-from scheduler.contract import Evict, Refuse, Request, Start
+from scheduler.contract import Evict, Refuse, Request, Start, Usage
+from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.settlement import SettledAttempt
 
 MAX_KEPT_CHARS = 1 << 20
 """Of an answer that may have to be gone on with; a longer one is not."""

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
 from gateway.config.ledger import NANO_USD
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
@@ -24,6 +23,7 @@ from gateway.pipeline.token_count import exact_prompt_tokens, prompt_token_bound
 from gateway.runtime.assembly import Runtime
 from scheduler.budgets.budget import Holder, worst_case_nano_usd
 from scheduler.contract import PlacementKind, Request
+from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.pricing import TokenRates
 
 UNCHECKED_RETRY_S = 2.0

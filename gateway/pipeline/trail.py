@@ -10,11 +10,11 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.translation.responses import Finished
 from scheduler.contract import Refuse, Start
+from scheduler.metering.settlement import SettledAttempt
 
 
 class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,6 @@ import aiohttp
 
 from gateway.accounting.apply_prices import pay
 from gateway.accounting.metering import Metering
-from gateway.accounting.settlement import Sink
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
 from gateway.fleet.drain_filter import DrainFilter
@@ -25,6 +24,7 @@ from gateway.runtime.assembly import Runtime, build
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.contract import ServingChanged
 from scheduler.decisions import Decision, Decisions
+from scheduler.metering.settlement import Sink
 from scheduler.snapshot import SchedulerSnapshot
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,7 @@ import aiohttp
 from gateway.accounting.attempt_recorder import AttemptRecorder
 from gateway.accounting.metering import Metering
 from gateway.accounting.prices.catalog import Prices
-from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.accounting.prices.source import group_of, load_prices, priced
-from gateway.accounting.settlement import Sink
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import GatewayConfig, PoolConfig
@@ -37,6 +35,8 @@ from gateway.upstream.openai.http import OpenAIHttpBackend
 from scheduler.contract import PlacementKind
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.limits.retry_budget import RetryLimits
+from scheduler.metering.rate_snapshot import rate_snapshot
+from scheduler.metering.settlement import Sink
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.snapshot import SchedulerSnapshot

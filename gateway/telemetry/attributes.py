@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import msgspec
 from opentelemetry.util.types import AttributeValue
 
-from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.generation import Chat, Generation
 from gateway.pipeline.trail import AttemptEnd
 from gateway.telemetry import semconv
 from scheduler.contract import PlacementKind, Request, Start
 from scheduler.decisions import Decision
+from scheduler.metering.settlement import SettledAttempt
 
 Attributes = dict[str, AttributeValue]
 

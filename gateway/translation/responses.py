@@ -6,10 +6,10 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.accounting.settlement import CostBasis, SettledAttempt, TokenKind
-from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, ToolCall, Usage
+from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, ToolCall
 from moegate.v1 import chat_pb2, generation_pb2
-from scheduler.contract import PlacementKind
+from scheduler.contract import PlacementKind, Usage
+from scheduler.metering.settlement import CostBasis, SettledAttempt, TokenKind
 
 FINISH = {
     None: generation_pb2.FINISH_REASON_UNSPECIFIED,

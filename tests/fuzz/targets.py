@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Usage
 from gateway.doors.grpc.errors import RpcError, unknown_model
 from gateway.doors.grpc.requests import parse_generation
 from gateway.translation.responses import delta_message, usage_message
@@ -39,6 +38,7 @@ from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.kv_event_format import BadEvents, EventReader
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
+from scheduler.contract import Usage
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
 from tests.fuzz import request_protos

@@ -16,9 +16,10 @@ from aiohttp import web
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chat, Chunk, Generation, Message, Role, Usage
+from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.http import OpenAIHttpBackend
+from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
 STREAM = (GOLDEN / "chat_stream_continuous_usage.sse").read_bytes()

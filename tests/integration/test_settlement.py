@@ -7,9 +7,9 @@ import asyncio
 import grpc
 import pytest
 
-from gateway.accounting.settlement import SettledAttempt
 from moegate.v1 import generation_pb2
 from scheduler.contract import AttemptOutcome, PlacementKind
+from scheduler.metering.settlement import SettledAttempt
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
 from tests.serving import METADATA, chat_request, first_message, read_stream, until
 

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 import trustme
 
-from gateway.accounting.settlement import SettledAttempt, Sink
 from gateway.config.gateway import (
     GatewayConfig,
     LimitsConfig,
@@ -28,6 +27,7 @@ from gateway.config.remote import OtherGatewayConfig, RemoteApi
 from gateway.upstream.moegate.grpc import MoegateGrpcBackend
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
+from scheduler.metering.settlement import SettledAttempt, Sink
 from tests import serving
 from tests.misbehaving import Script, Side, Upstream, listening, misbehaving
 from tests.serving import (

@@ -11,12 +11,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
-from gateway.accounting.settlement import SettledAttempt
 from gateway.config.gateway import LimitsConfig
 from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import generation_pb2
 from scheduler.contract import AttemptOutcome, PlacementKind
+from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
+from scheduler.metering.settlement import SettledAttempt
 from tests import serving
 from tests.misbehaving import (
     INPUT_NANO_USD,

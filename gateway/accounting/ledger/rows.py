@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS, RowState
-from gateway.accounting.settlement import SettledAttempt
 from scheduler.budgets.budget_book import Settled
+from scheduler.metering.settlement import SettledAttempt
 
 INSERT = (
     f"INSERT INTO attempt ({', '.join(ATTEMPT_COLUMNS)}) "

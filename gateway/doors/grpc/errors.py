@@ -16,11 +16,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from gateway.accounting.settlement import SettledAttempt
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Usage
 from gateway.translation.responses import cost_message, usage_message
-from scheduler.contract import RefusalReason, Refuse
+from scheduler.contract import RefusalReason, Refuse, Usage
+from scheduler.metering.settlement import SettledAttempt
 
 DOMAIN = "moegate"
 NEVER_RETRY_MS = -1

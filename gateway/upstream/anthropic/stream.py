@@ -12,18 +12,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
-from gateway.domain.generation import (
-    MAX_ID_CHARACTERS,
-    ChoiceDelta,
-    Chunk,
-    FinishReason,
-    ToolCall,
-    Usage,
-)
+from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, FinishReason, ToolCall
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.failures import in_band_failure
 from gateway.upstream.anthropic.usage import Account
 from gateway.upstream.openai.usage import estimated_tokens
+from scheduler.contract import Usage
 
 _STOP_REASONS = {
     "end_turn": FinishReason.STOP,

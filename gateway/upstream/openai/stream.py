@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk, Usage
+from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.choice import ChoiceNews
 from gateway.upstream.openai.failures import in_band_failure
 from gateway.upstream.openai.usage import MAX_TOKENS, estimated_tokens, normalised
+from scheduler.contract import Usage
 
 
 class StreamDecoder:

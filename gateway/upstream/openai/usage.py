@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.domain.generation import Chat, Generation, Usage
+from gateway.domain.generation import Chat, Generation
 from gateway.upstream.openai import wire
+from scheduler.contract import Usage
 
 BYTES_PER_TOKEN = 4
 """Of English text, roughly; other languages and code have fewer."""

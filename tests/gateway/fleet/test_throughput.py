@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from msgspec.structs import replace
+from dataclasses import replace
 
-from gateway.accounting.settlement import SettledAttempt
-from gateway.domain.generation import Usage
+import pytest
+
 from gateway.fleet.throughput import STALE_S, WINDOW_S, Throughput
-from scheduler.contract import AttemptOutcome, EngineReport, PlacementKind, SloClass
+from scheduler.contract import AttemptOutcome, EngineReport, PlacementKind, SloClass, Usage
+from scheduler.metering.settlement import SettledAttempt
 from scheduler.placement_state import Placement, PlacementState
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import rate_snapshot
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, Generation
 from gateway.pipeline import flight as module
 from gateway.pipeline.flight import Flight
 from gateway.pipeline.trail import UNOBSERVED
+from scheduler.metering.rate_snapshot import rate_snapshot
 from tests.scheduler.requests_made import request
 
 

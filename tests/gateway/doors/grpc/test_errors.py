@@ -9,10 +9,9 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Usage
 from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2
-from scheduler.contract import RefusalReason, Refuse
+from scheduler.contract import RefusalReason, Refuse, Usage
 
 RETRY = "ErrorInfo RetryInfo"
 

@@ -27,7 +27,6 @@ from gateway.domain.generation import (
     Tool,
     ToolCall,
     ToolMode,
-    Usage,
 )
 from gateway.doors.grpc.choice_assembler import Answer
 from gateway.upstream.anthropic.body import messages_body, unsupported_fields
@@ -35,6 +34,7 @@ from gateway.upstream.anthropic.failures import failure_in, http_failure
 from gateway.upstream.anthropic.stream import MessageDecoder
 from gateway.upstream.features import ANTHROPIC_FEATURES
 from gateway.upstream.http.sse import SseReader
+from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "anthropic_2023_06_01"
 USER = Message(role=Role.USER, parts=("Hello",))

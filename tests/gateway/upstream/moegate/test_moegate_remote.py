@@ -31,7 +31,6 @@ from gateway.domain.generation import (
     Tool,
     ToolCall,
     ToolMode,
-    Usage,
 )
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.hops import hops_of
@@ -41,7 +40,7 @@ from gateway.upstream.features import MOEGATE_FEATURES, unsupported
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
 from moegate.v1 import generation_pb2 as pb
-from scheduler.contract import RefusalReason, Refuse, SloClass
+from scheduler.contract import RefusalReason, Refuse, SloClass, Usage
 
 CALL = ToolCall(index=0, id="c1", name="look", arguments_json='{"q": 1}')
 TOOL = Tool(name="look", description="Looks.", parameters_json_schema="{}", strict=True)

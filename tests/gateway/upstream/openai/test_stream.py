@@ -10,20 +10,14 @@ import msgspec
 import pytest
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import (
-    ChoiceDelta,
-    Chunk,
-    FinishReason,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-)
+from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, TokenLogprob, ToolCall
 from gateway.doors.grpc.choice_assembler import Answer
 from gateway.upstream.http.sse import SseReader
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.openai.usage import normalised
+from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
 

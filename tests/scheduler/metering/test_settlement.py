@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.accounting.prices.rate_snapshot import RateSnapshot, rate_snapshot
-from gateway.accounting.settlement import CostBasis, Metered, SettledAttempt, TokenKind, settle
-from gateway.domain.generation import Usage
-from scheduler.contract import AttemptOutcome, PlacementKind, Start
+from scheduler.contract import AttemptOutcome, PlacementKind, Start, Usage
+from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
+from scheduler.metering.settlement import CostBasis, Metered, SettledAttempt, TokenKind, settle
 from scheduler.placement_state import Placement
 from scheduler.pricing import RateTier, TokenRates
 from tests.scheduler.requests_made import request

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import msgspec
-
-from gateway.accounting.prices.rate_snapshot import RateSnapshot
-from gateway.accounting.usage import token_counts
-from gateway.domain.generation import Usage
-from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start
+from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start, Usage
+from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.token_counts import token_counts
 from scheduler.pricing import TokenCounts, TokenRates
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
@@ -47,7 +45,8 @@ _KINDS = tuple(TokenKind)
 """To go through them: an enumeration makes a generator of its members each time."""
 
 
-class CostPart(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPart:
     """What the tokens of one kind cost, nano-USD."""
 
     kind: TokenKind
@@ -55,7 +54,8 @@ class CostPart(msgspec.Struct, frozen=True, kw_only=True):
     nano_usd: int
 
 
-class Metered(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metered:
     """A share of an own server's bill by kind of token, nano-USD."""
 
     uncached_input: int
@@ -68,7 +68,8 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
         return self.uncached_input + self.cached_input + self.output
 
 
-class SettledAttempt(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledAttempt:
     """One attempt, over. Times are Unix seconds; `pool` is empty for a remote.
 
     `usage`: None when nothing is known of its tokens (it failed before the first). `parts` are

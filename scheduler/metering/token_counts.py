@@ -1,13 +1,13 @@
 """Reported usage into counts of tokens that are priced apart, whatever the API includes in which.
 
-`gateway.generation.Usage` is the one normal form: `prompt_tokens` holds everything that was read,
+`contract.Usage` is the one normal form: `prompt_tokens` holds everything that was read,
 cached tokens and cache writes inside; `completion_tokens` everything that was written, reasoning
 inside. Backends bring an account into that form; here it is taken apart.
 """
 
 from __future__ import annotations
 
-from gateway.domain.generation import Usage
+from scheduler.contract import Usage
 from scheduler.pricing import TokenCounts
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from gateway.accounting.usage import token_counts
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Usage
 from gateway.upstream.anthropic.stream import MessageDecoder
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.stream import StreamDecoder
+from scheduler.contract import Usage
+from scheduler.metering.token_counts import token_counts
 from scheduler.pricing import RateTier, TokenRates
 
 PRICES = TokenRates(
