@@ -105,24 +105,43 @@ class Budgets:
         """Who would spend; None: no budget applies."""
         return self._book.holder(tenant, key_id, session_id)
 
-    async def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> None:
-        """Reserves the worst case. Raises BudgetRefused or BudgetUnchecked."""
+    def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
+        """Reserves the worst case if the holder's lease has room, or if no budget applies any more.
+
+        False: the lease has to be extended first, by `reserve`. Raises BudgetRefused where the
+        store refused this holder as much within the last `REFUSED_S`, and BudgetUnchecked where
+        this process holds too many leases for one more.
+        """
         try:
             if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
-                return
-            self._refuse_again(holder, worst_nano_usd)
-            lock = self._locks.get(holder)
-            if lock is None:
-                self._locks[holder] = lock = asyncio.Lock()
-            async with lock:
-                for _ in range(MAX_GRANTS):
-                    if self._book.reserve(request_id, holder, worst_nano_usd, time.time()):
-                        return
-                    await self._extend(holder, worst_nano_usd)
+                return True
         except NoBudget:
-            return  # while it waited: nothing holds it any more
+            return True
         except OverflowError as error:
             raise BudgetUnchecked(str(error)) from None
+        self._refuse_again(holder, worst_nano_usd)
+        return False
+
+    async def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> None:
+        """Reserves the worst case, and extends the holder's lease in the store where it has no
+        room. Raises BudgetRefused or BudgetUnchecked."""
+        if self.try_reserve(request_id, holder, worst_nano_usd):
+            return
+        lock = self._locks.get(holder)
+        if lock is None:
+            self._locks[holder] = lock = asyncio.Lock()
+        async with lock:
+            # The requests that held the lock before may have extended the lease far enough, or may
+            # have been refused; others of this holder may take what this request was granted.
+            for _ in range(MAX_GRANTS):
+                if self.try_reserve(request_id, holder, worst_nano_usd):
+                    return
+                try:
+                    await self._extend(holder, worst_nano_usd)
+                except NoBudget:
+                    return
+                except OverflowError as error:
+                    raise BudgetUnchecked(str(error)) from None
         raise BudgetUnchecked("too many requests of one holder compete for its lease")
 
     def settle(self, settled: SettledAttempt) -> Settled | None:

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 COMMANDS = (
     "up",
@@ -26,6 +28,10 @@ COMMANDS = (
     "top",
     "explain",
 )
+PACKAGES = ("gateway", "scheduler", "simulation")
+"""Top-level packages of moegate with names that other distributions use, too."""
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that moegate is installed in: `PACKAGES` are beside the folder of this package."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,8 +47,31 @@ class _Parser(argparse.ArgumentParser):
         return known, unknown
 
 
+def foreign_package() -> tuple[str, str] | None:
+    """Name and path of the first of `PACKAGES` that Python would import from somewhere else.
+
+    None: every package is moegate's own. Nothing is imported.
+    """
+    for name in PACKAGES:
+        spec = find_spec(name)
+        if spec is None:
+            continue  # the installation is incomplete, and the import says so
+        path = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+        if Path(path).resolve() != ROOT / name / "__init__.py":
+            return name, path
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
+    if foreign := foreign_package():
+        name, path = foreign
+        print(
+            f"moegate: {path} hides moegate's own package `{name}`: install moegate in an "
+            "environment of its own (container, pipx, uv tool)",
+            file=sys.stderr,
+        )
+        return 1
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(prog="moegate", description="gRPC inference gateway for MoE models on vLLM")
     parser.add_argument("--version", action="version", version=f"moegate {version('moegate')}")

@@ -1,0 +1,108 @@
+"""Reservations of one gateway: from the lease at once, or after the ledger has granted more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway.accounting.accounts import Accounts, accounts
+from gateway.accounting.budgets import BudgetRefused, BudgetUnchecked
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from scheduler.budgets import budget_book
+from scheduler.budgets.budget import Holder
+from scheduler.budgets.budget_window import Period
+
+CAP_NANO_USD = 1_000_000_000
+HOLDER = Holder("team", "capped", None)
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, *, each_session: bool = False) -> AsyncIterator[Accounts]:
+    budget = BudgetConfig(
+        tenant="team", key="capped", period=Period.MONTH, cap_usd="1.0", each_session=each_session
+    )
+    config = msgspec.structs.replace(
+        GatewayConfig(), ledger=LedgerConfig(retain_days=36_500), budgets=(budget,)
+    )
+    async with accounts(config, folder) as made:
+        yield made
+
+
+async def test_try_reserve_takes_from_the_lease_and_never_from_the_store(tmp_path: Path) -> None:
+    async with opened(tmp_path) as made:
+        budgets = made.budgets
+        assert not budgets.try_reserve("capped/1", HOLDER, 1000)  # there is no lease yet
+        await budgets.reserve("capped/1", HOLDER, 1000)
+        [lease] = budgets.book.leases
+        free = lease.free_nano_usd
+        assert free > 0  # 2 % of what is left, granted beside what the request needs
+        assert not budgets.try_reserve("capped/2", HOLDER, free + 1)
+        assert budgets.try_reserve("capped/2", HOLDER, free)
+        assert lease.free_nano_usd == 0
+        assert not budgets.try_reserve("capped/3", HOLDER, 1)
+        budgets.release("capped/2")
+        assert budgets.try_reserve("capped/3", HOLDER, 1)
+
+
+async def test_try_reserve_raises_what_the_store_refused_lately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as made:
+        budgets = made.budgets
+        too_much = CAP_NANO_USD + 1
+        assert not budgets.try_reserve("capped/1", HOLDER, too_much)
+        with pytest.raises(BudgetRefused):
+            await budgets.reserve("capped/1", HOLDER, too_much)
+        with pytest.raises(BudgetRefused) as refused:
+            budgets.try_reserve("capped/1", HOLDER, too_much)
+        assert refused.value.retry_after_s is None
+        assert not budgets.try_reserve("capped/1", HOLDER, 1000)  # less may be had
+        monkeypatch.setattr("gateway.accounting.budgets.REFUSED_S", 0.0)
+        budgets.ask_again()
+        with pytest.raises(BudgetRefused):
+            await budgets.reserve("capped/1", HOLDER, too_much)
+        assert not budgets.try_reserve("capped/1", HOLDER, too_much)  # what is remembered is over
+
+
+async def test_a_burst_that_is_refused_costs_the_store_one_look(tmp_path: Path) -> None:
+    async with opened(tmp_path) as made:
+        asked = 0
+        after_rows = made.ledger.after_rows
+
+        async def counted(*args: object) -> object:
+            nonlocal asked
+            asked += 1
+            return await after_rows(*args)  # type: ignore[arg-type]
+
+        made.ledger.after_rows = counted  # type: ignore[method-assign, assignment]
+        burst = [made.budgets.reserve(f"capped/{i}", HOLDER, CAP_NANO_USD + 1) for i in range(20)]
+        results = await asyncio.gather(*burst, return_exceptions=True)
+        assert all(isinstance(result, BudgetRefused) for result in results)
+        assert asked == 1
+
+
+async def test_a_budget_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as made:
+        made.budgets.configure(())
+        assert made.budgets.try_reserve("capped/1", HOLDER, CAP_NANO_USD + 1)
+        made.budgets.release("capped/1")
+        assert made.budgets.book.leases == ()
+
+
+async def test_one_holder_too_many_is_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, each_session=True) as made:
+        monkeypatch.setattr(budget_book, "MAX_LEASES", 1)
+        await made.budgets.reserve("capped/1", Holder("team", "capped", "a"), 10)
+        other = Holder("team", "capped", "b")
+        with pytest.raises(BudgetUnchecked, match="1 holders"):
+            made.budgets.try_reserve("capped/2", other, 10)
+        with pytest.raises(BudgetUnchecked, match="1 holders"):
+            await made.budgets.reserve("capped/2", other, 10)

@@ -1,0 +1,60 @@
+"""The start of the console script: a foreign package in the place of moegate's own is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(sys.executable).with_name("moegate")
+STARTS = {"script": [str(SCRIPT)], "module": [sys.executable, "-m", "moegate"]}
+
+
+def started(
+    command: list[str], before: Path | None, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs it with a folder that precedes everything else on `sys.path`."""
+    paths = [str(path) for path in (before, ROOT, ROOT / "protos") if path is not None]
+    return subprocess.run(
+        [*command, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", ["gateway", "scheduler", "simulation"])
+@pytest.mark.parametrize("file", ["{}/__init__.py", "{}.py"])
+def test_a_foreign_package_is_refused_and_not_imported(
+    tmp_path: Path, start: str, name: str, file: str
+) -> None:
+    foreign = tmp_path / file.format(name)
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("print('the foreign package was imported')\n")
+    ended = started(STARTS[start], tmp_path, "key", "--help")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert str(foreign) in line
+    assert f"`{name}`" in line
+    assert "container, pipx, uv tool" in line
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_folder_without_code_hides_nothing(tmp_path: Path, start: str) -> None:
+    """Python prefers a package further down the path to a folder without `__init__.py`."""
+    (tmp_path / "scheduler").mkdir()
+    ended = started(STARTS[start], tmp_path, "key", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_it_starts_where_no_foreign_package_is(start: str) -> None:
+    ended = started(STARTS[start], None, "--version")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("moegate ")
