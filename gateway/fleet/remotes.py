@@ -13,7 +13,7 @@ from gateway.config.gateway import HeaderConfig, RemoteConfig
 from gateway.config.remote import Feature, RemoteApi
 from gateway.config.secrets import resolve
 from gateway.domain.generation import Generation
-from gateway.doors.grpc import errors
+from gateway.domain.hops import HOPS_FIELD
 from gateway.upstream.anthropic import body as anthropic_body
 from gateway.upstream.anthropic.http import AnthropicHttpBackend
 from gateway.upstream.features import (
@@ -23,7 +23,7 @@ from gateway.upstream.features import (
     unsupported,
 )
 from gateway.upstream.http.loop_load import Pace
-from gateway.upstream.moegate.grpc import Address, MoegateGrpcBackend, Policy
+from gateway.upstream.moegate.client import Address, MoegateGrpcBackend, Policy
 from gateway.upstream.openai.body import BodyOptions, Dialect
 from gateway.upstream.openai.http import OpenAIHttpBackend
 from scheduler.contract import PlacementKind
@@ -152,7 +152,7 @@ def _unsupported(remote: RemoteConfig, features: frozenset[Feature]) -> Unsuppor
         else:
             found = unsupported(generation, features)
         if remote.api is RemoteApi.MOEGATE and generation.hops >= remote.gateway.max_hops:
-            found = (*found, errors.HOPS_FIELD)
+            found = (*found, HOPS_FIELD)
         if most is not None and generation.max_output_tokens > most:
             found = (*found, "max_output_tokens")
         return found

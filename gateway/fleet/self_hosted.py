@@ -11,7 +11,6 @@ from gateway.fleet.probes import Probed, Prober
 from gateway.fleet.rank_names import rank_names
 from gateway.fleet.remotes import AnyBackend
 from gateway.upstream.openai.http import OpenAIHttpBackend
-from scheduler.core import Scheduler
 from scheduler.snapshot import SchedulerSnapshot
 
 
@@ -50,10 +49,11 @@ class FoundReplicas:
 
     own: OwnReplicas
     prober: Prober
-    scheduler: Scheduler
     listener: KvEventsListener
     publisher: Callable[[str, str], Publisher | None]
     """Where the replica of a placement and URL publishes KV events, if it does."""
+    placement_is_idle: Callable[[str], bool]
+    """Whether the scheduler counts nothing at a placement."""
 
     def appear(self, place: str, url: str) -> None:
         """Probes it, and so brings it into service."""
@@ -70,7 +70,7 @@ class FoundReplicas:
     def is_idle(self, place: str) -> bool:
         """Whether the scheduler counts nothing there."""
         names = rank_names(place, self.own.pinned_ranks)
-        return not any(s.sequences for s in self.scheduler.placements if s.facts.name in names)
+        return all(self.placement_is_idle(name) for name in names)
 
 
 def occupied(snapshot: SchedulerSnapshot, targets: Container[str]) -> SchedulerSnapshot:

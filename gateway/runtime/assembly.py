@@ -29,7 +29,7 @@ from gateway.fleet.remotes import AnyBackend, Unsupported, remote_parts
 from gateway.fleet.self_hosted import FoundReplicas, OwnReplicas, occupied
 from gateway.pipeline.dispatch import Dispatcher
 from gateway.upstream.http.loop_load import LoopLoad
-from gateway.upstream.moegate.grpc import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateGrpcBackend
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.http import OpenAIHttpBackend
 from scheduler.contract import PlacementKind
@@ -201,9 +201,9 @@ def build(
             FoundReplicas(
                 own=own,
                 prober=prober,
-                scheduler=scheduler,
                 listener=listener,
                 publisher=partial(publisher, pool),
+                placement_is_idle=partial(_is_idle, scheduler),
             ),
         )
         for pool, settings, own in found
@@ -221,6 +221,10 @@ def build(
         discoveries=discoveries,
         salted=frozenset(pool.model for pool in config.pools if not pool.share_prefix_cache),
     )
+
+
+def _is_idle(scheduler: Scheduler, placement: str) -> bool:
+    return not any(s.sequences for s in scheduler.placements if s.facts.name == placement)
 
 
 def _local_placements(pool: PoolConfig, name: str, step_model: StepModel) -> list[Placement]:

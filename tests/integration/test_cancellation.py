@@ -10,7 +10,7 @@ from collections import Counter
 import grpc
 
 from gateway.config.gateway import LimitsConfig
-from gateway.upstream.moegate.grpc import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateGrpcBackend
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving

@@ -17,7 +17,7 @@ from gateway.upstream.features import ANTHROPIC_FEATURES
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
-from gateway.upstream.openai.usage import estimated_prompt_tokens
+from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 VERSION = "2023-06-01"
 """Of the API: the header anthropic-version; a header of the configuration takes its place."""

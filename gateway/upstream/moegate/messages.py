@@ -24,7 +24,7 @@ from gateway.domain.generation import (
 from gateway.translation.chat_input import ROLES, TOOL_MODES
 from gateway.translation.responses import FINISH, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
-from gateway.upstream.openai.usage import MAX_TOKENS, estimated_tokens
+from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import Usage
 

@@ -28,7 +28,7 @@ from gateway.upstream.openai.body import (
     tokenize_body,
 )
 from gateway.upstream.openai.stream import StreamDecoder
-from gateway.upstream.openai.usage import estimated_prompt_tokens
+from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_TOKENIZE_BYTES = 64 * 1024 * 1024

@@ -16,7 +16,8 @@ from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.choice import ChoiceNews
 from gateway.upstream.openai.failures import in_band_failure
-from gateway.upstream.openai.usage import MAX_TOKENS, estimated_tokens, normalised
+from gateway.upstream.openai.usage import normalised
+from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
 from scheduler.contract import Usage
 
 

@@ -9,7 +9,8 @@ import sys
 
 import msgspec
 
-from gateway.auth.authenticator import MAX_KEY_CHARACTERS, key_sha256
+from gateway.auth.authenticator import MAX_KEY_CHARACTERS
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import Name
 
 KEY_BYTES = 32

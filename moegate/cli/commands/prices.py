@@ -12,7 +12,7 @@ from gateway.accounting.prices.catalog import Prices, remote_key
 from gateway.accounting.prices.file import load_catalog, starter_catalog
 from gateway.accounting.prices.importer import ImportUnavailable, as_yaml, differences, draft
 from gateway.accounting.prices.row_time import span, unix_s
-from gateway.accounting.prices.rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
+from gateway.config.price_rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
 from gateway.config.problems import ConfigError
 from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
 from scheduler.pricing import TokenRates

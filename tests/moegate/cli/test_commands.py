@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyRole
 from gateway.config.load.file import load
 from moegate.cli.commands import simulate_vllm

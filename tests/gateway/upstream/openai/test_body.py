@@ -28,7 +28,7 @@ from gateway.upstream.openai.body import (
     tokenize_body,
     unsupported_fields,
 )
-from gateway.upstream.openai.usage import estimated_prompt_tokens
+from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 HELLO = Chat(messages=(Message(role=Role.USER, parts=("Hello",)),))
 GENERATION = Generation(request_id="r", model="moe", input=HELLO, max_output_tokens=8)

@@ -16,11 +16,11 @@ import grpc
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
-from gateway.doors.grpc.hops import METADATA as HOPS
+from gateway.domain.hops import HOPS_METADATA
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
-from gateway.upstream.openai.usage import estimated_prompt_tokens
+from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -164,7 +164,7 @@ class MoegateGrpcBackend:
             raise UpstreamFailure(FailureKind.CONNECT, message) from None
 
     def _call_metadata(self, generation: Generation) -> tuple[tuple[str, str], ...]:
-        hops = ((HOPS, str(generation.hops + 1)),)
+        hops = ((HOPS_METADATA, str(generation.hops + 1)),)
         return (*self._metadata, *hops, *generation.hints.trace_headers)
 
 
