@@ -23,14 +23,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEY_BYTES = 32
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "up",
-        help="start vLLM with a model on this machine, and the gateway before it",
-        usage="%(prog)s (MODEL | --tiny) [options] [-- VLLM_FLAG ...]",
-        epilog="What follows a -- goes to `vllm serve` as it is.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
+    parser.usage = "%(prog)s (MODEL | --tiny) [options] [-- VLLM_FLAG ...]"
+    parser.epilog = "What follows a -- goes to `vllm serve` as it is."
     declare(parser)
     parser.set_defaults(run=run)
 

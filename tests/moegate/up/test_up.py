@@ -27,7 +27,7 @@ def vllm(tmp_path: Path) -> Path:
 
 def parse(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    up.add_parser(parser.add_subparsers(required=True))
+    up.add_arguments(parser.add_subparsers(required=True).add_parser("up"))
     return parser.parse_args(["up", *argv])
 
 
