@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from moegate.cli import commands
+from moegate.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(sys.executable).with_name("moegate")
@@ -58,3 +62,25 @@ def test_it_starts_where_no_foreign_package_is(start: str) -> None:
     ended = started(STARTS[start], None, "--version")
     assert ended.returncode == 0
     assert ended.stdout.startswith("moegate ")
+
+
+def test_every_command_is_a_module_and_every_module_a_command() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    assert modules == {name.replace("-", "_") for name in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [(["--help"], []), (["key", "--help"], ["moegate.cli.commands.key"])],
+)
+def test_only_the_module_of_the_given_command_is_imported(
+    arguments: list[str], imported: list[str]
+) -> None:
+    script = (
+        "import sys; from moegate.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*(m for m in sys.modules if m.startswith('moegate.cli.commands.')), file=sys.stderr)"
+    )
+    ended = started([sys.executable, "-c", script], None, *arguments)
+    assert (ended.returncode, ended.stderr.split()) == (0, imported)
