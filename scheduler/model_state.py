@@ -23,8 +23,9 @@ from scheduler.decisions import Decisions
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
-from scheduler.placement.placement import choose, quote
+from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
+from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState, Resident
@@ -44,8 +45,8 @@ URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes whose waiting is saturation; the batch class waits as a matter of course."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 # numpy compares plain integers faster than enum members.
-_NOT_SERVING, _CONTEXT, _HARM, _HELD = map(
-    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.HARM, Block.HELD)
+_NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
+    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.INTERFERENCE, Block.HELD)
 )
 
 
@@ -163,7 +164,7 @@ class ModelState:
 
     def hit_tokens(self, request: Request) -> Floats:
         """Prompt tokens expected in the cache of each placement, remotes last."""
-        if not self.policy.prefix or not request.prefix_blocks:
+        if not request.prefix_blocks:
             return self._no_hits
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
@@ -172,7 +173,7 @@ class ModelState:
         """Prompt tokens expected in the cache of each own placement: what its engine tells of a
         prompt in token ids, else what the own dispatches and their outcomes let expect."""
         fleet = self.fleet
-        if not self.policy.prefix or not (request.prefix_blocks or request.token_blocks):
+        if not (request.prefix_blocks or request.token_blocks):
             return fleet.no_hits
         expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
         if request.token_blocks:
@@ -201,14 +202,14 @@ class ModelState:
         if chosen is not None:
             self.harm_blocked = False
             return chosen, made
-        self.harm_blocked = bool(np.count_nonzero(made.blocked == _HARM))
+        self.harm_blocked = bool(np.count_nonzero(made.blocked == _INTERFERENCE))
         if not self.time_heals:
             self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
         return chosen, made
 
     def figures(self, ask: PlacementQuery, now: float) -> Quote:
         """The quote without a choice."""
-        return quote(self.fleet, ask, self.policy, now)
+        return quote_fleet(self.fleet, ask, self.policy, now)
 
     def queued(
         self, tracked: TrackedRequest, made: Quote | None, last_start_s: float, now: float

@@ -31,7 +31,7 @@ _FIELDS = (
 )
 
 
-class LikeGroups:
+class PooledFit:
     """Groups of one prior, by any number that names them."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LikeGroups:
         """Groups whose fit counts."""
         return len(self._fits)
 
-    def take(self, group: int, fit: StepModel | None) -> None:
+    def update(self, group: int, fit: StepModel | None) -> None:
         """The group's fit as it is now; None: it is not to be used."""
         before = self._fits.pop(group, None)
         if before is not None:

@@ -1,9 +1,9 @@
 """The own placements of one model as arrays, one element each: what a quote reads in one pass.
 
 Ranks of a data-parallel group step together: what belongs to the group (batch, paced KV, the stall
-of pending prefills, the harm curve) stands at each of its ranks, so that a quote need not know of
-groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone writes
-its one figure.
+of pending prefills, the interference curve) stands at each of its ranks, so that a quote need not
+know of groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone
+writes its one figure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 from scheduler.contract import EngineReport, Objective, ServingChanged
 from scheduler.decision_model import full_token_s, priced, trusted
 from scheduler.output_length import Floats, OutputLengths
+from scheduler.placement.checks import checks_for
 from scheduler.placement.interference import STALL_POINTS, Streams, write_lines
-from scheduler.placement.pooled_fit import LikeGroups
-from scheduler.placement.quotes import Desk
+from scheduler.placement.objectives import OBJECTIVE_RULES
+from scheduler.placement.pooled_fit import PooledFit
+from scheduler.placement.quotes import QuoteBuffers
 from scheduler.placement_state import PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
@@ -28,7 +30,7 @@ from scheduler.step_time.step_windows import OwnLoad, WindowMeter, joined
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 CURVE_AGE_S = 0.1
-"""A harm curve older than this is made anew before it decides."""
+"""An interference curve older than this is refreshed before it decides."""
 LEAST_CHUNK_S = 1e-6
 MOST_STEPS_KEPT = 4096
 SAME_TIME_S = 0.5
@@ -70,7 +72,7 @@ class Group:
 
 
 class SelfHostedFleet:
-    """Arrays of shape (placements,), and harm curves of shape (placements, 2, STALL_POINTS)."""
+    """Arrays of shape (placements,); interference curves have (placements, 2, STALL_POINTS)."""
 
     def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
         self.states = list(states)
@@ -94,7 +96,7 @@ class SelfHostedFleet:
             self.groups.append(group)
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
-        self._like = {group.fit.prior: LikeGroups() for group in self.groups}
+        self._pooled = {group.fit.prior: PooledFit() for group in self.groups}
         self.models = StepModels(models)
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
@@ -125,14 +127,17 @@ class SelfHostedFleet:
         """T(B) of the group as of its last change of batch."""
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without its KV."""
-        self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
-        self.harm_lines: Floats = np.zeros((count, 2, STALL_POINTS))
-        """Harm curves: rise and start of the line from each point to the next, see `Streams`."""
+        objective = self.states[0].facts.objective if self.states else Objective.LATENCY
+        self.objective = OBJECTIVE_RULES[objective]
+        self.checks = checks_for(self.objective, late_binding=policy.late_binding)
+        self.interference_lines: Floats = np.zeros((count, 2, STALL_POINTS))
+        """Interference curves: rise and start of the line from each point to the next, see
+        `write_lines`."""
         self.line_offsets = np.arange(float(count)) * (2 * STALL_POINTS)
         self.all_free = np.zeros(count, dtype=np.int8)
         self.no_hits: Floats = np.zeros(count)
         self.all_free.flags.writeable = self.no_hits.flags.writeable = False
-        self.desk = Desk(count, self.all_free)
+        self.buffers = QuoteBuffers(count, self.all_free)
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
         self.full_token_s = float(
@@ -283,9 +288,9 @@ class SelfHostedFleet:
     def _set_model(self, group: Group, now: float) -> None:
         own = group.fit.model(now)
         used = group.fit.source is StepSource.FIT
-        like, number = self._like[group.fit.prior], group.members[0]
-        like.take(number, own if used else None)
-        model = like.model(number, own, group.batch, group.kv_paced_tokens)
+        pooled, number = self._pooled[group.fit.prior], group.members[0]
+        pooled.update(number, own if used else None)
+        model = pooled.model(number, own, group.batch, group.kv_paced_tokens)
         before_s = full_token_s(group.model)
         group.model = priced(trusted(model, group.fit.prior), self._policy)
         added_s = (full_token_s(group.model) - before_s) * len(group.members)
@@ -357,7 +362,7 @@ class SelfHostedFleet:
         self.first_token_due_s[index] = state.prefill_began_s + prefill_s + decode_s
 
     def refresh_curve(self, index: int, now: float) -> None:
-        """Makes the harm curve of the placement's group anew."""
+        """Refreshes the interference curve of the placement's group."""
         group = self.groups[index]
         starts_s: dict[str, float] = {}
         for member in group.members:
@@ -369,15 +374,14 @@ class SelfHostedFleet:
         step_s = group.full_step_s(group.batch + 1) / group.model.tokens_per_step
         curve = group.streams.curve(starts_s, step_s, self.lengths, now)
         for member in group.members:
-            write_lines(curve, self.harm_lines[member])
+            write_lines(curve, self.interference_lines[member])
             self.curve_at_s[member] = now
 
     def releasable(self, index: int, now: float) -> bool:
         """Whether the placement's group has been empty for the pool's release delay."""
         members = [self.states[member] for member in self.groups[index].members]
-        return all(
+        return self.objective.releases_idle and all(
             state.serving
-            and state.facts.objective is Objective.COST
             and not state.external(now)
             and state.idle_since_s is not None
             and now - state.idle_since_s >= state.facts.release_delay_s
