@@ -17,14 +17,17 @@ from tests import serving
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedSpan:
-    """One span. Ids are hex digits; `status`: UNSET, OK or ERROR."""
+    """One span. Ids are hex digits; `status`: UNSET, OK or ERROR; `dropped`: attributes that the
+    limits left out."""
 
     name: str
     kind: str
     trace_id: str
     span_id: str
     parent_id: str
+    trace_state: str
     attributes: dict[str, Any]
+    dropped: int
     events: dict[str, dict[str, Any]]
     status: str
     message: str
@@ -91,7 +94,9 @@ def _span(span: trace_pb2.Span, resource: dict[str, Any]) -> ReceivedSpan:
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
+        trace_state=span.trace_state,
         attributes=_plain(span.attributes),
+        dropped=span.dropped_attributes_count,
         events={event.name: _plain(event.attributes) for event in span.events},
         status=trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
         message=span.status.message,

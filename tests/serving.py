@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config.api_keys import key_hash
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
-from gateway.config.problems import ConfigError, Problem
-from gateway.config.secrets import resolve
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 
@@ -66,7 +65,7 @@ class Authenticator:
         self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
         for tenant in config.tenants:
             for key in tenant.keys:
-                digest = bytes.fromhex(hash_of(key, base_dir))
+                digest = bytes.fromhex(key_hash(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
                 same_prefix.append((digest, _caller(tenant, key)))
 
@@ -80,35 +79,6 @@ class Authenticator:
             if hmac.compare_digest(known, digest):
                 return caller
         raise Unauthenticated("the API key is not known")
-
-
-def key_sha256(key: str) -> str:
-    """The hash by which the configuration knows a key, 64 hex digits.
-
-    A plain SHA-256: keys are random, of 256 bits, and cannot be guessed whatever a guess costs. A
-    slow, salted hash protects passwords that people choose, and would cost every request.
-    """
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def hash_of(key: KeyConfig, base_dir: Path) -> str:
-    """The hash of a configured key. Raises ConfigError, its paths relative to the key: both or
-    nothing given, or not readable."""
-    if key.sha256 is None and key.api_key is not None:
-        try:
-            return key_sha256(resolve(key.api_key, base_dir) or "")
-        except ConfigError as error:
-            problems = [problem.under("api_key") for problem in error.problems]
-            raise ConfigError(error.source, problems) from None
-    if key.sha256 is not None and key.api_key is None:
-        return key.sha256
-    problem = Problem(
-        path="",
-        value="neither" if key.sha256 is None else "both",
-        message="exactly one of sha256 and api_key is needed",
-        fix="give the hash that `moegate key` prints, or api_key: {file: PATH}",
-    )
-    raise ConfigError("key", [problem])
 
 
 def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:

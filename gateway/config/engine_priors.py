@@ -12,8 +12,7 @@ from pathlib import Path
 
 from gateway.config.gateway import MoeShapeConfig, PoolConfig
 from gateway.config.prior import KvCacheFormat
-from gateway.config.problems import ConfigError, problem
-from gateway.config.syntax.shape import nearest
+from gateway.config.problems import ConfigError, nearest, problem
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.catalog.deployment import in_format
 from simulation.catalog.facts import ModelFacts

@@ -6,6 +6,7 @@ all that were found. Values come from `shown`, which never gives a secret or a h
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -84,6 +85,11 @@ def shown(path: str, value: Any, written: str | None = None) -> str:
 def problem(path: str, value: object, message: str, fix: str) -> Problem:
     """A problem of the value at `path`, shown as it is."""
     return Problem(path=path, value=shown(path, value), message=message, fix=fix)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, for "did you mean ...?"; None: none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def described(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Output tokens per second of every placement, and how many requests went to remotes.
 
-Own servers by their engine's own counter, so that the load of others is in it; remotes, which tell
-nothing, by the requests that ended there. Fed by looks at the placements and by settled attempts:
-there is nothing per token.
+A self-hosted engine is measured by its own counter, which includes the load of other clients. A
+remote reports nothing and is measured by the requests that ended there. Fed by the reports of
+engines and by settled attempts; nothing is done per token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from scheduler.contract import EngineReport, PlacementKind
 from scheduler.metering.settlement import SettledAttempt
-from scheduler.placement_state import PlacementState
 
 WINDOW_S = 10.0
 """Over which a remote's requests count; two looks at an engine that are farther apart say nothing
@@ -44,11 +43,10 @@ class Throughput:
         self._engines: dict[str, _Engine] = {}
         self._remotes: dict[str, _Remote] = {}
 
-    def look(self, placements: Iterable[PlacementState]) -> None:
-        """Takes the engines' newest counters; however often and by whomever it is called."""
-        for state in placements:
-            if state.report is not None:
-                self._take(state.report)
+    def record_reports(self, reports: Iterable[EngineReport]) -> None:
+        """Takes the engines' newest reports. One that is given again changes nothing."""
+        for report in reports:
+            self._record(report)
 
     def settled(self, attempt: SettledAttempt) -> None:
         """Takes an attempt that has ended: a sink of the dispatcher."""
@@ -72,7 +70,7 @@ class Throughput:
             return None
         return engine.per_s
 
-    def _take(self, report: EngineReport) -> None:
+    def _record(self, report: EngineReport) -> None:
         engine = self._engines.get(report.placement)
         passed_s = 0.0 if engine is None else report.at_s - engine.report.at_s
         if engine is not None and passed_s == 0:

@@ -44,7 +44,8 @@ class GatewayFigures:
     def snapshot(self) -> SchedulerSnapshot:
         """The scheduler's figures."""
         runtime = self.live.runtime
-        self.throughput.look(runtime.scheduler.placements)
+        states = runtime.scheduler.placements
+        self.throughput.record_reports(state.report for state in states if state.report)
         return runtime.snapshot(self.clock())
 
     def in_flight(self) -> int:

@@ -42,13 +42,12 @@ def tracer_provider(environ: Mapping[str, str] = os.environ) -> TracerProvider |
         log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s: only grpc is there, no traces", protocol)
         return None
     # Imported only where spans leave: the exporter is a tenth of a second of a start.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    from gateway.telemetry.otlp_encoding import SpanExporter
 
     # The gateway ends the provider itself, when its last stream has ended.
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(SpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 

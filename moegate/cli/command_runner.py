@@ -1,4 +1,4 @@
-"""Runs what a command asks of a gateway, and tells what went wrong."""
+"""Runs the coroutine of a command and reports its failure in one message."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 
-import grpc
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells count."""
 
-from moegate.cli import channel as client
+
+class CommandFailed(Exception):
+    """A command cannot do what was asked. The text says what happened or what to change."""
 
 
-def status_of(work: Coroutine[None, None, None]) -> int:
-    """Runs it to its end; the exit status."""
+def run_command(work: Coroutine[None, None, None]) -> int:
+    """Runs a command to its end. Returns the exit status; the failure is on standard error."""
     try:
         asyncio.run(work)
-    except grpc.aio.AioRpcError as error:
-        print(client.explain(error), file=sys.stderr)
-        return 1
-    except client.CannotAsk as error:
+    except CommandFailed as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
-        return client.INTERRUPTED
+        return INTERRUPTED
     return 0

@@ -1,4 +1,4 @@
-"""The arguments of `moegate plan`, and the question that they make."""
+"""The arguments of `moegate plan`, and the planner's input that they make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from gateway.config.gateway import SloClassesConfig
-from moegate.cli.commands.inspect import KV_BYTES, named_model
+from moegate.cli.models import KV_BYTES, named_model
 from scheduler.step_time.step_model import expected_tokens_per_step
 from simulation.catalog.deployment import (
     FORMATS,
@@ -39,16 +39,17 @@ from simulation.traces import TraceRow, parse_azure, parse_mooncake, spread_bins
 GENERATED_ROWS = 20_000
 SEED = 20_260
 DEMAND_CV = 0.6
-"""Of the rate between minutes of a day: a day whose busiest hour has about 2.5 times the mean."""
+"""Coefficient of variation of the rate between the minutes of a day. It gives a day whose busiest
+hour has about 2.5 times the mean rate."""
 DEFAULT_ACCEPTANCE = 0.7
-"""Of one draft token after the other: what multi-token-prediction heads reach on chats."""
+"""Share of draft tokens that is accepted: what multi-token-prediction heads reach on chats."""
 WORKLOADS = ("azure-conversation", "azure-code", "mooncake-conversation", "agents")
 _DEFAULT_SLO = SloClassesConfig().interactive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked, and in words what it rests on."""
+class PlanInput:
+    """Input of the planner. `workload`: its source in words."""
 
     model: ModelFacts
     gpu: GpuFacts
@@ -61,7 +62,7 @@ class Question:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Adds them to a parser."""
+    """Adds the arguments to a parser."""
     parser.add_argument(
         "model", metavar="MODEL", help="folder of a model, its config.json, or a catalog name"
     )
@@ -123,8 +124,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def question(args: argparse.Namespace) -> Question:
-    """What the arguments ask. Raises CannotPlan."""
+def plan_input(args: argparse.Namespace) -> PlanInput:
+    """Makes the input from the arguments. Raises CannotPlan."""
     try:
         model = named_model(args.model)
     except UnreadableConfig as error:
@@ -153,7 +154,7 @@ def question(args: argparse.Namespace) -> Question:
         most_sequences=args.max_num_seqs * spread.data,
         usd_per_hour=None if args.usd_per_gpu_hour is None else args.usd_per_gpu_hour * spread.gpus,
     )
-    return Question(
+    return PlanInput(
         model=model,
         gpu=gpu,
         parallelism=spread,

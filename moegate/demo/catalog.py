@@ -6,7 +6,7 @@ import datetime
 
 import msgspec
 
-from gateway.accounting.prices.rows import CatalogFile, RemoteRow, ShowbackRow, TokenPrices
+from gateway.config.price_rows import CatalogFile, RemoteRow, ShowbackRow, TokenPrices
 from moegate.demo.bills import RemotePrice
 
 PROVIDER = "demo"

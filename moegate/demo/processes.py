@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from moegate.up.process_reaper import GUARDIAN
+from moegate.up.process_reaper import REAPER_COMMAND
 
 POLL_S = 0.05
 READY_S = 120.0
@@ -100,15 +100,15 @@ class Processes:
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
-        self._guardian: asyncio.subprocess.Process | None = None
+        self._reaper: asyncio.subprocess.Process | None = None
         self._pipe = -1
         self.all: list[Process] = []
 
     async def __aenter__(self) -> Processes:
         read_end, self._pipe = os.pipe()
         try:
-            self._guardian = await asyncio.create_subprocess_exec(
-                *GUARDIAN, stdin=read_end, start_new_session=True
+            self._reaper = await asyncio.create_subprocess_exec(
+                *REAPER_COMMAND, stdin=read_end, start_new_session=True
             )
         finally:
             os.close(read_end)
@@ -129,7 +129,7 @@ class Processes:
         log = self._log_dir / f"{len(self.all)}.log"
         with log.open("wb") as output:
             child = await asyncio.create_subprocess_exec(
-                *(*GUARDIAN, "run", str(self._pipe)),
+                *(*REAPER_COMMAND, "run", str(self._pipe)),
                 *(sys.executable, "-m", "moegate", *arguments),
                 pass_fds=(self._pipe,),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -145,18 +145,18 @@ class Processes:
         return process
 
     async def stop(self) -> None:
-        """Ends the last one, then the others at once, then the guardian. May be called twice."""
+        """Ends the last one, then the others at once, then the reaper. May be called twice."""
         await asyncio.gather(*(self._stop(process) for process in self.all[-1:]))
         await asyncio.gather(*(self._stop(process) for process in self.all[:-1]))
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
-        if self._guardian is not None:
-            await self._guardian.wait()
+        if self._reaper is not None:
+            await self._reaper.wait()
 
     async def _stop(self, process: Process) -> None:
         await process.stop()
         if self._pipe >= 0:
-            # Its number may now become another process's. A guardian that is gone does no harm.
+            # Its number may now become another process's. A reaper that is gone does no harm.
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"forget %d\n" % process.pid)

@@ -1,5 +1,5 @@
-"""A server that looks like vLLM 0.32 from outside, around the simulated engine.
+"""A server with the HTTP interface of vLLM 0.32, around the simulated engine.
 
-`server.py` has the routes, `driver.py` lets the engine step in real time, `intake.py` turns bodies
-into requests to the engine, `frames.py` and `answers.py` turn tokens into bytes.
+`server.py` has the routes, `intake.py` turns bodies into requests to the engine, `driver.py` steps
+the engine in real time, `frames.py` and `responses.py` turn tokens into bytes.
 """

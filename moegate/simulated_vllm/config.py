@@ -14,16 +14,16 @@ DEFAULT_MODEL = "Qwen3-30B-A3B"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedVllmConfig:
-    """What the server is told. Names are those of vLLM's flags where vLLM has the flag.
+    """Settings of the server. Fields are named like vLLM's flags where vLLM has the flag.
 
     Attributes:
         port: 0 takes a free one.
         data_parallel_size: ranks that step together; each has its own batch and KV cache.
-        max_num_queued_reqs: running and waiting sequences beyond which requests get 503.
-        speed: every step takes 1 / `speed` of its time; the metrics tell the time as it passes.
-        stream_interval: tokens a chunk; a request may ask for more.
-        mean_answer_tokens: mean length of an answer that ends by itself.
-        faults: what goes wrong on purpose.
+        max_num_queued_reqs: running and waiting sequences above which requests get a 503.
+        speed: a step takes 1 / `speed` of its time; metrics report the time that passed.
+        stream_interval: tokens in a chunk; a request may ask for more.
+        mean_answer_tokens: mean length of an answer without a stop by the caller.
+        faults: the injected faults.
     """
 
     host: str = "127.0.0.1"

@@ -1,7 +1,7 @@
-"""Refusals in vLLM's words: status, `type`, `param` and text.
+"""Error answers with the status, `type`, `param` and text of vLLM.
 
-The engine's own checks say "BadRequestError", those of the schema "Bad Request", and a full queue
-"Service Unavailable".
+The `type` is "BadRequestError" for checks of the engine, "Bad Request" for checks of the schema,
+and "Service Unavailable" for a full queue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
 
 
 class Refused(Exception):
-    """An answer that is an error. `body` is its JSON."""
+    """The request gets an error answer. `body`: its JSON."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def bad_value(param: str | None, message: str, value: object = None) -> Refused:
-    """A value that the engine refuses; vLLM appends its name and value where it knows them."""
+    """A value that the engine refuses. vLLM appends the name and the value where it knows them."""
     known = {"parameter": param, "value": value}
     suffix = ", ".join(f"{name}={given}" for name, given in known.items() if given is not None)
     if suffix:
@@ -46,13 +46,13 @@ def bad_value(param: str | None, message: str, value: object = None) -> Refused:
 
 
 def bad_shape(kind: str, location: str, message: str) -> Refused:
-    """A body that the schema refuses, `location` as in "body.max_tokens"."""
+    """A body that the schema refuses. `location`: such as "body.max_tokens"."""
     detail = {"type": kind, "loc": location, "msg": message}
     return Refused(400, "Bad Request", f"1 validation error:\n  {detail}", location)
 
 
 def bad_json(error: msgspec.DecodeError | RecursionError) -> Refused:
-    """A body that is not JSON, not of the schema, or nested too deep to tell."""
+    """A body that is not JSON, does not match the schema, or is nested too deeply."""
     if not isinstance(error, msgspec.ValidationError):
         return bad_shape("json_invalid", "body", str(error))
     text = str(error)
@@ -66,13 +66,13 @@ def bad_json(error: msgspec.DecodeError | RecursionError) -> Refused:
 
 
 def unknown_model(model: str, served: str) -> Refused:
-    """A model that is not served."""
+    """The model is not served."""
     text = f"The model `{model}` does not exist. Valid aliases: {served}."
     return Refused(404, "NotFoundError", text, "model")
 
 
 def prompt_too_long(tokens: int, max_model_len: int, counted_in_full: bool) -> Refused:
-    """Context overflow. vLLM stops counting text one token beyond the limit."""
+    """The prompt exceeds the context. vLLM stops counting text one token above the limit."""
     shown = tokens if counted_in_full else max_model_len + 1
     qualifier = "at least " if shown == max_model_len + 1 else ""
     return bad_value(
@@ -85,7 +85,7 @@ def prompt_too_long(tokens: int, max_model_len: int, counted_in_full: bool) -> R
 
 
 def queue_full() -> Refused:
-    """`max_num_queued_reqs` is reached. There is no Retry-After, and `param` is null."""
+    """`max_num_queued_reqs` is reached. vLLM sends no Retry-After, and `param` is null."""
     return Refused(
         503,
         "Service Unavailable",
@@ -95,17 +95,18 @@ def queue_full() -> Refused:
 
 
 def engine_died() -> Refused:
-    """What every request gets once the engine process is gone."""
+    """Every request fails once the engine process has ended."""
     return Refused(500, "InternalServerError", ENGINE_DIED)
 
 
 def draining() -> Refused:
-    """A new request after SIGTERM with a shutdown timeout: neither a 503 nor a closed port."""
+    """A new request after SIGTERM with a shutdown timeout gets neither a 503 nor a closed port."""
     return Refused(500, "InternalServerError", "cannot schedule new futures after shutdown")
 
 
-def asked_for(status: int, retry_after_s: int | None) -> Refused:
-    """Any status, as a fault on purpose. vLLM has no 429: proxies in front of it do."""
+def status_fault(status: int, retry_after_s: int | None) -> Refused:
+    """Any status, for the fault `status`. vLLM itself never sends 429; proxies in front of it
+    do."""
     if status == 503 and retry_after_s is None:
         return queue_full()
     if status == 429 and retry_after_s is None:

@@ -1,7 +1,7 @@
-"""The bytes of a stream: what vLLM 0.32 sends, field by field (tests/golden/vllm_0_32).
+"""The bytes of a stream, field by field those of vLLM 0.32 (tests/golden/vllm_0_32).
 
-A chunk is a few bytes around the text: nothing is built that JSON would have to walk through. All
-that a step brings to a request is one piece of bytes, for one write.
+A chunk is formatted as bytes around the text, without building objects for a JSON encoder. All
+chunks of one step of a request are one bytes object, for one write.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _ROLE_CHOICE = (
 
 
 class Frames:
-    """One stream. `fingerprint` and `details`: the server's system_fingerprint, and whether usage
-    tells the cached tokens."""
+    """Formats one stream.
+
+    `fingerprint`: the server's system_fingerprint; `details`: whether usage has the cached tokens.
+    """
 
     def __init__(self, job: Job, model: str, fingerprint: str, details: bool) -> None:
         self._job = job
@@ -48,13 +50,13 @@ class Frames:
         self._prompt_ids = encode(job.request.prompt_ids) if job.return_token_ids else null
 
     def advance(self, made: Sequence[int]) -> bytes:
-        """All chunks for what the choices have `made`, in tokens, since the last call."""
+        """Chunks since the last call. `made`: tokens generated so far, by choice."""
         parts: list[bytes] = []
         interval = self._job.stream_interval
         for choice, text in enumerate(self._texts):
             last = text.output.tokens
             while text.tokens < made[choice]:
-                # The first token is never held back.
+                # The first token is sent at once.
                 step = interval if text.tokens else 1
                 end = min(text.tokens + step, last)
                 if end > made[choice]:
@@ -67,7 +69,7 @@ class Frames:
         return b"".join(parts)
 
     def end(self, cached_tokens: int) -> bytes:
-        """The account, if it was asked for, and the end mark."""
+        """The usage chunk, if the request includes usage, and `[DONE]`."""
         if not self._job.include_usage:
             return DONE
         completion_tokens = sum(text.tokens for text in self._texts)
@@ -88,7 +90,7 @@ class Frames:
         )
 
     def _chunk(self, choice: int, text: OutputText, end: int) -> bytes:
-        """The tokens of a choice up to `end`."""
+        """The chunk with the tokens of a choice up to `end`."""
         job, output, start = self._job, text.output, text.tokens
         new_text = encode(text.advance(end))
         finish = b"null" if job.is_chat else b'null,"stop_reason":null'
@@ -120,7 +122,7 @@ class Frames:
         return body
 
     def _usage(self, completion_tokens: int) -> bytes:
-        """Continuous usage: of the chunk's own choice alone, as vLLM counts it."""
+        """Continuous usage. Like vLLM it counts only the choice of the chunk."""
         if not self._job.continuous_usage:
             return b""
         details = b',"completion_tokens_details":null}' if self._job.is_chat else b"}"

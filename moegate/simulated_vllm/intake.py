@@ -1,4 +1,4 @@
-"""A body becomes a request to the engine, or is refused as vLLM refuses it."""
+"""Turns the body of a generation into a request to the engine, with the checks of vLLM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simulation.output import StopRules, answer_seed, plan_output
 from simulation.sequences import TokenRequest
 
 COMPLETION_MAX_TOKENS = 16
-"""What /v1/completions generates where nothing is said."""
+"""Default of `max_tokens` in /v1/completions."""
 MOST_LOGPROBS = 20
 MOST_CHOICES = 16_384
 _GREEDY_BELOW = 1e-5
@@ -26,13 +26,13 @@ _GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A generation that was accepted.
+    """An accepted generation.
 
     Attributes:
-        response_id: the id in the answer; the engine's is unique.
+        response_id: id in the answer. The engine uses a unique id of its own.
         created_s: Unix time, whole seconds.
-        logprobs: alternatives per token, None without log-probabilities.
-        stream_interval: tokens a chunk.
+        logprobs: number of alternatives for each token; None: no log-probabilities.
+        stream_interval: tokens in a chunk.
     """
 
     response_id: str
@@ -56,7 +56,7 @@ def make_job(
     engine_id: str,
     created_s: int,
 ) -> Job:
-    """Checks everything. Raises Refused."""
+    """Checks the body and plans the outputs. Raises Refused."""
     check_model(body.model, config)
     _check_stream_options(body)
     prompt_ids = _prompt(body, config, is_chat)
@@ -89,13 +89,13 @@ def make_job(
 
 
 def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
-    """No model means the served one. Raises Refused."""
+    """Checks the name of the model; without a name it is the served one. Raises Refused."""
     if model and model != config.served_model_name:
         raise unknown_model(model, config.served_model_name)
 
 
 def pinned_rank(header: str | None, ranks: int) -> int | None:
-    """`X-data-parallel-rank`; None: the engine chooses. Raises Refused."""
+    """Parses `X-data-parallel-rank`. None: the engine chooses the rank. Raises Refused."""
     if header is None:
         return None
     name = header.strip()
@@ -212,7 +212,7 @@ def _check_stream_options(body: GenerationBody) -> None:
 
 
 def _check_sampling(body: GenerationBody) -> None:
-    """Values out of range: text and order as in vllm/sampling_params.py."""
+    """Checks ranges, with the texts and the order of vllm/sampling_params.py. Raises Refused."""
     for name in ("presence_penalty", "frequency_penalty"):
         penalty = getattr(body, name)
         if penalty is not None and not -2.0 <= penalty <= 2.0:

@@ -1,4 +1,4 @@
-"""The listening socket, which faults close and open again on the same port."""
+"""The listening socket. Faults close it and open it again on the same port."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 SHUTDOWN_S = 0.1
-"""How long open streams may go on when the server is stopped: then they are cut."""
+"""Time in which open streams may end when the server stops; then they are cut off."""
 REOPEN_POLL_S = 0.05
 REOPEN_S = 10.0
-"""How long the port may stay taken: an event loop closes its sockets a little later."""
+"""Longest wait for a port that is still taken: an event loop closes its sockets a little later."""
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Listener:
-    """Runs an application; call `start` first. Its port and `url` stay the same from then on."""
+    """Serves an application. `start` comes first; the port and `url` stay the same from then on."""
 
     def __init__(self, app: web.Application, host: str, port: int) -> None:
         self.url = ""
@@ -38,18 +38,18 @@ class Listener:
         return self._site is not None
 
     async def start(self) -> None:
-        """Raises OSError when it cannot listen."""
+        """Starts to listen. Raises OSError if it cannot."""
         await self._runner.setup()
         await self._open()
         host, self._port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     async def stop(self) -> None:
-        """Ends everything."""
+        """Stops listening and ends all connections."""
         await self._runner.cleanup()
 
     async def reopen(self) -> None:
-        """Raises OSError when another process has taken the port."""
+        """Listens again. Raises OSError if another process has taken the port."""
         for _ in range(round(REOPEN_S / REOPEN_POLL_S)):
             try:
                 return await self._open()
@@ -60,7 +60,7 @@ class Listener:
         await self._open()
 
     async def close(self) -> None:
-        """Refuses connections. Idle ones end, those with an answer under way end after it."""
+        """Stops listening. Idle connections end at once, the others after their answer."""
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -73,7 +73,7 @@ class Listener:
                 connection.transport.close()
 
     async def break_off(self) -> None:
-        """Refuses connections and ends all, as the death of the process does."""
+        """Stops listening and aborts all connections, like the end of the process."""
         await self.close()
         for transport in self._busy:
             if transport is not None:

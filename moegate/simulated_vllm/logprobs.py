@@ -1,6 +1,6 @@
-"""Log-probabilities as JSON: the list of a chat, the parallel lists of a raw completion.
+"""Log-probabilities as JSON: a list for a chat, parallel lists for a raw completion.
 
-They are made up, but consistent: the token that is said is the likeliest, and is first.
+The values are invented but consistent: the generated token is the likeliest and comes first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from simulation.tokenizer import token_bytes
 
 
 def chat_logprobs(output: Output, start: int, end: int, top: int) -> bytes:
-    """Of the tokens `start` to `end`, with `top` candidates each."""
+    """Log-probabilities of the tokens `start` to `end`, with `top` candidates each."""
     content = []
     for position in range(start, end):
         candidates = [_entry(*one) for one in output.candidates(position, max(1, top))]
@@ -24,24 +24,24 @@ def chat_logprobs(output: Output, start: int, end: int, top: int) -> bytes:
 def completion_logprobs(
     output: Output, start: int, end: int, top: int, offset_chars: int
 ) -> tuple[bytes, int]:
-    """The same in the older shape; and where the next token's text begins."""
+    """The same in the older format, and the offset of the next token's text."""
     offsets: list[int] = []
-    said: list[float] = []
+    logprobs: list[float] = []
     tokens: list[str] = []
-    rivals: list[dict[str, float]] = []
+    alternatives: list[dict[str, float]] = []
     for position in range(start, end):
         candidates = output.candidates(position, max(1, top))
         named = [(_name(token_id), logprob) for token_id, logprob in candidates]
         offsets.append(offset_chars)
         tokens.append(named[0][0])
-        said.append(named[0][1])
-        rivals.append(dict(named))
+        logprobs.append(named[0][1])
+        alternatives.append(dict(named))
         offset_chars += len(named[0][0])
     body = {
         "text_offset": offsets,
-        "token_logprobs": said,
+        "token_logprobs": logprobs,
         "tokens": tokens,
-        "top_logprobs": rivals,
+        "top_logprobs": alternatives,
     }
     return encode(body), offset_chars
 

@@ -1,7 +1,7 @@
-"""/metrics of vLLM 0.32: names, labels, types, bounds and help as the real server writes them.
+"""/metrics of vLLM 0.32: names, labels, types, bounds and help texts of the real server.
 
-What a simulation has no figures for is left out (multi-modal caches, estimated FLOPs, the Python
-process). As in vLLM a request that its client leaves counts nowhere among the finished ones.
+Metrics that the simulation cannot compute are left out (multi-modal caches, estimated FLOPs, the
+Python process). Like in vLLM, a request whose client disconnects is not counted as finished.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What the server counts beside the engine. `began_s`: Unix time of its start."""
+    """Figures of the server that the engine does not have. `began_s`: Unix time of its start."""
 
     config: SimulatedVllmConfig
     began_s: float
@@ -30,7 +30,7 @@ class Served:
 
 
 def render(engine: Engine, served: Served) -> bytes:
-    """The whole text."""
+    """Writes all metrics."""
     config, ranks = served.config, engine.ranks
     text = _Text(config.served_model_name, len(ranks), served.began_s)
     text.gauge(
@@ -174,8 +174,10 @@ def _cache(config: SimulatedVllmConfig) -> Labels:
 
 
 class _Text:
-    """Lines in the Prometheus text format, as prometheus_client writes them. Figures come by
-    data-parallel rank."""
+    """Lines in the Prometheus text format, as prometheus_client writes them.
+
+    All values are lists with one item for each data-parallel rank.
+    """
 
     def __init__(self, model: str, ranks: int, began_s: float) -> None:
         self._model: Labels = {"model_name": model}
@@ -251,7 +253,7 @@ def _escaped(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    """As Go writes a float: an exponent from 1e6 on."""
+    """Formats a float like Go does: with an exponent from 1e6 on."""
     text = repr(float(value))
     whole, dot, fraction = text.partition(".")
     if not dot or "e" in text or len(whole.lstrip("-")) <= 6:

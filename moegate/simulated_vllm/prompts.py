@@ -1,6 +1,6 @@
-"""Prompts as token ids: a ChatML-like template over messages, or what /v1/completions is given.
+"""Prompts as token ids: a ChatML-like template over messages, or the prompt of /v1/completions.
 
-The text of an answer that comes back as a message gets the very tokens that were generated, so the
+The text of an earlier answer is tokenized into the same tokens that were generated, so that the
 next turn of a conversation finds them in the prefix cache.
 """
 
@@ -21,7 +21,7 @@ _NEWLINE = token_ids("\n")
 def chat_prompt(
     messages: Sequence[Message], tools: Sequence[Any] | None, *, generation_prompt: bool = True
 ) -> list[int]:
-    """Token ids of a chat. Tools are text of a system message, images a short mark."""
+    """Token ids of a chat. Tools become text of a system message, images a short marker."""
     ids: list[int] = []
     if tools:
         ids += _message_ids("system", encode(tools).decode())
@@ -33,7 +33,7 @@ def chat_prompt(
 
 
 def completion_prompt(prompt: str | Sequence[Any]) -> list[int]:
-    """Token ids of a text, of a list of ids, or of a list with one of these. Raises Refused."""
+    """Token ids of a text, of a list of ids, or of a list that holds one prompt. Raises Refused."""
     if isinstance(prompt, str):
         return token_ids(prompt)
     if prompt and isinstance(prompt[0], str | list):

@@ -1,7 +1,8 @@
 """HTTP routes of the simulated vLLM, and the context manager that serves them.
 
-A thin shell: `intake` decides, the engine computes, `frames` writes. A client that disconnects
-cancels its handler (aiohttp's handler_cancellation), which takes its sequences from the engine.
+`intake` checks a request, the engine generates its tokens, `frames` and `responses` write them.
+When a client disconnects, aiohttp cancels the handler (handler_cancellation), and the handler
+removes the request's sequences from the engine.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from hashlib import blake2b
 import msgspec
 from aiohttp import ClientConnectionResetError, web
 
-from moegate.simulated_vllm.answers import answer_body
 from moegate.simulated_vllm.config import SimulatedVllmConfig
-from moegate.simulated_vllm.driver import EngineDriver, Watch
+from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
 from moegate.simulated_vllm.failures import Refused, bad_json, bad_shape, bad_value, queue_full
-from moegate.simulated_vllm.faults.driver import FaultDriver
-from moegate.simulated_vllm.faults.effects import Effects, up_to
+from moegate.simulated_vllm.fault_driver import FaultDriver
+from moegate.simulated_vllm.fault_effects import FaultEffects, truncated
 from moegate.simulated_vllm.faults.kinds import Faults
 from moegate.simulated_vllm.frames import Frames
 from moegate.simulated_vllm.intake import Job, check_model, make_job, pinned_rank
 from moegate.simulated_vllm.listener import Handler, Listener
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from moegate.simulated_vllm.prompts import chat_prompt
+from moegate.simulated_vllm.responses import response_body
 from moegate.simulated_vllm.wire import (
     TokenizeAnswer,
     decode_detokenize,
@@ -50,7 +51,7 @@ MAX_BODY_BYTES = 64 << 20
 
 
 class SimulatedVllm:
-    """A running server. `url` has no path and no slash at its end."""
+    """A running server. `url` has no path and no trailing slash."""
 
     def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
@@ -71,8 +72,8 @@ class SimulatedVllm:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong on purpose. Setting it starts anew: counts, clock, and the listener,
-        which opens again after a crash, too."""
+        """The injected faults. Setting them restarts their counts and clock, and opens the
+        listener, also after a crash."""
         return self.fault_driver.faults
 
     @faults.setter
@@ -207,30 +208,32 @@ class SimulatedVllm:
             self.config,
             is_chat=is_chat,
             response_id=response_id,
-            # The caller's name need not be unique.
+            # The caller's id need not be unique.
             engine_id=f"{response_id}-{secrets.token_hex(4)}",
             created_s=int(time.time()),
         )
         drawn = self.fault_driver.draw()
         if drawn.delay_s:
             await asyncio.sleep(drawn.delay_s)
-        effects = Effects(drawn.fault, request, self.fault_driver)
-        if (instead := effects.before_work()) is not None:
+        effects = FaultEffects(drawn.fault, request, self.fault_driver)
+        if (instead := effects.instead_of_work()) is not None:
             return instead
         self._check_queue(len(job.request.outputs))
         only_end = not job.stream and drawn.fault is None
-        watch = self.driver.submit(job.request, only_end=only_end, rank=rank)
+        progress = self.driver.submit(job.request, only_end=only_end, rank=rank)
         try:
             if job.stream:
-                return await self._stream(request, job, watch, effects)
-            while watch.unfinished:
-                await watch.news()
-                if effects.is_due(watch):
-                    return await effects.strike_whole(self.driver, watch)
-            cached = watch.cached_tokens if self.config.enable_prompt_tokens_details else None
-            return _json(answer_body(job, self.config.served_model_name, self._fingerprint, cached))
+                return await self._stream(request, job, progress, effects)
+            while progress.unfinished:
+                await progress.changed()
+                if effects.is_due(progress):
+                    return await effects.replace_answer(self.driver, progress)
+            cached = progress.cached_tokens if self.config.enable_prompt_tokens_details else None
+            return _json(
+                response_body(job, self.config.served_model_name, self._fingerprint, cached)
+            )
         finally:
-            self.driver.close(watch)
+            self.driver.close(progress)
 
     def _check_queue(self, sequences: int) -> None:
         most = self.config.max_num_queued_reqs
@@ -239,7 +242,7 @@ class SimulatedVllm:
             raise queue_full()
 
     async def _stream(
-        self, request: web.Request, job: Job, watch: Watch, effects: Effects
+        self, request: web.Request, job: Job, progress: RequestProgress, effects: FaultEffects
     ) -> web.StreamResponse:
         config = self.config
         frames = Frames(
@@ -249,20 +252,20 @@ class SimulatedVllm:
             config.enable_prompt_tokens_details,
         )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        # A client that went away is no error of the server: its sequences are aborted, no more.
+        # A client that disconnects is no error of the server: its sequences are aborted.
         with contextlib.suppress(ClientConnectionResetError):
             await response.prepare(request)
-            while watch.unfinished:
-                await watch.news()
-                data = frames.advance(up_to(watch.tokens, effects.after_tokens))
-                if effects.is_due(watch):
+            while progress.unfinished:
+                await progress.changed()
+                data = frames.advance(truncated(progress.tokens, effects.after_tokens))
+                if effects.is_due(progress):
                     if data:
                         await response.write(data)
-                    await effects.strike(response, self.driver, watch)
+                    await effects.break_stream(response, self.driver, progress)
                     break
-                if not watch.unfinished:
-                    data += frames.end(watch.cached_tokens)
-                    self.driver.close(watch)
+                if not progress.unfinished:
+                    data += frames.end(progress.cached_tokens)
+                    self.driver.close(progress)
                 if data:
                     await response.write(data)
             await response.write_eof()
@@ -284,17 +287,17 @@ def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = No
 async def simulated_vllm(
     config: SimulatedVllmConfig, die: Callable[[], None] | None = None
 ) -> AsyncIterator[SimulatedVllm]:
-    """Serves until the block is left; streams that are open then are cut.
+    """Serves until the block is left. Streams that are open then are cut off.
 
-    `die` is what the fault "crash" does; without it, all connections end and the listener closes.
-    Raises ValueError on a configuration that contradicts itself, OSError when it cannot listen.
+    `die`: called by the fault "crash"; without it, a crash closes all connections and the listener.
+    Raises ValueError if the configuration contradicts itself, OSError if it cannot listen.
     """
     server = SimulatedVllm(config, die)
     listener = Listener(server.application(), config.host, config.port)
     await listener.start()
     server.url = listener.url
     async with asyncio.TaskGroup() as group:
-        # In a group: should one of the loops fail, the block fails, too.
+        # A failure of one of the loops ends the block.
         steps = group.create_task(server.driver.run())
         try:
             faults = group.create_task(server.fault_driver.run(listener))

@@ -1,7 +1,7 @@
-"""JSON bodies: requests as far as they are read, and answers in vLLM's order of keys.
+"""JSON bodies of requests and answers.
 
-Unknown fields of a request are skipped, as vLLM does. Fields of answers that the simulation has
-nothing to say about are null, and typed so.
+Unknown fields of a request are ignored, like in vLLM. Answers have the order of keys of vLLM.
+Fields that the simulation does not fill are typed as null.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream tells about usage."""
+    """Options for the usage in a stream."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -97,7 +97,7 @@ class PromptDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Account of an answer in one piece."""
+    """Usage of an answer that is not streamed."""
 
     prompt_tokens: int
     total_tokens: int
@@ -131,7 +131,7 @@ class ChatChoice(msgspec.Struct):
 
 
 class ChatAnswer(msgspec.Struct):
-    """A chat in one piece."""
+    """A chat answer that is not streamed."""
 
     id: str
     object: str
@@ -164,7 +164,7 @@ class CompletionChoice(msgspec.Struct):
 
 
 class CompletionAnswer(msgspec.Struct):
-    """A raw completion in one piece."""
+    """A raw completion that is not streamed."""
 
     id: str
     object: str

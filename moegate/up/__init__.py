@@ -1,1 +1,1 @@
-"""`moegate up`: one vLLM server and the gateway before it, started and ended together."""
+"""`moegate up`: one vLLM server and the gateway in front of it, started and ended together."""

@@ -1,4 +1,4 @@
-"""The arguments of `moegate up`, and the plan that they make."""
+"""The arguments of `moegate up`, and the plan that follows from them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import msgspec
 from gateway.config.gateway import GpuConfig, ServerConfig, UsdPerHour
 from moegate.up.launch import DEFAULT_MAX_NUM_SEQS, Launch, check_flags, default_name
 from moegate.up.machine import CannotLaunch, find_vllm
-from moegate.up.plan import Up
+from moegate.up.plan import UpPlan
 from moegate.up.tiny import MOE, tiny_launch
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Adds them to a parser."""
+    """Adds the arguments to a parser."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="as `vllm serve` takes it")
     parser.add_argument(
         "--tiny",
@@ -58,8 +58,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     _split_at_dashes(parser)
 
 
-def plan(args: argparse.Namespace) -> Up:
-    """What the arguments ask for. Raises CannotLaunch."""
+def up_plan(args: argparse.Namespace) -> UpPlan:
+    """Makes the plan from the arguments. Raises CannotLaunch."""
     if args.tiny == (args.model is not None):
         raise CannotLaunch("name a MODEL, or give --tiny" + (", not both" if args.tiny else ""))
     flags = tuple(args.vllm_flags)
@@ -89,7 +89,7 @@ def plan(args: argparse.Namespace) -> Up:
         count=args.gpus or launch.gpus,
         usd_per_gpu_hour=args.usd_per_gpu_hour,
     )
-    return Up(
+    return UpPlan(
         vllm=find_vllm(args.vllm),
         launch=launch,
         listen=args.listen,
@@ -101,7 +101,7 @@ def plan(args: argparse.Namespace) -> Up:
 
 
 def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
-    """Keeps what follows the first -- from argparse, which would mix it up with MODEL."""
+    """Removes the words after the first -- before argparse, which would take them for MODEL."""
     parse = parser.parse_known_args
 
     def parse_before(

@@ -1,7 +1,7 @@
-"""vLLM with the gateway before it, from the start to the end of both.
+"""Runs vLLM and the gateway in front of it, from the start to the end of both.
 
-serve_model -> _with_vllm: vLLM starts, the gateway listens, and its prober takes vLLM into service
-after a real one-token request. At the end the gateway drains first, while vLLM still serves.
+`serve_model` starts vLLM and the gateway. The gateway's prober takes vLLM into service after a real
+one-token request. At the end the gateway drains first, while vLLM still serves.
 """
 
 from __future__ import annotations
@@ -19,85 +19,86 @@ from pathlib import Path
 from gateway.server import RunningGateway, running_gateway
 from moegate.up.launch import KEY_VARIABLE, SHUTDOWN_TIMEOUT_S
 from moegate.up.machine import environment_for, free_ports
-from moegate.up.plan import Up, gateway_config
-from moegate.up.process import POLL_S, GuardedProcess, Guardian, guardian_process
+from moegate.up.plan import UpPlan, gateway_config
+from moegate.up.process import POLL_S, ProcessGroup, ProcessReaper, process_reaper
 from moegate.up.tiny import build_model
 
 PROGRESS_S = 10.0
-"""Between two lines while vLLM starts."""
+"""Interval of progress lines while vLLM starts."""
 STOP_GRACE_S = 10.0
-"""What vLLM may take to end beyond its --shutdown-timeout, and before it ever served."""
+"""Time that vLLM may take to end, beyond its --shutdown-timeout if it has served."""
 LINE_CHARACTERS = 120
 
 
 class EngineFailed(Exception):
-    """vLLM ended, or did not come into service; the text holds the end of its log."""
+    """vLLM ended or did not come into service. The text has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """What signals ask for: `stop`, in order; `hurry`, without waiting for what still runs."""
+class StopRequest:
+    """Signals to stop. `stop`: drain, then end; `hurry`: end without waiting for streams."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def asked(self) -> None:
-        """A signal has come: the first one, or one more."""
+    def signal_received(self) -> None:
+        """Records a signal. The first one sets `stop`, a further one sets `hurry`."""
         (self.hurry if self.stop.is_set() else self.stop).set()
 
 
 async def serve_model(
-    up: Up, ending: Ending, key: str, announce: Callable[[RunningGateway], None]
+    up: UpPlan, stop_request: StopRequest, key: str, announce: Callable[[RunningGateway], None]
 ) -> None:
-    """Serves until the end is asked for, with `announce` once it is in service.
+    """Serves until `stop_request`. Calls `announce` once vLLM is in service.
 
     Leaves no process behind, however it ends.
-    Raises CannotLaunch, EngineFailed, or OSError when the gateway cannot listen.
+    Raises CannotLaunch, EngineFailed, or OSError if the gateway cannot listen.
     """
     directory = Path(tempfile.mkdtemp(prefix="moegate-up-"))
-    with guardian_process() as guardian:
+    with process_reaper() as reaper:
         if up.builds_model:
-            _say(f"making the model in {up.launch.model} unless it is there")
-            building = build_model(up.vllm, directory / "model.log", guardian)
-            if not await _unless_stopped(building, ending.stop):
+            _report(f"making the model in {up.launch.model} unless it is there")
+            building = build_model(up.vllm, directory / "model.log", reaper)
+            if not await _unless_stopped(building, stop_request.stop):
                 return
-        await _with_vllm(up, ending, key, announce, guardian, directory / "vllm.log")
+        await _with_vllm(up, stop_request, key, announce, reaper, directory / "vllm.log")
 
 
 async def _with_vllm(
-    up: Up,
-    ending: Ending,
+    up: UpPlan,
+    stop_request: StopRequest,
     key: str,
     announce: Callable[[RunningGateway], None],
-    guardian: Guardian,
+    reaper: ProcessReaper,
     log: Path,
 ) -> None:
     port = free_ports(1 + 2 * up.launch.data_parallel_size)
-    # For the child, which inherits it, and for the gateway, which finds it by this name.
+    # vLLM inherits the variable, and the configuration of the gateway names it.
     os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
     command = up.launch.command(up.vllm, port, kv_events_port=port + 1)
     environment = environment_for(up.vllm, up.launch.environment)
-    with guardian.start(command, log, environment) as vllm:
-        _say(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
-        _say(f"its log: {log}")
+    with reaper.start(command, log, environment) as vllm:
+        _report(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
+        _report(f"its log: {log}")
         stop_limit_s = STOP_GRACE_S
         try:
             async with running_gateway(gateway_config(up, port, key), Path.cwd()) as gateway:
                 starting = _until_in_service(up, gateway, vllm)
-                if await _unless_stopped(starting, ending.stop):
+                if await _unless_stopped(starting, stop_request.stop):
                     stop_limit_s += SHUTDOWN_TIMEOUT_S
                     announce(gateway)
-                    await _unless_stopped(_until_gone(vllm), ending.stop)
-                    _say(f"draining: {gateway.runtime.dispatcher.in_flight} requests in flight")
-                    await gateway.drain(ending.hurry)
+                    await _unless_stopped(_until_gone(vllm), stop_request.stop)
+                    _report(f"draining: {gateway.runtime.dispatcher.in_flight} requests in flight")
+                    await gateway.drain(stop_request.hurry)
         finally:
             if vllm.exit_status is None:
-                _say("stopping vLLM")
-            await vllm.stop(stop_limit_s, ending.hurry)
+                _report("stopping vLLM")
+            await vllm.stop(stop_limit_s, stop_request.hurry)
 
 
-async def _until_in_service(up: Up, gateway: RunningGateway, vllm: GuardedProcess) -> None:
-    """Waits for the gateway's prober, and says how far vLLM is. Raises EngineFailed."""
+async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGroup) -> None:
+    """Waits until the prober has taken vLLM into service, and prints progress. Raises
+    EngineFailed."""
     [placement] = gateway.runtime.scheduler.placements
     clock = asyncio.get_running_loop().time
     start_s = clock()
@@ -113,21 +114,21 @@ async def _until_in_service(up: Up, gateway: RunningGateway, vllm: GuardedProces
             )
         if now >= next_line_s:
             next_line_s += PROGRESS_S
-            _say(f"{now - start_s:4.0f} s: {vllm.last_line[:LINE_CHARACTERS]}")
+            _report(f"{now - start_s:4.0f} s: {vllm.last_line[:LINE_CHARACTERS]}")
         await asyncio.sleep(POLL_S)
-    _say(f"in service after {clock() - start_s:.0f} s: vLLM {placement.reason}")
+    _report(f"in service after {clock() - start_s:.0f} s: vLLM {placement.reason}")
 
 
-async def _until_gone(vllm: GuardedProcess) -> None:
-    """Waits until vLLM ends, which it should not. Raises EngineFailed."""
+async def _until_gone(vllm: ProcessGroup) -> None:
+    """Waits for an unexpected end of vLLM. Raises EngineFailed."""
     await vllm.wait()
-    # Said at once: streams that were running may hold up the end for a while.
-    _say(f"vLLM ended with {_status(vllm)}: the gateway ends too")
+    # Printed at once, because open streams may delay the end.
+    _report(f"vLLM ended with {_status(vllm)}: the gateway ends too")
     raise EngineFailed(f"vLLM ended with {_status(vllm)} while it served\n{vllm.tail()}")
 
 
 async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
-    """Whether the work came to its end before `stop`, which cancels it."""
+    """Runs the work until `stop`, which cancels it. True if the work has ended by itself."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -142,12 +143,12 @@ async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event
         await asyncio.wait((working, stopping))
 
 
-def _status(process: GuardedProcess) -> str:
+def _status(process: ProcessGroup) -> str:
     status = process.exit_status
     if status is not None and status < 0:
         return signal.Signals(-status).name
     return f"status {status}"
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

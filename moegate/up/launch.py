@@ -1,4 +1,4 @@
-"""The command line of vLLM: what the gateway needs, what was asked for, and what is refused.
+"""The command line of vLLM: flags that the gateway needs, flags of the user, and refused flags.
 
 Checked against vLLM 0.32.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 from moegate.up.machine import HOST, CannotLaunch
 
 KEY_VARIABLE = "VLLM_API_KEY"
-"""vLLM reads its own key from it: without one, other users of the machine could go around the
-gateway, its keys and its limits."""
+"""vLLM reads its key from this variable. Without a key, other users of the machine could call vLLM
+directly and bypass the gateway's keys and limits."""
 SHUTDOWN_TIMEOUT_S = 20
-"""Without --shutdown-timeout vLLM leaves its open streams silent for ever when it is stopped."""
+"""Without --shutdown-timeout, vLLM neither ends nor continues its open streams when it stops."""
 DEFAULT_MAX_NUM_SEQS = 256
-"""vLLM's own default depends on the GPU; the gateway must know how many a rank runs at once."""
+"""Explicit, because vLLM's default depends on the GPU and the gateway must know the value."""
 KV_EVENTS_TOPIC = "kv-events"
 OWN_FLAGS = {
     **dict.fromkeys(("--host", "--port", "--uds", "--grpc", "--api-key"), "moegate sets it itself"),
@@ -32,7 +32,7 @@ OWN_FLAGS = {
         "give it before the --, to moegate, which must know it too",
     ),
 }
-"""Flags of vLLM that may not come from behind the --, and why."""
+"""Flags of vLLM that are refused behind the --, with the reason."""
 _SHORT = {
     "-dp": "--data-parallel-size",
     "-tp": "--tensor-parallel-size",
@@ -42,10 +42,10 @@ _SHORT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What vLLM shall serve, and how.
+    """How vLLM is started.
 
     Attributes:
-        flags: further flags of `vllm serve`, handed on as they are.
+        flags: further flags of `vllm serve`, passed unchanged.
         environment: additions to the environment.
     """
 
@@ -61,18 +61,19 @@ class Launch:
 
     @property
     def gpus(self) -> int:
-        """GPUs that it takes, when each rank takes one."""
+        """Number of GPUs, one for each rank."""
         return self.data_parallel_size * self.tensor_parallel_size
 
     def command(self, vllm: Path, port: int, kv_events_port: int) -> list[str]:
-        """The whole command line. Ranks publish on `kv_events_port` and those that follow it, and
-        replay on the ports after these."""
+        """The command line. The ranks publish KV events on the ports from `kv_events_port` on, and
+        replay them on the ports that follow."""
         address, ranks = f"tcp://[::ffff:{HOST}]", self.data_parallel_size
         kv_events = {
             "enable_kv_cache_events": True,
             "publisher": "zmq",
-            # vLLM binds only addresses that hold "*" or "::", and connects to others; this one is
-            # 127.0.0.1 in IPv6's notation. Events hold token ids: nothing for the network.
+            # vLLM binds only addresses that contain "*" or "::", and connects to others. This one
+            # is 127.0.0.1 in IPv6 notation: events contain token ids and must not leave the
+            # machine.
             "endpoint": f"{address}:{kv_events_port}",
             "replay_endpoint": f"{address}:{kv_events_port + ranks}",
             "topic": KV_EVENTS_TOPIC,
@@ -94,15 +95,15 @@ class Launch:
 
 
 def check_flags(flags: Sequence[str]) -> None:
-    """Refuses flags that would part vLLM from what the gateway knows. Raises CannotLaunch."""
+    """Refuses flags that contradict the configuration of the gateway. Raises CannotLaunch."""
     for flag in flags:
         name = flag.partition("=")[0].replace("_", "-")
         name = _SHORT.get(name, name)
         if name in OWN_FLAGS:
-            written = flag.partition("=")[0]  # a value may be a secret
+            written = flag.partition("=")[0]  # without the value, which may be a secret
             raise CannotLaunch(f"{written} behind the --: {OWN_FLAGS[name]}")
 
 
 def default_name(model: str) -> str:
-    """Name that clients use: the last part of a folder's path, else the model as it was given."""
+    """The model name for clients: the last part of a folder's path, else the model as given."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -1,4 +1,4 @@
-"""What this machine offers `moegate up`: a vllm executable, its environment, free ports."""
+"""The machine that `moegate up` runs on: a vllm executable, its environment, free ports."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
-"""The checkout, when moegate runs from one."""
+"""The checkout, if moegate runs from one."""
 PORT_TRIES = 100
 
 
 class CannotLaunch(Exception):
-    """vLLM cannot be started as asked; the text says what to mend."""
+    """vLLM cannot be started with these arguments. The text says what to change."""
 
 
 def find_vllm(named: Path | None) -> Path:
-    """The vllm executable. Raises CannotLaunch that names every place that was looked at."""
+    """Finds the vllm executable. Raises CannotLaunch with every place that was searched."""
     if named is not None:
         if not _executable(named):
             raise CannotLaunch(f"--vllm {named}: no executable file is there")
@@ -45,7 +45,7 @@ def find_vllm(named: Path | None) -> Path:
 
 
 def python_of(vllm: Path) -> Path:
-    """The Python that vLLM is installed for. Raises CannotLaunch."""
+    """The Python of the environment that vLLM is installed in. Raises CannotLaunch."""
     python = vllm.resolve().parent / "python"
     if not _executable(python):
         raise CannotLaunch(f"--tiny needs vLLM's own Python, and there is no {python}")
@@ -53,7 +53,8 @@ def python_of(vllm: Path) -> Path:
 
 
 def environment_for(vllm: Path, additions: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment for a program of another Python environment."""
+    """The environment variables for vLLM, without those that belong to another Python
+    environment."""
     mixing = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     if vllm.parent == Path(sys.executable).parent:
         mixing = set()
@@ -61,7 +62,7 @@ def environment_for(vllm: Path, additions: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` loopback ports in a row that are free now. Raises CannotLaunch."""
+    """The first of `count` consecutive free loopback ports. Raises CannotLaunch."""
     for _ in range(PORT_TRIES):
         with socket.socket() as first:
             first.bind((HOST, 0))

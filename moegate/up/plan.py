@@ -1,4 +1,4 @@
-"""What `moegate up` was asked for, and the gateway's configuration that follows from it."""
+"""The plan of `moegate up`, and the configuration of the gateway that follows from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.engine_priors import read_model_dir
 from gateway.config.gateway import (
     GatewayConfig,
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Up:
-    """What the command line says.
+class UpPlan:
+    """Everything that `moegate up` needs to start vLLM and the gateway.
 
     Attributes:
-        builds_model: the model is the tiny one, made on the spot.
+        builds_model: the tiny model is built before vLLM starts.
         moe: experts of the model; None: unknown.
-        start_limit_s: from the start of vLLM until it is in service.
+        start_limit_s: longest time from the start of vLLM until it is in service.
     """
 
     vllm: Path
@@ -47,23 +47,26 @@ class Up:
     start_limit_s: float = 1800.0
 
 
-def _prior(up: Up) -> PriorConfig:
-    """Facts of a model in a folder are in its config.json; others may be in the catalog."""
+def _prior(up: UpPlan) -> PriorConfig:
+    """The prior of a model in a folder comes from its config.json, any other from the catalog."""
     folder = Path(up.launch.model).absolute()
     if up.builds_model or not (folder / "config.json").is_file():
         return PriorConfig()
     try:
         read_model_dir(folder)
     except UnreadableConfig as error:
-        # vLLM may serve it all the same; the fit then starts from a stand-in.
+        # vLLM may serve the model anyway; the fit then starts from a default model.
         log.warning("%s", error)
         return PriorConfig()
     return PriorConfig(config_json=str(folder))
 
 
-def gateway_config(up: Up, port: int, key: str) -> GatewayConfig:
-    """The gateway before vLLM on `port` (its KV events on those that follow), for callers with
-    `key`; vLLM's is in `KEY_VARIABLE`."""
+def gateway_config(up: UpPlan, port: int, key: str) -> GatewayConfig:
+    """The configuration of the gateway.
+
+    `port`: port of vLLM, whose KV events are on the ports that follow; `key`: the callers' key. The
+    key of vLLM is in `KEY_VARIABLE`.
+    """
     launch = up.launch
     pool = PoolConfig(
         name="own",

@@ -1,7 +1,8 @@
-"""A process group that ends with moegate: in order, by an exception, or when moegate is killed.
+"""Process groups that end with moegate: at a regular end, at an exception, or when it is killed.
 
-vLLM's workers outlive an API server that died, so every end is one of the whole group. The leader
-is collected only after that: until then its process id, which is the group's, stays its own.
+vLLM's workers survive the end of its API server, so that moegate always ends the whole group. It
+reaps the leader only afterwards: until then no other process can get the leader's process id, which
+is also the id of the group.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from moegate.up.process_reaper import GUARDIAN
+from moegate.up.process_reaper import REAPER_COMMAND
 
 POLL_S = 0.1
 TAIL_LINES = 40
 TAIL_BYTES = 64 * 1024
 COLLECT_S = 10.0
-"""How long a killed process may take to go: freeing the memory of a GPU is not instant."""
+"""Time that a killed process may take to end: the memory of a GPU is not freed at once."""
 
 
-class GuardedProcess:
-    """One process group, its output in a log file. Made by `Guardian.start`."""
+class ProcessGroup:
+    """One process group with its output in a log file. Made by `ProcessReaper.start`."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.log = log
@@ -32,12 +33,12 @@ class GuardedProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the leader, which is the id of its group and session too."""
+        """Process id of the leader, which is also the id of its group and session."""
         return self._process.pid
 
     @property
     def exit_status(self) -> int | None:
-        """None while the leader runs; negative: ended by that signal."""
+        """Exit status of the leader. None: it runs; negative: the signal that ended it."""
         if self._process.returncode is not None:
             return self._process.returncode
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -53,7 +54,7 @@ class GuardedProcess:
 
     @property
     def last_line(self) -> str:
-        """What it said last, without runs of blanks."""
+        """The last line of the log that is not blank, with single spaces."""
         words = (line.split() for line in reversed(self._last_lines()))
         return next((" ".join(some) for some in words if some), "")
 
@@ -65,11 +66,11 @@ class GuardedProcess:
             await asyncio.sleep(POLL_S)
 
     async def stop(self, limit_s: float, hurry: asyncio.Event) -> None:
-        """SIGTERM to the leader, which ends its workers; what is left is killed: after `limit_s`,
-        once `hurry` is set, or when this is cancelled."""
+        """Sends SIGTERM to the leader, which ends its workers. Kills the rest of the group after
+        `limit_s`, when `hurry` is set, or when this coroutine is cancelled."""
         try:
             if self.exit_status is None:
-                # Not to the group: workers that end first would cut streams that may yet finish.
+                # Not to the group: workers that end first would cut off streams that could finish.
                 os.kill(self.pid, signal.SIGTERM)
                 async with asyncio.timeout(limit_s):
                     await self._ended_or(hurry)
@@ -79,7 +80,7 @@ class GuardedProcess:
             self.kill()
 
     def kill(self) -> None:
-        """Ends the whole group at once. May be called again."""
+        """Kills the whole group. May be called again."""
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -99,8 +100,9 @@ class GuardedProcess:
             return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
 
 
-class Guardian:
-    """Starts process groups, and ends them when this process is gone, even by SIGKILL."""
+class ProcessReaper:
+    """Starts process groups that the reaper process ends when this process ends, even by
+    SIGKILL."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -108,43 +110,44 @@ class Guardian:
     @contextlib.contextmanager
     def start(
         self, command: Sequence[str], log: Path, environment: Mapping[str, str]
-    ) -> Iterator[GuardedProcess]:
-        """Runs a command in a group of its own; leaving the context kills what is left of it."""
+    ) -> Iterator[ProcessGroup]:
+        """Runs a command in a new process group. Leaving the context kills the rest of the
+        group."""
         with log.open("wb") as output:
             child = subprocess.Popen(
-                [*GUARDIAN, "run", str(self._pipe), *command],
+                [*REAPER_COMMAND, "run", str(self._pipe), *command],
                 pass_fds=(self._pipe,),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
-                # A session of its own: Ctrl-C in a terminal reaches moegate alone, which ends the
+                # With a new session, Ctrl-C in a terminal reaches only moegate, which ends the
                 # others in order.
                 start_new_session=True,
             )
-        process = GuardedProcess(child, log)
+        process = ProcessGroup(child, log)
         try:
             yield process
         finally:
             process.kill()
-            # Its number may now become another process's. A guardian that is gone does no harm.
+            # Another process may get this id now. The reaper may have ended already.
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"forget %d\n" % process.pid)
 
 
 @contextlib.contextmanager
-def guardian_process() -> Iterator[Guardian]:
-    """Runs the guardian: a process of its own that notices when this one is gone."""
+def process_reaper() -> Iterator[ProcessReaper]:
+    """Runs the reaper, a separate process that notices the end of this one."""
     read_end, pipe = os.pipe()
     try:
-        process = subprocess.Popen(GUARDIAN, stdin=read_end, start_new_session=True)
+        process = subprocess.Popen(REAPER_COMMAND, stdin=read_end, start_new_session=True)
     except OSError:
         os.close(pipe)
         raise
     finally:
         os.close(read_end)
     try:
-        yield Guardian(pipe)
+        yield ProcessReaper(pipe)
     finally:
         os.close(pipe)
         process.wait()

@@ -1,13 +1,14 @@
-"""Ends the processes that a command has started when the command itself is gone, even by SIGKILL.
+"""Ends the processes that a command has started when the command itself has ended, even by SIGKILL.
 
-A script of its own, run by `demo` and `up` in two ways, joined by a pipe:
+A script that `demo` and `up` run in two ways, connected by a pipe:
 
-    guardian.py                     reads `watch PID` and `forget PID` from standard input; at its
-                                    end, it ends the process groups that it still watches
-    guardian.py run FD COMMAND...   writes `watch PID` of itself to FD, then becomes COMMAND
+    process_reaper.py                    reads `watch PID` and `forget PID` from standard input; at
+                                         its end, it ends the process groups that it still watches
+    process_reaper.py run FD COMMAND...  writes `watch PID` with its own id to FD, then executes
+                                         COMMAND in its own process
 
-A process thus makes itself known before it does anything, and the pipe stays open until it has:
-there is no moment in which it could be forgotten. Imports nothing of moegate, to start at once.
+A process registers itself before COMMAND starts, so that no process can be missed. The script
+imports nothing of moegate, in order to start quickly.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import signal
 import sys
 import time
 
-GUARDIAN = (sys.executable, "-I", "-S", __file__)
-"""How it is run."""
+REAPER_COMMAND = (sys.executable, "-I", "-S", __file__)
+"""The command that runs the reaper."""
 GRACE_S = 3.0
-"""Between SIGTERM and SIGKILL."""
+"""Time between SIGTERM and SIGKILL."""
 
 
 def watch() -> None:
-    """Watches until the input ends."""
+    """Reads commands until the input ends, then ends the groups that are still watched."""
     groups: set[int] = set()
     for line in sys.stdin:
         word, _, number = line.partition(" ")
@@ -41,8 +42,8 @@ def watch() -> None:
             time.sleep(wait_s)
 
 
-def become(file: int, command: list[str]) -> None:
-    """Announces this process, then is the command."""
+def execute(file: int, command: list[str]) -> None:
+    """Registers this process with the reaper, then executes the command in it."""
     os.write(file, b"watch %d\n" % os.getpid())
     os.close(file)
     os.execv(command[0], command)
@@ -50,5 +51,5 @@ def become(file: int, command: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["run"]:
-        become(int(sys.argv[2]), sys.argv[3:])
+        execute(int(sys.argv[2]), sys.argv[3:])
     watch()

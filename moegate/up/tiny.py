@@ -7,13 +7,13 @@ from pathlib import Path
 from gateway.config.gateway import MoeShapeConfig
 from moegate.up.launch import Launch
 from moegate.up.machine import REPOSITORY, CannotLaunch, environment_for, python_of
-from moegate.up.process import Guardian
+from moegate.up.process import ProcessReaper
 
 NAME = "tiny-moe"
 MODEL_DIR = REPOSITORY / ".cache" / NAME
 SCRIPT = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
 MOE = MoeShapeConfig(experts=16, experts_per_token=4)
-"""As SCRIPT makes it."""
+"""Shape of the model that SCRIPT makes."""
 CONTEXT_TOKENS, SEQUENCES = 8192, 32
 FLAGS = (
     "--dtype=bfloat16",
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # On two cores a second thread spins against the API server: ten times slower.
+    # On two cores a second thread competes with the API server, which makes it ten times slower.
     "OMP_NUM_THREADS": "1",
 }
 
@@ -41,7 +41,7 @@ def tiny_launch(
     max_num_seqs: int | None,
     flags: tuple[str, ...],
 ) -> Launch:
-    """How the tiny model is served. Raises CannotLaunch outside a checkout."""
+    """The launch of the tiny model. Raises CannotLaunch outside a checkout."""
     if not SCRIPT.is_file():
         raise CannotLaunch(
             f"--tiny needs moegate's repository: {SCRIPT}, which makes the model, is not there;"
@@ -57,11 +57,11 @@ def tiny_launch(
     )
 
 
-async def build_model(vllm: Path, log: Path, guardian: Guardian) -> None:
-    """Makes the model unless it is there, with vLLM's own Python. Raises CannotLaunch."""
+async def build_model(vllm: Path, log: Path, reaper: ProcessReaper) -> None:
+    """Makes the model with vLLM's Python, unless it exists. Raises CannotLaunch."""
     python = python_of(vllm)
     environment = environment_for(vllm, ENVIRONMENT)
-    with guardian.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
+    with reaper.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
         status = await process.wait()
         if status != 0:
             raise CannotLaunch(f"{SCRIPT.name} ended with {status}\n{process.tail()}")

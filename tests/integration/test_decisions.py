@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving

@@ -113,7 +113,7 @@ async def test_no_process_outlives_the_demo(
 ) -> None:
     process = await start(tmp_path, "--seconds", "30")
     async with asyncio.timeout(DEMO_S):
-        while len(children(process.pid)) < 6:  # the guardian, four engines, the gateway
+        while len(children(process.pid)) < 6:  # the reaper, four engines, the gateway
             await asyncio.sleep(0.05)
     started = children(process.pid)
     process.send_signal(number)

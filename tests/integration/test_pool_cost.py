@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole
 from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
 from moegate.cli.main import main

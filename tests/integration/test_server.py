@@ -16,7 +16,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GatewayConfig, KeyConfig, LimitsConfig, TenantConfig, TlsConfig
 from gateway.config.problems import ConfigError
 from gateway.runtime.active_configuration import MAX_RETIRED, ReloadRefused

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import ReadableSpan
 
 from gateway.config.remote import FailuresConfig, HedgingConfig
-from gateway.telemetry import otlp_encoding
-from gateway.telemetry.otlp_encoding import encoded
 from tests import serving
 from tests.misbehaving import ANSWER_ID, SIDES, Act, Script, Side, misbehaving
 from tests.otlp_receiver import Receiver
@@ -29,23 +24,6 @@ async def test_an_attempt_bears_the_upstreams_name_for_its_answer(
         await read_stream(bench.served.stub.Generate(chat_request(), metadata=METADATA))
         await otlp.until(RPC, CHAT)
     assert otlp.one(CHAT).attributes["gen_ai.response.id"] == ANSWER_ID
-
-
-async def test_what_is_sent_is_encoded_by_the_gateway(
-    otlp: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else an SDK that asks another way would cost more without a word."""
-    batches = []
-
-    def seen(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-        batches.append(spans)
-        return encoded(spans)
-
-    monkeypatch.setattr(otlp_encoding, "encoded", seen)
-    async with misbehaving(Side.LOCAL, Script()) as bench:
-        await read_stream(bench.served.stub.Generate(chat_request(), metadata=METADATA))
-        await otlp.until(RPC, "admission", CHAT)
-    assert sum(map(len, batches)) == 3
 
 
 @pytest.mark.parametrize("side", [Side.LOCAL, Side.OPENAI])

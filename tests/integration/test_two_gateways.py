@@ -24,7 +24,7 @@ from gateway.config.gateway import (
     TlsConfig,
 )
 from gateway.config.remote import OtherGatewayConfig, RemoteApi
-from gateway.upstream.moegate.grpc import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateGrpcBackend
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.metering.settlement import SettledAttempt, Sink

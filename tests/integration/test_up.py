@@ -18,7 +18,7 @@ from gateway.config.gateway import GpuConfig
 from gateway.server import RunningGateway
 from moegate.up import engine
 from moegate.up.launch import KEY_VARIABLE, Launch
-from moegate.up.plan import Up
+from moegate.up.plan import UpPlan
 from moegate.v1 import inference_pb2_grpc
 from tests import serving
 from tests.moegate_up import LIMIT_S, Running, processes_of_session, shell, until_gone, up
@@ -175,8 +175,8 @@ async def test_vllm_does_not_outlive_a_killed_moegate(vllm: Path, variant: str) 
         await until_gone(pid)
 
 
-def plan(vllm: Path, variant: str) -> Up:
-    return Up(
+def plan(vllm: Path, variant: str) -> UpPlan:
+    return UpPlan(
         vllm=vllm,
         launch=Launch(model=MODEL, served_model_name=MODEL, flags=(f"--stand-in={variant}",)),
         listen="127.0.0.1:0",
@@ -202,13 +202,13 @@ def vllm_pid(said: str) -> int:
 async def test_vllm_that_ignores_sigterm_is_killed(
     vllm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ending = engine.Ending()
+    stop_request = engine.StopRequest()
 
     def announce(gateway: RunningGateway) -> None:
-        ending.asked()
+        stop_request.signal_received()
 
     async with asyncio.timeout(LIMIT_S):
-        await engine.serve_model(plan(vllm, "stubborn"), ending, "mg-key", announce)
+        await engine.serve_model(plan(vllm, "stubborn"), stop_request, "mg-key", announce)
     await until_gone(vllm_pid(capsys.readouterr().err))
 
 
@@ -219,7 +219,7 @@ async def test_an_exception_ends_everything(vllm: Path, capsys: pytest.CaptureFi
 
     async with asyncio.timeout(LIMIT_S):
         with pytest.raises(RuntimeError, match="a fault of moegate"):
-            await engine.serve_model(plan(vllm, "serves"), engine.Ending(), "mg-key", announce)
+            await engine.serve_model(plan(vllm, "serves"), engine.StopRequest(), "mg-key", announce)
     await until_gone(vllm_pid(capsys.readouterr().err))
 
 
@@ -228,9 +228,14 @@ async def test_cancelling_it_while_it_stops_ends_everything(
     vllm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "STOP_GRACE_S", LIMIT_S)
-    ending = engine.Ending()
+    stop_request = engine.StopRequest()
     work = asyncio.create_task(
-        engine.serve_model(plan(vllm, "stubborn"), ending, "mg-key", lambda gateway: ending.asked())
+        engine.serve_model(
+            plan(vllm, "stubborn"),
+            stop_request,
+            "mg-key",
+            lambda gateway: stop_request.signal_received(),
+        )
     )
     said = ""
     async with asyncio.timeout(LIMIT_S):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests import serving

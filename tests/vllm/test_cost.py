@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.config.prices import MeteringConfig
 from moegate.cli.main import main

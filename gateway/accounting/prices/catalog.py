@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from typing import TypeVar
 
 from gateway.accounting.prices.row_time import in_window, next_edge, span
-from gateway.accounting.prices.rows import (
+from gateway.config.price_rows import (
     CatalogFile,
     ContextTier,
     GpuHourRow,

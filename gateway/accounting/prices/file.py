@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.accounting.prices.rows import CatalogFile
 from gateway.accounting.prices.sanity_checks import gate_problems
+from gateway.config.price_rows import CatalogFile
 from gateway.config.problems import ConfigError
 from gateway.config.syntax.shape import shape_problems
 from gateway.config.syntax.yaml import read_file, read_yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from gateway.accounting.prices.rows import Validity, Weekday, Window
+from gateway.config.price_rows import Validity, Weekday, Window
 
 DAY_S = 86_400
 DAY_MINUTES = 1440

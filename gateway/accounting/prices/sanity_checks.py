@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from gateway.accounting.prices.row_time import DAY_MINUTES, minutes, span, unix_s
-from gateway.accounting.prices.rows import (
+from gateway.config.price_rows import (
     CatalogFile,
     GpuHourRow,
     RemoteRow,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.auth.authenticator import hash_of
+from gateway.config.api_keys import key_hash
 from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import (
     GatewayConfig,
@@ -26,10 +26,9 @@ from gateway.config.load.check_kv_events import kv_events_problems
 from gateway.config.load.check_ledger import ledger_problems
 from gateway.config.load.check_ranks import rank_problems
 from gateway.config.load.check_remote import remote_problems
-from gateway.config.problems import ConfigError, Problem, problem
+from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.secrets import resolve
-from gateway.config.syntax.shape import nearest
-from gateway.doors.grpc.listening import check_tls
+from gateway.config.tls_files import check_server_tls
 from scheduler.contract import Objective
 
 MAX_PORT = 65_535
@@ -117,7 +116,7 @@ def _hashes(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     for path, key in _keys(config):
         field = "sha256" if key.api_key is None else "api_key"
         try:
-            hashes.append((f"{path}.{field}", hash_of(key, base_dir)))
+            hashes.append((f"{path}.{field}", key_hash(key, base_dir)))
         except ConfigError as error:
             yield from (each.under(path) for each in error.problems)
     yield from _unique(hashes, "make another key with `moegate key`", "among all keys")
@@ -137,7 +136,7 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
 def _tls(server: ServerConfig, base_dir: Path) -> Iterator[Problem]:
     try:
         if server.tls is not None:
-            check_tls(server.tls, base_dir)
+            check_server_tls(server.tls, base_dir)
     except ConfigError as error:
         yield from error.problems
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.gateway import GatewayConfig, RemoteConfig
-from gateway.config.problems import Problem, problem
+from gateway.config.problems import Problem, nearest, problem
 from gateway.config.remote import Feature, OtherGatewayConfig, RemoteApi
-from gateway.config.syntax.shape import nearest
 
 _METADATA_NAME = re.compile(r"[a-z0-9_.-]+\Z")
 _OWN = ("moegate-", "grpc-")

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.accounting.prices import rows as price_rows
 from gateway.config import discovery as config_discovery
 from gateway.config import gateway as config
 from gateway.config import kv_events as config_kv_events
 from gateway.config import ledger as config_ledger
+from gateway.config import price_rows
 from gateway.config import prices as config_prices
 from gateway.config import prior as config_prior
 from gateway.config import remote as config_remote

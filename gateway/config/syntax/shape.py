@@ -6,7 +6,6 @@ converted on its own, and its error is told in the words of the configuration fi
 
 from __future__ import annotations
 
-import difflib
 import functools
 import types
 import typing
@@ -16,9 +15,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from gateway.accounting.prices.rows import CatalogFile, Usd
 from gateway.config.gateway import GatewayConfig, UsdPerHour
-from gateway.config.problems import Problem, described, field_path, shown
+from gateway.config.price_rows import CatalogFile, Usd
+from gateway.config.problems import Problem, described, field_path, nearest, shown
 from gateway.config.syntax.schema import field_doc
 from gateway.config.syntax.yaml import Document, Written
 
@@ -28,11 +27,6 @@ def shape_problems(document: Document, cls: type[msgspec.Struct] = GatewayConfig
     if mistaken := _mistaken(document.data, cls):
         return [mistaken]
     return list(_Shape(document.written).struct("", document.data, cls))
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 _FILES: Mapping[type[msgspec.Struct], tuple[str, str]] = {

@@ -17,17 +17,18 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.hops import HOPS_FIELD
+from gateway.translation.metadata import (
+    COST_TRAILER,
+    ERROR_DOMAIN,
+    PUSHBACK_TRAILER,
+    USAGE_TRAILER,
+)
 from gateway.translation.responses import cost_message, usage_message
 from scheduler.contract import RefusalReason, Refuse, Usage
 from scheduler.metering.settlement import SettledAttempt
 
-DOMAIN = "moegate"
 NEVER_RETRY_MS = -1
-USAGE_TRAILER = "moegate-usage-bin"
-COST_TRAILER = "moegate-cost-bin"
-PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
-HOPS_FIELD = "metadata.moegate-hops"
-"""What a request has set that came through as many gateways as it may."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -277,5 +278,7 @@ def _cut(text: str, max_bytes: int) -> str:
 
 
 def _info(reason: str, **metadata: str) -> Message:
-    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    info: Message = error_details_pb2.ErrorInfo(
+        reason=reason, domain=ERROR_DOMAIN, metadata=metadata
+    )
     return info

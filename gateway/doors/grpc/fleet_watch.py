@@ -46,7 +46,8 @@ def fleet_now(
     """One answer."""
     now_unix_s = time.time()
     runtime = live.runtime
-    throughput.look(runtime.scheduler.placements)
+    states = runtime.scheduler.placements
+    throughput.record_reports(state.report for state in states if state.report)
     return fleet_message(
         runtime.snapshot(now_s),
         at_unix_s=now_unix_s,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA, MAX_HOPS
 from gateway.doors.grpc import errors
-
-METADATA = "moegate-hops"
-"""Metadata of a call from one gateway to another; absent: a client calls."""
-MOST = 99
 
 
 def hops_of(metadata: Sequence[tuple[str, str | bytes]]) -> int:
     """Gateways before this one. Raises RpcError (INVALID_ARGUMENT) for what is no such number."""
     for name, value in metadata:
-        if name != METADATA:
+        if name != HOPS_METADATA:
             continue
         if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 2):
             shown = str(value)[:40]
             raise errors.invalid(
-                [(errors.HOPS_FIELD, f"{shown!r}: give 0 to {MOST}, or leave it out")]
+                [(HOPS_FIELD, f"{shown!r}: give 0 to {MAX_HOPS}, or leave it out")]
             )
         return int(value)
     return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from pathlib import Path
 
 import grpc
 
 from gateway.config.gateway import GatewayConfig, TlsConfig
-from gateway.config.problems import ConfigError, Problem
+from gateway.config.problems import ConfigError
+from gateway.config.tls_files import check_server_tls
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Certificates:
 
     @staticmethod
     def _read(tls: TlsConfig, base_dir: Path) -> grpc.ServerCertificateConfiguration:
-        check_tls(tls, base_dir)
+        check_server_tls(tls, base_dir)
         client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
         pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], client_ca)
@@ -104,32 +104,6 @@ def _stamp(tls: TlsConfig, base_dir: Path) -> tuple[tuple[int, int, int] | None,
     return tuple(stamp)
 
 
-def check_tls(tls: TlsConfig, base_dir: Path) -> None:
-    """Raises ConfigError that names the file which cannot be used; gRPC itself would only fail."""
-    for name in ("cert", "key", "client_ca"):
-        file = getattr(tls, name)
-        try:
-            if file is not None:
-                (base_dir / file).read_bytes()
-        except OSError as error:
-            raise _unusable(name, file, error.strerror or "cannot be read") from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-
-    def no_password() -> str:
-        raise _unusable("key", tls.key, "is encrypted")
-
-    try:
-        context.load_cert_chain(base_dir / tls.cert, base_dir / tls.key, no_password)
-    except ssl.SSLError as error:
-        reason = (error.reason or "not PEM").replace("_", " ").lower()
-        raise _unusable("cert", tls.cert, f"does not go with the key: {reason}") from None
-    if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(base_dir / tls.client_ca)
-        except ssl.SSLError:
-            raise _unusable("client_ca", tls.client_ca, "holds no PEM certificate") from None
-
-
 def bind(
     server: grpc.aio.Server,
     listen: str,
@@ -146,13 +120,3 @@ def bind(
     except RuntimeError as error:
         raise OSError(f"{field}: cannot listen on {listen}: {error}") from None
     return f"{listen.rpartition(':')[0]}:{port}"
-
-
-def _unusable(field: str, file: str, message: str) -> ConfigError:
-    problem = Problem(
-        path=f"server.tls.{field}",
-        value=file,
-        message=message,
-        fix="give PEM files: the certificate chain, its unencrypted key, the clients' authority",
-    )
-    return ConfigError("server.tls", [problem])

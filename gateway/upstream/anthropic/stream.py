@@ -16,7 +16,7 @@ from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, Fin
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.failures import in_band_failure
 from gateway.upstream.anthropic.usage import Account
-from gateway.upstream.openai.usage import estimated_tokens
+from gateway.upstream.token_estimate import estimated_tokens
 from scheduler.contract import Usage
 
 _STOP_REASONS = {

@@ -6,7 +6,7 @@ Counts are running totals; some events leave out what others told, so each is ke
 from __future__ import annotations
 
 from gateway.upstream.anthropic import wire
-from gateway.upstream.openai.usage import MAX_TOKENS
+from gateway.upstream.token_estimate import MAX_TOKENS
 from scheduler.contract import Usage
 
 

@@ -20,7 +20,7 @@ from gateway.domain.failures import (
     one_line,
     told,
 )
-from gateway.doors.grpc.errors import DOMAIN, PUSHBACK_TRAILER
+from gateway.translation.metadata import ERROR_DOMAIN, PUSHBACK_TRAILER
 
 MAX_PARAM_CHARS = 100
 _BY_STATUS = {
@@ -94,7 +94,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, str, float | None
         bad = error_details_pb2.BadRequest()
         try:
             if detail.Unpack(info):
-                reason = info.reason if info.domain == DOMAIN else reason
+                reason = info.reason if info.domain == ERROR_DOMAIN else reason
             elif detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
             elif detail.Unpack(bad):

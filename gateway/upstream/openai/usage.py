@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.domain.generation import Chat, Generation
 from gateway.upstream.openai import wire
+from gateway.upstream.token_estimate import MAX_TOKENS
 from scheduler.contract import Usage
-
-BYTES_PER_TOKEN = 4
-"""Of English text, roughly; other languages and code have fewer."""
-MAX_TOKENS = 1 << 40
-"""Larger counts are nonsense, and would not fit where they go."""
 
 
 def normalised(usage: wire.Usage) -> Usage | None:
@@ -47,28 +42,3 @@ def normalised(usage: wire.Usage) -> Usage | None:
         cached_tokens=cached,
         reasoning_tokens=reasoning,
     )
-
-
-def estimated_tokens(size_bytes: int) -> int:
-    """Tokens of a text of this size, from its bytes: an estimate, at least 1."""
-    return max(1, -(-size_bytes // BYTES_PER_TOKEN))
-
-
-def estimated_prompt_tokens(generation: Generation) -> int:
-    """Tokens of the input: exact for token ids, else bytes / 4. Pictures count nothing."""
-    match generation.input:
-        case str(prompt):
-            return estimated_tokens(len(prompt.encode()))
-        case Chat() as chat:
-            return estimated_tokens(_text_bytes(chat))
-        case token_ids:
-            return len(token_ids)
-
-
-def _text_bytes(chat: Chat) -> int:
-    texts = [part for message in chat.messages for part in message.parts if isinstance(part, str)]
-    for message in chat.messages:
-        texts.append(message.reasoning_text)
-        texts += [call.name + call.arguments_json for call in message.tool_calls]
-    texts += [tool.name + tool.description + tool.parameters_json_schema for tool in chat.tools]
-    return sum(len(text.encode()) for text in texts)

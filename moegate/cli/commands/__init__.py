@@ -1,1 +1,1 @@
-"""Subcommands of the console script: each has `add_parser` and a `run` that returns the status."""
+"""Commands of the console script: each module declares its arguments and the function to run."""

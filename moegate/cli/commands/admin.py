@@ -1,4 +1,4 @@
-"""`moegate admin`: what an operator does to a running gateway."""
+"""`moegate admin`: drains, reloads, budgets and corrections of a running gateway."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from gateway.config.ledger import NANO_USD
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
-from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
+from moegate.cli.channel import add_channel_arguments, call_method, open_channel
+from moegate.cli.command_runner import run_command
+from moegate.cli.views.budgets import budgets_table
+from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.usage_report import usd
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 
@@ -27,17 +28,16 @@ PERIODS = {
 }
 if TYPE_CHECKING:
     Stub = admin_pb2_grpc.AdminServiceAsyncStub
-Work = Callable[["Stub", argparse.Namespace, dict[str, object]], Awaitable[None]]
+Work = Callable[["Stub", argparse.Namespace], Awaitable[None]]
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("admin", help="drain, reload, budgets, corrections")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     kinds = parser.add_subparsers(required=True, metavar="KIND")
 
     def kind(name: str, work: Work, text: str) -> argparse.ArgumentParser:
         made = kinds.add_parser(name, help=text)
-        client.add_arguments(made)
+        add_channel_arguments(made)
         made.set_defaults(run=partial(_run, work))
         return made
 
@@ -71,96 +71,66 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(work: Work, args: argparse.Namespace) -> int:
-    return status_of(_call(work, args))
+    return run_command(_call(work, args))
 
 
 async def _call(work: Work, args: argparse.Namespace) -> None:
-    options: dict[str, object] = {"metadata": client.metadata(args), "timeout": TIMEOUT_S}
-    async with client.channel(args) as channel:
-        await work(admin_pb2_grpc.AdminServiceStub(channel), args, options)
+    async with open_channel(args) as channel:
+        await work(admin_pb2_grpc.AdminServiceStub(channel), args)
 
 
-async def _drain(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _drain(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.DrainRequest(placement=args.placement)
-    answer = await stub.Drain(request, **options)  # type: ignore[arg-type]
+    answer = await call_method(args, stub.Drain, request, TIMEOUT_S)
     print(f"{args.placement} gets no new request; {answer.running_requests} still run there")
 
 
-async def _undrain(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _undrain(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.UndrainRequest(placement=args.placement)
-    await stub.Undrain(request, **options)  # type: ignore[arg-type]
+    await call_method(args, stub.Undrain, request, TIMEOUT_S)
     print(f"{args.placement} is taken back")
 
 
-async def _reload(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
-    answer = await stub.Reload(admin_pb2.ReloadRequest(), **options)  # type: ignore[arg-type]
+async def _reload(stub: Stub, args: argparse.Namespace) -> None:
+    answer = await call_method(args, stub.Reload, admin_pb2.ReloadRequest(), TIMEOUT_S)
     print(f"reloaded; changed: {', '.join(answer.changes) or 'nothing'}")
 
 
-async def _budgets(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _budgets(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.ListBudgetsRequest(tenant=args.tenant)
-    answer = await stub.ListBudgets(request, **options)  # type: ignore[arg-type]
+    answer = await call_method(args, stub.ListBudgets, request, TIMEOUT_S)
     if args.json:
         _print_json(answer)
         return
-    rows = FittedTable(
-        [
-            *(Column(header=name) for name in ("tenant", "key", "session", "period")),
-            Column(header="until (UTC)", leaves=1),
-            number("cap $"),
-            number("settled $", leaves=2),
-            number("leased $", leaves=3),
-            number("used"),
-            Column(header="", wraps=11),
-        ]
-    )
-    for budget in answer.budgets:
-        for account in budget.accounts or [admin_pb2.BudgetAccount()]:
-            rows.add_row(*_cells(budget, account))
-    table_console().print(rows)
+    table_console().print(budgets_table(answer.budgets))
 
 
-def _cells(budget: admin_pb2.Budget, account: admin_pb2.BudgetAccount) -> list[str]:
-    scope, cap = budget.scope, budget.cap_nano_usd
-    session = (account.session_id or '""') if scope.each_session else ""
-    ends = account.ends_at.ToDatetime().isoformat(" ", "minutes") if account.ends_at.seconds else ""
-    used = account.settled_nano_usd + account.leased_nano_usd
-    notes = [] if budget.hard else ["soft"]
-    notes += ["set at run time"] if budget.set_at_run_time else []
-    period = admin_pb2.BudgetPeriod.Name(scope.period).removeprefix("BUDGET_PERIOD_").lower()
-    return [
-        *(scope.tenant, scope.key_id, session, period, ends),
-        *(usd(cap), usd(account.settled_nano_usd), usd(account.leased_nano_usd)),
-        *(f"{used / cap:.0%}" if cap else "", ", ".join(notes)),
-    ]
-
-
-async def _set_budget(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _set_budget(stub: Stub, args: argparse.Namespace) -> None:
     budget = admin_pb2.Budget(scope=_scope(args), cap_nano_usd=args.cap_usd, hard=not args.soft)
     request = admin_pb2.SetBudgetRequest(budget=budget)
-    answer = await stub.SetBudget(request, **options)  # type: ignore[arg-type]
+    answer = await call_method(args, stub.SetBudget, request, TIMEOUT_S)
     print(f"${usd(args.cap_usd)} a {args.period} for {args.tenant} {args.key_id}".rstrip())
     for warning in answer.warnings:
         print(f"warning: {warning}")
 
 
-async def _delete_budget(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _delete_budget(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.DeleteBudgetRequest(scope=_scope(args))
-    await stub.DeleteBudget(request, **options)  # type: ignore[arg-type]
+    await call_method(args, stub.DeleteBudget, request, TIMEOUT_S)
     print("taken away")
 
 
-async def _correct(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _correct(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.CorrectChargeRequest(
         epoch=args.epoch, seq=args.seq, delta_nano_usd=args.usd, note=args.note
     )
-    answer = await stub.CorrectCharge(request, **options)  # type: ignore[arg-type]
+    answer = await call_method(args, stub.CorrectCharge, request, TIMEOUT_S)
     print(f"the attempt is now charged ${usd(answer.charged_nano_usd)}")
 
 
-async def _ledger(stub: Stub, args: argparse.Namespace, options: dict[str, object]) -> None:
+async def _ledger(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.GetLedgerStatusRequest()
-    answer = await stub.GetLedgerStatus(request, **options)  # type: ignore[arg-type]
+    answer = await call_method(args, stub.GetLedgerStatus, request, TIMEOUT_S)
     if args.json:
         _print_json(answer)
         return

@@ -1,6 +1,7 @@
 """`moegate chat PROMPT`: sends one prompt to any moegate server and prints the answer as it comes.
 
-The answer goes to stdout, the account of it to stderr, so that the answer alone can be piped.
+The answer goes to standard output, its usage and route to standard error, so that the answer alone
+can be piped.
 """
 
 from __future__ import annotations
@@ -8,18 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
+from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
+from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 LIST_TIMEOUT_S = 10.0
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("chat", help="send one prompt and print the answer")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument("prompt", nargs="+", help="what to say; several words are joined")
-    client.add_arguments(parser)
+    add_channel_arguments(parser)
     parser.add_argument("--model", help="absent: the first that the server lists")
     parser.add_argument("--system", metavar="TEXT", help="instructions that precede the prompt")
     parser.add_argument("--max-output-tokens", type=_count, metavar="N")
@@ -39,20 +39,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Chats; Ctrl-C cancels the request."""
-    return status_of(_chat(args))
+    return run_command(_chat(args))
 
 
 async def _chat(args: argparse.Namespace) -> None:
-    metadata = client.metadata(args)
-    async with client.channel(args) as channel:
+    metadata = call_metadata(args)
+    async with open_channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         model = args.model
         if model is None:
-            listed = await stub.ListModels(
-                inference_pb2.ListModelsRequest(), metadata=metadata, timeout=LIST_TIMEOUT_S
+            listed = await call_method(
+                args, stub.ListModels, inference_pb2.ListModelsRequest(), LIST_TIMEOUT_S
             )
             if not listed.models:
-                raise client.CannotAsk(f"{args.target} serves no model that this key may use")
+                raise CommandFailed(f"{args.target} serves no model that this key may use")
             model = listed.models[0].name
         call = stub.Generate(_request(args, model), metadata=metadata, timeout=args.timeout)
         done: generation_pb2.Done | None = None
@@ -69,7 +69,7 @@ async def _chat(args: argparse.Namespace) -> None:
             if not ends_line:
                 print(flush=True)
         if done is not None:
-            print(account(done), file=sys.stderr)
+            print(summary(done), file=sys.stderr)
 
 
 def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateRequest:
@@ -89,7 +89,7 @@ def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateReq
     return request
 
 
-def account(done: generation_pb2.Done) -> str:
+def summary(done: generation_pb2.Done) -> str:
     """One line: tokens, times, where it ran and why, and the id that `moegate explain` takes."""
     usage, timings, route = done.usage, done.timings, done.route
     cached = f" ({usage.cached_tokens} cached)" if usage.HasField("cached_tokens") else ""

@@ -20,9 +20,8 @@ from gateway.config.problems import Problem
 from gateway.config.syntax.schema import json_schema
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("check", help="check a configuration file")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument("file", type=Path, nargs="?", help="configuration file (YAML)")
     parser.add_argument(
         "--schema", action="store_true", help="print the JSON schema of the file instead"

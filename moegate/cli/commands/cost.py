@@ -9,8 +9,8 @@ from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
+from moegate.cli.channel import add_channel_arguments, call_method, open_channel
+from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.views.cost import as_json, save_png, view
 from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
@@ -20,11 +20,8 @@ TIMEOUT_S = 30.0
 WINDOWS_S = {"minute": 60, "hour": 3600, "day": 86_400}
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "cost", help="what an own pool's tokens cost (an operator's key)"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument("pool", help="name of the pool")
     parser.add_argument(
         "--window",
@@ -36,28 +33,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--png", type=Path, metavar="FILE", help="draw cost over load, remotes and break-even"
     )
-    client.add_arguments(parser)
+    add_channel_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Asks the gateway and prints."""
-    return status_of(_cost(args))
+    return run_command(_cost(args))
 
 
 async def _cost(args: argparse.Namespace) -> None:
-    asked_s = WINDOWS_S[args.window]
-    request = usage_pb2.GetPoolCostRequest(pool=args.pool, window=Duration(seconds=asked_s))
-    async with client.channel(args) as channel:
-        answer = await usage_pb2_grpc.UsageServiceStub(channel).GetPoolCost(
-            request, metadata=client.metadata(args), timeout=TIMEOUT_S
-        )
+    window_s = WINDOWS_S[args.window]
+    request = usage_pb2.GetPoolCostRequest(pool=args.pool, window=Duration(seconds=window_s))
+    async with open_channel(args) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        answer = await call_method(args, stub.GetPoolCost, request, TIMEOUT_S)
     if args.png is not None:
         try:
-            await asyncio.to_thread(save_png, args.pool, answer, args.png, asked_s)
+            await asyncio.to_thread(save_png, args.pool, answer, args.png, window_s)
         except (NoMatplotlib, OSError) as error:
-            raise client.CannotAsk(str(error)) from error
+            raise CommandFailed(str(error)) from error
     if args.json:
         print(json.dumps(as_json(args.pool, answer), indent=2))
     else:
-        table_console().print(view(args.pool, answer, asked_s))
+        table_console().print(view(args.pool, answer, window_s))

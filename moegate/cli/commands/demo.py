@@ -16,11 +16,8 @@ from moegate.demo.show import Settings, show
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "demo", help="simulated fleet, gateway and load with a live table, in about a minute"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument(
         "--seconds",
         type=_positive,

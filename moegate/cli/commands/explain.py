@@ -7,34 +7,32 @@ import sys
 
 from rich.console import Console
 
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
+from moegate.cli.channel import add_channel_arguments, call_method, open_channel
+from moegate.cli.command_runner import run_command
 from moegate.cli.views.decision import view
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 10.0
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("explain", help="why a request ran where it did")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument("request_id", help="id of the request, as its answer or its error told")
     parser.add_argument(
         "--key-id", default="", metavar="ID", help="whose request, for an operator; absent: own"
     )
-    client.add_arguments(parser)
+    add_channel_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Asks, and prints the decision."""
-    return status_of(_tell(args))
+    return run_command(_explain(args))
 
 
-async def _tell(args: argparse.Namespace) -> None:
-    metadata = client.metadata(args)
+async def _explain(args: argparse.Namespace) -> None:
     request = inference_pb2.ExplainRequest(request_id=args.request_id, key_id=args.key_id)
-    async with client.channel(args) as channel:
+    async with open_channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        found = await stub.Explain(request, metadata=metadata, timeout=TIMEOUT_S)
+        found = await call_method(args, stub.Explain, request, TIMEOUT_S)
     Console(width=None if sys.stdout.isatty() else 140).print(view(found))

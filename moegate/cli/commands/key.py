@@ -9,17 +9,15 @@ import sys
 
 import msgspec
 
-from gateway.auth.authenticator import MAX_KEY_CHARACTERS, key_sha256
+from gateway.auth.authenticator import MAX_KEY_CHARACTERS
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import Name
 
 KEY_BYTES = 32
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "key", help="make an API key and its lines for the configuration file"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--id", help="name of the key in logs and accounts (default: from its hash)")
     what.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moegate.cli.plan_arguments import declare, question
+from moegate.cli.plan_arguments import declare, plan_input
 from moegate.cli.views.pictures import NoMatplotlib
 from moegate.cli.views.plan_plot import save_png
 from moegate.cli.views.plan_report import as_json, tables
@@ -18,11 +18,8 @@ from simulation.planner.plan import CannotPlan, make_plan
 WIDTH = 118
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "plan", help="how many GPUs, at what cost per token, and how much overflow"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     declare(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the plan too")
@@ -32,15 +29,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """0; 1: there is no answer, or the picture cannot be written."""
     try:
-        asked = question(args)
-        plan = make_plan(asked.demand, asked.replica, asked.slo, asked.remotes)
+        given = plan_input(args)
+        plan = make_plan(given.demand, given.replica, given.slo, given.remotes)
         if args.png is not None:
-            save_png(asked, plan, args.png)
+            save_png(given, plan, args.png)
     except (CannotPlan, NoMatplotlib, OSError) as error:
         print(f"moegate plan: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps(as_json(asked, plan), indent=2))
+        print(json.dumps(as_json(given, plan), indent=2))
     else:
-        Console(width=WIDTH, highlight=False).print(tables(asked, plan))
+        Console(width=WIDTH, highlight=False).print(tables(given, plan))
     return 0

@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from decimal import Decimal
 from pathlib import Path
 
-from gateway.accounting.prices.catalog import Prices, remote_key
+from gateway.accounting.prices.catalog import Prices
 from gateway.accounting.prices.file import load_catalog, starter_catalog
 from gateway.accounting.prices.importer import ImportUnavailable, as_yaml, differences, draft
-from gateway.accounting.prices.row_time import span, unix_s
-from gateway.accounting.prices.rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
+from gateway.accounting.prices.row_time import unix_s
+from gateway.config.price_rows import CatalogFile
 from gateway.config.problems import ConfigError
-from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
-from scheduler.pricing import TokenRates
+from moegate.cli.views.fitted_table import table_console
+from moegate.cli.views.price_table import price_table
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the subcommand."""
-    parser = subparsers.add_parser("prices", help="show, check and draft dated prices")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("show", help="the rows of a catalog that hold at a time")
     _catalog_arguments(show)
@@ -75,76 +73,16 @@ def _show(args: argparse.Namespace) -> int:
     except ValueError:
         print(f"--at {args.at}: write a UTC time such as 2026-11-25T02:00Z", file=sys.stderr)
         return 2
-    prices = Prices(catalogs)
-    table = FittedTable(
-        [
-            Column(header="what"),
-            *map(number, ("input", "cached", "output")),
-            Column(header="input\nover", justify="right", name="input over"),
-            Column(header="since", leaves=2, name="since"),
-            Column(header="until", leaves=1),
-            Column(header="checked", leaves=3),
-        ]
-    )
-    batch = False
-    for catalog in catalogs:
-        rows: tuple[GpuHourRow | RemoteRow | ShowbackRow, ...] = (
-            *catalog.gpu_hours,
-            *catalog.showback,
-            *catalog.remote_tokens,
-        )
-        for row in rows:
-            start_s, end_s = span(row)
-            if not args.all and not start_s <= at_s < end_s:
-                continue
-            batch |= isinstance(row, RemoteRow) and row.batch_usd_per_mtok is not None
-            dates = (row.valid_from, row.valid_to or "", row.checked_at)
-            for line in _lines(row, prices, at_s if start_s <= at_s < end_s else start_s):
-                table.add_row(*line, *dates)
+    table, has_batch_prices = price_table(catalogs, at_s, every_row=args.all)
     console = table_console()
     console.print("USD per million tokens; of GPUs, per hour")
     console.print(table)
-    if batch:
+    if has_batch_prices:
         console.print(
             "(batch): of the provider's batch API, to compare with. No request is priced by it: "
             "the ordinary API is called for requests of class batch, too."
         )
     return 0
-
-
-def _lines(
-    row: GpuHourRow | RemoteRow | ShowbackRow, prices: Prices, at_s: float
-) -> list[tuple[str, ...]]:
-    match row:
-        case GpuHourRow():
-            what = f"{row.gpu} of {row.pool}" if row.pool else row.gpu
-            return [(what, row.usd_per_gpu_hour, "", "", "")]
-        case RemoteRow():
-            rates = prices.remote_rates(remote_key(row), at_s)
-            batch = prices.remote_rates(remote_key(row), at_s, batch=True)
-            lines = _tier_lines(remote_key(row), rates)
-            return lines + _tier_lines(f"{remote_key(row)} (batch)", batch)
-        case ShowbackRow():
-            return _tier_lines(f"pool {row.pool}", prices.showback_rates(row.pool, at_s))
-
-
-def _tier_lines(what: str, rates: TokenRates | None) -> list[tuple[str, ...]]:
-    if rates is None:
-        return []
-    _, _, window = rates.row_id.partition("@")
-    name = f"{what} @{window}" if window not in ("", "batch") else what
-    return [
-        (
-            name,
-            *(_usd(rate) for rate in (tier.uncached_input, tier.cached_input, tier.output)),
-            f"{tier.context_over_tokens:,}" if tier.context_over_tokens else "",
-        )
-        for tier in rates.tiers
-    ]
-
-
-def _usd(nano_usd: int) -> str:
-    return f"{Decimal(nano_usd) / 10**9:f}"
 
 
 def _import(args: argparse.Namespace) -> int:

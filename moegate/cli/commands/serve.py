@@ -12,9 +12,8 @@ from gateway.config.problems import ConfigError
 from gateway.server import serve
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("serve", help="run the gateway")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     parser.add_argument("file", type=Path, help="configuration file (YAML)")
     parser.add_argument(
         "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]

@@ -24,13 +24,9 @@ _FAULT_KINDS = "Kinds, with their keys: " + ", ".join(
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "simulate-vllm",
-        help="a simulated vLLM server, no GPU needed",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     add = parser.add_argument
     add("--host", default=_DEFAULTS.host, help="address to listen on")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")

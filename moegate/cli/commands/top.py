@@ -5,26 +5,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.live import Live
 
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
+from moegate.cli.channel import (
+    RpcError,
+    add_channel_arguments,
+    call_metadata,
+    is_unavailable,
+    open_channel,
+)
+from moegate.cli.command_runner import INTERRUPTED, run_command
 from moegate.cli.views import top as top_view
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 RETRY_S = 1.0
-"""How long after a lost connection the view asks again."""
+"""Pause between a lost connection and the next call."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "top", help="watch the fleet: replicas, batches, tokens/s, $/M, queue, overflow"
-    )
-    client.add_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
+    add_channel_arguments(parser)
     parser.add_argument(
         "--interval", type=_interval, default=1.0, metavar="S", help="seconds (%(default)g)"
     )
@@ -34,17 +36,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Watches until Ctrl-C."""
-    status = status_of(_watch(args))
-    return 0 if status == client.INTERRUPTED else status  # Ctrl-C is the way to end it
+    status = run_command(_watch(args))
+    return 0 if status == INTERRUPTED else status  # Ctrl-C is the way to end it
 
 
 async def _watch(args: argparse.Namespace) -> None:
-    metadata = client.metadata(args)
+    metadata = call_metadata(args)
     interval = Duration()
     interval.FromNanoseconds(round(args.interval * 1e9))
     request = usage_pb2.WatchFleetRequest(interval=interval)
     console = Console()
-    async with client.channel(args) as channel:
+    async with open_channel(args) as channel:
         stub = usage_pb2_grpc.UsageServiceStub(channel)
         if args.once:
             async for fleet in stub.WatchFleet(request, metadata=metadata):
@@ -57,9 +59,9 @@ async def _watch(args: argparse.Namespace) -> None:
                     async for fleet in stub.WatchFleet(request, metadata=metadata):
                         seen = True
                         live.update(top_view.view(fleet, args.target), refresh=True)
-                except grpc.aio.AioRpcError as error:
-                    # A gateway that restarts is worth waiting for, one that never answered not.
-                    if not seen or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                except RpcError as error:
+                    # A gateway that answered before may be restarting: the view calls it again.
+                    if not seen or not is_unavailable(error):
                         raise
                 await asyncio.sleep(RETRY_S)
 

@@ -1,4 +1,4 @@
-"""`moegate up MODEL`: vLLM on this machine and the gateway before it, in one command."""
+"""`moegate up MODEL`: runs vLLM on this machine and the gateway in front of it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,31 @@ from pathlib import Path
 import uvloop
 
 from gateway.server import RunningGateway
-from moegate.up.arguments import declare, plan
-from moegate.up.engine import Ending, EngineFailed, serve_model
+from moegate.up.arguments import declare, up_plan
+from moegate.up.engine import EngineFailed, StopRequest, serve_model
 from moegate.up.machine import CannotLaunch
-from moegate.up.plan import Up
+from moegate.up.plan import UpPlan
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEY_BYTES = 32
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser(
-        "up",
-        help="start vLLM with a model on this machine, and the gateway before it",
-        usage="%(prog)s (MODEL | --tiny) [options] [-- VLLM_FLAG ...]",
-        epilog="What follows a -- goes to `vllm serve` as it is.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
+    parser.usage = "%(prog)s (MODEL | --tiny) [options] [-- VLLM_FLAG ...]"
+    parser.epilog = "What follows a -- goes to `vllm serve` as it is."
     declare(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM or SIGINT; a second one ends the wait for streams that still run.
+    """Serves until SIGTERM or SIGINT. A second signal ends the wait for open streams.
 
-    Returns 1 when vLLM fails, 2 when it cannot be started as asked.
+    Returns 1 if vLLM fails, 2 if it cannot be started with these arguments.
     """
     logging.basicConfig(level="ERROR", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        uvloop.run(_serve(plan(args)))
+        uvloop.run(_serve(up_plan(args)))
     except CannotLaunch as error:
         print(f"moegate up: {error}", file=sys.stderr)
         return 2
@@ -52,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(up: Up) -> None:
-    ending = Ending()
+async def _serve(up: UpPlan) -> None:
+    stop_request = StopRequest()
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, ending.asked)
+        loop.add_signal_handler(number, stop_request.signal_received)
     key = f"mg-{secrets.token_urlsafe(KEY_BYTES)}"
 
     def announce(gateway: RunningGateway) -> None:
@@ -64,13 +60,13 @@ async def _serve(up: Up) -> None:
         print("# The key is shown this once and kept nowhere. Ask with:")
         print(chat_command(gateway.address, key, up.launch.served_model_name), flush=True)
 
-    await serve_model(up, ending, key, announce)
+    await serve_model(up, stop_request, key, announce)
 
 
 def chat_command(address: str, key: str, model: str) -> str:
-    """A line for a shell on this machine."""
+    """A shell command that sends a prompt to the gateway."""
     host, _, port = address.rpartition(":")
-    # A server that listens on every address is reached on loopback.
+    # The client reaches a server that listens on every address through loopback.
     target = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
     script = Path(sys.argv[0])
     program = [str(script)] if script.name == "moegate" else [sys.executable, "-m", "moegate"]

@@ -8,14 +8,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
-
-from moegate.cli import channel as client
-from moegate.cli.command_runner import status_of
+from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
+from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
 from moegate.cli.views.usage_export import NoPyarrow, write_csv, write_parquet
@@ -33,9 +31,8 @@ _SPAN = re.compile(r"([0-9]{1,5})([mhdw])\Z")
 _SPAN_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declares the command."""
-    parser = subparsers.add_parser("usage", help="what was spent, by tenant, key, model, time")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments and the function that runs the command."""
     kinds = parser.add_subparsers(required=True, metavar="KIND")
     spend = kinds.add_parser("spend", help="sums, grouped as you like")
     spend.add_argument(
@@ -60,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     export.add_argument("file", type=Path, help="to write; its ending says how: .csv or .parquet")
     export.set_defaults(run=run_export)
     for kind in (spend, models, export):
-        client.add_arguments(kind)
+        add_channel_arguments(kind)
         kind.add_argument("--tenant", default="", help="only this one")
         kind.add_argument(
             "--since", type=_time, metavar="WHEN", help="30d, 12h, or 2026-11-01 (30 days ago)"
@@ -70,12 +67,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_report(args: argparse.Namespace) -> int:
     """Prints sums."""
-    return status_of(_report(args))
+    return run_command(_report(args))
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Writes rows to a file."""
-    return status_of(_export(args))
+    return run_command(_export(args))
 
 
 async def _report(args: argparse.Namespace) -> None:
@@ -88,15 +85,14 @@ async def _report(args: argparse.Namespace) -> None:
         limit=args.limit,
     )
     _set_times(request, args)
-    async with client.channel(args) as channel:
-        answer = await usage_pb2_grpc.UsageServiceStub(channel).GetSpend(
-            request, metadata=client.metadata(args), timeout=TIMEOUT_S
-        )
+    async with open_channel(args) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        answer = await call_method(args, stub.GetSpend, request, TIMEOUT_S)
     if args.png is not None:
         try:
             await asyncio.to_thread(save_png, args.by, answer, args.png)
         except (NoMatplotlib, OSError) as error:
-            raise client.CannotAsk(str(error)) from error
+            raise CommandFailed(str(error)) from error
     if args.json:
         print(json.dumps(as_json(args.by, answer), indent=2))
         return
@@ -109,24 +105,22 @@ async def _export(args: argparse.Namespace) -> None:
     writers = {".csv": write_csv, ".parquet": write_parquet}
     writer = writers.get(args.file.suffix)
     if writer is None:
-        raise client.CannotAsk(f"{args.file}: end its name in .csv or .parquet")
+        raise CommandFailed(f"{args.file}: end its name in .csv or .parquet")
     request = usage_pb2.ExportAttemptsRequest(tenant=args.tenant)
     _set_times(request, args)
-    async with client.channel(args) as channel:
+    async with open_channel(args) as channel:
         call = usage_pb2_grpc.UsageServiceStub(channel).ExportAttempts(
-            request, metadata=client.metadata(args)
+            request, metadata=call_metadata(args)
         )
         try:
             rows = await writer(args.file, _pages(call))
         except (NoPyarrow, OSError) as error:
-            raise client.CannotAsk(str(error)) from error
+            raise CommandFailed(str(error)) from error
     print(f"{rows} rows in {args.file}")
 
 
 async def _pages(
-    call: grpc.aio.UnaryStreamCall[
-        usage_pb2.ExportAttemptsRequest, usage_pb2.ExportAttemptsResponse
-    ],
+    call: AsyncIterable[usage_pb2.ExportAttemptsResponse],
 ) -> AsyncIterator[list[usage_pb2.AttemptRow]]:
     async for answer in call:
         yield list(answer.rows)

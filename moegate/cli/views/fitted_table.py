@@ -1,7 +1,8 @@
-"""A table that fits its terminal: columns leave by priority until the rest is whole.
+"""A rich table that leaves out whole columns where the terminal is too narrow for all of them.
 
-A figure that is cut off misleads, and a hidden column says so below the table: what is wanted most
-stays, whatever the width.
+rich wraps and folds cells by each column's own options. It cannot leave a column out: below the
+narrowest width of a table it cuts cells off, and a figure without its last digits misleads. So the
+columns leave by priority, before rich draws the rest, and a line below the table names them.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 PIPE_COLUMNS = 160
-"""Where nobody looks at a terminal."""
-_NATURAL = 10_000
+"""Width of standard output where it is no terminal and $COLUMNS is not set."""
+_UNBOUNDED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,50 +29,52 @@ class Column:
 
     Attributes:
         header: may have several lines.
-        leaves: columns with the highest number leave first, 0 never does.
-        wraps: cells that are wider become several lines before any column leaves; 0: they do not.
-        name: how the header is told below the table.
+        leaves: columns with the highest number leave first; columns with 0 stay.
+        wraps: its cells may be wrapped, down to this width, before any column leaves. 0: they are
+            never wrapped.
+        name: the header in the line below the table; empty: `header`.
     """
 
     header: str
     leaves: int = 0
     wraps: int = 0
-    justify: Literal["left", "right"] = "left"
+    justify: JustifyMethod = "left"
     name: str = ""
 
 
 @dataclass(slots=True)
 class FittedTable:
-    """Rows of as many cells as there are columns. The first column folds if nothing else helps."""
+    """A table of one cell for each column in every row.
+
+    Where no further column may leave, the first column is folded.
+    """
 
     columns: Sequence[Column]
     _rows: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
 
     def add_row(self, *cells: str, style: str = "") -> None:
-        """A row, with a style of its own."""
+        """Adds a row, with a style of its own."""
         self._rows.append((cells, style))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The widest table that fits, and which columns it lacks."""
+        """Yields the table with as many columns as fit, and the names of the others."""
         shown = list(range(len(self.columns)))
-        natural = options.update(max_width=_NATURAL)
-        wrap = False
+        unbounded = options.update(max_width=_UNBOUNDED)
         while True:
-            table = self._table(shown, wrap=wrap)
-            if Measurement.get(console, natural, table).maximum <= options.max_width:
-                break
+            narrowest = self._table(shown, wrapped=True)
+            needed = Measurement.get(console, unbounded, narrowest).maximum
             leaving = max(shown, key=lambda i: (self.columns[i].leaves, i))
-            if wrap and not self.columns[leaving].leaves:
+            if needed <= options.max_width or not self.columns[leaving].leaves:
                 break
-            if wrap:
-                shown.remove(leaving)
-            wrap = True
-        yield table
+            shown.remove(leaving)
+        yield self._table(shown, folds=needed > options.max_width)
         hidden = [c.name or c.header for i, c in enumerate(self.columns) if i not in shown]
         if hidden:
             yield Text(f"in a wider terminal also: {', '.join(hidden)}", style="dim")
 
-    def _table(self, shown: Sequence[int], *, wrap: bool) -> Table:
+    def _table(self, shown: Sequence[int], *, wrapped: bool = False, folds: bool = False) -> Table:
+        """Makes a table of some columns. `wrapped`: cells that may be are wrapped; otherwise rich
+        wraps them as far as the width demands it. `folds`: the first column is folded."""
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
         )
@@ -82,8 +84,8 @@ class FittedTable:
                 column.header,
                 justify=column.justify,
                 overflow="fold",
-                max_width=column.wraps if wrap and column.wraps else None,
-                no_wrap=i > 0 and not column.wraps,
+                max_width=column.wraps if wrapped and column.wraps else None,
+                no_wrap=not column.wraps and not (folds and i == 0),
             )
         for cells, style in self._rows:
             table.add_row(*(_plain(cells[i]) for i in shown), style=style)
@@ -91,8 +93,9 @@ class FittedTable:
 
 
 def _plain(cell: str) -> Text:
-    """A cell as it is: what callers choose, such as a session's id, is neither rich's markup nor a
-    command to the terminal."""
+    """Makes a cell of text that a caller may have chosen, such as the id of a session: markup is
+    shown as it is, and control characters, which would be commands to the terminal, are replaced.
+    """
     return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in cell))
 
 
@@ -102,6 +105,6 @@ def number(header: str, leaves: int = 0) -> Column:
 
 
 def table_console() -> Console:
-    """Standard output: as wide as the terminal or $COLUMNS, and wide where it is neither."""
+    """Standard output: as wide as the terminal or $COLUMNS, else `PIPE_COLUMNS`."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=PIPE_COLUMNS if wide else None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moegate.cli.plan_arguments import Question
+from moegate.cli.plan_arguments import PlanInput
 from moegate.cli.views.pictures import new_figure
 from simulation.planner.plan import Hybrid, Plan
 
@@ -16,13 +16,13 @@ DOTS_PER_INCH = 110
 INK, ACCENT, SECOND, GREY = "#1b3a4b", "#d1495b", "#2e86ab", "#8d99ae"
 
 
-def save_png(asked: Question, plan: Plan, path: Path) -> None:
+def save_png(given: PlanInput, plan: Plan, path: Path) -> None:
     """Raises NoMatplotlib, and OSError where `path` cannot be written."""
     figure = new_figure(*SIZE_IN)
     axes = figure.subplots(2, 2)
-    spread = asked.parallelism
+    spread = given.parallelism
     figure.suptitle(
-        f"{asked.model.name} on {spread.gpus} x {asked.gpu.name}, {asked.workload}, "
+        f"{given.model.name} on {spread.gpus} x {given.gpu.name}, {given.workload}, "
         f"{plan.demand.mean_rate:.4g} requests/s",
         fontsize=13,
     )

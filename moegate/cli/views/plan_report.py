@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moegate.cli.plan_arguments import Question
+from moegate.cli.plan_arguments import PlanInput
 from simulation.planner.economics import TokenCosts
 from simulation.planner.plan import PEAK_QUANTILE, Hybrid, LoadRow, Plan
 
@@ -19,9 +19,9 @@ LARGE_USD, SMALL_RATE = 100.0, 10.0
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
-def tables(asked: Question, plan: Plan) -> Group:
+def tables(given: PlanInput, plan: Plan) -> Group:
     """What is printed."""
-    parts: list[RenderableType] = [_summary(asked, plan), Text(), _loads(plan)]
+    parts: list[RenderableType] = [_summary(given, plan), Text(), _loads(plan)]
     if plan.break_evens:
         parts += [Text(), _break_evens(plan)]
     if plan.hybrids:
@@ -29,12 +29,12 @@ def tables(asked: Question, plan: Plan) -> Group:
     return Group(*parts, Text(), Text("\n".join(_notes(plan))))
 
 
-def as_json(asked: Question, plan: Plan) -> dict[str, Any]:
+def as_json(given: PlanInput, plan: Plan) -> dict[str, Any]:
     """Everything; the demand by quantiles of its windows."""
     found = asdict(plan)
     rates = plan.demand.rates
     found["demand"] = {
-        "workload": asked.workload,
+        "workload": given.workload,
         "lengths": asdict(plan.demand.lengths),
         "window_s": plan.demand.window_s,
         "mean_requests_per_s": plan.demand.mean_rate,
@@ -42,14 +42,14 @@ def as_json(asked: Question, plan: Plan) -> dict[str, Any]:
             f"{share:g}": float(np.quantile(rates, share)) for share in QUANTILES
         },
     }
-    found["model"] = asked.model.name
-    found["gpu"] = {"type": asked.gpu.name, **asdict(asked.parallelism)}
+    found["model"] = given.model.name
+    found["gpu"] = {"type": given.gpu.name, **asdict(given.parallelism)}
     found["capacity"]["requests_per_s"] = plan.capacity.requests_per_s
     return found
 
 
-def _summary(asked: Question, plan: Plan) -> Table:
-    spread, demand = asked.parallelism, plan.demand
+def _summary(given: PlanInput, plan: Plan) -> Table:
+    spread, demand = given.parallelism, plan.demand
     lengths, state = demand.lengths, plan.capacity.state
     assert state is not None  # make_plan raises otherwise
     ranks = f" ({spread.data} ranks of {spread.tensor})" if spread.data > 1 else ""
@@ -58,9 +58,9 @@ def _summary(asked: Question, plan: Plan) -> Table:
     table.add_column(style="bold")
     table.add_column()
     rows = [
-        ("replica", f"{asked.model.name} on {spread.gpus} x {asked.gpu.name}{ranks}, "
+        ("replica", f"{given.model.name} on {spread.gpus} x {given.gpu.name}{ranks}, "
                     + ("price unknown" if price is None else f"${price:,.2f} an hour")),
-        ("workload", f"{asked.workload}: prompts of {lengths.prompt_tokens:,.0f} tokens "
+        ("workload", f"{given.workload}: prompts of {lengths.prompt_tokens:,.0f} tokens "
                      f"({lengths.cached_tokens / lengths.prompt_tokens:.0%} cached), answers of "
                      f"{lengths.output_tokens:,.0f}"),
         ("demand", f"{demand.mean_rate:.4g} requests/s, busiest {demand.window_s:g} s "

@@ -1,4 +1,5 @@
-"""Which requests meet which faults: deterministic in the seeds and the order of the requests."""
+"""Draws the faults of each request. The seeds and the order of the requests determine every
+draw."""
 
 from __future__ import annotations
 
@@ -11,30 +12,30 @@ from moegate.simulated_vllm.faults.kinds import Fault, FaultKind, Faults
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one request meets. `delay_s`: before anything is done for it."""
+    """The faults of one request. `delay_s`: delay before the server does anything for it."""
 
     delay_s: float = 0.0
     fault: Fault | None = None
 
 
 class FaultDraws:
-    """Faults in time. All times on one clock; `began_s`: when the faults were set."""
+    """Draws faults over time. All times are on one clock; `began_s`: when the faults were set."""
 
     def __init__(self, faults: Faults, began_s: float) -> None:
         self._began_s = began_s
         self._by_clock = [fault for fault in faults.faults if fault.by_clock]
         self._by_request = [fault for fault in faults.faults if not fault.by_clock]
         self._requests = [0] * len(self._by_request)
-        """Requests that could meet the fault so far."""
+        """Requests so far for which the fault was drawn."""
 
     def draw(self, now_s: float) -> Drawn:
-        """What the next request meets."""
+        """Draws the faults of the next request."""
         delay_s, met = 0.0, None
         for index, fault in enumerate(self._by_request):
             if now_s < self._began_s + fault.after_seconds:
                 continue
-            # Every fault counts and draws for every request, met or not: the faults before it in
-            # the list do not shift its sequence.
+            # Every fault is drawn for every request, whatever the draws of the others: a change of
+            # one fault does not shift the sequence of another.
             number = self._requests[index]
             self._requests[index] += 1
             if not is_drawn(fault, number):
@@ -46,21 +47,21 @@ class FaultDraws:
         return Drawn(delay_s, met)
 
     def is_crash_due(self, now_s: float) -> bool:
-        """Whether the process should be gone by the clock."""
+        """Whether a crash by the clock is due."""
         return any(
             fault.kind is FaultKind.CRASH and self._start_s(fault) <= now_s
             for fault in self._by_clock
         )
 
     def refuses(self, now_s: float) -> bool:
-        """Whether the listener should be closed by the clock."""
+        """Whether the clock says that the listener is closed."""
         return any(
             fault.kind is FaultKind.REFUSE and self._start_s(fault) <= now_s < self._end_s(fault)
             for fault in self._by_clock
         )
 
     def next_change_s(self, now_s: float) -> float:
-        """When one of these two answers changes; infinity: never."""
+        """Next time at which `is_crash_due` or `refuses` changes; infinity: never."""
         times = [time for f in self._by_clock for time in (self._start_s(f), self._end_s(f))]
         return min((time for time in times if time > now_s), default=math.inf)
 
@@ -72,7 +73,7 @@ class FaultDraws:
 
 
 def is_drawn(fault: Fault, number: int) -> bool:
-    """Whether the request of this number, from 0, meets the fault."""
+    """Whether the fault is drawn for the request of this number, counted from 0."""
     if fault.first is not None and number >= fault.first:
         return False
     name = f"{fault.seed}/{fault.kind}/{number}".encode()

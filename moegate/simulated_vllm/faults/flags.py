@@ -12,12 +12,13 @@ _FLOATS = ("probability", "after_seconds", "seconds")
 
 
 def parse_faults(values: Sequence[str]) -> Faults:
-    """The values of the flag, in order. Raises ValueError, naming flag, value and remedy."""
+    """Parses the values of the flag, in order. Raises ValueError with the flag, value and
+    remedy."""
     return Faults(tuple(parse_fault(value) for value in values))
 
 
 def parse_fault(value: str) -> Fault:
-    """One value of the flag. Raises ValueError, naming flag, value and remedy."""
+    """Parses one value of the flag. Raises ValueError with the flag, value and remedy."""
     try:
         return _parsed(value)
     except ValueError as error:

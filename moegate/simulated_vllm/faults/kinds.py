@@ -1,4 +1,4 @@
-"""Faults on purpose: what goes wrong, for which requests, and from when on."""
+"""Injected faults: their kinds, and which requests they affect from which time on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 
 
 class FaultKind(enum.StrEnum):
-    """What goes wrong. Texts and order of events are those of a real vLLM."""
+    """Kinds of faults. Error texts and the order of events are those of a real vLLM."""
 
     REFUSE = "refuse"
-    """The listener closes: connections are refused, answers that run finish."""
+    """The listener closes: new connections are refused, running answers finish."""
     DELAY = "delay"
-    """The whole answer, headers too, comes `seconds` late."""
+    """The whole answer, with its headers, is `seconds` late."""
     CUT = "cut"
     """The connection ends after `after_tokens`, inside a chunk."""
     SILENCE = "silence"
-    """Nothing comes after `after_tokens`; the connection stays open."""
+    """Nothing is sent after `after_tokens`; the connection stays open."""
     ERROR = "error"
     """An error event after `after_tokens`, then `[DONE]`: the engine died."""
     MALFORMED = "malformed"
@@ -24,11 +24,11 @@ class FaultKind(enum.StrEnum):
     STATUS = "status"
     """HTTP `code` in place of an answer."""
     CRASH = "crash"
-    """The process is gone after `after_tokens` of a request, or at `after_seconds`."""
+    """The process ends after `after_tokens` of a request, or at `after_seconds`."""
     UNHEALTHY = "unhealthy"
-    """/health and /v1/models are good, generations are a 500."""
+    """/health and /v1/models succeed, generations fail with a 500."""
     DRAIN = "drain"
-    """SIGTERM with a shutdown timeout: answers that run finish, new requests get a 500."""
+    """SIGTERM with a shutdown timeout: running answers finish, new requests get a 500."""
 
 
 COMMON_KEYS = ("probability", "first", "after_seconds", "seed")
@@ -44,23 +44,23 @@ OWN_KEYS: dict[FaultKind, tuple[str, ...]] = {
     FaultKind.UNHEALTHY: (),
     FaultKind.DRAIN: (),
 }
-"""What a kind takes beside the common keys."""
+"""Keys of each kind beside `COMMON_KEYS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One kind of fault, and when it happens. Raises ValueError on values that make no sense.
+    """One fault. Raises ValueError if its values contradict each other.
 
     Attributes:
-        probability: of a request to meet it.
-        first: only so many requests can meet it.
-        after_seconds: when it begins, from the server's start or from when faults were set.
-        seed: of the draw; the same seed and order of requests, the same faults.
-        after_tokens: output tokens that are sent before, of all choices together, rounded down to
-            whole chunks; None is 0. An answer that is shorter goes well.
-        seconds: how late (delay), or how long the listener stays closed (refuse; None: for good).
+        probability: probability that a request is affected.
+        first: only the first so many requests can be affected.
+        after_seconds: start of the fault, counted from the time at which the faults were set.
+        seed: seed of the draws; the same seed and order of requests give the same faults.
+        after_tokens: output tokens that are sent before the fault, of all choices together, rounded
+            down to whole chunks; None is 0. A shorter answer is not affected.
+        seconds: the delay (delay), or how long the listener stays closed (refuse; None: for good).
         code: HTTP status.
-        retry_after_seconds: of the header; None leaves it out, but a 429 says 1.
+        retry_after_seconds: value of Retry-After; None: no header, but 1 for a 429.
     """
 
     kind: FaultKind
@@ -101,7 +101,8 @@ class Fault:
 
     @property
     def by_clock(self) -> bool:
-        """Whether it happens to the whole server at `after_seconds`, with no request drawing it."""
+        """Whether the fault affects the whole server at `after_seconds`, independent of
+        requests."""
         whole_server = self.kind in (FaultKind.REFUSE, FaultKind.CRASH)
         every_request = self.probability == 1.0 and self.first is None
         return whole_server and every_request and self.after_tokens is None
@@ -109,8 +110,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """All faults of a server. A request meets at most one delay and one other fault: of each, the
-    first in order that it draws."""
+    """All faults of a server.
+
+    At most one delay and one other fault affect a request: the first of each that is drawn.
+    """
 
     faults: tuple[Fault, ...] = ()
 

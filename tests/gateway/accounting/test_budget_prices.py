@@ -45,7 +45,7 @@ def warnings(
     (folder / "prices.yaml").write_text(f"showback:{rows or ' []'}\n")
     (folder / "moegate.yaml").write_text(f"{MODELS}\nbudgets:\n{budgets}\n")
     parser = argparse.ArgumentParser()
-    check.add_parser(parser.add_subparsers(required=True))
+    check.add_arguments(parser.add_subparsers(required=True).add_parser("check"))
     args = parser.parse_args(["check", str(folder / "moegate.yaml")])
     status = args.run(args)
     out, err = capsys.readouterr()

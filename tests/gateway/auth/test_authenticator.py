@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated, key_sha256
+from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyLimitsConfig, KeyRole, TenantConfig
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits

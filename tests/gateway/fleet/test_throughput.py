@@ -9,13 +9,10 @@ import pytest
 from gateway.fleet.throughput import STALE_S, WINDOW_S, Throughput
 from scheduler.contract import AttemptOutcome, EngineReport, PlacementKind, SloClass, Usage
 from scheduler.metering.settlement import SettledAttempt
-from scheduler.placement_state import Placement, PlacementState
 
 
-def engine(at_s: float, tokens: int) -> list[PlacementState]:
-    facts = Placement(name="own/a", kind=PlacementKind.LOCAL, model="m", max_running=8)
-    state = PlacementState(facts)
-    state.report = EngineReport(
+def engine(at_s: float, tokens: int) -> list[EngineReport]:
+    report = EngineReport(
         placement="own/a",
         at_s=at_s,
         running=0,
@@ -24,7 +21,7 @@ def engine(at_s: float, tokens: int) -> list[PlacementState]:
         prompt_tokens_total=0,
         generation_tokens_total=tokens,
     )
-    return [state]
+    return [report]
 
 
 def rate(throughput: Throughput, now_s: float, name: str = "own/a") -> float | None:
@@ -36,17 +33,17 @@ def test_an_engine_is_measured_by_its_counter_however_often_one_looks() -> None:
     assert rate(throughput, 0.0) is None
     for second in range(8):
         for _ in range(3):
-            throughput.look(engine(second, 100 * second))
+            throughput.record_reports(engine(second, 100 * second))
     assert rate(throughput, 7.0) == pytest.approx(100.0)
     assert rate(throughput, 7.1 + STALE_S) is None
 
 
 def test_an_engine_that_started_anew_is_not_negative() -> None:
     throughput = Throughput()
-    throughput.look(engine(0.0, 1000))
-    throughput.look(engine(1.0, 5))
+    throughput.record_reports(engine(0.0, 1000))
+    throughput.record_reports(engine(1.0, 5))
     assert rate(throughput, 1.0) is None
-    throughput.look(engine(2.0, 25))
+    throughput.record_reports(engine(2.0, 25))
     assert rate(throughput, 2.0) == pytest.approx(20.0)
 
 

@@ -8,7 +8,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.auth.authenticator import Authenticator, Caller, key_sha256
+from gateway.auth.authenticator import Authenticator, Caller
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GatewayConfig, KeyConfig
 from gateway.domain.generation import Chat, Generation, Image, Message, Role
 from gateway.doors.grpc.errors import RpcError

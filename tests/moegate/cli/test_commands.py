@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth.authenticator import key_sha256
+from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyRole
 from gateway.config.load.file import load
 from moegate.cli.commands import simulate_vllm
@@ -47,9 +47,9 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 def test_the_first_steps_of_the_readme_fit_together() -> None:
     config = load(ROOT / "examples" / "local.yaml")
-    subparsers = argparse.ArgumentParser().add_subparsers()
-    simulate_vllm.add_parser(subparsers)
-    defaults = subparsers.choices["simulate-vllm"].parse_args([])
+    parser = argparse.ArgumentParser()
+    simulate_vllm.add_arguments(parser)
+    defaults = parser.parse_args([])
     [pool] = config.pools
     assert pool.replicas[0].url == f"http://{defaults.host}:{defaults.port}"
     assert (pool.upstream_model or pool.model) == DEFAULT_MODEL == defaults.served_model_name

@@ -21,8 +21,8 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "moegate.yaml"
 def moegate(*argv: str) -> int:
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers(required=True)
-    check.add_parser(subparsers)
-    key.add_parser(subparsers)
+    check.add_arguments(subparsers.add_parser("check"))
+    key.add_arguments(subparsers.add_parser("key"))
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status

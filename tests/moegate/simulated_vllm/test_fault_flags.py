@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from moegate.simulated_vllm.fault_effects import truncated
 from moegate.simulated_vllm.faults.draws import Drawn, FaultDraws, is_drawn
-from moegate.simulated_vllm.faults.effects import up_to
 from moegate.simulated_vllm.faults.flags import parse_fault, parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS, Fault, FaultKind, Faults
 
@@ -132,7 +132,7 @@ def test_faults_by_the_clock() -> None:
 
 
 def test_tokens_are_cut_over_all_choices() -> None:
-    assert up_to([3, 4], None) == [3, 4]
-    assert up_to([3, 4], 8) == [3, 4]
-    assert up_to([3, 4], 5) == [3, 2]
-    assert up_to([3, 4], 2) == [2, 0]
+    assert truncated([3, 4], None) == [3, 4]
+    assert truncated([3, 4], 8) == [3, 4]
+    assert truncated([3, 4], 5) == [3, 2]
+    assert truncated([3, 4], 2) == [2, 0]

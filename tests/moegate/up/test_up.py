@@ -13,7 +13,7 @@ import pytest
 from moegate.cli.commands import up
 from moegate.up import arguments, machine, tiny
 from moegate.up.machine import CannotLaunch
-from moegate.up.plan import Up
+from moegate.up.plan import UpPlan
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def vllm(tmp_path: Path) -> Path:
 
 def parse(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    up.add_parser(parser.add_subparsers(required=True))
+    up.add_arguments(parser.add_subparsers(required=True).add_parser("up"))
     return parser.parse_args(["up", *argv])
 
 
-def planned(vllm: Path, *argv: str) -> Up:
-    return arguments.plan(parse("--vllm", str(vllm), *argv))
+def planned(vllm: Path, *argv: str) -> UpPlan:
+    return arguments.up_plan(parse("--vllm", str(vllm), *argv))
 
 
 def flags(vllm: Path, *argv: str) -> list[str]:

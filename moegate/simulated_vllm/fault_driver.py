@@ -1,4 +1,4 @@
-"""Faults of the whole server: a task that closes and opens the listener, and the crash."""
+"""Faults of the whole server: a closed listener and a crash."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from moegate.simulated_vllm.faults.kinds import Fault, Faults
 from moegate.simulated_vllm.listener import Listener
 
 CRASH_DELAY_S = 0.05
-"""Lets the tokens before a crash leave the process: event loops write a little later."""
+"""Delay before a crash, in which the event loop writes the tokens that precede the crash."""
 
 
 class FaultDriver:
-    """Owns the faults' time. `die` ends the process; None: a crash breaks all connections off."""
+    """Applies the faults of the whole server over time.
+
+    `die`: ends the process on a crash; None: a crash aborts all connections.
+    """
 
     def __init__(self, faults: Faults, die: Callable[[], None] | None) -> None:
         self._die = die
         self._clock = asyncio.get_running_loop().time
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.faults = faults
 
     @property
     def faults(self) -> Faults:
-        """The faults in force. Setting them starts anew: counts, clock, and the listener."""
+        """The injected faults. Setting them restarts their counts and clock, and opens the
+        listener."""
         return self._faults
 
     @faults.setter
@@ -34,28 +38,28 @@ class FaultDriver:
         self._draws = FaultDraws(faults, self._clock())
         self._closed_until_s = -math.inf
         self._crashed = False
-        self._news.set()
+        self._changed.set()
 
     def draw(self) -> Drawn:
-        """What the next request meets."""
+        """Draws the faults of the next request."""
         return self._draws.draw(self._clock())
 
     def refuse(self, fault: Fault) -> None:
-        """Closes the listener, for good or for the fault's time."""
+        """Closes the listener for the time of the fault, or for good."""
         self._closed_until_s = self._clock() + (fault.seconds or math.inf)
-        self._news.set()
+        self._changed.set()
 
     async def crash(self) -> None:
-        """Ends the server. Does not return: the connection of the caller breaks, too."""
+        """Ends the server. Never returns: the caller's own connection is aborted, too."""
         await asyncio.sleep(CRASH_DELAY_S)
         self._crashed = True
-        self._news.set()
+        self._changed.set()
         await asyncio.Event().wait()
 
     async def run(self, listener: Listener) -> None:
         """Opens and closes the listener until cancelled."""
         while True:
-            self._news.clear()
+            self._changed.clear()
             now_s = self._clock()
             if self._crashed or self._draws.is_crash_due(now_s):
                 if self._die is not None:
@@ -74,6 +78,6 @@ class FaultDriver:
             due_s = min(due_s, self._closed_until_s)
         try:
             async with asyncio.timeout_at(due_s if due_s < math.inf else None):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             pass

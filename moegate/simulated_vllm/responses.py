@@ -1,4 +1,4 @@
-"""Answers in one piece, in vLLM's order of keys."""
+"""Bodies of answers that are not streamed, with the order of keys of vLLM."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from moegate.simulated_vllm.wire import (
 from simulation.output import Output, OutputText
 
 
-def answer_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
-    """The whole answer. `cached_tokens`: None where the server does not tell them."""
+def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
+    """The JSON of an answer. `cached_tokens`: None if the server does not report them."""
     request = job.request
     prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
     completion_tokens = sum(output.tokens for output in request.outputs)

@@ -1,4 +1,4 @@
-"""What a fault does to one answer."""
+"""Applies a fault to the answer of one request."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from moegate.simulated_vllm.driver import EngineDriver, Watch
-from moegate.simulated_vllm.failures import asked_for, draining, engine_died
-from moegate.simulated_vllm.faults.driver import FaultDriver
+from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
+from moegate.simulated_vllm.failures import draining, engine_died, status_fault
+from moegate.simulated_vllm.fault_driver import FaultDriver
 from moegate.simulated_vllm.faults.kinds import Fault, FaultKind
 from moegate.simulated_vllm.frames import DONE
 
 _TORN = b'data: {"id":"chatcmpl-'
 _TORN_CHUNK = b"%x\r\n%b" % (4 * len(_TORN), _TORN)
-"""The begin of a chunk of the transfer coding that says it is longer, and of an event."""
+"""The beginning of a chunk of the transfer coding, with a length that the chunk never reaches."""
 
 
-def up_to(made: Sequence[int], most: int | None) -> Sequence[int]:
-    """The tokens made by each choice, cut so that they are `most` together."""
+def truncated(made: Sequence[int], most: int | None) -> Sequence[int]:
+    """Truncates the tokens of the choices, in their order, to `most` tokens in all."""
     if most is None or sum(made) < most:
         return made
     kept = []
@@ -29,23 +29,27 @@ def up_to(made: Sequence[int], most: int | None) -> Sequence[int]:
     return kept
 
 
-class Effects:
-    """The fault of one request, if any, applied where the answer is written."""
+class FaultEffects:
+    """The fault of one request, if any. The server calls it where it writes the answer."""
 
     def __init__(self, fault: Fault | None, request: web.Request, faults: FaultDriver) -> None:
         self._fault = fault
         self._request = request
         self._faults = faults
         self.after_tokens = None if fault is None else fault.after_tokens or 0
-        """Tokens to send before `strike`; None: all."""
+        """Tokens to send before `break_stream`; None: the whole answer."""
 
-    def before_work(self) -> web.Response | None:
-        """Faults in place of an answer. Raises Refused, or returns what nobody gets to see."""
+    def instead_of_work(self) -> web.Response | None:
+        """Applies a fault that replaces the answer.
+
+        Raises Refused with the error to send. Returns a response if the connection is closed
+        already, and None if the request shall be served.
+        """
         fault = self._fault
         match fault.kind if fault is not None else None:
             case FaultKind.STATUS:
                 assert fault is not None
-                raise asked_for(fault.code or 503, fault.retry_after_seconds)
+                raise status_fault(fault.code or 503, fault.retry_after_seconds)
             case FaultKind.UNHEALTHY:
                 raise engine_died()
             case FaultKind.DRAIN:
@@ -57,20 +61,21 @@ class Effects:
                 return web.Response()
         return None
 
-    def is_due(self, watch: Watch) -> bool:
-        """Whether so many tokens have been made that the fault happens."""
-        return self.after_tokens is not None and sum(watch.tokens) >= self.after_tokens
+    def is_due(self, progress: RequestProgress) -> bool:
+        """Whether enough tokens have been generated for the fault to happen."""
+        return self.after_tokens is not None and sum(progress.tokens) >= self.after_tokens
 
-    async def strike(
-        self, response: web.StreamResponse, driver: EngineDriver, watch: Watch
+    async def break_stream(
+        self, response: web.StreamResponse, driver: EngineDriver, progress: RequestProgress
     ) -> None:
-        """Ends a stream in the fault's way."""
+        """Ends a stream as the fault demands."""
         assert self._fault is not None
         kind = self._fault.kind
         if kind is FaultKind.SILENCE:
-            # The sequence stays until the client leaves, which cancels this wait.
+            # The sequence stays in the engine until the client disconnects, which cancels this
+            # wait.
             await asyncio.Event().wait()
-        driver.close(watch)
+        driver.close(progress)
         match kind:
             case FaultKind.CUT:
                 if self._request.transport is not None:
@@ -83,8 +88,10 @@ class Effects:
             case FaultKind.CRASH:
                 await self._faults.crash()
 
-    async def strike_whole(self, driver: EngineDriver, watch: Watch) -> web.StreamResponse:
-        """The same for an answer in one piece. Raises Refused."""
+    async def replace_answer(
+        self, driver: EngineDriver, progress: RequestProgress
+    ) -> web.StreamResponse:
+        """Ends an answer that is not streamed as the fault demands. Raises Refused."""
         assert self._fault is not None
         kind = self._fault.kind
         if kind is FaultKind.ERROR:
@@ -94,10 +101,10 @@ class Effects:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         if kind is FaultKind.CUT:
             await response.prepare(self._request)
-        await self.strike(response, driver, watch)
+        await self.break_stream(response, driver, progress)
         return response
 
     def _hang_up(self) -> None:
-        """Closes the connection after what was written to it."""
+        """Closes the connection after the bytes that were written to it."""
         if self._request.transport is not None:
             self._request.transport.close()

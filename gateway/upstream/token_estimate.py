@@ -1,0 +1,35 @@
+"""Estimates of token counts where an upstream tells none, and the bound of plausible counts."""
+
+from __future__ import annotations
+
+from gateway.domain.generation import Chat, Generation
+
+BYTES_PER_TOKEN = 4
+"""Bytes of one token of English text, roughly; other languages and code have fewer."""
+MAX_TOKENS = 1 << 40
+"""Larger counts are absurd, and would overflow the fields that carry them."""
+
+
+def estimated_tokens(size_bytes: int) -> int:
+    """Tokens of a text of this size, from its bytes: an estimate, at least 1."""
+    return max(1, -(-size_bytes // BYTES_PER_TOKEN))
+
+
+def estimated_prompt_tokens(generation: Generation) -> int:
+    """Tokens of the input: exact for token ids, else bytes / 4. Pictures count nothing."""
+    match generation.input:
+        case str(prompt):
+            return estimated_tokens(len(prompt.encode()))
+        case Chat() as chat:
+            return estimated_tokens(_text_bytes(chat))
+        case token_ids:
+            return len(token_ids)
+
+
+def _text_bytes(chat: Chat) -> int:
+    texts = [part for message in chat.messages for part in message.parts if isinstance(part, str)]
+    for message in chat.messages:
+        texts.append(message.reasoning_text)
+        texts += [call.name + call.arguments_json for call in message.tool_calls]
+    texts += [tool.name + tool.description + tool.parameters_json_schema for tool in chat.tools]
+    return sum(len(text.encode()) for text in texts)

@@ -1,0 +1,86 @@
+"""The start of the console script: a foreign package in the place of moegate's own is refused."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moegate.cli import commands
+from moegate.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(sys.executable).with_name("moegate")
+STARTS = {"script": [str(SCRIPT)], "module": [sys.executable, "-m", "moegate"]}
+
+
+def started(
+    command: list[str], before: Path | None, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs it with a folder that precedes everything else on `sys.path`."""
+    paths = [str(path) for path in (before, ROOT, ROOT / "protos") if path is not None]
+    return subprocess.run(
+        [*command, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", ["gateway", "scheduler", "simulation"])
+@pytest.mark.parametrize("file", ["{}/__init__.py", "{}.py"])
+def test_a_foreign_package_is_refused_and_not_imported(
+    tmp_path: Path, start: str, name: str, file: str
+) -> None:
+    foreign = tmp_path / file.format(name)
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("print('the foreign package was imported')\n")
+    ended = started(STARTS[start], tmp_path, "key", "--help")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert str(foreign) in line
+    assert f"`{name}`" in line
+    assert "container, pipx, uv tool" in line
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_folder_without_code_hides_nothing(tmp_path: Path, start: str) -> None:
+    """Python prefers a package further down the path to a folder without `__init__.py`."""
+    (tmp_path / "scheduler").mkdir()
+    ended = started(STARTS[start], tmp_path, "key", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_it_starts_where_no_foreign_package_is(start: str) -> None:
+    ended = started(STARTS[start], None, "--version")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("moegate ")
+
+
+def test_every_command_is_a_module_and_every_module_a_command() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    assert modules == {name.replace("-", "_") for name in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [(["--help"], []), (["key", "--help"], ["moegate.cli.commands.key"])],
+)
+def test_only_the_module_of_the_given_command_is_imported(
+    arguments: list[str], imported: list[str]
+) -> None:
+    script = (
+        "import sys; from moegate.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*(m for m in sys.modules if m.startswith('moegate.cli.commands.')), file=sys.stderr)"
+    )
+    ended = started([sys.executable, "-c", script], None, *arguments)
+    assert (ended.returncode, ended.stderr.split()) == (0, imported)
