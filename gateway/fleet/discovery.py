@@ -1,13 +1,13 @@
-"""Follows the addresses of a pool's replicas in DNS.
+"""Follows the addresses of the replicas of pools in DNS.
 
-The pool has `max_replicas` numbered places, which are placements of the scheduler from the start;
-one without an address is out of service. An address takes a place, its replica is probed and comes
-into service like any other. When it is gone from DNS, the place takes no new requests, and is free
-for another address once its last stream has ended. So nothing is rebuilt and no stream is cut.
+A pool has `max_replicas` numbered places, which are placements of the scheduler from the start; a
+place without an address is out of service. A new address gets a place, and its replica is probed
+and enters service like any other. When an address is gone from DNS, its place takes no new requests
+and is free for another address once its last stream has ended. So no stream is cut.
 
-What DNS does not say changes nothing: a failed look-up keeps the last answer, and an empty answer
-counts only when the next one is empty too, because a resolver that has just started may know
-nothing yet. Replicas that are really gone refuse connections and leave service by that.
+Only an answer changes anything: a failed look-up keeps the last answer. An empty answer counts only
+when the next one is empty too, because a resolver that has just started may know nothing yet.
+Replicas that have really gone refuse connections and leave service by that.
 """
 
 from __future__ import annotations
@@ -16,30 +16,22 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from gateway.config.discovery import DiscoveryConfig
 from gateway.fleet.dns_lookup import Answer, LookupFailed, url_of
+from gateway.fleet.keyed_tasks import KeyedTasks
 
 log = logging.getLogger(__name__)
 
-
-class Places(Protocol):
-    """What is done with the places. Names are those of placements."""
-
-    def appear(self, place: str, url: str) -> None:
-        """A replica is there: watch it."""
-
-    async def vanish(self, place: str, reason: str) -> None:
-        """It is gone: no new requests."""
-
-    def is_idle(self, place: str) -> bool:
-        """Whether nothing runs there any more."""
+Lookup = Callable[[], Awaitable[Answer]]
+"""Looks up the name of one pool. Raises LookupFailed."""
+OnChange = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Called when addresses have changed, with the reason for each place that lost its address."""
 
 
 @dataclass(slots=True)
 class Assignment:
-    """Which address has which place. `assign` only decides; the caller performs."""
+    """Which address has which place."""
 
     places: Sequence[str]
     current: dict[str, str] = field(default_factory=dict)
@@ -47,7 +39,7 @@ class Assignment:
     _last: dict[str, str] = field(default_factory=dict)
 
     def leaving(self, addresses: Sequence[str]) -> dict[str, str]:
-        """Takes the places of addresses that are gone; returns those by place."""
+        """Frees the places of addresses that are gone; returns those addresses by place."""
         gone = {p: a for p, a in self.current.items() if a not in addresses}
         for place in gone:
             del self.current[place]
@@ -56,7 +48,7 @@ class Assignment:
     def coming(
         self, addresses: Sequence[str], is_idle: Callable[[str], bool]
     ) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Gives new addresses places: those by place, and the addresses that found none.
+        """Gives places to new addresses. Returns those by place, and the addresses without a place.
 
         An address that comes back gets its old place, even while its streams there go on.
         """
@@ -67,8 +59,8 @@ class Assignment:
             if address in taken:
                 continue
             free = [place for place in self.places if place not in self.current]
-            own = [place for place in free if self._last.get(place) == address]
-            place = next(iter([*own, *(p for p in free if is_idle(p))]), None)
+            old = [place for place in free if self._last.get(place) == address]
+            place = next(iter([*old, *(p for p in free if is_idle(p))]), None)
             if place is None:
                 without.append(address)
                 continue
@@ -76,76 +68,82 @@ class Assignment:
         return given, tuple(without)
 
     def adopt(self, old: Assignment) -> None:
-        """Takes over what another one of the same places has given."""
-        self.current, self._last = dict(old.current), dict(old._last)
+        """Takes over the places of another assignment, as far as they exist here."""
+        self.current = {p: a for p, a in old.current.items() if p in self.places}
+        self._last = {p: a for p, a in old._last.items() if p in self.places}
 
 
 class Discovery:
-    """Follows one pool. `run` must be running."""
+    """Follows one pool while `run` is running."""
 
     def __init__(
         self,
         settings: DiscoveryConfig,
         pool: str,
-        lookup: Callable[[], Awaitable[Answer]],
-        places: Places,
+        lookup: Lookup,
+        *,
+        is_idle: Callable[[str], bool],
+        on_change: OnChange,
     ) -> None:
+        """`is_idle`: whether nothing runs at a place."""
         self.settings = settings
         self.pool = pool
         self._lookup = lookup
-        self._places = places
+        self._is_idle = is_idle
+        self._on_change = on_change
         self._assignment = Assignment(place_names(pool, settings))
         self._was_empty = False
         self._trouble = ""
 
     @property
-    def addresses(self) -> Mapping[str, str]:
-        """Address by place, now."""
-        return self._assignment.current
+    def urls(self) -> dict[str, str]:
+        """Address of the API by place, now."""
+        port = self.settings.port
+        return {place: url_of(found, port) for place, found in self._assignment.current.items()}
 
     def adopt(self, old: Discovery) -> None:
-        """Begins with what another one has found, without a look-up."""
-        if old.settings != self.settings or old.pool != self.pool:
-            return
-        self._assignment.adopt(old._assignment)
-        for place, address in self.addresses.items():
-            self._places.appear(place, url_of(address, self.settings.port))
+        """Begins with what another one has found, if it looks up the same servers."""
+        mine, its = self.settings, old.settings
+        if (mine.dns, mine.port, mine.nameserver) == (its.dns, its.port, its.nameserver):
+            self._assignment.adopt(old._assignment)
 
     async def run(self) -> None:
         """Follows until cancelled."""
         while True:
-            wait_s = await self.look()
+            wait_s = await self.refresh()
             await asyncio.sleep(wait_s)
 
-    async def look(self) -> float:
-        """Looks once, and performs what changed. Returns when to look again, seconds."""
+    async def refresh(self) -> float:
+        """Looks up once, and reports what has changed. Returns the seconds to the next look-up."""
         low, high = self.settings.min_refresh_s, self.settings.max_refresh_s
+        name = self.settings.dns
         try:
             answer = await self._lookup()
         except LookupFailed as error:
-            self._say(f"look-up of {self.settings.dns} failed, the last answer holds: {error}")
+            self._log_trouble(f"look-up of {name} failed, the last answer holds: {error}")
             return low
         if not answer.addresses and not self._was_empty:
             self._was_empty = True
             return low
         self._was_empty = not answer.addresses
-        for place, address in self._assignment.leaving(answer.addresses).items():
-            log.info("%s: %s is gone from %s", place, address, self.settings.dns)
-            await self._places.vanish(place, f"{address} is gone from {self.settings.dns}")
-        given, without = self._assignment.coming(answer.addresses, self._places.is_idle)
+        gone = self._assignment.leaving(answer.addresses)
+        given, without = self._assignment.coming(answer.addresses, self._is_idle)
+        for place, address in gone.items():
+            log.info("%s: %s is gone from %s", place, address, name)
         for place, address in given.items():
-            log.info("%s: is %s now, from %s", place, address, self.settings.dns)
-            self._places.appear(place, url_of(address, self.settings.port))
+            log.info("%s: is %s now, from %s", place, address, name)
+        if gone or given:
+            await self._on_change({p: f"{a} is gone from {name}" for p, a in gone.items()})
         if without:
-            self._say(
+            self._log_trouble(
                 f"no place for {', '.join(without)}: raise discover.max_replicas, "
                 f"{self.settings.max_replicas}, unless other replicas are about to end"
             )
             return low
-        self._say("" if answer.addresses else f"{self.settings.dns} has no address")
+        self._log_trouble("" if answer.addresses else f"{name} has no address")
         return high if answer.ttl_s is None else min(high, max(low, answer.ttl_s))
 
-    def _say(self, trouble: str) -> None:
+    def _log_trouble(self, trouble: str) -> None:
         """Logs a trouble once, and its end."""
         if trouble and trouble != self._trouble:
             log.warning("pool %s: %s", self.pool, trouble)
@@ -154,6 +152,62 @@ class Discovery:
         self._trouble = trouble
 
 
+class Discoveries:
+    """Follows all pools that `apply` names, while `run` is running."""
+
+    def __init__(
+        self,
+        lookup: Callable[[DiscoveryConfig], Lookup],
+        *,
+        is_idle: Callable[[str], bool],
+        on_change: OnChange,
+    ) -> None:
+        """`lookup`: makes the look-up of a pool; the others: see `Discovery`."""
+        self._lookup = lookup
+        self._is_idle = is_idle
+        self._on_change = on_change
+        self._by_pool: dict[str, Discovery] = {}
+        self._following: KeyedTasks[str, DiscoveryConfig] = KeyedTasks("moegate-dns", self._follow)
+
+    def apply(self, pools: Mapping[str, DiscoveryConfig]) -> None:
+        """Makes these the pools that are followed. What was found stays known where the same
+        servers are looked up."""
+        known, self._by_pool = self._by_pool, {}
+        for pool, settings in pools.items():
+            old = known.get(pool)
+            if old is not None and old.settings == settings:
+                self._by_pool[pool] = old
+                continue
+            new = self._by_pool[pool] = Discovery(
+                settings,
+                pool,
+                self._lookup(settings),
+                is_idle=self._is_idle,
+                on_change=self._on_change,
+            )
+            if old is not None:
+                new.adopt(old)
+        self._following.apply(pools)
+
+    def adopt(self, old: Discoveries) -> None:
+        """Begins with what another one has found."""
+        for pool, discovery in self._by_pool.items():
+            if pool in old._by_pool:
+                discovery.adopt(old._by_pool[pool])
+
+    def urls(self, pool: str) -> dict[str, str]:
+        """Address of the API by place of a pool, now."""
+        return self._by_pool[pool].urls
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        await self._following.run()
+
+    async def _follow(self, pool: str, settings: DiscoveryConfig) -> None:
+        del settings  # the discovery of the pool has them
+        await self._by_pool[pool].run()
+
+
 def place_names(pool: str, settings: DiscoveryConfig) -> tuple[str, ...]:
-    """Placements of a pool whose replicas are found in DNS."""
+    """Places of a pool whose replicas are found in DNS."""
     return tuple(f"{pool}/{number}" for number in range(settings.max_replicas))

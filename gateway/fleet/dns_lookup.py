@@ -25,7 +25,7 @@ class Answer:
     ttl_s: float | None
 
 
-class Lookup:
+class DnsLookup:
     """Asks for one name."""
 
     def __init__(self, settings: DiscoveryConfig) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 
-from gateway.fleet.rank_names import replica_of
+from gateway.fleet.placement_names import replica_of
 from scheduler.contract import Event, ServingChanged
 
 DRAINED = "drained by an operator"

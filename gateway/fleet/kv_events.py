@@ -1,16 +1,16 @@
-"""Listens to what the engines of own replicas tell of their prefix caches: KV events over ZMQ.
+"""Subscribes to the KV events of self-hosted engines over ZMQ: what their prefix caches hold.
 
-One subscription per data-parallel rank. Batches are numbered from 0 at the start of an engine: a
-number that is missing means that blocks may have gone unnoticed, so that what was known of that
-cache is forgotten, or asked for again where the engine replays; a lower one means a new engine.
-Silence says nothing. ZMQ connects again by itself, with growing waits.
+One subscription per data-parallel rank. Batches are numbered from 0 at the start of an engine. A
+missing number means that changes may have been lost: the contents of that cache become unknown, or
+the engine is asked to replay them where it can. A lower number means that the engine has restarted.
+An engine that is silent has nothing to report. ZMQ reconnects by itself, with growing delays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,41 +19,42 @@ import zmq.asyncio
 
 from gateway.config.gateway import PoolConfig
 from gateway.config.kv_events import KvEventsConfig
-from gateway.fleet.rank_names import rank_names
+from gateway.fleet.keyed_tasks import KeyedTasks
+from gateway.fleet.placement_names import placement_names
 from gateway.upstream.vllm.kv_event_format import SLICE_BLOCKS, BadEvents, EventReader
 from scheduler.prefix.token_blocks import CacheChange, CacheEvents, CacheReset
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 1000
-"""Batches that wait to be read; later ones are lost, which is noticed."""
+"""Batches that may wait to be read. Later ones are lost, and found missing by their numbers."""
 MOST_BYTES = 16 * 1024 * 1024
-"""Of one message; a longer one ends the connection."""
+"""Largest message; a larger one ends the connection."""
 RECONNECT_MS, LONGEST_RECONNECT_MS = 500, 10_000
 HEARTBEAT_MS, DEAD_AFTER_MS = 10_000, 30_000
-"""A peer that vanished without a word is noticed, and connected to again."""
+"""Heartbeats find a peer that vanished without closing its connection; ZMQ then reconnects."""
 REPLAY_WAIT_S = 5.0
-"""Longest silence of an engine that is asked for what it published before."""
+"""Longest silence of an engine during a replay."""
 RETRY_S = 10.0
-"""After a subscription failed for another reason than the network."""
+"""Delay after a subscription failed for another reason than the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """Where a replica publishes."""
+    """Where a replica publishes its KV events. A changed value means a new subscription."""
 
     placement: str
-    """The replica's, or what those of its pinned ranks begin with."""
+    """Name of the replica, and the first part of the names of its pinned ranks."""
     pinned: bool
     host: str
     ranks: int
     settings: KvEventsConfig
     port: int
-    """Of the first rank."""
+    """Port of the first rank; each further rank has the next one."""
 
     @property
     def replay_port(self) -> int | None:
-        """Of the first rank: as far from `port` as the pool's are from each other."""
+        """Replay port of the first rank: as far from `port` as in the settings of the pool."""
         if self.settings.replay_port is None:
             return None
         return self.settings.replay_port + self.port - self.settings.port
@@ -62,7 +63,8 @@ class Publisher:
 def publisher(
     pool: PoolConfig, placement: str, url: str, port: int | None = None
 ) -> Publisher | None:
-    """Where the replica of `url` publishes, `port` being its own; None if the pool's do not."""
+    """Where the replica at `url` publishes; None: its pool has no KV events. `port`: its own, where
+    it differs from the port of the pool."""
     settings, host = pool.kv_events, urlsplit(url).hostname
     if settings is None or host is None:
         return None
@@ -77,54 +79,50 @@ def publisher(
 
 
 class KvEventsListener:
-    """Listens to all publishers. `report` takes each change in the order of the events."""
+    """Subscribes to every rank of every publisher.
 
-    def __init__(
-        self, publishers: Sequence[Publisher], report: Callable[[CacheEvents], None]
-    ) -> None:
-        self._publishers = {publisher.placement: publisher for publisher in publishers}
+    `report` is called with each change, in the order of the events. Where a publisher is removed,
+    it is told that the contents of that cache are unknown from now on.
+    """
+
+    def __init__(self, report: Callable[[CacheEvents], None]) -> None:
         self._report = report
-        self._group: asyncio.TaskGroup | None = None
+        self._publishers: dict[str, Publisher] = {}
         self._context: zmq.asyncio.Context | None = None
-        self._listening: dict[str, list[asyncio.Task[None]]] = {}
+        self._subscriptions: KeyedTasks[tuple[str, int], Publisher] = KeyedTasks(
+            "moegate-kv", self._follow
+        )
 
-    def watch(self, found: Publisher) -> None:
-        """A replica has appeared at a placement that had none."""
-        self._publishers[found.placement] = found
-        if self._group is not None:
-            self._start(self._group, found)
-
-    def forget(self, placement: str) -> None:
-        """The replica is gone."""
-        self._publishers.pop(placement, None)
-        for listening in self._listening.pop(placement, ()):
-            listening.cancel()
+    def apply(self, publishers: Iterable[Publisher]) -> None:
+        """Makes these the publishers that are listened to; unchanged subscriptions go on."""
+        wanted = {(p.placement, rank): p for p in publishers for rank in range(p.ranks)}
+        known = self._publishers
+        self._publishers = {p.placement: p for p in wanted.values()}
+        self._subscriptions.apply(wanted)
+        if not self._subscriptions.running:
+            return
+        unknown = CacheReset(known=False, emptied=False)
+        for placement in known.keys() - self._publishers.keys():
+            for rank in range(known[placement].ranks):
+                self._report(_cache_events(known[placement], rank, unknown))
 
     async def run(self) -> None:
         """Listens until cancelled."""
         try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                for found in self._publishers.values():
-                    self._start(group, found)
-                await asyncio.Event().wait()  # more may appear, even where there are none yet
+            await self._subscriptions.run()
         finally:
-            self._group = None
             if self._context is not None:
                 self._context.destroy(linger=0)
+                self._context = None
 
-    def _start(self, group: asyncio.TaskGroup, found: Publisher) -> None:
+    async def _follow(self, key: tuple[str, int], publisher: Publisher) -> None:
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        ranks = [Rank(found, rank, self._report, self._context) for rank in range(found.ranks)]
-        self._listening[found.placement] = [
-            group.create_task(rank.follow(), name=f"moegate-kv-{found.placement}-{rank.number}")
-            for rank in ranks
-        ]
+        await RankSubscription(publisher, key[1], self._report, self._context).follow()
 
 
-class Rank:
-    """The subscription to one rank."""
+class RankSubscription:
+    """The subscription to one data-parallel rank of one publisher."""
 
     def __init__(
         self,
@@ -135,7 +133,7 @@ class Rank:
     ) -> None:
         self.number = number
         self.dropped = 0
-        """Messages that were none of vLLM's."""
+        """Messages that were not understood."""
         self._publisher = publisher
         self._report = report
         self._context = context
@@ -146,21 +144,21 @@ class Rank:
         return f"{self._publisher.placement} rank {self.number}"
 
     async def follow(self) -> None:
-        """Follows until cancelled."""
-        # Whatever an earlier replica of this place had told.
-        self._tell(CacheReset(known=False, emptied=False))
+        """Reports changes until cancelled."""
+        # An earlier replica at this place may have reported other contents.
+        self._report_changes(CacheReset(known=False, emptied=False))
         while True:
             try:
                 with self._socket(zmq.SUB, self._publisher.port) as subscription:
                     subscription.subscribe(self._publisher.settings.topic)
                     while True:
-                        await self.take(await subscription.recv_multipart())
+                        await self.read(await subscription.recv_multipart())
             except zmq.ZMQError as error:
                 log.warning("%s: KV events: %s", self, error)
                 await asyncio.sleep(RETRY_S)
 
-    async def take(self, frames: list[bytes]) -> None:
-        """Takes a message: topic, number, events."""
+    async def read(self, frames: list[bytes]) -> None:
+        """Reads one message: topic, number, events."""
         if len(frames) != 3 or len(frames[1]) != 8:
             self._drop(f"{len(frames)} frames: not topic, number and events")
             return
@@ -168,19 +166,19 @@ class Rank:
         if number < self._next:
             log.info("%s: its KV events begin anew: the engine has restarted", self)
             self._next = 0
-            self._tell(CacheReset(known=False, emptied=True))
+            self._report_changes(CacheReset(known=False, emptied=True))
         if number != self._next and self._publisher.replay_port is not None:
             await self._replay(number)
         await self._apply(number, frames[2])
 
     async def _replay(self, until: int) -> None:
-        """Asks for the batches before `until` that were missed, as far as the engine has them."""
+        """Requests the missed batches before `until`, as far as the engine still has them."""
         while self._next < until and await self._replay_once(until):
             pass
 
     async def _replay_once(self, until: int) -> bool:
-        """Whether it is worth another try: an engine sends faster than is read, and what does not
-        fit into its socket's buffer is lost."""
+        """One request; returns whether another one makes sense. An engine may send faster than the
+        gateway reads, and loses what does not fit into the buffer of its socket."""
         assert self._publisher.replay_port is not None
         first = self._next
         with self._socket(zmq.DEALER, self._publisher.replay_port) as dealer:
@@ -191,7 +189,7 @@ class Rank:
                         frames = await dealer.recv_multipart()
                         limit.reschedule(asyncio.get_running_loop().time() + REPLAY_WAIT_S)
                         number = int.from_bytes(frames[2], "big") if len(frames) == 4 else -1
-                        if not self._next <= number < until:  # the end mark is beyond, too
+                        if not self._next <= number < until:  # also the mark of the end
                             return False
                         if number > self._next > first:
                             return True
@@ -203,20 +201,20 @@ class Rank:
 
     async def _apply(self, number: int, payload: bytes) -> None:
         if number == 0:
-            self._tell(CacheReset(known=True, emptied=False))
+            self._report_changes(CacheReset(known=True, emptied=False))
         elif number != self._next:
             log.warning(
                 "%s: KV events %d to %d were missed: what its cache holds is learned anew",
                 *(self, self._next, number - 1),
             )
-            self._tell(CacheReset(known=False, emptied=False))
+            self._report_changes(CacheReset(known=False, emptied=False))
         self._next = number + 1
         try:
             changes = self._reader.read(payload)
         except BadEvents as error:
             self._drop(str(error))
-            # It may have told of blocks that are gone.
-            self._tell(CacheReset(known=False, emptied=False))
+            # The batch may have reported blocks as removed.
+            self._report_changes(CacheReset(known=False, emptied=False))
             return
         part: list[CacheChange] = []
         blocks = 0
@@ -224,19 +222,15 @@ class Rank:
             part.append(change)
             blocks += 0 if isinstance(change, CacheReset) else len(change.hashes)
             if blocks >= SLICE_BLOCKS:
-                self._tell(*part)
+                self._report_changes(*part)
                 part, blocks = [], 0
                 await asyncio.sleep(0)
         if part:
-            self._tell(*part)
-        await asyncio.sleep(0)  # many may wait, and reading one that waits does not
+            self._report_changes(*part)
+        await asyncio.sleep(0)  # many may wait, and reading one that waits does not yield
 
-    def _tell(self, *changes: CacheChange) -> None:
-        found = self._publisher
-        name, rank, ranks = found.placement, self.number, found.ranks
-        if found.pinned:
-            name, rank, ranks = rank_names(name, ranks)[rank], 0, 1
-        self._report(CacheEvents(placement=name, rank=rank, ranks=ranks, changes=changes))
+    def _report_changes(self, *changes: CacheChange) -> None:
+        self._report(_cache_events(self._publisher, self.number, *changes))
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1
@@ -258,3 +252,11 @@ class Rank:
             host = f"[{host}]"
         made.connect(f"tcp://{host}:{port}")
         return made
+
+
+def _cache_events(publisher: Publisher, rank: int, *changes: CacheChange) -> CacheEvents:
+    """The changes, under the name that the scheduler knows the rank by."""
+    name, ranks = publisher.placement, publisher.ranks
+    if publisher.pinned:
+        name, rank, ranks = placement_names(name, ranks)[rank], 0, 1
+    return CacheEvents(placement=name, rank=rank, ranks=ranks, changes=changes)

@@ -1,23 +1,25 @@
-"""Life of the placements: into service after a real token, out when they fail, their reports.
+"""Watches placements: brings replicas into service after a real token, and takes failed ones out.
 
-One task per own replica. An own replica enters service when it lists its model and has answered a
-one-token request (its /health is 200 even when the engine cannot serve), and leaves on a refused
-connection or two failed looks at its metrics. A replica that was silent towards a request is asked
-for a token again, and leaves if none comes: an engine can hang behind a server that answers. A
-remote is presumed good: only requests show what it does, and its breaker what follows.
+One task per self-hosted replica. A replica enters service when it lists its model and has answered
+a one-token request (its /health is 200 even when the engine cannot serve). It leaves service on a
+refused connection, or after two failed reads of its metrics. A replica that was silent towards a
+request must generate a token again, and leaves service if none comes: an engine can hang behind a
+server that answers. A remote is presumed to be good: only requests show its state, and its circuit
+breaker follows them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Sampling
+from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.contract import Event, ServingChanged
 
@@ -27,13 +29,15 @@ PROBE_DEADLINE_S = 60.0
 """A first request can meet one-off compilations in the engine that take tens of seconds."""
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 10.0
-"""Waits between two tries to bring a replica into service."""
-FAILED_LOOKS = 2
-"""Failed looks at the metrics, one after the other, that end a replica's service."""
+"""Delays between two attempts to bring a replica into service."""
+PRESUMED_GOOD = "presumed good"
+"""Reason of a remote's service."""
+FAILED_READS = 2
+"""Consecutive failed reads of the metrics after which a replica is out of service."""
 
 
 class Engine(Protocol):
-    """What is asked of a vLLM server beside generations. Raises UpstreamFailure."""
+    """What the prober asks of a vLLM server. Raises UpstreamFailure."""
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Runs a generation."""
@@ -42,147 +46,179 @@ class Engine(Protocol):
         """Context length by model name."""
 
     async def metrics(self) -> bytes:
-        """The Prometheus text."""
+        """The metrics in Prometheus' text format."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
-    """An own replica to watch. `placements`: itself, or its data-parallel ranks in order."""
+class WatchedReplica:
+    """A self-hosted replica. `placements`: itself, or its pinned data-parallel ranks in order."""
 
-    replica: str
+    name: str
     placements: tuple[str, ...]
+    url: str
     upstream_model: str
     engine: Engine
 
+    @property
+    def server(self) -> tuple[str, str, tuple[str, ...]]:
+        """Which server it is. A replica of another server has to prove itself anew."""
+        return self.url, self.upstream_model, self.placements
+
 
 class Prober:
-    """Watches all placements and reports to the dispatcher."""
+    """Watches all replicas while `run` is running.
+
+    `report` is called with `EngineReport` and `ServingChanged` events; `on_change` is awaited after
+    a placement has entered or left service, except where `apply` reports it: there the caller
+    knows.
+    """
 
     def __init__(
         self,
         *,
-        replicas: tuple[Probed, ...],
-        remotes: tuple[str, ...],
         interval_s: float,
         clock: Callable[[], float],
         report: Callable[[Event], None],
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
-        self._replicas = {replica.replica: replica for replica in replicas}
-        self._replica_of = {name: r.replica for r in replicas for name in r.placements}
-        self._remotes = remotes
-        self._interval_s = interval_s
+        """`interval_s`: between two reads of the metrics of a replica; may be changed."""
+        self.interval_s = interval_s
         self._clock = clock
         self._report = report
         self._on_change = on_change
-        self._refused = {replica.replica: asyncio.Event() for replica in replicas}
+        self._replicas: dict[str, WatchedReplica] = {}
+        self._replica_of: dict[str, str] = {}
+        self._remotes: frozenset[str] = frozenset()
+        self._refused: dict[str, asyncio.Event] = {}
         self._silent: set[str] = set()
-        self._group: asyncio.TaskGroup | None = None
-        self._watching: dict[str, asyncio.Task[None]] = {}
         self._in_service: set[str] = set()
+        self._watches: KeyedTasks[str, tuple[str, str, tuple[str, ...]]] = KeyedTasks(
+            "moegate-probe", self._watch
+        )
+
+    def apply(
+        self,
+        replicas: Iterable[WatchedReplica],
+        remotes: Iterable[str],
+        gone: Mapping[str, str] | None = None,
+    ) -> None:
+        """Makes these the replicas and remotes that are watched.
+
+        An unchanged replica is not disturbed. One with another client for the same server stays in
+        service, and must generate a token at its next read. One of another server leaves service
+        and is probed like a new one. `gone`: reasons, by name, for what leaves.
+        """
+        known, gone = self._replicas, gone or {}
+        self._replicas = {replica.name: replica for replica in replicas}
+        self._replica_of = {p: r.name for r in self._replicas.values() for p in r.placements}
+        difference = self._watches.apply({r.name: r.server for r in self._replicas.values()})
+        for name in difference.removed:
+            self._stop_serving(known[name], gone.get(name, "no longer configured"))
+            del self._refused[name]
+        for name in difference.changed:
+            self._stop_serving(known[name], gone.get(name, "its address or model has changed"))
+            self._refused[name] = asyncio.Event()
+        for name in difference.added:
+            self._refused[name] = asyncio.Event()
+        for name, replica in self._replicas.items():
+            if name in self._in_service and known[name].engine is not replica.engine:
+                self._silent.add(name)
+        self._apply_remotes(frozenset(remotes))
 
     def assume_in_service(self, placement: str) -> None:
         """It served under the configuration before: only the end of that is news."""
         self._in_service.add(self._replica_of.get(placement, placement))
 
-    def note_refused(self, placement: str) -> None:
-        """A connection was refused: the placement is out already, look at it again."""
+    def notify_refused(self, placement: str) -> None:
+        """A connection was refused: the placement is out of service already, probe it again."""
         refused = self._refused.get(self._replica_of.get(placement, ""))
         if refused is not None:
             refused.set()
 
-    def note_silent(self, placement: str) -> None:
-        """A request got no token in time: make sure that the placement still generates."""
-        self._silent.add(self._replica_of.get(placement, placement))
-
-    def watch(self, replica: Probed) -> None:
-        """A replica has appeared at a place that had none."""
-        self._replicas[replica.replica] = replica
-        self._replica_of.update(dict.fromkeys(replica.placements, replica.replica))
-        self._refused[replica.replica] = asyncio.Event()
-        if self._group is not None:
-            self._start(self._group, replica)
-
-    async def forget(self, name: str, reason: str) -> None:
-        """The replica is gone: it gets no new requests, whatever it still answers."""
-        replica = self._replicas.pop(name)
-        del self._refused[name]
-        for placement in replica.placements:
-            del self._replica_of[placement]
-        self._silent.discard(name)
-        if (watching := self._watching.pop(name, None)) is not None:
-            watching.cancel()
-        await self._serving(replica, False, reason)
+    def notify_silent(self, placement: str) -> None:
+        """A request got no token in time: check that the replica still generates."""
+        if (name := self._replica_of.get(placement)) is not None:
+            self._silent.add(name)
 
     async def run(self) -> None:
         """Watches until cancelled."""
-        for remote in self._remotes:
-            self._tell(remote, (remote,), True, "presumed good")
+        for remote in sorted(self._remotes):
+            self._report_serving(remote, (remote,), True, PRESUMED_GOOD)
         await self._on_change()
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for replica in self._replicas.values():
-                self._start(group, replica)
-            await asyncio.Event().wait()  # more may appear, even where there are none yet
+        await self._watches.run()
 
-    def _start(self, group: asyncio.TaskGroup, replica: Probed) -> None:
-        self._watching[replica.replica] = group.create_task(self._watch_replica(replica))
+    def _apply_remotes(self, remotes: frozenset[str]) -> None:
+        known, self._remotes = self._remotes, remotes
+        if not self._watches.running:
+            return
+        for remote in sorted(remotes - known):
+            self._report_serving(remote, (remote,), True, PRESUMED_GOOD)
+        for remote in sorted(known - remotes):
+            self._report_serving(remote, (remote,), False, "no longer configured")
 
-    async def _watch_replica(self, replica: Probed) -> None:
-        name = replica.replica
+    def _stop_serving(self, replica: WatchedReplica, reason: str) -> None:
+        self._silent.discard(replica.name)
+        self._report_serving(replica.name, replica.placements, False, reason)
+
+    async def _watch(self, name: str, server: tuple[str, str, tuple[str, ...]]) -> None:
+        """Watches a replica, whose client may change meanwhile, until cancelled."""
+        del server  # another one is another watch
         refused = self._refused[name]
         while True:
-            context_tokens = await self._bring_up(replica)
+            context_tokens = await self._bring_up(name)
             refused.clear()
             self._silent.discard(name)
-            await self._serving(replica, True, "answered a one-token request")
+            await self._change_serving(name, True, "answered a one-token request")
             failed = 0
             reason = ""
-            while failed < FAILED_LOOKS and not refused.is_set():
+            while failed < FAILED_READS and not refused.is_set():
                 try:
                     if name in self._silent:
-                        failed = FAILED_LOOKS - 1  # one more sign of trouble is enough
-                        await self._one_token(replica)
+                        failed = FAILED_READS - 1  # one more sign of trouble is enough
                         self._silent.discard(name)
-                    await self._look(replica, context_tokens)
+                        await self._generate_one_token(self._replicas[name])
+                    await self._read_metrics(self._replicas[name], context_tokens)
                     failed = 0
                 except (UpstreamFailure, BadMetrics) as error:
                     failed += 1
                     reason = str(error)
-                await _wait(refused, self._interval_s)
-            if failed >= FAILED_LOOKS:
-                await self._serving(replica, False, reason)
+                await _wait(refused, self.interval_s)
+            if failed >= FAILED_READS:
+                await self._change_serving(name, False, reason)
             else:
-                self._in_service.discard(name)  # by the dispatcher; the next try tells the reason
+                # The dispatcher has reported it; the next probe reports the reason.
+                self._in_service.discard(name)
 
-    async def _bring_up(self, replica: Probed) -> int | None:
+    async def _bring_up(self, name: str) -> int | None:
         """Returns the context length once the replica has generated a token."""
         backoff_s, last_reason = FIRST_BACKOFF_S, ""
         while True:
+            replica = self._replicas[name]
             try:
                 models = await replica.engine.list_models()
                 if replica.upstream_model not in models:
                     known = ", ".join(sorted(models)) or "none"
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
-                    await self._one_token(replica)
-                    await self._look(replica, models[replica.upstream_model])
+                    await self._generate_one_token(replica)
+                    await self._read_metrics(replica, models[replica.upstream_model])
                     return models[replica.upstream_model]
             except (UpstreamFailure, BadMetrics) as error:
                 reason = str(error)
             if reason != last_reason:
-                await self._serving(replica, False, reason)
+                await self._change_serving(name, False, reason)
                 last_reason = reason
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    async def _one_token(self, replica: Probed) -> None:
-        """Of every rank where they are pinned: the engine then has as many, and lets them be."""
+    async def _generate_one_token(self, replica: WatchedReplica) -> None:
+        """On every rank where they are pinned, which shows that the engine has that many ranks and
+        accepts the header."""
         ranks = range(len(replica.placements)) if len(replica.placements) > 1 else (None,)
         for rank in ranks:
-            await self._one_token_of(replica, rank)
+            await self._generate_on_rank(replica, rank)
 
-    async def _one_token_of(self, replica: Probed, rank: int | None) -> None:
+    async def _generate_on_rank(self, replica: WatchedReplica, rank: int | None) -> None:
         generation = Generation(
             request_id="moegate-probe",
             model=replica.upstream_model,
@@ -197,7 +233,7 @@ class Prober:
             async for _ in chunks:
                 pass
 
-    async def _look(self, replica: Probed, context_tokens: int | None) -> None:
+    async def _read_metrics(self, replica: WatchedReplica, context_tokens: int | None) -> None:
         text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
         if len(names) == 1:
             self._report(parse_metrics(text, names[0], at_s, context_tokens))
@@ -205,11 +241,13 @@ class Prober:
         for report in parse_rank_metrics(text, names, at_s, context_tokens):
             self._report(report)
 
-    async def _serving(self, replica: Probed, serving: bool, reason: str) -> None:
-        self._tell(replica.replica, replica.placements, serving, reason)
+    async def _change_serving(self, name: str, serving: bool, reason: str) -> None:
+        self._report_serving(name, self._replicas[name].placements, serving, reason)
         await self._on_change()
 
-    def _tell(self, name: str, placements: tuple[str, ...], serving: bool, reason: str) -> None:
+    def _report_serving(
+        self, name: str, placements: tuple[str, ...], serving: bool, reason: str
+    ) -> None:
         if not serving:
             self._in_service.discard(name)
             log.warning("%s out: %s", name, reason)

@@ -1,184 +1,161 @@
-"""A remote of the configuration as what serves: its placement, its client, what it cannot do."""
+"""The client of a remote, by the API that it speaks.
+
+A new dialect is a folder below `gateway/upstream`, a value of `RemoteApi` and a case of
+`remote_client`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 import msgspec
 
-from gateway.config.gateway import HeaderConfig, RemoteConfig
-from gateway.config.remote import Feature, RemoteApi
+from gateway.config.gateway import RemoteConfig, TimeoutsConfig
+from gateway.config.remote import Feature, MaxTokensField, OtherGatewayConfig, RemoteApi
 from gateway.config.secrets import resolve
-from gateway.domain.generation import Generation
-from gateway.domain.hops import HOPS_FIELD
-from gateway.upstream.anthropic import body as anthropic_body
+from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic.http import AnthropicHttpBackend
-from gateway.upstream.features import (
-    ANTHROPIC_FEATURES,
-    MOEGATE_FEATURES,
-    OPENAI_FEATURES,
-    unsupported,
-)
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.moegate.client import Address, MoegateGrpcBackend, Policy
-from gateway.upstream.openai.body import BodyOptions, Dialect
 from gateway.upstream.openai.http import OpenAIHttpBackend
-from scheduler.contract import PlacementKind
-from scheduler.limits.rate_limit import RateLimits
-from scheduler.placement_state import Placement
 
-AnyBackend = OpenAIHttpBackend | AnthropicHttpBackend | MoegateGrpcBackend
-"""The client of a placement."""
-Unsupported = Callable[[Generation], tuple[str, ...]]
-"""Fields of a request that a placement cannot honour."""
 
-_FEATURES = {
-    RemoteApi.OPENAI: OPENAI_FEATURES,
-    RemoteApi.ANTHROPIC: ANTHROPIC_FEATURES,
-    RemoteApi.MOEGATE: MOEGATE_FEATURES,
-}
+class RemoteClient(Protocol):
+    """What the client of every remote offers."""
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What requests may ask of it."""
+
+    def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
+        """Fields of the request that are set and that it cannot honour."""
+
+    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
+        """Runs a generation. Raises UpstreamFailure."""
+
+    async def close_when_idle(self) -> None:
+        """Frees what it holds, once its last stream has ended."""
+
+    async def close(self) -> None:
+        """Frees what it holds, and ends its streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteParts:
-    """What one remote adds to a running gateway."""
+class RemoteConnection:
+    """How a remote is called, with its secrets and files read. While it stays equal over a reload,
+    the same client serves."""
 
-    placement: Placement
-    backend: AnyBackend
-    unsupported: Unsupported
-    features: frozenset[Feature]
+    api: RemoteApi
+    url: str
+    url_prefix: str
+    upstream_model: str
+    api_key: str | None = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    extra_body_json: str | None
+    can: frozenset[Feature]
+    cannot: frozenset[Feature]
+    max_tokens_field: MaxTokensField
+    gateway: OtherGatewayConfig
+    tls: tuple[bytes | None, bytes | None, bytes | None] | None = field(repr=False)
+    """Root certificates, private key and chain, for another moegate over TLS."""
+    timeouts: TimeoutsConfig
 
 
-def features_of(remote: RemoteConfig) -> frozenset[Feature]:
-    """What the remote can do."""
-    return (_FEATURES[remote.api] | set(remote.can)) - set(remote.cannot)
-
-
-def remote_parts(
-    remote: RemoteConfig, base_dir: Path, session: aiohttp.ClientSession, pace: Pace
-) -> RemoteParts:
-    """Builds them. Raises ConfigError when a secret cannot be read."""
-    features = features_of(remote)
-    return RemoteParts(
-        placement=_placement(remote),
-        backend=_backend(remote, features, base_dir, session, pace),
-        unsupported=_unsupported(remote, features),
-        features=features,
+def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
+    """Reads what the configuration names. Raises ConfigError for a secret that cannot be read."""
+    headers = (
+        (header.name, resolve(header.secret, base_dir) or header.value or "")
+        for header in remote.headers
+    )
+    return RemoteConnection(
+        api=remote.api,
+        url=remote.url.rstrip("/"),
+        url_prefix=remote.url_prefix,
+        upstream_model=remote.upstream_model or remote.model,
+        api_key=resolve(remote.api_key, base_dir),
+        headers=tuple(headers),
+        extra_body_json=remote.extra_body_json,
+        can=frozenset(remote.can),
+        cannot=frozenset(remote.cannot),
+        max_tokens_field=remote.max_tokens_field,
+        gateway=remote.gateway,
+        tls=_tls(remote, base_dir),
+        timeouts=remote.timeouts,
     )
 
 
-def _placement(remote: RemoteConfig) -> Placement:
-    limits = remote.limits
-    return Placement(
-        name=remote.name,
-        kind=PlacementKind.REMOTE,
-        model=remote.model,
-        max_running=remote.max_concurrency,
-        remote_class=remote.remote_class,
-        context_tokens=remote.context_tokens,
-        send_limits=RateLimits(
-            requests_per_minute=limits.requests_per_minute,
-            tokens_per_minute=limits.tokens_per_minute,
-        ),
-        fate=remote.fails_with or "",
-    )
-
-
-def _backend(
-    remote: RemoteConfig,
-    features: frozenset[Feature],
-    base_dir: Path,
-    session: aiohttp.ClientSession,
-    pace: Pace,
-) -> AnyBackend:
-    upstream_model = remote.upstream_model or remote.model
-    base_url = remote.url.rstrip("/") + remote.url_prefix
-    api_key = resolve(remote.api_key, base_dir)
-    headers = {header.name: _value(header, base_dir) for header in remote.headers}
-    extra = _extra(remote.extra_body_json)
+def remote_client(
+    remote: RemoteConnection, session: aiohttp.ClientSession, pace: Pace
+) -> RemoteClient:
+    """Makes the client; nothing is connected yet."""
     match remote.api:
         case RemoteApi.ANTHROPIC:
             return AnthropicHttpBackend(
                 session=session,
-                base_url=base_url,
-                upstream_model=upstream_model,
-                api_key=api_key,
+                base_url=remote.url + remote.url_prefix,
+                upstream_model=remote.upstream_model,
+                api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                features=features,
-                extra=extra,
-                headers=headers,
+                can=remote.can,
+                cannot=remote.cannot,
+                extra=_extra_body(remote.extra_body_json),
+                headers=dict(remote.headers),
             )
         case RemoteApi.MOEGATE:
             options = remote.gateway
             return MoegateGrpcBackend(
-                address=_address(remote, base_dir),
-                upstream_model=upstream_model,
-                api_key=api_key,
+                address=Address(target=remote.url.partition("://")[2], tls=remote.tls),
+                upstream_model=remote.upstream_model,
+                api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 policy=Policy(
                     local_only=options.local_only,
                     shared_classes=frozenset(options.shared_classes),
                     tell_slo=options.tell_slo,
+                    max_hops=options.max_hops,
                 ),
-                headers=headers,
+                can=remote.can,
+                cannot=remote.cannot,
+                headers=dict(remote.headers),
             )
         case RemoteApi.OPENAI:
             return OpenAIHttpBackend(
                 session=session,
-                base_url=remote.url,
-                prefix=remote.url_prefix,
-                upstream_model=upstream_model,
-                dialect=Dialect.OPENAI,
-                api_key=api_key,
+                base_url=remote.url + remote.url_prefix,
+                upstream_model=remote.upstream_model,
+                api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                options=BodyOptions(
-                    features=features, max_tokens_field=remote.max_tokens_field, extra=extra
-                ),
-                headers=headers,
+                can=remote.can,
+                cannot=remote.cannot,
+                max_tokens_field=remote.max_tokens_field,
+                extra=_extra_body(remote.extra_body_json),
+                headers=dict(remote.headers),
             )
 
 
-def _unsupported(remote: RemoteConfig, features: frozenset[Feature]) -> Unsupported:
-    most = remote.max_output_tokens
-
-    def fields(generation: Generation) -> tuple[str, ...]:
-        if remote.api is RemoteApi.ANTHROPIC:
-            found = anthropic_body.unsupported_fields(generation, features)
-        else:
-            found = unsupported(generation, features)
-        if remote.api is RemoteApi.MOEGATE and generation.hops >= remote.gateway.max_hops:
-            found = (*found, HOPS_FIELD)
-        if most is not None and generation.max_output_tokens > most:
-            found = (*found, "max_output_tokens")
-        return found
-
-    return fields
-
-
-def _address(remote: RemoteConfig, base_dir: Path) -> Address:
-    """Checked by `config_checks_gateway.py`."""
-    scheme, _, target = remote.url.rstrip("/").partition("://")
-    if scheme == "grpc":
-        return Address(target=target)
+def _tls(
+    remote: RemoteConfig, base_dir: Path
+) -> tuple[bytes | None, bytes | None, bytes | None] | None:
+    """The files are readable PEM: `check_gateway.py` has checked them."""
+    if not remote.url.startswith("grpcs://"):
+        return None
     options = remote.gateway
     ca, key, cert = (
         None if file is None else (base_dir / file).read_bytes()
         for file in (options.ca, options.key, options.cert)
     )
-    return Address(target=target, tls=(ca, key, cert))
+    return ca, key, cert
 
 
-def _value(header: HeaderConfig, base_dir: Path) -> str:
-    return resolve(header.secret, base_dir) or header.value or ""
-
-
-def _extra(text: str | None) -> Mapping[str, msgspec.Raw]:
-    """Checked by `config_checks.py`. Copies: a Raw would else keep the whole text alive."""
+def _extra_body(text: str | None) -> Mapping[str, msgspec.Raw]:
+    """The text is a JSON object: `check_remote.py` has checked it. Copies, because a Raw would keep
+    the whole text alive."""
     if text is None:
         return {}
     fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])

@@ -7,7 +7,7 @@ import logging
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chat, Generation, Image
 from gateway.runtime.assembly import Runtime
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.vllm.server import VllmServer
 from scheduler.contract import PlacementKind
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def exact_prompt_tokens(runtime: Runtime, generation: Generation) -> int |
         if facts.model != generation.model or facts.kind is not PlacementKind.LOCAL:
             continue
         engine = runtime.backends.get(facts.name)
-        if state.serving and isinstance(engine, OpenAIHttpBackend):
+        if state.serving and isinstance(engine, VllmServer):
             try:
                 tokens, _ = await engine.count_tokens(generation)
             except UpstreamFailure as failure:

@@ -116,11 +116,11 @@ class ActiveConfiguration:
                 f"{MAX_RETIRED} older configurations still finish their requests: try again later"
             )
         new, old = self._start(config, base_dir), self._current
-        _keep_found(old.runtime, new.runtime)
+        new.runtime.fleet.adopt(old.runtime.fleet)
         for placement in _unchanged(old.runtime, new.runtime):
             # It has proved itself: no pause in its service, the prober looks again meanwhile.
             reason = "in service before the reload"
-            new.runtime.prober.assume_in_service(placement)
+            new.runtime.fleet.assume_in_service(placement)
             new.runtime.dispatcher.handle(
                 ServingChanged(placement=placement, serving=True, reason=reason)
             )
@@ -180,12 +180,7 @@ class ActiveConfiguration:
             authenticator=Authenticator(config, base_dir),
             tasks=(
                 asyncio.create_task(runtime.dispatcher.run(), name="moegate-dispatcher"),
-                asyncio.create_task(runtime.prober.run(), name="moegate-prober"),
-                asyncio.create_task(runtime.listener.run(), name="moegate-kv-events"),
-                *(
-                    asyncio.create_task(discovery.run(), name=f"moegate-dns-{discovery.pool}")
-                    for discovery in runtime.discoveries
-                ),
+                asyncio.create_task(runtime.fleet.run(), name="moegate-fleet"),
             ),
         )
 
@@ -194,14 +189,6 @@ async def _retire(old: _Running) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await old.runtime.dispatcher.until_idle()
     await old.stop()
-
-
-def _keep_found(old: Runtime, new: Runtime) -> None:
-    """Replicas that DNS has named stay known: no pause until the next look-up."""
-    before = {discovery.pool: discovery for discovery in old.discoveries}
-    for discovery in new.discoveries:
-        if discovery.pool in before:
-            discovery.adopt(before[discovery.pool])
 
 
 def _unchanged(old: Runtime, new: Runtime) -> list[str]:

@@ -1,4 +1,7 @@
-"""What a generation asks for that not every server can do, and which field of the API asks it."""
+"""Which features a generation needs, and which field of the API asks for each.
+
+Not every server has all of them; each dialect says which ones it has by default.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,9 @@ from collections.abc import Iterator
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chat, Generation, Image
 
-VLLM_FEATURES = frozenset(Feature)
-OPENAI_FEATURES = VLLM_FEATURES - {
-    *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.IGNORE_EOS),
-    *(Feature.PROMPT_TOKENS, Feature.CONTINUATION),
-}
-"""What OpenAI-shaped APIs can by default: a remote's configuration adds and removes."""
-MOEGATE_FEATURES = VLLM_FEATURES - {Feature.CONTINUATION}
-"""What the API of another gateway can say; its own servers and remotes decide on the rest."""
-ANTHROPIC_FEATURES = frozenset(
-    {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
-)
-
 
 def unsupported(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
-    """Fields of GenerateRequest that are set and need a feature that is not there."""
+    """Fields of GenerateRequest that are set and need a feature that is not among `features`."""
     return tuple(field for feature, field in _used(generation) if feature not in features)
 
 

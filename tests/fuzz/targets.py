@@ -27,14 +27,11 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.doors.grpc.errors import RpcError, unknown_model
 from gateway.doors.grpc.requests import parse_generation
 from gateway.translation.responses import delta_message, usage_message
+from gateway.upstream.features import unsupported
 from gateway.upstream.http.sse import EventTooLarge, SseReader
-from gateway.upstream.openai.body import (
-    Dialect,
-    generation_body,
-    tokenize_body,
-    unsupported_fields,
-)
+from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body
 from gateway.upstream.openai.stream import StreamDecoder
+from gateway.upstream.vllm.body import tokenize_body, vllm_body
 from gateway.upstream.vllm.kv_event_format import BadEvents, EventReader
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
@@ -140,7 +137,7 @@ class Payloads:
 
     feeds: list[list[bytes]]
     choices: int
-    dialect: Dialect
+    usage_by_choice: bool
 
 
 @functools.cache
@@ -192,7 +189,7 @@ def payload_streams(draw: st.DrawFn) -> Payloads:
                 payloads[i] = dumped(draw(odd_values()))
     places = sorted(draw(st.sets(st.integers(1, len(payloads)), max_size=8)))
     feeds = [payloads[start:end] for start, end in pairwise([0, *places, len(payloads)])]
-    return Payloads(feeds, draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from(Dialect)))
+    return Payloads(feeds, draw(st.sampled_from([1, 1, 2, 3])), draw(st.booleans()))
 
 
 def check_usage(usage: Usage) -> None:
@@ -204,7 +201,9 @@ def check_usage(usage: Usage) -> None:
 
 def check_decoder(stream: Payloads) -> None:
     """Only UpstreamFailure, only at the end; what comes before it can be sent to a client."""
-    decoder = StreamDecoder(stream.choices, stream.dialect, prompt_tokens=lambda: 77)
+    decoder = StreamDecoder(
+        stream.choices, prompt_tokens=lambda: 77, usage_by_choice=stream.usage_by_choice
+    )
     finished: set[int] = set()
     output_tokens = 0
     for payloads in stream.feeds:
@@ -265,11 +264,9 @@ def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
         check_refusal(error)
         return
     assert answer_bytes(unknown_model(generation.model)) <= METADATA_LIMIT_BYTES
-    bodies = [
-        generation_body(generation, "up", dialect)
-        for dialect in Dialect
-        if not unsupported_fields(generation, dialect)
-    ]
+    bodies = [vllm_body(generation, "up")]
+    if not unsupported(generation, OPENAI_FEATURES):
+        bodies.append(generation_body(generation, "up"))
     if not isinstance(generation.input, tuple):
         bodies.append(tokenize_body(generation, "up"))
     for body in bodies:

@@ -10,7 +10,8 @@ from collections import Counter
 import grpc
 
 from gateway.config.gateway import LimitsConfig
-from gateway.upstream.moegate.client import MoegateGrpcBackend
+from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.vllm.server import VllmServer
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
@@ -47,7 +48,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in runtime.backends.values():
-        assert not isinstance(backend, MoegateGrpcBackend)
+        assert isinstance(backend, VllmServer | OpenAIHttpBackend)
         connector = backend.session.connector
         assert connector is not None
         # Idle connections may stay for the next request; busy ones would be leaks.

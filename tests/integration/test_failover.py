@@ -11,8 +11,7 @@ import pytest
 from gateway.config.gateway import PoolConfig, ReplicaConfig, TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.doors.grpc.requests import parse_generation
-from gateway.upstream.openai.body import Dialect
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.vllm.server import VllmServer
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
@@ -97,11 +96,10 @@ class AlwaysHolding:
 async def test_a_deadline_holds_though_every_read_finds_output() -> None:
     endless = Scripted(frames=[word(1)] * 4000, pause_s=0.002)
     async with upstreams(endless) as gateway, aiohttp.ClientSession() as session:
-        backend = OpenAIHttpBackend(
+        backend = VllmServer(
             session=session,
             base_url=endless.url,
             upstream_model="moe",
-            dialect=Dialect.VLLM,
             api_key=None,
             timeouts=TimeoutsConfig(),
             pace=AlwaysHolding(),

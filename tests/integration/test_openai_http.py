@@ -17,8 +17,8 @@ from aiohttp import web
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
-from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.vllm.server import VllmServer
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
@@ -32,6 +32,7 @@ GENERATION = Generation(
 PATIENT_S = 30.0
 """Bound on waits that should not take long: only a broken test gets there."""
 
+Client = VllmServer | OpenAIHttpBackend
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -89,28 +90,32 @@ async def raw_upstream(answer: bytes, *, then_hang: bool = False) -> AsyncIterat
         yield f"{host}:{port}"
 
 
-def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIHttpBackend:
-    values: dict[str, Any] = {
+def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> VllmServer:
+    return VllmServer(session=session, base_url=url, **settings(**fields))
+
+
+def remote(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIHttpBackend:
+    return OpenAIHttpBackend(session=session, base_url=f"{url}/v1", **settings(**fields))
+
+
+def settings(**fields: Any) -> dict[str, Any]:
+    return {
         "upstream_model": "tiny-moe",
-        "dialect": Dialect.VLLM,
         "api_key": "sk-secret",
         "timeouts": TimeoutsConfig(first_token_s=PATIENT_S, idle_s=PATIENT_S),
         **fields,
     }
-    return OpenAIHttpBackend(session=session, base_url=url, **values)
 
 
 async def collect(
-    client: OpenAIHttpBackend, generation: Generation = GENERATION, *, deadline_s: float = PATIENT_S
+    client: Client, generation: Generation = GENERATION, *, deadline_s: float = PATIENT_S
 ) -> list[Chunk]:
     at_s = asyncio.get_running_loop().time() + deadline_s
     async with aclosing(client.stream(generation, deadline_s=at_s)) as chunks:
         return [chunk async for chunk in chunks]
 
 
-async def failure_of(
-    client: OpenAIHttpBackend, *, deadline_s: float = PATIENT_S
-) -> UpstreamFailure:
+async def failure_of(client: Client, *, deadline_s: float = PATIENT_S) -> UpstreamFailure:
     with pytest.raises(UpstreamFailure) as caught:
         await collect(client, deadline_s=deadline_s)
     assert "sk-secret" not in str(caught.value)
@@ -242,7 +247,7 @@ async def test_leaving_a_stream_closes_its_connection(
 
     got_one = asyncio.Event()
 
-    async def consume(client: OpenAIHttpBackend) -> None:
+    async def consume(client: Client) -> None:
         at_s = asyncio.get_running_loop().time() + PATIENT_S
         async with aclosing(client.stream(GENERATION, deadline_s=at_s)) as chunks:
             async for _ in chunks:
@@ -521,10 +526,9 @@ async def test_a_whole_answer_survives_the_loss_of_its_usage(
 ) -> None:
     whole = HEAD + chunked(frame("a" * 40, "stop"))
     async with raw_upstream(whole, then_hang=ending == "idle") as address:
-        client = backend(
+        client = remote(
             session,
             f"http://{address}",
-            dialect=Dialect.OPENAI,
             timeouts=TimeoutsConfig(idle_s=0.05),
         )
         chunks = await collect(client)
@@ -582,4 +586,4 @@ async def test_an_unsupported_generation_is_the_callers_mistake(
 ) -> None:
     ids = Generation(request_id="r", model="moe", input=(1, 2, 3), max_output_tokens=1)
     with pytest.raises(ValueError, match="prompt_tokens"):
-        await collect(backend(session, "http://127.0.0.1:1", dialect=Dialect.OPENAI), ids)
+        await collect(remote(session, "http://127.0.0.1:1"), ids)

@@ -11,7 +11,6 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.doors.grpc.errors import RpcError, invalid, unknown_model
 from gateway.doors.grpc.requests import parse_generation
 from gateway.translation.responses import delta_message, usage_message
-from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.failures import http_failure
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
@@ -20,7 +19,7 @@ from tests.fuzz.targets import METADATA_LIMIT_BYTES, answer_bytes
 
 
 def decoder(choices: int = 1) -> StreamDecoder:
-    return StreamDecoder(choices, Dialect.VLLM, prompt_tokens=lambda: 77)
+    return StreamDecoder(choices, prompt_tokens=lambda: 77, usage_by_choice=True)
 
 
 def frame(text: str, **fields: Any) -> bytes:

@@ -11,9 +11,13 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic import failures as anthropic_failures
-from gateway.upstream.anthropic.body import PATH, messages_body
+from gateway.upstream.anthropic.body import (
+    ANTHROPIC_FEATURES,
+    PATH,
+    messages_body,
+    unsupported_fields,
+)
 from gateway.upstream.anthropic.stream import MessageDecoder
-from gateway.upstream.features import ANTHROPIC_FEATURES
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
@@ -26,8 +30,9 @@ VERSION = "2023-06-01"
 class AnthropicHttpBackend:
     """One remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: with /v1. `session` is the caller's, and outlives this. `extra`: fields that
-    every body gets; `headers`: further ones, of every call.
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `can`, `cannot`: differences
+    to `ANTHROPIC_FEATURES`; `extra`: fields that every body gets; `headers`: further ones, of every
+    call.
     """
 
     def __init__(
@@ -39,16 +44,17 @@ class AnthropicHttpBackend:
         api_key: str | None,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
-        features: frozenset[Feature] = ANTHROPIC_FEATURES,
+        can: frozenset[Feature] = frozenset(),
+        cannot: frozenset[Feature] = frozenset(),
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
+        self.features = (ANTHROPIC_FEATURES | can) - cannot
         self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
-        self._features = features
         self._extra = extra or {}
         self._headers = {
             # Compression would hold events back until a block of it is full.
@@ -61,10 +67,14 @@ class AnthropicHttpBackend:
         if api_key is not None:
             self._headers["x-api-key"] = api_key
 
+    def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
+        """Fields of GenerateRequest that are set and that it cannot honour."""
+        return unsupported_fields(generation, self.features)
+
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot say the generation (`unsupported_fields`)."""
-        body = messages_body(generation, self._upstream_model, self._features, self._extra)
+        body = messages_body(generation, self._upstream_model, self.features, self._extra)
         request = HttpRequest(
             session=self.session,
             url=self._url,
@@ -77,3 +87,9 @@ class AnthropicHttpBackend:
         )
         decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
         return stream_chunks(call, decoder, deadline_s=deadline_s)
+
+    async def close_when_idle(self) -> None:
+        """Nothing to do: the session is the caller's."""
+
+    async def close(self) -> None:
+        """Nothing to do: the session is the caller's."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 
 import grpc
 
 from gateway.config.gateway import TimeoutsConfig
+from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
-from gateway.domain.hops import HOPS_METADATA
+from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
+from gateway.upstream.features import unsupported
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
 from gateway.upstream.moegate.failures import failure_of
-from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
+from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
@@ -46,18 +48,19 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What it is told beside the generation: see `OtherGateway` in the configuration."""
+    """What the other gateway is told beside the generation: see `OtherGatewayConfig`."""
 
     local_only: bool = False
     shared_classes: frozenset[str] = frozenset()
     tell_slo: bool = True
+    max_hops: int = 1
 
 
 class MoegateGrpcBackend:
     """One remote gateway. What goes wrong there is an UpstreamFailure.
 
-    The channel is made at the first stream and serves all of them, until `close`. `headers`:
-    further metadata of every call.
+    The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
+    differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call.
     """
 
     def __init__(
@@ -68,8 +71,11 @@ class MoegateGrpcBackend:
         api_key: str | None,
         timeouts: TimeoutsConfig,
         policy: Policy | None = None,
+        can: frozenset[Feature] = frozenset(),
+        cannot: frozenset[Feature] = frozenset(),
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        self.features = (MOEGATE_FEATURES | can) - cannot
         self._address = address
         self._upstream_model = upstream_model
         self._timeouts = timeouts
@@ -79,6 +85,20 @@ class MoegateGrpcBackend:
             self._metadata += (("authorization", f"Bearer {api_key}"),)
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
+        self._streams = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
+        """Fields of GenerateRequest that are set and that it cannot honour."""
+        fields = unsupported(generation, self.features)
+        too_far = generation.hops >= self._policy.max_hops
+        return (*fields, HOPS_FIELD) if too_far else fields
+
+    async def close_when_idle(self) -> None:
+        """Ends the channel, once the last stream on it has ended."""
+        await self._idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Ends the channel, and calls that still run on it."""
@@ -90,51 +110,63 @@ class MoegateGrpcBackend:
         self, generation: Generation, *, deadline_s: float
     ) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
-        clock. Raises ValueError if the API cannot say the generation."""
-        now = asyncio.get_running_loop().time
-        request = generate_request(
-            generation,
-            self._upstream_model,
-            local_only=self._policy.local_only,
-            shared_classes=self._policy.shared_classes,
-            tell_slo=self._policy.tell_slo,
-        )
-        decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
-        timeouts = self._timeouts
-        end_s = min(now() + timeouts.total_s, deadline_s)
-        bounds = CallBounds(
-            now(), first_s=timeouts.first_token_s, idle_s=timeouts.idle_s, end_s=end_s
-        )
-        if bounds.next_s <= now():
-            raise bounds.failure()
-        channel = self._open()
-        connected = await self._connect(channel, bounds)
-        call: Call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(
-            request, timeout=max(0.001, end_s - now()), metadata=self._call_metadata(generation)
-        )
-        try:
-            while not decoder.ended:
-                try:
-                    bounds.check_end(now())
-                    message = await _read(call, bounds, connected)
-                except UpstreamFailure:
-                    # Nothing but the usage is missing: a whole answer is not thrown away for it.
-                    if decoder.finished:
+        clock. Raises ValueError if the API cannot express the generation."""
+        with self._counted():
+            now = asyncio.get_running_loop().time
+            request = generate_request(
+                generation,
+                self._upstream_model,
+                local_only=self._policy.local_only,
+                shared_classes=self._policy.shared_classes,
+                tell_slo=self._policy.tell_slo,
+            )
+            decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
+            timeouts = self._timeouts
+            end_s = min(now() + timeouts.total_s, deadline_s)
+            bounds = CallBounds(
+                now(), first_s=timeouts.first_token_s, idle_s=timeouts.idle_s, end_s=end_s
+            )
+            if bounds.next_s <= now():
+                raise bounds.failure()
+            channel = self._open()
+            connected = await self._connect(channel, bounds)
+            call: Call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(
+                request, timeout=max(0.001, end_s - now()), metadata=self._call_metadata(generation)
+            )
+            try:
+                while not decoder.ended:
+                    try:
+                        bounds.check_end(now())
+                        message = await _read(call, bounds, connected)
+                    except UpstreamFailure:
+                        # Only the usage is missing: a whole answer is not thrown away for it.
+                        if decoder.finished:
+                            break
+                        raise
+                    if message is None:
                         break
-                    raise
-                if message is None:
-                    break
-                chunk = decoder.feed(message)
-                if chunk is not None:
-                    yield chunk
-                if decoder.started:
-                    # After the consumer has had its time, which is not the server's silence.
-                    bounds.note_output(now())
-            yield decoder.end()
-            if decoder.ended:
-                await _await_status(call)
+                    chunk = decoder.feed(message)
+                    if chunk is not None:
+                        yield chunk
+                    if decoder.started:
+                        # After the consumer has had its time, which is not the server's silence.
+                        bounds.note_output(now())
+                yield decoder.end()
+                if decoder.ended:
+                    await _await_status(call)
+            finally:
+                call.cancel()  # no effect once it has ended
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._streams += 1
+        self._idle.clear()
+        try:
+            yield
         finally:
-            call.cancel()  # no effect once it has ended
+            self._streams -= 1
+            if not self._streams:
+                self._idle.set()
 
     def _open(self) -> grpc.aio.Channel:
         if self._closed:

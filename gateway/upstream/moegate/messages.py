@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import (
     MAX_ID_CHARACTERS,
@@ -28,6 +29,8 @@ from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import Usage
 
+MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
+"""What the API of another gateway can express; its own servers and remotes decide on the rest."""
 _ROLES = {role: proto for proto, role in ROLES.items()}
 _TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
 _FINISH = {proto: reason for reason, proto in FINISH.items()}

@@ -1,13 +1,12 @@
 """A generation as the JSON body of an OpenAI-shaped request.
 
-vLLM takes everything that the gateway's API offers. A plain OpenAI-shaped server does not:
-`unsupported_fields` names what it cannot honour, and the caller sends such a request elsewhere.
+No OpenAI-shaped API can do everything that the gateway's API offers: `BodyOptions.features` says
+what a server can do, and a request that needs more is sent elsewhere.
 """
 
 from __future__ import annotations
 
 import base64
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,43 +23,33 @@ from gateway.domain.generation import (
     NamedTool,
     Sampling,
 )
-from gateway.upstream.features import OPENAI_FEATURES, VLLM_FEATURES, unsupported
+from gateway.upstream.features import unsupported
 
 CHAT_PATH = "/chat/completions"
 COMPLETIONS_PATH = "/completions"
 
 
-class Dialect(enum.StrEnum):
-    """What a server understands."""
-
-    VLLM = "vllm"
-    OPENAI = "openai"
-
-
-_FEATURES = {Dialect.VLLM: VLLM_FEATURES, Dialect.OPENAI: OPENAI_FEATURES}
+OPENAI_FEATURES = frozenset(Feature) - {
+    *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.IGNORE_EOS),
+    *(Feature.PROMPT_TOKENS, Feature.CONTINUATION),
+}
+"""What OpenAI-shaped APIs can do by default: the configuration of a remote adds and removes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyOptions:
-    """How one server differs from others of its dialect.
+    """How one server differs from others.
 
-    `features`: what it can do; `max_tokens_field`: its name of the output limit; `extra`: fields
-    that every body gets, which never take the place of one that the gateway sets.
+    `features`: what it can do; `max_tokens_field`: its name of the output limit; `reasoning_field`:
+    its name of the reasoning in earlier turns, by default the one that hosts of open models
+    (DeepSeek first) established; `extra`: fields that every body gets, which never replace one that
+    the gateway sets.
     """
 
-    features: frozenset[Feature]
+    features: frozenset[Feature] = OPENAI_FEATURES
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
+    reasoning_field: str = "reasoning_content"
     extra: Mapping[str, msgspec.Raw] = field(default_factory=dict)
-
-
-def default_options(dialect: Dialect) -> BodyOptions:
-    """Those of a server of which nothing else is known."""
-    return BodyOptions(features=_FEATURES[dialect])
-
-
-def unsupported_fields(generation: Generation, dialect: Dialect) -> tuple[str, ...]:
-    """Fields of GenerateRequest that are set and that the dialect has no word for."""
-    return unsupported(generation, _FEATURES[dialect])
 
 
 def generation_path(generation: Generation) -> str:
@@ -69,24 +58,23 @@ def generation_path(generation: Generation) -> str:
 
 
 def generation_body(
-    generation: Generation,
-    upstream_model: str,
-    dialect: Dialect,
-    tokens_per_chunk: int = 1,
-    options: BodyOptions | None = None,
+    generation: Generation, upstream_model: str, options: BodyOptions | None = None
 ) -> bytes:
-    """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields.
+    """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields."""
+    return msgspec.json.encode(body_fields(generation, upstream_model, options or BodyOptions()))
 
-    `tokens_per_chunk`: vLLM is asked to put so many into a chunk, after the first one.
-    """
-    options = options or default_options(dialect)
+
+def body_fields(
+    generation: Generation, upstream_model: str, options: BodyOptions
+) -> dict[str, Any]:
+    """The fields of that body. Raises ValueError on unsupported fields."""
     fields = unsupported(generation, options.features)
     if fields:
-        raise ValueError(f"{dialect} cannot honour {', '.join(fields)}")
+        raise ValueError(f"the server cannot honour {', '.join(fields)}")
     body: dict[str, Any] = {**options.extra, "model": upstream_model}
     logprobs = generation.logprobs
     if isinstance(generation.input, Chat):
-        body |= _chat(generation.input, dialect)
+        body |= _chat(generation.input, options)
         if logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": logprobs}
     else:
@@ -101,37 +89,17 @@ def generation_body(
         body["n"] = generation.choices
     if generation.ignore_eos:
         body["ignore_eos"] = True
-    if generation.continues and dialect is Dialect.VLLM:
-        # Others take a last message of the model's own as the beginning of its answer, if they can.
-        body |= {"continue_final_message": True, "add_generation_prompt": False}
     body["stream"] = True
-    stream_options = {"include_usage": True}
-    if dialect is Dialect.VLLM:
-        stream_options["continuous_usage_stats"] = True
-        hints = generation.hints
-        if hints.cache_salt:
-            body["cache_salt"] = hints.cache_salt
-        if hints.priority:
-            body["priority"] = hints.priority
-        if tokens_per_chunk > 1:
-            body["stream_interval"] = tokens_per_chunk
-    body["stream_options"] = stream_options
-    return msgspec.json.encode(body)
+    body["stream_options"] = {"include_usage": True}
+    return body
 
 
-def tokenize_body(generation: Generation, upstream_model: str) -> bytes:
-    """Body for vLLM's /tokenize. A prompt of token ids has no such body: ValueError."""
-    body: dict[str, Any] = {"model": upstream_model}
-    match generation.input:
-        case Chat() as chat:
-            body["messages"] = [_message(message, Dialect.VLLM) for message in chat.messages]
-            if chat.tools:
-                body["tools"] = _tools(chat)
-        case str(prompt):
-            body["prompt"] = prompt
-        case _:
-            raise ValueError("token ids need no counting")
-    return msgspec.json.encode(body)
+def chat_fields(chat: Chat, options: BodyOptions) -> dict[str, Any]:
+    """The messages and tools of a chat."""
+    body: dict[str, Any] = {"messages": [_message(message, options) for message in chat.messages]}
+    if chat.tools:
+        body["tools"] = _tools(chat)
+    return body
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
@@ -140,10 +108,9 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return {name: value for name, value in values if value is not None}
 
 
-def _chat(chat: Chat, dialect: Dialect) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": [_message(message, dialect) for message in chat.messages]}
+def _chat(chat: Chat, options: BodyOptions) -> dict[str, Any]:
+    body = chat_fields(chat, options)
     if chat.tools:
-        body["tools"] = _tools(chat)
         # Without tools, OpenAI refuses even a tool_choice of "none".
         match chat.tool_choice:
             case None:
@@ -177,7 +144,7 @@ def _response_format(schema: JsonSchema) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": shape}
 
 
-def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
+def _message(message: Message, options: BodyOptions) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role.value, "content": _content(message)}
     if message.name:
         body["name"] = message.name
@@ -193,9 +160,7 @@ def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     if message.reasoning_text:
-        # vLLM 0.32 deprecates the name that hosts of open models (DeepSeek first) established.
-        name = "reasoning" if dialect is Dialect.VLLM else "reasoning_content"
-        body[name] = message.reasoning_text
+        body[options.reasoning_field] = message.reasoning_text
     return body
 
 

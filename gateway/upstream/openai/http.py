@@ -1,48 +1,36 @@
-"""Client of one OpenAI-shaped HTTP server: generations as streams, and small questions."""
+"""Client of one remote OpenAI-shaped endpoint: generations as streams."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
-from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.config.remote import Feature, MaxTokensField
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.http import call as http_call
-from gateway.upstream.http.call import CallBounds, HttpRequest
+from gateway.upstream.features import unsupported
+from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
-from gateway.upstream.http.stream import Call, open_good, stream_chunks
+from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.openai import failures as openai_failures
-from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import (
+    OPENAI_FEATURES,
     BodyOptions,
-    Dialect,
-    default_options,
     generation_body,
     generation_path,
-    tokenize_body,
 )
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
-MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
-"""/tokenize lists every token id: these are some 9 million."""
-
-T = TypeVar("T")
-
 
 class OpenAIHttpBackend:
-    """One server, or one remote endpoint. What goes wrong there is an UpstreamFailure.
+    """One remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: without `prefix`. `session` is the caller's, and outlives this.
-    `control_timeout_s`: of each call but `stream`. `pace`: how large pieces of streams shall be;
-    `options`: how it differs from others; `headers`: further ones, of every call.
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
+    streams shall be; `can`, `cannot`: differences to `OPENAI_FEATURES`; `max_tokens_field`,
+    `extra`: see `BodyOptions`; `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -50,123 +38,61 @@ class OpenAIHttpBackend:
         *,
         session: aiohttp.ClientSession,
         base_url: str,
-        prefix: str = "/v1",
         upstream_model: str,
-        dialect: Dialect,
         api_key: str | None,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
-        options: BodyOptions | None = None,
+        can: frozenset[Feature] = frozenset(),
+        cannot: frozenset[Feature] = frozenset(),
+        max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS,
+        extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
-        control_timeout_s: float = 10.0,
     ) -> None:
         self.session = session
+        self.features = (OPENAI_FEATURES | can) - cannot
         self._base_url = base_url.rstrip("/")
-        self._prefix = prefix
         self._upstream_model = upstream_model
-        self._dialect = dialect
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
-        self._options = options or default_options(dialect)
-        self._control_timeout_s = control_timeout_s
-        # Compression would hold frames back until a block of it is full.
-        self._headers = {"Accept-Encoding": "identity", **(headers or {})}
+        self._options = BodyOptions(
+            features=self.features, max_tokens_field=max_tokens_field, extra=extra or {}
+        )
+        self._headers = {
+            # Compression would hold frames back until a block of it is full.
+            "Accept-Encoding": "identity",
+            **(headers or {}),
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+        }
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
+
+    def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
+        """Fields of GenerateRequest that are set and that it cannot honour."""
+        return unsupported(generation, self.features)
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come, one for what a network read holds; the last carries the usage.
 
-        `deadline_s`: on the event loop's clock. Raises ValueError if the dialect does not support
-        the generation (`unsupported_fields`).
+        `deadline_s`: on the event loop's clock. Raises ValueError on `unsupported_fields`.
         """
-        body = generation_body(
-            generation,
-            self._upstream_model,
-            self._dialect,
-            self._pace.tokens_per_chunk,
-            self._options,
-        )
-        decoder = StreamDecoder(
-            generation.choices, self._dialect, lambda: estimated_prompt_tokens(generation)
-        )
         request = HttpRequest(
             session=self.session,
-            url=self._base_url + self._prefix + generation_path(generation),
-            headers=self._headers | self._stream_headers(generation),
-            body=body,
+            url=self._base_url + generation_path(generation),
+            headers=self._headers | {"X-Request-Id": generation.request_id},
+            body=generation_body(generation, self._upstream_model, self._options),
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
         )
+        decoder = StreamDecoder(
+            generation.choices, prompt_tokens=lambda: estimated_prompt_tokens(generation)
+        )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
-    async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
-        """Prompt tokens, and the most that the context holds if the server tells. vLLM only."""
-        if isinstance(generation.input, tuple):
-            return len(generation.input), None
-        body = tokenize_body(generation, self._upstream_model)
-        answer = await self._ask("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
-        counted = _decoded(wire.decode_token_count, answer)
-        return counted.count, counted.max_model_len
+    async def close_when_idle(self) -> None:
+        """Nothing to do: the session is the caller's."""
 
-    async def list_models(self) -> dict[str, int | None]:
-        """Models that the server serves, with their context in tokens if it tells."""
-        models = _decoded(
-            wire.decode_models, await self._ask("GET", self._prefix + "/models", MAX_ANSWER_BYTES)
-        )
-        return {model.id: model.max_model_len for model in models.data}
-
-    async def metrics(self) -> bytes:
-        """The server's metrics in Prometheus' text format."""
-        return await self._ask("GET", "/metrics", MAX_ANSWER_BYTES)
-
-    def _stream_headers(self, generation: Generation) -> dict[str, str]:
-        headers = {
-            "Accept": "text/event-stream",
-            "Content-Type": "application/json",
-            "X-Request-Id": generation.request_id,
-        }
-        if self._dialect is Dialect.VLLM:
-            headers |= dict(generation.hints.trace_headers)
-            if generation.hints.dp_rank is not None:
-                headers["X-data-parallel-rank"] = str(generation.hints.dp_rank)
-        return headers
-
-    async def _ask(
-        self, method: str, path: str, max_bytes: int, body: bytes | None = None
-    ) -> bytes:
-        now_s = asyncio.get_running_loop().time()
-        limit_s = self._control_timeout_s
-        bounds = CallBounds(now_s, first_s=limit_s, idle_s=limit_s, end_s=math.inf)
-        headers = self._headers
-        if body is not None:
-            headers = headers | {"Content-Type": "application/json"}
-        request = HttpRequest(
-            session=self.session,
-            method=method,
-            url=self._base_url + path,
-            headers=headers,
-            body=body,
-            connect_s=self._timeouts.connect_s,
-        )
-        response = await open_good(request, bounds, openai_failures)
-        try:
-            answer = await http_call.read_at_most(response, max_bytes, bounds)
-        finally:
-            bounds.close()
-            response.close()
-        if len(answer) > max_bytes:
-            message = f"{path} answers with more than {max_bytes} bytes"
-            raise UpstreamFailure(FailureKind.PROTOCOL, message)
-        return answer
-
-
-def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:
-    try:
-        return decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UpstreamFailure(
-            FailureKind.PROTOCOL, "the answer is not the JSON expected"
-        ) from error
+    async def close(self) -> None:
+        """Nothing to do: the session is the caller's."""

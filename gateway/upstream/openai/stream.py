@@ -13,7 +13,6 @@ import msgspec
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk
 from gateway.upstream.openai import wire
-from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.choice import ChoiceNews
 from gateway.upstream.openai.failures import in_band_failure
 from gateway.upstream.openai.usage import normalised
@@ -25,15 +24,19 @@ class StreamDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
     `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+    `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
+    are those of the tokens so far (vLLM's continuous_usage_stats).
 
     Attributes:
         ended: nothing that follows matters: [DONE] or a failure came.
         started: the first token has come.
     """
 
-    def __init__(self, choices: int, dialect: Dialect, prompt_tokens: Callable[[], int]) -> None:
+    def __init__(
+        self, choices: int, *, prompt_tokens: Callable[[], int], usage_by_choice: bool = False
+    ) -> None:
         self._choices = [ChoiceNews(index) for index in range(choices)]
-        self._dialect = dialect
+        self._usage_by_choice = usage_by_choice
         self._estimated_prompt_tokens = prompt_tokens
         self._prompt_tokens: int | None = None
         self._usage: wire.Usage | None = None
@@ -136,13 +139,13 @@ class StreamDecoder:
             return
         # In vLLM's continuous usage, completion_tokens are those of the frame's one choice; the
         # account of all choices is the last frame, which has none (serving.py of 0.32).
-        if len(choices) == 1 and (self._dialect is Dialect.VLLM or len(self._choices) == 1):
+        if len(choices) == 1 and (self._usage_by_choice or len(self._choices) == 1):
             state = self._choices[choices[0].index or 0]
             state.reported_tokens = completion
             # The frames of other servers may carry an account that stays 0 until the last.
-            state.trusts_reported = self._dialect is Dialect.VLLM
+            state.trusts_reported = self._usage_by_choice
             self._prompt_tokens = prompt
-        if not choices or self._dialect is Dialect.OPENAI or len(self._choices) == 1:
+        if not choices or not self._usage_by_choice or len(self._choices) == 1:
             self._usage = usage
 
     def _estimate(self) -> Usage:

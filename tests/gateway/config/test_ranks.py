@@ -9,8 +9,8 @@ import pytest
 import zmq.asyncio
 
 from gateway.config.load.file import ConfigError, parse
-from gateway.fleet.kv_events import Rank, publisher
-from gateway.fleet.rank_names import rank_names
+from gateway.fleet.kv_events import RankSubscription, publisher
+from gateway.fleet.placement_names import placement_names
 from scheduler.prefix.token_blocks import CacheEvents
 
 POOL = """
@@ -43,8 +43,8 @@ def test_mistakes_are_told(gpus: int, ranks: int, further: str, path: str, messa
 
 
 def test_names_of_placements() -> None:
-    assert rank_names("a/x", 0) == ("a/x",)
-    assert rank_names("a/x", 2) == ("a/x/0", "a/x/1")
+    assert placement_names("a/x", 0) == ("a/x",)
+    assert placement_names("a/x", 2) == ("a/x/0", "a/x/1")
 
 
 async def test_a_rank_tells_of_the_cache_of_its_own_placement() -> None:
@@ -54,7 +54,7 @@ async def test_a_rank_tells_of_the_cache_of_its_own_placement() -> None:
     assert found is not None
     told: list[CacheEvents] = []
     context = zmq.asyncio.Context()
-    following = asyncio.create_task(Rank(found, 3, told.append, context).follow())
+    following = asyncio.create_task(RankSubscription(found, 3, told.append, context).follow())
     try:
         async with asyncio.timeout(30.0):
             while not told:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -45,18 +45,18 @@ def test_places_and_addresses_match_one_to_one(rounds: list[tuple[list[str], set
 
 @dataclass
 class _Recorded:
-    """Places that note what they are told."""
+    """What was reported: places without an address, and addresses of places that are new."""
 
     events: list[str] = field(default_factory=list)
+    urls: dict[str, str] = field(default_factory=dict)
+    discovery: Discovery | None = None
 
-    def appear(self, place: str, url: str) -> None:
-        self.events.append(f"{place} {url}")
-
-    async def vanish(self, place: str, reason: str) -> None:
-        self.events.append(f"{place} {reason}")
-
-    def is_idle(self, place: str) -> bool:
-        return True
+    async def changed(self, gone: Mapping[str, str]) -> None:
+        assert self.discovery is not None
+        urls = self.discovery.urls
+        self.events += [f"{place} {reason}" for place, reason in gone.items()]
+        self.events += [f"{p} {url}" for p, url in urls.items() if self.urls.get(p) != url]
+        self.urls = urls
 
 
 def following(
@@ -72,7 +72,10 @@ def following(
 
     places = _Recorded()
     discover = DiscoveryConfig(dns="vllm", port=8000, **settings)  # type: ignore[arg-type]
-    return Discovery(discover, "p", look_up, places), places
+    places.discovery = Discovery(
+        discover, "p", look_up, is_idle=lambda place: True, on_change=places.changed
+    )
+    return places.discovery, places
 
 
 def found(*addresses: str, ttl_s: float | None = 5.0) -> Answer:
@@ -82,7 +85,7 @@ def found(*addresses: str, ttl_s: float | None = 5.0) -> Answer:
 async def test_the_ttl_says_when_to_look_again_within_bounds() -> None:
     answers = [found("10.0.0.1", ttl_s=ttl) for ttl in (0.0, 5.0, 3600.0, None)]
     discovery, _ = following([*answers, LookupFailed("no")], min_refresh_s=2, max_refresh_s=30)
-    assert [await discovery.look() for _ in range(5)] == [2, 5, 30, 30, 2]
+    assert [await discovery.refresh() for _ in range(5)] == [2, 5, 30, 30, 2]
 
 
 async def test_changes_are_told_once_and_only_changes() -> None:
@@ -100,7 +103,7 @@ async def test_changes_are_told_once_and_only_changes() -> None:
     )
     told = []
     for _ in range(8):
-        await discovery.look()
+        await discovery.refresh()
         told.append(places.events)
         places.events = []
     assert told == [
@@ -121,17 +124,21 @@ async def test_changes_are_told_once_and_only_changes() -> None:
 
 async def test_another_one_of_the_same_settings_goes_on_where_it_was() -> None:
     old, _ = following([found("10.0.0.1", "10.0.0.2"), found("10.0.0.2")])
-    await old.look()
-    await old.look()
+    await old.refresh()
+    await old.refresh()
     same, places = following([found("10.0.0.2", "10.0.0.1")])
     same.adopt(old)
-    assert places.events == ["p/1 http://10.0.0.2:8000"]
-    await same.look()
-    assert places.events[1:] == ["p/0 http://10.0.0.1:8000"]
-    other, places = following([], max_refresh_s=9)
+    assert same.urls == {"p/1": "http://10.0.0.2:8000"}
+    places.urls = same.urls
+    await same.refresh()
+    assert places.events == ["p/0 http://10.0.0.1:8000"]
+    oftener, _ = following([], max_refresh_s=9, max_replicas=1)
+    oftener.adopt(old)
+    assert not oftener.urls, "its place is not there any more"
+    other, _ = following([])
+    other.settings = DiscoveryConfig(dns="others", port=8000)
     other.adopt(old)
-    assert not places.events
-    assert not other.addresses
+    assert not other.urls
 
 
 def test_names_of_places_and_addresses() -> None:

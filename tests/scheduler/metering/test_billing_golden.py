@@ -13,7 +13,6 @@ import pytest
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.upstream.anthropic.stream import MessageDecoder
-from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.stream import StreamDecoder
 from scheduler.contract import Usage
 from scheduler.metering.token_counts import token_counts
@@ -48,7 +47,7 @@ def word(text: str, finish: str | None = None, index: int = 0) -> dict[str, Any]
 
 
 def openai(*payloads: bytes, choices: int = 1, prompt_tokens: int = 77) -> Usage | None:
-    decoder = StreamDecoder(choices, Dialect.OPENAI, prompt_tokens=lambda: prompt_tokens)
+    decoder = StreamDecoder(choices, prompt_tokens=lambda: prompt_tokens)
     decoder.feed([*payloads, b"[DONE]"])
     return decoder.end().usage
 
@@ -169,7 +168,7 @@ def test_running_accounts_are_not_added_up() -> None:
 
 
 def test_a_cut_stream_tells_no_account_that_could_pass_for_a_whole_one() -> None:
-    decoder = StreamDecoder(1, Dialect.OPENAI, prompt_tokens=lambda: 77)
+    decoder = StreamDecoder(1, prompt_tokens=lambda: 77)
     decoder.feed([event(choices=[word("Hi")])])
     with pytest.raises(UpstreamFailure, match="cut"):
         decoder.end()

@@ -29,10 +29,13 @@ from gateway.domain.generation import (
     ToolMode,
 )
 from gateway.doors.grpc.choice_assembler import Answer
-from gateway.upstream.anthropic.body import messages_body, unsupported_fields
+from gateway.upstream.anthropic.body import (
+    ANTHROPIC_FEATURES,
+    messages_body,
+    unsupported_fields,
+)
 from gateway.upstream.anthropic.failures import failure_in, http_failure
 from gateway.upstream.anthropic.stream import MessageDecoder
-from gateway.upstream.features import ANTHROPIC_FEATURES
 from gateway.upstream.http.sse import SseReader
 from scheduler.contract import Usage
 

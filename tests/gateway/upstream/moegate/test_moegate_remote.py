@@ -36,9 +36,13 @@ from gateway.doors.grpc import errors
 from gateway.doors.grpc.hops import hops_of
 from gateway.doors.grpc.requests import parse_generation
 from gateway.translation.responses import delta_message, usage_message
-from gateway.upstream.features import MOEGATE_FEATURES, unsupported
+from gateway.upstream.features import unsupported
 from gateway.upstream.moegate.failures import failure_of
-from gateway.upstream.moegate.messages import AnswerDecoder, generate_request
+from gateway.upstream.moegate.messages import (
+    MOEGATE_FEATURES,
+    AnswerDecoder,
+    generate_request,
+)
 from moegate.v1 import generation_pb2 as pb
 from scheduler.contract import RefusalReason, Refuse, SloClass, Usage
 

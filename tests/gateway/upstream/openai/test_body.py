@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,30 +22,31 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
-from gateway.upstream.openai.body import (
-    Dialect,
-    generation_body,
-    generation_path,
-    tokenize_body,
-    unsupported_fields,
-)
+from gateway.upstream.features import unsupported
+from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body, generation_path
 from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.vllm.body import VLLM_OPTIONS, tokenize_body, vllm_body
 
+Dialect = Callable[[Generation], dict[str, Any]]
 HELLO = Chat(messages=(Message(role=Role.USER, parts=("Hello",)),))
 GENERATION = Generation(request_id="r", model="moe", input=HELLO, max_output_tokens=8)
 SCHEMA = '{"type": "object",\n "properties": {"a": {"type": "integer"}}}'
 WEATHER = Tool(name="weather", description="of a place", parameters_json_schema=SCHEMA)
 
 
-def body(generation: Generation, dialect: Dialect = Dialect.VLLM) -> dict[str, Any]:
-    return msgspec.json.decode(generation_body(generation, "up", dialect), type=dict[str, Any])
+def openai_body(generation: Generation) -> dict[str, Any]:
+    return msgspec.json.decode(generation_body(generation, "up"), type=dict[str, Any])
 
 
-def chat_body(dialect: Dialect = Dialect.VLLM, **fields: Any) -> dict[str, Any]:
-    return body(replace(GENERATION, input=replace(HELLO, **fields)), dialect)
+def body(generation: Generation) -> dict[str, Any]:
+    return msgspec.json.decode(vllm_body(generation, "up"), type=dict[str, Any])
 
 
-def message_body(message: Message, dialect: Dialect = Dialect.VLLM) -> dict[str, Any]:
+def chat_body(dialect: Dialect = body, **fields: Any) -> dict[str, Any]:
+    return dialect(replace(GENERATION, input=replace(HELLO, **fields)))
+
+
+def message_body(message: Message, dialect: Dialect = body) -> dict[str, Any]:
     [found] = chat_body(dialect, messages=(message,))["messages"]
     assert isinstance(found, dict)
     return found
@@ -62,7 +64,7 @@ def test_a_plain_chat_holds_nothing_more_than_it_must() -> None:
 
 
 def test_only_vllm_is_asked_for_continuous_usage() -> None:
-    assert body(GENERATION, Dialect.OPENAI)["stream_options"] == {"include_usage": True}
+    assert openai_body(GENERATION)["stream_options"] == {"include_usage": True}
 
 
 def test_every_sampling_field_arrives_under_its_name() -> None:
@@ -140,7 +142,7 @@ def test_a_turn_of_tool_calls_and_its_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "name"), [(Dialect.VLLM, "reasoning"), (Dialect.OPENAI, "reasoning_content")]
+    ("dialect", "name"), [(body, "reasoning"), (openai_body, "reasoning_content")]
 )
 def test_reasoning_of_earlier_turns(dialect: Dialect, name: str) -> None:
     message = Message(role=Role.ASSISTANT, parts=("4",), reasoning_text="2 + 2")
@@ -203,15 +205,15 @@ def test_what_a_plain_server_has_no_word_for_is_named_and_never_sent() -> None:
         "ignore_eos",
         "prompt_tokens",
     )
-    assert unsupported_fields(generation, Dialect.OPENAI) == fields
-    assert unsupported_fields(generation, Dialect.VLLM) == ()
+    assert unsupported(generation, OPENAI_FEATURES) == fields
+    assert unsupported(generation, VLLM_OPTIONS.features) == ()
     with pytest.raises(ValueError, match=r"sampling\.top_k"):
-        generation_body(generation, "up", Dialect.OPENAI)
+        generation_body(generation, "up")
 
 
 def test_a_plain_generation_is_supported_everywhere() -> None:
     for plain in (GENERATION, replace(GENERATION, input="Hello", logprobs=1)):
-        assert unsupported_fields(plain, Dialect.OPENAI) == ()
+        assert unsupported(plain, OPENAI_FEATURES) == ()
 
 
 def test_tokenize_takes_what_shapes_the_prompt() -> None:

@@ -14,7 +14,6 @@ from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, TokenLog
 from gateway.doors.grpc.choice_assembler import Answer
 from gateway.upstream.http.sse import SseReader
 from gateway.upstream.openai import wire
-from gateway.upstream.openai.body import Dialect
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.openai.usage import normalised
 from scheduler.contract import Usage
@@ -26,8 +25,8 @@ def golden(name: str) -> list[bytes]:
     return SseReader().feed((GOLDEN / name).read_bytes())
 
 
-def decoder(choices: int = 1, dialect: Dialect = Dialect.VLLM) -> StreamDecoder:
-    return StreamDecoder(choices, dialect, prompt_tokens=lambda: 77)
+def decoder(choices: int = 1, vllm: bool = True) -> StreamDecoder:
+    return StreamDecoder(choices, prompt_tokens=lambda: 77, usage_by_choice=vllm)
 
 
 def frame(*choices: dict[str, Any], **fields: Any) -> bytes:
@@ -49,11 +48,9 @@ def usage(prompt: int, completion: int, **fields: Any) -> dict[str, Any]:
 END = text("", finish="stop")
 
 
-def run(
-    *payloads: bytes, choices: int = 1, dialect: Dialect = Dialect.VLLM
-) -> tuple[list[ChoiceDelta], Chunk]:
+def run(*payloads: bytes, choices: int = 1, vllm: bool = True) -> tuple[list[ChoiceDelta], Chunk]:
     """The whole choices and the last chunk, fed one payload at a time, and the same at once."""
-    apart, together = decoder(choices, dialect), decoder(choices, dialect)
+    apart, together = decoder(choices, vllm), decoder(choices, vllm)
     answers = Answer(), Answer()
     for payload in payloads:
         _add(answers[0], apart.feed([payload]))
@@ -69,8 +66,8 @@ def _add(answer: Answer, chunk: Chunk | None) -> None:
         answer.add(delta)
 
 
-def usage_of(*payloads: bytes, choices: int = 1, dialect: Dialect = Dialect.OPENAI) -> Usage | None:
-    return run(*payloads, choices=choices, dialect=dialect)[1].usage
+def usage_of(*payloads: bytes, choices: int = 1, vllm: bool = False) -> Usage | None:
+    return run(*payloads, choices=choices, vllm=vllm)[1].usage
 
 
 def failure_of(*payloads: bytes, choices: int = 1) -> UpstreamFailure:
@@ -167,7 +164,7 @@ def test_continuous_usage_of_vllm_counts_the_frames_own_choice() -> None:
     # The final account did not come: the counts add up to it, and are not estimated.
     assert state.end().usage == Usage(prompt_tokens=15, completion_tokens=5)
     final = frame(usage=usage(15, 5, prompt_tokens_details={"cached_tokens": 3}))
-    assert usage_of(*payloads, final, choices=2, dialect=Dialect.VLLM) == Usage(
+    assert usage_of(*payloads, final, choices=2, vllm=True) == Usage(
         prompt_tokens=15, completion_tokens=5, cached_tokens=3
     )
 
@@ -239,7 +236,7 @@ def test_an_account_without_numbers_replaces_none() -> None:
 
 
 def test_a_running_account_that_stays_zero_hides_no_tokens() -> None:
-    state = decoder(dialect=Dialect.OPENAI)
+    state = decoder(vllm=False)
     chunk = state.feed([frame(text("a"), usage=usage(10, 0)), frame(text("b"), usage=usage(10, 0))])
     assert chunk is not None
     assert chunk.output_tokens == 2

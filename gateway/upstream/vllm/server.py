@@ -1,0 +1,150 @@
+"""Client of one vLLM server: generations as streams, and questions about the server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from gateway.config.gateway import TimeoutsConfig
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.http import call as http_call
+from gateway.upstream.http.call import CallBounds, HttpRequest
+from gateway.upstream.http.loop_load import Pace, Unhurried
+from gateway.upstream.http.stream import Call, open_good, stream_chunks
+from gateway.upstream.openai import failures as openai_failures
+from gateway.upstream.openai import wire
+from gateway.upstream.openai.body import generation_path
+from gateway.upstream.openai.stream import StreamDecoder
+from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.vllm.body import tokenize_body, vllm_body
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
+"""/tokenize lists every token id: these are some 9 million."""
+
+T = TypeVar("T")
+
+
+class VllmServer:
+    """One self-hosted vLLM server. What goes wrong there is an UpstreamFailure.
+
+    `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces
+    of streams shall be; `control_timeout_s`: of each call but `stream`.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        upstream_model: str,
+        api_key: str | None,
+        timeouts: TimeoutsConfig,
+        pace: Pace | None = None,
+        control_timeout_s: float = 10.0,
+    ) -> None:
+        self.session = session
+        self._base_url = base_url.rstrip("/")
+        self._upstream_model = upstream_model
+        self._timeouts = timeouts
+        self._pace: Pace = pace or Unhurried()
+        self._control_timeout_s = control_timeout_s
+        # Compression would hold frames back until a block of it is full.
+        self._headers = {"Accept-Encoding": "identity"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+
+    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
+        """Chunks as they come, one for what a network read holds; the last carries the usage.
+
+        `deadline_s`: on the event loop's clock.
+        """
+        hints = generation.hints
+        headers = {
+            **self._headers,
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+            "X-Request-Id": generation.request_id,
+            **dict(hints.trace_headers),
+        }
+        if hints.dp_rank is not None:
+            headers["X-data-parallel-rank"] = str(hints.dp_rank)
+        request = HttpRequest(
+            session=self.session,
+            url=f"{self._base_url}/v1{generation_path(generation)}",
+            headers=headers,
+            body=vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk),
+            connect_s=self._timeouts.connect_s,
+        )
+        call = Call(
+            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+        )
+        decoder = StreamDecoder(
+            generation.choices,
+            prompt_tokens=lambda: estimated_prompt_tokens(generation),
+            usage_by_choice=True,
+        )
+        return stream_chunks(call, decoder, deadline_s=deadline_s)
+
+    async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
+        """Prompt tokens, and the context length in tokens if the server reports it."""
+        if isinstance(generation.input, tuple):
+            return len(generation.input), None
+        body = tokenize_body(generation, self._upstream_model)
+        answer = await self._ask("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
+        counted = _decoded(wire.decode_token_count, answer)
+        return counted.count, counted.max_model_len
+
+    async def list_models(self) -> dict[str, int | None]:
+        """Context length in tokens by name of a served model; None: not reported."""
+        models = _decoded(
+            wire.decode_models, await self._ask("GET", "/v1/models", MAX_ANSWER_BYTES)
+        )
+        return {model.id: model.max_model_len for model in models.data}
+
+    async def metrics(self) -> bytes:
+        """The server's metrics in Prometheus' text format."""
+        return await self._ask("GET", "/metrics", MAX_ANSWER_BYTES)
+
+    async def _ask(
+        self, method: str, path: str, max_bytes: int, body: bytes | None = None
+    ) -> bytes:
+        now_s = asyncio.get_running_loop().time()
+        limit_s = self._control_timeout_s
+        bounds = CallBounds(now_s, first_s=limit_s, idle_s=limit_s, end_s=math.inf)
+        headers = self._headers
+        if body is not None:
+            headers = headers | {"Content-Type": "application/json"}
+        request = HttpRequest(
+            session=self.session,
+            method=method,
+            url=self._base_url + path,
+            headers=headers,
+            body=body,
+            connect_s=self._timeouts.connect_s,
+        )
+        response = await open_good(request, bounds, openai_failures)
+        try:
+            answer = await http_call.read_at_most(response, max_bytes, bounds)
+        finally:
+            bounds.close()
+            response.close()
+        if len(answer) > max_bytes:
+            message = f"{path} answers with more than {max_bytes} bytes"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        return answer
+
+
+def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:
+    try:
+        return decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamFailure(
+            FailureKind.PROTOCOL, "the answer is not the JSON expected"
+        ) from error
