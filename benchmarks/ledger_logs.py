@@ -29,18 +29,18 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.ledger import one_request, requests, settings, until_written
-from gateway.accounting.accounts import Accounts, budget
+from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger import ledger as ledger_module
 from gateway.accounting.ledger import sqlite
-from gateway.accounting.ledger.append import Append, appending
+from gateway.accounting.ledger.append import Append, transactional_append
 from gateway.accounting.ledger.database import Database
-from gateway.accounting.ledger.leases import Owner, heard
+from gateway.accounting.ledger.leases import Owner, record_heartbeat
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.postgres import connect
-from gateway.accounting.ledger.postgres_append import appending_at_once
-from gateway.accounting.ledger.rows import Entry
-from gateway.accounting.ledger.spool import Spool, bring_in
+from gateway.accounting.ledger.postgres_append import single_statement_append
+from gateway.accounting.ledger.rows import PendingRow
+from gateway.accounting.ledger.spool import Spool, recover_spool
 from scheduler.metering.settlement import SettledAttempt
 from tests.stack.postgres import Postgres, running_postgres
 
@@ -84,7 +84,7 @@ class Commits:
     committed: int = 0
     waiting: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
 
-    async def write(self, first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+    async def write(self, first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
         """An `Append`."""
         await self.append(first_seq, entries, durable or self.variant.every_commit_on_disk)
         self.committed = first_seq + len(entries)
@@ -106,40 +106,40 @@ class Running:
     """A ledger of a variant."""
 
     variant: Variant
-    accounts: Accounts
+    accounting: Accounting
     commits: Commits
 
     async def request(self, settled: SettledAttempt) -> None:
         """A request, to the moment when its client may be told that it is over."""
-        await one_request(self.accounts, settled)
+        await one_request(self.accounting, settled)
         if self.variant.answer_waits:
-            status = self.accounts.ledger.status
+            status = self.accounting.ledger.status
             await self.commits.wait(status.written_rows + status.backlog_rows - 1)
 
 
 @contextlib.asynccontextmanager
 async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncIterator[Running]:
-    """As `accounts` opens it, with the variant's logs."""
+    """As `open_accounting` opens it, with the variant's logs."""
     database: Database
     if variant.postgres:
         database = postgres = await connect(dsn, "benchmark")
-        append = appending_at_once(postgres, epoch)
+        append = single_statement_append(postgres, epoch)
     else:
         database = sqlite.SqliteDatabase(folder / "ledger.sqlite3")
-        append = appending(database, epoch)
+        append = transactional_append(database, epoch)
     owner = Owner("benchmark", epoch)
     spool = Spool(folder / "spool", epoch) if variant.spool else None
     if spool is not None:
-        await bring_in(spool, database)
-    await database.write(lambda tx: heard(tx, owner))
+        await recover_spool(spool, database)
+    await database.write(lambda tx: record_heartbeat(tx, owner))
     commits = Commits(append, variant)
     ledger = Ledger(database, commits.write, 10_000_000, spool)
     budgets = Budgets(ledger, owner)
-    budgets.configure(map(budget, settings(budgets=True).budgets))
-    accounts = Accounts(database, ledger, budgets, owner, shared=False, retain_days=36_500)
+    budgets.configure(map(configured_budget, settings(budgets=True).budgets))
+    accounting = Accounting(database, ledger, budgets, owner, shared=False, retain_days=36_500)
     writer = asyncio.create_task(ledger.run())
     try:
-        yield Running(variant, accounts, commits)
+        yield Running(variant, accounting, commits)
     finally:
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
@@ -176,7 +176,7 @@ async def throughput(running: Running, rows: int) -> float:
 
     began_s = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    await until_written(running.accounts)
+    await until_written(running.accounting)
     return rows / (time.perf_counter() - began_s)
 
 
@@ -218,16 +218,16 @@ async def measure(
     async with opened(variant, folder, dsn, "rate") as running:
         for settled in requests(50):  # their leases: made once, then they last
             await running.request(settled)
-        await until_written(running.accounts)
+        await until_written(running.accounting)
         for rate in RATES_PER_S:
             idle_us = await paced(None, rate, seconds)
             before_s = server_cpu_s(server)
             busy_us = await paced(running, rate, seconds)
-            await until_written(running.accounts)
+            await until_written(running.accounting)
             server_us = (server_cpu_s(server) - before_s) / (rate * seconds) * 1e6
             both = f" + {server_us:.0f}" if server is not None else ""
             columns.append(f"{busy_us - idle_us:.0f}{both}")
-        waited_ms = running.accounts.ledger.status.longest_wait_s * 1000
+        waited_ms = running.accounting.ledger.status.longest_wait_s * 1000
         columns.insert(0, f"{await throughput(running, rows):,.0f}")
     return " | ".join([*columns, f"{waited_ms:.0f}"])
 
@@ -251,7 +251,7 @@ async def settle_until_killed(variant: Variant, folder: Path, dsn: str, epoch: s
 async def rows_of(variant: Variant, folder: Path, dsn: str, epoch: str) -> int:
     """Rows of a killed process that are in the ledger after the next start."""
     async with opened(variant, folder, dsn, f"after-{epoch}") as running:
-        [(count,)] = await running.accounts.database.read(
+        [(count,)] = await running.accounting.database.read(
             lambda tx: tx.rows("SELECT COUNT(*) FROM attempt WHERE epoch = $1", epoch)
         )
         return int(count)
