@@ -16,18 +16,13 @@ from typing import TypeVar
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.append import appending
 from gateway.accounting.ledger.budgets import overrides, set_override
-from gateway.accounting.ledger.database import (
-    Database,
-    LedgerUnavailable,
-    LedgerUnusable,
-    SqliteDatabase,
-    Tx,
-)
+from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
 from gateway.accounting.ledger.leases import Owner, heard, recover_own, recover_silent
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
 from gateway.accounting.ledger.rows import entry
 from gateway.accounting.ledger.spool import Spool, bring_in
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem

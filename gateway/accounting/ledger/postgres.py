@@ -10,15 +10,11 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.accounting.ledger.database import (
-    LedgerUnavailable,
-    LedgerUnusable,
-    Row,
-    Tx,
-    create_tables,
-)
+from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
+from gateway.accounting.ledger.migrations import Dialect, migrate
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,8 +26,9 @@ CONNECT_S = 5.0
 STATEMENT_S = 10.0
 CLAIM_S = 10.0
 CLAIM_POLL_S = 0.1
-CREATE_LOCK = 7_163_054_881
-"""Number of the advisory lock under which tables are made: two gateways may start at once."""
+MIGRATION_LOCK = 7_163_054_881
+"""Number of the advisory lock under which the schema's steps are applied: two gateways may start at
+once."""
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -147,6 +144,8 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
         raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
     try:
         await _claim(claim, gateway)
+        # Not in the pool: a step may take longer than its statements may.
+        await migrate(partial(write_migration, claim), Dialect.POSTGRES)
         pool = await asyncpg.create_pool(
             dsn,
             min_size=1,
@@ -158,8 +157,7 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             server_settings=settings,
         )
         database = PostgresDatabase(pool, claim, reconnect, failures)
-        await database.write(_prepare)
-    except (*failures, LedgerUnavailable) as error:
+    except failures as error:
         claim.terminate()
         raise LedgerUnusable(f"ledger.postgres: {where}: {error}") from error
     except LedgerUnusable:
@@ -189,6 +187,10 @@ async def _as_it_is(_: asyncpg.pool.PoolConnectionProxy) -> None:
     pass
 
 
-async def _prepare(tx: Tx) -> None:
-    await tx.run(f"SELECT pg_advisory_xact_lock({CREATE_LOCK})")
-    await create_tables(tx)
+async def write_migration(
+    connection: asyncpg.Connection, transaction: Callable[[Tx], Awaitable[T]], /
+) -> T:
+    """Runs a transaction under the lock of the schema's steps, waiting for it."""
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        return await transaction(PostgresTx(connection))

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.accounting.budgets import counted
 from gateway.accounting.ledger.append import append
-from gateway.accounting.ledger.database import SqliteTx, Tx, create_tables, run_now
+from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     Owner,
@@ -31,10 +31,11 @@ from gateway.accounting.ledger.leases import (
     recover_silent,
 )
 from gateway.accounting.ledger.rows import Entry, entry
+from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, Holder, Refusal
 from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, Extend, GiveBack, Lease
 from scheduler.budgets.budget_window import HOUR_S, Period
-from tests.ledgers import TIME_S, settled
+from tests.ledgers import TIME_S, make_tables, settled
 
 T = TypeVar("T")
 GATEWAYS = st.integers(0, 1)
@@ -102,7 +103,7 @@ class Budgets(RuleBasedStateMachine):
         """`calm`: nothing dies."""
         self.calm = calm
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        self.write(create_tables)
+        make_tables(self.connection)
         self.budgets: tuple[Budget, ...] = ALWAYS
         self.now = TIME_S
         self.epochs = iter(range(10_000))

@@ -15,9 +15,10 @@ import pytest
 from gateway.accounting.accounts import Accounts, accounts
 from gateway.accounting.budgets import BudgetUnchecked
 from gateway.accounting.ledger.append import appending
-from gateway.accounting.ledger.database import LedgerUnusable, SqliteDatabase, Tx
+from gateway.accounting.ledger.database import LedgerUnusable, Tx
 from gateway.accounting.ledger.ledger import Ledger as Writer
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounting.accounts import accounts
-from gateway.accounting.ledger.database import LedgerUnusable, SqliteDatabase
+from gateway.accounting.ledger.database import LedgerUnusable
 from gateway.accounting.ledger.ledger import BATCH_ROWS
 from gateway.accounting.ledger.ledger import Ledger as Writer
 from gateway.accounting.ledger.rows import Entry, entry
 from gateway.accounting.ledger.spool import Spool
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError
