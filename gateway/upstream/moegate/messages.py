@@ -44,11 +44,12 @@ def generate_request(
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
 ) -> generation_pb2.GenerateRequest:
-    """The request to another gateway, without an id: two callers of this one may have chosen the same
-    id. `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
+    """The request to another gateway, without an id: two callers of this one may have the same.
+
+    `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
     express the generation (`features.unsupported`)."""
     if generation.continues:
-        raise ValueError("the API cannot express that an answer continues")
+        raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
         model=upstream_model,
         max_output_tokens=generation.max_output_tokens,
