@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-listen",
         metavar="HOST:PORT",
-        help="run_demo the gateway's metrics there, for a Prometheus",
+        help="show the gateway's metrics there, for a Prometheus",
     )
     parser.set_defaults(run=run)
 
