@@ -13,7 +13,6 @@ from pathlib import Path
 from gateway.accounting.accounts import budget
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.prices.source import load_prices
-from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem
