@@ -1,4 +1,4 @@
-"""`moegate check FILE`: says what is wrong with a configuration file, or what it means."""
+"""`moegate check FILE`: prints the problems of a configuration file, or its summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: the file is right; 1: it is not; 2: no file was given."""
+    """Returns 0 if the file is valid, 1 if it is not, 2 if no file was given."""
     if args.schema:
         print(json.dumps(json_schema(), indent=2))
         return 0

@@ -1,4 +1,4 @@
-"""`moegate demo`: the main job, end to end, on a simulated fleet, in about a minute."""
+"""`moegate demo`: runs gateway and load on a simulated fleet, in about a minute."""
 
 from __future__ import annotations
 
