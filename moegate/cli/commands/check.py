@@ -62,7 +62,8 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
     yield f"listens on {config.server.listen}"
     for pool in config.pools:
         yield _pool_line(pool)
-        yield f"  its step times before any was seen: {checked_prior(pool, base_dir).basis}"
+        prior = checked_step_model_prior(pool, base_dir)
+        yield f"  its step times before any was seen: {prior.basis}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):
