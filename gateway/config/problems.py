@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration file, and how it is told.
+"""Problems of a configuration file, and how they are shown.
 
 A `Problem` names the path, the value found, what is wrong and how to mend it; `ConfigError` holds
 all that were found. Values come from `shown`, which never gives a secret or a hash in full.
