@@ -13,10 +13,10 @@ from pathlib import Path
 from gateway.accounting.accounts import budget
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.prices.source import load_prices
-from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem
+from gateway.config.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
 
 
@@ -63,7 +63,8 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
     yield f"listens on {config.server.listen}"
     for pool in config.pools:
         yield _pool_line(pool)
-        yield f"  its step times before any was seen: {checked_prior(pool, base_dir).basis}"
+        prior = checked_step_model_prior(pool, base_dir)
+        yield f"  its step times before any was seen: {prior.basis}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):
