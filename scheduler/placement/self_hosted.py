@@ -19,7 +19,7 @@ from scheduler.output_length import Floats, OutputLengths
 from scheduler.placement.interference import STALL_POINTS, Streams, write_lines
 from scheduler.placement.pooled_fit import LikeGroups
 from scheduler.placement.quotes import Desk
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel, StepModels
@@ -33,6 +33,8 @@ LEAST_CHUNK_S = 1e-6
 MOST_STEPS_KEPT = 4096
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
+_STALE_MARGIN_S = 1e-3
+"""A report is stale only after its last second, and sums of times are rounded."""
 NANO_USD_PER_S = 1e9
 """Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
 
@@ -262,6 +264,12 @@ class SelfHostedFleet:
             if self.states[index].stale(now):
                 self._with_external.discard(index)
                 self.sync(index, now)
+
+    def next_stale_s(self) -> float | None:
+        """When external load will count no more unless a new report comes; None: none counts."""
+        reports = (self.states[index].report for index in self._with_external)
+        stale_s = (r.at_s + REPORT_STALE_S + _STALE_MARGIN_S for r in reports if r is not None)
+        return min(stale_s, default=None)
 
     def _observe(self, group: Group, now: float) -> None:
         """Gives the group's reports to its fit, once all its ranks have reported."""

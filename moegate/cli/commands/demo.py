@@ -1,4 +1,4 @@
-"""`moegate demo`: the main job, end to end, on a simulated fleet, in about a minute."""
+"""`moegate demo`: runs gateway and load on a simulated fleet, in about a minute."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-listen",
         metavar="HOST:PORT",
-        help="run_demo the gateway's metrics there, for a Prometheus",
+        help="show the gateway's metrics there, for a Prometheus",
     )
     parser.set_defaults(run=run)
 
