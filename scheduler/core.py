@@ -41,9 +41,6 @@ from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_time.step_model import StepModel
 from scheduler.tracked_request import TrackedRequest
 
-LOOK_AGAIN_S = 0.05
-"""Time between looks at a queue that only time can help: streams that must first get ahead."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
@@ -247,7 +244,7 @@ class Scheduler:
         match event:
             case EngineReport() if self_hosted:
                 return (
-                    model_scheduler.pump(now)
+                    model_scheduler.start_waiting(now)
                     if model_scheduler.model_state.take_report(event, now)
                     else ()
                 )
@@ -262,7 +259,7 @@ class Scheduler:
                 model_scheduler.model_state.set_serving(event, now)
                 if event.serving:
                     self._admission.proved(event.placement)
-                    return model_scheduler.pump(now)
+                    return model_scheduler.start_waiting(now)
                 return model_scheduler.reject_stranded(now)
         return ()
 
@@ -284,17 +281,10 @@ class Scheduler:
         actions: list[Action] = []
         wakes: list[float] = []
         for model_scheduler in self._model_schedulers.values():
-            model_state = model_scheduler.model_state
-            if not model_state.queue:
-                model_state.observe(now)
-                continue
-            for due, queued in model_state.queue.due(now):
-                actions.extend(model_scheduler.due(due, queued, now))
-            actions.extend(model_scheduler.pump(now))
-            if (due_s := model_state.queue.next_due_s()) is not None:
-                wakes.append(due_s)
-                if model_state.time_heals:
-                    wakes.append(now + LOOK_AGAIN_S)
+            tick = model_scheduler.tick(now)
+            actions.extend(tick.actions)
+            if tick.next_wake_s is not None:
+                wakes.append(tick.next_wake_s)
         if wakes and (change_s := self._admission.next_change_s(now)) is not None:
             wakes.append(change_s)
         return Tick(actions=tuple(actions), next_wake_s=min(wakes, default=None))

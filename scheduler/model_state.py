@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,22 @@ _NOT_SERVING, _CONTEXT, _HARM, _HELD = map(
 )
 
 
+class PlacementResult(NamedTuple):
+    """The outcome of one try to place a request on a self-hosted placement.
+
+    `chosen`: index of the placement to take; None if no placement can take the request now.
+    `quote`: figures of all placements, valid until the next quote is made. `harmful_prefill_s`:
+    shortest prefill on the placements that were ruled out only because it would harm their running
+    streams; None if there were none. `time_may_help`: a later try may succeed although no event
+    happens before it.
+    """
+
+    chosen: int | None
+    quote: Quote
+    harmful_prefill_s: float | None = None
+    time_may_help: bool = False
+
+
 class ModelState:
     """State of one model. `states`: all its placements, own ones and remotes."""
 
@@ -76,10 +93,6 @@ class ModelState:
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
-        self.time_heals = False
-        """Whether a look in vain may succeed by the passing of time alone."""
-        self.harm_blocked = False
-        """Whether harm to running streams is what the last look failed by, somewhere."""
         self.batch: dict[str, int] = {}
         """Batch-class requests that run on own placements, with the placement's index."""
         self.troubled: set[int] = set()
@@ -137,6 +150,9 @@ class ModelState:
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
         self.fleet.note_overdue(now)
+        for index in tuple(self.troubled):
+            if self.admission.closed(self.fleet.states[index].facts.name, now):
+                self.troubled.discard(index)
         if self._promised_s is not None:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
@@ -173,6 +189,12 @@ class ModelState:
         else:
             self.fleet.set_serving(index, event, now)
 
+    @property
+    def holds_late(self) -> bool:
+        """Whether a request whose time to first token is lost is to wait although it could start:
+        while the servers are saturated, and busy, the room is kept for those still in time."""
+        return self.saturation.marked and bool(np.count_nonzero(self.fleet.warm))
+
     def drain_s(self) -> float:
         """Predicted time to work the queue off."""
         return self.queue.work_s() / self._rate_per_s()
@@ -204,7 +226,7 @@ class ModelState:
             expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
         return expected if np.count_nonzero(expected) else fleet.no_hits
 
-    def ask(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
+    def query(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
         """The request as a quote needs it."""
         request = tracked.request
         return PlacementQuery(
@@ -218,17 +240,28 @@ class ModelState:
             late=late,
         )
 
-    def look(self, ask: PlacementQuery, now: float) -> tuple[int | None, Quote]:
-        """Looks for an own placement once; remembers whether time alone may help."""
+    def try_place(self, query: PlacementQuery, now: float) -> PlacementResult:
+        """Looks for a self-hosted placement for the request; ties go round in turns."""
         self._rotation += 1
-        chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
-        if chosen is not None:
-            self.harm_blocked = False
-            return chosen, made
-        self.harm_blocked = bool(np.count_nonzero(made.blocked == _HARM))
-        if not self.time_heals:
-            self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
-        return chosen, made
+        return self._choose(query, self._rotation, now)
+
+    def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
+        """What `try_place` would return now; changes nothing that a later decision reads."""
+        fleet = self.fleet
+        lines, made_at_s = fleet.harm_lines.copy(), fleet.curve_at_s.copy()
+        result = self._choose(query, self._rotation + 1, now)
+        fleet.harm_lines[:], fleet.curve_at_s[:] = lines, made_at_s
+        return result._replace(quote=result.quote.kept())
+
+    def _choose(self, query: PlacementQuery, rotation: int, now: float) -> PlacementResult:
+        index, made = choose(self.fleet, query, self.policy, now, rotation)
+        if index is not None:
+            return PlacementResult(index, made)
+        harmful = made.blocked == _HARM
+        if np.count_nonzero(harmful):
+            return PlacementResult(None, made, float(made.prefill_s[harmful].min()), True)
+        held = np.count_nonzero(made.blocked == _HELD)
+        return PlacementResult(None, made, None, bool(held))
 
     def figures(self, ask: PlacementQuery, now: float) -> Quote:
         """The quote without a choice."""
@@ -306,14 +339,12 @@ class ModelState:
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED
-        for index in tuple(self.troubled):
+        for index in self.troubled:
             name = fleet.states[index].facts.name
             if self.admission.broken(name, now):
                 blocks[index] = Block.NOT_SERVING
             elif not self.admission.admits(name, request, now):
                 blocks[index] = Block.PAUSED
-            elif self.admission.closed(name, now):
-                self.troubled.discard(index)
         if tracked.failed:
             open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
             free = [fleet.states[i] for i in np.flatnonzero(open_now)]

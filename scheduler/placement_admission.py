@@ -55,7 +55,6 @@ class _Gate:
     breaker: Breaker
     slots: float
     cut_s: float = float("-inf")
-    rates_refill_s: float = float("-inf")
     running: dict[str, _Attempt] = field(default_factory=dict)
 
 
@@ -89,7 +88,6 @@ class PlacementAdmission:
         most, uncut = float(facts.max_running), gate.slots >= gate.facts.max_running
         gate.slots = most if uncut else min(gate.slots, most)
         gate.facts = facts
-        gate.rates_refill_s = float("-inf")
 
     def restart(self, facts: Placement) -> None:
         """Another server is behind the name: its breaker starts anew. Limits that the account of
@@ -124,10 +122,16 @@ class PlacementAdmission:
             return True
         if len(gate.running) >= int(gate.slots):
             return False
-        refusal = self._rates.refusal(name, facts.send_limits, _tokens(request), now)
-        if refusal is not None and refusal.retry_after_s is not None:
-            gate.rates_refill_s = now + refusal.retry_after_s
-        return refusal is None
+        return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
+
+    def opens_s(self, name: str, request: Request, now: float) -> float | None:
+        """When the placement's rate limits let the request pass, if nothing else is sent; None:
+        they do now, or never will."""
+        limits = self._admission[name].facts.send_limits
+        refusal = self._rates.refusal(name, limits, _tokens(request), now)
+        if refusal is None or refusal.retry_after_s is None:
+            return None
+        return now + refusal.retry_after_s
 
     def started(self, name: str, request: Request, now: float) -> None:
         """A request that was admitted has started."""
@@ -177,14 +181,9 @@ class PlacementAdmission:
         self._admission[name].breaker.close()
 
     def next_change_s(self, now: float) -> float | None:
-        """When the next gate lets something pass by itself; None: none will."""
-        changes: list[float] = []
-        for gate in self._admission.values():
-            if (at_s := gate.breaker.next_change_s(now)) is not None:
-                changes.append(at_s)
-            if gate.rates_refill_s > now:
-                changes.append(gate.rates_refill_s)
-        return min(changes, default=None)
+        """When the next breaker lets something pass by itself; None: none will."""
+        changes = (gate.breaker.next_change_s(now) for gate in self._admission.values())
+        return min((at_s for at_s in changes if at_s is not None), default=None)
 
     def report(self, name: str, now: float) -> AdmissionReport:
         """The gate as it is."""

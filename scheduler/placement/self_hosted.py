@@ -19,7 +19,7 @@ from scheduler.placement.groups import CarriedOver, Group, prior_of
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.pooled_fit import LikeGroups
 from scheduler.placement.quotes import Desk
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import StepModel, StepModels
@@ -32,6 +32,8 @@ CURVE_AGE_S = 0.1
 LEAST_CHUNK_S = 1e-6
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
+_STALE_MARGIN_S = 1e-3
+"""A report is stale only after its last second, and sums of times are rounded."""
 NANO_USD_PER_S = 1e9
 """Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
 
@@ -247,6 +249,12 @@ class SelfHostedFleet:
             if self.states[index].stale(now):
                 self._with_external.discard(index)
                 self.sync(index, now)
+
+    def next_stale_s(self) -> float | None:
+        """When external load will count no more unless a new report comes; None: none counts."""
+        reports = (self.states[index].report for index in self._with_external)
+        stale_s = (r.at_s + REPORT_STALE_S + _STALE_MARGIN_S for r in reports if r is not None)
+        return min(stale_s, default=None)
 
     def _observe(self, group: Group, now: float) -> None:
         """Gives the group's reports to its fit, once all its ranks have reported."""

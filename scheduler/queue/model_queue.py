@@ -181,23 +181,33 @@ class ModelQueue:
                 owed_s = line.credit_s + self._policy.lower_class_share * queued.work_s
                 line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * _head(line.live).work_s)
 
-    def candidates(self, *, hold_late: bool = False) -> Iterator[Queued]:
-        """Requests in the order in which they are to be looked at; stop when looks are used up.
+    def candidates(self, *, hold_late: bool = False) -> Iterator[tuple[int, Queued]]:
+        """Requests in the order in which they are to be tried, each with its rank.
 
-        A class is not looked at while one above it waits, unless it is owed its share; with
-        `hold_late`, nor is one whose time to first token is lost.
+        A lower rank goes first, but a class that is owed its share goes before all. A request
+        whose time to first token is lost ranks below all others; `hold_late` leaves it out. Who
+        goes through the requests stops at the first one of a higher rank than one that competes
+        with it for the same places, and when the tries are used up.
         """
-        for line in self._classes.values():
+        for rank, line in enumerate(self._classes.values()):
             if line.live and line.credit_s >= _head(line.live).work_s:
-                yield from self._by_tenant(line.live)
-        for line in self._classes.values():
+                for queued in self._by_tenant(line.live):
+                    yield rank, queued
+        for rank, line in enumerate(self._classes.values()):
             if line.live:
-                yield from self._by_tenant(line.live)
-                return
-        for line in self._classes.values():
-            if line.late and not hold_late:
-                yield from self._by_tenant(line.late)
-                return
+                for queued in self._by_tenant(line.live):
+                    yield rank, queued
+        if hold_late:
+            return
+        for rank, line in enumerate(self._classes.values(), start=len(self._classes)):
+            if line.late:
+                for queued in self._by_tenant(line.late):
+                    yield rank, queued
+
+    @property
+    def has_late(self) -> bool:
+        """Whether a request waits whose time to first token is lost."""
+        return any(line.late for line in self._classes.values())
 
     def overtakes(self, request: Request, slack_nano_usd: float) -> bool:
         """Whether an arrival may be looked at before those who wait.

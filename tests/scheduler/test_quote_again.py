@@ -46,7 +46,7 @@ def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
         now += 0.01
         tracked = TrackedRequest(request(f"q{number}", now, 500 + 97 * number))
         model_state.promise(tracked, count=False)
-        ask = model_state.ask(tracked, now)
+        ask = model_state.query(tracked, now)
         before = fleet.curve_at_s.copy()
         made = choose(fleet, ask, model_state.policy, now, number)[1].kept()
         whole = quote(fleet, ask, model_state.policy, now)

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
@@ -69,6 +73,9 @@ class Watched:
 
     def serving(self) -> dict[str, bool]:
         return {e.placement: e.serving for e in self.events if isinstance(e, ServingChanged)}
+
+    def reports(self, expected: dict[str, bool]) -> bool:
+        return self.serving() == expected
 
     def reasons(self) -> list[str]:
         """Of the placements that left service, in order."""
@@ -259,3 +266,53 @@ async def test_remotes_are_presumed_good_while_they_are_configured() -> None:
         assert len(watched.events) == 2, "nothing is said of what stays"
         watched.prober.apply([], ["near"])
         assert watched.serving() == {"far": False, "near": True}
+
+
+def all_read(engines: list[Engine], reads: list[int]) -> bool:
+    """Whether each has been read some times more than that."""
+    return all(e.reads > before + 2 for e, before in zip(engines, reads, strict=True))
+
+
+ROUNDS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["own/a", "own/b", "own/c"]),
+        st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+"""Of each configuration: the number of the server and of the client by replica."""
+
+
+@settings(max_examples=30, deadline=None)
+@given(ROUNDS)
+def test_after_any_sequence_of_configurations_the_wanted_replicas_serve(
+    rounds: list[dict[str, tuple[int, int]]],
+) -> None:
+    async def check() -> None:
+        engines: dict[tuple[str, int, int], Engine] = defaultdict(Engine)
+        async with watching() as watched:
+            before: dict[str, tuple[int, int]] = {}
+            for wanted in rounds:
+                watched.events.clear()
+                made = [
+                    replica(engines[name, server, client], name, url=f"http://{name}{server}")
+                    for name, (server, client) in wanted.items()
+                ]
+                tokens = {key: engine.tokens for key, engine in engines.items()}
+                watched.prober.apply(made, [])
+                same = {n for n in wanted if n in before and before[n][0] == wanted[n][0]}
+                expected = dict.fromkeys(before.keys() - wanted.keys(), False)
+                expected |= dict.fromkeys(wanted.keys() - same, True)
+                await watched.until(partial(Watched.reports, watched, expected))
+                current = [engines[name, s, c] for name, (s, c) in wanted.items()]
+                reads = [engine.reads for engine in current]
+                await watched.until(partial(all_read, current, reads))
+                for name in same:
+                    key = (name, *wanted[name])
+                    again = wanted[name] != before[name]
+                    assert engines[key].tokens == tokens.get(key, 0) + again
+                assert watched.serving() == expected, "nothing was said of what stays"
+                before = wanted
+
+    asyncio.run(check())

@@ -262,7 +262,8 @@ def test_rates_of_a_remote_hold_and_tell_when_to_come_again() -> None:
         assert admission.admits("far", request(f"r{i}"), 0.0)
         admission.started("far", request(f"r{i}"), 0.0)
     assert not admission.admits("far", request("r2"), 0.0)
-    assert admission.next_change_s(0.0) == pytest.approx(30.0)
+    assert admission.opens_s("far", request("r2"), 0.0) == pytest.approx(30.0)
+    assert admission.opens_s("far", request("r2"), 30.0) is None
     assert admission.admits("far", request("r2"), 30.0)
     for i in range(2):
         admission.ended("far", f"r{i}", None, 1.0)
