@@ -18,11 +18,11 @@ from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     Owner,
-    book_lost,
     close,
     extend,
     give_back,
     owned_by,
+    record_lost_rows,
 )
 from gateway.accounting.ledger.ledger import Ledger
 from scheduler.budgets.budget import Budget, Holder, Limit, Refusal, Scope
@@ -54,7 +54,7 @@ class BudgetRefused(Exception):
     """No room in a budget. `retry_after_s`: None: no use in trying again in this window."""
 
     def __init__(self, refusal: Refusal, retry_after_s: float | None) -> None:
-        super().__init__(f"budget of {named(refusal.limit)}")
+        super().__init__(f"budget of {account_name(refusal.limit)}")
         self.refusal = refusal
         self.retry_after_s = retry_after_s
 
@@ -93,7 +93,7 @@ class Budgets:
         self._overrides = overrides
         self._apply()
 
-    def ask_again(self) -> None:
+    def forget_refusals(self) -> None:
         """What was refused may have room now: a correction was written."""
         self._refused.clear()
 
@@ -146,13 +146,13 @@ class Budgets:
 
     def settle(self, settled: SettledAttempt) -> Settled | None:
         """An attempt ended: how it counts. None: no budget applies to it."""
-        return counted(self._book, settled)
+        return settle_against_budgets(self._book, settled)
 
     def release(self, request_id: str) -> None:
         """The request has ended; its attempts are settled."""
         self._book.release(request_id, time.time())
 
-    async def mind(self, *, pressed: Holder | None = None) -> None:
+    async def return_unused(self, *, pressed: Holder | None = None) -> None:
         """Gives back what is idle or above 2 %; what fails is done at a later call."""
         due, self._undone = (*self._undone, *self._book.due(time.time(), pressed=pressed)), []
         await self._perform(due)
@@ -181,7 +181,7 @@ class Budgets:
         lost = self._ledger.lost(lease_id)
         if lost:
             await self._ledger.after_rows(
-                lambda tx: book_lost(tx, lease_id, lost, LOST_NOTE), GRANT_S
+                lambda tx: record_lost_rows(tx, lease_id, lost, LOST_NOTE), GRANT_S
             )
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
 
@@ -190,7 +190,7 @@ class Budgets:
         refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
         if refusal is not None and refusal.transient:
             # Other leases of this process may have room that nobody needs.
-            await self.mind(pressed=holder)
+            await self.return_unused(pressed=holder)
             refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
         if refusal is None:
             return
@@ -241,7 +241,7 @@ class Budgets:
         self._book.set_budgets(budget for budget in budgets.values() if budget is not None)
 
 
-def named(limit: Limit) -> str:
+def account_name(limit: Limit) -> str:
     """An account in words."""
     account = limit.account
     key = f", key {account.key_id}" if account.key_id else ""
@@ -249,7 +249,7 @@ def named(limit: Limit) -> str:
     return f"tenant {account.tenant}{key}{session}, a {account.period}"
 
 
-def counted(book: BudgetBook, settled: SettledAttempt) -> Settled | None:
+def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> Settled | None:
     """Settles an attempt in the book; None: no budget applies to it."""
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:

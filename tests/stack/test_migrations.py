@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from gateway.accounting.accounts import accounts
+from gateway.accounting.accounting import open_accounting
 from gateway.accounting.ledger.database import LedgerUnusable
 from gateway.accounting.ledger.migrations import MIGRATIONS, Dialect, Migration, migrate
 from gateway.accounting.ledger.postgres import PostgresTx, connect, write_migration
@@ -83,9 +83,9 @@ async def test_a_ledger_from_before_steps_is_taken_over_whole(
     (tmp_path / "dsn").write_text(dsn)
     ledger = LedgerConfig(postgres=SecretConfig(file="dsn"), gateway="gw-1", retain_days=36_500)
     config = msgspec.structs.replace(GatewayConfig(), ledger=ledger)
-    async with accounts(config, tmp_path) as made:
+    async with open_accounting(config, tmp_path) as made:
         assert await booked(made.database) == CHARGED_NANO_USD + OPEN_NANO_USD
-        made.take(settled("key/4", charged=5))
+        made.record_attempt(settled("key/4", charged=5))
     database = await connect(dsn, "other")
     assert await booked(database) == CHARGED_NANO_USD + OPEN_NANO_USD + 5
     await database.close()

@@ -9,24 +9,24 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from gateway.accounting.ledger.database import Database, Tx
-from gateway.accounting.ledger.rows import INSERT, Entry, bare_row
+from gateway.accounting.ledger.rows import INSERT, PendingRow, bare_row
 from gateway.accounting.ledger.schema import RowState
 
-Append = Callable[[int, Sequence[Entry], bool], Awaitable[None]]
+Append = Callable[[int, Sequence[PendingRow], bool], Awaitable[None]]
 """Writes entries of one epoch, numbered from the first argument; the last: whether they are to
 survive the machine when it returns. Raises LedgerUnavailable."""
 
 
-def appending(database: Database, epoch: str) -> Append:
+def transactional_append(database: Database, epoch: str) -> Append:
     """Writes the rows of a process by transactions."""
 
-    async def write(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+    async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
         await database.write(lambda tx: append(tx, epoch, first_seq, entries), durable=durable)
 
     return write
 
 
-async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[Entry]) -> None:
+async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRow]) -> None:
     """Writes entries, numbered from `first_seq`; those that are there already are left out.
 
     Batches of an epoch come in order and are written whole: what is there is a prefix.

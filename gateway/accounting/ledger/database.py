@@ -48,7 +48,7 @@ class Database(Protocol):
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """Runs what only reads. Raises LedgerUnavailable."""
 
-    async def keep(self, gateway: str) -> None:
+    async def hold_name(self, gateway: str) -> None:
         """Sees to it that no other process writes as this gateway. Raises LedgerUnavailable."""
 
     async def close(self) -> None:

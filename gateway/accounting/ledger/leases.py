@@ -142,7 +142,7 @@ async def close(tx: Tx, lease_id: str) -> None:
         await tx.many(_GIVE_BACK, [(name, unused) for name in _names(accounts)])
 
 
-async def book_lost(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> None:
+async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> None:
     """Books what rows of a lease said that could not be kept: they never came to the ledger."""
     [(rest,)] = await tx.rows(
         "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
@@ -150,7 +150,7 @@ async def book_lost(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> Non
     await _recover(tx, lease_id, min(lost_nano_usd, rest), note)
 
 
-async def recover_own(tx: Tx, owner: Owner) -> int:
+async def recover_own_leases(tx: Tx, owner: Owner) -> int:
     """At the start of a process: what earlier ones of its name left open counts as spent.
 
     Returns the number of leases. One row each covers what is lost: rows that were not written yet,
@@ -166,7 +166,7 @@ async def recover_own(tx: Tx, owner: Owner) -> int:
     return len(found)
 
 
-async def recover_silent(tx: Tx, owner: Owner, silent_s: float) -> int:
+async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
     """The same for other gateways that have not been heard of for so long."""
     note = f"gateway silent for {silent_s:g} s: what it had leased and not accounted for"
     found = await tx.rows(
@@ -178,7 +178,7 @@ async def recover_silent(tx: Tx, owner: Owner, silent_s: float) -> int:
     return len(found)
 
 
-async def heard(tx: Tx, owner: Owner) -> None:
+async def record_heartbeat(tx: Tx, owner: Owner) -> None:
     """This gateway is alive."""
     await tx.run(
         "INSERT INTO gateway (name, epoch, seen_unix_us) VALUES ($1, $2, $3)"

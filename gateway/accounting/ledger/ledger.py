@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from gateway.accounting.ledger.append import Append
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, Tx
-from gateway.accounting.ledger.rows import Entry
+from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Ledger:
         self._append = append
         self._limit = backlog_rows
         self._spool = spool
-        self._rows: deque[Entry] = deque()
+        self._rows: deque[PendingRow] = deque()
         self._jobs: deque[_Job] = deque()
         self._next_seq = 0
         self._wake = asyncio.Event()
@@ -108,7 +108,7 @@ class Ledger:
             longest_wait_s=self._longest_wait_s,
         )
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PendingRow) -> None:
         """Takes an entry; never blocks, never raises."""
         if len(self._rows) >= self._limit:
             self._lose(entry)
@@ -117,7 +117,7 @@ class Ledger:
             self._oldest_s = time.monotonic()
             self._wake.set()
         if self._spool is not None:
-            self._spool.keep(self._next_seq + len(self._rows), entry)
+            self._spool.append(self._next_seq + len(self._rows), entry)
         self._rows.append(entry)
         if len(self._rows) == BATCH_ROWS:
             self._hurry.set()
@@ -206,7 +206,7 @@ class Ledger:
             size = min(size, self._jobs[0].after_seq - self._next_seq)
         batch = list(islice(self._rows, size))
         if self._spool is not None:
-            self._spool.turn(self._next_seq)
+            self._spool.swap_files(self._next_seq)
         began_s = time.monotonic()
         try:
             sync = began_s - self._synced_s >= SYNC_S
@@ -255,7 +255,7 @@ class Ledger:
             log.warning("the ledger writes again, after %.1f s", seconds)
             self._error = ""
 
-    def _lose(self, entry: Entry) -> None:
+    def _lose(self, entry: PendingRow) -> None:
         if not self._lost_rows:
             log.error("the ledger's backlog of %d rows is full: rows are lost", self._limit)
         self._lost_rows += 1

@@ -97,7 +97,7 @@ class PostgresDatabase:
         """Whether the connection that holds the gateway's name is gone."""
         return bool(self._claim.is_closed())
 
-    async def keep(self, gateway: str) -> None:
+    async def hold_name(self, gateway: str) -> None:
         """See `Database`: takes the name again after the connection that held it was lost."""
         if not self.claim_lost:
             return

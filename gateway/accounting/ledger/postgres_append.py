@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from gateway.accounting.ledger.append import Append, append
 from gateway.accounting.ledger.postgres import PostgresDatabase
-from gateway.accounting.ledger.rows import Entry
+from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.schema import ATTEMPT, ATTEMPT_COLUMNS
 
 _COLUMNS = ATTEMPT_COLUMNS[1:]
@@ -65,10 +65,10 @@ SELECT COALESCE(bool_and(state = 'open'), true) FROM held
 """
 
 
-def appending_at_once(database: PostgresDatabase, epoch: str) -> Append:
+def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
     """Writes the rows of a process; every commit is durable."""
 
-    async def write(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+    async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
         del durable
         others = [(first_seq + i, name) for i, e in enumerate(entries) for name in e.others]
         found = await database.at_once(

@@ -17,7 +17,7 @@ INSERT = (
 _encoder = msgspec.json.Encoder()
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PendingRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An attempt that waits to be written: values that a spool can keep."""
 
     values: tuple[str | int | None, ...]
@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Ids of accounts that its lease knows nothing of."""
 
 
-def state(settled: SettledAttempt) -> RowState:
+def row_state(settled: SettledAttempt) -> RowState:
     """What kind of row an attempt makes."""
     if settled.charged_nano_usd is None:
         return RowState.UNPRICED
@@ -43,15 +43,15 @@ def state(settled: SettledAttempt) -> RowState:
     return RowState.FINAL
 
 
-def entry(settled: SettledAttempt, budget: Settled | None) -> Entry:
+def pending_row(settled: SettledAttempt, budget: Settled | None) -> PendingRow:
     """The entry of an attempt. `budget`: how it counts; None: no budget applied."""
     charged = settled.charged_nano_usd or 0
     if budget is None:
-        return Entry(_values(settled, charged, ""), charged, charged, 0, "", ())
+        return PendingRow(_values(settled, charged, ""), charged, charged, 0, "", ())
     lease_id, budgeted = budget.lease_id or "", budget.budgeted_nano_usd
     others = tuple(account.account_id for account in budget.others)
     values = _values(settled, budgeted, lease_id)
-    return Entry(values, charged, budgeted, budget.overrun_nano_usd, lease_id, others)
+    return PendingRow(values, charged, budgeted, budget.overrun_nano_usd, lease_id, others)
 
 
 def _values(
@@ -60,7 +60,7 @@ def _values(
     usage = settled.usage
     parts = [(part.kind.value, part.tokens, part.nano_usd) for part in settled.parts]
     return (
-        state(settled)._value_,
+        row_state(settled)._value_,
         # The scheduler's ids begin with the key, so that two keys may choose the same one.
         settled.request_id.removeprefix(f"{settled.key_id}/"),
         settled.attempt,

@@ -94,7 +94,7 @@ class SqliteDatabase:
         """See `Database`."""
         return await self._in(self._read_thread, self._reader, transaction, READ)
 
-    async def keep(self, gateway: str) -> None:
+    async def hold_name(self, gateway: str) -> None:
         """See `Database`: the lock of the file does."""
 
     async def close(self) -> None:

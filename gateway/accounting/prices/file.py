@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.accounting.prices.sanity_checks import gate_problems
+from gateway.accounting.prices.sanity_checks import sanity_problems
 from gateway.config.price_rows import CatalogFile
 from gateway.config.problems import ConfigError
 from gateway.config.syntax.shape import shape_problems
@@ -38,7 +38,7 @@ def parse_catalog(text: bytes | str, source: str) -> CatalogFile:
     problems = shape_problems(document, CatalogFile)
     if not problems:
         catalog = msgspec.convert(document.data, CatalogFile)
-        problems = list(gate_problems(catalog))
+        problems = list(sanity_problems(catalog))
         if not problems:
             return catalog
     lines = document.written

@@ -37,7 +37,7 @@ _CONFIRM = "check it with the source; if it is meant, add confirmed: true to the
 TokenRow = RemoteRow | ShowbackRow
 
 
-def gate_problems(catalog: CatalogFile) -> Iterator[Problem]:
+def sanity_problems(catalog: CatalogFile) -> Iterator[Problem]:
     """Every problem of the rows, alone and with each other."""
     rows: list[tuple[str, Validity]] = [
         *((f"gpu_hours[{i}]", row) for i, row in enumerate(catalog.gpu_hours)),

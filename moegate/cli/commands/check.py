@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from gateway.accounting.accounts import budget
+from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.prices.source import load_prices
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
@@ -56,7 +56,9 @@ def _warnings(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
         return
     prices = load_prices(config.prices, base_dir)
     for i, entry in enumerate(config.budgets):
-        yield from unpriced_budget(budget(entry), config, prices, time.time(), f"budgets[{i}]")
+        yield from unpriced_budget(
+            configured_budget(entry), config, prices, time.time(), f"budgets[{i}]"
+        )
 
 
 def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:

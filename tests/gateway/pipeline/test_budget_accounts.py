@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.accounting.ledger.append import append
 from gateway.accounting.ledger.leases import Extended, Owner, extend
-from gateway.accounting.ledger.rows import entry
+from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_book import BudgetBook
@@ -63,7 +63,7 @@ def test_it_starts_with_what_was_spent_before(
     holder = Holder("team", "k0", session_id)
     lease = book.extension(holder, 10, NOW_S).lease
     entries = [
-        entry(
+        pending_row(
             settled(
                 tenant=row.tenant,
                 key_id=row.key_id,

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.accounting.accounts import accounts
+from gateway.accounting.accounting import open_accounting
 from gateway.accounting.ledger.database import LedgerUnusable
 from gateway.accounting.ledger.migrations import (
     MIGRATIONS,
@@ -100,10 +100,10 @@ async def test_a_ledger_from_before_steps_is_taken_over_whole(path: Path) -> Non
     config = msgspec.structs.replace(
         GatewayConfig(), ledger=LedgerConfig(retain_days=36_500, gateway="gw-1")
     )
-    async with accounts(config, path.parent) as made:
+    async with open_accounting(config, path.parent) as made:
         # What its killed gateway had leased counts as spent, as it would have by the code before.
         assert await booked(made.database) == CHARGED_NANO_USD + OPEN_NANO_USD
-        made.take(settled("key/4", charged=5))
+        made.record_attempt(settled("key/4", charged=5))
     database = SqliteDatabase(path)
     assert await booked(database) == CHARGED_NANO_USD + OPEN_NANO_USD + 5
     assert await one(database, "SELECT COUNT(*) FROM budget") == 2

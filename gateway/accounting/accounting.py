@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.ledger.append import appending
+from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
-from gateway.accounting.ledger.leases import Owner, heard, recover_own, recover_silent
+from gateway.accounting.ledger.leases import (
+    Owner,
+    record_heartbeat,
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
-from gateway.accounting.ledger.rows import entry
-from gateway.accounting.ledger.spool import Spool, bring_in
+from gateway.accounting.ledger.rows import pending_row
+from gateway.accounting.ledger.spool import Spool, recover_spool
 from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
@@ -33,9 +38,9 @@ from scheduler.metering.settlement import SettledAttempt
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MIND_S = 1.0
+MAINTENANCE_S = 1.0
 HEARTBEAT_S = 10.0
-SILENT_S = 120.0
+SILENCE_S = 120.0
 """A gateway that shares the database and has been silent for so long is taken for dead."""
 SETTLE_S = 60.0
 """After the start, and after the database was away: others have so long to be heard again."""
@@ -44,8 +49,8 @@ WRITE_S = 10.0
 
 
 @dataclass(slots=True)
-class Accounts:
-    """Told of every attempt; asked before a request may spend. Made by `accounts`."""
+class Accounting:
+    """Told of every attempt; asked before a request may spend. Made by `open_accounting`."""
 
     database: Database
     ledger: Ledger
@@ -54,9 +59,9 @@ class Accounts:
     shared: bool
     retain_days: int
 
-    def take(self, settled: SettledAttempt) -> None:
+    def record_attempt(self, settled: SettledAttempt) -> None:
         """A sink of settled attempts: never blocks."""
-        self.ledger.add(entry(settled, self.budgets.settle(settled)))
+        self.ledger.add(pending_row(settled, self.budgets.settle(settled)))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
         """Sets a budget, in force here at once and at other gateways within `HEARTBEAT_S`; None
@@ -68,26 +73,28 @@ class Accounts:
         """Writes after the rows that came before. Raises LedgerUnavailable."""
         return await self.ledger.after_rows(transaction, WRITE_S)
 
-    async def mind(self) -> None:
+    async def maintain(self) -> None:
         """Minds leases, the heartbeat, silent gateways and retention, until cancelled."""
         beat_s = retain_s = 0.0
         calm_since_s = time.monotonic()
         while True:
-            await asyncio.sleep(MIND_S)
+            await asyncio.sleep(MAINTENANCE_S)
             now_s = time.monotonic()
             if self.ledger.status.error:
                 calm_since_s = now_s
                 continue
             try:
-                await self.budgets.mind()
+                await self.budgets.return_unused()
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
-                    await self.database.keep(self.owner.gateway)
-                    await self.write(lambda tx: heard(tx, self.owner))
+                    await self.database.hold_name(self.owner.gateway)
+                    await self.write(lambda tx: record_heartbeat(tx, self.owner))
                     self.budgets.override(await self.database.read(overrides))
                     if self.shared and now_s - calm_since_s >= SETTLE_S:
-                        lost = await self.write(lambda tx: recover_silent(tx, self.owner, SILENT_S))
-                        _tell_recovered(lost, "gateways that fell silent")
+                        lost = await self.write(
+                            lambda tx: recover_silent_gateways(tx, self.owner, SILENCE_S)
+                        )
+                        _log_recovered(lost, "gateways that fell silent")
                 if now_s - retain_s >= RETENTION_S:
                     retain_s = now_s
                     await self._retain()
@@ -101,11 +108,11 @@ class Accounts:
         deleted = PIECE_ROWS
         while deleted >= PIECE_ROWS:
             deleted = await self.write(lambda tx: delete_old(tx, before_us))
-            await asyncio.sleep(MIND_S)  # the rows of requests come first
+            await asyncio.sleep(MAINTENANCE_S)  # the rows of requests come first
 
 
 @contextlib.asynccontextmanager
-async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounts]:
+async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounting]:
     """Opens the ledger, books what a killed process left, and closes it in order.
 
     Raises ConfigError where it cannot be opened.
@@ -119,13 +126,13 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
         if dsn is None:
             path = base_dir / settings.sqlite
             database = await asyncio.to_thread(SqliteDatabase, path)
-            append = appending(database, owner.epoch)
+            append = transactional_append(database, owner.epoch)
         else:
             from gateway.accounting.ledger.postgres import connect
-            from gateway.accounting.ledger.postgres_append import appending_at_once
+            from gateway.accounting.ledger.postgres_append import single_statement_append
 
             database = postgres = await connect(dsn, owner.gateway)
-            append = appending_at_once(postgres, owner.epoch)
+            append = single_statement_append(postgres, owner.epoch)
     except LedgerUnusable as error:
         raise _unusable(error) from error
     async with contextlib.AsyncExitStack() as stack:
@@ -137,19 +144,21 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
                     base_dir / (settings.spool or f"{settings.sqlite}.spool"), owner.epoch
                 )
                 stack.callback(spool.close)
-                await bring_in(spool, database)
+                await recover_spool(spool, database)
             except (LedgerUnusable, LedgerUnavailable, OSError) as error:
                 raise _unusable(error) from error
-        _tell_recovered(await database.write(lambda tx: recover_own(tx, owner)), "a killed gateway")
+        _log_recovered(
+            await database.write(lambda tx: recover_own_leases(tx, owner)), "a killed gateway"
+        )
         if dsn is None:
             # Nobody else can have the file open: other names are old names of this gateway.
-            await database.write(lambda tx: recover_silent(tx, owner, 0.0))
-        await database.write(lambda tx: heard(tx, owner))
+            await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
+        await database.write(lambda tx: record_heartbeat(tx, owner))
         ledger = Ledger(database, append, settings.backlog_rows, spool)
         budgets = Budgets(ledger, owner)
-        budgets.configure(map(budget, config.budgets))
+        budgets.configure(map(configured_budget, config.budgets))
         budgets.override(await database.read(overrides))
-        opened = Accounts(
+        opened = Accounting(
             database,
             ledger,
             budgets,
@@ -158,7 +167,7 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
             retain_days=settings.retain_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
-        minder = asyncio.create_task(opened.mind(), name="moegate-accounts")
+        minder = asyncio.create_task(opened.maintain(), name="moegate-accounts")
         try:
             yield opened
         finally:
@@ -169,7 +178,7 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
             await ledger.flush()
 
 
-def budget(entry: BudgetConfig) -> Budget:
+def configured_budget(entry: BudgetConfig) -> Budget:
     """A budget of the configuration file."""
     return Budget(
         tenant=entry.tenant,
@@ -186,7 +195,7 @@ def _unusable(error: Exception) -> ConfigError:
     return ConfigError("ledger", [problem])
 
 
-def _tell_recovered(leases: int, whose: str) -> None:
+def _log_recovered(leases: int, whose: str) -> None:
     if leases:
         log.warning("%d open leases of %s count as spent: see `moegate usage`", leases, whose)
 
