@@ -25,9 +25,9 @@ from scheduler.decisions import Decision, Tier
 from scheduler.limits.retry_budget import RetryBudget
 from scheduler.model_state import ModelState
 from scheduler.placement.quotes import Quote
-from scheduler.queue.model_queue import Due, Queued
+from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
-from scheduler.refusals import UNAVAILABLE_RETRY_S, why_none_is_open
+from scheduler.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
@@ -60,6 +60,11 @@ class ModelScheduler:
         self._attempts = attempts
         self._admission = model_state.admission
         self._policy = model_state.policy
+
+    def set_limits(self, queue: QueueLimits, attempts: int) -> None:
+        """Applies changed limits."""
+        self.model_state.queue.set_limits(queue)
+        self._attempts = attempts
 
     def arrive(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """Takes the first of the five ways that applies."""
@@ -235,6 +240,8 @@ class ModelScheduler:
     def _wait_again(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """An evicted request goes back to the queue, and others are looked at first."""
         tracked.evictions += 1
+        if not self.model_state.states:  # a reload has removed the model
+            return (self._reject_unknown(tracked.request, now),)
         request = tracked.request
         room, shed = self._make_room(request, now)
         if not room:
@@ -258,18 +265,29 @@ class ModelScheduler:
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)
         message = "no server of the model is in service"
-        stranded = [queued.request for queued in self.model_state.queue]
-        for request in stranded:
-            self.model_state.queue.remove(request.request_id)
         return tuple(
             self._reject(request, RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S, now)
-            for request in stranded
+            for request in self._empty_queue()
         )
+
+    def reject_all_unknown(self, now: float) -> tuple[Action, ...]:
+        """Refuses all who wait: the model is not configured any more."""
+        return tuple(self._reject_unknown(request, now) for request in self._empty_queue())
+
+    def _empty_queue(self) -> list[Request]:
+        waiting = [queued.request for queued in self.model_state.queue]
+        for request in waiting:
+            self.model_state.queue.remove(request.request_id)
+        return waiting
+
+    def _reject_unknown(self, request: Request, now: float) -> Refuse:
+        message = unknown_model(request.model)
+        return self._reject(request, RefusalReason.UNKNOWN_MODEL, message, None, now)
 
     def progress(self, tracked: TrackedRequest, event: Progress, now: float) -> tuple[Action, ...]:
         """Tokens came; the end of a prefill makes room for the next one."""
         assert tracked.placement is not None
-        index = self.model_state.fleet.index.get(tracked.placement.facts.name)
+        index = self.model_state.fleet.index_of(tracked.placement)
         if index is None:
             tracked.placement.progress(event.request_id, event.output_tokens, now)
         elif self.model_state.fleet.progress(index, event.request_id, event.output_tokens, now):

@@ -24,6 +24,7 @@ from scheduler.decisions import Decisions
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
+from scheduler.placement.carry_over import carry_over
 from scheduler.placement.placement import choose, quote
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.self_hosted import SelfHostedFleet
@@ -100,6 +101,29 @@ class ModelState:
         self._no_hits: Floats = np.zeros(len(states))
         self._no_hits.flags.writeable = False
         self._promised_s: float | None = None
+
+    def reconfigure(self, states: Sequence[PlacementState], now: float) -> None:
+        """Goes on with these placements; those that stay are the same objects, and what was learnt
+        of them stays, as do the queue and the fairness between tenants."""
+        before = {id(state): i for i, state in enumerate(self.states)}
+        own_before, troubled = self.fleet.states, self.troubled
+        own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
+        remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
+        self.fleet = carry_over(self.fleet, own, self.policy, now)
+        self.remotes = self.remotes.carried_over(remotes)
+        previous = [before.get(id(state)) for state in self.states]
+        self.prefixes.reindex(previous)
+        self.engine_caches.reindex(previous[: len(own)])
+        index_of = self.fleet.index_of
+        self.batch = {
+            request_id: index
+            for request_id, was in self.batch.items()
+            if (index := index_of(own_before[was])) is not None
+        }
+        moved = {index_of(own_before[was]) for was in troubled}
+        self.troubled = {index for index in moved if index is not None}
+        self._no_hits = np.zeros(len(previous))
+        self._no_hits.flags.writeable = False
 
     @property
     def states(self) -> list[PlacementState]:

@@ -39,27 +39,61 @@ class Broken:
     retry_after_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An attempt that runs. `breaker`: the one that admitted it, another server's after a reload
+    that changed the incarnation."""
+
+    started_s: float
+    tokens: int
+    breaker: Breaker
+
+
 @dataclass(slots=True)
 class _Gate:
     facts: Placement
     breaker: Breaker
     slots: float
     cut_s: float = float("-inf")
-    running: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Start and reserved tokens of each attempt."""
+    running: dict[str, _Attempt] = field(default_factory=dict)
 
 
 class PlacementAdmission:
-    """One gate a placement. Every `started` is followed by one `ended`."""
+    """One gate a placement. Every `started` is followed by one `ended`, which is ignored where a
+    reload has removed the gate meanwhile."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
-        self._admission = {
-            facts.name: _Gate(facts, Breaker(limits), float(facts.max_running))
-            for facts in placements
-        }
+        self._limits = limits
+        self._admission: dict[str, _Gate] = {}
         self._rates = RateLimiter()
+        for facts in placements:
+            self.add(facts)
+
+    def add(self, facts: Placement) -> None:
+        """Adds a placement that nothing is known of; one of the same name is forgotten."""
+        self.remove(facts.name)
+        gate = _Gate(facts, Breaker(self._limits), float(facts.max_running))
+        self._admission[facts.name] = gate
+
+    def remove(self, name: str) -> None:
+        """Forgets a placement, if it is there, and what runs on it."""
+        self._admission.pop(name, None)
+        self._rates.forget(name)
+
+    def change(self, facts: Placement) -> None:
+        """Applies changed facts; what was learnt of the placement stays, within the new bounds."""
+        gate = self._admission[facts.name]
+        most, uncut = float(facts.max_running), gate.slots >= gate.facts.max_running
+        gate.slots = most if uncut else min(gate.slots, most)
+        gate.facts = facts
+
+    def restart(self, facts: Placement) -> None:
+        """Another server is behind the name: its breaker starts anew. Limits that the account of
+        a remote has shown stay."""
+        self.change(facts)
+        self._admission[facts.name].breaker = Breaker(self._limits)
 
     def broken(self, name: str, now: float) -> bool:
         """Whether waiting for the placement is no use for now."""
@@ -104,7 +138,7 @@ class PlacementAdmission:
         gate = self._admission[name]
         tokens = _tokens(request)
         gate.breaker.started(request.request_id, now)
-        gate.running[request.request_id] = (now, tokens)
+        gate.running[request.request_id] = _Attempt(now, tokens, gate.breaker)
         if gate.facts.kind is PlacementKind.REMOTE:
             refusal = self._rates.admit(name, gate.facts.send_limits, tokens, now)
             if refusal is not None:
@@ -112,9 +146,12 @@ class PlacementAdmission:
 
     def ended(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """An attempt is over; None: its client has gone."""
-        gate = self._admission[name]
+        gate = self._admission.get(name)
+        if gate is None or request_id not in gate.running:
+            return
         in_use = len(gate.running)
-        started_s, reserved = gate.running.pop(request_id)
+        attempt = gate.running.pop(request_id)
+        started_s, reserved = attempt.started_s, attempt.tokens
         used = reserved
         ok, fault, retry_after_s, detail = False, Fault.NONE, None, ""
         if end is not None:
@@ -129,7 +166,7 @@ class PlacementAdmission:
                 gate.cut_s = now
             elif ok and in_use >= int(gate.slots):
                 gate.slots = min(float(gate.facts.max_running), gate.slots + 1.0 / gate.slots)
-        gate.breaker.ended(
+        attempt.breaker.ended(
             request_id,
             started_s=started_s,
             ok=ok,

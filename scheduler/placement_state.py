@@ -42,6 +42,8 @@ class Placement:
         rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
         nano_usd_per_s: the bill of an own group; None: unknown, never free.
         send_limits: what a remote takes a minute.
+        incarnation: which server is behind the name, its address say: when it changes, nothing that
+            was known of the engine holds any more.
         fate: placements of one such name fail together; empty: by itself.
         objective: what the pool is packed or spread by; the same for all pools of one model.
         release_delay_s: a group that was empty for so long is reported as releasable.
@@ -61,9 +63,26 @@ class Placement:
     rates: TokenRates | None = None
     nano_usd_per_s: int | None = None
     send_limits: RateLimits = NO_RATE_LIMITS
+    incarnation: str = ""
     fate: str = ""
     objective: Objective = Objective.LATENCY
     release_delay_s: float = 30.0
+
+    @property
+    def group_name(self) -> str:
+        """Name of the group; a placement that is alone in its group has its own."""
+        return self.group or self.name
+
+    def is_same_server(self, other: Placement) -> bool:
+        """Whether both describe one server that serves one model, whatever its other facts."""
+        return _identity(self) == _identity(other)
+
+
+def _identity(facts: Placement) -> tuple[object, ...]:
+    return (
+        *(facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank),
+        facts.incarnation,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +105,8 @@ class Resident:
     output_tokens: int = 0
     seen_s: float = 0.0
     """When its newest tokens were told of."""
+    nano_usd_per_s: float = 0.0
+    """Rate of its group when it started, in terms of fairness; 0 on a remote."""
     evicting: bool = False
 
     @property

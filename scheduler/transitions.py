@@ -47,6 +47,7 @@ def to_own(
         prefill_s=prefill_s,
         hit_tokens=int(ask.hit_tokens.item(index)),
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, ask.output_tokens),
+        nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
     )
     model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
@@ -137,12 +138,18 @@ def take_back(
     state, tracked.placement = tracked.placement, None
     assert state is not None
     request = tracked.request
-    index = model_state.fleet.index.get(state.facts.name)
+    index = model_state.fleet.index_of(state)
     if index is None:
-        return state, state.remove(request.request_id, now)
-    resident = model_state.fleet.remove(index, request.request_id, now)
-    model_state.batch.pop(request.request_id, None)
-    served = model_state.service_nano_usd(index, resident.prefill_s, resident.output_tokens)
+        resident = state.remove(request.request_id, now)
+        if state.facts.kind is PlacementKind.REMOTE:
+            return state, resident
+        rate = resident.nano_usd_per_s  # a reload has removed the placement
+    else:
+        resident = model_state.fleet.remove(index, request.request_id, now)
+        model_state.batch.pop(request.request_id, None)
+        rate = model_state.fleet.nano_usd_per_s.item(index)
+    full_token_s = model_state.fleet.full_token_s
+    served = rate * (resident.prefill_s + resident.output_tokens * full_token_s)
     model_state.queue.counters.charge(
         request.tenant, request.weight, served - resident.service_nano_usd
     )
@@ -153,7 +160,7 @@ def learn(
     model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
 ) -> None:
     """Takes what the end of an attempt says of its placement and of such requests."""
-    index = model_state.fleet.index.get(state.facts.name)
+    index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
         model_state.troubled.add(index)
     if event.outcome in _TELLS:

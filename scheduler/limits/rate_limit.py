@@ -80,6 +80,10 @@ class RateLimiter:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
 
+    def forget(self, key_id: str) -> None:
+        """Drops the state of a key that is not configured any more."""
+        self._accounts.pop(key_id, None)
+
     def running(self, key_id: str) -> int:
         """Requests of the key that are not settled yet."""
         account = self._accounts.get(key_id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from scheduler.contract import Request
@@ -113,6 +113,11 @@ class Explorer:
         if best.nano_usd is None:
             return best, "its price is unknown, and no priced one can"
         return best, f"the cheapest of {len(free)}: {best.nano_usd / 1e9:.6f} USD"
+
+    def keep_only(self, placements: Set[str]) -> None:
+        """Forgets remotes that are not configured any more."""
+        tried = self._tried_at.items()
+        self._tried_at = {name: number for name, number in tried if name in placements}
 
     def took(self, placement: str) -> None:
         """A request goes there."""

@@ -19,12 +19,22 @@ SPILL_MARGIN = 1.2
 class Remotes:
     """States of the remotes, in a fixed order."""
 
-    def __init__(self, states: Sequence[PlacementState], admission: PlacementAdmission) -> None:
+    def __init__(
+        self,
+        states: Sequence[PlacementState],
+        admission: PlacementAdmission,
+        explorer: Explorer | None = None,
+    ) -> None:
         self.states = list(states)
         self.take_facts()
         self.index = {state.facts.name: i for i, state in enumerate(self.states)}
         self._admission = admission
-        self._explorer = Explorer()
+        self._explorer = explorer or Explorer()
+
+    def carried_over(self, states: Sequence[PlacementState]) -> Remotes:
+        """Those of a changed configuration, with what is known of when each was tried."""
+        self._explorer.keep_only({state.facts.name for state in states})
+        return Remotes(states, self._admission, self._explorer)
 
     def take_facts(self) -> None:
         """Reads the facts of the remotes, whose prices change."""

@@ -120,6 +120,10 @@ class ModelQueue:
     def __repr__(self) -> str:
         return f"<ModelQueue {len(self)} requests, {self.size_bytes} bytes>"
 
+    def set_limits(self, limits: QueueLimits) -> None:
+        """Applies changed bounds; requests that wait already stay."""
+        self._limits = limits
+
     def has_room(self, request: Request) -> bool:
         """Whether the request fits the bounds."""
         return (
@@ -253,8 +257,11 @@ class ModelQueue:
     def give_way(self, request: Request) -> Queued | None:
         """Who should leave a full queue for this request; None: nobody ranks below it.
 
+        Nobody leaves a queue that a reload has left above its bound: that would make no room yet.
         In its own class: who is late, else the last of a tenant that waits with more requests.
         """
+        if len(self._by_id) > self._limits.requests:
+            return None
         for name in reversed(self._classes):
             line = self._classes[name]
             mine = name is request.slo.slo_class
