@@ -166,6 +166,7 @@ class ModelScheduler:
         request = queued.request
         tracked = self._tracked[request.request_id]
         query = self.model_state.query(tracked, now, late=queued.late)
+        self.model_state.queue.set_self_hosted(queued, query.possible)
         if query.possible:
             if not query.possible_now:
                 return TryResult(None, restricted=True)

@@ -285,6 +285,7 @@ class ModelState:
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
             late=now >= late_s,
+            self_hosted=made is not None,
         )
 
     def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:

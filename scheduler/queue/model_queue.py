@@ -70,6 +70,8 @@ class Queued:
     service_s: float
     work_s: float
     late: bool = False
+    self_hosted: bool = True
+    """Whether a self-hosted placement may take it, now or later; else it waits for a remote."""
     order: tuple[float, int] = (0.0, 0)
     """Seat in its tenant's line, given by the queue."""
 
@@ -89,6 +91,8 @@ class _ClassQueue:
 
     live: _Line = field(default_factory=dict)
     late: _Line = field(default_factory=dict)
+    for_remotes: _Line = field(default_factory=dict)
+    """Requests that no self-hosted placement may take. No other request waits behind them."""
     credit_s: float = 0.0
     work_s: float = 0.0
     """Of the live ones."""
@@ -182,7 +186,8 @@ class ModelQueue:
                 line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * _head(line.live).work_s)
 
     def candidates(self, *, hold_late: bool = False) -> Iterator[tuple[int, Queued]]:
-        """Requests in the order in which they are to be tried, each with its rank.
+        """Requests for self-hosted placements, in the order in which they are to be tried, each
+        with its rank.
 
         A lower rank goes first, but a class that is owed its share goes before all. A request
         whose time to first token is lost ranks below all others; `hold_late` leaves it out. Who
@@ -203,6 +208,19 @@ class ModelQueue:
             if line.late:
                 for queued in self._by_tenant(line.late):
                     yield rank, queued
+
+    def for_remotes(self) -> Iterator[Queued]:
+        """Requests that only remotes can take, in the order in which they are to be tried."""
+        for line in self._classes.values():
+            if line.for_remotes:
+                yield from self._by_tenant(line.for_remotes)
+
+    def set_self_hosted(self, queued: Queued, self_hosted: bool) -> None:
+        """Records whether a self-hosted placement may take a request that waits."""
+        if queued.self_hosted is not self_hosted:
+            self._leave(queued)
+            queued.self_hosted = self_hosted
+            self._enter(queued)
 
     @property
     def has_late(self) -> bool:
@@ -266,7 +284,7 @@ class ModelQueue:
             line = self._classes[name]
             mine = name is request.slo.slo_class
             if line.count:
-                lines = line.late or line.live
+                lines = line.late or line.for_remotes or line.live
                 longest = max(lines.values(), key=lambda w: len(w) / w[0].request.weight)
                 own = (len(lines.get(request.tenant, ())) + 1) / request.weight
                 if mine and not line.late and own >= len(longest) / longest[0].request.weight:
@@ -317,6 +335,8 @@ class ModelQueue:
 
     def _lines(self, queued: Queued) -> _Line:
         line = self._classes[queued.request.slo.slo_class]
+        if not queued.self_hosted:
+            return line.for_remotes
         return line.late if queued.late and self._policy.shedding else line.live
 
     def _enter(self, queued: Queued) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from gateway.accounting.ledger.database import Tx
-from scheduler.budgets.budget import Account, Budget, Scope
+from scheduler.budgets.budget import Budget, BudgetAccount, Scope
 from scheduler.budgets.budget_window import Period, Window, window_at
 
 TOP_SESSIONS = 20
@@ -57,7 +57,7 @@ async def set_override(tx: Tx, scope: Scope, budget: Budget | None) -> None:
 async def standings(tx: Tx, budget: Budget) -> list[Standing]:
     """How a budget stands; one that nobody has spent from stands at 0."""
     window = window_at(budget.period, time.time())
-    account = Account(
+    account = BudgetAccount(
         tenant=budget.tenant,
         key_id=budget.key_id,
         session_id=None,

@@ -9,7 +9,7 @@ from gateway.accounting.ledger.append import add_to, apply, next_seq
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
 from gateway.accounting.ledger.schema import RowState
-from scheduler.budgets.budget import Account
+from scheduler.budgets.budget import BudgetAccount
 
 _COPIED = (
     *("request_id", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool"),
@@ -27,7 +27,7 @@ async def correct(
     seq: int,
     delta_nano_usd: int,
     note: str,
-    accounts_of: Callable[[str, str, str, float], Sequence[Account]],
+    accounts_of: Callable[[str, str, str, float], Sequence[BudgetAccount]],
 ) -> int:
     """Adds to the charge of a row and to the budgets that it counts in; returns what it charges
     now, all corrections added.

@@ -15,7 +15,7 @@ from gateway.accounting.ledger.append import add_to, apply, next_seq
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
 from gateway.accounting.ledger.schema import RowState
-from scheduler.budgets.budget import Account, Grant, Holder, Limit, Position, Refusal, grant
+from scheduler.budgets.budget import BudgetAccount, Grant, Holder, Limit, Position, Refusal, grant
 from scheduler.budgets.budget_book import Lease
 
 _LOCK = (
@@ -102,7 +102,7 @@ async def _position(tx: Tx, limit: Limit) -> Position:
     return Position(limit=limit, settled_nano_usd=settled, committed_nano_usd=committed)
 
 
-async def _spent(tx: Tx, account: Account, ends_unix_s: int) -> int:
+async def _spent(tx: Tx, account: BudgetAccount, ends_unix_s: int) -> int:
     where, values = "", []
     if account.key_id:
         values.append(account.key_id)
