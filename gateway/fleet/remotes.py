@@ -25,11 +25,11 @@ from gateway.upstream.openai.client import OpenAIClient
 
 
 class RemoteClient(Protocol):
-    """What the client of every remote offers."""
+    """The client of a remote, whatever its API."""
 
     @property
     def features(self) -> frozenset[Feature]:
-        """What requests may ask of it."""
+        """Features that requests may use."""
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of the request that are set and that it cannot honour."""
@@ -38,10 +38,10 @@ class RemoteClient(Protocol):
         """Runs a generation. Raises UpstreamFailure."""
 
     async def close_when_idle(self) -> None:
-        """Frees what it holds, once its last stream has ended."""
+        """Closes its connections once its last stream has ended."""
 
     async def close(self) -> None:
-        """Frees what it holds, and ends its streams."""
+        """Closes its connections, and so ends its streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 VERSION = "2023-06-01"
-"""Of the API: the header anthropic-version; a header of the configuration takes its place."""
+"""Version of the API, in the header anthropic-version; a configured header replaces it."""
 
 
 class AnthropicClient:
@@ -73,7 +73,7 @@ class AnthropicClient:
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
-        clock. Raises ValueError if the API cannot say the generation (`unsupported_fields`)."""
+        clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
         body = messages_body(generation, self._upstream_model, self.features, self._extra)
         request = HttpRequest(
             session=self.session,
