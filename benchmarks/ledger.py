@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from gateway.accounting.accounts import Accounts, accounts
+from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.ledger.database import Tx
 from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
@@ -80,16 +80,16 @@ def requests(count: int) -> list[SettledAttempt]:
     ]
 
 
-async def one_request(opened: Accounts, settled: SettledAttempt) -> None:
+async def one_request(opened: Accounting, settled: SettledAttempt) -> None:
     """Reserves, settles and releases."""
     holder = opened.budgets.holder("team", settled.key_id, "")
     if holder is not None:
         await opened.budgets.reserve(settled.request_id, holder, WORST)
-    opened.take(settled)
+    opened.record_attempt(settled)
     opened.budgets.release(settled.request_id)
 
 
-async def until_written(opened: Accounts) -> None:
+async def until_written(opened: Accounting) -> None:
     """Waits for the last commit."""
 
     async def nothing(_: Tx) -> None:
@@ -102,7 +102,7 @@ async def throughput(rows: int) -> None:
     """Settlements a second, to the last commit."""
     for name, budgets in (("no budgets", False), (f"{KEYS} keys with budgets", True)):
         with tempfile.TemporaryDirectory() as folder:
-            async with accounts(settings(budgets=budgets), Path(folder)) as opened:
+            async with open_accounting(settings(budgets=budgets), Path(folder)) as opened:
                 made = requests(rows)
                 began_s, cpu_s = time.perf_counter(), time.process_time()
                 for number, settled in enumerate(made):
@@ -123,7 +123,7 @@ async def share(seconds: float) -> None:
     """CPU per request at steady rates, what building a request here costs left out."""
     for rate in RATES_PER_S:
         with tempfile.TemporaryDirectory() as folder:
-            async with accounts(settings(budgets=True), Path(folder)) as opened:
+            async with open_accounting(settings(budgets=True), Path(folder)) as opened:
                 for settled in requests(KEYS):  # their leases: made once, then they last
                     await one_request(opened, settled)
                 await until_written(opened)
@@ -138,7 +138,7 @@ async def share(seconds: float) -> None:
         )
 
 
-async def _paced(seconds: float, rate: int, opened: Accounts | None) -> float:
+async def _paced(seconds: float, rate: int, opened: Accounting | None) -> float:
     """CPU of a request at a steady rate, microseconds; None: of the pace alone."""
     made = requests(round(seconds * rate))
     began_s, cpu_s = time.perf_counter(), time.process_time()

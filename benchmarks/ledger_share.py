@@ -30,7 +30,7 @@ import msgspec
 import uvloop
 
 from benchmarks.overhead import ask, configuration, process
-from gateway.accounting.accounts import Accounts
+from gateway.accounting.accounting import Accounting
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.config.load.file import load
@@ -125,7 +125,7 @@ def counts() -> Counts:
 
 async def serve(path: Path) -> None:
     """Serves; answers SIGUSR1 with a line of counts."""
-    count(Accounts, "take", "mind")
+    count(Accounting, "record_attempt", "maintain")
     count(Budgets, "release")
     count(Spending, "_reserve")
     count(Ledger, "run")

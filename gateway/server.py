@@ -21,7 +21,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway.accounting.accounts import Accounts, accounts, budget
+from gateway.accounting.accounting import Accounting, configured_budget, open_accounting
 from gateway.accounting.apply_prices import metering_state
 from gateway.accounting.metering import Metering
 from gateway.config.gateway import GatewayConfig
@@ -52,7 +52,7 @@ class RunningGateway:
 
     address: str
     live: ActiveConfiguration
-    accounts: Accounts
+    accounting: Accounting
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     health_address: str | None
@@ -89,7 +89,7 @@ class RunningGateway:
         if old_config.ledger != config.ledger:
             log.warning("ledger: takes effect at the next start")
         await self.live.swap(config, base_dir)
-        self.accounts.budgets.configure(map(budget, config.budgets))
+        self.accounting.budgets.configure(map(configured_budget, config.budgets))
         parts = config.__struct_fields__
         return [name for name in parts if getattr(old_config, name) != getattr(config, name)]
 
@@ -159,7 +159,7 @@ async def running_gateway(
         session() as upstream,
         telemetry(config.telemetry, clock) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
-        accounts(config, base_dir) as accounting,
+        open_accounting(config, base_dir) as accounting,
     ):
         certificates = (
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
@@ -173,7 +173,7 @@ async def running_gateway(
             load=loop_load,
             on_change=tell_health,
             metering=metering,
-            sinks=(accounting.take, throughput.settled, *sinks),
+            sinks=(accounting.record_attempt, throughput.settled, *sinks),
         )
         try:
             await tell_health()
@@ -195,7 +195,7 @@ async def running_gateway(
             await server.start()
             figures = GatewayFigures(
                 live=live,
-                accounts=accounting,
+                accounting=accounting,
                 load=loop_load,
                 throughput=throughput,
                 clock=clock,
@@ -205,7 +205,7 @@ async def running_gateway(
                 gateway = RunningGateway(
                     address=address,
                     live=live,
-                    accounts=accounting,
+                    accounting=accounting,
                     server=server,
                     health=servicer,
                     health_address=health_address,

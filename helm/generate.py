@@ -1,8 +1,7 @@
-"""Writes what follows from other sources in the chart: values.schema.json, the table in README.md.
+"""Generates files of the chart: values.schema.json, and the table of values in README.md.
 
-The schema's `config` part is that of the gateway's own types; the rest has the shape of
-values.yaml, with the rules below. `make chart` runs it, tests/repository/test_chart_files.py
-compares.
+The schema's `config` part comes from the gateway's types, the rest from values.yaml and `RULES`.
+`make chart` runs this script, tests/repository/test_chart_files.py compares the files.
 """
 
 from __future__ import annotations
@@ -73,19 +72,19 @@ RULES: dict[str, dict[str, Any]] = {
     "vllm.hfToken": _SECRET_KEY,
     "vllm.extraArgs": {"type": "array", "items": {"type": "string"}},
 }
-"""What the default of a value does not say about it, by path."""
+"""Schemas of values whose default does not determine them, keyed by path."""
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def values() -> dict[str, Any]:
-    """The chart's defaults."""
+    """Reads the chart's default values."""
     loaded: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     return loaded
 
 
 def described() -> dict[str, str]:
-    """Text of each value that values.yaml describes (`# --` above it), by path, in order."""
+    """Descriptions of values (`# --` above a value in values.yaml), keyed by path, in order."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     text: list[str] = []
@@ -106,7 +105,7 @@ def described() -> dict[str, str]:
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping with something in it, by path."""
+    """Yields path and value of every leaf: anything but a mapping that is not empty."""
     for name, value in tree.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{name}.")
@@ -115,7 +114,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def schema() -> dict[str, Any]:
-    """values.schema.json: draft 7, which every Helm 3 and 4 knows."""
+    """The content of values.schema.json. Every Helm 3 and 4 supports draft 7."""
     own = json.loads(json.dumps(json_schema()))  # tuples as lists, as they are read again
     definitions = own["$defs"]
     assert own["$ref"] == "#/$defs/GatewayConfig"
@@ -151,7 +150,7 @@ def _shape(value: Any, path: str, texts: dict[str, str]) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The values as a table for README.md."""
+    """The table of values for README.md."""
     defaults = values()
     lines = ["| value | default | meaning |", "|---|---|---|"]
     for path, text in described().items():
@@ -163,14 +162,14 @@ def table() -> str:
 
 
 def readme() -> str:
-    """README.md with the table of now."""
+    """The content of README.md with the current table."""
     before, _, rest = (CHART / "README.md").read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table()}{END}{after}"
 
 
 def main() -> None:
-    """Writes both."""
+    """Writes both files."""
     (CHART / "values.schema.json").write_text(json.dumps(schema(), indent=2) + "\n")
     (CHART / "README.md").write_text(readme())
 

@@ -1,4 +1,4 @@
-"""`python -m moegate`: the same as the console script."""
+"""`python -m moegate` does the same as the console script."""
 
 from __future__ import annotations
 

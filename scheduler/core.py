@@ -8,7 +8,7 @@ the same object. What is decided for a request, and why, is in `model_scheduler.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler.contract import (
@@ -17,6 +17,7 @@ from scheduler.contract import (
     Cancelled,
     EngineReport,
     Event,
+    PlacementKind,
     PricesChanged,
     Progress,
     RefusalReason,
@@ -26,6 +27,7 @@ from scheduler.contract import (
     Tick,
 )
 from scheduler.decisions import Decision, Decisions
+from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
 from scheduler.model_scheduler import ModelScheduler
 from scheduler.model_state import ModelState
@@ -34,12 +36,10 @@ from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.queue.model_queue import QueueLimits
+from scheduler.refusals import unknown_model
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_time.step_model import StepModel
 from scheduler.tracked_request import TrackedRequest
-
-LOOK_AGAIN_S = 0.05
-"""Time between looks at a queue that only time can help: streams that must first get ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,37 +51,97 @@ class SchedulerLimits:
     retries: RetryLimits = DEFAULT_RETRIES
 
 
+@dataclass(frozen=True, slots=True)
+class _LeavingModel:
+    """A model that is not configured any more, and the ids of its requests that have not ended."""
+
+    model_scheduler: ModelScheduler
+    running: set[str]
+
+
 class Scheduler:
     """Decides for one fleet. Not thread-safe: one loop owns it."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: SchedulerLimits, policy: Policy | None = None
     ) -> None:
-        placements = tuple(placements)
-        self._states: dict[str, PlacementState] = {}
-        by_model: dict[str, list[PlacementState]] = {}
-        for facts in placements:
-            if facts.name in self._states:
-                raise ValueError(f"placement {facts.name!r} is there twice: names must differ")
-            state = self._states[facts.name] = PlacementState(facts)
-            by_model.setdefault(facts.model, []).append(state)
-        self._admission = PlacementAdmission(placements)
-        self.decisions = Decisions(max(map(len, by_model.values()), default=0))
+        self._policy = policy or Policy()
+        self._limits = limits
+        self._states: Mapping[str, PlacementState] = {}
+        self._admission = PlacementAdmission(())
+        self.decisions = Decisions(0)
         self._tracked: dict[str, TrackedRequest] = {}
         self._retries = RetryBudget(limits.retries)
-        self._model_states = {
-            model: ModelState(
-                states, self._admission, policy or Policy(), limits.queue, self.decisions
+        self._model_states: dict[str, ModelState] = {}
+        self._model_schedulers: dict[str, ModelScheduler] = {}
+        self._leaving: dict[str, _LeavingModel] = {}
+        """Models that are not configured any more and have requests that run."""
+        self.reconfigure(placements, limits, 0.0)
+
+    def reconfigure(
+        self, placements: Iterable[Placement], limits: SchedulerLimits, now: float
+    ) -> tuple[Action, ...]:
+        """Applies a changed configuration. Whatever stays keeps all that was learnt of it.
+
+        Prices in `placements` are those that hold now. A placement that is added, or that is
+        another server than before (`Placement.is_same_server`), is out of service until a
+        `ServingChanged`. What runs on a placement that leaves ends as if the placement had stayed.
+        Requests that wait for a model that leaves are refused. A configuration that equals the
+        present one changes nothing. Raises ValueError if two placements have one name.
+        """
+        change = fleet_change(self._states, placements)
+        if limits != self._limits:
+            self._set_limits(limits)
+        self._states = change.after
+        change.apply_to(self._admission)
+        change.apply_facts()
+        self.decisions.resize(max(map(len, change.models.values()), default=0))
+        actions: list[Action] = []
+        for model in [model for model in self._model_states if model not in change.models]:
+            actions.extend(self._remove_model(model, now))
+        for model in change.changed:
+            actions.extend(self._reconfigure_model(model, change.models[model], now))
+        return tuple(actions)
+
+    def _set_limits(self, limits: SchedulerLimits) -> None:
+        self._limits = limits
+        self._retries.set_limits(limits.retries)
+        leaving = [model.model_scheduler for model in self._leaving.values()]
+        for model_scheduler in (*self._model_schedulers.values(), *leaving):
+            model_scheduler.set_limits(limits.queue, limits.attempts)
+
+    def _remove_model(self, model: str, now: float) -> tuple[Action, ...]:
+        """Refuses what waits; the state of the model stays while its requests run."""
+        del self._model_states[model]
+        model_scheduler = self._model_schedulers.pop(model)
+        refusals = model_scheduler.refuse_unknown_model(now)
+        model_scheduler.model_state.reconfigure((), now)
+        running = {i for i, tracked in self._tracked.items() if tracked.request.model == model}
+        if running:
+            self._leaving[model] = _LeavingModel(model_scheduler, running)
+        return refusals
+
+    def _reconfigure_model(
+        self, model: str, states: Sequence[PlacementState], now: float
+    ) -> tuple[Action, ...]:
+        """Gives a model its placements; starts it where it is new."""
+        model_scheduler = self._model_schedulers.get(model)
+        if model_scheduler is None and (leaving := self._leaving.pop(model, None)) is not None:
+            model_scheduler = leaving.model_scheduler
+        if model_scheduler is None:
+            limits, admission = self._limits, self._admission
+            model_state = ModelState(states, admission, self._policy, limits.queue, self.decisions)
+            model_scheduler = ModelScheduler(
+                model_state, self._tracked, self._retries, limits.attempts
             )
-            for model, states in by_model.items()
-        }
-        self._model_schedulers = {
-            model: ModelScheduler(model_state, self._tracked, self._retries, limits.attempts)
-            for model, model_state in self._model_states.items()
-        }
+        else:
+            model_scheduler.model_state.reconfigure(states, now)
+        self._model_states[model] = model_scheduler.model_state
+        self._model_schedulers[model] = model_scheduler
+        return model_scheduler.refuse_stranded(now)
 
     def __repr__(self) -> str:
-        running = sum(len(state.residents) for state in self._states.values())
+        running = sum(tracked.placement is not None for tracked in self._tracked.values())
         return f"<Scheduler: {self.queued_requests} queued, {running} running>"
 
     @property
@@ -99,7 +159,7 @@ class Scheduler:
         """Whether any placement is in service."""
         return any(state.serving for state in self._states.values())
 
-    def gate(self, placement: str, now: float) -> AdmissionReport:
+    def admission_report(self, placement: str, now: float) -> AdmissionReport:
         """How the breaker and the learnt limits of a placement stand."""
         return self._admission.report(placement, now)
 
@@ -131,21 +191,22 @@ class Scheduler:
                 Refuse(
                     request_id=request.request_id,
                     reason=RefusalReason.UNKNOWN_MODEL,
-                    message=f"model {request.model!r} is not served here",
+                    message=unknown_model(request.model),
                     retry_after_s=None,
                 ),
             )
         tracked = self._tracked[request.request_id] = TrackedRequest(request)
         self._retries.request()
-        model_scheduler.model_state.promise(tracked)
-        return model_scheduler.arrive(tracked, now)
+        model_scheduler.model_state.set_expectations(tracked)
+        return model_scheduler.decide(tracked, now)
 
     def quote(self, request: Request, now: float) -> Decision:
         """What would be decided for `request` now; nothing is started. The model must be known."""
         return self._model_schedulers[request.model].quote(request, now)
 
     def handle(self, event: Event, now: float) -> tuple[Action, ...]:
-        """Takes an event. One that names an unknown request or an old attempt is ignored."""
+        """Takes an event. One that names an unknown request, an old attempt or a placement that is
+        not configured is ignored."""
         match event:
             case Progress() | AttemptEnded():
                 tracked = self._tracked.get(event.request_id)
@@ -155,57 +216,75 @@ class Scheduler:
                     or tracked.attempts != event.attempt
                 ):
                     return ()
-                model_scheduler = self._model_schedulers[tracked.request.model]
+                model_scheduler = self._scheduler_of(tracked.request)
                 if isinstance(event, Progress):
-                    return model_scheduler.progress(tracked, event, now)
-                return model_scheduler.attempt_ended(tracked, event, now)
+                    return model_scheduler.on_progress(tracked, event, now)
+                actions = model_scheduler.on_attempt_ended(tracked, event, now)
+                self._drop_if_done(tracked.request)
+                return actions
             case Cancelled():
                 tracked = self._tracked.get(event.request_id)
                 if tracked is None:
                     return ()
-                return self._model_schedulers[tracked.request.model].cancelled(tracked, now)
-            case EngineReport():
-                model_scheduler = self._model_schedulers[self._states[event.placement].facts.model]
+                actions = self._scheduler_of(tracked.request).on_cancelled(tracked, now)
+                self._drop_if_done(tracked.request)
+                return actions
+            case _:
+                return self._handle_placement_event(event, now)
+
+    def _handle_placement_event(
+        self, event: EngineReport | CacheEvents | PricesChanged | ServingChanged, now: float
+    ) -> tuple[Action, ...]:
+        """Takes an event about a placement; an engine's events count for self-hosted ones only."""
+        state = self._states.get(event.placement)
+        if state is None:
+            return ()
+        self_hosted = state.facts.kind is PlacementKind.LOCAL
+        model_scheduler = self._model_schedulers[state.facts.model]
+        match event:
+            case EngineReport() if self_hosted:
                 return (
-                    model_scheduler.pump(now)
-                    if model_scheduler.model_state.take_report(event, now)
+                    model_scheduler.start_waiting(now)
+                    if model_scheduler.model_state.observe_report(event, now)
                     else ()
                 )
-            case CacheEvents():
-                model_state = self._model_states[self._states[event.placement].facts.model]
-                model_state.take_cache_events(event, now)
-                return ()
+            case CacheEvents() if self_hosted:
+                model_scheduler.model_state.observe_cache_events(event, now)
             case PricesChanged():
-                state = self._states[event.placement]
                 state.facts = replace(
                     state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
                 )
-                self._model_schedulers[state.facts.model].model_state.take_prices()
-                return ()
+                model_scheduler.model_state.apply_prices()
             case ServingChanged():
-                model_scheduler = self._model_schedulers[self._states[event.placement].facts.model]
                 model_scheduler.model_state.set_serving(event, now)
                 if event.serving:
-                    self._admission.proved(event.placement)
-                    return model_scheduler.pump(now)
-                return model_scheduler.reject_stranded(now)
+                    self._admission.close_breaker(event.placement)
+                    return model_scheduler.start_waiting(now)
+                return model_scheduler.refuse_stranded(now)
+        return ()
+
+    def _scheduler_of(self, request: Request) -> ModelScheduler:
+        """That of a tracked request's model, which may be leaving."""
+        found = self._model_schedulers.get(request.model)
+        return found or self._leaving[request.model].model_scheduler
+
+    def _drop_if_done(self, request: Request) -> None:
+        """Drops the state of a model that leaves with its last request."""
+        leaving = self._leaving.get(request.model)
+        if leaving is not None and request.request_id not in self._tracked:
+            leaving.running.discard(request.request_id)
+            if not leaving.running:
+                del self._leaving[request.model]
 
     def tick(self, now: float) -> Tick:
         """Expires what waited too long, starts what can start, and says when to call again."""
         actions: list[Action] = []
         wakes: list[float] = []
         for model_scheduler in self._model_schedulers.values():
-            model_state = model_scheduler.model_state
-            if not model_state.queue:
-                model_state.observe(now)
-                continue
-            for due, queued in model_state.queue.due(now):
-                actions.extend(model_scheduler.due(due, queued, now))
-            actions.extend(model_scheduler.pump(now))
-            if (due_s := model_state.queue.next_due_s()) is not None:
-                wakes.append(due_s)
-                if model_state.time_heals:
-                    wakes.append(now + LOOK_AGAIN_S)
+            tick = model_scheduler.tick(now)
+            actions.extend(tick.actions)
+            if tick.next_wake_s is not None:
+                wakes.append(tick.next_wake_s)
         if wakes and (change_s := self._admission.next_change_s(now)) is not None:
             wakes.append(change_s)
         return Tick(actions=tuple(actions), next_wake_s=min(wakes, default=None))

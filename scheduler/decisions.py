@@ -199,17 +199,21 @@ class Decisions:
     """The newest record of each of the last requests."""
 
     def __init__(self, placements: int) -> None:
-        self._most = max(16, min(MOST_RECORDS, MOST_ELEMENTS // (_ARRAYS * max(1, placements))))
         self._by_id: OrderedDict[str, Decision] = OrderedDict()
+        self.resize(placements)
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def resize(self, placements: int) -> None:
+        """Sets the bound for models of at most so many placements; records stay until the next."""
+        self._most = max(16, min(MOST_RECORDS, MOST_ELEMENTS // (_ARRAYS * max(1, placements))))
 
     def add(self, decision: Decision) -> None:
         """Takes a record; an older one of the same request gives way."""
         self._by_id[decision.request_id] = decision
         self._by_id.move_to_end(decision.request_id)
-        if len(self._by_id) > self._most:
+        while len(self._by_id) > self._most:
             self._by_id.popitem(last=False)
 
     def get(self, request_id: str) -> Decision | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from scheduler.decisions import Decisions
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
+from scheduler.placement.carry_over import carry_over
 from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.quoting import quote_fleet
@@ -48,6 +50,22 @@ _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 _NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
     np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.INTERFERENCE, Block.HELD)
 )
+
+
+class PlacementResult(NamedTuple):
+    """The outcome of one try to place a request on a self-hosted placement.
+
+    `chosen`: index of the placement to take; None if no placement can take the request now.
+    `quote`: figures of all placements, valid until the next quote is made. `harmful_prefill_s`:
+    shortest prefill on the placements that were ruled out only because it would harm their running
+    streams; None if there were none. `time_may_help`: a later try may succeed although no event
+    happens before it.
+    """
+
+    chosen: int | None
+    quote: Quote
+    harmful_prefill_s: float | None = None
+    time_may_help: bool = False
 
 
 class ModelState:
@@ -76,10 +94,6 @@ class ModelState:
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
-        self.time_heals = False
-        """Whether a look in vain may succeed by the passing of time alone."""
-        self.harm_blocked = False
-        """Whether harm to running streams is what the last look failed by, somewhere."""
         self.batch: dict[str, int] = {}
         """Batch-class requests that run on own placements, with the placement's index."""
         self.troubled: set[int] = set()
@@ -89,12 +103,35 @@ class ModelState:
         self._no_hits.flags.writeable = False
         self._promised_s: float | None = None
 
+    def reconfigure(self, states: Sequence[PlacementState], now: float) -> None:
+        """Goes on with these placements; those that stay are the same objects, and what was learnt
+        of them stays, as do the queue and the fairness between tenants."""
+        before = {id(state): i for i, state in enumerate(self.states)}
+        own_before, troubled = self.fleet.states, self.troubled
+        own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
+        remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
+        self.fleet = carry_over(self.fleet, own, self.policy, now)
+        self.remotes = self.remotes.carried_over(remotes)
+        previous = [before.get(id(state)) for state in self.states]
+        self.prefixes.reindex(previous)
+        self.engine_caches.reindex(previous[: len(own)])
+        index_of = self.fleet.index_of
+        self.batch = {
+            request_id: index
+            for request_id, was in self.batch.items()
+            if (index := index_of(own_before[was])) is not None
+        }
+        moved = {index_of(own_before[was]) for was in troubled}
+        self.troubled = {index for index in moved if index is not None}
+        self._no_hits = np.zeros(len(previous))
+        self._no_hits.flags.writeable = False
+
     @property
     def states(self) -> list[PlacementState]:
         """Every placement of the model."""
         return [*self.fleet.states, *self.remotes.states]
 
-    def promise(self, tracked: TrackedRequest, *, count: bool = True) -> None:
+    def set_expectations(self, tracked: TrackedRequest, *, count: bool = True) -> None:
         """Sets what an arrival is promised and expected to need; `count` it as one."""
         request = tracked.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
@@ -108,17 +145,20 @@ class ModelState:
             mean_s = tracked.ttft_s if self._promised_s is None else self._promised_s
             self._promised_s = mean_s + PROMISE_WEIGHT * (tracked.ttft_s - mean_s)
 
-    def observe(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Keeps the measured rate and the saturation up to date."""
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
         self.fleet.note_overdue(now)
+        for index in tuple(self.troubled):
+            if self.admission.closed(self.fleet.states[index].facts.name, now):
+                self.troubled.discard(index)
         if self._promised_s is not None:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
 
-    def take_report(self, report: EngineReport, now: float) -> bool:
+    def observe_report(self, report: EngineReport, now: float) -> bool:
         """Takes an engine's report; whether there is more room than was thought."""
         fleet, index = self.fleet, self.fleet.index[report.placement]
         before = fleet.sequences[index], fleet.kv_free_tokens[index]
@@ -126,20 +166,20 @@ class ModelState:
         if fleet.take_report(index, report, now):
             self.prefixes.forget(index)
             if last is not None:
-                self.engine_caches.restarted(index, since_s=last.at_s)
+                self.engine_caches.engine_restarted(index, since_s=last.at_s)
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
 
-    def take_cache_events(self, events: CacheEvents, now: float) -> None:
+    def observe_cache_events(self, events: CacheEvents, now: float) -> None:
         """Takes what an engine tells of its prefix cache."""
         index = self.fleet.index[events.placement]
-        self.engine_caches.take(index, events, now)
+        self.engine_caches.apply_events(index, events, now)
         if any(isinstance(change, CacheReset) and change.emptied for change in events.changes):
             self.prefixes.forget(index)
 
-    def take_prices(self) -> None:
+    def apply_prices(self) -> None:
         """Prices of placements have changed."""
         self.fleet.take_prices()
-        self.remotes.take_facts()
+        self.remotes.refresh_facts()
 
     def set_serving(self, event: ServingChanged, now: float) -> None:
         """A placement came into service or left it."""
@@ -149,6 +189,12 @@ class ModelState:
             state.serving, state.reason = event.serving, event.reason
         else:
             self.fleet.set_serving(index, event, now)
+
+    @property
+    def holds_late(self) -> bool:
+        """Whether a request whose time to first token is lost is to wait although it could start:
+        while the servers are saturated, and busy, the room is kept for those still in time."""
+        return self.saturation.marked and bool(np.count_nonzero(self.fleet.warm))
 
     def drain_s(self) -> float:
         """Predicted time to work the queue off."""
@@ -181,7 +227,7 @@ class ModelState:
             expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
         return expected if np.count_nonzero(expected) else fleet.no_hits
 
-    def ask(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
+    def query(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
         """The request as a quote needs it."""
         request = tracked.request
         return PlacementQuery(
@@ -195,17 +241,28 @@ class ModelState:
             late=late,
         )
 
-    def look(self, ask: PlacementQuery, now: float) -> tuple[int | None, Quote]:
-        """Looks for an own placement once; remembers whether time alone may help."""
+    def try_place(self, query: PlacementQuery, now: float) -> PlacementResult:
+        """Looks for a self-hosted placement for the request; ties go round in turns."""
         self._rotation += 1
-        chosen, made = choose(self.fleet, ask, self.policy, now, self._rotation)
-        if chosen is not None:
-            self.harm_blocked = False
-            return chosen, made
-        self.harm_blocked = bool(np.count_nonzero(made.blocked == _INTERFERENCE))
-        if not self.time_heals:
-            self.time_heals = self.harm_blocked or bool(np.count_nonzero(made.blocked == _HELD))
-        return chosen, made
+        return self._choose(query, self._rotation, now)
+
+    def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
+        """What `try_place` would return now; changes nothing that a later decision reads."""
+        fleet = self.fleet
+        lines, made_at_s = fleet.interference_lines.copy(), fleet.curve_at_s.copy()
+        result = self._choose(query, self._rotation + 1, now)
+        fleet.interference_lines[:], fleet.curve_at_s[:] = lines, made_at_s
+        return result._replace(quote=result.quote.kept())
+
+    def _choose(self, query: PlacementQuery, rotation: int, now: float) -> PlacementResult:
+        index, made = choose(self.fleet, query, self.policy, now, rotation)
+        if index is not None:
+            return PlacementResult(index, made)
+        interfering = made.blocked == _INTERFERENCE
+        if np.count_nonzero(interfering):
+            return PlacementResult(None, made, float(made.prefill_s[interfering].min()), True)
+        held = np.count_nonzero(made.blocked == _HELD)
+        return PlacementResult(None, made, None, bool(held))
 
     def figures(self, ask: PlacementQuery, now: float) -> Quote:
         """The quote without a choice."""
@@ -229,6 +286,7 @@ class ModelState:
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
             late=now >= late_s,
+            self_hosted=made is not None,
         )
 
     def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
@@ -256,7 +314,7 @@ class ModelState:
         rate = self.fleet.nano_usd_per_s.item(index)
         return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
 
-    def remember_prefix(self, index: int, state: PlacementState, request: Request) -> None:
+    def record_prefix(self, index: int, state: PlacementState, request: Request) -> None:
         """The request's prompt is computed at this placement, remotes counted last."""
         if request.prefix_blocks:
             capacity = state.kv_capacity_tokens
@@ -283,14 +341,12 @@ class ModelState:
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED
-        for index in tuple(self.troubled):
+        for index in self.troubled:
             name = fleet.states[index].facts.name
             if self.admission.broken(name, now):
                 blocks[index] = Block.NOT_SERVING
             elif not self.admission.admits(name, request, now):
                 blocks[index] = Block.PAUSED
-            elif self.admission.closed(name, now):
-                self.troubled.discard(index)
         if tracked.failed:
             open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
             free = [fleet.states[i] for i in np.flatnonzero(open_now)]

@@ -22,12 +22,11 @@ SLOTS_CUT = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionReport:
-    """A gate, for a reader. `slots`: requests at once that are allowed now; None: not bounded
+    """A entry, for a reader. `slots`: requests at once that are allowed now; None: not bounded
     here. `reopens_s`: when the next request may pass; None: now, or when a trial has ended."""
 
     phase: BreakerPhase
     reason: str
-    reopens_s: float | None
     slots: int | None
 
 
@@ -39,28 +38,61 @@ class Broken:
     retry_after_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An attempt that runs. `breaker`: the one that admitted it, another server's after a reload
+    that changed the incarnation."""
+
+    started_s: float
+    tokens: int
+    breaker: Breaker
+
+
 @dataclass(slots=True)
-class _Gate:
+class _PlacementLimits:
     facts: Placement
     breaker: Breaker
     slots: float
     cut_s: float = float("-inf")
-    rates_refill_s: float = float("-inf")
-    running: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Start and reserved tokens of each attempt."""
+    running: dict[str, _Attempt] = field(default_factory=dict)
 
 
 class PlacementAdmission:
-    """One gate a placement. Every `started` is followed by one `ended`."""
+    """One entry for each placement. Every `record_start` is followed by one `record_end`, which is
+    ignored if a reload has removed the entry meanwhile."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
-        self._admission = {
-            facts.name: _Gate(facts, Breaker(limits), float(facts.max_running))
-            for facts in placements
-        }
+        self._limits = limits
+        self._admission: dict[str, _PlacementLimits] = {}
         self._rates = RateLimiter()
+        for facts in placements:
+            self.add(facts)
+
+    def add(self, facts: Placement) -> None:
+        """Adds a placement that nothing is known of; one of the same name is forgotten."""
+        self.remove(facts.name)
+        entry = _PlacementLimits(facts, Breaker(self._limits), float(facts.max_running))
+        self._admission[facts.name] = entry
+
+    def remove(self, name: str) -> None:
+        """Forgets a placement, if it is there, and what runs on it."""
+        self._admission.pop(name, None)
+        self._rates.forget(name)
+
+    def change(self, facts: Placement) -> None:
+        """Applies changed facts; what was learnt of the placement stays, within the new bounds."""
+        entry = self._admission[facts.name]
+        most, uncut = float(facts.max_running), entry.slots >= entry.facts.max_running
+        entry.slots = most if uncut else min(entry.slots, most)
+        entry.facts = facts
+
+    def restart(self, facts: Placement) -> None:
+        """Another server is behind the name: its breaker starts anew. Limits that the account of
+        a remote has shown stay."""
+        self.change(facts)
+        self._admission[facts.name].breaker = Breaker(self._limits)
 
     def broken(self, name: str, now: float) -> bool:
         """Whether waiting for the placement is no use for now."""
@@ -81,35 +113,44 @@ class PlacementAdmission:
 
     def admits(self, name: str, request: Request, now: float) -> bool:
         """Whether the request may start there now."""
-        gate = self._admission[name]
-        if not gate.breaker.admits(now):
+        entry = self._admission[name]
+        if not entry.breaker.admits(now):
             return False
-        facts = gate.facts
+        facts = entry.facts
         if facts.kind is PlacementKind.LOCAL:
             return True
-        if len(gate.running) >= int(gate.slots):
+        if len(entry.running) >= int(entry.slots):
             return False
-        refusal = self._rates.refusal(name, facts.send_limits, _tokens(request), now)
-        if refusal is not None and refusal.retry_after_s is not None:
-            gate.rates_refill_s = now + refusal.retry_after_s
-        return refusal is None
+        return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
 
-    def started(self, name: str, request: Request, now: float) -> None:
+    def opens_s(self, name: str, request: Request, now: float) -> float | None:
+        """When the placement's rate limits let the request pass, if nothing else is sent; None:
+        they do now, or never will."""
+        limits = self._admission[name].facts.send_limits
+        refusal = self._rates.refusal(name, limits, _tokens(request), now)
+        if refusal is None or refusal.retry_after_s is None:
+            return None
+        return now + refusal.retry_after_s
+
+    def record_start(self, name: str, request: Request, now: float) -> None:
         """A request that was admitted has started."""
-        gate = self._admission[name]
+        entry = self._admission[name]
         tokens = _tokens(request)
-        gate.breaker.started(request.request_id, now)
-        gate.running[request.request_id] = (now, tokens)
-        if gate.facts.kind is PlacementKind.REMOTE:
-            refusal = self._rates.admit(name, gate.facts.send_limits, tokens, now)
+        entry.breaker.count_start(request.request_id, now)
+        entry.running[request.request_id] = _Attempt(now, tokens, entry.breaker)
+        if entry.facts.kind is PlacementKind.REMOTE:
+            refusal = self._rates.admit(name, entry.facts.send_limits, tokens, now)
             if refusal is not None:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
 
-    def ended(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
+    def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """An attempt is over; None: its client has gone."""
-        gate = self._admission[name]
-        in_use = len(gate.running)
-        started_s, reserved = gate.running.pop(request_id)
+        entry = self._admission.get(name)
+        if entry is None or request_id not in entry.running:
+            return
+        in_use = len(entry.running)
+        attempt = entry.running.pop(request_id)
+        started_s, reserved = attempt.started_s, attempt.tokens
         used = reserved
         ok, fault, retry_after_s, detail = False, Fault.NONE, None, ""
         if end is not None:
@@ -117,14 +158,14 @@ class PlacementAdmission:
             retry_after_s, detail = end.retry_after_s, end.detail
             if end.output_tokens is not None:
                 used = (end.prompt_tokens or 0) + end.output_tokens
-        if gate.facts.kind is PlacementKind.REMOTE:
+        if entry.facts.kind is PlacementKind.REMOTE:
             self._rates.settle(name, reserved, used, now)
-            if fault is Fault.BUSY and started_s >= gate.cut_s:
-                gate.slots = max(1.0, SLOTS_CUT * in_use)
-                gate.cut_s = now
-            elif ok and in_use >= int(gate.slots):
-                gate.slots = min(float(gate.facts.max_running), gate.slots + 1.0 / gate.slots)
-        gate.breaker.ended(
+            if fault is Fault.BUSY and started_s >= entry.cut_s:
+                entry.slots = max(1.0, SLOTS_CUT * in_use)
+                entry.cut_s = now
+            elif ok and in_use >= int(entry.slots):
+                entry.slots = min(float(entry.facts.max_running), entry.slots + 1.0 / entry.slots)
+        attempt.breaker.count_end(
             request_id,
             started_s=started_s,
             ok=ok,
@@ -134,29 +175,23 @@ class PlacementAdmission:
             now=now,
         )
 
-    def proved(self, name: str) -> None:
+    def close_breaker(self, name: str) -> None:
         """A probe had an answer from the placement: its breaker closes."""
         self._admission[name].breaker.close()
 
     def next_change_s(self, now: float) -> float | None:
-        """When the next gate lets something pass by itself; None: none will."""
-        changes: list[float] = []
-        for gate in self._admission.values():
-            if (at_s := gate.breaker.next_change_s(now)) is not None:
-                changes.append(at_s)
-            if gate.rates_refill_s > now:
-                changes.append(gate.rates_refill_s)
-        return min(changes, default=None)
+        """When the next breaker lets something pass by itself; None: none will."""
+        changes = (entry.breaker.next_change_s(now) for entry in self._admission.values())
+        return min((at_s for at_s in changes if at_s is not None), default=None)
 
     def report(self, name: str, now: float) -> AdmissionReport:
-        """The gate as it is."""
-        gate = self._admission[name]
-        phase = gate.breaker.phase(now)
+        """The entry as it is."""
+        entry = self._admission[name]
+        phase = entry.breaker.phase(now)
         return AdmissionReport(
             phase=phase,
-            reason="" if phase is BreakerPhase.CLOSED else gate.breaker.reason,
-            reopens_s=gate.breaker.next_change_s(now),
-            slots=None if gate.facts.kind is PlacementKind.LOCAL else int(gate.slots),
+            reason="" if phase is BreakerPhase.CLOSED else entry.breaker.reason,
+            slots=None if entry.facts.kind is PlacementKind.LOCAL else int(entry.slots),
         )
 
 

@@ -42,7 +42,9 @@ class Placement:
         rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
         nano_usd_per_s: the bill of an own group; None: unknown, never free.
         send_limits: what a remote takes a minute.
-        fate: placements of one such name fail together; empty: by itself.
+        incarnation: which server is behind the name, its address say: when it changes, nothing that
+            was known of the engine holds any more.
+        failure_domain: placements of one such name fail together; empty: by itself.
         objective: what the pool is packed or spread by; the same for all pools of one model.
         release_delay_s: a group that was empty for so long is reported as releasable.
     """
@@ -61,9 +63,26 @@ class Placement:
     rates: TokenRates | None = None
     nano_usd_per_s: int | None = None
     send_limits: RateLimits = NO_RATE_LIMITS
-    fate: str = ""
+    incarnation: str = ""
+    failure_domain: str = ""
     objective: Objective = Objective.LATENCY
     release_delay_s: float = 30.0
+
+    @property
+    def group_name(self) -> str:
+        """Name of the group; a placement that is alone in its group has its own."""
+        return self.group or self.name
+
+    def is_same_server(self, other: Placement) -> bool:
+        """Whether both describe one server that serves one model, whatever its other facts."""
+        return _identity(self) == _identity(other)
+
+
+def _identity(facts: Placement) -> tuple[object, ...]:
+    return (
+        *(facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank),
+        facts.incarnation,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +105,8 @@ class Resident:
     output_tokens: int = 0
     seen_s: float = 0.0
     """When its newest tokens were told of."""
+    nano_usd_per_s: float = 0.0
+    """Rate of its group when it started, in terms of fairness; 0 on a remote."""
     evicting: bool = False
 
     @property
@@ -194,7 +215,7 @@ class PlacementState:
             self.kv_reserved_tokens += more
         return news
 
-    def prefill_overdue(self, model: StepModel, now: float) -> None:
+    def extend_overdue_prefill(self, model: StepModel, now: float) -> None:
         """The first pending prefill takes longer than was expected.
 
         Its prefix was not in the cache after all, or the prediction is off. Those behind it have
@@ -224,18 +245,18 @@ class PlacementState:
             self.idle_since_s = now
         return resident
 
-    def note_outcome(self, failed: bool) -> None:
+    def record_outcome(self, failed: bool) -> None:
         """Takes the end of an attempt into the share of failures."""
         self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
 
-    def note_cached(self, resident: Resident, cached_tokens: int | None) -> None:
+    def record_cached_tokens(self, resident: Resident, cached_tokens: int | None) -> None:
         """Takes the cached tokens that came back; None says nothing."""
         if cached_tokens is None or resident.hit_tokens <= 0:
             return
         share = min(1.0, cached_tokens / resident.hit_tokens)
         self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
-    def take_report(self, report: EngineReport) -> None:
+    def record_report(self, report: EngineReport) -> None:
         """Takes an engine's report; what it holds beyond the own attempts is external load.
 
         An engine tells of the start and end of an attempt a step later than the scheduler knows
@@ -251,7 +272,7 @@ class PlacementState:
         # believed where others run there.
         self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
-    def note_preemptions(self, preemptions: int, now: float) -> None:
+    def record_preemptions(self, preemptions: int, now: float) -> None:
         """The engine ran out of KV blocks: plan with fewer for a while."""
         if preemptions > 0:
             raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)

@@ -38,6 +38,11 @@ def why_none_is_open(
     return RefusalReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
 
 
+def unknown_model(model: str) -> str:
+    """The message of a refusal for want of the model."""
+    return f"model {model!r} is not served here"
+
+
 def permitted(state: PlacementState, request: Request) -> bool:
     """Whether data policy and the fields of the request let it run there."""
     facts = state.facts

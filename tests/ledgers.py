@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.accounting.ledger.database import SqliteTx, Tx, run_now
+from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.migrations import Dialect, apply_next
+from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from gateway.server import RunningGateway
 from scheduler.contract import AttemptOutcome, PlacementKind, SloClass, Usage
 from scheduler.metering.rate_snapshot import RateSnapshot
@@ -75,6 +77,12 @@ class FileReader:
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
         return run_now(transaction(SqliteTx(self._connection)))
+
+
+def make_tables(connection: sqlite3.Connection) -> None:
+    """The ledger's schema in a database that nobody else has."""
+    while run_now(apply_next(SqliteTx(connection), Dialect.SQLITE)):
+        pass
 
 
 async def one(database: Reader, sql: str, *values: object) -> int:

@@ -46,6 +46,8 @@ class Scripted:
     metrics_status: int = 200
     url: str = ""
     chats: int = 0
+    probes: int = 0
+    """One-token requests."""
     looks: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the newest chat."""
@@ -74,6 +76,7 @@ class Scripted:
         return response
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
+        self.probes += 1
         if self.completions == "hang":
             await asyncio.sleep(60)
         body = b'{"model":"m","choices":[{"index":0,"text":"x","finish_reason":"length"}]}'

@@ -12,17 +12,22 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.accounting.meter_checkpoint import UnreadableMark, encode_mark, read_mark, write_mark
+from gateway.accounting.meter_checkpoint import (
+    UnreadableCheckpoint,
+    encode_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from scheduler.contract import EngineReport
 from scheduler.metering.cost import GroupMeter
-from scheduler.metering.meter import Mark, Meter, MeteredGroup
+from scheduler.metering.meter import Meter, MeterCheckpoint, MeteredGroup
 from scheduler.metering.totals import SECOND_NS
 from scheduler.step_time.step_model import StepModel
 
 log = logging.getLogger(__name__)
 
 TICK_S = 5.0
-"""Between two ticks, and so the most that a crash leaves unseen before its mark."""
+"""Between two ticks, and so the most that a crash leaves unseen before its checkpoint."""
 
 
 class Metering:
@@ -34,7 +39,7 @@ class Metering:
         unix_ns: Callable[[], int],
         state: Path | None = None,
     ) -> None:
-        """`clock`: the loop's seconds; `unix_ns`: read once; `state`: file of the mark."""
+        """`clock`: the loop's seconds; `unix_ns`: read once; `state`: file of the checkpoint."""
         self._clock = clock
         self._base_s = clock()
         self._base_ns = unix_ns()
@@ -46,12 +51,12 @@ class Metering:
         self._failed = False
         self.meter = Meter(self._read())
 
-    def _read(self) -> Mark | None:
+    def _read(self) -> MeterCheckpoint | None:
         if self._state is None:
             return None
         try:
-            return read_mark(self._state)
-        except UnreadableMark as error:
+            return read_checkpoint(self._state)
+        except UnreadableCheckpoint as error:
             log.error("the meter begins anew: %s", error)
             return None
 
@@ -133,7 +138,7 @@ class Metering:
                 meter.set_present(self._exists(name), now_ns)
 
     async def run(self) -> None:
-        """Ticks until cancelled; the last mark is written then."""
+        """Ticks until cancelled; the last checkpoint is written then."""
         try:
             while True:
                 await asyncio.sleep(min(TICK_S, max(0.0, self._next_change_s - self.unix_s)))
@@ -145,17 +150,17 @@ class Metering:
                 await self._write()
         finally:
             if self._state is not None:
-                self._write_now(encode_mark(self.meter.mark(self.now_ns)))
+                self._write_now(encode_checkpoint(self.meter.checkpoint(self.now_ns)))
 
     async def _write(self) -> None:
         if self._state is not None:
-            data = encode_mark(self.meter.mark(self.now_ns))
+            data = encode_checkpoint(self.meter.checkpoint(self.now_ns))
             await asyncio.to_thread(self._write_now, data)
 
     def _write_now(self, data: bytes) -> None:
         assert self._state is not None
         try:
-            write_mark(self._state, data)
+            write_checkpoint(self._state, data)
         except OSError as error:
             if not self._failed:
                 log.error("the meter's state cannot be kept in %s: %s", self._state, error)

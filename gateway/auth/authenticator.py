@@ -1,4 +1,4 @@
-"""Who calls: from the API key in the metadata of an RPC to the `Caller`.
+"""Authenticates callers: from the API key in the metadata of a call to the `Caller`.
 
 Only hashes of keys are kept, and no key appears in an error or a log.
 """
@@ -17,19 +17,19 @@ from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 
 MAX_KEY_CHARACTERS = 512
-"""Bounds the work that an unknown caller can cause."""
+"""Longest key that is hashed, which bounds the work that an unknown caller can cause."""
 _PREFIX_BYTES = 8
 
 
 class Unauthenticated(Exception):
-    """No key, or none that is known. The text says why, and never holds the key."""
+    """There is no key, or it is unknown. The text says which, and never holds the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What a key may do.
+    """The holder of a key, and the permissions and limits of the key.
 
-    `models`, `remote_classes`: None means all; `slo_classes`: empty means all, the first is the
+    `models`, `remote_classes`: None means all. `slo_classes`: empty means all; the first one is the
     default.
     """
 
@@ -43,25 +43,25 @@ class Caller:
     limits: RateLimits
 
     def allows_model(self, model: str) -> bool:
-        """Whether it may use the model."""
+        """Whether the caller may use the model."""
         return self.models is None or model in self.models
 
     def allows_slo_class(self, slo_class: SloClass) -> bool:
-        """Whether it may ask for the class of service."""
+        """Whether the caller may request this class of service."""
         return not self.slo_classes or slo_class in self.slo_classes
 
     def allows_remote_class(self, remote_class: str) -> bool:
-        """Whether such a remote may see its content."""
+        """Whether remotes of this class may see the content of its requests."""
         return self.remote_classes is None or remote_class in self.remote_classes
 
 
 class Authenticator:
-    """Finds the caller of a key. Built from a checked configuration, immutable."""
+    """Finds the caller of a key. Immutable, made from a checked configuration."""
 
     def __init__(self, config: GatewayConfig, base_dir: Path) -> None:
-        """`base_dir`: what secret files are relative to. Raises ConfigError."""
-        # Found by the first bytes of the hash, so that a thousand keys cost no more than one. What
-        # the time of that look-up could tell is of no use: nobody can choose a key by its hash.
+        """`base_dir`: folder that files of secrets are relative to. Raises ConfigError."""
+        # Looked up by the first bytes of the hash, so that a thousand keys cost no more than one.
+        # The time of that look-up reveals nothing useful: nobody can choose a key by its hash.
         self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
         for tenant in config.tenants:
             for key in tenant.keys:
@@ -86,7 +86,7 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     if not found:
         raise Unauthenticated("no API key: send `authorization: Bearer KEY` or `x-api-key: KEY`")
     if len(found) > 1:
-        # Which one counts would depend on who reads them: a proxy before us might see the other.
+        # A proxy in front of the gateway might use the other one.
         raise Unauthenticated("more than one API key: send exactly one")
     name, value = found[0]
     if not isinstance(value, str):

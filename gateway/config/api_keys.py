@@ -1,4 +1,4 @@
-"""API keys of callers in the configuration: only the SHA-256 of a key is kept or compared."""
+"""API keys of callers in the configuration: only the SHA-256 of a key is kept and compared."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gateway.config.secrets import resolve
 
 
 def key_sha256(key: str) -> str:
-    """The hash by which the configuration knows a key, 64 hex digits.
+    """The hash of a key, 64 hex digits.
 
     A plain SHA-256: keys are random, of 256 bits, and cannot be guessed whatever a guess costs. A
-    slow, salted hash protects passwords that people choose, and would cost every request.
+    slow, salted hash protects passwords that people choose, and would slow down every request.
     """
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def key_hash(key: KeyConfig, base_dir: Path) -> str:
-    """The hash of a configured key. Raises ConfigError, its paths relative to the key: both or
-    nothing given, or not readable."""
+    """The hash of a configured key. Raises ConfigError, its paths relative to the key: neither or
+    both of `sha256` and `api_key` are given, or the secret cannot be read."""
     if key.sha256 is None and key.api_key is not None:
         try:
             return key_sha256(resolve(key.api_key, base_dir) or "")

@@ -1,4 +1,4 @@
-"""The part of the configuration that finds a pool's replicas in DNS."""
+"""The part of the configuration on replicas that are found in DNS."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class DiscoveryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     port: Annotated[int, Meta(ge=1, le=65_535)]
     """Port of vLLM's OpenAI API at each address."""
     max_replicas: Annotated[int, Meta(ge=1, le=256)] = 16
-    """Most replicas at once, those that still finish their streams included; the pool has one
-    numbered place for each."""
+    """Most replicas at once, with those that only finish their streams. The pool has one numbered
+    place for each."""
     min_refresh_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     """Shortest time between two look-ups, however short the answer's TTL."""
     max_refresh_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0

@@ -1,7 +1,7 @@
-"""The configuration file: its shape, with units and defaults. Loaded by `config_file.py`.
+"""The configuration file: its shape, with units and defaults. Loaded by `load/file.py`.
 
-Independent of how the gateway uses it, frozen, unknown fields refused. The docstring of a field
-is its documentation in the JSON schema.
+The structs are frozen, refuse unknown fields, and do not depend on how the gateway uses them. The
+docstring of a field is its documentation in the JSON schema.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ Sha256 = Annotated[
 
 
 class KeyRole(enum.StrEnum):
-    """What a key may do."""
+    """Role of the holder of a key. Each role includes those before it."""
 
     CALLER = "caller"
-    """Call models."""
+    """Calls models."""
     TENANT_ADMIN = "tenant_admin"
-    """And see and change what belongs to its tenant."""
+    """Sees and changes what belongs to its tenant."""
     OPERATOR = "operator"
-    """And run the gateway."""
+    """Operates the gateway."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +84,7 @@ class GpuConfig(_Part, frozen=True, kw_only=True):
     """GPUs of one replica, and what they cost."""
 
     type: Annotated[str, Meta(min_length=1)]
-    """Such as H100-80GB."""
+    """Type of the GPUs, such as H100-80GB."""
     count: Count
     """GPUs of one replica."""
     usd_per_gpu_hour: UsdPerHour | None = None
@@ -95,7 +95,7 @@ class TimeoutsConfig(_Part, frozen=True, kw_only=True):
     """Limits on the parts of one upstream call, seconds."""
 
     connect_s: Seconds = 3.0
-    """To a TCP (and TLS) connection."""
+    """Until there is a TCP (and TLS) connection."""
     first_token_s: Seconds = 120.0
     """From the request to the first token."""
     idle_s: Seconds = 30.0
@@ -105,12 +105,12 @@ class TimeoutsConfig(_Part, frozen=True, kw_only=True):
 
 
 class MoeShapeConfig(_Part, frozen=True, kw_only=True):
-    """Experts of the model: they decide how a step's time grows with its batch."""
+    """Experts of the model, on which the growth of step times with the batch depends."""
 
     experts: Annotated[int, Meta(ge=2, le=4096)]
     """Routed experts per MoE layer."""
     experts_per_token: Annotated[int, Meta(ge=1, le=256)]
-    """Experts that each token takes."""
+    """Experts that each token is routed to."""
 
 
 class ReplicaConfig(_Part, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
 
 
 class PoolConfig(_Part, frozen=True, kw_only=True):
-    """Own vLLM replicas of one model, all alike."""
+    """Self-hosted vLLM replicas of one model, all alike."""
 
     name: Name
     """Name, unique among pools and remotes."""
@@ -135,7 +135,7 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     upstream_model: ModelName | None = None
     """Name that vLLM serves it under (--served-model-name); absent: `model`."""
     replicas: tuple[ReplicaConfig, ...] = ()
-    """The servers; none: those that `discover` finds."""
+    """The servers; empty: those that `discover` finds."""
     discover: DiscoveryConfig | None = None
     """Finds the servers in DNS; absent: `replicas` lists them."""
     gpu: GpuConfig
@@ -143,8 +143,8 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     data_parallel_ranks: Count = 1
     """Data-parallel ranks of one replica (--data-parallel-size)."""
     pin_ranks: bool = False
-    """Whether the gateway chooses each request's rank (X-data-parallel-rank) by what every rank
-    holds: each is a placement then. Else the engine chooses, and a replica is one placement."""
+    """Whether the gateway chooses the rank of each request (X-data-parallel-rank), so that each
+    rank is a placement. Otherwise the engine chooses, and a replica is one placement."""
     max_num_seqs: Count = 256
     """Sequences that one rank runs at once (--max-num-seqs)."""
     kv_capacity_tokens: Count | None = None
@@ -160,12 +160,13 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     disaggregated: DisaggregatedNodesConfig | None = None
     """How a replica is split into prefill and decode nodes; absent: it is not."""
     kv_events: KvEventsConfig | None = None
-    """The replicas publish what their prefix caches hold; absent: that is not listened to."""
+    """The KV events in which the replicas publish what their prefix caches hold; absent: the
+    gateway does not listen to them."""
     share_prefix_cache: bool = False
-    """Whether tenants share the prefix cache; else each has its own, by a cache salt."""
+    """Whether tenants share the prefix cache; otherwise a cache salt isolates them."""
     objective: Objective = Objective.LATENCY
-    """What placements are chosen by, while every promise is kept: `latency` spreads requests for
-    the fastest tokens, `cost` packs them so that idle replicas can be released. The same for all
+    """What placements are chosen by where all SLOs can be met: `latency` spreads requests for the
+    fastest tokens, `cost` packs them so that idle replicas can be released. The same for all
     pools of a model."""
     release_delay_s: Seconds = 30.0
     """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
@@ -174,21 +175,21 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
 
 
 class HeaderConfig(_Part, frozen=True, kw_only=True):
-    """An HTTP header that every request to a remote gets: exactly one of `value` and `secret`."""
+    """An HTTP header of every request to a remote: exactly one of `value` and `secret`."""
 
     name: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
     ]
-    """Such as HTTP-Referer."""
+    """Name of the header, such as HTTP-Referer."""
     value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
-    """The value itself, if it is no secret."""
+    """The value, if it is not secret."""
     secret: SecretConfig | None = None
     """The value by reference."""
 
 
 class RemoteConfig(_Part, frozen=True, kw_only=True):
-    """A remote API that serves a model when the own servers are saturated."""
+    """A remote API that serves a model when the self-hosted servers are saturated."""
 
     name: Name
     """Name, unique among pools and remotes."""
@@ -199,14 +200,14 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     upstream_model: ModelName | None = None
     """Name that the remote uses; absent: `model`."""
     api: RemoteApi = RemoteApi.OPENAI
-    """What it speaks."""
+    """API of the remote."""
     url: RemoteUrl
     """Address of its API, without `url_prefix`. Of another moegate: grpc://host:port, or grpcs://
     over TLS."""
     url_prefix: Annotated[
         str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path such as /v1.")
     ] = "/v1"
-    """What stands between the address and the paths of the API."""
+    """Path between the address and the paths of the API."""
     api_key: SecretConfig | None = None
     """Key of the remote."""
     headers: tuple[HeaderConfig, ...] = ()
@@ -214,9 +215,9 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     extra_body_json: JsonText | None = None
     """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
     can: tuple[Feature, ...] = ()
-    """What it can beyond the usual of its API."""
+    """Features that it has beyond the usual ones of its API."""
     cannot: tuple[Feature, ...] = ()
-    """What it cannot: requests that ask for it do not go there."""
+    """Features that it lacks: requests that need them do not go there."""
     max_concurrency: Count = 32
     """Most requests at once."""
     limits: RemoteLimitsConfig = RemoteLimitsConfig()
@@ -230,7 +231,8 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     gateway: OtherGatewayConfig = OtherGatewayConfig()
     """How another moegate is asked (api `moegate` only)."""
     fails_with: Name | None = None
-    """Name of what it depends on: after a failure the next try prefers remotes of other names."""
+    """Name of its failure domain: after a failure the next attempt prefers remotes of other
+    domains."""
     price_row: PriceRow | None = None
     """Its rows in the price catalog; absent: its price is unknown."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -254,11 +256,11 @@ class KeyConfig(_Part, frozen=True, kw_only=True):
     id: Name
     """Name for logs and accounts, unique."""
     sha256: Sha256 | None = None
-    """Hash of the key: `moegate key` makes both. Or:"""
+    """SHA-256 of the key: `moegate key` makes both."""
     api_key: SecretConfig | None = None
-    """The key itself, by reference, where something else makes and renews it."""
+    """The key itself, by reference, where another system makes and renews it."""
     role: KeyRole = KeyRole.CALLER
-    """What it may do."""
+    """Role of its holder."""
     models: tuple[ModelName, ...] = ()
     """Models it may use; empty: all."""
     slo_classes: tuple[SloClass, ...] = ()
@@ -275,7 +277,7 @@ class TenantConfig(_Part, frozen=True, kw_only=True):
     name: Name
     """Name, unique."""
     weight: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
-    """Its share of a saturated model, relative to the other tenants that wait."""
+    """Its share of a saturated model, relative to the other tenants whose requests wait."""
     keys: tuple[KeyConfig, ...] = ()
     """Its keys."""
 
@@ -284,11 +286,11 @@ class SloFiguresConfig(_Part, frozen=True, kw_only=True):
     """Figures of a class of service."""
 
     ttft_s: Seconds
-    """Time to first token that is aimed at."""
+    """Target of the time to the first token."""
     tpot_s: Seconds
-    """Mean time per output token that is aimed at."""
+    """Target of the mean time per output token."""
     max_queue_s: Seconds
-    """Longest stay in the gateway's queue."""
+    """Longest time in the queue of the gateway."""
 
 
 class SloClassesConfig(_Part, frozen=True, kw_only=True):
@@ -331,20 +333,20 @@ class TlsConfig(_Part, frozen=True, kw_only=True):
 
 
 class ServerConfig(_Part, frozen=True, kw_only=True):
-    """Where and how the gateway listens."""
+    """How the gateway listens, drains and probes."""
 
     listen: HostPort = "127.0.0.1:50051"
     """Address to listen on; port 0 takes a free one."""
     tls: TlsConfig | None = None
     """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
     health_listen: HostPort | None = None
-    """Second address that answers only health checks, in plain text: the gRPC probes of Kubernetes
-    know neither TLS nor client certificates."""
+    """Second address, for health checks only and in plain text: the gRPC probes of Kubernetes
+    support neither TLS nor client certificates."""
     drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    """On SIGTERM: how long new calls are still taken after health says NOT_SERVING, so that load
-    balancers can learn of it."""
+    """On SIGTERM: how long new calls are still accepted after health has become NOT_SERVING, so
+    that load balancers notice it."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
-    """On SIGTERM, after that: how long running streams may take to finish."""
+    """On SIGTERM, after `drain_delay_s`: how long running streams may take to finish."""
     keepalive_s: Seconds = 30.0
     """Idle time after which a connection is probed."""
     keepalive_timeout_s: Seconds = 10.0
@@ -354,10 +356,10 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     max_connection_age_grace_s: Seconds = 3600.0
     """How long the streams of such a connection may go on."""
     probe_interval_s: Seconds = 1.0
-    """Time between two looks at an engine's metrics."""
+    """Time between two reads of the metrics of an engine."""
     longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    """Longest time that output is held under load, so that one message carries several tokens; the
-    first token never is. 0: every token goes out as it comes, whatever it costs."""
+    """Longest time for which output is held under load, so that one message carries several tokens.
+    The first token is never held. 0: every token goes out as it comes, whatever it costs."""
     reflection: bool = True
     """Whether gRPC server reflection is on."""
 
@@ -368,11 +370,11 @@ class GatewayConfig(_Part, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     """Where and how the gateway listens."""
     pools: tuple[PoolConfig, ...] = ()
-    """Own servers."""
+    """Self-hosted servers."""
     remotes: tuple[RemoteConfig, ...] = ()
-    """Remote endpoints."""
+    """Remote APIs."""
     tenants: tuple[TenantConfig, ...] = ()
-    """Who may call; none: nobody."""
+    """Teams and customers, with their keys; empty: nobody may call."""
     slo_classes: SloClassesConfig = SloClassesConfig()
     """Classes of service."""
     limits: LimitsConfig = LimitsConfig()
@@ -380,12 +382,12 @@ class GatewayConfig(_Part, frozen=True, kw_only=True):
     telemetry: TelemetryConfig = TelemetryConfig()
     """Metrics and logs."""
     prices: PricesConfig = PricesConfig()
-    """What things cost."""
+    """Sources of prices."""
     metering: MeteringConfig = MeteringConfig()
-    """The meter of the own servers' cost."""
+    """The meter of the cost of self-hosted servers."""
     failures: FailuresConfig = FailuresConfig()
-    """What is done when an upstream fails."""
+    """Retries, continuations and hedging when an upstream fails."""
     ledger: LedgerConfig = LedgerConfig()
-    """Where every attempt is accounted for."""
+    """Where every attempt is recorded."""
     budgets: tuple[BudgetConfig, ...] = ()
     """Caps on spend."""

@@ -1,4 +1,4 @@
-"""The part of the configuration that listens to what engines tell of their prefix caches."""
+"""The part of the configuration on KV events: what engines publish of their prefix caches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 class KvEventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """vLLM's KV events (--kv-events-config): which blocks of tokens each prefix cache holds. For
-    prompts given as token ids the hits of a placement are then known exactly. Events hold the
+    """vLLM's KV events (--kv-events-config): which blocks of tokens each prefix cache holds. The
+    hits of a placement are then known exactly for prompts given as token ids. Events hold the
     tokens of all prompts, in plain text."""
 
     port: Port = 5557
     """Port of a replica's first data-parallel rank, at the host of its URL; each further rank
     publishes on the next one."""
     replay_port: Port | None = None
-    """Port of its `replay_endpoint`, counted up by rank likewise: what was published before the
-    gateway listened, or was missed, is asked for. Absent: it stays unknown."""
+    """Port of its `replay_endpoint`, one more for each further rank: events that were published
+    before the gateway listened, or that it missed, are requested there. Absent: they stay
+    unknown."""
     topic: Annotated[str, Meta(max_length=256)] = ""
     """Topic that they publish under; empty: any."""

@@ -1,4 +1,4 @@
-"""The price catalog's file: its shape. Loaded by `price_file.py`, used through `prices.py`.
+"""The file of a price catalog: its shape. Loaded by `gateway/accounting/prices/file.py`.
 
 Prices are decimal texts of US dollars; token prices are per million tokens. A row holds from
 `valid_from` until before `valid_to`, UTC. Two rows of one thing never overlap, and where none holds
@@ -103,38 +103,38 @@ class Window(_Row, frozen=True, kw_only=True):
 
 
 class Validity(_Row, frozen=True, kw_only=True):
-    """What every row has."""
+    """Fields of every row."""
 
     id: RowId
     """Name of the row in accounts, unique in the catalog and never used again."""
     valid_from: Instant
     """Since when the price holds."""
     valid_to: Instant | None = None
-    """Until before when it holds; absent: no end known."""
+    """End of the time in which it holds, exclusive; absent: not known."""
     source: Annotated[str, Meta(min_length=1, max_length=500)]
     """Where the price was read: an address, a contract, an invoice."""
     checked_at: Date
     """When somebody last compared the row with its source."""
     confirmed: bool = False
-    """That a value which looks like a mistake (zero, tiny, huge, a leap) is meant."""
+    """Whether a value that looks like a mistake (zero, tiny, huge, a leap) is intended."""
 
 
 class GpuHourRow(Validity, frozen=True, kw_only=True):
-    """What an hour of one own GPU costs."""
+    """Price of one self-hosted GPU for an hour."""
 
     gpu: Label
     """Type of the GPU, as `gpu.type` of the pools."""
     pool: RowId | None = None
     """Only of this pool; absent: of every pool with such GPUs."""
     usd_per_gpu_hour: Usd
-    """Price of one GPU for an hour, all that belongs to it included."""
+    """Price of one GPU for an hour, with its share of the server, energy and operation."""
 
 
 class RemoteRow(Validity, frozen=True, kw_only=True):
-    """What tokens of a remote API cost."""
+    """Price of the tokens of a remote API."""
 
     provider: RowId
-    """Who sells it."""
+    """Name of the provider."""
     model: Label
     """Model, as the provider names it."""
     usd_per_mtok: TokenPrices
@@ -144,17 +144,17 @@ class RemoteRow(Validity, frozen=True, kw_only=True):
     windows: tuple[Window, ...] = ()
     """Prices at certain times."""
     batch_usd_per_mtok: TokenPrices | None = None
-    """Prices of the provider's batch API, to compare with: no request is priced by them, for the
-    ordinary API is called for requests of class batch, too."""
+    """Prices of the batch API of the provider, for comparison: no request is priced by them,
+    because requests of class batch use the ordinary API, too."""
 
 
 class ShowbackRow(Validity, frozen=True, kw_only=True):
-    """What tenants are charged for tokens of an own pool."""
+    """Charge to tenants for the tokens of a self-hosted pool."""
 
     pool: RowId
     """Name of the pool."""
     usd_per_mtok: TokenPrices
-    """What its tenants are charged."""
+    """Charges of its tenants."""
     tiers: tuple[ContextTier, ...] = ()
     """Prices of longer inputs."""
 
@@ -163,8 +163,8 @@ class CatalogFile(_Row, frozen=True, kw_only=True):
     """The whole file."""
 
     gpu_hours: tuple[GpuHourRow, ...] = ()
-    """Own GPUs."""
+    """Prices of self-hosted GPUs."""
     remote_tokens: tuple[RemoteRow, ...] = ()
-    """Remote APIs."""
+    """Prices of remote APIs."""
     showback: tuple[ShowbackRow, ...] = ()
-    """Own pools, as their tenants pay them."""
+    """Charges to tenants for self-hosted pools."""

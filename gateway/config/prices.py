@@ -1,4 +1,4 @@
-"""Parts of the configuration that say what things cost, and what the meter keeps."""
+"""Parts of the configuration on prices and on the meter."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PricesConfig(_Part, frozen=True, kw_only=True):
-    """Where dated prices come from. What no row prices is unknown, never free."""
+    """Where dated prices come from. Without a row, a price is unknown, never zero."""
 
     catalog: Annotated[str, Meta(min_length=1)] | None = None
     """Path of a price catalog, relative to the folder of the configuration file; see
     `moegate prices check`. Its rows go before the starter's."""
     starter: bool = False
-    """Whether the public prices that come with moegate hold where the catalog has none."""
+    """Whether the public prices that come with moegate are used where the catalog has none."""
 
 
 class MeteringConfig(_Part, frozen=True, kw_only=True):
-    """The meter of the own servers' cost."""
+    """The meter of the cost of self-hosted servers."""
 
     state: Annotated[str, Meta(min_length=1)] | None = None
-    """File that keeps the meter's sums over a restart, relative to the folder of the configuration
-    file; absent: they begin anew, and the time in which the gateway was down is not seen."""
+    """File that keeps the sums of the meter over a restart, relative to the folder of the
+    configuration file; absent: they begin anew, and the time in which the gateway was down is not
+    accounted for."""
 
 
 class DisaggregatedNodesConfig(_Part, frozen=True, kw_only=True):
-    """How a replica that splits prefill and decode is built; their price is shared alike."""
+    """Nodes of a replica that splits prefill and decode; all of them have the same price."""
 
     prefill: Annotated[int, Meta(ge=1, le=100_000)]
     """Nodes (or GPUs) that do prefill."""

@@ -1,4 +1,4 @@
-"""The part of the configuration that says what the first step-time figures of a pool come from."""
+"""The part of the configuration on the first step model of a pool, before any fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KvCacheFormat(enum.StrEnum):
 
 
 class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Facts of the model, from which the time of its steps is predicted before any was seen."""
+    """Facts of the model, from which step times are predicted before any was measured."""
 
     catalog: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     """Its name in the catalog (`moegate inspect --list`); absent: found by the model's name."""

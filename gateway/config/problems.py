@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration file, and how it is told.
+"""Problems of a configuration file, and how they are shown.
 
 A `Problem` names the path, the value found, what is wrong and how to mend it; `ConfigError` holds
 all that were found. Values come from `shown`, which never gives a secret or a hash in full.
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 SHOWN_CHARACTERS = 80
-"""Longer texts are cut."""
+"""Most characters of a value that are shown."""
 _MASKED = re.compile(r"(^|\.)(api_key|sha256|secret|headers\[\d+\]\.value)(\.|\[|$)")
-# In `env`, a name in capitals can be told from a key that was pasted there by mistake.
+# A name in capitals in `env` is not a key that was pasted there by mistake.
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _USER = re.compile(r"://[^/\s]*@")
 _QUERY = re.compile(r"(://[^?\s]*\?).*", re.DOTALL)
@@ -24,8 +24,8 @@ _QUERY = re.compile(r"(://[^?\s]*\?).*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing to mend. `path` such as pools[0].replicas[1].url (empty: the file); `value`: as
-    shown to people; `line`: where it stands in the file, from 1."""
+    """One problem. `path`: such as pools[0].replicas[1].url (empty: the whole file); `value`: as
+    shown to people; `line`: its line in the file, from 1."""
 
     path: str
     value: str
@@ -34,7 +34,7 @@ class Problem:
     line: int | None = None
 
     def under(self, parent: str) -> Problem:
-        """The same problem of a part, seen from the whole."""
+        """The same problem, its path below that of a parent."""
         return replace(self, path=field_path(parent, self.path) if self.path else parent)
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `source` names the file; `problems` is never empty."""
+    """The configuration cannot be used. `source`: name of the file; `problems`: at least one."""
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         self.source = source
@@ -60,7 +60,8 @@ def field_path(parent: str, name: str) -> str:
 
 
 def shown(path: str, value: Any, written: str | None = None) -> str:
-    """The value at `path` for people. `written`: how a number or boolean stands in the file."""
+    """The value at `path` as shown to people. `written`: how a number or boolean is written in the
+    file."""
     match value:
         case None:
             return "nothing"
@@ -83,7 +84,7 @@ def shown(path: str, value: Any, written: str | None = None) -> str:
 
 
 def problem(path: str, value: object, message: str, fix: str) -> Problem:
-    """A problem of the value at `path`, shown as it is."""
+    """A problem of the value at `path`."""
     return Problem(path=path, value=shown(path, value), message=message, fix=fix)
 
 
@@ -93,7 +94,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def described(value: Any) -> str:
-    """The kind of a value, for places where its content may be a secret."""
+    """The kind of a value whose content may be secret."""
     match value:
         case str():
             return f"a text of {len(value)} characters"

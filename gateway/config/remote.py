@@ -1,4 +1,4 @@
-"""Parts of a remote endpoint in the configuration: its API, its limits, what it can and cannot."""
+"""Parts of a remote in the configuration: its API, its limits, its features."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ JsonText = Annotated[
 
 
 class RemoteApi(enum.StrEnum):
-    """What a remote speaks."""
+    """API of a remote."""
 
     OPENAI = "openai"
-    """Chat completions as OpenAI's: OpenRouter, DeepSeek, Moonshot, Together and most others."""
+    """Chat completions of OpenAI's shape: OpenRouter, DeepSeek, Moonshot, Together, most others."""
     ANTHROPIC = "anthropic"
-    """Messages as Anthropic's."""
+    """Messages of Anthropic's shape."""
     MOEGATE = "moegate"
     """moegate.v1 over gRPC: another moegate."""
 
 
 class Feature(enum.StrEnum):
-    """Something that a request may ask for and that not every server can do."""
+    """Something that a request may need and that not every server offers."""
 
     TOOLS = "tools"
     IMAGES = "images"
@@ -60,7 +60,7 @@ class Feature(enum.StrEnum):
     PROMPT_TOKENS = "prompt_tokens"
     """Raw prompts, as token ids."""
     CONTINUATION = "continuation"
-    """An answer that goes on where the last message, the model's own, ends."""
+    """An answer that continues the last message, which is of the model itself."""
 
 
 class MaxTokensField(enum.StrEnum):
@@ -75,8 +75,8 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RemoteLimitsConfig(_Part, frozen=True, kw_only=True):
-    """What the provider lets the gateway send; absent: not known. Beyond these, requests at once
-    are learnt from its refusals, and a pause that it asks for is kept."""
+    """Limits of the provider on what the gateway sends; absent: not known. The number of concurrent
+    requests is learnt from its refusals as well, and a pause that it asks for is kept."""
 
     requests_per_minute: Count | None = None
     """Requests per minute."""
@@ -85,7 +85,7 @@ class RemoteLimitsConfig(_Part, frozen=True, kw_only=True):
 
 
 class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
-    """How another moegate is asked. Files are PEM, relative to the folder of the configuration."""
+    """How another moegate is called. Files are PEM, relative to the folder of the configuration."""
 
     ca: PemFile | None = None
     """Authority that signs its certificate; absent: those of the system."""
@@ -94,25 +94,25 @@ class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     key: PemFile | None = None
     """Private key of `cert`, not encrypted."""
     local_only: bool = False
-    """Whether it is told to keep every request on its own servers."""
+    """Whether it must keep every request on its self-hosted servers."""
     shared_classes: tuple[Name, ...] = ()
-    """Classes of remotes that mean the same there as here: it is told which of them the caller
-    allows, and to keep the request on its own servers where that is none. Empty: its key decides
-    alone."""
+    """Classes of remotes that mean the same in both gateways. It is told which of them the caller
+    allows, and must keep the request on its self-hosted servers where that is none. Empty: its
+    key decides alone."""
     tell_slo: bool = True
-    """Whether it is told the request's class of service and its rank in it; its key must allow the
-    classes. False: its key decides on them."""
+    """Whether it is told the class of service and the priority of the request; its key must allow
+    the classes. False: its key decides on them."""
     max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
-    """Most gateways that a request may have come through, this one included, to be sent there:
-    what ends a circle of gateways that overflow to each other."""
+    """Most gateways that a request may have passed, this one included, to be sent there. This ends
+    a circle of gateways that overflow to each other."""
 
 
 class HedgingConfig(_Part, frozen=True, kw_only=True):
-    """A second attempt elsewhere while the first one has brought no token. Off by default: it is
-    paid for."""
+    """A second attempt on another placement while the first one has brought no token. Off by
+    default, because both attempts are paid for."""
 
     after_s: Annotated[float, Meta(gt=0, le=3600)]
-    """How long the first attempt may take to its first token."""
+    """Time to the first token after which the second attempt starts."""
     share: Annotated[float, Meta(gt=0, le=1)] = 0.02
     """Most second attempts, as a share of all requests."""
 
@@ -124,7 +124,7 @@ class FailuresConfig(_Part, frozen=True, kw_only=True):
     """Retries on other servers, as a share of all requests in the long run; those that succeed
     do not count."""
     continue_cut_answers: bool = False
-    """Whether an answer of plain text that breaks off is gone on with on a server that can
-    (feature `continuation`); else its client is told that it is incomplete."""
+    """Whether an answer of plain text that breaks off is continued on a server that can do so
+    (feature `continuation`); otherwise its client gets an error that says it is incomplete."""
     hedging: HedgingConfig | None = None
     """A second attempt for a request whose first one is slow; absent: none."""

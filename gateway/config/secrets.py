@@ -1,4 +1,4 @@
-"""Secrets by reference: read from the environment or from a file, checked, never shown."""
+"""Reads secrets from the environment or from files; they are checked and never shown."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from gateway.config.gateway import SecretConfig
 from gateway.config.problems import ConfigError, Problem, shown
 
 MAX_BYTES = 16 * 1024
-"""An HTTP header that holds a longer one is refused by most servers."""
+"""Longest secret: most servers refuse longer HTTP headers."""
 
 
 def resolve(secret: SecretConfig | None, base_dir: Path) -> str | None:
     """The secret itself; None for None. Relative files lie in `base_dir`.
 
-    Raises ConfigError, its paths relative to the secret: nothing or both given, not set, not
-    readable, or not a single word of visible ASCII, as an HTTP header needs it.
+    Raises ConfigError, its paths relative to the secret: neither or both of `env` and `file` are
+    given, it is not set or not readable, or it is not a single word of visible ASCII, which an HTTP
+    header needs.
     """
     match secret:
         case None:

@@ -1,4 +1,4 @@
-"""The parts of the configuration file on metrics, logs and content; traces follow OTEL_* alone."""
+"""The part of the configuration on metrics and logs. Traces follow the OTEL_* variables alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LogFormat(enum.StrEnum):
 
 
 class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Metrics and logs. Traces have no field: the standard OTEL_* variables rule them."""
+    """Metrics and logs. Traces have no field: the standard OTEL_* variables configure them."""
 
     metrics_listen: (
         Annotated[
@@ -35,4 +35,4 @@ class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """How `moegate serve` writes its log."""
     record_content: bool = False
     """Whether prompts and outputs are recorded on the spans of attempts. They hold what users
-    wrote: whoever reads the traces then reads that."""
+    wrote, so that everybody who reads the traces can read it."""

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 # In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
-# refused in every text (`config_shape.py`), because $ lets a final line break pass.
+# refused in every text (`syntax/shape.py`), because $ lets a final line break pass.
 Name = Annotated[
     str,
     Meta(

@@ -1,4 +1,4 @@
-"""Looks a name up in DNS: its addresses, and how long they may be believed."""
+"""Looks a name up in DNS: its addresses, and for how long they hold."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from gateway.config.discovery import DiscoveryConfig
 
 
 class LookupFailed(Exception):
-    """No answer: nothing is known of the name's addresses. The text says why."""
+    """There was no answer, so that the addresses are unknown. The text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Addresses in order, without doubles; none: the name has none now. `ttl_s` None: unknown."""
+    """Addresses in order, without duplicates; empty: the name has none now. `ttl_s` None:
+    unknown."""
 
     addresses: tuple[str, ...]
     ttl_s: float | None
 
 
 class DnsLookup:
-    """Asks for one name."""
+    """Looks up one name, each time it is called."""
 
     def __init__(self, settings: DiscoveryConfig) -> None:
         self._settings = settings
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     async def __call__(self) -> Answer:
-        """IPv4 addresses, or IPv6 ones where there are none of IPv4: a server that has both is
-        still one server. Raises LookupFailed."""
+        """IPv4 addresses, or IPv6 ones if there are none: a server that has both is one server.
+
+        Raises LookupFailed.
+        """
         if self._resolver is None:
             self._resolver = _resolver(self._settings)
-        answer = await self._ask(self._resolver, dns.rdatatype.A)
+        answer = await self._resolve(self._resolver, dns.rdatatype.A)
         if not answer.addresses:
-            answer = await self._ask(self._resolver, dns.rdatatype.AAAA)
+            answer = await self._resolve(self._resolver, dns.rdatatype.AAAA)
         return answer
 
-    async def _ask(
+    async def _resolve(
         self, resolver: dns.asyncresolver.Resolver, kind: dns.rdatatype.RdataType
     ) -> Answer:
         try:
@@ -70,7 +73,7 @@ class DnsLookup:
 
 
 def url_of(address: str, port: int) -> str:
-    """Address of the OpenAI API of a replica."""
+    """Address of the API of a replica."""
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{port}"
 
@@ -80,7 +83,7 @@ def _numeric(address: str) -> int:
 
 
 def _resolver(settings: DiscoveryConfig) -> dns.asyncresolver.Resolver:
-    """Raises LookupFailed: without /etc/resolv.conf there is nobody to ask."""
+    """Raises LookupFailed if no DNS server is known: there is no /etc/resolv.conf."""
     try:
         resolver = dns.asyncresolver.Resolver(configure=settings.nameserver is None)
     except dns.exception.DNSException as error:

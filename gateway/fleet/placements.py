@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
+from gateway.config.step_model_prior import checked_step_model_prior
 from gateway.fleet.discovery import place_names
 from gateway.fleet.placement_names import placement_names
 from scheduler.contract import PlacementKind
@@ -20,7 +20,7 @@ def placements_of(config: GatewayConfig, base_dir: Path) -> list[Placement]:
     name, and remotes. Raises ConfigError."""
     found: list[Placement] = []
     for pool in config.pools:
-        step_model = checked_prior(pool, base_dir).step_model
+        step_model = checked_step_model_prior(pool, base_dir).step_model
         for replica in replica_names(pool):
             found.extend(_self_hosted(pool, replica, step_model))
     found.extend(_remote(remote) for remote in config.remotes)
@@ -83,5 +83,5 @@ def _remote(remote: RemoteConfig) -> Placement:
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
         ),
-        fate=remote.fails_with or "",
+        failure_domain=remote.fails_with or "",
     )

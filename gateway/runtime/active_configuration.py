@@ -149,7 +149,7 @@ class ActiveConfiguration:
     async def _regate(self, name: str) -> None:
         current = self._current
         for placement in self.members(name):
-            current.runtime.dispatcher.handle(current.gate.now(placement))
+            current.runtime.dispatcher.handle(current.gate.last_probed(placement))
         await self._on_change()
 
     async def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Traces, metrics and logs of the gateway; every name stands in `semconv.py`."""
+"""Traces, metrics and logs of the gateway. `semconv.py` defines all their names."""

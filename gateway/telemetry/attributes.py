@@ -1,4 +1,4 @@
-"""Attributes of spans, from the gateway's values. Built only for spans that are recorded."""
+"""Builds attributes of spans and labels of metrics from the gateway's values."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SAMPLING = {
 }
 NANO = 1_000_000_000
 MAX_CONTENT_CHARACTERS = 65_536
-"""Of the input and of the output on a span, where recording content is on at all."""
+"""Longest input and longest output on a span, if content is recorded."""
 
 
 def operation(generation: Generation) -> str:
-    """The GenAI name of what is asked for."""
+    """The GenAI name of the operation."""
     return semconv.CHAT if isinstance(generation.input, Chat) else semconv.TEXT_COMPLETION
 
 
@@ -43,12 +43,12 @@ def pool_of(placement: str) -> str:
 
 
 def provider(action: Start) -> str:
-    """Who runs an attempt: vLLM, or the remote by the operator's name for it."""
+    """Provider of an attempt: vLLM, or the configured name of the remote."""
     return semconv.PROVIDER_VLLM if action.kind is PlacementKind.LOCAL else action.placement
 
 
 def of_request(request: Request, generation: Generation, key_id: str) -> Attributes:
-    """What an RPC span says of the request that it carries."""
+    """Attributes of a request, for its RPC span."""
     found: Attributes = {
         semconv.REQUEST_ID: generation.request_id,
         semconv.TENANT: request.tenant,
@@ -71,7 +71,7 @@ def of_attempt(
     generation: Generation,
     targets: Mapping[str, tuple[str, str]],
 ) -> Attributes:
-    """What an attempt's span says from its start."""
+    """Attributes that are known at the start of an attempt."""
     found: Attributes = {
         semconv.OPERATION_NAME: operation(generation),
         semconv.PROVIDER_NAME: provider(action),
@@ -113,7 +113,7 @@ def _server(url: str) -> Mapping[str, str | int]:
 
 
 def of_decision(action: Start, decision: Decision | None) -> Attributes:
-    """Where the request goes and why, and the best place that it does not go to."""
+    """Attributes of a decision: the chosen placement, and the best rejected one."""
     found: Attributes = {
         semconv.CHOSEN: action.placement,
         semconv.REASON: action.reason,
@@ -135,7 +135,7 @@ def of_decision(action: Start, decision: Decision | None) -> Attributes:
             figures[semconv.REJECTED_TTFT_S] = other.ttft_s
             figures[semconv.REJECTED_TPOT_S] = other.tpot_s
             figures[semconv.REJECTED_USD] = _usd(other.marginal_nano_usd)
-    # What is unknown is left out, and so is what never comes.
+    # Unknown and infinite values are left out.
     known = {k: v for k, v in figures.items() if v is not None and math.isfinite(v)}
     return found | known
 
@@ -145,7 +145,7 @@ def _usd(nano_usd: int | None) -> float | None:
 
 
 def of_end(end: AttemptEnd) -> Attributes:
-    """What is known of an attempt at its end."""
+    """Attributes that are known at the end of an attempt."""
     settled, usage = end.settled, end.settled.usage
     found: Attributes = {semconv.OUTCOME: settled.outcome.value}
     if end.model:
@@ -171,7 +171,7 @@ def of_end(end: AttemptEnd) -> Attributes:
 
 
 def of_cost(settled: SettledAttempt) -> Attributes:
-    """What an attempt cost, US dollars; nothing where that is unknown."""
+    """Cost of an attempt in US dollars, without the parts that are unknown."""
     found: Attributes = {}
     if settled.metered_nano_usd is not None:
         found[semconv.METERED_USD] = settled.metered_nano_usd / NANO
@@ -185,12 +185,12 @@ def of_cost(settled: SettledAttempt) -> Attributes:
 
 
 def route(kind: PlacementKind) -> str:
-    """Where a request ran, in the terms of cost."""
+    """The label of a placement's kind: local or overflow."""
     return "local" if kind is PlacementKind.LOCAL else "overflow"
 
 
 def input_messages(generation: Generation) -> str:
-    """The input as the GenAI conventions want it, JSON, cut where it is long."""
+    """The input as JSON of the GenAI conventions, truncated to `MAX_CONTENT_CHARACTERS`."""
     if isinstance(generation.input, Chat):
         messages = [
             {
@@ -211,6 +211,6 @@ def input_messages(generation: Generation) -> str:
 
 
 def output_messages(text: str) -> str:
-    """The output of the first choice, likewise."""
+    """The output of the first choice as JSON of the GenAI conventions, truncated likewise."""
     message = {"role": "assistant", "parts": [{"type": "text", "content": text}]}
     return msgspec.json.encode([message]).decode()[:MAX_CONTENT_CHARACTERS]

@@ -1,7 +1,7 @@
-"""The Prometheus page: a small HTTP listener on a port of its own, GET /metrics.
+"""The metrics page for Prometheus: GET /metrics on a separate HTTP listener.
 
-What the scheduler owns is read on the loop, as frozen values; the text is made in a thread, so that
-a scrape holds no stream up. OpenMetrics, with exemplars, is given to whoever asks for it.
+Frozen values are read on the event loop; a thread formats the page, so that a scrape delays no
+stream. A client that accepts OpenMetrics gets it, with exemplars.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 async def exposition(
     listen: str, registry: CollectorRegistry, refresh: Callable[[], None]
 ) -> AsyncIterator[str]:
-    """Serves the registry; yields the address that was bound. `refresh` is called on the loop
-    before each page. Raises OSError that names the field."""
-    # One page at a time: a second scraper waits, it does not double the memory.
+    """Serves the registry and yields the bound address.
+
+    `refresh` is called on the event loop before each page. Raises OSError with the configuration
+    field if it cannot listen.
+    """
+    # One page at a time: a second scraper waits, so that memory does not double.
     one = asyncio.Lock()
 
     async def metrics(request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""Gauges of the fleet and the queues: read from others' values when the page is asked for.
+"""Gauges of the fleet, the queues, the budgets and the ledger, read for each metrics page.
 
-`refresh` runs on the event loop and takes frozen values; `collect` runs in the thread that writes
-the page, and touches nothing else.
+`refresh` runs on the event loop and reads frozen values. `collect` runs in the thread that formats
+the page and reads only the values of the last `refresh`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetLeft:
-    """A budget now. `left`: share that is neither spent nor granted."""
+    """Current state of a budget. `left`: share that is neither spent nor granted to requests."""
 
     tenant: str
     key_id: str
@@ -37,19 +37,19 @@ class BudgetLeft:
 
 
 class Sources(Protocol):
-    """Where the figures come from; each call is cheap and made on the loop."""
+    """Sources of the values. Every call is cheap and happens on the event loop."""
 
     def snapshot(self) -> SchedulerSnapshot:
-        """The scheduler's figures."""
+        """Snapshot of the scheduler."""
 
     def in_flight(self) -> int:
-        """Requests in the gateway."""
+        """Requests in the gateway, waiting or running."""
 
     def busy_share(self) -> float:
-        """CPU share of one core."""
+        """CPU time of the process as a share of one core."""
 
     def breaker(self, placement: str) -> str:
-        """Phase of its breaker."""
+        """Phase of a placement's circuit breaker."""
 
     def tokens_per_s(self, placement: str) -> float | None:
         """Output tokens per second; None: unknown."""
@@ -58,21 +58,21 @@ class Sources(Protocol):
         """Cost rates by pool."""
 
     def ledger(self) -> LedgerStatus:
-        """How the ledger's writer stands."""
+        """State of the ledger's writer."""
 
     def budgets(self) -> Sequence[BudgetLeft]:
-        """Budgets as they were seen last."""
+        """Budgets as of the last read."""
 
 
 class FleetMetrics(Collector):
-    """A collector of one registry."""
+    """Collector of the gauges for a registry."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._samples: Samples = {}
 
     def refresh(self) -> None:
-        """Takes the figures of now."""
+        """Reads the current values."""
         sources = self._sources
         samples: Samples = {metric: [] for metric in semconv.FLEET_GAUGES}
         snapshot = sources.snapshot()
@@ -110,7 +110,7 @@ class FleetMetrics(Collector):
         self._samples = samples
 
     def collect(self) -> Iterable[Metric]:
-        """One family per metric that has samples."""
+        """Yields one family for each metric that has samples."""
         for metric, found in self._samples.items():
             family = GaugeMetricFamily(
                 metric.prometheus, metric.about, labels=metric.prometheus_labels
@@ -140,7 +140,7 @@ def _rates(samples: Samples, pool: str, rates: Sequence[usage_pb2.PoolRate]) -> 
 
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
-    local = placement.kind is PlacementKind.LOCAL  # a remote tells of no steps
+    local = placement.kind is PlacementKind.LOCAL  # a remote reports no steps
     figures: dict[semconv.Metric, float | None] = {
         semconv.SERVING: placement.serving,
         semconv.RUNNING: placement.running_sequences,
@@ -156,5 +156,5 @@ def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | No
         semconv.OUTPUT_RATE: per_s,
     }
     for metric, value in figures.items():
-        if value is not None:  # what is unknown has no sample
+        if value is not None:  # an unknown value has no sample
             samples[metric].append((labels, float(value)))

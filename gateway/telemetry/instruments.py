@@ -1,8 +1,8 @@
-"""Histograms and counters, and their Prometheus registry.
+"""Histograms and counters in a Prometheus registry.
 
-Prometheus' own client and not the OpenTelemetry metrics SDK: a measurement costs 2 µs instead of
-18 (some twelve per request), and the SDK's Prometheus reader drops the exemplars that lead from a
-bucket to a trace.
+They use the Prometheus client instead of the OpenTelemetry metrics SDK: a measurement costs 2 µs
+instead of 18, with about twelve per request, and the SDK's Prometheus reader drops the exemplars
+that link a bucket to a trace.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from gateway.telemetry import semconv
 from gateway.telemetry.semconv import Metric
 
 MAX_TENANTS = 100
-"""Tenants with a series of their own; what the rest spends counts as `_other`."""
+"""Number of tenants with their own series. The spend of all others counts as `_other`."""
 OTHER_TENANTS = "_other"
 
 Exemplar = dict[str, str]
 
 
 class Instruments:
-    """Records what happens. The children of each metric are kept: a look-up is a dict's."""
+    """Records measurements. It caches the labelled child of each metric in a dict."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -48,7 +48,7 @@ class Instruments:
     def observe(
         self, metric: Metric, value: float, *labels: str, exemplar: Exemplar | None = None
     ) -> None:
-        """Takes a measurement. `labels`: in the metric's order."""
+        """Records a measurement of a histogram. `labels`: values in the order of the metric."""
         key = (metric.name, *labels)
         child = self._observed.get(key)
         if child is None:
@@ -56,7 +56,7 @@ class Instruments:
         child.observe(value, exemplar)
 
     def add(self, metric: Metric, value: float, *labels: str) -> None:
-        """Adds to a counter."""
+        """Adds to a counter. `labels`: values in the order of the metric."""
         key = (metric.name, *labels)
         child = self._counted.get(key)
         if child is None:
@@ -64,7 +64,7 @@ class Instruments:
         child.inc(value)
 
     def tenant(self, name: str) -> str:
-        """The label of a tenant: its name while there are few."""
+        """The label of a tenant: its name for the first `MAX_TENANTS`, then `OTHER_TENANTS`."""
         if name in self._tenants:
             return name
         if len(self._tenants) >= MAX_TENANTS:

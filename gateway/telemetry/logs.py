@@ -1,8 +1,8 @@
-"""The log: plain lines for a terminal, JSON objects with trace ids for machines.
+"""The log: plain lines for a terminal, JSON objects with trace ids otherwise.
 
-Lines are made and written in a thread of its own, from a bounded queue: a reader of the log that
-stalls must not stall the event loop. What does not fit is dropped and counted. The thread takes
-what has come in one go: to wake for every line would cost more than the line.
+A thread formats and writes the lines from a bounded queue, so that a slow reader of the log cannot
+block the event loop. Lines that do not fit into the queue are dropped and counted. The thread
+writes lines in groups, because waking it for every line would cost more than the line.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gateway.telemetry.rpc import CURRENT
 
 _Lines = queue.SimpleQueue[logging.LogRecord | None]
 REQUESTS = logging.getLogger("moegate.requests")
-"""One line per settled request, where the log is JSON."""
+"""Logger with one line for each settled request, used if the log is JSON."""
 MAX_WAITING_LINES = 10_000
 GATHER_S = 0.1
-"""How long lines are gathered before they are written."""
+"""Time for which lines are gathered before they are written."""
 CLOSE_S = 2.0
-"""How long the end waits for a reader that takes no more."""
+"""Longest wait at the end for a reader that does not read."""
 MAX_MESSAGE_CHARACTERS = 8_192
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SECRETS = (
-    # A header or a field by its name.
+    # a header or a field, by its name
     re.compile(
         r"""(?ix)
         ( \b bearer \s+
@@ -45,23 +45,24 @@ _SECRETS = (
         [^\s"',;@]{4,}
         """
     ),
-    re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),  # the password of an address
-    re.compile(r"()\b(?:sk|mg)-[A-Za-z0-9_-]{8,}"),  # keys that show what they are
+    re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),  # the password in a URL
+    re.compile(r"()\b(?:sk|mg)-[A-Za-z0-9_-]{8,}"),  # keys with a known prefix
 )
 
 
 def redacted(text: str) -> str:
-    """The text without what looks like a key, a password or the user part of an address."""
+    """Replaces everything in the text that looks like a key or a password."""
     for pattern in _SECRETS:
         text = pattern.sub(r"\1[redacted]", text)
     return text
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, the trace if any, and extra fields."""
+    """Formats a record as one JSON object: time, level, logger, message, trace ids, extra
+    fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Formats the line."""
         at = time.gmtime(record.created)
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03d}Z",
@@ -82,7 +83,7 @@ class _RedactedPlain(logging.Formatter):
 
 
 class _Queued(logging.Handler):
-    """Hands records over; adds the trace, which only the caller's task knows."""
+    """Queues records for the thread, with the trace ids of the current task."""
 
     def __init__(self, lines: _Lines, on_drop: Callable[[], None]) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class _Queued(logging.Handler):
         self._on_drop = on_drop
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never waits. The record goes as it is: the thread formats it."""
+        """Queues the record or drops it; never waits. The thread formats the record."""
         if self._lines.qsize() >= MAX_WAITING_LINES:
             self._on_drop()
             return
@@ -109,7 +110,7 @@ _dropped = 0
 
 
 def dropped_lines() -> int:
-    """Lines of this process that did not fit."""
+    """Number of dropped lines since the start of the process."""
     return _dropped
 
 
@@ -120,7 +121,7 @@ def _count_drop() -> None:
 
 @contextlib.contextmanager
 def logging_to(stream: TextIO, log_format: LogFormat, level: str) -> Iterator[None]:
-    """Sets the process's log up, and writes what is left at the end."""
+    """Sets up the log of the process. Writes the remaining lines at the end."""
     root = logging.getLogger()
     root.setLevel(level)
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
@@ -152,10 +153,10 @@ def _write(
         for _ in range(lines.qsize()):
             record = lines.get()
             if record is None:
-                lines.put(None)  # the end, after these
+                lines.put(None)  # written again, to end the loop after these lines
                 break
             text.append(_line(form, record))
-        with contextlib.suppress(OSError, ValueError):  # whoever read them has gone
+        with contextlib.suppress(OSError, ValueError):  # the reader has closed the stream
             stream.write("".join(text))
             stream.flush()
 
@@ -168,5 +169,5 @@ def _line(form: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def to_stderr(log_format: LogFormat, level: str) -> contextlib.AbstractContextManager[None]:
-    """The log of `moegate serve`."""
+    """Sets up the log of `moegate serve`, on standard error."""
     return logging_to(sys.stderr, log_format, level)

@@ -1,4 +1,4 @@
-"""The line that a settled request leaves in the JSON log."""
+"""The line of a settled request in the JSON log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.telemetry.request import RequestTrail
 def request_line(
     trail: RequestTrail, outcome: str, code: grpc.StatusCode, detail: str, duration_s: float
 ) -> dict[str, Any]:
-    """Fields of the line; what is unknown is left out, and no content is in it."""
+    """Fields of the line, without unknown values and without content."""
     request = trail.request
     fields: dict[str, Any] = {
         "request_id": trail.generation.request_id,
@@ -43,7 +43,7 @@ def request_line(
             fields["output_tokens"] = usage.completion_tokens
             if usage.cached_tokens is not None:
                 fields["cached_tokens"] = usage.cached_tokens
-    # Integers: a sum over the lines is exact. Failed attempts of the request are in it.
+    # Integers, so that sums over lines are exact. They include failed attempts of the request.
     if trail.metered_nano_usd is not None:
         fields["metered_nano_usd"] = trail.metered_nano_usd
     if trail.charged_nano_usd is not None:

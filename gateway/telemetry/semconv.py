@@ -1,13 +1,14 @@
-"""Every name of a span, an attribute and a metric that the gateway emits; no other module has one.
+"""Names of all spans, attributes and metrics that the gateway emits.
 
-The GenAI conventions (open-telemetry/semantic-conventions-genai) are in development and published
-as no Python package; the RPC ones (semconv 1.44) are a release candidate. What changes there
-changes here. There is no convention for money, placements and queues: `moegate.*`.
+The GenAI conventions (open-telemetry/semantic-conventions-genai) are in development and have no
+Python package; the RPC conventions (semconv 1.44) are a release candidate. Money, placements and
+queues have no convention: their names begin with `moegate.`.
 
-A gateway is a server to its clients and a client of its engines, and records both sides:
-`gen_ai.server.*` is what a caller sees (queue, failover and all), `gen_ai.client.*` is one attempt
-on one engine or remote. `rpc.server.call.duration` covers every RPC, those that ask for no tokens
-too. Names are frozen by a test: dashboards, alerts and autoscalers depend on them.
+A gateway is a server to its clients and a client of its engines, and it records both sides:
+`gen_ai.server.*` is measured as a caller sees it, with queue and failover; `gen_ai.client.*` is one
+attempt on one engine or remote. `rpc.server.call.duration` covers every RPC, also those that
+generate no tokens. A test freezes the names, because dashboards, alerts and autoscalers depend on
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 SCOPE = "moegate"
 
-# Spans. The RPC's own is named after its method, an attempt's "{operation} {model}".
+# Spans. An RPC span has the name of its method, an attempt span is "{operation} {model}".
 SPAN_ADMISSION = "admission"
 
 # Attributes of the RPC span (semconv 1.44).
@@ -30,7 +31,7 @@ SERVER_PORT = "server.port"
 NETWORK_PEER_ADDRESS = "network.peer.address"
 NETWORK_PEER_PORT = "network.peer.port"
 
-# Attributes of an attempt (GenAI, client), the usage ones on the RPC span too.
+# Attributes of an attempt (GenAI, client); those of the usage are on the RPC span, too.
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
 REQUEST_MODEL = "gen_ai.request.model"
@@ -54,14 +55,14 @@ USAGE_CACHED = "gen_ai.usage.cache_read.input_tokens"
 USAGE_REASONING = "gen_ai.usage.reasoning.output_tokens"
 CONVERSATION_ID = "gen_ai.conversation.id"
 OUTPUT_TYPE = "gen_ai.output.type"
-# Content: only where `telemetry.content` is on.
+# Content, only if `telemetry.record_content` is on.
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 
 CHAT, TEXT_COMPLETION = "chat", "text_completion"
 PROVIDER_VLLM = "vllm"
 
-# Ours, on the RPC span and on attempts.
+# moegate's own, on the RPC span and on attempts.
 REQUEST_ID = "moegate.request.id"
 TENANT = "moegate.tenant"
 KEY_ID = "moegate.key.id"
@@ -80,13 +81,13 @@ CHARGED_USD = "moegate.cost.charged_usd"
 COST_BASIS = "moegate.cost.basis"
 PRICE_ROW = "moegate.cost.price_row"
 
-# Ours, on the admission span.
+# moegate's own, on the admission span.
 QUEUE_DURATION_S = "moegate.queue.duration"
 QUEUE_POSITION = "moegate.queue.position"
 REFUSAL_REASON = "moegate.refusal.reason"
 RETRY_AFTER_S = "moegate.retry_after"
 
-# The decision: an event of the admission span; overflow is an event beside it.
+# The decision and the overflow are events of the admission span.
 EVENT_DECISION = "moegate.decision"
 EVENT_OVERFLOW = "moegate.overflow"
 REASON = "moegate.decision.reason"
@@ -108,7 +109,7 @@ LOG_TRACE_ID, LOG_SPAN_ID, LOG_TRACE_FLAGS = "trace_id", "span_id", "trace_flags
 
 
 class MetricKind(enum.StrEnum):
-    """How a metric behaves."""
+    """Type of a metric."""
 
     HISTOGRAM = "histogram"
     COUNTER = "counter"
@@ -117,7 +118,7 @@ class MetricKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One metric. `unit`: UCUM, annotations in braces; `labels`: attribute names."""
+    """One metric. `unit`: UCUM with annotations in braces; `labels`: attribute names."""
 
     name: str
     kind: MetricKind
@@ -128,15 +129,15 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Its name on the metrics page, by OpenTelemetry's rules for Prometheus (counters there
-        end in _total, histograms in _bucket, _sum and _count)."""
+        """Name on the metrics page by OpenTelemetry's rules for Prometheus. The client adds _total
+        to counters, and _bucket, _sum and _count to histograms."""
         name = self.name.replace(".", "_")
         suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         return name if name.endswith(suffix) else name + suffix
 
     @property
     def prometheus_labels(self) -> tuple[str, ...]:
-        """Its labels there."""
+        """Labels on the metrics page."""
         return tuple(label.replace(".", "_") for label in self.labels)
 
 
@@ -187,7 +188,7 @@ TTFT = _histogram(
     "s",
     (REQUEST_MODEL, SLO_CLASS, ROUTE),
     _TTFT_S,
-    "From a request's arrival to its first token, queue included.",
+    "Time from the arrival of a request to its first token, queue included.",
 )
 TPOT = _histogram(
     "gen_ai.server.time_per_output_token",
@@ -208,7 +209,7 @@ ATTEMPT_TTFC = _histogram(
     "s",
     (PROVIDER_NAME, REQUEST_MODEL, POOL),
     _TTFT_S,
-    "From the start of an attempt to its first token.",
+    "Time from the start of an attempt to its first token.",
 )
 TOKEN_TYPE = "gen_ai.token.type"
 TOKEN_USAGE = _histogram(
@@ -223,7 +224,7 @@ QUEUE_DURATION = _histogram(
     "s",
     (REQUEST_MODEL, SLO_CLASS, OUTCOME),
     _QUEUE_S,
-    "Stay in the gateway's queue, of requests dispatched and refused.",
+    "Time in the gateway's queue, of dispatched and of refused requests.",
 )
 TTFT_ERROR = _histogram(
     "moegate.prediction.ttft.ratio",
@@ -246,7 +247,7 @@ PROMPT_TOKENS = _counter(
     "moegate.prompt.tokens",
     "{token}",
     (POOL, CACHE),
-    "Prompt tokens by whether the engine had them cached: hit, miss, or unknown (not told).",
+    "Prompt tokens by state of the engine's prefix cache: hit, miss, or unknown (not reported).",
 )
 OVERFLOWS = _counter(
     "moegate.overflow",
@@ -272,13 +273,13 @@ UNPRICED = _counter(
     "moegate.cost.unpriced",
     "{attempt}",
     (POOL,),
-    "Attempts whose cost is unknown, for want of a price or of a count.",
+    "Attempts whose cost is unknown because a price or a count is missing.",
 )
 LOG_LINES_DROPPED = _counter(
     "moegate.log.dropped",
     "{line}",
     (),
-    "Log lines that were dropped because whoever reads them is slower than they come.",
+    "Log lines that were dropped because the reader of the log is too slow.",
 )
 HISTOGRAMS = (
     *(RPC_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC, TOKEN_USAGE),
@@ -286,28 +287,29 @@ HISTOGRAMS = (
 )
 COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, COST_USD, UNPRICED)
 
-# Gauges, read when the page is.
+# Gauges, read for each page.
 QUEUE_DEPTH = _gauge(
-    "moegate.queue.depth", "{request}", (REQUEST_MODEL, SLO_CLASS), "Requests that wait here."
+    "moegate.queue.depth", "{request}", (REQUEST_MODEL, SLO_CLASS), "Requests in the queue."
 )
 QUEUE_OLDEST = _gauge(
-    "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest request."
+    "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest waiting request."
 )
-QUEUE_DRAIN = _gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to drain it.")
-IN_FLIGHT = _gauge("moegate.requests.in_flight", "{request}", (), "Requests, waiting or running.")
+QUEUE_DRAIN = _gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to empty.")
+IN_FLIGHT = _gauge("moegate.requests.in_flight", "{request}", (), "Requests waiting or running.")
 LOOP_BUSY = _gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
 SATURATION = _gauge(
     "moegate.pool.saturation",
     "1",
     (POOL, REQUEST_MODEL),
-    "Wait over the time to first token promised: predicted of a new request, and of those that "
-    "wait what they have waited already, by their work.",
+    "Predicted wait of a new request, and past wait of waiting ones by their work, over the "
+    "promised time to first token.",
 )
 SATURATED = _gauge(
     "moegate.pool.saturated",
     "1",
     (POOL, REQUEST_MODEL),
-    "1: marked, it overflows: a new request's share passed 1 and is not below 0.6 yet.",
+    "1: the pool overflows, since the saturation of a new request exceeded 1 and until it falls "
+    "below 0.6.",
 )
 GROUPS = _gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
 GROUPS_SERVING = _gauge(
@@ -317,36 +319,38 @@ RELEASABLE = _gauge(
     "moegate.pool.groups.releasable",
     "{group}",
     (POOL, REQUEST_MODEL),
-    "Groups emptied on purpose: an autoscaler may take them.",
+    "Empty groups that an autoscaler may remove.",
 )
 SERVING = _gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
-RUNNING = _gauge("moegate.placement.running", "{sequence}", (PLACEMENT,), "Own sequences there.")
+RUNNING = _gauge(
+    "moegate.placement.running", "{sequence}", (PLACEMENT,), "This gateway's sequences."
+)
 EXTERNAL = _gauge(
-    "moegate.placement.external", "{sequence}", (PLACEMENT,), "Sequences that others sent."
+    "moegate.placement.external", "{sequence}", (PLACEMENT,), "Sequences that other clients sent."
 )
 ENGINE_WAITING = _gauge(
     "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests waiting in the engine."
 )
-KV_TOKENS = _gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Resident, predicted.")
+KV_TOKENS = _gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predicted KV tokens.")
 KV_CAPACITY = _gauge(
-    "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "KV tokens that fit."
+    "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "Capacity of the KV cache."
 )
 BATCH = _gauge(
     "moegate.placement.batch",
     "{sequence}",
     (PLACEMENT,),
-    "Sequences that the next step decodes, predicted, external ones included.",
+    "Predicted sequences of the next decode step, external ones included.",
 )
 DISTINCT_EXPERTS = _gauge(
     "moegate.placement.distinct_experts",
     "{expert}",
     (PLACEMENT,),
-    "Experts per layer that this step touches, D(B).",
+    "Distinct experts per layer that the next step activates, D(B).",
 )
 DECODE_STEP = _gauge(
-    "moegate.placement.decode_step", "s", (PLACEMENT,), "Its predicted time, T(B)."
+    "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
 )
-REPORT_AGE = _gauge("moegate.placement.report.age", "s", (PLACEMENT,), "Of the newest report.")
+REPORT_AGE = _gauge("moegate.placement.report.age", "s", (PLACEMENT,), "Age of the newest report.")
 ERROR_SHARE = _gauge(
     "moegate.placement.errors", "1", (PLACEMENT,), "Failed share of recent attempts."
 )
@@ -354,13 +358,13 @@ OUTPUT_RATE = _gauge(
     "moegate.placement.output_tokens_per_second",
     "{token}/s",
     (PLACEMENT,),
-    "Output tokens per second: of an own server by its own counter, of a remote by what ended.",
+    "Output tokens per second, by an engine's counter or by the ended attempts of a remote.",
 )
 BREAKER = _gauge(
     "moegate.placement.breaker",
     "1",
     (PLACEMENT, "moegate.breaker.phase"),
-    "1 for the phase in which the placement's breaker is: closed, paused, open or half_open.",
+    "1 for the current phase of the placement's breaker: closed, paused, open or half_open.",
 )
 USD_PER_MTOK = _gauge(
     "moegate.pool.usd_per_mtok",
@@ -373,17 +377,17 @@ BUDGET_CAP = _gauge(
     "moegate.budget.cap_usd",
     "{USD}",
     (TENANT, KEY_ID, "moegate.budget.period"),
-    "Cap of a budget; those of single sessions are not here.",
+    "Cap of a budget, without budgets of single sessions.",
 )
 BUDGET_LEFT = _gauge(
     "moegate.budget.left",
     "1",
     (TENANT, KEY_ID, "moegate.budget.period"),
-    "Share of it that is neither spent nor granted to running requests; below 0: overrun.",
+    "Share of the budget that is neither spent nor granted to running requests; below 0: overrun.",
 )
-LEDGER_BACKLOG = _gauge("moegate.ledger.backlog", "{row}", (), "Rows to be written.")
-LEDGER_LIMIT = _gauge("moegate.ledger.backlog.limit", "{row}", (), "Rows that may wait.")
-LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows that found no room.")
+LEDGER_BACKLOG = _gauge("moegate.ledger.backlog", "{row}", (), "Rows that wait to be written.")
+LEDGER_LIMIT = _gauge("moegate.ledger.backlog.limit", "{row}", (), "Most rows that may wait.")
+LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of room.")
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.accounting.accounts import Accounts
+from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.doors.grpc.fleet_watch import Rates
@@ -34,7 +34,7 @@ class GatewayFigures:
     """Reads the parts of one gateway. `watch_budgets` must be running for the budgets."""
 
     live: ActiveConfiguration
-    accounts: Accounts
+    accounting: Accounting
     load: LoopLoad
     throughput: Throughput
     clock: Callable[[], float]
@@ -58,7 +58,7 @@ class GatewayFigures:
 
     def breaker(self, placement: str) -> str:
         """Phase of its breaker."""
-        return self.live.runtime.scheduler.gate(placement, self.clock()).phase.value
+        return self.live.runtime.scheduler.admission_report(placement, self.clock()).phase.value
 
     def tokens_per_s(self, placement: str) -> float | None:
         """Output tokens per second; None: unknown."""
@@ -70,7 +70,7 @@ class GatewayFigures:
 
     def ledger(self) -> LedgerStatus:
         """How the ledger's writer stands."""
-        return self.accounts.ledger.status
+        return self.accounting.ledger.status
 
     def budgets(self) -> Sequence[BudgetLeft]:
         """Budgets as they were seen last."""
@@ -86,14 +86,14 @@ class GatewayFigures:
             await asyncio.sleep(BUDGETS_S)
 
     async def _look(self) -> list[BudgetLeft]:
-        book = self.accounts.budgets.book
+        book = self.accounting.budgets.book
         limits: list[Limit] = []
         for budget in book.budgets[:MAX_BUDGETS]:
             if not budget.each_session:
                 limits.extend(_limits(book.accounts(_holder(budget), time.time()), budget))
         if not limits:
             return []
-        return await self.accounts.database.read(lambda tx: _left(tx, limits))
+        return await self.accounting.database.read(lambda tx: _left(tx, limits))
 
 
 def _holder(budget: Budget) -> Holder:

@@ -1,8 +1,8 @@
-"""The tracer: the OpenTelemetry SDK under the standard OTEL_* variables, and nothing of our own.
+"""The tracer provider: the OpenTelemetry SDK, configured by the standard OTEL_* variables.
 
-Spans go out over OTLP gRPC from a thread of the SDK, in batches, and only where an endpoint is
-named: a gateway without one must not knock at localhost for ever. The SDK itself reads the sampler,
-the limits, the batch processor's figures, headers, TLS and timeouts.
+A thread of the SDK exports spans in batches over OTLP gRPC. Traces are off without an endpoint, so
+that a gateway does not call localhost in vain. The SDK itself reads the variables for the sampler,
+limits, batches, headers, TLS and timeouts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 def tracer_provider(environ: Mapping[str, str] = os.environ) -> TracerProvider | None:
-    """The provider that the environment asks for; None: no traces.
+    """Makes the provider; None: traces are off.
 
-    `environ`: only what decides whether there is one; the SDK reads the process's own.
+    `environ` decides only whether there is a provider; the SDK reads the environment of the
+    process.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -41,20 +42,20 @@ def tracer_provider(environ: Mapping[str, str] = os.environ) -> TracerProvider |
     if protocol != "grpc":
         log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s: only grpc is there, no traces", protocol)
         return None
-    # Imported only where spans leave: the exporter is a tenth of a second of a start.
+    # Imported only if traces are on: the import takes a tenth of a second.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # The gateway ends the provider itself, when its last stream has ended.
+    # The gateway shuts the provider down itself, after its last stream has ended.
     provider = TracerProvider(resource=_resource(environ), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
 def _resource(environ: Mapping[str, str]) -> Resource:
-    """What the environment says of this process; its name and version where it says nothing."""
+    """The resource from the environment, with name and version of moegate as defaults."""
     own = Resource({"service.name": "moegate", "service.version": version("moegate")})
     named = Resource.create()
-    # The SDK calls a nameless service unknown_service: ours wins over that alone.
+    # The SDK names an unnamed service unknown_service; only then moegate's name is used.
     nameless = str(named.attributes.get("service.name", "")).startswith("unknown_service")
     return named.merge(own) if nameless else own.merge(named)

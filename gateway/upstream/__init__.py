@@ -1,1 +1,1 @@
-"""Clients of the servers that generate tokens: one file a dialect."""
+"""Clients of the servers that generate tokens: one folder for each dialect."""

@@ -33,9 +33,13 @@ def add_channel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--key", help=f"API key; absent: the environment variable {KEY_VARIABLE}")
     parser.add_argument("--tls", action="store_true", help="call over TLS")
-    parser.add_argument("--ca", type=Path, metavar="PEM", help="whom to trust (the system's)")
+    parser.add_argument(
+        "--ca", type=Path, metavar="PEM", help="certificates to trust (default: the system's)"
+    )
     parser.add_argument("--cert", type=Path, metavar="PEM", help="client certificate, for mTLS")
-    parser.add_argument("--cert-key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument(
+        "--cert-key", type=Path, metavar="PEM", help="private key of the client certificate"
+    )
 
 
 def call_metadata(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:

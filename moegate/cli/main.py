@@ -67,7 +67,7 @@ def foreign_package() -> tuple[str, str] | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit status."""
+    """Runs a command and returns the exit status."""
     if foreign := foreign_package():
         name, path = foreign
         print(

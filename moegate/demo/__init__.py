@@ -1,1 +1,1 @@
-"""The demo: a simulated fleet, the gateway, load, and a table that shows what happens."""
+"""The demo: a simulated fleet, the gateway, load, and a live table."""

@@ -1,4 +1,4 @@
-"""The demo's prices, as a catalog that the gateway reads: what its answers and metrics cost by."""
+"""The demo's prices, as a catalog that the gateway reads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import datetime
 import msgspec
 
 from gateway.config.price_rows import CatalogFile, RemoteRow, ShowbackRow, TokenPrices
-from moegate.demo.bills import RemotePrice
+from moegate.demo.cost_comparison import RemotePrice
 
 PROVIDER = "demo"
 SHOWBACK = TokenPrices(input="0.20", cached_input="0.02", output="3.20")
-"""What tenants are charged on the own servers, $ per million tokens: above a full replica's cost,
-below the remote's price."""
+"""Charge of self-hosted tokens, $ per million: above the cost of a full replica, below the remote's
+price."""
 
 
 def catalog(pool: str, model: str, remote: RemotePrice) -> bytes:
-    """A price catalog in YAML: the remote's tokens, and what the pool's tenants pay."""
+    """A price catalog in YAML: prices of the remote, and charges of the pool."""
     today = datetime.datetime.now(datetime.UTC).date()
     since = (today - datetime.timedelta(days=1)).isoformat()
     source = "the demo's own assumption"

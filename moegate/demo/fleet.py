@@ -1,7 +1,8 @@
-"""The fleet of the demo: simulated replicas, a simulated remote, and the gateway before them.
+"""The fleet of the demo: simulated replicas, a simulated remote, and the gateway.
 
-The replicas are `moegate simulate-vllm` processes with the physics of a MoE model, slowed down so
-that the whole fleet makes about a thousand tokens a second: two CPU cores can carry that.
+The replicas are `moegate simulate-vllm` processes with the step times of a MoE model. They are
+slowed down, so that the fleet generates about a thousand tokens a second, which two CPU cores can
+simulate.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from gateway.config.gateway import (
 from gateway.config.ledger import BudgetConfig
 from gateway.config.prices import PricesConfig
 from gateway.config.telemetry import TelemetryConfig
-from moegate.demo.bills import RemotePrice
 from moegate.demo.catalog import PROVIDER, catalog
+from moegate.demo.cost_comparison import RemotePrice
 from moegate.demo.processes import POLL_S, READY_S, Process, Processes, ProcessFailed
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from scheduler.budgets.budget_window import Period
@@ -46,30 +47,30 @@ REPLICAS = 3
 SEQUENCES = 16
 """Sequences that one replica runs at once."""
 SPEED = 1 / 3
-"""Of the replicas: a full one makes about 310 tokens a second, in steps of 51 ms."""
+"""Speed of the replicas: a full one generates about 310 tokens a second, in steps of 51 ms."""
 REMOTE_SEQUENCES, REMOTE_SPEED = 24, 0.5
 KV_TOKENS = 12_288
-"""KV cache of one engine, and its context length: filled well by `SEQUENCES`."""
+"""KV cache of one engine, and its context length. `SEQUENCES` fill the larger part of it."""
 QUEUE_REQUESTS = 24
-"""Small, so that the burst fills it within seconds and spills over to the remote."""
+"""Small, so that the burst fills the queue within seconds and overflows to the remote."""
 USD_PER_GPU_HOUR = "2.50"
-"""One H100 for an hour: the order of what clouds ask; the demo's own assumption."""
+"""Price of one H100 for an hour: an assumption of the demo, close to the prices of clouds."""
 REMOTE_PRICE = RemotePrice(
     input=Decimal("0.56"), cached_input=Decimal("0.056"), output=Decimal("8.96")
 )
-"""Per million tokens: output at four times what a full replica makes it for (310 tokens a second at
-`USD_PER_GPU_HOUR` are $2.24 a million), and input, which comes with it there, at a part of that."""
+"""Price per million tokens. Output costs four times as much as on a full replica (310 tokens a
+second at `USD_PER_GPU_HOUR` are $2.24 a million)."""
 BUDGET_USD = "0.25"
-"""Of the first tenant, for an hour: a minute of the demo charges it the larger part."""
+"""Hourly budget of the first tenant. A minute of the demo uses the larger part of it."""
 CATALOG = "prices.yaml"
 POOL, REMOTE = "own", "remote"
 REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
-"""Environment variable that hands the remote's key to the gateway."""
+"""Environment variable with the remote's key for the gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What runs. `keys`: one per tenant; `urls` and `processes`: by placement."""
+    """The running fleet. `keys`: one for each tenant; URLs and engines are keyed by placement."""
 
     address: str
     keys: Sequence[str]
@@ -82,17 +83,17 @@ class Fleet:
 async def start(
     processes: Processes, directory: Path, tenants: int, metrics_listen: str | None = None
 ) -> Fleet:
-    """Starts all; returns when every replica is in service. Raises ProcessFailed.
+    """Starts all processes, and returns when every replica is in service. Raises ProcessFailed.
 
-    `metrics_listen`: where the gateway shows its metrics, None: nowhere.
+    `metrics_listen`: address of the gateway's metrics page; None: no page.
     """
     remote_key = secrets.token_urlsafe(24)
     arguments = {
         f"{POOL}/{name}": _engine(SPEED, SEQUENCES, seed) for seed, name in enumerate(_names())
     }
     arguments[REMOTE] = _engine(REMOTE_SPEED, REMOTE_SEQUENCES, REPLICAS)
-    # Started together: each takes a while to import what it needs. Only the remote has a key,
-    # whatever the environment of the demo says.
+    # Started together, because each needs some time for its imports. Only the remote has a key,
+    # whatever the environment of the demo contains.
     engines = {
         name: await processes.start(
             name, args, {"VLLM_API_KEY": remote_key if name == REMOTE else ""}
@@ -100,7 +101,7 @@ async def start(
         for name, args in arguments.items()
     }
     urls = {
-        name: await process.until_says(r"simulated vLLM on (http://\S+)")
+        name: await process.wait_for_line(r"simulated vLLM on (http://\S+)")
         for name, process in engines.items()
     }
     keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
@@ -110,7 +111,7 @@ async def start(
     gateway = await processes.start(
         "gateway", ("serve", str(file), "--log-level", "WARNING"), {REMOTE_KEY: remote_key}
     )
-    address = await gateway.until_says(r"moegate listens on (\S+)")
+    address = await gateway.wait_for_line(r"moegate listens on (\S+)")
     await _until_serving(address, keys[0], gateway)
     return Fleet(
         address=address,
@@ -123,7 +124,7 @@ async def start(
 
 
 def channel(address: str) -> grpc.aio.Channel:
-    """A channel to the gateway: on loopback, whatever proxy the environment names."""
+    """A channel to the gateway on loopback. It ignores a proxy in the environment."""
     return grpc.aio.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
 
 
@@ -172,7 +173,7 @@ def _config(
         pools=(pool,),
         remotes=(remote,),
         tenants=tenants,
-        # The replicas are slow: limits of a fleet at full speed would all be missed.
+        # The replicas are slow: they would miss the default limits.
         slo_classes=SloClassesConfig(
             interactive=SloFiguresConfig(ttft_s=4.0, tpot_s=0.2, max_queue_s=8.0),
             standard=SloFiguresConfig(ttft_s=10.0, tpot_s=0.3, max_queue_s=15.0),
@@ -180,7 +181,7 @@ def _config(
         ),
         limits=LimitsConfig(queue_requests=QUEUE_REQUESTS),
         prices=PricesConfig(catalog=CATALOG),
-        # Only reported: a demo that refused its own load would show nothing.
+        # A soft budget: a hard one would refuse the load of the demo.
         budgets=(
             BudgetConfig(tenant="tenant-0", period=Period.HOUR, cap_usd=BUDGET_USD, hard=False),
         ),
@@ -189,7 +190,7 @@ def _config(
 
 
 async def _until_serving(address: str, key: str, gateway: Process) -> None:
-    """Waits for gRPC health SERVING, and for every replica: health needs only one placement."""
+    """Waits for gRPC health SERVING, which needs one placement, and then for every replica."""
     metadata = (("authorization", f"Bearer {key}"),)
     async with channel(address) as probe:
         health = health_pb2_grpc.HealthStub(probe)

@@ -1,7 +1,8 @@
-"""The load of the demo: replays a workload over real gRPC stubs and tallies every request.
+"""The load of the demo: replays a workload over real gRPC stubs and records every request.
 
-Open loop: a request is sent when it is due, whatever became of those before. The clients do not
-retry, so that every refusal is counted once. Every call has a deadline, so the load ends.
+The loop is open: a request is sent when it is due, whatever happened to earlier ones. The clients
+do not retry, so that every refusal is counted once. Every call has a deadline, so that the load
+ends.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from moegate.demo.tally import Ended, Outcome, Tally
+from moegate.demo.client_results import ClientResults, Outcome, RequestResult
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc
 from scheduler.contract import SloClass
 from simulation.workloads import PlannedRequest
 
 DEADLINE_S = 60.0
-"""Of every call. The load thus ends at most this long after its last arrival."""
+"""Deadline of every call: the load ends at most this long after its last arrival."""
 TOKEN = "word"
-"""Text that counts as about one token, with the space that follows: four bytes a token."""
+"""Text of about one token, together with the space that follows it."""
 
 _CLASSES = {
     SloClass.INTERACTIVE: generation_pb2.SLO_CLASS_INTERACTIVE,
@@ -37,12 +38,12 @@ _REFUSALS = frozenset(
         *("UNAVAILABLE", "ATTEMPTS_EXHAUSTED"),
     }
 )
-"""Reasons of google.rpc.ErrorInfo with which the gateway refuses a request that is in order."""
+"""Reasons in google.rpc.ErrorInfo with which the gateway refuses a valid request."""
 
 
 @dataclass(slots=True)
 class _Stream:
-    """What was received of one stream."""
+    """The part of one stream that was received. `violation`: the rule of the API that it broke."""
 
     sent_s: float
     deltas: int = 0
@@ -50,12 +51,12 @@ class _Stream:
     last_s: float = 0.0
     finished: set[int] = field(default_factory=set)
     done: generation_pb2.Done | None = None
-    fault: str = ""
+    violation: str = ""
 
-    def take(self, event: generation_pb2.GenerateResponse, now: float) -> bool:
-        """Takes a message; True when it had content. A broken rule is kept in `fault`."""
+    def record(self, event: generation_pb2.GenerateResponse, now: float) -> bool:
+        """Records a message. True if it has content."""
         if self.done is not None:
-            self.fault = "a message after done"
+            self.violation = "a message after done"
         if event.HasField("done"):
             self.done = event.done
             return False
@@ -64,7 +65,7 @@ class _Stream:
             has_content = has_content or bool(choice.text or choice.reasoning_text)
             if choice.finish_reason:
                 if choice.index in self.finished:
-                    self.fault = "a choice that ends twice"
+                    self.violation = "a choice that ends twice"
                 self.finished.add(choice.index)
         if has_content:
             self.deltas += 1
@@ -74,25 +75,36 @@ class _Stream:
         return has_content
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """`code`: gRPC status code; empty if the call ended with OK. `error`: a text for the report."""
+
+    code: str = ""
+    error: str = ""
+
+
+_NO_FAILURE = _Failure()
+
+
 class LoadGenerator:
-    """Sends requests as planned, each tenant with its own key."""
+    """Sends the planned requests, those of each tenant with its own key."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, model: str, keys: Sequence[str], tally: Tally
+        self, channel: grpc.aio.Channel, model: str, keys: Sequence[str], results: ClientResults
     ) -> None:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._model = model
         self._keys = keys
-        self._tally = tally
+        self._results = results
 
     async def run(self, planned: Sequence[PlannedRequest]) -> None:
-        """Sends all; returns when all have ended."""
+        """Sends all requests, and returns when all have ended."""
         clock = asyncio.get_running_loop().time
         start_s = clock()
         async with asyncio.TaskGroup() as group:
             for request in planned:
                 await asyncio.sleep(max(0.0, start_s + request.at_s - clock()))
-                self._tally.submitted += 1
+                self._results.submitted += 1
                 group.create_task(self._send(request))
 
     async def _send(self, planned: PlannedRequest) -> None:
@@ -102,22 +114,22 @@ class LoadGenerator:
         call = self._stub.Generate(
             request_message(planned, self._model), metadata=metadata, timeout=DEADLINE_S
         )
-        outcome, why = Outcome.FAILED, ""
+        outcome, failure = Outcome.FAILED, _NO_FAILURE
         try:
             async for event in call:
-                self._tally.deltas += stream.take(event, clock())
+                self._results.deltas += stream.record(event, clock())
                 if stream.deltas == planned.cancel_after_tokens and call.cancel():
                     outcome = Outcome.CANCELLED
                     break
             else:
-                outcome, why = _complete(stream)
+                outcome, failure = _complete(stream)
         except grpc.aio.AioRpcError as error:
-            outcome, why = _failure(error, stream)
-        self._tally.end(_ended(planned, stream, outcome, why, clock()))
+            outcome, failure = _failure(error, stream)
+        self._results.end(_result(planned, stream, outcome, failure, clock()))
 
 
 def request_message(planned: PlannedRequest, model: str) -> generation_pb2.GenerateRequest:
-    """The request: a system message that is its tenant's own, and a question that is its own."""
+    """Makes the request: a system message for its tenant, and a question of its own."""
     user_tokens = planned.prompt_tokens - planned.prefix_tokens
     chat = chat_pb2.ChatInput()
     if planned.prefix_tokens:
@@ -139,29 +151,30 @@ def _text(start: str, tokens: int) -> str:
     return " ".join(islice(cycle((start, TOKEN, TOKEN, TOKEN)), max(1, tokens)))
 
 
-def _complete(stream: _Stream) -> tuple[Outcome, str]:
-    """The outcome of a stream that ended with OK: it must have kept the rules."""
-    fault = stream.fault
+def _complete(stream: _Stream) -> tuple[Outcome, _Failure]:
+    """The outcome of a stream that ended with OK. It has failed if it broke a rule of the API."""
+    violation = stream.violation
     if stream.done is None:
-        fault = fault or "OK without done"
+        violation = violation or "OK without done"
     elif not stream.finished:
-        fault = fault or "a choice without finish reason"
-    if fault or stream.done is None:
-        return Outcome.FAILED, f"protocol: {fault}"
+        violation = violation or "a choice without finish reason"
+    if violation or stream.done is None:
+        return Outcome.FAILED, _Failure(error=f"protocol: {violation}")
     local = stream.done.route.kind == generation_pb2.PLACEMENT_KIND_LOCAL
-    return (Outcome.OK_LOCAL if local else Outcome.OK_REMOTE), ""
+    return (Outcome.OK_LOCAL if local else Outcome.OK_REMOTE), _NO_FAILURE
 
 
-def _failure(error: grpc.aio.AioRpcError, stream: _Stream) -> tuple[Outcome, str]:
-    """The outcome of a stream that ended with an error: what google.rpc says decides."""
+def _failure(error: grpc.aio.AioRpcError, stream: _Stream) -> tuple[Outcome, _Failure]:
+    """The outcome of a stream that ended with an error, by the reason in its google.rpc details."""
     reason = _reason(error)
-    why = f"{error.code().name} {reason}".strip()
+    code = error.code().name
+    failure = _Failure(code=code, error=f"{code} {reason}".strip())
     if reason == "PARTIAL_OUTPUT":
-        return Outcome.BROKEN, why
+        return Outcome.BROKEN, failure
     if reason in _REFUSALS and not stream.deltas:
-        return Outcome.REFUSED, why
-    # Only here does the message tell more than the reason.
-    return Outcome.FAILED, f"{why}: {error.details()}"
+        return Outcome.REFUSED, failure
+    # For an unexpected failure the message adds information to the reason.
+    return Outcome.FAILED, _Failure(code=code, error=f"{failure.error}: {error.details()}")
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
@@ -175,9 +188,9 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
     return info.reason if found else ""
 
 
-def _ended(
-    planned: PlannedRequest, stream: _Stream, outcome: Outcome, why: str, now: float
-) -> Ended:
+def _result(
+    planned: PlannedRequest, stream: _Stream, outcome: Outcome, failure: _Failure, now: float
+) -> RequestResult:
     done = stream.done or generation_pb2.Done()
     usage, route, cost = done.usage, done.route, done.cost
     output_tokens = usage.completion_tokens
@@ -186,12 +199,13 @@ def _ended(
     tpot_s = None
     if stream.first_s is not None and output_tokens > 1:
         tpot_s = (stream.last_s - stream.first_s) / (output_tokens - 1)
-    return Ended(
+    return RequestResult(
         outcome=outcome,
         slo_class=planned.slo_class.value,
         sent_s=stream.sent_s,
         at_s=now,
-        why=why,
+        code=failure.code,
+        error=failure.error,
         placement=placement,
         reason=route.reason,
         prompt_tokens=usage.prompt_tokens,
@@ -199,7 +213,7 @@ def _ended(
         output_tokens=output_tokens,
         nano_usd=cost.metered_nano_usd if cost.HasField("metered_nano_usd") else None,
         deltas=stream.deltas,
-        most_tokens=planned.output_tokens,
+        max_output_tokens=planned.output_tokens,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
     )

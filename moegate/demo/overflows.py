@@ -1,4 +1,4 @@
-"""When requests went to the remote, and why: phases of overflow, from what clients were told."""
+"""Phases of overflow and their reasons, from the results of the clients."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moegate.demo.tally import Ended, Outcome
+from moegate.demo.client_results import Outcome, RequestResult
 
 APART_S = 6.0
-"""Overflows further apart than this are two phases."""
+"""Longest time between two overflows of one phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A time in which requests overflowed, seconds from the start of the load."""
+    """A period of overflow, in seconds from the start of the load."""
 
     from_s: float
     to_s: float
@@ -24,14 +24,15 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overflows:
-    """All of them. `reasons`: how many requests each took there, without their figures."""
+    """All phases. `reasons`: requests by the reason of their overflow, without its figures."""
 
     phases: tuple[Phase, ...]
     reasons: Counter[str]
 
 
-def overflows(ended: Sequence[Ended], start_s: float) -> Overflows:
-    """From the requests that a remote answered; a request counts when it was sent."""
+def overflows(ended: Sequence[RequestResult], start_s: float) -> Overflows:
+    """Finds the phases of the requests that a remote answered, by the time at which they were
+    sent."""
     remote = [one for one in ended if one.outcome is Outcome.OK_REMOTE]
     times = sorted(one.sent_s - start_s for one in remote)
     phases: list[Phase] = []
@@ -46,5 +47,5 @@ def overflows(ended: Sequence[Ended], start_s: float) -> Overflows:
 
 
 def short_reason(reason: str) -> str:
-    """The reason up to its figures."""
+    """The reason without its figures, for display."""
     return re.split("[:;,]", reason)[0].strip()

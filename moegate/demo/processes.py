@@ -1,7 +1,7 @@
-"""The processes of the demo: each in a process group of its own, each ended in every case.
+"""The processes of the demo, each in its own process group.
 
-`Processes` is a context: leaving it ends what still runs, SIGTERM first, SIGKILL after a grace.
-Should the demo die without leaving it, `moegate/up/process_reaper.py` does the same.
+Leaving the context of `Processes` ends all of them with SIGTERM, and with SIGKILL if that does not
+help. If the demo is killed, `moegate/up/process_reaper.py` does the same.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from moegate.up.process_reaper import REAPER_COMMAND
 
 POLL_S = 0.05
 READY_S = 120.0
-"""Generous: an import of grpc and numpy takes long on a busy machine."""
+"""Generous, because the import of grpc and numpy takes long on a busy machine."""
 STOP_S = 15.0
-"""From SIGTERM to SIGKILL; more than the gateway's own drain."""
+"""Time between SIGTERM and SIGKILL; more than the gateway's drain takes."""
 LOG_TAIL_LINES = 15
 
 
 class ProcessFailed(Exception):
-    """A process ended early or did not become ready; the text holds the end of its log."""
+    """A process ended early or did not become ready. The text has the end of its log."""
 
 
 class Process:
-    """One process. Its output goes to a log file."""
+    """One process with its output in a log file."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -41,23 +41,23 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Process id, which is the id of its group too."""
+        """Process id, which is also the id of its group."""
         return self._process.pid
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; negative: ended by that signal."""
+        """None while it runs; negative: the signal that ended it."""
         return self._process.returncode
 
     @property
     def ended_cleanly(self) -> bool:
-        """Whether it ended as it was told to."""
+        """Whether it ended with the expected status."""
         return self.exit_status == (-signal.SIGKILL if self.was_killed else 0)
 
-    async def until_says(self, pattern: str) -> str:
-        """Waits for a line that holds `pattern`; returns the pattern's group 1.
+    async def wait_for_line(self, pattern: str) -> str:
+        """Waits for a line that matches `pattern`, and returns group 1.
 
-        Raises ProcessFailed when the process ends first, or after `READY_S`.
+        Raises ProcessFailed if the process ends first, or after `READY_S`.
         """
         wanted = re.compile(pattern)
         for _ in range(round(READY_S / POLL_S)):
@@ -75,12 +75,12 @@ class Process:
         return "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Kills the process, like a crash."""
         self.was_killed = True
         self._signal(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """Ends it: SIGTERM, and SIGKILL when that does not help within `STOP_S`."""
+        """Ends the process with SIGTERM, and with SIGKILL after `STOP_S`."""
         if self.exit_status is None:
             self._signal(signal.SIGTERM)
         try:
@@ -96,7 +96,7 @@ class Process:
 
 
 class Processes:
-    """Starts processes; leaving the context ends them all, first the last one: the gateway."""
+    """Starts processes. Leaving the context ends them, the last one (the gateway) first."""
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
@@ -136,8 +136,8 @@ class Processes:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-                # A group and session of its own: Ctrl-C in a terminal reaches the demo alone,
-                # which then ends the others in order.
+                # With a new session, Ctrl-C in a terminal reaches only the demo, which ends the
+                # others in order.
                 start_new_session=True,
             )
         process = Process(name, child, log)
@@ -145,7 +145,7 @@ class Processes:
         return process
 
     async def stop(self) -> None:
-        """Ends the last one, then the others at once, then the reaper. May be called twice."""
+        """Ends the last process, then the others together, then the reaper. May be called twice."""
         await asyncio.gather(*(self._stop(process) for process in self.all[-1:]))
         await asyncio.gather(*(self._stop(process) for process in self.all[:-1]))
         if self._pipe >= 0:
@@ -157,6 +157,6 @@ class Processes:
     async def _stop(self, process: Process) -> None:
         await process.stop()
         if self._pipe >= 0:
-            # Its number may now become another process's. A reaper that is gone does no harm.
+            # Another process may get this id now. The reaper may have ended already.
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"forget %d\n" % process.pid)

@@ -1,4 +1,4 @@
-"""What the demo reads from the engines' own /metrics: gauges, and rates from their counters."""
+"""Reads the /metrics of the engines: gauges, and rates from counters."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
-class Watched:
-    """One engine: its last report, and the counters of the last seconds."""
+class ScrapedEngine:
+    """One engine: its last report, and its counters of the last seconds."""
 
     name: str
     url: str
-    answers: bool = False
+    reachable: bool = False
     report: EngineReport | None = None
     best_tokens_per_s: float = 0.0
-    """The most that it made over a whole `RATE_WINDOW_S`."""
+    """Best rate over a whole `RATE_WINDOW_S`."""
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def take(self, report: EngineReport) -> None:
-        """Takes a report."""
-        self.answers = True
+    def record(self, report: EngineReport) -> None:
+        """Records a report."""
+        self.reachable = True
         self.report = report
         self._history.append((report.at_s, report.generation_tokens_total))
         while self._history[0][0] < report.at_s - RATE_WINDOW_S:
@@ -40,30 +40,30 @@ class Watched:
 
     @property
     def running(self) -> int:
-        """Requests in its batch; 0 when it does not answer."""
-        return self.report.running if self.report and self.answers else 0
+        """Requests in the batch; 0 if the engine is not reachable."""
+        return self.report.running if self.report and self.reachable else 0
 
     @property
     def waiting(self) -> int:
-        """Requests in its own queue; 0 when it does not answer."""
-        return self.report.waiting if self.report and self.answers else 0
+        """Requests in the engine's queue; 0 if the engine is not reachable."""
+        return self.report.waiting if self.report and self.reachable else 0
 
     @property
     def generated_tokens(self) -> int:
-        """Output tokens since it started, as far as it was last seen."""
+        """Output tokens since the start of the engine, as of the last report."""
         return self.report.generation_tokens_total if self.report else 0
 
     @property
     def tokens_per_s(self) -> float:
         """Output tokens per second over the last `RATE_WINDOW_S`."""
-        if not self.answers or len(self._history) < 2:
+        if not self.reachable or len(self._history) < 2:
             return 0.0
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         return (last - first) / (last_s - first_s)
 
 
 class Scraper:
-    """Reads the metrics of every engine, by name."""
+    """Scrapes all engines. `engines`: keyed by name."""
 
     def __init__(
         self,
@@ -73,17 +73,18 @@ class Scraper:
     ) -> None:
         self._session = session
         self._clock = clock
-        self.engines = {name: Watched(name, url) for name, url in urls.items()}
+        self.engines = {name: ScrapedEngine(name, url) for name, url in urls.items()}
 
-    async def look(self) -> None:
-        """Looks at all at once; one that does not answer keeps its last report."""
-        await asyncio.gather(*(self._look(engine) for engine in self.engines.values()))
+    async def scrape(self) -> None:
+        """Scrapes all engines concurrently. An engine that is not reachable keeps its last
+        report."""
+        await asyncio.gather(*(self._scrape(engine) for engine in self.engines.values()))
 
-    async def _look(self, engine: Watched) -> None:
+    async def _scrape(self, engine: ScrapedEngine) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:
             async with self._session.get(f"{engine.url}/metrics", timeout=timeout) as response:
                 text = await response.read()
-            engine.take(parse_metrics(text, engine.name, self._clock(), None))
+            engine.record(parse_metrics(text, engine.name, self._clock(), None))
         except (aiohttp.ClientError, TimeoutError, BadMetrics):
-            engine.answers = False
+            engine.reachable = False

@@ -1,4 +1,4 @@
-"""The closing report: requests, tokens, money, and the statements that must hold."""
+"""The closing report: requests, tokens, cost, and the statements that must hold."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.table import Table
 
 from moegate.demo import fleet as fleets
-from moegate.demo.account import COMPLETE, Check, Result
-from moegate.demo.tally import Ended, Outcome, percentile_s
+from moegate.demo.checks import COMPLETE, Check, RunResult
+from moegate.demo.client_results import Outcome, RequestResult, percentile_s
 from scheduler.contract import SloClass
 
 FIRST_COLUMN_CELLS = 34
-"""The same in every table, so that their columns stand below each other."""
+"""Width of the first column of every table, so that the other columns are aligned."""
 
 
-def report(console: Console, result: Result, checks: list[Check]) -> None:
-    """Prints it."""
+def report(console: Console, result: RunResult, checks: list[Check]) -> None:
+    """Prints the report."""
     console.print(_requests(result))
     console.print(_latencies(result))
     console.print(_tokens(result))
@@ -29,32 +29,32 @@ def report(console: Console, result: Result, checks: list[Check]) -> None:
         console.print(f"    {check.figures}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _requests(result: Result) -> Table:
+def _requests(result: RunResult) -> Table:
     rows = _table("requests")
     for column in (*SloClass, "all"):
         rows.add_column(column, justify="right")
     for outcome in Outcome:
-        _count_row(rows, outcome.value, result.tally.of(outcome))
-        reasons = result.tally.reasons(outcome)
-        for why in sorted(reasons):
-            if why:
-                some = [ended for ended in result.tally.of(outcome) if ended.why == why]
-                _count_row(rows, f"  {why[:60]}", some, style="dim")
+        _count_row(rows, outcome.value, result.clients.of(outcome))
+        errors = result.clients.errors(outcome)
+        for error in sorted(errors):
+            if error:
+                some = [ended for ended in result.clients.of(outcome) if ended.error == error]
+                _count_row(rows, f"  {error[:60]}", some, style="dim")
     rows.add_section()
-    _count_row(rows, "sent", result.tally.ended, style="bold")
+    _count_row(rows, "sent", result.clients.ended, style="bold")
     return rows
 
 
-def _count_row(rows: Table, name: str, ended: list[Ended], style: str = "") -> None:
+def _count_row(rows: Table, name: str, ended: list[RequestResult], style: str = "") -> None:
     by_class = [sum(e.slo_class == slo_class.value for e in ended) for slo_class in SloClass]
     rows.add_row(name, *(str(count) for count in by_class), str(len(ended)), style=style)
 
 
-def _latencies(result: Result) -> Table:
+def _latencies(result: RunResult) -> Table:
     rows = _table("latency of complete streams")
     for column in ("TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"):
         rows.add_column(column, justify="right")
-    complete = result.tally.of(*COMPLETE)
+    complete = result.clients.of(*COMPLETE)
     for slo_class in SloClass:
         some = [ended for ended in complete if ended.slo_class == slo_class.value]
         ttft = [percentile_s((e.ttft_s for e in some), percent) for percent in (50, 95)]
@@ -67,7 +67,7 @@ def _latencies(result: Result) -> Table:
     return rows
 
 
-def _tokens(result: Result) -> Table:
+def _tokens(result: RunResult) -> Table:
     rows = _table("output tokens by engine")
     for column in ("generated", "in usage", "cut short"):
         rows.add_column(column, justify="right")
@@ -83,7 +83,7 @@ def _tokens(result: Result) -> Table:
     return rows
 
 
-def _overflow(console: Console, result: Result) -> None:
+def _overflow(console: Console, result: RunResult) -> None:
     found = result.overflows
     if not found.phases:
         console.print("overflow: none", highlight=False)
@@ -94,16 +94,16 @@ def _overflow(console: Console, result: Result) -> None:
         console.print(f"    {count} because: {reason}", highlight=False, markup=False)
 
 
-def _money(console: Console, result: Result) -> None:
-    bills, tokens = result.bills, sum(e.output_tokens for e in result.tally.of(*COMPLETE))
+def _money(console: Console, result: RunResult) -> None:
+    costs, tokens = result.costs, sum(e.output_tokens for e in result.clients.of(*COMPLETE))
     rows = _table("the bill of the complete streams")
     for column in ("own GPUs", "remote", "together", "$/M output"):
         rows.add_column(column, justify="right")
-    ours = (bills.ours_gpu_usd, bills.ours_remote_usd, bills.ours_usd)
+    ours = (costs.ours_gpu_usd, costs.ours_remote_usd, costs.ours_usd)
     rows.add_row("this run: own and overflow", *_usd(*ours, tokens), style="bold")
-    rows.add_row("all remote", *_usd(0.0, bills.all_remote_usd, bills.all_remote_usd, tokens))
-    peak = (bills.peak_usd, 0.0, bills.peak_usd)
-    rows.add_row(f"all own, {bills.peak_replicas} replicas for the peak", *_usd(*peak, tokens))
+    rows.add_row("all remote", *_usd(0.0, costs.all_remote_usd, costs.all_remote_usd, tokens))
+    peak = (costs.peak_usd, 0.0, costs.peak_usd)
+    rows.add_row(f"all own, {costs.peak_replicas} replicas for the peak", *_usd(*peak, tokens))
     console.print(rows)
     price = fleets.REMOTE_PRICE
     for line in (

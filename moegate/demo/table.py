@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from moegate.demo.client_results import WINDOW_S, ClientResults, Outcome, percentile_s
 from moegate.demo.overflows import short_reason
-from moegate.demo.scrape import Watched
-from moegate.demo.tally import WINDOW_S, Outcome, Tally, percentile_s
+from moegate.demo.scrape import ScrapedEngine
 
 KV_BAR_CELLS = 6
 LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: inside the engine"
@@ -21,48 +21,57 @@ LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: insid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What both views show. `usd_per_hour`: of all own replicas; `remote_usd_per_mtok`: list price
-    of the remote's output."""
+    """Values of both views.
+
+    `usd_per_hour`: price of all self-hosted replicas; `remote_usd_per_mtok`: list price of the
+    remote's output tokens.
+    """
 
     elapsed_s: float
     duration_s: float
     phase: str
-    replicas: Sequence[Watched]
-    remotes: Sequence[Watched]
-    tally: Tally
+    replicas: Sequence[ScrapedEngine]
+    remotes: Sequence[ScrapedEngine]
+    clients: ClientResults
     usd_per_hour: float
     remote_usd_per_mtok: float
     now: float
 
     @property
     def local_tokens_per_s(self) -> float:
-        """Output of the own replicas."""
+        """Output tokens per second of the self-hosted replicas."""
         return sum(engine.tokens_per_s for engine in self.replicas)
 
     @property
     def usd_per_million(self) -> float | None:
-        """What a million output tokens of the own replicas costs at this rate."""
+        """Cost of a million self-hosted output tokens at the current rate."""
         rate = self.local_tokens_per_s
         return self.usd_per_hour / 3600.0 / rate * 1e6 if rate > 0 else None
 
     @property
     def together_usd_per_million(self) -> float | None:
-        """A million output tokens of the last seconds' answers: all GPUs, and what was bought."""
-        recent = self.tally.recent(self.now)
+        """Cost of a million output tokens of the last `WINDOW_S`: all GPUs and the remote."""
+        recent = self.clients.recent(self.now)
         tokens = sum(ended.output_tokens for ended in recent)
-        bought = [ended.nano_usd for ended in self.tally.overflowed(self.now)]
-        if not tokens or None in bought:
+        remote_costs = [ended.nano_usd for ended in self.clients.overflowed(self.now)]
+        if not tokens or None in remote_costs:
             return None
         span_s = min(WINDOW_S, self.elapsed_s)
-        bill = self.usd_per_hour / 3600.0 * span_s + sum(cost or 0 for cost in bought) / 1e9
+        bill = self.usd_per_hour / 3600.0 * span_s + sum(cost or 0 for cost in remote_costs) / 1e9
         return bill / tokens * 1e6
 
     @property
-    def overflow(self) -> str:
-        """Whether requests go to the remote, and why."""
+    def overflows(self) -> bool:
+        """Whether requests go to the remote, or went there in the last `WINDOW_S`."""
         running = sum(engine.running + engine.waiting for engine in self.remotes)
-        some = self.tally.overflowed(self.now)
-        if not some and not running:
+        return bool(running or self.clients.overflowed(self.now))
+
+    @property
+    def overflow(self) -> str:
+        """Text on the overflow and its most frequent reason."""
+        running = sum(engine.running + engine.waiting for engine in self.remotes)
+        some = self.clients.overflowed(self.now)
+        if not self.overflows:
             return "none: the own servers take everything"
         reasons = Counter(short_reason(ended.reason) for ended in some)
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
@@ -70,9 +79,9 @@ class Snapshot:
 
     @property
     def in_gateway(self) -> int:
-        """Requests that no engine has: those in the gateway's queue, about."""
+        """Requests that no engine has: about those in the gateway's queue."""
         engines = (*self.replicas, *self.remotes)
-        return max(0, self.tally.in_flight - sum(e.running + e.waiting for e in engines))
+        return max(0, self.clients.in_flight - sum(e.running + e.waiting for e in engines))
 
 
 def table(snapshot: Snapshot) -> RenderableType:
@@ -105,7 +114,7 @@ def _engines(snapshot: Snapshot) -> Table:
     for engine in snapshot.replicas:
         rate = engine.tokens_per_s
         price = f"{per_replica_usd / 3600.0 / rate * 1e6:.2f}" if rate > 0 else "-"
-        rows.add_row(*_engine_cells(engine), price, style="" if engine.answers else "red")
+        rows.add_row(*_engine_cells(engine), price, style="" if engine.reachable else "red")
     for engine in snapshot.remotes:
         rows.add_row(*_engine_cells(engine, remote=True), "", style="cyan")
     rows.add_section()
@@ -122,8 +131,8 @@ def _engines(snapshot: Snapshot) -> Table:
     return rows
 
 
-def _engine_cells(engine: Watched, *, remote: bool = False) -> tuple[str, ...]:
-    if not engine.answers:
+def _engine_cells(engine: ScrapedEngine, *, remote: bool = False) -> tuple[str, ...]:
+    if not engine.reachable:
         return engine.name, "gone", "", "", "", str(engine.generated_tokens)
     usage = engine.report.kv_usage if engine.report else 0.0
     filled = round(usage * KV_BAR_CELLS)
@@ -139,18 +148,18 @@ def _engine_cells(engine: Watched, *, remote: bool = False) -> tuple[str, ...]:
 
 
 def _clients(snapshot: Snapshot) -> Table:
-    tally = snapshot.tally
+    results = snapshot.clients
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     cells = {
-        "sent": tally.submitted,
-        "open": tally.in_flight,
+        "sent": results.submitted,
+        "open": results.in_flight,
         "in queue": snapshot.in_gateway,
-        "ok own": tally.count(Outcome.OK_LOCAL),
-        "remote": tally.count(Outcome.OK_REMOTE),
-        "refused": tally.count(Outcome.REFUSED),
-        "left": tally.count(Outcome.CANCELLED),
-        "broken": tally.count(Outcome.BROKEN),
-        "failed": tally.count(Outcome.FAILED),
+        "ok own": results.count(Outcome.OK_LOCAL),
+        "remote": results.count(Outcome.OK_REMOTE),
+        "refused": results.count(Outcome.REFUSED),
+        "left": results.count(Outcome.CANCELLED),
+        "broken": results.count(Outcome.BROKEN),
+        "failed": results.count(Outcome.FAILED),
     }
     for name in cells:
         rows.add_column(name, justify="right")
@@ -159,12 +168,11 @@ def _clients(snapshot: Snapshot) -> Table:
 
 
 def _money(snapshot: Snapshot) -> Text:
-    overflows = not snapshot.overflow.startswith("none")
     own = _number(snapshot.usd_per_million, "{:.2f}")
     together = _number(snapshot.together_usd_per_million, "{:.2f}")
     return Text.assemble(
         ("overflow: ", "bold"),
-        (snapshot.overflow, "yellow" if overflows else "green"),
+        (snapshot.overflow, "yellow" if snapshot.overflows else "green"),
         "\n",
         ("$/M output: ", "bold"),
         f"own {own}, remote {snapshot.remote_usd_per_mtok:.2f}, all answers of the last 10 s"
@@ -173,7 +181,7 @@ def _money(snapshot: Snapshot) -> Text:
 
 
 def _latencies(snapshot: Snapshot) -> Text:
-    recent = snapshot.tally.recent(snapshot.now)
+    recent = snapshot.clients.recent(snapshot.now)
     p50 = _number(percentile_s((e.ttft_s for e in recent), 50), "{:.2f} s")
     p95 = _number(percentile_s((e.ttft_s for e in recent), 95), "{:.2f} s")
     tpot_s = percentile_s((e.tpot_s for e in recent), 50)
@@ -182,19 +190,19 @@ def _latencies(snapshot: Snapshot) -> Text:
 
 
 def line(snapshot: Snapshot) -> str:
-    """The same in one line, for a log."""
-    tally = snapshot.tally
-    recent = tally.recent(snapshot.now)
-    running = "+".join(str(e.running) if e.answers else "gone" for e in snapshot.replicas)
+    """The snapshot in one line, for a log."""
+    results = snapshot.clients
+    recent = results.recent(snapshot.now)
+    running = "+".join(str(e.running) if e.reachable else "gone" for e in snapshot.replicas)
     remote = sum(engine.running + engine.waiting for engine in snapshot.remotes)
     tpot_s = percentile_s((e.tpot_s for e in recent), 50)
     return (
         f"{snapshot.elapsed_s:3.0f} s {snapshot.phase}:"
         f" running {running}, remote {remote}, queued {snapshot.in_gateway}"
-        f" | sent {tally.submitted}, ok {tally.count(Outcome.OK_LOCAL)} own"
-        f" + {tally.count(Outcome.OK_REMOTE)} remote, refused {tally.count(Outcome.REFUSED)},"
-        f" cancelled {tally.count(Outcome.CANCELLED)}, broken {tally.count(Outcome.BROKEN)},"
-        f" failed {tally.count(Outcome.FAILED)}"
+        f" | sent {results.submitted}, ok {results.count(Outcome.OK_LOCAL)} own"
+        f" + {results.count(Outcome.OK_REMOTE)} remote, refused {results.count(Outcome.REFUSED)},"
+        f" cancelled {results.count(Outcome.CANCELLED)}, broken {results.count(Outcome.BROKEN)},"
+        f" failed {results.count(Outcome.FAILED)}"
         f" | TTFT p50 {_number(percentile_s((e.ttft_s for e in recent), 50), '{:.2f} s')}"
         f" p95 {_number(percentile_s((e.ttft_s for e in recent), 95), '{:.2f} s')},"
         f" TPOT {'-' if tpot_s is None else f'{tpot_s * 1000:.0f} ms'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moegate.simulated_vllm.intake import Job
+from moegate.simulated_vllm.jobs import Job
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
 from moegate.simulated_vllm.wire import encode
 from simulation.output import OutputText

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from moegate.simulated_vllm.intake import Job
+from moegate.simulated_vllm.jobs import Job
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
 from moegate.simulated_vllm.wire import (
     ChatAnswer,

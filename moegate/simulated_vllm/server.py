@@ -1,6 +1,6 @@
 """HTTP routes of the simulated vLLM, and the context manager that serves them.
 
-`intake` checks a request, the engine generates its tokens, `frames` and `responses` write them.
+`jobs` checks a request, the engine generates its tokens, `frames` and `responses` write them.
 When a client disconnects, aiohttp cancels the handler (handler_cancellation), and the handler
 removes the request's sequences from the engine.
 """
@@ -24,7 +24,7 @@ from moegate.simulated_vllm.fault_driver import FaultDriver
 from moegate.simulated_vllm.fault_effects import FaultEffects, truncated
 from moegate.simulated_vllm.faults.kinds import Faults
 from moegate.simulated_vllm.frames import Frames
-from moegate.simulated_vllm.intake import Job, check_model, make_job, pinned_rank
+from moegate.simulated_vllm.jobs import Job, check_model, make_job, pinned_rank
 from moegate.simulated_vllm.listener import Handler, Listener
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from moegate.simulated_vllm.prompts import chat_prompt

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.api_keys import key_sha256
-from gateway.config.engine_priors import read_model_dir
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
@@ -21,6 +20,7 @@ from gateway.config.gateway import (
 )
 from gateway.config.kv_events import KvEventsConfig
 from gateway.config.prior import PriorConfig
+from gateway.config.step_model_prior import read_model_dir
 from moegate.up.launch import KEY_VARIABLE, KV_EVENTS_TOPIC, Launch
 from moegate.up.machine import HOST
 from simulation.catalog.hf_fields import UnreadableConfig

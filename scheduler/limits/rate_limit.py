@@ -49,16 +49,14 @@ class _Bucket:
     def left(self, limit: int, now: float) -> float:
         """What is left at `now`; a limit that was changed meanwhile holds from now on."""
         if self._left is None:
-            self._left = float(limit)
-        else:
-            elapsed_s = max(0.0, now - self._at_s)
-            self._left = min(float(limit), self._left + elapsed_s * limit / MINUTE_S)
-        self._at_s = now
-        return self._left
+            return float(limit)
+        elapsed_s = max(0.0, now - self._at_s)
+        return min(float(limit), self._left + elapsed_s * limit / MINUTE_S)
 
     def take(self, amount: int, limit: int, now: float) -> None:
         """Takes, or gives back when negative: never more than the bucket holds."""
         self._left = min(float(limit), self.left(limit, now) - amount)
+        self._at_s = now
 
 
 class _Account:
@@ -82,6 +80,10 @@ class RateLimiter:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
 
+    def forget(self, key_id: str) -> None:
+        """Drops the state of a key that is not configured any more."""
+        self._accounts.pop(key_id, None)
+
     def running(self, key_id: str) -> int:
         """Requests of the key that are not settled yet."""
         account = self._accounts.get(key_id)
@@ -95,7 +97,8 @@ class RateLimiter:
         refusal = self.refusal(key_id, limits, tokens, now)
         if refusal is not None:
             return refusal
-        account = self._accounts[key_id]
+        account = self._accounts.setdefault(key_id, _Account())
+        account.limits = limits
         for limit, bucket, amount in (
             (limits.requests_per_minute, account.requests, 1),
             (limits.tokens_per_minute, account.tokens, tokens),
@@ -109,10 +112,7 @@ class RateLimiter:
         """What `admit` would answer; nothing is taken."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
-        account = self._accounts.get(key_id)
-        if account is None:
-            account = self._accounts[key_id] = _Account()
-        account.limits = limits
+        account = self._accounts.get(key_id) or _Account()
         slots = limits.concurrent_requests
         if slots is not None and account.running >= slots:
             return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)

@@ -31,6 +31,11 @@ class RetryBudget:
         self._left = self._limits.reserve
         self._at_s: float | None = None
 
+    def set_limits(self, limits: RetryLimits) -> None:
+        """Applies changed limits; what is left stays, up to the new bound."""
+        self._limits = limits
+        self._left = min(limits.most, self._left)
+
     def request(self) -> None:
         """A new request has come."""
         self._add(self._limits.share)

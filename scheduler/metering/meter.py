@@ -44,7 +44,7 @@ class MeteredGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class MeterCheckpoint:
     """What survives a restart: until when each group was observed, and its sums."""
 
     observed_ns: int
@@ -97,9 +97,9 @@ class _Pool:
 class Meter:
     """All groups. `configure` first; groups that vanish are metered until their last run ends."""
 
-    def __init__(self, mark: Mark | None = None) -> None:
-        """`mark`: of the process before; the time since it is booked as unobserved."""
-        self._mark = mark
+    def __init__(self, checkpoint: MeterCheckpoint | None = None) -> None:
+        """`checkpoint`: of the process before; the time since it is booked as unobserved."""
+        self._checkpoint = checkpoint
         self._groups: dict[str, GroupMeter] = {}
         self._pool_of: dict[str, str] = {}
         self._leaving: set[str] = set()
@@ -131,14 +131,14 @@ class Meter:
                 continue
             self._open(facts, now_ns)
         self._leaving = set(self._groups) - set(wanted)
-        self._mark = None
+        self._checkpoint = None
         self._let_go()
 
     def _open(self, facts: MeteredGroup, now_ns: int) -> None:
-        before = self._mark.totals.get(facts.name) if self._mark else None
+        before = self._checkpoint.totals.get(facts.name) if self._checkpoint else None
         observed_ns = now_ns
-        if self._mark is not None and before is not None:
-            observed_ns = min(now_ns, self._mark.observed_ns)
+        if self._checkpoint is not None and before is not None:
+            observed_ns = min(now_ns, self._checkpoint.observed_ns)
         meter = GroupMeter(
             facts.model, facts.plan, observed_ns, max_running=facts.max_running, nodes=facts.nodes
         )
@@ -148,7 +148,7 @@ class Meter:
         self._pool_of[facts.name] = facts.pool
         pool = self._pools.get(facts.pool)
         if pool is None:
-            # Windows begin here; after a restart at its mark, so that they hold what was missed.
+            # Windows begin here; after a restart at the checkpoint, so that they hold the gap.
             begin = (observed_ns, meter.totals.copy())
             fine = deque([begin], maxlen=FINE_KEPT)
             self._pools[facts.pool] = _Pool(fine=fine, minutes=Minutes(begin))
@@ -178,13 +178,13 @@ class Meter:
                 if now_ns - pool.minutes.last[0] >= MINUTE_NS:
                     pool.minutes.end(now_ns, sums)
 
-    def mark(self, now_ns: int) -> Mark:
+    def checkpoint(self, now_ns: int) -> MeterCheckpoint:
         """What a restart goes on from. Attempts in flight would be lost: they are waste then."""
         totals = {}
         for name, meter in self._groups.items():
             meter.advance(now_ns)
             totals[name] = meter.totals_if_lost()
-        return Mark(observed_ns=now_ns, totals=totals)
+        return MeterCheckpoint(observed_ns=now_ns, totals=totals)
 
     def cost(self, pool_name: str, window_ns: int, now_ns: int) -> PoolCost | None:
         """Cost of a pool over the window that ends now; None: no such pool."""

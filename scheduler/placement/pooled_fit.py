@@ -8,6 +8,7 @@ a throttled GPU say, counts by its own: from `ALIKE` on ever more, from `UNLIKE`
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 
 import numpy as np
@@ -32,17 +33,17 @@ _FIELDS = (
 
 
 class PooledFit:
-    """Groups of one prior, by any number that names them."""
+    """Groups of one prior, by name."""
 
     def __init__(self) -> None:
         self._sum: Floats = np.zeros(len(_FIELDS))
-        self._fits: dict[int, Floats] = {}
+        self._fits: dict[Hashable, Floats] = {}
 
     def __len__(self) -> int:
         """Groups whose fit counts."""
         return len(self._fits)
 
-    def update(self, group: int, fit: StepModel | None) -> None:
+    def update(self, group: Hashable, fit: StepModel | None) -> None:
         """The group's fit as it is now; None: it is not to be used."""
         before = self._fits.pop(group, None)
         if before is not None:
@@ -51,7 +52,7 @@ class PooledFit:
             self._fits[group] = np.array([getattr(fit, name) for name in _FIELDS])
             self._sum += self._fits[group]
 
-    def model(self, group: int, own: StepModel, batch: int, kv_tokens: int) -> StepModel:
+    def model(self, group: Hashable, own: StepModel, batch: int, kv_tokens: int) -> StepModel:
         """What to compare the group by while it runs `batch` sequences; `own`: its own model."""
         if len(self._fits) < 2:
             return own

@@ -36,6 +36,9 @@ class Block(enum.IntEnum):
     PAUSED = 11
 
 
+_FIRST_OF_REQUEST, _LAST_OF_REQUEST = np.int8(Block.TRIED), np.int8(Block.CONTEXT)
+"""Blocks that follow from the request alone."""
+
 BLOCK_TEXT = {
     Block.FREE: "can take it",
     Block.NOT_SERVING: "not in service",
@@ -85,8 +88,24 @@ class PlacementQuery:
         blocks = self.excluded
         if blocks is None:
             return len(self.hit_tokens) > 0
-        shut = np.count_nonzero(blocks)
-        return bool(shut < len(blocks) or (blocks == Block.PAUSED).any())
+        return self.possible_now or bool((blocks == Block.PAUSED).any())
+
+    @property
+    def possible_now(self) -> bool:
+        """Whether any placement is left to be quoted: not all are excluded or paused."""
+        blocks = self.excluded
+        if blocks is None:
+            return len(self.hit_tokens) > 0
+        return bool(np.count_nonzero(blocks) < len(blocks))
+
+    @property
+    def restricted(self) -> bool:
+        """Whether a placement is excluded by what this request is or where it failed, so that it
+        says nothing of what others find there."""
+        blocks = self.excluded
+        return blocks is not None and bool(
+            np.count_nonzero((blocks >= _FIRST_OF_REQUEST) & (blocks <= _LAST_OF_REQUEST))
+        )
 
 
 _WAIT, _OWN_END, _PREFILL, _TTFT, _TPOT, _STALL_ADDED, _STEP_ADDED, _VIOLATIONS, _SCORE = range(9)

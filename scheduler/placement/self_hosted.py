@@ -9,94 +9,76 @@ writes its one figure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from scheduler.contract import EngineReport, Objective, ServingChanged
 from scheduler.decision_model import full_token_s, priced, trusted
-from scheduler.output_length import Floats, OutputLengths
+from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
-from scheduler.placement.interference import STALL_POINTS, Streams, write_lines
+from scheduler.placement.groups import CarriedOver, Group, prior_of
+from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.quotes import QuoteBuffers
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
-from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel, StepModels
-from scheduler.step_time.step_windows import OwnLoad, WindowMeter, joined
+from scheduler.step_time.step_model import StepModel, StepModels
+from scheduler.step_time.step_windows import joined
 
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 CURVE_AGE_S = 0.1
 """An interference curve older than this is refreshed before it decides."""
 LEAST_CHUNK_S = 1e-6
-MOST_STEPS_KEPT = 4096
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
+_STALE_MARGIN_S = 1e-3
+"""A report is stale only after its last second, and sums of times are rounded."""
 NANO_USD_PER_S = 1e9
 """Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Group:
-    """Placements that step together, by index."""
-
-    fit: StepFit
-    model: StepModel
-    members: list[int] = field(default_factory=list)
-    streams: Streams = field(default_factory=Streams)
-    meter: WindowMeter = field(default_factory=WindowMeter)
-    own: OwnLoad = field(default_factory=OwnLoad)
-    batch: int = 0
-    kv_paced_tokens: int = 0
-    steps_s: list[float] = field(default_factory=list)
-    """T(B) of `model` without its KV, by B, as far as it was asked for."""
-
-    def step_s(self, batch: int) -> float:
-        """T(B) without its KV."""
-        if batch > MOST_STEPS_KEPT:
-            return self.model.decode_step_s(batch, 0)
-        steps_s = self.steps_s
-        while len(steps_s) <= batch:
-            steps_s.append(self.model.decode_step_s(len(steps_s), 0))
-        return steps_s[batch]
-
-    def full_step_s(self, batch: int) -> float:
-        """T(B) with the KV that is resident now."""
-        if not batch:
-            return 0.0
-        model = self.model
-        return self.step_s(batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
 
 
 class SelfHostedFleet:
     """Arrays of shape (placements,); interference curves have (placements, 2, STALL_POINTS)."""
 
-    def __init__(self, states: Iterable[PlacementState], policy: Policy) -> None:
+    def __init__(
+        self,
+        states: Iterable[PlacementState],
+        policy: Policy,
+        carried: CarriedOver | None = None,
+        now: float = 0.0,
+    ) -> None:
+        carried = carried or CarriedOver()
         self.states = list(states)
-        self.lengths = OutputLengths()
+        self.lengths = carried.lengths
         self._policy = policy
         count = len(self.states)
-        by_group: dict[str, Group] = {}
+        by_group = dict(carried.groups)
         self.groups: list[Group] = []
         """The group of each placement."""
         self.index: dict[str, int] = {}
         models: list[StepModel] = []
         for i, state in enumerate(self.states):
             facts = state.facts
-            group = by_group.get(facts.group or facts.name)
+            group = by_group.get(facts.group_name)
             if group is None:
-                prior = facts.step_model or QWEN3_30B_H100
-                group = Group(fit=StepFit(prior), model=priced(prior, policy))
-                by_group[facts.group or facts.name] = group
+                prior = prior_of(facts)
+                group = Group(
+                    name=facts.group_name, fit=StepFit(prior), model=priced(prior, policy)
+                )
+                by_group[facts.group_name] = group
             group.members.append(i)
             models.append(group.model)
             self.groups.append(group)
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
-        self._pooled = {group.fit.prior: PooledFit() for group in self.groups}
+        self.pooled: dict[StepModel, PooledFit] = {
+            group.fit.prior: carried.pooled.get(group.fit.prior, PooledFit())
+            for group in self.groups
+        }
+        """Pooled fits of identical groups, by their prior."""
         self.models = StepModels(models)
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
@@ -144,9 +126,9 @@ class SelfHostedFleet:
             np.mean([full_token_s(group.model) for group in self.groups] or 0)
         )
         """Time of a full group per output token, the measure of waiting work."""
-        self._with_external: set[int] = set()
+        self._with_external = {i for i in range(count) if self.states[i].external_sequences}
         for i in range(count):
-            self.sync(i, 0.0)
+            self.sync(i, now)
 
     def fitted(self, placement: str, now: float) -> StepModel:
         """The step model of a placement's group, as fitted now."""
@@ -164,6 +146,11 @@ class SelfHostedFleet:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def index_of(self, state: PlacementState) -> int | None:
+        """Index of a placement; None: it is a remote, or a reload has removed or replaced it."""
+        index = self.index.get(state.facts.name)
+        return index if index is not None and self.states[index] is state else None
 
     def add(self, index: int, resident: Resident, now: float) -> None:
         """Counts an attempt in."""
@@ -230,9 +217,9 @@ class SelfHostedFleet:
         anew = (
             before is not None and report.generation_tokens_total < before.generation_tokens_total
         )
-        state.take_report(report)
+        state.record_report(report)
         if before is not None and not anew and before.counts and report.counts:
-            state.note_preemptions(report.counts.preemptions - before.counts.preemptions, now)
+            state.record_preemptions(report.counts.preemptions - before.counts.preemptions, now)
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
@@ -268,6 +255,12 @@ class SelfHostedFleet:
                 self._with_external.discard(index)
                 self.sync(index, now)
 
+    def next_stale_s(self) -> float | None:
+        """When external load will count no more unless a new report comes; None: none counts."""
+        reports = (self.states[index].report for index in self._with_external)
+        stale_s = (r.at_s + REPORT_STALE_S + _STALE_MARGIN_S for r in reports if r is not None)
+        return min(stale_s, default=None)
+
     def _observe(self, group: Group, now: float) -> None:
         """Gives the group's reports to its fit, once all its ranks have reported."""
         reports = [self.states[member].report for member in group.members]
@@ -288,9 +281,9 @@ class SelfHostedFleet:
     def _set_model(self, group: Group, now: float) -> None:
         own = group.fit.model(now)
         used = group.fit.source is StepSource.FIT
-        pooled, number = self._pooled[group.fit.prior], group.members[0]
-        pooled.update(number, own if used else None)
-        model = pooled.model(number, own, group.batch, group.kv_paced_tokens)
+        pooled = self.pooled[group.fit.prior]
+        pooled.update(group.name, own if used else None)
+        model = pooled.model(group.name, own, group.batch, group.kv_paced_tokens)
         before_s = full_token_s(group.model)
         group.model = priced(trusted(model, group.fit.prior), self._policy)
         added_s = (full_token_s(group.model) - before_s) * len(group.members)
@@ -348,7 +341,7 @@ class SelfHostedFleet:
         """First tokens that should have come: what waits behind them comes later, too."""
         due_s = self.first_token_due_s
         while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:
-            self.states[index].prefill_overdue(self.groups[index].model, now)
+            self.states[index].extend_overdue_prefill(self.groups[index].model, now)
             self.sync(index, now)
 
     def _set_due(self, index: int) -> None:

@@ -9,6 +9,7 @@ copies, each of which it tells of when it comes and when it goes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,8 +61,13 @@ class EngineCaches:
         self._ranks: dict[int, int] = {}
         self._holders = Holders()
         self._blocks = 0
-        self._figures: tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Floats] | None = None
-        """Of each cache: its placement, the tokens of a block, the ranks of its placement."""
+        self._free_bits: list[int] = []
+        """Bits of caches that were removed."""
+        self._figures: (
+            tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int64], Floats] | None
+        ) = None
+        """Of each cache: its bit's number, its placement, the tokens of a block, the ranks of its
+        placement."""
         self.known = np.zeros(placements, dtype=np.bool_)
         """Whether all that a placement's caches hold is known, shape (placements,)."""
         self.block_sizes: tuple[int, ...] = ()
@@ -70,13 +76,14 @@ class EngineCaches:
     def __len__(self) -> int:
         return self._blocks
 
-    def take(self, placement: int, events: CacheEvents, now: float) -> None:
+    def apply_events(self, placement: int, events: CacheEvents, now: float) -> None:
         """Takes what a rank of the placement tells."""
         self._ranks[placement] = events.ranks
         key = placement, events.rank
         cache = self._caches.get(key)
         if cache is None:
-            cache = self._caches[key] = _Cache(1 << len(self._caches))
+            bit = self._free_bits.pop() if self._free_bits else 1 << len(self._caches)
+            cache = self._caches[key] = _Cache(bit)
             self._figures = None
         for change in events.changes:
             match change:
@@ -91,12 +98,34 @@ class EngineCaches:
                         cache.began_s = now
         self._sum_up(placement)
 
-    def restarted(self, placement: int, since_s: float) -> None:
+    def engine_restarted(self, placement: int, since_s: float) -> None:
         """The engine began anew after `since_s`: what was told before holds no more."""
         for cache in self._of(placement):
             if cache.began_s < since_s:
                 self._reset(cache, known=False)
         self._sum_up(placement)
+
+    def reindex(self, previous: Sequence[int | None]) -> None:
+        """Placements were added, removed or moved: `previous` has the former index of each
+        placement, None for a new one."""
+        index = {before: i for i, before in enumerate(previous) if before is not None}
+        caches: dict[tuple[int, int], _Cache] = {}
+        for (placement, rank), cache in self._caches.items():
+            if placement in index:
+                caches[index[placement], rank] = cache
+            else:
+                self._reset(cache, known=False)
+                self._free_bits.append(cache.bit)
+        self._caches = caches
+        self._ranks = {index[p]: ranks for p, ranks in self._ranks.items() if p in index}
+        self._placements = len(previous)
+        self._figures = None
+        used = {cache.block_tokens for cache in caches.values()}
+        self.block_sizes = tuple(size for size in self.block_sizes if size in used)
+        self.known = np.array(
+            [before is not None and bool(self.known[before]) for before in previous],
+            dtype=np.bool_,
+        )
 
     def hit_tokens(self, prompt: tuple[TokenBlocks, ...]) -> Floats:
         """Leading tokens of the prompt in the caches of each placement, shape (placements,)."""
@@ -105,11 +134,16 @@ class EngineCaches:
             sizes = [cache.block_tokens for _, cache in caches]
             ranks = [self._ranks[placement] for (placement, _), _ in caches]
             places = [placement for (placement, _), _ in caches]
-            self._figures = np.array(places, dtype=np.intp), np.array(sizes), np.array(ranks)
-        places_of, sizes_of, ranks_of = self._figures
+            bits = [cache.bit.bit_length() - 1 for _, cache in caches]
+            self._figures = (
+                *(np.array(bits, dtype=np.intp), np.array(places, dtype=np.intp)),
+                *(np.array(sizes), np.array(ranks)),
+            )
+        bits_of, places_of, sizes_of, ranks_of = self._figures
+        width = len(self._caches) + len(self._free_bits)
         hits = np.zeros(len(self._caches))
         for cut in prompt:
-            found = self._holders.leading(cut.names, len(self._caches))
+            found = self._holders.leading(cut.names, width)[bits_of]
             hits += np.where(sizes_of == cut.block_tokens, found * cut.block_tokens, 0.0)
         of_placements = np.zeros(self._placements)
         np.add.at(of_placements, places_of, hits / ranks_of)

@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from scheduler.output_length import Floats
 from scheduler.prefix.holders import Holders
 
@@ -27,6 +30,11 @@ class PrefixIndex:
     def __init__(self, placements: int) -> None:
         self._holders = Holders()
         self._blocks: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(placements)]
+        self._bits = list(range(placements))
+        """Number of each placement's bit among the holders."""
+        self._width = placements
+        self._order: npt.NDArray[np.intp] | None = None
+        """`_bits` as an array; None while bits are in the order of the placements."""
         self._limit = max(1, MOST_BLOCKS // max(1, placements))
 
     def __len__(self) -> int:
@@ -34,11 +42,12 @@ class PrefixIndex:
 
     def hit_blocks(self, blocks: Sequence[int]) -> Floats:
         """Leading blocks that each placement holds, shape (placements,)."""
-        return self._holders.leading(blocks, len(self._blocks))
+        found = self._holders.leading(blocks, self._width)
+        return found if self._order is None else found[self._order]
 
     def add(self, placement: int, blocks: Sequence[int], capacity_blocks: int | None) -> None:
         """These blocks are computed there now; the deepest ones are forgotten first."""
-        held, bit = self._blocks[placement], 1 << placement
+        held, bit = self._blocks[placement], 1 << self._bits[placement]
         most = FIRST_BLOCKS if capacity_blocks is None else capacity_blocks
         most = max(1, min(most, self._limit))
         for block in reversed(blocks[:most]):
@@ -52,7 +61,24 @@ class PrefixIndex:
 
     def forget(self, placement: int) -> None:
         """The placement lost its cache."""
-        held, bit = self._blocks[placement], 1 << placement
+        held, bit = self._blocks[placement], 1 << self._bits[placement]
         for block in held:
             self._holders.drop(block, bit)
         held.clear()
+
+    def reindex(self, previous: Sequence[int | None]) -> None:
+        """Placements were added, removed or moved: `previous` has the former index of each
+        placement, None for a new one. The bits of those that stay are not touched."""
+        for placement in set(range(len(self._blocks))).difference(previous):
+            self.forget(placement)
+        used = {self._bits[before] for before in previous if before is not None}
+        free = (bit for bit in range(len(previous)) if bit not in used)
+        self._bits = [next(free) if i is None else self._bits[i] for i in previous]
+        self._blocks = [OrderedDict() if i is None else self._blocks[i] for i in previous]
+        self._width = max(self._bits, default=-1) + 1
+        in_order = self._bits == list(range(len(previous)))
+        self._order = None if in_order else np.array(self._bits, dtype=np.intp)
+        self._limit = max(1, MOST_BLOCKS // max(1, len(previous)))
+        for held, number in zip(self._blocks, self._bits, strict=True):
+            while len(held) > self._limit:
+                self._holders.drop(held.popitem(last=False)[0], 1 << number)

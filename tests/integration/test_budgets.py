@@ -86,7 +86,7 @@ async def test_a_cap_is_never_passed_and_stays_spent_after_a_restart(tmp_path: P
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate(running)
         assert told(caught.value)[1] == "BUDGET_SPENT"
-        database = running.gateway.accounts.database
+        database = running.gateway.accounting.database
         assert await booked(database) == 7 * answered
         assert await one(database, "SELECT committed_nano_usd FROM account") == 7 * answered
 
@@ -106,8 +106,8 @@ async def test_what_running_requests_hold_may_come_free(tmp_path: Path) -> None:
 async def test_a_soft_budget_only_reports(tmp_path: Path) -> None:
     async with gateway(tmp_path, budget(1, hard=False)) as running:
         assert await generate(running) == 2
-        database = running.gateway.accounts.database
-        await running.gateway.accounts.write(_nothing)
+        database = running.gateway.accounting.database
+        await running.gateway.accounting.write(_nothing)
         assert await one(database, "SELECT settled_nano_usd FROM account") == 7
 
 
@@ -128,8 +128,8 @@ async def test_an_unknown_price_is_refused_where_a_cap_holds(tmp_path: Path) -> 
             assert told(caught.value) == (grpc.StatusCode.FAILED_PRECONDITION, "PRICE_UNKNOWN")
     async with gateway(tmp_path, priced=()) as running:
         assert await generate(running) == 2
-        await running.gateway.accounts.write(_nothing)
-        database = running.gateway.accounts.database
+        await running.gateway.accounting.write(_nothing)
+        database = running.gateway.accounting.database
         assert await one(database, "SELECT COUNT(*) FROM attempt WHERE state = 'unpriced'") == 1
 
 
@@ -139,7 +139,7 @@ async def test_each_session_has_its_own_cap(tmp_path: Path) -> None:
         for session in ("a", "b"):
             _, error = await until_refused(running, session_id=session)
             assert told(error)[1] == "BUDGET_SPENT"
-        accounts = await one(running.gateway.accounts.database, "SELECT COUNT(*) FROM account")
+        accounts = await one(running.gateway.accounting.database, "SELECT COUNT(*) FROM account")
         assert accounts == 2
 
 

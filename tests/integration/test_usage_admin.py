@@ -35,7 +35,7 @@ class Stack:
 
     async def write(self) -> None:
         """Waits until all rows are in the ledger."""
-        await self.serving.gateway.accounts.write(_nothing)
+        await self.serving.gateway.accounting.write(_nothing)
 
 
 async def _nothing(_: object) -> None:
@@ -73,7 +73,7 @@ async def running(folder: Path) -> AsyncIterator[Stack]:
 
 def fill(stack: Stack) -> None:
     """Two weeks of two models, for two tenants."""
-    take = stack.serving.gateway.accounts.take
+    take = stack.serving.gateway.accounting.record_attempt
     for day, tenant, key, model, charged in (
         (0, "team", "test", "small", 100),
         (1, "team", "admin", "small", 10),
@@ -172,7 +172,7 @@ async def test_each_role_sees_its_own(stack: Stack) -> None:
 
 
 async def test_the_export_has_every_row_in_order(stack: Stack) -> None:
-    take = stack.serving.gateway.accounts.take
+    take = stack.serving.gateway.accounting.record_attempt
     for i in range(1234):
         take(settled(f"test/{i}", charged=i, key_id="test", ended_unix_s=MONDAY_S + i // 3))
     await stack.write()
@@ -222,7 +222,7 @@ async def test_a_correction_is_a_row_of_its_own_and_frees_the_budget(stack: Stac
     )
     answer = await stack.admin.CorrectCharge(refund, metadata=OPERATOR)
     assert answer.charged_nano_usd == 0
-    database = stack.serving.gateway.accounts.database
+    database = stack.serving.gateway.accounting.database
     assert await one(database, "SELECT settled_nano_usd FROM account") == 7 * answered - 7
     again, _ = await until_refused(stack.serving)
     assert again >= 1

@@ -104,7 +104,7 @@ async def test_admin_drains_corrects_and_tells_of_the_ledger(
     status, out, _ = await moegate("admin", "drain", "own/a")
     assert (status, out) == (0, "own/a gets no new request; 0 still run there\n")
     assert (await moegate("admin", "undrain", "own/a"))[0] == 0
-    epoch = stack.serving.gateway.accounts.owner.epoch
+    epoch = stack.serving.gateway.accounting.owner.epoch
     status, out, _ = await moegate(
         "admin", "correct", epoch, "0", "--usd=-0.00000004", "--note", "invoice"
     )

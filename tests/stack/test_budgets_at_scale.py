@@ -74,14 +74,14 @@ async def test_two_gateways_never_pass_a_cap_together(tmp_path: Path, postgres: 
         gateway(tmp_path, upstream, cap, ledgers[0]) as one_gateway,
         gateway(tmp_path, upstream, cap, ledgers[1]) as two_gateway,
     ):
-        database = one_gateway.gateway.accounts.database
+        database = one_gateway.gateway.accounting.database
         watching = asyncio.create_task(watch(database, cap))
         clients = [until_spent(g) for g in (one_gateway, two_gateway) for _ in range(6)]
         answered = await asyncio.gather(*clients)
         assert not watching.done(), watching.exception()
         watching.cancel()
         for running in (one_gateway, two_gateway):
-            await running.gateway.accounts.write(_nothing)
+            await running.gateway.accounting.write(_nothing)
         assert upstream.tokens <= cap
         assert await booked(database) == upstream.tokens == 30 * sum(answered)
         # Nobody stopped early: what is left is less than the worst case of one more.
@@ -100,7 +100,7 @@ async def test_a_name_is_one_gateway_also_after_the_database_was_away(
         await asyncio.to_thread(postgres.stop)
         await asyncio.to_thread(postgres.start)
         await serving.until(lambda: database.claim_lost)
-        await database.keep("one")
+        await database.hold_name("one")
         with pytest.raises(LedgerUnusable, match="another gateway named 'one'"):
             await connect(dsn, "one")
     finally:
@@ -133,8 +133,8 @@ async def test_an_agent_that_runs_away_stops_exactly_at_its_cap(tmp_path: Path) 
                 assert settled + worst <= cap
                 settled += worst
                 answered += 1
-        await running.gateway.accounts.write(_nothing)
-        database = running.gateway.accounts.database
+        await running.gateway.accounting.write(_nothing)
+        database = running.gateway.accounting.database
         assert await booked(database) == upstream.tokens == settled
         assert await one(database, "SELECT committed_nano_usd FROM account") <= cap
     assert answered + refused == requests

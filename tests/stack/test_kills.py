@@ -16,8 +16,9 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.accounting.ledger.database import SqliteDatabase, Tx
+from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.postgres import connect
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig, ServerConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig

@@ -80,7 +80,7 @@ async def test_requests_go_on_and_the_figures_close(
         filler = fill(small_disk)
         await asyncio.to_thread(postgres.stop)
         try:
-            ledgers = [running.gateway.accounts.ledger for running in (first, second)]
+            ledgers = [running.gateway.accounting.ledger for running in (first, second)]
             await serving.until(lambda: all(ledger.status.error for ledger in ledgers))
             before = (full.requests, away.requests)
             await asyncio.sleep(AWAY_S)
@@ -99,9 +99,9 @@ async def test_requests_go_on_and_the_figures_close(
             (first, full, answered[:CLIENTS]),
             (second, away, answered[CLIENTS:]),
         ):
-            await serving.until(lambda: running.gateway.accounts.ledger.status.backlog_rows == 0)  # noqa: B023
-            database = running.gateway.accounts.database
-            assert running.gateway.accounts.ledger.status.lost_rows == 0
+            await serving.until(lambda: running.gateway.accounting.ledger.status.backlog_rows == 0)  # noqa: B023
+            database = running.gateway.accounting.database
+            assert running.gateway.accounting.ledger.status.lost_rows == 0
             assert await one(database, "SELECT COUNT(*) FROM attempt") == sum(mine)
             assert await booked(database) == upstream.tokens
             assert await one(database, "SELECT settled_nano_usd FROM account") == upstream.tokens

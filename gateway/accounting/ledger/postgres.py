@@ -1,6 +1,6 @@
-"""The ledger on PostgreSQL: what several gateways share.
+"""The ledger on PostgreSQL, which several gateways may share.
 
-Everything in a transaction runs on one connection of a small pool; rows that decide are locked by
+A transaction runs on one connection of a small pool. Rows that a decision depends on are locked by
 an UPDATE before they are read, always in the order of their ids.
 """
 
@@ -10,15 +10,11 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.accounting.ledger.database import (
-    LedgerUnavailable,
-    LedgerUnusable,
-    Row,
-    Tx,
-    create_tables,
-)
+from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
+from gateway.accounting.ledger.migrations import Dialect, migrate
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,8 +26,9 @@ CONNECT_S = 5.0
 STATEMENT_S = 10.0
 CLAIM_S = 10.0
 CLAIM_POLL_S = 0.1
-CREATE_LOCK = 7_163_054_881
-"""Number of the advisory lock under which tables are made: two gateways may start at once."""
+MIGRATION_LOCK = 7_163_054_881
+"""Number of the advisory lock under which the schema's steps are applied: two gateways may start at
+once."""
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -57,7 +54,7 @@ class PostgresTx:
 
 
 class PostgresDatabase:
-    """A database that is reached by its DSN. Made by `connect`."""
+    """A PostgreSQL database. Made by `connect`."""
 
     def __init__(
         self,
@@ -100,7 +97,7 @@ class PostgresDatabase:
         """Whether the connection that holds the gateway's name is gone."""
         return bool(self._claim.is_closed())
 
-    async def keep(self, gateway: str) -> None:
+    async def hold_name(self, gateway: str) -> None:
         """See `Database`: takes the name again after the connection that held it was lost."""
         if not self.claim_lost:
             return
@@ -124,7 +121,7 @@ class PostgresDatabase:
 
 
 async def connect(dsn: str, gateway: str) -> PostgresDatabase:
-    """Connects as the gateway of this name, and makes the tables where they are missing.
+    """Connects as the gateway of this name and brings the schema forward.
 
     Raises LedgerUnusable.
     """
@@ -147,19 +144,20 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
         raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
     try:
         await _claim(claim, gateway)
+        # Not in the pool: a step may take longer than its statements may.
+        await migrate(partial(write_migration, claim), Dialect.POSTGRES)
         pool = await asyncpg.create_pool(
             dsn,
             min_size=1,
             max_size=MAX_CONNECTIONS,
             timeout=CONNECT_S,
             command_timeout=STATEMENT_S,
-            # Nothing here changes a session: the round trip that puts it back would be for nothing.
+            # No transaction changes session settings: resetting them would waste a round trip.
             reset=_as_it_is,
             server_settings=settings,
         )
         database = PostgresDatabase(pool, claim, reconnect, failures)
-        await database.write(_prepare)
-    except (*failures, LedgerUnavailable) as error:
+    except failures as error:
         claim.terminate()
         raise LedgerUnusable(f"ledger.postgres: {where}: {error}") from error
     except LedgerUnusable:
@@ -171,14 +169,15 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
 async def _claim(connection: asyncpg.Connection, gateway: str) -> None:
     """Takes the gateway's name until the connection ends. Raises LedgerUnusable.
 
-    A name is one process: at its start it counts the leases of an earlier one as lost.
+    A name belongs to one process, because a start recovers the leases of the name's earlier
+    process.
     """
     for _ in range(round(CLAIM_S / CLAIM_POLL_S)):
         if await connection.fetchval(
             "SELECT pg_try_advisory_lock(hashtextextended('moegate gateway ' || $1, 0))", gateway
         ):
             return
-        await asyncio.sleep(CLAIM_POLL_S)  # a killed process of the name: its end is noticed soon
+        await asyncio.sleep(CLAIM_POLL_S)  # PostgreSQL notices the end of a killed process soon
     raise LedgerUnusable(
         f"ledger.gateway: another gateway named {gateway!r} writes to this database: "
         "give each a name of its own"
@@ -189,6 +188,10 @@ async def _as_it_is(_: asyncpg.pool.PoolConnectionProxy) -> None:
     pass
 
 
-async def _prepare(tx: Tx) -> None:
-    await tx.run(f"SELECT pg_advisory_xact_lock({CREATE_LOCK})")
-    await create_tables(tx)
+async def write_migration(
+    connection: asyncpg.Connection, transaction: Callable[[Tx], Awaitable[T]], /
+) -> T:
+    """Runs a transaction under the lock of the schema's steps, waiting for it."""
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        return await transaction(PostgresTx(connection))

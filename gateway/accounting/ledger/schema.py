@@ -1,35 +1,36 @@
-"""The tables of the ledger: the same statements make them in SQLite and in PostgreSQL.
+"""Columns of the ledger's table of attempts, and the states of its rows.
 
-Rows of `attempt` are only ever added. They are named by the process that wrote them (`epoch`, new
-at each start) and its counter, so that a batch that is written again adds nothing. Money is
-nano-USD; NULL: unknown. `budgeted_nano_usd` is what the row counts with in budgets: its charge, or
-the whole reservation where the charge is unknown.
+Rows of `attempt` are only ever added. A row is named by the process that wrote it (`epoch`, new at
+each start) and that process's counter (`seq`), so that a batch that is written twice adds nothing.
+Money is nano-USD; NULL means unknown. `budgeted_nano_usd` is what the row counts with in budgets:
+its charge, or the whole reservation where the charge is unknown.
 
-Of each account of a budget, `committed_nano_usd` is what is settled, and what is granted to open
-leases and not settled: it never passes the cap but by an overrun.
+In `account`, `committed_nano_usd` is the settled amount plus what is granted to open leases and not
+settled: it exceeds the cap only by an overrun. In `budget`, a cap of NULL means that the budget of
+the configuration file was taken away at run time. `lease.state` is open, closed or recovered.
+
+`migrations.py` makes the tables.
 """
 
 from __future__ import annotations
 
 import enum
 
-VERSION = 1
-
 
 class RowState(enum.StrEnum):
-    """What a row of the ledger is."""
+    """Kind of a row of the ledger."""
 
     FINAL = "final"
     """Tokens as the upstream reported them, at a known price."""
     ESTIMATED = "estimated"
     """Tokens as the gateway counted them, at a known price."""
     UNPRICED = "unpriced"
-    """No price is known: its charge is in no sum."""
+    """No price is known; its charge is in no sum."""
     CORRECTION = "correction"
-    """Added to what an earlier row said; may be negative."""
+    """Adds to the charge of an earlier row; may be negative."""
     LEASE_RECOVERY = "lease_recovery"
-    """What a process that died had leased and not accounted for: its lost rows, and the requests
-    that it ran. An upper bound."""
+    """The unsettled part of a dead process's lease: rows that were lost, and requests that ran. An
+    upper bound."""
 
 
 ATTEMPT = {
@@ -65,55 +66,5 @@ ATTEMPT = {
     "lease_id": "TEXT NOT NULL",
     "note": "TEXT NOT NULL",
 }
-"""Columns of the table of attempts, with their types."""
+"""Columns of the table of attempts and their types, as the newest migration leaves them."""
 ATTEMPT_COLUMNS = tuple(ATTEMPT)
-_ATTEMPT_TYPES = ", ".join(f"{name} {sql_type}" for name, sql_type in ATTEMPT.items())
-
-STATEMENTS = (
-    f"CREATE TABLE IF NOT EXISTS attempt ({_ATTEMPT_TYPES}, PRIMARY KEY (epoch, seq))",
-    "CREATE INDEX IF NOT EXISTS attempt_by_end ON attempt (ended_unix_us)",
-    """CREATE TABLE IF NOT EXISTS budget (
-        tenant TEXT NOT NULL,
-        key_id TEXT NOT NULL,
-        each_session BIGINT NOT NULL,
-        period TEXT NOT NULL,
-        cap_nano_usd BIGINT,
-        hard BIGINT NOT NULL,
-        PRIMARY KEY (tenant, key_id, each_session, period)
-    )""",
-    """CREATE TABLE IF NOT EXISTS account (
-        account_id TEXT NOT NULL PRIMARY KEY,
-        tenant TEXT NOT NULL,
-        key_id TEXT NOT NULL,
-        session_id TEXT,
-        period TEXT NOT NULL,
-        starts_unix_s BIGINT NOT NULL,
-        settled_nano_usd BIGINT NOT NULL,
-        committed_nano_usd BIGINT NOT NULL
-    )""",
-    "CREATE INDEX IF NOT EXISTS account_by_start ON account (starts_unix_s)",
-    """CREATE TABLE IF NOT EXISTS lease (
-        lease_id TEXT NOT NULL PRIMARY KEY,
-        gateway TEXT NOT NULL,
-        epoch TEXT NOT NULL,
-        tenant TEXT NOT NULL,
-        key_id TEXT NOT NULL,
-        session_id TEXT NOT NULL,
-        accounts TEXT NOT NULL,
-        state TEXT NOT NULL,
-        granted_nano_usd BIGINT NOT NULL,
-        settled_nano_usd BIGINT NOT NULL,
-        recovered_nano_usd BIGINT NOT NULL,
-        opened_unix_us BIGINT NOT NULL,
-        closed_unix_us BIGINT
-    )""",
-    "CREATE INDEX IF NOT EXISTS lease_by_state ON lease (state, gateway)",
-    """CREATE TABLE IF NOT EXISTS gateway (
-        name TEXT NOT NULL PRIMARY KEY,
-        epoch TEXT NOT NULL,
-        seen_unix_us BIGINT NOT NULL
-    )""",
-    "CREATE TABLE IF NOT EXISTS ledger (version BIGINT NOT NULL)",
-)
-"""`budget` holds those that were set at run time (cap NULL: taken away), over the file's.
-`lease.state`: open, closed, recovered."""

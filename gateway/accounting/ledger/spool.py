@@ -1,10 +1,10 @@
-"""Rows on their way to the database, in files that the end of the process does not take away.
+"""The spool: rows that are not in the database yet, in two files that outlive the process.
 
-A row is in the system's memory, one write of some microseconds, when `keep` returns: `kill -9` does
-not lose it, and the next start finds it (`left_over`). So the database may be written to seldom, in
-large batches. Two files take turns: one gathers while the rows of the other come to the database,
-and then starts over. Nothing is erased, and nothing waits for the disk: a record counts only if it
-is whole and its number is above that of the record before it.
+`append` returns when the row is in the operating system's page cache (one write, some
+microseconds). `kill -9` does not lose it, and the next start reads it (`unwritten_rows`), so that
+the database may be written seldom and in large batches. One file takes rows while the rows of the
+other are written to the database; then they swap. Files are neither truncated nor flushed to the
+disk: a record counts only if it is whole and its number is above that of the record before it.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ import msgspec
 
 from gateway.accounting.ledger.append import append
 from gateway.accounting.ledger.database import Database, LedgerUnusable, Tx
-from gateway.accounting.ledger.rows import Entry
+from gateway.accounting.ledger.rows import PendingRow
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 _HEAD = struct.Struct("<II")
-"""Of a record: the length of its body, and the body's CRC-32."""
+"""Head of a record: the length of its body, and the body's CRC-32."""
 PIECE_ROWS = 2000
 TRY_AGAIN_S = 1.0
-"""After a write that failed."""
+"""Pause after a failed write."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, str, int, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows of one process that follow each other."""
+    """Consecutive rows of one process."""
 
     epoch: str
     first_seq: int
-    entries: list[Entry]
+    entries: list[PendingRow]
 
 
 class _File:
@@ -81,8 +81,8 @@ class Spool:
             raise LedgerUnusable(f"ledger.spool {path}: {error}") from error
         self._now, self._other = self._files
 
-    def keep(self, seq: int, entry: Entry) -> None:
-        """Keeps the row of this number; never raises: a row that finds no room waits in memory."""
+    def append(self, seq: int, entry: PendingRow) -> None:
+        """Writes the row of this number. Never raises: without room on disk it stays in memory."""
         if self._not_before_s and time.monotonic() < self._not_before_s:
             return
         file = self._now
@@ -90,7 +90,7 @@ class Spool:
         record = _HEAD.pack(len(body), zlib.crc32(body)) + body
         try:
             if os.pwrite(file.fd, record, file.size) < len(record):
-                raise OSError("it took only a part")
+                raise OSError("only a part was written")
         except OSError as error:
             if not self._not_before_s:
                 log.error("%s: %s: a kill now loses rows that wait in memory", file.path, error)
@@ -102,19 +102,19 @@ class Spool:
 
     @property
     def works(self) -> bool:
-        """Whether the last write to it succeeded."""
+        """Whether the last write succeeded."""
         return not self._not_before_s
 
-    def turn(self, next_seq: int) -> None:
-        """The database has all rows below this number: the other file starts over, if they are all
-        of what it holds."""
+    def swap_files(self, next_seq: int) -> None:
+        """Lets the other file start over, if the database has all its rows: those below this
+        number."""
         if self._other.last_seq < next_seq and self._now.size:
             self._now, self._other = self._other, self._now
             self._now.size = 0
 
-    def left_over(self) -> list[Run]:
-        """Rows that a process before may not have brought there. Raises LedgerUnusable."""
-        found: dict[tuple[str, int], Entry] = {}
+    def unwritten_rows(self) -> list[Run]:
+        """Rows that the database may lack, left by an earlier process. Raises LedgerUnusable."""
+        found: dict[tuple[str, int], PendingRow] = {}
         try:
             for file in self._files:
                 found |= _records(file.path.read_bytes())
@@ -130,21 +130,21 @@ class Spool:
         return runs
 
     def clear(self) -> None:
-        """Forgets all: it is in the database. Raises OSError."""
+        """Empties both files, whose rows are in the database. Raises OSError."""
         for file in self._files:
             os.ftruncate(file.fd, 0)
             file.size, file.last_seq = 0, -1
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Closes the files and their lock."""
         for file in self._files:
             os.close(file.fd)
         self._files.clear()
 
 
-def _records(data: bytes) -> dict[tuple[str, int], Entry]:
-    """Of a file, by epoch and number; what follows them is older, or a part of one."""
-    found: dict[tuple[str, int], Entry] = {}
+def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
+    """Valid records of a file, keyed by epoch and number; the bytes after them are older."""
+    found: dict[tuple[str, int], PendingRow] = {}
     last: tuple[str, int] | None = None
     at = 0
     while at + _HEAD.size <= len(data):
@@ -161,16 +161,16 @@ def _records(data: bytes) -> dict[tuple[str, int], Entry]:
         if last is not None and (epoch != last[0] or seq <= last[1]):
             break
         last = epoch, seq
-        found[last] = msgspec.msgpack.decode(entry, type=Entry)
+        found[last] = msgspec.msgpack.decode(entry, type=PendingRow)
         at += _HEAD.size + length
     return found
 
 
-async def bring_in(spool: Spool, database: Database) -> int:
-    """At the start: brings the rows that a killed process left to the database; returns how many
-    there were, also of those that had come there before. Raises LedgerUnusable, LedgerUnavailable.
+async def recover_spool(spool: Spool, database: Database) -> int:
+    """Writes the rows that a killed process left in its spool, at the start. Returns their number,
+    including those that the database already had. Raises LedgerUnusable, LedgerUnavailable.
     """
-    runs = await asyncio.to_thread(spool.left_over)
+    runs = await asyncio.to_thread(spool.unwritten_rows)
     for run in runs:
         if not await database.read(partial(_knows, run.epoch)):
             raise LedgerUnusable(
@@ -184,12 +184,13 @@ async def bring_in(spool: Spool, database: Database) -> int:
     return sum(len(run.entries) for run in runs)
 
 
-async def _append(epoch: str, first_seq: int, entries: list[Entry], tx: Tx) -> None:
+async def _append(epoch: str, first_seq: int, entries: list[PendingRow], tx: Tx) -> None:
     await append(tx, epoch, first_seq, entries)
 
 
 async def _knows(epoch: str, tx: Tx) -> bool:
-    """Whether a process of this epoch wrote to the database: it says so before its first row."""
+    """Whether a process of this epoch used this database: it writes a heartbeat before its first
+    row."""
     for table in ("gateway", "lease", "attempt"):
         if await tx.rows(f"SELECT 1 FROM {table} WHERE epoch = $1 LIMIT 1", epoch):
             return True

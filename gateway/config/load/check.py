@@ -1,4 +1,4 @@
-"""What must hold between the fields of a configuration whose shape is right."""
+"""Checks between the fields of a configuration whose shape is valid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.api_keys import key_hash
-from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import (
     GatewayConfig,
     KeyConfig,
@@ -28,6 +27,7 @@ from gateway.config.load.check_ranks import rank_problems
 from gateway.config.load.check_remote import remote_problems
 from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.secrets import resolve
+from gateway.config.step_model_prior import checked_step_model_prior
 from gateway.config.tls_files import check_server_tls
 from scheduler.contract import Objective
 
@@ -35,7 +35,7 @@ MAX_PORT = 65_535
 
 
 def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
-    """Every problem between fields, secrets that cannot be read among them."""
+    """Every problem between fields, and every secret that cannot be read."""
     if not config.pools and not config.remotes:
         yield Problem(
             path="pools",
@@ -86,7 +86,7 @@ def _keys(config: GatewayConfig) -> Iterator[tuple[str, KeyConfig]]:
 
 
 def _unique(items: Iterable[tuple[str, str]], fix: str, among: str) -> Iterator[Problem]:
-    """`items`: path and value."""
+    """Values that occur twice. `items`: path and value."""
     first: dict[str, str] = {}
     for path, value in items:
         if value in first:
@@ -162,7 +162,7 @@ def _addresses(config: GatewayConfig) -> Iterator[Problem]:
         if path.startswith("remotes"):
             continue  # one remote API may well serve several models
         if address in first:
-            # Two schedulers' views of one engine: each would take the other's load for its own.
+            # One engine would count as two placements, each with the load of both.
             message = f"the same server as {first[address]}"
             yield problem(path, url, message, "give every replica its own address")
         else:
@@ -215,7 +215,7 @@ def _moe(path: str, moe: MoeShapeConfig) -> Iterator[Problem]:
 
 def _prior(path: str, pool: PoolConfig, base_dir: Path) -> Iterator[Problem]:
     try:
-        checked_prior(pool, base_dir)
+        checked_step_model_prior(pool, base_dir)
     except ConfigError as error:
         yield from (each.under(path) for each in error.problems)
 

@@ -1,4 +1,4 @@
-"""What must hold where a pool's replicas are found in DNS."""
+"""Checks of pools whose replicas are found in DNS."""
 
 from __future__ import annotations
 

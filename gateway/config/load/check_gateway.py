@@ -1,4 +1,4 @@
-"""What must hold between the fields of a remote that is another moegate."""
+"""Checks between the fields of a remote that is another moegate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gateway.config.problems import Problem, nearest, problem
 from gateway.config.remote import Feature, OtherGatewayConfig, RemoteApi
 
 _METADATA_NAME = re.compile(r"[a-z0-9_.-]+\Z")
-_OWN = ("moegate-", "grpc-")
-"""Beginnings of names in metadata that the gateway and gRPC set themselves."""
+_RESERVED = ("moegate-", "grpc-")
+"""Prefixes of the metadata that the gateway and gRPC set themselves."""
 
 
 def scheme_problems(path: str, remote: RemoteConfig) -> Iterator[Problem]:
-    """The address must be of the API's kind."""
+    """Problems of the address: its scheme must be that of the API."""
     grpc_wanted = remote.api is RemoteApi.MOEGATE
     wanted = ("grpc", "grpcs") if grpc_wanted else ("http", "https")
     if remote.url.partition("://")[0] not in wanted:
@@ -33,14 +33,14 @@ def scheme_problems(path: str, remote: RemoteConfig) -> Iterator[Problem]:
 
 
 def gateway_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
-    """All others, for a remote that is another moegate."""
+    """All other problems of a remote that is another moegate."""
     try:
         parts = urlsplit(remote.url)
         if parts.port is None or parts.path not in ("", "/"):
             message = "a gateway is a host and a port, nothing else"
             yield problem(f"{path}.url", remote.url, message, "write grpc://host:port")
     except ValueError:
-        pass  # told with all addresses
+        pass  # reported with all addresses
     if remote.extra_body_json is not None:
         message = "a gRPC request has no further fields"
         yield problem(f"{path}.extra_body_json", remote.extra_body_json, message, "remove it")
@@ -57,14 +57,14 @@ def gateway_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterato
         if not _METADATA_NAME.match(name) or name.endswith("-bin"):
             message = "no name of text metadata in gRPC"
             yield problem(where, header.name, message, "keep to letters, digits and _ . -")
-        elif name.startswith(_OWN):
+        elif name.startswith(_RESERVED):
             yield problem(where, header.name, "the gateway sets it itself", "remove it")
     yield from _tls(f"{path}.gateway", remote, base_dir)
 
 
 def shared_class_problems(config: GatewayConfig) -> Iterator[Problem]:
-    """A class that no remote here has is none that a caller may be allowed: with it alone, every
-    request would be kept on the own servers there, for a slip of the pen."""
+    """Shared classes that no remote has. No caller can be allowed such a class, so that a misspelt
+    one would keep every request on the self-hosted servers of the other gateway."""
     known = {remote.remote_class for remote in config.remotes}
     for i, remote in enumerate(config.remotes):
         for k, name in enumerate(remote.gateway.shared_classes):

@@ -1,4 +1,4 @@
-"""What must hold where engines publish KV events."""
+"""Checks of pools whose engines publish KV events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold in the configuration of the ledger and of the budgets."""
+"""Checks of the ledger and the budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold where data-parallel ranks are pinned."""
+"""Checks of pools whose data-parallel ranks are pinned."""
 
 from __future__ import annotations
 

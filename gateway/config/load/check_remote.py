@@ -1,4 +1,4 @@
-"""What must hold between the fields of a remote."""
+"""Checks between the fields of a remote."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.remote import MaxTokensField, RemoteApi
 from gateway.config.secrets import resolve
 
-OWN_HEADERS = frozenset(
+RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "content-type", "transfer-encoding", "connection"),
         *("accept", "accept-encoding", "authorization", "x-api-key", "x-request-id"),
     }
 )
 """Headers that the gateway sets itself; a key goes into `api_key`."""
-OWN_FIELDS = frozenset(
+RESERVED_FIELDS = frozenset(
     {
         *("model", "messages", "prompt", "system", "stream", "stream_options", "n", "stop"),
         *("max_tokens", "max_completion_tokens", "stop_sequences", "tools", "tool_choice"),
@@ -31,7 +31,7 @@ OWN_FIELDS = frozenset(
 
 
 def remote_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
-    """Every problem of one remote, but those that all upstreams share."""
+    """Every problem of one remote, except those that pools can have, too."""
     yield from scheme_problems(path, remote)
     if remote.api is RemoteApi.MOEGATE:
         yield from gateway_problems(path, remote, base_dir)
@@ -54,7 +54,7 @@ def _headers(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Proble
     seen: dict[str, int] = {}
     for i, header in enumerate(remote.headers):
         where, name = f"{path}.headers[{i}]", header.name.lower()
-        if name in OWN_HEADERS:
+        if name in RESERVED_HEADERS:
             fix = "remove it; a key belongs into api_key"
             yield problem(f"{where}.name", header.name, "the gateway sets it itself", fix)
         elif name in seen:
@@ -82,6 +82,6 @@ def _extra_body(path: str, text: str | None) -> Iterator[Problem]:
     except (msgspec.DecodeError, RecursionError):
         yield problem(path, text, "not a JSON object", """write it as '{"name": value}'""")
         return
-    for name in sorted(OWN_FIELDS & fields.keys()):
+    for name in sorted(RESERVED_FIELDS & fields.keys()):
         message = f"{name} comes from each request"
         yield problem(path, text, message, f"remove {name}")

@@ -1,6 +1,6 @@
-"""Reads the configuration file: bytes -> YAML -> shape -> what must hold between fields.
+"""Reads the configuration file: bytes -> YAML -> shape -> checks between fields.
 
-Each step hands on only what passed the one before it, and tells all the problems it finds.
+Each step runs only if the one before it found no problem, and reports all problems that it finds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["ConfigError", "Problem", "load", "parse"]
 
 
 def load(path: Path) -> GatewayConfig:
-    """The configuration in a file; its secrets are looked up, not kept. Raises ConfigError."""
+    """The configuration in a file; its secrets are read as a check, not kept. Raises
+    ConfigError."""
     text = read_file(path, "name a readable YAML file")
     return parse(text, str(path), path.parent)
 

@@ -1,6 +1,6 @@
 """The JSON Schema of the configuration file, for editors and CI.
 
-The docstring below each field of `config.py` is its description there, so that the file is
+The docstring below each field of the structs is its description in the schema, so that the file is
 documented in one place.
 """
 

@@ -1,6 +1,6 @@
 """Fields, types and ranges of a configuration: every problem, not only the first.
 
-msgspec decides what is right and stops at the first error; so every field and list item is
+msgspec decides what is valid and stops at the first error. So every field and list item is
 converted on its own, and its error is told in the words of the configuration file.
 """
 
@@ -36,7 +36,7 @@ _FILES: Mapping[type[msgspec.Struct], tuple[str, str]] = {
 
 
 def _mistaken(data: Any, cls: type[msgspec.Struct]) -> Problem | None:
-    """A whole file that is of the other kind: its fields say so together, not one by one."""
+    """One problem for a file of the other kind, in place of one for each field."""
     if cls not in _FILES or not isinstance(data, dict) or set(data) & set(cls.__struct_fields__):
         return None
     for other, (name, command) in _FILES.items():
@@ -123,7 +123,7 @@ class _Shape:
             yield self._problem(path, value, message, fix)
 
     def _leaf_words(self, path: str, value: Any, hint: Any, expected: str) -> tuple[str, str]:
-        """What is wrong, and the fix."""
+        """The message and the fix of a value that was refused."""
         info, _ = _info(hint)
         written = self._written.get(path)
         raw = written.text if written and written.text is not None else str(value)
@@ -171,7 +171,7 @@ def _plain(hint: Any) -> Any:
 
 @functools.cache
 def _info(hint: Any) -> tuple[inspect.Type, str]:
-    """What msgspec makes of a type, and the note on its form."""
+    """The type as msgspec inspects it, and the note on its format."""
     info = inspect.type_info(hint)
     if isinstance(info, inspect.Metadata):
         return info.type, str((info.extra_json_schema or {}).get("description", ""))
@@ -192,7 +192,7 @@ def _expected(info: inspect.Type, note: str) -> str:
             return "true or false"
         case inspect.EnumType():
             return f"one of {', '.join(str(member.value) for member in info.cls)}"
-    raise TypeError(f"no words for {info}: config.py has a new kind of field")
+    raise TypeError(f"no words for {info}: the configuration has a new kind of field")
 
 
 def _uncapitalised(note: str) -> str:

@@ -1,7 +1,7 @@
-"""From the bytes of a YAML file to plain data, and where each value stands in the file.
+"""Parses a YAML file into plain data, with the line of each value.
 
-Only what JSON could say comes out: mappings with text keys, lists, text, numbers, booleans, null.
-What YAML would hide is refused: duplicate keys, aliases, tags, deep nesting, large files.
+The data is what JSON could hold: mappings with text keys, lists, text, numbers, booleans, null.
+Duplicate keys, aliases, tags, deep nesting and large files are refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from gateway.config.problems import ConfigError, Problem, field_path, shown
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
-"""The configuration itself is 6 deep."""
+"""Deepest nesting; the configuration itself has 6 levels."""
 _TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """How a value is written. `line` from 1; `text`: of a scalar; `plain`: without quotes."""
+    """How a value is written: its line from 1, the text of a scalar, and whether it has no
+    quotes."""
 
     line: int
     text: str | None = None
@@ -31,14 +32,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A file: its data, and how the value at each path is written."""
+    """The data of a file, and how the value at each path is written."""
 
     data: Any
     written: dict[str, Written]
 
 
 def read_file(path: Path, fix: str) -> bytes:
-    """Text of a file, cut beyond what `read_yaml` takes. Raises ConfigError, mended by `fix`."""
+    """The bytes of a file, cut after what `read_yaml` accepts. Raises ConfigError with `fix`."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -60,7 +61,7 @@ def read_yaml(text: bytes | str, source: str) -> Document:
 
 
 class _Refused(yaml.YAMLError):
-    """Well-formed, but not taken."""
+    """The YAML is well-formed, but not accepted."""
 
     def __init__(self, line: int, value: str, message: str, fix: str) -> None:
         super().__init__(message)
@@ -68,7 +69,7 @@ class _Refused(yaml.YAMLError):
 
 
 class _Composer(yaml.SafeLoader):
-    """Composes nodes; refuses what could make a small file large or the stack deep."""
+    """Composes nodes; refuses what would make a small file large in memory or the stack deep."""
 
     depth = 0
 
@@ -76,7 +77,7 @@ class _Composer(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            # Aliases of aliases grow without bound, and a copy that one does not see is a trap.
+            # Aliases of aliases grow without bound, and hidden copies mislead readers.
             raise _Refused(line, f"*{event.anchor}", "aliases are not taken", "write the value out")
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -130,7 +131,7 @@ def _composed(text: str, source: str) -> yaml.Node:
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> ConfigError:
-    """The error without its line of the file, which may hold a secret."""
+    """The error without the text of its line, which may hold a secret."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else None
     column = mark.column + 1 if mark else 1
@@ -154,7 +155,7 @@ def _error(source: str, value: str, message: str, fix: str, line: int | None = N
 
 
 class _Builder:
-    """Turns nodes into data; collects problems and places."""
+    """Converts nodes to data; collects problems and lines."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from gateway.accounting.accounts import Accounts
+from gateway.accounting.accounting import Accounting
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.ledger.budgets import Standing, standings, top_sessions
 from gateway.accounting.ledger.corrections import NoSuchRow, correct
@@ -20,7 +20,7 @@ from gateway.doors.grpc.usage_service import unavailable
 from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
-from scheduler.budgets.budget import Account, Budget, Holder, Scope
+from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
 from scheduler.budgets.budget_window import Period
 
 T = TypeVar("T")
@@ -40,11 +40,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     def __init__(
         self,
         live: ActiveConfiguration,
-        accounts: Accounts,
+        accounting: Accounting,
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._live = live
-        self._accounts = accounts
+        self._accounting = accounting
         self._reload = reload
 
     async def Drain(
@@ -100,7 +100,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 cap_nano_usd=cap,
                 hard=request.budget.hard,
             )
-            await self._ledger(lambda: self._accounts.set_budget(scope, budget))
+            await self._ledger(lambda: self._accounting.set_budget(scope, budget))
             return admin_pb2.SetBudgetResponse(
                 budget=await self._message(budget), warnings=map(str, self._unpriced(budget))
             )
@@ -111,9 +111,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Takes a budget away."""
         async with answering(context):
             scope = self._scope(request.scope, "scope", context)
-            if all(budget.scope != scope for budget in self._accounts.budgets.book.budgets):
+            if all(budget.scope != scope for budget in self._accounting.budgets.book.budgets):
                 raise errors.not_found("budget", str(request.scope).replace("\n", " "))
-            await self._ledger(lambda: self._accounts.set_budget(scope, None))
+            await self._ledger(lambda: self._accounting.set_budget(scope, None))
             return admin_pb2.DeleteBudgetResponse()
 
     async def ListBudgets(
@@ -130,7 +130,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 tenant = caller.tenant
             budgets = [
                 budget
-                for budget in self._accounts.budgets.book.budgets
+                for budget in self._accounting.budgets.book.budgets
                 if tenant in ("", budget.tenant)
             ]
             return admin_pb2.ListBudgetsResponse(
@@ -157,10 +157,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 )
 
             try:
-                charged = await self._ledger(lambda: self._accounts.write(transaction))
+                charged = await self._ledger(lambda: self._accounting.write(transaction))
             except NoSuchRow as error:
                 raise errors.not_found("attempt", str(error)[:200]) from error
-            self._accounts.budgets.ask_again()
+            self._accounting.budgets.forget_refusals()
             return admin_pb2.CorrectChargeResponse(charged_nano_usd=charged)
 
     async def GetLedgerStatus(
@@ -169,7 +169,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Whether the ledger writes, and what waits."""
         async with answering(context):
             self._operator(context, "the state of the ledger")
-            status = self._accounts.ledger.status
+            status = self._accounting.ledger.status
             return admin_pb2.GetLedgerStatusResponse(
                 error=status.error,
                 failing=duration(status.failing_s),
@@ -178,7 +178,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 written_rows=status.written_rows,
                 lost_rows=status.lost_rows,
                 lost_nano_usd=status.lost_nano_usd,
-                leases=len(self._accounts.budgets.book.leases),
+                leases=len(self._accounting.budgets.book.leases),
             )
 
     def _operator(self, context: Context, what: str) -> Caller:
@@ -221,9 +221,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise errors.invalid([(f"{path}.key_id", text)])
         return proto.tenant, proto.key_id, proto.each_session, period
 
-    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[Account]:
+    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[BudgetAccount]:
         """Accounts that an attempt counts in."""
-        book = self._accounts.budgets.book
+        book = self._accounting.budgets.book
         holder = Holder(tenant, key_id, session_id)
         return [limit.account for limit in book.accounts(holder, unix_s)]
 
@@ -243,11 +243,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             ),
             cap_nano_usd=budget.cap_nano_usd,
             hard=budget.hard,
-            set_at_run_time=self._accounts.budgets.was_set(budget.scope),
+            set_at_run_time=self._accounting.budgets.was_set(budget.scope),
         )
         query = top_sessions if each_session else standings
         try:
-            found = await self._accounts.database.read(lambda tx: query(tx, budget))
+            found = await self._accounting.database.read(lambda tx: query(tx, budget))
         except LedgerUnavailable as error:
             raise unavailable(error) from error
         message.accounts.extend(_account(standing) for standing in found)

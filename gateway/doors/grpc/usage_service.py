@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.accounting.accounts import Accounts
+from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
 from gateway.auth.authenticator import Caller
@@ -56,13 +56,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         clock: Callable[[], float],
         throughput: Throughput,
         rates: Rates,
-        accounts: Accounts,
+        accounting: Accounting,
     ) -> None:
         self._live = live
         self._clock = clock
         self._throughput = throughput
         self._rates = rates
-        self._accounts = accounts
+        self._accounting = accounting
 
     async def GetSpend(
         self, request: usage_pb2.GetSpendRequest, context: Context
@@ -80,7 +80,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
             order = _ORDERS.get(request.order_by, Order.GROUP)
             try:
-                rows = await self._accounts.database.read(
+                rows = await self._accounting.database.read(
                     lambda tx: spend(tx, selection, groups, order, limit + 1)
                 )
             except LedgerUnavailable as error:
@@ -101,7 +101,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
                 to_us=_us(request, "to"),
             )
             try:
-                async for page in pages(self._accounts.database, selection):
+                async for page in pages(self._accounting.database, selection):
                     rows = [attempt_row(row) for row in page]
                     await context.write(usage_pb2.ExportAttemptsResponse(rows=rows))
             except LedgerUnavailable as error:

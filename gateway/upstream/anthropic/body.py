@@ -31,8 +31,6 @@ PATH = "/messages"
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TOOL_MODES = {ToolMode.AUTO: "auto", ToolMode.REQUIRED: "any", ToolMode.NONE: "none"}
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
-
-
 ANTHROPIC_FEATURES = frozenset(
     {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
 )
@@ -40,7 +38,7 @@ ANTHROPIC_FEATURES = frozenset(
 
 
 def unsupported_fields(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
-    """Fields of GenerateRequest that are set and that cannot be said in this API."""
+    """Fields of GenerateRequest that are set and that this API cannot express."""
     fields = list(unsupported(generation, features))
     temperature = generation.sampling.temperature
     if temperature is not None and temperature > 1.0:

@@ -27,7 +27,7 @@ _KINDS = {
     "timeout_error": FailureKind.SERVER_ERROR,
     "overloaded_error": FailureKind.BUSY,
 }
-# Of an invalid_request_error only the text tells these apart.
+# Only the text of an invalid_request_error shows which of these it is.
 _TOO_LONG = re.compile(r"prompt is too long|exceed(s|ed)? (the )?context|context limit", re.I)
 _FILTERED = re.compile(r"content filter|blocked by", re.I)
 _UNPAID = re.compile(r"credit balance|usage limits|spend(ing)? (limit|cap)", re.I)
@@ -44,7 +44,7 @@ def http_failure(
 
 
 def failure_in(body: bytes) -> UpstreamFailure | None:
-    """Failure that a JSON body under status 200 tells; None: it is no error."""
+    """Failure in a JSON body under status 200; None: it holds no error."""
     error = _error_in(body)
     return None if error is None else in_band_failure(error)
 

@@ -1,8 +1,8 @@
 """Events of an Anthropic-shaped stream into chunks: a state machine without I/O.
 
-What makes a stream good is a stop reason and `message_stop`. Counts of tokens are running totals,
-told at the start (the prompt) and near the end (the output); while a stream runs, events with
-content bound its output tokens below.
+A stream is complete when a stop reason has come. Counts of tokens are running totals, reported at
+the start (the prompt) and near the end (the output). While a stream runs, it has at least as many
+output tokens as events with content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, FinishReason, ToolCall
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.failures import in_band_failure
-from gateway.upstream.anthropic.usage import Account
+from gateway.upstream.anthropic.usage import UsageCounts
 from gateway.upstream.token_estimate import estimated_tokens
 from scheduler.contract import Usage
 
@@ -28,27 +28,27 @@ _STOP_REASONS = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 MAX_BLOCKS = 1 << 16
-"""Of one answer: a higher index is nonsense."""
+"""Most content blocks of one answer; a higher index is absurd."""
 
 
 class MessageDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
-    `prompt_tokens`: estimates them, should no usage come.
+    `prompt_tokens`: estimates them, called if no usage comes.
     """
 
     def __init__(self, prompt_tokens: Callable[[], int]) -> None:
         self._prompt_tokens = prompt_tokens
-        self._account = Account()
+        self._counts = UsageCounts()
         self._failure: UpstreamFailure | None = None
         self._stopped = False
         self._finish_reason: FinishReason | None = None
-        self._finish_told = False
+        self._finish_sent = False
         self._model = self._response_id = ""
         self._events_with_content = 0
         self._output_tokens = 0
         self._output_bytes = 0
-        # Index of the tool call that each block with one is; those that have no arguments yet.
+        # Index of the tool call by block; blocks of calls that have no arguments yet.
         self._calls: dict[int, int] = {}
         self._bare_calls: set[int] = set()
         self._text: list[str] = []
@@ -57,7 +57,7 @@ class MessageDecoder:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing that follows matters: message_stop or a failure came."""
+        """Whether message_stop or a failure came, so that nothing that follows matters."""
         return self._stopped or self._failure is not None
 
     @property
@@ -71,34 +71,35 @@ class MessageDecoder:
         return self._events_with_content > 0 or self._finish_reason is not None
 
     def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
-        """All news of these payloads, merged; None: none. A failure waits for `end`."""
+        """New output of these payloads, merged; None: there is none. `end` raises a failure."""
         for payload in payloads:
             if self.ended:
                 break
             if not payload:
                 continue
             try:
-                self._take(wire.decode_event(payload))
+                self._add(wire.decode_event(payload))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 # The error's text may quote output: it is not passed on.
                 message = "an event of the stream is not the JSON expected"
                 self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
             except UpstreamFailure as failure:
                 self._failure = failure
-        return self._news()
+        return self._new_output()
 
     def end(self) -> Chunk:
-        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or a cut."""
+        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or the stream was
+        cut."""
         if self._failure is not None:
             raise self._failure
         if self._finish_reason is None:
             message = "the stream was cut: no stop reason came"
             raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
-        usage = self._account.usage()
+        usage = self._counts.usage()
         if usage is None:
             least = estimated_tokens(self._output_bytes)
             usage = Usage(
-                prompt_tokens=self._account.prompt_tokens or self._prompt_tokens(),
+                prompt_tokens=self._counts.prompt_tokens or self._prompt_tokens(),
                 completion_tokens=max(self._events_with_content, least),
                 estimated=True,
             )
@@ -110,22 +111,22 @@ class MessageDecoder:
             response_id=self._response_id,
         )
 
-    def _take(self, event: wire.Event) -> None:
+    def _add(self, event: wire.Event) -> None:
         match event.type:
             case "content_block_delta" if event.delta is not None:
-                self._take_delta(_index(event), event.delta)
+                self._add_delta(_index(event), event.delta)
             case "content_block_start" if event.content_block is not None:
                 self._start_block(_index(event), event.content_block)
             case "message_start" if event.message is not None:
                 self._model = event.message.model or ""
                 self._response_id = (event.message.id or "")[:MAX_ID_CHARACTERS]
-                self._account.take(event.message.usage)
+                self._counts.update(event.message.usage)
             case "message_delta":
-                self._account.take(event.usage)
+                self._counts.update(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
                     self._finish(event.delta.stop_reason)
             case "content_block_stop" if event.index in self._bare_calls:
-                # Without arguments no piece of them comes, and an empty text is no JSON.
+                # No piece of arguments has come, and an empty text would not be JSON.
                 self._bare_calls.discard(event.index)
                 self._pieces.append(ToolCall(index=self._calls[event.index], arguments_json="{}"))
             case "message_stop":
@@ -150,13 +151,13 @@ class MessageDecoder:
                     arguments_json=arguments,
                 )
             )
-            self._note(len(block.name or "") + len(arguments))
+            self._count_output(len(block.name or "") + len(arguments))
         elif block.text:
             self._add_text(block.text)
         elif block.thinking:
             self._add_reasoning(block.thinking)
 
-    def _take_delta(self, index: int, delta: wire.Delta) -> None:
+    def _add_delta(self, index: int, delta: wire.Delta) -> None:
         if delta.text:
             self._add_text(delta.text)
         elif delta.thinking:
@@ -168,17 +169,17 @@ class MessageDecoder:
                 raise UpstreamFailure(FailureKind.PROTOCOL, message)
             self._bare_calls.discard(index)
             self._pieces.append(ToolCall(index=call, arguments_json=delta.partial_json))
-            self._note(len(delta.partial_json.encode()))
+            self._count_output(len(delta.partial_json.encode()))
 
     def _add_text(self, text: str) -> None:
         self._text.append(text)
-        self._note(len(text.encode()))
+        self._count_output(len(text.encode()))
 
     def _add_reasoning(self, text: str) -> None:
         self._reasoning.append(text)
-        self._note(len(text.encode()))
+        self._count_output(len(text.encode()))
 
-    def _note(self, size_bytes: int) -> None:
+    def _count_output(self, size_bytes: int) -> None:
         self._events_with_content += 1
         self._output_bytes += size_bytes
 
@@ -189,11 +190,11 @@ class MessageDecoder:
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         self._finish_reason = self._finish_reason or reason
 
-    def _news(self) -> Chunk | None:
-        # The count of message_start stands for tokens that have not come yet.
-        counted = self._account.output_tokens or 0 if self.started else 0
+    def _new_output(self) -> Chunk | None:
+        # message_start counts tokens that have not come yet.
+        counted = self._counts.output_tokens or 0 if self.started else 0
         output_tokens = max(self._output_tokens, self._events_with_content, counted)
-        finish = None if self._finish_told else self._finish_reason
+        finish = None if self._finish_sent else self._finish_reason
         if not (self._text or self._reasoning or self._pieces or finish):
             if output_tokens == self._output_tokens:
                 return None
@@ -208,7 +209,7 @@ class MessageDecoder:
             )
             deltas = (delta,)
             self._text, self._reasoning, self._pieces = [], [], []
-            self._finish_told = self._finish_told or finish is not None
+            self._finish_sent = self._finish_sent or finish is not None
         self._output_tokens = output_tokens
         return Chunk(
             deltas=deltas,

@@ -1,6 +1,7 @@
-"""Accounts of an Anthropic-shaped server as `Usage`: cached tokens stand beside the input there.
+"""Token counts of an Anthropic-shaped server as `Usage`.
 
-Counts are running totals; some events leave out what others told, so each is kept until replaced.
+Cached tokens are not part of the input there. Counts are running totals, and an event may leave
+some of them out, so that each is kept until another one replaces it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from gateway.upstream.token_estimate import MAX_TOKENS
 from scheduler.contract import Usage
 
 
-class Account:
-    """The newest counts of one stream. Absurd ones (negative, astronomic) are no counts."""
+class UsageCounts:
+    """The newest counts of one stream. Absurd ones (negative, astronomic) are ignored."""
 
     def __init__(self) -> None:
         self._input: int | None = None
@@ -24,18 +25,18 @@ class Account:
 
     @property
     def output_tokens(self) -> int | None:
-        """Output so far; None: not told."""
+        """Output tokens so far; None: not reported."""
         return self._output
 
     @property
     def prompt_tokens(self) -> int | None:
-        """The whole prompt, whatever of it was cached; None: not told."""
+        """Tokens of the whole prompt, cached ones included; None: not reported."""
         if self._input is None:
             return None
         return self._input + (self._read or 0) + (self._written or 0)
 
-    def take(self, usage: wire.Usage | None) -> None:
-        """Takes what an event tells."""
+    def update(self, usage: wire.Usage | None) -> None:
+        """Adds the counts of an event; None: it has none."""
         if usage is None:
             return
         self._input = _newer(usage.input_tokens, self._input)
@@ -46,14 +47,14 @@ class Account:
             self._written_long = _newer(long, self._written_long)
         if usage.output_tokens_details is not None:
             self._thinking = _newer(usage.output_tokens_details.thinking_tokens, self._thinking)
-        # message_start counts the first few tokens only: the account is whole with a later one.
+        # message_start counts only the first few tokens: a later event completes the counts.
         output = _newer(usage.output_tokens, None)
         if output is not None:
             self._output_counted = self._output is not None
             self._output = output
 
     def usage(self) -> Usage | None:
-        """The whole account; None: a count is missing."""
+        """All counts; None: one is missing."""
         prompt = self.prompt_tokens
         if prompt is None or self._output is None or not self._output_counted:
             return None

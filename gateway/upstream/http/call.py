@@ -1,8 +1,8 @@
-"""One HTTP call under time bounds: every way in which it breaks as an `UpstreamFailure`.
+"""One HTTP call with time limits. Each way in which it can break becomes an `UpstreamFailure`.
 
-A bound holds for a single wait, never across a `yield`: there, it would cancel the consumer of the
-stream instead of the read. One timer serves all reads of a call, armed anew only when it fires too
-early: a timer for each read costs as much as the read.
+A limit covers a single wait, never a `yield`, where it would cancel the consumer of the stream
+instead of the read. One timer serves all reads of a call and is set again only when it fires too
+early, because a timer for each read costs as much as the read.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import msgspec
 from gateway.domain.failures import FailureKind, UpstreamFailure
 
 END_GRACE_S = 0.25
-"""How long the end of a body may trail its last event before its connection is given up."""
+"""Longest wait for the end of a body after its last event; then its connection is closed."""
 _LARGE_BODY_BYTES = 1 << 20
-"""Above, aiohttp wants a file-like body, which it sends in pieces, and warns of any other."""
+"""aiohttp wants a larger body as a file, which it sends in pieces, and warns otherwise."""
 _STALL_S = 0.25
-"""A timer this late tells that the event loop stood still."""
+"""A timer that is this late shows that the event loop stood still."""
 
 
 class CallBounds:
-    """When the wait that comes next fails, on the event loop's clock, and how.
+    """Time limits of the waits of one call.
 
     Attributes:
-        next_s: end of the next wait.
+        next_s: when the next wait fails, on the event loop's clock.
     """
 
     __slots__ = (
@@ -46,7 +46,8 @@ class CallBounds:
     )
 
     def __init__(self, now_s: float, *, first_s: float, idle_s: float, end_s: float) -> None:
-        """`first_s`: to the first output; `idle_s`: between two; `end_s`: a time, of all."""
+        """`first_s`: from `now_s` to the first output; `idle_s`: between two outputs; `end_s`: when
+        the whole call fails, on the event loop's clock."""
         self._first_s = first_s
         self._idle_s = idle_s
         self._end_s = end_s
@@ -57,10 +58,10 @@ class CallBounds:
         self.next_s = min(now_s + first_s, end_s)
 
     async def read(self, content: aiohttp.StreamReader) -> bytes:
-        """What has come, or comes next, by `next_s`; none: the end. Raises TimeoutError, after
-        which `content` cannot be read any more."""
+        """The bytes that have come, or that come next by `next_s`; empty: the end. Raises
+        TimeoutError, after which `content` cannot be read any more."""
         if (self._timer is None or self.next_s < self._armed_s) and not content.is_eof():
-            self._arm()  # else all of it is here, and nothing is waited for
+            self._arm()  # at the end of the body there is nothing to wait for
         self._waits = content
         try:
             return await content.readany()
@@ -68,7 +69,7 @@ class CallBounds:
             self._waits = None
 
     def close(self) -> None:
-        """The call is over."""
+        """Ends the timer: the call is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -89,20 +90,20 @@ class CallBounds:
         else:
             self._waits.set_exception(TimeoutError())
 
-    def note_output(self, now_s: float) -> None:
-        """Output came: the idle bound starts anew."""
+    def record_output(self, now_s: float) -> None:
+        """Output has come: the idle limit starts anew."""
         self._started = True
         self.next_s = min(now_s + self._idle_s, self._end_s)
 
     def check_end(self, now_s: float) -> None:
-        """Raises the failure if the call's end has passed: a read that need not wait never times
-        out, however long a server goes on."""
+        """Raises the failure if the end of the call has passed: a read that need not wait never
+        times out, however long a server goes on sending."""
         if now_s >= self._end_s:
             self.next_s = self._end_s
             raise self.failure()
 
     def failure(self) -> UpstreamFailure:
-        """What passing `next_s` means."""
+        """The failure of a wait that lasted until `next_s`."""
         if self.next_s >= self._end_s:
             return UpstreamFailure(FailureKind.DEADLINE, "not complete by the deadline")
         if self._started:
@@ -113,7 +114,7 @@ class CallBounds:
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent, and how long a connection for it may take. `headers` are all of them."""
+    """A request, and how long a connection for it may take. `headers`: all that are sent."""
 
     session: aiohttp.ClientSession
     url: str
@@ -125,12 +126,12 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @functools.lru_cache
 def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
-    """Every other bound is set here; aiohttp's own default would cut a stream after 5 minutes."""
+    """Limits the connection only; the default of aiohttp would cut a stream after 5 minutes."""
     return aiohttp.ClientTimeout(total=None, connect=connect_s)
 
 
 async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
-    """Sends a request; the response has its headers, and is the caller's to close."""
+    """Sends a request. Returns the response once its headers have come; the caller closes it."""
     body, connect_s = request.body, request.connect_s
     data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
     now_s = asyncio.get_running_loop().time
@@ -148,7 +149,7 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.Cli
                         allow_redirects=False,
                     )
                 except aiohttp.ConnectionTimeoutError:
-                    # A timer that is late saw this process stand still, not the server: once more.
+                    # A late timer: this process stood still, not the server. Try once more.
                     if now_s() < late_s:
                         raise
                     late_s = math.inf
@@ -169,7 +170,7 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.Cli
 
 
 async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
-    """The bytes that have come, or come next; none: the end of the body."""
+    """The bytes that have come, or that come next; empty: the end of the body."""
     try:
         return await bounds.read(response.content)
     except TimeoutError as error:
@@ -183,7 +184,7 @@ async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> byt
 async def read_at_most(
     response: aiohttp.ClientResponse, max_bytes: int, bounds: CallBounds
 ) -> bytes:
-    """The body up to its end, or until it has more than `max_bytes`: then cut to that plus one."""
+    """The body; one that is longer than `max_bytes` is cut to `max_bytes + 1`."""
     body = bytearray()
     while len(body) <= max_bytes and (data := await read_some(response, bounds)):
         body += data
@@ -191,7 +192,7 @@ async def read_at_most(
 
 
 async def await_end(response: aiohttp.ClientResponse) -> None:
-    """Lets a body that is over reach its formal end, so that its connection can be used again."""
+    """Reads the end of a body after its last event, so that its connection can be used again."""
     if response.content.at_eof():
         return  # it came with the last event
     with suppress(TimeoutError, aiohttp.ClientError):

@@ -1,7 +1,7 @@
-"""Server-sent events (WHATWG HTML, 9.2) out of bytes that arrive in any pieces.
+"""Server-sent events (WHATWG HTML, 9.2) from bytes that arrive in any pieces.
 
-Only `data` matters here: event names, ids and retry times are read over. There is no loop over
-bytes: a stream of one-line events, which all engines send, costs one split per network read.
+Only `data` is used; event names, ids and retry times are ignored. There is no loop over bytes: a
+stream of one-line events, which all engines send, costs one split per network read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class EventTooLarge(Exception):
 
 
 class SseReader:
-    """Splits a stream into the `data` of its events. Useless after EventTooLarge."""
+    """Splits a stream into the `data` of its events. Cannot be used after EventTooLarge."""
 
     def __init__(self, max_event_bytes: int = 1 << 20) -> None:
         self._max_event_bytes = max_event_bytes
@@ -54,13 +54,13 @@ class SseReader:
 
     @property
     def pending(self) -> bool:
-        """Whether an event has begun that no empty line has ended: at the end of input, a cut."""
+        """Whether an event has begun and not ended: at the end of input, it was cut."""
         return bool(self._head) or bool(self._rest.strip(b"\n"))
 
     def _join(self, data: bytes) -> list[bytes]:
-        """Adds to what is left over; the complete blocks."""
+        """Adds `data` to the incomplete block; returns the blocks that are complete now."""
         rest = self._rest
-        # What was searched before is not searched again, but for half of a separator.
+        # Bytes that were searched before are not searched again, except half of a separator.
         start = max(0, len(rest) - 1)
         rest += data
         end = rest.rfind(b"\n\n", start)

@@ -23,7 +23,7 @@ from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.http.sse import EventTooLarge, SseReader
 
 ERROR_BODY_S = 2.0
-"""How long the body of an error is waited for, its status being known."""
+"""Longest wait for the body of an error, whose status is known already."""
 MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
@@ -32,7 +32,7 @@ class Decoder(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing that follows matters."""
+        """Whether the end or a failure has come, so that nothing that follows matters."""
 
     @property
     def started(self) -> bool:
@@ -40,17 +40,17 @@ class Decoder(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is whole, but perhaps for its usage."""
+        """Whether the answer is complete; its usage may still be missing."""
 
     def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
-        """All news of these payloads; None: none."""
+        """New output of these payloads; None: there is none."""
 
     def end(self) -> Chunk:
         """The last chunk, with the usage. Raises UpstreamFailure."""
 
 
 class Errors(Protocol):
-    """How a dialect tells errors."""
+    """How a dialect reports errors."""
 
     def http_failure(
         self, status: int, body: bytes, retry_after: str | None, now_unix_s: float
@@ -58,7 +58,7 @@ class Errors(Protocol):
         """Failure of a status other than 200. `body` may be cut short."""
 
     def failure_in(self, body: bytes) -> UpstreamFailure | None:
-        """Failure that a JSON body under status 200 tells; None: it is no error."""
+        """Failure in a JSON body under status 200; None: it holds no error."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +90,13 @@ async def stream_chunks(
         await _check_event_stream(response, bounds, call.errors)
         while not decoder.ended:
             if decoder.started and (window_s := pace.window_s) > 0:
-                # Under load: what comes meanwhile is read, decoded and sent as one.
+                # Under load: all output of the window is read, decoded and sent at once.
                 await asyncio.sleep(window_s)
             try:
                 bounds.check_end(now())
                 data = await http_call.read_some(response, bounds)
             except UpstreamFailure:
-                # Nothing but the usage is missing: a whole answer is not thrown away for it.
+                # Only the usage is missing: a complete answer is not thrown away for it.
                 if decoder.finished:
                     break
                 raise
@@ -106,10 +106,10 @@ async def stream_chunks(
             chunk = decoder.feed(payloads)
             if chunk is not None:
                 yield chunk
-            # Comments are no output: proxies send them for a server that hangs. The clock is
-            # read after the consumer has had its time, which is not the server's silence.
+            # Comments are not output: proxies send them for a server that hangs. The clock is
+            # read now, because the time that the consumer took is not silence of the server.
             if payloads and decoder.started:
-                bounds.note_output(now())
+                bounds.record_output(now())
         yield decoder.end()
         await http_call.await_end(response)
     finally:
@@ -130,7 +130,7 @@ async def open_good(
     try:
         text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, soon)
     except UpstreamFailure:
-        # The status alone says enough.
+        # The status alone is enough.
         text = b""
     finally:
         soon.close()
@@ -142,7 +142,7 @@ async def open_good(
 async def _check_event_stream(
     response: aiohttp.ClientResponse, bounds: CallBounds, errors: Errors
 ) -> None:
-    """Raises UpstreamFailure for another type: an error under status 200, if it reads as one."""
+    """Raises UpstreamFailure for another content type: the error in the body, if there is one."""
     if response.content_type == "text/event-stream":
         return
     text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, bounds)

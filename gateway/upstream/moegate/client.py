@@ -1,7 +1,7 @@
 """Client of another moegate: generations over one gRPC channel.
 
-gRPC retries nothing here: the gateway does, elsewhere. A stream that is left early, by a failure, a
-cancellation or a deadline, cancels its call at once, and so the work there.
+gRPC does not retry: the pipeline does. A stream that is left early, by a failure, a cancellation or
+a deadline, cancels its call at once, and so the work of the other gateway.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""Of one message: log-probabilities of a piece with many tokens are large."""
+"""Largest message: log-probabilities of many tokens are large."""
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MAX_RECONNECT_MS = 5_000
-"""Longest pause between two connections: a breaker's trial shall find a server that is back."""
+"""Longest pause between two connection attempts, so that the trial of a circuit breaker finds a
+server that is back."""
 _SERVICE = '{"loadBalancingConfig": [{"round_robin": {}}]}'
-"""Several gateways behind one name share the calls. No retry policy, whatever DNS says."""
+"""Calls are spread over all gateways behind one name; DNS cannot set a retry policy."""
 _STATES_ON_THE_WAY = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
 
 Call = grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
@@ -40,7 +41,8 @@ Call = grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.G
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where it is. `tls`: root certificates (None: the system's), private key and chain."""
+    """Where the other gateway is. `tls`: root certificates (None: those of the system), private
+    key and certificate chain."""
 
     target: str
     tls: tuple[bytes | None, bytes | None, bytes | None] | None = None
@@ -56,7 +58,7 @@ class Policy:
     max_hops: int = 1
 
 
-class MoegateGrpcBackend:
+class MoegateClient:
     """One remote gateway. What goes wrong there is an UpstreamFailure.
 
     The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
@@ -149,8 +151,8 @@ class MoegateGrpcBackend:
                     if chunk is not None:
                         yield chunk
                     if decoder.started:
-                        # After the consumer has had its time, which is not the server's silence.
-                        bounds.note_output(now())
+                        # Now, because the time that the consumer took is not silence of the server.
+                        bounds.record_output(now())
                 yield decoder.end()
                 if decoder.ended:
                     await _await_status(call)
@@ -181,7 +183,7 @@ class MoegateGrpcBackend:
         return self._channel
 
     async def _connect(self, channel: grpc.aio.Channel, bounds: CallBounds) -> bool:
-        """Waits until the channel is connected, or has failed to be: the call then tells why."""
+        """Waits until the channel is connected, or has failed; the call then reports the reason."""
         connect_s = self._timeouts.connect_s
         until_s = min(asyncio.get_running_loop().time() + connect_s, bounds.next_s)
         try:
@@ -203,9 +205,9 @@ class MoegateGrpcBackend:
 async def _read(
     call: Call, bounds: CallBounds, connected: bool = True
 ) -> generation_pb2.GenerateResponse | None:
-    """The next message; None: the call ended well."""
+    """The next message; None: the call ended without an error."""
     try:
-        # A timer a message: such a one holds what several engines' frames do.
+        # One timer a message is cheap: a message holds what several frames of an engine do.
         async with asyncio.timeout_at(bounds.next_s):
             message = await call.read()
     except TimeoutError:
@@ -216,7 +218,7 @@ async def _read(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Not this task: the channel was closed below it.
+        # This task was not cancelled: the channel was closed.
         raise UpstreamFailure(FailureKind.SERVER_ERROR, "the connection was closed") from None
     if message is grpc.aio.EOF:
         return None
@@ -226,7 +228,7 @@ async def _read(
 
 
 async def _await_status(call: Call) -> None:
-    """Lets a call whose answer is whole end by itself."""
+    """Lets a call end by itself, its answer being complete."""
     now_s = asyncio.get_running_loop().time()
     soon = CallBounds(now_s, first_s=END_GRACE_S, idle_s=END_GRACE_S, end_s=now_s + END_GRACE_S)
     with contextlib.suppress(UpstreamFailure):  # the answer is there, whatever the status
@@ -235,7 +237,7 @@ async def _await_status(call: Call) -> None:
 
 
 def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
-    """Channel arguments. A misspelt one would be ignored without a word."""
+    """Channel arguments; gRPC ignores misspelt names silently."""
     first_backoff_ms = 200
     return (
         ("grpc.service_config", _SERVICE),
@@ -250,6 +252,6 @@ def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", first_backoff_ms),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
-        # This bounds one connection, TLS included.
+        # Bounds one connection attempt, TLS included.
         ("grpc.min_reconnect_backoff_ms", max(first_backoff_ms, round(timeouts.connect_s * 1000))),
     )

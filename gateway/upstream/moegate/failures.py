@@ -1,7 +1,7 @@
 """Statuses of another moegate as `UpstreamFailure`: by its reason, else by the gRPC status.
 
-A status with its details comes from the gateway there; one without, from gRPC itself or from a
-proxy in between: the connection broke, or there was none.
+A status with details comes from the other gateway. A status without them comes from gRPC itself or
+from a proxy in between: the connection broke, or there was none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_PARAM_CHARS = 100
 _BY_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: FailureKind.BAD_REQUEST,
     grpc.StatusCode.OUT_OF_RANGE: FailureKind.BAD_REQUEST,
-    # Nothing there may run this request: another remote may.
+    # No server of the other gateway may run this request, but another remote may.
     grpc.StatusCode.FAILED_PRECONDITION: FailureKind.BAD_REQUEST,
     grpc.StatusCode.UNAUTHENTICATED: FailureKind.CREDENTIALS,
     grpc.StatusCode.PERMISSION_DENIED: FailureKind.CREDENTIALS,
@@ -41,21 +41,21 @@ _BY_REASON = {
     "BUDGET_SPENT": FailureKind.CREDIT,
     "PRICE_UNKNOWN": FailureKind.CREDIT,
     "PARTIAL_OUTPUT": FailureKind.SERVER_ERROR,
-    # It has no server in service, or none that is not full: as HTTP's 503.
+    # No server is in service, or all are full: like HTTP status 503.
     "UNAVAILABLE": FailureKind.BUSY,
     "BUSY": FailureKind.BUSY,
     "RELOADED": FailureKind.BUSY,
 }
-"""Reasons that say more than their status."""
+"""Reasons that are more specific than their status."""
 _TOO_LARGE = re.compile(r"larger than max", re.I)
 
 
 def failure_of(error: grpc.aio.AioRpcError, *, connected: bool) -> UpstreamFailure:
-    """What a status other than OK means. `connected`: whether there was a connection to send on."""
+    """The failure of a status other than OK. `connected`: whether a connection had been made."""
     code, text = error.code(), error.details() or ""
     reason, param, retry_after_s = _details(error)
     if not connected and reason is None and code is grpc.StatusCode.UNAVAILABLE:
-        # gRPC's text ends with the cause; before it stand addresses, which are nobody's business.
+        # gRPC's text ends with the cause; the addresses before it are not passed on.
         cause = text.rstrip(" ]}").rpartition(": ")[2]
         return UpstreamFailure(FailureKind.CONNECT, one_line(f"no connection: {cause}", 100))
     kind = _kind(code, text, reason)
@@ -71,9 +71,9 @@ def failure_of(error: grpc.aio.AioRpcError, *, connected: bool) -> UpstreamFailu
 
 def _kind(code: grpc.StatusCode, text: str, reason: str | None) -> FailureKind:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(text):
-        # Of a request, told by the server there; of an answer, by gRPC here.
-        own = text.startswith("CLIENT")
-        return FailureKind.PROTOCOL if own else FailureKind.BAD_REQUEST
+        # An answer is refused by gRPC here, a request by the other gateway.
+        is_answer = text.startswith("CLIENT")
+        return FailureKind.PROTOCOL if is_answer else FailureKind.BAD_REQUEST
     if reason == "PARTIAL_OUTPUT" and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return FailureKind.DEADLINE
     found = _BY_REASON.get(reason or "")
@@ -81,7 +81,7 @@ def _kind(code: grpc.StatusCode, text: str, reason: str | None) -> FailureKind:
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, str, float | None]:
-    """Reason (None: no gateway told it), field that is blamed, when to try again."""
+    """Reason (None: no gateway gave one), field that is blamed, seconds until a retry."""
     reason: str | None = None
     param, retry_after_s = "", _pushback_s(error)
     try:
@@ -108,7 +108,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, str, float | None
 
 
 def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds of the retry pushback; None: absent, or it says never."""
+    """Seconds of the retry pushback; None: absent, or never."""
     for name, value in error.trailing_metadata() or ():
         if name == PUSHBACK_TRAILER and isinstance(value, str) and value.isdecimal():
             return min(int(value[:12]) / 1000, MAX_RETRY_AFTER_S)

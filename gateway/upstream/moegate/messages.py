@@ -44,9 +44,10 @@ def generate_request(
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
 ) -> generation_pb2.GenerateRequest:
-    """What another gateway is asked. Its ids are its own: two callers of this one may have chosen
-    the same id. `tell_slo`: the class of service and the rank in it, too. Raises ValueError if the
-    API cannot say it (`features.unsupported`)."""
+    """The request to another gateway, without an id: two callers of this one may have the same.
+
+    `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
+    express the generation (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -128,7 +129,7 @@ def _part(part: str | Image) -> chat_pb2.ContentPart:
 class AnswerDecoder:
     """Decodes one stream: `feed` it messages until `ended`, or the end of the call, then `end`.
 
-    `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+    `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     """
 
     def __init__(self, choices: int, prompt_tokens: Callable[[], int]) -> None:
@@ -142,16 +143,16 @@ class AnswerDecoder:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing that follows matters."""
+        """Whether the last message has come."""
         return self._done is not None
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has its finish reason: only the account is missing."""
+        """Whether every choice has its finish reason, so that only the usage may be missing."""
         return not self._unfinished
 
     def feed(self, message: generation_pb2.GenerateResponse) -> Chunk | None:
-        """The news of a message; None: no news. Raises UpstreamFailure."""
+        """The output in a message; None: there is none. Raises UpstreamFailure."""
         match message.WhichOneof("event"):
             case "delta":
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
@@ -162,7 +163,7 @@ class AnswerDecoder:
         return None
 
     def end(self) -> Chunk:
-        """The last chunk, with the usage. Raises UpstreamFailure: the answer is cut."""
+        """The last chunk, with the usage. Raises UpstreamFailure: the answer was cut."""
         if self._unfinished:
             cut = (
                 f"the stream was cut: {len(self._unfinished)} of {self._choices} choices unfinished"
@@ -223,7 +224,7 @@ class AnswerDecoder:
 
 
 def _usage(proto: generation_pb2.Usage) -> Usage | None:
-    """The account as it was told; None: a count is absurd, so it is no account."""
+    """The usage as it was reported; None: a count is absurd."""
     cached = proto.cached_tokens if proto.HasField("cached_tokens") else None
     reasoning = proto.reasoning_tokens if proto.HasField("reasoning_tokens") else None
     counts = (proto.prompt_tokens, proto.completion_tokens, cached or 0, reasoning or 0)

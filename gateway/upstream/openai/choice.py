@@ -1,4 +1,4 @@
-"""One choice of an OpenAI-shaped stream: what it has told so far, and the news to pass on."""
+"""One choice of an OpenAI-shaped stream: frames in, new output out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _FINISH_REASONS = {
     "content_filter": FinishReason.CONTENT_FILTER,
 }
 MAX_TOOL_CALLS = 1 << 16
-"""Of one choice: a higher index is nonsense, and might not fit where it goes."""
+"""Most tool calls of one choice; a higher index is absurd, and might overflow its field."""
 
 
-class ChoiceNews:
-    """Collects frames of a choice; `take` gives what came since the last time.
+class ChoiceDecoder:
+    """Collects the frames of a choice; `pop_delta` returns the output since the last call.
 
     Attributes:
-        reported_tokens: output tokens that the server told with the last frame.
-        trusts_reported: whether they are exact; else the frames with content bound them below.
+        reported_tokens: output tokens that the server reported with the last frame.
+        reported_is_exact: whether that count is exact; else there are at least as many tokens as
+            frames with content.
         output_bytes: UTF-8 bytes of text, reasoning and tool calls so far.
     """
 
@@ -37,19 +38,19 @@ class ChoiceNews:
         "_reasoning",
         "_text",
         "finished",
-        "has_news",
+        "has_new_output",
         "index",
         "output_bytes",
+        "reported_is_exact",
         "reported_tokens",
-        "trusts_reported",
     )
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.finished = False
-        self.has_news = False
+        self.has_new_output = False
         self.reported_tokens = 0
-        self.trusts_reported = False
+        self.reported_is_exact = False
         self.output_bytes = 0
         self._frames = 0
         self._next_call_index = 0
@@ -61,13 +62,13 @@ class ChoiceNews:
 
     @property
     def output_tokens(self) -> int:
-        """Tokens so far: exact where the server counts, else frames with content."""
-        if self.trusts_reported:
+        """Tokens so far: as the server counts them, or at least one a frame with content."""
+        if self.reported_is_exact:
             return self.reported_tokens
         return max(self.reported_tokens, self._frames)
 
     def add(self, choice: wire.Choice) -> None:
-        """Takes a frame's news. Raises UpstreamFailure on a finish reason that is a failure."""
+        """Adds a frame. Raises UpstreamFailure on a finish reason that is a failure."""
         has_content = False
         text = choice.text
         delta = choice.delta
@@ -91,12 +92,12 @@ class ChoiceNews:
             has_content = has_content or bool(logprobs)
         if has_content:
             self._frames += 1
-            self.has_news = True
+            self.has_new_output = True
         if choice.finish_reason:
             self._finish(choice.finish_reason)
 
-    def take(self) -> ChoiceDelta:
-        """The news, once."""
+    def pop_delta(self) -> ChoiceDelta:
+        """The output since the last call."""
         delta = ChoiceDelta(
             index=self.index,
             text=self._text,
@@ -112,7 +113,7 @@ class ChoiceNews:
         self._calls = ()
         self._logprobs = ()
         self._new_finish_reason = None
-        self.has_news = False
+        self.has_new_output = False
         return delta
 
     def _finish(self, name: str) -> None:
@@ -123,9 +124,9 @@ class ChoiceNews:
                 raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
             message = f"unknown finish_reason {one_line(name, 40)!r}"
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
-        # Some servers repeat it on later frames: the client is told once.
+        # Some servers repeat it on later frames; the client gets it once.
         if not self.finished:
-            self.finished = self.has_news = True
+            self.finished = self.has_new_output = True
             self._new_finish_reason = reason
 
     def _tool_call(self, call: wire.ToolCall) -> ToolCall:
@@ -146,13 +147,13 @@ class ChoiceNews:
 
 
 def _logprobs(logprobs: wire.Logprobs) -> tuple[TokenLogprob, ...]:
-    """Of either shape; entries without a number are left out."""
+    """Log-probabilities of either shape, without entries that have no number."""
     found: list[TokenLogprob] = []
     if logprobs.content is not None:
         for entry in logprobs.content:
             if entry.token is not None and entry.logprob is not None:
-                rivals = [(top.token, top.logprob) for top in entry.top_logprobs or ()]
-                found.append(_token_logprob(entry.token, entry.logprob, rivals))
+                alternatives = [(top.token, top.logprob) for top in entry.top_logprobs or ()]
+                found.append(_token_logprob(entry.token, entry.logprob, alternatives))
         return tuple(found)
     tokens, values = logprobs.tokens or (), logprobs.token_logprobs or ()
     tops = logprobs.top_logprobs or [None] * len(tokens)
@@ -163,9 +164,11 @@ def _logprobs(logprobs: wire.Logprobs) -> tuple[TokenLogprob, ...]:
 
 
 def _token_logprob(
-    token: str, logprob: float, rivals: Iterable[tuple[str | None, float | None]]
+    token: str, logprob: float, alternatives: Iterable[tuple[str | None, float | None]]
 ) -> TokenLogprob:
     top = tuple(
-        (rival, value) for rival, value in rivals if rival is not None and value is not None
+        (token_, value)
+        for token_, value in alternatives
+        if token_ is not None and value is not None
     )
     return TokenLogprob(token=token, logprob=logprob, top=top)

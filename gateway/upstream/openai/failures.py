@@ -47,7 +47,7 @@ def http_failure(
 
 
 def error_in(body: bytes) -> wire.ErrorDetail | None:
-    """The error that a JSON body tells; None: some other body, such as a proxy's page."""
+    """The error in a JSON body; None: another kind of body, such as the page of a proxy."""
     try:
         answer = wire.decode_error(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -59,7 +59,7 @@ def error_in(body: bytes) -> wire.ErrorDetail | None:
 
 
 def failure_in(body: bytes) -> UpstreamFailure | None:
-    """Failure that a JSON body under status 200 tells; None: it is no error."""
+    """Failure in a JSON body under status 200; None: it holds no error."""
     error = error_in(body)
     return None if error is None else in_band_failure(error)
 

@@ -1,7 +1,7 @@
 """Frames of an OpenAI-shaped stream into chunks: a state machine without I/O.
 
-What makes a stream good is a finish reason for every choice. `[DONE]` is not: vLLM sends it after
-an error in the stream, too. Usage is told at the end only, from the last account that came.
+A stream is complete when every choice has a finish reason. `[DONE]` does not show it: vLLM sends it
+after an error in the stream, too. The usage is reported at the end, from the last counts that came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk
 from gateway.upstream.openai import wire
-from gateway.upstream.openai.choice import ChoiceNews
+from gateway.upstream.openai.choice import ChoiceDecoder
 from gateway.upstream.openai.failures import in_band_failure
 from gateway.upstream.openai.usage import normalised
 from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
@@ -23,19 +23,19 @@ from scheduler.contract import Usage
 class StreamDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
-    `choices`: how many were asked for. `prompt_tokens`: makes an estimate, should no usage come.
+    `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
     are those of the tokens so far (vLLM's continuous_usage_stats).
 
     Attributes:
-        ended: nothing that follows matters: [DONE] or a failure came.
+        ended: [DONE] or a failure came, so that nothing that follows matters.
         started: the first token has come.
     """
 
     def __init__(
         self, choices: int, *, prompt_tokens: Callable[[], int], usage_by_choice: bool = False
     ) -> None:
-        self._choices = [ChoiceNews(index) for index in range(choices)]
+        self._choices = [ChoiceDecoder(index) for index in range(choices)]
         self._usage_by_choice = usage_by_choice
         self._estimated_prompt_tokens = prompt_tokens
         self._prompt_tokens: int | None = None
@@ -52,9 +52,9 @@ class StreamDecoder:
         return self._failure is None and all(choice.finished for choice in self._choices)
 
     def feed(self, payloads: Iterable[bytes]) -> Chunk | None:
-        """All news of these payloads, merged by choice; None: no news.
+        """New output of these payloads, merged by choice; None: there is none.
 
-        A failure waits for `end`: what came before it is handed over first.
+        A failure is raised by `end`, so that the output before it is not lost.
         """
         for payload in payloads:
             if self.ended:
@@ -63,7 +63,7 @@ class StreamDecoder:
                 self.ended = True
             elif payload:
                 try:
-                    self._take(wire.decode_frame(payload))
+                    self._add(wire.decode_frame(payload))
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     # The error's text may quote output: it is not passed on.
                     message = "an event of the stream is not the JSON expected"
@@ -73,9 +73,9 @@ class StreamDecoder:
         deltas, output_tokens = [], 0
         for choice in self._choices:
             output_tokens += choice.output_tokens
-            if choice.has_news:
-                deltas.append(choice.take())
-        # A server may count less than before: what was told is not taken back.
+            if choice.has_new_output:
+                deltas.append(choice.pop_delta())
+        # A server may count less than before; counts that were reported never fall.
         output_tokens = max(self._output_tokens, output_tokens)
         if not deltas and output_tokens == self._output_tokens:
             return None
@@ -91,10 +91,11 @@ class StreamDecoder:
         )
 
     def end(self) -> Chunk:
-        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or a cut.
+        """The last chunk, with the usage. Raises UpstreamFailure: an error came, or the stream was
+        cut.
 
-        Without usage from the server it is estimated: the prompt as told to the constructor, the
-        output as frames with content or bytes / 4, whichever is more.
+        Usage that the server did not report is estimated: the prompt by the function given to the
+        constructor, the output as frames with content or bytes / 4, whichever is more.
         """
         if self._failure is not None:
             raise self._failure
@@ -114,7 +115,7 @@ class StreamDecoder:
     def _fail(self, failure: UpstreamFailure) -> None:
         self._failure, self.ended = failure, True
 
-    def _take(self, frame: wire.Frame) -> None:
+    def _add(self, frame: wire.Frame) -> None:
         if frame.error:
             raise in_band_failure(frame.error)
         if frame.model:
@@ -134,16 +135,16 @@ class StreamDecoder:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt is None or completion is None:
             return
-        # Absurd counts are no account: the one before them, or the estimate, stays.
+        # Absurd counts are ignored: the counts before them, or the estimate, stay.
         if not (0 <= prompt <= MAX_TOKENS and 0 <= completion <= MAX_TOKENS):
             return
         # In vLLM's continuous usage, completion_tokens are those of the frame's one choice; the
-        # account of all choices is the last frame, which has none (serving.py of 0.32).
+        # last frame, which has no choice, counts all of them (serving.py of 0.32).
         if len(choices) == 1 and (self._usage_by_choice or len(self._choices) == 1):
             state = self._choices[choices[0].index or 0]
             state.reported_tokens = completion
-            # The frames of other servers may carry an account that stays 0 until the last.
-            state.trusts_reported = self._usage_by_choice
+            # The frames of other servers may carry counts that stay 0 until the last one.
+            state.reported_is_exact = self._usage_by_choice
             self._prompt_tokens = prompt
         if not choices or not self._usage_by_choice or len(self._choices) == 1:
             self._usage = usage
@@ -153,8 +154,8 @@ class StreamDecoder:
         prompt_tokens = self._prompt_tokens
         if prompt_tokens is None:
             prompt_tokens = self._estimated_prompt_tokens()
-        if all(choice.trusts_reported for choice in choices):
-            # vLLM's counts with each frame add up to the account that did not come.
+        if all(choice.reported_is_exact for choice in choices):
+            # The counts of the choices add up to the total that did not come.
             tokens = sum(choice.output_tokens for choice in choices)
             return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
         tokens = sum(

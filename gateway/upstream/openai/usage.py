@@ -1,4 +1,4 @@
-"""Accounts of tokens as one kind of `Usage`, whatever a server includes in which number."""
+"""Token counts of OpenAI-shaped servers as `Usage`, whatever a server includes in which number."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from scheduler.contract import Usage
 
 
 def normalised(usage: wire.Usage) -> Usage | None:
-    """The account with cached tokens inside the prompt's and reasoning inside the output's.
+    """The counts with cached tokens included in the prompt and reasoning included in the output.
 
     Most servers count like that. Those that count either beside give themselves away by a
     `total_tokens` that is larger by just as much (xAI's reasoning tokens do that), or by more
-    cached tokens than prompt. None: a count is missing or absurd, so it is no account.
+    cached tokens than prompt. None: a count is missing or absurd.
     """
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if prompt is None or completion is None:

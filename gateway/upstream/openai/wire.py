@@ -22,7 +22,7 @@ class CompletionDetails(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    """Account of tokens. What it includes differs by server: see `openai_usage.py`."""
+    """Counts of tokens. What each includes differs by server: see `usage.py`."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -61,7 +61,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class TopLogprob(msgspec.Struct, gc=False):
-    """A rival of a token, in a chat."""
+    """An alternative to a token, in a chat."""
 
     token: str | None = None
     logprob: float | None = None
@@ -85,7 +85,7 @@ class Logprobs(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """News of one choice."""
+    """New output of one choice."""
 
     index: int | None = None
     delta: Delta | None = None

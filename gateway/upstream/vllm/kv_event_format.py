@@ -1,9 +1,9 @@
-"""vLLM's KV events as they come over the wire (0.32): msgpack, of which only some fields are read.
+"""vLLM's KV events on the wire (0.32): msgpack, of which only some fields are read.
 
-A batch is an array of time, events and rank, an event a map with its kind in "type". Kinds that
-are not known are skipped, and so are tiers other than the GPU's memory and groups of layers that do
-not keep the whole context (sliding windows, state spaces): a prompt's hits are those of the first
-group that does.
+A batch is an array of time, events and rank; an event is a map with its kind in "type". Unknown
+kinds are skipped. So are tiers other than the memory of the GPU, and groups of layers that do not
+keep the whole context (sliding windows, state spaces): the hits of a prompt are those of the first
+group that keeps it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from scheduler.prefix.token_blocks import (
 )
 
 SLICE_BLOCKS = 128
-"""Most blocks of one change: what is hashed between two turns of the loop, about 0.3 ms."""
+"""Most blocks of one change: hashing them holds the event loop for about 0.3 ms."""
 _WHOLE_CONTEXT = ("full_attention", "mla_attention", "sink_full_attention")
 _IN_GPU = (None, "GPU")
 
 
 class BadEvents(ValueError):
-    """No events of vLLM; the text says why."""
+    """The payload holds no KV events of vLLM; the text says why."""
 
 
 class _Batch(msgspec.Struct, array_like=True):
@@ -71,7 +71,7 @@ class EventReader:
         self._group: int | None = None
 
     def read(self, payload: bytes) -> list[CacheChange]:
-        """What a batch tells. Raises BadEvents."""
+        """The changes of a batch. Raises BadEvents."""
         found: list[CacheChange] = []
         try:
             for raw in _BATCH.decode(payload).events:
@@ -101,7 +101,7 @@ class EventReader:
             return
         count, size = len(stored.block_hashes), stored.block_size
         if len(stored.token_ids) != count * size:
-            # Some blocks of the range are not cached: which tokens belong to a hash is not told.
+            # Some blocks of the range are not cached: the tokens of a hash are not known.
             plain, salt = 0, None
         else:
             plain, salt = _plain(stored)
@@ -120,7 +120,7 @@ class EventReader:
 
 
 def _plain(stored: _Stored) -> tuple[int, str | None]:
-    """Leading blocks that tokens and a salt alone tell apart, and the salt."""
+    """Number of leading blocks that are identified by tokens and a salt alone, and the salt."""
     keys = stored.extra_keys
     if stored.lora_id is not None or stored.lora_name is not None or keys is None:
         return 0, None

@@ -1,8 +1,8 @@
 """vLLM's /metrics as an `EngineReport`: the few series that the scheduler reads.
 
-Names are those of vLLM 0.32. Values of several DP ranks (label `engine`) are added up, the cache
-usage is their mean; where the ranks are placements, each has its own report. A gauge that is absent
-counts as 0: vLLM makes some at the first request.
+The names are those of vLLM 0.32. Values of several data-parallel ranks (label `engine`) are added
+up, and the cache usage is their mean; where the ranks are placements, each has its own report. An
+absent gauge counts as 0, because vLLM creates some at the first request.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _WANTED = frozenset(
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="([0-9]{1,15})"')
 _RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
 _MOST = 1e15
-"""Larger values are nonsense, and their sums would not stay finite."""
+"""Larger values are absurd, and their sums would not stay finite."""
 
 
 class BadMetrics(ValueError):
-    """A line of /metrics that cannot be what it says; the text names it."""
+    """A line of /metrics has an impossible value; the text names it."""
 
 
 def parse_metrics(
     text: bytes, placement: str, at_s: float, context_tokens: int | None
 ) -> EngineReport:
-    """The report of one engine. Raises BadMetrics; lines of other series are not looked at."""
+    """The report of one engine. Lines of other series are skipped. Raises BadMetrics."""
     values: defaultdict[bytes, list[float]] = defaultdict(list)
     capacity = 0
     for line in text.splitlines():

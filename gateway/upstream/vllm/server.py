@@ -97,22 +97,22 @@ class VllmServer:
         if isinstance(generation.input, tuple):
             return len(generation.input), None
         body = tokenize_body(generation, self._upstream_model)
-        answer = await self._ask("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
+        answer = await self._request("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
         counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 
     async def list_models(self) -> dict[str, int | None]:
         """Context length in tokens by name of a served model; None: not reported."""
         models = _decoded(
-            wire.decode_models, await self._ask("GET", "/v1/models", MAX_ANSWER_BYTES)
+            wire.decode_models, await self._request("GET", "/v1/models", MAX_ANSWER_BYTES)
         )
         return {model.id: model.max_model_len for model in models.data}
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
-        return await self._ask("GET", "/metrics", MAX_ANSWER_BYTES)
+        return await self._request("GET", "/metrics", MAX_ANSWER_BYTES)
 
-    async def _ask(
+    async def _request(
         self, method: str, path: str, max_bytes: int, body: bytes | None = None
     ) -> bytes:
         now_s = asyncio.get_running_loop().time()

@@ -18,14 +18,14 @@ LIST_TIMEOUT_S = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments and the function that runs the command."""
-    parser.add_argument("prompt", nargs="+", help="what to say; several words are joined")
+    parser.add_argument("prompt", nargs="+", help="the prompt; several words are joined")
     add_channel_arguments(parser)
     parser.add_argument("--model", help="absent: the first that the server lists")
     parser.add_argument("--system", metavar="TEXT", help="instructions that precede the prompt")
     parser.add_argument("--max-output-tokens", type=_count, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument(
-        "--local-only", action="store_true", help="the content never leaves the own servers"
+        "--local-only", action="store_true", help="use self-hosted servers only, never a remote"
     )
     parser.add_argument(
         "--timeout",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Chats; Ctrl-C cancels the request."""
+    """Sends the prompt. Ctrl-C cancels the request."""
     return run_command(_chat(args))
 
 
@@ -90,7 +90,7 @@ def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateReq
 
 
 def summary(done: generation_pb2.Done) -> str:
-    """One line: tokens, times, where it ran and why, and the id that `moegate explain` takes."""
+    """One line: tokens, times, the placement with its reason, and the id for `moegate explain`."""
     usage, timings, route = done.usage, done.timings, done.route
     cached = f" ({usage.cached_tokens} cached)" if usage.HasField("cached_tokens") else ""
     about = "about " if usage.estimated else ""

@@ -1,4 +1,4 @@
-"""`moegate check FILE`: says what is wrong with a configuration file, or what it means."""
+"""`moegate check FILE`: prints the problems of a configuration file, or its summary."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from gateway.accounting.accounts import budget
+from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.prices.source import load_prices
-from gateway.config.engine_priors import checked_prior
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem
+from gateway.config.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: the file is right; 1: it is not; 2: no file was given."""
+    """Returns 0 if the file is valid, 1 if it is not, 2 if no file was given."""
     if args.schema:
         print(json.dumps(json_schema(), indent=2))
         return 0
@@ -56,14 +56,17 @@ def _warnings(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
         return
     prices = load_prices(config.prices, base_dir)
     for i, entry in enumerate(config.budgets):
-        yield from unpriced_budget(budget(entry), config, prices, time.time(), f"budgets[{i}]")
+        yield from unpriced_budget(
+            configured_budget(entry), config, prices, time.time(), f"budgets[{i}]"
+        )
 
 
 def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
     yield f"listens on {config.server.listen}"
     for pool in config.pools:
         yield _pool_line(pool)
-        yield f"  its step times before any was seen: {checked_prior(pool, base_dir).basis}"
+        prior = checked_step_model_prior(pool, base_dir)
+        yield f"  its step times before any was seen: {prior.basis}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):

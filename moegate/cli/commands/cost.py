@@ -1,4 +1,4 @@
-"""`moegate cost POOL`: what a pool's tokens cost, and where its bill went."""
+"""`moegate cost POOL`: the cost of a pool's tokens, and the accounts of its bill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks the gateway and prints."""
+    """Requests the cost of the pool and prints it."""
     return run_command(_cost(args))
 
 

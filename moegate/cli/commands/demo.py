@@ -1,4 +1,4 @@
-"""`moegate demo`: the main job, end to end, on a simulated fleet, in about a minute."""
+"""`moegate demo`: runs gateway and load on a simulated fleet, in about a minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uvloop
 from rich.console import Console
 
 from moegate.demo.processes import ProcessFailed
-from moegate.demo.show import Settings, show
+from moegate.demo.run import DemoSettings, run_demo
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Shows it; 0 only if everything held that must hold."""
-    settings = Settings(
+    """Runs the demo. Returns 0 only if every check holds."""
+    settings = DemoSettings(
         duration_s=args.seconds,
         rate_per_s=args.rate,
         seed=args.seed,
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
 
-async def _until_stopped(settings: Settings) -> int:
-    """Returns the exit status. A signal ends the demo in order, its processes too."""
+async def _until_stopped(settings: DemoSettings) -> int:
+    """Returns the exit status. A signal ends the demo and its processes in order."""
     loop = asyncio.get_running_loop()
-    # Without a terminal rich takes 80 columns, which the tables do not fit.
+    # Without a terminal rich uses 80 columns, which are too few for the tables.
     console = Console(width=None if sys.stdout.isatty() else 100)
-    showing = asyncio.ensure_future(show(settings, console))
+    showing = asyncio.ensure_future(run_demo(settings, console))
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

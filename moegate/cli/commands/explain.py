@@ -1,4 +1,4 @@
-"""`moegate explain REQUEST_ID`: why a request ran where it did, in words and figures."""
+"""`moegate explain REQUEST_ID`: explains the placement of a request."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ TIMEOUT_S = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments and the function that runs the command."""
-    parser.add_argument("request_id", help="id of the request, as its answer or its error told")
+    parser.add_argument("request_id", help="id of the request, from its answer or its error")
     parser.add_argument(
-        "--key-id", default="", metavar="ID", help="whose request, for an operator; absent: own"
+        "--key-id",
+        default="",
+        metavar="ID",
+        help="key that sent the request, for an operator; absent: the own key",
     )
     add_channel_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, and prints the decision."""
+    """Requests the decision record and prints it."""
     return run_command(_explain(args))
 
 

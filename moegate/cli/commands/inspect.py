@@ -1,4 +1,4 @@
-"""`moegate inspect MODEL`: what a model's config.json says of its size, speed and place."""
+"""`moegate inspect MODEL`: size, predicted speed and smallest deployments of a model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1: the model cannot be read; 2: none was named."""
+    """Returns 0, 1 if the model cannot be read, 2 if no model was named."""
     if args.list:
         Console(width=WIDTH, highlight=False).print(catalog_table())
         return 0

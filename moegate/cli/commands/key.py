@@ -1,4 +1,4 @@
-"""`moegate key`: makes an API key, or the hash of one."""
+"""`moegate key`: generates an API key, or hashes an existing one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the key once; the configuration holds only its hash."""
+    """Prints a new key. It is stored nowhere: the configuration has only its hash."""
     if args.hash:
         return _hash()
     key = f"mg-{secrets.token_urlsafe(KEY_BYTES)}"

@@ -1,4 +1,4 @@
-"""`moegate plan MODEL --gpu TYPE ...`: replicas, cost and overflow, before anyone buys GPUs."""
+"""`moegate plan MODEL --gpu TYPE ...`: replicas, cost and overflow for an expected load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1: there is no answer, or the picture cannot be written."""
+    """Returns 0, or 1 if there is no plan or the figure cannot be written."""
     try:
         given = plan_input(args)
         plan = make_plan(given.demand, given.replica, given.slo, given.remotes)

@@ -1,4 +1,4 @@
-"""`moegate prices`: what a price catalog says, whether it can be right, drafts of newer rows."""
+"""`moegate prices`: shows and checks price catalogs, and drafts newer rows."""
 
 from __future__ import annotations
 

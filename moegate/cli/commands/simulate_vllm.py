@@ -1,4 +1,4 @@
-"""`moegate simulate-vllm`: a server that looks like vLLM, with the physics of a MoE model."""
+"""`moegate simulate-vllm`: a server with vLLM's interface and the step times of a MoE model."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ async def _serve(config: SimulatedVllmConfig) -> None:
 
 
 def _die() -> None:
-    """As the kernel's memory killer would have it: nothing is told to anyone."""
+    """Kills this process without any cleanup, like the kernel's out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
-    """The flags by the names of the fields. Raises ValueError."""
+    """Makes the configuration from the flags. Raises ValueError."""
     names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None

@@ -1,4 +1,4 @@
-"""`moegate top`: the live fleet in a terminal, from any gateway that can be reached."""
+"""`moegate top`: a live view of a gateway's fleet in the terminal."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Watches until Ctrl-C."""
+    """Shows the fleet until Ctrl-C."""
     status = run_command(_watch(args))
-    return 0 if status == INTERRUPTED else status  # Ctrl-C is the way to end it
+    return 0 if status == INTERRUPTED else status  # Ctrl-C is the regular end
 
 
 async def _watch(args: argparse.Namespace) -> None:

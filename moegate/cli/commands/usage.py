@@ -1,4 +1,4 @@
-"""`moegate usage`: what was spent, from the ledger of any gateway that can be reached."""
+"""`moegate usage`: spend by tenant, key, model and time, from the ledger of a gateway."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Prints sums."""
+    """Prints sums of the ledger's rows."""
     return run_command(_report(args))
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Writes rows to a file."""
+    """Writes the ledger's rows to a file."""
     return run_command(_export(args))
 
 
@@ -136,7 +136,7 @@ def _set_times(
 
 
 def _time(text: str) -> float:
-    """Unix seconds: so long ago, or a date or time in UTC."""
+    """Parses a time, such as 30d (30 days ago) or a date or time in UTC. Returns Unix seconds."""
     if match := _SPAN.match(text):
         return time.time() - int(match[1]) * _SPAN_S[match[2]]
     try:

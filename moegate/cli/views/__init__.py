@@ -1,1 +1,1 @@
-"""`moegate plan`: its arguments, and the plan as tables, JSON and a picture."""
+"""Views of the command line: messages and plans as tables, text, JSON, figures and files."""

@@ -10,7 +10,7 @@ from moegate.v1 import admin_pb2
 
 
 def budgets_table(budgets: Iterable[admin_pb2.Budget]) -> FittedTable:
-    """Budgets and how they stand. A budget without an account has one row, too."""
+    """A row for each account of a budget, and one for a budget without an account."""
     rows = FittedTable(
         [
             *(Column(header=name) for name in ("tenant", "key", "session", "period")),

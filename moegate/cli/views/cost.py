@@ -1,4 +1,4 @@
-"""The cost of a pool for readers: a table, JSON, a picture over load."""
+"""The cost of a pool as tables, as JSON, and as a figure over the load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moegate.v1 import usage_pb2
 
 NANO_USD = 1_000_000_000
 YOUNG_SHARE = 0.97
-"""A window that covers less than this of what was asked is told to be short."""
+"""The title says so if the meter covers less than this share of the requested window."""
 _FIGURES = (
     "allocated_nano_usd_per_mtok",
     "saturated_nano_usd_per_mtok",
@@ -26,10 +26,10 @@ _FIGURES = (
 )
 
 
-def view(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> Group:
-    """Bill and accounts, rates by kind of token, remotes, and what to make of them.
+def view(pool: str, cost: usage_pb2.GetPoolCostResponse, window_s: float) -> Group:
+    """Bill and accounts, rates by kind of token, remotes, and remarks.
 
-    `asked_s`: the window that was asked for.
+    `window_s`: the requested window.
     """
     accounts = _table("account", "$", "share")
     for account in cost.accounts:
@@ -48,7 +48,7 @@ def view(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> Grou
     for rate in cost.rates:
         cells = [_cell(rate, figure) for figure in _FIGURES]
         rates.add_row(rate.token_kind, f"{tokens[rate.token_kind]:,}", *cells)
-    parts: list[Text | Table] = [Text(_head(pool, cost, asked_s), style="bold"), accounts, rates]
+    parts: list[Text | Table] = [Text(_head(pool, cost, window_s), style="bold"), accounts, rates]
     if cost.remotes:
         remotes = _table("the same tokens at", "$", "$ per million", "price row")
         for remote in cost.remotes:
@@ -61,7 +61,7 @@ def view(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> Grou
 
 
 def remarks(cost: usage_pb2.GetPoolCostResponse) -> list[str]:
-    """What the figures say together."""
+    """Sentences about the figures: warnings, break-even, a proposed showback row."""
     lines = []
     if cost.warning:
         lines.append(f"warning: {cost.warning}")
@@ -92,8 +92,10 @@ def remarks(cost: usage_pb2.GetPoolCostResponse) -> list[str]:
 
 
 def break_even_tokens_per_s(cost: usage_pb2.GetPoolCostResponse) -> float | None:
-    """Load at which the pool costs what the cheapest remote asks for this mix; None: not known, as
-    where a part of the bill is not."""
+    """Load at which the pool costs as much as the cheapest remote for the same mix of tokens.
+
+    None if it is unknown, for example because a part of the bill is.
+    """
     prices = [r.nano_usd_per_mtok for r in cost.remotes if r.HasField("nano_usd_per_mtok")]
     covered_s = cost.covered.ToNanoseconds() / 1e9
     if not prices or not min(prices) or not covered_s or cost.unpriced.ToNanoseconds():
@@ -102,7 +104,7 @@ def break_even_tokens_per_s(cost: usage_pb2.GetPoolCostResponse) -> float | None
 
 
 def as_json(pool: str, cost: usage_pb2.GetPoolCostResponse) -> dict[str, Any]:
-    """Everything, money in nano-USD."""
+    """All figures; money in nano-USD."""
     plain: dict[str, Any] = MessageToDict(
         cost, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -110,8 +112,11 @@ def as_json(pool: str, cost: usage_pb2.GetPoolCostResponse) -> dict[str, Any]:
     return {"pool": pool, **plain, "break_even_tokens_per_s": even, "remarks": remarks(cost)}
 
 
-def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, asked_s: float) -> None:
-    """Cost per million tokens over load, with the remotes' prices. Raises NoMatplotlib, OSError."""
+def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, window_s: float) -> None:
+    """Draws the cost per million tokens over the load, with the prices of the remotes.
+
+    Raises NoMatplotlib or OSError.
+    """
     figure = new_figure(9, 5.5)
     axes = figure.subplots()
     loads = [point.tokens_per_s for point in cost.load]
@@ -140,16 +145,16 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, asked_s
         axis.set_minor_formatter("{x:g}")
     axes.set_xlabel("load, tokens per second (input and output)")
     axes.set_ylabel("US dollars per million tokens")
-    axes.set_title(_head(pool, cost, asked_s))
+    axes.set_title(_head(pool, cost, window_s))
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def _head(pool: str, cost: usage_pb2.GetPoolCostResponse, asked_s: float) -> str:
+def _head(pool: str, cost: usage_pb2.GetPoolCostResponse, window_s: float) -> str:
     covered_s = cost.covered.ToNanoseconds() / 1e9
     covers = f"last {_span(covered_s)}"
-    if covered_s < YOUNG_SHARE * asked_s:
-        covers = f"{_span(covered_s)} since its meter began, of the {_span(asked_s)} asked for"
+    if covered_s < YOUNG_SHARE * window_s:
+        covers = f"{_span(covered_s)} since its meter began, of the {_span(window_s)} asked for"
     text = f"pool {pool}, {covers}: utilisation {cost.utilisation:.0%}"
     if cost.HasField("prefill_utilisation"):
         text += f", prefill {cost.prefill_utilisation:.0%}, decode {cost.decode_utilisation:.0%}"

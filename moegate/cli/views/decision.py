@@ -1,6 +1,6 @@
-"""The text of `moegate explain`: a decision in a few sentences, and a table of its candidates.
+"""The output of `moegate explain`: sentences about a decision, and a table of its candidates.
 
-Pure: message in, text out. What is unknown is a hyphen, never a zero.
+An unknown value is a hyphen, never a zero.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TIERS = {
 
 
 def view(found: inference_pb2.ExplainResponse) -> RenderableType:
-    """The whole text."""
+    """Sentences and table."""
     return Group(Text("\n".join(sentences(found))), _table(found))
 
 
 def sentences(found: inference_pb2.ExplainResponse) -> list[str]:
-    """What was decided, and why."""
+    """The decision and its reason."""
     age_s = found.age.ToMilliseconds() / 1000
     where = f"to {found.placement}" if found.placement else "nowhere yet"
     lines = [

@@ -1,4 +1,4 @@
-"""Figures of the reports that can be drawn: matplotlib is an extra, and imported only here."""
+"""Creates figures. matplotlib is an optional dependency and is imported only here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class NoMatplotlib(Exception):
-    """matplotlib is not installed; the text has the line that installs it."""
+    """matplotlib is not installed. The text has the command that installs it."""
 
 
 def new_figure(width_in: float, height_in: float) -> Any:
-    """An empty `matplotlib.figure.Figure` that lays out its own parts. Raises NoMatplotlib."""
+    """Makes an empty `matplotlib.figure.Figure` with automatic layout. Raises NoMatplotlib."""
     try:
         import matplotlib.figure
     except ImportError:

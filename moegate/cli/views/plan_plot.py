@@ -1,4 +1,4 @@
-"""A plan as a picture of four panels. Needs matplotlib."""
+"""A plan as a figure of four panels. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INK, ACCENT, SECOND, GREY = "#1b3a4b", "#d1495b", "#2e86ab", "#8d99ae"
 
 
 def save_png(given: PlanInput, plan: Plan, path: Path) -> None:
-    """Raises NoMatplotlib, and OSError where `path` cannot be written."""
+    """Draws the plan into a PNG file. Raises NoMatplotlib, or OSError if it cannot be written."""
     figure = new_figure(*SIZE_IN)
     axes = figure.subplots(2, 2)
     spread = given.parallelism

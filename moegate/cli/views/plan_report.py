@@ -20,7 +20,7 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
 def tables(given: PlanInput, plan: Plan) -> Group:
-    """What is printed."""
+    """All tables and notes of a plan."""
     parts: list[RenderableType] = [_summary(given, plan), Text(), _loads(plan)]
     if plan.break_evens:
         parts += [Text(), _break_evens(plan)]
@@ -30,7 +30,7 @@ def tables(given: PlanInput, plan: Plan) -> Group:
 
 
 def as_json(given: PlanInput, plan: Plan) -> dict[str, Any]:
-    """Everything; the demand by quantiles of its windows."""
+    """All figures; the demand is given by quantiles of its windows."""
     found = asdict(plan)
     rates = plan.demand.rates
     found["demand"] = {
@@ -124,7 +124,7 @@ def _cost_cells(costs: TokenCosts) -> tuple[str, ...]:
 
 
 def _usd(amount: float) -> str:
-    """Four decimals as long as they say something."""
+    """Formats dollars with four decimals, large amounts without any."""
     return f"{amount:.4f}" if amount < LARGE_USD else f"{amount:,.0f}"
 
 

@@ -1,6 +1,6 @@
-"""The picture that `moegate top` draws of one WatchFleet answer. Pure: message in, text out.
+"""The view of `moegate top`, made from one WatchFleet answer.
 
-What is unknown is a hyphen, never a zero.
+An unknown value is a hyphen, never a zero.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEGEND = (
 
 
 def view(fleet: usage_pb2.WatchFleetResponse, target: str) -> RenderableType:
-    """The whole picture."""
+    """Header, pools, replicas, remotes and legend."""
     parts: list[RenderableType] = [_head(fleet, target)]
     if fleet.pools:
         parts.append(_pools(fleet))

@@ -1,4 +1,4 @@
-"""Rows of the ledger into a file, page by page: as many as there are, in little memory."""
+"""Writes rows of the ledger to a file, page by page, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Pages = AsyncIterator[Sequence[usage_pb2.AttemptRow]]
 
 
 class NoPyarrow(Exception):
-    """Parquet needs an extra."""
+    """pyarrow is not installed. The text has the command that installs it."""
 
 
 def values(row: usage_pb2.AttemptRow) -> list[Any]:
-    """Values of `FIELDS`; None: unknown. Times in UTC, to the microsecond."""
+    """Values of `FIELDS`; None: unknown. Times are in UTC, to the microsecond."""
     found: list[Any] = []
     for field in usage_pb2.AttemptRow.DESCRIPTOR.fields:
         if field.has_presence and not row.HasField(field.name):
@@ -37,7 +37,7 @@ def values(row: usage_pb2.AttemptRow) -> list[Any]:
 
 
 async def write_csv(path: Path, pages: Pages) -> int:
-    """With a line of names; returns the number of rows. Raises OSError."""
+    """Writes CSV with a header line. Returns the number of rows. Raises OSError."""
     count = 0
     file = await asyncio.to_thread(path.open, "w", encoding="utf-8", newline="")
     with file:
@@ -51,7 +51,7 @@ async def write_csv(path: Path, pages: Pages) -> int:
 
 
 async def write_parquet(path: Path, pages: Pages) -> int:
-    """One row group a few pages. Returns the number of rows. Raises NoPyarrow or OSError."""
+    """Writes Parquet. Returns the number of rows. Raises NoPyarrow or OSError."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -92,7 +92,7 @@ _KINDS = {
 
 
 def _texts(row: usage_pb2.AttemptRow) -> list[Any]:
-    """For CSV: times as ISO 8601, nothing for what is unknown."""
+    """Values for CSV: times as ISO 8601, an unknown value as an empty cell."""
     return [
         value.isoformat() if isinstance(value, datetime) else "" if value is None else value
         for value in values(row)

@@ -1,4 +1,4 @@
-"""Spend for readers: a table, JSON, a picture."""
+"""Spend as a table, as JSON, and as a figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_BARS = 40
 
 
 def usd(nano_usd: int) -> str:
-    """Dollars, to the cent, or to the nano-dollar where that says more than zero."""
+    """Formats dollars to the cent; amounts below one dollar with all their decimals."""
     dollars = Decimal(nano_usd) / NANO_USD
     if nano_usd == 0 or abs(dollars) >= 1:
         return f"{dollars:,.2f}"
@@ -29,7 +29,7 @@ def usd(nano_usd: int) -> str:
 
 
 def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTable:
-    """A row for each group, and their sum."""
+    """A row for each group, and a row with their sum."""
     rows = FittedTable(
         [
             *(Column(header=name) for name in groups),
@@ -53,7 +53,7 @@ def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTa
 
 
 def as_json(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> dict[str, Any]:
-    """Everything, money in nano-USD."""
+    """All figures; money in nano-USD."""
     return {
         "rows": [
             {
@@ -67,7 +67,7 @@ def as_json(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> dict[s
 
 
 def save_png(groups: Sequence[str], answer: usage_pb2.GetSpendResponse, path: Path) -> None:
-    """Charges and metered cost as bars. Raises NoMatplotlib or OSError."""
+    """Draws charges and metered cost as bars. Raises NoMatplotlib or OSError."""
     rows = list(answer.rows[:MAX_BARS])
     names = [" / ".join(row.group) or "all" for row in rows]
     figure = new_figure(10, 1.5 + 0.35 * max(3, len(rows)))

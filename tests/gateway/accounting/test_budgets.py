@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.accounting.accounts import Accounts, accounts
+from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.budgets import BudgetRefused, BudgetUnchecked
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
@@ -23,14 +23,14 @@ HOLDER = Holder("team", "capped", None)
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, *, each_session: bool = False) -> AsyncIterator[Accounts]:
+async def opened(folder: Path, *, each_session: bool = False) -> AsyncIterator[Accounting]:
     budget = BudgetConfig(
         tenant="team", key="capped", period=Period.MONTH, cap_usd="1.0", each_session=each_session
     )
     config = msgspec.structs.replace(
         GatewayConfig(), ledger=LedgerConfig(retain_days=36_500), budgets=(budget,)
     )
-    async with accounts(config, folder) as made:
+    async with open_accounting(config, folder) as made:
         yield made
 
 
@@ -64,7 +64,7 @@ async def test_try_reserve_raises_what_the_store_refused_lately(
         assert refused.value.retry_after_s is None
         assert not budgets.try_reserve("capped/1", HOLDER, 1000)  # less may be had
         monkeypatch.setattr("gateway.accounting.budgets.REFUSED_S", 0.0)
-        budgets.ask_again()
+        budgets.forget_refusals()
         with pytest.raises(BudgetRefused):
             await budgets.reserve("capped/1", HOLDER, too_much)
         assert not budgets.try_reserve("capped/1", HOLDER, too_much)  # what is remembered is over

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounting.ledger.append import append
-from gateway.accounting.ledger.database import SqliteTx, create_tables, run_now
 from gateway.accounting.ledger.leases import Extended, Owner, extend
-from gateway.accounting.ledger.rows import entry
+from gateway.accounting.ledger.rows import pending_row
+from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_book import BudgetBook
 from scheduler.budgets.budget_window import HOUR_S, Period
-from tests.ledgers import TIME_S, settled
+from tests.ledgers import TIME_S, make_tables, settled
 
 NOW_S = TIME_S + HOUR_S / 2
 """In the middle of an hour that begins at `TIME_S`."""
@@ -63,7 +63,7 @@ def test_it_starts_with_what_was_spent_before(
     holder = Holder("team", "k0", session_id)
     lease = book.extension(holder, 10, NOW_S).lease
     entries = [
-        entry(
+        pending_row(
             settled(
                 tenant=row.tenant,
                 key_id=row.key_id,
@@ -77,7 +77,7 @@ def test_it_starts_with_what_was_spent_before(
     ]
     connection = sqlite3.connect(":memory:", isolation_level=None)
     tx = SqliteTx(connection)
-    run_now(create_tables(tx))
+    make_tables(connection)
     run_now(append(tx, "before", 0, entries))
     granted = run_now(extend(tx, Owner("gateway", "now"), lease, 10))
     [(spent,)] = connection.execute("SELECT settled_nano_usd FROM account").fetchall()

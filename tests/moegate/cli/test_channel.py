@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 from pathlib import Path
 
 import grpc
@@ -20,6 +21,8 @@ from moegate.cli.channel import (
     open_channel,
 )
 from moegate.cli.command_runner import INTERRUPTED, CommandFailed, run_command
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def arguments(*given: str) -> argparse.Namespace:
@@ -110,3 +113,17 @@ def test_a_command_ends_with_a_status_and_its_failure_on_stderr(
 
     assert run_command(work()) == status
     assert capsys.readouterr().err == told
+
+
+def test_no_other_module_of_the_command_line_imports_grpc() -> None:
+    found = set()
+    for path in (ROOT / "moegate" / "cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.partition(".")[0] in ("grpc", "grpc_status") for name in names):
+                found.add(path.name)
+    assert found == {"channel.py"}

@@ -68,3 +68,18 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     error = capsys.readouterr().err
     assert "in use" in error
     assert "Traceback" not in error
+
+
+def test_each_kind_of_file_is_known_to_the_command_for_the_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    examples = ROOT / "examples"
+    assert main(["prices", "check", str(examples / "moegate.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "1 problem" in error
+    assert "this is the configuration of a gateway, not a price catalog" in error
+    assert "moegate check FILE" in error
+    assert main(["check", str(examples / "prices.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "this is a price catalog, not the configuration of a gateway" in error
+    assert "moegate prices check FILE" in error

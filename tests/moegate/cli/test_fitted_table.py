@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from rich.console import Console, RenderableType
 
@@ -129,42 +127,6 @@ def test_prices_fit(
     assert max(map(len, out.splitlines())) <= int(columns)
     assert "deepinfra/deepseek-ai/DeepSeek-V4.1-Flash" in out
     assert ("wider terminal also: since, until, checked" in out) == (columns == "80")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "usage"),
-    [
-        (["top", "--nope"], "usage: moegate top "),
-        (["prices", "show", "--nope"], "usage: moegate prices show "),
-        (["up", "--tiny", "--nope"], "usage: moegate up "),
-        (["admin", "reload", "nope"], "usage: moegate admin reload "),
-    ],
-)
-def test_unknown_arguments_show_the_usage_of_their_command(
-    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(usage)
-    assert "unrecognized arguments: " in error
-    assert "nope" in error
-
-
-def test_each_kind_of_file_is_known_to_the_command_for_the_other(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    examples = Path(__file__).resolve().parents[3] / "examples"
-    assert main(["prices", "check", str(examples / "moegate.yaml")]) == 1
-    error = capsys.readouterr().err
-    assert "1 problem" in error
-    assert "this is the configuration of a gateway, not a price catalog" in error
-    assert "moegate check FILE" in error
-    assert main(["check", str(examples / "prices.yaml")]) == 1
-    error = capsys.readouterr().err
-    assert "this is a price catalog, not the configuration of a gateway" in error
-    assert "moegate prices check FILE" in error
 
 
 @pytest.mark.parametrize(

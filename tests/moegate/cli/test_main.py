@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moegate.cli import commands
-from moegate.cli.main import COMMANDS
+from moegate.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(sys.executable).with_name("moegate")
@@ -84,3 +84,24 @@ def test_only_the_module_of_the_given_command_is_imported(
     )
     ended = started([sys.executable, "-c", script], None, *arguments)
     assert (ended.returncode, ended.stderr.split()) == (0, imported)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["top", "--nope"], "usage: moegate top "),
+        (["prices", "show", "--nope"], "usage: moegate prices show "),
+        (["up", "--tiny", "--nope"], "usage: moegate up "),
+        (["admin", "reload", "nope"], "usage: moegate admin reload "),
+    ],
+)
+def test_unknown_arguments_show_the_usage_of_their_command(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(usage)
+    assert "unrecognized arguments: " in error
+    assert "nope" in error

@@ -17,24 +17,25 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.accounting.budgets import counted
+from gateway.accounting.budgets import settle_against_budgets
 from gateway.accounting.ledger.append import append
-from gateway.accounting.ledger.database import SqliteTx, Tx, create_tables, run_now
+from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     Owner,
     close,
     extend,
     give_back,
-    heard,
-    recover_own,
-    recover_silent,
+    record_heartbeat,
+    recover_own_leases,
+    recover_silent_gateways,
 )
-from gateway.accounting.ledger.rows import Entry, entry
+from gateway.accounting.ledger.rows import PendingRow, pending_row
+from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, Holder, Refusal
 from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, Extend, GiveBack, Lease
 from scheduler.budgets.budget_window import HOUR_S, Period
-from tests.ledgers import TIME_S, settled
+from tests.ledgers import TIME_S, make_tables, settled
 
 T = TypeVar("T")
 GATEWAYS = st.integers(0, 1)
@@ -73,7 +74,7 @@ class Gateway:
     number: int
     epoch: int
     budgets: tuple[Budget, ...]
-    rows: list[Entry] = field(default_factory=list)
+    rows: list[PendingRow] = field(default_factory=list)
     first_seq: int = 0
     running: list[Request] = field(default_factory=list)
     jobs: deque[Callable[[bool], None]] = field(default_factory=deque)
@@ -102,7 +103,7 @@ class Budgets(RuleBasedStateMachine):
         """`calm`: nothing dies."""
         self.calm = calm
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        self.write(create_tables)
+        make_tables(self.connection)
         self.budgets: tuple[Budget, ...] = ALWAYS
         self.now = TIME_S
         self.epochs = iter(range(10_000))
@@ -245,7 +246,7 @@ class Budgets(RuleBasedStateMachine):
         attempt = settled(
             request.request_id, charged=charge, key_id=request.key_id, ended_unix_s=self.now
         )
-        row = entry(attempt, counted(gateway.book, attempt))
+        row = pending_row(attempt, settle_against_budgets(gateway.book, attempt))
         assert (row.budgeted_nano_usd, row.overrun_nano_usd) == (counts, beyond)
         assert row.lease_id == request.lease.lease_id
         request.left -= min(counts, request.left)
@@ -304,14 +305,14 @@ class Budgets(RuleBasedStateMachine):
         # What an upstream counted beyond its worst case, and no row says yet, is lost for good.
         self.truth -= self.gateways[n].unwritten_overruns
         self.gateways[n] = Gateway(n, next(self.epochs), self.budgets)
-        self.write(lambda tx: recover_own(tx, self.gateways[n].owner))
+        self.write(lambda tx: recover_own_leases(tx, self.gateways[n].owner))
 
     @rule(n=GATEWAYS, rare=RARE)
     def take_the_other_for_dead(self, n: int, rare: int) -> None:
         if rare or self.calm:
             return
-        self.write(lambda tx: heard(tx, self.gateways[n].owner))
-        self.write(lambda tx: recover_silent(tx, self.gateways[n].owner, -1e12))
+        self.write(lambda tx: record_heartbeat(tx, self.gateways[n].owner))
+        self.write(lambda tx: recover_silent_gateways(tx, self.gateways[n].owner, -1e12))
 
     @precondition(lambda self: LATER not in self.budgets and self.runs_of("k1"))
     @rule()

@@ -43,10 +43,11 @@ def waiting(
 def drain(line: ModelQueue, charge: float = 1.0) -> list[str]:
     """Serves one after the other, as if each look found a place."""
     names = []
-    while (first := next(line.candidates(), None)) is not None:
+    while (candidate := next(line.candidates(), None)) is not None:
+        _, first = candidate
         names.append(first.request.request_id)
         line.remove(first.request.request_id)
-        line.started(first)
+        line.credit_lower_classes(first)
         line.counters.charge(first.request.tenant, first.request.weight, charge)
     return names
 
@@ -95,15 +96,23 @@ def test_tenants_share_by_weight_and_get_nothing_for_their_absence() -> None:
     assert sum(name.startswith("c") for name in drain(line)[:20]) <= 11
 
 
+def tried(line: ModelQueue) -> list[str]:
+    """The candidates that are tried while the first of them competes with the others."""
+    candidates = list(line.candidates())
+    return [q.request.request_id for rank, q in candidates if rank <= candidates[0][0]]
+
+
 def test_who_cannot_be_in_time_any_more_waits_behind_who_can() -> None:
     line = queue()
     line.push(waiting(request("first"), late_s=3.0))
     line.push(waiting(request("second", arrival_s=1.0)))
-    assert [(due, q.request.request_id) for due, q in line.due(2.5)] == [(Due.LAST_CALL, "first")]
-    assert [(due, q.request.request_id) for due, q in line.due(3.0)] == [(Due.LATE, "first")]
-    assert [q.request.request_id for q in line.candidates()] == ["second"]
+    assert [(due, q.request.request_id) for due, q in line.pop_due(2.5)] == [
+        (Due.LAST_CALL, "first")
+    ]
+    assert [(due, q.request.request_id) for due, q in line.pop_due(3.0)] == [(Due.LATE, "first")]
+    assert tried(line) == ["second"]
     line.remove("second")
-    assert [q.request.request_id for q in line.candidates()] == ["first"]
+    assert tried(line) == ["first"]
     assert list(line.candidates(hold_late=True)) == []
 
 
@@ -138,7 +147,7 @@ def test_a_full_queue_gives_way_by_class_and_then_by_the_longest_line() -> None:
     line.push(waiting(request("batch", SloClass.BATCH, tenant="b")))
 
     def gives_way(made: Request) -> str | None:
-        victim = line.give_way(made)
+        victim = line.displaceable(made)
         return None if victim is None else victim.request.request_id
 
     assert gives_way(request("x")) == "batch"
@@ -179,7 +188,7 @@ def test_sums_and_membership_agree_whatever_happens(steps: list[Step], shedding:
                 name = f"r{value}"
                 assert (line.remove(name) is not None) == (inside.pop(name, None) is not None)
             case "due":
-                due = list(line.due(float(value)))
+                due = list(line.pop_due(float(value)))
                 gone = {q.request.request_id for what, q in due if what is Due.EXPIRED}
                 assert gone == {name for name, q in inside.items() if q.expires_s <= value}
                 for name in gone:

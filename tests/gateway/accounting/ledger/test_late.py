@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.accounting.accounts import accounts
-from gateway.accounting.budgets import counted
-from gateway.accounting.ledger.leases import Owner, recover_silent
+from gateway.accounting.accounting import open_accounting
+from gateway.accounting.budgets import settle_against_budgets
+from gateway.accounting.ledger.leases import Owner, recover_silent_gateways
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets.budget import Budget
@@ -25,18 +25,18 @@ CONFIG = msgspec.structs.replace(
 async def test_rows_of_a_recovered_lease_are_booked_once_in_whatever_batches_they_come(
     tmp_path: Path,
 ) -> None:
-    async with accounts(CONFIG, tmp_path) as made:
+    async with open_accounting(CONFIG, tmp_path) as made:
         holder = made.budgets.holder("team", "capped", "")
         assert holder is not None
         for name in ("capped/1", "capped/2", "capped/3"):
             await made.budgets.reserve(name, holder, 1000)
         granted = await one(made.database, "SELECT granted_nano_usd FROM lease")
-        await made.write(lambda tx: recover_silent(tx, Owner("other", "later"), -1e12))
+        await made.write(lambda tx: recover_silent_gateways(tx, Owner("other", "later"), -1e12))
         assert await booked(made.database) == granted
         total = 0
         # The last is an overrun: more than the lease, and so than its recovery, ever held.
         for name, charge in (("capped/1", 600), ("capped/2", 900), ("capped/3", granted)):
-            made.take(settled(name, charged=charge, key_id="capped"))
+            made.record_attempt(settled(name, charged=charge, key_id="capped"))
             total += charge
             await made.write(_nothing)
             assert await booked(made.database) == max(granted, total)
@@ -48,10 +48,10 @@ async def test_rows_of_a_recovered_lease_are_booked_once_in_whatever_batches_the
 
 def test_a_budget_counts_what_ran_before_any_budget_did() -> None:
     book = BudgetBook(lambda: "lease")
-    assert counted(book, settled(key_id="k")) is None
+    assert settle_against_budgets(book, settled(key_id="k")) is None
     day = Budget(tenant="team", key_id="k", period=Period.DAY, cap_nano_usd=10)
     book.set_budgets((day,))
-    found = counted(book, settled(key_id="k", charged=7))
+    found = settle_against_budgets(book, settled(key_id="k", charged=7))
     assert found is not None
     assert (found.lease_id, found.budgeted_nano_usd, found.overrun_nano_usd) == (None, 7, 0)
     assert [account.key_id for account in found.others] == ["k"]

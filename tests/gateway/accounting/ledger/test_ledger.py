@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.accounting.accounts import Accounts, accounts
+from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.budgets import BudgetUnchecked
-from gateway.accounting.ledger.append import appending
-from gateway.accounting.ledger.database import LedgerUnusable, SqliteDatabase, Tx
+from gateway.accounting.ledger.append import transactional_append
+from gateway.accounting.ledger.database import LedgerUnusable, Tx
 from gateway.accounting.ledger.ledger import Ledger as Writer
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError
@@ -29,18 +30,18 @@ CAP_USD = "1.0"
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, backlog_rows: int = 1000) -> AsyncIterator[Accounts]:
+async def opened(folder: Path, backlog_rows: int = 1000) -> AsyncIterator[Accounting]:
     budget = BudgetConfig(tenant="team", key="capped", period=Period.MONTH, cap_usd=CAP_USD)
     config = msgspec.structs.replace(
         GatewayConfig(),
         ledger=LedgerConfig(backlog_rows=backlog_rows, retain_days=36_500),
         budgets=(budget,),
     )
-    async with accounts(config, folder) as made:
+    async with open_accounting(config, folder) as made:
         yield made
 
 
-async def disk(made: Accounts, *, full: bool) -> None:
+async def disk(made: Accounting, *, full: bool) -> None:
     """SQLite's own limit on the size of its file: the error is that of a full disk."""
 
     async def limit(tx: Tx) -> None:
@@ -58,7 +59,7 @@ async def test_rows_of_a_full_disk_wait_and_are_written_once_it_has_room(tmp_pat
     async with opened(tmp_path) as made:
         await disk(made, full=True)
         for i in range(800):
-            made.take(settled(f"key/{i}", charged=1))
+            made.record_attempt(settled(f"key/{i}", charged=1))
         await until(lambda: made.ledger.status.error != "")
         assert "full" in made.ledger.status.error
         # A grant cannot be had: a budget that cannot be checked is not spent.
@@ -87,7 +88,7 @@ async def test_beyond_the_bound_rows_are_lost_counted_and_covered_by_their_lease
         for i in range(1, 1201):
             request_id = f"capped/{i}"
             await made.budgets.reserve(request_id, holder, 2000)
-            made.take(settled(request_id, charged=1000, key_id="capped"))
+            made.record_attempt(settled(request_id, charged=1000, key_id="capped"))
             made.budgets.release(request_id)
         await until(lambda: made.ledger.status.error != "")
         lost = made.ledger.status.lost_rows
@@ -108,7 +109,7 @@ async def test_the_end_writes_what_waits_and_closes_the_leases(tmp_path: Path) -
         holder = made.budgets.holder("team", "capped", "")
         assert holder is not None
         await made.budgets.reserve("capped/1", holder, 500)
-        made.take(settled("capped/1", charged=300, key_id="capped"))
+        made.record_attempt(settled("capped/1", charged=300, key_id="capped"))
         made.budgets.release("capped/1")
     async with opened(tmp_path) as made:
         assert await booked(made.database) == 300
@@ -146,8 +147,8 @@ async def test_old_rows_are_deleted_in_pieces(tmp_path: Path) -> None:
     async with opened(tmp_path, backlog_rows=20_000) as made:
         now = time.time()
         for i in range(PIECE_ROWS + 10):
-            made.take(settled(f"key/{i}", charged=1, ended_unix_s=now - 500 * 86_400))
-        made.take(settled("key/new", charged=1, ended_unix_s=now))
+            made.record_attempt(settled(f"key/{i}", charged=1, ended_unix_s=now - 500 * 86_400))
+        made.record_attempt(settled("key/new", charged=1, ended_unix_s=now))
         await until(lambda: made.ledger.status.backlog_rows == 0)
         before_us = round((now - 400 * 86_400) * 1e6)
         deleted = [await made.write(lambda tx: delete_old(tx, before_us)) for _ in range(3)]
@@ -158,7 +159,7 @@ async def test_old_rows_are_deleted_in_pieces(tmp_path: Path) -> None:
 async def test_nothing_blocks_the_loop_while_a_batch_is_written(tmp_path: Path) -> None:
     async with opened(tmp_path, backlog_rows=100_000) as made:
         for i in range(20_000):
-            made.take(settled(f"key/{i}", charged=1))
+            made.record_attempt(settled(f"key/{i}", charged=1))
         turns = 0
         while made.ledger.status.backlog_rows:
             await asyncio.sleep(0)
@@ -170,7 +171,7 @@ async def test_nothing_blocks_the_loop_while_a_batch_is_written(tmp_path: Path) 
 @pytest.mark.parametrize("turns", range(8))
 async def test_the_writer_ends_at_whatever_moment_it_is_told_to(tmp_path: Path, turns: int) -> None:
     async with opened(tmp_path) as made:
-        writer = Writer(made.database, appending(made.database, "other"), 10, None)
+        writer = Writer(made.database, transactional_append(made.database, "other"), 10, None)
         running = asyncio.create_task(writer.run())
         await asyncio.sleep(0)
         asking = asyncio.create_task(writer.after_rows(nothing, 30.0))

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.accounting.accounts import accounts
-from gateway.accounting.ledger.database import LedgerUnusable, SqliteDatabase
+from gateway.accounting.accounting import open_accounting
+from gateway.accounting.ledger.database import LedgerUnusable
 from gateway.accounting.ledger.ledger import BATCH_ROWS
 from gateway.accounting.ledger.ledger import Ledger as Writer
-from gateway.accounting.ledger.rows import Entry, entry
+from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.spool import Spool
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.problems import ConfigError
@@ -37,14 +38,14 @@ ROWS = "SELECT COUNT(*) FROM attempt WHERE attempt > 0"
 RECOVERIES = "SELECT COUNT(*) FROM attempt WHERE state = 'lease_recovery'"
 
 
-def row(number: int) -> Entry:
-    return entry(settled(f"key/{number}", charged=number), None)
+def row(number: int) -> PendingRow:
+    return pending_row(settled(f"key/{number}", charged=number), None)
 
 
 def numbers(spool: Spool) -> list[tuple[str, int]]:
     """Epochs and numbers of the rows of a spool; each is the row of its number."""
     found = []
-    for run in spool.left_over():
+    for run in spool.unwritten_rows():
         for place, kept in enumerate(run.entries):
             assert kept == row(run.first_seq + place)
             found.append((run.epoch, run.first_seq + place))
@@ -79,12 +80,12 @@ def test_what_the_database_does_not_have_is_always_in_it(
     with opened(path, "first") as spool:
         for before, meanwhile in steps:
             for _ in range(before):
-                spool.keep(taken, row(taken))
+                spool.append(taken, row(taken))
                 taken += 1
             batch = taken
-            spool.turn(written)
+            spool.swap_files(written)
             for _ in range(meanwhile):
-                spool.keep(taken, row(taken))
+                spool.append(taken, row(taken))
                 taken += 1
             assert {seq for _, seq in numbers(spool)} >= set(range(written, taken))
             written = batch
@@ -95,7 +96,7 @@ def test_what_the_database_does_not_have_is_always_in_it(
         spool.clear()
         assert numbers(spool) == []
         for seq in range(3):
-            spool.keep(seq, row(seq))
+            spool.append(seq, row(seq))
     # A record that the machine's end has cut short is none, and neither is what follows it.
     size = path.stat().st_size
     os.truncate(path, max(0, size - cut))
@@ -111,43 +112,43 @@ def copy(folder: Path, to: Path) -> None:
 
 
 async def test_rows_of_a_killed_gateway_are_there_after_the_next_start(tmp_path: Path) -> None:
-    async with accounts(CONFIG, tmp_path / "a") as made:
+    async with open_accounting(CONFIG, tmp_path / "a") as made:
         holder = made.budgets.holder("team", "capped", "")
         assert holder is not None
         await made.budgets.reserve("capped/0", holder, 2000)
         for i in range(40):
-            made.take(settled(f"key/{i}", charged=1))
-        made.take(settled("capped/0", charged=700, key_id="capped"))
+            made.record_attempt(settled(f"key/{i}", charged=1))
+        made.record_attempt(settled("capped/0", charged=700, key_id="capped"))
         copy(tmp_path / "a", tmp_path / "b")  # the loop had no turn: no row is in the database
-    async with accounts(CONFIG, tmp_path / "b") as made:
+    async with open_accounting(CONFIG, tmp_path / "b") as made:
         assert await one(made.database, ROWS) == 41
         assert await one(made.database, RECOVERIES) == 1
         committed = await one(made.database, "SELECT committed_nano_usd FROM account")
         assert committed == await booked(made.database) - 40  # of the key that has no budget
-        made.take(settled("key/41", charged=1))
+        made.record_attempt(settled("key/41", charged=1))
         await made.write(nothing)  # row 0 of this process, over the spool's old records
         copy(tmp_path / "b", tmp_path / "c")
-    async with accounts(CONFIG, tmp_path / "c") as made:
+    async with open_accounting(CONFIG, tmp_path / "c") as made:
         assert await one(made.database, ROWS) == 42
         assert await one(made.database, RECOVERIES) == 1
 
 
 async def test_an_orderly_end_leaves_nothing(tmp_path: Path) -> None:
-    async with accounts(CONFIG, tmp_path) as made:
-        made.take(settled("key/0"))
+    async with open_accounting(CONFIG, tmp_path) as made:
+        made.record_attempt(settled("key/0"))
     assert (tmp_path / SPOOL).stat().st_size == (tmp_path / f"{SPOOL}2").stat().st_size == 0
 
 
 async def test_rows_of_another_ledger_are_refused_and_stay(tmp_path: Path) -> None:
-    async with accounts(CONFIG, tmp_path / "a") as made:
-        made.take(settled("key/0"))
+    async with open_accounting(CONFIG, tmp_path / "a") as made:
+        made.record_attempt(settled("key/0"))
         copy(tmp_path / "a", tmp_path / "b")
     for file in (tmp_path / "b").glob(f"{LedgerConfig().sqlite}*"):
         if not file.name.startswith(SPOOL):
             file.unlink()
     for _ in range(2):
         with pytest.raises(ConfigError, match="it holds rows of another ledger"):
-            async with accounts(CONFIG, tmp_path / "b"):
+            async with open_accounting(CONFIG, tmp_path / "b"):
                 pass
 
 
@@ -156,11 +157,11 @@ def test_a_spool_has_one_gateway_and_one_version(tmp_path: Path) -> None:
     with opened(path, "first") as spool:
         with pytest.raises(LedgerUnusable, match="another gateway has it"):
             Spool(path, "second")
-        spool.keep(0, row(0))
+        spool.append(0, row(0))
     body = msgspec.msgpack.encode((99, "first", 0, row(0)))
     path.write_bytes(struct.pack("<II", len(body), zlib.crc32(body)) + body)
     with opened(path, "second") as spool, pytest.raises(LedgerUnusable, match="version 99"):
-        spool.left_over()
+        spool.unwritten_rows()
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerUnusable, match=r"exists|directory"):
         Spool(tmp_path / "file" / "spool", "third")
@@ -175,9 +176,9 @@ async def test_rows_that_find_no_room_wait_in_memory(tmp_path: Path) -> None:
             if link.is_symlink() and os.readlink(link) == str(tmp_path / "spool")
         ]
         room, full = os.dup(descriptor), os.open("/dev/full", os.O_RDWR)
-        spool.keep(0, row(0))
+        spool.append(0, row(0))
         os.dup2(full, descriptor)
-        spool.keep(1, row(1))
+        spool.append(1, row(1))
         assert not spool.works
         os.dup2(room, descriptor)
         os.close(room)
@@ -186,7 +187,7 @@ async def test_rows_that_find_no_room_wait_in_memory(tmp_path: Path) -> None:
 
         def works() -> bool:
             nonlocal taken
-            spool.keep(taken, row(taken))
+            spool.append(taken, row(taken))
             taken += 1
             return spool.works
 
@@ -204,7 +205,7 @@ async def test_it_is_bounded_while_the_database_never_catches_up(tmp_path: Path)
     largest = seq = 0
     with opened(tmp_path / "spool", "only") as spool:
 
-        async def append(first_seq: int, entries: Sequence[Entry], durable: bool) -> None:
+        async def append(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
             nonlocal largest
             if first_seq >= 20 * BATCH_ROWS:
                 return

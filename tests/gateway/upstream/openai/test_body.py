@@ -24,8 +24,7 @@ from gateway.domain.generation import (
 )
 from gateway.upstream.features import unsupported
 from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body, generation_path
-from gateway.upstream.token_estimate import estimated_prompt_tokens
-from gateway.upstream.vllm.body import VLLM_OPTIONS, tokenize_body, vllm_body
+from gateway.upstream.vllm.body import VLLM_OPTIONS, vllm_body
 
 Dialect = Callable[[Generation], dict[str, Any]]
 HELLO = Chat(messages=(Message(role=Role.USER, parts=("Hello",)),))
@@ -214,25 +213,3 @@ def test_what_a_plain_server_has_no_word_for_is_named_and_never_sent() -> None:
 def test_a_plain_generation_is_supported_everywhere() -> None:
     for plain in (GENERATION, replace(GENERATION, input="Hello", logprobs=1)):
         assert unsupported(plain, OPENAI_FEATURES) == ()
-
-
-def test_tokenize_takes_what_shapes_the_prompt() -> None:
-    generation = replace(GENERATION, input=replace(HELLO, tools=(WEATHER,)))
-    sent = msgspec.json.decode(tokenize_body(generation, "up"))
-    assert sent["messages"] == [{"role": "user", "content": "Hello"}]
-    assert sent["tools"][0]["function"]["name"] == "weather"
-    assert set(sent) == {"model", "messages", "tools"}
-    raw = msgspec.json.decode(tokenize_body(replace(GENERATION, input="Hello"), "up"))
-    assert raw == {"model": "up", "prompt": "Hello"}
-    with pytest.raises(ValueError, match="need no counting"):
-        tokenize_body(replace(GENERATION, input=(1,)), "up")
-
-
-def test_the_estimate_of_a_prompt() -> None:
-    assert estimated_prompt_tokens(replace(GENERATION, input=(1, 2, 3))) == 3
-    assert estimated_prompt_tokens(replace(GENERATION, input="é" * 8)) == 4
-    assert estimated_prompt_tokens(GENERATION) == 2
-    empty = Chat(messages=(Message(role=Role.ASSISTANT, parts=()),))
-    assert estimated_prompt_tokens(replace(GENERATION, input=empty)) == 1
-    with_tools = replace(HELLO, tools=(WEATHER,))
-    assert estimated_prompt_tokens(replace(GENERATION, input=with_tools)) > len(SCHEMA) / 4

@@ -1,7 +1,7 @@
-"""The demo from start to end: fleet, load, live view, closing report.
+"""Runs the demo: fleet, load, live view, closing report.
 
-show -> _load_with_view: the load runs while the engines are scraped and the view is drawn; a
-failure of either ends both. Leaving `Processes` ends every process, whatever happened.
+The engines are scraped and the view is drawn while the load runs; a failure of either ends both.
+Leaving the context of `Processes` ends every process, whatever happened.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.live import Live
 
 from moegate.demo import fleet as fleets
-from moegate.demo.account import COMPLETE, Result, checks
-from moegate.demo.bills import bills
+from moegate.demo.checks import COMPLETE, RunResult, checks
+from moegate.demo.client_results import ClientResults
+from moegate.demo.cost_comparison import compare_costs
 from moegate.demo.fleet import Fleet
 from moegate.demo.load import DEADLINE_S, LoadGenerator
 from moegate.demo.overflows import overflows
@@ -25,24 +26,26 @@ from moegate.demo.processes import Processes
 from moegate.demo.scrape import Scraper
 from moegate.demo.summary import report
 from moegate.demo.table import Snapshot, line, table
-from moegate.demo.tally import Tally
 from simulation.workloads import Burst, PlannedRequest, Workload, plan
 
-LOOK_S = 0.5
-"""Between two looks at the engines, and two pictures."""
+SCRAPE_INTERVAL_S = 0.5
+"""Interval of scrapes and of updates of the view."""
 LINE_S = 5.0
-"""Between two lines where there is no terminal."""
+"""Interval of progress lines if there is no terminal."""
 IDLE_S = 10.0
-"""How long the engines may take to become idle after the last request."""
+"""Time that the engines may take to become idle after the last request."""
 TENANTS = 8
 LENGTH_SCALE = 0.4
-"""Of the trace's lengths: the replicas are that much slower, and a minute must show enough."""
+"""Factor on the lengths of the trace, because the replicas are slow and the demo is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the command line says. `kill_after_s`: when a replica is killed, None: never;
-    `metrics_listen`: where the gateway shows its metrics, None: nowhere."""
+class DemoSettings:
+    """Arguments of the command.
+
+    `kill_after_s`: time at which the demo kills a replica; None: never. `metrics_listen`: address
+    of the gateway's metrics page; None: no page.
+    """
 
     duration_s: float
     rate_per_s: float
@@ -51,8 +54,8 @@ class Settings:
     metrics_listen: str | None = None
 
 
-def workload(settings: Settings) -> Workload:
-    """Steady, a burst of more than the fleet can carry, steady."""
+def workload(settings: DemoSettings) -> Workload:
+    """A steady load, a burst that exceeds the fleet's capacity, and a steady load again."""
     burst = Burst(start_s=settings.duration_s * 0.35, end_s=settings.duration_s * 0.65, factor=3.0)
     return Workload(
         duration_s=settings.duration_s,
@@ -63,8 +66,8 @@ def workload(settings: Settings) -> Workload:
     )
 
 
-async def show(settings: Settings, console: Console) -> bool:
-    """Runs the demo; True when everything that must hold held. Raises ProcessFailed."""
+async def run_demo(settings: DemoSettings, console: Console) -> bool:
+    """Runs the demo. True if every check holds. Raises ProcessFailed."""
     shape = workload(settings)
     planned = plan(shape, settings.seed)
     console.print(
@@ -91,16 +94,16 @@ async def show(settings: Settings, console: Console) -> bool:
 
 
 class _Run:
-    """One run of the load against a fleet that serves."""
+    """One run of the load against the fleet."""
 
     def __init__(
-        self, fleet: Fleet, session: aiohttp.ClientSession, settings: Settings, shape: Workload
+        self, fleet: Fleet, session: aiohttp.ClientSession, settings: DemoSettings, shape: Workload
     ) -> None:
         self._fleet = fleet
         self._settings = settings
         self._shape = shape
         self._clock = asyncio.get_running_loop().time
-        self._tally = Tally()
+        self._results = ClientResults()
         urls = {**fleet.replica_urls, **fleet.remote_urls}
         self._scraper = Scraper(urls, session, self._clock)
         self._tokens_before: dict[str, int] = {}
@@ -108,15 +111,15 @@ class _Run:
         self._killed: str | None = None
 
     async def load_with_view(self, planned: tuple[PlannedRequest, ...], console: Console) -> None:
-        """Sends the load and draws; returns when every request has ended."""
-        await self._scraper.look()
-        # The gateway's one-token probes at the start belong to no request.
+        """Sends the load and draws the view. Returns when every request has ended."""
+        await self._scraper.scrape()
+        # Tokens of the gateway's probes at the start belong to no request.
         self._tokens_before = {
             name: engine.generated_tokens for name, engine in self._scraper.engines.items()
         }
         self._start_s = self._clock()
         async with fleets.channel(self._fleet.address) as channel:
-            load = LoadGenerator(channel, fleets.MODEL, self._fleet.keys, self._tally)
+            load = LoadGenerator(channel, fleets.MODEL, self._fleet.keys, self._results)
             async with (
                 asyncio.timeout(self._shape.duration_s + 2 * DEADLINE_S),
                 asyncio.TaskGroup() as group,
@@ -131,22 +134,22 @@ class _Run:
         self._end_s = self._clock()
 
     async def until_idle(self) -> int:
-        """Waits until no engine has a request; returns how many are left after `IDLE_S`."""
+        """Waits until no engine has a request. Returns the number that is left after `IDLE_S`."""
         deadline_s = self._clock() + IDLE_S
         while True:
-            await self._scraper.look()
+            await self._scraper.scrape()
             left = sum(e.running + e.waiting for e in self._scraper.engines.values())
             if left == 0 or self._clock() > deadline_s:
                 return left
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(SCRAPE_INTERVAL_S)
 
     def result(
         self, planned: tuple[PlannedRequest, ...], left_over: int, processes: Processes
-    ) -> Result:
-        """The run, over."""
-        return Result(
+    ) -> RunResult:
+        """The result of the run."""
+        return RunResult(
             planned=len(planned),
-            tally=self._tally,
+            clients=self._results,
             generated_tokens={
                 name: engine.generated_tokens - self._tokens_before[name]
                 for name, engine in self._scraper.engines.items()
@@ -156,8 +159,8 @@ class _Run:
             exit_statuses={p.name: (p.exit_status, p.ended_cleanly) for p in processes.all},
             load_s=self._end_s - self._start_s,
             usd_per_hour=self._fleet.usd_per_hour,
-            bills=bills(
-                complete=self._tally.of(*COMPLETE),
+            costs=compare_costs(
+                complete=self._results.of(*COMPLETE),
                 planned=planned,
                 price=fleets.REMOTE_PRICE,
                 replicas=fleets.REPLICAS,
@@ -168,30 +171,30 @@ class _Run:
                 ),
                 load_s=self._end_s - self._start_s,
             ),
-            overflows=overflows(self._tally.ended, self._start_s),
+            overflows=overflows(self._results.ended, self._start_s),
         )
 
     async def _draw(self, console: Console) -> None:
-        """Draws until cancelled: a live table on a terminal, else a line now and then."""
+        """Draws until cancelled: a live table on a terminal, else a line every `LINE_S`."""
         if not console.is_terminal:
             next_line_s = self._clock() + LINE_S
             while True:
-                await self._look()
+                await self._scrape()
                 if self._clock() >= next_line_s:
                     next_line_s += LINE_S
                     console.print(line(self._snapshot()), highlight=False, soft_wrap=True)
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
-                await self._look()
+                await self._scrape()
                 live.update(table(self._snapshot()), refresh=True)
 
-    async def _look(self) -> None:
-        await asyncio.sleep(LOOK_S)
-        # Last, so that the picture shows engines and clients at one moment.
-        await self._scraper.look()
+    async def _scrape(self) -> None:
+        await asyncio.sleep(SCRAPE_INTERVAL_S)
+        # After the pause, so that the view has engines and clients at the same moment.
+        await self._scraper.scrape()
 
     async def _kill_one(self) -> None:
-        """Kills the second replica at the time that was asked for."""
+        """Kills the second replica at `kill_after_s`."""
         if self._settings.kill_after_s is None:
             return
         await asyncio.sleep(self._settings.kill_after_s)
@@ -207,7 +210,7 @@ class _Run:
             phase=self._phase(elapsed_s),
             replicas=[engines[name] for name in self._fleet.replica_urls],
             remotes=[engines[name] for name in self._fleet.remote_urls],
-            tally=self._tally,
+            clients=self._results,
             usd_per_hour=self._fleet.usd_per_hour,
             remote_usd_per_mtok=float(fleets.REMOTE_PRICE.output),
             now=self._clock(),

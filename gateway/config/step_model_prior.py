@@ -1,7 +1,7 @@
-"""The step model that a pool starts with: from the catalog, or from its model's config.json.
+"""The step model of a pool before any fit: from the catalog, or from the config.json of its model.
 
-Where nothing is known of the model, the figures of Qwen3-30B-A3B on an H100 stand in, with the
-pool's own number of experts: the fit corrects them.
+For an unknown model, the figures of Qwen3-30B-A3B on an H100 are used, with the number of experts
+of the pool; the fit corrects them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from simulation.catalog.models import KNOWN, find_model, model_facts
 from simulation.catalog.prior import Parallelism, prior
 
 MAX_BYTES = 4 * 1024 * 1024
-"""Far above any config.json; a file of weights that was named by mistake is not read."""
+"""Far above any config.json, so that a file of weights named by mistake is not read."""
 STAND_IN_GPU = "H100"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolPrior:
-    """A prior, and where it comes from, for the log and `moegate check`."""
+class StepModelPrior:
+    """A step model, and `basis`: where it comes from, for `moegate check`."""
 
     step_model: StepModel
     basis: str
@@ -55,8 +55,9 @@ def read_model_dir(path: Path) -> ModelFacts:
         raise UnreadableConfig(f"{file}: {error}") from None
 
 
-def pool_facts(pool: PoolConfig, base_dir: Path) -> ModelFacts | None:
-    """What is known of a pool's model. Raises UnreadableConfig for a file that it names."""
+def model_facts_of(pool: PoolConfig, base_dir: Path) -> ModelFacts | None:
+    """Facts of the model of a pool; None: unknown. Raises UnreadableConfig for a file that the pool
+    names."""
     stated = pool.prior
     if stated.config_json is not None:
         facts: ModelFacts | None = read_model_dir(base_dir / stated.config_json)
@@ -69,14 +70,14 @@ def pool_facts(pool: PoolConfig, base_dir: Path) -> ModelFacts | None:
     return in_format(facts, stated.weights.value)
 
 
-def pool_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
-    """The prior of each replica of a pool. Raises UnreadableConfig."""
-    facts = pool_facts(pool, base_dir)
+def step_model_prior(pool: PoolConfig, base_dir: Path) -> StepModelPrior:
+    """The prior of every replica of a pool. Raises UnreadableConfig."""
+    facts = model_facts_of(pool, base_dir)
     if facts is None:
         shape = pool.moe or MoeShapeConfig(
             experts=QWEN3_30B_H100.experts, experts_per_token=QWEN3_30B_H100.experts_per_token
         )
-        return PoolPrior(
+        return StepModelPrior(
             step_model=replace(
                 QWEN3_30B_H100, experts=shape.experts, experts_per_token=shape.experts_per_token
             ),
@@ -96,11 +97,11 @@ def pool_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
             model, experts=pool.moe.experts, experts_per_token=pool.moe.experts_per_token
         )
     named = gpu.name if gpu else f"{STAND_IN_GPU} for want of figures of {pool.gpu.type}"
-    return PoolPrior(step_model=model, basis=f"{facts.name} on {spread.gpus} x {named}")
+    return StepModelPrior(step_model=model, basis=f"{facts.name} on {spread.gpus} x {named}")
 
 
-def checked_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
-    """The same, with the error of a configuration. Raises ConfigError, relative to the pool."""
+def checked_step_model_prior(pool: PoolConfig, base_dir: Path) -> StepModelPrior:
+    """The same. Raises ConfigError, its paths relative to the pool."""
     stated = pool.prior
     if stated.catalog is not None and stated.catalog not in KNOWN:
         guess = nearest(stated.catalog, KNOWN)
@@ -110,7 +111,7 @@ def checked_prior(pool: PoolConfig, base_dir: Path) -> PoolPrior:
         message = "the catalog's model and a config.json: which holds?"
         raise _error("prior.config_json", stated.config_json, message, "leave one out")
     try:
-        return pool_prior(pool, base_dir)
+        return step_model_prior(pool, base_dir)
     except UnreadableConfig as error:
         fix = "name the config.json that is beside the model's weights"
         raise _error("prior.config_json", str(stated.config_json), str(error), fix) from None

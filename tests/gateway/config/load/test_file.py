@@ -20,7 +20,7 @@ from scheduler.contract import SloClass
 
 HASH = "5ac1edff2f8e7ea543af1077fd80670dcabfdabe0ebe65634733358d3b748f31"
 OTHER_HASH = hashlib.sha256(b"mg-another-demo-key").hexdigest()
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "moegate.yaml"
+EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "moegate.yaml"
 
 BASE = f"""
 pools:

@@ -1,4 +1,4 @@
-"""The accounts of a gateway: its ledger and its budgets, opened, minded and closed together."""
+"""The ledger and the budgets of a gateway: opened, maintained and closed together."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.ledger.append import appending
+from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
-from gateway.accounting.ledger.database import (
-    Database,
-    LedgerUnavailable,
-    LedgerUnusable,
-    SqliteDatabase,
-    Tx,
+from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
+from gateway.accounting.ledger.leases import (
+    Owner,
+    record_heartbeat,
+    recover_own_leases,
+    recover_silent_gateways,
 )
-from gateway.accounting.ledger.leases import Owner, heard, recover_own, recover_silent
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
-from gateway.accounting.ledger.rows import entry
-from gateway.accounting.ledger.spool import Spool, bring_in
+from gateway.accounting.ledger.rows import pending_row
+from gateway.accounting.ledger.spool import Spool, recover_spool
+from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem
@@ -38,19 +38,20 @@ from scheduler.metering.settlement import SettledAttempt
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MIND_S = 1.0
+MAINTENANCE_S = 1.0
 HEARTBEAT_S = 10.0
-SILENT_S = 120.0
-"""A gateway that shares the database and has been silent for so long is taken for dead."""
+SILENCE_S = 120.0
+"""A gateway that shares the database and wrote no heartbeat for this long counts as dead."""
 SETTLE_S = 60.0
-"""After the start, and after the database was away: others have so long to be heard again."""
+"""No gateway is declared dead this soon after the start or after the database was unavailable: the
+others need time to write a heartbeat again."""
 RETENTION_S = 3600.0
 WRITE_S = 10.0
 
 
 @dataclass(slots=True)
-class Accounts:
-    """Told of every attempt; asked before a request may spend. Made by `accounts`."""
+class Accounting:
+    """Records every attempt, and reserves what a request may spend. Made by `open_accounting`."""
 
     database: Database
     ledger: Ledger
@@ -59,62 +60,63 @@ class Accounts:
     shared: bool
     retain_days: int
 
-    def take(self, settled: SettledAttempt) -> None:
-        """A sink of settled attempts: never blocks."""
-        self.ledger.add(entry(settled, self.budgets.settle(settled)))
+    def record_attempt(self, settled: SettledAttempt) -> None:
+        """Adds a settled attempt to the ledger and to its budgets. A `Sink`: never blocks."""
+        self.ledger.add(pending_row(settled, self.budgets.settle(settled)))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
-        """Sets a budget, in force here at once and at other gateways within `HEARTBEAT_S`; None
-        takes it away. Raises LedgerUnavailable."""
+        """Sets a budget, or deletes it (None). This gateway applies it at once, other gateways
+        within `HEARTBEAT_S`. Raises LedgerUnavailable."""
         await self.write(lambda tx: set_override(tx, scope, budget))
         self.budgets.override(await self.database.read(overrides))
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """Writes after the rows that came before. Raises LedgerUnavailable."""
+        """Runs a transaction after the rows that were recorded before. Raises LedgerUnavailable."""
         return await self.ledger.after_rows(transaction, WRITE_S)
 
-    async def mind(self) -> None:
-        """Minds leases, the heartbeat, silent gateways and retention, until cancelled."""
+    async def maintain(self) -> None:
+        """Returns unused leases, writes heartbeats, recovers leases of dead gateways and deletes
+        old rows, until cancelled."""
         beat_s = retain_s = 0.0
         calm_since_s = time.monotonic()
         while True:
-            await asyncio.sleep(MIND_S)
+            await asyncio.sleep(MAINTENANCE_S)
             now_s = time.monotonic()
             if self.ledger.status.error:
                 calm_since_s = now_s
                 continue
             try:
-                await self.budgets.mind()
+                await self.budgets.return_unused()
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
-                    await self.database.keep(self.owner.gateway)
-                    await self.write(lambda tx: heard(tx, self.owner))
+                    await self.database.hold_name(self.owner.gateway)
+                    await self.write(lambda tx: record_heartbeat(tx, self.owner))
                     self.budgets.override(await self.database.read(overrides))
                     if self.shared and now_s - calm_since_s >= SETTLE_S:
-                        lost = await self.write(lambda tx: recover_silent(tx, self.owner, SILENT_S))
-                        _tell_recovered(lost, "gateways that fell silent")
+                        lost = await self.write(
+                            lambda tx: recover_silent_gateways(tx, self.owner, SILENCE_S)
+                        )
+                        _log_recovered(lost, "gateways that fell silent")
                 if now_s - retain_s >= RETENTION_S:
                     retain_s = now_s
                     await self._retain()
             except LedgerUnavailable as error:
-                log.warning("the ledger could not be minded: %s", error)
-            except Exception:  # leases, retention and the heartbeat must not end with one fault
-                log.exception("the ledger could not be minded")
+                log.warning("maintenance of the ledger failed: %s", error)
+            except Exception:  # one fault must not end the maintenance
+                log.exception("maintenance of the ledger failed")
 
     async def _retain(self) -> None:
         before_us = round((time.time() - self.retain_days * 86_400) * 1e6)
         deleted = PIECE_ROWS
         while deleted >= PIECE_ROWS:
             deleted = await self.write(lambda tx: delete_old(tx, before_us))
-            await asyncio.sleep(MIND_S)  # the rows of requests come first
+            await asyncio.sleep(MAINTENANCE_S)  # the rows of requests come first
 
 
 @contextlib.asynccontextmanager
-async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounts]:
-    """Opens the ledger, books what a killed process left, and closes it in order.
-
-    Raises ConfigError where it cannot be opened.
-    """
+async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounting]:
+    """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
+    closes everything in order. Raises ConfigError where the ledger cannot be opened."""
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
     owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
@@ -124,13 +126,13 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
         if dsn is None:
             path = base_dir / settings.sqlite
             database = await asyncio.to_thread(SqliteDatabase, path)
-            append = appending(database, owner.epoch)
+            append = transactional_append(database, owner.epoch)
         else:
             from gateway.accounting.ledger.postgres import connect
-            from gateway.accounting.ledger.postgres_append import appending_at_once
+            from gateway.accounting.ledger.postgres_append import single_statement_append
 
             database = postgres = await connect(dsn, owner.gateway)
-            append = appending_at_once(postgres, owner.epoch)
+            append = single_statement_append(postgres, owner.epoch)
     except LedgerUnusable as error:
         raise _unusable(error) from error
     async with contextlib.AsyncExitStack() as stack:
@@ -142,19 +144,21 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
                     base_dir / (settings.spool or f"{settings.sqlite}.spool"), owner.epoch
                 )
                 stack.callback(spool.close)
-                await bring_in(spool, database)
+                await recover_spool(spool, database)
             except (LedgerUnusable, LedgerUnavailable, OSError) as error:
                 raise _unusable(error) from error
-        _tell_recovered(await database.write(lambda tx: recover_own(tx, owner)), "a killed gateway")
+        _log_recovered(
+            await database.write(lambda tx: recover_own_leases(tx, owner)), "a killed gateway"
+        )
         if dsn is None:
-            # Nobody else can have the file open: other names are old names of this gateway.
-            await database.write(lambda tx: recover_silent(tx, owner, 0.0))
-        await database.write(lambda tx: heard(tx, owner))
+            # No other gateway can have the file open: other names are old names of this gateway.
+            await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
+        await database.write(lambda tx: record_heartbeat(tx, owner))
         ledger = Ledger(database, append, settings.backlog_rows, spool)
         budgets = Budgets(ledger, owner)
-        budgets.configure(map(budget, config.budgets))
+        budgets.configure(map(configured_budget, config.budgets))
         budgets.override(await database.read(overrides))
-        opened = Accounts(
+        opened = Accounting(
             database,
             ledger,
             budgets,
@@ -163,7 +167,7 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
             retain_days=settings.retain_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
-        minder = asyncio.create_task(opened.mind(), name="moegate-accounts")
+        minder = asyncio.create_task(opened.maintain(), name="moegate-accounting")
         try:
             yield opened
         finally:
@@ -174,8 +178,8 @@ async def accounts(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accou
             await ledger.flush()
 
 
-def budget(entry: BudgetConfig) -> Budget:
-    """A budget of the configuration file."""
+def configured_budget(entry: BudgetConfig) -> Budget:
+    """The budget of an entry of the configuration file."""
     return Budget(
         tenant=entry.tenant,
         key_id=entry.key or "",
@@ -191,7 +195,7 @@ def _unusable(error: Exception) -> ConfigError:
     return ConfigError("ledger", [problem])
 
 
-def _tell_recovered(leases: int, whose: str) -> None:
+def _log_recovered(leases: int, whose: str) -> None:
     if leases:
         log.warning("%d open leases of %s count as spent: see `moegate usage`", leases, whose)
 
@@ -200,4 +204,4 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     (result,) = await asyncio.gather(task, return_exceptions=True)
     if isinstance(result, Exception):
-        log.error("a task of the accounts failed", exc_info=result)
+        log.error("a task of the accounting failed", exc_info=result)

@@ -1,4 +1,4 @@
-"""What the same requests would have cost elsewhere: pure sums over what clients and engines saw."""
+"""Compares the cost of the run with the cost of the same requests in other setups."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from moegate.demo.tally import Ended, Outcome
+from moegate.demo.client_results import Outcome, RequestResult
 from simulation.workloads import PlannedRequest
 
 PEAK_WINDOW_S = 10.0
-"""Demand is the busiest of such windows: a queue evens out what is shorter."""
+"""Peak demand is that of the busiest such window; the queue absorbs shorter peaks."""
 MILLION = 1_000_000
 
 
@@ -23,7 +23,7 @@ class RemotePrice:
     cached_input: Decimal
     output: Decimal
 
-    def usd(self, ended: Ended) -> float:
+    def usd(self, ended: RequestResult) -> float:
         """List price of a request's tokens."""
         uncached = ended.prompt_tokens - ended.cached_tokens
         total = (
@@ -35,11 +35,11 @@ class RemotePrice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bills:
-    """Three ways to serve the complete requests, US dollars.
+class CostComparison:
+    """Cost of three setups that serve the completed requests, US dollars.
 
-    `ours_remote_usd`: None while a remote answer has no known price; `peak_replicas`: as many as
-    carry the busiest seconds without a remote, at the best rate that a replica was seen to make.
+    `ours_remote_usd`: None if the price of a remote answer is unknown. `peak_replicas`: replicas
+    that carry the peak demand without a remote, at the best observed rate of a replica.
     """
 
     ours_gpu_usd: float
@@ -50,30 +50,33 @@ class Bills:
 
     @property
     def ours_usd(self) -> float | None:
-        """Own GPUs and remote together."""
+        """Self-hosted GPUs and remote together."""
         if self.ours_remote_usd is None:
             return None
         return self.ours_gpu_usd + self.ours_remote_usd
 
 
-def bills(
+def compare_costs(
     *,
-    complete: Sequence[Ended],
+    complete: Sequence[RequestResult],
     planned: Sequence[PlannedRequest],
     price: RemotePrice,
     replicas: int,
     usd_per_replica_hour: float,
     best_tokens_per_s: float,
     load_s: float,
-) -> Bills:
-    """`best_tokens_per_s`: of one replica; `load_s`: how long the GPUs were paid for."""
+) -> CostComparison:
+    """Makes the comparison.
+
+    `best_tokens_per_s`: best observed rate of one replica; `load_s`: paid time of the GPUs.
+    """
     remote = [ended.nano_usd for ended in complete if ended.outcome is Outcome.OK_REMOTE]
     known = [cost for cost in remote if cost is not None]
     hours = load_s / 3600.0
     needed = replicas
     if best_tokens_per_s > 0:
         needed = max(replicas, math.ceil(peak_tokens_per_s(planned) / best_tokens_per_s))
-    return Bills(
+    return CostComparison(
         ours_gpu_usd=replicas * usd_per_replica_hour * hours,
         ours_remote_usd=sum(known) / 1e9 if len(known) == len(remote) else None,
         all_remote_usd=sum(price.usd(ended) for ended in complete),
@@ -83,7 +86,7 @@ def bills(
 
 
 def peak_tokens_per_s(planned: Sequence[PlannedRequest]) -> float:
-    """Output that the busiest `PEAK_WINDOW_S` of arrivals ask for, per second."""
+    """Output tokens per second that the arrivals of the busiest `PEAK_WINDOW_S` request."""
     most, tokens, first = 0, 0, 0
     for request in planned:
         tokens += request.output_tokens

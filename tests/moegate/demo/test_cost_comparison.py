@@ -1,4 +1,4 @@
-"""The demo's bills and phases of overflow: sums that can be checked by hand."""
+"""The demo's comparison of costs and its phases of overflow: sums that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from decimal import Decimal
 
 import pytest
 
-from moegate.demo.bills import RemotePrice, bills, peak_tokens_per_s
+from moegate.demo.client_results import Outcome, RequestResult
+from moegate.demo.cost_comparison import RemotePrice, compare_costs, peak_tokens_per_s
 from moegate.demo.overflows import overflows
-from moegate.demo.tally import Ended, Outcome
 from scheduler.contract import SloClass
 from simulation.workloads import PlannedRequest
 
 PRICE = RemotePrice(input=Decimal(1), cached_input=Decimal("0.1"), output=Decimal(10))
 
 
-def ended(outcome: Outcome = Outcome.OK_LOCAL, **fields: object) -> Ended:
+def ended(outcome: Outcome = Outcome.OK_LOCAL, **fields: object) -> RequestResult:
     made = {
         "outcome": outcome,
         "slo_class": "interactive",
@@ -26,7 +26,7 @@ def ended(outcome: Outcome = Outcome.OK_LOCAL, **fields: object) -> Ended:
         "output_tokens": 100,
         **fields,
     }
-    return Ended(**made)  # type: ignore[arg-type]
+    return RequestResult(**made)  # type: ignore[arg-type]
 
 
 def planned(at_s: float, output_tokens: int) -> PlannedRequest:
@@ -45,7 +45,7 @@ def planned(at_s: float, output_tokens: int) -> PlannedRequest:
 
 def test_three_bills() -> None:
     complete = [ended(), ended(Outcome.OK_REMOTE, nano_usd=1_640_000)]
-    found = bills(
+    found = compare_costs(
         complete=complete,
         planned=[planned(0.0, 900), planned(5.0, 1100), planned(30.0, 100)],
         price=PRICE,
@@ -63,7 +63,7 @@ def test_three_bills() -> None:
 
 
 def test_a_remote_without_a_price_leaves_the_bill_unknown() -> None:
-    found = bills(
+    found = compare_costs(
         complete=[ended(Outcome.OK_REMOTE)],
         planned=[planned(0.0, 1)],
         price=PRICE,

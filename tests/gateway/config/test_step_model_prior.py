@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.engine_priors import pool_prior
 from gateway.config.gateway import GpuConfig, MoeShapeConfig, PoolConfig, ReplicaConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.config.prior import KvCacheFormat, PriorConfig, WeightFormat
+from gateway.config.step_model_prior import step_model_prior
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.catalog.models import KNOWN
 
@@ -31,17 +31,17 @@ def pool(
 
 
 def test_a_known_model_brings_its_own_figures() -> None:
-    found = pool_prior(pool("deepseek-ai/DeepSeek-V3"), NOWHERE)
+    found = step_model_prior(pool("deepseek-ai/DeepSeek-V3"), NOWHERE)
     assert found.basis == "DeepSeek-V3 on 8 x H200"
     assert (found.step_model.experts, found.step_model.experts_per_token) == (256, 8)
-    ranks = pool_prior(pool("deepseek-ai/DeepSeek-V3", ranks=8), NOWHERE).step_model
+    ranks = step_model_prior(pool("deepseek-ai/DeepSeek-V3", ranks=8), NOWHERE).step_model
     assert ranks.ranks == 8
     assert ranks.expert_s == found.step_model.expert_s
 
 
 def test_formats_change_what_is_read() -> None:
-    plain = pool_prior(pool("GLM-4.5"), NOWHERE).step_model
-    narrow = pool_prior(
+    plain = step_model_prior(pool("GLM-4.5"), NOWHERE).step_model
+    narrow = step_model_prior(
         pool("GLM-4.5", prior=PriorConfig(weights=WeightFormat.FP8, kv_cache=KvCacheFormat.FP8)),
         NOWHERE,
     ).step_model
@@ -50,21 +50,25 @@ def test_formats_change_what_is_read() -> None:
 
 
 def test_an_unknown_model_gets_the_stand_in_with_its_own_experts() -> None:
-    found = pool_prior(pool("mine", moe=MoeShapeConfig(experts=16, experts_per_token=4)), NOWHERE)
+    found = step_model_prior(
+        pool("mine", moe=MoeShapeConfig(experts=16, experts_per_token=4)), NOWHERE
+    )
     assert (found.step_model.experts, found.step_model.experts_per_token) == (16, 4)
     assert found.step_model.base_s == QWEN3_30B_H100.base_s
     assert "want of the model's facts" in found.basis
 
 
 def test_an_unknown_gpu_is_named() -> None:
-    assert "want of figures of Abacus" in pool_prior(pool("GLM-5", gpu="Abacus"), NOWHERE).basis
+    assert (
+        "want of figures of Abacus" in step_model_prior(pool("GLM-5", gpu="Abacus"), NOWHERE).basis
+    )
 
 
 def test_a_config_json_is_read_from_the_folder_of_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(KNOWN["GLM-4.5-Air"].config))
-    found = pool_prior(pool("air", prior=PriorConfig(config_json="model")), tmp_path)
+    found = step_model_prior(pool("air", prior=PriorConfig(config_json="model")), tmp_path)
     assert found.step_model.experts == 128
     assert found.basis.startswith("model on 8 x H200")
 

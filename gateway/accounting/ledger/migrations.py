@@ -1,0 +1,188 @@
+"""The ledger's schema as numbered steps, which a gateway applies when it opens the database.
+
+Table `ledger` holds the number of the last step that was applied. Each step is one transaction that
+also writes its number, under a lock of the database: gateways that start at once apply a step once,
+and a step that fails leaves the database at the step before. A database with a higher number than
+this code knows was written by a newer version, and is refused.
+
+A released step is never changed: a later one follows it. A step that changes the columns of
+`attempt` changes `schema.ATTEMPT` too, and `spool.VERSION`, because a spooled row has its columns.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from gateway.accounting.ledger.database import LedgerUnusable, Tx
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Dialect(enum.Enum):
+    """SQL of which database."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step. Its statements run in order, in one transaction."""
+
+    number: int
+    """One more than that of the step before; the first is 1."""
+    name: str
+    sqlite: tuple[str, ...]
+    postgres: tuple[str, ...]
+
+    def statements(self, dialect: Dialect) -> tuple[str, ...]:
+        """Its SQL for a database."""
+        match dialect:
+            case Dialect.SQLITE:
+                return self.sqlite
+            case Dialect.POSTGRES:
+                return self.postgres
+
+
+_TABLES = (
+    """CREATE TABLE attempt (
+        epoch TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        state TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        attempt BIGINT NOT NULL,
+        key_id TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        slo_class TEXT NOT NULL,
+        placement TEXT NOT NULL,
+        pool TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        started_unix_us BIGINT NOT NULL,
+        ended_unix_us BIGINT NOT NULL,
+        prompt_tokens BIGINT,
+        cached_tokens BIGINT,
+        cache_write_tokens BIGINT,
+        completion_tokens BIGINT,
+        reasoning_tokens BIGINT,
+        metered_nano_usd BIGINT,
+        charged_nano_usd BIGINT,
+        budgeted_nano_usd BIGINT NOT NULL,
+        basis TEXT NOT NULL,
+        price_row_id TEXT NOT NULL,
+        parts TEXT NOT NULL,
+        cheapest_remote_nano_usd BIGINT,
+        last_attempt BIGINT NOT NULL,
+        lease_id TEXT NOT NULL,
+        note TEXT NOT NULL,
+        PRIMARY KEY (epoch, seq)
+    )""",
+    "CREATE INDEX attempt_by_end ON attempt (ended_unix_us)",
+    """CREATE TABLE budget (
+        tenant TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        each_session BIGINT NOT NULL,
+        period TEXT NOT NULL,
+        cap_nano_usd BIGINT,
+        hard BIGINT NOT NULL,
+        PRIMARY KEY (tenant, key_id, each_session, period)
+    )""",
+    """CREATE TABLE account (
+        account_id TEXT NOT NULL PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        session_id TEXT,
+        period TEXT NOT NULL,
+        starts_unix_s BIGINT NOT NULL,
+        settled_nano_usd BIGINT NOT NULL,
+        committed_nano_usd BIGINT NOT NULL
+    )""",
+    "CREATE INDEX account_by_start ON account (starts_unix_s)",
+    """CREATE TABLE lease (
+        lease_id TEXT NOT NULL PRIMARY KEY,
+        gateway TEXT NOT NULL,
+        epoch TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        accounts TEXT NOT NULL,
+        state TEXT NOT NULL,
+        granted_nano_usd BIGINT NOT NULL,
+        settled_nano_usd BIGINT NOT NULL,
+        recovered_nano_usd BIGINT NOT NULL,
+        opened_unix_us BIGINT NOT NULL,
+        closed_unix_us BIGINT
+    )""",
+    "CREATE INDEX lease_by_state ON lease (state, gateway)",
+    """CREATE TABLE gateway (
+        name TEXT NOT NULL PRIMARY KEY,
+        epoch TEXT NOT NULL,
+        seen_unix_us BIGINT NOT NULL
+    )""",
+)
+
+MIGRATIONS = (
+    # Databases from before there were steps have these tables and the number 1.
+    Migration(
+        number=1, name="attempts, budgets, accounts, leases", sqlite=_TABLES, postgres=_TABLES
+    ),
+)
+
+
+class LockedWrite(Protocol):
+    """Runs a transaction while no other connection can write a step, and commits it."""
+
+    async def __call__(self, transaction: Callable[[Tx], Awaitable[T]], /) -> T: ...
+
+
+async def migrate(
+    write: LockedWrite, dialect: Dialect, migrations: Sequence[Migration] = MIGRATIONS
+) -> None:
+    """Applies every step that the database lacks, in order. Raises LedgerUnusable."""
+
+    async def step(tx: Tx) -> bool:
+        return await apply_next(tx, dialect, migrations)
+
+    while await write(step):
+        pass
+
+
+async def apply_next(
+    tx: Tx, dialect: Dialect, migrations: Sequence[Migration] = MIGRATIONS
+) -> bool:
+    """Applies the first step that the database lacks; False: it lacks none.
+
+    Raises LedgerUnusable where the database is newer than the steps, or the step fails.
+    """
+    await tx.run("CREATE TABLE IF NOT EXISTS ledger (version BIGINT NOT NULL)")
+    found = await tx.rows("SELECT version FROM ledger")
+    version = found[0][0] if found else 0
+    if version > len(migrations):
+        raise LedgerUnusable(
+            f"the ledger's schema has version {version}, this moegate knows {len(migrations)}: "
+            "start the newer moegate that wrote it, or name another file or database"
+        )
+    if version == len(migrations):
+        return False
+    migration = migrations[version]
+    try:
+        for statement in migration.statements(dialect):
+            await tx.run(statement)
+    except Exception as error:
+        raise LedgerUnusable(
+            f"step {migration.number} of the ledger's schema ({migration.name}) failed, the ledger "
+            f"stays at version {version}: {error}"
+        ) from error
+    if found:
+        await tx.run("UPDATE ledger SET version = $1", migration.number)
+        log.info("the ledger's schema is at version %d: %s", migration.number, migration.name)
+    else:
+        await tx.run("INSERT INTO ledger (version) VALUES ($1)", migration.number)
+    return True

@@ -1,0 +1,67 @@
+"""Groups of placements that step together: their fit, their streams, and what a reload carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from scheduler.output_length import OutputLengths
+from scheduler.placement.interference import Streams
+from scheduler.placement.pooled_fit import PooledFit
+from scheduler.placement_state import Placement
+from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from scheduler.step_time.step_windows import OwnLoad, WindowMeter
+
+MOST_STEPS_KEPT = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Placements that step together, by index."""
+
+    name: str
+    fit: StepFit
+    model: StepModel
+    members: list[int] = field(default_factory=list)
+    streams: Streams = field(default_factory=Streams)
+    meter: WindowMeter = field(default_factory=WindowMeter)
+    own: OwnLoad = field(default_factory=OwnLoad)
+    batch: int = 0
+    kv_paced_tokens: int = 0
+    steps_s: list[float] = field(default_factory=list)
+    """T(B) of `model` without its KV, by B, as far as it was asked for."""
+
+    def step_s(self, batch: int) -> float:
+        """T(B) without its KV."""
+        if batch > MOST_STEPS_KEPT:
+            return self.model.decode_step_s(batch, 0)
+        steps_s = self.steps_s
+        while len(steps_s) <= batch:
+            steps_s.append(self.model.decode_step_s(len(steps_s), 0))
+        return steps_s[batch]
+
+    def full_step_s(self, batch: int) -> float:
+        """T(B) with the KV that is resident now."""
+        if not batch:
+            return 0.0
+        model = self.model
+        return self.step_s(batch) + model.kv_token_s * self.kv_paced_tokens / model.ranks
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOver:
+    """What the fleet of a model hands to the one that a reload puts in its place.
+
+    `groups`: by name, without members; `pooled`: the mean fits of identical groups,
+    by their prior.
+    """
+
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    lengths: OutputLengths = field(default_factory=OutputLengths)
+    pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
+
+
+def prior_of(facts: Placement) -> StepModel:
+    """The step model of a placement before anything is fitted."""
+    return facts.step_model or QWEN3_30B_H100

@@ -1,0 +1,124 @@
+"""One pass over the requests that wait: which of them are tried, in which order, and how many.
+
+The pass knows no placements: `try_start` tries one request and returns the outcome. A pass costs a
+bounded number of tries, however long the queue is. The bound must not let a request that cannot
+start hide one that can, so the tries are counted by kind:
+
+- A request that was quoted on every self-hosted placement and found none competes with all that
+  follow. After `most_quoted` of these the pass ends, and lower classes wait.
+- A request that only some placements are open to says nothing about the others: `most_restricted`
+  bounds these, and they hold no class back.
+- A request whose prefill is no shorter than one that would have harmed running streams is put off:
+  it would most likely harm no fewer. That is a guess. With `try_put_off` the first `most_quoted` of
+  them are tried after the others.
+- A request that only remotes can take waits in a line of its own, and hides no other. The first
+  `most_restricted` of these are tried last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from scheduler.contract import Action
+from scheduler.queue.model_queue import ModelQueue, Queued
+
+
+class TryResult(NamedTuple):
+    """The outcome of one try to start a request.
+
+    `action`: what to do; the request has left the queue. The rest applies where it is None:
+    `restricted`: some placements are not open to the request at all, or none is open to it now;
+    `harmful_prefill_s`: shortest prefill on the placements that were ruled out only because it
+    would harm running streams, None if there were none; `again_s`: when time alone may change the
+    outcome, None if only an event can.
+    """
+
+    action: Action | None
+    restricted: bool = False
+    harmful_prefill_s: float | None = None
+    again_s: float | None = None
+
+
+class PassResult(NamedTuple):
+    """What a pass came to. `again_s`: when time alone may change that; None: only an event can."""
+
+    actions: tuple[Action, ...]
+    again_s: float | None
+
+
+def run_pass(
+    queue: ModelQueue,
+    try_start: Callable[[Queued], TryResult],
+    *,
+    most_quoted: int,
+    most_restricted: int,
+    hold_late: bool,
+    try_put_off: bool,
+) -> PassResult:
+    """Tries the requests that wait, in the order of the queue. See the module's text."""
+    actions: list[Action] = []
+    again_s = math.inf
+    failed: set[str] = set()
+    put_off: list[Queued] = []
+    harmful_prefill_s = math.inf
+    competing_rank = math.inf
+    quoted = restricted = 0
+    started = True
+    while started:
+        started = False
+        put_off.clear()
+        for rank, queued in queue.candidates(hold_late=hold_late):
+            if rank > competing_rank:
+                break
+            if queued.request.request_id in failed:
+                continue
+            if queued.prefill_s >= harmful_prefill_s:
+                put_off.append(queued)
+                competing_rank = min(competing_rank, rank)
+                continue
+            result = try_start(queued)
+            if result.action is not None:
+                actions.append(result.action)
+                started = True  # the order has changed: begin again
+                break
+            failed.add(queued.request.request_id)
+            if result.again_s is not None:
+                again_s = min(again_s, result.again_s)
+            if result.restricted:
+                restricted += 1
+                if restricted >= most_restricted:
+                    break
+                continue
+            competing_rank = min(competing_rank, rank)
+            if result.harmful_prefill_s is not None:
+                harmful_prefill_s = min(harmful_prefill_s, result.harmful_prefill_s)
+            quoted += 1
+            if quoted >= most_quoted:
+                break
+    remote_tries = 0
+    started = True
+    while started:
+        started = False
+        for queued in queue.for_remotes():
+            if queued.request.request_id in failed:
+                continue
+            if remote_tries >= most_restricted:
+                break
+            remote_tries += 1
+            result = try_start(queued)
+            if result.action is not None:
+                actions.append(result.action)
+                started = True
+                break
+            failed.add(queued.request.request_id)
+            if result.again_s is not None:
+                again_s = min(again_s, result.again_s)
+    for queued in put_off[:most_quoted] if try_put_off else ():
+        result = try_start(queued)
+        if result.action is not None:
+            actions.append(result.action)
+        elif result.again_s is not None:
+            again_s = min(again_s, result.again_s)
+    return PassResult(tuple(actions), None if again_s == math.inf else again_s)

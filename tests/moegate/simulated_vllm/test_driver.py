@@ -1,0 +1,95 @@
+"""The step loop of the simulated vLLM: progress of a request, and its end before its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
+from simulation.engine import Engine
+from simulation.output import StopRules, plan_output
+from simulation.physics import Physics
+from simulation.sequences import TokenRequest
+
+LIMIT_S = 20.0
+
+
+def request(name: str, tokens: int = 4, choices: int = 1) -> TokenRequest:
+    rules = StopRules(
+        max_tokens=tokens,
+        min_tokens=tokens,
+        ignore_eos=True,
+        strings=(),
+        token_ids=frozenset(),
+        keep_string=False,
+    )
+    return TokenRequest(
+        request_id=name,
+        prompt_ids=[1, 2, 3],
+        outputs=tuple(plan_output(seed, rules, 100.0) for seed in range(choices)),
+        cache_salt="",
+    )
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[EngineDriver]:
+    config = SimulatedVllmConfig(speed=100.0)
+    driver = EngineDriver(
+        Engine(config.engine_config(), Physics(config.scaled_step_model()), config.seed)
+    )
+    steps = asyncio.create_task(driver.run())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield driver
+    finally:
+        steps.cancel()
+        await asyncio.gather(steps, return_exceptions=True)
+
+
+async def until_done(progress: RequestProgress) -> int:
+    """Waits for all choices; returns how often the reader was woken."""
+    wakes = 0
+    while progress.unfinished:
+        await progress.changed()
+        wakes += 1
+    return wakes
+
+
+async def test_a_reader_sees_each_choice_to_its_end() -> None:
+    async with running() as driver:
+        progress = driver.submit(request("r", tokens=4, choices=2), only_end=False)
+        assert await until_done(progress) > 1
+        assert progress.tokens == [4, 4]
+        driver.close(progress)
+        assert driver.open_requests == 0
+        assert not driver.engine.has_work
+
+
+async def test_a_reader_of_the_whole_answer_is_woken_once() -> None:
+    async with running() as driver:
+        progress = driver.submit(request("r", tokens=4, choices=2), only_end=True)
+        assert await until_done(progress) == 1
+
+
+async def test_a_request_that_is_closed_leaves_the_engine() -> None:
+    async with running() as driver:
+        long = driver.submit(request("long", tokens=5000), only_end=False)
+        await long.changed()
+        driver.close(long)
+        driver.close(long)
+        assert (driver.open_requests, driver.engine.running) == (0, 0)
+        short = driver.submit(request("short"), only_end=True)
+        await until_done(short)
+        assert short.tokens == [4]
+        assert long.tokens[0] < 5000
+
+
+async def test_an_id_that_runs_is_refused() -> None:
+    async with running() as driver:
+        driver.submit(request("r", tokens=5000), only_end=True)
+        with pytest.raises(ValueError, match="r"):
+            driver.submit(request("r"), only_end=True)
