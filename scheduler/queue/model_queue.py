@@ -144,12 +144,12 @@ class ModelQueue:
         queued.order = (self._order_s(request, queued.prefill_s), self._arrivals)
         line = self._classes[request.slo.slo_class]
         if request.tenant not in line.live and request.tenant not in line.late:
-            self.counters.returned(request.tenant, line.live)
+            self.counters.tenant_returned(request.tenant, line.live)
         self._enter(queued)
         self._by_id[request.request_id] = queued
         self.size_bytes += request.size_bytes
         for due_s, due in _dues(queued):
-            self.remind(queued, due, due_s)
+            self.schedule(queued, due, due_s)
         if len(self._due) > 6 * len(self._by_id) + 64:
             # Entries of requests that left are dropped here: the heap stays bounded too.
             self._due = [
@@ -159,7 +159,7 @@ class ModelQueue:
             ]
             heapq.heapify(self._due)
 
-    def remind(self, queued: Queued, due: Due, at_s: float) -> None:
+    def schedule(self, queued: Queued, due: Due, at_s: float) -> None:
         """Makes something due for a request that waits."""
         heapq.heappush(self._due, (at_s, due, queued.request.request_id, queued.order[1]))
 
@@ -172,10 +172,10 @@ class ModelQueue:
         self.size_bytes -= queued.request.size_bytes
         return queued
 
-    def started(self, queued: Queued) -> None:
+    def credit_lower_classes(self, queued: Queued) -> None:
         """The request got a place: lower classes that wait are owed their share of it."""
         mine = queued.request.slo.slo_class
-        self.counters.left(queued.request.tenant)
+        self.counters.tenant_started(queued.request.tenant)
         below = False
         for name, line in self._classes.items():
             if name is mine:
@@ -272,7 +272,7 @@ class ModelQueue:
             break
         return work_s
 
-    def give_way(self, request: Request) -> Queued | None:
+    def displaceable(self, request: Request) -> Queued | None:
         """Who should leave a full queue for this request; None: nobody ranks below it.
 
         Nobody leaves a queue that a reload has left above its bound: that would make no room yet.
@@ -305,7 +305,7 @@ class ModelQueue:
             heapq.heappop(self._due)
         return None
 
-    def due(self, now: float) -> Iterator[tuple[Due, Queued]]:
+    def pop_due(self, now: float) -> Iterator[tuple[Due, Queued]]:
         """What has become due by `now`, each once; expired requests are taken out."""
         while (first_s := self.next_due_s()) is not None and first_s <= now:
             _, due, request_id, arrival = heapq.heappop(self._due)

@@ -51,11 +51,11 @@ def test_open_breakers_tell_why_and_when_they_let_something_pass(fault: Fault) -
     only = state()
     admission = PlacementAdmission([only.facts])
     made = request("r")
-    admission.started("a", made, 0.0)
+    admission.record_start("a", made, 0.0)
     end = AttemptEnded(
         request_id="r", attempt=1, outcome=AttemptOutcome.RETRYABLE, detail="bad key", fault=fault
     )
-    admission.ended("a", "r", end, 1.0)
+    admission.record_end("a", "r", end, 1.0)
     reason, message, retry_s = why_none_is_open([only], admission, made, 2.0)
     assert reason is RefusalReason.UNAVAILABLE
     assert ("bad key" in message) is (fault is Fault.ACCOUNT)

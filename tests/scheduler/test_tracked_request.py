@@ -19,7 +19,7 @@ def facts(name: str, **fields: Any) -> Placement:
 def test_a_placement_that_failed_is_not_tried_again() -> None:
     tracked = TrackedRequest(request("r"))
     assert not tracked.failed
-    tracked.failed_at(facts("a", pool="p"), Fault.PLACEMENT)
+    tracked.record_failure(facts("a", pool="p"), Fault.PLACEMENT)
     assert tracked.failed
     assert not tracked.may_try(facts("a", pool="p"))
     assert tracked.may_try(facts("b", pool="p"))
@@ -27,9 +27,9 @@ def test_a_placement_that_failed_is_not_tried_again() -> None:
 
 def test_a_request_that_does_not_suit_a_pool_is_tried_on_none_of_its_placements() -> None:
     tracked = TrackedRequest(request("r"))
-    tracked.failed_at(facts("a", pool="p"), Fault.REQUEST)
+    tracked.record_failure(facts("a", pool="p"), Fault.REQUEST)
     assert not tracked.may_try(facts("b", pool="p"))
     assert tracked.may_try(facts("c", pool="q"))
     alone = TrackedRequest(request("r"))
-    alone.failed_at(facts("far"), Fault.REQUEST)
+    alone.record_failure(facts("far"), Fault.REQUEST)
     assert alone.may_try(facts("farther")), "placements without a pool have nothing in common"

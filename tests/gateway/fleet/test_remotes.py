@@ -64,7 +64,11 @@ def test_it_becomes_a_placement_with_its_limits() -> None:
         fails_with="cloud",
     )
     [facts] = placements_of(GatewayConfig(remotes=(made,)), HERE)
-    assert (facts.kind, facts.max_running, facts.fate) == (PlacementKind.REMOTE, 7, "cloud")
+    assert (facts.kind, facts.max_running, facts.failure_domain) == (
+        PlacementKind.REMOTE,
+        7,
+        "cloud",
+    )
     assert facts.send_limits.requests_per_minute == 60
     assert facts.send_limits.tokens_per_minute == 1000
 

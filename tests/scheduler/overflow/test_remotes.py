@@ -52,24 +52,24 @@ def test_those_that_are_open_serve_and_may_run_the_request() -> None:
     group.states[0].serving = False
     assert open_names(group, tracked()) == ["c"]
     one = tracked()
-    one.failed_at(group.states[2].facts, Fault.PLACEMENT)
+    one.record_failure(group.states[2].facts, Fault.PLACEMENT)
     assert open_names(group, one) == []
 
 
 def test_a_broken_one_is_not_open() -> None:
     group, admission = remotes(remote("a"))
-    admission.started("a", request("x"), 0.0)
+    admission.record_start("a", request("x"), 0.0)
     end = AttemptEnded(
         request_id="x", attempt=1, outcome=AttemptOutcome.RETRYABLE, fault=Fault.ACCOUNT
     )
-    admission.ended("a", "x", end, 0.0)
+    admission.record_end("a", "x", end, 0.0)
     assert open_names(group, tracked(), 1.0) == []
     assert open_names(group, tracked(), 61.0) == ["a"]
 
 
 def test_a_full_one_and_a_slow_one_are_quoted_and_blocked() -> None:
     group, admission = remotes(remote("full"), remote("slow"), remote("us", remote_class="us"))
-    admission.started("full", request("x"), 0.0)
+    admission.record_start("full", request("x"), 0.0)
     group.states[1].ttft_s = 3.0
     assert blocks(group, tracked()) == [RemoteBlock.GATE, RemoteBlock.TTFT, RemoteBlock.CLOSED]
     assert blocks(group, tracked(), any_ttft=True)[1] is RemoteBlock.FREE
