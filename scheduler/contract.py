@@ -126,8 +126,7 @@ class Request:
     the prompt's full blocks of `prefix_block_tokens` each, the cache salt in the first, so that
     equal hashes mean an equal prefix in the same cache. `token_blocks`: the same by tokens, of a
     prompt given as token ids, for each block size of the model's engines. `holds_output`: the
-    client gets nothing before the end. `max_cost_nano_usd`: most that it may be charged; None: no
-    own limit.
+    client gets nothing before the end.
     """
 
     request_id: str
@@ -151,7 +150,6 @@ class Request:
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
     holds_output: bool = False
-    max_cost_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ class Scheduler:
         """Refuses what waits; the state of the model stays while its requests run."""
         del self._model_states[model]
         model_scheduler = self._model_schedulers.pop(model)
-        refusals = model_scheduler.reject_all_unknown(now)
+        refusals = model_scheduler.refuse_unknown_model(now)
         model_scheduler.model_state.reconfigure((), now)
         running = {i for i, tracked in self._tracked.items() if tracked.request.model == model}
         if running:
@@ -138,7 +138,7 @@ class Scheduler:
             model_scheduler.model_state.reconfigure(states, now)
         self._model_states[model] = model_scheduler.model_state
         self._model_schedulers[model] = model_scheduler
-        return model_scheduler.reject_stranded(now)
+        return model_scheduler.refuse_stranded(now)
 
     def __repr__(self) -> str:
         running = sum(tracked.placement is not None for tracked in self._tracked.values())
@@ -159,7 +159,7 @@ class Scheduler:
         """Whether any placement is in service."""
         return any(state.serving for state in self._states.values())
 
-    def gate(self, placement: str, now: float) -> AdmissionReport:
+    def admission_report(self, placement: str, now: float) -> AdmissionReport:
         """How the breaker and the learnt limits of a placement stand."""
         return self._admission.report(placement, now)
 
@@ -197,8 +197,8 @@ class Scheduler:
             )
         tracked = self._tracked[request.request_id] = TrackedRequest(request)
         self._retries.request()
-        model_scheduler.model_state.promise(tracked)
-        return model_scheduler.arrive(tracked, now)
+        model_scheduler.model_state.set_expectations(tracked)
+        return model_scheduler.decide(tracked, now)
 
     def quote(self, request: Request, now: float) -> Decision:
         """What would be decided for `request` now; nothing is started. The model must be known."""
@@ -218,15 +218,15 @@ class Scheduler:
                     return ()
                 model_scheduler = self._scheduler_of(tracked.request)
                 if isinstance(event, Progress):
-                    return model_scheduler.progress(tracked, event, now)
-                actions = model_scheduler.attempt_ended(tracked, event, now)
+                    return model_scheduler.on_progress(tracked, event, now)
+                actions = model_scheduler.on_attempt_ended(tracked, event, now)
                 self._drop_if_done(tracked.request)
                 return actions
             case Cancelled():
                 tracked = self._tracked.get(event.request_id)
                 if tracked is None:
                     return ()
-                actions = self._scheduler_of(tracked.request).cancelled(tracked, now)
+                actions = self._scheduler_of(tracked.request).on_cancelled(tracked, now)
                 self._drop_if_done(tracked.request)
                 return actions
             case _:
@@ -245,22 +245,22 @@ class Scheduler:
             case EngineReport() if self_hosted:
                 return (
                     model_scheduler.start_waiting(now)
-                    if model_scheduler.model_state.take_report(event, now)
+                    if model_scheduler.model_state.observe_report(event, now)
                     else ()
                 )
             case CacheEvents() if self_hosted:
-                model_scheduler.model_state.take_cache_events(event, now)
+                model_scheduler.model_state.observe_cache_events(event, now)
             case PricesChanged():
                 state.facts = replace(
                     state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
                 )
-                model_scheduler.model_state.take_prices()
+                model_scheduler.model_state.apply_prices()
             case ServingChanged():
                 model_scheduler.model_state.set_serving(event, now)
                 if event.serving:
-                    self._admission.proved(event.placement)
+                    self._admission.close_breaker(event.placement)
                     return model_scheduler.start_waiting(now)
-                return model_scheduler.reject_stranded(now)
+                return model_scheduler.refuse_stranded(now)
         return ()
 
     def _scheduler_of(self, request: Request) -> ModelScheduler:

@@ -66,20 +66,20 @@ class ModelScheduler:
         self.model_state.queue.set_limits(queue)
         self._attempts = attempts
 
-    def arrive(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
+    def decide(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """Takes the first of the five ways that applies."""
         request = tracked.request
-        self.model_state.observe(now)
+        self.model_state.advance(now)
         late = now - request.arrival_s >= tracked.ttft_s
         query = self.model_state.query(tracked, now, late=late)
         remotes_open = bool(self.model_state.remotes.open(tracked, now))
         if not query.possible and not remotes_open:
             refusal = why_none_is_open(self.model_state.states, self._admission, request, now)
-            return (self._reject(request, *refusal, now),)
+            return (self._refuse(request, *refusal, now),)
         optimistic_s = 0.0 if remotes_open else self.model_state.fleet.optimistic_s
         if now + optimistic_s > request.deadline_s:
             message = "the deadline is too near for a single token"
-            return (self._reject(request, RefusalReason.DEADLINE, message, None, now),)
+            return (self._refuse(request, RefusalReason.DEADLINE, message, None, now),)
         made: Quote | None = None
         evictions: tuple[Evict, ...] = ()
         if query.possible:
@@ -89,7 +89,11 @@ class ModelScheduler:
             ):
                 index, made, *_ = self.model_state.try_place(query, now)
                 if index is not None:
-                    return (transitions.to_own(self.model_state, tracked, index, query, made, now),)
+                    return (
+                        transitions.start_self_hosted(
+                            self.model_state, tracked, index, query, made, now
+                        ),
+                    )
                 evictions = self._evict(request, made)
             else:
                 made = self.model_state.figures(query, now)
@@ -98,23 +102,27 @@ class ModelScheduler:
         first_s = now + wait_s + queued.service_s
         late = made is None or first_s > self._latest_wait_s(tracked)
         if late:
-            action = transitions.to_remote(
+            action = transitions.start_remote(
                 self.model_state, tracked, made, now, any_ttft=made is None
             )
             if action is not None:
                 return (action,)
         room, shed = self._make_room(request, now)
         if not room:
-            action = transitions.to_remote(self.model_state, tracked, made, now, any_ttft=True)
+            action = transitions.start_remote(self.model_state, tracked, made, now, any_ttft=True)
             if action is not None:
                 return (action,)
             waiting = len(self.model_state.queue)
             message = f"the queue of model {request.model!r} is full ({waiting} requests)"
-            return (self._reject(request, RefusalReason.QUEUE_FULL, message, self._hint_s(), now),)
+            return (
+                self._refuse(
+                    request, RefusalReason.QUEUE_FULL, message, self._retry_after_s(), now
+                ),
+            )
         self.model_state.queue.push(queued)
         tier = Tier.WAIT_LATE if late else Tier.WAIT
         reason = f"waits, {wait_s:.1f} s predicted"
-        transitions.record(self.model_state, tracked, now, tier, reason, made=made)
+        transitions.record_decision(self.model_state, tracked, now, tier, reason, made=made)
         return (*shed, *evictions)
 
     def start_waiting(self, now: float) -> tuple[Action, ...]:
@@ -125,11 +133,11 @@ class ModelScheduler:
         """Acts on what has become due, starts what can start, and says when to call again."""
         queue = self.model_state.queue
         if not queue:
-            self.model_state.observe(now)
+            self.model_state.advance(now)
             return Tick(actions=(), next_wake_s=None)
         actions: list[Action] = []
-        for due, queued in queue.due(now):
-            actions.extend(self.due(due, queued, now))
+        for due, queued in queue.pop_due(now):
+            actions.extend(self.act_on_due(due, queued, now))
         result = self._run_pass(now, ticks=True)
         actions.extend(result.actions)
         wakes_s = [queue.next_due_s()]
@@ -143,7 +151,7 @@ class ModelScheduler:
     def _run_pass(self, now: float, *, ticks: bool) -> PassResult:
         if not self.model_state.queue:
             return PassResult((), None)
-        self.model_state.observe(now)
+        self.model_state.advance(now)
         return run_pass(
             self.model_state.queue,
             lambda queued: self._try_start(queued, now),
@@ -158,6 +166,7 @@ class ModelScheduler:
         request = queued.request
         tracked = self._tracked[request.request_id]
         query = self.model_state.query(tracked, now, late=queued.late)
+        self.model_state.queue.set_self_hosted(queued, query.possible)
         if query.possible:
             if not query.possible_now:
                 return TryResult(None, restricted=True)
@@ -166,14 +175,14 @@ class ModelScheduler:
                 again_s = now + TRY_AGAIN_S if result.time_may_help else None
                 return TryResult(None, query.restricted, result.harmful_prefill_s, again_s)
             self.model_state.queue.remove(request.request_id)
-            self.model_state.queue.started(queued)
-            start = transitions.to_own(
+            self.model_state.queue.credit_lower_classes(queued)
+            start = transitions.start_self_hosted(
                 self.model_state, tracked, result.chosen, query, result.quote, now
             )
             return TryResult(start)
         action: Action | None
         if remotes := self.model_state.remotes.open(tracked, now):
-            action = transitions.to_remote(self.model_state, tracked, None, now, any_ttft=True)
+            action = transitions.start_remote(self.model_state, tracked, None, now, any_ttft=True)
             if action is None:
                 names = [state.facts.name for state in remotes]
                 opens_s = [self._admission.opens_s(name, request, now) for name in names]
@@ -181,38 +190,38 @@ class ModelScheduler:
                 return TryResult(None, restricted=True, again_s=again_s)
         else:
             message = f"no server of model {request.model!r} is in service"
-            action = self._reject(
+            action = self._refuse(
                 request, RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S, now
             )
         self.model_state.queue.remove(request.request_id)
         return TryResult(action)
 
-    def due(self, due: Due, queued: Queued, now: float) -> tuple[Action, ...]:
+    def act_on_due(self, due: Due, queued: Queued, now: float) -> tuple[Action, ...]:
         """What becomes due for a request that waits."""
         request = queued.request
         tracked = self._tracked[request.request_id]
         action: Action | None = None
         if due is Due.EXPIRED:
-            action = transitions.to_remote(self.model_state, tracked, None, now, any_ttft=True)
+            action = transitions.start_remote(self.model_state, tracked, None, now, any_ttft=True)
             return (action or self._expire(request, now),)
         if due is Due.SPILL:
-            action = transitions.to_remote(self.model_state, tracked, None, now, any_ttft=False)
+            action = transitions.start_remote(self.model_state, tracked, None, now, any_ttft=False)
             if action is not None:
                 self.model_state.queue.remove(request.request_id)
             elif now + SPILL_AGAIN_S < queued.late_s:
-                self.model_state.queue.remind(queued, Due.SPILL, now + SPILL_AGAIN_S)
+                self.model_state.queue.schedule(queued, Due.SPILL, now + SPILL_AGAIN_S)
         elif due is Due.LAST_CALL:
             action = self._try_start(queued, now).action
         return () if action is None else (action,)
 
-    def attempt_ended(
+    def on_attempt_ended(
         self, tracked: TrackedRequest, event: AttemptEnded, now: float
     ) -> tuple[Action, ...]:
         """An attempt is over: the request ends with it, waits again, or is tried elsewhere."""
         request = tracked.request
-        state, resident = transitions.take_back(self.model_state, tracked, now)
-        self._admission.ended(state.facts.name, event.request_id, event, now)
-        transitions.learn(self.model_state, state, resident, event)
+        state, resident = transitions.remove_attempt(self.model_state, tracked, now)
+        self._admission.record_end(state.facts.name, event.request_id, event, now)
+        transitions.learn_from_end(self.model_state, state, resident, event)
         if event.outcome is AttemptOutcome.EVICTED:
             return self._wait_again(tracked, now)
         if event.outcome is not AttemptOutcome.RETRYABLE:
@@ -220,7 +229,7 @@ class ModelScheduler:
             if event.outcome is AttemptOutcome.OK and tracked.attempts - tracked.evictions > 1:
                 self._retries.succeeded()
             return self.start_waiting(now)
-        tracked.failed_at(state.facts, event.fault)
+        tracked.record_failure(state.facts, event.fault)
         hint = f"the last on {state.facts.name}: {event.detail}"
         tries = tracked.attempts - tracked.evictions
         open_somewhere = self.model_state.query(
@@ -231,48 +240,48 @@ class ModelScheduler:
         elif not self._retries.take(now):
             message = f"too many retries in the whole gateway, {hint}"
         else:
-            return (*self.arrive(tracked, now), *self.start_waiting(now))
+            return (*self.decide(tracked, now), *self.start_waiting(now))
         retry_s = event.retry_after_s
         retry_s = UNAVAILABLE_RETRY_S if retry_s is None else min(LONGEST_RETRY_S, retry_s)
-        refusal = self._reject(request, RefusalReason.ATTEMPTS_EXHAUSTED, message, retry_s, now)
+        refusal = self._refuse(request, RefusalReason.ATTEMPTS_EXHAUSTED, message, retry_s, now)
         return (refusal, *self.start_waiting(now))
 
     def _wait_again(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """An evicted request goes back to the queue, and others are looked at first."""
         tracked.evictions += 1
         if not self.model_state.states:  # a reload has removed the model
-            return (self._reject_unknown(tracked.request, now),)
+            return (self._refuse_unknown(tracked.request, now),)
         request = tracked.request
         room, shed = self._make_room(request, now)
         if not room:
-            return (*self.start_waiting(now), *self.arrive(tracked, now))
+            return (*self.start_waiting(now), *self.decide(tracked, now))
         made = self.model_state.figures(self.model_state.query(tracked, now), now)
         self.model_state.queue.push(self.model_state.queued(tracked, made, request.deadline_s, now))
         return (*shed, *self.start_waiting(now))
 
-    def cancelled(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
+    def on_cancelled(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """The client gave the request up."""
         request_id = tracked.request.request_id
         del self._tracked[request_id]
         self.model_state.queue.remove(request_id)
         if tracked.placement is not None:
-            state, _ = transitions.take_back(self.model_state, tracked, now)
-            self._admission.ended(state.facts.name, request_id, None, now)
+            state, _ = transitions.remove_attempt(self.model_state, tracked, now)
+            self._admission.record_end(state.facts.name, request_id, None, now)
         return self.start_waiting(now)
 
-    def reject_stranded(self, now: float) -> tuple[Action, ...]:
+    def refuse_stranded(self, now: float) -> tuple[Action, ...]:
         """Refuses all who wait when no placement of the model serves any more."""
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)
         message = "no server of the model is in service"
         return tuple(
-            self._reject(request, RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S, now)
+            self._refuse(request, RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S, now)
             for request in self._empty_queue()
         )
 
-    def reject_all_unknown(self, now: float) -> tuple[Action, ...]:
+    def refuse_unknown_model(self, now: float) -> tuple[Action, ...]:
         """Refuses all who wait: the model is not configured any more."""
-        return tuple(self._reject_unknown(request, now) for request in self._empty_queue())
+        return tuple(self._refuse_unknown(request, now) for request in self._empty_queue())
 
     def _empty_queue(self) -> list[Request]:
         waiting = [queued.request for queued in self.model_state.queue]
@@ -280,11 +289,13 @@ class ModelScheduler:
             self.model_state.queue.remove(request.request_id)
         return waiting
 
-    def _reject_unknown(self, request: Request, now: float) -> Refuse:
+    def _refuse_unknown(self, request: Request, now: float) -> Refuse:
         message = unknown_model(request.model)
-        return self._reject(request, RefusalReason.UNKNOWN_MODEL, message, None, now)
+        return self._refuse(request, RefusalReason.UNKNOWN_MODEL, message, None, now)
 
-    def progress(self, tracked: TrackedRequest, event: Progress, now: float) -> tuple[Action, ...]:
+    def on_progress(
+        self, tracked: TrackedRequest, event: Progress, now: float
+    ) -> tuple[Action, ...]:
         """Tokens came; the end of a prefill makes room for the next one."""
         assert tracked.placement is not None
         index = self.model_state.fleet.index_of(tracked.placement)
@@ -298,17 +309,17 @@ class ModelScheduler:
         """Whether the queue has room for the request, and what becomes of who left it for that."""
         if self.model_state.queue.has_room(request):
             return True, ()
-        below = self.model_state.queue.give_way(request)
+        below = self.model_state.queue.displaceable(request)
         if below is None:
             return False, ()
         self.model_state.queue.remove(below.request.request_id)
         tracked = self._tracked[below.request.request_id]
-        elsewhere = transitions.to_remote(self.model_state, tracked, None, now, any_ttft=True)
+        elsewhere = transitions.start_remote(self.model_state, tracked, None, now, any_ttft=True)
         if elsewhere is not None:
             return True, (elsewhere,)
         message = "the queue is full, and a request with a better claim came"
         return True, (
-            self._reject(below.request, RefusalReason.SHED, message, self._hint_s(), now),
+            self._refuse(below.request, RefusalReason.SHED, message, self._retry_after_s(), now),
         )
 
     def _evict(self, request: Request, made: Quote) -> tuple[Evict, ...]:
@@ -330,11 +341,13 @@ class ModelScheduler:
         waited_s = now - request.arrival_s
         if now + SHORTEST_RETRY_S >= request.deadline_s:
             message = f"no room before the deadline: {waited_s:.1f} s in the queue"
-            return self._reject(request, RefusalReason.DEADLINE, message, None, now)
+            return self._refuse(request, RefusalReason.DEADLINE, message, None, now)
         message = f"no room within {request.slo.max_queue_s:g} s (class {request.slo.slo_class})"
-        return self._reject(request, RefusalReason.QUEUE_TIMEOUT, message, self._hint_s(), now)
+        return self._refuse(
+            request, RefusalReason.QUEUE_TIMEOUT, message, self._retry_after_s(), now
+        )
 
-    def _reject(
+    def _refuse(
         self,
         request: Request,
         reason: RefusalReason,
@@ -343,7 +356,7 @@ class ModelScheduler:
         now: float,
     ) -> Refuse:
         tracked = self._tracked.pop(request.request_id)
-        transitions.record(self.model_state, tracked, now, Tier.REFUSE, message)
+        transitions.record_decision(self.model_state, tracked, now, Tier.REFUSE, message)
         return Refuse(
             request_id=request.request_id,
             reason=reason,
@@ -358,10 +371,10 @@ class ModelScheduler:
     def quote(self, request: Request, now: float) -> Decision:
         """What would be decided for `request` now; nothing is started."""
         tracked = TrackedRequest(request)
-        self.model_state.promise(tracked, count=False)
+        self.model_state.set_expectations(tracked, count=False)
         query = self.model_state.query(tracked, now)
         index, made, *_ = self.model_state.preview_place(query, now)
-        remote, remote_reason, quotes = transitions.overflow(
+        remote, remote_reason, quotes = transitions.choose_remote(
             self.model_state, tracked, now, any_ttft=True
         )
         wait_s = self.model_state.wait_s(request, made.best_s()[0])
@@ -370,17 +383,17 @@ class ModelScheduler:
         chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
         if index is not None:
             chosen, tier = self.model_state.fleet.states[index].facts.name, Tier.LOCAL
-            reason = transitions.why(made, index)
+            reason = transitions.start_reason(made, index)
         elif late and remote is not None:
             chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
         elif not self.model_state.queue.has_room(request):
             tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
         elif late:
             tier = Tier.WAIT_LATE
-        return transitions.decision(
+        return transitions.make_decision(
             self.model_state, tracked, now, tier, reason, made, chosen, quotes
         )
 
-    def _hint_s(self) -> float:
+    def _retry_after_s(self) -> float:
         """When a refused request is worth another try: the predicted time to drain the queue."""
         return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, self.model_state.drain_s()))

@@ -130,7 +130,7 @@ class ModelState:
         """Every placement of the model."""
         return [*self.fleet.states, *self.remotes.states]
 
-    def promise(self, tracked: TrackedRequest, *, count: bool = True) -> None:
+    def set_expectations(self, tracked: TrackedRequest, *, count: bool = True) -> None:
         """Sets what an arrival is promised and expected to need; `count` it as one."""
         request = tracked.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
@@ -144,7 +144,7 @@ class ModelState:
             mean_s = tracked.ttft_s if self._promised_s is None else self._promised_s
             self._promised_s = mean_s + PROMISE_WEIGHT * (tracked.ttft_s - mean_s)
 
-    def observe(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Keeps the measured rate and the saturation up to date."""
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
@@ -157,7 +157,7 @@ class ModelState:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
 
-    def take_report(self, report: EngineReport, now: float) -> bool:
+    def observe_report(self, report: EngineReport, now: float) -> bool:
         """Takes an engine's report; whether there is more room than was thought."""
         fleet, index = self.fleet, self.fleet.index[report.placement]
         before = fleet.sequences[index], fleet.kv_free_tokens[index]
@@ -165,20 +165,20 @@ class ModelState:
         if fleet.take_report(index, report, now):
             self.prefixes.forget(index)
             if last is not None:
-                self.engine_caches.restarted(index, since_s=last.at_s)
+                self.engine_caches.engine_restarted(index, since_s=last.at_s)
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
 
-    def take_cache_events(self, events: CacheEvents, now: float) -> None:
+    def observe_cache_events(self, events: CacheEvents, now: float) -> None:
         """Takes what an engine tells of its prefix cache."""
         index = self.fleet.index[events.placement]
-        self.engine_caches.take(index, events, now)
+        self.engine_caches.apply_events(index, events, now)
         if any(isinstance(change, CacheReset) and change.emptied for change in events.changes):
             self.prefixes.forget(index)
 
-    def take_prices(self) -> None:
+    def apply_prices(self) -> None:
         """Prices of placements have changed."""
         self.fleet.take_prices()
-        self.remotes.take_facts()
+        self.remotes.refresh_facts()
 
     def set_serving(self, event: ServingChanged, now: float) -> None:
         """A placement came into service or left it."""
@@ -285,6 +285,7 @@ class ModelState:
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
             late=now >= late_s,
+            self_hosted=made is not None,
         )
 
     def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
@@ -312,7 +313,7 @@ class ModelState:
         rate = self.fleet.nano_usd_per_s.item(index)
         return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
 
-    def remember_prefix(self, index: int, state: PlacementState, request: Request) -> None:
+    def record_prefix(self, index: int, state: PlacementState, request: Request) -> None:
         """The request's prompt is computed at this placement, remotes counted last."""
         if request.prefix_blocks:
             capacity = state.kv_capacity_tokens

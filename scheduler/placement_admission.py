@@ -22,12 +22,11 @@ SLOTS_CUT = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionReport:
-    """A gate, for a reader. `slots`: requests at once that are allowed now; None: not bounded
+    """A entry, for a reader. `slots`: requests at once that are allowed now; None: not bounded
     here. `reopens_s`: when the next request may pass; None: now, or when a trial has ended."""
 
     phase: BreakerPhase
     reason: str
-    reopens_s: float | None
     slots: int | None
 
 
@@ -50,7 +49,7 @@ class _Attempt:
 
 
 @dataclass(slots=True)
-class _Gate:
+class _PlacementLimits:
     facts: Placement
     breaker: Breaker
     slots: float
@@ -59,14 +58,14 @@ class _Gate:
 
 
 class PlacementAdmission:
-    """One gate a placement. Every `started` is followed by one `ended`, which is ignored where a
-    reload has removed the gate meanwhile."""
+    """One entry for each placement. Every `record_start` is followed by one `record_end`, which is
+    ignored if a reload has removed the entry meanwhile."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
         self._limits = limits
-        self._admission: dict[str, _Gate] = {}
+        self._admission: dict[str, _PlacementLimits] = {}
         self._rates = RateLimiter()
         for facts in placements:
             self.add(facts)
@@ -74,8 +73,8 @@ class PlacementAdmission:
     def add(self, facts: Placement) -> None:
         """Adds a placement that nothing is known of; one of the same name is forgotten."""
         self.remove(facts.name)
-        gate = _Gate(facts, Breaker(self._limits), float(facts.max_running))
-        self._admission[facts.name] = gate
+        entry = _PlacementLimits(facts, Breaker(self._limits), float(facts.max_running))
+        self._admission[facts.name] = entry
 
     def remove(self, name: str) -> None:
         """Forgets a placement, if it is there, and what runs on it."""
@@ -84,10 +83,10 @@ class PlacementAdmission:
 
     def change(self, facts: Placement) -> None:
         """Applies changed facts; what was learnt of the placement stays, within the new bounds."""
-        gate = self._admission[facts.name]
-        most, uncut = float(facts.max_running), gate.slots >= gate.facts.max_running
-        gate.slots = most if uncut else min(gate.slots, most)
-        gate.facts = facts
+        entry = self._admission[facts.name]
+        most, uncut = float(facts.max_running), entry.slots >= entry.facts.max_running
+        entry.slots = most if uncut else min(entry.slots, most)
+        entry.facts = facts
 
     def restart(self, facts: Placement) -> None:
         """Another server is behind the name: its breaker starts anew. Limits that the account of
@@ -114,13 +113,13 @@ class PlacementAdmission:
 
     def admits(self, name: str, request: Request, now: float) -> bool:
         """Whether the request may start there now."""
-        gate = self._admission[name]
-        if not gate.breaker.admits(now):
+        entry = self._admission[name]
+        if not entry.breaker.admits(now):
             return False
-        facts = gate.facts
+        facts = entry.facts
         if facts.kind is PlacementKind.LOCAL:
             return True
-        if len(gate.running) >= int(gate.slots):
+        if len(entry.running) >= int(entry.slots):
             return False
         return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
 
@@ -133,24 +132,24 @@ class PlacementAdmission:
             return None
         return now + refusal.retry_after_s
 
-    def started(self, name: str, request: Request, now: float) -> None:
+    def record_start(self, name: str, request: Request, now: float) -> None:
         """A request that was admitted has started."""
-        gate = self._admission[name]
+        entry = self._admission[name]
         tokens = _tokens(request)
-        gate.breaker.started(request.request_id, now)
-        gate.running[request.request_id] = _Attempt(now, tokens, gate.breaker)
-        if gate.facts.kind is PlacementKind.REMOTE:
-            refusal = self._rates.admit(name, gate.facts.send_limits, tokens, now)
+        entry.breaker.count_start(request.request_id, now)
+        entry.running[request.request_id] = _Attempt(now, tokens, entry.breaker)
+        if entry.facts.kind is PlacementKind.REMOTE:
+            refusal = self._rates.admit(name, entry.facts.send_limits, tokens, now)
             if refusal is not None:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
 
-    def ended(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
+    def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """An attempt is over; None: its client has gone."""
-        gate = self._admission.get(name)
-        if gate is None or request_id not in gate.running:
+        entry = self._admission.get(name)
+        if entry is None or request_id not in entry.running:
             return
-        in_use = len(gate.running)
-        attempt = gate.running.pop(request_id)
+        in_use = len(entry.running)
+        attempt = entry.running.pop(request_id)
         started_s, reserved = attempt.started_s, attempt.tokens
         used = reserved
         ok, fault, retry_after_s, detail = False, Fault.NONE, None, ""
@@ -159,14 +158,14 @@ class PlacementAdmission:
             retry_after_s, detail = end.retry_after_s, end.detail
             if end.output_tokens is not None:
                 used = (end.prompt_tokens or 0) + end.output_tokens
-        if gate.facts.kind is PlacementKind.REMOTE:
+        if entry.facts.kind is PlacementKind.REMOTE:
             self._rates.settle(name, reserved, used, now)
-            if fault is Fault.BUSY and started_s >= gate.cut_s:
-                gate.slots = max(1.0, SLOTS_CUT * in_use)
-                gate.cut_s = now
-            elif ok and in_use >= int(gate.slots):
-                gate.slots = min(float(gate.facts.max_running), gate.slots + 1.0 / gate.slots)
-        attempt.breaker.ended(
+            if fault is Fault.BUSY and started_s >= entry.cut_s:
+                entry.slots = max(1.0, SLOTS_CUT * in_use)
+                entry.cut_s = now
+            elif ok and in_use >= int(entry.slots):
+                entry.slots = min(float(entry.facts.max_running), entry.slots + 1.0 / entry.slots)
+        attempt.breaker.count_end(
             request_id,
             started_s=started_s,
             ok=ok,
@@ -176,24 +175,23 @@ class PlacementAdmission:
             now=now,
         )
 
-    def proved(self, name: str) -> None:
+    def close_breaker(self, name: str) -> None:
         """A probe had an answer from the placement: its breaker closes."""
         self._admission[name].breaker.close()
 
     def next_change_s(self, now: float) -> float | None:
         """When the next breaker lets something pass by itself; None: none will."""
-        changes = (gate.breaker.next_change_s(now) for gate in self._admission.values())
+        changes = (entry.breaker.next_change_s(now) for entry in self._admission.values())
         return min((at_s for at_s in changes if at_s is not None), default=None)
 
     def report(self, name: str, now: float) -> AdmissionReport:
-        """The gate as it is."""
-        gate = self._admission[name]
-        phase = gate.breaker.phase(now)
+        """The entry as it is."""
+        entry = self._admission[name]
+        phase = entry.breaker.phase(now)
         return AdmissionReport(
             phase=phase,
-            reason="" if phase is BreakerPhase.CLOSED else gate.breaker.reason,
-            reopens_s=gate.breaker.next_change_s(now),
-            slots=None if gate.facts.kind is PlacementKind.LOCAL else int(gate.slots),
+            reason="" if phase is BreakerPhase.CLOSED else entry.breaker.reason,
+            slots=None if entry.facts.kind is PlacementKind.LOCAL else int(entry.slots),
         )
 
 

@@ -44,7 +44,7 @@ class Placement:
         send_limits: what a remote takes a minute.
         incarnation: which server is behind the name, its address say: when it changes, nothing that
             was known of the engine holds any more.
-        fate: placements of one such name fail together; empty: by itself.
+        failure_domain: placements of one such name fail together; empty: by itself.
         objective: what the pool is packed or spread by; the same for all pools of one model.
         release_delay_s: a group that was empty for so long is reported as releasable.
     """
@@ -64,7 +64,7 @@ class Placement:
     nano_usd_per_s: int | None = None
     send_limits: RateLimits = NO_RATE_LIMITS
     incarnation: str = ""
-    fate: str = ""
+    failure_domain: str = ""
     objective: Objective = Objective.LATENCY
     release_delay_s: float = 30.0
 
@@ -215,7 +215,7 @@ class PlacementState:
             self.kv_reserved_tokens += more
         return news
 
-    def prefill_overdue(self, model: StepModel, now: float) -> None:
+    def extend_overdue_prefill(self, model: StepModel, now: float) -> None:
         """The first pending prefill takes longer than was expected.
 
         Its prefix was not in the cache after all, or the prediction is off. Those behind it have
@@ -245,18 +245,18 @@ class PlacementState:
             self.idle_since_s = now
         return resident
 
-    def note_outcome(self, failed: bool) -> None:
+    def record_outcome(self, failed: bool) -> None:
         """Takes the end of an attempt into the share of failures."""
         self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
 
-    def note_cached(self, resident: Resident, cached_tokens: int | None) -> None:
+    def record_cached_tokens(self, resident: Resident, cached_tokens: int | None) -> None:
         """Takes the cached tokens that came back; None says nothing."""
         if cached_tokens is None or resident.hit_tokens <= 0:
             return
         share = min(1.0, cached_tokens / resident.hit_tokens)
         self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
-    def take_report(self, report: EngineReport) -> None:
+    def record_report(self, report: EngineReport) -> None:
         """Takes an engine's report; what it holds beyond the own attempts is external load.
 
         An engine tells of the start and end of an attempt a step later than the scheduler knows
@@ -272,7 +272,7 @@ class PlacementState:
         # believed where others run there.
         self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
-    def note_preemptions(self, preemptions: int, now: float) -> None:
+    def record_preemptions(self, preemptions: int, now: float) -> None:
         """The engine ran out of KV blocks: plan with fewer for a while."""
         if preemptions > 0:
             raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)

@@ -26,16 +26,16 @@ class TrackedRequest:
     """KV tokens to count it with: its prompt, and output that nine of ten such stay below."""
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)
-    _failed_fates: set[str] = field(default_factory=set)
+    _failed_domains: set[str] = field(default_factory=set)
 
-    def failed_at(self, facts: Placement, fault: Fault) -> None:
+    def record_failure(self, facts: Placement, fault: Fault) -> None:
         """An attempt failed there."""
         self._tried.add(facts.name)
         if fault is Fault.REQUEST:
             if facts.pool:
                 self._unsuited_pools.add(facts.pool)
-        elif facts.fate:
-            self._failed_fates.add(facts.fate)
+        elif facts.failure_domain:
+            self._failed_domains.add(facts.failure_domain)
 
     @property
     def failed(self) -> bool:
@@ -47,7 +47,9 @@ class TrackedRequest:
         return facts.name not in self._tried and facts.pool not in self._unsuited_pools
 
     def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:
-        """Without those that share the fate of one that failed, while there are others."""
-        if not self._failed_fates:
+        """The placements outside the failure domains of those that failed, or all if none is."""
+        if not self._failed_domains:
             return states
-        return [state for state in states if state.facts.fate not in self._failed_fates] or states
+        return [
+            state for state in states if state.facts.failure_domain not in self._failed_domains
+        ] or states

@@ -27,7 +27,7 @@ _TELLS = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
 """Outcomes that say something of the placement."""
 
 
-def to_own(
+def start_self_hosted(
     model_state: ModelState,
     tracked: TrackedRequest,
     index: int,
@@ -53,11 +53,13 @@ def to_own(
     if request.slo.slo_class is SloClass.BATCH:
         model_state.batch[request.request_id] = index
     model_state.queue.counters.charge(request.tenant, request.weight, resident.service_nano_usd)
-    model_state.rate.started(model_state.work_s(tracked, prefill_s))
-    model_state.remember_prefix(index, state, request)
+    model_state.rate.add_work(model_state.work_s(tracked, prefill_s))
+    model_state.record_prefix(index, state, request)
     _count_start(model_state, tracked, state, now)
-    reason = why(made, index)
-    record(model_state, tracked, now, Tier.LOCAL, reason, made=made, chosen=state.facts.name)
+    reason = start_reason(made, index)
+    record_decision(
+        model_state, tracked, now, Tier.LOCAL, reason, made=made, chosen=state.facts.name
+    )
     return Start(
         request_id=request.request_id,
         attempt=tracked.attempts,
@@ -70,7 +72,7 @@ def to_own(
     )
 
 
-def to_remote(
+def start_remote(
     model_state: ModelState,
     tracked: TrackedRequest,
     made: Quote | None,
@@ -79,7 +81,7 @@ def to_remote(
     any_ttft: bool,
 ) -> Start | None:
     """Starts the request at the cheapest remote that is in time, with `any_ttft` else at any."""
-    chosen, why, quotes = overflow(model_state, tracked, now, any_ttft=any_ttft)
+    chosen, choice_reason, quotes = choose_remote(model_state, tracked, now, any_ttft=any_ttft)
     if chosen is None:
         return None
     request = tracked.request
@@ -95,12 +97,14 @@ def to_remote(
         service_nano_usd=0.0,
     )
     state.add(resident, now)
-    model_state.remotes.took(chosen.placement)
-    model_state.remember_prefix(len(model_state.fleet) + at, state, request)
+    model_state.remotes.record_try(chosen.placement)
+    model_state.record_prefix(len(model_state.fleet) + at, state, request)
     _count_start(model_state, tracked, state, now)
     saturated = model_state.fleet.serving.any()
-    reason = f"{'own servers saturated' if saturated else 'no own server can serve it'}; {why}"
-    record(
+    reason = (
+        f"{'own servers saturated' if saturated else 'no own server can serve it'}; {choice_reason}"
+    )
+    record_decision(
         model_state, tracked, now, Tier.REMOTE, reason,
         made=made, chosen=chosen.placement, remote_quotes=quotes,
     )  # fmt: skip
@@ -115,7 +119,7 @@ def to_remote(
     )
 
 
-def overflow(
+def choose_remote(
     model_state: ModelState, tracked: TrackedRequest, now: float, *, any_ttft: bool
 ) -> tuple[RemoteQuote | None, str, tuple[RemoteQuote, ...]]:
     """The remote to take, why, and what all promised; nothing is started."""
@@ -131,7 +135,7 @@ def overflow(
     return None, "", quotes
 
 
-def take_back(
+def remove_attempt(
     model_state: ModelState, tracked: TrackedRequest, now: float
 ) -> tuple[PlacementState, Resident]:
     """Counts the request's attempt out, and settles its tenant's service."""
@@ -156,7 +160,7 @@ def take_back(
     return state, resident
 
 
-def learn(
+def learn_from_end(
     model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
 ) -> None:
     """Takes what the end of an attempt says of its placement and of such requests."""
@@ -164,17 +168,17 @@ def learn(
     if event.fault is not Fault.NONE and index is not None:
         model_state.troubled.add(index)
     if event.outcome in _TELLS:
-        state.note_outcome(failed=event.outcome is not AttemptOutcome.OK)
+        state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
         told = index is not None and model_state.engine_caches.is_known(index)
         if not (told and resident.request.token_blocks):  # else what was expected was no guess
-            state.note_cached(resident, event.cached_tokens)
+            state.record_cached_tokens(resident, event.cached_tokens)
         if event.output_tokens is not None:
             request = resident.request
             model_state.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)
 
 
-def record(
+def record_decision(
     model_state: ModelState,
     tracked: TrackedRequest,
     now: float,
@@ -187,11 +191,11 @@ def record(
 ) -> None:
     """Keeps what was decided, and on which figures."""
     model_state.decisions.add(
-        decision(model_state, tracked, now, tier, reason, made, chosen, remote_quotes)
+        make_decision(model_state, tracked, now, tier, reason, made, chosen, remote_quotes)
     )
 
 
-def decision(
+def make_decision(
     model_state: ModelState,
     tracked: TrackedRequest,
     now: float,
@@ -221,7 +225,7 @@ def decision(
     )
 
 
-def why(made: Quote, index: int) -> str:
+def start_reason(made: Quote, index: int) -> str:
     """Why an own placement was taken, for a reader."""
     free = len(made.blocked) - np.count_nonzero(made.blocked)
     return (
@@ -235,4 +239,4 @@ def _count_start(
 ) -> None:
     tracked.attempts += 1
     tracked.placement = state
-    model_state.admission.started(state.facts.name, tracked.request, now)
+    model_state.admission.record_start(state.facts.name, tracked.request, now)

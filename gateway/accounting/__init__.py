@@ -1,1 +1,1 @@
-"""Money: dated prices, what each attempt cost, and where the bill of the own servers went."""
+"""Money: dated prices, the ledger of attempts, budgets, and the bill of the self-hosted servers."""

@@ -1,4 +1,4 @@
-"""The accounts of a gateway: its ledger and its budgets, opened, minded and closed together."""
+"""The ledger and the budgets of a gateway: opened, maintained and closed together."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ T = TypeVar("T")
 MAINTENANCE_S = 1.0
 HEARTBEAT_S = 10.0
 SILENCE_S = 120.0
-"""A gateway that shares the database and has been silent for so long is taken for dead."""
+"""A gateway that shares the database and wrote no heartbeat for this long counts as dead."""
 SETTLE_S = 60.0
-"""After the start, and after the database was away: others have so long to be heard again."""
+"""No gateway is declared dead this soon after the start or after the database was unavailable: the
+others need time to write a heartbeat again."""
 RETENTION_S = 3600.0
 WRITE_S = 10.0
 
 
 @dataclass(slots=True)
 class Accounting:
-    """Told of every attempt; asked before a request may spend. Made by `open_accounting`."""
+    """Records every attempt, and reserves what a request may spend. Made by `open_accounting`."""
 
     database: Database
     ledger: Ledger
@@ -60,21 +61,22 @@ class Accounting:
     retain_days: int
 
     def record_attempt(self, settled: SettledAttempt) -> None:
-        """A sink of settled attempts: never blocks."""
+        """Adds a settled attempt to the ledger and to its budgets. A `Sink`: never blocks."""
         self.ledger.add(pending_row(settled, self.budgets.settle(settled)))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
-        """Sets a budget, in force here at once and at other gateways within `HEARTBEAT_S`; None
-        takes it away. Raises LedgerUnavailable."""
+        """Sets a budget, or deletes it (None). This gateway applies it at once, other gateways
+        within `HEARTBEAT_S`. Raises LedgerUnavailable."""
         await self.write(lambda tx: set_override(tx, scope, budget))
         self.budgets.override(await self.database.read(overrides))
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """Writes after the rows that came before. Raises LedgerUnavailable."""
+        """Runs a transaction after the rows that were recorded before. Raises LedgerUnavailable."""
         return await self.ledger.after_rows(transaction, WRITE_S)
 
     async def maintain(self) -> None:
-        """Minds leases, the heartbeat, silent gateways and retention, until cancelled."""
+        """Returns unused leases, writes heartbeats, recovers leases of dead gateways and deletes
+        old rows, until cancelled."""
         beat_s = retain_s = 0.0
         calm_since_s = time.monotonic()
         while True:
@@ -99,9 +101,9 @@ class Accounting:
                     retain_s = now_s
                     await self._retain()
             except LedgerUnavailable as error:
-                log.warning("the ledger could not be minded: %s", error)
-            except Exception:  # leases, retention and the heartbeat must not end with one fault
-                log.exception("the ledger could not be minded")
+                log.warning("maintenance of the ledger failed: %s", error)
+            except Exception:  # one fault must not end the maintenance
+                log.exception("maintenance of the ledger failed")
 
     async def _retain(self) -> None:
         before_us = round((time.time() - self.retain_days * 86_400) * 1e6)
@@ -113,10 +115,8 @@ class Accounting:
 
 @contextlib.asynccontextmanager
 async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounting]:
-    """Opens the ledger, books what a killed process left, and closes it in order.
-
-    Raises ConfigError where it cannot be opened.
-    """
+    """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
+    closes everything in order. Raises ConfigError where the ledger cannot be opened."""
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
     owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
@@ -151,7 +151,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
             await database.write(lambda tx: recover_own_leases(tx, owner)), "a killed gateway"
         )
         if dsn is None:
-            # Nobody else can have the file open: other names are old names of this gateway.
+            # No other gateway can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
         await database.write(lambda tx: record_heartbeat(tx, owner))
         ledger = Ledger(database, append, settings.backlog_rows, spool)
@@ -167,7 +167,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
             retain_days=settings.retain_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
-        minder = asyncio.create_task(opened.maintain(), name="moegate-accounts")
+        minder = asyncio.create_task(opened.maintain(), name="moegate-accounting")
         try:
             yield opened
         finally:
@@ -179,7 +179,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
 
 
 def configured_budget(entry: BudgetConfig) -> Budget:
-    """A budget of the configuration file."""
+    """The budget of an entry of the configuration file."""
     return Budget(
         tenant=entry.tenant,
         key_id=entry.key or "",
@@ -204,4 +204,4 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     (result,) = await asyncio.gather(task, return_exceptions=True)
     if isinstance(result, Exception):
-        log.error("a task of the accounts failed", exc_info=result)
+        log.error("a task of the accounting failed", exc_info=result)

@@ -1,6 +1,7 @@
-"""Budgets that cannot do their work, because what they cap has no price per token.
+"""Warnings about budgets that cap models or servers without a price per token.
 
-Told by `moegate check` and when a budget is set; nothing is refused for it, prices may come later.
+`moegate check` and `moegate admin set-budget` show them. They refuse nothing, because prices may be
+added later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from gateway.config.problems import Problem
 from scheduler.budgets.budget import Budget
 
 FIX = (
-    "add to prices.catalog a showback row for an own pool, and give a remote a price_row "
+    "add to prices.catalog a showback row for a self-hosted pool, and give a remote a price_row "
     "(docs/cost.md)"
 )
 
@@ -21,8 +22,8 @@ FIX = (
 def unpriced_budget(
     budget: Budget, config: GatewayConfig, prices: Prices, unix_s: float, path: str
 ) -> Iterator[Problem]:
-    """A problem for each model that the budget's keys may call and some server of which has no
-    price at a time; `path` names the budget."""
+    """One problem for each model that the budget's keys may call and that a server without a price
+    at `unix_s` serves; `path` names the budget."""
     keys = [
         key
         for tenant in config.tenants

@@ -1,8 +1,8 @@
-"""Budgets in the gateway: reserves before a request runs, settles each attempt, minds the leases.
+"""Budgets in the gateway: reserves before a request runs, settles each attempt, returns leases.
 
-The figures are kept by `BudgetBook`; what it needs from the store goes through the ledger's writer,
-in order with the rows. While the store does not answer, holders spend what they have leased, and
-then are refused: a cap that cannot be checked is not passed.
+`BudgetBook` keeps the figures. Its requests to the database go through the ledger's writer, in
+order with the rows. While the database does not answer, a holder spends what it has leased and is
+refused afterwards, so that a cap that cannot be checked is never exceeded.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from scheduler.metering.settlement import SettledAttempt
 log = logging.getLogger(__name__)
 
 GRANT_S = 5.0
-"""Longest wait of a request for its lease."""
+"""Longest wait of a request for an extension of its lease."""
 MAX_GRANTS = 100
-"""Attempts of one request at a lease, while others of its holder take what it was granted."""
+"""Most extensions for one request, while other requests of its holder use up each grant."""
 REFUSED_S = 1.0
-"""How long a refusal that lasts is remembered: a client that asks again at once costs the ledger
-nothing."""
+"""How long a lasting refusal is remembered, so that a client that retries at once costs the
+database nothing."""
 MAX_REFUSED = 10_000
 LOST_NOTE = "the ledger's backlog was full: rows that were lost"
 
 
 class BudgetRefused(Exception):
-    """No room in a budget. `retry_after_s`: None: no use in trying again in this window."""
+    """A budget has no room. `retry_after_s` is None where a retry cannot succeed in this window."""
 
     def __init__(self, refusal: Refusal, retry_after_s: float | None) -> None:
         super().__init__(f"budget of {account_name(refusal.limit)}")
@@ -60,11 +60,11 @@ class BudgetRefused(Exception):
 
 
 class BudgetUnchecked(Exception):
-    """The store does not answer; the text says why."""
+    """The database does not answer, so that the cap cannot be checked; the text says why."""
 
 
 class Budgets:
-    """Reservations of one gateway. Its configuration may be swapped; its leases stay."""
+    """Reservations of one gateway. Leases survive a change of the configured budgets."""
 
     def __init__(self, ledger: Ledger, owner: Owner) -> None:
         self._ledger = ledger
@@ -80,7 +80,7 @@ class Budgets:
 
     @property
     def book(self) -> BudgetBook:
-        """The figures, to read."""
+        """The figures, for reading only."""
         return self._book
 
     def configure(self, budgets: Iterable[Budget]) -> None:
@@ -89,12 +89,12 @@ class Budgets:
         self._apply()
 
     def override(self, overrides: dict[Scope, Budget | None]) -> None:
-        """Puts those that were set at run time over them, by scope; None: taken away."""
+        """Applies the budgets that were set at run time over the configured ones; None deletes."""
         self._overrides = overrides
         self._apply()
 
     def forget_refusals(self) -> None:
-        """What was refused may have room now: a correction was written."""
+        """Drops remembered refusals, because a correction may have made room."""
         self._refused.clear()
 
     def was_set(self, scope: Scope) -> bool:
@@ -102,7 +102,7 @@ class Budgets:
         return scope in self._overrides
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
-        """Who would spend; None: no budget applies."""
+        """The holder whose lease pays for a request; None where no budget applies."""
         return self._book.holder(tenant, key_id, session_id)
 
     def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
@@ -145,20 +145,26 @@ class Budgets:
         raise BudgetUnchecked("too many requests of one holder compete for its lease")
 
     def settle(self, settled: SettledAttempt) -> Settled | None:
-        """An attempt ended: how it counts. None: no budget applies to it."""
+        """How an ended attempt counts in its budgets; None where no budget applies."""
         return settle_against_budgets(self._book, settled)
 
     def release(self, request_id: str) -> None:
-        """The request has ended; its attempts are settled."""
+        """Frees the rest of a reservation, after the request ended and its attempts were
+        settled."""
         self._book.release(request_id, time.time())
 
     async def return_unused(self, *, pressed: Holder | None = None) -> None:
-        """Gives back what is idle or above 2 %; what fails is done at a later call."""
+        """Closes idle leases and returns what leases hold above 2 %; a later call repeats what
+        failed.
+
+        `pressed`: a holder that found no room, for which other leases return all that is free.
+        """
         due, self._undone = (*self._undone, *self._book.due(time.time(), pressed=pressed)), []
         await self._perform(due)
 
     async def close(self) -> None:
-        """Closes the leases: the process stops. What a request still holds counts as spent."""
+        """Closes the leases when the process stops. What a running request holds counts as
+        spent."""
         due, self._undone = (*self._undone, *self._book.close_all()), []
         await self._perform(due)
 
@@ -167,8 +173,8 @@ class Budgets:
             try:
                 await self._to_store(action)
             except LedgerUnavailable:
-                # An amount that may have been given back must not be given twice: the next grant,
-                # or the end of the lease, puts that right. Closing twice is harmless.
+                # A return may have been committed and must not happen twice: the next grant, or the
+                # end of the lease, corrects the figures. Closing twice is harmless.
                 self._undone.extend(a for a in actions[i:] if isinstance(a, Close))
                 return
 
@@ -186,10 +192,10 @@ class Budgets:
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
 
     async def _extend(self, holder: Holder, worst_nano_usd: int) -> None:
-        """Gets what is missing, or raises."""
+        """Has the database grant the missing amount, or raises."""
         refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
         if refusal is not None and refusal.transient:
-            # Other leases of this process may have room that nobody needs.
+            # Other leases of this process may hold money that no request needs.
             await self.return_unused(pressed=holder)
             refusal = await self._grant(self._book.extension(holder, worst_nano_usd, time.time()))
         if refusal is None:
@@ -219,7 +225,9 @@ class Budgets:
                 lambda tx: extend(tx, self._owner, lease, step.need_nano_usd), GRANT_S
             )
         except LeaseGone:
-            log.error("the lease of %s was taken for abandoned", owned_by(lease.holder))
+            log.error(
+                "the lease of %s was recovered as that of a dead gateway", owned_by(lease.holder)
+            )
             self._book.gone(lease)
             return None
         except LedgerUnavailable as error:
@@ -242,7 +250,7 @@ class Budgets:
 
 
 def account_name(limit: Limit) -> str:
-    """An account in words."""
+    """The name of a budget account in messages."""
     account = limit.account
     key = f", key {account.key_id}" if account.key_id else ""
     session = "" if account.session_id is None else f", session {account.session_id[:40]!r}"
@@ -250,14 +258,14 @@ def account_name(limit: Limit) -> str:
 
 
 def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> Settled | None:
-    """Settles an attempt in the book; None: no budget applies to it."""
+    """Settles an attempt in the book; None where no budget applies to it."""
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:
         return found
     holder = book.holder(settled.tenant, settled.key_id, settled.session_id)
     if holder is None:
         return None
-    # The budget came while the request ran: nothing was reserved, but it counts.
+    # The budget was set while the request ran: nothing was reserved, but the charge counts.
     limits = book.accounts(holder, settled.started_unix_s)
     return Settled(
         lease_id=None,

@@ -1,7 +1,7 @@
-"""The meter's sums on disk: what a restart goes on from.
+"""The meter's sums on disk, from which a restarted gateway continues.
 
-Written whole to a new file that then takes the old one's name, so that a crash leaves one or the
-other. Integers beyond 64 bits are texts in JSON.
+The file is written whole under a new name and then renamed, so that a crash leaves either the old
+or the new one. Sums are JSON strings, because they may exceed 64 bits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UnreadableCheckpoint(Exception):
-    """The file is there, but it is no checkpoint."""
+    """The file exists, but it is no checkpoint."""
 
 
 def read_checkpoint(path: Path) -> MeterCheckpoint | None:
-    """The checkpoint of the process before; None: there is none. Raises UnreadableCheckpoint."""
+    """The checkpoint of the previous process; None where there is no file. Raises
+    UnreadableCheckpoint."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

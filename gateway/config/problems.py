@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 SHOWN_CHARACTERS = 80
-"""Longer texts are cut."""
+"""Most characters of a value that are shown."""
 _MASKED = re.compile(r"(^|\.)(api_key|sha256|secret|headers\[\d+\]\.value)(\.|\[|$)")
-# In `env`, a name in capitals can be told from a key that was pasted there by mistake.
+# A name in capitals in `env` is not a key that was pasted there by mistake.
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _USER = re.compile(r"://[^/\s]*@")
 _QUERY = re.compile(r"(://[^?\s]*\?).*", re.DOTALL)

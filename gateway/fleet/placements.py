@@ -83,5 +83,5 @@ def _remote(remote: RemoteConfig) -> Placement:
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
         ),
-        fate=remote.fails_with or "",
+        failure_domain=remote.fails_with or "",
     )

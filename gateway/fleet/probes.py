@@ -61,7 +61,7 @@ class WatchedReplica:
 
     @property
     def server(self) -> tuple[str, str, tuple[str, ...]]:
-        """Which server it is. A replica of another server has to prove itself anew."""
+        """Identity of the server: when it changes, the replica must be probed like a new one."""
         return self.url, self.upstream_model, self.placements
 
 

@@ -18,18 +18,18 @@ from gateway.config.gateway import RemoteConfig, TimeoutsConfig
 from gateway.config.remote import Feature, MaxTokensField, OtherGatewayConfig, RemoteApi
 from gateway.config.secrets import resolve
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.anthropic.http import AnthropicHttpBackend
+from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.http.loop_load import Pace
-from gateway.upstream.moegate.client import Address, MoegateGrpcBackend, Policy
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.moegate.client import Address, MoegateClient, Policy
+from gateway.upstream.openai.client import OpenAIClient
 
 
 class RemoteClient(Protocol):
-    """What the client of every remote offers."""
+    """The client of a remote, whatever its API."""
 
     @property
     def features(self) -> frozenset[Feature]:
-        """What requests may ask of it."""
+        """Features that requests may use."""
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of the request that are set and that it cannot honour."""
@@ -38,10 +38,10 @@ class RemoteClient(Protocol):
         """Runs a generation. Raises UpstreamFailure."""
 
     async def close_when_idle(self) -> None:
-        """Frees what it holds, once its last stream has ended."""
+        """Closes its connections once its last stream has ended."""
 
     async def close(self) -> None:
-        """Frees what it holds, and ends its streams."""
+        """Closes its connections, and so ends its streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def remote_client(
     """Makes the client; nothing is connected yet."""
     match remote.api:
         case RemoteApi.ANTHROPIC:
-            return AnthropicHttpBackend(
+            return AnthropicClient(
                 session=session,
                 base_url=remote.url + remote.url_prefix,
                 upstream_model=remote.upstream_model,
@@ -108,7 +108,7 @@ def remote_client(
             )
         case RemoteApi.MOEGATE:
             options = remote.gateway
-            return MoegateGrpcBackend(
+            return MoegateClient(
                 address=Address(target=remote.url.partition("://")[2], tls=remote.tls),
                 upstream_model=remote.upstream_model,
                 api_key=remote.api_key,
@@ -124,7 +124,7 @@ def remote_client(
                 headers=dict(remote.headers),
             )
         case RemoteApi.OPENAI:
-            return OpenAIHttpBackend(
+            return OpenAIClient(
                 session=session,
                 base_url=remote.url + remote.url_prefix,
                 upstream_model=remote.upstream_model,

@@ -15,10 +15,10 @@ from scheduler.contract import EngineReport, PlacementKind
 from scheduler.metering.settlement import SettledAttempt
 
 WINDOW_S = 10.0
-"""Over which a remote's requests count; two looks at an engine that are farther apart say nothing
-of now."""
+"""Window in which the requests of a remote count, and longest time between two reports of an engine
+from which a rate is taken."""
 WEIGHT = 0.5
-"""Weight of a new rate in the running mean: reports come about once a second."""
+"""Weight of a new rate in the running mean; reports come about once a second."""
 STALE_S = 5.0
 """A rate whose newest report is older is unknown."""
 
@@ -36,7 +36,8 @@ class _Remote:
 
 
 class Throughput:
-    """What runs through. Times are Unix seconds for remotes, the scheduler's for engines."""
+    """Throughput by placement. Times are Unix seconds for remotes, those of the scheduler for
+    engines."""
 
     def __init__(self) -> None:
         self.overflowed_requests = 0
@@ -44,12 +45,13 @@ class Throughput:
         self._remotes: dict[str, _Remote] = {}
 
     def record_reports(self, reports: Iterable[EngineReport]) -> None:
-        """Takes the engines' newest reports. One that is given again changes nothing."""
+        """Adds the newest reports of the engines. A report that was added before changes
+        nothing."""
         for report in reports:
             self._record(report)
 
     def settled(self, attempt: SettledAttempt) -> None:
-        """Takes an attempt that has ended: a sink of the dispatcher."""
+        """Adds an attempt that has ended."""
         if attempt.kind is not PlacementKind.REMOTE:
             return
         self.overflowed_requests += 1
@@ -60,7 +62,7 @@ class Throughput:
         self._expire(remote, attempt.ended_unix_s)
 
     def tokens_per_s(self, placement: str, *, now_s: float, now_unix_s: float) -> float | None:
-        """Of one placement; None: unknown."""
+        """Output tokens per second of one placement; None: unknown."""
         remote = self._remotes.get(placement)
         if remote is not None:
             self._expire(remote, now_unix_s)
@@ -77,7 +79,7 @@ class Throughput:
             return
         gained = 0 if engine is None else _generated(report) - _generated(engine.report)
         if engine is None or gained < 0 or passed_s > WINDOW_S:
-            # New, or started anew, or not looked at for long.
+            # A new engine, one that has restarted, or one without reports for long.
             self._engines[report.placement] = _Engine(report)
             return
         rate = gained / passed_s

@@ -246,9 +246,11 @@ class Dispatcher:
         """A second leg, if the budget allows one and the scheduler starts it at once elsewhere."""
         if not self._hedges.take(self._clock()):
             return None
-        fates = {state.facts.name: state.facts.fate for state in self._scheduler.placements}
-        mine = fates[action.placement]
-        alike = {name for name, fate in fates.items() if mine and fate == mine}
+        domains = {
+            state.facts.name: state.facts.failure_domain for state in self._scheduler.placements
+        }
+        mine = domains[action.placement]
+        alike = {name for name, domain in domains.items() if mine and domain == mine}
         request = leg.request
         rival = replace(
             request,

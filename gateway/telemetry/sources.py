@@ -58,7 +58,7 @@ class GatewayFigures:
 
     def breaker(self, placement: str) -> str:
         """Phase of its breaker."""
-        return self.live.runtime.scheduler.gate(placement, self.clock()).phase.value
+        return self.live.runtime.scheduler.admission_report(placement, self.clock()).phase.value
 
     def tokens_per_s(self, placement: str) -> float | None:
         """Output tokens per second; None: unknown."""

@@ -55,7 +55,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Account:
+class BudgetAccount:
     """One budget in one window. `session_id` is None where sessions share it."""
 
     tenant: str
@@ -75,7 +75,7 @@ class Account:
 class Limit:
     """An account with its cap. `ends_unix_s`: when the account's window ends."""
 
-    account: Account
+    account: BudgetAccount
     cap_nano_usd: int
     hard: bool
     ends_unix_s: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from scheduler.budgets.budget import MOST_FREE_DIVISOR, Account, Budget, Holder, Limit
+from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, Holder, Limit
 from scheduler.budgets.budget_window import window_at
 
 IDLE_S = 10.0
@@ -89,7 +89,7 @@ class Settled:
     lease_id: str | None
     budgeted_nano_usd: int
     overrun_nano_usd: int
-    others: tuple[Account, ...]
+    others: tuple[BudgetAccount, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class BudgetBook:
         limits = []
         for budget in self._applying(holder.tenant, holder.key_id).budgets:
             window = window_at(budget.period, unix_s)
-            account = Account(
+            account = BudgetAccount(
                 tenant=budget.tenant,
                 key_id=budget.key_id,
                 session_id=holder.session_id if budget.each_session else None,
@@ -236,7 +236,7 @@ class BudgetBook:
             others=self.later_accounts(lease, hold.since_s),
         )
 
-    def later_accounts(self, lease: Lease, unix_s: float) -> tuple[Account, ...]:
+    def later_accounts(self, lease: Lease, unix_s: float) -> tuple[BudgetAccount, ...]:
         """Accounts of the holder that are not the lease's."""
         if self._leases.get(lease.holder) is lease:
             return ()  # its budgets are those in force

@@ -102,12 +102,12 @@ class Breaker:
         """When it lets the next request pass by itself; None: it does, or waits for a trial."""
         return self._until_s if self._until_s is not None and now < self._until_s else None
 
-    def started(self, request_id: str, now: float) -> None:
+    def count_start(self, request_id: str, now: float) -> None:
         """A request that it admitted has started."""
         if self.phase(now) is BreakerPhase.HALF_OPEN:
             self._trial = request_id
 
-    def ended(
+    def count_end(
         self,
         request_id: str,
         *,

@@ -2,7 +2,7 @@
 
 The effective price of a remote is its rates on the expected tokens, with the part of the prompt
 that it is known to have cached, raised by the attempts that fail there. A remote whose price is
-unknown is not free: it comes after all that are known, and never under a cost limit. A small fixed
+unknown is not free: it comes after all that are known. A small fixed
 share of the requests goes to the remote that was tried the longest ago, so that what got better is
 noticed; it is counted, not drawn.
 """
@@ -31,8 +31,6 @@ class RemoteBlock(enum.StrEnum):
     CLOSED = "not in service, or ruled out by the data policy or a field of the request"
     GATE = "all its concurrent requests or its rate limits are taken"
     TTFT = "first token would be late"
-    NO_PRICE = "its price is unknown, and the request has a cost limit"
-    TOO_DEAR = "above the request's cost limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,6 @@ def quote_remote(
         output_tokens=round(output_tokens),
     )
     nano_usd = None if facts.rates is None else facts.rates.cost_nano_usd(counts)
-    limit = request.max_cost_nano_usd
     blocked = RemoteBlock.FREE
     if not allowed:
         blocked = RemoteBlock.CLOSED
@@ -77,10 +74,6 @@ def quote_remote(
         blocked = RemoteBlock.GATE
     elif state.ttft_s is not None and state.ttft_s > ttft_left_s:
         blocked = RemoteBlock.TTFT
-    elif limit is not None and nano_usd is None:
-        blocked = RemoteBlock.NO_PRICE
-    elif limit is not None and nano_usd is not None and nano_usd > limit:
-        blocked = RemoteBlock.TOO_DEAR
     success = 1.0 - min(state.error_share, MOST_ERROR_SHARE)
     return RemoteQuote(
         placement=facts.name,
@@ -119,7 +112,7 @@ class Explorer:
         tried = self._tried_at.items()
         self._tried_at = {name: number for name, number in tried if name in placements}
 
-    def took(self, placement: str) -> None:
+    def record_try(self, placement: str) -> None:
         """A request goes there."""
         self._overflows += 1
         self._tried_at[placement] = self._overflows

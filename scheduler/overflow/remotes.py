@@ -26,7 +26,7 @@ class Remotes:
         explorer: Explorer | None = None,
     ) -> None:
         self.states = list(states)
-        self.take_facts()
+        self.refresh_facts()
         self.index = {state.facts.name: i for i, state in enumerate(self.states)}
         self._admission = admission
         self._explorer = explorer or Explorer()
@@ -36,7 +36,7 @@ class Remotes:
         self._explorer.keep_only({state.facts.name for state in states})
         return Remotes(states, self._admission, self._explorer)
 
-    def take_facts(self) -> None:
+    def refresh_facts(self) -> None:
         """Reads the facts of the remotes, whose prices change."""
         self.facts = tuple(state.facts for state in self.states)
 
@@ -86,9 +86,9 @@ class Remotes:
         """The remote to take, and why; None: no one can."""
         return self._explorer.choose(quotes)
 
-    def took(self, placement: str) -> None:
+    def record_try(self, placement: str) -> None:
         """A request goes there."""
-        self._explorer.took(placement)
+        self._explorer.record_try(placement)
 
     def spill_s(self, tracked: TrackedRequest, now: float) -> float | None:
         """Until when a request may wait if a remote is still to be in time; None: no remote."""

@@ -40,7 +40,7 @@ class WorkRate:
             self._work_s *= keep
             self._busy_s = self._busy_s * keep + passed_s
 
-    def started(self, work_s: float) -> None:
+    def add_work(self, work_s: float) -> None:
         """Counts work that was started while requests waited."""
         self._work_s += work_s
 

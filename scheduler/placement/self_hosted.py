@@ -212,9 +212,9 @@ class SelfHostedFleet:
         anew = (
             before is not None and report.generation_tokens_total < before.generation_tokens_total
         )
-        state.take_report(report)
+        state.record_report(report)
         if before is not None and not anew and before.counts and report.counts:
-            state.note_preemptions(report.counts.preemptions - before.counts.preemptions, now)
+            state.record_preemptions(report.counts.preemptions - before.counts.preemptions, now)
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
@@ -336,7 +336,7 @@ class SelfHostedFleet:
         """First tokens that should have come: what waits behind them comes later, too."""
         due_s = self.first_token_due_s
         while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:
-            self.states[index].prefill_overdue(self.groups[index].model, now)
+            self.states[index].extend_overdue_prefill(self.groups[index].model, now)
             self.sync(index, now)
 
     def _set_due(self, index: int) -> None:

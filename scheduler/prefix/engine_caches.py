@@ -76,7 +76,7 @@ class EngineCaches:
     def __len__(self) -> int:
         return self._blocks
 
-    def take(self, placement: int, events: CacheEvents, now: float) -> None:
+    def apply_events(self, placement: int, events: CacheEvents, now: float) -> None:
         """Takes what a rank of the placement tells."""
         self._ranks[placement] = events.ranks
         key = placement, events.rank
@@ -98,7 +98,7 @@ class EngineCaches:
                         cache.began_s = now
         self._sum_up(placement)
 
-    def restarted(self, placement: int, since_s: float) -> None:
+    def engine_restarted(self, placement: int, since_s: float) -> None:
         """The engine began anew after `since_s`: what was told before holds no more."""
         for cache in self._of(placement):
             if cache.began_s < since_s:

@@ -34,7 +34,7 @@ class ServiceCounters:
         """Counts service; negative: what was counted too much."""
         self._served[tenant] = self.served(tenant) + nano_usd / weight
 
-    def returned(self, tenant: str, waiting: Iterable[str]) -> None:
+    def tenant_returned(self, tenant: str, waiting: Iterable[str]) -> None:
         """The tenant begins to wait; `waiting`: those who do already."""
         least = min((self.served(other) for other in waiting), default=self._floor)
         self._served[tenant] = max(self.served(tenant), least)
@@ -44,6 +44,6 @@ class ServiceCounters:
             for other in idle[: len(idle) // 2]:
                 del self._served[other]
 
-    def left(self, tenant: str) -> None:
+    def tenant_started(self, tenant: str) -> None:
         """The tenant's request goes to a placement."""
         self._floor = max(self._floor, self.served(tenant))

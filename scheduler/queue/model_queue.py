@@ -70,6 +70,8 @@ class Queued:
     service_s: float
     work_s: float
     late: bool = False
+    self_hosted: bool = True
+    """Whether a self-hosted placement may take it, now or later; else it waits for a remote."""
     order: tuple[float, int] = (0.0, 0)
     """Seat in its tenant's line, given by the queue."""
 
@@ -89,6 +91,8 @@ class _ClassQueue:
 
     live: _Line = field(default_factory=dict)
     late: _Line = field(default_factory=dict)
+    for_remotes: _Line = field(default_factory=dict)
+    """Requests that no self-hosted placement may take. No other request waits behind them."""
     credit_s: float = 0.0
     work_s: float = 0.0
     """Of the live ones."""
@@ -140,12 +144,12 @@ class ModelQueue:
         queued.order = (self._order_s(request, queued.prefill_s), self._arrivals)
         line = self._classes[request.slo.slo_class]
         if request.tenant not in line.live and request.tenant not in line.late:
-            self.counters.returned(request.tenant, line.live)
+            self.counters.tenant_returned(request.tenant, line.live)
         self._enter(queued)
         self._by_id[request.request_id] = queued
         self.size_bytes += request.size_bytes
         for due_s, due in _dues(queued):
-            self.remind(queued, due, due_s)
+            self.schedule(queued, due, due_s)
         if len(self._due) > 6 * len(self._by_id) + 64:
             # Entries of requests that left are dropped here: the heap stays bounded too.
             self._due = [
@@ -155,7 +159,7 @@ class ModelQueue:
             ]
             heapq.heapify(self._due)
 
-    def remind(self, queued: Queued, due: Due, at_s: float) -> None:
+    def schedule(self, queued: Queued, due: Due, at_s: float) -> None:
         """Makes something due for a request that waits."""
         heapq.heappush(self._due, (at_s, due, queued.request.request_id, queued.order[1]))
 
@@ -168,10 +172,10 @@ class ModelQueue:
         self.size_bytes -= queued.request.size_bytes
         return queued
 
-    def started(self, queued: Queued) -> None:
+    def credit_lower_classes(self, queued: Queued) -> None:
         """The request got a place: lower classes that wait are owed their share of it."""
         mine = queued.request.slo.slo_class
-        self.counters.left(queued.request.tenant)
+        self.counters.tenant_started(queued.request.tenant)
         below = False
         for name, line in self._classes.items():
             if name is mine:
@@ -182,7 +186,8 @@ class ModelQueue:
                 line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * _head(line.live).work_s)
 
     def candidates(self, *, hold_late: bool = False) -> Iterator[tuple[int, Queued]]:
-        """Requests in the order in which they are to be tried, each with its rank.
+        """Requests for self-hosted placements, in the order in which they are to be tried, each
+        with its rank.
 
         A lower rank goes first, but a class that is owed its share goes before all. A request
         whose time to first token is lost ranks below all others; `hold_late` leaves it out. Who
@@ -203,6 +208,19 @@ class ModelQueue:
             if line.late:
                 for queued in self._by_tenant(line.late):
                     yield rank, queued
+
+    def for_remotes(self) -> Iterator[Queued]:
+        """Requests that only remotes can take, in the order in which they are to be tried."""
+        for line in self._classes.values():
+            if line.for_remotes:
+                yield from self._by_tenant(line.for_remotes)
+
+    def set_self_hosted(self, queued: Queued, self_hosted: bool) -> None:
+        """Records whether a self-hosted placement may take a request that waits."""
+        if queued.self_hosted is not self_hosted:
+            self._leave(queued)
+            queued.self_hosted = self_hosted
+            self._enter(queued)
 
     @property
     def has_late(self) -> bool:
@@ -254,7 +272,7 @@ class ModelQueue:
             break
         return work_s
 
-    def give_way(self, request: Request) -> Queued | None:
+    def displaceable(self, request: Request) -> Queued | None:
         """Who should leave a full queue for this request; None: nobody ranks below it.
 
         Nobody leaves a queue that a reload has left above its bound: that would make no room yet.
@@ -266,7 +284,7 @@ class ModelQueue:
             line = self._classes[name]
             mine = name is request.slo.slo_class
             if line.count:
-                lines = line.late or line.live
+                lines = line.late or line.for_remotes or line.live
                 longest = max(lines.values(), key=lambda w: len(w) / w[0].request.weight)
                 own = (len(lines.get(request.tenant, ())) + 1) / request.weight
                 if mine and not line.late and own >= len(longest) / longest[0].request.weight:
@@ -287,7 +305,7 @@ class ModelQueue:
             heapq.heappop(self._due)
         return None
 
-    def due(self, now: float) -> Iterator[tuple[Due, Queued]]:
+    def pop_due(self, now: float) -> Iterator[tuple[Due, Queued]]:
         """What has become due by `now`, each once; expired requests are taken out."""
         while (first_s := self.next_due_s()) is not None and first_s <= now:
             _, due, request_id, arrival = heapq.heappop(self._due)
@@ -317,6 +335,8 @@ class ModelQueue:
 
     def _lines(self, queued: Queued) -> _Line:
         line = self._classes[queued.request.slo.slo_class]
+        if not queued.self_hosted:
+            return line.for_remotes
         return line.late if queued.late and self._policy.shedding else line.live
 
     def _enter(self, queued: Queued) -> None:

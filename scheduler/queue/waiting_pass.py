@@ -11,6 +11,8 @@ start hide one that can, so the tries are counted by kind:
 - A request whose prefill is no shorter than one that would have harmed running streams is put off:
   it would most likely harm no fewer. That is a guess. With `try_put_off` the first `most_quoted` of
   them are tried after the others.
+- A request that only remotes can take waits in a line of its own, and hides no other. The first
+  `most_restricted` of these are tried last.
 """
 
 from __future__ import annotations
@@ -95,6 +97,24 @@ def run_pass(
             quoted += 1
             if quoted >= most_quoted:
                 break
+    remote_tries = 0
+    started = True
+    while started:
+        started = False
+        for queued in queue.for_remotes():
+            if queued.request.request_id in failed:
+                continue
+            if remote_tries >= most_restricted:
+                break
+            remote_tries += 1
+            result = try_start(queued)
+            if result.action is not None:
+                actions.append(result.action)
+                started = True
+                break
+            failed.add(queued.request.request_id)
+            if result.again_s is not None:
+                again_s = min(again_s, result.again_s)
     for queued in put_off[:most_quoted] if try_put_off else ():
         result = try_start(queued)
         if result.action is not None:

@@ -378,7 +378,7 @@ def check_kv_events(payload: bytes) -> None:
         return
     prompt = (TokenBlocks(block_tokens=kv_made.SIZE, names=tuple(chain(0, TOKENS, kv_made.SIZE))),)
     for told in (*changes, CacheReset(known=True, emptied=True)):
-        caches.take(0, CacheEvents(placement="p", rank=0, ranks=1, changes=(told,)), 0.0)
+        caches.apply_events(0, CacheEvents(placement="p", rank=0, ranks=1, changes=(told,)), 0.0)
         assert len(caches) <= CACHE_BLOCKS
         assert 0 <= caches.hit_tokens(prompt)[0] <= len(TOKENS)
     assert (len(caches), caches.held_tokens(0)) == (0, 0)

@@ -10,7 +10,7 @@ from collections import Counter
 import grpc
 
 from gateway.config.gateway import LimitsConfig
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.openai.client import OpenAIClient
 from gateway.upstream.vllm.server import VllmServer
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
@@ -48,7 +48,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in runtime.backends.values():
-        assert isinstance(backend, VllmServer | OpenAIHttpBackend)
+        assert isinstance(backend, VllmServer | OpenAIClient)
         connector = backend.session.connector
         assert connector is not None
         # Idle connections may stay for the next request; busy ones would be leaks.

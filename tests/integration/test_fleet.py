@@ -21,7 +21,7 @@ from gateway.config.remote import Feature, RemoteApi
 from gateway.domain.generation import Generation
 from gateway.fleet.fleet import Fleet, fleet_settings
 from gateway.upstream.http.loop_load import Unhurried
-from gateway.upstream.moegate.client import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateClient
 from scheduler.contract import Event, ServingChanged
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset
 from tests import serving
@@ -229,7 +229,7 @@ async def test_the_client_of_a_changed_remote_is_closed_after_its_last_stream() 
     async with running(config(remotes=(far(),))) as observed:
         await observed.until_serving("far")
         old = observed.fleet.clients["far"]
-        assert isinstance(old, MoegateGrpcBackend)
+        assert isinstance(old, MoegateClient)
         await observed.apply(config(remotes=(far(price_row="a/b"),)))
         assert observed.fleet.clients["far"] is old
         with old._counted():
@@ -242,14 +242,14 @@ async def test_the_client_of_a_changed_remote_is_closed_after_its_last_stream() 
         assert observed.serving() == {"far": True}
         await observed.apply(config(serving.pool([])))
         assert observed.serving() == {"far": False}
-        assert isinstance(new, MoegateGrpcBackend)
+        assert isinstance(new, MoegateClient)
         await serving.until(lambda: new._closed)
 
 
 async def test_a_client_that_is_still_busy_is_closed_with_the_fleet() -> None:
     async with running(config(remotes=(far(),))) as observed:
         old = observed.fleet.clients["far"]
-        assert isinstance(old, MoegateGrpcBackend)
+        assert isinstance(old, MoegateClient)
         stream = old._counted()
         stream.__enter__()
         await observed.apply(config(serving.pool([])))

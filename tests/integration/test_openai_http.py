@@ -17,7 +17,7 @@ from aiohttp import web
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.openai.client import OpenAIClient
 from gateway.upstream.vllm.server import VllmServer
 from scheduler.contract import Usage
 
@@ -32,7 +32,7 @@ GENERATION = Generation(
 PATIENT_S = 30.0
 """Bound on waits that should not take long: only a broken test gets there."""
 
-Client = VllmServer | OpenAIHttpBackend
+Client = VllmServer | OpenAIClient
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -94,8 +94,8 @@ def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> VllmServ
     return VllmServer(session=session, base_url=url, **settings(**fields))
 
 
-def remote(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIHttpBackend:
-    return OpenAIHttpBackend(session=session, base_url=f"{url}/v1", **settings(**fields))
+def remote(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIClient:
+    return OpenAIClient(session=session, base_url=f"{url}/v1", **settings(**fields))
 
 
 def settings(**fields: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from gateway.config.gateway import (
     TlsConfig,
 )
 from gateway.config.remote import OtherGatewayConfig, RemoteApi
-from gateway.upstream.moegate.client import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateClient
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.metering.settlement import SettledAttempt, Sink
@@ -328,7 +328,7 @@ async def test_two_gateways_that_overflow_to_each_other_do_not_pass_a_request_ro
         second = outer_config(beyond(a.gateway.address, "first"))
         async with serving.serving(second) as b:
             old = a.gateway.runtime.backends["second"]
-            assert isinstance(old, MoegateGrpcBackend)
+            assert isinstance(old, MoegateClient)
             await refused(a)
             again = outer_config(beyond(b.gateway.address, "second"))
             await a.gateway.reload(again, Path.cwd())

@@ -31,7 +31,6 @@ def request(
     prefix_block_tokens: int = 512,
     token_blocks: tuple[TokenBlocks, ...] = (),
     holds_output: bool = False,
-    max_cost_nano_usd: int | None = None,
 ) -> Request:
     return Request(
         request_id=request_id,
@@ -59,5 +58,4 @@ def request(
         prefix_block_tokens=prefix_block_tokens,
         token_blocks=token_blocks,
         holds_output=holds_output,
-        max_cost_nano_usd=max_cost_nano_usd,
     )

@@ -45,7 +45,7 @@ def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
     for number in range(80):
         now += 0.01
         tracked = TrackedRequest(request(f"q{number}", now, 500 + 97 * number))
-        model_state.promise(tracked, count=False)
+        model_state.set_expectations(tracked, count=False)
         ask = model_state.query(tracked, now)
         before = fleet.curve_at_s.copy()
         made = choose(fleet, ask, model_state.policy, now, number)[1].kept()

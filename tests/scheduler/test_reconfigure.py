@@ -190,7 +190,7 @@ def test_a_request_that_fails_on_a_removed_placement_is_tried_on_another() -> No
     serve(core, "b", 0.2)
     failed = end(core, "r1", AttemptOutcome.RETRYABLE, fault=Fault.PLACEMENT)
     assert places(failed) == [("r1", "b")]
-    assert core.gate("b", 1.0).phase is BreakerPhase.CLOSED
+    assert core.admission_report("b", 1.0).phase is BreakerPhase.CLOSED
     end(core, "r1", attempt=2)
     idle(core)
 
@@ -347,10 +347,10 @@ def test_a_breaker_stays_with_its_placement() -> None:
         core.reconfigure((local("a"),), LIMITS, 0.0)
         start(core, name)
         end(core, name, AttemptOutcome.FAILED, fault=Fault.PLACEMENT)
-    assert core.gate("a", 1.0).phase is BreakerPhase.OPEN
+    assert core.admission_report("a", 1.0).phase is BreakerPhase.OPEN
     core.reconfigure((local("c"), local("a", slots=2)), LIMITS, 1.0)
-    assert core.gate("a", 1.0).phase is BreakerPhase.OPEN
-    assert core.gate("c", 1.0).phase is BreakerPhase.CLOSED
+    assert core.admission_report("a", 1.0).phase is BreakerPhase.OPEN
+    assert core.admission_report("c", 1.0).phase is BreakerPhase.CLOSED
     serve(core, "c", 1.0)
     assert {start(core, f"s{i}", 1.0) for i in range(1)} == {"c"}
 
@@ -361,13 +361,13 @@ def test_learnt_slots_and_rate_windows_of_a_remote_stay() -> None:
     for number in range(4):
         start(core, f"r{number}", remote_classes=EU)
     end(core, "r0", AttemptOutcome.CANCELLED, fault=Fault.BUSY, now=0.0)
-    assert core.gate("far", 0.0).slots == 2
+    assert core.admission_report("far", 0.0).slots == 2
     core.reconfigure((replace(facts, max_running=3), local("a")), LIMITS, 1.0)
-    assert core.gate("far", 1.0).slots == 2
+    assert core.admission_report("far", 1.0).slots == 2
     for number in range(1, 4):
         end(core, f"r{number}", AttemptOutcome.CANCELLED, now=10.0)
     core.reconfigure((replace(facts, max_running=9),), LIMITS, 10.0)
-    assert core.gate("far", 10.0).slots == 2
+    assert core.admission_report("far", 10.0).slots == 2
     for number in range(3):  # 6 a minute: 4 are used, one came back in 10 s
         start(core, f"s{number}", 10.0, remote_classes=EU)
         end(core, f"s{number}", AttemptOutcome.CANCELLED, now=10.0)
@@ -379,9 +379,9 @@ def test_learnt_slots_and_rate_windows_of_a_remote_stay() -> None:
 def test_slots_that_were_never_cut_follow_the_configuration() -> None:
     core = scheduler(remote(slots=2))
     core.reconfigure((remote(slots=5),), LIMITS, 0.0)
-    assert core.gate("far", 0.0).slots == 5
+    assert core.admission_report("far", 0.0).slots == 5
     core.reconfigure((remote(slots=1),), LIMITS, 0.0)
-    assert core.gate("far", 0.0).slots == 1
+    assert core.admission_report("far", 0.0).slots == 1
 
 
 def test_fairness_and_the_queue_stay() -> None:
@@ -433,13 +433,13 @@ def test_another_incarnation_begins_anew_and_its_predecessors_requests_end_norma
         start(core, f"f{number}", now)
     for number in range(5):
         end(core, f"f{number}", AttemptOutcome.FAILED, fault=Fault.PLACEMENT, now=now)
-    assert core.gate("a", now).phase is BreakerPhase.OPEN
+    assert core.admission_report("a", now).phase is BreakerPhase.OPEN
     moved = replace(local("a", slots=20), incarnation="10.0.0.2")
     core.reconfigure((moved,), LIMITS, now)
     state = state_of(core, "a")
     assert not state.serving
     assert state.report is None
-    assert core.gate("a", now).phase is BreakerPhase.CLOSED
+    assert core.admission_report("a", now).phase is BreakerPhase.CLOSED
     assert core.step_model("a", now) == fitted
     model_state = core._model_states["moe"]
     assert model_state.hit_tokens(request("r", **blocks)).tolist() == [0]
@@ -623,9 +623,9 @@ def test_a_large_fleet_is_reconfigured_in_less_than_a_second() -> None:
     core = scheduler(*many)
     for number in range(2048):
         start(core, f"r{number}", prefix_blocks=tuple(range(number, number + 40)))
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     core.reconfigure(many[1:], LIMITS, 0.0)
-    assert time.perf_counter() - began_s < 1.0
+    assert time.thread_time() - began_s < 1.0
     assert np.count_nonzero(core._model_states["moe"].fleet.serving) == 1023
 
 

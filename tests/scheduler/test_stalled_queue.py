@@ -156,12 +156,38 @@ def test_many_that_wait_for_a_full_remote_use_up_no_tries() -> None:
     driver = Driver(own("a", slots=1), far())
     driver.fill_remote()
     driver.submit("runs")
-    for i in range(MOST_RESTRICTED - 1):
+    for i in range(10 * MOST_RESTRICTED):
         driver.submit(f"far{i}", **REMOTE_ONLY)
     driver.submit("next", prompt_tokens=500)
     driver.end("runs")
-    driver.tick()
     assert driver.started["next"][0] == driver.now
+    driver.end("hog")
+    assert driver.started["far0"][1].placement == "far"
+
+
+def test_an_arrival_is_tried_at_once_though_a_higher_class_waits_for_a_remote() -> None:
+    driver = Driver(own("a"), far())
+    driver.fill_remote()
+    driver.submit("far", **REMOTE_ONLY)
+    driver.submit("lower", SloClass.BATCH)
+    assert driver.started["lower"][0] == driver.now
+
+
+def test_one_that_waited_for_a_remote_is_started_on_a_server_that_may_take_it_again() -> None:
+    driver = Driver(own("a"), own("b", slots=1), far())
+    driver.handle(ServingChanged(placement="b", serving=False, reason=""))
+    driver.fill_remote()
+    only_b: dict[str, Any] = {
+        "remote_classes": frozenset({"c"}),
+        "unsupported_by": frozenset({"a"}),
+        "ttft_s": 200.0,
+    }
+    for name in ("first", "second"):
+        driver.submit(name, **only_b)
+    driver.handle(ServingChanged(placement="b", serving=True, reason=""))
+    assert driver.started["first"][1].placement == "b"
+    driver.end("first")
+    assert driver.started["second"][1].placement == "b"
 
 
 def test_one_that_waits_for_a_full_remote_holds_no_lower_class_back() -> None:

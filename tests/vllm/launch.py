@@ -58,7 +58,7 @@ class VllmFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VllmServer:
+class VllmProcess:
     """A running server that has answered a real request."""
 
     port: int
@@ -161,7 +161,7 @@ def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Sta
 @contextmanager
 def running_vllm(
     log_dir: Path, extra_flags: Sequence[str] = (), *, kv_events: bool = False
-) -> Iterator[VllmServer]:
+) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
     if ports is not None:
@@ -176,7 +176,7 @@ def running_vllm(
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
     with started_vllm(log_dir, extra_flags) as started:
         started.wait_until_serving()
-        yield VllmServer(
+        yield VllmProcess(
             port=started.port,
             pid=started.process.pid,
             log_path=started.log_path,

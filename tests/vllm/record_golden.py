@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.launch import HOST, MODEL_DIR, MODEL_NAME, REPOSITORY, VllmServer, running_vllm
+from tests.vllm.launch import HOST, MODEL_DIR, MODEL_NAME, REPOSITORY, VllmProcess, running_vllm
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "vllm_0_32"
 MODEL_PLACEHOLDER = "/models/tiny-moe"
@@ -137,7 +137,7 @@ RECORDINGS = (
 )
 
 
-def send(server: VllmServer, recording: Recording) -> tuple[int, list[tuple[str, str]], bytes]:
+def send(server: VllmProcess, recording: Recording) -> tuple[int, list[tuple[str, str]], bytes]:
     """Status, headers without the date, body with the model's directory replaced."""
     connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
     try:

@@ -25,7 +25,7 @@ from scheduler.contract import EngineReport
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from scheduler.step_time.step_windows import OwnCounts, WindowMeter
-from tests.vllm.launch import VllmServer, running_vllm
+from tests.vllm.launch import VllmProcess, running_vllm
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 LAPS = 2
@@ -84,7 +84,7 @@ class StepTimes:
 class _Load:
     """A closed loop of streams on one server."""
 
-    def __init__(self, http: aiohttp.ClientSession, server: VllmServer) -> None:
+    def __init__(self, http: aiohttp.ClientSession, server: VllmProcess) -> None:
         self._http = http
         self._server = server
         self._next_id = 0
@@ -122,7 +122,7 @@ class _Load:
             self.per_token_s.setdefault(concurrency, []).append(took_s / OUTPUT_TOKENS)
 
 
-async def measure(server: VllmServer) -> StepTimes:
+async def measure(server: VllmProcess) -> StepTimes:
     """Loads the server with each concurrency in turn; about a minute."""
     fit, meter = StepFit(STAND_IN), WindowMeter()
     engine: dict[int, list[tuple[float, int]]] = {}
@@ -178,7 +178,7 @@ def _gaps(before: EngineReport, after: EngineReport) -> tuple[float, int]:
 
 async def _watch(
     http: aiohttp.ClientSession,
-    server: VllmServer,
+    server: VllmProcess,
     meter: WindowMeter,
     fit: StepFit,
     concurrency: int,
@@ -199,7 +199,7 @@ async def _watch(
             )
 
 
-async def _report(http: aiohttp.ClientSession, server: VllmServer) -> EngineReport:
+async def _report(http: aiohttp.ClientSession, server: VllmProcess) -> EngineReport:
     async with http.get(f"{server.base_url}/metrics") as response:
         return parse_metrics(await response.read(), "vllm", time.monotonic(), None)
 

@@ -16,7 +16,7 @@ from moegate.cli.main import main
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, chat_request, read_stream
-from tests.vllm.launch import VllmServer
+from tests.vllm.launch import VllmProcess
 
 OPERATOR_KEY = "mg-operator-key"
 OPERATOR = (("authorization", f"Bearer {OPERATOR_KEY}"),)
@@ -25,7 +25,7 @@ PROMPTS = [f"Tell me about expert number {i} of a mixture of experts." for i in 
 
 
 async def test_moegate_cost_after_a_load_is_what_a_hand_calculation_says(
-    vllm_server: VllmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vllm_server: VllmProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     operator = KeyConfig(id="ops", sha256=key_sha256(OPERATOR_KEY), role=KeyRole.OPERATOR)
     pool = serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)

@@ -38,7 +38,7 @@ from tests.vllm.launch import (
     MODEL_NAME,
     START_LIMIT_S,
     StartedVllm,
-    VllmServer,
+    VllmProcess,
     started_vllm,
     unsupported_cpu,
 )
@@ -179,7 +179,7 @@ async def test_a_starting_vllm_enters_service_when_it_serves(
         assert [attempt.outcome for attempt in seen.done.route.attempts] == ["ok"]
 
 
-async def test_a_vllm_of_another_model_name_never_enters_service(vllm_server: VllmServer) -> None:
+async def test_a_vllm_of_another_model_name_never_enters_service(vllm_server: VllmProcess) -> None:
     settings = serving.config(
         pools=[serving.pool([vllm_server.base_url], upstream_model="another-moe")]
     )
@@ -203,7 +203,7 @@ async def test_a_vllm_of_another_model_name_never_enters_service(vllm_server: Vl
     ],
 )
 async def test_a_killed_vllm(
-    victims: Sequence[StartedVllm], vllm_server: VllmServer, fault: int
+    victims: Sequence[StartedVllm], vllm_server: VllmProcess, fault: int
 ) -> None:
     victim = victims[fault]
     engine = engine_pid(victim)

@@ -24,7 +24,7 @@ from tests.serving import (
     first_message,
     read_stream,
 )
-from tests.vllm.launch import VllmServer
+from tests.vllm.launch import VllmProcess
 
 PROMPT = "Tell me about the experts of a mixture."
 
@@ -35,13 +35,13 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def report(http: aiohttp.ClientSession, vllm_server: VllmServer) -> EngineReport:
+async def report(http: aiohttp.ClientSession, vllm_server: VllmProcess) -> EngineReport:
     async with http.get(f"{vllm_server.base_url}/metrics") as response:
         return parse_metrics(await response.read(), "vllm", 0.0, None)
 
 
 async def direct(
-    http: aiohttp.ClientSession, vllm_server: VllmServer, max_tokens: int
+    http: aiohttp.ClientSession, vllm_server: VllmProcess, max_tokens: int
 ) -> tuple[str, dict[str, int]]:
     """The same chat without the gateway."""
     body = {
@@ -62,7 +62,7 @@ def text_of(response: inference_pb2.GenerateOnceResponse) -> str:
 
 
 async def test_a_streamed_chat_is_what_vllm_says(
-    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmServer
+    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmProcess
 ) -> None:
     text, usage = await direct(http, vllm_server, 24)
     before = await report(http, vllm_server)
@@ -90,7 +90,7 @@ async def test_a_streamed_chat_is_what_vllm_says(
 
 
 async def test_a_unary_chat_is_the_same(
-    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmServer
+    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmProcess
 ) -> None:
     text, usage = await direct(http, vllm_server, 24)
     request = chat_request(PROMPT, sampling=GREEDY, max_output_tokens=24)
@@ -103,7 +103,7 @@ async def test_a_unary_chat_is_the_same(
 
 
 async def test_cancelling_frees_the_engine(
-    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmServer
+    gateway: Serving, http: aiohttp.ClientSession, vllm_server: VllmProcess
 ) -> None:
     calls = [
         gateway.stub.Generate(
@@ -172,7 +172,7 @@ async def test_choices_logprobs_and_stop(gateway: Serving) -> None:
     assert response.choices[0].finish_reason == generation_pb2.FINISH_REASON_STOP
 
 
-async def test_raw_prompts_and_token_ids_agree(gateway: Serving, vllm_server: VllmServer) -> None:
+async def test_raw_prompts_and_token_ids_agree(gateway: Serving, vllm_server: VllmProcess) -> None:
     async with (
         aiohttp.ClientSession() as session,
         session.post(
@@ -219,5 +219,5 @@ async def test_a_long_limit_is_cut_to_the_context_not_refused(gateway: Serving) 
     assert seen.done is not None
 
 
-def test_the_suite_runs_on_the_version_it_claims(vllm_server: VllmServer) -> None:
+def test_the_suite_runs_on_the_version_it_claims(vllm_server: VllmProcess) -> None:
     assert "0.32.0" in Path(vllm_server.log_path).read_text()

@@ -13,7 +13,7 @@ from gateway.config.kv_events import KvEventsConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import METADATA, MODEL, Serving, read_stream
-from tests.vllm.launch import KV_EVENTS_TOPIC, VllmServer
+from tests.vllm.launch import KV_EVENTS_TOPIC, VllmProcess
 
 BLOCK = 128
 """Tokens of a block of vLLM's CPU build."""
@@ -21,7 +21,7 @@ PROMPT = tuple(300 + i * 37 % 600 for i in range(1000))
 
 
 @pytest.fixture
-async def gateway(vllm_server: VllmServer) -> AsyncIterator[Serving]:
+async def gateway(vllm_server: VllmProcess) -> AsyncIterator[Serving]:
     assert vllm_server.kv_events is not None
     port, replay_port = vllm_server.kv_events
     pool = msgspec.structs.replace(
@@ -56,7 +56,7 @@ async def cached(gateway: Serving, token_ids: tuple[int, ...]) -> int:
 
 
 async def test_what_is_expected_is_what_vllm_has_cached(
-    gateway: Serving, vllm_server: VllmServer
+    gateway: Serving, vllm_server: VllmProcess
 ) -> None:
     # Another salt's blocks (none here): vLLM has these tokens, but not for the gateway's tenant.
     async with (

@@ -29,13 +29,13 @@ from tests.misbehaving import (
     listening,
 )
 from tests.serving import METADATA, Serving, chat_request, read_stream, until
-from tests.vllm.launch import VllmServer, running_vllm, unsupported_cpu
+from tests.vllm.launch import VllmProcess, running_vllm, unsupported_cpu
 
 REQUESTS, SEQUENCES, QUEUED, TOKENS = 40, 4, 4, 24
 
 
 @pytest.fixture(scope="module")
-def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
     if reason := unsupported_cpu():
         pytest.skip(reason)
     directory = tmp_path_factory.mktemp("small-vllm")
@@ -45,7 +45,7 @@ def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]
 
 @contextlib.asynccontextmanager
 async def overflowing(
-    vllm: VllmServer, upstream: Upstream, settled: list[SettledAttempt]
+    vllm: VllmProcess, upstream: Upstream, settled: list[SettledAttempt]
 ) -> AsyncIterator[Serving]:
     async with listening(upstream):
         pool = serving.pool([vllm.base_url], upstream_model=vllm.model, max_num_seqs=SEQUENCES)
@@ -65,7 +65,7 @@ async def overflowing(
             yield served
 
 
-async def test_the_excess_of_forty_requests_goes_to_the_remote(small_vllm: VllmServer) -> None:
+async def test_the_excess_of_forty_requests_goes_to_the_remote(small_vllm: VllmProcess) -> None:
     settled: list[SettledAttempt] = []
     far = Upstream(Side.OPENAI, Script(rest=Act(pause_s=0.02)))
     async with overflowing(small_vllm, far, settled) as served, aiohttp.ClientSession() as http:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.vllm.launch import VllmServer
+from tests.vllm.launch import VllmProcess
 from tests.vllm.step_times import CONCURRENCIES, measure
 
 MOST_MISS = 0.3
 
 
-async def test_the_fit_follows_a_real_engine(vllm_server: VllmServer) -> None:
+async def test_the_fit_follows_a_real_engine(vllm_server: VllmProcess) -> None:
     """On a busy machine the engine's own times scatter: then the fit has to say that it is poor."""
     times = await measure(vllm_server)
     assert [point.concurrency for point in times.points] == list(CONCURRENCIES)

@@ -11,13 +11,13 @@ from moegate.v1 import generation_pb2
 from tests import serving
 from tests.otlp_receiver import Receiver, receiver
 from tests.serving import METADATA, chat_request, read_stream
-from tests.vllm.launch import VllmServer, running_vllm, unsupported_cpu
+from tests.vllm.launch import VllmProcess, running_vllm, unsupported_cpu
 
 ENGINE = "llm_request"
 
 
 @pytest.fixture(scope="module")
-def traced_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmServer, str]]:
+def traced_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmProcess, str]]:
     """A vLLM that sends its spans to an address, and that address: nobody listens there yet."""
     if reason := unsupported_cpu():
         pytest.skip(reason)
@@ -30,7 +30,7 @@ def traced_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vllm
 
 
 async def test_gateway_and_engine_share_one_trace(
-    traced_vllm: tuple[VllmServer, str], monkeypatch: pytest.MonkeyPatch
+    traced_vllm: tuple[VllmProcess, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, address = traced_vllm
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}")

@@ -35,7 +35,7 @@ MAX_PORT = 65_535
 
 
 def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
-    """Every problem between fields, secrets that cannot be read among them."""
+    """Every problem between fields, and every secret that cannot be read."""
     if not config.pools and not config.remotes:
         yield Problem(
             path="pools",
@@ -86,7 +86,7 @@ def _keys(config: GatewayConfig) -> Iterator[tuple[str, KeyConfig]]:
 
 
 def _unique(items: Iterable[tuple[str, str]], fix: str, among: str) -> Iterator[Problem]:
-    """`items`: path and value."""
+    """Values that occur twice. `items`: path and value."""
     first: dict[str, str] = {}
     for path, value in items:
         if value in first:

@@ -20,7 +20,7 @@ from gateway.doors.grpc.usage_service import unavailable
 from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
-from scheduler.budgets.budget import Account, Budget, Holder, Scope
+from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
 from scheduler.budgets.budget_window import Period
 
 T = TypeVar("T")
@@ -221,7 +221,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise errors.invalid([(f"{path}.key_id", text)])
         return proto.tenant, proto.key_id, proto.each_session, period
 
-    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[Account]:
+    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[BudgetAccount]:
         """Accounts that an attempt counts in."""
         book = self._accounting.budgets.book
         holder = Holder(tenant, key_id, session_id)

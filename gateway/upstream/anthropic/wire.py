@@ -23,7 +23,7 @@ class OutputDetails(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    """Account of tokens so far. `input_tokens` does not include what was read from or written to
+    """Counts of tokens so far. `input_tokens` does not include what was read from or written to
     the cache; `output_tokens` includes thinking."""
 
     input_tokens: int | None = None
@@ -54,7 +54,7 @@ class ContentBlock(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """News of a block, or of the whole message (`stop_reason`)."""
+    """New output of a block, or the end of the message (`stop_reason`)."""
 
     type: str = ""
     text: str | None = None
@@ -64,7 +64,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class ErrorDetails(msgspec.Struct, gc=False):
-    """What some errors add."""
+    """Details of some errors."""
 
     error_code: str | None = None
 

@@ -58,7 +58,7 @@ class Policy:
     max_hops: int = 1
 
 
-class MoegateGrpcBackend:
+class MoegateClient:
     """One remote gateway. What goes wrong there is an UpstreamFailure.
 
     The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:

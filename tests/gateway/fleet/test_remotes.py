@@ -29,11 +29,11 @@ from gateway.config.remote import (
 from gateway.domain.generation import Chat, Generation, Image, Message, Role, Sampling
 from gateway.fleet.placements import placements_of
 from gateway.fleet.remotes import RemoteClient, remote_client, remote_connection
-from gateway.upstream.anthropic.http import AnthropicHttpBackend
+from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.http.loop_load import Unhurried
-from gateway.upstream.moegate.client import MoegateGrpcBackend
+from gateway.upstream.moegate.client import MoegateClient
 from gateway.upstream.openai.body import OPENAI_FEATURES, BodyOptions, generation_body
-from gateway.upstream.openai.http import OpenAIHttpBackend
+from gateway.upstream.openai.client import OpenAIClient
 from scheduler.contract import PlacementKind
 
 HERE = Path.cwd()
@@ -64,7 +64,11 @@ def test_it_becomes_a_placement_with_its_limits() -> None:
         fails_with="cloud",
     )
     [facts] = placements_of(GatewayConfig(remotes=(made,)), HERE)
-    assert (facts.kind, facts.max_running, facts.fate) == (PlacementKind.REMOTE, 7, "cloud")
+    assert (facts.kind, facts.max_running, facts.failure_domain) == (
+        PlacementKind.REMOTE,
+        7,
+        "cloud",
+    )
     assert facts.send_limits.requests_per_minute == 60
     assert facts.send_limits.tokens_per_minute == 1000
 
@@ -75,7 +79,7 @@ async def test_its_api_decides_on_its_client() -> None:
         await client_of(remote(api=RemoteApi.ANTHROPIC)),
         await client_of(remote(api=RemoteApi.MOEGATE, url="grpc://gateway:50051")),
     ]
-    kinds = [OpenAIHttpBackend, AnthropicHttpBackend, MoegateGrpcBackend]
+    kinds = [OpenAIClient, AnthropicClient, MoegateClient]
     assert [type(client) for client in clients] == kinds
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.budgets.budget import (
-    Account,
     Budget,
+    BudgetAccount,
     Grant,
     Limit,
     Position,
@@ -95,7 +95,9 @@ def test_nothing_costs_more_than_the_worst_case(
 
 
 def position(cap: int, settled: int, committed: int, *, hard: bool = True) -> Position:
-    account = Account(tenant="t", key_id="", session_id=None, period=Period.DAY, starts_unix_s=cap)
+    account = BudgetAccount(
+        tenant="t", key_id="", session_id=None, period=Period.DAY, starts_unix_s=cap
+    )
     limit = Limit(account=account, cap_nano_usd=cap, hard=hard, ends_unix_s=cap + 86_400)
     return Position(limit=limit, settled_nano_usd=settled, committed_nano_usd=committed)
 

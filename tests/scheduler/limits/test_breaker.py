@@ -42,7 +42,7 @@ def end(
     request_id: str = "r",
     started_s: float | None = None,
 ) -> None:
-    breaker.ended(
+    breaker.count_end(
         request_id,
         started_s=now if started_s is None else started_s,
         ok=ok,
@@ -68,12 +68,12 @@ def test_it_opens_on_five_failures_and_a_trial_decides() -> None:
     assert breaker.next_change_s(0.0) == 5.0
     assert breaker.phase(5.0) is BreakerPhase.HALF_OPEN
     assert not breaker.broken(5.0), "it waits for its trial: worth a try"
-    breaker.started("trial", 5.0)
+    breaker.count_start("trial", 5.0)
     assert not breaker.admits(5.0)
     assert breaker.broken(5.0)
     end(breaker, 6.0, fault=Fault.PLACEMENT, request_id="trial", started_s=5.0)
     assert breaker.next_change_s(6.0) == 16.0, "twice as long"
-    breaker.started("second", 16.0)
+    breaker.count_start("second", 16.0)
     end(breaker, 17.0, ok=True, request_id="second", started_s=16.0)
     assert breaker.phase(17.0) is BreakerPhase.CLOSED
 
@@ -81,7 +81,7 @@ def test_it_opens_on_five_failures_and_a_trial_decides() -> None:
 def test_a_trial_that_tells_nothing_lets_the_next_one_go() -> None:
     breaker = Breaker()
     fail(breaker, 0.0, 5)
-    breaker.started("left", 5.0)
+    breaker.count_start("left", 5.0)
     end(breaker, 5.5, request_id="left", started_s=5.0)
     assert breaker.phase(5.5) is BreakerPhase.HALF_OPEN
     assert breaker.admits(5.5)
@@ -127,7 +127,7 @@ def test_retry_after_is_honoured_and_one_burst_is_one_pause() -> None:
 def test_pauses_without_a_hint_grow_up_to_a_bound() -> None:
     breaker, now, lengths = Breaker(), 0.0, []
     for _ in range(10):
-        breaker.started("r", now)
+        breaker.count_start("r", now)
         end(breaker, now, fault=Fault.BUSY)
         until_s = breaker.next_change_s(now)
         assert until_s is not None
@@ -166,7 +166,7 @@ def test_it_always_opens_again_and_never_runs_two_trials(
         if start and breaker.admits(now):
             half_open = breaker.phase(now) is BreakerPhase.HALF_OPEN
             started += 1
-            breaker.started(f"r{started}", now)
+            breaker.count_start(f"r{started}", now)
             running.append((f"r{started}", now))
             assert not (half_open and breaker.admits(now))
         elif running:
@@ -201,14 +201,16 @@ def test_the_retry_budget_is_a_share_with_a_reserve() -> None:
     assert [budget.take(20.0) for _ in range(5)] == [True] * 4 + [False]
 
 
-def remote(name: str = "far", *, fate: str = "", rates: RateLimits | None = None) -> Placement:
+def remote(
+    name: str = "far", *, failure_domain: str = "", rates: RateLimits | None = None
+) -> Placement:
     return Placement(
         name=name,
         kind=PlacementKind.REMOTE,
         model="moe",
         max_running=8,
         remote_class="eu",
-        fate=fate,
+        failure_domain=failure_domain,
         send_limits=rates or RateLimits(),
     )
 
@@ -234,25 +236,25 @@ def attempt_end(
 def test_the_slots_of_a_remote_are_cut_by_refusals_and_grow_with_use() -> None:
     admission = PlacementAdmission([remote()], BreakerLimits(first_pause_s=0.1))
     for i in range(8):
-        admission.started("far", request(f"r{i}"), 0.0)
+        admission.record_start("far", request(f"r{i}"), 0.0)
     assert not admission.admits("far", request("next"), 0.0)
     for i in range(6):
         busy = attempt_end(f"r{i}", AttemptOutcome.RETRYABLE, Fault.BUSY)
-        admission.ended("far", f"r{i}", busy, 1.0)
+        admission.record_end("far", f"r{i}", busy, 1.0)
     assert admission.report("far", 1.0).slots == 5, "one burst of refusals is one cut"
     assert admission.report("far", 1.0).phase is BreakerPhase.PAUSED
     for i in (6, 7):
-        admission.ended("far", f"r{i}", attempt_end(f"r{i}", AttemptOutcome.OK), 1.0)
+        admission.record_end("far", f"r{i}", attempt_end(f"r{i}", AttemptOutcome.OK), 1.0)
     for n in range(100):
         now = 2.0 + n
         names = [f"{n}-{i}" for i in range(8)]
         begun = []
         for name in names:
             if admission.admits("far", request(name), now):
-                admission.started("far", request(name), now)
+                admission.record_start("far", request(name), now)
                 begun.append(name)
         for name in begun:
-            admission.ended("far", name, attempt_end(name, AttemptOutcome.OK), now)
+            admission.record_end("far", name, attempt_end(name, AttemptOutcome.OK), now)
     assert admission.report("far", 200.0).slots == 8
 
 
@@ -260,13 +262,13 @@ def test_rates_of_a_remote_hold_and_tell_when_to_come_again() -> None:
     admission = PlacementAdmission([remote(rates=RateLimits(requests_per_minute=2))])
     for i in range(2):
         assert admission.admits("far", request(f"r{i}"), 0.0)
-        admission.started("far", request(f"r{i}"), 0.0)
+        admission.record_start("far", request(f"r{i}"), 0.0)
     assert not admission.admits("far", request("r2"), 0.0)
     assert admission.opens_s("far", request("r2"), 0.0) == pytest.approx(30.0)
     assert admission.opens_s("far", request("r2"), 30.0) is None
     assert admission.admits("far", request("r2"), 30.0)
     for i in range(2):
-        admission.ended("far", f"r{i}", None, 1.0)
+        admission.record_end("far", f"r{i}", None, 1.0)
 
 
 def scheduler(*placements: Placement, attempts: int = 3) -> Scheduler:
@@ -335,7 +337,7 @@ def test_while_a_busy_server_asks_for_time_requests_wait() -> None:
 
 
 def test_the_next_try_goes_to_a_provider_that_does_not_share_the_fate() -> None:
-    far = [remote("a", fate="cloud"), remote("b", fate="cloud"), remote("c")]
+    far = [remote("a", failure_domain="cloud"), remote("b", failure_domain="cloud"), remote("c")]
     core = scheduler(*far)
     classes = frozenset({"eu"})
     assert dispatched(core.submit(request("r", remote_classes=classes), 0.0)).placement == "a"

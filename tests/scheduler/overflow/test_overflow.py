@@ -55,7 +55,7 @@ def test_the_rate_is_measured_while_requests_wait() -> None:
     assert rate.per_s(4) == pytest.approx(4.0), "a group counts for 1 before anything was measured"
     for second in range(1, 200):
         rate.advance(float(second), waiting=True)
-        rate.started(2.5)
+        rate.add_work(2.5)
     assert rate.per_s(4) == pytest.approx(2.5, rel=0.1)
     rate.advance(1000.0, waiting=False)
     assert rate.per_s(4) == pytest.approx(2.5, rel=0.1), "idle time says nothing"
@@ -79,7 +79,7 @@ def test_the_cheapest_is_taken_and_every_fiftieth_explores() -> None:
         chosen = explorer.choose(quotes)
         assert chosen is not None
         assert explorer.choose(quotes) == chosen, "to ask changes nothing"
-        explorer.took(chosen[0].placement)
+        explorer.record_try(chosen[0].placement)
         taken.append(chosen[0].placement)
     assert (taken.count("cheap"), taken.count("dear"), taken.count("unknown")) == (196, 4, 0)
 

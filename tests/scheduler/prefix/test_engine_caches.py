@@ -60,7 +60,7 @@ class Told:
 
     def _take(self, placement: int, rank: int, changes: tuple[Any, ...], now: float) -> None:
         events = CacheEvents(placement="p", rank=rank, ranks=self._ranks, changes=changes)
-        self.caches.take(placement, events, now)
+        self.caches.apply_events(placement, events, now)
 
 
 def test_the_hit_is_the_longest_run_of_leading_blocks() -> None:
@@ -198,7 +198,7 @@ def test_after_a_gap_little_is_known_until_the_engine_starts_anew() -> None:
     told = Told()
     told.begin(now=10.0)
     told.tell(stored(PROMPT))
-    told.caches.restarted(0, since_s=9.0)
+    told.caches.engine_restarted(0, since_s=9.0)
     assert told.hits() == [10 * SIZE, 0], "its events told of the restart first"
     assert told.caches.known.tolist() == [True, False]
     told.lose()
@@ -207,7 +207,7 @@ def test_after_a_gap_little_is_known_until_the_engine_starts_anew() -> None:
     assert told.hits() == [0, 0], "the first blocks are unknown"
     told.tell(stored(PROMPT))
     assert told.hits() == [10 * SIZE, 0]
-    told.caches.restarted(0, since_s=11.0)
+    told.caches.engine_restarted(0, since_s=11.0)
     assert told.hits() == [0, 0]
 
 

@@ -47,7 +47,7 @@ def drain(line: ModelQueue, charge: float = 1.0) -> list[str]:
         _, first = candidate
         names.append(first.request.request_id)
         line.remove(first.request.request_id)
-        line.started(first)
+        line.credit_lower_classes(first)
         line.counters.charge(first.request.tenant, first.request.weight, charge)
     return names
 
@@ -106,8 +106,10 @@ def test_who_cannot_be_in_time_any_more_waits_behind_who_can() -> None:
     line = queue()
     line.push(waiting(request("first"), late_s=3.0))
     line.push(waiting(request("second", arrival_s=1.0)))
-    assert [(due, q.request.request_id) for due, q in line.due(2.5)] == [(Due.LAST_CALL, "first")]
-    assert [(due, q.request.request_id) for due, q in line.due(3.0)] == [(Due.LATE, "first")]
+    assert [(due, q.request.request_id) for due, q in line.pop_due(2.5)] == [
+        (Due.LAST_CALL, "first")
+    ]
+    assert [(due, q.request.request_id) for due, q in line.pop_due(3.0)] == [(Due.LATE, "first")]
     assert tried(line) == ["second"]
     line.remove("second")
     assert tried(line) == ["first"]
@@ -145,7 +147,7 @@ def test_a_full_queue_gives_way_by_class_and_then_by_the_longest_line() -> None:
     line.push(waiting(request("batch", SloClass.BATCH, tenant="b")))
 
     def gives_way(made: Request) -> str | None:
-        victim = line.give_way(made)
+        victim = line.displaceable(made)
         return None if victim is None else victim.request.request_id
 
     assert gives_way(request("x")) == "batch"
@@ -186,7 +188,7 @@ def test_sums_and_membership_agree_whatever_happens(steps: list[Step], shedding:
                 name = f"r{value}"
                 assert (line.remove(name) is not None) == (inside.pop(name, None) is not None)
             case "due":
-                due = list(line.due(float(value)))
+                due = list(line.pop_due(float(value)))
                 gone = {q.request.request_id for what, q in due if what is Due.EXPIRED}
                 assert gone == {name for name, q in inside.items() if q.expires_s <= value}
                 for name in gone:

@@ -1,4 +1,4 @@
-"""Client of one remote OpenAI-shaped endpoint: generations as streams."""
+"""Client of one Anthropic-shaped HTTP endpoint: generations as streams."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
-from gateway.config.remote import Feature, MaxTokensField
+from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.features import unsupported
+from gateway.upstream.anthropic import failures as anthropic_failures
+from gateway.upstream.anthropic.body import (
+    ANTHROPIC_FEATURES,
+    PATH,
+    messages_body,
+    unsupported_fields,
+)
+from gateway.upstream.anthropic.stream import MessageDecoder
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
-from gateway.upstream.openai import failures as openai_failures
-from gateway.upstream.openai.body import (
-    OPENAI_FEATURES,
-    BodyOptions,
-    generation_body,
-    generation_path,
-)
-from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 
+VERSION = "2023-06-01"
+"""Version of the API, in the header anthropic-version; a configured header replaces it."""
 
-class OpenAIHttpBackend:
+
+class AnthropicClient:
     """One remote endpoint. What goes wrong there is an UpstreamFailure.
 
-    `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
-    streams shall be; `can`, `cannot`: differences to `OPENAI_FEATURES`; `max_tokens_field`,
-    `extra`: see `BodyOptions`; `headers`: further ones, of every call.
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `can`, `cannot`: differences
+    to `ANTHROPIC_FEATURES`; `extra`: fields that every body gets; `headers`: further ones, of every
+    call.
     """
 
     def __init__(
@@ -44,51 +46,46 @@ class OpenAIHttpBackend:
         pace: Pace | None = None,
         can: frozenset[Feature] = frozenset(),
         cannot: frozenset[Feature] = frozenset(),
-        max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS,
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
-        self.features = (OPENAI_FEATURES | can) - cannot
-        self._base_url = base_url.rstrip("/")
+        self.features = (ANTHROPIC_FEATURES | can) - cannot
+        self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
-        self._options = BodyOptions(
-            features=self.features, max_tokens_field=max_tokens_field, extra=extra or {}
-        )
+        self._extra = extra or {}
         self._headers = {
-            # Compression would hold frames back until a block of it is full.
+            # Compression would hold events back until a block of it is full.
             "Accept-Encoding": "identity",
-            **(headers or {}),
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
+            "anthropic-version": VERSION,
+            **(headers or {}),
         }
         if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            self._headers["x-api-key"] = api_key
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        return unsupported(generation, self.features)
+        return unsupported_fields(generation, self.features)
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come, one for what a network read holds; the last carries the usage.
-
-        `deadline_s`: on the event loop's clock. Raises ValueError on `unsupported_fields`.
-        """
+        """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
+        clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
+        body = messages_body(generation, self._upstream_model, self.features, self._extra)
         request = HttpRequest(
             session=self.session,
-            url=self._base_url + generation_path(generation),
-            headers=self._headers | {"X-Request-Id": generation.request_id},
-            body=generation_body(generation, self._upstream_model, self._options),
+            url=self._url,
+            headers=self._headers,
+            body=body,
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+            request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
         )
-        decoder = StreamDecoder(
-            generation.choices, prompt_tokens=lambda: estimated_prompt_tokens(generation)
-        )
+        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def close_when_idle(self) -> None:
