@@ -99,7 +99,7 @@ def learnt(core: Scheduler, now: float) -> dict[str, object]:
     figures: dict[str, object] = {"snapshot": core.snapshot(now)}
     for state in core.placements:
         name = state.facts.name
-        figures[f"gate {name}"] = core.gate(name, now)
+        figures[f"gate {name}"] = core.admission_report(name, now)
         if state.facts.kind is PlacementKind.LOCAL:
             figures[f"fit {name}"] = core.step_model(name, now)
     for model, model_state in core._model_states.items():
