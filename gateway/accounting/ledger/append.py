@@ -1,4 +1,4 @@
-"""The transaction that writes a batch of attempts, and what they settle in leases and accounts."""
+"""The transaction that writes a batch of rows and settles them in leases and budget accounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ survive the machine when it returns. Raises LedgerUnavailable."""
 
 
 def transactional_append(database: Database, epoch: str) -> Append:
-    """Writes the rows of a process by transactions."""
+    """An `Append` that writes the rows of one process in a transaction of several statements."""
 
     async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
         await database.write(lambda tx: append(tx, epoch, first_seq, entries), durable=durable)
@@ -27,9 +27,9 @@ def transactional_append(database: Database, epoch: str) -> Append:
 
 
 async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRow]) -> None:
-    """Writes entries, numbered from `first_seq`; those that are there already are left out.
+    """Writes rows, numbered from `first_seq`, and skips those that the database already has.
 
-    Batches of an epoch come in order and are written whole: what is there is a prefix.
+    Batches of an epoch are written in order and whole, so that the rows it has are a prefix.
     """
     [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
     written = 0 if last is None else max(0, last + 1 - first_seq)
@@ -46,7 +46,7 @@ async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRo
             settled[entry.lease_id] += entry.budgeted_nano_usd
             overruns[entry.lease_id] += entry.overrun_nano_usd
         for account_id in entry.others:
-            # No grant covers it there: it is committed as it is settled.
+            # No lease has committed this amount in that account, so that it is committed now.
             add_to(accounts, account_id, entry.budgeted_nano_usd, entry.budgeted_nano_usd)
     for lease_id in sorted(settled):
         spent, overrun = settled[lease_id], overruns[lease_id]
@@ -57,12 +57,12 @@ async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRo
             *(lease_id, spent, overrun),
         )
         if not found:
-            continue  # retention has taken it: it was closed long ago
+            continue  # retention deleted it: it was closed long ago
         names, state, recovered = found[0]
         covered = 0
         if state != "open" and recovered > 0:
-            # This process was taken for dead, and all that it had leased was booked: these rows are
-            # part of that.
+            # This process counted as dead, and its whole lease was booked as spent: these rows are
+            # part of that amount.
             covered = min(recovered, spent)
             await _take_back(tx, lease_id, covered)
         late = state != "open"
@@ -72,13 +72,13 @@ async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRo
 
 
 def add_to(accounts: dict[str, tuple[int, int]], name: str, settled: int, committed: int) -> None:
-    """Adds to what `apply` will add to an account."""
+    """Adds to the amounts that `apply` will add to an account."""
     before = accounts.get(name, (0, 0))
     accounts[name] = (before[0] + settled, before[1] + committed)
 
 
 async def apply(tx: Tx, accounts: dict[str, tuple[int, int]]) -> None:
-    """Adds to accounts: settled, committed. One that is not there is made from the ledger later."""
+    """Adds (settled, committed) to accounts. A missing account is made later, from the rows."""
     await tx.many(
         "UPDATE account SET settled_nano_usd = settled_nano_usd + $2,"
         " committed_nano_usd = committed_nano_usd + $3 WHERE account_id = $1",
@@ -87,13 +87,13 @@ async def apply(tx: Tx, accounts: dict[str, tuple[int, int]]) -> None:
 
 
 async def next_seq(tx: Tx, epoch: str) -> int:
-    """The number of a row that no batch writes."""
+    """The next free number of an epoch."""
     [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
     return 0 if last is None else int(last) + 1
 
 
 async def _take_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
-    """Corrects the recovery of a lease whose owner still lives."""
+    """Corrects the recovery of a lease whose gateway turned out to be alive."""
     await tx.run(
         "UPDATE lease SET recovered_nano_usd = recovered_nano_usd - $2 WHERE lease_id = $1",
         *(lease_id, nano_usd),

@@ -1,4 +1,4 @@
-"""Budgets in the ledger's database: those that were set at run time, and how accounts stand."""
+"""Budgets in the database: those that were set at run time, and the standing of accounts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOP_SESSIONS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A budget in its window now. `leased`: granted to open leases and not settled."""
+    """A budget in its current window. `leased`: granted to open leases and not settled."""
 
     session_id: str
     window: Window
@@ -23,7 +23,7 @@ class Standing:
 
 
 async def overrides(tx: Tx) -> dict[Scope, Budget | None]:
-    """Budgets that were set at run time, by scope; None: taken away."""
+    """Budgets that were set at run time, keyed by scope; None means deleted."""
     found: dict[Scope, Budget | None] = {}
     for tenant, key_id, each_session, period, cap, hard in await tx.rows(
         "SELECT tenant, key_id, each_session, period, cap_nano_usd, hard FROM budget"
@@ -43,7 +43,7 @@ async def overrides(tx: Tx) -> dict[Scope, Budget | None]:
 
 
 async def set_override(tx: Tx, scope: Scope, budget: Budget | None) -> None:
-    """Sets one; None takes the budget away, also one of the configuration file."""
+    """Stores a budget; None deletes it, even if the configuration file has it."""
     tenant, key_id, each_session, period = scope
     await tx.run(
         "INSERT INTO budget (tenant, key_id, each_session, period, cap_nano_usd, hard)"
@@ -55,7 +55,7 @@ async def set_override(tx: Tx, scope: Scope, budget: Budget | None) -> None:
 
 
 async def standings(tx: Tx, budget: Budget) -> list[Standing]:
-    """How a budget stands; one that nobody has spent from stands at 0."""
+    """The standing of a budget; 0 where nothing was spent."""
     window = window_at(budget.period, time.time())
     account = BudgetAccount(
         tenant=budget.tenant,
@@ -73,7 +73,7 @@ async def standings(tx: Tx, budget: Budget) -> list[Standing]:
 
 
 async def top_sessions(tx: Tx, budget: Budget) -> list[Standing]:
-    """The sessions of a budget that stand highest."""
+    """The sessions of a budget that have spent most."""
     window = window_at(budget.period, time.time())
     rows = await tx.rows(
         "SELECT session_id, settled_nano_usd, committed_nano_usd FROM account"

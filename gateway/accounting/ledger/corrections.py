@@ -1,4 +1,4 @@
-"""Corrections: what an earlier row charged is not changed, a row that adds to it is written."""
+"""Corrections: an earlier row is never changed; a row that adds to its charge is written."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def correct(
     note: str,
     accounts_of: Callable[[str, str, str, float], Sequence[BudgetAccount]],
 ) -> int:
-    """Adds to the charge of a row and to the budgets that it counts in; returns what it charges
-    now, all corrections added.
+    """Adds to the charge of a row and to its budgets; returns the corrected charge.
 
-    `accounts_of`: the accounts of a tenant, key and session at a time. Raises NoSuchRow.
+    `accounts_of` gives the budget accounts of a tenant, key and session at a time. Raises
+    NoSuchRow.
     """
     found = await tx.rows(
         f"SELECT {', '.join(_COPIED)}, charged_nano_usd, budgeted_nano_usd FROM attempt"
@@ -45,7 +45,7 @@ async def correct(
     charged, budgeted = found[0][-2:]
     own = f"correction-{epoch}-{seq}"
     number = await next_seq(tx, own)
-    # What had no price counted with all that was reserved; the first correction prices it.
+    # A row without a price counts with its whole reservation, until its first correction.
     counts = delta_nano_usd if charged is not None or number else delta_nano_usd - budgeted
     row = bare_row(
         epoch=own,

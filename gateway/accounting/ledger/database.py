@@ -15,28 +15,28 @@ Row = tuple[Any, ...]
 
 
 class LedgerUnavailable(Exception):
-    """The database did not answer, or refused: full disk, lost connection. It may come back."""
+    """The database did not answer or refused (full disk, lost connection); a retry may succeed."""
 
 
 class LedgerUnusable(Exception):
-    """The ledger cannot be opened as it is configured; the text says what to mend."""
+    """The ledger cannot be opened as configured; the text says what to change."""
 
 
 class Tx(Protocol):
-    """Inside a transaction."""
+    """An open transaction."""
 
     async def run(self, sql: str, *values: object) -> int:
-        """Runs a statement; the number of rows that it changed."""
+        """Runs a statement; returns the number of rows that it changed."""
 
     async def rows(self, sql: str, *values: object) -> Sequence[Row]:
-        """Rows of a query, or of a RETURNING."""
+        """Returns the rows of a query or of a RETURNING clause."""
 
     async def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Runs a statement for each row."""
 
 
 class Database(Protocol):
-    """Where the ledger lies."""
+    """A database that holds the ledger."""
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
         """Runs it and commits it. Raises LedgerUnavailable: then it may have happened, or not.
@@ -46,10 +46,11 @@ class Database(Protocol):
         """
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """Runs what only reads. Raises LedgerUnavailable."""
+        """Runs a transaction that only reads. Raises LedgerUnavailable."""
 
     async def hold_name(self, gateway: str) -> None:
-        """Sees to it that no other process writes as this gateway. Raises LedgerUnavailable."""
+        """Takes the gateway's name again if it was lost, so that no other process writes under it.
+        Raises LedgerUnavailable."""
 
     async def close(self) -> None:
-        """Lets go of it."""
+        """Closes the connections."""

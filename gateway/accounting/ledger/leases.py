@@ -1,6 +1,6 @@
-"""Transactions on leases: grant, give back, close, and recover what a dead process left open.
+"""Transactions on leases: extend, give back, close, and recover those of a dead process.
 
-Each locks the lease before its accounts, and accounts in the order of their ids.
+Each locks the lease before its accounts, and the accounts in the order of their ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GIVE_BACK = "UPDATE account SET committed_nano_usd = committed_nano_usd - $2 WH
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A gateway process: its name, which a restart keeps, and its epoch, which is new."""
+    """A gateway process: a restart keeps its name and gets a new epoch."""
 
     gateway: str
     epoch: str
@@ -35,18 +35,18 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """What the store holds for a lease, all in all, and what its accounts have left then."""
+    """The total that is granted to a lease, and what its accounts have left afterwards."""
 
     granted_nano_usd: int
     left_nano_usd: int | None
 
 
 class LeaseGone(Exception):
-    """The lease is closed: another gateway took its owner for dead."""
+    """The lease was recovered: another gateway considered its owner dead."""
 
 
 async def extend(tx: Tx, owner: Owner, lease: Lease, need_nano_usd: int) -> Extended | Refusal:
-    """Grants to a lease, which is made if need be. Raises LeaseGone."""
+    """Grants an amount to a lease, which is made where it is missing. Raises LeaseGone."""
     accounts = [limit.account.account_id for limit in lease.limits]
     found = await tx.rows(
         "UPDATE lease SET state = state WHERE lease_id = $1 RETURNING state, granted_nano_usd",
@@ -85,7 +85,7 @@ def _extended(granted: int, decision: Grant) -> Extended:
 
 
 async def _position(tx: Tx, limit: Limit) -> Position:
-    """Locks an account; one that is new starts with what the ledger says was spent."""
+    """Locks an account; a new one starts with the sum of the rows in its window."""
     account = limit.account
     found = await tx.rows(_LOCK, account.account_id)
     if not found:
@@ -120,7 +120,7 @@ async def _spent(tx: Tx, account: BudgetAccount, ends_unix_s: int) -> int:
 
 
 async def give_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
-    """Takes back what a lease has free; nothing, if it is no longer open."""
+    """Returns free money of a lease to its accounts; does nothing where it is no longer open."""
     found = await tx.rows(
         "UPDATE lease SET granted_nano_usd = granted_nano_usd - $2"
         " WHERE lease_id = $1 AND state = 'open' RETURNING accounts",
@@ -143,7 +143,7 @@ async def close(tx: Tx, lease_id: str) -> None:
 
 
 async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> None:
-    """Books what rows of a lease said that could not be kept: they never came to the ledger."""
+    """Books the charges of rows that found no room in the backlog and were never written."""
     [(rest,)] = await tx.rows(
         "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
     ) or [(0,)]
@@ -151,10 +151,10 @@ async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str)
 
 
 async def recover_own_leases(tx: Tx, owner: Owner) -> int:
-    """At the start of a process: what earlier ones of its name left open counts as spent.
+    """Recovers, at the start of a process, the open leases of earlier processes of its name.
 
-    Returns the number of leases. One row each covers what is lost: rows that were not written yet,
-    and requests that ran.
+    Their unsettled rest counts as spent: one row for each lease covers rows that were not written
+    and requests that ran. Returns the number of leases.
     """
     note = "the gateway was killed: what it had leased and not accounted for"
     found = await tx.rows(
@@ -167,7 +167,7 @@ async def recover_own_leases(tx: Tx, owner: Owner) -> int:
 
 
 async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
-    """The same for other gateways that have not been heard of for so long."""
+    """Recovers the open leases of other gateways without a heartbeat for `silent_s`."""
     note = f"gateway silent for {silent_s:g} s: what it had leased and not accounted for"
     found = await tx.rows(
         "SELECT lease_id FROM lease WHERE state = 'open' AND gateway <> $1 AND gateway NOT IN"
@@ -179,7 +179,7 @@ async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
 
 
 async def record_heartbeat(tx: Tx, owner: Owner) -> None:
-    """This gateway is alive."""
+    """Records that this gateway is alive."""
     await tx.run(
         "INSERT INTO gateway (name, epoch, seen_unix_us) VALUES ($1, $2, $3)"
         " ON CONFLICT (name) DO UPDATE SET epoch = $2, seen_unix_us = $3",
@@ -195,12 +195,12 @@ async def _recover_all(tx: Tx, lease_ids: Sequence[str], note: str) -> None:
             " RETURNING granted_nano_usd - settled_nano_usd",
             *(lease_id, _now_us()),
         )
-        for (rest,) in found:  # none: another gateway was faster
+        for (rest,) in found:  # empty where another gateway was faster
             await _recover(tx, lease_id, rest, note)
 
 
 async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
-    """Writes the one row that covers what a lease lost."""
+    """Writes the row that covers the unsettled part of a lease."""
     if nano_usd <= 0:
         return
     [(accounts, tenant, key_id, session_id, opened_us)] = await tx.rows(
@@ -217,7 +217,7 @@ async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
         tenant=tenant,
         key_id=key_id,
         session_id=session_id,
-        # At its start: it lies in the windows of the budgets that the lease drew on.
+        # The start of the lease is in the windows of the budgets that it drew on.
         started_unix_us=opened_us,
         ended_unix_us=_now_us(),
         charged_nano_usd=nano_usd,
@@ -233,7 +233,7 @@ async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
 
 
 def owned_by(holder: Holder) -> str:
-    """Words for a log."""
+    """The name of a holder in logs."""
     session = "" if holder.session_id is None else f", session {holder.session_id[:40]!r}"
     return f"tenant {holder.tenant}, key {holder.key_id}{session}"
 

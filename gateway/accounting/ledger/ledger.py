@@ -1,10 +1,10 @@
-"""The ledger's writer: takes settled attempts at once, writes them in batches off the event loop.
+"""The ledger's writer: accepts rows at once and writes them in batches, off the event loop.
 
-With a spool (`ledger_spool.py`) a row is safe from the end of this process as soon as it is taken,
-and batches are few and large. Without one it waits in memory, for at most `GATHER_S` and the
-writing of the batch before. While the database fails rows stay, in order, up to a bound, and
-requests go on; what is beyond the bound is counted and told. Leases are written by the same writer,
-after the rows that came before: a lease is closed only when all that it settled is written.
+With a spool (`spool.py`) an accepted row survives the process, and batches are few and large.
+Without one it waits in memory, for at most `GATHER_S` and the writing of the previous batch. While
+the database fails, rows wait in order up to a bound, and requests go on; rows beyond the bound are
+counted and reported. The same writer runs the transactions of leases, after the rows that came
+before them: a lease is closed only when every row that it settled is written.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SPOOLED_S = 1.0
-"""How long a batch gathers rows that are spooled: what a commit costs, and how late a report is."""
+"""How long a batch gathers spooled rows. It bounds how late reports are, and how often the database
+commits."""
 GATHER_S = 0.015
-"""The same for rows that are in memory only: with the commit, for less than 50 ms."""
+"""The same for rows that are only in memory, so that most of them are committed within 50 ms."""
 SYNC_S = 1.0
 """Longest time that a row, committed and safe from the end of this process, waits for the disk
 while others come; when none do, the next heartbeat brings it there. To wait for the disk at every
@@ -41,14 +42,17 @@ RETRY_S = 0.25
 LONGEST_RETRY_S = 2.0
 """Wait after a failure, doubled at each one."""
 CLOSE_S = 10.0
-"""How long the end of the process waits for what is not written."""
+"""How long the end of the process waits for unwritten rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
-    """How the writer stands. `error`: why it cannot write; "": it can. `lost_*`: since the start,
-    rows that found no room in the backlog, and their charges. `longest_wait_s`: from a row's coming
-    to its commit, while nothing failed."""
+    """State of the writer.
+
+    `error`: why it cannot write, "" where it can. `lost_*`: rows since the start that found no room
+    in the backlog, and their charges. `longest_wait_s`: from a row's arrival to its commit,
+    failures excluded.
+    """
 
     backlog_rows: int
     backlog_limit_rows: int
@@ -62,7 +66,7 @@ class LedgerStatus:
 
 @dataclass(slots=True)
 class _Job:
-    """Something to do in a transaction after the rows that came before it."""
+    """A transaction to run after the rows that were added before it."""
 
     after_seq: int
     transaction: Callable[[Tx], Awaitable[Any]]
@@ -70,7 +74,7 @@ class _Job:
 
 
 class Ledger:
-    """Takes entries by `add`; `run` writes them until it is cancelled."""
+    """Accepts rows by `add`; `run` writes them until it is cancelled."""
 
     def __init__(
         self, database: Database, append: Append, backlog_rows: int, spool: Spool | None
@@ -96,7 +100,7 @@ class Ledger:
 
     @property
     def status(self) -> LedgerStatus:
-        """How it stands now."""
+        """The state of the writer now."""
         return LedgerStatus(
             backlog_rows=len(self._rows),
             backlog_limit_rows=self._limit,
@@ -109,7 +113,7 @@ class Ledger:
         )
 
     def add(self, entry: PendingRow) -> None:
-        """Takes an entry; never blocks, never raises."""
+        """Accepts a row; never blocks, never raises."""
         if len(self._rows) >= self._limit:
             self._lose(entry)
             return
@@ -123,12 +127,12 @@ class Ledger:
             self._hurry.set()
 
     def lost(self, lease_id: str) -> int:
-        """What lost rows of a lease said, nano-USD; forgotten when it has been asked for."""
+        """The charges of a lease's lost rows, nano-USD. Asking resets them to 0."""
         return self._lost_by_lease.pop(lease_id, 0)
 
     async def after_rows(self, transaction: Callable[[Tx], Awaitable[T]], timeout_s: float) -> T:
-        """Runs a transaction after all rows that were added before. Raises LedgerUnavailable, at
-        once while the ledger fails; then it may have happened, or not."""
+        """Runs a transaction after all rows that were added before. Raises LedgerUnavailable (at
+        once while the ledger fails); the transaction may have been committed nevertheless."""
         if self._error:
             raise LedgerUnavailable(self._error)
         job = _Job(
@@ -162,7 +166,7 @@ class Ledger:
                     await self._step()
                 while self._jobs or len(self._rows) >= BATCH_ROWS:
                     await self._step()
-                if self._rows:  # that came meanwhile: they gather anew
+                if self._rows:  # added meanwhile: a new batch gathers
                     self._wake.set()
             except LedgerUnavailable as error:
                 self._fails(str(error))
@@ -174,8 +178,8 @@ class Ledger:
                 self._works()
 
     async def flush(self) -> bool:
-        """At the end: writes what waits, for a bounded time; `run` must not be running. False:
-        it could not."""
+        """Writes the waiting rows at the end, for a bounded time, when `run` has ended. Returns
+        whether it could."""
         give_up_s = time.monotonic() + CLOSE_S
         while self._rows or self._jobs:
             try:
@@ -188,7 +192,9 @@ class Ledger:
                     return False
                 await asyncio.sleep(RETRY_S)
         if self._spool is not None:
-            with contextlib.suppress(OSError):  # then the next start brings them in again
+            with contextlib.suppress(
+                OSError
+            ):  # the next start then writes them again, without effect
                 self._spool.clear()
         return True
 
@@ -197,7 +203,7 @@ class Ledger:
         return SPOOLED_S if self._spool is not None and self._spool.works else GATHER_S
 
     async def _step(self) -> None:
-        """One batch, or the next job. Raises LedgerUnavailable; a batch then stays."""
+        """Writes one batch or runs the next job. Raises LedgerUnavailable; the batch then stays."""
         if self._jobs and self._jobs[0].after_seq <= self._next_seq:
             await self._run_job(self._jobs.popleft())
             return
@@ -215,25 +221,25 @@ class Ledger:
                 self._synced_s = began_s
         except LedgerUnavailable:
             raise
-        except Exception as error:  # ours: told again and again, until someone mends it
+        except Exception as error:  # a fault of this code: logged at each retry
             log.exception("the ledger cannot write a batch")
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
         if not self._error:
             self._longest_wait_s = max(self._longest_wait_s, time.monotonic() - self._oldest_s)
-        self._oldest_s = began_s  # of those that came meanwhile, at most
+        self._oldest_s = began_s  # the rows that remain are younger
         for _ in batch:
             self._rows.popleft()
         self._next_seq += len(batch)
 
     async def _run_job(self, job: _Job) -> None:
         if job.done.done():
-            return  # nobody waits any more
+            return  # its caller no longer waits
         try:
             result = await self._database.write(job.transaction)
         except LedgerUnavailable as error:
             _answer(job, error)
             raise
-        except Exception as error:  # its own: the caller knows what to make of it
+        except Exception as error:  # raised by the transaction, for its caller
             _answer(job, error)
         else:
             if not job.done.done():

@@ -1,6 +1,6 @@
-"""The ledger on PostgreSQL: what several gateways share.
+"""The ledger on PostgreSQL, which several gateways may share.
 
-Everything in a transaction runs on one connection of a small pool; rows that decide are locked by
+A transaction runs on one connection of a small pool. Rows that a decision depends on are locked by
 an UPDATE before they are read, always in the order of their ids.
 """
 
@@ -54,7 +54,7 @@ class PostgresTx:
 
 
 class PostgresDatabase:
-    """A database that is reached by its DSN. Made by `connect`."""
+    """A PostgreSQL database. Made by `connect`."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class PostgresDatabase:
 
 
 async def connect(dsn: str, gateway: str) -> PostgresDatabase:
-    """Connects as the gateway of this name, and makes the tables where they are missing.
+    """Connects as the gateway of this name and brings the schema forward.
 
     Raises LedgerUnusable.
     """
@@ -152,7 +152,7 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             max_size=MAX_CONNECTIONS,
             timeout=CONNECT_S,
             command_timeout=STATEMENT_S,
-            # Nothing here changes a session: the round trip that puts it back would be for nothing.
+            # No transaction changes session settings: resetting them would waste a round trip.
             reset=_as_it_is,
             server_settings=settings,
         )
@@ -169,14 +169,15 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
 async def _claim(connection: asyncpg.Connection, gateway: str) -> None:
     """Takes the gateway's name until the connection ends. Raises LedgerUnusable.
 
-    A name is one process: at its start it counts the leases of an earlier one as lost.
+    A name belongs to one process, because a start recovers the leases of the name's earlier
+    process.
     """
     for _ in range(round(CLAIM_S / CLAIM_POLL_S)):
         if await connection.fetchval(
             "SELECT pg_try_advisory_lock(hashtextextended('moegate gateway ' || $1, 0))", gateway
         ):
             return
-        await asyncio.sleep(CLAIM_POLL_S)  # a killed process of the name: its end is noticed soon
+        await asyncio.sleep(CLAIM_POLL_S)  # PostgreSQL notices the end of a killed process soon
     raise LedgerUnusable(
         f"ledger.gateway: another gateway named {gateway!r} writes to this database: "
         "give each a name of its own"

@@ -1,9 +1,9 @@
-"""A batch of attempts in one statement: one round trip to PostgreSQL, which commits it.
+"""A batch of rows in one statement: one round trip to PostgreSQL, which commits it.
 
-It does what `ledger_append.append` does in a transaction of many: rows that are there already are
-left out, what the new ones settle is added to their leases, and then to the accounts. Locks are
-taken in the same order: leases, then accounts, each in the order of their ids. Where a lease is not
-open any more (this process was taken for dead), it does nothing, and the transaction does it.
+It does what `append.append` does in a transaction of several statements: it skips rows that the
+database already has, and adds what the new rows settle to their leases and then to the accounts. It
+takes locks in the same order: leases, then accounts, each in the order of their ids. Where a lease
+is no longer open (this process counted as dead), it writes nothing, and `append.append` runs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SELECT COALESCE(bool_and(state = 'open'), true) FROM held
 
 
 def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
-    """Writes the rows of a process; every commit is durable."""
+    """An `Append` that writes the rows of one process; every commit is durable."""
 
     async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
         del durable

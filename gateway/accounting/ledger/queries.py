@@ -1,4 +1,4 @@
-"""What is asked of the ledger: spend in groups, and its rows page by page."""
+"""Queries of the ledger: spend by groups, and its rows page by page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _THURSDAY_DAYS = 3
 
 
 class Group(enum.StrEnum):
-    """What spend can be grouped by."""
+    """A column that spend can be grouped by."""
 
     TENANT = "tenant"
     KEY = "key"
@@ -53,7 +53,7 @@ _TIMES = (Group.HOUR, Group.DAY, Group.WEEK)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows: ended from `from_us` until before `to_us`; "" is all."""
+    """Rows that ended from `from_us` until before `to_us`; "" selects every value."""
 
     from_us: int
     to_us: int
@@ -64,7 +64,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """Sums of one group; its values in the order asked for, times as ISO 8601."""
+    """Sums of one group. Its values are in the order of the query, times in ISO 8601."""
 
     group: tuple[str, ...]
     requests: int

@@ -1,4 +1,4 @@
-"""Deletes what is older than the ledger is asked to keep, in pieces that hold nobody up."""
+"""Deletes old rows, leases and accounts, in pieces that do not delay the rows of requests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ PIECE_ROWS = 5000
 
 
 async def delete_old(tx: Tx, before_unix_us: int) -> int:
-    """One piece of what ended before; returns the number of attempts: `PIECE_ROWS`: there is more.
-
-    Open leases stay, and the accounts of budgets as long as a row of theirs may.
+    """Deletes one piece of what ended before a time. Returns the number of attempts; `PIECE_ROWS`
+    means that there may be more. Open leases stay, and an account stays as long as its rows.
     """
     rows = await tx.run(
         "DELETE FROM attempt WHERE (epoch, seq) IN (SELECT epoch, seq FROM attempt"

@@ -1,4 +1,4 @@
-"""Rows of the ledger: from a settled attempt, or from what the ledger itself has to say."""
+"""Rows of the ledger: of settled attempts, and of the ledger's own corrections and recoveries."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _encoder = msgspec.json.Encoder()
 
 
 class PendingRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An attempt that waits to be written: values that a spool can keep."""
+    """A row that waits to be written, in a form that the spool can store."""
 
     values: tuple[str | int | None, ...]
-    """Of `ATTEMPT_COLUMNS` after the first two, epoch and number."""
+    """Values of `ATTEMPT_COLUMNS` after the first two (epoch and number)."""
     charged_nano_usd: int
     """0 where it is unknown."""
     budgeted_nano_usd: int
-    """What it counts with in budgets."""
+    """The amount that counts in budgets."""
     overrun_nano_usd: int
-    """Of that, beyond all that its lease had free."""
+    """The part of it that exceeds what its lease had free."""
     lease_id: str
-    """Lease that it spent from; "": none."""
+    """The lease that it spent from; "" where there is none."""
     others: tuple[str, ...]
-    """Ids of accounts that its lease knows nothing of."""
+    """Ids of budget accounts that its lease does not cover."""
 
 
 def row_state(settled: SettledAttempt) -> RowState:
-    """What kind of row an attempt makes."""
+    """The state of an attempt's row."""
     if settled.charged_nano_usd is None:
         return RowState.UNPRICED
     if settled.usage is not None and settled.usage.estimated:
@@ -44,7 +44,7 @@ def row_state(settled: SettledAttempt) -> RowState:
 
 
 def pending_row(settled: SettledAttempt, budget: Settled | None) -> PendingRow:
-    """The entry of an attempt. `budget`: how it counts; None: no budget applied."""
+    """The row of an attempt. `budget`: how it counts; None where no budget applied."""
     charged = settled.charged_nano_usd or 0
     if budget is None:
         return PendingRow(_values(settled, charged, ""), charged, charged, 0, "", ())
@@ -94,7 +94,7 @@ def _values(
 
 
 def bare_row(**values: object) -> tuple[Any, ...]:
-    """A row that is no attempt; what is not given is empty, 0 or unknown."""
+    """A row that is no attempt; columns that are not given are empty, 0 or unknown."""
     blank: dict[str, object] = dict.fromkeys(ATTEMPT_COLUMNS, "")
     for name in ("attempt", "budgeted_nano_usd"):
         blank[name] = 0

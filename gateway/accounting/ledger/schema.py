@@ -18,19 +18,19 @@ import enum
 
 
 class RowState(enum.StrEnum):
-    """What a row of the ledger is."""
+    """Kind of a row of the ledger."""
 
     FINAL = "final"
     """Tokens as the upstream reported them, at a known price."""
     ESTIMATED = "estimated"
     """Tokens as the gateway counted them, at a known price."""
     UNPRICED = "unpriced"
-    """No price is known: its charge is in no sum."""
+    """No price is known; its charge is in no sum."""
     CORRECTION = "correction"
-    """Added to what an earlier row said; may be negative."""
+    """Adds to the charge of an earlier row; may be negative."""
     LEASE_RECOVERY = "lease_recovery"
-    """What a process that died had leased and not accounted for: its lost rows, and the requests
-    that it ran. An upper bound."""
+    """The unsettled part of a dead process's lease: rows that were lost, and requests that ran. An
+    upper bound."""
 
 
 ATTEMPT = {

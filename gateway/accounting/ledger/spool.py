@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 _HEAD = struct.Struct("<II")
-"""Of a record: the length of its body, and the body's CRC-32."""
+"""Head of a record: the length of its body, and the body's CRC-32."""
 PIECE_ROWS = 2000
 TRY_AGAIN_S = 1.0
-"""After a write that failed."""
+"""Pause after a failed write."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, str, int, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows of one process that follow each other."""
+    """Consecutive rows of one process."""
 
     epoch: str
     first_seq: int
@@ -82,7 +82,7 @@ class Spool:
         self._now, self._other = self._files
 
     def append(self, seq: int, entry: PendingRow) -> None:
-        """Keeps the row of this number; never raises: a row that finds no room waits in memory."""
+        """Writes the row of this number. Never raises: without room on disk it stays in memory."""
         if self._not_before_s and time.monotonic() < self._not_before_s:
             return
         file = self._now
@@ -90,7 +90,7 @@ class Spool:
         record = _HEAD.pack(len(body), zlib.crc32(body)) + body
         try:
             if os.pwrite(file.fd, record, file.size) < len(record):
-                raise OSError("it took only a part")
+                raise OSError("only a part was written")
         except OSError as error:
             if not self._not_before_s:
                 log.error("%s: %s: a kill now loses rows that wait in memory", file.path, error)
@@ -102,18 +102,18 @@ class Spool:
 
     @property
     def works(self) -> bool:
-        """Whether the last write to it succeeded."""
+        """Whether the last write succeeded."""
         return not self._not_before_s
 
     def swap_files(self, next_seq: int) -> None:
-        """The database has all rows below this number: the other file starts over, if they are all
-        of what it holds."""
+        """Lets the other file start over, if the database has all its rows: those below this
+        number."""
         if self._other.last_seq < next_seq and self._now.size:
             self._now, self._other = self._other, self._now
             self._now.size = 0
 
     def unwritten_rows(self) -> list[Run]:
-        """Rows that a process before may not have brought there. Raises LedgerUnusable."""
+        """Rows that the database may lack, left by an earlier process. Raises LedgerUnusable."""
         found: dict[tuple[str, int], PendingRow] = {}
         try:
             for file in self._files:
@@ -130,20 +130,20 @@ class Spool:
         return runs
 
     def clear(self) -> None:
-        """Forgets all: it is in the database. Raises OSError."""
+        """Empties both files, whose rows are in the database. Raises OSError."""
         for file in self._files:
             os.ftruncate(file.fd, 0)
             file.size, file.last_seq = 0, -1
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Closes the files and their lock."""
         for file in self._files:
             os.close(file.fd)
         self._files.clear()
 
 
 def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
-    """Of a file, by epoch and number; what follows them is older, or a part of one."""
+    """Valid records of a file, keyed by epoch and number; the bytes after them are older."""
     found: dict[tuple[str, int], PendingRow] = {}
     last: tuple[str, int] | None = None
     at = 0
@@ -167,8 +167,8 @@ def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
 
 
 async def recover_spool(spool: Spool, database: Database) -> int:
-    """At the start: brings the rows that a killed process left to the database; returns how many
-    there were, also of those that had come there before. Raises LedgerUnusable, LedgerUnavailable.
+    """Writes the rows that a killed process left in its spool, at the start. Returns their number,
+    including those that the database already had. Raises LedgerUnusable, LedgerUnavailable.
     """
     runs = await asyncio.to_thread(spool.unwritten_rows)
     for run in runs:
@@ -189,7 +189,8 @@ async def _append(epoch: str, first_seq: int, entries: list[PendingRow], tx: Tx)
 
 
 async def _knows(epoch: str, tx: Tx) -> bool:
-    """Whether a process of this epoch wrote to the database: it says so before its first row."""
+    """Whether a process of this epoch used this database: it writes a heartbeat before its first
+    row."""
     for table in ("gateway", "lease", "attempt"):
         if await tx.rows(f"SELECT 1 FROM {table} WHERE epoch = $1 LIMIT 1", epoch):
             return True

@@ -33,12 +33,12 @@ then finds another writer could not go on."""
 
 @functools.cache
 def _numbered(sql: str) -> str:
-    """The statement with SQLite's names of its parameters."""
+    """The statement with SQLite's parameter names."""
     return sql.replace("$", "?")
 
 
 class SqliteTx:
-    """`Tx` of SQLite: every call is done when it returns."""
+    """`Tx` of SQLite. Its calls never suspend."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -57,7 +57,7 @@ class SqliteTx:
 
 
 class SqliteDatabase:
-    """A file. One process at a time may write to it; a lock beside it sees to that."""
+    """A SQLite file. A lock file beside it admits one process at a time."""
 
     def __init__(self, path: Path) -> None:
         """Raises LedgerUnusable."""
@@ -95,7 +95,7 @@ class SqliteDatabase:
         return await self._in(self._read_thread, self._reader, transaction, READ)
 
     async def hold_name(self, gateway: str) -> None:
-        """See `Database`: the lock of the file does."""
+        """See `Database`. The lock file does it."""
 
     async def close(self) -> None:
         """See `Database`."""
@@ -149,7 +149,7 @@ async def _in_transaction(
         result = await transaction(SqliteTx(connection))
         connection.execute("COMMIT")
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+        with contextlib.suppress(sqlite3.Error):  # a full disk rolled it back already
             connection.execute("ROLLBACK")
         raise
     return result

@@ -1,7 +1,7 @@
-"""Which price holds when: rows of the catalog, by what they price, at a moment.
+"""Look-up of the price that is valid at a moment.
 
-Where no row holds the price is unknown: None. GPU prices come as a list of segments, so that a bill
-over a price change is exact.
+Where no row is valid the price is unknown, which is None. GPU prices are also given as a list of
+segments, so that a bill across a price change is exact.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Row = TypeVar("_Row", bound=Validity)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPrice:
-    """What an hour of one GPU costs. `row_id`: the row, or "config" for the pool's own field."""
+    """Price of one GPU for an hour. `row_id`: the catalog row that gives it."""
 
     row_id: str
     nano_usd_per_gpu_hour: int
@@ -41,7 +41,7 @@ class GpuPrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSegment:
-    """A GPU price from `start_s` until before `end_s`, Unix seconds; None: unknown."""
+    """A GPU price from `start_s` until before `end_s`, Unix seconds. `price` None: unknown."""
 
     start_s: float
     end_s: float
@@ -49,10 +49,10 @@ class PriceSegment:
 
 
 class Prices:
-    """A catalog to ask. Rows are few: a look-up scans those of one thing."""
+    """Price look-ups over one or more catalogs. A look-up scans the few rows of its subject."""
 
     def __init__(self, catalogs: Iterable[CatalogFile] = ()) -> None:
-        """`catalogs`: where two price one thing, the first has it alone."""
+        """`catalogs`: where two have rows of one subject, only those of the first count."""
         self._gpu_hours: dict[tuple[str, str], list[GpuHourRow]] = {}
         self._remotes: dict[str, list[RemoteRow]] = {}
         self._showback: dict[str, list[ShowbackRow]] = {}
@@ -71,8 +71,8 @@ class Prices:
             self._showback = {**showback, **self._showback}
 
     def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
-        """Rates of PROVIDER/MODEL at a moment; None: unknown. `batch`: of its batch API,
-        to be shown: no request is priced by it."""
+        """Token rates of PROVIDER/MODEL at a moment; None where unknown. `batch`: those of its
+        batch API, which are displayed only, because no request is priced by them."""
         row = _active(self._remotes.get(key, ()), at_s)
         if row is None:
             return None
@@ -85,12 +85,13 @@ class Prices:
         return _rates(row.id, row.usd_per_mtok, row.tiers)
 
     def showback_rates(self, pool: str, at_s: float) -> TokenRates | None:
-        """What tenants pay for tokens of an own pool; None: unknown."""
+        """Token rates that tenants pay for a self-hosted pool; None where unknown."""
         row = _active(self._showback.get(pool, ()), at_s)
         return None if row is None else _rates(row.id, row.usd_per_mtok, row.tiers)
 
     def gpu_price(self, pool: str, gpu: str, at_s: float) -> GpuPrice | None:
-        """What a GPU of a pool costs; None: unknown. A row of the pool goes before one of all."""
+        """Price of a GPU of a pool; None where unknown. A row of the pool precedes one of all
+        pools."""
         for key in ((pool, gpu), ("", gpu)):
             row = _active(self._gpu_hours.get(key, ()), at_s)
             if row is not None:
@@ -101,7 +102,7 @@ class Prices:
     def gpu_segments(
         self, pool: str, gpu: str, start_s: float, end_s: float
     ) -> tuple[PriceSegment, ...]:
-        """The price of a GPU over a time, cut where a row begins or ends."""
+        """The price of a GPU over a time span, cut where a row begins or ends."""
         rows = [*self._gpu_hours.get((pool, gpu), ()), *self._gpu_hours.get(("", gpu), ())]
         edges = {edge for row in rows for edge in span(row) if start_s < edge < end_s}
         cuts = [start_s, *sorted(edges), end_s]
@@ -112,7 +113,7 @@ class Prices:
         )
 
     def next_change_s(self, at_s: float) -> float:
-        """The first instant after `at_s` at which any price may change; infinite: none."""
+        """The first instant after `at_s` at which a price may change; infinite where none does."""
         rows: list[Validity] = [
             *chain.from_iterable(self._gpu_hours.values()),
             *chain.from_iterable(self._remotes.values()),
@@ -127,7 +128,7 @@ class Prices:
 
 
 def remote_key(row: RemoteRow) -> str:
-    """PROVIDER/MODEL: how a configuration names what prices a remote."""
+    """PROVIDER/MODEL, by which a configuration names the rows that price a remote."""
     return f"{row.provider}/{row.model}"
 
 

@@ -1,5 +1,5 @@
-"""Reads a price catalog: bytes -> YAML -> shape -> sanity gates. Errors are those of the
-configuration file: path, value, what is wrong, fix, line."""
+"""Reads a price catalog: bytes -> YAML -> shape -> sanity checks. Errors have the form of those of
+the configuration file: path, value, what is wrong, fix, line."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from gateway.config.syntax.yaml import read_file, read_yaml
 
 
 def load_catalog(path: Path) -> CatalogFile:
-    """The catalog in a file. Raises ConfigError with all problems of the first step that fails."""
+    """Reads a catalog file. Raises ConfigError with all problems of the first step that fails."""
     text = read_file(path, "name a readable YAML file, or use the starter catalog: starter: true")
     return parse_catalog(text, str(path))
 
 
 def starter_catalog() -> CatalogFile:
-    """Public prices that come with the package: dated, with sources, and some of them old."""
+    """The public prices that come with the package: dated, with sources, some of them outdated."""
     return parse_catalog(starter_text(), "the starter catalog")
 
 
 def starter_text() -> bytes:
-    """The starter catalog as it is written."""
+    """The text of the starter catalog."""
     return (files("gateway.accounting") / "starter_prices.yaml").read_bytes()
 
 
 def parse_catalog(text: bytes | str, source: str) -> CatalogFile:
-    """`source`: name of the text in errors. Raises ConfigError."""
+    """Parses and checks a catalog. `source` names the text in errors. Raises ConfigError."""
     document = read_yaml(text, source)
     problems = shape_problems(document, CatalogFile)
     if not problems:

@@ -1,7 +1,7 @@
 """Drafts of price rows from the package genai-prices, and how they differ from a catalog.
 
-A draft is for a person to read: nothing here changes a catalog. The package's undated prices hold
-from the day of the draft on, for nobody knows since when they did; its dated ones from their date.
+A person reads the draft; this module changes no catalog. Undated prices of the package are valid
+from the day of the draft, because their real start is unknown; dated ones from their date.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _FIELDS = {
 }
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._/:-]")
 _SMALLEST = Decimal("1e-9")
-"""Prices have nine decimals; some of the package's are quotients with more."""
+"""Prices of a catalog have nine decimals; some of the package are quotients with more."""
 
 
 class ImportUnavailable(Exception):
-    """The package is not there, or knows no such provider."""
+    """The package is not installed, or does not know the provider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Rows, and what could not become one."""
+    """Drafted rows, and the reasons why other models were skipped."""
 
     catalog: CatalogFile
     skipped: tuple[str, ...]
 
 
 def draft(provider: str, models: str, today: datetime.date) -> Draft:
-    """Rows of a provider's models whose id matches the pattern. Raises ImportUnavailable."""
+    """Drafts rows of a provider's models whose id matches a pattern. Raises ImportUnavailable."""
     try:
         from genai_prices import data_snapshot
     except ImportError:
@@ -73,11 +73,11 @@ def draft(provider: str, models: str, today: datetime.date) -> Draft:
 
 
 class _Unpriced(Exception):
-    """A model whose price has no form here; the text says why."""
+    """A model whose price a catalog cannot express; the text says why."""
 
 
 def _rows(provider: str, model: Any, source: str, today: datetime.date) -> Iterator[RemoteRow]:
-    """A model's price now, and those that are announced."""
+    """Rows of the current price of a model, and of announced ones."""
     prices = model.prices if isinstance(model.prices, list) else [_Always(model.prices)]
     starts = {start for entry in prices if (start := _start(entry)) is not None}
     begin = max((start for start in starts if start <= today), default=None)
@@ -121,7 +121,7 @@ def _start(entry: Any) -> datetime.date | None:
 
 
 def _windows(number: int, entry: Any) -> Iterator[Window]:
-    """A daily time, cut at midnight."""
+    """Windows of a daily time span, cut at midnight."""
     start, end = (
         f"{time.hour:02}:{time.minute:02}"
         for time in (entry.constraint.start_time, entry.constraint.end_time)
@@ -169,7 +169,7 @@ def _prices(by_field: dict[str, Any], over_tokens: int) -> TokenPrices:
 
 
 def differences(current: Prices, drafted: CatalogFile, today: datetime.date) -> Iterator[str]:
-    """Lines for a reader: what would be new, and what would change."""
+    """Lines that show which prices are new (+) and which change (~)."""
     at_s = unix_s(today.isoformat())
     proposed = Prices([drafted])
     for key in dict.fromkeys(remote_key(row) for row in drafted.remote_tokens):
@@ -190,7 +190,7 @@ def _shown(tier: RateTier) -> str:
 
 
 def as_yaml(catalog: CatalogFile) -> str:
-    """A catalog as a file: prices stay quoted texts, absent fields are left out."""
+    """A catalog as YAML: prices stay quoted strings, absent fields are left out."""
     plain = {name: rows for name, rows in _plain(catalog).items() if rows}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 

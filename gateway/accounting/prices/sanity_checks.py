@@ -1,7 +1,7 @@
-"""Sanity of a price catalog whose shape is right: what is a mistake, and what looks like one.
+"""Sanity checks of a price catalog whose shape is valid.
 
-A wrong price does its harm silently, in every account. So what can only be a slip is refused, and
-what is merely improbable needs `confirmed: true` in its row.
+A wrong price falsifies every charge, silently. So a value that can only be a mistake is refused,
+and an improbable one needs `confirmed: true` in its row.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gateway.config.problems import Problem, problem
 
 LEAST_USD_PER_MTOK = Decimal("0.0001")
 MOST_USD_PER_MTOK = Decimal(1000)
-"""Prices beyond are per token, per thousand tokens, or in cents: the span of 2026 is 0.0028 to
-some hundreds."""
+"""A price outside is probably per token, per thousand tokens, or in cents: the prices of 2026 span
+0.0028 to some hundreds."""
 LEAST_USD_PER_GPU_HOUR = Decimal("0.05")
 MOST_USD_PER_GPU_HOUR = Decimal(40)
-"""Beyond, it is the price of a whole node, a day, or a month."""
+"""A price outside is probably that of a whole node, a day or a month."""
 MOST_LEAP = 10
-"""A price that changes by more than this factor is a slip of the decimal point."""
+"""A price that changes by more than this factor probably has a misplaced decimal point."""
 _FIELDS = ("input", "output", "cached_input", "cache_write", "long_cache_write")
 _CONFIRM = "check it with the source; if it is meant, add confirmed: true to the row"
 
@@ -38,7 +38,7 @@ TokenRow = RemoteRow | ShowbackRow
 
 
 def sanity_problems(catalog: CatalogFile) -> Iterator[Problem]:
-    """Every problem of the rows, alone and with each other."""
+    """Yields every problem of single rows and of rows that conflict."""
     rows: list[tuple[str, Validity]] = [
         *((f"gpu_hours[{i}]", row) for i, row in enumerate(catalog.gpu_hours)),
         *((f"remote_tokens[{i}]", row) for i, row in enumerate(catalog.remote_tokens)),
@@ -141,7 +141,7 @@ def _windows(path: str, windows: tuple[Window, ...]) -> Iterator[Problem]:
 
 
 def _key(path: str, row: Validity) -> tuple[str, ...]:
-    """What a row prices: rows of one thing must not overlap."""
+    """The subject of a row: rows of one subject must not overlap in time."""
     match row:
         case GpuHourRow():
             return ("gpu", row.gpu, row.pool or "")

@@ -1,4 +1,4 @@
-"""Prices as the configuration binds them: to pools, to remotes, to groups that the meter pays."""
+"""Prices of the configuration's pools and remotes, and of the groups that the meter bills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scheduler.metering.totals import SECOND_NS, RateSegment
 from scheduler.placement_state import Placement
 
 FAR_S = 10 * 366 * 86_400
-"""Plans reach ten years ahead: longer than a process runs."""
+"""Price plans reach ten years ahead, longer than a process runs."""
 
 
 def load_prices(sources: PricesConfig, base_dir: Path) -> Prices:
@@ -34,7 +34,7 @@ def load_prices(sources: PricesConfig, base_dir: Path) -> Prices:
 def priced(
     placements: Iterable[Placement], config: GatewayConfig, prices: Prices, at_s: float
 ) -> list[Placement]:
-    """The placements with the prices that hold at a moment, Unix seconds."""
+    """The placements with the prices that are valid at a moment, Unix seconds."""
     pools = {pool.name: pool for pool in config.pools}
     remotes = {remote.name: remote for remote in config.remotes}
     return [
@@ -59,7 +59,7 @@ def _remote(placement: Placement, remote: RemoteConfig, prices: Prices, at_s: fl
 
 
 def group_nano_usd_per_hour(pool: PoolConfig, prices: Prices, at_s: float) -> int | None:
-    """What a replica of a pool costs an hour. The pool's own field goes before the catalog."""
+    """Price of a replica of a pool for an hour. The field of the pool precedes the catalog."""
     if pool.gpu.usd_per_gpu_hour is not None:
         return int(Decimal(pool.gpu.usd_per_gpu_hour) * NANO_USD) * pool.gpu.count
     price = prices.gpu_price(pool.name, pool.gpu.type, at_s)
@@ -67,7 +67,7 @@ def group_nano_usd_per_hour(pool: PoolConfig, prices: Prices, at_s: float) -> in
 
 
 def gpu_plan(pool: PoolConfig, prices: Prices, now_s: float) -> tuple[RateSegment, ...]:
-    """The same over time: the past too, for what was not observed before a restart."""
+    """Price of a replica over time, the past included, for hours that a restart left unobserved."""
     if pool.gpu.usd_per_gpu_hour is not None:
         rate = group_nano_usd_per_hour(pool, prices, now_s)
         return (RateSegment(start_ns=0, nano_usd_per_hour=rate),)
@@ -84,14 +84,14 @@ def gpu_plan(pool: PoolConfig, prices: Prices, now_s: float) -> tuple[RateSegmen
 
 
 def group_of(placement: Placement) -> str:
-    """The group that an own placement is part of: what the meter pays."""
+    """The group of a self-hosted placement, which the meter bills as one."""
     return placement.group or placement.name
 
 
 def metered_groups(
     placements: Iterable[Placement], config: GatewayConfig, prices: Prices, now_s: float
 ) -> list[MeteredGroup]:
-    """The groups of a configuration, with their prices."""
+    """The metered groups of a configuration, with their price plans."""
     pools = {pool.name: pool for pool in config.pools}
     members: dict[str, list[Placement]] = {}
     for placement in placements:
