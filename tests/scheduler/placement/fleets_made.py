@@ -43,7 +43,7 @@ def made(draw: st.DrawFn) -> Made:
                 Placement(
                     name=f"p/{number}/{rank}", kind=PlacementKind.LOCAL, model="moe", pool="p",
                     group=f"p/{number}", max_running=draw(st.sampled_from((4, 16))),
-                    kv_capacity_tokens=draw(st.sampled_from((None, 20_000, 600_000))),
+                    kv_capacity_tokens=draw(st.none() | st.integers(5_000, 90_000)),
                     step_model=model, objective=objective,
                     nano_usd_per_s=draw(st.integers(1, 10**6)) if priced else None,
                 )
@@ -101,7 +101,7 @@ def _queries(draw: st.DrawFn, fleet: SelfHostedFleet) -> PlacementQuery:
         hit_tokens=hits,
         output_tokens=draw(st.floats(1.0, 1000.0)),
         reserve_tokens=prompt_tokens + draw(st.integers(1, 1000)),
-        spread_tokens=draw(st.floats(0.0, 500.0)),
+        spread_tokens=draw(st.floats(0.0, 20_000.0)),
         late=draw(st.booleans()),
     )  # fmt: skip
 

@@ -52,8 +52,8 @@ def test_the_best_times_are_those_of_placements_in_service() -> None:
 
 def test_every_array_of_a_quote_is_a_buffer_of_its_own() -> None:
     made = buffers()
-    names = "wait_s own_end_s prefill_s ttft_s tpot_s stall_added_s step_added_s".split()
-    names += ["violations_expected", "score"]
+    names = ["wait_s", "own_end_s", "prefill_s", "ttft_s", "tpot_s"]
+    names += ["stall_added_s", "step_added_s", "violations_expected", "score"]
     assert len(names) == Quote.ROWS == len(made.quote.figures)
     for number, name in enumerate(names):
         getattr(made, name)[:] = number
