@@ -30,7 +30,7 @@ class Policy:
         last_call_share: share of the time to first token left that counts as nearly up.
         ageing: prefill seconds that a second of waiting is worth in the order of a queue.
         lower_class_share: share of the service that is kept for each lower class that waits.
-        looks: placements are looked for at most so often in vain at one event.
+        looks: bound of the tries without a start at one event.
         open_after_share: share of the time to first token that may pass before an idle group is
             opened while another runs (objective `cost`).
         kv_reserve: share of the KV cache that is never planned; preemptions raise it.
