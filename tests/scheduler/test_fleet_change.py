@@ -6,10 +6,18 @@ from dataclasses import replace
 
 import pytest
 
+from scheduler.contract import PlacementKind
 from scheduler.fleet_change import fleet_change
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
-from tests.scheduler.placements_made import remote, self_hosted
+
+
+def self_hosted(name: str = "own/a", *, max_running: int = 64) -> Placement:
+    return Placement(name=name, kind=PlacementKind.LOCAL, model="moe", max_running=max_running)
+
+
+def remote(name: str = "far", *, max_running: int = 64) -> Placement:
+    return Placement(name=name, kind=PlacementKind.REMOTE, model="moe", max_running=max_running)
 
 
 def states(*placements: Placement) -> dict[str, PlacementState]:

@@ -1,124 +1,182 @@
-"""The decisions of one model: which way a request takes, and what a quote says of it beforehand."""
+"""The decisions of one model: which way a request takes, and what becomes of one that waits."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from scheduler.contract import (
+    Action,
     AttemptEnded,
     AttemptOutcome,
     Evict,
-    Progress,
     RefusalReason,
     Refuse,
-    ServingChanged,
     SloClass,
     Start,
 )
 from scheduler.decisions import Tier
-from scheduler.model_scheduler import (
-    LONGEST_RETRY_S,
-    MOST_EVICTIONS,
-    SHORTEST_RETRY_S,
-    TRY_AGAIN_S,
-)
-from tests.scheduler.placements_made import remote, self_hosted, serving_scheduler
+from scheduler.limits.retry_budget import RetryBudget
+from scheduler.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
+from scheduler.model_state import ModelState
+from scheduler.placement_state import Placement
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.tracked_request import TrackedRequest
 from tests.scheduler.requests_made import request
+from tests.scheduler.test_model_state import FAR, model, own
 
 EU = frozenset({"eu"})
 
 
-def test_a_quote_says_what_a_request_would_meet() -> None:
-    """Of each way, with the same request submitted right after its quote."""
-    core = serving_scheduler(self_hosted(max_running=1), remote(max_running=1), queue=1)
-    tiers = []
-    for name, remotes in (("own", EU), ("far", EU), ("waits", EU), ("refused", EU)):
-        made = request(name, remote_classes=remotes, ttft_s=0.05)
-        quoted = core.quote(made, 0.0)
-        assert core.decisions.get(name) is None, "a quote is not a decision"
-        core.submit(made, 0.0)
-        decision = core.decisions.get(name)
-        assert decision is not None
-        assert decision.chosen == quoted.chosen
-        tiers.append((quoted.tier, decision.tier))
-    assert tiers[0] == (Tier.LOCAL, Tier.LOCAL)
-    assert tiers[-1] == (Tier.REFUSE, Tier.REFUSE)
-    assert all(quoted is decided for quoted, decided in tiers)
+class Model:
+    """One model with its scheduler, and what was told to the shell."""
+
+    def __init__(self, *placements: Placement, attempts: int = 3) -> None:
+        self.state: ModelState = model(*placements)
+        self.tracked: dict[str, TrackedRequest] = {}
+        self.scheduler = ModelScheduler(self.state, self.tracked, RetryBudget(), attempts)
+
+    def submit(self, name: str, now: float = 0.0, **fields: Any) -> list[str]:
+        fields = {"arrival_s": now, "remote_classes": EU, **fields}
+        tracked = self.tracked[name] = TrackedRequest(request(name, **fields))
+        self.state.set_expectations(tracked)
+        return shown(self.scheduler.decide(tracked, now))
+
+    def end(self, name: str, outcome: AttemptOutcome, now: float = 0.0) -> list[str]:
+        tracked = self.tracked[name]
+        event = AttemptEnded(request_id=name, attempt=tracked.attempts, outcome=outcome)
+        return shown(self.scheduler.on_attempt_ended(tracked, event, now))
+
+    def ticks(self, end_s: float) -> list[tuple[float, list[str]]]:
+        """What each tick does, at the times that the ticks ask for."""
+        done: list[tuple[float, list[str]]] = []
+        now: float | None = 0.0
+        while now is not None and now <= end_s:
+            tick = self.scheduler.tick(now)
+            if tick.actions:
+                done.append((round(now, 2), shown(tick.actions)))
+            now = tick.next_wake_s
+        return done
+
+    def quote(self, **fields: Any) -> tuple[Tier, str | None]:
+        decision = self.scheduler.quote(request("asks", remote_classes=EU, **fields), 0.0)
+        return decision.tier, decision.chosen
 
 
-def test_a_remote_is_not_used_because_it_exists() -> None:
-    core = serving_scheduler(self_hosted(), remote())
-    [start] = core.submit(request("r", remote_classes=EU), 0.0)
-    assert isinstance(start, Start)
-    assert start.placement == "own/a"
+def shown(actions: tuple[Action, ...]) -> list[str]:
+    texts = []
+    for action in actions:
+        match action:
+            case Start():
+                texts.append(f"{action.request_id} to {action.placement}")
+            case Refuse():
+                texts.append(f"{action.request_id} {action.reason}")
+            case Evict():
+                texts.append(f"evict {action.request_id}")
+    return texts
 
 
-def test_a_deadline_that_no_server_can_meet_is_refused_at_once() -> None:
-    core = serving_scheduler(self_hosted())
-    [refusal] = core.submit(request("r", deadline_s=0.001), 0.0)
-    assert isinstance(refusal, Refuse)
-    assert (refusal.reason, refusal.retry_after_s) == (RefusalReason.DEADLINE, None)
-    assert core.handle(ServingChanged(placement="own/a", serving=False, reason=""), 0.0) == ()
+def test_a_quote_names_the_way_that_the_request_would_take() -> None:
+    one = Model(own("a", slots=1), replace(FAR, max_running=1))
+    assert one.quote() == (Tier.LOCAL, "a")
+    assert one.submit("r1") == ["r1 to a"]
+    assert one.quote() == (Tier.WAIT, None)
+    one.scheduler.set_limits(queue=QueueLimits(requests=0, size_bytes=0), attempts=1)
+    assert one.quote(unsupported_by=frozenset({"a"})) == (Tier.REMOTE, "far")
+    assert one.quote() == (Tier.REMOTE, "far"), "there is no room to wait"
+    assert list(one.tracked) == ["r1"], "a quote is no request"
+    assert one.submit("r2") == ["r2 to far"]
+    assert one.quote() == (Tier.REFUSE, None)
+    assert one.submit("r3") == ["r3 queue_full"]
 
 
-def test_the_hint_when_to_come_again_is_within_bounds() -> None:
-    core = serving_scheduler(self_hosted(max_running=1), queue=1)
-    core.submit(request("runs"), 0.0)
-    core.submit(request("waits"), 0.0)
-    [refusal] = core.submit(request("third"), 0.0)
-    assert isinstance(refusal, Refuse)
-    assert refusal.reason is RefusalReason.QUEUE_FULL
-    assert refusal.retry_after_s is not None
-    assert SHORTEST_RETRY_S <= refusal.retry_after_s <= LONGEST_RETRY_S
+def test_a_quote_counts_on_the_seat_of_a_request_that_ranks_below() -> None:
+    one = Model(own("a", slots=1), FAR)
+    one.scheduler.set_limits(queue=QueueLimits(requests=1, size_bytes=1000), attempts=1)
+    one.submit("runs")
+    assert one.submit("below", slo_class=SloClass.BATCH) == []
+    assert one.quote() == (Tier.WAIT, None)
+    assert one.submit("above") == ["below to far"]
 
 
-def test_a_batch_request_is_taken_back_only_so_often() -> None:
-    core = serving_scheduler(self_hosted(max_running=1))
-    core.submit(request("batch", SloClass.BATCH, max_queue_s=500.0), 0.0)
+def test_one_that_waits_turns_to_a_remote_as_late_as_that_is_in_time() -> None:
+    one = Model(own("a", slots=1), FAR)
+    one.submit("runs", remote_classes=frozenset())
+    assert one.submit("waits") == []
+    [(at_s, actions)] = one.ticks(60.0)
+    assert 1.9 < at_s < 2.0
+    assert actions == ["waits to far"]
+
+
+def test_a_full_remote_is_tried_again_and_again_until_the_first_token_is_late() -> None:
+    one = Model(own("a", slots=1), replace(FAR, max_running=1))
+    one.submit("runs", remote_classes=frozenset())
+    one.submit("hog", unsupported_by=frozenset({"a"}))
+    one.state.remotes.states[0].ttft_s = 1.0
+    assert one.submit("waits", ttft_s=3.0) == []
+    tries: list[float] = []
+    now: float | None = 0.0
+    while now is not None and now < 5.0:
+        tries.append(now)
+        now = one.scheduler.tick(now).next_wake_s
+    spills = [at_s for at_s in tries if 1.7 < at_s < 2.6]
+    gaps = {round(b - a, 3) for a, b in pairwise(spills)}
+    assert gaps == {SPILL_AGAIN_S}
+
+
+def test_one_that_has_waited_as_long_as_it_may_takes_any_remote_or_is_refused() -> None:
+    one = Model(own("a", slots=1), FAR)
+    one.submit("runs", remote_classes=frozenset())
+    one.state.remotes.states[0].ttft_s = 100.0
+    one.submit("may", max_queue_s=4.0)
+    one.submit("may-not", max_queue_s=5.0, remote_classes=frozenset())
+    one.submit("dies", deadline_s=6.0, remote_classes=frozenset())
+    done = {text: at_s for at_s, texts in one.ticks(60.0) for text in texts}
+    assert done["may to far"] == 4.0
+    assert done["may-not queue_timeout"] == 5.0
+    assert done["dies deadline"] == pytest.approx(6.0, abs=0.02)
+
+
+def test_a_batch_request_is_taken_back_for_one_above_and_no_more_often_than_allowed() -> None:
+    one = Model(own("a", slots=1))
+    assert one.submit("batch", slo_class=SloClass.BATCH) == ["batch to a"]
     for i in range(MOST_EVICTIONS):
-        now, attempt = float(i), 1 + i
-        [evict] = core.submit(request(f"urgent{i}", arrival_s=now), now)
-        assert isinstance(evict, Evict)
-        assert (evict.request_id, evict.attempt) == ("batch", attempt)
-        taken = AttemptEnded(request_id="batch", attempt=attempt, outcome=AttemptOutcome.EVICTED)
-        [start] = core.handle(taken, now)
-        assert isinstance(start, Start)
-        assert start.request_id == f"urgent{i}"
-        [again] = core.handle(
-            AttemptEnded(request_id=f"urgent{i}", attempt=1, outcome=AttemptOutcome.OK), now + 0.5
-        )
-        assert isinstance(again, Start)
-        assert (again.request_id, again.attempt) == ("batch", attempt + 1)
-    assert core.submit(request("last", arrival_s=9.0), 9.0) == ()
+        assert one.submit(f"r{i}") == ["evict batch"]
+        assert one.submit(f"more{i}") == [], "one at a time"
+        assert one.end("batch", AttemptOutcome.EVICTED) == [f"r{i} to a"]
+        assert one.end(f"r{i}", AttemptOutcome.OK) == [f"more{i} to a"]
+        assert one.end(f"more{i}", AttemptOutcome.OK) == ["batch to a"]
+    assert one.submit("last") == [], "it has been taken back often enough"
 
 
-def test_a_request_that_gives_its_seat_up_goes_to_a_remote_if_it_may() -> None:
-    core = serving_scheduler(self_hosted(max_running=1), remote(), queue=1)
-    core.submit(request("runs"), 0.0)
-    core.submit(request("below", SloClass.BATCH, remote_classes=EU, ttft_s=60.0), 0.0)
-    assert core.queued_requests == 1
-    [start, *rest] = core.submit(request("above"), 0.0)
-    assert isinstance(start, Start)
-    assert (start.request_id, start.placement, rest) == ("below", "far", [])
+def test_an_evicted_request_loses_no_attempt() -> None:
+    one = Model(own("a", slots=1), own("b", slots=1), attempts=1)
+    one.submit("batch", slo_class=SloClass.BATCH)
+    one.submit("r0")
+    assert one.submit("r1") == ["evict batch"]
+    assert one.end("batch", AttemptOutcome.EVICTED) == ["r1 to a"]
+    assert one.end("r0", AttemptOutcome.OK) == ["batch to b"]
+    assert one.end("batch", AttemptOutcome.RETRYABLE) == ["batch attempts_exhausted"]
 
 
-def test_a_tick_asks_to_be_called_again_while_time_may_help() -> None:
-    core = serving_scheduler(self_hosted())
-    assert core.tick(0.0).next_wake_s is None
-    core.submit(request("talks", max_output_tokens=400), 0.0)
-    core.handle(Progress(request_id="talks", attempt=1, output_tokens=1), 0.1)
-    core.submit(request("long", prompt_tokens=40_000), 0.1)
-    assert core.tick(0.1).next_wake_s == pytest.approx(0.1 + TRY_AGAIN_S)
+def test_a_full_queue_refuses_with_a_hint_or_sheds_the_lowest() -> None:
+    one = Model(own("a", slots=1))
+    one.submit("runs")
+    for i in range(9):
+        one.submit(f"w{i}", slo_class=SloClass.STANDARD)
+    assert one.submit("low", slo_class=SloClass.BATCH) == ["low queue_full"]
+    assert one.submit("high") == ["w8 shed"]
+    assert "w8" not in one.tracked
+    record = one.state.decisions.get("w8")
+    assert record is not None
+    assert record.tier is Tier.REFUSE
 
 
-def test_all_who_wait_are_refused_when_the_last_server_goes() -> None:
-    core = serving_scheduler(self_hosted(max_running=1), self_hosted("own/b", max_running=1))
-    for i in range(4):
-        core.submit(request(f"r{i}"), 0.0)
-    assert core.handle(ServingChanged(placement="own/a", serving=False, reason=""), 1.0) == ()
-    refusals = core.handle(ServingChanged(placement="own/b", serving=False, reason=""), 1.0)
-    assert {(r.request_id, r.reason) for r in refusals if isinstance(r, Refuse)} == {
-        ("r2", RefusalReason.UNAVAILABLE),
-        ("r3", RefusalReason.UNAVAILABLE),
-    }
-    assert core.queued_requests == 0
+def test_the_reason_of_a_refusal_is_that_of_the_placements() -> None:
+    one = Model(own("a"))
+    one.state.fleet.states[0].serving = False
+    one.state.fleet.sync(0, 0.0)
+    assert one.submit("r") == [f"r {RefusalReason.UNAVAILABLE}"]
