@@ -84,9 +84,7 @@ class ModelScheduler:
         evictions: tuple[Evict, ...] = ()
         if query.possible:
             slack_nano_usd = self.model_state.service_nano_usd(0, OVERTAKE_SLACK_S, 0)
-            if not self._policy.late_binding or self.model_state.queue.overtakes(
-                request, slack_nano_usd
-            ):
+            if self.model_state.queue.overtakes(request, slack_nano_usd):
                 index, made, *_ = self.model_state.try_place(query, now)
                 if index is not None:
                     return (
