@@ -61,7 +61,7 @@ def foreign_package() -> tuple[str, str] | None:
         if spec is None:
             continue  # the installation is incomplete, and the import says so
         path = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
-        if Path(path).resolve() != ROOT / name / "__init__.py":
+        if Path(path).resolve().parent != ROOT / name:
             return name, path
     return None
 

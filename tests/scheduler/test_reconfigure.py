@@ -627,3 +627,62 @@ def test_a_large_fleet_is_reconfigured_in_less_than_a_second() -> None:
     core.reconfigure(many[1:], LIMITS, 0.0)
     assert time.thread_time() - began_s < 1.0
     assert np.count_nonzero(core._model_states["moe"].fleet.serving) == 1023
+
+
+def test_the_same_configuration_changes_nothing() -> None:
+    facts = (local("a"), local("b", "other"), remote())
+    core = scheduler(*facts)
+    start(core, "r1")
+    core.submit(request("r2"), 0.0)
+    before = {m: (s.fleet, s.remotes) for m, s in core._model_states.items()}
+    assert core.reconfigure(facts, LIMITS, 1.0) == ()
+    assert {m: (s.fleet, s.remotes) for m, s in core._model_states.items()} == before
+    # Nor does a change of one model touch another.
+    core.reconfigure((local("a"), local("c"), remote(), local("b", "other")), LIMITS, 1.0)
+    assert core._model_states["other"].fleet is before["other"][0]
+    assert core._model_states["moe"].fleet is not before["moe"][0]
+
+
+def test_a_group_that_leaves_counts_no_more_in_the_mean_of_its_like() -> None:
+    core = scheduler(local("a", slots=9), local("b", slots=9))
+    teach(core, "a", step_s=0.03)
+    now = teach(core, "b")
+    [like] = core._model_states["moe"].fleet.pooled.values()
+    assert len(like) == 2
+    core.reconfigure((local("b", slots=9),), LIMITS, now)
+    assert core._model_states["moe"].fleet.pooled[QWEN3_30B_H100] is like
+    assert len(like) == 1
+
+
+def test_harm_curves_stay_with_groups_that_stay() -> None:
+    core = scheduler(local("a", slots=9), local("b", slots=9))
+    for number in range(6):
+        start(core, f"r{number}")
+    fleet = core._model_states["moe"].fleet
+    for index in range(2):
+        fleet.refresh_curve(index, 0.05)
+    lines, at_s = fleet.interference_lines[fleet.index["b"]].copy(), 0.05
+    assert lines.any()
+    core.reconfigure((local("c"), local("b", slots=9)), LIMITS, 0.06)
+    fleet = core._model_states["moe"].fleet
+    index = fleet.index["b"]
+    assert np.array_equal(fleet.interference_lines[index], lines)
+    assert fleet.curve_at_s.tolist() == [-1.0, at_s]
+
+
+def test_external_load_and_what_preemptions_ask_for_outlast_a_reload() -> None:
+    core = scheduler(local("a", slots=9))
+    now = 1e6
+    for second in range(2):
+        told = report("a", now + second, gaps=second)
+        told = replace(told, counts=EngineCounts(preemptions=3 * second))
+        core.handle(told, now + second)
+    now += 1.0
+    before = core._model_states["moe"].fleet
+    assert before.sequences.tolist() == [4]
+    core.reconfigure((local("b"), local("a", slots=9)), LIMITS, now)
+    fleet = core._model_states["moe"].fleet
+    assert fleet.sequences.tolist() == [0, 4]
+    assert fleet.kv_free_tokens[1] == before.kv_free_tokens[0] < 95_000
+    core.tick(now + 60.0)  # the report is stale
+    assert fleet.sequences.tolist() == [0, 0]

@@ -1,0 +1,126 @@
+"""The start and the end of an attempt: what is counted, charged and learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, SloClass
+from scheduler.decisions import Tier
+from scheduler.model_state import ModelState
+from scheduler.tracked_request import TrackedRequest
+from scheduler.transitions import (
+    choose_remote,
+    learn_from_end,
+    remove_attempt,
+    start_remote,
+    start_self_hosted,
+)
+from tests.scheduler.test_model_state import FAR, model, own, tracked
+
+EU = frozenset({"eu"})
+
+
+def started(state: ModelState, name: str = "r", **fields: Any) -> TrackedRequest:
+    one = tracked(state, name, **fields)
+    query = state.query(one, 0.0)
+    result = state.try_place(query, 0.0)
+    assert result.chosen is not None
+    action = start_self_hosted(state, one, result.chosen, query, result.quote, 0.0)
+    assert (action.request_id, action.attempt) == (name, 1)
+    return one
+
+
+def end(outcome: AttemptOutcome, fault: Fault = Fault.NONE, **fields: Any) -> AttemptEnded:
+    return AttemptEnded(request_id="r", attempt=1, outcome=outcome, fault=fault, **fields)
+
+
+def test_a_start_counts_the_request_in_and_leaves_a_record() -> None:
+    state = model(own("a", nano_usd_per_s=1000))
+    one = started(state, prefix_blocks=(1, 2))
+    [placement] = state.fleet.states
+    assert one.placement is placement
+    assert one.attempts == 1
+    assert list(placement.residents) == ["r"]
+    assert state.prefixes.hit_blocks([1, 2, 3]).tolist() == [2.0]
+    record = state.decisions.get("r")
+    assert record is not None
+    assert (record.tier, record.chosen) == (Tier.LOCAL, "a")
+    assert state.queue.counters.served("team") > 0.0
+
+
+def test_the_tenant_pays_in_the_end_for_what_it_got() -> None:
+    state = model(own("a", nano_usd_per_s=1000))
+    one = started(state, max_output_tokens=100)
+    expected = state.queue.counters.served("team")
+    state.fleet.progress(0, "r", 1, 0.1)
+    placement, resident = remove_attempt(state, one, 1.0)
+    assert one.placement is None
+    assert not placement.residents
+    got = 1000 * (resident.prefill_s + state.fleet.full_token_s)
+    assert state.queue.counters.served("team") == pytest.approx(got)
+    assert got < expected
+
+
+def test_batch_requests_that_run_are_known_until_they_end() -> None:
+    state = model(own("a"))
+    one = started(state, slo_class=SloClass.BATCH)
+    assert state.batch == {"r": 0}
+    remove_attempt(state, one, 1.0)
+    assert state.batch == {}
+
+
+def test_a_remote_is_charged_nothing_in_terms_of_fairness() -> None:
+    state = model(own("a"), FAR)
+    one = tracked(state, remote_classes=EU)
+    chosen, _, quotes = choose_remote(state, one, 0.0, any_ttft=False)
+    assert chosen is not None
+    assert [made.placement for made in quotes] == ["far"]
+    assert not state.remotes.states[0].residents, "choosing starts nothing"
+    action = start_remote(state, one, None, 0.0, any_ttft=False)
+    assert action is not None
+    assert action.kind is PlacementKind.REMOTE
+    assert action.reason.startswith("own servers saturated; ")
+    remove_attempt(state, one, 1.0)
+    assert state.queue.counters.served("team") == 0.0
+
+
+def test_a_remote_that_is_late_is_taken_only_where_any_will_do() -> None:
+    state = model(FAR)
+    state.remotes.states[0].ttft_s = 9.0
+    one = tracked(state, remote_classes=EU)
+    assert start_remote(state, one, None, 0.0, any_ttft=False) is None
+    action = start_remote(state, one, None, 0.0, any_ttft=True)
+    assert action is not None
+    assert action.reason.startswith("no own server can serve it; ")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error_share"),
+    [
+        (AttemptOutcome.OK, 0.0),
+        (AttemptOutcome.FAILED, 0.1),
+        (AttemptOutcome.RETRYABLE, 0.1),
+        (AttemptOutcome.CANCELLED, 0.0),
+        (AttemptOutcome.EVICTED, 0.0),
+    ],
+)
+def test_only_ends_that_say_something_of_a_placement_count(
+    outcome: AttemptOutcome, error_share: float
+) -> None:
+    state = model(own("a"))
+    placement, resident = remove_attempt(state, started(state), 1.0)
+    learn_from_end(state, placement, resident, end(outcome, output_tokens=50))
+    assert placement.error_share == pytest.approx(error_share)
+    longer = state.fleet.lengths.mean("", 4096) != pytest.approx(
+        model(own("a")).fleet.lengths.mean("", 4096)
+    )
+    assert longer is (outcome is AttemptOutcome.OK), "only a whole answer tells a length"
+
+
+def test_a_fault_puts_the_placement_under_suspicion() -> None:
+    state = model(own("a"), own("b"))
+    placement, resident = remove_attempt(state, started(state), 1.0)
+    learn_from_end(state, placement, resident, end(AttemptOutcome.RETRYABLE, Fault.BUSY))
+    assert state.troubled == {state.fleet.index_of(placement)}
