@@ -47,7 +47,8 @@ class Candidate:
     """One place with the figures that decided. None: unknown or not applicable.
 
     `marginal_nano_usd`: own group's time that the request adds; `charged_nano_usd`: its tokens at
-    the placement's rates; `victims`: streams that its prefill would push past their promise.
+    the placement's rates; `violations_expected`: running streams whose TPOT SLO its
+    prefill is expected to violate.
     """
 
     placement: str
@@ -57,7 +58,7 @@ class Candidate:
     ttft_s: float | None
     tpot_s: float | None
     hit_tokens: int
-    victims: float | None
+    violations_expected: float | None
     marginal_nano_usd: int | None
     charged_nano_usd: int | None
     reason: str
@@ -154,7 +155,7 @@ class Decision:
             ttft_s=float(made.ttft_s[i]),
             tpot_s=float(made.tpot_s[i]),
             hit_tokens=int(made.hit_tokens[i]),
-            victims=float(made.victims[i]),
+            violations_expected=float(made.violations_expected[i]),
             marginal_nano_usd=round(float(made.marginal_nano_usd[i])) if known else None,
             charged_nano_usd=self._charged(facts, int(made.hit_tokens[i])),
             reason=self.reason if facts.name == self.chosen else BLOCK_TEXT[block],
@@ -174,7 +175,7 @@ class Decision:
                 ttft_s=made.ttft_s,
                 tpot_s=None,
                 hit_tokens=made.hit_tokens,
-                victims=None,
+                violations_expected=None,
                 marginal_nano_usd=made.nano_usd,
                 charged_nano_usd=made.nano_usd,
                 reason=self.reason if facts.name == self.chosen else made.blocked.value,

@@ -84,9 +84,7 @@ class ModelScheduler:
         evictions: tuple[Evict, ...] = ()
         if query.possible:
             slack_nano_usd = self.model_state.service_nano_usd(0, OVERTAKE_SLACK_S, 0)
-            if not self._policy.late_binding or self.model_state.queue.overtakes(
-                request, slack_nano_usd
-            ):
+            if self.model_state.queue.overtakes(request, slack_nano_usd):
                 index, made, *_ = self.model_state.try_place(query, now)
                 if index is not None:
                     return (
@@ -374,8 +372,10 @@ class ModelScheduler:
         self.model_state.set_expectations(tracked, count=False)
         query = self.model_state.query(tracked, now)
         index, made, *_ = self.model_state.preview_place(query, now)
+        queue = self.model_state.queue
+        has_room = queue.has_room(request) or queue.displaceable(request) is not None
         remote, remote_reason, quotes = transitions.choose_remote(
-            self.model_state, tracked, now, any_ttft=True
+            self.model_state, tracked, now, any_ttft=not query.possible or not has_room
         )
         wait_s = self.model_state.wait_s(request, made.best_s()[0])
         first_s = now + wait_s + made.best_s()[1]
@@ -384,9 +384,9 @@ class ModelScheduler:
         if index is not None:
             chosen, tier = self.model_state.fleet.states[index].facts.name, Tier.LOCAL
             reason = transitions.start_reason(made, index)
-        elif late and remote is not None:
+        elif remote is not None and (late or not has_room):
             chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
-        elif not self.model_state.queue.has_room(request):
+        elif not has_room:
             tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
         elif late:
             tier = Tier.WAIT_LATE

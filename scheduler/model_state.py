@@ -25,8 +25,9 @@ from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
 from scheduler.placement.carry_over import carry_over
-from scheduler.placement.placement import choose, quote
+from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
+from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState, Resident
@@ -46,8 +47,8 @@ URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 # numpy compares plain integers faster than enum members.
-_NOT_SERVING, _CONTEXT, _HARM, _HELD = map(
-    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.HARM, Block.HELD)
+_NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
+    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.INTERFERENCE, Block.HELD)
 )
 
 
@@ -210,7 +211,7 @@ class ModelState:
 
     def hit_tokens(self, request: Request) -> Floats:
         """Prompt tokens expected in the cache of each placement, remotes last."""
-        if not self.policy.prefix or not request.prefix_blocks:
+        if not request.prefix_blocks:
             return self._no_hits
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
@@ -219,7 +220,7 @@ class ModelState:
         """Prompt tokens expected in the cache of each self-hosted placement: exact from cache
         events where the prompt is given as token ids, else estimated from earlier starts."""
         fleet = self.fleet
-        if not self.policy.prefix or not (request.prefix_blocks or request.token_blocks):
+        if not (request.prefix_blocks or request.token_blocks):
             return fleet.no_hits
         expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
         if request.token_blocks:
@@ -249,24 +250,24 @@ class ModelState:
     def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
         """What `try_place` would return now; changes nothing that a later decision reads."""
         fleet = self.fleet
-        lines, made_at_s = fleet.harm_lines.copy(), fleet.curve_at_s.copy()
+        lines, made_at_s = fleet.interference_lines.copy(), fleet.curve_at_s.copy()
         result = self._choose(query, self._rotation + 1, now)
-        fleet.harm_lines[:], fleet.curve_at_s[:] = lines, made_at_s
+        fleet.interference_lines[:], fleet.curve_at_s[:] = lines, made_at_s
         return result._replace(quote=result.quote.kept())
 
     def _choose(self, query: PlacementQuery, rotation: int, now: float) -> PlacementResult:
         index, made = choose(self.fleet, query, self.policy, now, rotation)
         if index is not None:
             return PlacementResult(index, made)
-        harmful = made.blocked == _HARM
-        if np.count_nonzero(harmful):
-            return PlacementResult(None, made, float(made.prefill_s[harmful].min()), True)
+        interfering = made.blocked == _INTERFERENCE
+        if np.count_nonzero(interfering):
+            return PlacementResult(None, made, float(made.prefill_s[interfering].min()), True)
         held = np.count_nonzero(made.blocked == _HELD)
         return PlacementResult(None, made, None, bool(held))
 
     def figures(self, query: PlacementQuery, now: float) -> Quote:
         """The figures of every self-hosted placement, without a choice."""
-        return quote(self.fleet, query, self.policy, now)
+        return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
         self, tracked: TrackedRequest, made: Quote | None, last_start_s: float, now: float

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.lab.fleets import FLEETS, LabFleet
 from benchmarks.lab.loads import arrivals, load_trace
-from benchmarks.lab.ours import our_scheduler
+from benchmarks.lab.ours import our_decider
 from benchmarks.lab.rivals import RIVALS, Rival
 from benchmarks.lab.score import Sampler, Score, Spent, score
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
@@ -130,7 +130,7 @@ def _simulate(
 
 def _decider(run: Run, fleet: LabFleet, names: Sequence[str], load: Sequence[Arrival]) -> Decider:
     if run.policy == "ours":
-        return our_scheduler(fleet, names, dict(run.switches))
+        return our_decider(fleet, names, dict(run.switches))
     content = {a.request.request_id: _blocks(a) for a in load}
     return Rival(
         names,

@@ -18,8 +18,8 @@ from benchmarks.lab.score import Score
 
 _Played = TypeVar("_Played")
 
-PARTS = ("late_binding", "moe_term", "harm_check", "shedding", "prefix")
-"""Switches of `scheduler.policy.Policy` that an ablation turns off, one at a time."""
+PARTS = ("late_binding", "moe_term", "interference_check", "shedding", "prefix")
+"""Parts of ours that an ablation turns off, one at a time; see `ours.py`."""
 VARIANT_CELLS = (("qwen", "azure-conv"), ("qwen", "mooncake"), ("deepseek", "azure-conv"))
 """Where the short study plays ablations and packing; the full one does so everywhere."""
 ABLATION_LOADS = (0.9, 1.4)

@@ -32,18 +32,18 @@ def carry_over(
         before = [old.states[member] for member in group.members]
         after = members.get(name, [])
         if not after or prior_of(after[0].facts) != group.fit.prior:
-            old.like[group.fit.prior].take(name, None)
+            old.pooled[group.fit.prior].update(name, None)
         if not after:
             continue
         same_members = set(map(id, before)) == set(map(id, after))
         groups[name] = _carried(group, before, after, policy, same_members=same_members)
         if same_members and groups[name].fit is group.fit:
             unchanged.add(name)
-    fleet = SelfHostedFleet(states, policy, CarriedOver(groups, old.lengths, old.like), now)
+    fleet = SelfHostedFleet(states, policy, CarriedOver(groups, old.lengths, old.pooled), now)
     for index, state in enumerate(states):
         if state.facts.group_name in unchanged:
             was = old.index[state.facts.name]
-            fleet.harm_lines[index] = old.harm_lines[was]
+            fleet.interference_lines[index] = old.interference_lines[was]
             fleet.curve_at_s[index] = old.curve_at_s[was]
     if not states:
         fleet.full_token_s = old.full_token_s  # what still runs is charged by it

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
-from scheduler.placement.pooled_fit import LikeGroups
+from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement_state import Placement
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
@@ -53,12 +53,13 @@ class Group:
 class CarriedOver:
     """What the fleet of a model hands to the one that a reload puts in its place.
 
-    `groups`: by name, without members; `like`: fits of like groups by their prior.
+    `groups`: by name, without members; `pooled`: the mean fits of identical groups,
+    by their prior.
     """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     lengths: OutputLengths = field(default_factory=OutputLengths)
-    like: Mapping[StepModel, LikeGroups] = field(default_factory=dict)
+    pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
 
 
 def prior_of(facts: Placement) -> StepModel:

@@ -32,7 +32,7 @@ _FIELDS = (
 )
 
 
-class LikeGroups:
+class PooledFit:
     """Groups of one prior, by name."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class LikeGroups:
         """Groups whose fit counts."""
         return len(self._fits)
 
-    def take(self, group: Hashable, fit: StepModel | None) -> None:
+    def update(self, group: Hashable, fit: StepModel | None) -> None:
         """The group's fit as it is now; None: it is not to be used."""
         before = self._fits.pop(group, None)
         if before is not None:

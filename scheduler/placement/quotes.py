@@ -1,4 +1,8 @@
-"""What a request asks of its placements, and what each own one would promise it."""
+"""Placement queries and quotes: the input and the result of one placement decision.
+
+A `PlacementQuery` describes a request; a `Quote` holds the predicted figures of every self-hosted
+placement of its model. `QuoteBuffers` is the memory that one fleet reuses for all its quotes.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ import numpy.typing as npt
 from scheduler.contract import Request
 from scheduler.output_length import Floats
 
-_NOT_SERVING = np.int8(1)
-"""numpy compares plain integers faster than enum members."""
+Blocks = npt.NDArray[np.int8]
+"""A `Block` for each placement, shape (placements,)."""
 
 
 class Block(enum.IntEnum):
-    """Why a placement cannot be taken; FREE: it can."""
+    """Why a placement cannot take the request; FREE: it can."""
 
     FREE = 0
     NOT_SERVING = 1
@@ -27,7 +31,7 @@ class Block(enum.IntEnum):
     KV = 6
     TTFT = 7
     TPOT = 8
-    HARM = 9
+    INTERFERENCE = 9
     HELD = 10
     PAUSED = 11
 
@@ -45,30 +49,33 @@ BLOCK_TEXT = {
     Block.KV: "KV cache would be full",
     Block.TTFT: "first token would be late",
     Block.TPOT: "tokens would be slow",
-    Block.HARM: "its prefill would harm running streams",
+    Block.INTERFERENCE: "its prefill would harm running streams",
     Block.HELD: "idle: a running group may take it in time",
     Block.PAUSED: "asked to be spared for a while",
 }
 
+_NOT_SERVING = np.int8(Block.NOT_SERVING)
+"""numpy compares plain integers faster than enum members."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementQuery:
-    """A request as a quote needs it.
+    """A request in the form that a quote needs.
 
     Attributes:
-        excluded: shape (placements,), a `Block` for those that are out of the question, else FREE;
-            None: no one is.
-        hit_tokens: shape (placements,), prompt tokens expected in each prefix cache.
-        output_tokens: expected, all choices together.
-        reserve_tokens: KV tokens to count it with: prompt and expected output.
-        spread_tokens: by how much its output may well exceed that: one in ten does.
-        ttft_s: the time to first token that it is promised.
-        late: its time to first token is lost already, and binds no more.
+        ttft_s: promised time to first token, from arrival.
+        excluded: blocks that were found before the quote, shape (placements,); None: no placement
+            is excluded.
+        hit_tokens: prompt tokens expected in each placement's prefix cache, shape (placements,).
+        output_tokens: expected output of all choices together.
+        reserve_tokens: KV tokens to reserve: the prompt and the expected output.
+        spread_tokens: output tokens beyond the expected ones that one answer in ten exceeds.
+        late: the promised time to first token has passed, so it no longer constrains the choice.
     """
 
     request: Request
     ttft_s: float
-    excluded: npt.NDArray[np.int8] | None
+    excluded: Blocks | None
     hit_tokens: Floats
     output_tokens: float
     reserve_tokens: int
@@ -77,7 +84,7 @@ class PlacementQuery:
 
     @property
     def possible(self) -> bool:
-        """Whether an own placement may take it, now or later."""
+        """Whether a self-hosted placement may take the request, now or later."""
         blocks = self.excluded
         if blocks is None:
             return len(self.hit_tokens) > 0
@@ -101,74 +108,104 @@ class PlacementQuery:
         )
 
 
+_WAIT, _OWN_END, _PREFILL, _TTFT, _TPOT, _STALL_ADDED, _STEP_ADDED, _VIOLATIONS, _SCORE = range(9)
+"""Rows of `Quote.figures`."""
+
+
 @dataclass(slots=True)
 class Quote:
-    """Figures of every own placement of a model, each an array of shape (placements,).
+    """Predicted figures of every self-hosted placement, each an array of shape (placements,).
 
-    `figures`: the arrays, a row each. The scheduler works in the same ones again and again: a quote
-    holds until the next one is made, and whoever wants it longer takes what `kept` returns.
+    `figures` holds the arrays as rows. A fleet writes every quote to the same memory, so a quote is
+    valid until the next one is made; `kept` returns a copy that stays valid.
     """
 
     figures: Floats
-    blocked: npt.NDArray[np.int8]
+    blocked: Blocks
     hit_tokens: Floats
     steps: Floats | float
-    """Steps that the request is expected to stay for."""
+    """Decode steps for which the request is expected to stay."""
     nano_usd_per_s: Floats
+    slowest_ttft_s: float = 0.0
+    """The longest of `ttft_s`."""
 
     ROWS = 9
 
     def kept(self) -> Quote:
-        """The same, which does not change any more."""
+        """A copy that later quotes do not overwrite."""
         return Quote(
-            self.figures.copy(), self.blocked, self.hit_tokens, self.steps, self.nano_usd_per_s
+            self.figures.copy(),
+            self.blocked,
+            self.hit_tokens,
+            self.steps,
+            self.nano_usd_per_s,
+            self.slowest_ttft_s,
         )
 
     @property
     def wait_s(self) -> Floats:
-        """Prefills before its own."""
-        row: Floats = self.figures[0]
+        """Time until the prefills before the request's own are done."""
+        row: Floats = self.figures[_WAIT]
+        return row
+
+    @property
+    def own_end_s(self) -> Floats:
+        """Time until the request's own prefill is done, decode steps not counted."""
+        row: Floats = self.figures[_OWN_END]
         return row
 
     @property
     def prefill_s(self) -> Floats:
-        """Its own."""
-        row: Floats = self.figures[2]
+        """Time of the request's own prefill."""
+        row: Floats = self.figures[_PREFILL]
         return row
 
     @property
     def ttft_s(self) -> Floats:
-        """From now until its first token."""
-        row: Floats = self.figures[3]
+        """Time from now until the first token."""
+        row: Floats = self.figures[_TTFT]
         return row
 
     @property
     def tpot_s(self) -> Floats:
-        """Time per output token after it."""
-        row: Floats = self.figures[4]
+        """Time per output token after the first."""
+        row: Floats = self.figures[_TPOT]
         return row
 
     @property
-    def victims(self) -> Floats:
-        """Streams that its prefill is expected to push past their promise."""
-        row: Floats = self.figures[7]
+    def stall_added_s(self) -> Floats:
+        """Time by which the request's prefill prolongs the stall of the placement's group."""
+        row: Floats = self.figures[_STALL_ADDED]
+        return row
+
+    @property
+    def step_added_s(self) -> Floats:
+        """Time by which the request prolongs each decode step of the group."""
+        row: Floats = self.figures[_STEP_ADDED]
+        return row
+
+    @property
+    def violations_expected(self) -> Floats:
+        """Expected number of running streams whose TPOT SLO the request's prefill violates."""
+        row: Floats = self.figures[_VIOLATIONS]
         return row
 
     @property
     def score(self) -> Floats:
-        """What the objective compares, less is better."""
-        row: Floats = self.figures[8]
+        """The figure that the pool's objective minimises."""
+        row: Floats = self.figures[_SCORE]
         return row
 
     @property
     def marginal_nano_usd(self) -> Floats:
-        """Time of the group that the request adds; meaningful only where the rate is known."""
-        stalled_s, added_s = self.figures[5], self.figures[6]
-        marginal: Floats = (stalled_s + self.steps * added_s) * self.nano_usd_per_s
+        """Cost of the group time that the request adds; comparable only where rates are known."""
+        marginal: Floats = self.stall_added_s + self.steps * self.step_added_s
+        marginal *= self.nano_usd_per_s
         return marginal
 
     def best_s(self) -> tuple[float, float]:
-        """Shortest prefill, and shortest time to a first token but for pending prefills."""
+        """Shortest prefill, and shortest time to first token without the wait, over the placements
+        in service; zeros where none is."""
         possible = self.blocked != _NOT_SERVING
         count = np.count_nonzero(possible)
         if not count:
@@ -180,25 +217,43 @@ class Quote:
         return prefill_s.item(prefill_s.argmin()), service_s.item(service_s.argmin())
 
 
-class Desk:
-    """The arrays that quotes are worked out in: memory that is warm when the next one comes.
+class QuoteBuffers:
+    """Arrays that one fleet computes all its quotes in: allocated once, warm in the CPU's cache.
 
-    `rows`: those of `Quote.figures`: wait, its sum with the prefill, prefill, TTFT, TPOT, stall and
-    step time that it adds, victims, score. `stalls_s`: shape (2, placements), the group's stall
-    without and with the newcomer; `stalls`: the same as positions on the harm curves; `unharmed`:
-    `blocked`, harm apart.
+    Arrays that `Quote` has, too, are the same memory. Of those with two rows the first is without
+    the request and the second with it.
+
+    Attributes:
+        next_step_s: T(B + choices) of each group, the memory of `tpot_s`: the step time is the time
+            per token until it is divided by the tokens per step.
+        own_stalls_s: shape (2, placements), `wait_s` and `own_end_s` as one array: the stall of a
+            group that has one rank.
+        stall_positions: shape (2, placements), stalls as positions on the interference curves.
+        line_positions: shape (2, placements), the same as positions in the fleet's line table.
+        line_at: shape (2, placements), `line_positions` as integers.
     """
 
-    __slots__ = ("at", "harm", "made", "most_victims", "rows", "stalls", "stalls_s", "unharmed")
+    __slots__ = (
+        *("line_at", "line_positions", "next_step_s", "own_end_s", "own_stalls_s", "prefill_s"),
+        *("quote", "score", "stall_added_s", "stall_positions", "step_added_s", "tpot_s", "ttft_s"),
+        *("violations_expected", "wait_s"),
+    )
 
-    def __init__(self, placements: int, all_free: npt.NDArray[np.int8]) -> None:
-        figures = np.zeros((Quote.ROWS, placements))
-        nothing = np.zeros(placements)
-        self.made = Quote(figures, all_free, nothing, 0.0, nothing)
-        self.rows = tuple(figures)
-        self.stalls_s: Floats = figures[:2]
-        self.stalls: Floats = np.zeros((2, placements))
-        self.harm: Floats = np.zeros((2, placements))
-        self.at = np.zeros((2, placements), dtype=np.intp)
-        self.most_victims: Floats | float = 0.0
-        self.unharmed = all_free
+    def __init__(self, placements: int, all_free: Blocks) -> None:
+        zeros = np.zeros(placements)
+        quote = Quote(np.zeros((Quote.ROWS, placements)), all_free, zeros, 0.0, zeros)
+        self.quote = quote
+        self.wait_s = quote.wait_s
+        self.own_end_s = quote.own_end_s
+        self.prefill_s = quote.prefill_s
+        self.ttft_s = quote.ttft_s
+        self.tpot_s = quote.tpot_s
+        self.next_step_s = quote.tpot_s
+        self.stall_added_s = quote.stall_added_s
+        self.step_added_s = quote.step_added_s
+        self.violations_expected = quote.violations_expected
+        self.score = quote.score
+        self.own_stalls_s: Floats = quote.figures[_WAIT : _OWN_END + 1]
+        self.stall_positions: Floats = np.zeros((2, placements))
+        self.line_positions: Floats = np.zeros((2, placements))
+        self.line_at = np.zeros((2, placements), dtype=np.intp)

@@ -1,9 +1,9 @@
 """The own placements of one model as arrays, one element each: what a quote reads in one pass.
 
 Ranks of a data-parallel group step together: what belongs to the group (batch, paced KV, the stall
-of pending prefills, the harm curve) stands at each of its ranks, so that a quote need not know of
-groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone writes
-its one figure.
+of pending prefills, the interference curve) stands at each of its ranks, so that a quote need not
+know of groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone
+writes its one figure.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 from scheduler.contract import EngineReport, Objective, ServingChanged
 from scheduler.decision_model import full_token_s, priced, trusted
 from scheduler.output_length import Floats
+from scheduler.placement.checks import checks_for
 from scheduler.placement.groups import CarriedOver, Group, prior_of
 from scheduler.placement.interference import STALL_POINTS, write_lines
-from scheduler.placement.pooled_fit import LikeGroups
-from scheduler.placement.quotes import Desk
+from scheduler.placement.objectives import OBJECTIVE_RULES
+from scheduler.placement.pooled_fit import PooledFit
+from scheduler.placement.quotes import QuoteBuffers
 from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
@@ -28,7 +30,7 @@ from scheduler.step_time.step_windows import joined
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 CURVE_AGE_S = 0.1
-"""A harm curve older than this is made anew before it decides."""
+"""An interference curve older than this is refreshed before it decides."""
 LEAST_CHUNK_S = 1e-6
 SAME_TIME_S = 0.5
 """Reports of a group's ranks that are not further apart count as one."""
@@ -39,7 +41,7 @@ NANO_USD_PER_S = 1e9
 
 
 class SelfHostedFleet:
-    """Arrays of shape (placements,), and harm curves of shape (placements, 2, STALL_POINTS)."""
+    """Arrays of shape (placements,); interference curves have (placements, 2, STALL_POINTS)."""
 
     def __init__(
         self,
@@ -72,11 +74,11 @@ class SelfHostedFleet:
             self.groups.append(group)
             self.index[facts.name] = i
         self.grouped = len(by_group) < count
-        self.like: dict[StepModel, LikeGroups] = {
-            group.fit.prior: carried.like.get(group.fit.prior, LikeGroups())
+        self.pooled: dict[StepModel, PooledFit] = {
+            group.fit.prior: carried.pooled.get(group.fit.prior, PooledFit())
             for group in self.groups
         }
-        """Like groups, by their prior."""
+        """Pooled fits of identical groups, by their prior."""
         self.models = StepModels(models)
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
@@ -107,14 +109,17 @@ class SelfHostedFleet:
         """T(B) of the group as of its last change of batch."""
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without its KV."""
-        self.packs = bool(self.states) and self.states[0].facts.objective is Objective.COST
-        self.harm_lines: Floats = np.zeros((count, 2, STALL_POINTS))
-        """Harm curves: rise and start of the line from each point to the next, see `Streams`."""
+        objective = self.states[0].facts.objective if self.states else Objective.LATENCY
+        self.objective = OBJECTIVE_RULES[objective]
+        self.checks = checks_for(self.objective, late_binding=policy.late_binding)
+        self.interference_lines: Floats = np.zeros((count, 2, STALL_POINTS))
+        """Interference curves: rise and start of the line from each point to the next, see
+        `write_lines`."""
         self.line_offsets = np.arange(float(count)) * (2 * STALL_POINTS)
         self.all_free = np.zeros(count, dtype=np.int8)
         self.no_hits: Floats = np.zeros(count)
         self.all_free.flags.writeable = self.no_hits.flags.writeable = False
-        self.desk = Desk(count, self.all_free)
+        self.buffers = QuoteBuffers(count, self.all_free)
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
         self.full_token_s = float(
@@ -276,9 +281,9 @@ class SelfHostedFleet:
     def _set_model(self, group: Group, now: float) -> None:
         own = group.fit.model(now)
         used = group.fit.source is StepSource.FIT
-        like = self.like[group.fit.prior]
-        like.take(group.name, own if used else None)
-        model = like.model(group.name, own, group.batch, group.kv_paced_tokens)
+        pooled = self.pooled[group.fit.prior]
+        pooled.update(group.name, own if used else None)
+        model = pooled.model(group.name, own, group.batch, group.kv_paced_tokens)
         before_s = full_token_s(group.model)
         group.model = priced(trusted(model, group.fit.prior), self._policy)
         added_s = (full_token_s(group.model) - before_s) * len(group.members)
@@ -350,7 +355,7 @@ class SelfHostedFleet:
         self.first_token_due_s[index] = state.prefill_began_s + prefill_s + decode_s
 
     def refresh_curve(self, index: int, now: float) -> None:
-        """Makes the harm curve of the placement's group anew."""
+        """Refreshes the interference curve of the placement's group."""
         group = self.groups[index]
         starts_s: dict[str, float] = {}
         for member in group.members:
@@ -362,15 +367,14 @@ class SelfHostedFleet:
         step_s = group.full_step_s(group.batch + 1) / group.model.tokens_per_step
         curve = group.streams.curve(starts_s, step_s, self.lengths, now)
         for member in group.members:
-            write_lines(curve, self.harm_lines[member])
+            write_lines(curve, self.interference_lines[member])
             self.curve_at_s[member] = now
 
     def releasable(self, index: int, now: float) -> bool:
         """Whether the placement's group has been empty for the pool's release delay."""
         members = [self.states[member] for member in self.groups[index].members]
-        return all(
+        return self.objective.releases_idle and all(
             state.serving
-            and state.facts.objective is Objective.COST
             and not state.external(now)
             and state.idle_since_s is not None
             and now - state.idle_since_s >= state.facts.release_delay_s

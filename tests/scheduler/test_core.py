@@ -132,7 +132,7 @@ def test_packing_harms_nobody_while_a_group_is_spare(
 ) -> None:
     placements = [local(name, slots=9, objective=Objective.COST) for name in "ab"]
     limits = SchedulerLimits(queue=QueueLimits(requests=2, size_bytes=1 << 20), attempts=1)
-    core = Scheduler(placements, limits, Policy(max_victims=most, spare_victims=0))
+    core = Scheduler(placements, limits, Policy(max_violations=most, spare_violations=0))
     for name in "ab" if spare else "a":
         core.handle(ServingChanged(placement=name, serving=True, reason=""), 0.0)
     core.submit(request("talks", max_output_tokens=400), 0.0)

@@ -7,7 +7,8 @@ import pytest
 
 from scheduler.contract import PlacementKind, Progress, Request, ServingChanged, Slo, SloClass
 from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.placement.placement import choose, quote
+from scheduler.placement.placement import choose
+from scheduler.placement.quoting import quote_fleet
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -26,7 +27,7 @@ def request(name: str, now: float, prompt_tokens: int) -> Request:
 
 
 @pytest.mark.parametrize("group", ["", "together"])
-def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
+def test_a_recheck_of_one_interference_curve_is_the_whole_quote(group: str) -> None:
     core = Scheduler(
         (
             Placement(
@@ -49,9 +50,9 @@ def test_a_recheck_of_one_harm_curve_is_the_whole_quote(group: str) -> None:
         ask = model_state.query(tracked, now)
         before = fleet.curve_at_s.copy()
         made = choose(fleet, ask, model_state.policy, now, number)[1].kept()
-        whole = quote(fleet, ask, model_state.policy, now)
+        whole = quote_fleet(fleet, ask, model_state.policy, now)
         assert (made.blocked == whole.blocked).all()
-        np.testing.assert_allclose(made.victims, whole.victims, atol=1e-12)
+        np.testing.assert_allclose(made.violations_expected, whole.violations_expected, atol=1e-12)
         by_model = fleet.models.decode_step_s(fleet.batch + 1, np.zeros(COUNT))
         np.testing.assert_allclose(fleet.next_step_s, by_model, rtol=1e-12)
         if (fleet.curve_at_s != before).any():

@@ -647,10 +647,10 @@ def test_a_group_that_leaves_counts_no_more_in_the_mean_of_its_like() -> None:
     core = scheduler(local("a", slots=9), local("b", slots=9))
     teach(core, "a", step_s=0.03)
     now = teach(core, "b")
-    [like] = core._model_states["moe"].fleet.like.values()
+    [like] = core._model_states["moe"].fleet.pooled.values()
     assert len(like) == 2
     core.reconfigure((local("b", slots=9),), LIMITS, now)
-    assert core._model_states["moe"].fleet.like[QWEN3_30B_H100] is like
+    assert core._model_states["moe"].fleet.pooled[QWEN3_30B_H100] is like
     assert len(like) == 1
 
 
@@ -661,12 +661,12 @@ def test_harm_curves_stay_with_groups_that_stay() -> None:
     fleet = core._model_states["moe"].fleet
     for index in range(2):
         fleet.refresh_curve(index, 0.05)
-    lines, at_s = fleet.harm_lines[fleet.index["b"]].copy(), 0.05
+    lines, at_s = fleet.interference_lines[fleet.index["b"]].copy(), 0.05
     assert lines.any()
     core.reconfigure((local("c"), local("b", slots=9)), LIMITS, 0.06)
     fleet = core._model_states["moe"].fleet
     index = fleet.index["b"]
-    assert np.array_equal(fleet.harm_lines[index], lines)
+    assert np.array_equal(fleet.interference_lines[index], lines)
     assert fleet.curve_at_s.tolist() == [-1.0, at_s]
 
 

@@ -343,7 +343,7 @@ SKIPPED = {
     "_widths",
     "_lines",
     "_redraw",
-    "desk",
+    "buffers",
     "steps_s",
     "_figures",
     "decisions",

@@ -42,5 +42,5 @@ def _candidate(found: Candidate) -> inference_pb2.QuoteCandidate:
         reason=found.reason,
         feasible=found.feasible,
         expected_cached_tokens=found.hit_tokens,
-        harmed_streams=found.victims,
+        harmed_streams=found.violations_expected,
     )

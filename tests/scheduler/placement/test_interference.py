@@ -1,4 +1,4 @@
-"""The harm check against its definition, and the learnt lengths that it weighs by."""
+"""The interference check against its definition, and the learnt lengths that it weighs by."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_a_curve_is_the_sum_over_its_streams(seen: list[tuple[int, float]], step
         streams.first_token(name, now - elapsed_s, in_time=True)
         streams.progress(name, tokens, now)
     curve = streams.curve({}, step_s, lengths, now)
-    for stall_s, victims in zip(STALLS_S, curve, strict=True):
+    for stall_s, expected in zip(STALLS_S, curve, strict=True):
         wanted = sum(
             lost(lengths, tokens=tokens, elapsed_s=elapsed_s, stall_s=float(stall_s),
                  step_s=step_s, most=500)
             for tokens, elapsed_s in seen
         )  # fmt: skip
-        assert victims == pytest.approx(wanted, abs=1e-6)
+        assert expected == pytest.approx(wanted, abs=1e-6)
     if step_s < LIMIT_S:
         assert (np.diff(curve) >= -1e-9).all(), "a longer stall harms no fewer"
 

@@ -1,0 +1,147 @@
+"""Which placements cannot take a request now, apart from interference with running streams.
+
+Each check takes the blocks that were found so far and returns them with its own; a later check
+overrides an earlier one. A fleet selects its checks once, by `checks_for`. The blocks of a query
+(`PlacementQuery.excluded`) override them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.output_length import Floats
+from scheduler.placement.objectives import ObjectiveRule
+from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote
+from scheduler.policy import Policy
+
+# numpy compares plain integers faster than enum members.
+_SLOTS, _KV, _TTFT, _TPOT, _HELD = map(
+    np.int8, (Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT, Block.HELD)
+)
+
+
+class RoomArrays(Protocol):
+    """The arrays of `SelfHostedFleet` that the checks read, each of shape (placements,)."""
+
+    kv_room_tokens: Floats
+    kv_variance: Floats
+    serving: npt.NDArray[np.bool_]
+    slot_room: Floats
+    warm: npt.NDArray[np.bool_]
+
+
+Check = Callable[[Blocks, RoomArrays, PlacementQuery, Quote, Policy, float], Blocks]
+"""(blocked, fleet, query, quote, policy, seconds waited) -> blocked, see `_mark`."""
+
+
+def checks_for(objective: ObjectiveRule, *, late_binding: bool) -> tuple[Check, ...]:
+    """The checks of a pool, in order; none without late binding, where the engine queues."""
+    if not late_binding:
+        return ()
+    hold = (_hold_idle_groups,) if objective.holds_idle else ()
+    return (*hold, _check_tpot, _check_ttft, _check_kv, _check_slots)
+
+
+def _hold_idle_groups(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """Keeps idle groups shut for the first part of the wait while another group runs."""
+    if waited_s >= policy.open_after_share * query.ttft_s:
+        return blocked
+    running = fleet.warm & fleet.serving
+    if not running.any():
+        return blocked
+    # An idle placement that is cheaper than all running ones holds the request's prefix: it is
+    # where the session ran before, and may take it at once.
+    cheapest = quote.score[running].min()
+    return _mark(blocked, ~running & (quote.score >= cheapest), _HELD)
+
+
+def _check_tpot(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """Tokens would be slow; an idle group takes the request however slow it is."""
+    most_s = policy.tpot_share * query.request.slo.tpot_s
+    if largest(quote.tpot_s) <= most_s:
+        return blocked
+    return _mark(blocked, (quote.tpot_s > most_s) & fleet.warm, _TPOT)
+
+
+def _check_ttft(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """The first token would be late, and is not late already."""
+    left_s = query.ttft_s - waited_s
+    if query.late or quote.slowest_ttft_s <= left_s:
+        return blocked
+    return _mark(blocked, quote.ttft_s > left_s, _TTFT)
+
+
+def _check_kv(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """The KV cache would be full: reserves are sums of expectations, spreads add as variances."""
+    variance = query.spread_tokens**2
+    most_tokens = query.reserve_tokens + math.sqrt(max(0.0, largest(fleet.kv_variance)) + variance)
+    if least(fleet.kv_room_tokens) >= most_tokens:
+        return blocked
+    needed_tokens = query.reserve_tokens + np.sqrt(fleet.kv_variance + variance)
+    return _mark(blocked, fleet.kv_room_tokens < needed_tokens, _KV)
+
+
+def _check_slots(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """No free sequence slot for each choice."""
+    choices = query.request.choices
+    if least(fleet.slot_room) >= choices:
+        return blocked
+    return _mark(blocked, fleet.slot_room < choices, _SLOTS)
+
+
+def _mark(blocked: Blocks, where: npt.NDArray[np.bool_], block: np.int8) -> Blocks:
+    """`blocked` with `block` there; written in place unless it is read-only, as `all_free` is."""
+    if not blocked.flags.writeable:
+        return where * block
+    blocked[where] = block
+    return blocked
+
+
+def largest(figures: Floats) -> float:
+    """The largest element, minus infinity for none; item and argmax are the fastest way."""
+    return figures.item(figures.argmax()) if len(figures) else -math.inf
+
+
+def least(figures: Floats) -> float:
+    """The least element, infinity for none."""
+    return figures.item(figures.argmin()) if len(figures) else math.inf

@@ -1,0 +1,175 @@
+"""Predicts what every self-hosted placement would give a request, in one vectorised pass.
+
+    TTFT       = pending prefills + own prefill + T (1/2 + chunks), T the step with the request
+    TPOT       = T / tau
+    marginal   = added stall of the group + expected steps x added step time, in the group's $/s
+    violations = rise of the group's interference curve from the pending stall to that with the
+                 request's prefill
+
+T is T(B + choices) with the KV of the group. All arrays are those of `SelfHostedFleet`, the results
+are written to its `QuoteBuffers`; `tests/scheduler/placement/reference_quote.py` has the same
+formulas for one placement at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scheduler.output_length import Floats
+from scheduler.placement.checks import largest
+from scheduler.placement.interference import STALL_POINTS, stall_position
+from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote, QuoteBuffers
+from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.policy import Policy
+
+# numpy takes arrays without dimensions faster than Python numbers, and fmax faster than maximum.
+_ZERO, _HALF, _STALL_POINTS = np.array(0.0), np.array(0.5), np.array(STALL_POINTS)
+# numpy compares plain integers faster than enum members.
+_FREE, _INTERFERENCE = np.int8(Block.FREE), np.int8(Block.INTERFERENCE)
+
+Limits = tuple[Blocks, Floats | float]
+"""Blocks apart from interference, and the violations that each placement may be expected to cause:
+what interference is checked by, also after a curve was refreshed."""
+
+
+def quote_fleet(fleet: SelfHostedFleet, query: PlacementQuery, policy: Policy, now: float) -> Quote:
+    """The figures of `query` on every placement, by the interference curves as they are."""
+    return quote_with_limits(fleet, query, policy, now)[0]
+
+
+def quote_with_limits(
+    fleet: SelfHostedFleet, query: PlacementQuery, policy: Policy, now: float
+) -> tuple[Quote, Limits]:
+    """The same with what `recheck_interference` needs."""
+    buffers, request = fleet.buffers, query.request
+    quote = buffers.quote
+    quote.hit_tokens, quote.nano_usd_per_s = query.hit_tokens, fleet.nano_usd_per_s
+    _predict_prefills(fleet, buffers, query, now)
+    stalls_s = _predict_stalls(fleet, buffers, now)
+    _predict_steps(fleet, buffers, query)
+    _predict_first_tokens(fleet, buffers, stalls_s)
+    fleet.objective.write_score(fleet, buffers)
+    if fleet.models.speculate:
+        buffers.tpot_s /= fleet.models.tokens_per_step
+    waited_s = now - request.arrival_s
+    tolerated = _violations_tolerated(fleet, query, quote, policy, waited_s)
+    blocked = fleet.all_free
+    for check in fleet.checks:
+        blocked = check(blocked, fleet, query, quote, policy, waited_s)
+    if query.excluded is not None:
+        blocked = np.where(query.excluded, query.excluded, blocked)
+    limits = blocked, tolerated
+    check_interference(fleet, limits)
+    return quote, limits
+
+
+def _predict_prefills(
+    fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery, now: float
+) -> None:
+    """Writes `wait_s`, `prefill_s` and `own_end_s`."""
+    prompt, hits = np.array(float(query.request.prompt_tokens)), query.hit_tokens
+    uncached = prompt if hits is fleet.no_hits else prompt - hits
+    fleet.models.prefill_time_s(uncached, prompt, buffers.prefill_s)
+    np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
+    np.fmax(buffers.wait_s, _ZERO, buffers.wait_s)
+    np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)
+
+
+def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> Floats:
+    """The stall of each group without and with the request, shape (2, placements); writes
+    `stall_positions` and `stall_added_s`. Ranks of a group stall until the slowest one is done."""
+    stalls_s = buffers.own_stalls_s
+    if fleet.grouped:
+        stall_s = np.fmax(fleet.stall_end_s - now, _ZERO)
+        stalls_s = np.array((stall_s, np.fmax(stall_s, buffers.own_end_s)))
+    stall_position(stalls_s, buffers.stall_positions)
+    np.subtract(stalls_s[1], stalls_s[0], buffers.stall_added_s)
+    return stalls_s
+
+
+def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery) -> None:
+    """Writes `next_step_s` and `step_added_s`, and sets the steps of the quote."""
+    request, models, next_step_s = query.request, fleet.models, buffers.next_step_s
+    np.add(fleet.kv_tokens, np.array(float(request.prompt_tokens)) * request.choices, next_step_s)
+    if fleet.grouped:
+        # The fullest rank sets the pace of all.
+        next_step_s *= fleet.ranks
+        np.fmax(next_step_s, fleet.kv_paced_tokens, next_step_s)
+    if request.choices == 1:
+        next_step_s *= models.kv_token_s
+        next_step_s += fleet.next_step_s
+    else:
+        next_step_s[:] = models.decode_step_s(fleet.batch + request.choices, next_step_s)
+    np.subtract(next_step_s, fleet.step_s, buffers.step_added_s)
+    buffers.quote.steps = query.output_tokens / request.choices
+    if models.speculate:
+        buffers.quote.steps = buffers.quote.steps / models.tokens_per_step
+
+
+def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, stalls_s: Floats) -> None:
+    """Writes `ttft_s`, and sets the slowest one: each chunk of the group's prefills shares its step
+    with decodes, and the request arrives in the middle of a step."""
+    ttft_s = buffers.ttft_s
+    np.divide(stalls_s[1], fleet.chunk_s, ttft_s)
+    np.ceil(ttft_s, ttft_s)
+    ttft_s += _HALF
+    ttft_s *= buffers.next_step_s
+    ttft_s += buffers.own_end_s
+    buffers.quote.slowest_ttft_s = largest(ttft_s)
+
+
+def _violations_tolerated(
+    fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, policy: Policy, waited_s: float
+) -> Floats | float:
+    """Violations that a start may be expected to cause: more where it is the last call."""
+    tolerated = fleet.objective.violations_tolerated(fleet, policy)
+    left_s, last_call_s = query.ttft_s - waited_s, policy.last_call_share * query.ttft_s
+    if query.late or left_s - quote.slowest_ttft_s >= last_call_s:
+        return tolerated
+    is_last_call = left_s - quote.ttft_s < last_call_s
+    return np.where(is_last_call, policy.last_call_violations, tolerated)
+
+
+def check_interference(fleet: SelfHostedFleet, limits: Limits) -> None:
+    """Writes the expected violations by the curves as they are now, and blocks by them."""
+    buffers, (otherwise, tolerated) = fleet.buffers, limits
+    quote, at, positions = buffers.quote, buffers.line_at, buffers.line_positions
+    np.add(buffers.stall_positions, fleet.line_offsets, positions)
+    np.copyto(at, positions, casting="unsafe")
+    lines, values = fleet.interference_lines.ravel(), positions
+    np.multiply(lines.take(at), buffers.stall_positions, values)
+    at += _STALL_POINTS
+    values += lines.take(at)
+    np.subtract(values[1], values[0], buffers.violations_expected)
+    quote.blocked = otherwise
+    interferes = buffers.violations_expected > tolerated
+    if np.count_nonzero(interferes):
+        if otherwise is fleet.all_free:
+            quote.blocked = interferes * _INTERFERENCE
+        else:
+            interferes &= otherwise == _FREE
+            quote.blocked = otherwise.copy()
+            quote.blocked[interferes] = _INTERFERENCE
+
+
+def recheck_interference(fleet: SelfHostedFleet, limits: Limits, index: int) -> bool:
+    """Checks again after the curve of one placement's group was refreshed, and returns whether the
+    placement is free. Of a group with one rank only that placement can have changed."""
+    buffers, (otherwise, tolerated) = fleet.buffers, limits
+    quote = buffers.quote
+    if fleet.grouped:
+        check_interference(fleet, limits)
+    else:
+        before, after = buffers.stall_positions[:, index].tolist()
+        rises, starts = fleet.interference_lines[index].tolist()
+        below, upto = int(before), int(after)
+        expected = starts[upto] + rises[upto] * after - starts[below] - rises[below] * before
+        buffers.violations_expected[index] = expected
+        if otherwise[index] == _FREE:
+            most = tolerated[index] if isinstance(tolerated, np.ndarray) else tolerated
+            interferes = expected > most
+            if interferes != (quote.blocked[index] == _INTERFERENCE):
+                if quote.blocked is otherwise:
+                    quote.blocked = otherwise.copy()
+                quote.blocked[index] = _INTERFERENCE if interferes else _FREE
+    return bool(quote.blocked[index] == _FREE)
