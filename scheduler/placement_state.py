@@ -29,7 +29,7 @@ MOST_RESERVE = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A place where requests can run: facts that do not change while it is configured.
+    """A place where requests can run: facts that change only by a reload, prices apart.
 
     Attributes:
         max_running: sequences at once.
@@ -42,8 +42,8 @@ class Placement:
         rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
         nano_usd_per_s: the bill of an own group; None: unknown, never free.
         send_limits: what a remote takes a minute.
-        incarnation: which server is behind the name, its address say: when it changes, nothing that
-            was known of the engine holds any more.
+        incarnation: names the server behind the placement, for example its address. A reload that
+            changes it starts the engine's counters, caches and breaker anew.
         failure_domain: placements of one such name fail together; empty: by itself.
         objective: what the pool is packed or spread by; the same for all pools of one model.
         release_delay_s: a group that was empty for so long is reported as releasable.
