@@ -166,7 +166,7 @@ def learn_from_end(
     """Takes what the end of an attempt says of its placement and of such requests."""
     index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
-        model_state.troubled.add(index)
+        model_state.suspect.add(index)
     if event.outcome in _TELLS:
         state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
