@@ -267,7 +267,7 @@ class ModelScheduler:
             self._admission.record_end(state.facts.name, request_id, None, now)
         return self.start_waiting(now)
 
-    def refuse_stranded(self, now: float) -> tuple[Action, ...]:
+    def refuse_orphaned(self, now: float) -> tuple[Action, ...]:
         """Refuses all queued requests if no placement of the model serves; else tries them."""
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)

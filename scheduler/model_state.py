@@ -96,7 +96,7 @@ class ModelState:
         self.saturation = Saturation()
         self.batch: dict[str, int] = {}
         """Index of the placement of each batch-class request that runs on a self-hosted one."""
-        self.troubled: set[int] = set()
+        self.suspect: set[int] = set()
         """Self-hosted placements whose breaker may not be closed."""
         self._rotation = -1
         self._no_hits: Floats = np.zeros(len(states))
@@ -107,7 +107,7 @@ class ModelState:
         """Goes on with these placements; those that stay are the same objects, and what was learnt
         of them stays, as do the queue and the fairness between tenants."""
         before = {id(state): i for i, state in enumerate(self.states)}
-        own_before, troubled = self.fleet.states, self.troubled
+        own_before, suspect = self.fleet.states, self.suspect
         own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
         remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
         self.fleet = carry_over(self.fleet, own, self.policy, now)
@@ -121,8 +121,8 @@ class ModelState:
             for request_id, was in self.batch.items()
             if (index := index_of(own_before[was])) is not None
         }
-        moved = {index_of(own_before[was]) for was in troubled}
-        self.troubled = {index for index in moved if index is not None}
+        moved = {index_of(own_before[was]) for was in suspect}
+        self.suspect = {index for index in moved if index is not None}
         self._no_hits = np.zeros(len(previous))
         self._no_hits.flags.writeable = False
 
@@ -152,9 +152,9 @@ class ModelState:
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
         self.fleet.note_overdue(now)
-        for index in tuple(self.troubled):
+        for index in tuple(self.suspect):
             if self.admission.closed(self.fleet.states[index].facts.name, now):
-                self.troubled.discard(index)
+                self.suspect.discard(index)
         if self._promised_s is not None:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
@@ -333,7 +333,7 @@ class ModelState:
         request, fleet = tracked.request, self.fleet
         all_serve = np.count_nonzero(fleet.serving) == len(fleet)
         exact = request.prompt_tokens_exact
-        if all_serve and not (exact or request.unsupported_by or self.troubled or tracked.failed):
+        if all_serve and not (exact or request.unsupported_by or self.suspect or tracked.failed):
             return None
         blocks = np.zeros(len(fleet), dtype=np.int8)
         if not all_serve:
@@ -343,7 +343,7 @@ class ModelState:
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED
-        for index in self.troubled:
+        for index in self.suspect:
             name = fleet.states[index].facts.name
             if self.admission.broken(name, now):
                 blocks[index] = Block.NOT_SERVING

@@ -54,6 +54,8 @@ class Placement:
     model: str
     max_running: int
     pool: str = ""
+    replica: str = ""
+    """Name within the pool, with the pinned rank; empty for a remote."""
     group: str = ""
     dp_rank: int | None = None
     remote_class: str = ""

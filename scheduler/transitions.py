@@ -167,7 +167,7 @@ def learn_from_end(
     """Updates what is learnt of the placement and of output lengths from the end of an attempt."""
     index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
-        model_state.troubled.add(index)
+        model_state.suspect.add(index)
     if event.outcome in _TELLS:
         state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
