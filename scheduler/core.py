@@ -1,9 +1,9 @@
 """The scheduler: requests and events come in, actions go out.
 
-Pure: the caller gives `now` (seconds, monotonic) and performs the actions. Every request that is
-submitted ends exactly once: by a `Refuse`, or by an `AttemptEnded` or `Cancelled` that the caller
-reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive
-the same object. What is decided for a request, and why, is in `model_scheduler.py`, one per model.
+Pure: the caller passes `now` (seconds, monotonic) and performs the actions. Every submitted request
+ends exactly once: by a `Refuse`, or by an `AttemptEnded` or a `Cancelled` that the caller reports.
+The gateway drives it in production; `simulation/` and the tests drive the same object. Each model
+has a `ModelScheduler`, which makes the decisions.
 """
 
 from __future__ import annotations
