@@ -54,27 +54,32 @@ REPEATS = 3
 REPORT_S = 3.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
+_CONNECT, _GATHER_S = sqlite._connect, ledger_module.GATHER_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """`answer_waits`: a request's answer is not over before its row is committed."""
+    """`answer_waits`: a request's answer is not over before its row is committed.
+
+    `synchronous`: of SQLite. NORMAL: a commit does not wait for the disk.
+    """
 
     name: str
     postgres: bool = False
     spool: bool = False
     journal: str = "WAL"
-    every_commit_on_disk: bool = False
+    synchronous: str = "FULL"
     answer_waits: bool = False
 
 
 VARIANTS = (
     Variant(name="sqlite-wal-spool", spool=True),
-    Variant(name="sqlite-wal-spool-full", spool=True, every_commit_on_disk=True),
+    Variant(name="sqlite-wal-spool-normal", spool=True, synchronous="NORMAL"),
     Variant(name="sqlite-rollback-spool", spool=True, journal="TRUNCATE"),
-    Variant(name="sqlite-wal-memory-normal"),
-    Variant(name="sqlite-wal-memory-full", every_commit_on_disk=True),
-    Variant(name="sqlite-wal-wait-normal", answer_waits=True),
-    Variant(name="sqlite-wal-wait-full", answer_waits=True, every_commit_on_disk=True),
+    Variant(name="sqlite-wal-memory-normal", synchronous="NORMAL"),
+    Variant(name="sqlite-wal-memory-full"),
+    Variant(name="sqlite-wal-wait-normal", answer_waits=True, synchronous="NORMAL"),
+    Variant(name="sqlite-wal-wait-full", answer_waits=True),
     Variant(name="postgres-spool", postgres=True, spool=True),
     Variant(name="postgres-memory", postgres=True),
     Variant(name="postgres-wait", postgres=True, answer_waits=True),
@@ -90,9 +95,9 @@ class Commits:
     committed: int = 0
     waiting: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
 
-    async def write(self, first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
+    async def write(self, first_seq: int, entries: Sequence[PendingRow]) -> None:
         """An `Append`."""
-        await self.append(first_seq, entries, durable or self.variant.every_commit_on_disk)
+        await self.append(first_seq, entries)
         self.committed = first_seq + len(entries)
         while self.waiting and self.waiting[0][0] < self.committed:
             done = self.waiting.popleft()[1]
@@ -155,20 +160,17 @@ async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncI
         await database.close()
 
 
-def connect_with_journal(journal: str) -> None:
-    """SQLite's connections get this journal from now on."""
-    connect_with_wal = sqlite._connect
+def prepare(variant: Variant) -> None:
+    """Sets what a variant changes in the ledger's modules."""
 
     def connect_sqlite(path: Path) -> sqlite3.Connection:
-        if journal == "WAL":
-            return connect_with_wal(path)
-        connection = sqlite3.connect(
-            path, timeout=sqlite.BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        connection.execute(f"PRAGMA journal_mode = {journal}")
+        connection = _CONNECT(path)
+        connection.execute(f"PRAGMA journal_mode = {variant.journal}")
+        connection.execute(f"PRAGMA synchronous = {variant.synchronous}")
         return connection
 
     sqlite._connect = connect_sqlite
+    ledger_module.GATHER_S = 0.0 if variant.answer_waits else _GATHER_S
 
 
 async def throughput(running: Running, rows: int) -> float:
@@ -337,16 +339,6 @@ def main() -> None:
                 columns = uvloop.run(work)
                 killed = kill(variant, Path(folder), dsn, args.kills)
             print(f"{variant.name} | {columns} | {killed}", flush=True)
-
-
-_CONNECT, _GATHER_S = sqlite._connect, ledger_module.GATHER_S
-
-
-def prepare(variant: Variant) -> None:
-    """Sets what a variant changes in the ledger's modules."""
-    sqlite._connect = _CONNECT
-    connect_with_journal(variant.journal)
-    ledger_module.GATHER_S = 0.0 if variant.answer_waits else _GATHER_S
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The scheduler: requests and events come in, actions go out.
 
-Pure: the caller gives `now` (seconds, monotonic) and performs the actions. Every request that is
-submitted ends exactly once: by a `Refuse`, or by an `AttemptEnded` or `Cancelled` that the caller
-reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive
-the same object. What is decided for a request, and why, is in `model_scheduler.py`, one per model.
+Pure: the caller passes `now` (seconds, monotonic) and performs the actions. Every submitted request
+ends exactly once: by a `Refuse`, or by an `AttemptEnded` or a `Cancelled` that the caller reports.
+The gateway drives it in production; `simulation/` and the tests drive the same object. Each model
+has a `ModelScheduler`, which makes the decisions.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Scheduler:
             model_scheduler.model_state.reconfigure(states, now)
         self._model_states[model] = model_scheduler.model_state
         self._model_schedulers[model] = model_scheduler
-        return model_scheduler.refuse_stranded(now)
+        return model_scheduler.refuse_orphaned(now)
 
     def __repr__(self) -> str:
         running = sum(tracked.placement is not None for tracked in self._tracked.values())
@@ -166,6 +166,11 @@ class Scheduler:
     def has_model(self, model: str) -> bool:
         """Whether any placement is there for the model, in service or not."""
         return model in self._model_states
+
+    def context_tokens(self, placement: str) -> int | None:
+        """Most tokens of one sequence on a placement, configured or reported; None if unknown."""
+        state = self._states.get(placement)
+        return None if state is None else state.context_tokens
 
     def token_block_sizes(self, model: str) -> tuple[int, ...]:
         """Tokens of a block, each size that the model's engines tell of; empty: none tells."""
@@ -260,7 +265,7 @@ class Scheduler:
                 if event.serving:
                     self._admission.close_breaker(event.placement)
                     return model_scheduler.start_waiting(now)
-                return model_scheduler.refuse_stranded(now)
+                return model_scheduler.refuse_orphaned(now)
         return ()
 
     def _scheduler_of(self, request: Request) -> ModelScheduler:

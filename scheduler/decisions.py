@@ -1,7 +1,7 @@
-"""Decision records: for the last requests, every candidate with its figures and what was decided.
+"""Decision records: for the last requests, every candidate with its figures, and the decision.
 
-A record holds the arrays of the quote that decided, not objects; candidates are made when somebody
-asks. The ring is bounded by records and by array elements.
+A record holds the arrays of the deciding quote; the candidates are built when they are read.
+The ring is bounded by records and by array elements.
 """
 
 from __future__ import annotations

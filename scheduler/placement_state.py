@@ -1,8 +1,8 @@
-"""The placements and what runs on them: own dispatches (instant truth) and engine reports (lagged).
+"""Placements and what runs on them: the scheduler's own starts (exact) and engine reports (lagged).
 
-A `PlacementState` counts what the scheduler itself sent there and took back; what an engine runs
-beyond that is external load. The scheduler is its only writer. Own placements are mirrored in the
-arrays of `local_fleet.py`, which decisions read.
+A `PlacementState` counts the attempts that the scheduler started and ended; what an engine runs
+beyond these is external load. The scheduler is its only writer. States of self-hosted placements
+are mirrored in the arrays of `placement/self_hosted.py`, which decisions read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_RESERVE = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A place where requests can run: facts that do not change while it is configured.
+    """A place where requests can run: facts that change only by a reload, prices apart.
 
     Attributes:
         max_running: sequences at once.
@@ -42,8 +42,8 @@ class Placement:
         rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
         nano_usd_per_s: the bill of an own group; None: unknown, never free.
         send_limits: what a remote takes a minute.
-        incarnation: which server is behind the name, its address say: when it changes, nothing that
-            was known of the engine holds any more.
+        incarnation: names the server behind the placement, for example its address. A reload that
+            changes it starts the engine's counters, caches and breaker anew.
         failure_domain: placements of one such name fail together; empty: by itself.
         objective: what the pool is packed or spread by; the same for all pools of one model.
         release_delay_s: a group that was empty for so long is reported as releasable.
@@ -54,6 +54,8 @@ class Placement:
     model: str
     max_running: int
     pool: str = ""
+    replica: str = ""
+    """Name within the pool, with the pinned rank; empty for a remote."""
     group: str = ""
     dp_rank: int | None = None
     remote_class: str = ""
@@ -179,7 +181,7 @@ class PlacementState:
         return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
 
     def add(self, resident: Resident, now: float) -> None:
-        """Counts an attempt in."""
+        """Adds an attempt."""
         request = resident.request
         self.residents[request.request_id] = resident
         self.idle_since_s = None
@@ -193,7 +195,7 @@ class PlacementState:
         self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
     def progress(self, request_id: str, output_tokens: int, now: float) -> int:
-        """Takes the tokens that an attempt has produced so far; how many of them are news."""
+        """Records the tokens that an attempt has produced so far. Returns how many are new."""
         resident = self.residents[request_id]
         news = output_tokens - resident.output_tokens
         if news <= 0:
@@ -229,7 +231,7 @@ class PlacementState:
         self.prefill_end_s = self.prefill_began_s + sum(self.pending.values())
 
     def remove(self, request_id: str, now: float) -> Resident:
-        """Counts an attempt out."""
+        """Removes an attempt."""
         resident = self.residents.pop(request_id)
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
@@ -246,21 +248,21 @@ class PlacementState:
         return resident
 
     def record_outcome(self, failed: bool) -> None:
-        """Takes the end of an attempt into the share of failures."""
+        """Counts the end of an attempt in the error share."""
         self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
 
     def record_cached_tokens(self, resident: Resident, cached_tokens: int | None) -> None:
-        """Takes the cached tokens that came back; None says nothing."""
+        """Compares the cached tokens of an answer with the expected ones; None is ignored."""
         if cached_tokens is None or resident.hit_tokens <= 0:
             return
         share = min(1.0, cached_tokens / resident.hit_tokens)
         self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
     def record_report(self, report: EngineReport) -> None:
-        """Takes an engine's report; what it holds beyond the own attempts is external load.
+        """Records an engine's report. What it shows beyond the own attempts is external load.
 
-        An engine tells of the start and end of an attempt a step later than the scheduler knows
-        it, so only what two reports in a row show counts.
+        An engine reports the start and the end of an attempt a step later than the scheduler knows
+        them, so external load counts only once two successive reports show it.
         """
         beyond = max(0, report.running + report.waiting - self.sequences)
         self.external_sequences = min(beyond, self._beyond)
@@ -273,7 +275,7 @@ class PlacementState:
         self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
     def record_preemptions(self, preemptions: int, now: float) -> None:
-        """The engine ran out of KV blocks: plan with fewer for a while."""
+        """The engine ran out of KV blocks: more of the cache is kept free for a while."""
         if preemptions > 0:
             raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)
             self._reserve, self._reserve_at_s = min(MOST_RESERVE, raised), now

@@ -1,7 +1,7 @@
-"""What the scheduler shows of itself: frozen figures for WatchFleet, metrics and `moegate top`.
+"""Frozen figures of the scheduler for WatchFleet, metrics and `moegate top`.
 
-A snapshot is taken on demand and costs one pass over the placements; nothing in it feeds back into
-decisions. None stands for what is not known: no report yet, a remote's engine, an unknown capacity.
+A snapshot is taken on demand and costs one pass over the placements. Decisions do not read it. None
+stands for an unknown figure: no report yet, the engine of a remote, an unknown capacity.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ from gateway.accounting.ledger.migrations import MIGRATIONS, Migration
 
 SCHEMA_1 = (Path(__file__).parent / "golden" / "ledger_schema_1.sql").read_text()
 """Written by gateway `gw-1`, which was killed: two leases are open."""
+EPOCH = "b383a377979a7adb"
+WRITTEN_UNIX_S = 1_795_978_583.0
+OTHER_SESSION = 'it\'s a "session" – ü'  # noqa: RUF001
 CHARGED_NANO_USD = 6_255
 """What its attempts were charged, with the correction."""
 OPEN_NANO_USD = 22_385_284

@@ -47,6 +47,7 @@ def _self_hosted(pool: PoolConfig, replica: str, step_model: StepModel) -> list[
         kind=PlacementKind.LOCAL,
         model=pool.model,
         pool=pool.name,
+        replica=replica.removeprefix(f"{pool.name}/"),
         max_running=pool.max_num_seqs * ranks,
         kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
@@ -60,6 +61,7 @@ def _self_hosted(pool: PoolConfig, replica: str, step_model: StepModel) -> list[
         replace(
             whole,
             name=name,
+            replica=name.removeprefix(f"{pool.name}/"),
             group=replica,
             dp_rank=rank,
             max_running=pool.max_num_seqs,

@@ -85,9 +85,21 @@ def test_a_quote_names_the_way_that_the_request_would_take() -> None:
     assert one.submit("r1") == ["r1 to a"]
     assert one.quote() == (Tier.WAIT, None)
     one.scheduler.set_limits(queue=QueueLimits(requests=0, size_bytes=0), attempts=1)
-    assert one.quote() == (Tier.REFUSE, None)
     assert one.quote(unsupported_by=frozenset({"a"})) == (Tier.REMOTE, "far")
+    assert one.quote() == (Tier.REMOTE, "far"), "there is no room to wait"
     assert list(one.tracked) == ["r1"], "a quote is no request"
+    assert one.submit("r2") == ["r2 to far"]
+    assert one.quote() == (Tier.REFUSE, None)
+    assert one.submit("r3") == ["r3 queue_full"]
+
+
+def test_a_quote_counts_on_the_seat_of_a_request_that_ranks_below() -> None:
+    one = Model(own("a", slots=1), FAR)
+    one.scheduler.set_limits(queue=QueueLimits(requests=1, size_bytes=1000), attempts=1)
+    one.submit("runs")
+    assert one.submit("below", slo_class=SloClass.BATCH) == []
+    assert one.quote() == (Tier.WAIT, None)
+    assert one.submit("above") == ["below to far"]
 
 
 def test_one_that_waits_turns_to_a_remote_as_late_as_that_is_in_time() -> None:

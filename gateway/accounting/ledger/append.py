@@ -12,7 +12,7 @@ from gateway.accounting.ledger.database import Database, Tx
 from gateway.accounting.ledger.rows import INSERT, PendingRow, bare_row
 from gateway.accounting.ledger.schema import RowState
 
-Append = Callable[[int, Sequence[PendingRow], bool], Awaitable[None]]
+Append = Callable[[int, Sequence[PendingRow]], Awaitable[None]]
 """Writes entries of one epoch, numbered from the first argument; the last: whether they are to
 survive the machine when it returns. Raises LedgerUnavailable."""
 
@@ -20,8 +20,8 @@ survive the machine when it returns. Raises LedgerUnavailable."""
 def transactional_append(database: Database, epoch: str) -> Append:
     """An `Append` that writes the rows of one process in a transaction of several statements."""
 
-    async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
-        await database.write(lambda tx: append(tx, epoch, first_seq, entries), durable=durable)
+    async def write(first_seq: int, entries: Sequence[PendingRow]) -> None:
+        await database.write(lambda tx: append(tx, epoch, first_seq, entries))
 
     return write
 

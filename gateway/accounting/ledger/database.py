@@ -38,11 +38,10 @@ class Tx(Protocol):
 class Database(Protocol):
     """A database that holds the ledger."""
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
-        """Runs it and commits it. Raises LedgerUnavailable: then it may have happened, or not.
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """Runs a transaction and commits it to the disk.
 
-        `durable`: when it returns, this and all before it survive the machine; else only the
-        process, and the machine once a durable one follows.
+        Raises LedgerUnavailable; the transaction may have been committed nevertheless.
         """
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:

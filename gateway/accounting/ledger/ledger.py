@@ -32,10 +32,6 @@ SPOOLED_S = 1.0
 commits."""
 GATHER_S = 0.015
 """The same for rows that are only in memory, so that most of them are committed within 50 ms."""
-SYNC_S = 1.0
-"""Longest time that a row, committed and safe from the end of this process, waits for the disk
-while others come; when none do, the next heartbeat brings it there. To wait for the disk at every
-batch costs more than all the rest of it."""
 BATCH_ROWS = 2000
 """Most rows of one transaction."""
 RETRY_S = 0.25
@@ -94,7 +90,6 @@ class Ledger:
         self._lost_rows = 0
         self._lost_nano_usd = 0
         self._lost_by_lease: dict[str, int] = {}
-        self._synced_s = 0.0
         self._oldest_s = 0.0
         self._longest_wait_s = 0.0
 
@@ -215,10 +210,7 @@ class Ledger:
             self._spool.swap_files(self._next_seq)
         began_s = time.monotonic()
         try:
-            sync = began_s - self._synced_s >= SYNC_S
-            await self._append(self._next_seq, batch, sync)
-            if sync:
-                self._synced_s = began_s
+            await self._append(self._next_seq, batch)
         except LedgerUnavailable:
             raise
         except Exception as error:  # a fault of this code: logged at each retry

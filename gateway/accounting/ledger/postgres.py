@@ -69,8 +69,8 @@ class PostgresDatabase:
         self._reconnect = reconnect
         self._failures = failures
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
-        """See `Database`; every commit is durable here."""
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`."""
         try:
             async with (
                 self._pool.acquire(timeout=CONNECT_S) as connection,

@@ -66,10 +66,9 @@ SELECT COALESCE(bool_and(state = 'open'), true) FROM held
 
 
 def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
-    """An `Append` that writes the rows of one process; every commit is durable."""
+    """An `Append` that writes the rows of one process."""
 
-    async def write(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
-        del durable
+    async def write(first_seq: int, entries: Sequence[PendingRow]) -> None:
         others = [(first_seq + i, name) for i, e in enumerate(entries) for name in e.others]
         found = await database.at_once(
             _APPEND,

@@ -23,12 +23,10 @@ from gateway.accounting.ledger.migrations import Dialect, migrate
 T = TypeVar("T")
 BUSY_S = 10.0
 """How long SQLite waits for a lock that a reader of the file holds."""
-READ = ("BEGIN",)
-WRITE = ("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE")
-WRITE_SOON = ("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE")
-"""How a transaction begins. FULL: its commit is on the disk when it returns. NORMAL: the system has
-it, and brings it to the disk with the next FULL one. Immediate: a transaction that reads first and
-then finds another writer could not go on."""
+READ = "BEGIN"
+WRITE = "BEGIN IMMEDIATE"
+"""How a transaction begins. Immediate: one that reads first, and then finds that another connection
+has written, could not go on."""
 
 
 @functools.cache
@@ -85,10 +83,9 @@ class SqliteDatabase:
         self._write_thread = ThreadPoolExecutor(1, "moegate-ledger-write")
         self._read_thread = ThreadPoolExecutor(1, "moegate-ledger-read")
 
-    async def write(self, transaction: Callable[[Tx], Awaitable[T]], *, durable: bool = True) -> T:
+    async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
-        begin = WRITE if durable else WRITE_SOON
-        return await self._in(self._write_thread, self._writer, transaction, begin)
+        return await self._in(self._write_thread, self._writer, transaction, WRITE)
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
@@ -111,7 +108,7 @@ class SqliteDatabase:
         thread: ThreadPoolExecutor,
         connection: sqlite3.Connection,
         transaction: Callable[[Tx], Awaitable[T]],
-        begin: Sequence[str],
+        begin: str,
     ) -> T:
         def work() -> T:
             return run_now(_in_transaction(connection, transaction, begin))
@@ -141,10 +138,9 @@ def run_now(work: Awaitable[T]) -> T:
 async def _in_transaction(
     connection: sqlite3.Connection,
     transaction: Callable[[Tx], Awaitable[T]],
-    begin: Sequence[str],
+    begin: str,
 ) -> T:
-    for statement in begin:
-        connection.execute(statement)
+    connection.execute(begin)
     try:
         result = await transaction(SqliteTx(connection))
         connection.execute("COMMIT")
@@ -167,4 +163,5 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
     return connection

@@ -205,7 +205,7 @@ async def test_it_is_bounded_while_the_database_never_catches_up(tmp_path: Path)
     largest = seq = 0
     with opened(tmp_path / "spool", "only") as spool:
 
-        async def append(first_seq: int, entries: Sequence[PendingRow], durable: bool) -> None:
+        async def append(first_seq: int, entries: Sequence[PendingRow]) -> None:
             nonlocal largest
             if first_seq >= 20 * BATCH_ROWS:
                 return
