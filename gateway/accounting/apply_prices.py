@@ -48,7 +48,7 @@ def pay(metering: Metering, runtime: Runtime) -> None:
     metering.configure(
         metered_groups(facts, runtime.config, runtime.prices, metering.unix_s),
         exists=exists,
-        fitted=lambda group: runtime.scheduler.step_model(places[group][0], metering.loop_s),
+        fitted=lambda group: runtime.scheduler.step_model(places[group][0]),
         next_change_s=runtime.prices.next_change_s(metering.unix_s),
         on_change=reprice,
     )
