@@ -34,6 +34,8 @@ class Placement:
     Attributes:
         max_running: sequences at once.
         pool: empty for a remote.
+        replica: its replica within the pool, with the rank where ranks are pinned; empty for a
+            remote.
         group: what steps together: the replica, where its DP ranks are placements; empty where the
             placement is alone in it.
         dp_rank: the rank to pin, or None.
@@ -55,7 +57,6 @@ class Placement:
     max_running: int
     pool: str = ""
     replica: str = ""
-    """Name within the pool, with the pinned rank; empty for a remote."""
     group: str = ""
     dp_rank: int | None = None
     remote_class: str = ""
