@@ -15,14 +15,14 @@ from scheduler.pricing import TokenRates
 from scheduler.step_time.step_model import StepModel
 
 REPORT_STALE_S = 5.0
-"""A report older than this says nothing of external load: five default probe intervals."""
+"""Age from which a report is not used for external load: five default probe intervals."""
 OVERDUE_FACTOR = 1.5
-"""What an overdue prefill is taken to need in all, of what it has taken so far."""
+"""Expected total time of an overdue prefill, as a multiple of its time so far."""
 SEEN_WEIGHT = 0.1
 """Weight of a new time to first token, or of a new outcome, in the running mean."""
 PREEMPTION_RESERVE = 0.03
-"""Share of the KV cache that an observed preemption adds to what is kept free, half of it for
-`RESERVE_HALF_LIFE_S`, and at most `MOST_RESERVE` in all."""
+"""Share of the KV cache that an observed preemption adds to the reserve. The reserve halves every
+`RESERVE_HALF_LIFE_S` and is `MOST_RESERVE` at most."""
 RESERVE_HALF_LIFE_S = 60.0
 MOST_RESERVE = 0.3
 
@@ -32,23 +32,23 @@ class Placement:
     """A place where requests can run: facts that change only by a reload, prices apart.
 
     Attributes:
-        max_running: sequences at once.
+        max_running: most sequences that run at once.
         pool: empty for a remote.
-        replica: its replica within the pool, with the rank where ranks are pinned; empty for a
-            remote.
-        group: what steps together: the replica, where its DP ranks are placements; empty where the
-            placement is alone in it.
+        replica: name within the pool, with the pinned rank; empty for a remote.
+        group: placements of one group run the same engine steps, as the data-parallel ranks of a
+            replica do; empty if the placement is the only one of its group.
         dp_rank: the rank to pin, or None.
-        kv_capacity_tokens, context_tokens: None when unknown.
-        step_model: None for a remote, which tells nothing of its engine.
-        rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
-        nano_usd_per_s: the bill of an own group; None: unknown, never free.
-        send_limits: what a remote takes a minute.
+        kv_capacity_tokens, context_tokens: None if unknown.
+        step_model: None for a remote, whose engine is not observed.
+        rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
+            which is never taken for free.
+        nano_usd_per_s: cost of a self-hosted group; None if unknown, never taken for free.
+        send_limits: rate limits of a remote.
         incarnation: names the server behind the placement, for example its address. A reload that
             changes it starts the engine's counters, caches and breaker anew.
-        failure_domain: placements of one such name fail together; empty: by itself.
-        objective: what the pool is packed or spread by; the same for all pools of one model.
-        release_delay_s: a group that was empty for so long is reported as releasable.
+        failure_domain: placements with the same name fail together; empty: none shares it.
+        objective: whether requests are packed or spread; the same for all pools of one model.
+        release_delay_s: a group that has been empty for this long is reported as releasable.
     """
 
     name: str
@@ -102,12 +102,12 @@ class Resident:
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     kv_spread_tokens: float = 0.0
-    """By how much its output may well exceed what is expected."""
+    """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0
-    """What its tenant was charged for it in terms of fairness."""
+    """Service that was charged to its tenant at the start, for fairness."""
     output_tokens: int = 0
     seen_s: float = 0.0
-    """When its newest tokens were told of."""
+    """Time of the newest progress event."""
     nano_usd_per_s: float = 0.0
     """Rate of its group when it started, in terms of fairness; 0 on a remote."""
     evicting: bool = False
@@ -120,7 +120,7 @@ class Resident:
 
 @dataclass(slots=True)
 class PlacementState:
-    """One placement now. The sums over `residents` are kept, not counted anew."""
+    """One placement now. Sums over `residents` are updated, not recomputed."""
 
     facts: Placement
     serving: bool = False
@@ -130,25 +130,25 @@ class PlacementState:
     kv_tokens: int = 0
     kv_reserved_tokens: int = 0
     kv_variance: float = 0.0
-    """Of the tokens that the residents may need beyond what is reserved: squares of their spreads.
-    Outputs are independent, and long ones are made up for by short ones."""
+    """Variance of the tokens that the residents need beyond the reserved ones: the sum of their
+    squared spreads, because output lengths are independent."""
     pending: dict[str, float] = field(default_factory=dict)
-    """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
+    """Prefill seconds of the residents without a first token, in the order of their starts."""
     prefill_end_s: float = 0.0
-    """When all pending prefills are expected to be done."""
+    """Predicted end of all pending prefills."""
     prefill_began_s: float = 0.0
-    """When the first of them is taken to have begun."""
+    """Assumed start of the first pending prefill."""
     report: EngineReport | None = None
     external_sequences: int = 0
     external_kv_tokens: int = 0
     idle_since_s: float | None = None
-    """When the last attempt left it; None: one runs, or none ever ran."""
+    """End of the last attempt; None while one runs, or if none has run."""
     ttft_s: float | None = None
-    """Running mean of the times to first token, the engine's part; None: none seen."""
+    """Running mean of the times from start to first token; None before the first."""
     error_share: float = 0.0
-    """Running mean of the attempts that failed."""
+    """Running mean of the share of attempts that failed."""
     cache_trust: float = 1.0
-    """Running mean of cached tokens that came back over those that were expected."""
+    """Running mean of reported cached tokens over expected cached tokens."""
     _beyond: int = 0
     _reserve: float = 0.0
     _reserve_at_s: float = 0.0

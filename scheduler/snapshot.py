@@ -20,15 +20,15 @@ class PlacementSnapshot:
     """One placement now.
 
     Attributes:
-        group: what steps together: the replica, also where its DP ranks are placements.
-        dp_rank: the pinned rank; None where the engine spreads over its ranks.
-        reason: why it serves or does not.
-        running_requests, running_sequences: the own ones; a request has a sequence per choice.
-        waiting_in_engine: as the newest report says.
-        external_sequences: sent by others, as fresh reports show.
-        kv_tokens: resident KV tokens, predicted from the own requests; `kv_reserved_tokens`: with
-            the output that they may still need.
-        pending_prefill_s: prefill that is sent and has not yet brought a first token.
+        group: the replica; its data-parallel ranks run the same engine steps.
+        dp_rank: the pinned rank; None if the engine distributes requests over its ranks.
+        reason: why the placement is in service or not.
+        running_requests, running_sequences: started by the scheduler; one sequence per choice.
+        waiting_in_engine: from the newest report.
+        external_sequences: started by other clients, from fresh reports.
+        kv_tokens: predicted resident KV tokens of the scheduler's requests; `kv_reserved_tokens`:
+            with the output that they are expected to add.
+        pending_prefill_s: predicted time of the prefills that have not ended.
         predicted_batch: sequences that the group's next step decodes, external ones included.
         distinct_experts: experts per layer that this step touches, D(B).
         decode_step_s: its predicted time, T(B).
@@ -199,10 +199,10 @@ def _pool(
 
 
 def _saturation(model_state: ModelState, now: float) -> float:
-    drain_s = model_state.drain_s()  # of those in time, whom late ones wait behind
+    drain_s = model_state.drain_s()  # of requests in time, which late requests wait behind
     waiting = []
     for queued in model_state.queue:
-        if queued.request.slo.slo_class in URGENT:
+        if queued.self_hosted and queued.request.slo.slo_class in URGENT:
             wait_s = now - queued.request.arrival_s + (drain_s if queued.late else 0.0)
             waiting.append((queued.work_s, wait_s / queued.promised_s))
     return shown_share(model_state.saturation.value, waiting)
