@@ -11,7 +11,6 @@ import numpy as np
 from simulation.planner.capacity import Bound, Capacity, Replica, Slo, capacity
 from simulation.planner.demand import Demand
 from simulation.planner.economics import (
-    HOUR_S,
     BreakEven,
     Owned,
     RemotePrice,
