@@ -6,8 +6,8 @@ stands for an unknown figure: no report yet, the engine of a remote, an unknown 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from scheduler.contract import PlacementKind, SloClass
 from scheduler.model_state import URGENT, ModelState
@@ -107,6 +107,21 @@ class SchedulerSnapshot:
     placements: tuple[PlacementSnapshot, ...]
     pools: tuple[PoolSnapshot, ...]
     queues: tuple[QueueSnapshot, ...]
+
+
+def without_free_places(
+    snapshot: SchedulerSnapshot, addresses: Container[str]
+) -> SchedulerSnapshot:
+    """The same without placements that have no address and run nothing: places for replicas that
+    DNS may name."""
+    placements = tuple(p for p in snapshot.placements if p.name in addresses or p.running_requests)
+    if len(placements) == len(snapshot.placements):
+        return snapshot
+    pools = tuple(
+        replace(pool, groups=len({p.group for p in placements if p.pool == pool.pool}))
+        for pool in snapshot.pools
+    )
+    return replace(snapshot, placements=placements, pools=pools)
 
 
 def take_snapshot(

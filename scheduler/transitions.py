@@ -12,6 +12,7 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Fault,
+    OverflowReason,
     PlacementKind,
     SloClass,
     Start,
@@ -117,6 +118,7 @@ def start_remote(
         reason=reason,
         predicted_ttft_s=chosen.ttft_s,
         predicted_tpot_s=None,
+        overflow=OverflowReason.SATURATED if saturated else OverflowReason.NOT_SERVED_HERE,
     )
 
 
