@@ -34,7 +34,7 @@ from gateway.accounting.accounting import Accounting
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.config.load.file import load
-from gateway.pipeline.spending import Spending
+from gateway.scheduling.budget_admission import BudgetAdmission
 from gateway.server import running_gateway
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from scheduler.metering.rate_snapshot import RateSnapshot
@@ -127,10 +127,10 @@ async def serve(path: Path) -> None:
     """Serves; answers SIGUSR1 with a line of counts."""
     count(Accounting, "record_attempt", "maintain")
     count(Budgets, "release")
-    count(Spending, "_reserve")
+    count(BudgetAdmission, "_reserve")
     count(Ledger, "run")
     async with running_gateway(load(path), path.parent) as gateway:
-        gateway.runtime.dispatcher.book = RateSnapshot(rates={"own/a": RATES})
+        gateway.scheduler.use_rates(RateSnapshot(rates={"own/a": RATES}))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(
             signal.SIGUSR1, lambda: print(msgspec.json.encode(counts()).decode(), flush=True)

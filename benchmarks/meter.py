@@ -23,7 +23,7 @@ import grpc
 import uvloop
 
 from benchmarks import overhead
-from gateway.accounting.attempt_recorder import OpenAttempt
+from gateway.scheduling.attempt_recorder import OpenAttempt
 from moegate.cli.main import main as moegate
 from moegate.v1 import inference_pb2_grpc
 from scheduler.metering.cost import GroupMeter

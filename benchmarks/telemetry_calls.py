@@ -17,15 +17,16 @@ from typing import Any
 from benchmarks.overhead import HERE, process
 from gateway.config.telemetry import LogFormat
 from gateway.domain.generation import Generation
-from gateway.pipeline.trail import AttemptEnd
+from gateway.domain.outcomes import Finished, RequestOutcome
+from gateway.doors.grpc.rpc_observer import RpcObserver
+from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import logs
 from gateway.telemetry.instruments import Instruments
 from gateway.telemetry.observer import Telemetry
-from gateway.telemetry.rpc import RpcObserver
 from gateway.telemetry.tracing import tracer_provider
-from gateway.translation.responses import Finished
 from scheduler.contract import (
     AttemptOutcome,
+    Fault,
     PlacementKind,
     Request,
     ServingChanged,
@@ -36,8 +37,10 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.decisions import Decision
+from scheduler.fleet_view import PlacementView, fleet_view
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.placement_state import Placement
+from scheduler.port import AttemptEnd, BranchKind, Started
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
 
@@ -112,24 +115,50 @@ SETTLED = SettledAttempt(
     cheapest_remote_nano_usd=None,
     final=True,
 )
+FLEET = fleet_view(
+    (
+        PlacementView(
+            name="own/a",
+            kind=PlacementKind.LOCAL,
+            model="moe",
+            pool="own",
+            replica="a",
+            group="own/a",
+            address="http://127.0.0.1:8000",
+            upstream_model="moe",
+            serving=True,
+            context_tokens=None,
+        ),
+    ),
+    {},
+)
 END = AttemptEnd(
-    settled=SETTLED,
+    request_id="key/r",
+    attempt=1,
+    outcome=AttemptOutcome.OK,
     detail="ok",
-    failure=None,
+    usage=USAGE,
+    reported=True,
     committed=True,
+    goes_on=False,
+    abandoned=False,
+    duration_s=1.0,
+    first_token_s=0.1,
     ttft_s=0.1,
     tpot_s=0.02,
     output_tokens=128,
-    model="moe",
-    response_id="chatcmpl-3f1c",
-    last=None,
+    fault=Fault.NONE,
+    retry_after_s=None,
 )
+ANSWER = AttemptAnswer(failure=None, model="moe", response_id="chatcmpl-3f1c", last=None)
 FINISHED = Finished(
     model="moe",
     usage=USAGE,
     settled=SETTLED,
     kind=PlacementKind.LOCAL,
     placement="own/a",
+    pool="own",
+    replica="a",
     reason="least marginal cost",
     attempts=(),
     queue_s=0.0,
@@ -171,18 +200,19 @@ async def calls_us(*, traces: bool, metrics: bool, json_log: bool) -> float:
         )
 
         async def handle(_: object, __: object) -> None:
-            targets = {"own/a": ("http://127.0.0.1:8000", "moe")}
-            trail = telemetry.trail(REQUEST, GENERATION, "key", targets, lambda _: DECISION)
-            trail.waits(0)
-            trail.decided(DISPATCH, 0.0)
-            trail.attempt(DISPATCH, GENERATION)
-            trail.ended(DISPATCH, END)
-            trail.finished(FINISHED)
+            observed = telemetry.observe(REQUEST, GENERATION, lambda: FLEET)
+            observed.queued(0)
+            observed.started(DISPATCH, 0.0)
+            started = Started(start=DISPATCH, decision=DECISION)
+            observed.attempt(started, BranchKind.ORIGINAL, GENERATION)
+            observed.attempt_ended(DISPATCH, END, ANSWER, SETTLED)
+            observed.finished(FINISHED)
+            observed.ended(RequestOutcome.OK)
 
         serve: Any = handle
-        for interceptor in telemetry.interceptors():
-            assert isinstance(interceptor, RpcObserver)
-            serve = interceptor._coroutine(METHOD, handle)
+        if telemetry.is_on:
+            observer = RpcObserver(telemetry.tracer, time.perf_counter, telemetry.rpc_ended)
+            serve = observer._coroutine(METHOD, handle)
         bare_us = await _run_us(_nothing)
         started_us = await _run_us(serve)
         before_s = time.process_time()

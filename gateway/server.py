@@ -13,7 +13,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +21,23 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway.accounting.accounting import Accounting, configured_budget, open_accounting
-from gateway.accounting.apply_prices import metering_state
-from gateway.accounting.metering import Metering
+from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
-from gateway.config.problems import ConfigError
+from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
-from gateway.doors.grpc.pool_cost import KeptRates
+from gateway.doors.grpc.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
-from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
-from gateway.runtime.assembly import Runtime, session
+from gateway.pipeline.pipeline import Pipeline
+from gateway.runtime.active_configuration import ActiveConfiguration
+from gateway.runtime.assembly import Parts, assemble, session
+from gateway.runtime.configuration import prepare
+from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.metering import Metering
+from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
@@ -51,7 +53,8 @@ class RunningGateway:
     """A gateway that listens. Addresses: host:port, with the port that was bound."""
 
     address: str
-    live: ActiveConfiguration
+    active: ActiveConfiguration
+    parts: Parts
     accounting: Accounting
     server: grpc.aio.Server
     health: health.aio.HealthServicer
@@ -61,19 +64,25 @@ class RunningGateway:
     metrics_address: str | None
 
     @property
-    def runtime(self) -> Runtime:
-        """What serves new requests."""
-        return self.live.runtime
+    def scheduler(self) -> LocalScheduler:
+        """The scheduler."""
+        return self.parts.scheduler
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What runs requests."""
+        return self.parts.pipeline
 
     async def reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         """Puts a checked configuration into force; returns its parts that changed.
 
         Raises ConfigError or ReloadRefused.
         """
-        old_config = self.runtime.config
+        old_config = self.active.config
         old, new = old_config.server, config.server
         if (old.tls is None) != (new.tls is None):
             raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+        prepared = prepare(config, base_dir)
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
         for name in (
@@ -88,14 +97,11 @@ class RunningGateway:
                 log.warning("server.%s: takes effect at the next start", name)
         if old_config.ledger != config.ledger:
             log.warning("ledger: takes effect at the next start")
-        await self.live.swap(config, base_dir)
-        self.accounting.budgets.configure(map(configured_budget, config.budgets))
-        parts = config.__struct_fields__
-        return [name for name in parts if getattr(old_config, name) != getattr(config, name)]
+        return await self.active.apply(prepared)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Ends in order. `hurry`: ends the waiting once it is set."""
-        server = self.runtime.config.server
+        server = self.active.config.server
         await self.health.enter_graceful_shutdown()
         await _unless(hurry, asyncio.sleep(server.drain_delay_s))
         # The listener closes at once; the call returns when the streams have ended.
@@ -128,7 +134,7 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         log.info(
             "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
             " a second signal ends the waiting",
-            gateway.runtime.dispatcher.in_flight,
+            gateway.pipeline.active_requests,
             config.server.drain_delay_s,
             config.server.drain_s,
         )
@@ -146,15 +152,15 @@ async def running_gateway(
     servicer = health.aio.HealthServicer()
 
     async def tell_health() -> None:
-        await tell(servicer, live.runtime.scheduler.serves)
+        await tell(servicer, parts.scheduler.fleet.serves)
 
     async def read_again() -> list[str]:
         if path is None:
             raise ReloadRefused("this gateway was not started from a file")
         return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
 
+    prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
-    throughput = Throughput()
     async with (
         session() as upstream,
         telemetry(config.telemetry, clock) as observing,
@@ -165,46 +171,42 @@ async def running_gateway(
             None if config.server.tls is None else Certificates(config.server.tls, base_dir)
         )
         metering = Metering(clock, time.time_ns, metering_state(config, base_dir))
-        live = ActiveConfiguration(
-            config,
-            base_dir,
+        parts = assemble(
+            prepared,
             upstream=upstream,
             clock=clock,
             load=loop_load,
-            on_change=tell_health,
             metering=metering,
-            sinks=(accounting.record_attempt, throughput.settled, *sinks),
+            budgets=accounting.budgets,
+            observe=lambda request, generation: observing.observe(
+                request, generation, lambda: parts.scheduler.fleet
+            ),
+            on_change=tell_health,
+            sinks=(accounting.record_attempt, *sinks),
         )
+        active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await tell_health()
-            server = grpc.aio.server(
-                options=server_options(config), interceptors=tuple(observing.interceptors())
+            interceptors = (
+                (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
+                if observing.is_on
+                else ()
             )
-            inference = InferenceService(live, clock, observing, accounting.budgets)
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            rates = KeptRates(metering, clock)
-            usage = UsageService(live, clock, throughput, rates, accounting)
-            usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
-            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-            admin = AdminService(live, accounting, read_again)
-            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
-            if config.server.reflection:
-                names = (INFERENCE, USAGE, ADMIN, HEALTH, reflection.SERVICE_NAME)
-                reflection.enable_server_reflection(names, server)
+            server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+            _add_services(server, active, parts, accounting, servicer, read_again)
             address = bind(server, config.server.listen, certificates)
             await server.start()
             figures = GatewayFigures(
-                live=live,
+                port=parts.scheduler,
                 accounting=accounting,
                 load=loop_load,
-                throughput=throughput,
-                clock=clock,
-                rate_source=rates,
+                active_requests=lambda: parts.pipeline.active_requests,
             )
             async with metrics_page(config.telemetry, observing, figures) as metrics_address:
                 gateway = RunningGateway(
                     address=address,
-                    live=live,
+                    active=active,
+                    parts=parts,
                     accounting=accounting,
                     server=server,
                     health=servicer,
@@ -221,9 +223,33 @@ async def running_gateway(
                     following.cancel()
                     ticking.cancel()
                     await servicer.enter_graceful_shutdown()
-                    await server.stop(live.runtime.config.server.drain_s)
+                    await server.stop(active.config.server.drain_s)
         finally:
-            await live.close()
+            await parts.close()
+
+
+def _add_services(
+    server: grpc.aio.Server,
+    active: ActiveConfiguration,
+    parts: Parts,
+    accounting: Accounting,
+    servicer: health.aio.HealthServicer,
+    reload: Callable[[], Awaitable[list[str]]],
+) -> None:
+    port = parts.scheduler
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceService(active, parts.pipeline, port), server
+    )
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(
+        UsageService(active, port, accounting), server
+    )
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(
+        AdminService(active, port, accounting, reload), server
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    if active.config.server.reflection:
+        names = (INFERENCE, USAGE, ADMIN, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
 
 
 async def _reload_on(reread: asyncio.Event, gateway: RunningGateway, path: Path) -> None:

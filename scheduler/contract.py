@@ -50,6 +50,34 @@ class RefusalReason(enum.StrEnum):
     NO_PLACEMENT_ALLOWED = "no_placement_allowed"
     UNAVAILABLE = "unavailable"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    PERMISSION_DENIED = "permission_denied"
+    """The key may not use the model, the class of service or a class of remotes."""
+    REQUEST_IN_FLIGHT = "request_in_flight"
+    """A request of the same id has not ended."""
+    IDEMPOTENCY_KEY_USED = "idempotency_key_used"
+    """Another request has the idempotency key."""
+    IDEMPOTENCY_KEYS = "idempotency_keys"
+    """Too many idempotency keys are remembered."""
+    KEY_LIMIT = "key_limit"
+    """The API key is at one of its limits."""
+    BUDGET_SPENT = "budget_spent"
+    BUDGET_HELD = "budget_held"
+    """What is left of a budget is held by requests that run."""
+    BUDGET_UNCHECKED = "budget_unchecked"
+    """The ledger does not answer: a cap that cannot be checked is not passed."""
+    PRICE_UNKNOWN = "price_unknown"
+    """A cap holds, and no server that may run the request has a price."""
+    MAX_COST = "max_cost"
+    """The request's own limit is below its worst case everywhere."""
+
+
+class OverflowReason(enum.StrEnum):
+    """Why a request goes to a remote."""
+
+    SATURATED = "saturated"
+    """Self-hosted servers would have been late."""
+    NOT_SERVED_HERE = "not_served_here"
+    """No self-hosted server of the model is in service."""
 
 
 class AttemptOutcome(enum.StrEnum):
@@ -266,7 +294,15 @@ Event = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Send the request to this placement now. `attempt` counts from 1; None: no prediction yet."""
+    """Send the request to this placement now.
+
+    Attributes:
+        attempt: counts from 1.
+        reason: for a reader.
+        predicted_ttft_s, predicted_tpot_s: None: no prediction yet.
+        pool, replica: of a self-hosted placement; empty for a remote.
+        overflow: why it goes to a remote; None: it does not.
+    """
 
     request_id: str
     attempt: int
@@ -277,6 +313,9 @@ class Start:
     predicted_tpot_s: float | None
     dp_rank: int | None = None
     predicted_cached_tokens: int = 0
+    pool: str = ""
+    replica: str = ""
+    overflow: OverflowReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,12 +332,21 @@ class Evict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """Refuse the request. `retry_after_s`: when it is worth another try; None: never."""
+    """Refuse the request.
+
+    Attributes:
+        message: for a reader.
+        retry_after_s: when it is worth another try; None: never.
+        subject: what is exhausted, for budgets and prices; else empty.
+        other_request_id: the request that has the id or the idempotency key; else empty.
+    """
 
     request_id: str
     reason: RefusalReason
     message: str
     retry_after_s: float | None
+    subject: str = ""
+    other_request_id: str = ""
 
 
 Action = Start | Refuse | Evict

@@ -1,9 +1,9 @@
 """The scheduler: requests and events come in, actions go out.
 
-Pure: the caller gives `now` (seconds, monotonic) and performs the actions. Every request that is
-submitted ends exactly once: by a `Refuse`, or by an `AttemptEnded` or `Cancelled` that the caller
-reports. `gateway/pipeline/dispatch.py` drives it in production, `simulation/` and the tests drive
-the same object. What is decided for a request, and why, is in `model_scheduler.py`, one per model.
+Pure: the caller passes `now` (seconds, monotonic) and performs the actions. Every submitted request
+ends exactly once: by a `Refuse`, or by an `AttemptEnded` or a `Cancelled` that the caller reports.
+The gateway drives it in production; `simulation/` and the tests drive the same object. Each model
+has a `ModelScheduler`, which makes the decisions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from scheduler.tracked_request import TrackedRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
-    """Bounds of the scheduler; `attempts` counts the first one."""
+    """Bounds of the scheduler. `attempts`: most attempts of a request, the first one included."""
 
     queue: QueueLimits
     attempts: int
@@ -60,7 +60,7 @@ class _LeavingModel:
 
 
 class Scheduler:
-    """Decides for one fleet. Not thread-safe: one loop owns it."""
+    """Decisions for one fleet. Not thread-safe: one event loop owns it."""
 
     def __init__(
         self, placements: Iterable[Placement], limits: SchedulerLimits, policy: Policy | None = None
@@ -81,7 +81,7 @@ class Scheduler:
     def reconfigure(
         self, placements: Iterable[Placement], limits: SchedulerLimits, now: float
     ) -> tuple[Action, ...]:
-        """Applies a changed configuration. Whatever stays keeps all that was learnt of it.
+        """Applies a changed configuration. Placements that stay keep their learnt state.
 
         Prices in `placements` are those that hold now. A placement that is added, or that is
         another server than before (`Placement.is_same_server`), is out of service until a
@@ -111,7 +111,7 @@ class Scheduler:
             model_scheduler.set_limits(limits.queue, limits.attempts)
 
     def _remove_model(self, model: str, now: float) -> tuple[Action, ...]:
-        """Refuses what waits; the state of the model stays while its requests run."""
+        """Refuses waiting requests; the model's state stays while requests of it run."""
         del self._model_states[model]
         model_scheduler = self._model_schedulers.pop(model)
         refusals = model_scheduler.refuse_unknown_model(now)
@@ -124,7 +124,7 @@ class Scheduler:
     def _reconfigure_model(
         self, model: str, states: Sequence[PlacementState], now: float
     ) -> tuple[Action, ...]:
-        """Gives a model its placements; starts it where it is new."""
+        """Replaces the placements of a model, and creates the model's state if it is new."""
         model_scheduler = self._model_schedulers.get(model)
         if model_scheduler is None and (leaving := self._leaving.pop(model, None)) is not None:
             model_scheduler = leaving.model_scheduler
@@ -138,7 +138,7 @@ class Scheduler:
             model_scheduler.model_state.reconfigure(states, now)
         self._model_states[model] = model_scheduler.model_state
         self._model_schedulers[model] = model_scheduler
-        return model_scheduler.refuse_stranded(now)
+        return model_scheduler.refuse_orphaned(now)
 
     def __repr__(self) -> str:
         running = sum(tracked.placement is not None for tracked in self._tracked.values())
@@ -146,12 +146,12 @@ class Scheduler:
 
     @property
     def queued_requests(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return sum(len(model_state.queue) for model_state in self._model_states.values())
 
     @property
     def placements(self) -> Sequence[PlacementState]:
-        """Every placement, to read."""
+        """State of every placement, read-only."""
         return tuple(self._states.values())
 
     @property
@@ -160,15 +160,20 @@ class Scheduler:
         return any(state.serving for state in self._states.values())
 
     def admission_report(self, placement: str, now: float) -> AdmissionReport:
-        """How the breaker and the learnt limits of a placement stand."""
+        """State of the breaker and the learnt limits of a placement."""
         return self._admission.report(placement, now)
 
     def has_model(self, model: str) -> bool:
-        """Whether any placement is there for the model, in service or not."""
+        """Whether a placement of the model is configured, in service or not."""
         return model in self._model_states
 
+    def context_tokens(self, placement: str) -> int | None:
+        """Most tokens of one sequence on a placement, configured or reported; None if unknown."""
+        state = self._states.get(placement)
+        return None if state is None else state.context_tokens
+
     def token_block_sizes(self, model: str) -> tuple[int, ...]:
-        """Tokens of a block, each size that the model's engines tell of; empty: none tells."""
+        """Block sizes, in tokens, that the model's engines report; empty if none reports."""
         model_state = self._model_states.get(model)
         return () if model_state is None else model_state.engine_caches.block_sizes
 
@@ -177,12 +182,12 @@ class Scheduler:
         return take_snapshot(tuple(self._states.values()), self._model_states, now)
 
     def step_model(self, placement: str, now: float) -> StepModel:
-        """The step model of an own placement, as fitted now."""
+        """The step model of a self-hosted placement, as fitted now."""
         model_state = self._model_schedulers[self._states[placement].facts.model].model_state
         return model_state.fleet.fitted(placement, now)
 
     def submit(self, request: Request, now: float) -> tuple[Action, ...]:
-        """Takes a new request; its id must be new among those that have not ended."""
+        """Decides for a new request. Raises ValueError if its id is that of an open request."""
         if request.request_id in self._tracked:
             raise ValueError(f"request id {request.request_id!r} is in use")
         model_scheduler = self._model_schedulers.get(request.model)
@@ -201,12 +206,12 @@ class Scheduler:
         return model_scheduler.decide(tracked, now)
 
     def quote(self, request: Request, now: float) -> Decision:
-        """What would be decided for `request` now; nothing is started. The model must be known."""
+        """The decision that `request` would get now. Changes nothing. The model must be known."""
         return self._model_schedulers[request.model].quote(request, now)
 
     def handle(self, event: Event, now: float) -> tuple[Action, ...]:
-        """Takes an event. One that names an unknown request, an old attempt or a placement that is
-        not configured is ignored."""
+        """Applies an event. Events of an unknown request, an old attempt, or a placement that is
+        not configured are ignored."""
         match event:
             case Progress() | AttemptEnded():
                 tracked = self._tracked.get(event.request_id)
@@ -235,7 +240,7 @@ class Scheduler:
     def _handle_placement_event(
         self, event: EngineReport | CacheEvents | PricesChanged | ServingChanged, now: float
     ) -> tuple[Action, ...]:
-        """Takes an event about a placement; an engine's events count for self-hosted ones only."""
+        """Applies an event of a placement; engine events of remotes are ignored."""
         state = self._states.get(event.placement)
         if state is None:
             return ()
@@ -260,16 +265,16 @@ class Scheduler:
                 if event.serving:
                     self._admission.close_breaker(event.placement)
                     return model_scheduler.start_waiting(now)
-                return model_scheduler.refuse_stranded(now)
+                return model_scheduler.refuse_orphaned(now)
         return ()
 
     def _scheduler_of(self, request: Request) -> ModelScheduler:
-        """That of a tracked request's model, which may be leaving."""
+        """The scheduler of a tracked request's model, which may be leaving."""
         found = self._model_schedulers.get(request.model)
         return found or self._leaving[request.model].model_scheduler
 
     def _drop_if_done(self, request: Request) -> None:
-        """Drops the state of a model that leaves with its last request."""
+        """Drops the state of a leaving model after its last request."""
         leaving = self._leaving.get(request.model)
         if leaving is not None and request.request_id not in self._tracked:
             leaving.running.discard(request.request_id)
@@ -277,7 +282,7 @@ class Scheduler:
                 del self._leaving[request.model]
 
     def tick(self, now: float) -> Tick:
-        """Expires what waited too long, starts what can start, and says when to call again."""
+        """Expires and starts waiting requests, and returns when to call again."""
         actions: list[Action] = []
         wakes: list[float] = []
         for model_scheduler in self._model_schedulers.values():

@@ -1,7 +1,7 @@
-"""Decision records: for the last requests, every candidate with its figures and what was decided.
+"""Decision records: for the last requests, every candidate with its figures, and the decision.
 
-A record holds the arrays of the quote that decided, not objects; candidates are made when somebody
-asks. The ring is bounded by records and by array elements.
+A record holds the arrays of the deciding quote; the candidates are built when they are read.
+The ring is bounded by records and by array elements.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _ARRAYS = Quote.ROWS + 1
 
 
 class Tier(enum.IntEnum):
-    """Which of the five ways was taken: the first that applies."""
+    """The decision taken: the first of five that applies."""
 
     LOCAL = 1
-    """An own placement starts it now and keeps the promise."""
+    """A self-hosted placement starts the request now and meets every SLO."""
     WAIT = 2
-    """It waits: the first token is predicted in time."""
+    """The request waits; its first token is predicted in time."""
     REMOTE = 3
-    """A remote starts it now."""
+    """A remote starts the request now."""
     WAIT_LATE = 4
-    """It waits, though its first token will be late."""
+    """The request waits although its first token will be late."""
     REFUSE = 5
-    """It is refused, with a hint when to try again."""
+    """The request is refused, with a time to retry after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One place with the figures that decided. None: unknown or not applicable.
+    """One placement with the figures of the decision. None: unknown or not applicable.
 
-    `marginal_nano_usd`: own group's time that the request adds; `charged_nano_usd`: its tokens at
-    the placement's rates; `violations_expected`: running streams whose TPOT SLO its
-    prefill is expected to violate.
+    `marginal_nano_usd`: cost of the time that the request adds to its group; `charged_nano_usd`:
+    cost of its tokens at the placement's rates; `violations_expected`: running streams whose TPOT
+    SLO its prefill is expected to violate.
     """
 
     placement: str
@@ -65,7 +65,7 @@ class Candidate:
 
 
 class Figures(NamedTuple):
-    """What a trace tells of one place, as in `Candidate`."""
+    """Figures of one placement in a trace; see `Candidate`."""
 
     placement: str
     ttft_s: float | None
@@ -76,8 +76,8 @@ class Figures(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Decision:
-    """What was decided for a request, and on which figures. Nobody writes to it: it is not frozen
-    because one is made for every decision, and a frozen one takes three times as long to make.
+    """The decision for a request, with its figures. Never written to after its construction; not
+    frozen, because constructing a frozen one takes three times as long.
 
     `own`, `remotes`: facts of the placements, in the order of `quote` and of `remote_quotes`.
     """

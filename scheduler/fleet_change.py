@@ -36,7 +36,7 @@ class FleetChange:
             state.facts = self.facts[name]
 
     def apply_to(self, admission: PlacementAdmission) -> None:
-        """Applies the change to the gates of the placements; before `apply_facts`."""
+        """Applies the change to the admission state of the placements; before `apply_facts`."""
         for name in self.before.keys() - self.after.keys():
             admission.remove(name)
         for name, state in self.after.items():

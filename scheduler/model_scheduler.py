@@ -1,9 +1,9 @@
-"""The decisions of one model: which of five ways a request takes, and who is looked at when.
+"""The decisions of one model: which of five ways a request takes, and when a queued one is tried.
 
-A request takes the first way that applies: an own placement that keeps every promise now; waiting,
-if its first token is predicted in time; the cheapest remote that is allowed and in time; waiting
-though it will be late; a refusal. Price never moves the first: a remote is not used because it
-exists.
+A request takes the first way that applies: a self-hosted placement that keeps every promise now;
+the queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
+queue although it will be late; a refusal. Price never moves a request away from the first way: a
+remote is not used because it exists.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
 LONGEST_RETRY_S = 60.0
-"""Bounds of the hint when to try again, so that a wrong prediction does little harm."""
+"""Bounds of the retry hint, so that a wrong prediction does little harm."""
 SPILL_AGAIN_S = 0.25
-"""Time between two tries to send one that waits to a remote."""
+"""Time between two tries to send a queued request to a remote."""
 TRY_AGAIN_S = 0.05
 """Time between ticks while time alone may let a request start: streams must first get ahead."""
 MOST_RESTRICTED = 32
 """Tries a tick spends on requests that are not open to every placement, beside `Policy.looks`."""
 MOST_EVICTIONS = 3
 OVERTAKE_SLACK_S = 1.0
-"""Service by which a tenant may be ahead of others that wait and still be looked at on arrival."""
+"""Service by which a tenant may be ahead of waiting tenants and still be tried on arrival."""
 
 
 class ModelScheduler:
-    """Decides for one model. `tickets`: of all models, by request id."""
+    """Decides for one model. `tracked_requests`: those of all models, by request id."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class ModelScheduler:
         return TryResult(action)
 
     def act_on_due(self, due: Due, queued: Queued, now: float) -> tuple[Action, ...]:
-        """What becomes due for a request that waits."""
+        """Performs what has become due for a queued request."""
         request = queued.request
         tracked = self._tracked[request.request_id]
         action: Action | None = None
@@ -215,7 +215,7 @@ class ModelScheduler:
     def on_attempt_ended(
         self, tracked: TrackedRequest, event: AttemptEnded, now: float
     ) -> tuple[Action, ...]:
-        """An attempt is over: the request ends with it, waits again, or is tried elsewhere."""
+        """An attempt has ended: its request ends, waits again, or is tried on another placement."""
         request = tracked.request
         state, resident = transitions.remove_attempt(self.model_state, tracked, now)
         self._admission.record_end(state.facts.name, event.request_id, event, now)
@@ -245,7 +245,7 @@ class ModelScheduler:
         return (refusal, *self.start_waiting(now))
 
     def _wait_again(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
-        """An evicted request goes back to the queue, and others are looked at first."""
+        """Puts an evicted request back into the queue; the others are tried first."""
         tracked.evictions += 1
         if not self.model_state.states:  # a reload has removed the model
             return (self._refuse_unknown(tracked.request, now),)
@@ -258,7 +258,7 @@ class ModelScheduler:
         return (*shed, *self.start_waiting(now))
 
     def on_cancelled(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
-        """The client gave the request up."""
+        """The client cancelled the request: it leaves the queue, or its placement."""
         request_id = tracked.request.request_id
         del self._tracked[request_id]
         self.model_state.queue.remove(request_id)
@@ -267,8 +267,8 @@ class ModelScheduler:
             self._admission.record_end(state.facts.name, request_id, None, now)
         return self.start_waiting(now)
 
-    def refuse_stranded(self, now: float) -> tuple[Action, ...]:
-        """Refuses all who wait when no placement of the model serves any more."""
+    def refuse_orphaned(self, now: float) -> tuple[Action, ...]:
+        """Refuses all queued requests if no placement of the model serves; else tries them."""
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)
         message = "no server of the model is in service"
@@ -278,7 +278,7 @@ class ModelScheduler:
         )
 
     def refuse_unknown_model(self, now: float) -> tuple[Action, ...]:
-        """Refuses all who wait: the model is not configured any more."""
+        """Refuses all queued requests: the model is not configured any more."""
         return tuple(self._refuse_unknown(request, now) for request in self._empty_queue())
 
     def _empty_queue(self) -> list[Request]:
@@ -294,7 +294,7 @@ class ModelScheduler:
     def on_progress(
         self, tracked: TrackedRequest, event: Progress, now: float
     ) -> tuple[Action, ...]:
-        """Tokens came; the end of a prefill makes room for the next one."""
+        """Records new tokens; a first token ends a prefill, and so may make room for another."""
         assert tracked.placement is not None
         index = self.model_state.fleet.index_of(tracked.placement)
         if index is None:
@@ -304,7 +304,7 @@ class ModelScheduler:
         return ()
 
     def _make_room(self, request: Request, now: float) -> tuple[bool, tuple[Action, ...]]:
-        """Whether the queue has room for the request, and what becomes of who left it for that."""
+        """Whether the queue has room for the request, and the action for a request that left it."""
         if self.model_state.queue.has_room(request):
             return True, ()
         below = self.model_state.queue.displaceable(request)
@@ -321,7 +321,7 @@ class ModelScheduler:
         )
 
     def _evict(self, request: Request, made: Quote) -> tuple[Evict, ...]:
-        """Takes a batch-class request back where that makes room for one of a higher class."""
+        """Evicts a batch-class request if that makes room for this request of a higher class."""
         if request.slo.slo_class is SloClass.BATCH or not self.model_state.batch:
             return ()
         resident = self.model_state.evictable(
@@ -363,7 +363,7 @@ class ModelScheduler:
         )
 
     def _latest_wait_s(self, tracked: TrackedRequest) -> float:
-        """Until when the first token must be predicted for a request to wait at home."""
+        """Latest predicted first token with which the request still waits for its own servers."""
         return tracked.request.arrival_s + self.model_state.saturation.wait_share * tracked.ttft_s
 
     def quote(self, request: Request, now: float) -> Decision:
@@ -395,5 +395,5 @@ class ModelScheduler:
         )
 
     def _retry_after_s(self) -> float:
-        """When a refused request is worth another try: the predicted time to drain the queue."""
+        """Retry hint: the predicted time to drain the queue, within bounds."""
         return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, self.model_state.drain_s()))

@@ -1,7 +1,7 @@
-"""One model: its own placements, its remotes and its queue, and what they promise a request.
+"""State of one model: its self-hosted placements, its remotes, its queue, and what was learnt.
 
-`core.py` owns the requests and decides in which order ways are tried; `dispatching.py` takes them.
-A model state never holds a request that is not in its queue or on one of its placements.
+`core.py` owns the requests, `model_scheduler.py` decides, `transitions.py` starts and ends
+attempts. A model state never holds a request that is not queued or on one of its placements.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
 from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0
-"""No request is promised its first token sooner than in this many times its own prefill: a long
-prompt could not be kept, and would never be tried."""
+"""The promised time to first token is at least so many times the request's own prefill. A shorter
+promise to a long prompt could not be kept, and the request would never be tried."""
 PROMISE_WEIGHT = 0.05
-"""Weight of a new promise in the running mean that saturation is measured by."""
+"""Weight of a new promise in the running mean that saturation is measured against."""
 URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
-"""Classes whose waiting is saturation; the batch class waits as a matter of course."""
+"""Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 # numpy compares plain integers faster than enum members.
 _NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
@@ -69,7 +69,7 @@ class PlacementResult(NamedTuple):
 
 
 class ModelState:
-    """State of one model. `states`: all its placements, own ones and remotes."""
+    """State of one model. `states`: all its placements, self-hosted ones and remotes."""
 
     def __init__(
         self,
@@ -90,14 +90,14 @@ class ModelState:
         )
         self.queue = ModelQueue(limits, policy)
         self.prefixes = PrefixIndex(len(states))
-        """Own placements first, then the remotes."""
+        """Indices: self-hosted placements first, then the remotes."""
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
         self.batch: dict[str, int] = {}
-        """Batch-class requests that run on own placements, with the placement's index."""
-        self.troubled: set[int] = set()
-        """Own placements whose gate may be shut."""
+        """Index of the placement of each batch-class request that runs on a self-hosted one."""
+        self.suspect: set[int] = set()
+        """Self-hosted placements whose breaker may not be closed."""
         self._rotation = -1
         self._no_hits: Floats = np.zeros(len(states))
         self._no_hits.flags.writeable = False
@@ -107,7 +107,7 @@ class ModelState:
         """Goes on with these placements; those that stay are the same objects, and what was learnt
         of them stays, as do the queue and the fairness between tenants."""
         before = {id(state): i for i, state in enumerate(self.states)}
-        own_before, troubled = self.fleet.states, self.troubled
+        own_before, suspect = self.fleet.states, self.suspect
         own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
         remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
         self.fleet = carry_over(self.fleet, own, self.policy, now)
@@ -121,8 +121,8 @@ class ModelState:
             for request_id, was in self.batch.items()
             if (index := index_of(own_before[was])) is not None
         }
-        moved = {index_of(own_before[was]) for was in troubled}
-        self.troubled = {index for index in moved if index is not None}
+        moved = {index_of(own_before[was]) for was in suspect}
+        self.suspect = {index for index in moved if index is not None}
         self._no_hits = np.zeros(len(previous))
         self._no_hits.flags.writeable = False
 
@@ -132,7 +132,8 @@ class ModelState:
         return [*self.fleet.states, *self.remotes.states]
 
     def set_expectations(self, tracked: TrackedRequest, *, count: bool = True) -> None:
-        """Sets what an arrival is promised and expected to need; `count` it as one."""
+        """Sets the promise to a new request and its expected needs. `count`: include the promise in
+        the mean that saturation is measured against."""
         request = tracked.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         tracked.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
@@ -146,20 +147,20 @@ class ModelState:
             self._promised_s = mean_s + PROMISE_WEIGHT * (tracked.ttft_s - mean_s)
 
     def advance(self, now: float) -> None:
-        """Keeps the measured rate and the saturation up to date."""
+        """Brings everything that depends on time alone up to `now`."""
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
         self.fleet.note_overdue(now)
-        for index in tuple(self.troubled):
+        for index in tuple(self.suspect):
             if self.admission.closed(self.fleet.states[index].facts.name, now):
-                self.troubled.discard(index)
+                self.suspect.discard(index)
         if self._promised_s is not None:
             wait_s = self.queue.work_s(URGENT) / self._rate_per_s() if waits else 0.0
             self.saturation.observe(wait_s / self._promised_s, now)
 
     def observe_report(self, report: EngineReport, now: float) -> bool:
-        """Takes an engine's report; whether there is more room than was thought."""
+        """Records an engine's report. Returns whether it shows more room than was known."""
         fleet, index = self.fleet, self.fleet.index[report.placement]
         before = fleet.sequences[index], fleet.kv_free_tokens[index]
         last = fleet.states[index].report
@@ -170,19 +171,19 @@ class ModelState:
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
 
     def observe_cache_events(self, events: CacheEvents, now: float) -> None:
-        """Takes what an engine tells of its prefix cache."""
+        """Records the cache events of an engine."""
         index = self.fleet.index[events.placement]
         self.engine_caches.apply_events(index, events, now)
         if any(isinstance(change, CacheReset) and change.emptied for change in events.changes):
             self.prefixes.forget(index)
 
     def apply_prices(self) -> None:
-        """Prices of placements have changed."""
+        """Applies changed prices of placements."""
         self.fleet.take_prices()
         self.remotes.refresh_facts()
 
     def set_serving(self, event: ServingChanged, now: float) -> None:
-        """A placement came into service or left it."""
+        """Records that a placement came into service or left it."""
         index = self.fleet.index.get(event.placement)
         if index is None:
             state = self.remotes.states[self.remotes.index[event.placement]]
@@ -197,15 +198,15 @@ class ModelState:
         return self.saturation.marked and bool(np.count_nonzero(self.fleet.warm))
 
     def drain_s(self) -> float:
-        """Predicted time to work the queue off."""
+        """Predicted time to drain the queue."""
         return self.queue.work_s() / self._rate_per_s()
 
     def wait_s(self, request: Request, prefill_s: float) -> float:
-        """Predicted time in the queue of a request that joins it now, or is in it."""
+        """Predicted waiting time of a request that joins the queue now, or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
     def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
-        """Time of a full group that the request takes."""
+        """Work of the request, in seconds of a full group."""
         return prefill_s + tracked.output_tokens * self.fleet.full_token_s
 
     def hit_tokens(self, request: Request) -> Floats:
@@ -216,8 +217,8 @@ class ModelState:
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
 
     def own_hit_tokens(self, request: Request) -> Floats:
-        """Prompt tokens expected in the cache of each own placement: what its engine tells of a
-        prompt in token ids, else what the own dispatches and their outcomes let expect."""
+        """Prompt tokens expected in the cache of each self-hosted placement: exact from cache
+        events where the prompt is given as token ids, else estimated from earlier starts."""
         fleet = self.fleet
         if not (request.prefix_blocks or request.token_blocks):
             return fleet.no_hits
@@ -228,7 +229,7 @@ class ModelState:
         return expected if np.count_nonzero(expected) else fleet.no_hits
 
     def query(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
-        """The request as a quote needs it."""
+        """The query of a request, as `try_place` and `figures` take it."""
         request = tracked.request
         return PlacementQuery(
             request=request,
@@ -264,14 +265,14 @@ class ModelState:
         held = np.count_nonzero(made.blocked == _HELD)
         return PlacementResult(None, made, None, bool(held))
 
-    def figures(self, ask: PlacementQuery, now: float) -> Quote:
-        """The quote without a choice."""
-        return quote_fleet(self.fleet, ask, self.policy, now)
+    def figures(self, query: PlacementQuery, now: float) -> Quote:
+        """The figures of every self-hosted placement, without a choice."""
+        return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
         self, tracked: TrackedRequest, made: Quote | None, last_start_s: float, now: float
     ) -> Queued:
-        """The request with its times, for the queue. `made`: None where only remotes can take it"""
+        """The queue entry of a request. `made`: None if only remotes can take the request."""
         request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if made is None else made.best_s()
         late_s = request.arrival_s + tracked.ttft_s - service_s
@@ -290,10 +291,11 @@ class ModelState:
         )
 
     def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
-        """The batch-class request to take back so that one of a higher class finds room.
+        """The batch-class request to evict for a request of a higher class; None if there is none.
 
-        Only where a slot, KV blocks or batch size are what lacks, and only one whose client has
-        had nothing; of these the one that loses least. One at a time.
+        Considered are placements that lack a slot, KV blocks or batch size, and requests whose
+        client has received nothing; of these, the one with the fewest tokens. Only one eviction
+        is under way at a time.
         """
         best: Resident | None = None
         for request_id, index in self.batch.items():
@@ -310,12 +312,12 @@ class ModelState:
         return best
 
     def service_nano_usd(self, index: int, prefill_s: float, output_tokens: float) -> float:
-        """Service in terms of fairness: time of a full group at the group's rate."""
+        """Service for the fairness counters: time of a full group at the group's rate."""
         rate = self.fleet.nano_usd_per_s.item(index)
         return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
 
     def record_prefix(self, index: int, state: PlacementState, request: Request) -> None:
-        """The request's prompt is computed at this placement, remotes counted last."""
+        """Records that the prompt is computed on the placement of this index, remotes last."""
         if request.prefix_blocks:
             capacity = state.kv_capacity_tokens
             held = self.engine_caches.held_tokens(index)
@@ -326,12 +328,12 @@ class ModelState:
             self.prefixes.add(index, request.prefix_blocks, blocks)
 
     def _excluded(self, tracked: TrackedRequest, now: float) -> npt.NDArray[np.int8] | None:
-        """A `Block` for each own placement that is out of the question, else FREE; None: all are
-        free."""
+        """The `Block` of each self-hosted placement that is excluded for this request, else FREE;
+        None if no placement is excluded."""
         request, fleet = tracked.request, self.fleet
         all_serve = np.count_nonzero(fleet.serving) == len(fleet)
         exact = request.prompt_tokens_exact
-        if all_serve and not (exact or request.unsupported_by or self.troubled or tracked.failed):
+        if all_serve and not (exact or request.unsupported_by or self.suspect or tracked.failed):
             return None
         blocks = np.zeros(len(fleet), dtype=np.int8)
         if not all_serve:
@@ -341,7 +343,7 @@ class ModelState:
         for name in request.unsupported_by:
             if (index := fleet.index.get(name)) is not None:
                 blocks[index] = Block.NOT_PERMITTED
-        for index in self.troubled:
+        for index in self.suspect:
             name = fleet.states[index].facts.name
             if self.admission.broken(name, now):
                 blocks[index] = Block.NOT_SERVING

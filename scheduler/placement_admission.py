@@ -1,9 +1,8 @@
-"""What each placement lets the scheduler send it, apart from room and policy: its breaker, its
-rates, and the number of requests at once that a remote has shown to bear.
+"""Admission of each placement: circuit breaker, rate limits, and adaptive concurrency limit.
 
-The scheduler asks before a start and tells every start and end. Slots of a remote are learnt as a
-network learns a path's capacity: a refusal cuts them, a success while they were all in use adds
-a little (additive increase, multiplicative decrease: Jacobson, SIGCOMM 1988).
+The concurrency limit of a remote adapts as TCP's window does: a "busy" answer cuts it, a success
+while all slots were in use raises it a little (additive increase, multiplicative decrease:
+Jacobson, SIGCOMM 1988). Room and policy are not considered here.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from scheduler.limits.rate_limit import RateLimiter
 from scheduler.placement_state import Placement
 
 SLOTS_CUT = 0.7
-"""What a refusal leaves of the slots that were in use."""
+"""A "busy" answer cuts the slots to this share of those in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionReport:
-    """A entry, for a reader. `slots`: requests at once that are allowed now; None: not bounded
-    here. `reopens_s`: when the next request may pass; None: now, or when a trial has ended."""
+    """Admission state of a placement, for operators. `slots`: the adaptive concurrency limit; None
+    for a self-hosted placement."""
 
     phase: BreakerPhase
     reason: str
@@ -32,7 +31,7 @@ class AdmissionReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """Several placements that all fail: why one of them does, and when a try may help."""
+    """Several placements with open breakers: the reason of one, and when the first may close."""
 
     reason: str
     retry_after_s: float
@@ -95,15 +94,15 @@ class PlacementAdmission:
         self._admission[facts.name].breaker = Breaker(self._limits)
 
     def broken(self, name: str, now: float) -> bool:
-        """Whether waiting for the placement is no use for now."""
+        """Whether waiting for the placement is of no use now: its breaker is open."""
         return self._admission[name].breaker.broken(now)
 
     def closed(self, name: str, now: float) -> bool:
-        """Whether nothing keeps requests from the placement, nor will without a new failure."""
+        """Whether the breaker of the placement is closed."""
         return self._admission[name].breaker.phase(now) is BreakerPhase.CLOSED
 
     def all_broken(self, names: Sequence[str], now: float) -> Broken | None:
-        """What is told when waiting for any of the placements is no use; None when it is."""
+        """The reason and the time if all these breakers are open; None if one is not."""
         breakers = [self._admission[name].breaker for name in names]
         if not all(breaker.broken(now) for breaker in breakers):
             return None
@@ -124,8 +123,8 @@ class PlacementAdmission:
         return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
 
     def opens_s(self, name: str, request: Request, now: float) -> float | None:
-        """When the placement's rate limits let the request pass, if nothing else is sent; None:
-        they do now, or never will."""
+        """When the placement's rate limits will admit the request, if nothing else is sent there;
+        None if they admit it now, or never will."""
         limits = self._admission[name].facts.send_limits
         refusal = self._rates.refusal(name, limits, _tokens(request), now)
         if refusal is None or refusal.retry_after_s is None:
@@ -133,7 +132,7 @@ class PlacementAdmission:
         return now + refusal.retry_after_s
 
     def record_start(self, name: str, request: Request, now: float) -> None:
-        """A request that was admitted has started."""
+        """Records the start of an admitted request."""
         entry = self._admission[name]
         tokens = _tokens(request)
         entry.breaker.count_start(request.request_id, now)
@@ -144,7 +143,7 @@ class PlacementAdmission:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
 
     def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
-        """An attempt is over; None: its client has gone."""
+        """Records the end of an attempt. `end`: None if the client cancelled."""
         entry = self._admission.get(name)
         if entry is None or request_id not in entry.running:
             return
@@ -176,16 +175,16 @@ class PlacementAdmission:
         )
 
     def close_breaker(self, name: str) -> None:
-        """A probe had an answer from the placement: its breaker closes."""
+        """Closes the breaker of a placement that has answered a probe."""
         self._admission[name].breaker.close()
 
     def next_change_s(self, now: float) -> float | None:
-        """When the next breaker lets something pass by itself; None: none will."""
+        """When the next opening or pause of a breaker ends; None if there is none."""
         changes = (entry.breaker.next_change_s(now) for entry in self._admission.values())
         return min((at_s for at_s in changes if at_s is not None), default=None)
 
     def report(self, name: str, now: float) -> AdmissionReport:
-        """The entry as it is."""
+        """The admission state of a placement."""
         entry = self._admission[name]
         phase = entry.breaker.phase(now)
         return AdmissionReport(
@@ -196,5 +195,5 @@ class PlacementAdmission:
 
 
 def _tokens(request: Request) -> int:
-    """What a rate limit counts a request as before its end: as most providers do."""
+    """Tokens that a rate limit reserves for a request: prompt and longest output."""
     return request.prompt_tokens + request.choices * request.max_output_tokens

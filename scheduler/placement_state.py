@@ -1,8 +1,8 @@
-"""The placements and what runs on them: own dispatches (instant truth) and engine reports (lagged).
+"""Placements and what runs on them: the scheduler's own starts (exact) and engine reports (lagged).
 
-A `PlacementState` counts what the scheduler itself sent there and took back; what an engine runs
-beyond that is external load. The scheduler is its only writer. Own placements are mirrored in the
-arrays of `local_fleet.py`, which decisions read.
+A `PlacementState` counts the attempts that the scheduler started and ended; what an engine runs
+beyond these is external load. The scheduler is its only writer. States of self-hosted placements
+are mirrored in the arrays of `placement/self_hosted.py`, which decisions read.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ from scheduler.pricing import TokenRates
 from scheduler.step_time.step_model import StepModel
 
 REPORT_STALE_S = 5.0
-"""A report older than this says nothing of external load: five default probe intervals."""
+"""Age from which a report is not used for external load: five default probe intervals."""
 OVERDUE_FACTOR = 1.5
-"""What an overdue prefill is taken to need in all, of what it has taken so far."""
+"""Expected total time of an overdue prefill, as a multiple of its time so far."""
 SEEN_WEIGHT = 0.1
 """Weight of a new time to first token, or of a new outcome, in the running mean."""
 PREEMPTION_RESERVE = 0.03
-"""Share of the KV cache that an observed preemption adds to what is kept free, half of it for
-`RESERVE_HALF_LIFE_S`, and at most `MOST_RESERVE` in all."""
+"""Share of the KV cache that an observed preemption adds to the reserve. The reserve halves every
+`RESERVE_HALF_LIFE_S` and is `MOST_RESERVE` at most."""
 RESERVE_HALF_LIFE_S = 60.0
 MOST_RESERVE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A place where requests can run: facts that do not change while it is configured.
+    """A place where requests can run: facts that change only by a reload, prices apart.
 
     Attributes:
-        max_running: sequences at once.
+        max_running: most sequences that run at once.
         pool: empty for a remote.
-        group: what steps together: the replica, where its DP ranks are placements; empty where the
-            placement is alone in it.
+        replica: name within the pool, with the pinned rank; empty for a remote.
+        group: placements of one group run the same engine steps, as the data-parallel ranks of a
+            replica do; empty if the placement is the only one of its group.
         dp_rank: the rank to pin, or None.
-        kv_capacity_tokens, context_tokens: None when unknown.
-        step_model: None for a remote, which tells nothing of its engine.
-        rates: a remote's list price or an own pool's showback rate; None: unknown, never free.
-        nano_usd_per_s: the bill of an own group; None: unknown, never free.
-        send_limits: what a remote takes a minute.
-        incarnation: which server is behind the name, its address say: when it changes, nothing that
-            was known of the engine holds any more.
-        failure_domain: placements of one such name fail together; empty: by itself.
-        objective: what the pool is packed or spread by; the same for all pools of one model.
-        release_delay_s: a group that was empty for so long is reported as releasable.
+        kv_capacity_tokens, context_tokens: None if unknown.
+        step_model: None for a remote, whose engine is not observed.
+        rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
+            which is never taken for free.
+        nano_usd_per_s: cost of a self-hosted group; None if unknown, never taken for free.
+        send_limits: rate limits of a remote.
+        incarnation: names the server behind the placement, for example its address. A reload that
+            changes it starts the engine's counters, caches and breaker anew.
+        failure_domain: placements with the same name fail together; empty: none shares it.
+        objective: whether requests are packed or spread; the same for all pools of one model.
+        release_delay_s: a group that has been empty for this long is reported as releasable.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Placement:
     model: str
     max_running: int
     pool: str = ""
+    replica: str = ""
     group: str = ""
     dp_rank: int | None = None
     remote_class: str = ""
@@ -99,12 +102,12 @@ class Resident:
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     kv_spread_tokens: float = 0.0
-    """By how much its output may well exceed what is expected."""
+    """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0
-    """What its tenant was charged for it in terms of fairness."""
+    """Service that was charged to its tenant at the start, for fairness."""
     output_tokens: int = 0
     seen_s: float = 0.0
-    """When its newest tokens were told of."""
+    """Time of the newest progress event."""
     nano_usd_per_s: float = 0.0
     """Rate of its group when it started, in terms of fairness; 0 on a remote."""
     evicting: bool = False
@@ -117,7 +120,7 @@ class Resident:
 
 @dataclass(slots=True)
 class PlacementState:
-    """One placement now. The sums over `residents` are kept, not counted anew."""
+    """One placement now. Sums over `residents` are updated, not recomputed."""
 
     facts: Placement
     serving: bool = False
@@ -127,25 +130,25 @@ class PlacementState:
     kv_tokens: int = 0
     kv_reserved_tokens: int = 0
     kv_variance: float = 0.0
-    """Of the tokens that the residents may need beyond what is reserved: squares of their spreads.
-    Outputs are independent, and long ones are made up for by short ones."""
+    """Variance of the tokens that the residents need beyond the reserved ones: the sum of their
+    squared spreads, because output lengths are independent."""
     pending: dict[str, float] = field(default_factory=dict)
-    """Prefill seconds of the residents that have no token yet, in the order of dispatch."""
+    """Prefill seconds of the residents without a first token, in the order of their starts."""
     prefill_end_s: float = 0.0
-    """When all pending prefills are expected to be done."""
+    """Predicted end of all pending prefills."""
     prefill_began_s: float = 0.0
-    """When the first of them is taken to have begun."""
+    """Assumed start of the first pending prefill."""
     report: EngineReport | None = None
     external_sequences: int = 0
     external_kv_tokens: int = 0
     idle_since_s: float | None = None
-    """When the last attempt left it; None: one runs, or none ever ran."""
+    """End of the last attempt; None while one runs, or if none has run."""
     ttft_s: float | None = None
-    """Running mean of the times to first token, the engine's part; None: none seen."""
+    """Running mean of the times from start to first token; None before the first."""
     error_share: float = 0.0
-    """Running mean of the attempts that failed."""
+    """Running mean of the share of attempts that failed."""
     cache_trust: float = 1.0
-    """Running mean of cached tokens that came back over those that were expected."""
+    """Running mean of reported cached tokens over expected cached tokens."""
     _beyond: int = 0
     _reserve: float = 0.0
     _reserve_at_s: float = 0.0
@@ -179,7 +182,7 @@ class PlacementState:
         return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
 
     def add(self, resident: Resident, now: float) -> None:
-        """Counts an attempt in."""
+        """Adds an attempt."""
         request = resident.request
         self.residents[request.request_id] = resident
         self.idle_since_s = None
@@ -193,7 +196,7 @@ class PlacementState:
         self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
     def progress(self, request_id: str, output_tokens: int, now: float) -> int:
-        """Takes the tokens that an attempt has produced so far; how many of them are news."""
+        """Records the tokens that an attempt has produced so far. Returns how many are new."""
         resident = self.residents[request_id]
         news = output_tokens - resident.output_tokens
         if news <= 0:
@@ -229,7 +232,7 @@ class PlacementState:
         self.prefill_end_s = self.prefill_began_s + sum(self.pending.values())
 
     def remove(self, request_id: str, now: float) -> Resident:
-        """Counts an attempt out."""
+        """Removes an attempt."""
         resident = self.residents.pop(request_id)
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
@@ -246,21 +249,21 @@ class PlacementState:
         return resident
 
     def record_outcome(self, failed: bool) -> None:
-        """Takes the end of an attempt into the share of failures."""
+        """Counts the end of an attempt in the error share."""
         self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
 
     def record_cached_tokens(self, resident: Resident, cached_tokens: int | None) -> None:
-        """Takes the cached tokens that came back; None says nothing."""
+        """Compares the cached tokens of an answer with the expected ones; None is ignored."""
         if cached_tokens is None or resident.hit_tokens <= 0:
             return
         share = min(1.0, cached_tokens / resident.hit_tokens)
         self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
     def record_report(self, report: EngineReport) -> None:
-        """Takes an engine's report; what it holds beyond the own attempts is external load.
+        """Records an engine's report. What it shows beyond the own attempts is external load.
 
-        An engine tells of the start and end of an attempt a step later than the scheduler knows
-        it, so only what two reports in a row show counts.
+        An engine reports the start and the end of an attempt a step later than the scheduler knows
+        them, so external load counts only once two successive reports show it.
         """
         beyond = max(0, report.running + report.waiting - self.sequences)
         self.external_sequences = min(beyond, self._beyond)
@@ -273,7 +276,7 @@ class PlacementState:
         self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
     def record_preemptions(self, preemptions: int, now: float) -> None:
-        """The engine ran out of KV blocks: plan with fewer for a while."""
+        """The engine ran out of KV blocks: more of the cache is kept free for a while."""
         if preemptions > 0:
             raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)
             self._reserve, self._reserve_at_s = min(MOST_RESERVE, raised), now

@@ -22,7 +22,7 @@ class Policy:
         tpot_share: share of the promised time per token that a step may take.
         ageing: prefill seconds that a second of waiting is worth in the order of a queue.
         lower_class_share: share of the service that is kept for each lower class that waits.
-        looks: placement queries per event that may fail before the queue is left alone.
+        looks: bound of the tries without a start at one event.
         open_after_share: share of the promised time to first token that passes before an idle group
             is opened while another runs (objective `cost`); 0: opened at once.
         kv_reserve: share of the KV cache that is never planned; preemptions raise it.

@@ -1,4 +1,4 @@
-"""Why a request is refused at once: no placement of its model is open to it."""
+"""The reason of an immediate refusal: no placement of the model is open to the request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
 
 UNAVAILABLE_RETRY_S = 2.0
-"""When to try again after every placement was down: two probe intervals."""
+"""Retry hint when every placement is down: two probe intervals."""
 
 
 def why_none_is_open(
     states: Sequence[PlacementState], admission: PlacementAdmission, request: Request, now: float
 ) -> tuple[RefusalReason, str, float | None]:
-    """Reason, message, and when to try again (None: never)."""
+    """Reason, message and retry hint in seconds; None if a retry cannot help."""
     usable = [state for state in states if permitted(state, request)]
     if not usable:
         message = "no server of this model may see or can honour this request"
@@ -44,7 +44,7 @@ def unknown_model(model: str) -> str:
 
 
 def permitted(state: PlacementState, request: Request) -> bool:
-    """Whether data policy and the fields of the request let it run there."""
+    """Whether the data policy and the fields of the request allow the placement."""
     facts = state.facts
     if facts.kind is PlacementKind.REMOTE and facts.remote_class not in request.remote_classes:
         return False

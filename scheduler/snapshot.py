@@ -1,13 +1,13 @@
-"""What the scheduler shows of itself: frozen figures for WatchFleet, metrics and `moegate top`.
+"""Frozen figures of the scheduler for WatchFleet, metrics and `moegate top`.
 
-A snapshot is taken on demand and costs one pass over the placements; nothing in it feeds back into
-decisions. None stands for what is not known: no report yet, a remote's engine, an unknown capacity.
+A snapshot is taken on demand and costs one pass over the placements. Decisions do not read it. None
+stands for an unknown figure: no report yet, the engine of a remote, an unknown capacity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from scheduler.contract import PlacementKind, SloClass
 from scheduler.model_state import URGENT, ModelState
@@ -20,15 +20,15 @@ class PlacementSnapshot:
     """One placement now.
 
     Attributes:
-        group: what steps together: the replica, also where its DP ranks are placements.
-        dp_rank: the pinned rank; None where the engine spreads over its ranks.
-        reason: why it serves or does not.
-        running_requests, running_sequences: the own ones; a request has a sequence per choice.
-        waiting_in_engine: as the newest report says.
-        external_sequences: sent by others, as fresh reports show.
-        kv_tokens: resident KV tokens, predicted from the own requests; `kv_reserved_tokens`: with
-            the output that they may still need.
-        pending_prefill_s: prefill that is sent and has not yet brought a first token.
+        group: the replica; its data-parallel ranks run the same engine steps.
+        dp_rank: the pinned rank; None if the engine distributes requests over its ranks.
+        reason: why the placement is in service or not.
+        running_requests, running_sequences: started by the scheduler; one sequence per choice.
+        waiting_in_engine: from the newest report.
+        external_sequences: started by other clients, from fresh reports.
+        kv_tokens: predicted resident KV tokens of the scheduler's requests; `kv_reserved_tokens`:
+            with the output that they are expected to add.
+        pending_prefill_s: predicted time of the prefills that have not ended.
         predicted_batch: sequences that the group's next step decodes, external ones included.
         distinct_experts: experts per layer that this step touches, D(B).
         decode_step_s: its predicted time, T(B).
@@ -109,6 +109,21 @@ class SchedulerSnapshot:
     queues: tuple[QueueSnapshot, ...]
 
 
+def without_free_places(
+    snapshot: SchedulerSnapshot, addresses: Container[str]
+) -> SchedulerSnapshot:
+    """The same without placements that have no address and run nothing: places for replicas that
+    DNS may name."""
+    placements = tuple(p for p in snapshot.placements if p.name in addresses or p.running_requests)
+    if len(placements) == len(snapshot.placements):
+        return snapshot
+    pools = tuple(
+        replace(pool, groups=len({p.group for p in placements if p.pool == pool.pool}))
+        for pool in snapshot.pools
+    )
+    return replace(snapshot, placements=placements, pools=pools)
+
+
 def take_snapshot(
     states: Iterable[PlacementState], model_states: Mapping[str, ModelState], now: float
 ) -> SchedulerSnapshot:
@@ -184,10 +199,10 @@ def _pool(
 
 
 def _saturation(model_state: ModelState, now: float) -> float:
-    drain_s = model_state.drain_s()  # of those in time, whom late ones wait behind
+    drain_s = model_state.drain_s()  # of requests in time, which late requests wait behind
     waiting = []
     for queued in model_state.queue:
-        if queued.request.slo.slo_class in URGENT:
+        if queued.self_hosted and queued.request.slo.slo_class in URGENT:
             wait_s = now - queued.request.arrival_s + (drain_s if queued.late else 0.0)
             waiting.append((queued.work_s, wait_s / queued.promised_s))
     return shown_share(model_state.saturation.value, waiting)

@@ -1,4 +1,4 @@
-"""A request that has not ended: where it runs, and what its next attempt shall avoid."""
+"""A request that has not ended: where it runs, and which placements its next attempt avoids."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from scheduler.placement_state import Placement, PlacementState
 
 @dataclass(slots=True)
 class TrackedRequest:
-    """State of one request. `attempts`: those that were started, evicted ones apart."""
+    """State of one request. `attempts`: attempts started so far, evicted ones included."""
 
     request: Request
     attempts: int = 0
     placement: PlacementState | None = None
     evictions: int = 0
     ttft_s: float = 0.0
-    """Time to first token that it is promised."""
+    """Promised time to first token."""
     output_tokens: float = 0.0
-    """Expected when it came, all choices together."""
+    """Expected output of all choices together, as estimated on arrival."""
     reserve_tokens: int = 0
     spread_tokens: float = 0.0
-    """KV tokens to count it with: its prompt, and output that nine of ten such stay below."""
+    """KV tokens to reserve: prompt and expected output. Nine of ten outputs exceed the expected one
+    by at most `spread_tokens`."""
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)
     _failed_domains: set[str] = field(default_factory=set)
 
     def record_failure(self, facts: Placement, fault: Fault) -> None:
-        """An attempt failed there."""
+        """Records that an attempt failed on the placement."""
         self._tried.add(facts.name)
         if fault is Fault.REQUEST:
             if facts.pool:
@@ -43,7 +44,7 @@ class TrackedRequest:
         return bool(self._tried)
 
     def may_try(self, facts: Placement) -> bool:
-        """Whether it has not failed there, nor was refused by an equal."""
+        """Whether no attempt failed on the placement, nor was found unsuited to its pool."""
         return facts.name not in self._tried and facts.pool not in self._unsuited_pools
 
     def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:

@@ -1,7 +1,7 @@
-"""The ways of a request: to an own placement, to a remote, back to the queue; each leaves a record.
+"""Start and end of attempts, on self-hosted placements and on remotes, and the decision records.
 
-Counts the request in at its placement and out again, settles its tenant's service, and learns from
-how it ended.
+A start counts the attempt in at its placement; an end counts it out, settles the service of its
+tenant, and updates what is learnt from outcomes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Fault,
+    OverflowReason,
     PlacementKind,
     SloClass,
     Start,
@@ -24,29 +25,29 @@ from scheduler.placement_state import PlacementState, Resident
 from scheduler.tracked_request import TrackedRequest
 
 _TELLS = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
-"""Outcomes that say something of the placement."""
+"""Outcomes that count for the error share of the placement."""
 
 
 def start_self_hosted(
     model_state: ModelState,
     tracked: TrackedRequest,
     index: int,
-    ask: PlacementQuery,
+    query: PlacementQuery,
     made: Quote,
     now: float,
 ) -> Start:
-    """Starts the request at an own placement."""
+    """Starts the request on the self-hosted placement of this index."""
     request, state = tracked.request, model_state.fleet.states[index]
     prefill_s = made.prefill_s.item(index)
     resident = Resident(
         request=request,
         started_s=now,
         promised_ttft_s=tracked.ttft_s,
-        kv_reserved_tokens=ask.reserve_tokens,
-        kv_spread_tokens=ask.spread_tokens,
+        kv_reserved_tokens=query.reserve_tokens,
+        kv_spread_tokens=query.spread_tokens,
         prefill_s=prefill_s,
-        hit_tokens=int(ask.hit_tokens.item(index)),
-        service_nano_usd=model_state.service_nano_usd(index, prefill_s, ask.output_tokens),
+        hit_tokens=int(query.hit_tokens.item(index)),
+        service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
     )
     model_state.fleet.add(index, resident, now)
@@ -80,7 +81,8 @@ def start_remote(
     *,
     any_ttft: bool,
 ) -> Start | None:
-    """Starts the request at the cheapest remote that is in time, with `any_ttft` else at any."""
+    """Starts the request on the cheapest remote that is in time; None if there is none. `any_ttft`:
+    a remote that is late is taken if none is in time."""
     chosen, choice_reason, quotes = choose_remote(model_state, tracked, now, any_ttft=any_ttft)
     if chosen is None:
         return None
@@ -116,13 +118,14 @@ def start_remote(
         reason=reason,
         predicted_ttft_s=chosen.ttft_s,
         predicted_tpot_s=None,
+        overflow=OverflowReason.SATURATED if saturated else OverflowReason.NOT_SERVED_HERE,
     )
 
 
 def choose_remote(
     model_state: ModelState, tracked: TrackedRequest, now: float, *, any_ttft: bool
 ) -> tuple[RemoteQuote | None, str, tuple[RemoteQuote, ...]]:
-    """The remote to take, why, and what all promised; nothing is started."""
+    """The remote to take, the reason, and the quotes of all remotes. Starts nothing."""
     if not model_state.remotes.states:
         return None, "", ()
     hits = model_state.hit_tokens(tracked.request)[len(model_state.fleet) :]
@@ -138,7 +141,7 @@ def choose_remote(
 def remove_attempt(
     model_state: ModelState, tracked: TrackedRequest, now: float
 ) -> tuple[PlacementState, Resident]:
-    """Counts the request's attempt out, and settles its tenant's service."""
+    """Counts the request's attempt out at its placement, and settles its tenant's service."""
     state, tracked.placement = tracked.placement, None
     assert state is not None
     request = tracked.request
@@ -163,15 +166,15 @@ def remove_attempt(
 def learn_from_end(
     model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
 ) -> None:
-    """Takes what the end of an attempt says of its placement and of such requests."""
+    """Updates what is learnt of the placement and of output lengths from the end of an attempt."""
     index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
-        model_state.troubled.add(index)
+        model_state.suspect.add(index)
     if event.outcome in _TELLS:
         state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
         told = index is not None and model_state.engine_caches.is_known(index)
-        if not (told and resident.request.token_blocks):  # else what was expected was no guess
+        if not (told and resident.request.token_blocks):  # otherwise the expectation was exact
             state.record_cached_tokens(resident, event.cached_tokens)
         if event.output_tokens is not None:
             request = resident.request
@@ -189,7 +192,7 @@ def record_decision(
     chosen: str | None = None,
     remote_quotes: tuple[RemoteQuote, ...] = (),
 ) -> None:
-    """Keeps what was decided, and on which figures."""
+    """Keeps a record of a decision and its figures."""
     model_state.decisions.add(
         make_decision(model_state, tracked, now, tier, reason, made, chosen, remote_quotes)
     )
@@ -226,7 +229,7 @@ def make_decision(
 
 
 def start_reason(made: Quote, index: int) -> str:
-    """Why an own placement was taken, for a reader."""
+    """Text for operators: why a self-hosted placement was taken."""
     free = len(made.blocked) - np.count_nonzero(made.blocked)
     return (
         f"best of {free} that keep every promise: first token in {made.ttft_s.item(index):.2f} s, "

@@ -110,5 +110,4 @@ RATES = TokenRates(
 
 def a_nano_dollar_a_token(gateway: RunningGateway, placements: Sequence[str] = ("own/a",)) -> None:
     """Gives placements a price, from now on."""
-    book = RateSnapshot(rates=dict.fromkeys(placements, RATES))
-    gateway.runtime.dispatcher.book = book
+    gateway.scheduler.use_rates(RateSnapshot(rates=dict.fromkeys(placements, RATES)))

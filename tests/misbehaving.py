@@ -297,9 +297,9 @@ class Bench:
         `unreached`: attempts that no upstream saw; `perhaps`: more that may be so, because their
         deadline came in the middle of the call.
         """
-        scheduler = self.served.gateway.runtime.scheduler
+        scheduler = self.served.gateway.scheduler.core
         await until(lambda: repr(scheduler) == "<Scheduler: 0 queued, 0 running>")
-        await until(lambda: self.served.gateway.runtime.dispatcher.in_flight == 0)
+        await until(lambda: self.served.gateway.pipeline.active_requests == 0)
         seen = Counter((attempt.request_id, attempt.attempt) for attempt in self.settled)
         assert set(seen.values()) <= {1}, "an attempt that was settled twice"
         unseen = len(self.settled) - self.calls - unreached
@@ -368,12 +368,11 @@ async def misbehaving(
             serving.serving(settings, sinks=(settled.append,), ready=False)
         )
         await serving.until_serving(served.gateway, len(scripts) if ready is None else ready)
-        runtime = served.gateway.runtime
-        placements = [state.facts for state in runtime.scheduler.placements]
-        book = rate_snapshot(placements)
-        runtime.dispatcher.book = RateSnapshot(
-            rates={placement.name: RATES for placement in placements}, remotes=book.remotes
-        )
+        scheduler = served.gateway.scheduler
+        placements = [state.facts for state in scheduler.core.placements]
+        remotes = rate_snapshot(placements).remotes
+        rates = {placement.name: RATES for placement in placements}
+        scheduler.use_rates(RateSnapshot(rates=rates, remotes=remotes))
         yield Bench(served, upstreams, settled, tasks())
 
 

@@ -138,13 +138,13 @@ async def serving_in(
         grpc.aio.insecure_channel(gateway.address) as channel,
     ):
         if ready:
-            await until_serving(gateway, len(gateway.runtime.scheduler.placements))
+            await until_serving(gateway, len(gateway.scheduler.core.placements))
         yield Serving(gateway, channel, inference_pb2_grpc.InferenceServiceStub(channel))
 
 
 async def until_serving(gateway: RunningGateway, placements: int) -> None:
     """Waits until that many placements are in service."""
-    states = gateway.runtime.scheduler.placements
+    states = gateway.scheduler.core.placements
     await until(lambda: sum(state.serving for state in states) == placements)
 
 

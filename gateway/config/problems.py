@@ -112,3 +112,7 @@ def _is_secret(path: str, text: str) -> bool:
     if path.endswith(("api_key.file", "secret.file")):
         return False
     return not (path.endswith(("api_key.env", "secret.env")) and _ENV_NAME.fullmatch(text))
+
+
+class ReloadRefused(Exception):
+    """Another configuration was not put into force, the old one stays; the text says why."""

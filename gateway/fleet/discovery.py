@@ -189,12 +189,6 @@ class Discoveries:
                 new.adopt(old)
         self._following.apply(pools)
 
-    def adopt(self, old: Discoveries) -> None:
-        """Begins with what another one has found."""
-        for pool, discovery in self._by_pool.items():
-            if pool in old._by_pool:
-                discovery.adopt(old._by_pool[pool])
-
     def urls(self, pool: str) -> dict[str, str]:
         """Address of the API by place of a pool, now."""
         return self._by_pool[pool].urls

@@ -7,8 +7,8 @@ the difference: what stays the same is not disturbed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,8 +27,7 @@ from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.remotes import RemoteClient, RemoteConnection, remote_client, remote_connection
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.vllm.server import VllmServer
-from scheduler.contract import Event
-from scheduler.snapshot import SchedulerSnapshot
+from scheduler.contract import Event, ServingChanged
 
 Client = VllmServer | RemoteClient
 """The client of a placement."""
@@ -87,6 +86,7 @@ class Fleet:
         self._settings = settings
         self._session = session
         self._pace = pace
+        self._report = report
         self._is_idle = is_idle
         self._on_change = on_change
         self._servers: dict[str, tuple[_ServerConnection, VllmServer]] = {}
@@ -136,8 +136,9 @@ class Fleet:
                 found[config.name] = fields
         return found
 
-    def notify_refused(self, placement: str) -> None:
-        """A placement refused a connection, and was taken out of service: it is probed at once."""
+    def notify_refused(self, placement: str, reason: str) -> None:
+        """A placement refused a connection: it is out of service until a probe succeeds."""
+        self._report(ServingChanged(placement=placement, serving=False, reason=reason))
         self._prober.notify_refused(placement)
 
     def notify_silent(self, placement: str) -> None:
@@ -149,15 +150,6 @@ class Fleet:
         self._settings = settings
         self._connect()
         await self._on_change()
-
-    def adopt(self, old: Fleet) -> None:
-        """Begins with the servers that another fleet has found in DNS."""
-        self._discoveries.adopt(old._discoveries)
-        self._connect()
-
-    def assume_in_service(self, placement: str) -> None:
-        """The placement is known to be in service: only the end of that is news."""
-        self._prober.assume_in_service(placement)
 
     async def run(self) -> None:
         """Observes until cancelled."""
@@ -271,15 +263,3 @@ class Fleet:
         pool_name = replica.rpartition("/")[0]
         names = placement_names(replica, ranks.get(pool_name, 0))
         return all(self._is_idle(name) for name in names)
-
-
-def occupied(snapshot: SchedulerSnapshot, targets: Container[str]) -> SchedulerSnapshot:
-    """The same without placements that have no address and run nothing: free places of DNS."""
-    placements = tuple(p for p in snapshot.placements if p.name in targets or p.running_requests)
-    if len(placements) == len(snapshot.placements):
-        return snapshot
-    pools = tuple(
-        replace(pool, groups=len({p.group for p in placements if p.pool == pool.pool}))
-        for pool in snapshot.pools
-    )
-    return replace(snapshot, placements=placements, pools=pools)

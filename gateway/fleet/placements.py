@@ -21,8 +21,10 @@ def placements_of(config: GatewayConfig, base_dir: Path) -> list[Placement]:
     found: list[Placement] = []
     for pool in config.pools:
         step_model = checked_step_model_prior(pool, base_dir).step_model
+        addresses = {f"{pool.name}/{replica.name}": replica.url for replica in pool.replicas}
         for replica in replica_names(pool):
-            found.extend(_self_hosted(pool, replica, step_model))
+            address = addresses.get(replica, "")
+            found.extend(_self_hosted(pool, replica, step_model, address))
     found.extend(_remote(remote) for remote in config.remotes)
     return found
 
@@ -39,14 +41,21 @@ def pinned_ranks(pool: PoolConfig) -> int:
     return pool.data_parallel_ranks if pool.pin_ranks else 0
 
 
-def _self_hosted(pool: PoolConfig, replica: str, step_model: StepModel) -> list[Placement]:
-    """The replica, or its ranks where they are pinned: they step together, as one group."""
+def _self_hosted(
+    pool: PoolConfig, replica: str, step_model: StepModel, address: str
+) -> list[Placement]:
+    """The replica, or its ranks where they are pinned: they step together, as one group.
+
+    `address`: empty for a place of DNS, whose server comes and goes."""
     ranks, capacity = pool.data_parallel_ranks, pool.kv_capacity_tokens
+    label = replica.removeprefix(f"{pool.name}/")
     whole = Placement(
         name=replica,
         kind=PlacementKind.LOCAL,
         model=pool.model,
         pool=pool.name,
+        replica=label,
+        incarnation=address,
         max_running=pool.max_num_seqs * ranks,
         kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
@@ -60,6 +69,7 @@ def _self_hosted(pool: PoolConfig, replica: str, step_model: StepModel) -> list[
         replace(
             whole,
             name=name,
+            replica=f"{label}/{rank}",
             group=replica,
             dp_rank=rank,
             max_running=pool.max_num_seqs,

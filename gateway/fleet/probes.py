@@ -125,10 +125,6 @@ class Prober:
                 self._silent.add(name)
         self._apply_remotes(frozenset(remotes))
 
-    def assume_in_service(self, placement: str) -> None:
-        """It served under the configuration before: only the end of that is news."""
-        self._in_service.add(self._replica_of.get(placement, placement))
-
     def notify_refused(self, placement: str) -> None:
         """A connection was refused: the placement is out of service already, probe it again."""
         refused = self._refused.get(self._replica_of.get(placement, ""))

@@ -1,97 +1,111 @@
-"""From a parsed generation to the scheduler's `Request`: what the caller may have, and until when.
-
-Prompt tokens are estimated from bytes by a ratio per model that is learnt from the usage that
-engines report; token-id prompts are counted.
-"""
+"""From a call to the scheduler's `Request`: what the caller may have, and until when."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from msgspec import structs
 
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import GatewayConfig, SloFiguresConfig
-from gateway.domain.generation import Chat, Generation, Image
-from gateway.doors.grpc import errors
-from gateway.translation.slo_classes import CLASS_OF
-from moegate.v1 import generation_pb2
-from scheduler.contract import Request, Slo, SloClass
-
-FIRST_BYTES_PER_TOKEN = 4.0
-"""The usual ratio of English text; corrected by what engines report."""
-RATIO_WEIGHT = 0.05
-"""Weight of a new ratio in the running mean."""
-IMAGE_TOKENS = 1024
-"""Tokens that a picture is taken for: the order of what open vision models use."""
-TOKENS_PER_MESSAGE = 4
-"""Tokens that a chat template adds to each message."""
+from gateway.config.gateway import SloFiguresConfig
+from gateway.domain.generation import Generation
+from gateway.domain.outcomes import RequestRefused
+from gateway.pipeline.call import GenerateCall
+from gateway.pipeline.hints import engine_hints
+from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
+from gateway.pipeline.prompt_sizes import PromptSizes
+from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.token_count import exact_prompt_tokens
+from gateway.pipeline.upstreams import Upstreams
+from scheduler.contract import RefusalReason, Request, Slo, SloClass
+from scheduler.port import SchedulerPort
 
 
-class PromptSizes:
-    """Estimates prompt tokens, per model, and learns from what engines report."""
+class Admission:
+    """Admits calls, as far as that is decided before the scheduler is asked."""
 
-    def __init__(self) -> None:
-        self._bytes_per_token: dict[str, float] = {}
+    def __init__(
+        self, port: SchedulerPort, upstreams: Upstreams, clock: Callable[[], float]
+    ) -> None:
+        self._port = port
+        self._upstreams = upstreams
+        self._clock = clock
+        self._sizes = PromptSizes()
+
+    def check_model(self, model: str, caller: Caller) -> None:
+        """Raises RequestRefused unless the caller may use the model, and it is served here."""
+        if not caller.allows_model(model):
+            raise denied(f"key {caller.key_id} may not use model {model!r}")
+        if not self._port.fleet.of_model(model):
+            message = f"model {model!r} is not served here: see ListModels"
+            raise RequestRefused(RefusalReason.UNKNOWN_MODEL, message, model=model)
+
+    async def admit(
+        self, call: GenerateCall, settings: PipelineSettings
+    ) -> tuple[Request, Generation, dict[str, tuple[str, ...]]]:
+        """The request as the scheduler sees it, the generation with its hints for self-hosted
+        engines, and the fields that placements cannot honour. Raises RequestRefused."""
+        generation = call.generation
+        self.check_model(generation.model, call.caller)
+        unsupported = self._upstreams.unsupported_by(generation)
+        request = scheduler_request(
+            call,
+            settings,
+            prompt_tokens=self._sizes.estimate(generation),
+            unsupported_by=unsupported,
+            now=self._clock(),
+        )
+        isolated = generation.model in settings.isolated_models
+        hints = engine_hints(request, call.trace_headers, isolated=isolated)
+        blocks, block_tokens = await prefix_blocks(
+            generation, hints.cache_salt, request.prompt_tokens
+        )
+        sizes = self._port.fleet.token_block_sizes.get(generation.model, ())
+        exact_blocks = await token_blocks(generation, hints.cache_salt, sizes)
+        if blocks or exact_blocks:  # a short prompt fills none
+            request = replace(
+                request,
+                prefix_blocks=blocks,
+                prefix_block_tokens=block_tokens,
+                token_blocks=exact_blocks,
+            )
+        generation = structs.replace(
+            generation,
+            hints=hints,
+            remote_classes=request.remote_classes,
+            slo_class=request.slo.slo_class,
+            priority=request.priority,
+        )
+        return request, generation, unsupported
+
+    async def count(self, generation: Generation) -> int | None:
+        """The prompt's tokens, counted by a replica; None: none could count.
+
+        Raises UpstreamFailure where a server finds the request itself at fault.
+        """
+        return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
     def estimate(self, generation: Generation) -> int:
-        """Prompt tokens; exact for token ids."""
-        if isinstance(generation.input, tuple):
-            return len(generation.input)
-        size_bytes, extra_tokens = _prompt_size(generation.input)
-        ratio = self._bytes_per_token.get(generation.model, FIRST_BYTES_PER_TOKEN)
-        return max(1, round(size_bytes / ratio) + extra_tokens)
+        """The prompt's tokens, estimated."""
+        return self._sizes.estimate(generation)
 
     def learn(self, generation: Generation, prompt_tokens: int) -> None:
-        """Takes the count that the engine reported."""
-        if isinstance(generation.input, tuple):
-            return
-        size_bytes, extra_tokens = _prompt_size(generation.input)
-        if prompt_tokens <= extra_tokens or size_bytes < 64:
-            return  # too short to tell: the template is most of it
-        seen = min(16.0, max(0.5, size_bytes / (prompt_tokens - extra_tokens)))
-        ratio = self._bytes_per_token.get(generation.model, FIRST_BYTES_PER_TOKEN)
-        self._bytes_per_token[generation.model] = ratio + RATIO_WEIGHT * (seen - ratio)
-
-
-def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of text, and tokens that are not text."""
-    if isinstance(generation_input, str):
-        return len(generation_input.encode()), 0
-    if isinstance(generation_input, tuple):
-        return 0, len(generation_input)
-    size_bytes = sum(
-        len(tool.parameters_json_schema) + len(tool.description) for tool in generation_input.tools
-    )
-    extra_tokens = 0
-    for message in generation_input.messages:
-        extra_tokens += TOKENS_PER_MESSAGE
-        size_bytes += sum(len(call.arguments_json) for call in message.tool_calls)
-        for part in message.parts:
-            if isinstance(part, Image):
-                extra_tokens += IMAGE_TOKENS
-            else:
-                size_bytes += len(part.encode())
-    return size_bytes, extra_tokens
+        """Takes the count that an engine reported."""
+        self._sizes.learn(generation, prompt_tokens)
 
 
 def scheduler_request(
-    proto: generation_pb2.GenerateRequest,
-    generation: Generation,
+    call: GenerateCall,
+    settings: PipelineSettings,
     *,
-    caller: Caller,
-    config: GatewayConfig,
     prompt_tokens: int,
     unsupported_by: Collection[str],
     now: float,
-    remaining_s: float | None,
-    holds_output: bool = False,
 ) -> Request:
-    """The request as the scheduler sees it. Raises RpcError (PERMISSION_DENIED) for its class.
-
-    `remaining_s`: time to the client's deadline, None without one; `holds_output`: the client gets
-    nothing before the end.
-    """
-    if remaining_s is None:
-        remaining_s = config.limits.default_deadline_s
+    """The request as the scheduler sees it. Raises RequestRefused (PERMISSION_DENIED)."""
+    generation, caller = call.generation, call.caller
+    remaining_s = settings.default_deadline_s if call.remaining_s is None else call.remaining_s
     return Request(
         # Clients choose request ids; two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
@@ -99,51 +113,51 @@ def scheduler_request(
         model=generation.model,
         arrival_s=now,
         deadline_s=now + remaining_s,
-        slo=_slo(proto.slo, caller, config),
-        priority=proto.priority,
+        slo=_slo(call, settings),
+        priority=call.priority,
         prompt_tokens=prompt_tokens,
         prompt_tokens_exact=isinstance(generation.input, tuple),
         max_output_tokens=generation.max_output_tokens,
         choices=generation.choices,
-        size_bytes=proto.ByteSize(),
-        remote_classes=_remote_classes(proto.data_policy, caller, config),
-        session_id=proto.session_id,
+        size_bytes=call.size_bytes,
+        remote_classes=_remote_classes(call, settings),
+        session_id=call.session_id,
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
-        holds_output=holds_output,
+        holds_output=call.whole_answer,
     )
 
 
-def _slo(proto: generation_pb2.Slo, caller: Caller, config: GatewayConfig) -> Slo:
+def _slo(call: GenerateCall, settings: PipelineSettings) -> Slo:
+    caller = call.caller
     default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
-    slo_class = CLASS_OF.get(proto.slo_class, default)
+    slo_class = default if call.slo_class is None else call.slo_class
     if not caller.allows_slo_class(slo_class):
         mine = ", ".join(caller.slo_classes)
-        raise errors.denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
-    figures: SloFiguresConfig = getattr(config.slo_classes, slo_class.value)
+        raise denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
+    figures: SloFiguresConfig = getattr(settings.slo_classes, slo_class.value)
     return Slo(
         slo_class=slo_class,
-        ttft_s=proto.ttft.ToNanoseconds() / 1e9 if proto.HasField("ttft") else figures.ttft_s,
-        tpot_s=proto.tpot.ToNanoseconds() / 1e9 if proto.HasField("tpot") else figures.tpot_s,
+        ttft_s=figures.ttft_s if call.ttft_s is None else call.ttft_s,
+        tpot_s=figures.tpot_s if call.tpot_s is None else call.tpot_s,
         max_queue_s=figures.max_queue_s,
     )
 
 
-def _remote_classes(
-    proto: generation_pb2.DataPolicy, caller: Caller, config: GatewayConfig
-) -> frozenset[str]:
-    if proto.local_only:
+def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset[str]:
+    if call.local_only:
         return frozenset()
-    known = frozenset(remote.remote_class for remote in config.remotes)
-    mine = frozenset(filter(caller.allows_remote_class, known))
-    asked = frozenset(proto.remote_classes)
-    if not asked:
+    mine = frozenset(filter(call.caller.allows_remote_class, settings.remote_classes))
+    if not call.remote_classes:
         return mine
-    if not asked <= mine:
+    if not call.remote_classes <= mine:
         # Bounded: a longer answer than gRPC takes as trailers would not reach the client.
-        refused = ", ".join(sorted(asked - mine))[:200]
-        raise errors.denied(
-            f"data_policy.remote_classes: key {caller.key_id} may not use {refused}"
-        )
-    return asked
+        names = ", ".join(sorted(call.remote_classes - mine))[:200]
+        raise denied(f"data_policy.remote_classes: key {call.caller.key_id} may not use {names}")
+    return call.remote_classes
+
+
+def denied(message: str) -> RequestRefused:
+    """The key may not do this."""
+    return RequestRefused(RefusalReason.PERMISSION_DENIED, message)

@@ -1,39 +1,27 @@
-"""One attempt: a leg at one placement, from the call to the account of it.
+"""One attempt: a branch at one placement, from the call of its upstream to its end.
 
 Output without content is held back until the commit point, so that a failure before it can be
-mended elsewhere. However an attempt ends, it is recorded, settled and told to the scheduler once.
+mended elsewhere. However an attempt ends, the scheduler is told once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from msgspec import structs
 
-from gateway.accounting.attempt_recorder import AttemptRecorder, AttemptResult, OpenAttempt
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chunk, Generation
+from gateway.domain.generation import Chunk
+from gateway.domain.outcomes import AttemptRecord, PartialOutput
+from gateway.pipeline.active_request import Branch
 from gateway.pipeline.continuation import is_continuable
-from gateway.pipeline.flight import Leg
-from gateway.pipeline.trail import AttemptEnd
-from gateway.translation.responses import AttemptRecord
-from scheduler.contract import (
-    AttemptEnded,
-    AttemptOutcome,
-    Event,
-    Fault,
-    PlacementKind,
-    Progress,
-    ServingChanged,
-    Start,
-    Usage,
-)
-from scheduler.metering.settlement import SettledAttempt
+from gateway.pipeline.upstreams import Upstream
+from scheduler.contract import AttemptOutcome, Fault, PlacementKind, Progress, Start
+from scheduler.port import AttemptEnd, SchedulerPort, Started
 
 MAX_HELD_CHUNKS = 200
 MAX_HELD_LOGPROBS = 10_000
@@ -41,242 +29,209 @@ MAX_HELD_LOGPROBS = 10_000
 the commit point; more commit the request."""
 
 
-class Backend(Protocol):
-    """What runs a generation at one placement. Raises UpstreamFailure."""
-
-    def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the last one carries the usage."""
-
-
 _RAN = (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED, AttemptOutcome.EVICTED)
 """Ends by the gateway's own hand: what ran until then is accounted for."""
 
 
-class PartialOutput(Exception):
-    """The upstream failed after content was handed over."""
-
-    def __init__(self, failure: UpstreamFailure, usage: Usage) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.usage = usage
-        self.settled: SettledAttempt | None = None
-        """Its account, once the attempt has ended."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Ending:
-    """How an attempt ended. `told`: the outcome that the scheduler is told, if another one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How reading ended."""
 
     outcome: AttemptOutcome = AttemptOutcome.CANCELLED
     detail: str = "cancelled"
-    failure: UpstreamFailure | None = None
-    told: AttemptOutcome | None = None
+
+
+_OK = _End(outcome=AttemptOutcome.OK, detail="ok")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """Runs attempts. `handle` gives the scheduler an event; `accountant` follows every attempt;
-    `on_refused` and `on_silent`: an own placement let no connection in, or brought no token in
-    time."""
+    """Runs attempts. `upstreams`: client of each placement; `on_refused` and `on_silent`: a
+    self-hosted placement let no connection in, or brought no token in time."""
 
-    backends: Mapping[str, Backend]
-    accountant: AttemptRecorder
+    port: SchedulerPort
+    upstreams: Mapping[str, Upstream]
     clock: Callable[[], float]
-    handle: Callable[[Event], None]
-    on_refused: Callable[[str], None]
+    on_refused: Callable[[str, str], None]
     on_silent: Callable[[str], None]
 
-    async def run(self, leg: Leg, action: Start) -> AsyncGenerator[Chunk, None]:
-        """Output of one attempt. Without `leg.usage` at the end another one follows.
-
-        Raises PartialOutput, or the UpstreamFailure that no other placement can mend.
-        """
-        flight = leg.flight
-        leg.begin(action)
-        flight.attempts += 1
-        # Numbered through the flight, as the accounts know it.
-        known = action
-        if action.attempt != flight.attempts:
-            known = replace(action, attempt=flight.attempts)
+    async def run(self, branch: Branch, started: Started) -> AsyncGenerator[Chunk, None]:
+        """Output of one attempt. If `branch.usage` is None when this returns, the scheduler decides
+        on another one. Raises PartialOutput, or the UpstreamFailure that no other placement can
+        mend."""
+        active, start = branch.active, started.start
+        branch.begin(start)
+        active.attempts += 1
         started_s = self.clock()
-        if flight.dispatched_s is None:
-            flight.dispatched_s = started_s
-        account = self.accountant.begin(flight.request, known, flight.book, started_s)
-        leg.account = account
-        held: list[Chunk] = []
-        held_logprobs = 0
-        ending = Ending()
+        if active.dispatched_s is None:
+            active.dispatched_s = started_s
+        end = _End()
         try:
-            generation = flight.trail.attempt(known, leg.generation)
-            if action.dp_rank is not None:
-                hints = structs.replace(generation.hints, dp_rank=action.dp_rank)
+            generation = active.observer.attempt(started, branch.kind, branch.generation)
+            if start.dp_rank is not None:
+                hints = structs.replace(generation.hints, dp_rank=start.dp_rank)
                 generation = structs.replace(generation, hints=hints)
-            upstream = self.backends[action.placement].stream(
-                generation, deadline_s=leg.request.deadline_s
+            upstream = self._upstream(start).stream(
+                generation, deadline_s=branch.request.deadline_s
             )
             async with aclosing(upstream) as chunks:
-                async for chunk in chunks:
-                    self._note(leg, chunk)
-                    if not chunk.deltas:
-                        continue
-                    leg.last = chunk
-                    if flight.trail.wants_content:
-                        flight.trail.content(known.attempt, chunk)
-                    if leg.committed:
-                        yield chunk
-                        continue
-                    held.append(chunk)
-                    if flight.hold:
-                        continue
-                    held_logprobs += _logprobs_in(chunk)
-                    full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
-                    if not full and not any(delta.has_content for delta in chunk.deltas):
-                        continue
-                    leg.committed, leg.reader = True, None
-                    for early in held:
-                        yield early
-                    held.clear()
-            leg.reader = None
-            ending = Ending(outcome=AttemptOutcome.OK, detail="ok")
-            for chunk in held:
-                yield chunk
-        except asyncio.CancelledError:
-            if not leg.evicted or leg.reader is None or leg.reader.uncancel():
-                raise  # the client has gone, too
-            leg.usage = None
-            ending = Ending(outcome=AttemptOutcome.EVICTED, detail=f"evicted: {leg.evicted}")
+                try:
+                    async with asyncio.timeout(None) as branch.eviction:
+                        held = await self._until_commit(branch, chunks)
+                except TimeoutError:
+                    if not branch.evicted:
+                        raise
+                    branch.usage = None
+                    end = _End(outcome=AttemptOutcome.EVICTED, detail=f"evicted: {branch.evicted}")
+                    return
+                finally:
+                    branch.eviction = None
+                if not branch.committed:
+                    end = _OK
+                for chunk in held:
+                    yield chunk
+                held.clear()
+                if branch.committed:
+                    async for chunk in chunks:
+                        if self._observe(branch, chunk):
+                            yield chunk
+                    end = _OK
         except UpstreamFailure as failure:
-            ending = self._failed(leg, action, failure)
-            if leg.committed:
-                raise PartialOutput(failure, flight.whole(leg.usage_so_far())) from failure
-            if ending.outcome is not AttemptOutcome.RETRYABLE:
+            end = self._failed(branch, start, failure)
+            if branch.committed:
+                partial = active.whole_usage(branch.usage_so_far())
+                self._finish(branch, start, end, started_s)
+                raise PartialOutput(failure, partial, branch.settled) from failure
+            if end.outcome is not AttemptOutcome.RETRYABLE:
                 raise
         finally:
-            leg.reader = None
-            self._end(leg, account, action, known, ending, started_s)
+            self._finish(branch, start, end, started_s)
 
-    def report_progress(self, leg: Leg, now: float) -> None:
-        """Tells the scheduler and the meter how many tokens have come."""
-        leg.reported_tokens = leg.output_tokens
-        if leg.account is not None:
-            leg.account.progress(leg.output_tokens, now)
-        self.handle(
+    def report_progress(self, branch: Branch) -> None:
+        """Tells the scheduler how many tokens have come."""
+        if branch.start is None:
+            return
+        branch.reported_tokens = branch.output_tokens
+        self.port.send(
             Progress(
-                request_id=leg.request.request_id,
-                attempt=leg.attempt,
-                output_tokens=leg.output_tokens,
+                request_id=branch.request.request_id,
+                attempt=branch.start.attempt,
+                output_tokens=branch.output_tokens,
             )
         )
 
-    def _note(self, leg: Leg, chunk: Chunk) -> None:
-        """Takes counts and times from a chunk."""
-        if chunk.output_tokens > leg.output_tokens:
-            leg.output_tokens = chunk.output_tokens
-            leg.last_token_s = now = self.clock()
-            if leg.first_token_s is None:
-                leg.first_token_s = now
-                if leg.first_token is not None and not leg.first_token.done():
-                    leg.first_token.set_result(None)
-                self.report_progress(leg, now)
-        if chunk.usage is not None:
-            leg.usage = chunk.usage
-        if chunk.model:
-            leg.model = chunk.model
-        if chunk.response_id:
-            leg.response_id = chunk.response_id
+    def _upstream(self, start: Start) -> Upstream:
+        upstream = self.upstreams.get(start.placement)
+        if upstream is None:
+            raise UpstreamFailure(FailureKind.CONNECT, f"{start.placement} has no server any more")
+        return upstream
 
-    def _failed(self, leg: Leg, action: Start, failure: UpstreamFailure) -> Ending:
-        leg.usage = None
-        leg.failure = failure
-        remote = action.kind is PlacementKind.REMOTE
-        # Remotes differ in what they refuse; for the own engines a bad request is one everywhere.
+    async def _until_commit(self, branch: Branch, chunks: AsyncIterator[Chunk]) -> list[Chunk]:
+        """Reads up to the first content, or to the end where the client gets a whole answer;
+        returns what was held back."""
+        held: list[Chunk] = []
+        held_logprobs = 0
+        async for chunk in chunks:
+            if not self._observe(branch, chunk):
+                continue
+            held.append(chunk)
+            if branch.active.hold:
+                continue
+            held_logprobs += _logprobs_in(chunk)
+            full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
+            if full or any(delta.has_content for delta in chunk.deltas):
+                branch.committed = True
+                break
+        return held
+
+    def _observe(self, branch: Branch, chunk: Chunk) -> bool:
+        """Takes counts and times from a chunk; returns whether it has output."""
+        if chunk.output_tokens > branch.output_tokens:
+            branch.output_tokens = chunk.output_tokens
+            branch.last_token_s = now = self.clock()
+            if branch.first_token_s is None:
+                branch.first_token_s = now
+                if branch.first_token is not None and not branch.first_token.done():
+                    branch.first_token.set_result(None)
+                self.report_progress(branch)
+        if chunk.usage is not None:
+            branch.usage = chunk.usage
+        if chunk.model:
+            branch.model = chunk.model
+        if chunk.response_id:
+            branch.response_id = chunk.response_id
+        if not chunk.deltas:
+            return False
+        branch.last = chunk
+        observer = branch.active.observer
+        if observer.wants_content and branch.start is not None:
+            observer.content(branch.start.attempt, chunk)
+        return True
+
+    def _failed(self, branch: Branch, start: Start, failure: UpstreamFailure) -> _End:
+        branch.usage = None
+        branch.failure = branch.last_failure = failure
+        remote = start.kind is PlacementKind.REMOTE
+        # Remotes differ in what they refuse; for self-hosted engines a bad request is one
+        # everywhere.
         mendable = failure.retryable or (remote and failure.kind is FailureKind.BAD_REQUEST)
         if not remote and failure.kind is FailureKind.CONNECT:
-            reason = str(failure)
-            self.handle(ServingChanged(placement=action.placement, serving=False, reason=reason))
-            self.on_refused(action.placement)
+            self.on_refused(start.placement, str(failure))
         elif not remote and failure.kind is FailureKind.TIMEOUT:
-            self.on_silent(action.placement)
-        if leg.committed or not mendable:
-            return Ending(outcome=AttemptOutcome.FAILED, detail=str(failure), failure=failure)
-        leg.given_up = leg.flight.racing > 1  # the other leg may still answer
-        return Ending(
-            outcome=AttemptOutcome.RETRYABLE,
-            detail=str(failure),
-            failure=failure,
-            told=AttemptOutcome.FAILED if leg.given_up else None,
-        )
+            self.on_silent(start.placement)
+        if branch.committed or not mendable:
+            return _End(outcome=AttemptOutcome.FAILED, detail=str(failure))
+        branch.abandoned = branch.active.racing > 1  # the other branch may still answer
+        return _End(outcome=AttemptOutcome.RETRYABLE, detail=str(failure))
 
-    def _end(
-        self,
-        leg: Leg,
-        account: OpenAttempt,
-        action: Start,
-        known: Start,
-        ending: Ending,
-        started_s: float,
-    ) -> None:
-        flight, failure = leg.flight, ending.failure
-        now = self.clock()
-        duration_s = now - started_s
-        if leg.superseded and ending.outcome is AttemptOutcome.CANCELLED:
-            ending = Ending(outcome=AttemptOutcome.SUPERSEDED, detail="another answered first")
-        ended_unix_s = time.time()
-        flight.records.append(
+    def _finish(self, branch: Branch, start: Start, end: _End, started_s: float) -> None:
+        """Tells the scheduler, once."""
+        if branch.ended is not None:
+            return
+        active, failure = branch.active, branch.failure
+        duration_s = self.clock() - started_s
+        outcome, detail = end.outcome, end.detail
+        if branch.superseded and outcome is AttemptOutcome.CANCELLED:
+            outcome, detail = AttemptOutcome.SUPERSEDED, "another answered first"
+        active.records.append(
             AttemptRecord(
-                placement=action.placement,
-                outcome=ending.detail,
-                started_unix_s=ended_unix_s - duration_s,
+                placement=start.placement,
+                outcome=detail,
+                started_unix_s=time.time() - duration_s,
                 duration_s=duration_s,
             )
         )
-        usage = told = leg.usage
-        if usage is None and (leg.output_tokens or ending.outcome in _RAN):
-            usage = leg.usage_so_far()  # it ran: its prompt, and what came
-        result = AttemptResult(
-            outcome=ending.outcome,
-            handed_over=leg.committed and not leg.superseded,
+        usage = branch.usage
+        if usage is None and (branch.output_tokens or outcome in _RAN):
+            usage = branch.usage_so_far()  # it ran: its prompt, and what came
+        branch.ended = AttemptEnd(
+            request_id=branch.request.request_id,
+            attempt=start.attempt,
+            outcome=outcome,
+            detail=detail,
             usage=usage,
+            reported=branch.usage is not None,
+            committed=branch.committed and not branch.superseded,
+            goes_on=failure is not None and is_continuable(branch, failure),
+            abandoned=branch.abandoned,
             duration_s=duration_s,
-            ttft_s=_since(leg.first_token_s, flight.request.arrival_s),
-            tpot_s=leg.tpot_s(),
-            goes_on=failure is not None and is_continuable(leg, failure),
+            first_token_s=_since(branch.first_token_s, started_s),
+            ttft_s=_since(branch.first_token_s, active.request.arrival_s),
+            tpot_s=branch.tpot_s(),
+            output_tokens=branch.output_tokens,
+            fault=_fault(failure, start),
+            retry_after_s=failure.retry_after_s if failure else None,
         )
-        leg.settled = settled = account.end(result, now)
-        flight.trail.ended(
-            known,
-            AttemptEnd(
-                settled=settled,
-                detail=ending.detail,
-                failure=failure,
-                committed=leg.committed,
-                ttft_s=_since(leg.first_token_s, started_s),
-                tpot_s=leg.tpot_s(),
-                output_tokens=leg.output_tokens,
-                model=leg.model,
-                response_id=leg.response_id,
-                last=leg.last,
-            ),
-        )
-        self.handle(
-            AttemptEnded(
-                request_id=leg.request.request_id,
-                attempt=action.attempt,
-                outcome=ending.told or ending.outcome,
-                detail=ending.detail,
-                prompt_tokens=told.prompt_tokens if told else None,
-                cached_tokens=told.cached_tokens if told else None,
-                output_tokens=told.completion_tokens if told else None,
-                fault=_fault(failure, action),
-                retry_after_s=failure.retry_after_s if failure else None,
-            )
-        )
+        # The answer to this end is decided within the call, or later.
+        branch.decision = asyncio.get_running_loop().create_future()
+        active.waiting_since_s = self.clock()
+        self.port.send(branch.ended)
 
 
-def _fault(failure: UpstreamFailure | None, action: Start) -> Fault:
+def _fault(failure: UpstreamFailure | None, start: Start) -> Fault:
     if failure is None:
         return Fault.NONE
-    if action.kind is PlacementKind.REMOTE and failure.kind is FailureKind.BAD_REQUEST:
+    if start.kind is PlacementKind.REMOTE and failure.kind is FailureKind.BAD_REQUEST:
         return Fault.REQUEST
     return failure.fault
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Generation, Message, Role
-from gateway.pipeline.flight import Leg
+from gateway.pipeline.active_request import Branch
 from scheduler.contract import Request
 
 _MENDABLE = frozenset(
@@ -40,31 +40,31 @@ def may_be_continued(generation: Generation) -> bool:
             return False
 
 
-def is_continuable(leg: Leg, failure: UpstreamFailure) -> bool:
-    """Whether the leg's answer, which broke off so, may be gone on with: once, and for text."""
-    flight = leg.flight
+def is_continuable(branch: Branch, failure: UpstreamFailure) -> bool:
+    """Whether an answer that broke off so may be continued: once, and only plain text."""
+    active = branch.active
     return (
-        flight.text is not None
-        and not flight.broken
+        active.text is not None
+        and not active.broken
         and failure.kind in _MENDABLE
-        and leg.committed
-        and leg.output_tokens < leg.generation.max_output_tokens
-        and any(text.strip() for text in flight.text)
+        and branch.committed
+        and branch.output_tokens < branch.generation.max_output_tokens
+        and any(text.strip() for text in active.text)
     )
 
 
 def continuation(
-    leg: Leg, failure: UpstreamFailure, unable: Collection[str]
+    branch: Branch, failure: UpstreamFailure, unable: Collection[str]
 ) -> tuple[Request, Generation] | None:
     """What is asked of another server; None: the answer ends here.
 
     `unable`: placements that cannot go on with an answer.
     """
-    if not is_continuable(leg, failure):
+    if not is_continuable(branch, failure):
         return None
-    text = "".join(leg.flight.text or ())
-    left_tokens = leg.generation.max_output_tokens - leg.output_tokens
-    asked = leg.generation
+    text = "".join(branch.active.text or ())
+    left_tokens = branch.generation.max_output_tokens - branch.output_tokens
+    asked = branch.generation
     match asked.input:
         case Chat() as chat:
             said = Message(role=Role.ASSISTANT, parts=(text,))
@@ -78,12 +78,12 @@ def continuation(
             rest = structs.replace(asked, input=prompt + text, max_output_tokens=left_tokens)
         case _:
             return None
-    request = leg.request
+    request = branch.request
     return (
         replace(
             request,
             request_id=f"{request.request_id}~continued",
-            prompt_tokens=request.prompt_tokens + leg.output_tokens,
+            prompt_tokens=request.prompt_tokens + branch.output_tokens,
             max_output_tokens=left_tokens,
             unsupported_by=request.unsupported_by | frozenset(unable),
         ),

@@ -1,38 +1,37 @@
-"""Hedging: a second leg elsewhere while the first has brought no token, within a budget.
+"""Hedging: a second branch elsewhere while the first has brought no token, within a budget.
 
-The first leg to bring a token answers; the other is cancelled, and settled as waste. It costs two
-tasks for a hedged request and none for any other.
+The first branch to bring a token answers; the other is cancelled, and settled as waste. It costs
+two tasks for a hedged request and none for any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from gateway.domain.generation import Chunk
+from gateway.pipeline.active_request import Branch
 from gateway.pipeline.attempt import Attempts
-from gateway.pipeline.flight import Leg
-from scheduler.contract import Start
+from scheduler.port import Started
 
-Rival = Callable[[Leg, Start], tuple[Leg, Start] | None]
-"""Starts a second leg beside the one that runs; None: none may start now."""
+StartHedge = Callable[[Branch], Awaitable[tuple[Branch, Started] | None]]
+"""Starts a second branch beside the one that runs; None: none may start now."""
 
 
 class _Runner:
-    """A leg whose output up to the first piece is waited for in a task."""
+    """A branch whose output up to the first piece is waited for in a task."""
 
-    def __init__(self, attempts: Attempts, leg: Leg, action: Start) -> None:
-        self.leg = leg
-        self.action = action
-        self.leg.first_token = asyncio.get_running_loop().create_future()
-        self.chunks = attempts.run(leg, action)
+    def __init__(self, attempts: Attempts, branch: Branch, started: Started) -> None:
+        self.branch = branch
+        self.branch.first_token = asyncio.get_running_loop().create_future()
+        self.chunks = attempts.run(branch, started)
         self.first = asyncio.create_task(self._first(), name="moegate-hedge")
 
     @property
     def leads(self) -> bool:
         """Whether it has a token, or has answered without one."""
-        return self.leg.first_token_s is not None or self.leg.usage is not None
+        return self.branch.first_token_s is not None or self.branch.usage is not None
 
     @property
     def failed(self) -> bool:
@@ -52,34 +51,40 @@ class _Runner:
 
 
 async def hedged(
-    attempts: Attempts, leg: Leg, action: Start, after_s: float, rival: Rival
-) -> AsyncGenerator[tuple[Leg, Start, Chunk | None], None]:
-    """Output of the leg that answers, with that leg and what the scheduler said of it; at the end
-    once more without a chunk. Raises as `Attempts.run`."""
-    runners = [_Runner(attempts, leg, action)]
+    attempts: Attempts,
+    branch: Branch,
+    started: Started,
+    after_s: float,
+    start_hedge: StartHedge,
+) -> AsyncGenerator[tuple[Branch, Chunk | None], None]:
+    """Output of the branch that answers, with that branch; at the end once more without a chunk.
+
+    Raises as `Attempts.run`.
+    """
+    runners = [_Runner(attempts, branch, started)]
     winner: _Runner | None = None
     try:
         await _first_news(runners, after_s)
         if not runners[0].first.done() and not runners[0].leads:
-            second = rival(leg, action)
+            second = await start_hedge(branch)
             if second is not None:
-                leg.flight.racing = 2
+                branch.active.racing = 2
                 runners.append(_Runner(attempts, *second))
                 await _race(runners)
         winner = next((r for r in runners if r.leads), None)
         if winner is None:
-            (winner,) = runners  # nobody leads: the race ends when one is left
+            (winner,) = runners  # none leads: the race ends when one is left
         await _stop_all_but(winner, runners)
-        leg.flight.racing = 1
+        branch.active.racing = 1
         chunk = await winner.first
         async with aclosing(winner.chunks) as chunks:
             if chunk is not None:
-                yield winner.leg, winner.action, chunk
+                yield winner.branch, chunk
                 async for chunk in chunks:
-                    yield winner.leg, winner.action, chunk
-        yield winner.leg, winner.action, None
+                    yield winner.branch, chunk
+        yield winner.branch, None
     finally:
-        # Where the client left in the middle of a race, the first leg is the one that counts.
+        # Where the client left in the middle of a race, the first branch is the one that counts.
         winner = winner or runners[0]
         await _stop_all_but(winner, runners)
         await winner.stop()
@@ -88,7 +93,7 @@ async def hedged(
 async def _stop_all_but(winner: _Runner, runners: list[_Runner]) -> None:
     for loser in runners:
         if loser is not winner:
-            loser.leg.superseded = True
+            loser.branch.superseded = True
             await loser.stop()
 
 
@@ -99,7 +104,7 @@ async def _race(runners: list[_Runner]) -> None:
         for runner in [runner for runner in runners if runner.failed]:
             if len(runners) > 1:
                 runners.remove(runner)
-                runner.leg.flight.racing = len(runners)
+                runner.branch.active.racing = len(runners)
                 await runner.stop()
 
 
@@ -108,6 +113,6 @@ async def _first_news(runners: list[_Runner], timeout_s: float | None) -> None:
     waits: set[asyncio.Future[Chunk | None] | asyncio.Future[None]] = set()
     for runner in runners:
         waits.add(runner.first)
-        if runner.leg.first_token is not None and not runner.leg.first_token.done():
-            waits.add(runner.leg.first_token)
+        if runner.branch.first_token is not None and not runner.branch.first_token.done():
+            waits.add(runner.branch.first_token)
     await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -23,13 +23,13 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
 def engine_hints(
-    request: Request, metadata: Sequence[tuple[str, str | bytes]], *, salted: bool
+    request: Request, trace_headers: tuple[tuple[str, str], ...], *, isolated: bool
 ) -> EngineHints:
-    """`salted`: the tenant has a prefix cache of its own, on every gateway the same one."""
+    """`isolated`: the tenant has a prefix cache of its own, on every gateway the same one."""
     return EngineHints(
-        cache_salt=_cache_salt(request.tenant) if salted else "",
+        cache_salt=_cache_salt(request.tenant) if isolated else "",
         priority=CLASS_PRIORITY[request.slo.slo_class] - request.priority,
-        trace_headers=_trace_headers(metadata),
+        trace_headers=trace_headers,
     )
 
 
@@ -38,7 +38,7 @@ def _cache_salt(tenant: str) -> str:
     return hmac.new(_SALT_KEY, tenant.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def _trace_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str], ...]:
+def trace_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str], ...]:
     """The caller's trace, if it is one (W3C trace context); anything else is left out."""
     parent = state = ""
     for name, value in metadata:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chat, Generation, Image
-from gateway.runtime.assembly import Runtime
-from gateway.upstream.vllm.server import VllmServer
 from scheduler.contract import PlacementKind
+from scheduler.fleet_view import FleetView
 
 log = logging.getLogger(__name__)
 
@@ -21,23 +22,33 @@ IMAGE_BOUND_TOKENS = 4096
 """More than most open vision models make of a picture."""
 
 
-async def exact_prompt_tokens(runtime: Runtime, generation: Generation) -> int | None:
-    """Counts at the first replica in service that answers; None: there is none.
+@runtime_checkable
+class Counter(Protocol):
+    """A client that can count a prompt's tokens."""
 
-    Raises UpstreamFailure where the replica finds the request itself at fault.
+    async def count_tokens(self, generation: Generation) -> tuple[int, object]:
+        """The count first. Raises UpstreamFailure."""
+
+
+async def exact_prompt_tokens(
+    fleet: FleetView, counters: Mapping[str, object], generation: Generation
+) -> int | None:
+    """Counts at the first self-hosted replica in service that answers; None: there is none.
+
+    `counters`: client of each placement. Raises UpstreamFailure where the replica finds the request
+    itself at fault.
     """
-    for state in runtime.scheduler.placements:
-        facts = state.facts
-        if facts.model != generation.model or facts.kind is not PlacementKind.LOCAL:
+    for placement in fleet.of_model(generation.model):
+        client = counters.get(placement.name)
+        if placement.kind is not PlacementKind.LOCAL or not placement.serving:
             continue
-        engine = runtime.backends.get(facts.name)
-        if state.serving and isinstance(engine, VllmServer):
+        if isinstance(client, Counter):
             try:
-                tokens, _ = await engine.count_tokens(generation)
+                tokens, _ = await client.count_tokens(generation)
             except UpstreamFailure as failure:
                 if not failure.retryable:
                     raise
-                log.warning("%s cannot count tokens: %s", facts.name, failure)
+                log.warning("%s cannot count tokens: %s", placement.name, failure)
             else:
                 return tokens
     return None

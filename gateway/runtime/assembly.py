@@ -1,32 +1,25 @@
-"""The parts of a running gateway, built from a checked configuration."""
+"""The parts of a running gateway, put together once: a reload changes them, and replaces none."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import aiohttp
 
-from gateway.accounting.attempt_recorder import AttemptRecorder
-from gateway.accounting.metering import Metering
-from gateway.accounting.prices.catalog import Prices
-from gateway.accounting.prices.source import group_of, load_prices, priced
-from gateway.config.gateway import GatewayConfig
-from gateway.domain.generation import Generation
-from gateway.fleet.drain_filter import DrainFilter
-from gateway.fleet.fleet import Client, Fleet, fleet_settings, occupied
-from gateway.fleet.placements import placements_of
-from gateway.pipeline.dispatch import Dispatcher
+from gateway.accounting.budgets import Budgets
+from gateway.fleet.fleet import Fleet
+from gateway.pipeline.observer import Observe
+from gateway.pipeline.pipeline import Pipeline
+from gateway.runtime.configuration import PreparedConfiguration
+from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.metering import Metering
 from gateway.upstream.http.loop_load import LoopLoad
-from scheduler.contract import PlacementKind
-from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.limits.retry_budget import RetryLimits
-from scheduler.metering.rate_snapshot import rate_snapshot
 from scheduler.metering.settlement import Sink
-from scheduler.queue.model_queue import QueueLimits
-from scheduler.snapshot import SchedulerSnapshot
+
+log = logging.getLogger(__name__)
 
 UPSTREAM_KEEPALIVE_S = 4.0
 """Idle connections are closed before vLLM's HTTP server does so, after 5 s: a request that is sent
@@ -34,38 +27,24 @@ into a closing connection is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """What serves requests. Made by `build`, inside a running event loop."""
+class Parts:
+    """What serves requests. Made by `assemble`, inside a running event loop."""
 
-    config: GatewayConfig
-    scheduler: Scheduler
-    dispatcher: Dispatcher
+    scheduler: LocalScheduler
     fleet: Fleet
-    prices: Prices
-    salted: frozenset[str]
-    """Models of which each tenant has a prefix cache of its own."""
-
-    @property
-    def backends(self) -> Mapping[str, Client]:
-        """Client by placement."""
-        return self.fleet.clients
-
-    @property
-    def targets(self) -> Mapping[str, tuple[str, str]]:
-        """Address and model of each placement that has one."""
-        return self.fleet.targets
-
-    def snapshot(self, now_s: float) -> SchedulerSnapshot:
-        """The scheduler's figures, without the places that no replica has."""
-        return occupied(self.scheduler.snapshot(now_s), self.targets)
+    pipeline: Pipeline
+    metering: Metering
+    tasks: tuple[asyncio.Task[None], ...]
 
     async def close(self) -> None:
-        """Ends what the clients hold; the session of the HTTP ones is the caller's."""
+        """Ends every task, and what the clients hold; requests should have ended. The session of
+        the HTTP clients is the caller's."""
+        for task in self.tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self.tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a task of the gateway failed", exc_info=result)
         await self.fleet.close()
-
-    def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
-        """Fields of the request that a placement cannot honour, by placement of its model."""
-        return self.fleet.unsupported_by(generation)
 
 
 def session() -> aiohttp.ClientSession:
@@ -77,68 +56,58 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-def build(
-    config: GatewayConfig,
-    base_dir: Path,
+def assemble(
+    prepared: PreparedConfiguration,
+    *,
     upstream: aiohttp.ClientSession,
     clock: Callable[[], float],
     load: LoopLoad,
-    on_change: Callable[[], Awaitable[None]],
     metering: Metering,
+    budgets: Budgets,
+    observe: Observe,
+    on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
-    gate: DrainFilter | None = None,
-) -> Runtime:
-    """Builds everything. `base_dir`: what secret files are relative to; `sinks`: told of every
-    attempt. Raises ConfigError."""
-    placements = placements_of(config, base_dir)
-    settings = fleet_settings(config, base_dir)
-    prices = load_prices(config.prices, base_dir)
-    placements = priced(placements, config, prices, metering.unix_s)
-    limits = config.limits
-    scheduler = Scheduler(
-        placements,
-        SchedulerLimits(
-            queue=QueueLimits(requests=limits.queue_requests, size_bytes=limits.queue_bytes),
-            attempts=limits.attempts,
-            retries=RetryLimits(share=config.failures.retry_share),
-        ),
-    )
+) -> Parts:
+    """Starts the parts. `sinks` take every settled attempt; `on_change` is awaited after the fleet
+    has changed."""
+
+    async def changed() -> None:
+        scheduler.refresh_fleet()
+        await on_change()
+
     fleet = Fleet(
-        settings,
+        prepared.fleet,
         session=upstream,
         pace=load,
         clock=clock,
-        report=lambda event: dispatcher.handle(event),
-        is_idle=partial(_is_idle, scheduler),
-        on_change=on_change,
+        report=lambda event: scheduler.report(event),
+        is_idle=lambda placement: scheduler.is_idle(placement),
+        on_change=changed,
     )
-    dispatcher = Dispatcher(
+    scheduler = LocalScheduler(
+        prepared.scheduling,
+        clock=clock,
+        metering=metering,
+        budgets=budgets,
+        targets=fleet.targets,
+        sinks=sinks,
+    )
+    pipeline = Pipeline(
         scheduler,
-        fleet.clients,
-        clock,
-        on_refused=fleet.notify_refused,
-        on_silent=fleet.notify_silent,
+        fleet,
+        prepared.pipeline,
+        clock=clock,
+        observe=observe,
         on_tick=load.sample,
-        accountant=AttemptRecorder(
-            book=rate_snapshot(placements),
-            metering=metering,
-            groups={p.name: group_of(p) for p in placements if p.kind is PlacementKind.LOCAL},
-            pools={p.name: p.pool for p in placements},
-            sinks=sinks,
-        ),
-        gate=gate,
-        failures=config.failures,
-        unable_to_continue=fleet.cannot_continue,
     )
-    return Runtime(
-        config=config,
+    return Parts(
         scheduler=scheduler,
-        dispatcher=dispatcher,
         fleet=fleet,
-        prices=prices,
-        salted=frozenset(pool.model for pool in config.pools if not pool.share_prefix_cache),
+        pipeline=pipeline,
+        metering=metering,
+        tasks=(
+            asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
+            asyncio.create_task(pipeline.report_progress(), name="moegate-progress"),
+            asyncio.create_task(fleet.run(), name="moegate-fleet"),
+        ),
     )
-
-
-def _is_idle(scheduler: Scheduler, placement: str) -> bool:
-    return not any(s.sequences for s in scheduler.placements if s.facts.name == placement)

@@ -11,11 +11,13 @@ import msgspec
 from opentelemetry.util.types import AttributeValue
 
 from gateway.domain.generation import Chat, Generation
-from gateway.pipeline.trail import AttemptEnd
+from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import semconv
 from scheduler.contract import PlacementKind, Request, Start
 from scheduler.decisions import Decision
+from scheduler.fleet_view import PlacementView
 from scheduler.metering.settlement import SettledAttempt
+from scheduler.port import AttemptEnd
 
 Attributes = dict[str, AttributeValue]
 
@@ -37,9 +39,9 @@ def operation(generation: Generation) -> str:
     return semconv.CHAT if isinstance(generation.input, Chat) else semconv.TEXT_COMPLETION
 
 
-def pool_of(placement: str) -> str:
+def pool_of(start: Start) -> str:
     """The pool of a replica, or the remote itself."""
-    return placement.partition("/")[0]
+    return start.pool or start.placement
 
 
 def provider(action: Start) -> str:
@@ -69,7 +71,7 @@ def of_attempt(
     action: Start,
     request: Request,
     generation: Generation,
-    targets: Mapping[str, tuple[str, str]],
+    placement: PlacementView | None,
 ) -> Attributes:
     """Attributes that are known at the start of an attempt."""
     found: Attributes = {
@@ -78,14 +80,15 @@ def of_attempt(
         semconv.REQUEST_STREAM: True,
         semconv.REQUEST_MAX_TOKENS: generation.max_output_tokens,
         semconv.PLACEMENT: action.placement,
-        semconv.POOL: pool_of(action.placement),
+        semconv.POOL: pool_of(action),
         semconv.ROUTE: route(action.kind),
         semconv.ATTEMPT: action.attempt,
         semconv.REASON: action.reason,
     }
-    url, model = targets.get(action.placement, ("", generation.model))
-    found[semconv.REQUEST_MODEL] = model
-    found |= _server(url)
+    found[semconv.REQUEST_MODEL] = generation.model
+    if placement is not None and placement.address:
+        found[semconv.REQUEST_MODEL] = placement.upstream_model
+        found |= _server(placement.address)
     for name, attribute in _SAMPLING.items():
         value = getattr(generation.sampling, name)
         if value is not None:
@@ -144,16 +147,16 @@ def _usd(nano_usd: int | None) -> float | None:
     return None if nano_usd is None else nano_usd / NANO
 
 
-def of_end(end: AttemptEnd) -> Attributes:
-    """Attributes that are known at the end of an attempt."""
-    settled, usage = end.settled, end.settled.usage
-    found: Attributes = {semconv.OUTCOME: settled.outcome.value}
-    if end.model:
-        found[semconv.RESPONSE_MODEL] = end.model
-    if end.response_id:
-        found[semconv.RESPONSE_ID] = end.response_id
-    if end.ttft_s is not None:
-        found[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = end.ttft_s
+def of_end(end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt) -> Attributes:
+    """What is known of an attempt at its end."""
+    usage = account.usage
+    found: Attributes = {semconv.OUTCOME: account.outcome.value}
+    if answer.model:
+        found[semconv.RESPONSE_MODEL] = answer.model
+    if answer.response_id:
+        found[semconv.RESPONSE_ID] = answer.response_id
+    if end.first_token_s is not None:
+        found[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = end.first_token_s
     if end.tpot_s is not None:
         found[semconv.TPOT_S] = end.tpot_s
     if usage is not None:
@@ -163,11 +166,11 @@ def of_end(end: AttemptEnd) -> Attributes:
             found[semconv.USAGE_CACHED] = usage.cached_tokens
         if usage.reasoning_tokens is not None:
             found[semconv.USAGE_REASONING] = usage.reasoning_tokens
-    if end.last is not None:
-        reasons = [d.finish_reason.value for d in end.last.deltas if d.finish_reason]
+    if answer.last is not None:
+        reasons = [d.finish_reason.value for d in answer.last.deltas if d.finish_reason]
         if reasons:
             found[semconv.RESPONSE_FINISH_REASONS] = reasons
-    return found | of_cost(settled)
+    return found | of_cost(account)
 
 
 def of_cost(settled: SettledAttempt) -> Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def exposition(
-    listen: str, registry: CollectorRegistry, refresh: Callable[[], None]
+    listen: str, registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
     """Serves the registry and yields the bound address.
 
@@ -32,7 +32,7 @@ async def exposition(
 
     async def metrics(request: web.Request) -> web.Response:
         async with one:
-            refresh()
+            await refresh()
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
             page = await asyncio.to_thread(encode, registry)
         return web.Response(body=page, headers={"Content-Type": content_type})

@@ -17,10 +17,11 @@ from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.telemetry import semconv
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
-from moegate.v1 import usage_pb2
 from scheduler.contract import PlacementKind
 from scheduler.limits.breaker import BreakerPhase
-from scheduler.snapshot import PlacementSnapshot, SchedulerSnapshot
+from scheduler.metering.report import KindRates
+from scheduler.port import FleetFigures
+from scheduler.snapshot import PlacementSnapshot
 
 Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
 
@@ -39,8 +40,8 @@ class BudgetLeft:
 class Sources(Protocol):
     """Sources of the values. Every call is cheap and happens on the event loop."""
 
-    def snapshot(self) -> SchedulerSnapshot:
-        """Snapshot of the scheduler."""
+    async def fleet(self) -> FleetFigures:
+        """The fleet as it stands."""
 
     def in_flight(self) -> int:
         """Requests in the gateway, waiting or running."""
@@ -48,13 +49,7 @@ class Sources(Protocol):
     def busy_share(self) -> float:
         """CPU time of the process as a share of one core."""
 
-    def breaker(self, placement: str) -> str:
-        """Phase of a placement's circuit breaker."""
-
-    def tokens_per_s(self, placement: str) -> float | None:
-        """Output tokens per second; None: unknown."""
-
-    def rates(self) -> Mapping[str, Sequence[usage_pb2.PoolRate]]:
+    async def rates(self) -> Mapping[str, Sequence[KindRates]]:
         """Cost rates by pool."""
 
     def ledger(self) -> LedgerStatus:
@@ -71,11 +66,12 @@ class FleetMetrics(Collector):
         self._sources = sources
         self._samples: Samples = {}
 
-    def refresh(self) -> None:
-        """Reads the current values."""
+    async def refresh(self) -> None:
+        """Takes the figures of now."""
         sources = self._sources
         samples: Samples = {metric: [] for metric in semconv.FLEET_GAUGES}
-        snapshot = sources.snapshot()
+        figures = await sources.fleet()
+        snapshot = figures.snapshot
         samples[semconv.IN_FLIGHT].append(((), sources.in_flight()))
         samples[semconv.LOOP_BUSY].append(((), sources.busy_share()))
         for queue in snapshot.queues:
@@ -93,11 +89,11 @@ class FleetMetrics(Collector):
             samples[semconv.GROUPS_SERVING].append((labels, pool.groups_serving))
             samples[semconv.RELEASABLE].append((labels, pool.releasable_groups))
         for placement in snapshot.placements:
-            _placement(samples, placement, sources.tokens_per_s(placement.name))
-            phase = sources.breaker(placement.name)
+            _placement(samples, placement, figures.output_tokens_per_s.get(placement.name))
+            phase = figures.breaker_phases.get(placement.name)
             for each in BreakerPhase:
-                samples[semconv.BREAKER].append(((placement.name, each.value), phase == each.value))
-        for name, rates in sources.rates().items():
+                samples[semconv.BREAKER].append(((placement.name, each.value), phase is each))
+        for name, rates in (await sources.rates()).items():
             _rates(samples, name, rates)
         for budget in sources.budgets():
             labels3 = (budget.tenant, budget.key_id, budget.period)
@@ -122,20 +118,16 @@ class FleetMetrics(Collector):
         yield CounterMetricFamily(dropped.prometheus, dropped.about, value=dropped_lines())
 
 
-def _rates(samples: Samples, pool: str, rates: Sequence[usage_pb2.PoolRate]) -> None:
+def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:
     for rate in rates:
-        if rate.HasField("allocated_nano_usd_per_mtok"):
-            labels = (pool, "allocated", rate.token_kind)
-            usd = rate.allocated_nano_usd_per_mtok / NANO
-            samples[semconv.USD_PER_MTOK].append((labels, usd))
-        if rate.HasField("saturated_nano_usd_per_mtok"):
-            labels = (pool, "floor", rate.token_kind)
-            usd = rate.saturated_nano_usd_per_mtok / NANO
-            samples[semconv.USD_PER_MTOK].append((labels, usd))
-        if rate.HasField("marginal_nano_usd_per_mtok"):
-            labels = (pool, "marginal", rate.token_kind)
-            usd = rate.marginal_nano_usd_per_mtok / NANO
-            samples[semconv.USD_PER_MTOK].append((labels, usd))
+        for name, nano_usd in (
+            ("allocated", rate.allocated),
+            ("floor", rate.saturated),
+            ("marginal", rate.marginal),
+        ):
+            if nano_usd is not None:
+                labels = (pool, name, rate.kind.value)
+                samples[semconv.USD_PER_MTOK].append((labels, nano_usd / NANO))
 
 
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:

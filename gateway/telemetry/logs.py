@@ -22,7 +22,7 @@ from opentelemetry import trace
 
 from gateway.config.telemetry import LogFormat
 from gateway.telemetry import semconv
-from gateway.telemetry.rpc import CURRENT
+from gateway.telemetry.call_record import CURRENT
 
 _Lines = queue.SimpleQueue[logging.LogRecord | None]
 REQUESTS = logging.getLogger("moegate.requests")
@@ -95,9 +95,9 @@ class _Queued(logging.Handler):
         if self._lines.qsize() >= MAX_WAITING_LINES:
             self._on_drop()
             return
-        rpc = CURRENT.get()
-        if rpc is not None and rpc.span is not None:
-            found = rpc.span.get_span_context()
+        call = CURRENT.get()
+        if call is not None and call.span is not None:
+            found = call.span.get_span_context()
             record.trace = {
                 semconv.LOG_TRACE_ID: trace.format_trace_id(found.trace_id),
                 semconv.LOG_SPAN_ID: trace.format_span_id(found.span_id),

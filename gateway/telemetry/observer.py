@@ -11,26 +11,26 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
-import grpc
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer
 
 from gateway.config.telemetry import TelemetryConfig
 from gateway.domain.generation import Generation
-from gateway.pipeline.trail import UNOBSERVED, Trail
+from gateway.pipeline.observer import UNOBSERVED, RequestObserver
 from gateway.telemetry import semconv
+from gateway.telemetry.call_record import CURRENT
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.instruments import Instruments
 from gateway.telemetry.logs import REQUESTS
-from gateway.telemetry.request import RequestTrail
 from gateway.telemetry.request_log import request_line
-from gateway.telemetry.rpc import CURRENT, RpcObserver
+from gateway.telemetry.request_telemetry import RequestTelemetry
 from gateway.telemetry.sources import GatewayFigures
 from gateway.telemetry.tracing import tracer_provider
 from scheduler.contract import Request
-from scheduler.decisions import Decision
+from scheduler.fleet_view import FleetView
 
 
 class Telemetry:
@@ -56,50 +56,46 @@ class Telemetry:
         """Whether anything wants to know of requests."""
         return self._tracer is not None or self.instruments is not None or self._logs_requests
 
-    def interceptors(self) -> Iterable[grpc.aio.ServerInterceptor]:
-        """For the gRPC server."""
-        if self.is_on:
-            yield RpcObserver(self._tracer, self._clock, self._rpc_ended)
+    @property
+    def tracer(self) -> Tracer | None:
+        """None: no spans."""
+        return self._tracer
 
-    def trail(
-        self,
-        request: Request,
-        generation: Generation,
-        key_id: str,
-        targets: Mapping[str, tuple[str, str]],
-        decision: Callable[[str], Decision | None],
-    ) -> Trail:
-        """The trail of a request that was taken; to be called in the task of its RPC. `targets`:
-        address and model of each placement; `decision`: the newest on a request, by its id."""
+    def observe(
+        self, request: Request, generation: Generation, fleet: Callable[[], FleetView]
+    ) -> RequestObserver:
+        """The observer of a request; to be called in the task of its call. `fleet`: the newest view
+        of it."""
         record = CURRENT.get() if self.is_on else None
         if record is None:
             return UNOBSERVED
-        trail = RequestTrail(
+        observed = RequestTelemetry(
             record,
             request,
             generation,
-            key_id=key_id,
+            key_id=request.key_id,
             tracer=self._tracer,
             instruments=self.instruments,
-            targets=targets,
-            decision=decision,
+            fleet=fleet,
             content=self._record_content,
             clock=self._clock,
         )
-        record.on_end = functools.partial(self._request_ended, trail)
-        return trail
+        record.on_end = functools.partial(self._call_ended, observed)
+        return observed
 
-    def _rpc_ended(self, method: str, code: grpc.StatusCode, duration_s: float) -> None:
+    def rpc_ended(self, method: str, code: str, duration_s: float) -> None:
+        """An RPC is over; `code`: name of its status."""
         if self.instruments is not None:
-            self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code.name)
+            self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code)
 
-    def _request_ended(
-        self, trail: RequestTrail, code: grpc.StatusCode, detail: str, duration_s: float
+    def _call_ended(
+        self, observed: RequestTelemetry, code: str, detail: str, duration_s: float
     ) -> None:
-        outcome = trail.rpc_ended(code, duration_s)
+        observed.call_ended(duration_s)
         if self._logs_requests:
-            fields = request_line(trail, outcome, code, detail, duration_s)
+            fields = request_line(observed, code, detail, duration_s)
             # Not `info`: that looks for its caller on the stack, for half of what a line costs.
+            outcome = observed.outcome.value
             record = REQUESTS.makeRecord(
                 REQUESTS.name, logging.INFO, "", 0, "request %s", (outcome,), None
             )

@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
-from gateway.doors.grpc.fleet_watch import Rates
-from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.fleet import BudgetLeft
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import usage_pb2
 from scheduler.budgets.budget import Budget, Holder, Limit
-from scheduler.snapshot import SchedulerSnapshot
+from scheduler.metering.report import KindRates
+from scheduler.port import FleetFigures, SchedulerPort
 
 log = logging.getLogger(__name__)
 
@@ -33,40 +30,27 @@ MAX_BUDGETS = 500
 class GatewayFigures:
     """Reads the parts of one gateway. `watch_budgets` must be running for the budgets."""
 
-    live: ActiveConfiguration
+    port: SchedulerPort
     accounting: Accounting
     load: LoopLoad
-    throughput: Throughput
-    clock: Callable[[], float]
-    rate_source: Rates
+    active_requests: Callable[[], int]
     seen_budgets: Sequence[BudgetLeft] = field(default=())
 
-    def snapshot(self) -> SchedulerSnapshot:
-        """The scheduler's figures."""
-        runtime = self.live.runtime
-        states = runtime.scheduler.placements
-        self.throughput.record_reports(state.report for state in states if state.report)
-        return runtime.snapshot(self.clock())
+    async def fleet(self) -> FleetFigures:
+        """The fleet as it stands."""
+        return await self.port.figures()
 
     def in_flight(self) -> int:
         """Requests in the gateway."""
-        return self.live.runtime.dispatcher.in_flight
+        return self.active_requests()
 
     def busy_share(self) -> float:
         """CPU share of one core."""
         return self.load.share_now()
 
-    def breaker(self, placement: str) -> str:
-        """Phase of its breaker."""
-        return self.live.runtime.scheduler.admission_report(placement, self.clock()).phase.value
-
-    def tokens_per_s(self, placement: str) -> float | None:
-        """Output tokens per second; None: unknown."""
-        return self.throughput.tokens_per_s(placement, now_s=self.clock(), now_unix_s=time.time())
-
-    def rates(self) -> Mapping[str, Sequence[usage_pb2.PoolRate]]:
+    async def rates(self) -> Mapping[str, Sequence[KindRates]]:
         """Cost rates by pool."""
-        return self.rate_source()
+        return await self.port.pool_rates()
 
     def ledger(self) -> LedgerStatus:
         """How the ledger's writer stands."""

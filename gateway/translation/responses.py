@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, ToolCall
+from gateway.domain.outcomes import Finished
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import PlacementKind, Usage
 from scheduler.metering.settlement import CostBasis, SettledAttempt, TokenKind
@@ -32,36 +32,6 @@ _TOKEN_KIND = {
     TokenKind.CACHED_INPUT: generation_pb2.TOKEN_KIND_CACHED_INPUT,
     TokenKind.OUTPUT: generation_pb2.TOKEN_KIND_OUTPUT,
 }
-
-
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt, over. `started_unix_s`: wall clock, for the reader."""
-
-    placement: str
-    outcome: str
-    started_unix_s: float
-    duration_s: float
-
-
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """The account of a request that ended well. Times count from its arrival; None: unknown.
-
-    `settled`: the attempt that answered; `broken`: those before it whose output the client has,
-    because the answer broke off and was gone on with.
-    """
-
-    model: str
-    usage: Usage
-    settled: SettledAttempt
-    broken: tuple[SettledAttempt, ...] = ()
-    kind: PlacementKind
-    placement: str
-    reason: str
-    attempts: tuple[AttemptRecord, ...]
-    queue_s: float
-    ttft_s: float | None
-    tpot_s: float | None
-    total_s: float
 
 
 def duration(seconds: float) -> Duration:
@@ -172,7 +142,8 @@ def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -
         done.cost.CopyFrom(cost)
     route = done.route
     route.kind = KIND[finished.kind]
-    route.target, _, route.replica = finished.placement.partition("/")
+    route.target = finished.pool or finished.placement
+    route.replica = finished.replica
     route.reason = finished.reason
     for record in finished.attempts:
         attempt = route.attempts.add(placement=record.placement, outcome=record.outcome)

@@ -88,7 +88,7 @@ async def _with_vllm(
                     stop_limit_s += SHUTDOWN_TIMEOUT_S
                     announce(gateway)
                     await _unless_stopped(_until_gone(vllm), stop_request.stop)
-                    _report(f"draining: {gateway.runtime.dispatcher.in_flight} requests in flight")
+                    _report(f"draining: {gateway.pipeline.active_requests} requests in flight")
                     await gateway.drain(stop_request.hurry)
         finally:
             if vllm.exit_status is None:
@@ -99,7 +99,7 @@ async def _with_vllm(
 async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGroup) -> None:
     """Waits until the prober has taken vLLM into service, and prints progress. Raises
     EngineFailed."""
-    [placement] = gateway.runtime.scheduler.placements
+    [placement] = gateway.scheduler.core.placements
     clock = asyncio.get_running_loop().time
     start_s = clock()
     next_line_s = start_s + PROGRESS_S

@@ -1,9 +1,8 @@
-"""Whether a placement may be sent requests now, by how its last ones ended.
+"""Circuit breaker of one placement: whether it may be sent requests, by how its last ones ended.
 
-A breaker is *closed* while the placement works. It opens for a while on too many failures, on a
-refused key, and after every "busy" for as long as the placement asks. After the opening it is
-*half open*: one request at a time goes there, and the end of one decides. Driven by the starts and
-ends of attempts; one breaker a placement.
+The breaker is *closed* while the placement works. It opens after too many failures or a refused
+key, and pauses after every "busy" for as long as the placement asks. After an opening it is *half
+open*: one request at a time is sent, and its end closes the breaker or opens it again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from scheduler.contract import Fault
 
 
 class BreakerPhase(enum.StrEnum):
-    """What a breaker lets pass."""
+    """State of a breaker: which requests it admits."""
 
     CLOSED = "closed"
     """Everything."""
@@ -55,10 +54,10 @@ _FAILURES = (Fault.PLACEMENT, Fault.ACCOUNT)
 
 
 class Breaker:
-    """One placement's. Times are the caller's clock, which never goes back.
+    """The breaker of one placement. Times are those of the caller's monotonic clock.
 
     Attributes:
-        reason: why it is not closed, for a reader; the last such reason when it is.
+        reason: text for operators: why it opened or paused last.
     """
 
     def __init__(self, limits: BreakerLimits | None = None) -> None:
@@ -77,13 +76,13 @@ class Breaker:
         return f"<Breaker until {self._until_s}, {self._openings} openings: {self.reason}>"
 
     def phase(self, now: float) -> BreakerPhase:
-        """What passes at `now`."""
+        """The state at `now`."""
         if self._until_s is not None and now < self._until_s:
             return BreakerPhase.OPEN if self._broken else BreakerPhase.PAUSED
         return BreakerPhase.HALF_OPEN if self._trial_due else BreakerPhase.CLOSED
 
     def broken(self, now: float) -> bool:
-        """Whether waiting for it is no use for now: open, or half open with its trial running."""
+        """Whether waiting for the placement is of no use: open, or half open while a trial runs."""
         if not self._broken:
             return False
         return self.phase(now) is BreakerPhase.OPEN or self._trial is not None
@@ -99,7 +98,7 @@ class Breaker:
                 return False
 
     def next_change_s(self, now: float) -> float | None:
-        """When it lets the next request pass by itself; None: it does, or waits for a trial."""
+        """When an opening or a pause ends; None if there is none."""
         return self._until_s if self._until_s is not None and now < self._until_s else None
 
     def count_start(self, request_id: str, now: float) -> None:
@@ -118,7 +117,8 @@ class Breaker:
         detail: str,
         now: float,
     ) -> None:
-        """The end of an attempt. Neither `ok` nor a fault of the placement: it tells nothing."""
+        """Counts the end of an attempt. An end that is neither `ok` nor a fault of the placement
+        changes nothing."""
         is_trial = self._trial == request_id
         if is_trial:
             self._trial = None
@@ -137,7 +137,7 @@ class Breaker:
                 self.close()
 
     def close(self) -> None:
-        """It is known to work, by a trial or by a probe: forgets all failures."""
+        """Closes: a trial or a probe has shown that the placement works. Failures are forgotten."""
         self._recent.clear()
         self._until_s = self._trial = None
         self._broken = self._trial_due = False

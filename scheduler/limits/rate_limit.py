@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 MINUTE_S = 60.0
 SLOT_RETRY_S = 1.0
-"""Hint when all slots are taken: nobody knows when one comes free."""
+"""Retry hint when all slots are taken: the time at which one becomes free is unknown."""
 _ROUNDING = 1e-6
-"""A bucket this close to enough has enough: else rounding would refuse a retry that is on time."""
+"""Tolerance of the comparison: without it, rounding could refuse a retry at the hinted time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Refusal:
 
 
 class _Bucket:
-    """What is left of a rate; below 0: debt. Starts full."""
+    """A token bucket. It starts full; a negative level is debt."""
 
     __slots__ = ("_at_s", "_left")
 
@@ -109,7 +109,7 @@ class RateLimiter:
         return None
 
     def refusal(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
-        """What `admit` would answer; nothing is taken."""
+        """What `admit` would return. Changes nothing."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
         account = self._accounts.get(key_id) or _Account()

@@ -1,7 +1,7 @@
-"""How many retries a scheduler may cause: a share of the requests, so that a fleet that fails
-everything is not stormed with several times its load.
+"""Budget of retries: a share of the requests, so that retries cannot multiply the load of a fleet
+on which everything fails.
 
-A retry that succeeds is given back: when one replica of many dies, all that it ran may move.
+A retry that succeeds is given back, so that all requests of one dead replica can move.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Which remote takes what the own servers cannot: the cheapest that keeps the promise.
+"""The choice among remotes: the cheapest one that keeps the promised time to first token.
 
-The effective price of a remote is its rates on the expected tokens, with the part of the prompt
-that it is known to have cached, raised by the attempts that fail there. A remote whose price is
-unknown is not free: it comes after all that are known. A small fixed
-share of the requests goes to the remote that was tried the longest ago, so that what got better is
-noticed; it is counted, not drawn.
+A remote's effective price is its rates times the expected tokens, with cached prompt tokens at the
+cached rate, divided by its share of successful attempts. A remote of unknown price is not free: it
+is taken only if no remote of known price can take the request. Every `EXPLORE_EVERY`-th overflow
+goes to the remote that was used the longest ago, so that an improvement is noticed.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from scheduler.placement_state import PlacementState
 from scheduler.pricing import TokenCounts
 
 EXPLORE_EVERY = 50
-"""One overflow in so many explores."""
+"""Every so many overflows, one explores."""
 MOST_ERROR_SHARE = 0.9
-"""Failures raise a price by 1 / (1 - share), by a factor of 10 at most."""
+"""Bound of the error share in 1 / (1 - share), the factor on a price: at most 10."""
 
 
 class RemoteBlock(enum.StrEnum):
-    """Why a remote cannot be taken; FREE: it can."""
+    """The first reason why a remote cannot take the request; FREE: it can."""
 
     FREE = "can take it"
     CLOSED = "not in service, or ruled out by the data policy or a field of the request"
@@ -35,7 +34,8 @@ class RemoteBlock(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteQuote:
-    """What a remote promises. None: unknown. `effective_nano_usd` counts failures in."""
+    """Figures of one remote for one request. None: unknown. `effective_nano_usd`: the price with
+    failures counted in; infinite if the price is unknown."""
 
     placement: str
     blocked: RemoteBlock
@@ -55,9 +55,10 @@ def quote_remote(
     allowed: bool,
     admits: bool,
 ) -> RemoteQuote:
-    """What this remote would promise `request`, of whose time to first token so much is left.
+    """Quotes `request` on this remote. `ttft_left_s`: time left until its first token is late.
 
-    `allowed`: it is in service and may see the request; `admits`: its gate lets it pass now.
+    `allowed`: the remote is in service, and may run the request; `admits`: its breaker, learnt
+    slots and rate limits allow one more request now.
     """
     facts = state.facts
     hit_tokens = min(hit_tokens, request.prompt_tokens)
@@ -86,14 +87,14 @@ def quote_remote(
 
 
 class Explorer:
-    """Counts overflows and remembers when each remote was last tried."""
+    """Chooses among quoted remotes, and remembers at which overflow each was last used."""
 
     def __init__(self) -> None:
         self._overflows = 0
         self._tried_at: dict[str, int] = {}
 
     def choose(self, quotes: Sequence[RemoteQuote]) -> tuple[RemoteQuote, str] | None:
-        """The remote to take, and why; None: no one can."""
+        """The remote to take and the reason; None if no remote can take the request."""
         free = [made for made in quotes if made.blocked is RemoteBlock.FREE]
         if not free:
             return None
@@ -113,6 +114,6 @@ class Explorer:
         self._tried_at = {name: number for name, number in tried if name in placements}
 
     def record_try(self, placement: str) -> None:
-        """A request goes there."""
+        """Records that a request was sent to the remote."""
         self._overflows += 1
         self._tried_at[placement] = self._overflows

@@ -1,4 +1,4 @@
-"""The remotes of one model: which are open to a request, and which one takes it."""
+"""The remotes of one model: which of them are open to a request, their quotes and the choice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from scheduler.placement_state import PlacementState
 from scheduler.tracked_request import TrackedRequest
 
 SPILL_MARGIN = 1.2
-"""A request turns to a remote when this many times its usual time to first token is left."""
+"""A request that waits goes to a remote once the time left until its first token is late falls to
+so many times the remote's mean time to first token."""
 
 
 class Remotes:
@@ -37,11 +38,12 @@ class Remotes:
         return Remotes(states, self._admission, self._explorer)
 
     def refresh_facts(self) -> None:
-        """Reads the facts of the remotes, whose prices change."""
+        """Reads the facts of the remotes anew, after a change of prices."""
         self.facts = tuple(state.facts for state in self.states)
 
     def open(self, tracked: TrackedRequest, now: float) -> list[PlacementState]:
-        """Those in service, unbroken, that may run it and have not failed it yet."""
+        """Remotes that are in service, have no open breaker, may run the request, and on which no
+        attempt of it has failed."""
         request = tracked.request
         return [
             state
@@ -62,9 +64,8 @@ class Remotes:
         now: float,
         any_ttft: bool,
     ) -> tuple[RemoteQuote, ...]:
-        """What each remote promises; `hit_tokens`: shape (remotes,), expected in their caches.
-
-        `any_ttft`: also those whose first token is late, since nothing else is left.
+        """One quote for each remote. `hit_tokens`: prompt tokens expected in the cache of each
+        remote, shape (remotes,). `any_ttft`: a late first token does not block a remote.
         """
         request = tracked.request
         left_s = math.inf if any_ttft else request.arrival_s + tracked.ttft_s - now
@@ -83,15 +84,16 @@ class Remotes:
         )
 
     def choose(self, quotes: Sequence[RemoteQuote]) -> tuple[RemoteQuote, str] | None:
-        """The remote to take, and why; None: no one can."""
+        """The remote to take and the reason; None if no remote can take the request."""
         return self._explorer.choose(quotes)
 
     def record_try(self, placement: str) -> None:
-        """A request goes there."""
+        """Records that a request was sent to the remote."""
         self._explorer.record_try(placement)
 
     def spill_s(self, tracked: TrackedRequest, now: float) -> float | None:
-        """Until when a request may wait if a remote is still to be in time; None: no remote."""
+        """Latest time at which a remote can still give the first token in time; None if none is
+        open to the request."""
         states = self.open(tracked, now)
         if not states:
             return None
@@ -100,6 +102,7 @@ class Remotes:
 
 
 def fits_context(state: PlacementState, request: Request) -> bool:
-    """Whether the prompt leaves room for a token; an estimated prompt is left to the engine."""
+    """Whether the context has room for the prompt and one token. A prompt whose length is only
+    estimated always fits: the engine counts it."""
     context = state.context_tokens
     return context is None or not request.prompt_tokens_exact or request.prompt_tokens < context

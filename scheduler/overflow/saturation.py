@@ -1,10 +1,10 @@
-"""Whether the own servers of a model are saturated: predicted wait over what is promised.
+"""Saturation of a model's self-hosted servers: predicted wait over promised time to first token.
 
-The wait is the work that waits over the rate at which work was started while some waited: measured,
-so that an error in predicted work cancels out. The mark has hysteresis, in value and in time, so
-that overflow does not flap. Requests that are late already are in neither: the mark holds them
-back, so if they set it they would keep it set. What is *shown* counts them, and how long the others
-have waited in fact (`shown_share`).
+The predicted wait is the queued work divided by the measured rate at which work was started while
+requests waited. The rate is measured in predicted work, so an error of the prediction cancels out.
+The mark has hysteresis in value and in time, so that overflow does not flap. Requests that are late
+already do not count: the mark holds them back, so they would keep it set. The figure shown to
+operators counts them, and the time that the others have waited (`shown_share`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Iterable
 
 ON = 1.0
 OFF = 0.6
-"""The mark is set at a wait of ON x SLO and goes at OFF x SLO; overflow takes the same figures."""
+"""The mark is set at a wait of ON x SLO, cleared at OFF x SLO; overflow uses the same figures."""
 DWELL_S = 60.0
 """Least time between two changes of the mark."""
 SMOOTH_S = 5.0
-"""Time constant of the value that sets the mark: a burst of a second is not saturation."""
+"""Time constant of the smoothed value: a burst of a second is not saturation."""
 RATE_MEMORY_S = 20.0
 """Time constant of the measured rate."""
 
 
 class WorkRate:
-    """Seconds of work that are started per second while requests wait, decayed."""
+    """Seconds of work started per second while requests wait, as a decayed mean."""
 
     def __init__(self) -> None:
         self._work_s = 0.0
@@ -45,7 +45,7 @@ class WorkRate:
         self._work_s += work_s
 
     def per_s(self, groups_serving: int) -> float:
-        """The rate; a group counts for 1 as long as nothing was measured."""
+        """The rate. Before anything was measured it is one per serving group."""
         prior_s = 1.0
         return (self._work_s + prior_s * max(1, groups_serving)) / (self._busy_s + prior_s)
 
@@ -60,7 +60,7 @@ class Saturation:
         self._changed_s = -math.inf
 
     def observe(self, wait_share: float, now: float) -> None:
-        """Takes the predicted wait over the time to first token promised, as it is now."""
+        """Records the present ratio of predicted wait to promised time to first token."""
         passed_s = max(0.0, now - self._at_s)
         self._at_s = now
         self.value += (wait_share - self.value) * (1.0 - math.exp(-passed_s / SMOOTH_S))
@@ -77,11 +77,12 @@ class Saturation:
 
 
 def shown_share(arrival_share: float, waiting: Iterable[tuple[float, float]]) -> float:
-    """What operators are shown: the wait over the time to first token promised, as the mean over
-    the work that waits, nobody's less than that of an arrival.
+    """The saturation shown to operators: the ratio of wait to promised time to first token, as a
+    mean over the queued requests, weighted by their work.
 
-    `arrival_share`: what a new request meets (`Saturation.value`); `waiting`: of each request its
-    work, and the share that it has waited or, late, will have.
+    `arrival_share`: the ratio for a new request (`Saturation.value`), the lower bound for each
+    queued one; `waiting`: work and ratio of each queued request. The ratio counts the time already
+    waited and, for a late request, the predicted rest.
     """
     work_s = weighted_s = 0.0
     for its_work_s, share in waiting:

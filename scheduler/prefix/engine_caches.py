@@ -1,10 +1,10 @@
-"""What the engines of one model hold in their prefix caches, as their own events tell.
+"""Contents of the engines' prefix caches of one model, from the engines' cache events.
 
-For a prompt given as token ids this is exact: the longest run of its leading blocks that a cache
-holds. Ranks of a data-parallel replica have a cache each and are not pinned, so what is expected of
-the replica is their mean. Where only part of a cache is known, because the subscription began late
-or lost events, it is a lower bound. An engine can compute a block twice at once and then holds two
-copies, each of which it tells of when it comes and when it goes.
+For a prompt given as token ids the result is exact: the number of leading blocks that a cache
+holds. Each rank of a data-parallel replica has its own cache; if requests are not pinned to a rank,
+the expectation for the replica is the mean of its ranks. If the subscription began late or lost
+events, only part of a cache is known, and the result is a lower bound. An engine that computes a
+block twice at once holds two copies and sends events for each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scheduler.prefix.token_blocks import (
 MOST_BLOCKS = 524_288
 """Blocks remembered over all caches of a model: at most 150 MB. Later ones are left out."""
 MOST_BLOCK_SIZES = 4
-"""Different block sizes of one model's engines that prompts are cut by."""
+"""Bound of the different block sizes among one model's engines."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Cache:
     """Copies beyond the first one."""
     tokens: int = 0
     known: bool = False
-    """Whether it holds nothing else."""
+    """Whether `names` is the whole content of the cache."""
     began_s: float = -np.inf
     """When it was known to be empty."""
     block_tokens: int = 0
@@ -77,7 +77,7 @@ class EngineCaches:
         return self._blocks
 
     def apply_events(self, placement: int, events: CacheEvents, now: float) -> None:
-        """Takes what a rank of the placement tells."""
+        """Applies the cache events of one rank of the placement."""
         self._ranks[placement] = events.ranks
         key = placement, events.rank
         cache = self._caches.get(key)
@@ -99,7 +99,7 @@ class EngineCaches:
         self._sum_up(placement)
 
     def engine_restarted(self, placement: int, since_s: float) -> None:
-        """The engine began anew after `since_s`: what was told before holds no more."""
+        """The engine restarted after `since_s`: events from before are void."""
         for cache in self._of(placement):
             if cache.began_s < since_s:
                 self._reset(cache, known=False)
@@ -150,7 +150,7 @@ class EngineCaches:
         return of_placements
 
     def is_known(self, placement: int) -> bool:
-        """The same of one; of those that have no engine of the gateway's it is not."""
+        """Whether the whole cache content of a placement is known; False for a remote."""
         return placement < self._placements and bool(self.known[placement])
 
     def _sum_up(self, placement: int) -> None:

@@ -1,5 +1,6 @@
-"""Who holds which block of a prompt: a block's holders are the bits of one integer, so that a look
-walks a prompt once for all of them."""
+"""Holders of prompt blocks, as a bit set for each block.
+
+One walk over a prompt's blocks gives the number of leading blocks of every holder."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from scheduler.output_length import Floats
 
 
 class Holders:
-    """Blocks by holder, which is the number of a bit. A block's name stands for all before it."""
+    """Maps a block to its holders; a holder is a bit number. A block's name identifies the block
+    and all blocks before it."""
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
@@ -20,11 +22,11 @@ class Holders:
         return len(self._holders)
 
     def add(self, block: int, bit: int) -> None:
-        """The holder of `bit` (a power of two) has the block."""
+        """Adds the block for the holder of `bit`, a power of two."""
         self._holders[block] = self._holders.get(block, 0) | bit
 
     def drop(self, block: int, bit: int) -> None:
-        """It has it no more."""
+        """Removes the block for the holder of `bit`, if it is there."""
         left = self._holders.pop(block, 0) & ~bit
         if left:
             self._holders[block] = left

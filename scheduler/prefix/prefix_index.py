@@ -1,10 +1,10 @@
-"""Which placement has which prompt prefix in its cache, as far as the own dispatches tell.
+"""Prompt prefixes expected in the cache of each placement, from the requests that were sent there.
 
-Prompts come as chained block hashes, so a block's hash stands for everything before it too. Each
-placement remembers the blocks that were sent there, the least recently used go first, at most as
-many as its KV cache holds. What the index expects is corrected by the cached tokens that come back
-(`PlacementState.cache_trust`). Engines that publish their caches tell it exactly, of prompts given
-as token ids (`engine_caches.py`).
+A prompt is a sequence of chained block hashes, so a hash identifies its block and all blocks before
+it. For each placement the index keeps the blocks that were sent there, at most as many as its KV
+cache holds; the least recently used ones are dropped. The expectation is corrected by the cached
+tokens that engines report (`PlacementState.cache_trust`). For prompts given as token ids, engines
+that publish cache events give exact figures instead (`engine_caches.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scheduler.prefix.holders import Holders
 MOST_BLOCKS = 262_144
 """Blocks remembered over all placements of a model: some 40 MB."""
 FIRST_BLOCKS = 1024
-"""Of a placement whose KV capacity is not known yet."""
+"""Bound for a placement whose KV capacity is unknown."""
 
 
 class PrefixIndex:
@@ -46,7 +46,8 @@ class PrefixIndex:
         return found if self._order is None else found[self._order]
 
     def add(self, placement: int, blocks: Sequence[int], capacity_blocks: int | None) -> None:
-        """These blocks are computed there now; the deepest ones are forgotten first."""
+        """Records that these blocks are in the placement's cache now. The last blocks of a prompt
+        are dropped first."""
         held, bit = self._blocks[placement], 1 << self._bits[placement]
         most = FIRST_BLOCKS if capacity_blocks is None else capacity_blocks
         most = max(1, min(most, self._limit))
@@ -60,7 +61,7 @@ class PrefixIndex:
             self._holders.drop(held.popitem(last=False)[0], bit)
 
     def forget(self, placement: int) -> None:
-        """The placement lost its cache."""
+        """Drops all blocks of a placement, which has lost its cache."""
         held, bit = self._blocks[placement], 1 << self._bits[placement]
         for block in held:
             self._holders.drop(block, bit)

@@ -1,8 +1,8 @@
-"""Chained hashes of token blocks, and what an engine tells of those in its prefix cache.
+"""Names of token blocks, and the cache events of engines.
 
-An engine names blocks by hashes that only it can make. Here a block is named by its tokens, all
-before it, the size of a block and the cache salt, so that a prompt given as token ids and an
-engine's events come to the same name.
+An engine names blocks by hashes that only it can compute. Here the name of a block is a hash of its
+tokens, of all tokens before it, of the block size and of the cache salt, so that a prompt given as
+token ids and an engine's events lead to the same name.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class BlocksStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksRemoved:
-    """Blocks are in the cache no more."""
+    """Blocks were removed from the cache."""
 
     hashes: tuple[EngineHash, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheReset:
-    """What was told of the cache so far holds no more.
+    """All earlier events of the cache are void.
 
-    `known`: the cache is empty, so that all it will hold is told of from now on; else it holds
-    blocks that nobody tells of. `emptied`: it held something before and has lost it.
+    `known`: the cache is empty now, so later events give its whole content; otherwise it holds
+    blocks for which no event was seen. `emptied`: the cache lost blocks that it held before.
     """
 
     known: bool
@@ -66,7 +66,7 @@ CacheChange = BlocksStored | BlocksRemoved | CacheReset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEvents:
-    """What one of the `ranks` data-parallel ranks of a placement tells, in order."""
+    """Cache events of one of the `ranks` data-parallel ranks of a placement, in order."""
 
     placement: str
     rank: int
@@ -75,7 +75,7 @@ class CacheEvents:
 
 
 def root(block_tokens: int, salt: str) -> int:
-    """What stands for the block before the first one."""
+    """The name used as parent of a prompt's first block."""
     return _name(f"{block_tokens}\n{salt}".encode())
 
 

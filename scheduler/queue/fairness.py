@@ -1,10 +1,9 @@
-"""Weighted fairness between tenants: a virtual counter of service each, in nano-dollars.
+"""Weighted fairness between tenants: a virtual service counter for each, in nano-dollars.
 
-Every tenant's counter grows by the service it gets over its weight; the waiting tenant with the
-least counter goes next. A tenant that returns from idle is lifted to the least counter of those
-that wait, so that it has no claim on the time it was away (VTC, arXiv 2401.00588). The service of
-two tenants that both wait then differs by what one dispatch and one batch can hold, not by how much
-either asks for.
+A tenant's counter grows by its service divided by its weight; the waiting tenant with the lowest
+counter goes next. The counter of a tenant that returns from idle is raised to the lowest counter of
+the waiting tenants, so that idle time earns nothing (VTC, arXiv 2401.00588). The service of two
+tenants that both wait then differs by at most one start and one batch, however much each asks for.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MOST_TENANTS = 4096
-"""Counters kept; beyond it those who do not wait are forgotten, least service first."""
+"""Bound of the counters; beyond it, those of tenants that do not wait are dropped, lowest first."""
 
 
 class ServiceCounters:
@@ -21,7 +20,7 @@ class ServiceCounters:
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
         self._floor = 0.0
-        """Of the tenant that was served last: where a newcomer starts when none waits."""
+        """Counter of the tenant that was served last; a new tenant starts there if none waits."""
 
     def __len__(self) -> int:
         return len(self._served)
@@ -31,11 +30,11 @@ class ServiceCounters:
         return self._served.get(tenant, self._floor)
 
     def charge(self, tenant: str, weight: float, nano_usd: float) -> None:
-        """Counts service; negative: what was counted too much."""
+        """Adds service; a negative amount corrects an estimate."""
         self._served[tenant] = self.served(tenant) + nano_usd / weight
 
     def tenant_returned(self, tenant: str, waiting: Iterable[str]) -> None:
-        """The tenant begins to wait; `waiting`: those who do already."""
+        """A request of the tenant begins to wait; `waiting`: the tenants that already wait."""
         least = min((self.served(other) for other in waiting), default=self._floor)
         self._served[tenant] = max(self.served(tenant), least)
         if len(self._served) > MOST_TENANTS:
@@ -45,5 +44,5 @@ class ServiceCounters:
                 del self._served[other]
 
     def tenant_started(self, tenant: str) -> None:
-        """The tenant's request goes to a placement."""
+        """A request of the tenant was started."""
         self._floor = max(self._floor, self.served(tenant))

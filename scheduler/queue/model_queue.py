@@ -1,13 +1,13 @@
-"""The queue of one model: bounded, and in what order its requests are looked at.
+"""The bounded queue of one model, and the order in which its requests are tried.
 
-Order: class by strict priority, but each lower class that waits is owed a share of the service
-given above it and goes first once that covers its next request; within a class the tenant with the
-least weighted service; within a tenant the shortest predicted prefill, each second of waiting worth
-`ageing` seconds of prefill. Earliest-deadline order would collapse under overload; deadlines only
-say what is still worth doing: a request whose time to first token is lost moves behind all that can
-still be kept, until its place in the queue expires.
+Classes have strict priority, with one exception: a lower class that waits earns credit, a share of
+the service given to higher classes, and goes first once the credit covers its next request. Within
+a class, the tenant with the least weighted service goes first; within a tenant, the request with
+the shortest predicted prefill, where each second of waiting counts as `ageing` seconds of prefill.
+Earliest-deadline order would collapse under overload, so deadlines do not set the order. A request
+whose time to first token is lost moves behind all others, until its time in the queue is up.
 
-When the queue is full, the lowest class gives way first, and in it the tenant that waits most.
+If the queue is full, a request of the lowest class makes room, of the tenant that waits with most.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from scheduler.policy import Policy
 from scheduler.queue.fairness import ServiceCounters
 
 PRIORITY_STEP_S = 1.0
-"""How much waiting one rank of priority is worth."""
+"""Seconds of waiting that one step of `Request.priority` is worth."""
 MOST_TENANTS = 16
 MOST_SCANNED = 64
-"""Tenants, and requests of each, that one event goes through at most; few are looked at."""
+"""Bounds of the tenants, and of the requests of each, that one pass goes through."""
 MOST_CREDIT_REQUESTS = 4.0
-"""A class is owed at most this many times its next request: a claim, not a hoard."""
+"""Bound of a class's credit, in multiples of its next request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +41,16 @@ class QueueLimits:
 
 
 class Due(enum.IntEnum):
-    """What becomes due for a request that waits."""
+    """An action that becomes due for a queued request."""
 
     SPILL = 0
-    """A remote can only just keep its time to first token."""
+    """Send it to a remote: a later start there would be late."""
     LAST_CALL = 1
-    """Its time to first token is nearly up: look once more, with more tolerance."""
+    """Try once more, with more tolerance: its time to first token is nearly up."""
     LATE = 2
-    """It is lost."""
+    """Its time to first token is lost."""
     EXPIRED = 3
-    """It has waited as long as it may."""
+    """It has waited for as long as it may."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -273,10 +273,10 @@ class ModelQueue:
         return work_s
 
     def displaceable(self, request: Request) -> Queued | None:
-        """Who should leave a full queue for this request; None: nobody ranks below it.
+        """The request that should leave a full queue for this one; None if none ranks below it.
 
         Nobody leaves a queue that a reload has left above its bound: that would make no room yet.
-        In its own class: who is late, else the last of a tenant that waits with more requests.
+        In the same class: a late request, else the last one of a tenant with more queued requests.
         """
         if len(self._by_id) > self._limits.requests:
             return None

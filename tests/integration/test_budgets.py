@@ -94,7 +94,7 @@ async def test_a_cap_is_never_passed_and_stays_spent_after_a_restart(tmp_path: P
 async def test_what_running_requests_hold_may_come_free(tmp_path: Path) -> None:
     async with gateway(tmp_path, budget(400), pause_s=0.3) as running:
         first = asyncio.create_task(generate(running))
-        await serving.until(lambda: running.gateway.runtime.dispatcher.in_flight == 1)
+        await serving.until(lambda: running.gateway.pipeline.active_requests == 1)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate(running)
         assert told(caught.value) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_HELD")
@@ -147,7 +147,7 @@ async def test_a_reload_brings_a_budget_that_knows_what_was_spent_before(tmp_pat
     async with gateway(tmp_path) as running:
         for _ in range(10):
             await generate(running)
-        config = running.gateway.runtime.config
+        config = running.gateway.active.config
         await running.gateway.reload(
             msgspec.structs.replace(config, budgets=(budget(350),)), tmp_path
         )

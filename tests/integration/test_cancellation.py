@@ -38,16 +38,16 @@ async def tasks_when_idle(gateway: Serving) -> int:
 
 async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks: int) -> None:
     """Waits for the ends that are under way, then looks at everything that could leak."""
-    runtime = gateway.gateway.runtime
-    await serving.until(lambda: runtime.dispatcher.in_flight == 0)
+    core = gateway.gateway.scheduler.core
+    await serving.until(lambda: gateway.gateway.pipeline.active_requests == 0)
     await serving.until(lambda: all(engine.open_requests == 0 for engine in engines))
-    assert repr(runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
-    for state in runtime.scheduler.placements:
+    assert repr(core) == "<Scheduler: 0 queued, 0 running>"
+    for state in core.placements:
         assert (state.sequences, state.kv_tokens) == (0, 0)
         assert (state.kv_reserved_tokens, state.pending) == (0, {})
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
-    for backend in runtime.backends.values():
+    for backend in gateway.gateway.parts.fleet.clients.values():
         assert isinstance(backend, VllmServer | OpenAIClient)
         connector = backend.session.connector
         assert connector is not None
@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_the_queue_frees_its_seat() -> None:
         )
         async with serving.serving(settings) as gateway:
             tasks = await tasks_when_idle(gateway)
-            scheduler = gateway.gateway.runtime.scheduler
+            scheduler = gateway.gateway.scheduler.core
             long = chat_request(max_output_tokens=4000, ignore_eos=True)
             running = gateway.stub.Generate(long, metadata=METADATA)
             await running.read()

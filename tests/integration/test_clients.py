@@ -185,4 +185,4 @@ async def test_ctrl_c_cancels_the_request() -> None:
                 _, err = await process.communicate()
             assert process.returncode == 130
             assert err.decode() == "cancelled\n"
-            await serving.until(lambda: gateway.gateway.runtime.dispatcher.in_flight == 0)
+            await serving.until(lambda: gateway.gateway.pipeline.active_requests == 0)

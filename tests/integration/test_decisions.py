@@ -45,7 +45,7 @@ async def test_a_quote_tells_every_candidate_and_starts_nothing() -> None:
             assert sum(c.chosen for c in quote.candidates) == 1
             [remote] = [c for c in quote.candidates if c.placement == "far"]
             assert not remote.HasField("marginal_nano_usd"), "an unknown price is not zero"
-            assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
+            assert repr(gateway.gateway.scheduler.core) == "<Scheduler: 0 queued, 0 running>"
 
 
 async def test_explain_is_for_the_own_requests_and_operators_see_all() -> None:
@@ -88,7 +88,7 @@ async def test_a_batch_request_is_taken_back_for_an_interactive_one_and_still_an
             )
             once = inference_pb2.GenerateOnceRequest(request=batch)
             running = gateway.stub.GenerateOnce(once, metadata=METADATA)
-            scheduler = gateway.gateway.runtime.scheduler
+            scheduler = gateway.gateway.scheduler.core
             await serving.until(lambda: repr(scheduler) == "<Scheduler: 0 queued, 1 running>")
             seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
             assert seen.done is not None

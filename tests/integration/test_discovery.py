@@ -60,10 +60,10 @@ def config(dns: DnsServer, port: int, max_replicas: int = 16) -> GatewayConfig:
 
 def in_service(gateway: Serving) -> set[str]:
     """Addresses whose placements serve."""
-    runtime = gateway.gateway.runtime
+    targets = gateway.gateway.parts.fleet.targets
     return {
-        runtime.targets[state.facts.name][0].removeprefix("http://").rpartition(":")[0]
-        for state in runtime.scheduler.placements
+        targets[state.facts.name][0].removeprefix("http://").rpartition(":")[0]
+        for state in gateway.gateway.scheduler.core.placements
         if state.serving
     }
 
@@ -100,7 +100,7 @@ async def test_replicas_come_and_go_and_running_streams_end_well() -> None:
         listed = await gateway.stub.ListModels(inference_pb2.ListModelsRequest(), metadata=METADATA)
         assert [(m.local_replicas, m.local_replicas_serving) for m in listed.models] == [(2, 2)]
         assert servers[FIRST].url.endswith(str(port))
-        snapshot = gateway.gateway.runtime.snapshot(asyncio.get_running_loop().time())
+        snapshot = (await gateway.gateway.scheduler.figures()).snapshot
         assert len(snapshot.placements) == 2, "free places are no replicas"
         assert [(pool.groups, pool.groups_serving) for pool in snapshot.pools] == [(2, 2)]
 
@@ -179,9 +179,7 @@ async def test_a_reload_keeps_what_was_found_though_dns_is_silent() -> None:
     ):
         await until_in_service(gateway, FIRST, SECOND)
         dns.silent = True
-        before = gateway.gateway.runtime
         await gateway.gateway.reload(config(dns, port), Path.cwd())
-        assert gateway.gateway.runtime is not before
         assert in_service(gateway) == {FIRST, SECOND}
         await generate(gateway)
         dns.silent, dns.addresses = False, [SECOND]
@@ -203,19 +201,20 @@ async def test_pinned_ranks_come_and_go_with_their_replica() -> None:
         )
         settings = msgspec.structs.replace(found, pools=(pool,))
         async with serving.serving(settings, ready=False) as gateway:
-            runtime = gateway.gateway.runtime
+            targets = gateway.gateway.parts.fleet.targets
+            core = gateway.gateway.scheduler.core
 
             def serves() -> set[tuple[str, int]]:
                 return {
-                    (runtime.targets[state.facts.name][0].split("/")[2].split(":")[0], rank)
-                    for state in runtime.scheduler.placements
+                    (targets[state.facts.name][0].split("/")[2].split(":")[0], rank)
+                    for state in core.placements
                     if state.serving and (rank := state.facts.dp_rank) is not None
                 }
 
             await serving.until(
                 lambda: serves() == {(h, r) for h in (FIRST, SECOND) for r in (0, 1)}
             )
-            snapshot = runtime.snapshot(asyncio.get_running_loop().time())
+            snapshot = (await gateway.gateway.scheduler.figures()).snapshot
             assert len(snapshot.placements) == 4, "free places are no replicas"
             assert [(pool.groups, pool.groups_serving) for pool in snapshot.pools] == [(2, 2)]
             request = chat_request(max_output_tokens=300, ignore_eos=True)
@@ -233,7 +232,7 @@ async def test_pinned_ranks_come_and_go_with_their_replica() -> None:
             assert len(routes) == 4, "every rank of the first two had one, and ended it"
             gone = {seen.done.route.replica.partition("/")[0] for seen in ended if seen.done}
             assert len(gone) == 2
-            states = runtime.scheduler.placements
+            states = core.placements
             await serving.until(lambda: not any(state.residents for state in states))
 
 

@@ -72,7 +72,7 @@ async def test_after_content_the_client_is_told_and_nothing_is_replayed(name: st
             await read_stream(call)
         _, usage = partial_output(caught.value)
         assert usage.completion_tokens == 1
-        assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
+        assert repr(gateway.gateway.scheduler.core) == "<Scheduler: 0 queued, 0 running>"
     assert (bad.chats, good.chats) == (1, 0)
 
 
@@ -110,7 +110,7 @@ async def test_a_deadline_holds_though_every_read_finds_output() -> None:
             async for _ in backend.stream(generation, deadline_s=deadline_s):
                 pass
         assert caught.value.kind is FailureKind.DEADLINE
-        assert gateway.gateway.runtime.scheduler.serves
+        assert gateway.gateway.scheduler.core.serves
 
 
 @pytest.mark.parametrize(("frames", "replica"), [(100, "b"), (600, "")])
@@ -156,15 +156,15 @@ async def test_when_all_fail_the_last_reason_is_told_and_a_retry_is_allowed() ->
 async def test_a_replica_that_serves_another_model_never_enters_service() -> None:
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
-        assert gateway.gateway.runtime.scheduler.serves
+        assert gateway.gateway.scheduler.core.serves
         wrong = PoolConfig(
             name="own",
             model="other",
             replicas=(ReplicaConfig(name="a", url=script.url),),
-            gpu=gateway.gateway.runtime.config.pools[0].gpu,
+            gpu=gateway.gateway.active.config.pools[0].gpu,
         )
         async with serving.serving(serving.config(pools=[wrong]), ready=False) as second:
-            [state] = second.gateway.runtime.scheduler.placements
+            [state] = second.gateway.scheduler.core.placements
             await serving.until(lambda: state.reason != "not probed yet")
             assert not state.serving
             assert state.reason == "serves moe, not other: mend upstream_model"

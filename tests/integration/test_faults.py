@@ -78,7 +78,7 @@ async def fleet(
         pool = serving.pool([a.url, b.url], upstream_model=DEFAULT_MODEL, timeouts=timeouts)
         async with serving.serving(serving.config(pools=[pool]), ready=ready) as running:
             yield Fleet(running, a, b)
-            scheduler = running.gateway.runtime.scheduler
+            scheduler = running.gateway.scheduler.core
             await serving.until(lambda: repr(scheduler) == NOTHING_LEFT)
             for sim in (a, b):
                 await until_idle(sim)
@@ -152,7 +152,7 @@ async def test_an_unhealthy_replica_never_enters_service() -> None:
             for path in ("/health", "/v1/models", "/metrics"):
                 async with session.get(running.a.url + path) as response:
                     assert response.status == 200
-        placements = running.serving.gateway.runtime.scheduler.placements
+        placements = running.serving.gateway.scheduler.core.placements
         await serving.until(lambda: "EngineCore" in placements[0].reason)
         await serving.until(lambda: placements[1].serving)
         seen = await read_stream(running.generate())
@@ -178,7 +178,7 @@ async def test_while_a_replica_drains_its_streams_finish_and_new_ones_go_elsewhe
 
 async def test_a_replica_that_refuses_is_out_until_its_listener_is_back() -> None:
     async with fleet(speed=1.0) as running:
-        placements = running.serving.gateway.runtime.scheduler.placements
+        placements = running.serving.gateway.scheduler.core.placements
         old = running.generate(max_output_tokens=60)
         await first_message(old)
         running.fail("refuse")

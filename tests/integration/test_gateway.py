@@ -225,7 +225,7 @@ async def test_a_deadline_that_passes_frees_the_engine() -> None:
             error = await failure(gateway, request, timeout_s=0.5)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             await serving.until(lambda: slow.open_requests == 0)
-            await serving.until(lambda: gateway.gateway.runtime.dispatcher.in_flight == 0)
+            await serving.until(lambda: gateway.gateway.pipeline.active_requests == 0)
 
 
 async def test_the_default_deadline_holds_where_the_client_sets_none() -> None:
@@ -268,7 +268,7 @@ async def test_a_full_queue_overflows_to_the_remote_and_what_must_stay_is_refuse
             running = gateway.stub.Generate(long, metadata=METADATA)
             await running.read()
             waiting = gateway.stub.Generate(long, metadata=METADATA)
-            scheduler = gateway.gateway.runtime.scheduler
+            scheduler = gateway.gateway.scheduler.core
             await serving.until(lambda: scheduler.queued_requests == 1)
             seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
             assert seen.done is not None

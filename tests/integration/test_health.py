@@ -42,7 +42,7 @@ async def test_the_process_is_healthy_though_nothing_can_serve() -> None:
     async with upstreams(script) as gateway:
         assert await health_of(gateway.channel, INFERENCE) == "SERVING"
         script.metrics_status = 500
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         await serving.until(lambda: not state.serving)
         assert await health_of(gateway.channel, INFERENCE) == "NOT_SERVING"
         assert await health_of(gateway.channel, "") == "NOT_SERVING"

@@ -45,7 +45,7 @@ async def test_requests_are_spread_over_the_ranks_by_what_they_hold() -> None:
     async with engine(data_parallel_size=RANKS, speed=1.0) as sim:
         settings = serving.config(pools=[pool(sim.url)], keys=(BOSS,))
         async with serving.serving(settings) as gateway:
-            scheduler = gateway.gateway.runtime.scheduler
+            scheduler = gateway.gateway.scheduler.core
             assert [s.facts.name for s in scheduler.placements] == [
                 f"own/a/{rank}" for rank in range(RANKS)
             ]
@@ -88,7 +88,7 @@ async def test_ranks_leave_service_together_and_no_rank_alone() -> None:
     async with engine(data_parallel_size=RANKS) as sim:
         settings = serving.config(pools=[pool(sim.url)], keys=(BOSS,))
         async with serving.serving(settings) as gateway:
-            scheduler = gateway.gateway.runtime.scheduler
+            scheduler = gateway.gateway.scheduler.core
             admin: admin_pb2_grpc.AdminServiceAsyncStub
             admin = admin_pb2_grpc.AdminServiceStub(gateway.channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -111,7 +111,7 @@ async def test_a_drained_replica_stays_drained_whatever_ranks_a_reload_makes_of_
             """Placements that serve; the reload is over when all of them have been probed."""
             settings_ = serving.config(pools=[pool(sim.url, **settings)], keys=(BOSS,))
             await gateway.gateway.reload(settings_, Path.cwd())
-            states = gateway.gateway.runtime.scheduler.placements
+            states = gateway.gateway.scheduler.core.placements
             await until(lambda: all(s.report and s.reason != "not probed yet" for s in states))
             return [state.facts.name for state in states if state.serving]
 
@@ -142,6 +142,6 @@ async def test_a_wrong_number_of_ranks_keeps_the_replica_out_and_says_why(
         gpu = GpuConfig(type="H100", count=8, usd_per_gpu_hour="2")
         settings = serving.config(pools=[pool(sim.url, data_parallel_ranks=ranks, gpu=gpu)])
         async with serving.serving(settings, ready=False) as gateway:
-            states = gateway.gateway.runtime.scheduler.placements
+            states = gateway.gateway.scheduler.core.placements
             await until(lambda: all(reason in state.reason for state in states))
             assert not any(state.serving for state in states)

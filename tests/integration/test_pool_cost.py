@@ -156,12 +156,12 @@ async def test_a_disaggregated_pool_shows_the_load_of_its_stages(tmp_path: Path)
 
 async def test_the_meter_shares_by_the_model_that_the_scheduler_fits(tmp_path: Path) -> None:
     async with metered(Scripted(GOOD), tmp_path) as served:
-        live = served.gateway.live
-        group = live.metering.group("own/a")
+        metering = served.gateway.parts.metering
+        group = metering.group("own/a")
         assert group is not None
-        group.set_model(replace(QWEN3_30B_H100, base_s=1.0), live.metering.now_ns)
-        live.metering.take_fits()
-        fitted = live.runtime.scheduler.step_model("own/a", live.metering.loop_s)
+        group.set_model(replace(QWEN3_30B_H100, base_s=1.0), metering.now_ns)
+        metering.take_fits()
+        fitted = served.gateway.scheduler.core.step_model("own/a", metering.loop_s)
         assert group.model == fitted != replace(QWEN3_30B_H100, base_s=1.0)
         check_sums(await ask(served))
 

@@ -13,7 +13,7 @@ from tests.serving import METADATA, chat_request, read_stream
 async def test_one_failed_look_is_forgiven_two_are_not() -> None:
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         script.metrics_status = 500
         await serving.until(lambda: not state.serving)
         assert "500" in state.reason
@@ -30,7 +30,7 @@ async def test_one_failed_look_is_forgiven_two_are_not() -> None:
 async def test_metrics_that_are_none_take_a_replica_out_and_say_which_line() -> None:
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         script.metrics = b'vllm:num_requests_running{engine="0"} -3\n'
         await serving.until(lambda: not state.serving)
         assert "num_requests_running" in state.reason
@@ -39,7 +39,7 @@ async def test_metrics_that_are_none_take_a_replica_out_and_say_which_line() -> 
 async def test_an_engine_that_hangs_behind_a_server_that_answers_leaves() -> None:
     hung, good = Scripted(frames=[ROLE], end="hang"), Scripted(frames=GOOD)
     async with upstreams(hung, good) as gateway:
-        first, _ = gateway.gateway.runtime.scheduler.placements
+        first, _ = gateway.gateway.scheduler.core.placements
         hung.completions = "hang"
         seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
         assert seen.done is not None
@@ -53,7 +53,7 @@ async def test_an_engine_that_hangs_behind_a_server_that_answers_leaves() -> Non
 async def test_what_others_run_on_a_replica_is_noticed() -> None:
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         script.metrics = b'vllm:num_requests_running{engine="0"} 5\n'
         await serving.until(lambda: state.external_sequences == 5)
         script.metrics = b'vllm:num_requests_running{engine="0"} 0\n'

@@ -58,7 +58,7 @@ async def full(gateway: Serving) -> AsyncIterator[None]:
     running = gateway.stub.Generate(long, metadata=METADATA)
     await first_message(running)
     waiting = gateway.stub.Generate(long, metadata=METADATA)
-    scheduler = gateway.gateway.runtime.scheduler
+    scheduler = gateway.gateway.scheduler.core
     await serving.until(lambda: scheduler.queued_requests == 1)
     yield
     waiting.cancel()

@@ -88,9 +88,9 @@ async def two(
 async def closes(*gateways: Serving) -> None:
     """Nothing runs or waits in any of them."""
     for served in gateways:
-        scheduler = served.gateway.runtime.scheduler
+        scheduler = served.gateway.scheduler.core
         await until(lambda scheduler=scheduler: repr(scheduler).endswith(" 0 queued, 0 running>"))  # type: ignore[misc]
-        await until(lambda served=served: served.gateway.runtime.dispatcher.in_flight == 0)  # type: ignore[misc]
+        await until(lambda served=served: served.gateway.pipeline.active_requests == 0)  # type: ignore[misc]
 
 
 async def refused(gateway: Serving, **fields: Any) -> grpc.aio.AioRpcError:
@@ -246,7 +246,7 @@ async def test_a_saturated_gateway_is_spared_for_as_long_as_it_asks() -> None:
         await first_message(running)
         waiting = inner.stub.Generate(long, metadata=METADATA)
         queued = asyncio.create_task(waiting.read())
-        await until(lambda: "1 queued" in repr(inner.gateway.runtime.scheduler))
+        await until(lambda: "1 queued" in repr(inner.gateway.scheduler.core))
         error = await refused(outer)
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         trailers = dict(error.trailing_metadata() or ())
@@ -327,7 +327,7 @@ async def test_two_gateways_that_overflow_to_each_other_do_not_pass_a_request_ro
     async with serving.serving(first) as a:
         second = outer_config(beyond(a.gateway.address, "first"))
         async with serving.serving(second) as b:
-            old = a.gateway.runtime.backends["second"]
+            old = a.gateway.parts.fleet.clients["second"]
             assert isinstance(old, MoegateClient)
             await refused(a)
             again = outer_config(beyond(b.gateway.address, "second"))
@@ -343,7 +343,7 @@ async def test_two_gateways_that_overflow_to_each_other_do_not_pass_a_request_ro
 async def test_a_chain_of_three_needs_to_be_allowed() -> None:
     async with two() as (middle, _, _):
         longer = beyond(
-            middle.gateway.runtime.config.remotes[0].url.removeprefix("grpc://"),
+            middle.gateway.active.config.remotes[0].url.removeprefix("grpc://"),
             gateway=OtherGatewayConfig(max_hops=2),
         )
         async with serving.serving(outer_config(beyond(middle.gateway.address))) as outer:

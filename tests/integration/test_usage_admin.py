@@ -261,7 +261,7 @@ async def test_a_drained_placement_gets_no_request_until_it_is_taken_back(stack:
     call.cancel()
     # A reload does not take it back.
     gateway = stack.serving.gateway
-    await gateway.reload(gateway.runtime.config, Path.cwd())
+    await gateway.reload(gateway.active.config, Path.cwd())
     await serving.until_serving(gateway, 1)
     assert await placements(6) == {"b"}
     undrain = admin_pb2.UndrainRequest(placement="own/a")
@@ -271,7 +271,7 @@ async def test_a_drained_placement_gets_no_request_until_it_is_taken_back(stack:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stack.admin.Drain(admin_pb2.DrainRequest(placement=unknown), metadata=OPERATOR)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert all(state.serving for state in gateway.runtime.scheduler.placements)
+    assert all(state.serving for state in gateway.scheduler.core.placements)
 
 
 async def test_the_ledger_tells_how_it_stands(stack: Stack) -> None:

@@ -422,3 +422,18 @@ def test_an_answer_that_outgrew_its_prediction_takes_room_at_once() -> None:
     for tokens in (1, 486):
         scheduler.handle(Progress(request_id="long", attempt=1, output_tokens=tokens), 0.1)
     assert scheduler.submit(request("next", prompt_tokens=243, max_output_tokens=1), 0.1) == ()
+
+
+def test_a_placements_context_is_configured_or_reported_or_unknown() -> None:
+    core = scheduler(local("a", context=500), local("b"))
+    assert core.context_tokens("a") == 500
+    assert core.context_tokens("b") is None
+    core.handle(
+        EngineReport(
+            placement="b", at_s=0.0, running=0, waiting=0, kv_usage=0.0, prompt_tokens_total=0,
+            generation_tokens_total=0, context_tokens=800,
+        ),
+        0.0,
+    )  # fmt: skip
+    assert core.context_tokens("b") == 800
+    assert core.context_tokens("not there") is None

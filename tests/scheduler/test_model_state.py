@@ -98,11 +98,11 @@ def test_a_paused_placement_is_excluded_until_its_pause_ends() -> None:
         retry_after_s=9.0,
     )  # fmt: skip
     state.admission.record_end("a", "x", end, 0.0)
-    state.troubled.add(0)
+    state.suspect.add(0)
     paused = state.query(tracked(state), 1.0)
     assert (paused.possible, paused.possible_now) == (True, False)
     state.advance(10.0)
-    assert not state.troubled
+    assert not state.suspect
     assert state.query(tracked(state), 10.0).excluded is None
 
 

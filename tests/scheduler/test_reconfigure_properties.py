@@ -25,6 +25,7 @@ from scheduler.contract import (
     Event,
     Evict,
     Fault,
+    Objective,
     PlacementKind,
     PricesChanged,
     Progress,
@@ -59,6 +60,7 @@ ASKED = (TokenBlocks(block_tokens=16, names=tuple(chain(root(16, ""), TOKEN_IDS,
 @st.composite
 def placements(draw: st.DrawFn) -> tuple[Placement, ...]:
     made = []
+    objective = draw(st.sampled_from(Objective))
     for name in draw(st.permutations(NAMES)):
         if draw(st.integers(0, 3)) == 0:
             continue
@@ -70,6 +72,7 @@ def placements(draw: st.DrawFn) -> tuple[Placement, ...]:
             max_running=draw(st.integers(1, 4)),
             incarnation=draw(st.sampled_from(("", "", "", "1"))),
             nano_usd_per_s=draw(st.sampled_from((None, 3))),
+            objective=objective,
         )
         if remote:
             limits = draw(st.sampled_from((NO_RATE_LIMITS, RateLimits(requests_per_minute=9))))

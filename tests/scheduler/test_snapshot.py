@@ -81,3 +81,25 @@ def test_saturation_counts_those_that_wait_beyond_their_promise() -> None:
     core.handle(AttemptEnded(request_id="batch", attempt=1, outcome=AttemptOutcome.OK), 9.6)
     core.handle(AttemptEnded(request_id="waits", attempt=1, outcome=AttemptOutcome.OK), 9.7)
     assert pool_at(40.0).saturation < 0.1
+
+
+def test_a_request_that_waits_for_a_remote_saturates_no_server() -> None:
+    own = Placement(
+        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
+        step_model=QWEN3_30B_H100,
+    )  # fmt: skip
+    far = Placement(
+        name="far", kind=PlacementKind.REMOTE, model="moe", max_running=1, remote_class="eu"
+    )
+    limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
+    core = Scheduler((own, far), limits)
+    for name in ("pool/a", "far"):
+        core.handle(ServingChanged(placement=name, serving=True, reason="up"), 0.0)
+    for name in ("runs", "waits"):
+        made = request(name, remote_classes=frozenset({"eu"}), unsupported_by=frozenset({"pool/a"}))
+        core.submit(made, 0.0)
+    core.tick(8.0)
+    snapshot = core.snapshot(8.0)
+    assert snapshot.queues[0].requests[SloClass.INTERACTIVE] == 1
+    assert snapshot.queues[0].predicted_drain_s == 0.0
+    assert snapshot.pools[0].saturation == 0.0

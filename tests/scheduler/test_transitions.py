@@ -123,4 +123,4 @@ def test_a_fault_puts_the_placement_under_suspicion() -> None:
     state = model(own("a"), own("b"))
     placement, resident = remove_attempt(state, started(state), 1.0)
     learn_from_end(state, placement, resident, end(AttemptOutcome.RETRYABLE, Fault.BUSY))
-    assert state.troubled == {state.fleet.index_of(placement)}
+    assert state.suspect == {state.fleet.index_of(placement)}

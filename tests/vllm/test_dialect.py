@@ -303,7 +303,7 @@ async def test_a_fault_that_only_vllm_sees_is_the_clients(gateway: Serving, name
     assert violation.field
     assert violation.description
     # It says nothing about the server.
-    assert all(state.serving for state in gateway.gateway.runtime.scheduler.placements)
+    assert all(state.serving for state in gateway.gateway.scheduler.core.placements)
 
 
 async def test_vllm_takes_the_most_choices_and_logprobs(gateway: Serving) -> None:

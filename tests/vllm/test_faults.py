@@ -137,8 +137,8 @@ def endless(number: int) -> generation_pb2.GenerateRequest:
 
 
 def check_idle(gateway: Serving) -> None:
-    assert gateway.gateway.runtime.dispatcher.in_flight == 0
-    assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
+    assert gateway.gateway.pipeline.active_requests == 0
+    assert repr(gateway.gateway.scheduler.core) == "<Scheduler: 0 queued, 0 running>"
 
 
 def engine_pid(victim: StartedVllm) -> int:
@@ -161,7 +161,7 @@ async def test_a_starting_vllm_enters_service_when_it_serves(
 ) -> None:
     settings = in_front_of(*(victim.base_url for victim in starting))
     async with serving.serving(settings, ready=False) as gateway:
-        states = gateway.gateway.runtime.scheduler.placements
+        states = gateway.gateway.scheduler.core.placements
         await serving.until(lambda: all(state.reason != "not probed yet" for state in states))
         assert not any(state.serving for state in states)
         assert await health(gateway) == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -184,7 +184,7 @@ async def test_a_vllm_of_another_model_name_never_enters_service(vllm_server: Vl
         pools=[serving.pool([vllm_server.base_url], upstream_model="another-moe")]
     )
     async with serving.serving(settings, ready=False) as gateway:
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         await serving.until(lambda: state.reason != "not probed yet")
         assert state.reason == f"serves {MODEL_NAME}, not another-moe: mend upstream_model"
         assert not state.serving
@@ -230,7 +230,7 @@ async def test_a_killed_vllm(
         ]
         once = inference_pb2.GenerateOnceRequest(request=request)
         unary = [paired.stub.GenerateOnce(once, metadata=METADATA) for _ in range(4)]
-        [on_victim, _] = paired.gateway.runtime.scheduler.placements
+        [on_victim, _] = paired.gateway.scheduler.core.placements
 
         async def all_held() -> bool:
             return await requests_held() == 1 + len(on_victim.residents) > 1
@@ -244,7 +244,7 @@ async def test_a_killed_vllm(
         # Without another replica.
         assert await broken_off(call) == "server_error"
         check_unavailable(await refusal(alone))
-        [state] = alone.gateway.runtime.scheduler.placements
+        [state] = alone.gateway.scheduler.core.placements
         await serving.until(lambda: not state.serving)
         assert await health(alone) == health_pb2.HealthCheckResponse.NOT_SERVING
         check_unavailable(await refusal(alone))
@@ -309,7 +309,7 @@ async def test_a_vllm_that_falls_silent_or_shuts_down_hangs_nobody(
         # reason "abort" and [DONE]; if not, they get no other byte.
         failures = await failures_after(victim.process.terminate)
         assert failures <= {"server_error", "timeout"}
-        [state] = gateway.gateway.runtime.scheduler.placements
+        [state] = gateway.gateway.scheduler.core.placements
         await serving.until(lambda: not state.serving)
         assert await health(gateway) == health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -125,7 +125,7 @@ async def test_cancelling_frees_the_engine(
     tokens = (await report(http, vllm_server)).generation_tokens_total
     await asyncio.sleep(0.5)
     assert (await report(http, vllm_server)).generation_tokens_total == tokens
-    assert repr(gateway.gateway.runtime.scheduler) == "<Scheduler: 0 queued, 0 running>"
+    assert repr(gateway.gateway.scheduler.core) == "<Scheduler: 0 queued, 0 running>"
 
 
 async def test_the_second_identical_prompt_comes_from_the_cache(gateway: Serving) -> None:

@@ -56,12 +56,11 @@ async def overflowing(
             limits=LimitsConfig(queue_requests=QUEUED),
         )
         async with serving.serving(settings, sinks=(settled.append,)) as served:
-            runtime = served.gateway.runtime
-            placements = [state.facts for state in runtime.scheduler.placements]
-            runtime.dispatcher.book = RateSnapshot(
-                rates={placement.name: RATES for placement in placements},
-                remotes=rate_snapshot(placements).remotes,
-            )
+            scheduler = served.gateway.scheduler
+            placements = [state.facts for state in scheduler.core.placements]
+            remotes = rate_snapshot(placements).remotes
+            rates = {placement.name: RATES for placement in placements}
+            scheduler.use_rates(RateSnapshot(rates=rates, remotes=remotes))
             yield served
 
 
@@ -100,7 +99,7 @@ async def test_the_excess_of_forty_requests_goes_to_the_remote(small_vllm: VllmP
             if done.route.kind == generation_pb2.PLACEMENT_KIND_REMOTE
         )
 
-        scheduler = served.gateway.runtime.scheduler
+        scheduler = served.gateway.scheduler.core
         await until(lambda: repr(scheduler) == "<Scheduler: 0 queued, 0 running>")
         assert len(settled) == REQUESTS
         assert {attempt.outcome for attempt in settled} == {AttemptOutcome.OK}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -12,16 +13,23 @@ from gateway.accounting.ledger.corrections import NoSuchRow, correct
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
-from gateway.config.problems import ConfigError, Problem
+from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
+from gateway.doors.grpc.rpc_context import (
+    ActiveSettings,
+    Context,
+    caller_of,
+    metadata_of,
+    require,
+    rpc_errors,
+)
 from gateway.doors.grpc.usage_messages import timestamp
 from gateway.doors.grpc.usage_service import unavailable
-from gateway.runtime.active_configuration import ActiveConfiguration, ReloadRefused
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
 from scheduler.budgets.budget_window import Period
+from scheduler.port import SchedulerPort
 
 T = TypeVar("T")
 MAX_NOTE_BYTES = 500
@@ -39,11 +47,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(
         self,
-        live: ActiveConfiguration,
+        active: ActiveSettings,
+        port: SchedulerPort,
         accounting: Accounting,
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
-        self._live = live
+        self._active = active
+        self._port = port
         self._accounting = accounting
         self._reload = reload
 
@@ -51,29 +61,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.DrainRequest, context: Context
     ) -> admin_pb2.DrainResponse:
         """Sends no new request there, until it is taken back; a restart forgets it."""
-        async with answering(context):
+        async with rpc_errors(context):
             self._operator(context, "draining")
-            names = self._placements(request.placement)
-            await self._live.drain(request.placement)
-            states = self._live.snapshot().placements
-            running = sum(state.running_requests for state in states if state.name in names)
+            self._check_placement(request.placement)
+            running = await self._port.drain(request.placement)
             return admin_pb2.DrainResponse(running_requests=running)
 
     async def Undrain(
         self, request: admin_pb2.UndrainRequest, context: Context
     ) -> admin_pb2.UndrainResponse:
         """Takes it back; it serves as soon as it is found well."""
-        async with answering(context):
+        async with rpc_errors(context):
             self._operator(context, "draining")
-            self._placements(request.placement)
-            await self._live.undrain(request.placement)
+            self._check_placement(request.placement)
+            await self._port.undrain(request.placement)
             return admin_pb2.UndrainResponse()
 
     async def Reload(
         self, request: admin_pb2.ReloadRequest, context: Context
     ) -> admin_pb2.ReloadResponse:
         """Reads the file again; a bad one changes nothing."""
-        async with answering(context):
+        async with rpc_errors(context):
             self._operator(context, "reloading")
             try:
                 changes = await self._reload()
@@ -86,7 +94,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.SetBudgetRequest, context: Context
     ) -> admin_pb2.SetBudgetResponse:
         """Sets a budget at run time; it holds after a restart, and at every gateway."""
-        async with answering(context):
+        async with rpc_errors(context):
             scope = self._scope(request.budget.scope, "budget.scope", context)
             cap = request.budget.cap_nano_usd
             if not 0 < cap < MAX_SUM:
@@ -109,7 +117,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.DeleteBudgetRequest, context: Context
     ) -> admin_pb2.DeleteBudgetResponse:
         """Takes a budget away."""
-        async with answering(context):
+        async with rpc_errors(context):
             scope = self._scope(request.scope, "scope", context)
             if all(budget.scope != scope for budget in self._accounting.budgets.book.budgets):
                 raise errors.not_found("budget", str(request.scope).replace("\n", " "))
@@ -120,8 +128,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ListBudgetsRequest, context: Context
     ) -> admin_pb2.ListBudgetsResponse:
         """Budgets of the tenants that the caller may see, and how they stand."""
-        async with answering(context):
-            caller = caller_of(self._live, metadata_of(context))
+        async with rpc_errors(context):
+            caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
             tenant = request.tenant
             if caller.role is KeyRole.TENANT_ADMIN:
@@ -141,7 +149,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.CorrectChargeRequest, context: Context
     ) -> admin_pb2.CorrectChargeResponse:
         """Adds a correction to a row of the ledger, and to the budgets that it counts in."""
-        async with answering(context):
+        async with rpc_errors(context):
             caller = self._operator(context, "correcting a charge")
             size = len(request.note.encode())
             if not 0 < size <= MAX_NOTE_BYTES:
@@ -167,7 +175,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.GetLedgerStatusRequest, context: Context
     ) -> admin_pb2.GetLedgerStatusResponse:
         """Whether the ledger writes, and what waits."""
-        async with answering(context):
+        async with rpc_errors(context):
             self._operator(context, "the state of the ledger")
             status = self._accounting.ledger.status
             return admin_pb2.GetLedgerStatusResponse(
@@ -182,26 +190,25 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             )
 
     def _operator(self, context: Context, what: str) -> Caller:
-        caller = caller_of(self._live, metadata_of(context))
+        caller = caller_of(self._active, metadata_of(context))
         require(caller, {KeyRole.OPERATOR}, what)
         return caller
 
-    def _placements(self, name: str) -> tuple[str, ...]:
-        """The placement, or all ranks of the replica. A rank alone cannot leave: they step
-        together, so that the others would go on paying for it."""
-        names = self._live.members(name)
-        if not names:
+    def _check_placement(self, name: str) -> None:
+        """Raises RpcError unless it names a placement, or a replica. A rank alone cannot leave:
+        they step together, so that the others would go on paying for it."""
+        members = self._port.fleet.members(name)
+        if not members:
             raise errors.not_found("placement", name[:200])
-        for state in self._live.runtime.scheduler.placements:
-            if state.facts.name == name and state.facts.group:
-                replica = state.facts.group
+        for placement in members:
+            if placement.name == name != placement.group:
+                replica = placement.group
                 message = f"a data-parallel rank, which steps with the others: give {replica}"
                 raise errors.invalid([("placement", message)])
-        return names
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
         """A checked scope that the caller may set a budget for."""
-        caller = caller_of(self._live, metadata_of(context))
+        caller = caller_of(self._active, metadata_of(context))
         require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
         period = _PERIODS.get(proto.period)
         if period is None:
@@ -212,7 +219,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise errors.denied(
                 f"{path}: key {caller.key_id} may set budgets for keys of {caller.tenant} only"
             )
-        tenants = {tenant.name: tenant for tenant in self._live.runtime.config.tenants}
+        tenants = {tenant.name: tenant for tenant in self._active.config.tenants}
         tenant = tenants.get(proto.tenant)
         if tenant is None:
             raise errors.invalid([(f"{path}.tenant", f"{proto.tenant[:100]!r}: no such tenant")])
@@ -228,9 +235,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return [limit.account for limit in book.accounts(holder, unix_s)]
 
     def _unpriced(self, budget: Budget) -> Iterator[Problem]:
-        runtime = self._live.runtime
-        unix_s = self._live.metering.unix_s
-        return unpriced_budget(budget, runtime.config, runtime.prices, unix_s, "budget.scope")
+        active = self._active
+        return unpriced_budget(budget, active.config, active.prices, time.time(), "budget.scope")
 
     async def _message(self, budget: Budget) -> admin_pb2.Budget:
         tenant, key_id, each_session, period = budget.scope

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.translation.responses import KIND, duration
 from moegate.v1 import inference_pb2
 from scheduler.decisions import Candidate, Decision
+from scheduler.port import Explained
 
 
 def quote_message(decision: Decision) -> inference_pb2.QuoteResponse:
@@ -12,14 +13,13 @@ def quote_message(decision: Decision) -> inference_pb2.QuoteResponse:
     return inference_pb2.QuoteResponse(candidates=map(_candidate, decision.candidates()))
 
 
-def explain_message(
-    request_id: str, decision: Decision, now: float
-) -> inference_pb2.ExplainResponse:
+def explain_message(request_id: str, explained: Explained) -> inference_pb2.ExplainResponse:
     """The newest decision for a request."""
+    decision = explained.decision
     return inference_pb2.ExplainResponse(
         request_id=request_id,
         model=decision.model,
-        age=duration(max(0.0, now - decision.at_s)),
+        age=duration(explained.age_s),
         attempt=max(1, decision.attempt),
         tier=decision.tier.name.lower(),
         placement=decision.chosen or "",

@@ -7,7 +7,7 @@ turned into a gRPC status in one place, `abort`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import grpc
@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
+from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.translation.metadata import (
     COST_TRAILER,
     ERROR_DOMAIN,
@@ -25,7 +26,7 @@ from gateway.translation.metadata import (
     USAGE_TRAILER,
 )
 from gateway.translation.responses import cost_message, usage_message
-from scheduler.contract import RefusalReason, Refuse, Usage
+from scheduler.contract import RefusalReason, Usage
 from scheduler.metering.settlement import SettledAttempt
 
 NEVER_RETRY_MS = -1
@@ -89,6 +90,17 @@ class RpcError(Exception):
         if self.pushback_ms is not None:
             metadata.append((PUSHBACK_TRAILER, str(self.pushback_ms)))
         return tuple(metadata)
+
+
+def from_outcome(error: RequestRefused | PartialOutput | UpstreamFailure) -> RpcError:
+    """The answer to what the pipeline raises."""
+    match error:
+        case RequestRefused():
+            return from_refused(error)
+        case PartialOutput():
+            return partial_output(error.failure, error.usage, error.settled)
+        case UpstreamFailure():
+            return from_failure(error)
 
 
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
@@ -207,29 +219,11 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
             return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
 
 
-def from_reject(reject: Refuse, unsupported: Mapping[str, tuple[str, ...]]) -> RpcError:
-    """The answer to a refusal by the scheduler.
-
-    `unsupported`: fields of the request that a placement cannot honour, by placement.
-    """
-    reason = reject.reason.name
-    match reject.reason:
-        case RefusalReason.QUEUE_FULL | RefusalReason.QUEUE_TIMEOUT | RefusalReason.SHED:
-            return exhausted(reject.message, reason, reject.retry_after_s)
-        case RefusalReason.DEADLINE:
-            return deadline(reject.message)
-        case RefusalReason.TOO_LONG:
-            return _too_long(reject.message)
-        case RefusalReason.NO_PLACEMENT_ALLOWED if unsupported:
-            fields = sorted({field for fields in unsupported.values() for field in fields})
-            return invalid((field, _not_honoured(field)) for field in fields)
-        case RefusalReason.NO_PLACEMENT_ALLOWED:
-            return precondition(reject.message, reason)
-        case RefusalReason.UNKNOWN_MODEL:
-            detail = error_details_pb2.ResourceInfo(resource_type="model")
-            return RpcError(grpc.StatusCode.NOT_FOUND, reject.message, detail)
-        case RefusalReason.UNAVAILABLE | RefusalReason.ATTEMPTS_EXHAUSTED:
-            return unavailable(reject.message, reason, reject.retry_after_s)
+def from_refused(error: RequestRefused) -> RpcError:
+    """The answer to a request that is not run. `_STATUSES` is the table."""
+    if error.fields:
+        return invalid((field, _not_honoured(field)) for field in error.fields)
+    return _STATUSES[error.reason](error)
 
 
 def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> RpcError:
@@ -282,3 +276,50 @@ def _info(reason: str, **metadata: str) -> Message:
         reason=reason, domain=ERROR_DOMAIN, metadata=metadata
     )
     return info
+
+
+def _exhausted(error: RequestRefused) -> RpcError:
+    return exhausted(error.message, error.reason.name, error.retry_after_s)
+
+
+def _unavailable(error: RequestRefused) -> RpcError:
+    return unavailable(error.message, error.reason.name, error.retry_after_s)
+
+
+def _taken(error: RequestRefused) -> RpcError:
+    return already_exists(error.message, error.other_request_id)
+
+
+def _quota(error: RequestRefused) -> RpcError:
+    return quota(error.subject, error.message, error.reason.name, error.retry_after_s)
+
+
+def _not_served(error: RequestRefused) -> RpcError:
+    detail = error_details_pb2.ResourceInfo(resource_type="model", resource_name=error.model)
+    return RpcError(grpc.StatusCode.NOT_FOUND, error.message, detail)
+
+
+_STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
+    RefusalReason.QUEUE_FULL: _exhausted,
+    RefusalReason.SHED: _exhausted,
+    RefusalReason.QUEUE_TIMEOUT: _exhausted,
+    RefusalReason.KEY_LIMIT: _exhausted,
+    RefusalReason.IDEMPOTENCY_KEYS: _exhausted,
+    RefusalReason.DEADLINE: lambda error: deadline(error.message),
+    RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
+    RefusalReason.UNKNOWN_MODEL: _not_served,
+    RefusalReason.PERMISSION_DENIED: lambda error: denied(error.message),
+    RefusalReason.NO_PLACEMENT_ALLOWED: lambda error: precondition(
+        error.message, error.reason.name
+    ),
+    RefusalReason.UNAVAILABLE: _unavailable,
+    RefusalReason.ATTEMPTS_EXHAUSTED: _unavailable,
+    RefusalReason.BUDGET_UNCHECKED: _unavailable,
+    RefusalReason.REQUEST_IN_FLIGHT: _taken,
+    RefusalReason.IDEMPOTENCY_KEY_USED: _taken,
+    RefusalReason.BUDGET_SPENT: _quota,
+    RefusalReason.BUDGET_HELD: _quota,
+    RefusalReason.PRICE_UNKNOWN: _quota,
+    RefusalReason.MAX_COST: _quota,
+}
+"""The status of every refusal."""

@@ -1,31 +1,29 @@
-"""WatchFleet: the fleet of the configuration in force, again each interval."""
+"""WatchFleet: the fleet as it stands, again each interval."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.fleet_messages import fleet_message
-from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import ActiveConfiguration
+from gateway.doors.grpc.pool_cost import rate_message
+from gateway.translation.responses import KIND, duration
+from gateway.translation.slo_classes import PROTO_OF
 from moegate.v1 import usage_pb2
+from scheduler.contract import SloClass
+from scheduler.metering.report import KindRates
+from scheduler.port import FleetFigures, SchedulerPort
+from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, QueueSnapshot
 
 DEFAULT_S = 1.0
 SHORTEST_S, LONGEST_S = 0.1, 60.0
 
-Rates = Callable[[], Mapping[str, Sequence[usage_pb2.PoolRate]]]
-"""Cost rates by pool."""
-
 
 async def watch_fleet(
-    request: usage_pb2.WatchFleetRequest,
-    *,
-    live: ActiveConfiguration,
-    throughput: Throughput,
-    clock: Callable[[], float],
-    rates: Rates,
+    request: usage_pb2.WatchFleetRequest, port: SchedulerPort
 ) -> AsyncIterator[usage_pb2.WatchFleetResponse]:
     """Answers for ever. Raises RpcError for an interval out of bounds."""
     interval_s = DEFAULT_S
@@ -36,22 +34,80 @@ async def watch_fleet(
                 [("interval", f"{interval_s:g} s: give {SHORTEST_S:g} to {LONGEST_S:g} s")]
             )
     while True:
-        yield fleet_now(live, throughput, clock(), rates)
+        figures, rates = await port.figures(), await port.pool_rates()
+        yield fleet_message(figures, rates, at_unix_s=time.time())
         await asyncio.sleep(interval_s)
 
 
-def fleet_now(
-    live: ActiveConfiguration, throughput: Throughput, now_s: float, rates: Rates
+def fleet_message(
+    figures: FleetFigures, rates: Mapping[str, Sequence[KindRates]], *, at_unix_s: float
 ) -> usage_pb2.WatchFleetResponse:
-    """One answer."""
-    now_unix_s = time.time()
-    runtime = live.runtime
-    states = runtime.scheduler.placements
-    throughput.record_reports(state.report for state in states if state.report)
-    return fleet_message(
-        runtime.snapshot(now_s),
-        at_unix_s=now_unix_s,
-        tokens_per_s=lambda name: throughput.tokens_per_s(name, now_s=now_s, now_unix_s=now_unix_s),
-        rates=rates(),
-        overflowed_requests=throughput.overflowed_requests,
+    """One answer. `rates`: by pool."""
+    at = Timestamp()
+    at.FromNanoseconds(round(at_unix_s * 1e9))
+    snapshot = figures.snapshot
+    return usage_pb2.WatchFleetResponse(
+        at=at,
+        placements=[
+            _placement(p, figures.output_tokens_per_s.get(p.name)) for p in snapshot.placements
+        ],
+        queued_requests=sum(sum(queue.requests.values()) for queue in snapshot.queues),
+        pools=[_pool(pool, rates.get(pool.pool, ())) for pool in snapshot.pools],
+        queues=[
+            _queue(queue, slo_class)
+            for queue in snapshot.queues
+            for slo_class, waiting in queue.requests.items()
+            if waiting
+        ],
+        overflowed_requests=figures.overflowed_requests,
+    )
+
+
+def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.PlacementState:
+    message = usage_pb2.PlacementState(
+        placement=state.name,
+        serving=state.serving,
+        running_requests=state.running_requests,
+        waiting_requests=state.waiting_in_engine,
+        kv_tokens=state.kv_tokens,
+        kv_capacity_tokens=state.kv_capacity_tokens,
+        kind=KIND[state.kind],
+        pool=state.pool,
+        model=state.model,
+        group=state.group,
+        dp_rank=state.dp_rank,
+        reason=state.reason,
+        external_sequences=state.external_sequences,
+        predicted_batch=state.predicted_batch,
+        distinct_experts=state.distinct_experts,
+        output_tokens_per_second=per_s,
+        releasable=state.releasable,
+        error_share=state.error_share,
+    )
+    if state.report_age_s is not None:
+        message.report_age.CopyFrom(duration(state.report_age_s))
+    if state.decode_step_s is not None:
+        message.decode_step.CopyFrom(duration(state.decode_step_s))
+    return message
+
+
+def _pool(state: PoolSnapshot, rates: Sequence[KindRates]) -> usage_pb2.PoolState:
+    return usage_pb2.PoolState(
+        pool=state.pool,
+        model=state.model,
+        groups=state.groups,
+        groups_serving=state.groups_serving,
+        releasable_groups=state.releasable_groups,
+        saturation=state.saturation,
+        saturated=state.saturated,
+        rates=map(rate_message, rates),
+    )
+
+
+def _queue(queue: QueueSnapshot, slo_class: SloClass) -> usage_pb2.QueueState:
+    return usage_pb2.QueueState(
+        model=queue.model,
+        slo_class=PROTO_OF[slo_class],
+        requests=queue.requests[slo_class],
+        oldest_wait=duration(queue.oldest_wait_s.get(slo_class, 0.0)),
     )

@@ -5,16 +5,33 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
-from gateway.auth.authenticator import Caller, Unauthenticated
-from gateway.config.gateway import KeyRole
+from gateway.accounting.prices.catalog import Prices
+from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
+from gateway.config.gateway import GatewayConfig, KeyRole
 from gateway.doors.grpc import errors
-from gateway.runtime.active_configuration import ActiveConfiguration
 
 log = logging.getLogger(__name__)
+
+
+class ActiveSettings(Protocol):
+    """What the services read of the configuration in force."""
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Who may call."""
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The configuration."""
+
+    @property
+    def prices(self) -> Prices:
+        """The price catalogs."""
+
 
 # The types of one call; the context is generic in its messages, which matter to nobody here.
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,10 +45,10 @@ def metadata_of(context: Context) -> Metadata:
     return tuple(context.invocation_metadata() or ())
 
 
-def caller_of(live: ActiveConfiguration, metadata: Metadata) -> Caller:
+def caller_of(active: ActiveSettings, metadata: Metadata) -> Caller:
     """Who calls, by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
     try:
-        return live.authenticator.authenticate(metadata)
+        return active.authenticator.authenticate(metadata)
     except Unauthenticated as error:
         raise errors.unauthenticated(str(error)) from None
 
@@ -46,7 +63,7 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
 
 
 @asynccontextmanager
-async def answering(context: Context) -> AsyncIterator[None]:
+async def rpc_errors(context: Context) -> AsyncIterator[None]:
     """Turns errors into statuses: those meant for the client, and one word for all others."""
     try:
         yield

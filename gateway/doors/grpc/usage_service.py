@@ -6,7 +6,6 @@ A caller's key sees what it spent itself, a tenant admin's its tenant, an operat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,13 +16,19 @@ from gateway.accounting.ledger.queries import Group, Order, Selection, pages, sp
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.fleet_watch import Rates, watch_fleet
+from gateway.doors.grpc.fleet_watch import watch_fleet
 from gateway.doors.grpc.pool_cost import pool_cost
-from gateway.doors.grpc.rpc_context import Context, answering, caller_of, metadata_of, require
+from gateway.doors.grpc.rpc_context import (
+    ActiveSettings,
+    Context,
+    caller_of,
+    metadata_of,
+    require,
+    rpc_errors,
+)
 from gateway.doors.grpc.usage_messages import attempt_row, spend_row
-from gateway.fleet.throughput import Throughput
-from gateway.runtime.active_configuration import ActiveConfiguration
 from moegate.v1 import usage_pb2, usage_pb2_grpc
+from scheduler.port import SchedulerPort
 
 DEFAULT_SPAN_S = 30 * 86_400
 DEFAULT_ROWS, MAX_ROWS = 1000, 10_000
@@ -52,24 +57,20 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
 
     def __init__(
         self,
-        live: ActiveConfiguration,
-        clock: Callable[[], float],
-        throughput: Throughput,
-        rates: Rates,
+        active: ActiveSettings,
+        port: SchedulerPort,
         accounting: Accounting,
     ) -> None:
-        self._live = live
-        self._clock = clock
-        self._throughput = throughput
-        self._rates = rates
+        self._active = active
+        self._port = port
         self._accounting = accounting
 
     async def GetSpend(
         self, request: usage_pb2.GetSpendRequest, context: Context
     ) -> usage_pb2.GetSpendResponse:
         """Sums over the ledger."""
-        async with answering(context):
-            caller = caller_of(self._live, metadata_of(context))
+        async with rpc_errors(context):
+            caller = caller_of(self._active, metadata_of(context))
             groups = _groups(request)
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
@@ -93,8 +94,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
     ) -> None:
         """Rows of the ledger, a page a message."""
-        async with answering(context):
-            caller = caller_of(self._live, metadata_of(context))
+        async with rpc_errors(context):
+            caller = caller_of(self._active, metadata_of(context))
             selection = replace(
                 _selection(caller, request.tenant, ""),
                 from_us=_us(request, "from") if request.HasField("from") else 0,
@@ -111,26 +112,19 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.GetPoolCostRequest, context: Context
     ) -> usage_pb2.GetPoolCostResponse:
         """What a pool's tokens cost, and where its bill went."""
-        async with answering(context):
-            caller = caller_of(self._live, metadata_of(context))
+        async with rpc_errors(context):
+            caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
-            return await pool_cost(self._live, request)
+            return await pool_cost(self._port, request)
 
     async def WatchFleet(  # type: ignore[override]  # the stub knows generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context
     ) -> None:
         """Every placement, again each interval, until the client leaves."""
-        async with answering(context):
-            caller = caller_of(self._live, metadata_of(context))
+        async with rpc_errors(context):
+            caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
-            fleet = watch_fleet(
-                request,
-                live=self._live,
-                throughput=self._throughput,
-                clock=self._clock,
-                rates=self._rates,
-            )
-            async for message in fleet:
+            async for message in watch_fleet(request, self._port):
                 await context.write(message)
 
 

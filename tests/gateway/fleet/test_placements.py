@@ -41,6 +41,7 @@ def test_a_replica_is_one_placement_with_the_sequences_of_all_its_ranks() -> Non
     assert (a.max_running, a.kv_capacity_tokens, a.context_tokens) == (400, 4000, 500)
     assert a.objective is Objective.COST
     assert (a.group, a.dp_rank) == ("", None)
+    assert (a.replica, b.replica) == ("a", "b")
 
 
 def test_pinned_ranks_are_placements_that_step_together() -> None:
@@ -48,6 +49,7 @@ def test_pinned_ranks_are_placements_that_step_together() -> None:
     names = [f"own/{replica}/{rank}" for replica in "ab" for rank in range(4)]
     assert [p.name for p in found] == names
     assert [p.dp_rank for p in found] == [0, 1, 2, 3] * 2
+    assert [p.replica for p in found] == [f"{name}/{rank}" for name in "ab" for rank in range(4)]
     assert {p.group for p in found} == {"own/a", "own/b"}
     assert {(p.max_running, p.kv_capacity_tokens) for p in found} == {(100, 1000)}
     assert {p.step_model.ranks for p in found if p.step_model} == {4}

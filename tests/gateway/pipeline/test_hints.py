@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from gateway.domain.generation import EngineHints, Generation
-from gateway.pipeline.hints import engine_hints
+from gateway.pipeline.hints import engine_hints, trace_headers
 from gateway.upstream.openai.body import generation_body
 from gateway.upstream.vllm.body import vllm_body
 from scheduler.contract import SloClass
@@ -20,16 +20,16 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 def test_each_tenant_has_its_own_salt_and_always_the_same() -> None:
     mine = request("r1")
-    salt = engine_hints(mine, [], salted=True).cache_salt
-    assert salt == engine_hints(request("r2"), [], salted=True).cache_salt
-    assert salt != engine_hints(replace(mine, tenant="other"), [], salted=True).cache_salt
+    salt = engine_hints(mine, (), isolated=True).cache_salt
+    assert salt == engine_hints(request("r2"), (), isolated=True).cache_salt
+    assert salt != engine_hints(replace(mine, tenant="other"), (), isolated=True).cache_salt
     assert "team" not in salt
-    assert engine_hints(mine, [], salted=False).cache_salt == ""
+    assert engine_hints(mine, (), isolated=False).cache_salt == ""
 
 
 def test_no_rank_bridges_the_gap_between_classes() -> None:
     def rank(slo_class: SloClass, priority: int) -> int:
-        return engine_hints(request("r", slo_class, priority=priority), [], salted=False).priority
+        return engine_hints(request("r", slo_class, priority=priority), (), isolated=False).priority
 
     assert rank(SloClass.INTERACTIVE, 10) < rank(SloClass.INTERACTIVE, -10)
     assert rank(SloClass.INTERACTIVE, -10) < rank(SloClass.STANDARD, 10)
@@ -54,7 +54,7 @@ def test_no_rank_bridges_the_gap_between_classes() -> None:
 def test_a_trace_is_continued_if_it_is_one(
     metadata: list[tuple[str, str | bytes]], headers: dict[str, str]
 ) -> None:
-    assert dict(engine_hints(request("r"), metadata, salted=False).trace_headers) == headers
+    assert dict(trace_headers(metadata)) == headers
 
 
 def test_only_own_engines_are_told() -> None:

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from gateway.config.telemetry import LogFormat
 from gateway.telemetry import logs
+from gateway.telemetry.call_record import CURRENT, CallRecord
 from gateway.telemetry.logs import logging_to, redacted
-from gateway.telemetry.rpc import CURRENT, RpcRecord
 
 log = logging.getLogger("moegate.test")
 
@@ -57,7 +57,7 @@ def test_lines_of_an_rpc_carry_its_trace() -> None:
     span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("rpc")
     stream = io.StringIO()
     with logging_to(stream, LogFormat.JSON, "INFO"):
-        record = RpcRecord("m", 0.0)
+        record = CallRecord("m", 0.0)
         record.span = span
         token = CURRENT.set(record)
         log.info("inside")

@@ -1,14 +1,31 @@
-"""Saturation with hysteresis, and the choice among remotes."""
+"""Quotes of remotes, and the choice among them."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from scheduler.overflow.overflow import EXPLORE_EVERY, Explorer, RemoteBlock, RemoteQuote
-from scheduler.overflow.saturation import DWELL_S, OFF, ON, Saturation, WorkRate, shown_share
+from scheduler.contract import PlacementKind
+from scheduler.overflow.overflow import (
+    EXPLORE_EVERY,
+    MOST_ERROR_SHARE,
+    Explorer,
+    RemoteBlock,
+    RemoteQuote,
+    quote_remote,
+)
+from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.pricing import RateTier, TokenRates
+from tests.scheduler.requests_made import request
+
+RATES = TokenRates(
+    row_id="row",
+    tiers=(
+        RateTier(uncached_input=1_000_000, cached_input=100_000, cache_write=0, output=5_000_000),
+    ),
+)
 
 
 def quote(name: str, nano_usd: int | None, blocked: RemoteBlock = RemoteBlock.FREE) -> RemoteQuote:
@@ -16,59 +33,6 @@ def quote(name: str, nano_usd: int | None, blocked: RemoteBlock = RemoteBlock.FR
         placement=name, blocked=blocked, ttft_s=None, hit_tokens=0, nano_usd=nano_usd,
         effective_nano_usd=math.inf if nano_usd is None else float(nano_usd),
     )  # fmt: skip
-
-
-def test_the_mark_needs_more_than_a_burst_and_changes_once_a_dwell_at_most() -> None:
-    mark = Saturation()
-    mark.observe(0.0, 0.0)
-    mark.observe(5.0, 0.1)
-    assert not mark.marked, "a tenth of a second is a burst"
-    changes, now, was = [], 0.1, False
-    for step in range(6000):
-        now += 0.1
-        wait_share = 2.0 if (step // 100) % 2 == 0 else 0.0  # 10 s each
-        mark.observe(wait_share, now)
-        if mark.marked is not was:
-            changes.append(now)
-            was = mark.marked
-    assert len(changes) >= 2
-    assert min(b - a for a, b in pairwise(changes)) >= DWELL_S - 1e-6
-
-
-def test_a_marked_model_lets_less_wait_and_leaves_the_mark_late() -> None:
-    mark = Saturation()
-    for second in range(30):
-        mark.observe(1.5, float(second))
-    assert mark.marked
-    assert mark.wait_share == OFF
-    for second in range(30, 200):
-        mark.observe((OFF + ON) / 2, float(second))
-    assert mark.marked, "between the two figures nothing changes"
-    for second in range(200, 260):
-        mark.observe(0.1, float(second))
-    assert not mark.marked
-    assert mark.wait_share == ON
-
-
-def test_the_rate_is_measured_while_requests_wait() -> None:
-    rate = WorkRate()
-    assert rate.per_s(4) == pytest.approx(4.0), "a group counts for 1 before anything was measured"
-    for second in range(1, 200):
-        rate.advance(float(second), waiting=True)
-        rate.add_work(2.5)
-    assert rate.per_s(4) == pytest.approx(2.5, rel=0.1)
-    rate.advance(1000.0, waiting=False)
-    assert rate.per_s(4) == pytest.approx(2.5, rel=0.1), "idle time says nothing"
-
-
-def test_what_is_shown_weighs_those_that_wait_by_their_work() -> None:
-    assert shown_share(0.3, []) == 0.3
-    assert shown_share(0.3, [(5.0, 0.0), (5.0, 0.1)]) == pytest.approx(0.3)
-    assert shown_share(0.3, [(5.0, 0.1), (5.0, 0.7)]) == pytest.approx(0.5)
-    assert shown_share(0.4, [(9.0, 0.2), (1.0, 5.4)]) == pytest.approx(0.9)
-    assert shown_share(0.4, [(1.0, 0.0), (9.0, 2.4)]) == pytest.approx(2.2)
-    assert shown_share(1.8, [(1.0, 0.1), (9.0, 1.2)]) == pytest.approx(1.8), "an arrival meets that"
-    assert shown_share(0.4, [(0.0, 9.0)]) == 0.4, "nothing to be done is no wait"
 
 
 def test_the_cheapest_is_taken_and_every_fiftieth_explores() -> None:
@@ -94,3 +58,59 @@ def test_an_unknown_price_comes_last_and_what_is_blocked_never() -> None:
     assert chosen is not None
     assert "unknown" in chosen[1]
     assert explorer.choose([full]) is None
+
+
+def remote(**facts: Any) -> PlacementState:
+    return PlacementState(
+        Placement(
+            name="far", kind=PlacementKind.REMOTE, model="moe", max_running=2,
+            remote_class="eu", **facts,
+        )
+    )  # fmt: skip
+
+
+def quoted(state: PlacementState, **given: Any) -> RemoteQuote:
+    """A quote for 1000 prompt tokens and 10 expected ones."""
+    given = {"hit_tokens": 0, "ttft_left_s": 2.0, "allowed": True, "admits": True, **given}
+    choices = given.pop("choices", 1)
+    asks = request("asks", prompt_tokens=1000, choices=choices)
+    return quote_remote(state, asks, output_tokens=10.0, **given)
+
+
+def test_cached_tokens_lower_the_price_and_failures_raise_the_effective_one() -> None:
+    state = remote(rates=RATES)
+    assert quoted(state).nano_usd == 1000 + 50
+    assert quoted(state, hit_tokens=600).nano_usd == 400 + 60 + 50
+    assert quoted(state, hit_tokens=5000).nano_usd == 100 + 50, "no more than there are"
+    state.error_share = 0.5
+    assert quoted(state).nano_usd == 1050
+    assert quoted(state).effective_nano_usd == pytest.approx(2100)
+    state.error_share = 1.0
+    assert quoted(state).effective_nano_usd == pytest.approx(1050 / (1 - MOST_ERROR_SHARE))
+
+
+def test_an_unknown_price_is_not_free() -> None:
+    made = quoted(remote())
+    assert (made.blocked, made.nano_usd) == (RemoteBlock.FREE, None)
+    assert made.effective_nano_usd == math.inf
+
+
+def test_a_quote_says_first_what_holds_longest() -> None:
+    state = remote()
+    state.ttft_s = 3.0
+    assert quoted(state, allowed=False, admits=False).blocked is RemoteBlock.CLOSED
+    assert quoted(state, admits=False).blocked not in (RemoteBlock.CLOSED, RemoteBlock.TTFT)
+    assert quoted(state).blocked is RemoteBlock.TTFT
+    assert quoted(state, ttft_left_s=3.0).blocked is RemoteBlock.FREE
+
+
+def test_a_request_of_many_choices_runs_alone() -> None:
+    state = remote()
+    assert quoted(state, choices=5).blocked is RemoteBlock.FREE
+    running = Resident(
+        request=request("runs"), started_s=0.0, promised_ttft_s=1.0, kv_reserved_tokens=0,
+        prefill_s=0.0, hit_tokens=0,
+    )  # fmt: skip
+    state.add(running, 0.0)
+    assert quoted(state, choices=1).blocked is RemoteBlock.FREE
+    assert quoted(state, choices=2).blocked is not RemoteBlock.FREE

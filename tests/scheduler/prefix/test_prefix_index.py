@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from scheduler.prefix import prefix_index
 from scheduler.prefix.prefix_index import FIRST_BLOCKS, PrefixIndex
 
@@ -40,3 +43,41 @@ def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-
     shared = PrefixIndex(2)
     shared.add(0, range(100), 1000)
     assert len(shared) == 5, "each of two placements has half of the blocks"
+
+
+CHAINS = tuple(tuple(range(100 * chain, 100 * chain + 6)) for chain in range(3))
+
+
+ADDED = st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 6))
+MOVED = st.builds(
+    lambda order, count: order[:count], st.permutations((None, None, 0, 1, 2, 3)), st.integers(1, 6)
+)
+
+
+@given(st.lists(st.tuples(ADDED, st.none() | MOVED), max_size=30))
+def test_what_stays_is_remembered_under_its_new_index(
+    steps: list[tuple[tuple[int, int, int], list[int | None] | None]],
+) -> None:
+    index = PrefixIndex(4)
+    held = [[0, 0, 0] for _ in range(4)]
+    for (number, chain, blocks), moved in steps:
+        placement = number % len(held)
+        index.add(placement, CHAINS[chain][:blocks], None)
+        held[placement][chain] = max(held[placement][chain], blocks)
+        if moved is not None:
+            previous = [i if i is not None and i < len(held) else None for i in moved]
+            index.reindex(previous)
+            held = [[0, 0, 0] if before is None else held[before] for before in previous]
+        for row, blocks_of in enumerate(CHAINS):
+            assert index.hit_blocks(blocks_of).tolist() == [of[row] for of in held]
+    index.reindex(())
+    assert not len(index)
+
+
+def test_more_placements_have_less_memory_each(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(prefix_index, "MOST_BLOCKS", 10)
+    index = PrefixIndex(1)
+    index.add(0, range(10), 1000)
+    index.reindex((None, 0))
+    assert index.hit_blocks(range(10)).tolist() == [0.0, 5.0]
+    assert len(index) == 5

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.outcomes import refused
 from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2
 from scheduler.contract import RefusalReason, Refuse, Usage
@@ -18,7 +19,7 @@ RETRY = "ErrorInfo RetryInfo"
 
 def reject(reason: RefusalReason, retry_after_s: float | None = None) -> errors.RpcError:
     made = Refuse(request_id="r", reason=reason, message="why", retry_after_s=retry_after_s)
-    return errors.from_reject(made, {})
+    return errors.from_refused(refused(made))
 
 
 def unpacked(error: errors.RpcError) -> dict[str, Message]:
@@ -84,7 +85,7 @@ def test_a_field_that_no_allowed_server_honours_is_named() -> None:
         message="why",
         retry_after_s=None,
     )
-    error = errors.from_reject(made, {"far": ("sampling.top_k",)})
+    error = errors.from_refused(refused(made, ("sampling.top_k",)))
     bad = unpacked(error)["BadRequest"]
     assert isinstance(bad, details.BadRequest)
     assert [v.field for v in bad.field_violations] == ["sampling.top_k"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.remote import Feature
+from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import (
     Chat,
@@ -28,7 +29,6 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
-from gateway.doors.grpc.choice_assembler import Answer
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     messages_body,
@@ -226,10 +226,12 @@ def test_features_are_configurable() -> None:
     assert unsupported_fields(generation(sampling=Sampling(top_k=3)), less) == ("sampling.top_k",)
 
 
-def decoded(name: str, cut: int | None = None) -> tuple[Answer, MessageDecoder, list[Chunk]]:
+def decoded(
+    name: str, cut: int | None = None
+) -> tuple[ChoiceAssembler, MessageDecoder, list[Chunk]]:
     """A golden stream, in pieces of `cut` bytes."""
     data = (GOLDEN / name).read_bytes()
-    reader, decoder, answer = SseReader(), MessageDecoder(lambda: 77), Answer()
+    reader, decoder, answer = SseReader(), MessageDecoder(lambda: 77), ChoiceAssembler()
     chunks: list[Chunk] = []
     step = cut or len(data)
     for at in range(0, len(data), step):

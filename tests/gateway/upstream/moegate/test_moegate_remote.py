@@ -14,6 +14,7 @@ from gateway.config.gateway import GatewayConfig, HeaderConfig, RemoteConfig, Se
 from gateway.config.load.check import semantic_problems
 from gateway.config.load.check_remote import remote_problems
 from gateway.config.remote import Feature, OtherGatewayConfig, RemoteApi
+from gateway.domain import outcomes
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import (
     Chat,
@@ -260,7 +261,7 @@ def bare(code: grpc.StatusCode, text: str, *, connected: bool = True) -> Upstrea
 
 def refused(reason: RefusalReason, retry_after_s: float | None = None) -> errors.RpcError:
     reject = Refuse(request_id="r", reason=reason, message="no", retry_after_s=retry_after_s)
-    return errors.from_reject(reject, {})
+    return errors.from_refused(outcomes.refused(reject))
 
 
 @pytest.mark.parametrize(

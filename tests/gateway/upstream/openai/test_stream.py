@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, TokenLogprob, ToolCall
-from gateway.doors.grpc.choice_assembler import Answer
 from gateway.upstream.http.sse import SseReader
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.stream import StreamDecoder
@@ -51,7 +51,7 @@ END = text("", finish="stop")
 def run(*payloads: bytes, choices: int = 1, vllm: bool = True) -> tuple[list[ChoiceDelta], Chunk]:
     """The whole choices and the last chunk, fed one payload at a time, and the same at once."""
     apart, together = decoder(choices, vllm), decoder(choices, vllm)
-    answers = Answer(), Answer()
+    answers = ChoiceAssembler(), ChoiceAssembler()
     for payload in payloads:
         _add(answers[0], apart.feed([payload]))
     _add(answers[1], together.feed(payloads))
@@ -61,7 +61,7 @@ def run(*payloads: bytes, choices: int = 1, vllm: bool = True) -> tuple[list[Cho
     return answers[0].choices(), last
 
 
-def _add(answer: Answer, chunk: Chunk | None) -> None:
+def _add(answer: ChoiceAssembler, chunk: Chunk | None) -> None:
     for delta in chunk.deltas if chunk else ():
         answer.add(delta)
 

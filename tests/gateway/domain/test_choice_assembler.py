@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
-from gateway.doors.grpc.choice_assembler import Answer
 
 
 def test_pieces_join_by_choice_and_by_call() -> None:
-    answer = Answer()
+    answer = ChoiceAssembler()
     answer.add(ChoiceDelta(index=1, text="b"))
     answer.add(ChoiceDelta(index=0, text="a", logprobs=(TokenLogprob(token="a", logprob=-1.0),)))
     answer.add(

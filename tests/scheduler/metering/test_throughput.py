@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.fleet.throughput import STALE_S, WINDOW_S, Throughput
 from scheduler.contract import AttemptOutcome, EngineReport, PlacementKind, SloClass, Usage
 from scheduler.metering.settlement import SettledAttempt
+from scheduler.metering.throughput import STALE_S, WINDOW_S, Throughput
 
 
 def engine(at_s: float, tokens: int) -> list[EngineReport]:

@@ -1,24 +1,22 @@
-"""What a flight keeps of an answer that may have to be gone on with."""
+"""What an active request keeps of an answer that may have to be continued."""
 
 from __future__ import annotations
 
 import pytest
 
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, Generation
-from gateway.pipeline import flight as module
-from gateway.pipeline.flight import Flight
-from gateway.pipeline.trail import UNOBSERVED
-from scheduler.metering.rate_snapshot import rate_snapshot
+from gateway.pipeline import active_request as module
+from gateway.pipeline.active_request import ActiveRequest
+from gateway.pipeline.observer import UNOBSERVED
 from tests.scheduler.requests_made import request
 
 
-def flight() -> Flight:
+def active() -> ActiveRequest:
     generation = Generation(request_id="r", model="moe", input="Hello", max_output_tokens=9)
-    return Flight(
+    return ActiveRequest(
         request=request("r"),
         generation=generation,
-        book=rate_snapshot([]),
-        trail=UNOBSERVED,
+        observer=UNOBSERVED,
         hold=False,
         text=[],
     )
@@ -31,17 +29,17 @@ def piece(text: str, finish_reason: FinishReason | None = None) -> Chunk:
 
 def test_plain_text_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KEPT_CHARS", 10)
-    kept = flight()
+    kept = active()
     for text in ("12345", "6789", "0"):
-        kept.handed_over(piece(text))
+        kept.record_output(piece(text))
     assert kept.text == ["12345", "6789", "0"]
-    kept.handed_over(piece("1"))
+    kept.record_output(piece("1"))
     assert kept.text is None
-    kept.handed_over(piece("2"))
+    kept.record_output(piece("2"))
     assert kept.text is None
 
 
-def test_what_is_over_is_not_gone_on_with() -> None:
-    kept = flight()
-    kept.handed_over(piece("all of it", FinishReason.STOP))
+def test_what_is_over_is_not_continued() -> None:
+    kept = active()
+    kept.record_output(piece("all of it", FinishReason.STOP))
     assert kept.text is None

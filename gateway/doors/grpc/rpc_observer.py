@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 import grpc
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context as TraceContext
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from gateway.telemetry import semconv
+from gateway.telemetry.call_record import CURRENT, CallRecord
 
 OURS = "/moegate."
 """Methods that are observed: health checks and reflection would drown the rest."""
@@ -41,26 +39,6 @@ SERVER_ERRORS = frozenset(
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
-OnEnd = Callable[[grpc.StatusCode, str, float], None]
-
-
-class RpcRecord:
-    """An RPC that runs. `span` is None without a tracer; `context` is the one it lives in."""
-
-    __slots__ = ("attributes", "context", "method", "on_end", "span", "started_s")
-
-    def __init__(self, method: str, started_s: float) -> None:
-        self.method = method
-        self.started_s = started_s
-        self.span: Span | None = None
-        self.context: TraceContext | None = None
-        self.attributes: dict[str, AttributeValue] | None = None
-        """Given to the span all at once, at its end; None where it is not recorded."""
-        self.on_end: OnEnd | None = None
-        """Whoever else wants to see its end: code, detail, seconds."""
-
-
-CURRENT: ContextVar[RpcRecord | None] = ContextVar("moegate_rpc", default=None)
 
 
 class RpcObserver(grpc.aio.ServerInterceptor):
@@ -70,9 +48,9 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         self,
         tracer: Tracer | None,
         clock: Callable[[], float],
-        measure: Callable[[str, grpc.StatusCode, float], None],
+        measure: Callable[[str, str, float], None],
     ) -> None:
-        """`measure`: takes method, code and seconds of every RPC."""
+        """`measure`: takes method, name of the code and seconds of every RPC."""
         self._tracer = tracer
         self._clock = clock
         self._measure = measure
@@ -126,9 +104,9 @@ class RpcObserver(grpc.aio.ServerInterceptor):
 
         return observed
 
-    def start(self, method: str, context: ServicerContext) -> RpcRecord:
+    def start(self, method: str, context: ServicerContext) -> CallRecord:
         """An RPC begins, in the task that runs it."""
-        record = RpcRecord(method, self._clock())
+        record = CallRecord(method, self._clock())
         if self._tracer is not None:
             carrier = {
                 name: value
@@ -147,15 +125,17 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         CURRENT.set(record)
         return record
 
-    def end(self, record: RpcRecord, context: ServicerContext, ended: BaseException | None) -> None:
+    def end(
+        self, record: CallRecord, context: ServicerContext, ended: BaseException | None
+    ) -> None:
         """It is over. `ended`: what it raised."""
         code = _code(context, ended)
         detail = context.details() or ""
         text = detail if isinstance(detail, str) else detail.decode(errors="replace")
         duration_s = self._clock() - record.started_s
-        self._measure(record.method, code, duration_s)
+        self._measure(record.method, code.name, duration_s)
         if record.on_end is not None:
-            record.on_end(code, text, duration_s)
+            record.on_end(code.name, text, duration_s)
         span, attributes = record.span, record.attributes
         if span is None:
             return

@@ -16,7 +16,7 @@ class _Choice:
     finish_reason: FinishReason | None = None
 
 
-class Answer:
+class ChoiceAssembler:
     """Choices that grow; `choices` gives them whole, by index."""
 
     def __init__(self) -> None:

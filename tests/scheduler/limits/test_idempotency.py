@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pipeline import idempotency
-from gateway.pipeline.idempotency import REMEMBERED_S, IdempotencyKeys
+from scheduler.limits import idempotency
+from scheduler.limits.idempotency import REMEMBERED_S, IdempotencyKeys
 
 KEY = ("team", "once")
 

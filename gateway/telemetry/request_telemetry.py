@@ -1,39 +1,40 @@
-"""The trail of one request: its admission and attempt spans, its measurements, its log line."""
+"""Telemetry of one request: its admission and attempt spans, its measurements, its log line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import grpc
 from msgspec.structs import replace
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from gateway.domain.failures import FailureKind
 from gateway.domain.generation import Chunk, Generation
-from gateway.pipeline.trail import AttemptEnd
+from gateway.domain.outcomes import Finished, RequestOutcome
+from gateway.pipeline.observer import AttemptAnswer
+from gateway.pipeline.pipeline import DEADLINE_SLACK_S
 from gateway.telemetry import attributes, semconv
+from gateway.telemetry.call_record import CallRecord
 from gateway.telemetry.instruments import Exemplar, Instruments
-from gateway.telemetry.rpc import DEADLINE_SLACK_S, RpcRecord
-from gateway.translation.responses import Finished
 from scheduler.contract import AttemptOutcome, PlacementKind, Refuse, Request, Start
-from scheduler.decisions import Decision
+from scheduler.fleet_view import FleetView
+from scheduler.metering.settlement import SettledAttempt
+from scheduler.port import AttemptEnd, BranchKind, Started
 
 
-class RequestTrail:
-    """Watches one request. Without a sampled span it only measures."""
+class RequestTelemetry:
+    """A `RequestObserver`. Without a sampled span it only measures."""
 
     def __init__(
         self,
-        record: RpcRecord,
+        record: CallRecord,
         request: Request,
         generation: Generation,
         *,
         key_id: str,
         tracer: Tracer | None,
         instruments: Instruments | None,
-        targets: Mapping[str, tuple[str, str]],
-        decision: Callable[[str], Decision | None],
+        fleet: Callable[[], FleetView],
         content: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -41,20 +42,19 @@ class RequestTrail:
         self.generation = generation
         self.key_id = key_id
         self.attempts = 0
-        self.last: tuple[Start, AttemptEnd] | None = None
+        self.last: tuple[Start, AttemptEnd, AttemptAnswer, SettledAttempt] | None = None
         self.result: Finished | None = None
         self.refusal: Refuse | None = None
+        self.outcome = RequestOutcome.CANCELLED
         self.metered_nano_usd: int | None = 0
         """Of all its attempts; None once one of them is unknown. The charge likewise."""
         self.charged_nano_usd: int | None = 0
         self._record = record
         self._instruments = instruments
-        self._targets = targets
+        self._fleet = fleet
         self._clock = clock
-        self._decision = decision
         self._admission: Span | None = None
-        self._decided_id = ""
-        """Of the dispatch that an admission span has told."""
+        self._waited_s = 0.0
         self._position = 0
         self._spans: dict[int, tuple[Span, attributes.Attributes]] = {}
         """Of attempts that run; like every span's, their attributes are set once, at the end."""
@@ -68,30 +68,35 @@ class RequestTrail:
             span = record.span
             self._exemplar = {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)}
 
-    def waits(self, position: int) -> None:
+    @property
+    def wants_decision(self) -> bool:
+        """Whether a span is to show why a placement was chosen."""
+        return self._tracer is not None
+
+    def queued(self, position: int) -> None:
         """It waits for a decision."""
         if self._tracer is not None:
             self._admission = self._tracer.start_span(semconv.SPAN_ADMISSION, self._record.context)
             self._position = position
 
-    def decided(self, action: Start | Refuse, waited_s: float) -> None:
-        """The scheduler decided."""
-        if isinstance(action, Refuse):
-            self.refusal = action
+    def started(self, start: Start, waited_s: float) -> None:
+        """A placement was found."""
+        self._count_decision(waited_s, "dispatched")
+
+    def refused(self, refuse: Refuse, waited_s: float) -> None:
+        """It was refused."""
+        self.refusal = refuse
         if self._instruments is not None:
-            self._count_decision(action, waited_s)
-        if self._admission is None:
-            return
-        found: attributes.Attributes = {semconv.QUEUE_DURATION_S: waited_s}
-        if isinstance(action, Refuse):
-            found[semconv.REFUSAL_REASON] = action.reason.value
-            if action.retry_after_s is not None:
-                found[semconv.RETRY_AFTER_S] = action.retry_after_s
-            self._end_admission("refused", found)
-        else:
-            self._decided_id = action.request_id
-            self._tell_decision(self._admission, action)
-            self._end_admission("dispatched", found)
+            labels = (self.request.model, self.request.slo.slo_class.value, refuse.reason.value)
+            self._instruments.add(semconv.REFUSALS, 1, *labels)
+        self._count_decision(waited_s, "refused")
+        found: attributes.Attributes = {
+            semconv.QUEUE_DURATION_S: waited_s,
+            semconv.REFUSAL_REASON: refuse.reason.value,
+        }
+        if refuse.retry_after_s is not None:
+            found[semconv.RETRY_AFTER_S] = refuse.retry_after_s
+        self._end_admission("refused", found)
 
     def _end_admission(self, outcome: str, found: attributes.Attributes) -> None:
         span, self._admission = self._admission, None
@@ -102,26 +107,29 @@ class RequestTrail:
             span.set_attributes(found)
             span.end()
 
-    def attempt(self, action: Start, generation: Generation) -> Generation:
-        """An attempt starts, in a span of its own that the engine's spans hang on."""
+    def attempt(self, started: Started, kind: BranchKind, generation: Generation) -> Generation:
+        """An attempt begins, in a span of its own that the engine's spans hang on."""
+        start = started.start
         self.attempts += 1
-        if self._instruments is not None and action.kind is PlacementKind.REMOTE:
-            reason = "saturated" if "saturated" in action.reason else "not_served_here"
-            self._instruments.add(
-                semconv.OVERFLOWS, 1, self.request.model, action.placement, reason
-            )
+        if self._instruments is not None and start.overflow is not None:
+            labels = (self.request.model, start.placement, start.overflow.value)
+            self._instruments.add(semconv.OVERFLOWS, 1, *labels)
         context = self._record.context
         if self._tracer is not None:
-            of = attributes.of_attempt(action, self.request, generation, self._targets)
+            if self._admission is not None and kind is not BranchKind.HEDGE:
+                self._tell_decision(self._admission, started)
+                self._end_admission("dispatched", {semconv.QUEUE_DURATION_S: self._waited_s})
+            placement = self._fleet().by_name.get(start.placement)
+            of = attributes.of_attempt(start, self.request, generation, placement)
             if self.wants_content:
                 of[semconv.INPUT_MESSAGES] = attributes.input_messages(generation)
-                self._texts[action.attempt] = []
+                self._texts[start.attempt] = []
             name = f"{attributes.operation(generation)} {self.request.model}"
             span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT)
-            self._spans[action.attempt] = (span, of)
-            if action.request_id != self._decided_id:
-                # A hedge: it starts at once or not at all, so it has no admission of its own.
-                self._tell_decision(span, action)
+            self._spans[start.attempt] = (span, of)
+            if kind is BranchKind.HEDGE:
+                # It starts at once or not at all, so it has no admission of its own.
+                self._tell_decision(span, started)
             context = trace.set_span_in_context(span, context)
         if context is None:
             return generation
@@ -130,39 +138,41 @@ class RequestTrail:
         hints = replace(generation.hints, trace_headers=tuple(carrier.items()))
         return replace(generation, hints=hints)
 
-    def _tell_decision(self, span: Span, action: Start) -> None:
-        decision = self._decision(action.request_id)
-        span.add_event(semconv.EVENT_DECISION, attributes.of_decision(action, decision))
-        if action.kind is PlacementKind.REMOTE:
+    def _tell_decision(self, span: Span, started: Started) -> None:
+        start = started.start
+        span.add_event(semconv.EVENT_DECISION, attributes.of_decision(start, started.decision))
+        if start.kind is PlacementKind.REMOTE:
             model = self.request.model
             span.add_event(
                 semconv.EVENT_OVERFLOW,
-                {semconv.OVERFLOW_REASON: action.reason, semconv.REQUEST_MODEL: model},
+                {semconv.OVERFLOW_REASON: start.reason, semconv.REQUEST_MODEL: model},
             )
 
     def content(self, attempt: int, chunk: Chunk) -> None:
         """Output came, and may be recorded."""
         self._texts[attempt].extend(delta.text for delta in chunk.deltas if delta.index == 0)
 
-    def ended(self, action: Start, end: AttemptEnd) -> None:
+    def attempt_ended(
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+    ) -> None:
         """The attempt is over."""
-        superseded = end.settled.outcome is AttemptOutcome.SUPERSEDED
+        superseded = account.outcome is AttemptOutcome.SUPERSEDED
         if self.last is None or not superseded:
-            self.last = (action, end)
-        self.metered_nano_usd = _sum(self.metered_nano_usd, end.settled.metered_nano_usd)
-        self.charged_nano_usd = _sum(self.charged_nano_usd, end.settled.charged_nano_usd)
+            self.last = (start, end, answer, account)
+        self.metered_nano_usd = _sum(self.metered_nano_usd, account.metered_nano_usd)
+        self.charged_nano_usd = _sum(self.charged_nano_usd, account.charged_nano_usd)
         if self._instruments is not None:
-            self._measure_attempt(action, end)
-        if action.attempt not in self._spans:
+            self._measure_attempt(start, end, answer, account)
+        if start.attempt not in self._spans:
             return
-        span, found = self._spans.pop(action.attempt)
-        found |= attributes.of_end(end)
-        if text := "".join(self._texts.pop(action.attempt, ())):
+        span, found = self._spans.pop(start.attempt)
+        found |= attributes.of_end(end, answer, account)
+        if text := "".join(self._texts.pop(start.attempt, ())):
             found[semconv.OUTPUT_MESSAGES] = attributes.output_messages(text)
-        if end.failure is not None:
-            found[semconv.ERROR_TYPE] = end.failure.kind.name.lower()
+        if answer.failure is not None:
+            found[semconv.ERROR_TYPE] = answer.failure.kind.name.lower()
             span.set_status(Status(StatusCode.ERROR, end.detail))
-        elif end.settled.outcome is AttemptOutcome.CANCELLED and self._is_late():
+        elif account.outcome is AttemptOutcome.CANCELLED and self._is_late():
             found[semconv.ERROR_TYPE] = "deadline"
             span.set_status(Status(StatusCode.ERROR, "not complete by the deadline"))
         span.set_attributes(found)
@@ -183,9 +193,13 @@ class RequestTrail:
         if finished.tpot_s is not None:
             self._observe(semconv.TPOT, finished.tpot_s, *labels)
 
-    def rpc_ended(self, code: grpc.StatusCode, duration_s: float) -> str:
-        """The RPC is over, however it ended; returns its outcome in one word."""
-        outcome = self._outcome(code)
+    def ended(self, outcome: RequestOutcome) -> None:
+        """The request is over, however it ended."""
+        self.outcome = outcome
+
+    def call_ended(self, duration_s: float) -> None:
+        """The door's call is over."""
+        outcome = self.outcome.value
         if self._instruments is not None:
             self._observe(
                 semconv.REQUEST_DURATION,
@@ -201,10 +215,10 @@ class RequestTrail:
             found[semconv.OUTCOME] = outcome
             found[semconv.ATTEMPTS] = self.attempts
             if self.last is not None:
-                action, end = self.last
-                found[semconv.PLACEMENT] = action.placement
-                found[semconv.ROUTE] = attributes.route(action.kind)
-                usage = end.settled.usage
+                start, _, _, account = self.last
+                found[semconv.PLACEMENT] = start.placement
+                found[semconv.ROUTE] = attributes.route(start.kind)
+                usage = account.usage
                 if usage is not None:
                     found[semconv.USAGE_INPUT] = usage.prompt_tokens
                     found[semconv.USAGE_OUTPUT] = usage.completion_tokens
@@ -214,72 +228,55 @@ class RequestTrail:
                 ):
                     if cost is not None:
                         found[name] = cost / attributes.NANO
-            if outcome == "partial":
+            if self.outcome is RequestOutcome.PARTIAL:
                 found[semconv.PARTIAL_OUTPUT] = True
-        return outcome
-
-    def _outcome(self, code: grpc.StatusCode) -> str:
-        if code is grpc.StatusCode.OK:
-            return "ok"
-        if code is grpc.StatusCode.CANCELLED:
-            return "cancelled"
-        if self.refusal is not None and self.last is None:
-            return "refused"
-        if self.last is not None and self.last[1].committed and self.last[1].failure is not None:
-            return "partial"
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return "deadline"
-        return "failed"
 
     def _is_late(self) -> bool:
         return self._clock() >= self.request.deadline_s - DEADLINE_SLACK_S
 
-    def _count_decision(self, action: Start | Refuse, waited_s: float) -> None:
-        assert self._instruments is not None
-        request = self.request
-        model, slo_class = request.model, request.slo.slo_class.value
-        if isinstance(action, Refuse):
-            self._instruments.add(semconv.REFUSALS, 1, model, slo_class, action.reason.value)
-            outcome = "refused"
-        else:
-            outcome = "dispatched"
-        self._observe(semconv.QUEUE_DURATION, waited_s, model, slo_class, outcome)
+    def _count_decision(self, waited_s: float, outcome: str) -> None:
+        self._waited_s = waited_s
+        if self._instruments is not None:
+            model, slo_class = self.request.model, self.request.slo.slo_class.value
+            self._observe(semconv.QUEUE_DURATION, waited_s, model, slo_class, outcome)
 
-    def _measure_attempt(self, action: Start, end: AttemptEnd) -> None:
+    def _measure_attempt(
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+    ) -> None:
         instruments = self._instruments
         assert instruments is not None
-        model, pool = self.request.model, attributes.pool_of(action.placement)
-        who = attributes.provider(action)
-        outcome = end.settled.outcome.value
-        late = end.failure is not None and end.failure.kind is FailureKind.DEADLINE
-        if late or (end.settled.outcome is AttemptOutcome.CANCELLED and self._is_late()):
+        model, pool = self.request.model, attributes.pool_of(start)
+        who = attributes.provider(start)
+        outcome = account.outcome.value
+        late = answer.failure is not None and answer.failure.kind is FailureKind.DEADLINE
+        if late or (account.outcome is AttemptOutcome.CANCELLED and self._is_late()):
             outcome = "deadline"
         self._observe(
             semconv.ATTEMPT_DURATION,
-            end.settled.ended_unix_s - end.settled.started_unix_s,
+            account.ended_unix_s - account.started_unix_s,
             attributes.operation(self.generation),
             who,
             model,
             pool,
             outcome,
         )
-        if end.ttft_s is not None:
-            self._observe(semconv.ATTEMPT_TTFC, end.ttft_s, who, model, pool)
-            if action.predicted_ttft_s:
-                self._observe(semconv.TTFT_ERROR, end.ttft_s / action.predicted_ttft_s, pool)
-        if end.tpot_s is not None and action.predicted_tpot_s:
-            self._observe(semconv.TPOT_ERROR, end.tpot_s / action.predicted_tpot_s, pool)
-        settled, usage = end.settled, end.settled.usage
-        tenant, where = instruments.tenant(settled.tenant), attributes.route(action.kind)
+        if end.first_token_s is not None:
+            self._observe(semconv.ATTEMPT_TTFC, end.first_token_s, who, model, pool)
+            if start.predicted_ttft_s:
+                self._observe(semconv.TTFT_ERROR, end.first_token_s / start.predicted_ttft_s, pool)
+        if end.tpot_s is not None and start.predicted_tpot_s:
+            self._observe(semconv.TPOT_ERROR, end.tpot_s / start.predicted_tpot_s, pool)
+        usage = account.usage
+        tenant, where = instruments.tenant(account.tenant), attributes.route(start.kind)
         for kind, cost in (
-            ("metered", settled.metered_nano_usd),
-            ("charged", settled.charged_nano_usd),
+            ("metered", account.metered_nano_usd),
+            ("charged", account.charged_nano_usd),
         ):
             if cost:
                 instruments.add(semconv.COST_USD, cost / attributes.NANO, tenant, where, kind)
         # Counted from 0: a series that begins with its first case hides that case from `rate`.
-        instruments.add(semconv.UNPRICED, settled.metered_nano_usd is None, pool)
-        if usage is None or settled.outcome is not AttemptOutcome.OK:
+        instruments.add(semconv.UNPRICED, account.metered_nano_usd is None, pool)
+        if usage is None or account.outcome is not AttemptOutcome.OK:
             return
         instruments.observe(semconv.TOKEN_USAGE, usage.prompt_tokens, "input", who, model, pool)
         instruments.observe(

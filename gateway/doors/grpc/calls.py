@@ -1,0 +1,44 @@
+"""A `GenerateRequest` and its metadata as the pipeline's `GenerateCall`."""
+
+from __future__ import annotations
+
+from gateway.auth.authenticator import Caller
+from gateway.doors.grpc.hops import hops_of
+from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.rpc_context import Context, Metadata
+from gateway.pipeline.call import GenerateCall
+from gateway.pipeline.hints import trace_headers
+from gateway.translation.slo_classes import CLASS_OF
+from moegate.v1 import generation_pb2
+
+
+def generate_call(
+    proto: generation_pb2.GenerateRequest,
+    *,
+    caller: Caller,
+    context: Context,
+    metadata: Metadata,
+    default_max_output_tokens: int,
+    whole_answer: bool,
+) -> GenerateCall:
+    """Checks every field. Raises RpcError (INVALID_ARGUMENT)."""
+    slo, policy = proto.slo, proto.data_policy
+    return GenerateCall(
+        generation=parse_generation(proto, default_max_output_tokens, hops_of(metadata)),
+        caller=caller,
+        remaining_s=context.time_remaining(),
+        size_bytes=proto.ByteSize(),
+        whole_answer=whole_answer,
+        slo_class=CLASS_OF.get(slo.slo_class),
+        ttft_s=slo.ttft.ToNanoseconds() / 1e9 if slo.HasField("ttft") else None,
+        tpot_s=slo.tpot.ToNanoseconds() / 1e9 if slo.HasField("tpot") else None,
+        priority=proto.priority,
+        local_only=policy.local_only,
+        remote_classes=frozenset(policy.remote_classes),
+        session_id=proto.session_id,
+        idempotency_key=proto.idempotency_key,
+        max_cost_nano_usd=(
+            proto.max_cost_nano_usd if proto.HasField("max_cost_nano_usd") else None
+        ),
+        trace_headers=trace_headers(metadata),
+    )

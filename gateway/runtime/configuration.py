@@ -1,0 +1,37 @@
+"""A configuration that was checked and read: everything of it that can be wrong has been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.auth.authenticator import Authenticator
+from gateway.config.gateway import GatewayConfig
+from gateway.fleet.fleet import FleetSettings, fleet_settings
+from gateway.fleet.placements import placements_of
+from gateway.pipeline.settings import PipelineSettings, pipeline_settings
+from gateway.scheduling.settings import SchedulingSettings, scheduling_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedConfiguration:
+    """What each part of a gateway takes of it."""
+
+    config: GatewayConfig
+    authenticator: Authenticator
+    scheduling: SchedulingSettings
+    fleet: FleetSettings
+    pipeline: PipelineSettings
+
+
+def prepare(config: GatewayConfig, base_dir: Path) -> PreparedConfiguration:
+    """Reads secrets, catalogs and priors; `base_dir`: what files are relative to. Nothing is put
+    into force. Raises ConfigError."""
+    placements = tuple(placements_of(config, base_dir))
+    return PreparedConfiguration(
+        config=config,
+        authenticator=Authenticator(config, base_dir),
+        scheduling=scheduling_settings(config, base_dir, placements),
+        fleet=fleet_settings(config, base_dir),
+        pipeline=pipeline_settings(config),
+    )

@@ -1,0 +1,254 @@
+"""What a request may spend: its own limit (`max_cost_nano_usd`) and the budgets it falls under.
+
+The worst case of each server that may run it is priced at the rates of the moment. Servers that are
+too expensive, or whose price is unknown, are left out for it; it is refused only when none remains.
+The prompt is taken at its upper bound; where that does not fit, the caller has to count its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
+from gateway.config.ledger import NANO_USD
+from scheduler.budgets.budget import Holder, worst_case_nano_usd
+from scheduler.contract import PlacementKind, RefusalReason, Refuse, Request
+from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.placement_state import Placement
+from scheduler.port import Submission
+from scheduler.pricing import TokenRates
+
+UNCHECKED_RETRY_S = 2.0
+"""When to try again while the ledger does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Placements of a model that have one price. `remote_class`: None for self-hosted ones."""
+
+    names: frozenset[str]
+    remote_class: str | None
+    rates: TokenRates | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """Worst case at a group of placements."""
+
+    nano_usd: int
+    names: frozenset[str]
+
+
+class _TooExpensive(Exception):
+    """The request's own limit is below its worst case everywhere. The text says what to do."""
+
+
+class BudgetAdmission:
+    """Reserves in the budgets. `configure` sets the placements and prices in force."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._placements: tuple[Placement, ...] = ()
+        self._rates = RateSnapshot()
+        self._groups: dict[str, tuple[_Group, ...]] = {}
+
+    def configure(self, placements: tuple[Placement, ...], rates: RateSnapshot) -> None:
+        """Takes the fleet, and the prices of requests that come from now on."""
+        self._placements, self._rates, self._groups = placements, rates, {}
+
+    def applies(self, submission: Submission) -> bool:
+        """Whether any cap holds for the request."""
+        return submission.max_cost_nano_usd is not None or self._holder(submission) is not None
+
+    async def reserve(
+        self, submission: Submission, prompt_tokens: int | None
+    ) -> Request | Refuse | None:
+        """Holds the request's worst case until `release`; returns the request without the servers
+        that it cannot pay, or the refusal.
+
+        `prompt_tokens`: counted; None: only the bound is known. Returns None where the bound does
+        not fit: the count is needed.
+        """
+        try:
+            return await self._reserve(submission, prompt_tokens)
+        except (BudgetRefused, BudgetUnchecked, _TooExpensive) as error:
+            self.release(submission)
+            return _refusal(submission, error)
+
+    def release(self, submission: Submission) -> None:
+        """The request has ended; its attempts are settled."""
+        self._budgets.release(submission.request.request_id)
+
+    def _holder(self, submission: Submission) -> Holder | None:
+        request = submission.request
+        return self._budgets.holder(request.tenant, request.key_id, request.session_id)
+
+    async def _reserve(
+        self, submission: Submission, prompt_tokens: int | None
+    ) -> Request | Refuse | None:
+        request, holder = submission.request, self._holder(submission)
+        groups = self._allowed(request)
+        priced = [group for group in groups if group.rates is not None]
+        capped = submission.max_cost_nano_usd is not None or (
+            holder is not None and self._budgets.book.is_hard(holder)
+        )
+        if groups and capped and not priced:
+            return _price_unknown(submission, groups)
+        bound = submission.prompt_tokens_bound
+        if prompt_tokens is not None:
+            bound = min(bound, prompt_tokens)
+        options = _options(priced, bound, submission)
+        if prompt_tokens is None:
+            try:
+                level = await self._hold(
+                    submission, holder, [max((o.nano_usd for o in options), default=0)]
+                )
+            except (BudgetRefused, _TooExpensive):
+                if not request.prompt_tokens_exact:
+                    return None
+                level = await self._hold(submission, holder, _levels(options))
+        else:
+            level = await self._hold(submission, holder, _levels(options))
+        left_out = {name for option in options if option.nano_usd > level for name in option.names}
+        if capped:
+            left_out |= {name for group in groups if group.rates is None for name in group.names}
+        if not left_out:
+            return request
+        return replace(request, unsupported_by=request.unsupported_by | left_out)
+
+    async def _hold(
+        self, submission: Submission, holder: Holder | None, levels: Sequence[int]
+    ) -> int:
+        """Reserves the first of falling worst cases that can be had; returns it."""
+        limit = submission.max_cost_nano_usd
+        if limit is not None:
+            if levels[-1] > limit:
+                raise _TooExpensive(
+                    f"{limit}, but the request can cost {levels[-1]} where it is cheapest: raise "
+                    "it, shorten the prompt or lower max_output_tokens"
+                )
+            levels = [level for level in levels if level <= limit]
+        if holder is None:
+            return levels[0]
+        for level in levels:
+            try:
+                await self._budgets.reserve(submission.request.request_id, holder, level)
+            except BudgetRefused:
+                if level == levels[-1]:
+                    raise
+            else:
+                return level
+        raise AssertionError("there is at least one level")
+
+    def _allowed(self, request: Request) -> list[_Group]:
+        groups = self._groups.get(request.model)
+        if groups is None:
+            groups = self._groups[request.model] = _grouped(
+                self._placements, self._rates, request.model
+            )
+        return [
+            group
+            for group in groups
+            if (group.remote_class is None or group.remote_class in request.remote_classes)
+            and not group.names <= request.unsupported_by
+        ]
+
+
+def _grouped(
+    placements: Iterable[Placement], rates: RateSnapshot, model: str
+) -> tuple[_Group, ...]:
+    names: dict[tuple[str | None, TokenRates | None], set[str]] = {}
+    for facts in placements:
+        if facts.model == model:
+            remote_class = facts.remote_class if facts.kind is PlacementKind.REMOTE else None
+            key = (remote_class, rates.rates.get(facts.name))
+            names.setdefault(key, set()).add(facts.name)
+    return tuple(
+        _Group(names=frozenset(group), remote_class=remote_class, rates=found)
+        for (remote_class, found), group in names.items()
+    )
+
+
+def _options(groups: Sequence[_Group], input_tokens: int, submission: Submission) -> list[_Option]:
+    request = submission.request
+    output_tokens = request.max_output_tokens * request.choices
+    if submission.may_be_continued:  # another server may read the prompt again, and what was said
+        input_tokens += input_tokens + output_tokens
+    return [
+        _Option(
+            worst_case_nano_usd(
+                group.rates, input_tokens=input_tokens, output_tokens=output_tokens
+            ),
+            group.names,
+        )
+        for group in groups
+        if group.rates is not None
+    ]
+
+
+def _levels(options: Iterable[_Option]) -> list[int]:
+    return sorted({option.nano_usd for option in options}, reverse=True) or [0]
+
+
+def _price_unknown(submission: Submission, groups: Iterable[_Group]) -> Refuse:
+    names = ", ".join(sorted(name for group in groups for name in group.names))[:200]
+    why = "max_cost_nano_usd" if submission.max_cost_nano_usd is not None else "its budget"
+    return Refuse(
+        request_id=submission.request.request_id,
+        reason=RefusalReason.PRICE_UNKNOWN,
+        message=(
+            f"{why} cannot be held: no server that may run model {submission.request.model!r} has "
+            f"a price per token ({names}); an operator can add one to prices.catalog: a showback "
+            "row for an own pool, a price_row for a remote"
+        ),
+        retry_after_s=None,
+        subject="price",
+    )
+
+
+def _refusal(
+    submission: Submission, error: BudgetRefused | BudgetUnchecked | _TooExpensive
+) -> Refuse:
+    request_id = submission.request.request_id
+    match error:
+        case BudgetUnchecked():
+            return Refuse(
+                request_id=request_id,
+                reason=RefusalReason.BUDGET_UNCHECKED,
+                message=f"the budget cannot be checked, the ledger does not answer: {error}",
+                retry_after_s=UNCHECKED_RETRY_S,
+            )
+        case _TooExpensive():
+            return Refuse(
+                request_id=request_id,
+                reason=RefusalReason.MAX_COST,
+                message=str(error),
+                retry_after_s=None,
+                subject="max_cost_nano_usd",
+            )
+    limit, refusal = error.refusal.limit, error.refusal
+    cap, left = _usd(limit.cap_nano_usd), _usd(refusal.left_nano_usd)
+    need = _usd(refusal.needed_nano_usd)
+    if error.retry_after_s is not None:
+        reason = RefusalReason.BUDGET_HELD
+        text = f"of {cap}, {left} is neither spent nor held by running requests; {need} is needed"
+    else:
+        reason = RefusalReason.BUDGET_SPENT
+        ends = datetime.fromtimestamp(limit.ends_unix_s, UTC).isoformat(timespec="minutes")
+        text = (
+            f"of {cap}, {left} is left until {ends}; the request may cost {need} beyond its lease"
+        )
+    return Refuse(
+        request_id=request_id,
+        reason=reason,
+        message=text,
+        retry_after_s=error.retry_after_s,
+        subject=str(error),
+    )
+
+
+def _usd(nano_usd: int) -> str:
+    return f"${Decimal(nano_usd) / NANO_USD:f}"

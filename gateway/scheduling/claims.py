@@ -1,0 +1,99 @@
+"""What a request claims before it is scheduled: its id, its idempotency key, its key's limits."""
+
+from __future__ import annotations
+
+from scheduler.contract import RefusalReason, Refuse, Request
+from scheduler.limits.idempotency import REMEMBERED_S, IdempotencyKeys
+from scheduler.limits.rate_limit import RateLimiter
+from scheduler.port import Submission
+
+
+class Claims:
+    """The claims of all requests. Each `claim` that returns None is followed by one `release`."""
+
+    def __init__(self) -> None:
+        self._limiter = RateLimiter()
+        self._idempotency = IdempotencyKeys()
+
+    def claim(self, submission: Submission, now: float) -> Refuse | None:
+        """Claims everything, or nothing and returns why."""
+        request = submission.request
+        key = _key(submission)
+        if key is not None:
+            refusal = self._claim_key(key, request, now)
+            if refusal is not None:
+                return refusal
+        limited = self._limiter.admit(
+            request.key_id, submission.key_limits, request.prompt_tokens, now
+        )
+        if limited is None:
+            return None
+        if key is not None:
+            self._idempotency.end(key, now, remember=False)
+        return Refuse(
+            request_id=request.request_id,
+            reason=RefusalReason.KEY_LIMIT,
+            message=f"key {request.key_id} is at its limit {limited.limit}",
+            retry_after_s=limited.retry_after_s,
+        )
+
+    def release(
+        self, submission: Submission, used_tokens: int, now: float, *, keep_key: bool
+    ) -> None:
+        """The request has ended. `keep_key`: its idempotency key stays taken for a while."""
+        request = submission.request
+        self._limiter.settle(request.key_id, request.prompt_tokens, used_tokens, now)
+        if (key := _key(submission)) is not None:
+            self._idempotency.end(key, now, remember=keep_key)
+
+    def _claim_key(self, key: tuple[str, str], request: Request, now: float) -> Refuse | None:
+        first_id = self._idempotency.first_request(key, now)
+        if first_id is not None:
+            return Refuse(
+                request_id=request.request_id,
+                reason=RefusalReason.IDEMPOTENCY_KEY_USED,
+                message=f"idempotency_key: request {first_id!r} has it",
+                retry_after_s=None,
+                other_request_id=first_id,
+            )
+        if not self._idempotency.claim(key, client_id(request)):
+            return Refuse(
+                request_id=request.request_id,
+                reason=RefusalReason.IDEMPOTENCY_KEYS,
+                message="idempotency_key: too many are remembered",
+                retry_after_s=REMEMBERED_S,
+            )
+        return None
+
+
+def client_id(request: Request) -> str:
+    """The id that the client gave: the scheduler's own has the key's id before it."""
+    return request.request_id.removeprefix(f"{request.key_id}/")
+
+
+def request_in_flight(request: Request) -> Refuse:
+    """Another request has its id."""
+    shown = client_id(request)
+    return Refuse(
+        request_id=request.request_id,
+        reason=RefusalReason.REQUEST_IN_FLIGHT,
+        message=f"request_id {shown!r} is in flight: choose another, or none",
+        retry_after_s=None,
+        other_request_id=shown,
+    )
+
+
+def no_hedge(request: Request, message: str) -> Refuse:
+    """No hedge starts now."""
+    return Refuse(
+        request_id=request.request_id,
+        reason=RefusalReason.UNAVAILABLE,
+        message=message,
+        retry_after_s=None,
+    )
+
+
+def _key(submission: Submission) -> tuple[str, str] | None:
+    if not submission.idempotency_key:
+        return None
+    return submission.request.key_id, submission.idempotency_key

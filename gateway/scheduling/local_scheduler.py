@@ -1,0 +1,382 @@
+"""The scheduler of the deployment, in this process: `SchedulerPort` as direct calls.
+
+Owns the one core and what is decided beside it: claims, budgets, the meter, the accounts. It
+performs the core's actions, and ticks it. Branches and requests are kept until `RequestEnded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from gateway.accounting.budgets import Budgets
+from gateway.accounting.prices.source import group_of, metered_groups, priced
+from gateway.scheduling.attempt_recorder import AttemptRecorder
+from gateway.scheduling.branches import Branches, ClaimedRequest, OpenBranch
+from gateway.scheduling.budget_admission import BudgetAdmission
+from gateway.scheduling.claims import Claims, no_hedge, request_in_flight
+from gateway.scheduling.metering import Metering
+from gateway.scheduling.pool_costs import PoolCosts
+from gateway.scheduling.settings import SchedulingSettings
+from gateway.scheduling.views import Targets, fleet_figures, view_of
+from scheduler.contract import (
+    EngineReport,
+    Event,
+    PlacementKind,
+    PricesChanged,
+    Progress,
+    Refuse,
+    Request,
+    ServingChanged,
+)
+from scheduler.core import Scheduler
+from scheduler.decisions import Decision
+from scheduler.fleet_view import FleetView
+from scheduler.limits.drain_filter import DrainFilter
+from scheduler.limits.retry_budget import RetryBudget
+from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
+from scheduler.metering.report import KindRates
+from scheduler.metering.settlement import Sink
+from scheduler.metering.throughput import Throughput
+from scheduler.placement_state import Placement
+from scheduler.port import (
+    AttemptEnd,
+    BranchKind,
+    CountPrompt,
+    Deliver,
+    Explained,
+    FleetFigures,
+    Message,
+    PoolCostReport,
+    RequestEnded,
+    Submission,
+)
+from scheduler.prefix.token_blocks import CacheEvents
+
+TICK_S = 0.05
+"""Longest time between two ticks while requests run: what the core measures moves with time."""
+
+
+class LocalScheduler:
+    """Implements `SchedulerPort`. `run` must be running."""
+
+    def __init__(
+        self,
+        settings: SchedulingSettings,
+        *,
+        clock: Callable[[], float],
+        metering: Metering,
+        budgets: Budgets,
+        targets: Targets,
+        sinks: tuple[Sink, ...] = (),
+    ) -> None:
+        """`targets`: address and model of each placement that has one, kept up to date by its
+        owner, who calls `refresh_fleet` after a change."""
+        self._clock = clock
+        self._metering = metering
+        self._targets = targets
+        self._throughput = Throughput()
+        self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
+        self._budgets = BudgetAdmission(budgets)
+        self._claims = Claims()
+        self._drains = DrainFilter()
+        self._costs = PoolCosts(metering, clock)
+        self._requests: dict[str, ClaimedRequest] = {}
+        self._wake = asyncio.Event()
+        self._sleeps_unbounded = False
+        self._settings = settings
+        self._hedges = RetryBudget(settings.hedges)
+        self._facts: dict[str, Placement] = {}
+        self.core = Scheduler(self._priced(settings), settings.limits)
+        """To be read by tests and `moegate up` only: everyone else asks through the port."""
+        self.fleet = FleetView()
+        self._branches = Branches(self.core, self._recorder, clock)
+        self._configured()
+
+    @property
+    def active_requests(self) -> int:
+        """Client requests that have not ended."""
+        return len(self._requests)
+
+    # Configuration and what the fleet reports.
+
+    def apply(self, settings: SchedulingSettings) -> None:
+        """Puts a configuration into force by difference: what was learnt stays."""
+        old, self._settings = self._settings, settings
+        if settings.hedges != old.hedges:
+            self._hedges = RetryBudget(settings.hedges)
+        self._branches.perform(
+            self.core.reconfigure(self._priced(settings), settings.limits, self._clock())
+        )
+        self._configured()
+
+    def report(self, event: Event) -> None:
+        """Takes what the fleet reports. A placement that is not configured is ignored."""
+        if not isinstance(event, EngineReport | ServingChanged | CacheEvents):
+            raise TypeError(f"{event!r} is no report of the fleet")
+        facts = self._facts.get(event.placement)
+        if facts is None:
+            return
+        self._recorder.observe(event, self._clock())
+        if isinstance(event, EngineReport):
+            self._throughput.record_reports((event,))
+        elif isinstance(event, ServingChanged):
+            event = self._drains.filtered(event, group_of(facts))
+        self._branches.handle(event)
+        if isinstance(event, ServingChanged) or self._shows_more(event.placement):
+            self.refresh_fleet()
+
+    def use_rates(self, rates: RateSnapshot) -> None:
+        """Puts token prices into force, for requests that come from now on."""
+        self._recorder.rates = rates
+        self._budgets.configure(self._settings.placements, rates)
+
+    def refresh_fleet(self) -> None:
+        """Makes the view of the fleet anew."""
+        self.fleet = view_of(self.core, self._targets)
+
+    def is_idle(self, placement: str) -> bool:
+        """Whether the core counts nothing there."""
+        return not any(
+            state.sequences for state in self.core.placements if state.facts.name == placement
+        )
+
+    async def run(self) -> None:
+        """Ticks the core until cancelled: at its wake-ups, and every `TICK_S` while busy."""
+        while True:
+            now = self._clock()
+            tick = self.core.tick(now)
+            self._branches.perform(tick.actions)
+            wait_s = TICK_S if self._requests else None
+            if tick.next_wake_s is not None:
+                due_s = max(0.0, tick.next_wake_s - now)
+                wait_s = due_s if wait_s is None else min(wait_s, due_s)
+            self._sleeps_unbounded = wait_s is None
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    # What the pipeline asks.
+
+    async def submit(self, submission: Submission, deliver: Deliver) -> None:
+        """See `SchedulerPort`."""
+        if submission.kind is not BranchKind.ORIGINAL:
+            self._submit_branch(submission, deliver)
+            return
+        request = submission.request
+        if request.request_id in self._requests:
+            deliver(request_in_flight(request))
+            return
+        refusal = self._claims.claim(submission, self._clock())
+        if refusal is not None:
+            deliver(refusal)
+            return
+        claimed = ClaimedRequest(submission=submission, deliver=deliver)
+        self._requests[request.request_id] = claimed
+        if self._budgets.applies(submission):
+            await self._reserve(claimed, None)
+        else:
+            self._enter(claimed, submission, deliver)
+
+    async def prompt_counted(self, request_id: str, prompt_tokens: int | None) -> None:
+        """See `SchedulerPort`."""
+        claimed = self._requests.get(request_id)
+        if claimed is not None and not claimed.branches:
+            bound = claimed.submission.prompt_tokens_bound
+            await self._reserve(claimed, bound if prompt_tokens is None else prompt_tokens)
+
+    def send(self, message: Message) -> None:
+        """See `SchedulerPort`."""
+        match message:
+            case Progress():
+                self._branches.record_progress(message)
+            case AttemptEnd():
+                self._branches.end_attempt(message)
+            case RequestEnded():
+                self._end_request(message)
+
+    async def quote(self, request: Request) -> Decision:
+        """See `SchedulerPort`."""
+        return self.core.quote(request, self._clock())
+
+    async def explain(self, request_id: str) -> Explained | None:
+        """See `SchedulerPort`."""
+        decision = self.core.decisions.get(request_id)
+        if decision is None:
+            return None
+        return Explained(decision=decision, age_s=max(0.0, self._clock() - decision.at_s))
+
+    async def figures(self) -> FleetFigures:
+        """See `SchedulerPort`."""
+        return fleet_figures(
+            self.core,
+            self._throughput,
+            self._targets,
+            now=self._clock(),
+            now_unix_s=self._metering.unix_s,
+        )
+
+    async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:
+        """See `SchedulerPort`."""
+        models = {p.name: p.model for p in self._settings.config.pools}
+        facts = [state.facts for state in self.core.placements]
+        return self._costs.report(pool, window_ns, models.get(pool), facts)
+
+    async def pool_rates(self) -> Mapping[str, tuple[KindRates, ...]]:
+        """See `SchedulerPort`."""
+        return self._costs.rates()
+
+    async def drain(self, name: str) -> int:
+        """See `SchedulerPort`."""
+        self._drains.drain(name)
+        self._filter_again(name)
+        names = {member.name for member in self.fleet.members(name)}
+        return sum(
+            len(state.residents) for state in self.core.placements if state.facts.name in names
+        )
+
+    async def undrain(self, name: str) -> None:
+        """See `SchedulerPort`."""
+        self._drains.undrain(name)
+        self._filter_again(name)
+
+    # Inside.
+
+    def _filter_again(self, name: str) -> None:
+        for member in self.fleet.members(name):
+            event = self._drains.current(member.name, member.group)
+            self._recorder.observe(event, self._clock())
+            self._branches.handle(event)
+        self.refresh_fleet()
+
+    async def _reserve(self, claimed: ClaimedRequest, prompt_tokens: int | None) -> None:
+        submission, deliver = claimed.submission, claimed.deliver
+        request_id = submission.request.request_id
+        claimed.budgeted = True
+        try:
+            answer = await self._budgets.reserve(submission, prompt_tokens)
+        except BaseException:
+            self._abandon(claimed)
+            raise
+        if answer is None:
+            deliver(CountPrompt(request_id=request_id))
+        elif isinstance(answer, Refuse):
+            self._abandon(claimed)
+            deliver(answer)
+        elif self._requests.get(request_id) is claimed:
+            self._enter(claimed, replace(submission, request=answer), deliver)
+
+    def _abandon(self, claimed: ClaimedRequest) -> None:
+        """The request is not admitted: nothing of it is held any more."""
+        request_id = claimed.submission.request.request_id
+        if self._requests.get(request_id) is claimed:
+            del self._requests[request_id]
+            self._claims.release(claimed.submission, 0, self._clock(), keep_key=False)
+            self._budgets.release(claimed.submission)
+
+    def _enter(self, claimed: ClaimedRequest, submission: Submission, deliver: Deliver) -> None:
+        """Gives an admitted request to the core."""
+        claimed.rates = self._recorder.rates
+        self._hedges.request()
+        self._submitted(self._branches.submit(claimed, submission, deliver))
+
+    def _submit_branch(self, submission: Submission, deliver: Deliver) -> None:
+        """A hedge or a continuation of a request that has not ended."""
+        request = submission.request
+        claimed = self._requests.get(submission.original_id)
+        if claimed is None or request.request_id in self._branches:
+            deliver(request_in_flight(request))
+            return
+        if submission.kind is BranchKind.CONTINUATION:
+            self._submitted(self._branches.submit(claimed, submission, deliver))
+            return
+        if not self._hedges.take(self._clock()):
+            deliver(no_hedge(request, "the budget of hedges is used up"))
+            return
+        avoided = self._same_failure_domain(submission.beside) | {submission.beside}
+        request = replace(request, unsupported_by=request.unsupported_by | avoided)
+        submission = replace(submission, request=request)
+        branch = self._branches.submit(claimed, submission, deliver, may_wait=False)
+        if not branch.decided:  # to wait for room is no help to a request that waits already
+            self._branches.withdraw(branch)
+            deliver(no_hedge(request, "no other placement could start it at once"))
+
+    def _submitted(self, branch: OpenBranch) -> None:
+        if self._sleeps_unbounded or not branch.decided:
+            # The ticker has to learn of the first request, and of one that waits and can expire.
+            self._wake.set()
+
+    def _same_failure_domain(self, placement: str) -> frozenset[str]:
+        facts = self._facts.get(placement)
+        domain = facts.failure_domain if facts is not None else ""
+        if not domain:
+            return frozenset()
+        return frozenset(p.name for p in self._facts.values() if p.failure_domain == domain)
+
+    def _end_request(self, message: RequestEnded) -> None:
+        claimed = self._requests.pop(message.request_id, None)
+        if claimed is None:
+            return
+        self._branches.end_all(claimed)
+        if claimed.budgeted:
+            self._budgets.release(claimed.submission)
+        self._claims.release(
+            claimed.submission,
+            message.used_tokens,
+            self._clock(),
+            keep_key=message.keep_idempotency_key,
+        )
+
+    def _priced(self, settings: SchedulingSettings) -> list[Placement]:
+        return priced(settings.placements, settings.config, settings.prices, self._metering.unix_s)
+
+    def _configured(self) -> None:
+        """Meter, accounts and views follow the configuration."""
+        settings, metering = self._settings, self._metering
+        placements = settings.placements
+        self._facts = {placement.name: placement for placement in placements}
+        self._branches.placements = self._facts
+        local = [p for p in placements if p.kind is PlacementKind.LOCAL]
+        groups: dict[str, list[str]] = {}
+        for placement in local:
+            groups.setdefault(group_of(placement), []).append(placement.name)
+        self._recorder.configure(
+            groups={p.name: group_of(p) for p in local}, pools={p.name: p.pool for p in placements}
+        )
+        metering.configure(
+            metered_groups(placements, settings.config, settings.prices, metering.unix_s),
+            exists=lambda group: any(name in self._targets for name in groups.get(group, ())),
+            fitted=lambda group: self.core.step_model(groups[group][0], metering.loop_s),
+            next_change_s=settings.prices.next_change_s(metering.unix_s),
+            on_change=self._reprice,
+        )
+        self.use_rates(rate_snapshot(self._priced(settings)))
+        self.refresh_fleet()
+
+    def _reprice(self) -> float:
+        """Puts the dated prices of now into force; returns when they change next, Unix seconds."""
+        placements = self._priced(self._settings)
+        for placement in placements:
+            changed = PricesChanged(
+                placement=placement.name,
+                rates=placement.rates,
+                nano_usd_per_s=placement.nano_usd_per_s,
+            )
+            self._branches.handle(changed)
+        self.use_rates(rate_snapshot(placements))
+        return self._settings.prices.next_change_s(self._metering.unix_s)
+
+    def _shows_more(self, placement: str) -> bool:
+        """Whether the view does not show yet what a report has told."""
+        view = self.fleet.by_name.get(placement)
+        if view is None:
+            return True
+        sizes = self.core.token_block_sizes(view.model)
+        return (
+            self.core.context_tokens(placement) != view.context_tokens
+            or self.fleet.token_block_sizes.get(view.model, ()) != sizes
+        )

@@ -1,0 +1,74 @@
+"""The meter's account of a pool, beside what remotes would have asked for the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from gateway.scheduling.metering import Metering
+from scheduler.contract import PlacementKind
+from scheduler.metering.meter import PoolCost
+from scheduler.metering.report import KindRates
+from scheduler.metering.totals import SECOND_NS
+from scheduler.placement_state import Placement
+from scheduler.port import PoolCostReport, RemoteCost
+from scheduler.pricing import MILLION, TokenCounts
+
+RATES_NS = 3600 * SECOND_NS
+"""Window of the rates that everyone is shown."""
+KEPT_S = 5.0
+"""The rates are made anew so often at most: every watcher and every scrape asks for them."""
+
+
+class PoolCosts:
+    """Of one meter."""
+
+    def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
+        self._metering = metering
+        self._clock = clock
+        self._made_s = float("-inf")
+        self._rates: dict[str, tuple[KindRates, ...]] = {}
+
+    def report(
+        self, pool: str, window_ns: int, model: str | None, placements: Iterable[Placement]
+    ) -> PoolCostReport:
+        """The account of a pool that serves `model`, over a window that ends now."""
+        meter = self._metering.meter
+        cost = meter.cost(pool, window_ns, self._metering.now_ns)
+        remotes = () if cost is None else tuple(_remotes(cost, model, placements))
+        return PoolCostReport(cost=cost, remotes=remotes, pools=tuple(meter.pools))
+
+    def rates(self) -> Mapping[str, tuple[KindRates, ...]]:
+        """Cost rates of every pool over the last hour."""
+        now_s = self._clock()
+        if now_s - self._made_s >= KEPT_S:
+            meter, now_ns = self._metering.meter, self._metering.now_ns
+            found = {name: meter.cost(name, RATES_NS, now_ns) for name in meter.pools}
+            self._rates = {name: cost.rates for name, cost in found.items() if cost is not None}
+            self._made_s = now_s
+        return self._rates
+
+
+def _remotes(
+    cost: PoolCost, model: str | None, placements: Iterable[Placement]
+) -> Iterator[RemoteCost]:
+    """The window's tokens at the prices of now, a request of mean size at a time.
+
+    Tiers go by the length of one request: the mean's stands for all.
+    """
+    tokens = cost.uncached_tokens + cost.cached_tokens + cost.output_tokens
+    counts = TokenCounts(
+        uncached_input_tokens=max(0, cost.uncached_tokens),
+        cached_input_tokens=max(0, cost.cached_tokens),
+        output_tokens=max(0, cost.output_tokens),
+    )
+    for facts in placements:
+        if facts.kind is not PlacementKind.REMOTE or facts.model != model or facts.rates is None:
+            continue
+        tier = facts.rates.tier(counts.input_tokens // max(1, cost.requests))
+        amount = sum(tier.parts(counts)) // MILLION
+        yield RemoteCost(
+            remote=facts.name,
+            price_row_id=facts.rates.row_id,
+            nano_usd=amount,
+            nano_usd_per_mtok=amount * MILLION // tokens if tokens > 0 else None,
+        )

@@ -1,0 +1,56 @@
+"""What the scheduler's side shows of the core: the fleet view, and the fleet's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scheduler.core import Scheduler
+from scheduler.fleet_view import FleetView, PlacementView, fleet_view
+from scheduler.metering.throughput import Throughput
+from scheduler.port import FleetFigures
+from scheduler.snapshot import without_free_places
+
+Targets = Mapping[str, tuple[str, str]]
+"""Address and upstream model of each placement that has a server."""
+_NOWHERE = ("", "")
+
+
+def view_of(core: Scheduler, targets: Targets) -> FleetView:
+    """The fleet as it stands."""
+    placements = []
+    for state in core.placements:
+        facts = state.facts
+        address, upstream_model = targets.get(facts.name, _NOWHERE)
+        placements.append(
+            PlacementView(
+                name=facts.name,
+                kind=facts.kind,
+                model=facts.model,
+                pool=facts.pool,
+                replica=facts.replica,
+                group=facts.group or facts.name,
+                address=address,
+                upstream_model=upstream_model,
+                serving=state.serving,
+                context_tokens=state.context_tokens,
+            )
+        )
+    models = {placement.model for placement in placements}
+    return fleet_view(tuple(placements), {model: core.token_block_sizes(model) for model in models})
+
+
+def fleet_figures(
+    core: Scheduler, throughput: Throughput, targets: Targets, *, now: float, now_unix_s: float
+) -> FleetFigures:
+    """The figures of every placement that has a server, or runs something."""
+    snapshot = without_free_places(core.snapshot(now), targets)
+    names = [placement.name for placement in snapshot.placements]
+    rates = {
+        name: throughput.tokens_per_s(name, now_s=now, now_unix_s=now_unix_s) for name in names
+    }
+    return FleetFigures(
+        snapshot=snapshot,
+        output_tokens_per_s={name: rate for name, rate in rates.items() if rate is not None},
+        breaker_phases={name: core.admission_report(name, now).phase for name in names},
+        overflowed_requests=throughput.overflowed_requests,
+    )

@@ -1,0 +1,106 @@
+"""The arrays of a fleet follow the states of its placements, whatever happens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scheduler.contract import EngineReport, Objective
+from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.placement_state import Resident
+from tests.scheduler.placement.fleets_made import idle_fleet
+from tests.scheduler.requests_made import request
+
+FOLLOWING = (
+    *("sequences", "batch", "warm", "kv_tokens", "kv_free_tokens", "slot_room", "kv_variance"),
+    *("prefill_end_s", "first_token_due_s", "kv_room_tokens", "idle_since_s", "serving"),
+)
+
+
+def resident(name: str, *, prompt_tokens: int = 1000, prefill_s: float = 0.1) -> Resident:
+    return Resident(
+        request=request(name, prompt_tokens=prompt_tokens, max_output_tokens=4096),
+        started_s=0.0, promised_ttft_s=2.0, kv_reserved_tokens=prompt_tokens + 200,
+        prefill_s=prefill_s, hit_tokens=0,
+    )  # fmt: skip
+
+
+def arrays(fleet: SelfHostedFleet) -> dict[str, np.ndarray]:
+    return {name: getattr(fleet, name).copy() for name in FOLLOWING}
+
+
+def test_tokens_of_a_lone_placement_move_its_arrays_as_a_sync_would() -> None:
+    fleet, _ = idle_fleet(2, Objective.LATENCY)
+    fleet.add(0, resident("a"), 1.0)
+    assert fleet.progress(0, "a", 1, 1.2), "the first token"
+    assert not fleet.progress(0, "a", 500, 5.0)
+    assert not fleet.progress(0, "a", 400, 5.1), "older news"
+    moved = arrays(fleet)
+    assert moved["kv_tokens"].tolist() == [1500.0, 0.0]
+    fleet.sync(0, 5.1)
+    for name, after in arrays(fleet).items():
+        assert after == pytest.approx(moved[name]), name
+
+
+def test_a_fleet_is_empty_again_when_all_have_left() -> None:
+    fleet, _ = idle_fleet(2, Objective.LATENCY)
+    empty = arrays(fleet)
+    for name in ("a", "b"):
+        fleet.add(1, resident(name), 1.0)
+    fleet.progress(1, "a", 7, 1.5)
+    for name in ("a", "b"):
+        fleet.remove(1, name, 2.0)
+    empty["idle_since_s"][1] = 2.0
+    left = arrays(fleet)
+    left["prefill_end_s"][1] = 0.0
+    for name in FOLLOWING:
+        assert left[name] == pytest.approx(empty[name]), name
+
+
+def test_ranks_share_batch_stall_and_the_kv_of_the_fullest() -> None:
+    fleet, _ = idle_fleet(3, Objective.LATENCY, group="together")
+    fleet.add(0, resident("a", prompt_tokens=4000, prefill_s=0.5), 1.0)
+    fleet.add(2, resident("b", prompt_tokens=1000, prefill_s=0.2), 1.0)
+    assert fleet.batch.tolist() == [2.0, 2.0, 2.0]
+    assert fleet.stall_end_s == pytest.approx([1.5] * 3)
+    assert fleet.kv_paced_tokens.tolist() == [12_000.0] * 3
+    assert fleet.slot_room.tolist() == [15.0, np.inf, 15.0], "slots are the rank's own"
+
+
+def test_an_overdue_prefill_delays_those_behind_it() -> None:
+    fleet, _ = idle_fleet(1, Objective.LATENCY)
+    fleet.add(0, resident("a", prefill_s=0.1), 0.0)
+    fleet.add(0, resident("b", prefill_s=0.1), 0.0)
+    due_s = fleet.first_token_due_s[0]
+    fleet.note_overdue(due_s - 0.001)
+    assert fleet.prefill_end_s[0] == pytest.approx(0.2)
+    fleet.note_overdue(due_s + 1.0)
+    assert fleet.prefill_end_s[0] > 1.5
+    assert fleet.first_token_due_s[0] > due_s + 1.0
+
+
+@pytest.mark.parametrize(("objective", "releasable"), [("cost", True), ("latency", False)])
+def test_a_group_is_releasable_after_its_delay_where_requests_are_packed(
+    objective: str, releasable: bool
+) -> None:
+    fleet, _ = idle_fleet(1, Objective(objective), release_delay_s=30.0)
+    assert fleet.releasable(0, 31.0) is releasable
+    assert not fleet.releasable(0, 29.0)
+    fleet.add(0, resident("a"), 31.0)
+    assert not fleet.releasable(0, 99.0)
+
+
+def test_external_load_counts_while_reports_tell_of_it() -> None:
+    fleet, _ = idle_fleet(1, Objective.LATENCY)
+    for at_s in (1.0, 2.0):
+        report = EngineReport(
+            placement="p/0", at_s=at_s, running=5, waiting=0, kv_usage=0.1,
+            prompt_tokens_total=10, generation_tokens_total=10,
+        )  # fmt: skip
+        fleet.take_report(0, report, at_s)
+    assert fleet.sequences[0] == 5
+    assert fleet.kv_tokens[0] == 60_000
+    fleet.forget_stale(4.0)
+    assert fleet.sequences[0] == 5
+    fleet.forget_stale(60.0)
+    assert fleet.sequences[0] == 0
