@@ -1,11 +1,11 @@
-"""How long the scheduler takes: from `submit` to its action, and every failed look with it.
+"""How long the scheduler takes: from `submit` to its action, and every failed try with it.
 
     python -m benchmarks.decisions
 
-A fleet of N equal placements under a load that keeps it full, so that requests wait and most looks
+A fleet of N equal placements under a load that keeps it full, so that requests wait and most tries
 find no place. Per request all CPU time of the scheduler until its action came back is summed: its
-own submit, and its share of each later event at which it was looked at, in vain or not. Progress
-events are fed as in production, and those that look for nobody timed apart.
+own submit, and its share of each later event at which it was tried, in vain or not. Progress
+events are fed as in production, and those that try no request are timed apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 
-from scheduler import model_state as lane
+from scheduler import model_state
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -86,7 +86,7 @@ class Bench:
             self.looked.append(ask.request.request_id)
             return choose(fleet, ask, *rest)
 
-        with mock.patch.object(lane, "choose", noted):
+        with mock.patch.object(model_state, "choose", noted):
             self._play(count + int(self.rate_per_s * warm_s), warm_s)
 
     def _play(self, count: int, warm_s: float) -> None:

@@ -95,10 +95,10 @@ class Commits:
     committed: int = 0
     waiting: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
 
-    async def write(self, first_seq: int, entries: Sequence[PendingRow]) -> None:
+    async def write(self, first_seq: int, rows: Sequence[PendingRow]) -> None:
         """An `Append`."""
-        await self.append(first_seq, entries)
-        self.committed = first_seq + len(entries)
+        await self.append(first_seq, rows)
+        self.committed = first_seq + len(rows)
         while self.waiting and self.waiting[0][0] < self.committed:
             done = self.waiting.popleft()[1]
             if not done.done():

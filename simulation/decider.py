@@ -50,7 +50,7 @@ class SimulatedPlacement:
 
 
 @dataclass(slots=True)
-class Flight:
+class ActiveRequest:
     """A request that has not ended; the decider was told of `told_tokens` of its output."""
 
     arrival: Arrival

@@ -40,7 +40,7 @@ from scheduler.contract import (
     Start,
 )
 from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
-from simulation.decider import Decider, FleetTiming, Flight, SimulatedPlacement, report_of
+from simulation.decider import ActiveRequest, Decider, FleetTiming, SimulatedPlacement, report_of
 from simulation.engine import Engine
 from simulation.powered import PoweredTime
 from simulation.sequences import LengthRequest
@@ -86,7 +86,7 @@ class FleetSimulation:
             id(p.engine): _Group(p.engine, PoweredTime(self.timing.release_s))
             for p in self.placements.values()
         }
-        self._flights: dict[str, Flight] = {}
+        self._active: dict[str, ActiveRequest] = {}
         self._ended = dict.fromkeys(OutcomeKind, 0)
         self._submitted = 0
         self._externals = 0
@@ -124,7 +124,7 @@ class FleetSimulation:
             rejected=self._ended[OutcomeKind.REJECTED],
             cancelled=self._ended[OutcomeKind.CANCELLED],
             running=running,
-            queued=sum(flight.placement is None for flight in self._flights.values()),
+            queued=sum(active.placement is None for active in self._active.values()),
         )
 
     def powered_s(self, until_s: float) -> list[float]:
@@ -152,10 +152,10 @@ class FleetSimulation:
         self._coming -= 1
         self._next_arrival()
         request = what.request
-        if request.request_id in self._flights:
+        if request.request_id in self._active:
             raise ValueError(f"request id {request.request_id} is in use")
         self._submitted += 1
-        self._flights[request.request_id] = Flight(what)
+        self._active[request.request_id] = ActiveRequest(what)
         if what.gives_up_s is not None:
             self._push(self.now + what.gives_up_s, self._give_up, what)
         self._perform(self._decider.submit(request, self.now))
@@ -172,11 +172,11 @@ class FleetSimulation:
     def _give_up(self, what: object) -> None:
         assert isinstance(what, Arrival)
         request_id = what.request.request_id
-        flight = self._flights.get(request_id)
-        if flight is None or flight.arrival is not what:
+        active = self._active.get(request_id)
+        if active is None or active.arrival is not what:
             return
-        tokens = self._take_from_engine(request_id, flight)
-        self._finish(flight, OutcomeKind.CANCELLED, None, tokens)
+        tokens = self._take_from_engine(request_id, active)
+        self._finish(active, OutcomeKind.CANCELLED, None, tokens)
         self._perform(self._decider.handle(Cancelled(request_id=request_id), self.now))
 
     def _start_periodic(self) -> None:
@@ -190,7 +190,7 @@ class FleetSimulation:
 
     @property
     def _is_over(self) -> bool:
-        return not (self._flights or self._coming or self._externals)
+        return not (self._active or self._coming or self._externals)
 
     def _tick(self, _: object) -> None:
         if self._is_over:
@@ -225,9 +225,9 @@ class FleetSimulation:
                 for sequence in rank.running:
                     if sequence.decodes:
                         request_id = sequence.request.request_id
-                        if (flight := self._flights.get(request_id)) is not None:
+                        if (active := self._active.get(request_id)) is not None:
                             tokens = rank.output_tokens(sequence)
-                            actions += self._tell(request_id, flight, tokens)
+                            actions += self._tell(request_id, active, tokens)
         self._perform(actions)
         self._push(self.now + self.timing.progress_s, self._progress, None)
 
@@ -252,43 +252,43 @@ class FleetSimulation:
                 case Start():
                     self._dispatch(action)
                 case Refuse():
-                    flight = self._flights[action.request_id]
-                    self._finish(flight, OutcomeKind.REJECTED, action.reason, 0)
+                    active = self._active[action.request_id]
+                    self._finish(active, OutcomeKind.REJECTED, action.reason, 0)
                 case Evict():
                     self._evict(action)
 
     def _dispatch(self, action: Start) -> None:
-        flight = self._flights[action.request_id]
-        if flight.placement is not None:
+        active = self._active[action.request_id]
+        if active.placement is not None:
             raise RuntimeError(f"request {action.request_id} was dispatched twice")
-        flight.attempt = action.attempt
-        flight.placement = self.placements[action.placement]
-        flight.dispatched_s = self.now
-        arrival = flight.arrival
+        active.attempt = action.attempt
+        active.placement = self.placements[action.placement]
+        active.dispatched_s = self.now
+        arrival = active.arrival
         request = LengthRequest(
             request_id=action.request_id,
             prompt_tokens=arrival.request.prompt_tokens,
             tokens=arrival.output_tokens,
             content=arrival.content,
         )
-        self._add(flight.placement, request)
+        self._add(active.placement, request)
 
     def _evict(self, action: Evict) -> None:
         """Takes an attempt back as long as its client has got nothing."""
-        flight = self._flights.get(action.request_id)
-        if flight is None or flight.placement is None or flight.attempt != action.attempt:
+        active = self._active.get(action.request_id)
+        if active is None or active.placement is None or active.attempt != action.attempt:
             return
-        if flight.first_token_s is not None and not flight.arrival.request.holds_output:
+        if active.first_token_s is not None and not active.arrival.request.holds_output:
             return
         event = AttemptEnded(
             request_id=action.request_id,
             attempt=action.attempt,
             outcome=AttemptOutcome.EVICTED,
             detail=action.reason,
-            output_tokens=self._take_from_engine(action.request_id, flight),
+            output_tokens=self._take_from_engine(action.request_id, active),
         )
-        flight.placement = flight.first_token_s = None
-        flight.told_tokens = 0
+        active.placement = active.first_token_s = None
+        active.told_tokens = 0
         self._perform(self._decider.handle(event, self.now))
 
     def _add(self, placement: SimulatedPlacement, request: LengthRequest) -> None:
@@ -335,64 +335,64 @@ class FleetSimulation:
     def _tokens_of(self, engine: Engine, sequence: EngineSequence) -> Sequence[Action]:
         """A first or a last token."""
         request_id = sequence.request.request_id
-        flight = self._flights.get(request_id)
-        if flight is None:
+        active = self._active.get(request_id)
+        if active is None:
             if sequence.ended:
                 self._externals -= 1
                 self.external_gpu_s += sequence.cost_s
             return ()
-        if flight.first_token_s is None:
-            flight.first_token_s = self.now
-        flight.cached_tokens = sequence.cached_tokens
+        if active.first_token_s is None:
+            active.first_token_s = self.now
+        active.cached_tokens = sequence.cached_tokens
         tokens = engine.output_tokens(sequence)
         if not sequence.ended:
-            return self._tell(request_id, flight, tokens)
-        flight.gpu_s += sequence.cost_s
+            return self._tell(request_id, active, tokens)
+        active.gpu_s += sequence.cost_s
         event = AttemptEnded(
             request_id=request_id,
-            attempt=flight.attempt,
+            attempt=active.attempt,
             outcome=AttemptOutcome.OK,
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens,
             output_tokens=tokens,
         )
-        self._finish(flight, OutcomeKind.FINISHED, None, tokens)
+        self._finish(active, OutcomeKind.FINISHED, None, tokens)
         return self._decider.handle(event, self.now)
 
-    def _tell(self, request_id: str, flight: Flight, tokens: int) -> Sequence[Action]:
-        if tokens == flight.told_tokens:
+    def _tell(self, request_id: str, active: ActiveRequest, tokens: int) -> Sequence[Action]:
+        if tokens == active.told_tokens:
             return ()
-        flight.told_tokens = tokens
-        event = Progress(request_id=request_id, attempt=flight.attempt, output_tokens=tokens)
+        active.told_tokens = tokens
+        event = Progress(request_id=request_id, attempt=active.attempt, output_tokens=tokens)
         return self._decider.handle(event, self.now)
 
-    def _take_from_engine(self, request_id: str, flight: Flight) -> int:
+    def _take_from_engine(self, request_id: str, active: ActiveRequest) -> int:
         """Aborts it where it runs; tokens that it had."""
-        placement = flight.placement
+        placement = active.placement
         if placement is None:
             return 0
         group = self._groups[id(placement.engine)]
         self._interrupt(group)
         tokens = sum(map(placement.engine.output_tokens, placement.engine.sequences(request_id)))
-        flight.gpu_s += placement.engine.abort(request_id)
+        active.gpu_s += placement.engine.abort(request_id)
         return tokens
 
     def _finish(
-        self, flight: Flight, kind: OutcomeKind, reason: RefusalReason | None, tokens: int
+        self, active: ActiveRequest, kind: OutcomeKind, reason: RefusalReason | None, tokens: int
     ) -> None:
-        del self._flights[flight.arrival.request.request_id]
+        del self._active[active.arrival.request.request_id]
         self._ended[kind] += 1
         self._on_end(
             Outcome(
-                arrival=flight.arrival,
+                arrival=active.arrival,
                 kind=kind,
                 reason=reason,
-                placement=flight.placement.name if flight.placement else "",
-                dispatched_s=flight.dispatched_s,
-                first_token_s=flight.first_token_s,
+                placement=active.placement.name if active.placement else "",
+                dispatched_s=active.dispatched_s,
+                first_token_s=active.first_token_s,
                 ended_s=self.now,
                 output_tokens=tokens,
-                cached_tokens=flight.cached_tokens,
-                gpu_s=flight.gpu_s,
+                cached_tokens=active.cached_tokens,
+                gpu_s=active.gpu_s,
             )
         )

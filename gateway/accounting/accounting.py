@@ -167,11 +167,11 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
             retain_days=settings.retain_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
-        minder = asyncio.create_task(opened.maintain(), name="moegate-accounting")
+        maintenance = asyncio.create_task(opened.maintain(), name="moegate-accounting")
         try:
             yield opened
         finally:
-            await _end(minder)
+            await _end(maintenance)
             if not ledger.status.error:
                 await budgets.close()
             await _end(writer)

@@ -13,41 +13,41 @@ from gateway.accounting.ledger.rows import INSERT, PendingRow, bare_row
 from gateway.accounting.ledger.schema import RowState
 
 Append = Callable[[int, Sequence[PendingRow]], Awaitable[None]]
-"""Writes entries of one epoch, numbered from the first argument; the last: whether they are to
-survive the machine when it returns. Raises LedgerUnavailable."""
+"""Writes rows of one epoch, numbered from the first argument, to the disk. Raises
+LedgerUnavailable."""
 
 
 def transactional_append(database: Database, epoch: str) -> Append:
     """An `Append` that writes the rows of one process in a transaction of several statements."""
 
-    async def write(first_seq: int, entries: Sequence[PendingRow]) -> None:
-        await database.write(lambda tx: append(tx, epoch, first_seq, entries))
+    async def write(first_seq: int, rows: Sequence[PendingRow]) -> None:
+        await database.write(lambda tx: append(tx, epoch, first_seq, rows))
 
     return write
 
 
-async def append(tx: Tx, epoch: str, first_seq: int, entries: Sequence[PendingRow]) -> None:
+async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow]) -> None:
     """Writes rows, numbered from `first_seq`, and skips those that the database already has.
 
     Batches of an epoch are written in order and whole, so that the rows it has are a prefix.
     """
     [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
     written = 0 if last is None else max(0, last + 1 - first_seq)
-    fresh = entries[written:]
+    fresh = rows[written:]
     if not fresh:
         return
     first_seq += written
-    await tx.many(INSERT, [(epoch, first_seq + i, *e.values) for i, e in enumerate(fresh)])
+    await tx.many(INSERT, [(epoch, first_seq + i, *row.values) for i, row in enumerate(fresh)])
     settled: dict[str, int] = defaultdict(int)
     overruns: dict[str, int] = defaultdict(int)
     accounts: dict[str, tuple[int, int]] = {}
-    for entry in fresh:
-        if entry.lease_id:
-            settled[entry.lease_id] += entry.budgeted_nano_usd
-            overruns[entry.lease_id] += entry.overrun_nano_usd
-        for account_id in entry.others:
+    for row in fresh:
+        if row.lease_id:
+            settled[row.lease_id] += row.budgeted_nano_usd
+            overruns[row.lease_id] += row.overrun_nano_usd
+        for account_id in row.other_account_ids:
             # No lease has committed this amount in that account, so that it is committed now.
-            add_to(accounts, account_id, entry.budgeted_nano_usd, entry.budgeted_nano_usd)
+            add_to(accounts, account_id, row.budgeted_nano_usd, row.budgeted_nano_usd)
     for lease_id in sorted(settled):
         spent, overrun = settled[lease_id], overruns[lease_id]
         found = await tx.rows(

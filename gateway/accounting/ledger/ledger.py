@@ -107,17 +107,17 @@ class Ledger:
             longest_wait_s=self._longest_wait_s,
         )
 
-    def add(self, entry: PendingRow) -> None:
+    def add(self, row: PendingRow) -> None:
         """Accepts a row; never blocks, never raises."""
         if len(self._rows) >= self._limit:
-            self._lose(entry)
+            self._drop(row)
             return
         if not self._rows:
             self._oldest_s = time.monotonic()
             self._wake.set()
         if self._spool is not None:
-            self._spool.append(self._next_seq + len(self._rows), entry)
-        self._rows.append(entry)
+            self._spool.append(self._next_seq + len(self._rows), row)
+        self._rows.append(row)
         if len(self._rows) == BATCH_ROWS:
             self._hurry.set()
 
@@ -253,14 +253,14 @@ class Ledger:
             log.warning("the ledger writes again, after %.1f s", seconds)
             self._error = ""
 
-    def _lose(self, entry: PendingRow) -> None:
+    def _drop(self, row: PendingRow) -> None:
         if not self._lost_rows:
             log.error("the ledger's backlog of %d rows is full: rows are lost", self._limit)
         self._lost_rows += 1
-        self._lost_nano_usd += entry.charged_nano_usd
-        if entry.lease_id:
-            known = self._lost_by_lease.get(entry.lease_id, 0)
-            self._lost_by_lease[entry.lease_id] = known + entry.budgeted_nano_usd
+        self._lost_nano_usd += row.charged_nano_usd
+        if row.lease_id:
+            known = self._lost_by_lease.get(row.lease_id, 0)
+            self._lost_by_lease[row.lease_id] = known + row.budgeted_nano_usd
 
 
 def _answer(job: _Job, error: Exception) -> None:

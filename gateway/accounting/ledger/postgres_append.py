@@ -68,19 +68,21 @@ SELECT COALESCE(bool_and(state = 'open'), true) FROM held
 def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
     """An `Append` that writes the rows of one process."""
 
-    async def write(first_seq: int, entries: Sequence[PendingRow]) -> None:
-        others = [(first_seq + i, name) for i, e in enumerate(entries) for name in e.others]
+    async def write(first_seq: int, rows: Sequence[PendingRow]) -> None:
+        others = [
+            (first_seq + i, name) for i, row in enumerate(rows) for name in row.other_account_ids
+        ]
         found = await database.at_once(
             _APPEND,
             epoch,
-            list(range(first_seq, first_seq + len(entries))),
-            *zip(*(entry.values for entry in entries), strict=True),
-            [entry.overrun_nano_usd for entry in entries],
+            list(range(first_seq, first_seq + len(rows))),
+            *zip(*(row.values for row in rows), strict=True),
+            [row.overrun_nano_usd for row in rows],
             [seq for seq, _ in others],
             [name for _, name in others],
-            list({entry.lease_id for entry in entries if entry.lease_id}),
+            list({row.lease_id for row in rows if row.lease_id}),
         )
         if not found[0][0]:
-            await database.write(lambda tx: append(tx, epoch, first_seq, entries))
+            await database.write(lambda tx: append(tx, epoch, first_seq, rows))
 
     return write

@@ -30,8 +30,8 @@ class PendingRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part of it that exceeds what its lease had free."""
     lease_id: str
     """The lease that it spent from; "" where there is none."""
-    others: tuple[str, ...]
-    """Ids of budget accounts that its lease does not cover."""
+    other_account_ids: tuple[str, ...]
+    """Budget accounts that count it and that its lease does not cover."""
 
 
 def row_state(settled: SettledAttempt) -> RowState:

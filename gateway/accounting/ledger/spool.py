@@ -44,7 +44,7 @@ class Run:
 
     epoch: str
     first_seq: int
-    entries: list[PendingRow]
+    rows: list[PendingRow]
 
 
 class _File:
@@ -79,13 +79,13 @@ class Spool:
         except OSError as error:
             self.close()
             raise LedgerUnusable(f"ledger.spool {path}: {error}") from error
-        self._now, self._other = self._files
+        self._current, self._previous = self._files
 
     def append(self, seq: int, entry: PendingRow) -> None:
         """Writes the row of this number. Never raises: without room on disk it stays in memory."""
         if self._not_before_s and time.monotonic() < self._not_before_s:
             return
-        file = self._now
+        file = self._current
         body = _encoder.encode((VERSION, self._epoch, seq, entry))
         record = _HEAD.pack(len(body), zlib.crc32(body)) + body
         try:
@@ -108,9 +108,9 @@ class Spool:
     def swap_files(self, next_seq: int) -> None:
         """Lets the other file start over, if the database has all its rows: those below this
         number."""
-        if self._other.last_seq < next_seq and self._now.size:
-            self._now, self._other = self._other, self._now
-            self._now.size = 0
+        if self._previous.last_seq < next_seq and self._current.size:
+            self._current, self._previous = self._previous, self._current
+            self._current.size = 0
 
     def unwritten_rows(self) -> list[Run]:
         """Rows that the database may lack, left by an earlier process. Raises LedgerUnusable."""
@@ -123,10 +123,10 @@ class Spool:
         runs: list[Run] = []
         for epoch, seq in sorted(found):
             last = runs[-1] if runs else None
-            if last is None or (last.epoch, last.first_seq + len(last.entries)) != (epoch, seq):
+            if last is None or (last.epoch, last.first_seq + len(last.rows)) != (epoch, seq):
                 last = Run(epoch, seq, [])
                 runs.append(last)
-            last.entries.append(found[epoch, seq])
+            last.rows.append(found[epoch, seq])
         return runs
 
     def clear(self) -> None:
@@ -177,15 +177,15 @@ async def recover_spool(spool: Spool, database: Database) -> int:
                 f"ledger.spool {spool.path}: it holds rows of another ledger: start and "
                 "end moegate once with that one, or move the file away"
             )
-        for begin in range(0, len(run.entries), PIECE_ROWS):
-            piece = run.entries[begin : begin + PIECE_ROWS]
+        for begin in range(0, len(run.rows), PIECE_ROWS):
+            piece = run.rows[begin : begin + PIECE_ROWS]
             await database.write(partial(_append, run.epoch, run.first_seq + begin, piece))
     spool.clear()
-    return sum(len(run.entries) for run in runs)
+    return sum(len(run.rows) for run in runs)
 
 
-async def _append(epoch: str, first_seq: int, entries: list[PendingRow], tx: Tx) -> None:
-    await append(tx, epoch, first_seq, entries)
+async def _append(epoch: str, first_seq: int, rows: list[PendingRow], tx: Tx) -> None:
+    await append(tx, epoch, first_seq, rows)
 
 
 async def _knows(epoch: str, tx: Tx) -> bool:

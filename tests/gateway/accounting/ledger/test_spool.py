@@ -46,7 +46,7 @@ def numbers(spool: Spool) -> list[tuple[str, int]]:
     """Epochs and numbers of the rows of a spool; each is the row of its number."""
     found = []
     for run in spool.unwritten_rows():
-        for place, kept in enumerate(run.entries):
+        for place, kept in enumerate(run.rows):
             assert kept == row(run.first_seq + place)
             found.append((run.epoch, run.first_seq + place))
     return found
@@ -205,11 +205,11 @@ async def test_it_is_bounded_while_the_database_never_catches_up(tmp_path: Path)
     largest = seq = 0
     with opened(tmp_path / "spool", "only") as spool:
 
-        async def append(first_seq: int, entries: Sequence[PendingRow]) -> None:
+        async def append(first_seq: int, rows: Sequence[PendingRow]) -> None:
             nonlocal largest
             if first_seq >= 20 * BATCH_ROWS:
                 return
-            come(len(entries))
+            come(len(rows))
             largest = max(largest, size_bytes(tmp_path / "spool"))
             if first_seq % (5 * BATCH_ROWS) == 0:
                 waiting = {("only", number) for number in range(first_seq, seq)}
