@@ -101,7 +101,7 @@ def _points() -> Iterator[tuple[str, ...]]:
         start = prior_of(table)
         for clients, tpot_ms in table.points.items():
             first_ms = 1e3 * closed_loop_tpot_s(start, table.lengths, clients)
-            fitted = left_out(table, clients).model(0.0)
+            fitted = left_out(table, clients).model
             fitted_ms = 1e3 * closed_loop_tpot_s(fitted, table.lengths, clients)
             yield (
                 table.name,
@@ -211,7 +211,7 @@ def _draw_table(axis: Any, table: TpotTable) -> None:
     clients = np.array(list(table.points))
     many = np.geomspace(clients.min(), clients.max(), 60)
     start = prior_of(table)
-    fitted = left_out(table, clients=-1).model(0.0)
+    fitted = left_out(table, clients=-1).model
 
     def curve(model: StepModel) -> list[float]:
         return [1e3 * closed_loop_tpot_s(model, table.lengths, count) for count in many]
@@ -219,7 +219,7 @@ def _draw_table(axis: Any, table: TpotTable) -> None:
     axis.plot(many, curve(start), color="#8d99ae", ls="--", label="prior, before any measurement")
     axis.plot(many, curve(fitted), color="#2e86ab", label="fitted to these points")
     left = [
-        1e3 * closed_loop_tpot_s(left_out(table, int(one)).model(0.0), table.lengths, int(one))
+        1e3 * closed_loop_tpot_s(left_out(table, int(one)).model, table.lengths, int(one))
         for one in clients
     ]
     axis.plot(clients, left, "x", color="#2e86ab", label="each from the other points")

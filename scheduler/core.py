@@ -181,10 +181,10 @@ class Scheduler:
         """Figures of every placement, pool and queue."""
         return take_snapshot(tuple(self._states.values()), self._model_states, now)
 
-    def step_model(self, placement: str, now: float) -> StepModel:
-        """The step model of a self-hosted placement, as fitted now."""
+    def step_model(self, placement: str) -> StepModel:
+        """The step model of a self-hosted placement, as fitted so far."""
         model_state = self._model_schedulers[self._states[placement].facts.model].model_state
-        return model_state.fleet.fitted(placement, now)
+        return model_state.fleet.fitted(placement)
 
     def submit(self, request: Request, now: float) -> tuple[Action, ...]:
         """Decides for a new request. Raises ValueError if its id is that of an open request."""

@@ -350,7 +350,7 @@ class LocalScheduler:
         metering.configure(
             metered_groups(placements, settings.config, settings.prices, metering.unix_s),
             exists=lambda group: any(name in self._targets for name in groups.get(group, ())),
-            fitted=lambda group: self.core.step_model(groups[group][0], metering.loop_s),
+            fitted=lambda group: self.core.step_model(groups[group][0]),
             next_change_s=settings.prices.next_change_s(metering.unix_s),
             on_change=self._reprice,
         )

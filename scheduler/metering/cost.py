@@ -321,8 +321,6 @@ class GroupMeter:
             if head.left_s:
                 spent_s = elapsed_ns * 1e-9 * self._weights.prompt_speed
                 head.left_s = max(1e-15, head.left_s - spent_s)
-        if weights.sequence:
-            totals.decode_busy_ns += elapsed_ns
         self._per_sequence += price * weights.sequence
         self._per_kv += price * weights.kv
         amount = price * weights.own

@@ -13,7 +13,6 @@ the same GPUs twice, or leave some out, do not add up to the cost of a request.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -55,35 +54,6 @@ class MeasuredRate:
             (per_hour * MILLION / (3600 * self.tokens_per_s)).to_integral_value(ROUND_HALF_UP)
         )
 
-    def as_kind(self, kind: RateKind, input_per_output: Decimal) -> MeasuredRate:
-        """The same run counted in other tokens: `input_per_output` input tokens an output one."""
-        parts = {
-            RateKind.OUTPUT: Decimal(1),
-            RateKind.INPUT: input_per_output,
-            RateKind.TOTAL: 1 + input_per_output,
-        }
-        if self.kind not in parts or kind not in parts:
-            raise ValueError(f"{self.kind} to {kind}: how much is cached is not known")
-        return MeasuredRate(
-            kind=kind,
-            stage=self.stage,
-            tokens_per_s=self.tokens_per_s / parts[self.kind] * parts[kind],
-            gpus=self.gpus,
-        )
-
-
-def additive_problem(rates: Iterable[MeasuredRate]) -> str | None:
-    """Why the costs of these rates do not add up to that of a request; None: they do."""
-    stages = [rate.stage for rate in rates]
-    if len(stages) > 1 and Stage.ALL in stages:
-        return "each rate pays all GPUs: their costs are alternatives, not parts"
-    if len(set(stages)) < len(stages):
-        return "two rates pay the same GPUs"
-    if stages != [Stage.ALL] and set(stages) != {Stage.PREFILL, Stage.DECODE}:
-        paid = " and ".join(stages) or "no"
-        return f"only {paid} GPUs are paid: not the whole cost of a request"
-    return None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseLoad:
@@ -97,15 +67,6 @@ MOST_IMBALANCE = 2.0
 """Stages whose loads differ by more waste more than half of the emptier one's nodes."""
 LEAST_LOAD = 0.05
 """Below, a pool is idle, and its stages cannot be compared."""
-
-
-def steady_load(
-    prefill: MeasuredRate, decode: MeasuredRate, input_per_output: Decimal
-) -> PhaseLoad:
-    """Loads at the most requests that both stages together can sustain."""
-    possible = prefill.tokens_per_s / input_per_output  # output tokens whose prompts are computed
-    output = min(possible, decode.tokens_per_s)
-    return PhaseLoad(prefill=float(output / possible), decode=float(output / decode.tokens_per_s))
 
 
 def imbalance(load: PhaseLoad) -> str | None:

@@ -63,7 +63,7 @@ class Totals:
         waste: attempts that failed or were evicted.
         idle, unavailable, external, unobserved: the other accounts.
         paid_ns, busy_ns: time, and of it the time in which something ran.
-        prefill_busy_ns, decode_busy_ns: of it, by stage.
+        prefill_busy_ns: of it, the time in which a prompt was computed.
         unpriced_ns: time without a known price; nothing accrues in it.
         uncached_tokens, cached_tokens, output_tokens: of requests.
         ended, slo_known, slo_met: requests that ended well; of how many it is known whether they
@@ -82,7 +82,6 @@ class Totals:
     paid_ns: int = 0
     busy_ns: int = 0
     prefill_busy_ns: int = 0
-    decode_busy_ns: int = 0
     unpriced_ns: int = 0
     uncached_tokens: int = 0
     cached_tokens: int = 0

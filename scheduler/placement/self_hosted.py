@@ -130,9 +130,9 @@ class SelfHostedFleet:
         for i in range(count):
             self.sync(i, now)
 
-    def fitted(self, placement: str, now: float) -> StepModel:
-        """The step model of a placement's group, as fitted now."""
-        return self.groups[self.index[placement]].fit.model(now)
+    def fitted(self, placement: str) -> StepModel:
+        """The fitted step model of a placement's group."""
+        return self.groups[self.index[placement]].fit.model
 
     def take_prices(self) -> None:
         """Reads what the groups cost; one that is unknown makes all count alike."""
@@ -276,10 +276,10 @@ class SelfHostedFleet:
         if window is not None:
             group.fit.observe(window)
         if group.fit.version != version:
-            self._set_model(group, now)
+            self._set_model(group)
 
-    def _set_model(self, group: Group, now: float) -> None:
-        own = group.fit.model(now)
+    def _set_model(self, group: Group) -> None:
+        own = group.fit.model
         used = group.fit.source is StepSource.FIT
         pooled = self.pooled[group.fit.prior]
         pooled.update(group.name, own if used else None)

@@ -13,7 +13,7 @@ not below 0. Only T(B) over the batches that occurred is judged, never single fa
     fit = StepFit(prior)                      one per group
     window = meter.take(report, own)          at each report of its engine
     if window is not None: fit.observe(window)
-    fit.model(now)                            for every prediction; changes with `fit.version`
+    fit.model                                 for every prediction; changes with `fit.version`
 
 The fit predicts each window before it learns from it: the mean miss is its error. It is used once
 it has seen enough and while it misses by less than the prior does; a poor one only while the prior
@@ -141,9 +141,10 @@ class StepFit:
         self._since_jump += 1
         self._solve()
 
-    def model(self, now: float) -> StepModel:
-        """The step model to predict with at `now`."""
-        del now  # what was learnt of an engine holds until it is contradicted
+    @property
+    def model(self) -> StepModel:
+        """The step model to predict with. It does not age: what was learnt of an engine holds until
+        windows contradict it."""
         return self._model
 
     @property

@@ -11,7 +11,6 @@ import numpy as np
 from simulation.planner.capacity import Bound, Capacity, Replica, Slo, capacity
 from simulation.planner.demand import Demand
 from simulation.planner.economics import (
-    HOUR_S,
     BreakEven,
     Owned,
     RemotePrice,
@@ -50,7 +49,6 @@ class Hybrid:
         best: the cheapest number of own replicas.
         all_remote: none.
         for_peak: so many that PEAK_QUANTILE of the windows need no remote.
-        critical_share: r / p: share of windows that the best capacity is exceeded in.
         choices: every number from none to what the busiest window needs.
     """
 
@@ -58,7 +56,6 @@ class Hybrid:
     best: Owned
     all_remote: Owned
     for_peak: Owned
-    critical_share: float
     choices: tuple[Owned, ...]
 
 
@@ -130,13 +127,11 @@ def _hybrid(
     choices = tuple(
         owned(count, demand.rates, per_s, usd_per_hour, request_usd) for count in range(most + 1)
     )
-    own_usd = usd_per_hour / HOUR_S / per_s
     return Hybrid(
         remote=remote.name,
         best=cheapest(choices),
         all_remote=choices[0],
         for_peak=choices[for_peak],
-        critical_share=min(1.0, own_usd / request_usd) if request_usd > 0 else 1.0,
         choices=choices,
     )
 

@@ -67,7 +67,7 @@ def test_step_fits_reports_and_lengths_stay_with_the_placements_that_stay() -> N
     for number in range(30):
         start(core, f"r{number}", now, key_id="k")
         end(core, f"r{number}", now=now, tokens=900)
-    fitted, before = core.step_model("b", now), core.step_model("a", now)
+    fitted, before = core.step_model("b"), core.step_model("a")
     assert fitted.base_s > 1.5 * before.base_s
     lengths = core._model_states["moe"].fleet.lengths
     mean = lengths.mean("k", 4096)
@@ -76,11 +76,11 @@ def test_step_fits_reports_and_lengths_stay_with_the_placements_that_stay() -> N
     assert newest is not None
     core.reconfigure((local("c"), local("b", slots=5), remote()), LIMITS, now)
     fleet = core._model_states["moe"].fleet
-    assert core.step_model("b", now) == fitted
+    assert core.step_model("b") == fitted
     assert fleet.lengths.mean("k", 4096) == mean
     assert state_of(core, "b").report is newest
     assert fleet.groups[fleet.index["b"]].meter._report is newest
-    assert core.step_model("c", now) == before
+    assert core.step_model("c") == before
 
 
 def test_a_changed_prior_begins_the_fit_of_its_group_anew() -> None:
@@ -89,12 +89,12 @@ def test_a_changed_prior_begins_the_fit_of_its_group_anew() -> None:
     teach(core, "b")
     slower = QWEN3_30B_H100.scaled(base=3.0)
     where = start(core, "r1", now)
-    fitted = {name: core.step_model(name, now) for name in ("a", "b")}
+    fitted = {name: core.step_model(name) for name in ("a", "b")}
     other = "b" if where == "a" else "a"
     changed = replace(local(where, slots=9), step_model=slower)
     core.reconfigure((changed, local(other, slots=9)), LIMITS, now)
-    assert core.step_model(where, now) == slower
-    assert core.step_model(other, now) == fitted[other]
+    assert core.step_model(where) == slower
+    assert core.step_model(other) == fitted[other]
     fleet = core._model_states["moe"].fleet
     assert len(fleet.groups[fleet.index[where]].streams) == 1
     end(core, "r1", now=now + 1)
@@ -212,7 +212,7 @@ def test_fairness_and_the_queue_stay() -> None:
 def test_another_incarnation_begins_anew_and_its_predecessors_requests_end_normally() -> None:
     core = scheduler(local("a", slots=20))
     now = teach(core, "a")
-    fitted = core.step_model("a", now)
+    fitted = core.step_model("a")
     blocks: dict[str, Any] = {"prompt_tokens": 600, "prefix_blocks": (7,)}
     start(core, "r1", now, **blocks)
     for number in range(5):
@@ -226,7 +226,7 @@ def test_another_incarnation_begins_anew_and_its_predecessors_requests_end_norma
     assert not state.serving
     assert state.report is None
     assert core.admission_report("a", now).phase is BreakerPhase.CLOSED
-    assert core.step_model("a", now) == fitted
+    assert core.step_model("a") == fitted
     model_state = core._model_states["moe"]
     assert model_state.hit_tokens(request("r", **blocks)).tolist() == [0]
     assert model_state.fleet.groups[0].meter._report is None

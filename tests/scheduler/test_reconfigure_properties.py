@@ -104,7 +104,7 @@ def learnt(core: Scheduler, now: float) -> dict[str, object]:
         name = state.facts.name
         figures[f"gate {name}"] = core.admission_report(name, now)
         if state.facts.kind is PlacementKind.LOCAL:
-            figures[f"fit {name}"] = core.step_model(name, now)
+            figures[f"fit {name}"] = core.step_model(name)
     for model, model_state in core._model_states.items():
         lengths = model_state.fleet.lengths
         asked = request("q", model=model, prompt_tokens=5000, prefix_blocks=(0, 1, 2))

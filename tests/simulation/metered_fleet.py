@@ -56,7 +56,7 @@ class MeteredDecider:
         window = self._windows.take(report, self._own.at(sequences=self.meter.running))
         if window is not None:
             self.fit.observe(window)
-            self.meter.set_model(self.fit.model(now), int(now * SECOND_NS))
+            self.meter.set_model(self.fit.model, int(now * SECOND_NS))
 
     def submit(self, what: Request, now: float) -> list[Action]:
         self.queue.append(what)

@@ -42,7 +42,7 @@ def test_each_point_is_predicted_from_the_others(table: TpotTable) -> None:
     for clients, tpot_ms in table.points.items():
         fit = left_out(table, clients)
         assert fit.source is StepSource.FIT
-        predicted_s = closed_loop_tpot_s(fit.model(0.0), table.lengths, clients)
+        predicted_s = closed_loop_tpot_s(fit.model, table.lengths, clients)
         assert 1e3 * predicted_s == pytest.approx(tpot_ms, rel=0.10), clients
 
 
@@ -57,7 +57,7 @@ def test_the_term_of_distinct_experts_earns_its_place() -> None:
                 if without_experts:
                     start = as_if_dense(start)
                 fit = left_out(table, clients, start=start)
-                predicted_s = closed_loop_tpot_s(fit.model(0.0), table.lengths, clients)
+                predicted_s = closed_loop_tpot_s(fit.model, table.lengths, clients)
                 found = max(found, abs(1e3 * predicted_s / tpot_ms - 1.0))
         return found
 
@@ -121,4 +121,4 @@ def test_more_ranks_share_the_latent_cache() -> None:
 
 def test_a_fit_without_points_is_the_prior() -> None:
     table = TPOT_TABLES[0]
-    assert StepFit(prior_of(table)).model(0.0) == prior_of(table)
+    assert StepFit(prior_of(table)).model == prior_of(table)

@@ -59,7 +59,7 @@ def test_from_a_prior_twice_wrong_to_within_five_percent(
         engine = SeenEngine(truth=truth, seed=seed, **seen)  # type: ignore[arg-type]
         visited = engine.run(fit, STEPS)
         before = misses(wrong, truth, visited)
-        after = misses(fit.model(engine.end_s), truth, visited)
+        after = misses(fit.model, truth, visited)
         assert fit.source is StepSource.FIT
         assert before.mean() > 0.1
         assert after.mean() < 0.05
@@ -78,7 +78,7 @@ def test_it_follows_a_change_of_the_engine() -> None:
     after = SeenEngine(truth=slower, seed=2)
     visited = after.run(fit, STEPS, start_s=before.end_s, meter=WindowMeter())
     assert fit.source is StepSource.FIT
-    assert misses(fit.model(after.end_s), slower, visited).mean() < 0.05
+    assert misses(fit.model, slower, visited).mean() < 0.05
 
 
 def test_slow_drift_is_followed_without_a_jump() -> None:
@@ -88,7 +88,7 @@ def test_slow_drift_is_followed_without_a_jump() -> None:
     fit = StepFit(QWEN3_30B_H100)
     engine = SeenEngine(truth=QWEN3_30B_H100, seed=3)
     visited = engine.run(fit, 20_000, change=drifting)
-    assert misses(fit.model(0.0), drifting(20_000), visited[-2000:]).mean() < 0.06
+    assert misses(fit.model, drifting(20_000), visited[-2000:]).mean() < 0.06
 
 
 def test_speculation_is_learnt() -> None:
@@ -96,14 +96,14 @@ def test_speculation_is_learnt() -> None:
     fit = StepFit(QWEN3_30B_H100)
     engine = SeenEngine(truth=truth, seed=4, tokens_per_step=2)
     visited = engine.run(fit, STEPS)
-    learnt = fit.model(0.0)
+    learnt = fit.model
     assert learnt.tokens_per_step == pytest.approx(2.0, rel=0.01)
     assert misses(learnt, truth, visited).mean() < 0.05
 
 
 def test_until_enough_was_seen_the_prior_stands() -> None:
     fit = StepFit(QWEN3_30B_H100)
-    assert (fit.source, fit.error, fit.model(0.0)) == (StepSource.PRIOR, None, QWEN3_30B_H100)
+    assert (fit.source, fit.error, fit.model) == (StepSource.PRIOR, None, QWEN3_30B_H100)
     sources = []
     for second in range(FEWEST_WINDOWS):
         assert "windows seen" in fit.state.reason
@@ -120,7 +120,7 @@ def test_a_poor_fit_falls_back_to_the_prior_and_says_so() -> None:
         fit.observe(window(second, step_s=float(rng.choice((0.002, 0.2)))))
     poor = fit.state
     assert poor.source is StepSource.PRIOR
-    assert fit.model(100.0) == QWEN3_30B_H100
+    assert fit.model == QWEN3_30B_H100
     assert "misses by" in poor.reason
     assert poor.error is not None
     assert poor.error > POOR_ERROR
@@ -128,7 +128,7 @@ def test_a_poor_fit_falls_back_to_the_prior_and_says_so() -> None:
     for second in range(100, 160):
         fit.observe(window(second, step_s=1.5 * true_s))
     assert fit.state.source is StepSource.FIT
-    assert fit.model(160.0).decode_step_s(8, 0) == pytest.approx(1.5 * true_s, rel=0.05)
+    assert fit.model.decode_step_s(8, 0) == pytest.approx(1.5 * true_s, rel=0.05)
 
 
 def test_a_single_outlier_changes_little() -> None:
@@ -137,7 +137,7 @@ def test_a_single_outlier_changes_little() -> None:
     for second in range(30):
         fit.observe(window(second, step_s=true_s))
     fit.observe(window(30, step_s=10 * true_s))
-    assert fit.model(31.0).decode_step_s(8, 0) == pytest.approx(true_s, rel=0.02)
+    assert fit.model.decode_step_s(8, 0) == pytest.approx(true_s, rel=0.02)
 
 
 def test_disturbed_windows_are_counted_and_not_fitted() -> None:
@@ -179,7 +179,7 @@ def test_whatever_was_seen_a_step_takes_time_and_more_of_it_with_load(
                 uncached_tokens=500 * prompts,
             )
         )
-    model = fit.model(float(len(seen)))
+    model = fit.model
     times = [model.decode_step_s(batch, 1000.0 * batch) for batch in (1, 2, 8, 64, 512)]
     assert np.isfinite(times).all()
     assert times == sorted(times)

@@ -78,7 +78,7 @@ def test_the_decode_time_of_the_engine_is_found(factor: float, skew: ExpertLoad)
     fit = StepFit(truth.scaled(**off))
     batches = run(engine, fit, (1.0, 9.0), seed=4)
     assert fit.source is StepSource.FIT
-    model = fit.model(SECONDS)
+    model = fit.model
     kv = 900.0
     misses = [
         model.decode_step_s(batch, kv * batch)

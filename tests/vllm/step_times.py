@@ -142,7 +142,7 @@ async def measure(server: VllmProcess) -> StepTimes:
                 after = await _report(http, server)
                 watch.cancel()
                 engine.setdefault(concurrency, []).append(_gaps(before, after))
-    fitted = fit.model(0.0)
+    fitted = fit.model
     return StepTimes(
         points=tuple(
             _point(concurrency, load.per_token_s[concurrency], engine[concurrency], fitted)

@@ -82,7 +82,7 @@ def test_a_fit_that_finds_prefills_free_is_not_believed(monkeypatch: pytest.Monk
     fit = fleet.groups[0].fit
     monkeypatch.setattr(fit, "_model", prior.scaled(prefill=0.0, base=2.0))
     monkeypatch.setattr(type(fit), "source", StepSource.FIT)
-    fleet._set_model(fleet.groups[0], 0.0)
+    fleet._set_model(fleet.groups[0])
     assert fleet.groups[0].model.base_s == 2.0 * prior.base_s
     assert fleet.groups[0].model.prefill_token_s > 0.5 * prior.prefill_token_s
     assert fleet.chunk_s[0] > 0.1
