@@ -29,14 +29,14 @@ from scheduler.contract import (
 from scheduler.decisions import Decision, Decisions
 from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
-from scheduler.model_scheduler import ModelScheduler
-from scheduler.model_state import ModelState
+from scheduler.model.model_scheduler import ModelScheduler
+from scheduler.model.model_state import ModelState
+from scheduler.model.refusals import unknown_model
 from scheduler.placement_admission import AdmissionReport, PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.queue.model_queue import QueueLimits
-from scheduler.refusals import unknown_model
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_time.step_model import StepModel
 from scheduler.tracked_request import TrackedRequest

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.contract import RefusalReason, Request
-from simulation.kv_cache import Key
-from simulation.sequences import LengthRequest
+from simulation.engine.kv_cache import Key
+from simulation.engine.sequences import LengthRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

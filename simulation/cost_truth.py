@@ -11,7 +11,7 @@ A sequence that decodes pays through three running sums, so that a step costs O(
 
 from __future__ import annotations
 
-from simulation.sequences import Sequence
+from simulation.engine.sequences import Sequence
 
 
 class CostTruth:

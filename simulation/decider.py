@@ -8,7 +8,7 @@ from typing import Protocol
 
 from scheduler.contract import Action, EngineCounts, EngineReport, Event, Request, Tick
 from simulation.arrivals import Arrival
-from simulation.engine import Engine
+from simulation.engine.engine import Engine
 
 
 class Decider(Protocol):

@@ -41,10 +41,10 @@ from scheduler.contract import (
 )
 from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
 from simulation.decider import ActiveRequest, Decider, FleetTiming, SimulatedPlacement, report_of
-from simulation.engine import Engine
+from simulation.engine.engine import Engine
+from simulation.engine.sequences import LengthRequest
+from simulation.engine.sequences import Sequence as EngineSequence
 from simulation.powered import PoweredTime
-from simulation.sequences import LengthRequest
-from simulation.sequences import Sequence as EngineSequence
 
 MANY_STEPS = 1 << 30
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Protocol
 
-from simulation.kv_cache import Key, block_hash, root_hash
+from simulation.engine.kv_cache import Key, block_hash, root_hash
 from simulation.output import FinishReason, Output
 
 

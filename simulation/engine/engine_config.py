@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulation.rank import RankSize
+from simulation.engine.rank import RankSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,13 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
-from scheduler.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
-from scheduler.model_state import ModelState
+from scheduler.model.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
+from scheduler.model.model_state import ModelState
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.tracked_request import TrackedRequest
+from tests.scheduler.model.test_model_state import FAR, model, own
 from tests.scheduler.requests_made import request
-from tests.scheduler.test_model_state import FAR, model, own
 
 EU = frozenset({"eu"})
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulation.cost_truth import CostTruth
-from simulation.counters import EngineCounters
-from simulation.engine_config import EngineConfig
+from simulation.engine.counters import EngineCounters
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
+from simulation.engine.rank import Rank
+from simulation.engine.sequences import Sequence, SequenceOutput, SequenceRequest
+from simulation.engine.steps import StepsUnderWay
 from simulation.output import FinishReason
-from simulation.physics import Physics
-from simulation.rank import Rank
-from simulation.sequences import Sequence, SequenceOutput, SequenceRequest
-from simulation.steps import StepsUnderWay
 
 _NOISE_BLOCK = 256
 

@@ -8,7 +8,6 @@ remote is not used because it exists.
 
 from __future__ import annotations
 
-from scheduler import transitions
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -23,11 +22,12 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decision, Tier
 from scheduler.limits.retry_budget import RetryBudget
-from scheduler.model_state import ModelState
+from scheduler.model import transitions
+from scheduler.model.model_state import ModelState
+from scheduler.model.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.placement.quotes import Quote
 from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
-from scheduler.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
