@@ -81,10 +81,10 @@ class Bench:
         choose = placement.choose
 
         def noted(
-            fleet: SelfHostedFleet, ask: PlacementQuery, *rest: Any
+            fleet: SelfHostedFleet, query: PlacementQuery, *rest: Any
         ) -> tuple[int | None, Quote]:
-            self.looked.append(ask.request.request_id)
-            return choose(fleet, ask, *rest)
+            self.looked.append(query.request.request_id)
+            return choose(fleet, query, *rest)
 
         with mock.patch.object(model_state, "choose", noted):
             self._play(count + int(self.rate_per_s * warm_s), warm_s)
