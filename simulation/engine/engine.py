@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulation.cost_truth import CostTruth
+from simulation.engine.cost_truth import CostTruth
 from simulation.engine.counters import EngineCounters
 from simulation.engine.engine_config import EngineConfig
 from simulation.engine.physics import Physics

@@ -17,7 +17,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
-from simulation.cost_truth import CostTruth
+from simulation.engine.cost_truth import CostTruth
 from simulation.engine.counters import EngineCounters
 from simulation.engine.kv_cache import BlockPool, blocks_for
 from simulation.engine.sequences import Sequence
