@@ -188,7 +188,7 @@ class Sequence:
         self.end_step = 0
         self.ended = False
         self.cost_s = 0.0
-        """Step time that it caused, as far as it was settled; see `simulation.engine.cost_truth`."""
+        """Step time that it caused, as far as it was settled; see `cost_truth`."""
         self.marks = (0.0, 0.0, 0.0)
 
     @property
