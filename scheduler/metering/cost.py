@@ -2,10 +2,10 @@
 
 A group is a set of GPUs that step together and cost r $/s. While anything runs, r is shared by the
 phase weights of the step model: a step that decodes B sequences and computes a chunk of prompt
-spends P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B) and
-kappa for every KV token that it holds. `prompts.py` determines which prompt is computed: prompts
-count in the order in which they were sent, each for its predicted time. A run decodes from its
-first token on. Load of other clients takes its share as external load; requests in the engine's
+spends P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B)
+and kappa for every KV token that it holds. `prompts.py` determines which prompt is computed:
+prompts count in the order in which they were sent, each for its predicted time. A run decodes from
+its first token on. Load of other clients takes its share as external load; requests in the engine's
 queue take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
 Nothing is re-allocated later: the knowledge of the instant decides. Sequences share by two counters
