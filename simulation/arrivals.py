@@ -1,4 +1,4 @@
-"""What comes into a simulated fleet, and what becomes of it."""
+"""Requests that arrive at a simulated fleet, and their outcomes."""
 
 from __future__ import annotations
 

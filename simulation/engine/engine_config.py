@@ -1,4 +1,4 @@
-"""How large a simulated engine is."""
+"""The size of a simulated engine."""
 
 from __future__ import annotations
 
