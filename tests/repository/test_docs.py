@@ -16,23 +16,24 @@ PAGES = [
 ]
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 QUOTED = re.compile(r"`([^`\n]+)`")
+SUFFIXES = (".py", ".md", ".yaml", ".proto", ".sh")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()}
 
 
 def broken_links(text: str, folder: Path) -> Iterator[str]:
     for target, _ in LINK.findall(text):
-        if "://" not in target and not target.startswith("mailto:"):
-            if not (folder / target).exists():
-                yield target
+        inside = "://" not in target and not target.startswith("mailto:")
+        if inside and not (folder / target).exists():
+            yield target
 
 
 def missing_files(text: str) -> Iterator[str]:
     """Files in backticks that begin with a folder of the repository."""
     for quoted in QUOTED.findall(text):
         top, slash, _ = quoted.partition("/")
-        if slash and top in FOLDERS and quoted.endswith((".py", ".md", ".yaml", ".proto", ".sh")):
-            if not list(ROOT.glob(quoted)):
-                yield quoted
+        a_file = slash and top in FOLDERS and quoted.endswith(SUFFIXES)
+        if a_file and not list(ROOT.glob(quoted)):
+            yield quoted
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
