@@ -23,7 +23,6 @@ from unittest import mock
 
 import numpy as np
 
-from scheduler import model_state
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -39,6 +38,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.model import model_state
 from scheduler.placement import placement
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement.self_hosted import SelfHostedFleet

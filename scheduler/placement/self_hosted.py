@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from scheduler.contract import EngineReport, Objective, ServingChanged
-from scheduler.decision_model import full_token_s, priced, trusted
 from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
+from scheduler.placement.decision_model import full_token_s, priced, trusted
 from scheduler.placement.groups import CarriedOver, Group, prior_of
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES

@@ -8,7 +8,6 @@ remote is not used because it exists.
 
 from __future__ import annotations
 
-from scheduler import transitions
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -21,13 +20,14 @@ from scheduler.contract import (
     SloClass,
     Tick,
 )
-from scheduler.decisions import Decision, Tier
+from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
-from scheduler.model_state import ModelState
+from scheduler.model import transitions
+from scheduler.model.model_state import ModelState
+from scheduler.model.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.placement.quotes import Quote
 from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
-from scheduler.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
@@ -98,7 +98,7 @@ class ModelScheduler:
         queued = self.model_state.queued(tracked, quote, request.deadline_s - optimistic_s, now)
         wait_s = self.model_state.wait_s(request, queued.prefill_s)
         first_s = now + wait_s + queued.service_s
-        late = quote is None or first_s > self._latest_wait_s(tracked)
+        late = quote is None or first_s > self.model_state.latest_wait_s(tracked)
         if late:
             action = transitions.start_remote(
                 self.model_state, tracked, quote, now, any_ttft=quote is None
@@ -362,38 +362,6 @@ class ModelScheduler:
             reason=reason,
             message=message,
             retry_after_s=retry_after_s,
-        )
-
-    def _latest_wait_s(self, tracked: TrackedRequest) -> float:
-        """Latest predicted first token with which the request still waits for its own servers."""
-        return tracked.request.arrival_s + self.model_state.saturation.wait_share * tracked.ttft_s
-
-    def quote(self, request: Request, now: float) -> Decision:
-        """What would be decided for `request` now; nothing is started."""
-        tracked = TrackedRequest(request)
-        self.model_state.set_expectations(tracked, count=False)
-        query = self.model_state.query(tracked, now)
-        index, quote, *_ = self.model_state.preview_place(query, now)
-        queue = self.model_state.queue
-        has_room = queue.has_room(request) or queue.displaceable(request) is not None
-        remote, remote_reason, quotes = transitions.choose_remote(
-            self.model_state, tracked, now, any_ttft=not query.possible or not has_room
-        )
-        wait_s = self.model_state.wait_s(request, quote.best_s()[0])
-        first_s = now + wait_s + quote.best_s()[1]
-        late = not query.possible or first_s > self._latest_wait_s(tracked)
-        chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
-        if index is not None:
-            chosen, tier = self.model_state.fleet.states[index].facts.name, Tier.LOCAL
-            reason = transitions.start_reason(quote, index)
-        elif remote is not None and (late or not has_room):
-            chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
-        elif not has_room:
-            tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
-        elif late:
-            tier = Tier.WAIT_LATE
-        return transitions.make_decision(
-            self.model_state, tracked, now, tier, reason, quote, chosen, quotes
         )
 
     def _retry_after_s(self) -> float:

@@ -18,7 +18,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.decisions import Decision, Tier
-from scheduler.model_state import ModelState
+from scheduler.model.model_state import ModelState
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident

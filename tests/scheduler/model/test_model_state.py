@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, ServingChanged
 from scheduler.decisions import Decisions
-from scheduler.model_state import PATIENCE, ModelState
+from scheduler.model.model_state import PATIENCE, ModelState
+from scheduler.model.transitions import start_self_hosted
 from scheduler.placement.quotes import Block
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
@@ -17,7 +18,6 @@ from scheduler.policy import Policy
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.tracked_request import TrackedRequest
-from scheduler.transitions import start_self_hosted
 from tests.scheduler.requests_made import request
 
 

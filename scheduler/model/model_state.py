@@ -205,6 +205,10 @@ class ModelState:
         """Predicted waiting time of a request that joins the queue now, or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
+    def latest_wait_s(self, tracked: TrackedRequest) -> float:
+        """Latest predicted first token with which a request still waits for self-hosted servers."""
+        return tracked.request.arrival_s + self.saturation.wait_share * tracked.ttft_s
+
     def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
         """Work of the request, in seconds of a full group."""
         return prefill_s + tracked.output_tokens * self.fleet.full_token_s
