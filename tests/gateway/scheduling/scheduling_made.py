@@ -45,8 +45,8 @@ from tests.scheduler.requests_made import request
 T = TypeVar("T")
 NOW_S = 100.0
 """When a test begins."""
-UNIX_NS = 1_790_000_000 * 1_000_000_000
-"""The same by the wall clock: in September 2026."""
+UNIX_NS = (1_790_812_800 - 2) * 1_000_000_000
+"""The same by the wall clock: two seconds before the first of October 2026, UTC."""
 EU = frozenset({"eu"})
 USAGE = Usage(prompt_tokens=100, completion_tokens=10, cached_tokens=0)
 ONE_USD = """

@@ -120,6 +120,9 @@ async def test_the_end_of_a_request_ends_what_runs_and_what_waits_of_it() -> Non
     made.ended("r2")
     assert repr(made) == IDLE
     assert made.accounts == [], "neither attempt was told to have ended"
+    group = made.metering.group("own/a")
+    assert group is not None
+    assert group.running == 0
 
 
 async def test_messages_of_old_attempts_change_nothing() -> None:

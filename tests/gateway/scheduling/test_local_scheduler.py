@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import math
 
 import msgspec
 import pytest
@@ -290,12 +290,12 @@ showback:
 
 async def test_a_dated_price_holds_for_requests_that_come_after_it() -> None:
     made = running(settings_of(config(), catalog=CHANGING))
-    facts: dict[str, Any] = {"deadline_s": 1e9, "max_queue_s": 1e9}
     for name in ("runs", "waits"):
-        await made.submit(submission(name, **facts))
-    made.clock.now_s += max(0.0, made.metering._next_change_s - made.metering.unix_s) + 1.0
-    made.metering._reprice()
-    await made.submit(submission("after", arrival_s=made.clock.now_s, **facts))
+        await made.submit(submission(name))
+    assert made.metering._next_change_s == made.metering.unix_s + 2.0
+    made.clock.now_s += 2.0
+    assert made.metering._reprice() == math.inf
+    await made.submit(submission("after", arrival_s=made.clock.now_s))
     for name in ("runs", "waits", "after"):
         made.end(name)
     assert [account.price_row_id for account in made.accounts] == ["old", "old", "new"]
