@@ -38,11 +38,11 @@ from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import StepModel
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
 from simulation.decider import SimulatedPlacement
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad, Physics
 from simulation.fleet import FleetSimulation
 from simulation.generators import AZURE_CONVERSATION
-from simulation.physics import ExpertLoad, Physics
 
 PEAK_OVER_MEAN = 2.7
 """Of public inference traffic over a day."""

@@ -23,7 +23,6 @@ from unittest import mock
 
 import numpy as np
 
-from scheduler import model_state
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -39,6 +38,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.model import model_state
 from scheduler.placement import placement
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement.self_hosted import SelfHostedFleet
@@ -81,10 +81,10 @@ class Bench:
         choose = placement.choose
 
         def noted(
-            fleet: SelfHostedFleet, ask: PlacementQuery, *rest: Any
+            fleet: SelfHostedFleet, query: PlacementQuery, *rest: Any
         ) -> tuple[int | None, Quote]:
-            self.looked.append(ask.request.request_id)
-            return choose(fleet, ask, *rest)
+            self.looked.append(query.request.request_id)
+            return choose(fleet, query, *rest)
 
         with mock.patch.object(model_state, "choose", noted):
             self._play(count + int(self.rate_per_s * warm_s), warm_s)

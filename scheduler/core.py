@@ -29,14 +29,15 @@ from scheduler.contract import (
 from scheduler.decisions import Decision, Decisions
 from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
-from scheduler.model_scheduler import ModelScheduler
-from scheduler.model_state import ModelState
+from scheduler.model.model_scheduler import ModelScheduler
+from scheduler.model.model_state import ModelState
+from scheduler.model.quotation import quote_request
+from scheduler.model.refusals import unknown_model
 from scheduler.placement_admission import AdmissionReport, PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.queue.model_queue import QueueLimits
-from scheduler.refusals import unknown_model
 from scheduler.snapshot import SchedulerSnapshot, take_snapshot
 from scheduler.step_time.step_model import StepModel
 from scheduler.tracked_request import TrackedRequest
@@ -207,7 +208,7 @@ class Scheduler:
 
     def quote(self, request: Request, now: float) -> Decision:
         """The decision that `request` would get now. Changes nothing. The model must be known."""
-        return self._model_schedulers[request.model].quote(request, now)
+        return quote_request(self._model_states[request.model], request, now)
 
     def handle(self, event: Event, now: float) -> tuple[Action, ...]:
         """Applies an event. Events of an unknown request, an old attempt, or a placement that is

@@ -107,14 +107,14 @@ class Decision:
         nothing else is made, however many places there are."""
         chosen: Figures | None = None
         other: tuple[bool, Figures] | None = None
-        if (made := self.quote) is not None:
-            blocked = made.blocked != Block.FREE
-            for i in np.lexsort((made.score, blocked))[:2].tolist():
+        if (quote := self.quote) is not None:
+            blocked = quote.blocked != Block.FREE
+            for i in np.lexsort((quote.score, blocked))[:2].tolist():
                 if self.own[i].name == self.chosen:
-                    chosen = self._figures(made, i, self.reason)
+                    chosen = self._figures(quote, i, self.reason)
                 elif other is None:
-                    block = Block(int(made.blocked[i]))
-                    other = block is not Block.FREE, self._figures(made, i, BLOCK_TEXT[block])
+                    block = Block(int(quote.blocked[i]))
+                    other = block is not Block.FREE, self._figures(quote, i, BLOCK_TEXT[block])
         best: tuple[bool, float] | None = None
         for facts, quoted in zip(self.remotes, self.remote_quotes, strict=False):
             rank = quoted.blocked is not RemoteBlock.FREE, quoted.effective_nano_usd
@@ -127,37 +127,39 @@ class Decision:
                 )
         if best is not None:
             other = best[0], found
-        if chosen is None and made is not None:  # an own place that was not the best
+        if chosen is None and quote is not None:  # an own place that was not the best
             i = next((i for i, facts in enumerate(self.own) if facts.name == self.chosen), None)
-            chosen = None if i is None else self._figures(made, i, self.reason)
+            chosen = None if i is None else self._figures(quote, i, self.reason)
         return chosen, None if other is None else other[1]
 
-    def _figures(self, made: Quote, i: int, reason: str) -> Figures:
+    def _figures(self, quote: Quote, i: int, reason: str) -> Figures:
         facts = self.own[i]
-        nano_usd = None if facts.nano_usd_per_s is None else round(float(made.marginal_nano_usd[i]))
-        return Figures(facts.name, float(made.ttft_s[i]), float(made.tpot_s[i]), nano_usd, reason)
+        nano_usd = (
+            None if facts.nano_usd_per_s is None else round(float(quote.marginal_nano_usd[i]))
+        )
+        return Figures(facts.name, float(quote.ttft_s[i]), float(quote.tpot_s[i]), nano_usd, reason)
 
     def _own_candidates(self) -> list[Candidate]:
-        made = self.quote
-        if made is None:
+        quote = self.quote
+        if quote is None:
             return []
-        order = sorted(range(len(self.own)), key=lambda i: float(made.score[i]))
-        return [self._own(made, i) for i in order]
+        order = sorted(range(len(self.own)), key=lambda i: float(quote.score[i]))
+        return [self._own(quote, i) for i in order]
 
-    def _own(self, made: Quote, i: int) -> Candidate:
-        facts, block = self.own[i], Block(int(made.blocked[i]))
+    def _own(self, quote: Quote, i: int) -> Candidate:
+        facts, block = self.own[i], Block(int(quote.blocked[i]))
         known = facts.nano_usd_per_s is not None
         return Candidate(
             placement=facts.name,
             kind=facts.kind,
             chosen=facts.name == self.chosen,
             feasible=block is Block.FREE,
-            ttft_s=float(made.ttft_s[i]),
-            tpot_s=float(made.tpot_s[i]),
-            hit_tokens=int(made.hit_tokens[i]),
-            violations_expected=float(made.violations_expected[i]),
-            marginal_nano_usd=round(float(made.marginal_nano_usd[i])) if known else None,
-            charged_nano_usd=self._charged(facts, int(made.hit_tokens[i])),
+            ttft_s=float(quote.ttft_s[i]),
+            tpot_s=float(quote.tpot_s[i]),
+            hit_tokens=int(quote.hit_tokens[i]),
+            violations_expected=float(quote.violations_expected[i]),
+            marginal_nano_usd=round(float(quote.marginal_nano_usd[i])) if known else None,
+            charged_nano_usd=self._charged(facts, int(quote.hit_tokens[i])),
             reason=self.reason if facts.name == self.chosen else BLOCK_TEXT[block],
         )
 
@@ -171,16 +173,16 @@ class Decision:
                 placement=facts.name,
                 kind=facts.kind,
                 chosen=facts.name == self.chosen,
-                feasible=made.blocked is RemoteBlock.FREE,
-                ttft_s=made.ttft_s,
+                feasible=quote.blocked is RemoteBlock.FREE,
+                ttft_s=quote.ttft_s,
                 tpot_s=None,
-                hit_tokens=made.hit_tokens,
+                hit_tokens=quote.hit_tokens,
                 violations_expected=None,
-                marginal_nano_usd=made.nano_usd,
-                charged_nano_usd=made.nano_usd,
-                reason=self.reason if facts.name == self.chosen else made.blocked.value,
+                marginal_nano_usd=quote.nano_usd,
+                charged_nano_usd=quote.nano_usd,
+                reason=self.reason if facts.name == self.chosen else quote.blocked.value,
             )
-            for facts, made in quotes
+            for facts, quote in quotes
         ]
 
     def _charged(self, facts: Placement, hit_tokens: int) -> int | None:

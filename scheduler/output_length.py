@@ -1,9 +1,9 @@
-"""How long answers are: the survival function of output lengths, learnt per model and key.
+"""Survival functions of output lengths, learnt online per model and API key.
 
-S(x) is the chance that an answer has more than x tokens. It is kept on a geometric grid, per key
-as a decayed histogram that leans on the model's own until enough was seen (so that a key is never
-trusted on a handful of answers), and the model's leans on an exponential prior. Rows are bounded:
-a key that finds no row uses the model's.
+S(x) is the probability that an answer has more than x tokens, on a geometric grid. Each key has an
+exponentially decayed histogram that is shrunk to the histogram of the model, and the model's is
+shrunk to an exponential prior, so that few answers of a key do not outweigh the rest. The number of
+rows is bounded: a key without a row uses the model's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ STEPS_PER_OCTAVE = 4
 GRID_POINTS = 17 * STEPS_PER_OCTAVE + 1
 """1 to 131,072 tokens, 19 % apart."""
 PRIOR_MEAN_TOKENS = 256.0
-"""Before any answer was seen: the order of the mean of public chat traces."""
+"""Mean of the prior: the order of magnitude of public chat traces."""
 PRIOR_ANSWERS = 20.0
-"""Answers that the prior counts for in the model's histogram, and the model's in a key's."""
+"""Weight of the prior in the model's histogram, and of the model's in a key's, in answers."""
 MEMORY_ANSWERS = 1000.0
-"""Answers after which an old one counts e times less."""
+"""Number of answers after which the weight of an old one has fallen to 1/e."""
 LONGER_SHARE = 0.1
 MAX_ROWS = 1024
 MODEL_ROW = 0
@@ -50,17 +50,17 @@ class OutputLengths:
     def __init__(self) -> None:
         self.table: Floats = np.tile(_PRIOR, (16, 1))
         self._lines: Floats = np.empty((16, 2, GRID_POINTS))
-        """Of each row: S between two grid points as a line over the position on the grid."""
+        """Per row, the straight lines of S between grid points, over the position on the grid."""
         self._redraw = {MODEL_ROW}
-        """Rows whose lines are old: drawn when they are next asked for."""
+        """Rows whose lines are outdated; `survival` redraws them."""
         self._counts: Floats = np.zeros((16, GRID_POINTS + 1))
         self._rows: dict[str, int] = {"": MODEL_ROW}
         self._widths: dict[int, Floats] = {}
         self._expected: dict[tuple[str, int], tuple[float, int]] = {}
-        """Means and quantiles since the last answer: few kinds of request come between two."""
+        """Cache of means and quantiles, cleared by every answer."""
 
     def row(self, key: str) -> int:
-        """The row of a key's answers; the model's own when no row is free."""
+        """The row of a key; the model's row if no row is free."""
         row = self._rows.get(key)
         if row is not None:
             return row
@@ -77,7 +77,7 @@ class OutputLengths:
         return row
 
     def learn(self, key: str, tokens: float) -> None:
-        """Takes the length of an answer that came to its end."""
+        """Learns the length of an answer that was completed."""
         self._expected.clear()
         bucket = math.ceil(max(0.0, STEPS_PER_OCTAVE * math.log2(max(1.0, tokens))))
         self._count(MODEL_ROW, bucket, _PRIOR)
@@ -99,7 +99,7 @@ class OutputLengths:
         self._redraw.add(row)
 
     def survival(self, row: Floats, tokens: Floats) -> Floats:
-        """S(tokens) of these rows, given as whole numbers; both broadcast."""
+        """S(tokens) of the given rows; both arguments broadcast."""
         while self._redraw:
             drawn = self._redraw.pop()
             _draw(self._lines[drawn], self.table[drawn])
@@ -117,7 +117,7 @@ class OutputLengths:
         return position
 
     def expected(self, key: str, longest: int) -> tuple[float, int]:
-        """Mean length, and the one that `LONGER_SHARE` of the answers exceed; cut at `longest`."""
+        """Mean length, and the length that `LONGER_SHARE` of answers exceed, cut at `longest`."""
         found = self._expected.get((key, longest))
         if found is None:
             if len(self._expected) >= MAX_ROWS:
@@ -127,7 +127,7 @@ class OutputLengths:
         return found
 
     def mean(self, key: str, longest: int) -> float:
-        """Expected length, cut at `longest` tokens: the integral of S."""
+        """Expected length cut at `longest` tokens: the integral of S."""
         table = self.table[self._rows.get(key, MODEL_ROW)]
         inside = self._widths.get(longest)
         if inside is None:
@@ -138,14 +138,14 @@ class OutputLengths:
         return max(1.0, min(float(longest), float(table.dot(inside))))
 
     def quantile(self, key: str, survival: float, longest: int) -> int:
-        """Length that an answer exceeds with this chance, at most `longest`."""
+        """Length that an answer exceeds with probability `survival`, at most `longest`."""
         table = self.table[self._rows.get(key, MODEL_ROW)]
         index = int(np.count_nonzero(table > survival))  # it falls
         return min(longest, math.ceil(_GRID.item(min(index, GRID_POINTS - 1))))
 
 
 def _draw(line: Floats, table: Floats) -> None:
-    """Rise and start of the line from each grid point to the next, shape (2, GRID_POINTS)."""
+    """Writes the lines between grid points, shape (2, GRID_POINTS): rises, then starts."""
     rise, start = line
     np.subtract(table[1:], table[:-1], rise[:-1])
     rise[-1] = 0.0

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from scheduler.contract import PlacementKind, SloClass
-from scheduler.model_state import URGENT, ModelState
+from scheduler.model.model_state import URGENT, ModelState
 from scheduler.overflow.saturation import shown_share
 from scheduler.placement_state import PlacementState
 

@@ -1,4 +1,4 @@
-"""What comes into a simulated fleet, and what becomes of it."""
+"""Requests that arrive at a simulated fleet, and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.contract import RefusalReason, Request
-from simulation.kv_cache import Key
-from simulation.sequences import LengthRequest
+from simulation.engine.kv_cache import Key
+from simulation.engine.sequences import LengthRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Who decides for a simulated fleet, and what it gets to see of the engines."""
+"""The interface of a scheduler for a simulated fleet, and the engine reports that it receives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 
 from scheduler.contract import Action, EngineCounts, EngineReport, Event, Request, Tick
 from simulation.arrivals import Arrival
-from simulation.engine import Engine
+from simulation.engine.engine import Engine
 
 
 class Decider(Protocol):
-    """Who decides; `scheduler.core.Scheduler` in production."""
+    """A scheduling policy; `scheduler.core.Scheduler` in production."""
 
     def submit(self, request: Request, now: float) -> Sequence[Action]:
-        """A new request."""
+        """Submits a new request."""
 
     def handle(self, event: Event, now: float) -> Sequence[Action]:
-        """What happened."""
+        """Reports an event."""
 
     def tick(self, now: float) -> Tick:
-        """Time has passed."""
+        """Reports that time has passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ counts at intervals, ends at once, reports that lag. Load that others put on the
 past it. Pure and deterministic: the same arrivals, engines and decider give the same run.
 
 **The step-level truth.** Every `Outcome` carries `gpu_s`: the seconds of its group's time that the
-request caused, dealt out step by step (`simulation.cost_truth`), partial attempts included. A
+request caused, dealt out step by step (`cost_truth`), partial attempts included. A
 meter that only sees events is measured against it: a request's true cost is `gpu_s` times the
 group's price per second, and per engine
 
@@ -41,10 +41,10 @@ from scheduler.contract import (
 )
 from simulation.arrivals import Arrival, Counts, ExternalArrival, Outcome, OutcomeKind
 from simulation.decider import ActiveRequest, Decider, FleetTiming, SimulatedPlacement, report_of
-from simulation.engine import Engine
+from simulation.engine.engine import Engine
+from simulation.engine.sequences import LengthRequest
+from simulation.engine.sequences import Sequence as EngineSequence
 from simulation.powered import PoweredTime
-from simulation.sequences import LengthRequest
-from simulation.sequences import Sequence as EngineSequence
 
 MANY_STEPS = 1 << 30
 

@@ -1,4 +1,4 @@
-"""Generated traces with the statistics of public ones, for those who do not have the files.
+"""Generated traces with the statistics of public traces, for use without the files.
 
 Figures (measured on the files, see `simulation.traces`):
 

@@ -10,9 +10,9 @@ from simulation.catalog.gpus import find_gpu
 from simulation.catalog.models import find_model
 from simulation.catalog.prior import Parallelism, prior
 from simulation.decider import SimulatedPlacement
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
-from simulation.physics import ExpertLoad, Physics, perturbed
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad, Physics, perturbed
 
 BLOCK_TOKENS = 16
 NOISE_SIGMA = 0.1

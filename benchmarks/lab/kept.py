@@ -16,7 +16,12 @@ from benchmarks.lab.score import Score
 
 _ROOT = Path(__file__).parents[2]
 _SOURCES = (
-    *("simulation/*.py", "simulation/catalog/*.py", "scheduler/step_time/step_model.py"),
+    *(
+        "simulation/*.py",
+        "simulation/engine/*.py",
+        "simulation/catalog/*.py",
+        "scheduler/step_time/step_model.py",
+    ),
     *(f"benchmarks/lab/{name}.py" for name in ("fleets", "grid", "loads", "rivals", "score")),
 )
 

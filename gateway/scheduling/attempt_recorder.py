@@ -145,7 +145,10 @@ class AttemptRecorder:
     def begin(
         self, request: Request, start: Start, rates: RateSnapshot, now_s: float
     ) -> OpenAttempt:
-        """An attempt starts. `rates`: the prices at the request's admission."""
+        """An attempt starts. `rates`: the prices at the request's admission. A placement that was
+        configured later has the prices of now."""
+        if not rates.covers(start.placement):
+            rates = self.rates
         group = self._groups.get(start.placement)
         return OpenAttempt(
             request,

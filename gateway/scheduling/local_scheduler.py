@@ -105,7 +105,7 @@ class LocalScheduler:
         """Puts a configuration into force by difference: what was learnt stays."""
         old, self._settings = self._settings, settings
         if settings.hedges != old.hedges:
-            self._hedges = RetryBudget(settings.hedges)
+            self._hedges.set_limits(settings.hedges)
         self._branches.perform(
             self.core.reconfigure(self._priced(settings), settings.limits, self._clock())
         )
@@ -269,6 +269,8 @@ class LocalScheduler:
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
             self._enter(claimed, replace(submission, request=answer), deliver)
+        else:  # the request ended meanwhile
+            self._budgets.release(submission)
 
     def _abandon(self, claimed: ClaimedRequest) -> None:
         """The request is not admitted: nothing of it is held any more."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine_config import EngineConfig
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"

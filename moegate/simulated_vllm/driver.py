@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from simulation.engine import Engine
-from simulation.sequences import TokenRequest
+from simulation.engine.engine import Engine
+from simulation.engine.sequences import TokenRequest
 
 MAX_LAG_S = 0.005
 """Longest lag of the steps behind the clock that later steps catch up with. It covers timers, which

@@ -14,8 +14,8 @@ from moegate.simulated_vllm.failures import (
 )
 from moegate.simulated_vllm.prompts import chat_prompt, completion_prompt
 from moegate.simulated_vllm.wire import GenerationBody
+from simulation.engine.sequences import TokenRequest
 from simulation.output import StopRules, answer_seed, plan_output
-from simulation.sequences import TokenRequest
 
 COMPLETION_MAX_TOKENS = 16
 """Default of `max_tokens` in /v1/completions."""

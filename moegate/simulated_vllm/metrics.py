@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
-from simulation.counters import EngineCounters, Histogram
-from simulation.engine import Engine
+from simulation.engine.counters import EngineCounters, Histogram
+from simulation.engine.engine import Engine
 from simulation.output import FinishReason
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"

@@ -36,8 +36,8 @@ from moegate.simulated_vllm.wire import (
     decode_tokenize,
     encode,
 )
-from simulation.engine import Engine
-from simulation.physics import Physics
+from simulation.engine.engine import Engine
+from simulation.engine.physics import Physics
 from simulation.tokenizer import decode as text_of
 from simulation.tokenizer import encode as token_ids
 from simulation.tokenizer import token_bytes

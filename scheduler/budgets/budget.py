@@ -1,4 +1,4 @@
-"""Budgets: the worst case of a request is reserved, what it cost is settled, a cap is never passed.
+"""Budgets: reserve the worst case of a request, settle its actual cost, never exceed a cap.
 
 Pure. A request reserves from the *lease* of its holder (a key, or one session of it). A lease is
 money that the durable store has set aside in every account that the holder spends from, before
@@ -26,12 +26,12 @@ from scheduler.pricing import MILLION, TokenRates
 MOST_FREE_DIVISOR = 50
 """The free part of a lease is at most a 50th, 2 %, of what its accounts have left."""
 SPARE_DIVISOR = 67
-"""Of what is left, that a grant adds to what is needed: 1.5 %, so that what requests reserved and
-did not use does not have to go back at once."""
+"""A grant adds a 67th, 1.5 %, of the remaining money to the needed amount, so that the unused part
+of reservations need not return to the store at once."""
 
 
 Scope = tuple[str, str, bool, Period]
-"""What a budget is for: tenant, key id, whether each session has it, period."""
+"""The scope of a budget: tenant, key id, whether each session has its own, period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Budget:
 
     @property
     def scope(self) -> Scope:
-        """What there is one cap for."""
+        """The scope that the cap applies to."""
         return self.tenant, self.key_id, self.each_session, self.period
 
 
@@ -83,7 +83,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who spends from a lease. `session_id` is None where no budget looks at sessions."""
+    """The holder of a lease. `session_id` is None if no budget of the holder is per session."""
 
     tenant: str
     key_id: str
@@ -92,7 +92,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """Where an account stands in the store. `committed`: settled, and granted but not settled."""
+    """State of an account in the store. `committed`: settled plus granted but not settled."""
 
     limit: Limit
     settled_nano_usd: int
@@ -101,7 +101,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An account has no room. `transient`: it may have, once what is in flight has settled."""
+    """An account has no room. `transient`: it may have once running requests have settled."""
 
     limit: Limit
     needed_nano_usd: int
@@ -111,14 +111,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a lease gets, and what its accounts have left then (None: none of them is hard)."""
+    """The amount granted, and what its accounts have left (None: none of them is hard)."""
 
     nano_usd: int
     left_nano_usd: int | None
 
 
 def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
-    """Grants what is needed and some of what is left then, or says which account refuses."""
+    """Grants the needed amount and a part of the rest, or returns the account that refuses."""
     hard = [position for position in positions if position.limit.hard]
     refusals = []
     for position in hard:

@@ -13,16 +13,16 @@ from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, H
 from scheduler.budgets.budget_window import window_at
 
 IDLE_S = 10.0
-"""A lease that nothing used for so long is closed: what is left of it goes back."""
+"""An unused lease is closed after this time, and its rest returns to the store."""
 MAX_LEASES = 50_000
-"""Bound on the leases of one process, some 50 MB; above, a new holder is asked to come again."""
+"""Most leases of one process, some 50 MB; beyond, a new holder is asked to try again later."""
 FIRST_HOLD_S = 2.0
 HOLD_WEIGHT = 0.05
-"""Running mean of how long requests hold a reservation: the hint when to try again."""
+"""Weight of a new duration in the mean time that requests hold a reservation, the retry hint."""
 
 
 class NoBudget(Exception):
-    """The budgets of the holder were taken away: there is nothing to reserve from."""
+    """The budgets of the holder were removed, so there is nothing to reserve from."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -39,13 +39,13 @@ class Lease:
     left_nano_usd: int | None = None
     holds: int = 0
     durable: bool = False
-    """Whether the store knows of it: nothing is spent from a lease before."""
+    """Whether the store knows the lease; nothing is spent from it before."""
     extending: bool = False
     used_s: float = 0.0
 
     @property
     def free_nano_usd(self) -> int:
-        """What another request may reserve without asking the store."""
+        """The amount that requests may reserve without the store."""
         return self.granted_nano_usd - self.settled_nano_usd - self.reserved_nano_usd
 
 
@@ -58,7 +58,7 @@ class _Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extend:
-    """The store has to grant so much more to the lease."""
+    """Order to the store: grant this amount to the lease."""
 
     lease: Lease
     need_nano_usd: int
@@ -66,7 +66,7 @@ class Extend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveBack:
-    """The store takes so much back from the lease; the book has already counted it out."""
+    """Order to the store: take this amount back from the lease; the book has subtracted it."""
 
     lease: Lease
     nano_usd: int
@@ -74,7 +74,7 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
-    """The lease has ended: once its rows are written, what it did not settle goes back."""
+    """Order to the store: end the lease; once its rows are written, the rest returns."""
 
     lease: Lease
 
@@ -118,16 +118,16 @@ class BudgetBook:
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """All that are in force."""
+        """All budgets in force."""
         return self._all
 
     @property
     def leases(self) -> tuple[Lease, ...]:
-        """Every lease that is not closed, to read."""
+        """Every open lease, for reading."""
         return (*self._leases.values(), *self._ending.values())
 
     def set_budgets(self, budgets: Iterable[Budget]) -> None:
-        """Puts budgets into force; leases that were made under others end with their requests."""
+        """Puts budgets into force; leases of earlier budgets end with their last request."""
         before, self._all = self._of_key, tuple(budgets)
         self._of_key = {}
         for holder in list(self._leases):
@@ -136,7 +136,8 @@ class BudgetBook:
                 self._end(holder)
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
-        """Who would spend; None: no budget applies. Requests without a session share one, ""."""
+        """The holder of a request; None if no budget applies. Requests without a session share
+        ""."""
         applying = self._applying(tenant, key_id)
         if applying.holder is not None or not applying.budgets:
             return applying.holder
@@ -147,7 +148,7 @@ class BudgetBook:
         return self._applying(holder.tenant, holder.key_id).hard
 
     def accounts(self, holder: Holder, unix_s: float) -> tuple[Limit, ...]:
-        """What the holder spends from at a time, in the order in which the store locks them."""
+        """The accounts of the holder at a time, in the order in which the store locks them."""
         limits = []
         for budget in self._applying(holder.tenant, holder.key_id).budgets:
             window = window_at(budget.period, unix_s)
@@ -194,7 +195,7 @@ class BudgetBook:
         return Extend(lease=lease, need_nano_usd=max(0, worst_nano_usd - lease.free_nano_usd))
 
     def extended(self, lease: Lease, granted_nano_usd: int, left_nano_usd: int | None) -> None:
-        """The store holds so much for the lease, all in all."""
+        """Records the total that the store has granted to the lease."""
         lease.granted_nano_usd = granted_nano_usd
         lease.left_nano_usd = left_nano_usd
         lease.durable = True
@@ -237,7 +238,7 @@ class BudgetBook:
         )
 
     def later_accounts(self, lease: Lease, unix_s: float) -> tuple[BudgetAccount, ...]:
-        """Accounts of the holder that are not the lease's."""
+        """Accounts of the holder that the lease does not cover."""
         if self._leases.get(lease.holder) is lease:
             return ()  # its budgets are those in force
         known = {limit.account for limit in lease.limits}
@@ -245,7 +246,7 @@ class BudgetBook:
         return tuple(limit.account for limit in limits if limit.account not in known)
 
     def release(self, request_id: str, unix_s: float) -> None:
-        """The request has ended: what it did not use is free again."""
+        """Ends a request; the unused part of its reservation is free again."""
         hold = self._holds.pop(request_id, None)
         if hold is None:
             return
@@ -276,7 +277,7 @@ class BudgetBook:
         return tuple(actions)
 
     def close_all(self) -> tuple[Close, ...]:
-        """Ends every lease that no request holds: the process stops."""
+        """Ends every lease without a request, because the process stops."""
         for holder in list(self._leases):
             self._end(holder)
         ended = [
@@ -329,7 +330,7 @@ class BudgetBook:
 
 
 def _excess(lease: Lease, *, all_of_it: bool) -> int:
-    """Of what is free, that which is above 2 % of what the accounts have left."""
+    """The free amount above 2 % of what the accounts have left."""
     if lease.extending:
         return 0  # the store's answer, on its way, names the whole grant
     free = lease.free_nano_usd

@@ -1,16 +1,16 @@
-"""The meter of one group: at every instant its price is shared among what runs on it.
+"""The meter of one group: it allocates the price of every instant to the runs on the group.
 
-A group is what steps together and costs r $/s. While anything runs, r is shared by the phase
-weights of the step model: a step that decodes B sequences and computes a chunk of prompt spends
-P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B) and
-kappa for every KV token that it holds. Whose prompt is computed, `cost_prompts.py` tells: in the
-order in which they were sent, each for its predicted time. A run decodes from its first token on.
-What others run in the engine takes its share as external load; requests that the engine only queues
-take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
+A group is a set of GPUs that step together and cost r $/s. While anything runs, r is shared by the
+phase weights of the step model: a step that decodes B sequences and computes a chunk of prompt
+spends P / (P + T(B)) of its time on the prompt and the rest on the sequences, each its 1/B of T(B)
+and kappa for every KV token that it holds. `prompts.py` determines which prompt is computed:
+prompts count in the order in which they were sent, each for its predicted time. A run decodes from
+its first token on. Load of other clients takes its share as external load; requests in the engine's
+queue take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
-Nothing is re-allocated later: what is known at the instant decides. Sequences share by two counters
-(per sequence and per KV token), so that an event costs O(1) however many run. Amounts are exact
-integers (`cost_totals.py`); the caller tells the time, in nanoseconds of one clock.
+Nothing is re-allocated later: the knowledge of the instant decides. Sequences share by two counters
+(per sequence and per KV token), so an event costs O(1) for any number of runs. Amounts are exact
+integers (`totals.py`); the caller gives the time in nanoseconds of one clock.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
 from scheduler.step_time.step_model import StepModel
 
 KV_STEP_TOKENS = 16
-"""A sequence's KV is counted anew when it has grown by so much: a block."""
+"""A sequence's KV tokens are counted again after this growth, one block."""
 HISTORY = 256
-"""Changes that are remembered, to compare a report with what ran at its time."""
+"""Number of past changes kept, to compare a report with the runs at its time."""
 
 
 class GroupMeter:
@@ -83,7 +83,7 @@ class GroupMeter:
 
     @property
     def observed_ns(self) -> int:
-        """Until when everything is booked."""
+        """The time up to which everything is booked."""
         return self._at_ns
 
     @property
@@ -97,28 +97,29 @@ class GroupMeter:
         return None if self._times is None else self._times.model
 
     def set_plan(self, plan: Sequence[RateSegment]) -> None:
-        """Replaces the prices from the last `advance` on; the past keeps its own."""
+        """Replaces the prices from the last `advance` on; earlier time keeps its prices."""
         self._rate = None
         self._plan = deque(plan)
         while self._plan and self._plan[0].start_ns <= self._at_ns:
             self._rate = self._plan.popleft().nano_usd_per_hour
 
     def set_engine(self, max_running: int, nodes: NodeShare | None) -> None:
-        """Other settings, from the last `advance` on."""
+        """Replaces the settings from the last `advance` on."""
         self.max_running, self.nodes, self._stale = max_running, nodes, True
 
     def set_model(self, model: StepModel, now_ns: int) -> None:
-        """Takes a new fit."""
+        """Replaces the step model, after a new fit."""
         self.advance(now_ns)
         self._times, self._stale = StepTimes(model), True
 
     def set_serving(self, serving: bool, now_ns: int) -> None:
-        """In service or not: while nothing runs, this is the difference between two accounts."""
+        """Sets whether the group is in service: time without runs is idle if so, else
+        unavailable."""
         self.advance(now_ns)
         self.serving = serving
 
     def set_present(self, present: bool, now_ns: int) -> None:
-        """Whether the group is there at all: a place that nobody fills costs nothing."""
+        """Sets whether the group exists; a group that does not exist costs nothing."""
         if present is not self._present:
             self.advance(now_ns)
             self._present = present
@@ -126,7 +127,8 @@ class GroupMeter:
     def start(
         self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
     ) -> Run:
-        """An attempt was sent. `cached_tokens`: of the prompt, predicted to be in the cache."""
+        """Adds an attempt; `cached_tokens` of its prompt are predicted to be in the prefix
+        cache."""
         self.advance(now_ns)
         prefill_s = 0.0
         if self._times is not None:
@@ -150,7 +152,8 @@ class GroupMeter:
         return run
 
     def progress(self, run: Run, output_tokens: int, now_ns: int) -> None:
-        """Tokens of a run so far, all choices together; the first ones end its prefill."""
+        """Records the tokens of a run so far, all choices together; the first ones end its
+        prefill."""
         new = output_tokens - run.output_tokens
         if new <= 0:
             return
@@ -182,7 +185,7 @@ class GroupMeter:
         output_tokens: int = 0,
         waste: bool = False,
     ) -> Share:
-        """The attempt is over, with the tokens that it is billed for."""
+        """Ends an attempt, with the token counts that it is billed for."""
         self.advance(now_ns)
         if run.decodes:
             self._collect(run)
@@ -216,7 +219,7 @@ class GroupMeter:
         )
 
     def totals_if_lost(self) -> Totals:
-        """The sums as they would be if what runs were lost now: its cost so far is waste."""
+        """The sums if all running attempts were lost now: their cost so far counts as waste."""
         lost = self.totals.copy()
         for run in self._runs:
             prefill, decode, tokens = run.prefill, run.decode + self._owed(run), run.output_tokens
@@ -227,11 +230,11 @@ class GroupMeter:
         return lost
 
     def unobserved(self, until_ns: int) -> None:
-        """Books the time up to `until_ns` as not observed: the gateway was down."""
+        """Books the time up to `until_ns` as unobserved, because the gateway was down."""
         self.advance(until_ns, observed=False)
 
     def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
-        """Takes what an engine said of itself at `at_ns`."""
+        """Records an engine's report of time `at_ns`."""
         self.advance(now_ns)
         own = Own(sequences=0, decoding=0, kv_tokens=0)
         for changed_ns, state in reversed(self._history):
@@ -253,13 +256,14 @@ class GroupMeter:
         self._changed()
 
     def _changed(self) -> None:
-        """Another set of runs shares from now on."""
+        """Notes that the set of runs has changed, so that weights are computed again."""
         self._stale = True
         own = Own(sequences=self.running, decoding=self._sequences, kv_tokens=self._kv_tokens)
         self._history.append((self._at_ns, own))
 
     def advance(self, now_ns: int, *, observed: bool = True) -> None:
-        """Shares the price of the time since the last call; an earlier `now_ns` changes nothing."""
+        """Allocates the price of the time since the last call; an earlier `now_ns` changes
+        nothing."""
         while self._at_ns < now_ns:
             end_ns = now_ns
             if self._plan and self._plan[0].start_ns < end_ns:
@@ -272,12 +276,12 @@ class GroupMeter:
                 self._rate = self._plan.popleft().nano_usd_per_hour
 
     def _book(self, end_ns: int, account: str) -> None:
-        """Puts all of the price until `end_ns` into one account."""
+        """Books the whole price up to `end_ns` to one account."""
         amount = self._pass(end_ns) << SCALE_BITS
         setattr(self.totals, account, getattr(self.totals, account) + amount)
 
     def _pass(self, end_ns: int) -> int:
-        """Lets the time pass; returns its price, nano-USD per hour x ns."""
+        """Moves the meter to `end_ns`; returns the price of that time, nano-USD per hour x ns."""
         elapsed_ns = end_ns - self._at_ns
         self._at_ns = end_ns
         if not self._present:
@@ -306,7 +310,7 @@ class GroupMeter:
             self._share(head, end_ns)
 
     def _share(self, head: Run | None, end_ns: int) -> None:
-        """Shares the time until `end_ns` by the weights."""
+        """Allocates the price up to `end_ns` by the weights."""
         totals, weights = self.totals, self._weights
         elapsed_ns = end_ns - self._at_ns
         totals.busy_ns += elapsed_ns
@@ -332,7 +336,7 @@ class GroupMeter:
             self._stale = True
 
     def _head(self) -> Run | None:
-        """The prompt that has a share at the moment."""
+        """The run whose prompt has a share now."""
         return self._prompts.head(
             decoding=self._sequences,
             others=self.external.sequences,
@@ -341,7 +345,7 @@ class GroupMeter:
         )
 
     def _weigh(self, head: Run | None) -> None:
-        """Takes the weights of the instant."""
+        """Computes the weights of the instant."""
         others, others_kv_tokens = self.external.running(self._sequences)
         prompts_s = None
         if head is not None and self._times is not None:
@@ -362,7 +366,7 @@ class GroupMeter:
         self._stale = False
 
     def _decode(self, run: Run) -> None:
-        """From now on it shares as a decoding sequence."""
+        """The run shares as decoding sequences from now on."""
         self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
         run.decodes = True
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
@@ -372,12 +376,12 @@ class GroupMeter:
         self._stale = True
 
     def _collect(self, run: Run) -> None:
-        """Gives a decoding run what its counters have accrued."""
+        """Books to a decoding run what its counters have accrued."""
         run.decode += self._owed(run)
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
 
     def _owed(self, run: Run) -> int:
-        """What a run's counters have accrued since it last collected."""
+        """The amount that a run's counters have accrued since it was last booked."""
         if not run.decodes:
             return 0
         shared = run.choices * (self._per_sequence - run.seen_sequence)

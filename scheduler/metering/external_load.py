@@ -1,8 +1,8 @@
-"""What others run in an engine, and what the engine only queues: from its reports, for the meter.
+"""Load of other clients in an engine, and the engine's queue, derived from its reports.
 
-Reports come about every second and lag, so they are compared with what the gateway ran at their
-time, only what two in a row show counts, and a report that is too old says nothing. Of what is
-beyond the own sequences, the part that runs is what the engine runs beyond the own that decode.
+Reports come about every second and lag. They are compared with the gateway's own load at the time
+of the report, external load counts only if two reports in a row show it, and old reports are
+ignored. External sequences run as far as the engine runs more than the own decoding sequences.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from scheduler.contract import EngineReport
 from scheduler.step_time.step_model import StepModel
 
 STALE_NS = 5_000_000_000
-"""As long as the scheduler believes a report."""
+"""The age at which the scheduler, too, ignores a report."""
 SHARE_WEIGHT = 0.3
-"""Weight of a new report in the mean share of others' prefills."""
+"""Weight of a new report in the running mean of the external prefill share."""
 MOST_PREFILL_SHARE = 0.9
 
 
 class Own(NamedTuple):
-    """What the gateway ran on a group at some time: `sequences` of all, and those that decode."""
+    """The gateway's own load of a group at one time: all its sequences, and those that decode."""
 
     sequences: int
     decoding: int
@@ -30,19 +30,19 @@ class Own(NamedTuple):
 
 @dataclass(slots=True)
 class ExternalLoad:
-    """Load of others on one group: all its placements together."""
+    """External load of one group, all its placements together."""
 
     sequences: int = 0
-    """That run."""
+    """External sequences that run."""
     kv_tokens: int = 0
     prefill_share: float = 0.0
-    """Part of the time that goes into others' prompts, as the last reports show."""
+    """Share of the time spent on external prompts, by the last reports."""
     full_at: int = 0
-    """Sequences that run while others wait, own and external; 0: the engine is not full."""
+    """Own and external sequences that run while others queue; 0 if the engine is not full."""
     waiting: int = 0
-    """In the engine's queue, by the last reports."""
+    """Sequences in the engine's queue, by the last reports."""
     own_waiting: int = 0
-    """Own ones in the queue, as far as is known now."""
+    """Own sequences in the engine's queue, by what is known now."""
     _reports: dict[str, EngineReport] = field(default_factory=dict)
     _beyond: tuple[int, int] = (0, 0)
     _own_prompt_tokens: int = 0
@@ -51,16 +51,16 @@ class ExternalLoad:
     _seen_ns: int = 0
 
     def prompt_done(self, tokens: int) -> None:
-        """An own prompt was computed."""
+        """Records that an own prompt was computed."""
         self._own_prompt_tokens += tokens
 
     def sent(self, sequences: int) -> None:
-        """Own sequences were sent: behind those that wait."""
+        """Records that own sequences were sent, behind those in the queue."""
         if self.own_waiting:
             self.own_waiting += sequences
 
     def ended(self, sequences: int) -> None:
-        """Own sequences ended: the engine can take as many from its queue."""
+        """Records that own sequences ended, so that as many can leave the engine's queue."""
         self.own_waiting = max(0, self.own_waiting - sequences)
 
     def running(self, own_decoding: int) -> tuple[int, int]:
@@ -74,7 +74,7 @@ class ExternalLoad:
         return now, self.kv_tokens * now // self.sequences
 
     def expire(self, now_ns: int) -> bool:
-        """Forgets figures that are too old; whether anything changed."""
+        """Drops figures that are too old; returns whether anything changed."""
         if now_ns - self._seen_ns <= STALE_NS or not (
             self.sequences or self.waiting or self.own_waiting or self.prefill_share
         ):

@@ -1,8 +1,8 @@
-"""The meters of all groups, and their sums over the last minute, hour and day, by pool.
+"""The meters of all groups, with sums by pool over the last minute, hour and day.
 
 Pure: the caller gives the time in nanoseconds of one clock (Unix time that only moves forward) and
-calls `tick` every few seconds. A window is the difference between the sums now and those kept of
-its beginning, so that an event costs nothing for the windows.
+calls `tick` every few seconds. A window is the difference between the sums now and the sums kept
+from its start, so events need no work for windows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MeteredGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterCheckpoint:
-    """What survives a restart: until when each group was observed, and its sums."""
+    """The state that survives a restart: per group the end of its observed time, and its sums."""
 
     observed_ns: int
     totals: Mapping[str, Totals]
@@ -91,14 +91,16 @@ class _Pool:
     fine: deque[Sums]
     minutes: Minutes
     gone: Totals = field(default_factory=Totals)
-    """Of groups that are no longer configured."""
+    """Sums of groups that are no longer configured."""
 
 
 class Meter:
-    """All groups. `configure` first; groups that vanish are metered until their last run ends."""
+    """Meters all groups. Call `configure` first; removed groups are metered until they are
+    empty."""
 
     def __init__(self, checkpoint: MeterCheckpoint | None = None) -> None:
-        """`checkpoint`: of the process before; the time since it is booked as unobserved."""
+        """`checkpoint`: state of the previous process; the time since then is booked as
+        unobserved."""
         self._checkpoint = checkpoint
         self._groups: dict[str, GroupMeter] = {}
         self._pool_of: dict[str, str] = {}
@@ -120,7 +122,7 @@ class Meter:
         return self._groups.get(name)
 
     def configure(self, groups: Iterable[MeteredGroup], now_ns: int) -> None:
-        """Opens new groups, gives new prices and settings to known ones, and lets the others go."""
+        """Opens new groups, updates prices and settings of known ones, and closes the others."""
         wanted = {group.name: group for group in groups}
         for name, facts in wanted.items():
             known = self._groups.get(name)
@@ -167,7 +169,7 @@ class Meter:
             pool.gone = summed([pool.gone, meter.totals])
 
     def tick(self, now_ns: int) -> None:
-        """Books the time until now, and keeps the sums that windows will begin with."""
+        """Books the time until now, and keeps the sums that later windows start from."""
         for meter in self._groups.values():
             meter.advance(now_ns)
         self._let_go()
@@ -179,7 +181,7 @@ class Meter:
                     pool.minutes.end(now_ns, sums)
 
     def checkpoint(self, now_ns: int) -> MeterCheckpoint:
-        """What a restart goes on from. Attempts in flight would be lost: they are waste then."""
+        """The state for a restart. Running attempts count as waste, since a restart loses them."""
         totals = {}
         for name, meter in self._groups.items():
             meter.advance(now_ns)

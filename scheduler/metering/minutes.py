@@ -1,8 +1,8 @@
-"""The minutes of a pool's last day, kept such that a look at them all is cheap.
+"""The minutes of a pool's last day, stored so that comparing all of them is cheap.
 
-What a minute brought, and its point of load and cost, are made once, when it ends. The best minute
-weighs each kind of token by what it has cost over the whole day, so every look compares all minutes
-anew: their figures lie in one array for that.
+The sums of a minute and its point of load and cost are computed once, when it ends. The best minute
+weighs each kind of token by its cost over the whole day, so each query compares all minutes again;
+one array holds their figures for that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scheduler.step_time.step_model import FloatArray
 
 DAY_MINUTES = 24 * 60
 Sums = tuple[int, Totals]
-"""A time, and all that was accrued until then."""
+"""A time, and the sums accrued until then."""
 
 
 class _Minute(NamedTuple):
@@ -31,7 +31,7 @@ class _Minute(NamedTuple):
 
 
 class Minutes:
-    """Minutes that have ended, the newest `most`; the caller ends them, in order."""
+    """The newest `most` minutes that have ended; the caller ends them in order."""
 
     def __init__(self, begin: Sums, most: int = DAY_MINUTES) -> None:
         self.most = most
@@ -45,15 +45,16 @@ class Minutes:
 
     @property
     def last(self) -> Sums:
-        """The end of the newest."""
+        """The end of the newest minute."""
         return self._ends[-1]
 
     def restate(self, sums: Totals) -> None:
-        """Other sums for the beginning: a group joined that had some, before any minute ended."""
+        """Replaces the first sums: before any minute ended, a group joined that had sums
+        already."""
         self._ends[-1] = (self._ends[-1][0], sums)
 
     def end(self, now_ns: int, sums: Totals) -> None:
-        """A minute is over."""
+        """Ends a minute."""
         begin_ns, before = self.last
         minute = _Minute(begin_ns, *_row((begin_ns, before), (now_ns, sums)))
         if len(self._minutes) == self.most:
@@ -74,7 +75,7 @@ class Minutes:
             self._cost[kind] += sign * cost
 
     def at(self, start_ns: int) -> Sums:
-        """The newest sums that are not younger than `start_ns`, else the oldest kept."""
+        """The newest sums from `start_ns` or earlier, else the oldest kept."""
         return newest_at(self._ends, start_ns)
 
     def points(self, start_ns: int, now: Sums) -> list[LoadPoint]:
@@ -116,7 +117,7 @@ class Minutes:
 
 
 def newest_at(kept: Sequence[Sums], start_ns: int) -> Sums:
-    """The newest of `kept`, sorted, that is not younger than `start_ns`, else the oldest."""
+    """The newest of `kept`, sorted, from `start_ns` or earlier, else the oldest."""
     return kept[max(0, bisect_right(kept, start_ns, key=itemgetter(0)) - 1)]
 
 

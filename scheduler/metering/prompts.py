@@ -1,9 +1,9 @@
-"""Whose prompt a group computes: the attempts that have no token yet, in the order sent.
+"""Determines which prompt a group computes among its attempts without a token, in sending order.
 
-A prompt is computed for its predicted time at most, then its token is awaited. While the engine
-queues, only as many are at it as have left its queue, and what is sent then is behind those that
-wait. Some are admitted unseen (others left, KV blocks came free): what such a one was not charged
-before its first token it owes then, and pays at once.
+A prompt is charged for its predicted time at most; after that its first token is awaited. While the
+engine has a queue, only as many prompts are computed as have left the queue, and new ones join its
+end. The engine admits some unseen, after others leave or KV blocks become free: such a run owes
+whatever it was not charged before its first token, and is charged it then.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from scheduler.metering.runs import Run
 
 SPENT_S = 1e-12
-"""What is left of a prefill when it is over, but for floats."""
+"""Remaining seconds of a prefill that count as none, because of rounding."""
 
 
 class Prompts:
-    """Of one group. A run is in one of three places: at its turn, computed, owing; or in none."""
+    """Prompts of one group. A run is at its turn, computed, owing, or in none of these states."""
 
     __slots__ = ("_computed", "_computed_sequences", "_owing", "_turns", "sequences")
 
@@ -25,10 +25,10 @@ class Prompts:
         self._owing: dict[Run, None] = {}
         self._computed_sequences = 0
         self.sequences = 0
-        """That have no token yet."""
+        """Number of runs without a token."""
 
     def sent(self, run: Run) -> None:
-        """An attempt was sent with a prompt to compute."""
+        """Adds an attempt with a prompt to compute."""
         self._turns[run] = None
         self.sequences += run.choices
 
@@ -49,7 +49,7 @@ class Prompts:
         return None if full and decoding else next(iter(self._turns))
 
     def seconds(self, enough_s: float) -> float:
-        """Predicted prefill of what is at its turn or waits for it; no longer counted than that."""
+        """Predicted prefill seconds of the runs that are at their turn or wait for it."""
         whole_s = 0.0
         for run in self._turns:
             whole_s += run.prefill_s
@@ -58,7 +58,8 @@ class Prompts:
         return whole_s
 
     def spent(self, run: Run) -> bool:
-        """All that was left of a prefill was charged; whether that changes whose turn it is."""
+        """Ends a prefill that is fully charged; returns whether another prompt is at its turn
+        now."""
         run.left_s = 0.0
         if run in self._owing:
             del self._owing[run]
@@ -95,7 +96,7 @@ class Prompts:
         self.sequences -= run.choices
 
     def sent_after(self, at_ns: int) -> int:
-        """Sequences without a token that were sent after that time."""
+        """Number of sequences without a token that were sent after the given time."""
         count = 0
         for run in reversed(self._turns):
             if run.sent_ns <= at_ns:

@@ -14,11 +14,17 @@ from scheduler.pricing import TokenCounts, TokenRates
 class RateSnapshot:
     """Never changed: new prices are a new book.
 
-    `rates`: by placement, absent where unknown. `remotes`: class and name of each remote, by model.
+    `rates`: by placement, absent where unknown. `unpriced`: placements whose rates are unknown.
+    `remotes`: class and name of each remote, by model.
     """
 
     rates: Mapping[str, TokenRates] = field(default_factory=dict)
+    unpriced: frozenset[str] = frozenset()
     remotes: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    def covers(self, placement: str) -> bool:
+        """Whether the placement was configured when the snapshot was made."""
+        return placement in self.rates or placement in self.unpriced
 
     def cheapest_remote_nano_usd(self, request: Request, counts: TokenCounts) -> int | None:
         """What these tokens cost at the cheapest remote that the request allows and that can
@@ -36,11 +42,14 @@ class RateSnapshot:
 def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
     """The book of a fleet."""
     rates: dict[str, TokenRates] = {}
+    unpriced: set[str] = set()
     remotes: dict[str, tuple[tuple[str, str], ...]] = {}
     for placement in placements:
-        if placement.rates is not None:
+        if placement.rates is None:
+            unpriced.add(placement.name)
+        else:
             rates[placement.name] = placement.rates
         if placement.kind is PlacementKind.REMOTE:
             known = remotes.get(placement.model, ())
             remotes[placement.model] = (*known, (placement.remote_class, placement.name))
-    return RateSnapshot(rates=rates, remotes=remotes)
+    return RateSnapshot(rates=rates, unpriced=frozenset(unpriced), remotes=remotes)

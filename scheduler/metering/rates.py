@@ -1,7 +1,7 @@
-"""Throughput into dollars per million tokens, with the kind of token and what is in it.
+"""Throughput converted to dollars per million tokens of one kind, on given GPUs.
 
-The law is one: $/M = price of the GPUs per second / tokens per second. Published figures differ in
-which tokens they count and which GPUs they pay, so a rate here always says both, and rates that pay
+The formula is $/M = price of the GPUs per second / tokens per second. Published figures differ in
+which tokens they count and which GPUs they pay, so a rate here always states both. Rates that pay
 the same GPUs twice, or leave some out, do not add up to the cost of a request.
 
     rate of one kind that pays all GPUs (aggregated): every kind carries the whole cost, so that
@@ -66,11 +66,11 @@ class PhaseLoad:
 MOST_IMBALANCE = 2.0
 """Stages whose loads differ by more waste more than half of the emptier one's nodes."""
 LEAST_LOAD = 0.05
-"""Below, a pool is idle, and its stages cannot be compared."""
+"""Below this load a pool is idle, and its stages cannot be compared."""
 
 
 def imbalance(load: PhaseLoad) -> str | None:
-    """What is wrong between the stages of a disaggregated pool; None: nothing."""
+    """A message if the stages of a disaggregated pool are out of balance, else None."""
     low, high = sorted((load.prefill, load.decode))
     if high < LEAST_LOAD or high <= MOST_IMBALANCE * low:
         return None

@@ -1,11 +1,11 @@
-"""What a pool's tokens cost: three rates by kind of token, from what the meter has summed.
+"""Cost of a pool's tokens: three rates per kind of token, from the sums of the meter.
 
-    allocated   all paid time over all tokens, idle inside: the parts of a kind are in proportion
-                to what the meter gave to it, so that rates x tokens sum to the bill
-    saturated   the same over the best minute that kept its SLO: the floor of this machine
+    allocated   all paid time over all tokens, idle time included; kinds share in proportion to
+                what the meter booked to them, so that rates x tokens sum to the bill
+    saturated   the same over the best minute that kept its SLO: the lowest cost of this pool
     marginal    one more token now, on the group where it costs least
 
-In a disaggregated pool the nodes decide: prefill nodes over input, decode nodes over output.
+In a disaggregated pool prefill nodes are divided by input, decode nodes by output tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scheduler.metering.totals import UNIT, Totals
 
 MILLION = 1_000_000
 SLO_SHARE = 0.95
-"""Of the requests of a minute that must keep their SLO for it to count as the floor."""
+"""Share of a minute's requests that must keep their SLO for the minute to count as saturated."""
 MARGINAL_PROMPT_TOKENS = 1000
-"""Prompt that a marginal price is quoted for until the pool has seen requests."""
+"""Prompt tokens assumed for the marginal rate until the pool has seen requests."""
 
 KINDS = (RateKind.UNCACHED_INPUT, RateKind.CACHED_INPUT, RateKind.OUTPUT)
 
@@ -46,7 +46,7 @@ class LoadPoint:
     nano_usd_per_mtok: int
     utilisation: float
     slo_met: float | None
-    """Share of its requests; None: none ended."""
+    """Share of its requests that kept their SLO; None if none ended."""
 
 
 def tokens_of(totals: Totals) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What runs on a metered group, what it has cost, and how a disaggregated group is split."""
+"""Runs on a metered group, their cost, and the node split of a disaggregated group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeShare:
-    """Nodes of a disaggregated group by what they do; their price is shared alike."""
+    """Number of prefill and decode nodes of a disaggregated group; all nodes cost the same."""
 
     prefill: int
     decode: int
@@ -15,7 +15,7 @@ class NodeShare:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Run:
-    """An attempt that runs on a group. Only the meter looks inside."""
+    """An attempt that runs on a group. Only the meter reads its fields."""
 
     choices: int
     prompt_tokens: int

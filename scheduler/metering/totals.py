@@ -1,8 +1,8 @@
-"""Sums of the meter: exact integers, and how they become nano-USD.
+"""Sums of the meter: exact integers, and their conversion to nano-USD.
 
 Money accrues as (nano-USD per hour) x nanoseconds x weights of 2^-60, all integers, so that nothing
-is ever rounded on the way: `UNIT` of these is one nano-USD. Whole nano-USD appear only where an
-account is read or a request settled, and what rounding leaves goes to idle.
+is rounded on the way: `UNIT` of these is one nano-USD. Amounts become whole nano-USD only when an
+account is read or a request is settled, and the rounding remainder is booked to idle.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields, replace
 
 SCALE_BITS = 60
 SCALE = 1 << SCALE_BITS
-"""Weights are fractions of this."""
+"""The denominator of weights."""
 SECOND_NS = 1_000_000_000
 HOUR_NS = 3600 * SECOND_NS
 UNIT = HOUR_NS << SCALE_BITS
-"""Accrued in one nano-USD."""
+"""Accrued amount that equals one nano-USD."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +110,11 @@ class Totals:
         )
 
     def copy(self) -> Totals:
-        """These figures, kept."""
+        """A copy that later events do not change."""
         return replace(self)
 
     def minus(self, earlier: Totals) -> Totals:
-        """What came since."""
+        """The sums accrued since `earlier`."""
         return Totals(**{f: getattr(self, f) - getattr(earlier, f) for f in FIELDS})
 
 
@@ -131,7 +131,7 @@ ACCOUNTS = ("requests", "waste", "idle", "unavailable", "external", "unobserved"
 
 
 def accounts_nano_usd(totals: Totals) -> dict[str, int]:
-    """The accounts in whole nano-USD; they sum to the bill, for idle takes what rounding leaves."""
+    """The accounts in whole nano-USD; they sum to the bill, since idle takes the remainder."""
     rounded = {name: getattr(totals, name) // UNIT for name in ACCOUNTS if name != "idle"}
     bill = totals.accrued // UNIT
     return {name: rounded.get(name, bill - sum(rounded.values())) for name in ACCOUNTS}

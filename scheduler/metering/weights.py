@@ -1,8 +1,8 @@
-"""How a group's price is shared at an instant: by the phase weights of the step model.
+"""Weights by which a group's price is shared at an instant, from the step model.
 
 A step that computes a chunk of prompt for P seconds beside B sequences that decode spends
-P / (P + T(B)) of its time on the prompt. The rest is the sequences': kappa for each KV token, and
-what is left of T(B) alike.
+P / (P + T(B)) of its time on the prompt. The sequences share the rest: kappa for each KV token, and
+equal parts of the remaining T(B).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Weights(NamedTuple):
 
     @property
     def busy(self) -> bool:
-        """Whether anything has a share."""
+        """Whether any weight is positive."""
         return bool(self.prompt or self.sequence or self.external)
 
 
@@ -40,7 +40,7 @@ KEPT_BATCHES = 4096
 
 
 class Others(NamedTuple):
-    """What is not the gateway's: sequences, their KV tokens, time that goes into their prompts."""
+    """External load: sequences, their KV tokens, and the share of time spent on their prompts."""
 
     sequences: int
     kv_tokens: int

@@ -95,13 +95,13 @@ class Explorer:
 
     def choose(self, quotes: Sequence[RemoteQuote]) -> tuple[RemoteQuote, str] | None:
         """The remote to take and the reason; None if no remote can take the request."""
-        free = [made for made in quotes if made.blocked is RemoteBlock.FREE]
+        free = [quote for quote in quotes if quote.blocked is RemoteBlock.FREE]
         if not free:
             return None
-        best = min(free, key=lambda made: (made.effective_nano_usd, made.ttft_s or 0.0))
+        best = min(free, key=lambda quote: (quote.effective_nano_usd, quote.ttft_s or 0.0))
         if (self._overflows + 1) % EXPLORE_EVERY == 0:
-            priced = [made for made in free if made.nano_usd is not None] or free
-            oldest = min(priced, key=lambda made: self._tried_at.get(made.placement, 0))
+            priced = [quote for quote in free if quote.nano_usd is not None] or free
+            oldest = min(priced, key=lambda quote: self._tried_at.get(quote.placement, 0))
             if oldest is not best:
                 return oldest, "explored: not tried for the longest"
         if best.nano_usd is None:

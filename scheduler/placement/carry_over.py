@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scheduler.decision_model import priced
+from scheduler.placement.decision_model import priced
 from scheduler.placement.groups import CarriedOver, Group, prior_of
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import PlacementState

@@ -1,4 +1,4 @@
-"""Groups of placements that step together: their fit, their streams, and what a reload carries."""
+"""A group of placements that step together, and the state that a reload carries over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_STEPS_KEPT = 4096
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """Placements that step together, by index."""
+    """Placements that step together, with the fit of their step time and their streams."""
 
     name: str
     fit: StepFit
@@ -30,10 +30,10 @@ class Group:
     batch: int = 0
     kv_paced_tokens: int = 0
     steps_s: list[float] = field(default_factory=list)
-    """T(B) of `model` without its KV, by B, as far as it was asked for."""
+    """Cache of `step_s`, indexed by batch size."""
 
     def step_s(self, batch: int) -> float:
-        """T(B) without its KV."""
+        """T(B) without the term of the KV cache."""
         if batch > MOST_STEPS_KEPT:
             return self.model.decode_step_s(batch, 0)
         steps_s = self.steps_s
@@ -42,7 +42,7 @@ class Group:
         return steps_s[batch]
 
     def full_step_s(self, batch: int) -> float:
-        """T(B) with the KV that is resident now."""
+        """T(B) with the resident KV tokens."""
         if not batch:
             return 0.0
         model = self.model
@@ -51,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class CarriedOver:
-    """What the fleet of a model hands to the one that a reload puts in its place.
+    """State that a reload carries from the old fleet of a model to the new one.
 
     `groups`: by name, without members; `pooled`: the mean fits of identical groups,
     by their prior.

@@ -1,22 +1,23 @@
-"""Whom a newcomer's prefill would harm: the streams of one group, and their harm curve.
+"""Interference: how many running streams lose their TPOT SLO to the prefill of a new request.
 
-A stream promises a mean time per output token. While a prefill stalls the group, each stream falls
-behind; it catches up by the time that each further token takes less than promised. One that ends
-before it has caught up missed its SLO. For a stream with g tokens received in e seconds since the
-first, at a limit of L per token and a step of T seconds, a stall of s seconds puts it
+A stream's SLO bounds its mean time per output token. While a prefill stalls the group, each stream
+falls behind; it catches up by the difference between the SLO and the step time with every further
+token. A stream that ends before it has caught up violates its SLO. For a stream with g tokens in
+the e seconds since its first one, an SLO of L per token and a step of T seconds, a stall of s gives
 
     late = e + s - L (g - 1)    seconds behind its mean over the gaps so far,
-    x    = late / (L - T)       tokens until it has recovered,
+    x    = late / (L - T)       further tokens until it has recovered.
 
-and 1 - S(g + x) / S(g) is the chance that it ends before, S the survival of output lengths. Where
-T > L nothing is recovered, and the stream is lost if it lives to use up its lead. The sum over the
-streams, as a function of s, is the harm curve: the victims of a newcomer are the curve's rise from
-the stall that is pending to the stall with its prefill. So one curve serves every look at a group
-until its streams have moved on.
+With S the survival function of output lengths, 1 - S(g + x) / S(g) is the probability that the
+stream ends before it has recovered. Where T > L no stream recovers, and a stream violates its SLO
+if it lives long enough to use up its lead. The sum over all streams as a function of s is the
+group's interference curve. The violations that a request is expected to cause are the rise of that
+curve from the pending stall to the stall with the request's prefill, so one curve serves all quotes
+until the streams have moved on.
 
-A prefill that is sent but has no token yet is a stream of one token that begins when its turn ends,
-if its answer has more than one: S(1).
-A request that missed its SLO already constrains nobody.
+A request whose prefill is pending is a stream of one token that starts when its prefill ends, with
+weight S(1), the probability that its answer has more than one token. A stream that has missed its
+time to first token no longer counts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ STALL_POINTS = 20
 _FIRST_STALL_S = 0.02
 _STALL_RATIO = 1.5
 STALLS_S: Floats = _FIRST_STALL_S * (np.power(_STALL_RATIO, np.arange(float(STALL_POINTS))) - 1.0)
-"""Stalls at which a curve is known: 0 to 44 s."""
+"""Stalls at which a curve is evaluated: 0 to 44 s."""
 _COLUMN_S = STALLS_S[:, None]
 _POINTS = np.arange(float(STALL_POINTS))
 # numpy takes arrays without dimensions faster than Python numbers.
@@ -40,7 +41,7 @@ _PER_FIRST_STALL = np.array(1.0 / _FIRST_STALL_S)
 _PER_LOG_RATIO = np.array(1.0 / np.log(_STALL_RATIO))
 _LAST_POSITION = np.array(STALL_POINTS - 1.001)
 SILENCE_S = 0.05
-"""Tokens are reported this late: a stream is taken to have gone on for so long."""
+"""Token counts arrive this late: a stream is assumed to have continued for up to this long."""
 
 _SILENCE, _LEAST, _ZERO = np.array(SILENCE_S), np.array(1e-9), np.array(0.0)
 
@@ -48,7 +49,7 @@ _FIRST, _SEEN, _TOKENS, _LIMIT, _MOST, _WEIGHT, _ROW = range(7)
 
 
 def stall_position(stall_s: Floats, position: Floats) -> Floats:
-    """Where stalls lie on the grid of the curves, for interpolation, as `position`."""
+    """Writes the positions of stalls on the grid of the curves to `position`, for interpolation."""
     np.multiply(stall_s, _PER_FIRST_STALL, position)
     np.log1p(position, position)
     position *= _PER_LOG_RATIO
@@ -57,8 +58,8 @@ def stall_position(stall_s: Floats, position: Floats) -> Floats:
 
 
 def write_lines(curve: Floats, lines: Floats) -> None:
-    """Rise and start of the line from each point of a curve to the next, as `lines`, of shape
-    (2, points). The last rise stays 0."""
+    """Writes the straight lines between the points of a curve to `lines`, shape (2, points): rises,
+    then values at position 0. The last rise stays 0."""
     rise, start = lines
     np.subtract(curve[1:], curve[:-1], rise[:-1])
     np.multiply(rise, _POINTS, start)
@@ -66,7 +67,7 @@ def write_lines(curve: Floats, lines: Floats) -> None:
 
 
 class Streams:
-    """Attempts that run in one group, a row each; rows move when one leaves."""
+    """Attempts that run in one group, one column each; the last column moves into a gap."""
 
     def __init__(self) -> None:
         self._ids: list[str] = []
@@ -77,7 +78,7 @@ class Streams:
         return len(self._ids)
 
     def add(self, request_id: str, *, limit_s: float, most_tokens: int, row: int) -> None:
-        """Adds an attempt that has no token yet. `row`: of its key's output lengths."""
+        """Adds an attempt that has no token yet. `row`: the row of its key in `OutputLengths`."""
         index = len(self._ids)
         if index == self._table.shape[1]:
             self._table = np.concatenate((self._table, np.zeros_like(self._table)), axis=1)
@@ -87,20 +88,20 @@ class Streams:
         self._table[:, index] = (np.nan, 0.0, 1.0, limit_s, most_tokens, weight, row)
 
     def first_token(self, request_id: str, now: float, *, in_time: bool) -> None:
-        """The first token came; `in_time`: within the promised time, so that more is at stake."""
+        """Records the first token; `in_time`: its TTFT SLO is kept, so that its TPOT SLO counts."""
         index = self._rows[request_id]
         self._table[_FIRST, index] = self._table[_SEEN, index] = now
         if not in_time:
             self._table[_WEIGHT, index] = 0.0
 
     def progress(self, request_id: str, tokens: float, now: float) -> None:
-        """Tokens so far, per choice."""
+        """Records the tokens received so far, per choice."""
         index = self._rows[request_id]
         self._table[_TOKENS, index] = tokens
         self._table[_SEEN, index] = now
 
     def remove(self, request_id: str) -> None:
-        """The attempt is over."""
+        """Removes an attempt that has ended."""
         index = self._rows.pop(request_id)
         last = self._ids.pop()
         if last != request_id:
@@ -111,10 +112,10 @@ class Streams:
     def curve(
         self, starts_s: Mapping[str, float], step_s: float, lengths: OutputLengths, now: float
     ) -> Floats:
-        """Expected victims at each of STALLS_S, shape (STALL_POINTS,).
+        """Expected SLO violations at each of STALLS_S, shape (STALL_POINTS,).
 
         `starts_s`: seconds from now until each attempt without a token has its first one;
-        `step_s`: time per token with the newcomer in the batch.
+        `step_s`: time per token with one more request in the batch.
         """
         count = len(self._ids)
         if count == 0:
@@ -129,17 +130,17 @@ class Streams:
         if begins:
             elapsed_s[begins] = [-start_s for start_s in starts_s.values()]
             tokens[begins] = 1.0
-            # Only those that go on after their first token have anything to lose.
+            # An answer of one token has no time per token.
             weight = weight.copy()
             weight[begins] *= lengths.survival(rows[begins], np.ones(len(begins)))
         late_s = elapsed_s - limit_s * (tokens - _ONE)
         regained_s = limit_s - step_s
-        # First the tokens that each stream has, then those at which it has recovered, per stall.
+        # Row 0: the tokens of each stream; then the tokens at which it has recovered, per stall.
         reached = np.empty((STALL_POINTS + 1, count))
         reached[0] = tokens
         recovered = reached[1:]
         if regained_s.item(regained_s.argmin()) > 1e-9:
-            # All can recover; who is in time has. So more is reached the longer the stall.
+            # All streams can recover, so a longer stall never lowers a figure.
             np.divide(_COLUMN_S, regained_s, recovered)
             recovered += late_s / regained_s + tokens
             np.fmax(recovered, tokens, recovered)

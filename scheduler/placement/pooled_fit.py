@@ -1,9 +1,9 @@
-"""What groups of one prior have in common: the same model on the same hardware.
+"""The pooled fit of identical groups: the same model on the same hardware has one prior.
 
-Each fit is a little off, by chance, and always another way. Who compares placements by their own
-fits takes the one that chance favours, again and again: load gathers there, and an idle group is
-opened for nothing. So like groups are compared by the mean of their fits. One that really differs,
-a throttled GPU say, counts by its own: from `ALIKE` on ever more, from `UNLIKE` on alone.
+Each fit carries a random error. Comparing noisy per-group fits always picks the luckiest one, which
+gathers load there and opens idle groups for nothing, so identical groups share their mean fit. A
+group that really differs, with a throttled GPU for example, uses its own fit: its share grows from
+a difference of `ALIKE` on, and from `UNLIKE` on only its own fit counts.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _FIELDS = (
 
 
 class PooledFit:
-    """Groups of one prior, by name."""
+    """The fits of all groups of one prior, by the name of the group."""
 
     def __init__(self) -> None:
         self._sum: Floats = np.zeros(len(_FIELDS))
         self._fits: dict[Hashable, Floats] = {}
 
     def __len__(self) -> int:
-        """Groups whose fit counts."""
+        """Number of groups whose fit is in the mean."""
         return len(self._fits)
 
     def update(self, group: Hashable, fit: StepModel | None) -> None:
-        """The group's fit as it is now; None: it is not to be used."""
+        """Replaces the fit of a group; None: the group leaves the mean."""
         before = self._fits.pop(group, None)
         if before is not None:
             self._sum -= before

@@ -1,9 +1,9 @@
-"""The own placements of one model as arrays, one element each: what a quote reads in one pass.
+"""The self-hosted placements of one model as arrays with one element per placement.
 
-Ranks of a data-parallel group step together: what belongs to the group (batch, paced KV, the stall
-of pending prefills, the interference curve) stands at each of its ranks, so that a quote need not
-know of groups. `PlacementState` is the truth; `sync` copies it after every change, progress alone
-writes its one figure.
+A quote reads these arrays in one vectorised pass. Data-parallel ranks of a group step together, so
+figures of the group (batch, paced KV, stall of pending prefills, interference curve) are repeated
+at each rank, and a quote needs no notion of groups. `PlacementState` holds the truth: `sync` copies
+it after every change, except that `progress` updates the KV figures directly.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from scheduler.contract import EngineReport, Objective, ServingChanged
-from scheduler.decision_model import full_token_s, priced, trusted
 from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
+from scheduler.placement.decision_model import full_token_s, priced, trusted
 from scheduler.placement.groups import CarriedOver, Group, prior_of
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES
@@ -33,11 +33,11 @@ CURVE_AGE_S = 0.1
 """An interference curve older than this is refreshed before it decides."""
 LEAST_CHUNK_S = 1e-6
 SAME_TIME_S = 0.5
-"""Reports of a group's ranks that are not further apart count as one."""
+"""Reports of a group's ranks within this time are joined to one."""
 _STALE_MARGIN_S = 1e-3
-"""A report is stale only after its last second, and sums of times are rounded."""
+"""Added to the time at which a report becomes stale, because sums of times are rounded."""
 NANO_USD_PER_S = 1e9
-"""Rate of a group whose price is unknown: marginal costs are then compared in seconds."""
+"""Rate used for all groups if one price is unknown: marginal costs are then compared in seconds."""
 
 
 class SelfHostedFleet:
@@ -85,30 +85,31 @@ class SelfHostedFleet:
         self.sequences = np.zeros(count, dtype=np.int64)
         self.batch: Floats = np.zeros(count)
         self.warm = np.zeros(count, dtype=np.bool_)
-        """Where the group runs anything."""
+        """Whether the group runs any sequence."""
         self.idle_since_s: Floats = np.full(count, -np.inf)
         self.ranks = np.array([len(g.members) for g in self.groups], dtype=np.float64)
         self.kv_tokens: Floats = np.zeros(count)
-        """Own and external KV of the rank; `kv_paced_tokens`: what the group's pace counts, kept
-        only where several ranks are a group, as is `stall_end_s`."""
+        """Resident KV tokens of the rank, external load included."""
         self.kv_paced_tokens: Floats = np.zeros(count)
+        """KV tokens of the fullest rank times the ranks, which set the pace of the group; kept only
+        where a group has several ranks."""
         self.kv_free_tokens: Floats = np.full(count, np.inf)
         self.slot_room: Floats = np.full(count, np.inf)
         self.kv_variance: Floats = np.zeros(count)
         self.kv_room_tokens: Floats = np.full(count, np.inf)
-        """What more fits; no bound where nothing runs: a request that needs more slots or blocks
-        than there are runs alone, in turns."""
+        """Free KV tokens; infinite on an idle placement, because vLLM runs an oversized request
+        alone. The same holds for `slot_room`."""
         self.context_tokens: Floats = np.full(count, np.inf)
         self.prefill_end_s: Floats = np.zeros(count)
         self.first_token_due_s: Floats = np.full(count, np.inf)
-        """Of the first pending prefill, with the steps that it shares; infinite where none is."""
+        """When the first pending prefill should yield its token; infinite without one."""
         self.stall_end_s: Floats = np.zeros(count)
-        """`prefill_end_s` of the group's slowest rank."""
+        """The latest `prefill_end_s` of the group's ranks; kept only where a group has several."""
         self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
         self.step_s: Floats = np.zeros(count)
-        """T(B) of the group as of its last change of batch."""
+        """T(B) of the group when its batch last changed."""
         self.next_step_s: Floats = np.zeros(count)
-        """T(B + 1) without its KV."""
+        """T(B + 1) without the term of the KV cache."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -125,7 +126,7 @@ class SelfHostedFleet:
         self.full_token_s = float(
             np.mean([full_token_s(group.model) for group in self.groups] or 0)
         )
-        """Time of a full group per output token, the measure of waiting work."""
+        """Seconds per output token of a group at its full batch: the unit of queued work."""
         self._with_external = {i for i in range(count) if self.states[i].external_sequences}
         for i in range(count):
             self.sync(i, now)
@@ -135,7 +136,7 @@ class SelfHostedFleet:
         return self.groups[self.index[placement]].fit.model
 
     def take_prices(self) -> None:
-        """Reads what the groups cost; one that is unknown makes all count alike."""
+        """Reads the prices of the groups; if one is unknown, all count as equal."""
         self.facts = tuple(state.facts for state in self.states)
         prices = [state.facts.nano_usd_per_s for state in self.states]
         known = [price for price in prices if price]
@@ -153,7 +154,7 @@ class SelfHostedFleet:
         return index if index is not None and self.states[index] is state else None
 
     def add(self, index: int, resident: Resident, now: float) -> None:
-        """Counts an attempt in."""
+        """Adds an attempt to a placement."""
         request = resident.request
         self.states[index].add(resident, now)
         self.groups[index].streams.add(
@@ -168,7 +169,7 @@ class SelfHostedFleet:
         self.sync(index, now)
 
     def progress(self, index: int, request_id: str, output_tokens: int, now: float) -> bool:
-        """Takes an attempt's tokens so far; whether the first one is among them."""
+        """Records the tokens of an attempt so far; returns whether they include the first token."""
         state, group = self.states[index], self.groups[index]
         first, reserved = request_id in state.pending, state.kv_reserved_tokens
         news = state.progress(request_id, output_tokens, now)
@@ -199,7 +200,7 @@ class SelfHostedFleet:
         return first
 
     def remove(self, index: int, request_id: str, now: float) -> Resident:
-        """Counts an attempt out."""
+        """Removes an attempt from a placement."""
         group = self.groups[index]
         group.streams.remove(request_id)
         # The fewer remain, the more the curve was this one's: of the last one nothing is left.
@@ -211,7 +212,7 @@ class SelfHostedFleet:
         return resident
 
     def take_report(self, index: int, report: EngineReport, now: float) -> bool:
-        """Takes an engine's report; whether the engine has started anew."""
+        """Records an engine's report; returns whether the engine has restarted."""
         state = self.states[index]
         before = state.report
         anew = (
@@ -228,7 +229,7 @@ class SelfHostedFleet:
         return anew
 
     def set_serving(self, index: int, event: ServingChanged, now: float) -> None:
-        """The placement came into service or left it."""
+        """Records that a placement entered or left service."""
         state = self.states[index]
         state.serving, state.reason = event.serving, event.reason
         if event.serving and not state.residents and state.idle_since_s is None:
@@ -236,18 +237,18 @@ class SelfHostedFleet:
         self.sync(index, now)
 
     def solo_prefill_s(self, prompt_tokens: int) -> float:
-        """Prefill of a prompt that nothing of is cached, on the first placement; 0 with none."""
+        """Prefill time of an uncached prompt on the first placement; 0 without placements."""
         if not self.groups:
             return 0.0
         return self.groups[0].model.prefill_time_s(prompt_tokens, prompt_tokens)
 
     @property
     def optimistic_s(self) -> float:
-        """Least time to a first token: on an empty group, the prompt cached."""
+        """Least possible time to first token: one step of an idle group, with the prompt cached."""
         return self.groups[0].step_s(1) if self.groups else 0.0
 
     def forget_stale(self, now: float) -> None:
-        """External load that only a stale report tells of counts no more."""
+        """Drops external load that only a stale report shows."""
         if not self._with_external:
             return
         for index in tuple(self._with_external):
@@ -256,13 +257,13 @@ class SelfHostedFleet:
                 self.sync(index, now)
 
     def next_stale_s(self) -> float | None:
-        """When external load will count no more unless a new report comes; None: none counts."""
+        """When external load will be dropped unless a new report comes; None: there is none."""
         reports = (self.states[index].report for index in self._with_external)
         stale_s = (r.at_s + REPORT_STALE_S + _STALE_MARGIN_S for r in reports if r is not None)
         return min(stale_s, default=None)
 
     def _observe(self, group: Group, now: float) -> None:
-        """Gives the group's reports to its fit, once all its ranks have reported."""
+        """Feeds the group's reports to its fit once all its ranks have reported."""
         reports = [self.states[member].report for member in group.members]
         whole = [report for report in reports if report is not None]
         if (
@@ -295,7 +296,7 @@ class SelfHostedFleet:
             self.chunk_s[member] = max(LEAST_CHUNK_S, chunk_s)
 
     def sync(self, index: int, now: float) -> None:
-        """Copies one placement's state, and what its group shares, into the arrays."""
+        """Copies the state of a placement and the shared figures of its group into the arrays."""
         state, group = self.states[index], self.groups[index]
         fresh = not state.stale(now)
         external_kv = state.external_kv_tokens if fresh else 0
@@ -338,7 +339,7 @@ class SelfHostedFleet:
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 
     def note_overdue(self, now: float) -> None:
-        """First tokens that should have come: what waits behind them comes later, too."""
+        """Delays the predictions behind every prefill whose first token is overdue."""
         due_s = self.first_token_due_s
         while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:
             self.states[index].extend_overdue_prefill(self.groups[index].model, now)

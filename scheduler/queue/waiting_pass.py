@@ -30,14 +30,14 @@ class TryResult(NamedTuple):
 
     `action`: what to do; the request has left the queue. The rest applies where it is None:
     `restricted`: some placements are not open to the request at all, or none is open to it now;
-    `harmful_prefill_s`: shortest prefill on the placements that were ruled out only because it
+    `interfering_prefill_s`: shortest prefill on the placements that were ruled out only because it
     would harm running streams, None if there were none; `again_s`: when time alone may change the
     outcome, None if only an event can.
     """
 
     action: Action | None
     restricted: bool = False
-    harmful_prefill_s: float | None = None
+    interfering_prefill_s: float | None = None
     again_s: float | None = None
 
 
@@ -62,7 +62,7 @@ def run_pass(
     again_s = math.inf
     failed: set[str] = set()
     put_off: list[Queued] = []
-    harmful_prefill_s = math.inf
+    interfering_prefill_s = math.inf
     competing_rank = math.inf
     quoted = restricted = 0
     started = True
@@ -74,7 +74,7 @@ def run_pass(
                 break
             if queued.request.request_id in failed:
                 continue
-            if queued.prefill_s >= harmful_prefill_s:
+            if queued.prefill_s >= interfering_prefill_s:
                 put_off.append(queued)
                 competing_rank = min(competing_rank, rank)
                 continue
@@ -92,8 +92,8 @@ def run_pass(
                     break
                 continue
             competing_rank = min(competing_rank, rank)
-            if result.harmful_prefill_s is not None:
-                harmful_prefill_s = min(harmful_prefill_s, result.harmful_prefill_s)
+            if result.interfering_prefill_s is not None:
+                interfering_prefill_s = min(interfering_prefill_s, result.interfering_prefill_s)
             quoted += 1
             if quoted >= most_quoted:
                 break

@@ -49,14 +49,14 @@ def test_a_recheck_of_one_interference_curve_is_the_whole_quote(group: str) -> N
         model_state.set_expectations(tracked, count=False)
         ask = model_state.query(tracked, now)
         before = fleet.curve_at_s.copy()
-        made = choose(fleet, ask, model_state.policy, now, number)[1].kept()
+        quote = choose(fleet, ask, model_state.policy, now, number)[1].kept()
         whole = quote_fleet(fleet, ask, model_state.policy, now)
-        assert (made.blocked == whole.blocked).all()
-        np.testing.assert_allclose(made.violations_expected, whole.violations_expected, atol=1e-12)
+        assert (quote.blocked == whole.blocked).all()
+        np.testing.assert_allclose(quote.violations_expected, whole.violations_expected, atol=1e-12)
         by_model = fleet.models.decode_step_s(fleet.batch + 1, np.zeros(COUNT))
         np.testing.assert_allclose(fleet.next_step_s, by_model, rtol=1e-12)
         if (fleet.curve_at_s != before).any():
-            seen.update(made.blocked.tolist())
+            seen.update(quote.blocked.tolist())
         core.submit(request(f"r{number}", now, 500 + 97 * number), now)
         for name in [n for s in fleet.states for n in s.residents]:
             core.handle(Progress(request_id=name, attempt=1, output_tokens=1 + number // 5), now)

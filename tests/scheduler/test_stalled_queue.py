@@ -22,7 +22,7 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler, SchedulerLimits
 from scheduler.limits.rate_limit import RateLimits
-from scheduler.model_scheduler import MOST_RESTRICTED, TRY_AGAIN_S
+from scheduler.model.model_scheduler import MOST_RESTRICTED, TRY_AGAIN_S
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100

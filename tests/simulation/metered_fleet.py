@@ -26,11 +26,11 @@ from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from scheduler.step_time.step_windows import OwnLoad, WindowMeter
 from simulation.arrivals import Arrival, ExternalArrival, Outcome
 from simulation.decider import FleetTiming, SimulatedPlacement
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
+from simulation.engine.sequences import LengthRequest
 from simulation.fleet import FleetSimulation
-from simulation.physics import Physics
-from simulation.sequences import LengthRequest
 from tests.scheduler.requests_made import request
 
 RATE = 2_500_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from simulation.physics import perturbed
+from simulation.engine.physics import perturbed
 from tests.simulation.metered_fleet import compare
 
 P50, P90 = 0.10, 0.25

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from simulation.engine import Engine, StepResult
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine import Engine, StepResult
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
+from simulation.engine.sequences import TokenRequest
 from simulation.output import FinishReason, Output
-from simulation.physics import Physics
-from simulation.sequences import TokenRequest
 
 SMALL = EngineConfig(
     max_num_seqs=4,

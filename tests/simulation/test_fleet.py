@@ -31,13 +31,13 @@ from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.arrivals import Arrival, ExternalArrival, Outcome, OutcomeKind
 from simulation.decider import FleetTiming, SimulatedPlacement
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad, Physics, perturbed
+from simulation.engine.sequences import LengthRequest
 from simulation.fleet import FleetSimulation
 from simulation.generators import AZURE_CONVERSATION, single_turns
-from simulation.physics import ExpertLoad, Physics, perturbed
 from simulation.powered import PoweredTime
-from simulation.sequences import LengthRequest
 
 MODEL = "m"
 SLO = Slo(slo_class=SloClass.INTERACTIVE, ttft_s=2.0, tpot_s=0.05, max_queue_s=1.0)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
-from simulation.physics import ExpertLoad, Physics, deal, perturbed, popularity
-from simulation.sequences import LengthRequest
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad, Physics, deal, perturbed, popularity
+from simulation.engine.sequences import LengthRequest
 
 MANY = 1 << 20
 SMALL = EngineConfig(

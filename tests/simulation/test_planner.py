@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
-from simulation.physics import Physics
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
+from simulation.engine.sequences import LengthRequest
 from simulation.planner.capacity import Bound, Replica, Slo, capacity
 from simulation.planner.demand import cached_tokens, demand_of, drawn_demand
 from simulation.planner.economics import (
@@ -25,7 +26,6 @@ from simulation.planner.economics import (
 )
 from simulation.planner.operating import Lengths, Operating, at_batch, at_rate
 from simulation.planner.plan import CannotPlan, make_plan
-from simulation.sequences import LengthRequest
 from simulation.traces import TraceRow
 
 CHAT = Lengths(prompt_tokens=1155.0, cached_tokens=0.0, output_tokens=211.0)

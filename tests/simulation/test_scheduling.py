@@ -29,10 +29,10 @@ from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.arrivals import Arrival, Outcome, OutcomeKind
 from simulation.decider import SimulatedPlacement
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
 from simulation.fleet import FleetSimulation
-from simulation.physics import Physics
 from tests.scheduler.requests_made import request
 
 SMALL = EngineConfig(max_num_seqs=8, num_gpu_blocks=4096)

@@ -9,10 +9,10 @@ from scheduler.contract import EngineCounts, EngineReport
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.step_time.step_windows import OwnCounts, WindowMeter
-from simulation.engine import Engine
-from simulation.engine_config import EngineConfig
-from simulation.physics import ExpertLoad, Physics
-from simulation.sequences import LengthRequest
+from simulation.engine.engine import Engine
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad, Physics
+from simulation.engine.sequences import LengthRequest
 
 SECONDS = 90.0
 SKEW = ExpertLoad(zipf_exponent=0.6, expert_ranks=1)

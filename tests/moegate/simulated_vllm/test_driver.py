@@ -10,10 +10,10 @@ import pytest
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
-from simulation.engine import Engine
+from simulation.engine.engine import Engine
+from simulation.engine.physics import Physics
+from simulation.engine.sequences import TokenRequest
 from simulation.output import StopRules, plan_output
-from simulation.physics import Physics
-from simulation.sequences import TokenRequest
 
 LIMIT_S = 20.0
 

@@ -15,7 +15,7 @@ RESTRICTED = TryResult(None, restricted=True)
 
 
 def harmful(prefill_s: float) -> TryResult:
-    return TryResult(None, harmful_prefill_s=prefill_s, again_s=7.0)
+    return TryResult(None, interfering_prefill_s=prefill_s, again_s=7.0)
 
 
 class Pass:
@@ -87,7 +87,7 @@ def test_what_was_put_off_is_tried_after_the_others_where_that_is_asked_for() ->
 
 
 def test_a_restricted_one_puts_nobody_off() -> None:
-    result = TryResult(None, restricted=True, harmful_prefill_s=1.0)
+    result = TryResult(None, restricted=True, interfering_prefill_s=1.0)
     assert names(Pass({"a": result}).run()) == ["b", "c", "d"]
 
 

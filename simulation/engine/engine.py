@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulation.cost_truth import CostTruth
-from simulation.counters import EngineCounters
-from simulation.engine_config import EngineConfig
+from simulation.engine.cost_truth import CostTruth
+from simulation.engine.counters import EngineCounters
+from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import Physics
+from simulation.engine.rank import Rank
+from simulation.engine.sequences import Sequence, SequenceOutput, SequenceRequest
+from simulation.engine.steps import StepsUnderWay
 from simulation.output import FinishReason
-from simulation.physics import Physics
-from simulation.rank import Rank
-from simulation.sequences import Sequence, SequenceOutput, SequenceRequest
-from simulation.steps import StepsUnderWay
 
 _NOISE_BLOCK = 256
 
@@ -53,7 +53,7 @@ class Engine:
         self._rng = np.random.default_rng(seed)
         self._noise: list[float] = []
         self._requests: dict[str, list[Sequence]] = {}
-        self._flight: StepsUnderWay | None = None
+        self._under_way: StepsUnderWay | None = None
         self._last_end_s = 0.0
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class Engine:
     @property
     def steps_under_way(self) -> int:
         """Steps that `begin_step` began and that have not ended."""
-        return 0 if self._flight is None else self._flight.steps
+        return 0 if self._under_way is None else self._under_way.steps
 
     @property
     def open_requests(self) -> int:
@@ -133,7 +133,7 @@ class Engine:
         Returns the step time that its sequences caused, seconds. While steps are under way,
         `interrupt` first. Raises RuntimeError otherwise.
         """
-        if self._flight is not None and self._flight.steps > 1:
+        if self._under_way is not None and self._under_way.steps > 1:
             raise RuntimeError("interrupt the steps first")
         cost_s = 0.0
         for sequence in self._requests.pop(request_id, ()):
@@ -162,7 +162,7 @@ class Engine:
         Returns the seconds they take, 0.0 with nothing to do. Raises RuntimeError when a step is
         under way.
         """
-        if self._flight is not None:
+        if self._under_way is not None:
             raise RuntimeError("a step is under way")
         ranks = self.ranks
         for rank in ranks:
@@ -174,44 +174,44 @@ class Engine:
             steps = self._steps_of_one_pace(steps)
         batch = sum(rank.batch for rank in ranks)
         if not batch and not any(rank.prefills for rank in ranks):
-            self._flight = StepsUnderWay(now, 1)
+            self._under_way = StepsUnderWay(now, 1)
             return 0.0
         noise = self._draw_noise(steps)
-        flight = self._flight = StepsUnderWay(now, steps)
+        under_way = self._under_way = StepsUnderWay(now, steps)
         if batch:
             slowest = max(ranks, key=_kv_tokens)
-            flight.kv_token_s = self.physics.kv_token_s * noise
-            flight.slope_s = flight.kv_token_s * slowest.batch
+            under_way.kv_token_s = self.physics.kv_token_s * noise
+            under_way.slope_s = under_way.kv_token_s * slowest.batch
             fixed_s = self.physics.decode_fixed_s(batch) * noise
-            flight.first_s = fixed_s + flight.kv_token_s * slowest.kv_tokens
-            self._charge_decode(flight, flight.first_s, 1, ahead=0)
-        flight.first_s += self._charge_prefills(noise)
-        return flight.duration_s(steps)
+            under_way.first_s = fixed_s + under_way.kv_token_s * slowest.kv_tokens
+            self._charge_decode(under_way, under_way.first_s, 1, ahead=0)
+        under_way.first_s += self._charge_prefills(noise)
+        return under_way.duration_s(steps)
 
     def settle(self, now: float) -> None:
         """Counts the steps that have ended by `now` while many are under way."""
-        flight = self._flight
-        if flight is None or (done := flight.steps_by(now)) < 1:
+        under_way = self._under_way
+        if under_way is None or (done := under_way.steps_by(now)) < 1:
             return
-        self._charge_decode(flight, flight.first_s + flight.slope_s, done, ahead=1)
-        end_s = flight.begin_s + flight.duration_s(done)
+        self._charge_decode(under_way, under_way.first_s + under_way.slope_s, done, ahead=1)
+        end_s = under_way.begin_s + under_way.duration_s(done)
         self._count_decoded(done, end_s)
         for rank in self.ranks:
             if rank.batch:
                 rank.counters.step_tokens.observe(rank.batch, done)
             rank.advance(done, goes_on=True)
-        flight.begin_s = end_s
-        flight.steps -= done
-        flight.first_s += done * flight.slope_s
+        under_way.begin_s = end_s
+        under_way.steps -= done
+        under_way.first_s += done * under_way.slope_s
 
     def interrupt(self, now: float) -> float:
         """Ends many steps with the one under way at `now`; when that is, seconds."""
-        flight = self._flight
-        if flight is None:
+        under_way = self._under_way
+        if under_way is None:
             return now
         self.settle(now)
-        flight.steps = 1
-        return flight.begin_s + flight.first_s
+        under_way.steps = 1
+        return under_way.begin_s + under_way.first_s
 
     def finish_step(self, *, every_token: bool = True) -> tuple[SequenceOutput, ...]:
         """Ends the step: a token for every sequence whose computation has caught up.
@@ -234,23 +234,23 @@ class Engine:
 
     def finish(self, *, every_token: bool = False) -> list[Sequence]:
         """`finish_step`, with the sequences themselves: `ended` tells which are over."""
-        flight, self._flight = self._flight, None
-        if flight is None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
             raise RuntimeError("no step is under way")
         told: list[Sequence] = []
-        if not flight.first_s:
+        if not under_way.first_s:
             for rank in self.ranks:
                 rank.advance(1, goes_on=False)
             return told
-        if flight.steps > 1:
-            second_s = flight.first_s + flight.slope_s
-            self._charge_decode(flight, second_s, flight.steps - 1, ahead=1)
-        end_s = flight.begin_s + flight.duration_s(flight.steps)
-        self._count_decoded(flight.steps, end_s)
+        if under_way.steps > 1:
+            second_s = under_way.first_s + under_way.slope_s
+            self._charge_decode(under_way, second_s, under_way.steps - 1, ahead=1)
+        end_s = under_way.begin_s + under_way.duration_s(under_way.steps)
+        self._count_decoded(under_way.steps, end_s)
         for rank in self.ranks:
             step_tokens = rank.batch
             step_tokens += sum(tokens for one, tokens in rank.prefills if not one.ended)
-            rank.advance(flight.steps, goes_on=False)
+            rank.advance(under_way.steps, goes_on=False)
             ended = rank.ended()
             if every_token:
                 told += (one for one in rank.running if one.decodes)
@@ -266,7 +266,7 @@ class Engine:
             told += ended
             step_tokens += len(complete)
             if step_tokens:  # an idle rank runs along, and has nothing to count
-                rank.counters.step_tokens.observe(step_tokens, flight.steps)
+                rank.counters.step_tokens.observe(step_tokens, under_way.steps)
         self._last_end_s = end_s
         return told
 
@@ -310,7 +310,7 @@ class Engine:
         return slowest_s * noise
 
     def _charge_decode(
-        self, flight: StepsUnderWay, first_s: float, steps: int, *, ahead: int
+        self, under_way: StepsUnderWay, first_s: float, steps: int, *, ahead: int
     ) -> None:
         """Deals out `steps` steps of decoding that begin `ahead` steps from now."""
         batch = kv_tokens = 0
@@ -320,8 +320,8 @@ class Engine:
         if not batch or not steps:
             return
         slowest = max(self.ranks, key=_kv_tokens)
-        ramp_s = flight.slope_s * (steps * (steps - 1) / 2)
-        kv_first_s = flight.kv_token_s * (slowest.kv_tokens + ahead * slowest.batch)
+        ramp_s = under_way.slope_s * (steps * (steps - 1) / 2)
+        kv_first_s = under_way.kv_token_s * (slowest.kv_tokens + ahead * slowest.batch)
         self.truth.charge_decode(
             step=slowest.step + ahead,
             steps=steps,

@@ -1,6 +1,6 @@
-"""Who caused which step time: the truth that a meter is measured against.
+"""The step time that each request caused: the reference for the accuracy of a meter.
 
-Every step's seconds are dealt out when the step is scheduled: a prefill pays its own chunk, the
+The seconds of a step are allocated when the step is scheduled: a prefill pays its own chunk, the
 sequences that decode share the fixed part (weights, experts, launch) equally and pay the reading
 of the KV cache by their own tokens. Where ranks step in lock-step, the slowest one's prefill and
 KV set the time, and all pay for it in proportion. So the sum over sequences is the busy time.
@@ -11,7 +11,7 @@ A sequence that decodes pays through three running sums, so that a step costs O(
 
 from __future__ import annotations
 
-from simulation.sequences import Sequence
+from simulation.engine.sequences import Sequence
 
 
 class CostTruth:

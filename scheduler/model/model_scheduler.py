@@ -8,7 +8,6 @@ remote is not used because it exists.
 
 from __future__ import annotations
 
-from scheduler import transitions
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -21,13 +20,14 @@ from scheduler.contract import (
     SloClass,
     Tick,
 )
-from scheduler.decisions import Decision, Tier
+from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
-from scheduler.model_state import ModelState
+from scheduler.model import transitions
+from scheduler.model.model_state import ModelState
+from scheduler.model.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.placement.quotes import Quote
 from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
-from scheduler.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
 from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
@@ -80,34 +80,34 @@ class ModelScheduler:
         if now + optimistic_s > request.deadline_s:
             message = "the deadline is too near for a single token"
             return (self._refuse(request, RefusalReason.DEADLINE, message, None, now),)
-        made: Quote | None = None
+        quote: Quote | None = None
         evictions: tuple[Evict, ...] = ()
         if query.possible:
             slack_nano_usd = self.model_state.service_nano_usd(0, OVERTAKE_SLACK_S, 0)
             if self.model_state.queue.overtakes(request, slack_nano_usd):
-                index, made, *_ = self.model_state.try_place(query, now)
+                index, quote, *_ = self.model_state.try_place(query, now)
                 if index is not None:
                     return (
                         transitions.start_self_hosted(
-                            self.model_state, tracked, index, query, made, now
+                            self.model_state, tracked, index, query, quote, now
                         ),
                     )
-                evictions = self._evict(request, made)
+                evictions = self._evict(request, quote)
             else:
-                made = self.model_state.figures(query, now)
-        queued = self.model_state.queued(tracked, made, request.deadline_s - optimistic_s, now)
+                quote = self.model_state.figures(query, now)
+        queued = self.model_state.queued(tracked, quote, request.deadline_s - optimistic_s, now)
         wait_s = self.model_state.wait_s(request, queued.prefill_s)
         first_s = now + wait_s + queued.service_s
-        late = made is None or first_s > self._latest_wait_s(tracked)
+        late = quote is None or first_s > self.model_state.latest_wait_s(tracked)
         if late:
             action = transitions.start_remote(
-                self.model_state, tracked, made, now, any_ttft=made is None
+                self.model_state, tracked, quote, now, any_ttft=quote is None
             )
             if action is not None:
                 return (action,)
         room, shed = self._make_room(request, now)
         if not room:
-            action = transitions.start_remote(self.model_state, tracked, made, now, any_ttft=True)
+            action = transitions.start_remote(self.model_state, tracked, quote, now, any_ttft=True)
             if action is not None:
                 return (action,)
             waiting = len(self.model_state.queue)
@@ -120,7 +120,7 @@ class ModelScheduler:
         self.model_state.queue.push(queued)
         tier = Tier.WAIT_LATE if late else Tier.WAIT
         reason = f"waits, {wait_s:.1f} s predicted"
-        transitions.record_decision(self.model_state, tracked, now, tier, reason, made=made)
+        transitions.record_decision(self.model_state, tracked, now, tier, reason, quote=quote)
         return (*shed, *evictions)
 
     def start_waiting(self, now: float) -> tuple[Action, ...]:
@@ -171,7 +171,7 @@ class ModelScheduler:
             result = self.model_state.try_place(query, now)
             if result.chosen is None:
                 again_s = now + TRY_AGAIN_S if result.time_may_help else None
-                return TryResult(None, query.restricted, result.harmful_prefill_s, again_s)
+                return TryResult(None, query.restricted, result.interfering_prefill_s, again_s)
             self.model_state.queue.remove(request.request_id)
             self.model_state.queue.credit_lower_classes(queued)
             start = transitions.start_self_hosted(
@@ -253,8 +253,10 @@ class ModelScheduler:
         room, shed = self._make_room(request, now)
         if not room:
             return (*self.start_waiting(now), *self.decide(tracked, now))
-        made = self.model_state.figures(self.model_state.query(tracked, now), now)
-        self.model_state.queue.push(self.model_state.queued(tracked, made, request.deadline_s, now))
+        quote = self.model_state.figures(self.model_state.query(tracked, now), now)
+        self.model_state.queue.push(
+            self.model_state.queued(tracked, quote, request.deadline_s, now)
+        )
         return (*shed, *self.start_waiting(now))
 
     def on_cancelled(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
@@ -320,12 +322,12 @@ class ModelScheduler:
             self._refuse(below.request, RefusalReason.SHED, message, self._retry_after_s(), now),
         )
 
-    def _evict(self, request: Request, made: Quote) -> tuple[Evict, ...]:
+    def _evict(self, request: Request, quote: Quote) -> tuple[Evict, ...]:
         """Evicts a batch-class request if that makes room for this request of a higher class."""
         if request.slo.slo_class is SloClass.BATCH or not self.model_state.batch:
             return ()
         resident = self.model_state.evictable(
-            made, lambda request_id: self._tracked[request_id].evictions < MOST_EVICTIONS
+            quote, lambda request_id: self._tracked[request_id].evictions < MOST_EVICTIONS
         )
         if resident is None:
             return ()
@@ -360,38 +362,6 @@ class ModelScheduler:
             reason=reason,
             message=message,
             retry_after_s=retry_after_s,
-        )
-
-    def _latest_wait_s(self, tracked: TrackedRequest) -> float:
-        """Latest predicted first token with which the request still waits for its own servers."""
-        return tracked.request.arrival_s + self.model_state.saturation.wait_share * tracked.ttft_s
-
-    def quote(self, request: Request, now: float) -> Decision:
-        """What would be decided for `request` now; nothing is started."""
-        tracked = TrackedRequest(request)
-        self.model_state.set_expectations(tracked, count=False)
-        query = self.model_state.query(tracked, now)
-        index, made, *_ = self.model_state.preview_place(query, now)
-        queue = self.model_state.queue
-        has_room = queue.has_room(request) or queue.displaceable(request) is not None
-        remote, remote_reason, quotes = transitions.choose_remote(
-            self.model_state, tracked, now, any_ttft=not query.possible or not has_room
-        )
-        wait_s = self.model_state.wait_s(request, made.best_s()[0])
-        first_s = now + wait_s + made.best_s()[1]
-        late = not query.possible or first_s > self._latest_wait_s(tracked)
-        chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
-        if index is not None:
-            chosen, tier = self.model_state.fleet.states[index].facts.name, Tier.LOCAL
-            reason = transitions.start_reason(made, index)
-        elif remote is not None and (late or not has_room):
-            chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
-        elif not has_room:
-            tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
-        elif late:
-            tier = Tier.WAIT_LATE
-        return transitions.make_decision(
-            self.model_state, tracked, now, tier, reason, made, chosen, quotes
         )
 
     def _retry_after_s(self) -> float:

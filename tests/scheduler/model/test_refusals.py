@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, RefusalReason
+from scheduler.model.refusals import UNAVAILABLE_RETRY_S, permitted, why_none_is_open
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
-from scheduler.refusals import UNAVAILABLE_RETRY_S, permitted, why_none_is_open
 from tests.scheduler.requests_made import request
 
 

@@ -1,4 +1,4 @@
-"""The step model that decisions use: the fit within bounds, and with or without its MoE term."""
+"""The step model that decisions use: the fitted model, with its prefill times within bounds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from scheduler.policy import Policy
 from scheduler.step_time.step_model import StepModel
 
 MOST_PREFILL_FACTOR = 1.5
-"""By which a fitted prefill may differ from the prior's."""
+"""Largest ratio between a fitted prefill time and the prior's."""
 
 
 def trusted(model: StepModel, prior: StepModel) -> StepModel:
-    """The fit with prefills within bounds of the prior: decode windows say little of them, and a
-    prefill that is taken for free would harm every stream."""
+    """The fitted model with prefill times within bounds of the prior's.
+
+    Decode windows hold little information on prefills, and a prefill that looks free would violate
+    the SLO of every running stream.
+    """
     fitted_s = model.prefill_token_s / prior.prefill_token_s if prior.prefill_token_s else 1.0
     factor = min(MOST_PREFILL_FACTOR, max(1.0 / MOST_PREFILL_FACTOR, fitted_s))
     trusted = prior.scaled(prefill=factor)
@@ -26,13 +29,13 @@ def trusted(model: StepModel, prior: StepModel) -> StepModel:
 
 
 def full_token_s(model: StepModel) -> float:
-    """Seconds per output token of a group that runs at the batch that touches all experts."""
+    """Seconds per output token of a group at the batch size that touches nearly all experts."""
     batch = model.touch_all_batch()
     return model.tpot_s(batch, 0) / batch
 
 
 def priced(model: StepModel, policy: Policy) -> StepModel:
-    """The model that decisions use: without the MoE term every step touches all experts."""
+    """The model that decisions use; without `moe_term` every step touches all experts."""
     if policy.moe_term:
         return model
     all_s = model.expert_s * model.overlap * model.experts

@@ -18,7 +18,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.decisions import Decision, Tier
-from scheduler.model_state import ModelState
+from scheduler.model.model_state import ModelState
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
@@ -33,12 +33,12 @@ def start_self_hosted(
     tracked: TrackedRequest,
     index: int,
     query: PlacementQuery,
-    made: Quote,
+    quote: Quote,
     now: float,
 ) -> Start:
     """Starts the request on the self-hosted placement of this index."""
     request, state = tracked.request, model_state.fleet.states[index]
-    prefill_s = made.prefill_s.item(index)
+    prefill_s = quote.prefill_s.item(index)
     resident = Resident(
         request=request,
         started_s=now,
@@ -57,9 +57,9 @@ def start_self_hosted(
     model_state.rate.add_work(model_state.work_s(tracked, prefill_s))
     model_state.record_prefix(index, state, request)
     _count_start(model_state, tracked, state, now)
-    reason = start_reason(made, index)
+    reason = start_reason(quote, index)
     record_decision(
-        model_state, tracked, now, Tier.LOCAL, reason, made=made, chosen=state.facts.name
+        model_state, tracked, now, Tier.LOCAL, reason, quote=quote, chosen=state.facts.name
     )
     return Start(
         request_id=request.request_id,
@@ -67,8 +67,8 @@ def start_self_hosted(
         placement=state.facts.name,
         kind=PlacementKind.LOCAL,
         reason=reason,
-        predicted_ttft_s=made.ttft_s.item(index),
-        predicted_tpot_s=made.tpot_s.item(index),
+        predicted_ttft_s=quote.ttft_s.item(index),
+        predicted_tpot_s=quote.tpot_s.item(index),
         dp_rank=state.facts.dp_rank,
     )
 
@@ -76,7 +76,7 @@ def start_self_hosted(
 def start_remote(
     model_state: ModelState,
     tracked: TrackedRequest,
-    made: Quote | None,
+    quote: Quote | None,
     now: float,
     *,
     any_ttft: bool,
@@ -108,7 +108,7 @@ def start_remote(
     )
     record_decision(
         model_state, tracked, now, Tier.REMOTE, reason,
-        made=made, chosen=chosen.placement, remote_quotes=quotes,
+        quote=quote, chosen=chosen.placement, remote_quotes=quotes,
     )  # fmt: skip
     return Start(
         request_id=request.request_id,
@@ -188,13 +188,13 @@ def record_decision(
     tier: Tier,
     reason: str,
     *,
-    made: Quote | None = None,
+    quote: Quote | None = None,
     chosen: str | None = None,
     remote_quotes: tuple[RemoteQuote, ...] = (),
 ) -> None:
     """Keeps a record of a decision and its figures."""
     model_state.decisions.add(
-        make_decision(model_state, tracked, now, tier, reason, made, chosen, remote_quotes)
+        make_decision(model_state, tracked, now, tier, reason, quote, chosen, remote_quotes)
     )
 
 
@@ -204,7 +204,7 @@ def make_decision(
     now: float,
     tier: Tier,
     reason: str,
-    made: Quote | None,
+    quote: Quote | None,
     chosen: str | None,
     remote_quotes: tuple[RemoteQuote, ...],
 ) -> Decision:
@@ -222,18 +222,18 @@ def make_decision(
         prompt_tokens=request.prompt_tokens,
         output_tokens=tracked.output_tokens,
         own=model_state.fleet.facts,
-        quote=None if made is None else made.kept(),
+        quote=None if quote is None else quote.kept(),
         remotes=model_state.remotes.facts,
         remote_quotes=remote_quotes,
     )
 
 
-def start_reason(made: Quote, index: int) -> str:
+def start_reason(quote: Quote, index: int) -> str:
     """Text for operators: why a self-hosted placement was taken."""
-    free = len(made.blocked) - np.count_nonzero(made.blocked)
+    free = len(quote.blocked) - np.count_nonzero(quote.blocked)
     return (
-        f"best of {free} that keep every promise: first token in {made.ttft_s.item(index):.2f} s, "
-        f"{made.tpot_s.item(index) * 1e3:.0f} ms a token"
+        f"best of {free} that keep every promise: first token in {quote.ttft_s.item(index):.2f} s, "
+        f"{quote.tpot_s.item(index) * 1e3:.0f} ms a token"
     )
 
 

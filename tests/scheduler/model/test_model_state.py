@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, ServingChanged
 from scheduler.decisions import Decisions
-from scheduler.model_state import PATIENCE, ModelState
+from scheduler.model.model_state import PATIENCE, ModelState
+from scheduler.model.transitions import start_self_hosted
 from scheduler.placement.quotes import Block
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
@@ -17,7 +18,6 @@ from scheduler.policy import Policy
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.tracked_request import TrackedRequest
-from scheduler.transitions import start_self_hosted
 from tests.scheduler.requests_made import request
 
 
@@ -121,14 +121,14 @@ def test_a_try_in_vain_tells_whether_time_may_help() -> None:
     state = model(own("a", slots=1))
     assert start(state, "runs") == 0
     full = state.try_place(state.query(tracked(state), 0.0), 0.0)
-    assert (full.chosen, full.harmful_prefill_s, full.time_may_help) == (None, None, False)
+    assert (full.chosen, full.interfering_prefill_s, full.time_may_help) == (None, None, False)
     state = model(own("a", slots=9))
     assert start(state, "talks", max_output_tokens=400) == 0
     state.fleet.progress(0, "talks", 1, 0.1)
     long = state.try_place(state.query(tracked(state, prompt_tokens=40_000), 0.1), 0.1)
     assert (long.chosen, long.time_may_help) == (None, True)
     whole_s = QWEN3_30B_H100.prefill_time_s(40_000, 40_000)
-    assert long.harmful_prefill_s == pytest.approx(whole_s, rel=1e-6)
+    assert long.interfering_prefill_s == pytest.approx(whole_s, rel=1e-6)
 
 
 def test_late_requests_are_held_only_while_saturated_servers_are_busy() -> None:

@@ -1,10 +1,10 @@
-"""How large a simulated engine is."""
+"""The size of a simulated engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulation.rank import RankSize
+from simulation.engine.rank import RankSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Protocol
 
-from simulation.kv_cache import Key, block_hash, root_hash
+from simulation.engine.kv_cache import Key, block_hash, root_hash
 from simulation.output import FinishReason, Output
 
 
@@ -188,7 +188,7 @@ class Sequence:
         self.end_step = 0
         self.ended = False
         self.cost_s = 0.0
-        """Step time that it caused, as far as it was settled; see `simulation.cost_truth`."""
+        """Step time that it caused, as far as it was settled; see `cost_truth`."""
         self.marks = (0.0, 0.0, 0.0)
 
     @property

@@ -17,10 +17,10 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
-from simulation.cost_truth import CostTruth
-from simulation.counters import EngineCounters
-from simulation.kv_cache import BlockPool, blocks_for
-from simulation.sequences import Sequence
+from simulation.engine.cost_truth import CostTruth
+from simulation.engine.counters import EngineCounters
+from simulation.engine.kv_cache import BlockPool, blocks_for
+from simulation.engine.sequences import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class PlacementResult(NamedTuple):
     """The outcome of one try to place a request on a self-hosted placement.
 
     `chosen`: index of the placement to take; None if no placement can take the request now.
-    `quote`: figures of all placements, valid until the next quote is made. `harmful_prefill_s`:
+    `quote`: figures of all placements, valid until the next quote is made. `interfering_prefill_s`:
     shortest prefill on the placements that were ruled out only because it would harm their running
     streams; None if there were none. `time_may_help`: a later try may succeed although no event
     happens before it.
@@ -64,7 +64,7 @@ class PlacementResult(NamedTuple):
 
     chosen: int | None
     quote: Quote
-    harmful_prefill_s: float | None = None
+    interfering_prefill_s: float | None = None
     time_may_help: bool = False
 
 
@@ -205,6 +205,10 @@ class ModelState:
         """Predicted waiting time of a request that joins the queue now, or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
+    def latest_wait_s(self, tracked: TrackedRequest) -> float:
+        """Latest predicted first token with which a request still waits for self-hosted servers."""
+        return tracked.request.arrival_s + self.saturation.wait_share * tracked.ttft_s
+
     def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
         """Work of the request, in seconds of a full group."""
         return prefill_s + tracked.output_tokens * self.fleet.full_token_s
@@ -256,25 +260,25 @@ class ModelState:
         return result._replace(quote=result.quote.kept())
 
     def _choose(self, query: PlacementQuery, rotation: int, now: float) -> PlacementResult:
-        index, made = choose(self.fleet, query, self.policy, now, rotation)
+        index, quote = choose(self.fleet, query, self.policy, now, rotation)
         if index is not None:
-            return PlacementResult(index, made)
-        interfering = made.blocked == _INTERFERENCE
+            return PlacementResult(index, quote)
+        interfering = quote.blocked == _INTERFERENCE
         if np.count_nonzero(interfering):
-            return PlacementResult(None, made, float(made.prefill_s[interfering].min()), True)
-        held = np.count_nonzero(made.blocked == _HELD)
-        return PlacementResult(None, made, None, bool(held))
+            return PlacementResult(None, quote, float(quote.prefill_s[interfering].min()), True)
+        held = np.count_nonzero(quote.blocked == _HELD)
+        return PlacementResult(None, quote, None, bool(held))
 
     def figures(self, query: PlacementQuery, now: float) -> Quote:
         """The figures of every self-hosted placement, without a choice."""
         return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
-        self, tracked: TrackedRequest, made: Quote | None, last_start_s: float, now: float
+        self, tracked: TrackedRequest, quote: Quote | None, last_start_s: float, now: float
     ) -> Queued:
-        """The queue entry of a request. `made`: None if only remotes can take the request."""
+        """The queue entry of a request. `quote`: None if only remotes can take the request."""
         request = tracked.request
-        prefill_s, service_s = (0.0, 0.0) if made is None else made.best_s()
+        prefill_s, service_s = (0.0, 0.0) if quote is None else quote.best_s()
         late_s = request.arrival_s + tracked.ttft_s - service_s
         spill_s = self.remotes.spill_s(tracked, now)
         return Queued(
@@ -287,10 +291,10 @@ class ModelState:
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
             late=now >= late_s,
-            self_hosted=made is not None,
+            self_hosted=quote is not None,
         )
 
-    def evictable(self, made: Quote, allowed: Callable[[str], bool]) -> Resident | None:
+    def evictable(self, quote: Quote, allowed: Callable[[str], bool]) -> Resident | None:
         """The batch-class request to evict for a request of a higher class; None if there is none.
 
         Considered are placements that lack a slot, KV blocks or batch size, and requests whose
@@ -303,7 +307,7 @@ class ModelState:
             if resident.evicting:
                 return None
             if (
-                made.blocked[index] in _EVICTION_HELPS
+                quote.blocked[index] in _EVICTION_HELPS
                 and (resident.output_tokens == 0 or resident.request.holds_output)
                 and (best is None or resident.output_tokens < best.output_tokens)
                 and allowed(request_id)

@@ -8,16 +8,16 @@ import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, SloClass
 from scheduler.decisions import Tier
-from scheduler.model_state import ModelState
-from scheduler.tracked_request import TrackedRequest
-from scheduler.transitions import (
+from scheduler.model.model_state import ModelState
+from scheduler.model.transitions import (
     choose_remote,
     learn_from_end,
     remove_attempt,
     start_remote,
     start_self_hosted,
 )
-from tests.scheduler.test_model_state import FAR, model, own, tracked
+from scheduler.tracked_request import TrackedRequest
+from tests.scheduler.model.test_model_state import FAR, model, own, tracked
 
 EU = frozenset({"eu"})
 

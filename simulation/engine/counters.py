@@ -1,4 +1,4 @@
-"""What an engine counts: the figures behind vLLM's metrics.
+"""Counters of a simulated engine, the figures behind vLLM's metrics.
 
 Bucket bounds are those of vLLM 0.32 (tests/golden/vllm_0_32/metrics.txt). Times are in seconds.
 """

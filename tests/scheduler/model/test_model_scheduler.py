@@ -20,13 +20,14 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
-from scheduler.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
-from scheduler.model_state import ModelState
+from scheduler.model.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
+from scheduler.model.model_state import ModelState
+from scheduler.model.quotation import quote_request
 from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.tracked_request import TrackedRequest
+from tests.scheduler.model.test_model_state import FAR, model, own
 from tests.scheduler.requests_made import request
-from tests.scheduler.test_model_state import FAR, model, own
 
 EU = frozenset({"eu"})
 
@@ -62,7 +63,8 @@ class Model:
         return done
 
     def quote(self, **fields: Any) -> tuple[Tier, str | None]:
-        decision = self.scheduler.quote(request("asks", remote_classes=EU, **fields), 0.0)
+        asked = request("asks", remote_classes=EU, **fields)
+        decision = quote_request(self.scheduler.model_state, asked, 0.0)
         return decision.tier, decision.chosen
 
 

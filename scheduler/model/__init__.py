@@ -1,0 +1,1 @@
+"""The decisions of one model: its state, its scheduler, and the transitions of its requests."""

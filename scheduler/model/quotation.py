@@ -1,0 +1,36 @@
+"""The answer to `Quote`: what would be decided for a request; nothing is started or changed."""
+
+from __future__ import annotations
+
+from scheduler.contract import Request
+from scheduler.decisions import Decision, Tier
+from scheduler.model import transitions
+from scheduler.model.model_state import ModelState
+from scheduler.tracked_request import TrackedRequest
+
+
+def quote_request(model_state: ModelState, request: Request, now: float) -> Decision:
+    """What would be decided for `request` now; nothing is started."""
+    tracked = TrackedRequest(request)
+    model_state.set_expectations(tracked, count=False)
+    query = model_state.query(tracked, now)
+    index, quote, *_ = model_state.preview_place(query, now)
+    queue = model_state.queue
+    has_room = queue.has_room(request) or queue.displaceable(request) is not None
+    remote, remote_reason, quotes = transitions.choose_remote(
+        model_state, tracked, now, any_ttft=not query.possible or not has_room
+    )
+    wait_s = model_state.wait_s(request, quote.best_s()[0])
+    first_s = now + wait_s + quote.best_s()[1]
+    late = not query.possible or first_s > model_state.latest_wait_s(tracked)
+    chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
+    if index is not None:
+        chosen, tier = model_state.fleet.states[index].facts.name, Tier.LOCAL
+        reason = transitions.start_reason(quote, index)
+    elif remote is not None and (late or not has_room):
+        chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
+    elif not has_room:
+        tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
+    elif late:
+        tier = Tier.WAIT_LATE
+    return transitions.make_decision(model_state, tracked, now, tier, reason, quote, chosen, quotes)

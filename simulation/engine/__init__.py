@@ -1,0 +1,1 @@
+"""The simulated engine: steps, sequences, KV cache and their physics."""
