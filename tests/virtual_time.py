@@ -18,9 +18,7 @@ class _JumpingSelector(selectors.SelectSelector):
         super().__init__()
         self.waited_s = 0.0
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = super().select(0)
         if not found:
             if timeout is None:

@@ -27,6 +27,7 @@ from gateway.config.remote import FailuresConfig
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
 from gateway.fleet.placements import placements_of
+from gateway.pipeline.active_request import Branch
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.observer import AttemptAnswer, RequestObserver
 from gateway.pipeline.pipeline import Pipeline
@@ -124,7 +125,7 @@ class RecordedScheduler(LocalScheduler):
 class ScriptedUpstreams:
     """Implements `Upstreams`."""
 
-    clients: Mapping[str, Upstream]
+    clients: dict[str, Upstream]
     cannot_continue: frozenset[str] = frozenset()
     unsupported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -195,6 +196,16 @@ class Rig:
     def upstream(self, placement: str) -> ScriptedUpstream:
         return self.scripted[placement]
 
+    def branches(self, request_id: str) -> list[Branch]:
+        """Branches of a request that has not ended."""
+        found = [branch for active in self.pipeline._active for branch in active.branches]
+        return [branch for branch in found if branch.active.request.request_id == request_id]
+
+    @property
+    def placements(self) -> list[str]:
+        """Placements of all attempts that were settled."""
+        return [account.placement for account in self.accounts]
+
     @property
     def order(self) -> list[str]:
         """Placements of all attempts, in the order of their starts."""
@@ -255,7 +266,7 @@ async def running(
     scheduler.submissions, scheduler.sent = [], []
     for name in scripted:
         scheduler.report(ServingChanged(placement=name, serving=serving_now, reason="scripted"))
-    upstreams = ScriptedUpstreams(scripted)
+    upstreams = ScriptedUpstreams(dict(scripted))
 
     def observe(request: Request, generation: Generation) -> RequestObserver:
         observers.append(RecordedObserver(request, wants_content=wants_content))
