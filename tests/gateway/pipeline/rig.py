@@ -38,7 +38,7 @@ from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import scheduling_settings
 from gateway.upstream.scripted import ScriptedUpstream
 from scheduler.budgets.budget import Budget
-from scheduler.contract import Refuse, Request, ServingChanged, Start
+from scheduler.contract import Evict, Refuse, Request, ServingChanged, Start
 from scheduler.limits.rate_limit import NO_RATE_LIMITS
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
@@ -366,3 +366,9 @@ async def settle() -> None:
 def use_prices(rig: Rig) -> None:
     """Gives every placement a price of 1 nano-USD a token, from now on."""
     rig.scheduler.use_rates(RateSnapshot(rates=dict.fromkeys(rig.scripted, RATES)))
+
+
+def evict(rig: Rig, attempt: int = 1) -> None:
+    """The scheduler takes an attempt of request "r" back."""
+    for branch in rig.branches("key/r"):
+        branch.deliver(Evict(request_id="key/r", attempt=attempt, reason="others come first"))

@@ -22,8 +22,8 @@ from gateway.upstream.scripted import (
     Wait,
     text_answer,
 )
-from scheduler.contract import AttemptOutcome, Evict, Fault
-from tests.gateway.pipeline.rig import REMOTE, Rig, answer, call, client, running, settle
+from scheduler.contract import AttemptOutcome, Fault
+from tests.gateway.pipeline.rig import REMOTE, answer, call, client, evict, running, settle
 from tests.virtual_time import in_virtual_time
 
 BAD = Fail(kind=FailureKind.SERVER_ERROR)
@@ -34,12 +34,6 @@ CONTENT = {
     "reasoning": Output(reasoning_text="hm"),
     "tool": Output(tool_calls=(ToolCall(index=0, id="c", name="f"),)),
 }
-
-
-def evict(rig: Rig, attempt: int = 1) -> None:
-    """The scheduler takes the attempt back."""
-    for branch in rig.branches("key/r"):
-        branch.deliver(Evict(request_id="key/r", attempt=attempt, reason="others come first"))
 
 
 @pytest.mark.parametrize("first", CONTENT.values(), ids=CONTENT.keys())

@@ -22,13 +22,15 @@ from gateway.upstream.scripted import (
 )
 from scheduler.contract import AttemptOutcome
 from scheduler.port import BranchKind
-from tests.gateway.pipeline.rig import Rig, answer, client, running
+from tests.gateway.pipeline.rig import Rig, answer, client, evict, running, settle
 from tests.virtual_time import in_virtual_time
 
 AFTER_S = 1.0
 HEDGING = FailuresConfig(hedging=HedgingConfig(after_s=AFTER_S, share=1.0))
 BAD = Fail(kind=FailureKind.SERVER_ERROR)
 GOOD = text_answer("one", " two")
+BARELY_S = 1e-10
+"""Below the loop's resolution: what differs so little happens in one turn, in this order."""
 
 
 def after(seconds: float, *steps: Step) -> tuple[Step, ...]:
@@ -126,22 +128,89 @@ async def test_the_hedge_fails_and_the_first_still_answers() -> None:
 
 
 @pytest.mark.parametrize(("first_s", "second_s"), [(2.0, 5.0), (5.0, 2.0), (3.0, 2.0)])
-def test_both_fail_and_another_attempt_answers(first_s: float, second_s: float) -> None:
-    """Three seconds and two from the start of the hedge are one moment."""
+def test_both_fail_and_a_third_placement_answers(first_s: float, second_s: float) -> None:
+    """Three seconds from the start, and two from that of the hedge, are one moment."""
 
     @in_virtual_time
     async def run() -> None:
         scripts = pair(after(first_s, BAD), after(second_s, BAD), GOOD)
+        scripts["own/c"] = scripts["own/a"]
         async with running(scripts, failures=HEDGING) as rig:
-            try:
-                assert (await answer(rig)).text == "one two"
-            except (UpstreamFailure, RequestRefused):
-                assert AttemptOutcome.OK not in outcomes(rig)
-            print(first_s, second_s, outcomes(rig))
-            assert outcomes(rig)[:2] == [AttemptOutcome.RETRYABLE] * 2
+            assert (await answer(rig)).text == "one two"
+            assert outcomes(rig) == [AttemptOutcome.RETRYABLE] * 2 + [AttemptOutcome.OK]
+            ends = rig.scheduler.attempt_ends
+            assert [end.abandoned for end in ends] == [True, False, False]
             rig.assert_all_over()
 
     run()
+
+
+@pytest.mark.parametrize("first_s", [2.0, 3.0, 5.0])
+def test_both_fail_and_nobody_else_answers(first_s: float) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        scripts = pair(after(first_s, BAD), after(2.0, BAD), (BAD,))
+        async with running(scripts, failures=HEDGING) as rig:
+            with pytest.raises((UpstreamFailure, RequestRefused)):
+                await answer(rig)
+            rig.assert_all_over()
+
+    run()
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_a_bad_request_and_a_failure_at_once(bad_first: bool) -> None:
+    """The branch that fails last decides, as where one fails after the other."""
+
+    @in_virtual_time
+    async def run() -> None:
+        bad = Fail(kind=FailureKind.BAD_REQUEST)
+        ends = (bad, BAD) if bad_first else (BAD, bad)
+        scripts = pair(after(3.0, ends[0]), after(2.0 + BARELY_S, ends[1]), GOOD)
+        scripts["own/c"] = scripts["own/a"]
+        async with running(scripts, failures=HEDGING) as rig:
+            if bad_first:
+                assert (await answer(rig)).text == "one two"
+            else:
+                with pytest.raises(UpstreamFailure, match="bad_request"):
+                    await answer(rig)
+            rig.assert_all_over()
+
+    run()
+
+
+@in_virtual_time
+async def test_a_token_and_a_failure_at_once_do_not_win() -> None:
+    fails = after(2.0, Output(tokens=1), BAD)
+    async with running(pair(fails, after(5.0, *GOOD)), failures=HEDGING) as rig:
+        assert (await answer(rig)).text == "one two"
+        assert outcomes(rig) == [AttemptOutcome.RETRYABLE, AttemptOutcome.OK]
+        rig.assert_all_over()
+
+
+@in_virtual_time
+async def test_an_evicted_branch_of_a_race_does_not_wait_for_another_attempt() -> None:
+    async with running(pair((Hang(),), after(5.0, *GOOD)), failures=HEDGING) as rig:
+        reads = await client(rig)
+        await asyncio.sleep(2 * AFTER_S)
+        evict(rig)
+        await settle()
+        assert repr(rig.scheduler.core) == "<Scheduler: 0 queued, 1 running>"
+        assert (await reads.task).text == "one two"
+        assert outcomes(rig) == [AttemptOutcome.EVICTED, AttemptOutcome.OK]
+        rig.assert_all_over()
+
+
+@in_virtual_time
+async def test_two_evicted_branches_are_one_that_waits_again() -> None:
+    async with running(pair((Hang(),), (Hang(),), GOOD), failures=HEDGING) as rig:
+        reads = await client(rig)
+        await asyncio.sleep(2 * AFTER_S)
+        evict(rig, attempt=2)
+        evict(rig, attempt=1)
+        assert (await reads.task).text == "one two"
+        assert outcomes(rig) == [AttemptOutcome.EVICTED] * 2 + [AttemptOutcome.OK]
+        rig.assert_all_over()
 
 
 @in_virtual_time
