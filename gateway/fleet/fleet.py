@@ -22,7 +22,7 @@ from gateway.fleet.discovery import Discoveries
 from gateway.fleet.dns_lookup import DnsLookup
 from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.placement_names import placement_names
-from gateway.fleet.placements import pinned_ranks
+from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.remotes import RemoteClient, RemoteConnection, remote_client, remote_connection
 from gateway.upstream.http.loop_load import Pace
@@ -259,7 +259,7 @@ class Fleet:
         closing.add_done_callback(self._retired.pop)
 
     def _replica_is_idle(self, replica: str) -> bool:
-        ranks = {pool.name: pinned_ranks(pool) for pool, _ in self._settings.pools}
-        pool_name = replica.rpartition("/")[0]
-        names = placement_names(replica, ranks.get(pool_name, 0))
-        return all(self._is_idle(name) for name in names)
+        for pool, _ in self._settings.pools:
+            if replica in replica_names(pool):
+                return all(map(self._is_idle, placement_names(replica, pinned_ranks(pool))))
+        return True  # the pool is gone

@@ -6,8 +6,3 @@ from __future__ import annotations
 def placement_names(replica: str, pinned_ranks: int) -> tuple[str, ...]:
     """Placements of a replica: itself, or its pinned ranks in order. `pinned_ranks` 0: none."""
     return tuple(f"{replica}/{rank}" for rank in range(pinned_ranks)) or (replica,)
-
-
-def replica_of(placement: str) -> str:
-    """The replica that a placement is, or that it is a pinned rank of."""
-    return "/".join(placement.split("/")[:2])

@@ -1,4 +1,4 @@
-"""The record of a call at a door: what its span, its request and its log lines share."""
+"""The record of a call at a door, shared by its span, its request and its log lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
 OnEnd = Callable[[str, str, float], None]
-"""Takes the status by name ("OK" where the call went well), its detail, and seconds."""
+"""Receives the name of the status ("OK" for success), its detail, and the seconds."""
 
 
 class CallRecord:
-    """A call that runs. `span` is None without a tracer; `context` is the one it lives in."""
+    """A running call. `span`: None without a tracer; `context`: the trace context of the call."""
 
     __slots__ = ("attributes", "context", "method", "on_end", "span", "started_s")
 
@@ -24,10 +24,10 @@ class CallRecord:
         self.span: Span | None = None
         self.context: TraceContext | None = None
         self.attributes: dict[str, AttributeValue] | None = None
-        """Given to the span all at once, at its end; None where it is not recorded."""
+        """Set on the span at its end; None if the span is not recorded."""
         self.on_end: OnEnd | None = None
-        """Called at its end."""
+        """Called at the end of the call."""
 
 
 CURRENT: ContextVar[CallRecord | None] = ContextVar("moegate_call", default=None)
-"""The call of this task: each call runs in a task of its own."""
+"""The call of the current task: each call has its own task."""

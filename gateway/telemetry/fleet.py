@@ -41,7 +41,7 @@ class Sources(Protocol):
     """Sources of the values. Every call is cheap and happens on the event loop."""
 
     async def fleet(self) -> FleetFigures:
-        """The fleet as it stands."""
+        """Current state of the fleet."""
 
     def in_flight(self) -> int:
         """Requests in the gateway, waiting or running."""
@@ -67,7 +67,7 @@ class FleetMetrics(Collector):
         self._samples: Samples = {}
 
     async def refresh(self) -> None:
-        """Takes the figures of now."""
+        """Reads the current values."""
         sources = self._sources
         samples: Samples = {metric: [] for metric in semconv.FLEET_GAUGES}
         figures = await sources.fleet()

@@ -34,7 +34,7 @@ from scheduler.fleet_view import FleetView
 
 
 class Telemetry:
-    """Made once per gateway. `provider`, `instruments`: None where they are off."""
+    """Telemetry of a gateway. `provider`, `instruments`: None if they are off."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class Telemetry:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything wants to know of requests."""
+        """Whether traces, metrics or the request log are on."""
         return self._tracer is not None or self.instruments is not None or self._logs_requests
 
     @property
     def tracer(self) -> Tracer | None:
-        """None: no spans."""
+        """The tracer; None: traces are off."""
         return self._tracer
 
     def observe(
@@ -84,7 +84,7 @@ class Telemetry:
         return observed
 
     def rpc_ended(self, method: str, code: str, duration_s: float) -> None:
-        """An RPC is over; `code`: name of its status."""
+        """Records the end of an RPC. `code`: name of its status."""
         if self.instruments is not None:
             self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code)
 
@@ -94,7 +94,7 @@ class Telemetry:
         observed.call_ended(duration_s)
         if self._logs_requests:
             fields = request_line(observed, code, detail, duration_s)
-            # Not `info`: that looks for its caller on the stack, for half of what a line costs.
+            # Not `info`, which searches the stack for its caller: half of the cost of a line.
             outcome = observed.outcome.value
             record = REQUESTS.makeRecord(
                 REQUESTS.name, logging.INFO, "", 0, "request %s", (outcome,), None
@@ -103,7 +103,7 @@ class Telemetry:
             REQUESTS.handle(record)
 
     async def close(self) -> None:
-        """Sends what is left; in a thread, since a collector that is gone is waited for."""
+        """Exports the remaining spans, in a thread, as the collector may be unreachable."""
         if self._provider is not None:
             await asyncio.to_thread(self._provider.shutdown)
 
@@ -112,7 +112,7 @@ class Telemetry:
 async def telemetry(
     settings: TelemetryConfig, clock: Callable[[], float], environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Telemetry]:
-    """Telemetry as the configuration and the environment ask for it."""
+    """Makes telemetry from the configuration and the environment."""
     found = Telemetry(
         provider=tracer_provider(environ),
         instruments=None if settings.metrics_listen is None else Instruments(),
@@ -129,7 +129,7 @@ async def telemetry(
 async def metrics_page(
     settings: TelemetryConfig, observing: Telemetry, figures: GatewayFigures
 ) -> AsyncIterator[str | None]:
-    """Serves the metrics, if they are on; yields the address. Raises OSError."""
+    """Serves the metrics page if metrics are on. Yields its address or None. Raises OSError."""
     instruments = observing.instruments
     if instruments is None or settings.metrics_listen is None:
         yield None

@@ -23,7 +23,7 @@ from scheduler.port import AttemptEnd, BranchKind, Started
 
 
 class RequestTelemetry:
-    """A `RequestObserver`. Without a sampled span it only measures."""
+    """A `RequestObserver`. It records spans only if the call is sampled, and always measures."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RequestTelemetry:
         self.refusal: Refuse | None = None
         self.outcome = RequestOutcome.CANCELLED
         self.metered_nano_usd: int | None = 0
-        """Of all its attempts; None once one of them is unknown. The charge likewise."""
+        """Sum over all attempts; None if the cost of one is unknown. The charge likewise."""
         self.charged_nano_usd: int | None = 0
         self._record = record
         self._instruments = instruments
@@ -57,7 +57,7 @@ class RequestTelemetry:
         self._waited_s = 0.0
         self._position = 0
         self._spans: dict[int, tuple[Span, attributes.Attributes]] = {}
-        """Of attempts that run; like every span's, their attributes are set once, at the end."""
+        """Running attempts. Like those of every span, their attributes are set once, at the end."""
         self._texts: dict[int, list[str]] = {}
         recording = record.attributes is not None
         self._tracer = tracer if recording else None
@@ -70,21 +70,21 @@ class RequestTelemetry:
 
     @property
     def wants_decision(self) -> bool:
-        """Whether a span is to show why a placement was chosen."""
+        """Whether a span will have the decision record."""
         return self._tracer is not None
 
     def queued(self, position: int) -> None:
-        """It waits for a decision."""
+        """Starts the admission span: the request waits for a decision."""
         if self._tracer is not None:
             self._admission = self._tracer.start_span(semconv.SPAN_ADMISSION, self._record.context)
             self._position = position
 
     def started(self, start: Start, waited_s: float) -> None:
-        """A placement was found."""
+        """Ends the admission: a placement was found."""
         self._count_decision(waited_s, "dispatched")
 
     def refused(self, refuse: Refuse, waited_s: float) -> None:
-        """It was refused."""
+        """Ends the admission: the request was refused."""
         self.refusal = refuse
         if self._instruments is not None:
             labels = (self.request.model, self.request.slo.slo_class.value, refuse.reason.value)
@@ -108,7 +108,7 @@ class RequestTelemetry:
             span.end()
 
     def attempt(self, started: Started, kind: BranchKind, generation: Generation) -> Generation:
-        """An attempt begins, in a span of its own that the engine's spans hang on."""
+        """Starts the span of an attempt, which is the parent of the engine's spans."""
         start = started.start
         self.attempts += 1
         if self._instruments is not None and start.overflow is not None:
@@ -128,7 +128,7 @@ class RequestTelemetry:
             span = self._tracer.start_span(name, context, kind=SpanKind.CLIENT)
             self._spans[start.attempt] = (span, of)
             if kind is BranchKind.HEDGE:
-                # It starts at once or not at all, so it has no admission of its own.
+                # A hedge starts at once or not at all, so that it has no admission span.
                 self._tell_decision(span, started)
             context = trace.set_span_in_context(span, context)
         if context is None:
@@ -149,13 +149,13 @@ class RequestTelemetry:
             )
 
     def content(self, attempt: int, chunk: Chunk) -> None:
-        """Output came, and may be recorded."""
+        """Records output, if content is recorded."""
         self._texts[attempt].extend(delta.text for delta in chunk.deltas if delta.index == 0)
 
     def attempt_ended(
         self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
     ) -> None:
-        """The attempt is over."""
+        """Records the end of an attempt."""
         superseded = account.outcome is AttemptOutcome.SUPERSEDED
         if self.last is None or not superseded:
             self.last = (start, end, answer, account)
@@ -179,7 +179,7 @@ class RequestTelemetry:
         span.end()
 
     def finished(self, finished: Finished) -> None:
-        """The request ended well."""
+        """Records the times of a successful request."""
         self.result = finished
         if self._instruments is None:
             return
@@ -194,11 +194,11 @@ class RequestTelemetry:
             self._observe(semconv.TPOT, finished.tpot_s, *labels)
 
     def ended(self, outcome: RequestOutcome) -> None:
-        """The request is over, however it ended."""
+        """Records the outcome of the request."""
         self.outcome = outcome
 
     def call_ended(self, duration_s: float) -> None:
-        """The door's call is over."""
+        """Records the end of the call and sets the attributes of its span."""
         outcome = self.outcome.value
         if self._instruments is not None:
             self._observe(
@@ -274,7 +274,7 @@ class RequestTelemetry:
         ):
             if cost:
                 instruments.add(semconv.COST_USD, cost / attributes.NANO, tenant, where, kind)
-        # Counted from 0: a series that begins with its first case hides that case from `rate`.
+        # Counted from 0, because `rate` does not see the first increment of a new series.
         instruments.add(semconv.UNPRICED, account.metered_nano_usd is None, pool)
         if usage is None or account.outcome is not AttemptOutcome.OK:
             return

@@ -1,4 +1,4 @@
-"""The figures of a running gateway, for its metrics page."""
+"""Reads the values of a running gateway for its metrics page."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from scheduler.port import FleetFigures, SchedulerPort
 log = logging.getLogger(__name__)
 
 BUDGETS_S = 10.0
-"""How often the store is asked how the budgets stand."""
+"""Interval at which the budgets are read from the ledger."""
 MAX_BUDGETS = 500
-"""Budgets that are on the page; more would make it slow."""
+"""Most budgets on the page, which more would slow down."""
 
 
 @dataclass(slots=True, kw_only=True)
 class GatewayFigures:
-    """Reads the parts of one gateway. `watch_budgets` must be running for the budgets."""
+    """Values of one gateway. The budgets are those that `watch_budgets` has read."""
 
     port: SchedulerPort
     accounting: Accounting
@@ -37,15 +37,15 @@ class GatewayFigures:
     seen_budgets: Sequence[BudgetLeft] = field(default=())
 
     async def fleet(self) -> FleetFigures:
-        """The fleet as it stands."""
+        """Current state of the fleet."""
         return await self.port.figures()
 
     def in_flight(self) -> int:
-        """Requests in the gateway."""
+        """Requests in the gateway, waiting or running."""
         return self.active_requests()
 
     def busy_share(self) -> float:
-        """CPU share of one core."""
+        """CPU time of the process as a share of one core."""
         return self.load.share_now()
 
     async def rates(self) -> Mapping[str, Sequence[KindRates]]:
@@ -53,15 +53,15 @@ class GatewayFigures:
         return await self.port.pool_rates()
 
     def ledger(self) -> LedgerStatus:
-        """How the ledger's writer stands."""
+        """State of the ledger's writer."""
         return self.accounting.ledger.status
 
     def budgets(self) -> Sequence[BudgetLeft]:
-        """Budgets as they were seen last."""
+        """Budgets as of the last read."""
         return self.seen_budgets
 
     async def watch_budgets(self) -> None:
-        """Looks at the budgets until cancelled; without the ledger they stand as they stood."""
+        """Reads the budgets until cancelled. While the ledger fails, the last values stay."""
         while True:
             try:
                 self.seen_budgets = await self._look()
@@ -85,7 +85,7 @@ def _holder(budget: Budget) -> Holder:
 
 
 def _limits(limits: Sequence[Limit], budget: Budget) -> list[Limit]:
-    """Of a holder's accounts the budget's own."""
+    """The limits of a holder that belong to the budget."""
     return [
         limit
         for limit in limits

@@ -82,7 +82,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.telemetry": BELOW_DOORS,
     "gateway.doors.grpc": (*BELOW_DOORS, "gateway.telemetry", GRPC),
     # Puts the parts together, and the process around them.
-    "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry", "gateway.doors.*", GRPC),
+    "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.runtime", GRPC),

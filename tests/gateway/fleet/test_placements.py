@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, ReplicaConfig
-from gateway.fleet.placement_names import placement_names, replica_of
+from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, placements_of
 from scheduler.contract import Objective, PlacementKind
 from scheduler.placement_state import Placement
@@ -67,11 +67,8 @@ def test_an_unknown_capacity_stays_unknown() -> None:
     assert {p.kv_capacity_tokens for p in placed(kv_capacity_tokens=None, pin_ranks=True)} == {None}
 
 
-def test_names_of_ranks_lead_back_to_their_replica() -> None:
+def test_pinned_ranks_are_placements_of_their_replica() -> None:
     assert pinned_ranks(POOL) == 0
     assert pinned_ranks(msgspec.structs.replace(POOL, pin_ranks=True)) == 4
     assert placement_names("own/a", 0) == ("own/a",)
-    for name in placement_names("own/a", 2):
-        assert replica_of(name) == "own/a"
-    assert replica_of("own/a") == "own/a"
-    assert replica_of("far") == "far"
+    assert placement_names("own/a", 2) == ("own/a/0", "own/a/1")
