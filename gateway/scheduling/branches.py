@@ -143,12 +143,13 @@ class Branches:
     def end_all(self, claimed: ClaimedRequest) -> None:
         """The client's request is over: what still runs or waits of it is cancelled."""
         for branch in claimed.branches:
-            request_id = branch.submission.request.request_id
-            del self._by_id[request_id]
+            del self._by_id[branch.submission.request.request_id]
             if branch.attempt is not None:
                 branch.attempt.discard(self._clock())
+        # Those that wait come first: the room of one that runs is not for them.
+        for branch in sorted(claimed.branches, key=lambda branch: branch.attempt is not None):
             # A no-op where the core has seen the end: a refusal, or the last attempt's.
-            self.handle(Cancelled(request_id=request_id))
+            self.handle(Cancelled(request_id=branch.submission.request.request_id))
 
     def perform(self, actions: Iterable[Action]) -> None:
         """Delivers the core's decisions."""
