@@ -36,7 +36,7 @@ class ActiveRequest:
 
     Attributes:
         attempts: attempts that began, over all branches.
-        racing: branches that run at the same time.
+        racing: branches that run at the same time and may still answer.
         waiting_since_s: since when it waits for a decision, if it does.
         text: what was handed over, while all of it is plain text and may be continued; None: it
             may not be.
@@ -109,7 +109,8 @@ class Branch:
         decision: the scheduler's answer to its submission, or to the end of its last attempt.
         committed: output of it was handed over.
         superseded: another branch answered first.
-        abandoned: it failed while another branch ran: the scheduler does not retry it.
+        abandoned: it failed, or was evicted, while another branch ran: the scheduler does not
+            retry it.
         first_token: resolved at the first token, where somebody waits for it.
         eviction: while the attempt may be taken back: the scope that reads its upstream.
         evicted: why the attempt is taken back; empty: it is not.
