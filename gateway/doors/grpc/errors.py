@@ -1,7 +1,7 @@
 """What a client is told when a request fails: one table, in terms of google.rpc.
 
-Each function below is one row of the table in the README. The servicers raise `RpcError`; it is
-turned into a gRPC status in one place, `abort`.
+docs/api.md documents the table. The servicers raise `RpcError`; it is turned into a gRPC status in
+one place, `abort`.
 """
 
 from __future__ import annotations
