@@ -127,6 +127,7 @@ FLEET = fleet_view(
             address="http://127.0.0.1:8000",
             upstream_model="moe",
             serving=True,
+            reason="",
             context_tokens=None,
         ),
     ),

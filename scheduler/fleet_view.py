@@ -19,7 +19,7 @@ class PlacementView:
         group: what steps together; the placement's own name where it is alone.
         address, upstream_model: the server behind it and the model's name there; empty while a
             place of a discovered pool has no server.
-        serving: whether it is in service.
+        serving, reason: whether it is in service, and why it is or is not.
         context_tokens: None while unknown.
     """
 
@@ -32,6 +32,7 @@ class PlacementView:
     address: str
     upstream_model: str
     serving: bool
+    reason: str
     context_tokens: int | None
 
 

@@ -94,7 +94,7 @@ class AttemptEnd:
             learn from.
         committed: the client has output of it.
         goes_on: its answer broke off, and another branch may continue it.
-        abandoned: it failed while another branch ran: it shall not be retried.
+        abandoned: it failed, or was evicted, while another branch ran: it shall not be retried.
         duration_s: since its start.
         first_token_s: from its own start to its first token; None: none came.
         ttft_s, tpot_s: as the SLO counts them: from the request's arrival, and per later token of

@@ -36,7 +36,7 @@ class ActiveRequest:
 
     Attributes:
         attempts: attempts that began, over all branches.
-        racing: branches that run at the same time.
+        racing: branches that run at the same time and may still answer.
         waiting_since_s: since when it waits for a decision, if it does.
         text: what was handed over, while all of it is plain text and may be continued; None: it
             may not be.
@@ -109,11 +109,13 @@ class Branch:
         decision: the scheduler's answer to its submission, or to the end of its last attempt.
         committed: output of it was handed over.
         superseded: another branch answered first.
-        abandoned: it failed while another branch ran: the scheduler does not retry it.
+        abandoned: it failed, or was evicted, while another branch ran: the scheduler does not
+            retry it.
         first_token: resolved at the first token, where somebody waits for it.
         eviction: while the attempt may be taken back: the scope that reads its upstream.
         evicted: why the attempt is taken back; empty: it is not.
-        settled: the account of its attempt, once that has ended.
+        settled: the account of its attempt, once the scheduler has settled it.
+        settling: resolved by the settlement, where somebody waits for it.
     """
 
     active: ActiveRequest
@@ -141,6 +143,7 @@ class Branch:
     last_failure: UpstreamFailure | None = None
     ended: AttemptEnd | None = None
     settled: SettledAttempt | None = None
+    settling: asyncio.Future[None] | None = None
 
     def deliver(self, answer: Answer) -> None:
         """Takes an answer of the scheduler."""
@@ -154,10 +157,18 @@ class Branch:
                 self._evict(answer)
             case Settled():
                 self.settled = answer.account
+                if self.settling is not None and not self.settling.done():
+                    self.settling.set_result(None)
                 if self.start is not None and self.ended is not None:
                     self.active.observer.attempt_ended(
                         self.start, self.ended, self._answer(), answer.account
                     )
+
+    async def settlement(self) -> None:
+        """Waits for the account of the attempt that has ended. In one process it is there."""
+        if self.settled is None:
+            self.settling = asyncio.get_running_loop().create_future()
+            await self.settling
 
     def begin(self, start: Start) -> None:
         """A new attempt begins."""

@@ -82,6 +82,7 @@ class Attempts:
                     if not branch.evicted:
                         raise
                     branch.usage = None
+                    _leave_race(branch)
                     end = _End(outcome=AttemptOutcome.EVICTED, detail=f"evicted: {branch.evicted}")
                     return
                 finally:
@@ -101,6 +102,7 @@ class Attempts:
             if branch.committed:
                 partial = active.whole_usage(branch.usage_so_far())
                 self._finish(branch, start, end, started_s)
+                await branch.settlement()
                 raise PartialOutput(failure, partial, branch.settled) from failure
             if end.outcome is not AttemptOutcome.RETRYABLE:
                 raise
@@ -179,9 +181,11 @@ class Attempts:
             self.on_refused(start.placement, str(failure))
         elif not remote and failure.kind is FailureKind.TIMEOUT:
             self.on_silent(start.placement)
-        if branch.committed or not mendable:
+        if branch.committed:
             return _End(outcome=AttemptOutcome.FAILED, detail=str(failure))
-        branch.abandoned = branch.active.racing > 1  # the other branch may still answer
+        _leave_race(branch)
+        if not mendable:
+            return _End(outcome=AttemptOutcome.FAILED, detail=str(failure))
         return _End(outcome=AttemptOutcome.RETRYABLE, detail=str(failure))
 
     def _finish(self, branch: Branch, start: Start, end: _End, started_s: float) -> None:
@@ -226,6 +230,14 @@ class Attempts:
         branch.decision = asyncio.get_running_loop().create_future()
         active.waiting_since_s = self.clock()
         self.port.send(branch.ended)
+
+
+def _leave_race(branch: Branch) -> None:
+    """The branch has no answer. It is abandoned while another branch may still answer; of branches
+    that fail at the same moment, the last one is not."""
+    if branch.active.racing > 1:
+        branch.active.racing -= 1
+        branch.abandoned = True
 
 
 def _fault(failure: UpstreamFailure | None, start: Start) -> Fault:

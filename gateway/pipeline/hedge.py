@@ -31,7 +31,9 @@ class _Runner:
     @property
     def leads(self) -> bool:
         """Whether it has a token, or has answered without one."""
-        return self.branch.first_token_s is not None or self.branch.usage is not None
+        branch = self.branch
+        answers = branch.first_token_s is not None or branch.usage is not None
+        return answers and not branch.abandoned
 
     @property
     def failed(self) -> bool:
@@ -101,11 +103,12 @@ async def _race(runners: list[_Runner]) -> None:
     """Until one leads, or one is left that may still go on alone."""
     while len(runners) > 1 and not any(runner.leads for runner in runners):
         await _first_news(runners, None)
-        for runner in [runner for runner in runners if runner.failed]:
-            if len(runners) > 1:
-                runners.remove(runner)
-                runner.branch.active.racing = len(runners)
-                await runner.stop()
+        failed = [runner for runner in runners if runner.failed]
+        # Of two that fail at the same moment, the scheduler may try the last one again.
+        failed.sort(key=lambda runner: not runner.branch.abandoned)
+        for runner in failed[: len(runners) - 1]:
+            runners.remove(runner)
+            await runner.stop()
 
 
 async def _first_news(runners: list[_Runner], timeout_s: float | None) -> None:

@@ -7,6 +7,7 @@ performs the core's actions, and ticks it. Branches and requests are kept until 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -217,7 +218,7 @@ class LocalScheduler:
             self._throughput,
             self._targets,
             now=self._clock(),
-            now_unix_s=self._metering.unix_s,
+            now_unix_s=time.time(),
         )
 
     async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:

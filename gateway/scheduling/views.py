@@ -32,6 +32,7 @@ def view_of(core: Scheduler, targets: Targets) -> FleetView:
                 address=address,
                 upstream_model=upstream_model,
                 serving=state.serving,
+                reason=state.reason,
                 context_tokens=state.context_tokens,
             )
         )

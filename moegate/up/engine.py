@@ -99,11 +99,10 @@ async def _with_vllm(
 async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGroup) -> None:
     """Waits until the prober has taken vLLM into service, and prints progress. Raises
     EngineFailed."""
-    [placement] = gateway.scheduler.core.placements
     clock = asyncio.get_running_loop().time
     start_s = clock()
     next_line_s = start_s + PROGRESS_S
-    while not placement.serving:
+    while not (placement := gateway.scheduler.fleet.placements[0]).serving:
         if vllm.exit_status is not None:
             raise EngineFailed(f"vLLM ended with {_status(vllm)} before it served\n{vllm.tail()}")
         now = clock()

@@ -1,7 +1,7 @@
 """Maps every failure to the gRPC status and google.rpc details that the client receives.
 
-Each function below is one row of the table in the README. The servicers raise `RpcError`. `abort`
-is the only place that turns an `RpcError` into a gRPC status.
+docs/api.md documents the table. The servicers raise `RpcError`. `abort` is the only place that
+turns an `RpcError` into a gRPC status.
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""The checks of a pool in their order: which reason is shown where several hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from scheduler.contract import Objective
+from scheduler.placement.checks import largest, least
+from scheduler.placement.quotes import Block, Blocks
+from scheduler.placement.quoting import quote_fleet
+from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.policy import Policy
+from tests.scheduler.placement.fleets_made import NOW, idle_fleet, query
+
+
+def blocked(fleet: SelfHostedFleet, policy: Policy, ttft_s: float = 2.0) -> list[int]:
+    quote = quote_fleet(fleet, replace(query(fleet), ttft_s=ttft_s), policy, NOW)
+    return [int(block) for block in quote.blocked]
+
+
+def test_a_later_check_overrides_an_earlier_one() -> None:
+    fleet, policy = idle_fleet(2, Objective.LATENCY)
+    assert blocked(fleet, policy) == [Block.FREE, Block.FREE]
+    assert blocked(fleet, policy, ttft_s=1e-6) == [Block.TTFT, Block.TTFT]
+    fleet.kv_room_tokens[0] = 10.0
+    assert blocked(fleet, policy, ttft_s=1e-6) == [Block.KV, Block.TTFT]
+    fleet.slot_room[0] = 0.0
+    assert blocked(fleet, policy, ttft_s=1e-6) == [Block.SLOTS, Block.TTFT]
+    excluded: Blocks = np.array((Block.TRIED, Block.FREE), dtype=np.int8)
+    quote = quote_fleet(fleet, replace(query(fleet), excluded=excluded), policy, NOW)
+    assert quote.blocked.tolist() == [Block.TRIED, Block.FREE]
+
+
+def test_a_check_writes_nothing_that_the_next_quote_reads() -> None:
+    fleet, policy = idle_fleet(2, Objective.LATENCY)
+    fleet.slot_room[0] = 0.0
+    assert blocked(fleet, policy) == [Block.SLOTS, Block.FREE]
+    fleet.slot_room[0] = 4.0
+    assert blocked(fleet, policy) == [Block.FREE, Block.FREE]
+    assert not fleet.all_free.any()
+
+
+def test_an_idle_group_is_held_only_for_the_first_part_of_the_wait() -> None:
+    fleet, policy = idle_fleet(2, Objective.COST)
+    fleet.warm[0], fleet.batch[0] = True, 1.0
+    asked = query(fleet)
+    fresh = quote_fleet(fleet, asked, policy, NOW).blocked.tolist()
+    assert fresh == [Block.FREE, Block.HELD]
+    later_s = NOW + policy.open_after_share * asked.ttft_s + 0.001
+    assert quote_fleet(fleet, asked, policy, later_s).blocked.tolist() == [Block.FREE, Block.FREE]
+    at_once = replace(policy, open_after_share=0.0)
+    assert quote_fleet(fleet, asked, at_once, NOW).blocked.tolist() == [Block.FREE, Block.FREE]
+
+
+def test_without_late_binding_only_the_query_excludes() -> None:
+    fleet, _ = idle_fleet(1, Objective.COST)
+    policy = Policy(late_binding=False)
+    fleet = SelfHostedFleet(fleet.states, policy)
+    fleet.slot_room[0] = 0.0
+    assert blocked(fleet, policy, ttft_s=1e-6) == [Block.FREE]
+
+
+def test_extremes_of_no_placements() -> None:
+    nothing = np.zeros(0)
+    assert (largest(nothing), least(nothing)) == (-np.inf, np.inf)
+    assert (largest(np.array((1.0, 3.0))), least(np.array((1.0, 3.0)))) == (3.0, 1.0)
