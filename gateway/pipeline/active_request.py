@@ -114,7 +114,8 @@ class Branch:
         first_token: resolved at the first token, where somebody waits for it.
         eviction: while the attempt may be taken back: the scope that reads its upstream.
         evicted: why the attempt is taken back; empty: it is not.
-        settled: the account of its attempt, once that has ended.
+        settled: the account of its attempt, once the scheduler has settled it.
+        settling: resolved by the settlement, where somebody waits for it.
     """
 
     active: ActiveRequest
@@ -142,6 +143,7 @@ class Branch:
     last_failure: UpstreamFailure | None = None
     ended: AttemptEnd | None = None
     settled: SettledAttempt | None = None
+    settling: asyncio.Future[None] | None = None
 
     def deliver(self, answer: Answer) -> None:
         """Takes an answer of the scheduler."""
@@ -155,10 +157,18 @@ class Branch:
                 self._evict(answer)
             case Settled():
                 self.settled = answer.account
+                if self.settling is not None and not self.settling.done():
+                    self.settling.set_result(None)
                 if self.start is not None and self.ended is not None:
                     self.active.observer.attempt_ended(
                         self.start, self.ended, self._answer(), answer.account
                     )
+
+    async def settlement(self) -> None:
+        """Waits for the account of the attempt that has ended. In one process it is there."""
+        if self.settled is None:
+            self.settling = asyncio.get_running_loop().create_future()
+            await self.settling
 
     def begin(self, start: Start) -> None:
         """A new attempt begins."""

@@ -102,6 +102,7 @@ class Attempts:
             if branch.committed:
                 partial = active.whole_usage(branch.usage_so_far())
                 self._finish(branch, start, end, started_s)
+                await branch.settlement()
                 raise PartialOutput(failure, partial, branch.settled) from failure
             if end.outcome is not AttemptOutcome.RETRYABLE:
                 raise

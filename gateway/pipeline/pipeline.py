@@ -155,6 +155,8 @@ class Pipeline:
                     active.record_broken(branch)
                     branch = await self._continue(active, *more)
                     continue
+                if branch.usage is not None:
+                    await branch.settlement()
                 finished = branch.finished(self._clock())
                 if finished is not None:
                     usage = finished.usage
