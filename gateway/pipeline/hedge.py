@@ -42,8 +42,9 @@ class _Runner:
 
     async def stop(self) -> None:
         """Ends it, if it runs; its account is then closed."""
-        self.first.cancel()
-        await asyncio.wait({self.first})
+        if not self.first.done():
+            self.first.cancel()
+            await asyncio.wait({self.first})
         if not self.first.cancelled():
             self.first.exception()  # told by the attempt already
         await self.chunks.aclose()
