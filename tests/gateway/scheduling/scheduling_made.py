@@ -262,7 +262,7 @@ def kinds(answers: Sequence[Answer]) -> list[str]:
             case Started():
                 shown.append(f"start {answer.start.attempt} at {answer.start.placement}")
             case Settled():
-                shown.append(f"settled {answer.account.attempt}")
+                shown.append(f"settled {answer.attempt.attempt}")
             case Queued():
                 shown.append(f"queued {answer.position}")
             case _:
