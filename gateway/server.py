@@ -1,8 +1,9 @@
-"""The process: starts everything, serves until told to stop, ends in order.
+"""Gateway process: startup, serving, reload and graceful shutdown.
 
-SIGHUP reads the configuration file again; SIGTERM and SIGINT drain: health says NOT_SERVING, load
-balancers have `drain_delay_s` to learn of it, no new calls are taken, running streams finish within
-`drain_s`, upstream connections close. A second signal ends the waiting.
+SIGHUP reloads the configuration file. SIGTERM and SIGINT start a drain: health becomes NOT_SERVING,
+load balancers have `drain_delay_s` seconds to notice it, new calls are then rejected, running
+streams have `drain_s` seconds to finish, and upstream connections close. A second signal skips the
+remaining waits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
+from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, publish_health
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
 from gateway.doors.grpc.rpc_observer import RpcObserver
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningGateway:
-    """A gateway that listens. Addresses: host:port, with the port that was bound."""
+    """A gateway that accepts calls. Addresses are host:port with the bound port."""
 
     address: str
     active: ActiveConfiguration
@@ -70,13 +71,13 @@ class RunningGateway:
 
     @property
     def pipeline(self) -> Pipeline:
-        """What runs requests."""
+        """The request pipeline."""
         return self.parts.pipeline
 
     async def reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
-        """Puts a checked configuration into force; returns its parts that changed.
+        """Applies a validated configuration. Returns the names of the sections that changed.
 
-        Raises ConfigError or ReloadRefused.
+        Raises ConfigError or ReloadRefused, and then changes nothing.
         """
         old_config = self.active.config
         old, new = old_config.server, config.server
@@ -100,35 +101,35 @@ class RunningGateway:
         return await self.active.apply(prepared)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Ends in order. `hurry`: ends the waiting once it is set."""
+        """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
         await self.health.enter_graceful_shutdown()
         await _unless(hurry, asyncio.sleep(server.drain_delay_s))
-        # The listener closes at once; the call returns when the streams have ended.
+        # The listener closes at once. `stop` returns when the streams have ended.
         await _unless(hurry, self.server.stop(server.drain_s))
         await self.server.stop(0)
 
 
 async def serve(path: Path, log_level: str) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError when it cannot start."""
+    """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError if it cannot start."""
     config = load(path)
     with to_stderr(config.telemetry.log_format, log_level):
         await _serve(config, path)
 
 
 async def _serve(config: GatewayConfig, path: Path) -> None:
-    stop, hurry, reread = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stop, hurry, reload_requested = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
-    loop.add_signal_handler(signal.SIGHUP, reread.set)
+    loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
     async with running_gateway(config, path.parent, path=path) as gateway:
-        # What is loaded by now stays: a full collection that went through it too would hold every
-        # stream for 30 ms, the more often as spans are kept until they are sent.
+        # Freezes the loaded objects: a full collection that scanned them would stall every stream
+        # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reread, gateway, path))
+        reloading = asyncio.create_task(_reload_on(reload_requested, gateway, path))
         await stop.wait()
         reloading.cancel()
         log.info(
@@ -146,15 +147,18 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
 async def running_gateway(
     config: GatewayConfig, base_dir: Path, *, path: Path | None = None, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway on this loop; leaving the context drains and stops it. `path`: the file that an
-    operator may have read again; `sinks`: told of every attempt. Raises ConfigError."""
+    """Runs a gateway on the current event loop. Leaving the context drains and stops it.
+
+    `path`: configuration file for reloads; None: reloads are refused. `sinks`: callbacks that
+    receive every settled attempt. Raises ConfigError.
+    """
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
-    async def tell_health() -> None:
-        await tell(servicer, parts.scheduler.fleet.serves)
+    async def update_health() -> None:
+        await publish_health(servicer, parts.scheduler.fleet.serves)
 
-    async def read_again() -> list[str]:
+    async def reload_file() -> list[str]:
         if path is None:
             raise ReloadRefused("this gateway was not started from a file")
         return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
@@ -181,19 +185,19 @@ async def running_gateway(
             observe=lambda request, generation: observing.observe(
                 request, generation, lambda: parts.scheduler.fleet
             ),
-            on_change=tell_health,
+            on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
-            await tell_health()
+            await update_health()
             interceptors = (
                 (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
                 if observing.is_on
                 else ()
             )
             server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
-            _add_services(server, active, parts, accounting, servicer, read_again)
+            _add_services(server, active, parts, accounting, servicer, reload_file)
             address = bind(server, config.server.listen, certificates)
             await server.start()
             figures = GatewayFigures(
@@ -252,11 +256,11 @@ def _add_services(
         reflection.enable_server_reflection(names, server)
 
 
-async def _reload_on(reread: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
-    """Reads the file again each time the event is set; a bad file changes nothing."""
+async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+    """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
-        await reread.wait()
-        reread.clear()
+        await reload_requested.wait()
+        reload_requested.clear()
         try:
             await gateway.reload(load(path), path.parent)
         except (ConfigError, ReloadRefused, OSError) as error:
@@ -266,7 +270,7 @@ async def _reload_on(reread: asyncio.Event, gateway: RunningGateway, path: Path)
 
 
 async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:
-    """Awaits, or gives it up once the event is set."""
+    """Awaits `wait`, or cancels it once `hurry` is set."""
     waiting = asyncio.ensure_future(wait)
     hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
     await asyncio.wait((waiting, hurried), return_when=asyncio.FIRST_COMPLETED)

@@ -368,7 +368,8 @@ def use_prices(rig: Rig) -> None:
     rig.scheduler.use_rates(RateSnapshot(rates=dict.fromkeys(rig.scripted, RATES)))
 
 
-def evict(rig: Rig, attempt: int = 1) -> None:
-    """The scheduler takes an attempt of request "r" back."""
-    for branch in rig.branches("key/r"):
-        branch.deliver(Evict(request_id="key/r", attempt=attempt, reason="others come first"))
+def evict(rig: Rig, attempt: int = 1, request_id: str = "r") -> None:
+    """The scheduler takes an attempt of a request back."""
+    for branch in rig.branches(f"key/{request_id}"):
+        found = branch.request.request_id
+        branch.deliver(Evict(request_id=found, attempt=attempt, reason="others come first"))

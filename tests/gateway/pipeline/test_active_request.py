@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, Generation
 from gateway.pipeline import active_request as module
-from gateway.pipeline.active_request import ActiveRequest
+from gateway.pipeline.active_request import ActiveRequest, Branch
 from gateway.pipeline.observer import UNOBSERVED
+from scheduler.port import BranchKind, Settled
+from tests.scheduler.metering.test_throughput import ENDED
 from tests.scheduler.requests_made import request
 
 
@@ -43,3 +47,20 @@ def test_what_is_over_is_not_continued() -> None:
     kept = active()
     kept.record_output(piece("all of it", FinishReason.STOP))
     assert kept.text is None
+
+
+async def test_an_answer_waits_for_the_account_that_the_scheduler_settles() -> None:
+    one = Branch(
+        active=active(),
+        kind=BranchKind.ORIGINAL,
+        request=request("r"),
+        generation=active().generation,
+        decision=asyncio.get_running_loop().create_future(),
+    )
+    waiting = asyncio.create_task(one.settlement())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    one.deliver(Settled(attempt=ENDED))
+    await waiting
+    assert one.settled is ENDED
+    await one.settlement()  # once it is there, there is nothing to wait for

@@ -125,7 +125,7 @@ class Branch:
                 self.client.attempts += 1
                 assert start.attempt == self.client.attempts
                 self.running = self.last = start.attempt
-            case Settled(account=account):
+            case Settled(attempt=account):
                 assert (account.attempt, account.request_id) == (
                     self.ending,
                     self.client.asked.original_id,
