@@ -114,8 +114,7 @@ class Branch:
         committed: the client has received output of the branch.
         superseded: another branch answered first.
         abandoned: the attempt failed or was evicted while another branch ran. The scheduler does
-            not
-            retry it.
+            not retry it.
         first_token: resolved at the first token; None: no hedging.
         eviction: timeout scope of the upstream read; None: the attempt cannot be evicted now.
         evicted: reason of the eviction; empty: not evicted.
@@ -162,12 +161,12 @@ class Branch:
             case Evict():
                 self._evict(answer)
             case Settled():
-                self.settled = answer.account
+                self.settled = answer.attempt
                 if self.settling is not None and not self.settling.done():
                     self.settling.set_result(None)
                 if self.start is not None and self.ended is not None:
                     self.active.observer.attempt_ended(
-                        self.start, self.ended, self._answer(), answer.account
+                        self.start, self.ended, self._answer(), answer.attempt
                     )
 
     async def settlement(self) -> None:
@@ -194,7 +193,7 @@ class Branch:
         )
 
     def tpot_s(self) -> float | None:
-        """Returns the mean time per output token after the first, in seconds per choice; None:
+        """Returns the mean seconds per output token after the first, within one choice; None:
         unknown."""
         later_tokens = self.output_tokens / self.request.choices - 1
         if self.first_token_s is None or later_tokens <= 0:

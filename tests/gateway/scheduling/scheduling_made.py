@@ -242,7 +242,7 @@ def attempt_end(
         usage=usage if good else None,
         reported=good,
         committed=good,
-        goes_on=False,
+        may_be_continued=False,
         abandoned=abandoned,
         duration_s=1.0,
         first_token_s=0.5 if good else None,
@@ -262,7 +262,7 @@ def kinds(answers: Sequence[Answer]) -> list[str]:
             case Started():
                 shown.append(f"start {answer.start.attempt} at {answer.start.placement}")
             case Settled():
-                shown.append(f"settled {answer.account.attempt}")
+                shown.append(f"settled {answer.attempt.attempt}")
             case Queued():
                 shown.append(f"queued {answer.position}")
             case _:
