@@ -62,6 +62,10 @@ class RunningGateway:
     certificates: Certificates | None
     telemetry: Telemetry
     metrics_address: str | None
+    path: Path | None
+    """The configuration file; None: the gateway was not started from one."""
+    reload_lock: asyncio.Lock
+    """One reload at a time, whoever asks for it."""
 
     @property
     def scheduler(self) -> LocalScheduler:
@@ -78,6 +82,18 @@ class RunningGateway:
 
         Raises ConfigError or ReloadRefused.
         """
+        async with self.reload_lock:
+            return await self._reload(config, base_dir)
+
+    async def reload_file(self) -> list[str]:
+        """Reads the configuration file again, and puts it into force. Raises as `reload`, and
+        OSError."""
+        if self.path is None:
+            raise ReloadRefused("this gateway was not started from a file")
+        config = await asyncio.to_thread(load, self.path)
+        return await self.reload(config, self.path.parent)
+
+    async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old_config = self.active.config
         old, new = old_config.server, config.server
         if (old.tls is None) != (new.tls is None):
@@ -128,7 +144,7 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reread, gateway, path))
+        reloading = asyncio.create_task(_reload_on(reread, gateway))
         await stop.wait()
         reloading.cancel()
         log.info(
@@ -154,10 +170,8 @@ async def running_gateway(
     async def tell_health() -> None:
         await tell(servicer, parts.scheduler.fleet.serves)
 
-    async def read_again() -> list[str]:
-        if path is None:
-            raise ReloadRefused("this gateway was not started from a file")
-        return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
+    async def reload_file() -> list[str]:
+        return await gateway.reload_file()
 
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
@@ -193,7 +207,7 @@ async def running_gateway(
                 else ()
             )
             server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
-            _add_services(server, active, parts, accounting, servicer, read_again)
+            _add_services(server, active, parts, accounting, servicer, reload_file)
             address = bind(server, config.server.listen, certificates)
             await server.start()
             figures = GatewayFigures(
@@ -214,6 +228,8 @@ async def running_gateway(
                     certificates=certificates,
                     telemetry=observing,
                     metrics_address=metrics_address,
+                    path=path,
+                    reload_lock=asyncio.Lock(),
                 )
                 following = asyncio.create_task(follow(certificates), name="moegate-certificates")
                 ticking = asyncio.create_task(metering.run(), name="moegate-meter")
@@ -252,17 +268,19 @@ def _add_services(
         reflection.enable_server_reflection(names, server)
 
 
-async def _reload_on(reread: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+async def _reload_on(reread: asyncio.Event, gateway: RunningGateway) -> None:
     """Reads the file again each time the event is set; a bad file changes nothing."""
     while True:
         await reread.wait()
         reread.clear()
         try:
-            await gateway.reload(load(path), path.parent)
+            await gateway.reload_file()
         except (ConfigError, ReloadRefused, OSError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
+        except Exception:  # the next signal must still be heard
+            log.exception("reload failed inside the gateway")
         else:
-            log.info("reloaded %s", path)
+            log.info("reloaded %s", gateway.path)
 
 
 async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:
