@@ -1,8 +1,9 @@
-"""The process: starts everything, serves until told to stop, ends in order.
+"""Gateway process: startup, serving, reload and graceful shutdown.
 
-SIGHUP reads the configuration file again; SIGTERM and SIGINT drain: health says NOT_SERVING, load
-balancers have `drain_delay_s` to learn of it, no new calls are taken, running streams finish within
-`drain_s`, upstream connections close. A second signal ends the waiting.
+SIGHUP reloads the configuration file. SIGTERM and SIGINT start a drain: health becomes NOT_SERVING,
+load balancers have `drain_delay_s` seconds to notice it, new calls are then rejected, running
+streams have `drain_s` seconds to finish, and upstream connections close. A second signal skips the
+remaining waits.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from gateway.doors.grpc.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import Parts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble, session
 from gateway.runtime.configuration import prepare
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
@@ -50,11 +51,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningGateway:
-    """A gateway that listens. Addresses: host:port, with the port that was bound."""
+    """A gateway that accepts calls. Addresses are host:port with the bound port."""
 
     address: str
     active: ActiveConfiguration
-    parts: Parts
+    parts: GatewayParts
     accounting: Accounting
     server: grpc.aio.Server
     health: health.aio.HealthServicer
@@ -68,19 +69,19 @@ class RunningGateway:
     """One reload at a time, whoever asks for it."""
 
     @property
-    def scheduler(self) -> LocalScheduler:
+    def scheduler(self) -> InProcessScheduler:
         """The scheduler."""
         return self.parts.scheduler
 
     @property
     def pipeline(self) -> Pipeline:
-        """What runs requests."""
+        """The request pipeline."""
         return self.parts.pipeline
 
     async def reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
-        """Puts a checked configuration into force; returns its parts that changed.
+        """Applies a validated configuration. Returns the names of the sections that changed.
 
-        Raises ConfigError or ReloadRefused.
+        Raises ConfigError or ReloadRefused, and then changes nothing.
         """
         async with self.reload_lock:
             return await self._reload(config, base_dir)
@@ -116,17 +117,17 @@ class RunningGateway:
         return await self.active.apply(prepared)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Ends in order. `hurry`: ends the waiting once it is set."""
+        """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
         await self.health.enter_graceful_shutdown()
         await _unless(hurry, asyncio.sleep(server.drain_delay_s))
-        # The listener closes at once; the call returns when the streams have ended.
+        # The listener closes at once. `stop` returns when the streams have ended.
         await _unless(hurry, self.server.stop(server.drain_s))
         await self.server.stop(0)
 
 
 async def serve(path: Path, log_level: str) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError when it cannot start."""
+    """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError if it cannot start."""
     config = load(path)
     with to_stderr(config.telemetry.log_format, log_level):
         await _serve(config, path)
@@ -139,8 +140,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     loop.add_signal_handler(signal.SIGHUP, reread.set)
     async with running_gateway(config, path.parent, path=path) as gateway:
-        # What is loaded by now stays: a full collection that went through it too would hold every
-        # stream for 30 ms, the more often as spans are kept until they are sent.
+        # Freezes the loaded objects: a full collection that scanned them would stall every stream
+        # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
@@ -162,8 +163,11 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
 async def running_gateway(
     config: GatewayConfig, base_dir: Path, *, path: Path | None = None, sinks: tuple[Sink, ...] = ()
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway on this loop; leaving the context drains and stops it. `path`: the file that an
-    operator may have read again; `sinks`: told of every attempt. Raises ConfigError."""
+    """Runs a gateway on the current event loop. Leaving the context drains and stops it.
+
+    `path`: configuration file for reloads; None: reloads are refused. `sinks`: callbacks that
+    receive every settled attempt. Raises ConfigError.
+    """
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
@@ -247,7 +251,7 @@ async def running_gateway(
 def _add_services(
     server: grpc.aio.Server,
     active: ActiveConfiguration,
-    parts: Parts,
+    parts: GatewayParts,
     accounting: Accounting,
     servicer: health.aio.HealthServicer,
     reload: Callable[[], Awaitable[list[str]]],
@@ -284,7 +288,7 @@ async def _reload_on(reread: asyncio.Event, gateway: RunningGateway) -> None:
 
 
 async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:
-    """Awaits, or gives it up once the event is set."""
+    """Awaits `wait`, or cancels it once `hurry` is set."""
     waiting = asyncio.ensure_future(wait)
     hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
     await asyncio.wait((waiting, hurried), return_when=asyncio.FIRST_COMPLETED)

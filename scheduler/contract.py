@@ -24,7 +24,7 @@ class SloClass(enum.StrEnum):
 class PlacementKind(enum.StrEnum):
     """Own server or somebody else's."""
 
-    LOCAL = "local"
+    SELF_HOSTED = "local"
     REMOTE = "remote"
 
 
@@ -153,7 +153,7 @@ class Request:
     tenant's share of a saturated model, relative to the others'. `prefix_blocks`: chained hashes of
     the prompt's full blocks of `prefix_block_tokens` each, the cache salt in the first, so that
     equal hashes mean an equal prefix in the same cache. `token_blocks`: the same by tokens, of a
-    prompt given as token ids, for each block size of the model's engines. `holds_output`: the
+    prompt given as token ids, for each block size of the model's engines. `whole_answer`: the
     client gets nothing before the end.
     """
 
@@ -177,7 +177,7 @@ class Request:
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
-    holds_output: bool = False
+    whole_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

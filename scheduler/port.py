@@ -7,7 +7,7 @@ transport has to translate to the clock of its other end.
 
 A request of a client is submitted as its original branch. A hedge or a continuation is another
 branch of it: a request of its own to the scheduler, which shares the client's claims (idempotency
-key, key limits, budget) and its account. Per branch the answers are, in order: `Queued` where it
+key, key limits, budget) and its account. Per branch the answers are, in order: `Waiting` where it
 waits, then `Start` or `Refuse`; each `Start` is followed by one `AttemptEnd` from the caller, which
 is answered by `Settled` and, where the request goes on, by the next `Start` or `Refuse`. A branch
 ends with `Refuse`, or with an `AttemptEnd` that is not retryable. The whole request ends with
@@ -146,7 +146,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queued:
+class Waiting:
     """The branch waits. `position`: requests that wait, itself included."""
 
     request_id: str
@@ -167,7 +167,7 @@ class Settled:
     account: SettledAttempt
 
 
-Answer = Started | Refuse | Evict | Queued | CountPrompt | Settled
+Answer = Started | Refuse | Evict | Waiting | CountPrompt | Settled
 Message = Progress | AttemptEnd | RequestEnded
 """What the pipeline tells of branches that run. `attempt` is the number in `Start`."""
 NOT_ADMITTED = frozenset(

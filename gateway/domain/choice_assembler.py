@@ -1,4 +1,4 @@
-"""Joins the pieces of a stream into whole choices: the answer of a unary call."""
+"""Assembles the deltas of a stream into whole choices, for a unary response."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Choice:
 
 
 class ChoiceAssembler:
-    """Choices that grow; `choices` gives them whole, by index."""
+    """Collects the deltas of every choice of one answer."""
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
 
     def add(self, delta: ChoiceDelta) -> None:
-        """Appends a piece to its choice."""
+        """Appends a delta to the choice with its index."""
         choice = self._choices.setdefault(delta.index, _Choice())
         choice.texts.append(delta.text)
         choice.reasoning.append(delta.reasoning_text)
@@ -33,14 +33,15 @@ class ChoiceAssembler:
             call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
             choice.tool_calls[piece.index] = ToolCall(
                 index=piece.index,
-                # Id and name come with the first piece of a call, arguments in many.
+                # The first delta of a tool call has its id and name; the arguments span many
+                # deltas.
                 id=call.id or piece.id,
                 name=call.name or piece.name,
                 arguments_json=call.arguments_json + piece.arguments_json,
             )
 
     def choices(self) -> list[ChoiceDelta]:
-        """Every choice, whole."""
+        """Returns every choice as one delta, sorted by index."""
         return [
             ChoiceDelta(
                 index=index,

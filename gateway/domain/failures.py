@@ -1,4 +1,4 @@
-"""How an upstream fails, in terms that decide what to do next."""
+"""Classification of upstream failures, which decides about retries and circuit breakers."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from scheduler.contract import Fault
 
 MAX_MESSAGE_CHARS = 500
 MAX_RETRY_AFTER_S = 3600.0
-"""Longer waits than an hour are taken as an hour."""
+"""Upper bound of an upstream's retry delay. Longer delays are cut to one hour."""
 
 
 class FailureKind(enum.StrEnum):
-    """What went wrong with an attempt."""
+    """Kind of failure of one attempt."""
 
     CONNECT = "connect"
-    """No connection, or none in time: the placement is down."""
+    """No connection was established in time. The placement is down."""
     BUSY = "busy"
-    """429 or 503: it is full."""
+    """HTTP 429, 503 or 529: the placement is overloaded."""
     BAD_REQUEST = "bad_request"
-    """400, 413 or 422 for another reason than these: the request is at fault, everywhere."""
+    """HTTP 400, 413 or 422 without a more specific kind: every placement would reject the
+    request."""
     MODEL_NOT_FOUND = "model_not_found"
-    """404: this upstream does not serve the model: a fault of the configuration."""
+    """HTTP 404: the upstream does not serve the model. The configuration is wrong."""
     CREDENTIALS = "credentials"
-    """401 or 403: the gateway's own key is refused."""
+    """HTTP 401 or 403: the upstream rejects the gateway's API key."""
     CREDIT = "credit"
-    """402: the gateway's account is out of credit, or at its spend cap."""
+    """HTTP 402: the gateway's account has no credit left, or has reached its spend limit."""
     CONTEXT_LENGTH = "context_length"
-    """400: the prompt is too long for the model as it is served there."""
+    """HTTP 400: the prompt exceeds the context length at this upstream."""
     CONTENT_FILTER = "content_filter"
-    """400: a filter of the provider refuses the content."""
+    """HTTP 400: the provider's content filter refuses the content."""
     SERVER_ERROR = "server_error"
-    """5xx, an error in the stream, or a cut stream."""
+    """HTTP 5xx, an error within the stream, or a truncated stream."""
     PROTOCOL = "protocol"
-    """Bytes that are no such answer."""
+    """The response does not follow the upstream's protocol."""
     TIMEOUT = "timeout"
-    """No first token, or no next one, in time."""
+    """The first token or the next token did not arrive in time."""
     DEADLINE = "deadline"
-    """The request's own deadline, or the total timeout."""
+    """The request's deadline or the total timeout expired."""
 
 
 _FAULTS = {
@@ -51,17 +52,17 @@ _FAULTS = {
     FailureKind.CONTEXT_LENGTH: Fault.REQUEST,
     FailureKind.CONTENT_FILTER: Fault.REQUEST,
 }
-"""Whose fault it is; all others are the placement's."""
+"""Party at fault for each kind. For all other kinds it is the placement."""
 
 
 class UpstreamFailure(Exception):
-    """An attempt failed.
+    """One attempt failed.
 
     Attributes:
-        kind: what went wrong.
-        message: what the upstream said, bounded in length, without secrets.
-        param: the field of the request that the upstream blames, if it does.
-        retry_after_s: when it asks to be tried again, if it does.
+        kind: kind of failure.
+        message: the upstream's message, bounded in length, without secrets.
+        param: the request field that the upstream names; empty: none.
+        retry_after_s: retry delay that the upstream asks for; None: unknown.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class UpstreamFailure(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether another placement could answer."""
+        """Whether another placement may succeed."""
         return self.kind not in (FailureKind.BAD_REQUEST, FailureKind.DEADLINE)
 
     @property
     def fault(self) -> Fault:
-        """Whose fault it is."""
+        """The party at fault."""
         return _FAULTS.get(self.kind, Fault.PLACEMENT)
 
 
@@ -105,14 +106,15 @@ KINDS_BY_STATUS = {
 
 
 def kind_of_status(status: int) -> FailureKind:
-    """What an HTTP status other than 200 means, as far as it alone tells."""
+    """Classifies an HTTP status other than 200 without looking at the body."""
     if (kind := KINDS_BY_STATUS.get(status)) is not None:
         return kind
     return FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL
 
 
 def retry_after_seconds(value: str | None, now_unix_s: float) -> float | None:
-    """Retry-After, seconds or a date, as seconds from now, 0 to an hour; None: absent or unread."""
+    """Parses a Retry-After header, in seconds or as a date. Returns the delay in seconds, from 0 to
+    MAX_RETRY_AFTER_S; None if the header is absent or invalid."""
     if value is None:
         return None
     try:
@@ -126,15 +128,16 @@ def retry_after_seconds(value: str | None, now_unix_s: float) -> float | None:
 
 
 def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """The text on one line, bounded."""
-    # Cut first: joining the words of a huge text is work.
+    """Returns the text on one line, cut to `max_chars`."""
+    # Cut first, because splitting a huge text is slow.
     short = " ".join(text[: 4 * max_chars].split())
     return short if len(short) <= max_chars else short[: max_chars - 3] + "..."
 
 
-def told(kind: FailureKind, where: str, status: int, message: str | None) -> str:
-    """What is passed on of an error: bounded, on one line, without the key that a refused login
-    quotes."""
+def failure_message(kind: FailureKind, where: str, status: int, message: str | None) -> str:
+    """Returns the error message for the client: one line, bounded, and without the API key that an
+    authentication error may quote. `where`: name of the upstream. `message`: the upstream's
+    text."""
     if kind is FailureKind.CREDENTIALS:
         text = f"{where}: the gateway's key is refused"
     elif kind is FailureKind.CREDIT:

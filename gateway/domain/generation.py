@@ -1,7 +1,8 @@
-"""A generation in the gateway's own terms: between the proto of a client and the JSON of an engine.
+"""Domain values of a generation, independent of the client's protocol and the upstream's JSON.
 
-Made by `requests.py`, sent by a backend, which answers with `Chunk`s. Plain frozen values: msgspec
-makes one in a tenth of a frozen dataclass's time, and some are made for every token.
+A door builds a `Generation`. An upstream client sends it and returns `Chunk`s. The values are
+frozen msgspec structs, because building one takes a tenth of the time of a frozen dataclass and
+several are built for every token.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import msgspec
 from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
-"""Of an upstream's id for its answer; the rest is cut."""
+"""Longest upstream response id that is kept. Longer ids are cut."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture: its bytes with a media type, or an https address."""
+    """An image: either bytes with a media type, or an https URL."""
 
     data: bytes = b""
     media_type: str = ""
@@ -25,7 +26,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of a tool, or the next piece of one in a stream (joined by `index`)."""
+    """A tool call, or one piece of it in a stream. Pieces with the same `index` are
+    concatenated."""
 
     index: int
     id: str = ""
@@ -34,7 +36,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Role(enum.StrEnum):
-    """Who speaks."""
+    """Author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -43,7 +45,7 @@ class Role(enum.StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn. `parts` holds texts and pictures in order."""
+    """One message. `parts`: texts and images in order."""
 
     role: Role
     parts: tuple[str | Image, ...]
@@ -54,7 +56,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function that the model may call; the schema is JSON text, checked."""
+    """A function that the model may call. The schema is JSON text, already validated."""
 
     name: str
     description: str
@@ -63,7 +65,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JsonSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """Shape of the answer; the schema is JSON text, checked."""
+    """Required JSON schema of the answer. The schema is JSON text, already validated."""
 
     name: str
     schema_json: str
@@ -79,7 +81,7 @@ class ToolMode(enum.StrEnum):
 
 
 class NamedTool(msgspec.Struct, frozen=True, kw_only=True):
-    """The one function that must be called."""
+    """The single function that the model must call."""
 
     name: str
 
@@ -95,7 +97,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """Sampling parameters; None: the engine's default, not sent."""
+    """Sampling parameters. None: not sent, so the engine's default applies."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -108,11 +110,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineHints(msgspec.Struct, frozen=True, kw_only=True):
-    """What own engines are told beside the request. A remote is not: it would learn of tenants.
+    """Extra request fields for self-hosted engines only. Remotes do not receive them, because they
+    would reveal tenants.
 
-    `cache_salt`: only requests of one salt share a prefix cache; `priority`: lower goes first;
-    `trace_headers`: of the caller's trace, to be continued; `dp_rank`: the data-parallel rank that
-    runs it, None where the engine chooses.
+    `cache_salt`: requests share a prefix cache only if they have the same salt. `priority`: lower
+    values run first. `trace_headers`: trace context of the caller. `dp_rank`: data-parallel rank
+    that runs the request; None: the engine chooses.
     """
 
     cache_salt: str = ""
@@ -122,7 +125,7 @@ class EngineHints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be generated. `input`: a chat, a raw prompt, or its token ids."""
+    """One generation request. `input`: a chat, a raw prompt, or token ids."""
 
     request_id: str
     model: str
@@ -134,20 +137,21 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     ignore_eos: bool = False
     continues: bool = False
-    """The last message is the beginning of the answer: the answer goes on where it ends."""
+    """The last message is the beginning of the answer, and the model continues it."""
     hints: EngineHints = EngineHints()
     hops: int = 0
-    """Gateways that it came through before this one."""
+    """Number of gateways that forwarded the request before this one."""
     remote_classes: frozenset[str] = frozenset()
-    """Classes of remotes that may see it: what another gateway is told, as of the next two."""
+    """Classes of remotes that may receive the request. This field and the next two are sent only to
+    another gateway."""
     slo_class: SloClass | None = None
-    """Of service; None: not known."""
+    """Service class; None: unknown."""
     priority: int = 0
-    """Rank within the class, higher goes first."""
+    """Priority within the service class. Higher values run first."""
 
 
 class FinishReason(enum.StrEnum):
-    """Why a choice ended."""
+    """Reason for the end of a choice."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -156,7 +160,7 @@ class FinishReason(enum.StrEnum):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """A token's natural log-probability, and its likeliest rivals."""
+    """Natural log-probability of a token, and of its most likely alternatives."""
 
     token: str
     logprob: float
@@ -175,16 +179,17 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_content(self) -> bool:
-        """Whether a client that saw it has seen output: the commit point of a request."""
+        """Whether the delta has visible output. Sending the first such delta commits the request to
+        its placement."""
         return bool(self.text or self.reasoning_text or self.tool_calls)
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of an upstream's stream.
 
-    `output_tokens`: tokens of all choices so far, exact where the upstream tells them with each
-    frame, else the frames with content. `usage`: the final account, at most once, at the end.
-    `response_id`: the upstream's own name for the answer, once it has told it.
+    `output_tokens`: cumulative tokens of all choices. The number is exact if the upstream reports
+    usage with each frame; otherwise it counts frames with content. `usage`: final usage, at most
+    once, at the end. `response_id`: the upstream's id of the answer; empty until known.
     """
 
     deltas: tuple[ChoiceDelta, ...]

@@ -1,10 +1,10 @@
-"""The number of gateways that a request came through, which ends a circle of gateways."""
+"""Constants of the hop count, which bounds forwarding loops between gateways."""
 
 from __future__ import annotations
 
 HOPS_METADATA = "moegate-hops"
-"""Name of the metadata in which one gateway tells another; absent: a client calls."""
+"""Metadata name of the hop count. A request without it comes from a client."""
 HOPS_FIELD = f"metadata.{HOPS_METADATA}"
-"""Field path that is blamed when a request came through as many gateways as it may."""
+"""Field path reported when a request has reached its maximum hop count."""
 MAX_HOPS = 99
-"""Largest number that is understood."""
+"""Largest hop count accepted in the metadata."""

@@ -1,4 +1,4 @@
-"""How a request ends: its account when it ended well, and the errors that end it otherwise."""
+"""Final results of a request: `Finished`, or one of the exceptions that end it early."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scheduler.metering.settlement import SettledAttempt
 
 
 class RequestOutcome(enum.StrEnum):
-    """How a client's request ended."""
+    """Final state of a client's request, for metrics and logs."""
 
     OK = "ok"
     CANCELLED = "cancelled"
     REFUSED = "refused"
     PARTIAL = "partial"
-    """The upstream failed after the client had output."""
+    """The upstream failed after the client had received output."""
     DEADLINE = "deadline"
     FAILED = "failed"
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt, over, as the client is told. `started_unix_s`: wall clock, for the reader."""
+    """One completed attempt, as reported to the client. `started_unix_s`: Unix seconds."""
 
     placement: str
     outcome: str
@@ -33,10 +33,11 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """The account of a request that ended well. Times count from its arrival; None: unknown.
+    """Summary of a request that succeeded. Durations count from its arrival; None: unknown.
 
-    `settled`: the attempt that answered; `broken`: those before it whose output the client has,
-    because the answer broke off and was continued. `pool`, `replica`: empty for a remote.
+    `settled`: the attempt that completed the answer. `broken`: earlier attempts whose partial
+    output the client received before the answer was continued. `pool`, `replica`: empty for a
+    remote.
     """
 
     model: str
@@ -56,16 +57,16 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestRefused(Exception):
-    """The request is not run, or not tried any more; the client has no output of it.
+    """The gateway refuses the request or stops trying. The client has received no output.
 
     Attributes:
-        reason: what every door maps to its own status.
-        message: for a reader.
-        retry_after_s: when it is worth another try; None: never.
-        subject: what is exhausted (a budget, a price); else empty.
-        other_request_id: the request that has the id or the idempotency key; else empty.
-        model: the model that is not served; else empty.
-        fields: fields of the request that no server which may run it honours.
+        reason: machine-readable reason. Every door maps it to a status.
+        message: text for a person.
+        retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
+        subject: the exhausted budget or the missing price; empty: none.
+        other_request_id: the request that holds the id or the idempotency key; empty: none.
+        model: the unknown model; empty: none.
+        fields: request fields that no permitted placement supports.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class RequestRefused(Exception):
 
 
 def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
-    """A refusal by the scheduler, as the doors take it."""
+    """Converts a refusal of the scheduler into the exception of the pipeline. `fields`: unsupported
+    request fields; used only if no placement is allowed."""
     return RequestRefused(
         refuse.reason,
         refuse.message,
@@ -102,8 +104,13 @@ def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
 
 
 class PartialOutput(Exception):
-    """The upstream failed after the client had output. `usage`: what came until then; `settled`:
-    the account of the attempt that broke off; None: not known."""
+    """The upstream failed after the client had received output.
+
+    Attributes:
+        failure: the upstream failure.
+        usage: usage up to the failure.
+        settled: cost of the failed attempt; None: unknown.
+    """
 
     def __init__(
         self, failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None

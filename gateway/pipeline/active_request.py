@@ -21,9 +21,9 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     CountPrompt,
-    Queued,
     Settled,
     Started,
+    Waiting,
 )
 
 MAX_KEPT_CHARS = 1 << 20
@@ -32,7 +32,7 @@ MAX_KEPT_CHARS = 1 << 20
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ActiveRequest:
-    """What the client asked for. `hold`: nothing is handed over before the end.
+    """What the client asked for. `whole_answer`: nothing is handed over before the end.
 
     Attributes:
         attempts: attempts that began, over all branches.
@@ -49,7 +49,7 @@ class ActiveRequest:
     request: Request
     generation: Generation
     observer: RequestObserver
-    hold: bool
+    whole_answer: bool
     attempts: int = 0
     racing: int = 1
     waiting_since_s: float = 0.0
@@ -151,7 +151,7 @@ class Branch:
             case Started() | Refuse() | CountPrompt():
                 if not self.decision.done():
                     self.decision.set_result(answer)
-            case Queued():
+            case Waiting():
                 self.active.observer.queued(answer.position)
             case Evict():
                 self._evict(answer)

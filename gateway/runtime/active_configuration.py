@@ -1,7 +1,8 @@
-"""The configuration in force, and how another one takes its place.
+"""The configuration in force, and its replacement on reload.
 
-A reload computes what differs and applies it to the parts that run: keys, limits and prices hold at
-once, whatever still runs; what was learnt about a placement that stays, stays.
+A reload computes the difference and applies it to the running parts. Keys, limits and prices take
+effect at once, also for running requests. Estimates learnt for a placement survive if the placement
+stays.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
-from gateway.runtime.assembly import Parts
+from gateway.runtime.assembly import GatewayParts
 from gateway.runtime.configuration import PreparedConfiguration
 
 
 class ActiveConfiguration:
-    """What the doors read: who may call, and the configuration itself."""
+    """Configuration, authenticator and prices that the doors read on every request."""
 
     def __init__(
-        self, prepared: PreparedConfiguration, parts: Parts, accounting: Accounting
+        self, prepared: PreparedConfiguration, parts: GatewayParts, accounting: Accounting
     ) -> None:
         self._prepared = prepared
         self._parts = parts
@@ -31,7 +32,7 @@ class ActiveConfiguration:
 
     @property
     def authenticator(self) -> Authenticator:
-        """Who may call."""
+        """Authenticates callers by key."""
         return self._prepared.authenticator
 
     @property
@@ -40,11 +41,12 @@ class ActiveConfiguration:
         return self._prepared.scheduling.prices
 
     async def apply(self, prepared: PreparedConfiguration) -> list[str]:
-        """Puts another configuration into force; returns its parts that changed."""
+        """Puts another configuration into force. Returns the names of the top-level sections that
+        changed."""
         old, self._prepared = self.config, prepared
         new = prepared.config
         self._parts.pipeline.settings = prepared.pipeline
-        # The scheduler first: the fleet may then report placements that are new.
+        # The scheduler comes first, because the fleet may report new placements at once.
         self._parts.scheduler.apply(prepared.scheduling)
         await self._parts.fleet.apply(prepared.fleet)
         self._accounting.budgets.configure(map(configured_budget, new.budgets))

@@ -1,4 +1,5 @@
-"""The parts of a running gateway, put together once: a reload changes them, and replaces none."""
+"""Builds and connects the parts of a running gateway. A reload changes parts, never replaces
+them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.configuration import PreparedConfiguration
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.metering.settlement import Sink
@@ -22,23 +23,23 @@ from scheduler.metering.settlement import Sink
 log = logging.getLogger(__name__)
 
 UPSTREAM_KEEPALIVE_S = 4.0
-"""Idle connections are closed before vLLM's HTTP server does so, after 5 s: a request that is sent
-into a closing connection is lost."""
+"""Seconds before an idle upstream connection is closed. vLLM's HTTP server closes it after 5 s, and
+a request sent into a closing connection is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What serves requests. Made by `assemble`, inside a running event loop."""
+class GatewayParts:
+    """The running parts. Built by `assemble` inside a running event loop."""
 
-    scheduler: LocalScheduler
+    scheduler: InProcessScheduler
     fleet: Fleet
     pipeline: Pipeline
     metering: Metering
     tasks: tuple[asyncio.Task[None], ...]
 
     async def close(self) -> None:
-        """Ends every task, and what the clients hold; requests should have ended. The session of
-        the HTTP clients is the caller's."""
+        """Cancels every task and closes the fleet's clients. Requests should have ended before. The
+        caller owns the HTTP session and closes it."""
         for task in self.tasks:
             task.cancel()
         for result in await asyncio.gather(*self.tasks, return_exceptions=True):
@@ -48,9 +49,10 @@ class Parts:
 
 
 def session() -> aiohttp.ClientSession:
-    """The session of all upstream calls: what bounds its connections is the scheduler."""
+    """Opens the HTTP session of all upstream calls. Its connection count is unlimited, because the
+    scheduler bounds concurrency."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S)
-    # No cookies: an engine sets none that matter, and looking for them costs every request.
+    # No cookie jar: engines set no relevant cookies, and every request would pay for the lookup.
     return aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True
     )
@@ -67,9 +69,12 @@ def assemble(
     observe: Observe,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
-) -> Parts:
-    """Starts the parts. `sinks` take every settled attempt; `on_change` is awaited after the fleet
-    has changed."""
+) -> GatewayParts:
+    """Builds the parts and starts their tasks.
+
+    `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `sinks`: callbacks that
+    receive every settled attempt. `on_change`: awaited after each change of the fleet.
+    """
 
     async def changed() -> None:
         scheduler.refresh_fleet()
@@ -84,7 +89,7 @@ def assemble(
         is_idle=lambda placement: scheduler.is_idle(placement),
         on_change=changed,
     )
-    scheduler = LocalScheduler(
+    scheduler = InProcessScheduler(
         prepared.scheduling,
         clock=clock,
         metering=metering,
@@ -100,7 +105,7 @@ def assemble(
         observe=observe,
         on_tick=load.sample,
     )
-    return Parts(
+    return GatewayParts(
         scheduler=scheduler,
         fleet=fleet,
         pipeline=pipeline,

@@ -1,4 +1,4 @@
-"""A configuration that was checked and read: everything of it that can be wrong has been."""
+"""A validated configuration with all its files read. Applying it cannot fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.scheduling.settings import SchedulingSettings, scheduling_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedConfiguration:
-    """What each part of a gateway takes of it."""
+    """Settings of each part of a gateway, derived from one configuration."""
 
     config: GatewayConfig
     authenticator: Authenticator
@@ -25,8 +25,8 @@ class PreparedConfiguration:
 
 
 def prepare(config: GatewayConfig, base_dir: Path) -> PreparedConfiguration:
-    """Reads secrets, catalogs and priors; `base_dir`: what files are relative to. Nothing is put
-    into force. Raises ConfigError."""
+    """Reads secrets, price catalogs and priors, without applying anything. `base_dir`: base of
+    relative paths. Raises ConfigError."""
     placements = tuple(placements_of(config, base_dir))
     return PreparedConfiguration(
         config=config,

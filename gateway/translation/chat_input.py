@@ -1,6 +1,6 @@
-"""The chat part of a request: checked, and turned into domain values.
+"""Checks the chat part of a request and converts it into domain values.
 
-Every fault is noted with the path of its field, so that a client learns of all of them at once.
+Every violation is recorded with its field path, so the client receives all of them at once.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class Violations(list[tuple[str, str]]):
-    """Faults of a request: (path of the field, what is wrong and how to mend it)."""
+    """Violations of a request: pairs of field path and description with a fix."""
 
     def add(self, field: str, description: str) -> None:
-        """Notes a fault."""
+        """Records a violation."""
         self.append((field, description))
 
     def check(self, good: bool, field: str, description: str) -> None:
-        """Notes a fault unless `good`."""
+        """Records a violation unless `good`."""
         if not good:
             self.add(field, description)
 
 
 def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
-    """The chat; what cannot be understood is noted and left out."""
+    """Converts a chat. Invalid parts are recorded in `violations` and left out."""
     violations.check(len(proto.messages) > 0, "chat.messages", "empty: give at least one message")
     messages = tuple(
         _parse_message(message, i, violations) for i, message in enumerate(proto.messages)
@@ -110,7 +110,7 @@ def _parse_message(proto: chat_pb2.ChatMessage, index: int, violations: Violatio
 
 
 def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
-    """A part that is no text."""
+    """Converts a message part other than text."""
     if proto.WhichOneof("part") is None:
         violations.add(path, "empty: set text or image")
         return ""

@@ -1,6 +1,6 @@
-"""Names that moegate.v1 uses beside its messages: error domain and trailing metadata.
+"""Metadata names and the error domain of moegate.v1.
 
-The gRPC door writes them, and the client of another moegate reads them.
+The gRPC door writes them. The upstream client for another moegate reads them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 ERROR_DOMAIN = "moegate"
 """`domain` of the gateway's google.rpc.ErrorInfo."""
 USAGE_TRAILER = "moegate-usage-bin"
-"""Usage of an incomplete answer, a serialised `Usage`."""
+"""Usage of an incomplete answer, as a serialised `Usage`."""
 COST_TRAILER = "moegate-cost-bin"
-"""Cost of an incomplete answer, a serialised `Cost`."""
+"""Cost of an incomplete answer, as a serialised `Cost`."""
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
-"""When gRPC's own retry policy may try again, milliseconds; negative: never."""
+"""Delay before gRPC's retry policy may retry, in milliseconds. Negative: never."""

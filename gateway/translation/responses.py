@@ -1,4 +1,4 @@
-"""Domain values into protos: what the client receives."""
+"""Converts domain values into response messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINISH = {
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
 KIND = {
-    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
+    PlacementKind.SELF_HOSTED: generation_pb2.PLACEMENT_KIND_LOCAL,
     PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
 }
 _BASIS = {
@@ -35,14 +35,14 @@ _TOKEN_KIND = {
 
 
 def duration(seconds: float) -> Duration:
-    """Seconds as a proto Duration, to the nanosecond."""
+    """Converts seconds into a Duration, rounded to nanoseconds."""
     message = Duration()
     _write_time(message, seconds)
     return message
 
 
 def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
-    """A piece of the stream."""
+    """Converts one chunk into a stream message."""
     message = generation_pb2.GenerateResponse()
     choices = message.delta.choices
     for delta in chunk.deltas:
@@ -51,7 +51,7 @@ def delta_message(chunk: Chunk) -> generation_pb2.GenerateResponse:
 
 
 def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> None:
-    """New output of one choice."""
+    """Writes new output of one choice into `message`."""
     if delta.index:
         message.index = delta.index
     message.text = delta.text
@@ -70,7 +70,7 @@ def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> Non
 
 
 def usage_message(usage: Usage) -> generation_pb2.Usage:
-    """Tokens of a request; what is unknown stays absent."""
+    """Converts token usage. Unknown fields stay unset."""
     message = generation_pb2.Usage()
     _write_usage(message, usage)
     return message
@@ -89,11 +89,14 @@ def _write_usage(message: generation_pb2.Usage, usage: Usage) -> None:
 def whole_cost_message(
     settled: SettledAttempt, broken: tuple[SettledAttempt, ...]
 ) -> generation_pb2.Cost | None:
-    """What an answer cost with the parts that broke off; an unknown part makes the sum unknown."""
+    """Returns the cost of an answer, including earlier attempts that broke off. A sum stays unset
+    if one of its parts is unknown. Returns None if the cost of the last attempt is unknown."""
     message = cost_message(settled)
     if message is None or not broken:
         return message
-    message.ClearField("cheapest_remote_nano_usd")  # no one remote would have been asked twice
+    message.ClearField(
+        "cheapest_remote_nano_usd"
+    )  # one remote would have answered in a single attempt
     for name in ("metered_nano_usd", "charged_nano_usd"):
         costs = [getattr(part, name) for part in (settled, *broken)]
         if any(cost is None for cost in costs):
@@ -108,7 +111,7 @@ def whole_cost_message(
 
 
 def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
-    """What an attempt cost; None: not known."""
+    """Returns the cost of one attempt in nano-USD; None: unknown."""
     if settled.metered_nano_usd is None and settled.charged_nano_usd is None:
         return None
     message = generation_pb2.Cost(
@@ -132,8 +135,8 @@ def cost_message(settled: SettledAttempt) -> generation_pb2.Cost | None:
 
 
 def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -> None:
-    """Fills in the end of a generation, with its account. In place: a message that is given to
-    another one's constructor is copied."""
+    """Writes the final summary of a generation into `done`. The function fills `done` in place,
+    because passing a message to another message's constructor copies it."""
     done.request_id = request_id
     done.model = finished.model
     _write_usage(done.usage, finished.usage)
@@ -159,12 +162,12 @@ def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -
 
 
 def _write_time(message: Duration | Timestamp, seconds: float) -> None:
-    """To the nanosecond."""
+    """Writes seconds into `message`, rounded to nanoseconds."""
     message.seconds, message.nanos = divmod(round(seconds * 1e9), 1_000_000_000)
 
 
 def tool_call_message(call: ToolCall) -> chat_pb2.ToolCall:
-    """A call of a tool, or a piece of one."""
+    """Converts a tool call, or one piece of it."""
     return chat_pb2.ToolCall(
         id=call.id, name=call.name, arguments_json=call.arguments_json, index=call.index
     )

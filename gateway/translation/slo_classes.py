@@ -1,4 +1,4 @@
-"""The classes of service, as messages and the scheduler call them."""
+"""Maps service classes between moegate.v1 and the scheduler."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def start_self_hosted(
         request_id=request.request_id,
         attempt=tracked.attempts,
         placement=state.facts.name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         reason=reason,
         predicted_ttft_s=quote.ttft_s.item(index),
         predicted_tpot_s=quote.tpot_s.item(index),

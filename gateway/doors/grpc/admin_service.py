@@ -1,4 +1,4 @@
-"""AdminService: drains placements, reloads, sets budgets and corrects charges."""
+"""AdminService: drains placements, reloads the configuration, sets budgets and corrects charges."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ _PERIOD_NUMBERS = {period: number for number, period in _PERIODS.items()}
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """`reload` reads the configuration file again and tells what changed."""
+    """The RPCs for operators and tenant admins. Every RPC raises UNAUTHENTICATED or
+    PERMISSION_DENIED for a key without the required role.
+
+    `reload` reads the configuration file again and returns one text per changed part.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def Drain(
         self, request: admin_pb2.DrainRequest, context: Context
     ) -> admin_pb2.DrainResponse:
-        """Sends no new request there, until it is taken back; a restart forgets it."""
+        """Stops new requests to a placement or replica and returns the number of running requests.
+        The drain lasts until `Undrain` or a restart. Raises NOT_FOUND for an unknown name."""
         async with rpc_errors(context):
             self._operator(context, "draining")
             self._check_placement(request.placement)
@@ -70,7 +75,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def Undrain(
         self, request: admin_pb2.UndrainRequest, context: Context
     ) -> admin_pb2.UndrainResponse:
-        """Takes it back; it serves as soon as it is found well."""
+        """Ends a drain. The placement serves again once its health check passes."""
         async with rpc_errors(context):
             self._operator(context, "draining")
             self._check_placement(request.placement)
@@ -80,7 +85,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def Reload(
         self, request: admin_pb2.ReloadRequest, context: Context
     ) -> admin_pb2.ReloadResponse:
-        """Reads the file again; a bad one changes nothing."""
+        """Reads the configuration file again. An invalid file changes nothing and raises
+        FAILED_PRECONDITION."""
         async with rpc_errors(context):
             self._operator(context, "reloading")
             try:
@@ -93,7 +99,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def SetBudget(
         self, request: admin_pb2.SetBudgetRequest, context: Context
     ) -> admin_pb2.SetBudgetResponse:
-        """Sets a budget at run time; it holds after a restart, and at every gateway."""
+        """Sets a budget at run time, in nano-USD. The ledger stores it, so it survives a restart
+        and applies to every gateway on that ledger. Raises INVALID_ARGUMENT or UNAVAILABLE."""
         async with rpc_errors(context):
             scope = self._scope(request.budget.scope, "budget.scope", context)
             cap = request.budget.cap_nano_usd
@@ -116,7 +123,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def DeleteBudget(
         self, request: admin_pb2.DeleteBudgetRequest, context: Context
     ) -> admin_pb2.DeleteBudgetResponse:
-        """Takes a budget away."""
+        """Deletes a budget. Raises NOT_FOUND if the scope has none."""
         async with rpc_errors(context):
             scope = self._scope(request.scope, "scope", context)
             if all(budget.scope != scope for budget in self._accounting.budgets.book.budgets):
@@ -127,7 +134,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def ListBudgets(
         self, request: admin_pb2.ListBudgetsRequest, context: Context
     ) -> admin_pb2.ListBudgetsResponse:
-        """Budgets of the tenants that the caller may see, and how they stand."""
+        """Lists the budgets of the tenants that the caller may see, with their current spend."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
@@ -148,7 +155,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def CorrectCharge(
         self, request: admin_pb2.CorrectChargeRequest, context: Context
     ) -> admin_pb2.CorrectChargeResponse:
-        """Adds a correction to a row of the ledger, and to the budgets that it counts in."""
+        """Adds a correction in nano-USD to one ledger row and to every budget that counted the row.
+        Raises NOT_FOUND for an unknown row."""
         async with rpc_errors(context):
             caller = self._operator(context, "correcting a charge")
             size = len(request.note.encode())
@@ -174,7 +182,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def GetLedgerStatus(
         self, request: admin_pb2.GetLedgerStatusRequest, context: Context
     ) -> admin_pb2.GetLedgerStatusResponse:
-        """Whether the ledger writes, and what waits."""
+        """Reports whether ledger writes succeed, and how many rows wait, were written or were
+        lost."""
         async with rpc_errors(context):
             self._operator(context, "the state of the ledger")
             status = self._accounting.ledger.status
@@ -195,8 +204,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return caller
 
     def _check_placement(self, name: str) -> None:
-        """Raises RpcError unless it names a placement, or a replica. A rank alone cannot leave:
-        they step together, so that the others would go on paying for it."""
+        """Raises RpcError unless `name` is a placement or a replica.
+
+        A single data-parallel rank is rejected: the ranks of a replica step together, so the other
+        ranks would keep paying for the drained one.
+        """
         members = self._port.fleet.members(name)
         if not members:
             raise errors.not_found("placement", name[:200])
@@ -207,7 +219,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 raise errors.invalid([("placement", message)])
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
-        """A checked scope that the caller may set a budget for."""
+        """Checks the scope and the caller's right to set a budget for it. Raises RpcError."""
         caller = caller_of(self._active, metadata_of(context))
         require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
         period = _PERIODS.get(proto.period)
@@ -229,7 +241,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return proto.tenant, proto.key_id, proto.each_session, period
 
     def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[BudgetAccount]:
-        """Accounts that an attempt counts in."""
+        """Returns the budget accounts that count an attempt."""
         book = self._accounting.budgets.book
         holder = Holder(tenant, key_id, session_id)
         return [limit.account for limit in book.accounts(holder, unix_s)]

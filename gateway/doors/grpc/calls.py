@@ -1,4 +1,4 @@
-"""A `GenerateRequest` and its metadata as the pipeline's `GenerateCall`."""
+"""Converts a `GenerateRequest` and its metadata into the pipeline's `GenerateCall`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def generate_call(
     default_max_output_tokens: int,
     whole_answer: bool,
 ) -> GenerateCall:
-    """Checks every field. Raises RpcError (INVALID_ARGUMENT)."""
+    """Checks every field and converts the request. Durations become seconds. Raises RpcError
+    (INVALID_ARGUMENT)."""
     slo, policy = proto.slo, proto.data_policy
     return GenerateCall(
         generation=parse_generation(proto, default_max_output_tokens, hops_of(metadata)),

@@ -1,4 +1,4 @@
-"""Decisions of the scheduler as messages: what `Quote` and `Explain` answer."""
+"""Converts scheduler decisions into the responses of `Quote` and `Explain`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from scheduler.port import Explained
 
 
 def quote_message(decision: Decision) -> inference_pb2.QuoteResponse:
-    """Every place that was considered, best first."""
+    """Lists every placement that was considered, best first."""
     return inference_pb2.QuoteResponse(candidates=map(_candidate, decision.candidates()))
 
 
 def explain_message(request_id: str, explained: Explained) -> inference_pb2.ExplainResponse:
-    """The newest decision for a request."""
+    """Describes the newest decision for a request."""
     decision = explained.decision
     return inference_pb2.ExplainResponse(
         request_id=request_id,

@@ -1,7 +1,7 @@
-"""What a client is told when a request fails: one table, in terms of google.rpc.
+"""Maps every failure to the gRPC status and google.rpc details that the client receives.
 
-docs/api.md documents the table. The servicers raise `RpcError`; it is turned into a gRPC status in
-one place, `abort`.
+docs/api.md documents the table. The servicers raise `RpcError`. `abort` is the only place that
+turns an `RpcError` into a gRPC status.
 """
 
 from __future__ import annotations
@@ -46,20 +46,21 @@ _FIELDS = {
     "top_logprobs": "logprobs",
     **{name: f"sampling.{name}" for name in _SAMPLING},
 }
-"""The API's name of what upstreams blame; others are passed on as they are."""
+"""API field paths by the field names that upstreams report. Other names pass unchanged."""
 _SHORTEN = ": shorten the prompt"
 MAX_VIOLATIONS_BYTES = 1000
-"""Of all faults that are told. gRPC takes 8 KiB of trailers, which hold them three times: escaped,
-up to threefold, in the message, and twice in the details, in base64."""
+"""Limit on all reported violations together. gRPC allows 8 KiB of trailers, which hold the text
+three times: percent-escaped (up to threefold) in the message, and twice as base64 details."""
 
 
 class RpcError(Exception):
-    """An answer other than OK.
+    """A status other than OK.
 
     Attributes:
         code: the gRPC status code.
+        message: the status message.
         details: google.rpc messages for `grpc-status-details-bin`.
-        pushback_ms: when a client's retry policy may try again; -1: never; None: not said.
+        pushback_ms: delay before the client's retry policy may retry; -1: never; None: unset.
         trailers: further trailing metadata.
     """
 
@@ -79,7 +80,7 @@ class RpcError(Exception):
         self.trailers = trailers
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Trailers with the status details and the retry pushback."""
+        """Returns the trailers, including the status details and the retry pushback."""
         number: int = self.code.value[0]
         status = status_pb2.Status(code=number, message=self.message)
         for detail in self.details:
@@ -93,7 +94,7 @@ class RpcError(Exception):
 
 
 def from_outcome(error: RequestRefused | PartialOutput | UpstreamFailure) -> RpcError:
-    """The answer to what the pipeline raises."""
+    """Converts an exception of the pipeline into an RpcError."""
     match error:
         case RequestRefused():
             return from_refused(error)
@@ -104,22 +105,22 @@ def from_outcome(error: RequestRefused | PartialOutput | UpstreamFailure) -> Rpc
 
 
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
-    """Ends the call with the error."""
+    """Ends the RPC with the error's status. Never returns."""
     await context.abort(error.code, error.message, error.trailing_metadata())
 
 
 def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
-    """INVALID_ARGUMENT: (field path, what is wrong and how to mend it) for each violation;
-    `reason`: for programs, what kind of fault it is."""
+    """INVALID_ARGUMENT. `violations`: pairs of field path and description with a fix. `reason`:
+    machine-readable kind of fault; empty: none."""
     detail = error_details_pb2.BadRequest()
     left_bytes = MAX_VIOLATIONS_BYTES
-    told = list(violations)
-    for i, (field, description) in enumerate(told):
+    found = list(violations)
+    for i, (field, description) in enumerate(found):
         field = _cut(field, MAX_VIOLATIONS_BYTES // 4)
         description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
         left_bytes -= len(field.encode()) + len(description.encode())
         if left_bytes < 0:
-            rest = f"one of {len(told) - i} more faults: mend those before it first"
+            rest = f"one of {len(found) - i} more faults: mend those before it first"
             detail.field_violations.add(field=field, description=rest)
             break
         detail.field_violations.add(field=field, description=description)
@@ -129,17 +130,17 @@ def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError
 
 
 def unauthenticated(message: str) -> RpcError:
-    """UNAUTHENTICATED: no key, or one that is not known."""
+    """UNAUTHENTICATED: the key is missing or unknown."""
     return RpcError(grpc.StatusCode.UNAUTHENTICATED, message, _info("UNAUTHENTICATED"))
 
 
 def denied(message: str) -> RpcError:
-    """PERMISSION_DENIED: the key may not do this."""
+    """PERMISSION_DENIED: the key lacks the right."""
     return RpcError(grpc.StatusCode.PERMISSION_DENIED, message, _info("PERMISSION_DENIED"))
 
 
 def unknown_model(model: str) -> RpcError:
-    """NOT_FOUND: no such model, or none that the key may know of."""
+    """NOT_FOUND: the model does not exist, or the key may not see it."""
     detail = error_details_pb2.ResourceInfo(resource_type="model", resource_name=model)
     return RpcError(
         grpc.StatusCode.NOT_FOUND, f"model {model!r} is not served here: see ListModels", detail
@@ -147,48 +148,49 @@ def unknown_model(model: str) -> RpcError:
 
 
 def not_found(kind: str, name: str) -> RpcError:
-    """NOT_FOUND: no such thing."""
+    """NOT_FOUND: no object of this kind has this name."""
     detail = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
     return RpcError(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}", detail)
 
 
 def precondition(message: str, reason: str) -> RpcError:
-    """FAILED_PRECONDITION: as things stand, this cannot be done."""
+    """FAILED_PRECONDITION: the current state of the gateway forbids the operation."""
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason))
 
 
 def no_decision(request_id: str) -> RpcError:
-    """NOT_FOUND: no record of a decision for this request."""
+    """NOT_FOUND: the decision log has no entry for this request."""
     message = f"request_id {_cut(request_id, 200)!r}: not among the last decisions"
     detail = error_details_pb2.ResourceInfo(resource_type="decision")
     return RpcError(grpc.StatusCode.NOT_FOUND, message, detail)
 
 
 def already_exists(message: str, request_id: str) -> RpcError:
-    """ALREADY_EXISTS: an id that is in use, by the request with this id."""
+    """ALREADY_EXISTS: the id is in use by the request `request_id`."""
     info = _info("ALREADY_EXISTS", request_id=request_id)
     return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, info)
 
 
 def deadline(message: str) -> RpcError:
-    """DEADLINE_EXCEEDED, told before the client's own clock says so."""
+    """DEADLINE_EXCEEDED, sent by the gateway before the client's own timer fires."""
     return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, message, _info("DEADLINE"))
 
 
 def exhausted(message: str, reason: str, retry_after_s: float | None) -> RpcError:
-    """RESOURCE_EXHAUSTED with the hint when to try again; None: no use in trying again."""
+    """RESOURCE_EXHAUSTED with a retry delay in seconds. None: a retry cannot succeed."""
     return _retryable(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason, retry_after_s)
 
 
 def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcError:
-    """UNAVAILABLE with the hint when to try again."""
+    """UNAVAILABLE with a retry delay in seconds. None: a retry cannot succeed."""
     return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
 
 
 def partial_output(
     failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None = None
 ) -> RpcError:
-    """After content was sent: no blind retry; the usage so far and its cost are in trailers."""
+    """The stream broke off after the client received content. The client must not retry blindly.
+    The trailers hold the usage so far and its cost."""
     late = failure.kind is FailureKind.DEADLINE
     trailers = [(USAGE_TRAILER, usage_message(usage).SerializeToString())]
     cost = None if settled is None else cost_message(settled)
@@ -204,7 +206,8 @@ def partial_output(
 
 
 def from_failure(failure: UpstreamFailure) -> RpcError:
-    """The answer to a failure before content that no other placement can mend."""
+    """Converts an upstream failure that occurred before any content and that another placement
+    cannot fix."""
     match failure.kind:
         case FailureKind.BAD_REQUEST:
             param = failure.param.removeprefix("body.")
@@ -220,15 +223,15 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
 
 
 def from_refused(error: RequestRefused) -> RpcError:
-    """The answer to a request that is not run. `_STATUSES` is the table."""
+    """Converts a refusal, using the table `_STATUSES`."""
     if error.fields:
         return invalid((field, _not_honoured(field)) for field in error.fields)
     return _STATUSES[error.reason](error)
 
 
 def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> RpcError:
-    """A cap on spend: RESOURCE_EXHAUSTED where what is held may come free, else
-    FAILED_PRECONDITION (None as hint)."""
+    """A spend limit refuses the request. RESOURCE_EXHAUSTED if reserved spend may be released
+    within `retry_after_s` seconds; FAILED_PRECONDITION if `retry_after_s` is None."""
     detail = error_details_pb2.QuotaFailure()
     detail.violations.add(subject=subject, description=text)
     held = retry_after_s is not None
@@ -237,8 +240,8 @@ def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> 
 
 
 def _too_long(message: str) -> RpcError:
-    told = message.removesuffix(_SHORTEN)  # another gateway may have said it
-    return invalid([("input", told + _SHORTEN)], FailureKind.CONTEXT_LENGTH.name)
+    text = message.removesuffix(_SHORTEN)  # another gateway may have added the suffix
+    return invalid([("input", text + _SHORTEN)], FailureKind.CONTEXT_LENGTH.name)
 
 
 def _not_honoured(field: str) -> str:
@@ -267,7 +270,7 @@ def _retryable(
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """The beginning of a text, in whole characters."""
+    """Returns the longest prefix of whole characters that fits into `max_bytes`."""
     return text.encode()[:max_bytes].decode(errors="ignore")
 
 
@@ -322,4 +325,4 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.PRICE_UNKNOWN: _quota,
     RefusalReason.MAX_COST: _quota,
 }
-"""The status of every refusal."""
+"""Converter for each refusal reason."""

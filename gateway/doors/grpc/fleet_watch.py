@@ -1,4 +1,4 @@
-"""WatchFleet: the fleet as it stands, again each interval."""
+"""WatchFleet: sends the state of the fleet once per interval."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ SHORTEST_S, LONGEST_S = 0.1, 60.0
 async def watch_fleet(
     request: usage_pb2.WatchFleetRequest, port: SchedulerPort
 ) -> AsyncIterator[usage_pb2.WatchFleetResponse]:
-    """Answers for ever. Raises RpcError for an interval out of bounds."""
+    """Yields the fleet state until the caller stops iterating. Raises RpcError if the interval is
+    out of bounds."""
     interval_s = DEFAULT_S
     if request.HasField("interval"):
         interval_s = request.interval.ToNanoseconds() / 1e9
@@ -42,7 +43,7 @@ async def watch_fleet(
 def fleet_message(
     figures: FleetFigures, rates: Mapping[str, Sequence[KindRates]], *, at_unix_s: float
 ) -> usage_pb2.WatchFleetResponse:
-    """One answer. `rates`: by pool."""
+    """Builds one response. `rates`: cost rates by pool name. `at_unix_s`: Unix seconds."""
     at = Timestamp()
     at.FromNanoseconds(round(at_unix_s * 1e9))
     snapshot = figures.snapshot

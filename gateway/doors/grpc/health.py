@@ -1,8 +1,9 @@
-"""Health: of the service (whether it can serve), and of the process (whether to restart it).
+"""Health of the service (readiness) and of the process (liveness).
 
-The overall name and the service's follow the fleet: NOT_SERVING while nothing can serve, so that
-load balancers look elsewhere. `PROCESS` is SERVING as long as the event loop answers: a restart
-mends no vLLM server, so a liveness probe must ask for this name.
+The empty service name and the inference service's name follow the fleet: they are NOT_SERVING while
+no placement can serve, so load balancers choose another gateway. `PROCESS` is SERVING as long as
+the event loop runs. Liveness probes must use `PROCESS`, because restarting the gateway cannot
+repair a vLLM server.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def tell(servicer: health.aio.HealthServicer, serves: bool) -> None:
-    """Tells whether anything can serve. Nothing changes any more once the drain has begun."""
+    """Sets the health status of the service and of the process. Has no effect once draining has
+    begun."""
     await servicer.set(PROCESS, SERVING)
     for name in ("", INFERENCE):
         await servicer.set(name, SERVING if serves else NOT_SERVING)
@@ -37,8 +39,10 @@ async def tell(servicer: health.aio.HealthServicer, serves: bool) -> None:
 async def health_port(
     servicer: health.aio.HealthServicer, listen: str | None
 ) -> AsyncIterator[str | None]:
-    """Serves health alone, in plain text, until the context is left; None: nowhere. Yields the
-    address. Raises OSError."""
+    """Serves the health service alone, without TLS, until the context exits.
+
+    Yields the bound address; yields None if `listen` is None. Raises OSError if it cannot bind.
+    """
     if listen is None:
         yield None
         return

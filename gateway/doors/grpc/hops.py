@@ -1,4 +1,4 @@
-"""How many gateways a request came through: what ends a circle of gateways."""
+"""Reads the hop count of a request, which bounds forwarding loops between gateways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from gateway.doors.grpc import errors
 
 
 def hops_of(metadata: Sequence[tuple[str, str | bytes]]) -> int:
-    """Gateways before this one. Raises RpcError (INVALID_ARGUMENT) for what is no such number."""
+    """Returns the number of gateways that forwarded the request before this one. Raises RpcError
+    (INVALID_ARGUMENT) if the metadata value is not a number from 0 to MAX_HOPS."""
     for name, value in metadata:
         if name != HOPS_METADATA:
             continue

@@ -1,7 +1,7 @@
-"""InferenceService: translates an RPC into a call of the pipeline, and its output into messages.
+"""InferenceService: converts an RPC into a pipeline call, and pipeline output into messages.
 
-Streams are written with `context.write` from one coroutine: a cancelled RPC then raises inside it,
-and every `finally` of the pipeline runs at once.
+One coroutine writes each stream with `context.write`. Cancelling the RPC therefore raises inside
+that coroutine, and every `finally` of the pipeline runs at once.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _ENDS = (RequestRefused, PartialOutput, UpstreamFailure)
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """The RPCs that clients call."""
+    """The RPCs for callers. Every RPC raises UNAUTHENTICATED if the key is missing or unknown."""
 
     def __init__(self, active: ActiveSettings, pipeline: Pipeline, port: SchedulerPort) -> None:
         self._active = active
         self._pipeline = pipeline
         self._port = port
 
-    async def Generate(  # type: ignore[override]  # the stub knows generators only
+    async def Generate(  # type: ignore[override]  # the stub types generators only
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
-        """Streams deltas, then `done`."""
+        """Streams deltas, then one `done` message."""
         async with rpc_errors(context):
             call = self._call(request, context)
             try:
@@ -64,7 +64,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def GenerateOnce(
         self, request: inference_pb2.GenerateOnceRequest, context: Context
     ) -> inference_pb2.GenerateOnceResponse:
-        """The same, in one answer."""
+        """Runs the same generation as `Generate` and returns the whole answer in one message."""
         async with rpc_errors(context):
             call = self._call(request.request, context, whole_answer=True)
             choices = ChoiceAssembler()
@@ -86,7 +86,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def CountTokens(
         self, request: inference_pb2.CountTokensRequest, context: Context
     ) -> inference_pb2.CountTokensResponse:
-        """Counts by a replica's own tokenizer; estimates where only remotes serve the model."""
+        """Counts prompt tokens with a replica's tokenizer. The count is an estimate if only remotes
+        serve the model."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             violations = Violations()
@@ -115,7 +116,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
-        """The models that the key may use."""
+        """Lists the models that the key may use."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             models: dict[str, inference_pb2.Model] = {}
@@ -126,8 +127,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 model = models.setdefault(name, inference_pb2.Model(name=name))
                 if placement.context_tokens is not None:
                     model.context_tokens = max(model.context_tokens, placement.context_tokens)
-                if placement.kind is PlacementKind.LOCAL:
-                    # A place without an address waits for DNS to name a replica.
+                if placement.kind is PlacementKind.SELF_HOSTED:
+                    # A placement without an address is waiting for DNS to resolve a replica.
                     model.local_replicas += bool(placement.address)
                     model.local_replicas_serving += placement.serving
                 else:
@@ -139,7 +140,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Quote(
         self, request: inference_pb2.QuoteRequest, context: Context
     ) -> inference_pb2.QuoteResponse:
-        """Where the request would run now, and why; nothing is started."""
+        """Returns the placement that would be chosen now, and the alternatives. Starts nothing."""
         async with rpc_errors(context):
             call = self._call(request.request, context)
             try:
@@ -150,7 +151,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Explain(
         self, request: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
-        """Why a request of the last ones ran where it did."""
+        """Returns the placement decision of a recent request. Only an operator may ask about
+        another key's request."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             key_id = request.key_id or caller.key_id
@@ -168,7 +170,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         *,
         whole_answer: bool = False,
     ) -> GenerateCall:
-        """The checked call. Raises RpcError."""
+        """Authenticates the caller and checks the request. Raises RpcError."""
         metadata = metadata_of(context)
         return generate_call(
             proto,

@@ -1,4 +1,4 @@
-"""How the gRPC server listens: its channel options, TLS, and the port."""
+"""Listening socket of the gRPC server: channel options, TLS certificates and port."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from gateway.config.tls_files import check_server_tls
 log = logging.getLogger(__name__)
 
 RENEW_S = 30.0
-"""How often the TLS files are looked at."""
+"""Seconds between two checks of the TLS files for changes."""
 PING_INTERVAL_MS = 10_000
-"""Clients may ping this often without data; gRPC's own default, 5 minutes, ends connections of
-clients that keep theirs alive through load balancers."""
+"""Minimum interval between client pings without data. gRPC's default of 5 minutes would close
+connections of clients that use keepalive to pass load balancers."""
 
 
 def server_options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
-    """Channel arguments of the server. A misspelt one would be ignored without a word."""
+    """Channel arguments of the server. gRPC silently ignores an unknown argument name."""
     server = config.server
     return (
         ("grpc.max_receive_message_length", config.limits.message_bytes),
         ("grpc.max_send_message_length", -1),
-        # Two gateways on one port would share its connections silently.
+        # With so_reuseport, two gateways on one port would silently share its connections.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", round(server.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(server.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
         ("grpc.http2.max_ping_strikes", 0),
-        # Clients come back through the load balancer, so that new pods get their share; streams
-        # that run keep their connection until they end.
+        # Clients reconnect through the load balancer, so new pods receive their share. Running
+        # streams keep their connection until they end.
         ("grpc.max_connection_age_ms", round(server.max_connection_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", round(server.max_connection_age_grace_s * 1000)),
     )
 
 
 class Certificates:
-    """The TLS files in force. Read at the start, on reload and when they have changed, handed out
-    at every handshake."""
+    """The TLS files in force. They are read at the start, on reload and after a change on disk.
+    gRPC fetches them for every handshake."""
 
     def __init__(self, tls: TlsConfig, base_dir: Path) -> None:
-        """Raises ConfigError."""
+        """Reads the files. Raises ConfigError."""
         self._needs_client = tls.client_ca is not None
         self.reload(tls, base_dir)
 
     def reload(self, tls: TlsConfig, base_dir: Path) -> None:
-        """Reads the files again. Raises ConfigError, and keeps the old ones."""
+        """Reads the files again. Raises ConfigError and keeps the old files in force."""
         stamp = _stamp(tls, base_dir)
         self._configuration = self._read(tls, base_dir)
         self._files, self._stamp = (tls, base_dir), stamp
 
     def renew(self) -> bool:
-        """Reads the files again if one has changed; whether it has. Raises ConfigError once for a
-        change that cannot be used, and keeps the old ones."""
+        """Reads the files again if one has changed, and returns whether one has. Raises ConfigError
+        once per unusable change and keeps the old files in force."""
         stamp = _stamp(*self._files)
         if stamp == self._stamp:
             return False
@@ -67,7 +67,7 @@ class Certificates:
         return True
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow `reload`."""
+        """Returns server credentials that follow later calls of `reload`."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration, lambda: self._configuration, self._needs_client
         )
@@ -81,8 +81,8 @@ class Certificates:
 
 
 async def follow(certificates: Certificates | None, interval_s: float = RENEW_S) -> None:
-    """Puts renewed files into force, until cancelled: they expire, and what renews them (as
-    cert-manager does) tells nobody."""
+    """Loads renewed TLS files every `interval_s` seconds, until cancelled. Polling is needed
+    because a renewer such as cert-manager sends no signal."""
     while certificates is not None:
         await asyncio.sleep(interval_s)
         try:
@@ -93,13 +93,13 @@ async def follow(certificates: Certificates | None, interval_s: float = RENEW_S)
 
 
 def _stamp(tls: TlsConfig, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
-    """Differs once a file has been replaced or written."""
+    """Returns inode, modification time and size of each file; None for an absent file."""
     stamp: list[tuple[int, int, int] | None] = []
     for file in (tls.cert, tls.key, tls.client_ca):
         try:
             found = None if file is None else (base_dir / file).stat()
         except OSError:
-            found = None  # reading it will tell
+            found = None  # reading the file will raise the error
         stamp.append(found and (found.st_ino, found.st_mtime_ns, found.st_size))
     return tuple(stamp)
 
@@ -111,7 +111,7 @@ def bind(
     *,
     field: str = "server.listen",
 ) -> str:
-    """Returns the address that was bound. Raises OSError that names the field."""
+    """Binds the server and returns the bound address. Raises OSError that names the field."""
     try:
         if certificates is None:
             port = server.add_insecure_port(listen)

@@ -1,4 +1,4 @@
-"""GetPoolCost: the meter's account of a pool as a message, beside what remotes would have asked."""
+"""GetPoolCost: a pool's metered cost, compared with the price of the same tokens at remotes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ SLICE_POINTS = 128
 async def pool_cost(
     port: SchedulerPort, request: usage_pb2.GetPoolCostRequest
 ) -> usage_pb2.GetPoolCostResponse:
-    """The answer. Raises RpcError for a pool or window that there is not."""
+    """Builds the response. Raises RpcError if the pool is unknown or the window is out of
+    bounds."""
     window_ns = DEFAULT_NS
     if request.HasField("window"):
         window_ns = request.window.ToNanoseconds()
@@ -35,7 +36,7 @@ async def pool_cost(
     answer.remotes.extend(map(_remote, report.remotes))
     for first in range(0, len(cost.load), SLICE_POINTS):
         answer.load.extend(map(_load, cost.load[first : first + SLICE_POINTS]))
-        await asyncio.sleep(0)  # a day has 1440 points: 3 ms in one piece
+        await asyncio.sleep(0)  # yields: the 1440 points of a day take 3 ms
     return answer
 
 
@@ -73,7 +74,7 @@ def _load(point: LoadPoint) -> usage_pb2.PoolLoad:
 
 
 def rate_message(rates: KindRates) -> usage_pb2.PoolRate:
-    """Cost rates of one kind of token."""
+    """Converts the cost rates of one token kind, in nano-USD per million tokens."""
     return usage_pb2.PoolRate(
         token_kind=rates.kind.value,
         allocated_nano_usd_per_mtok=rates.allocated,

@@ -1,7 +1,7 @@
-"""A client's request: every field checked, then turned into a `Generation`.
+"""Checks every field of a `GenerateRequest` and converts it into a `Generation`.
 
-Bounds are those of the API's field comments. A fault names the field, the value and the fix; faults
-are reported together, as many as fit an answer.
+The bounds are those of the API's field comments. A violation names the field, the value and the
+fix. All violations are reported together, as far as they fit into one response.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MAX_LOGPROBS = 20
 _MAX_PRIORITY = 10
 _MAX_ID_BYTES = 128
 _MAX_MODEL_CHARS = 256
-"""As the configuration's names. A longer one would not fit into the answer that it is unknown."""
+"""Same limit as for model names in the configuration. A longer name would not fit into the error
+response that rejects it."""
 _MAX_STOP_BYTES = 1024
 
 _SAMPLING_BOUNDS = {
@@ -40,14 +41,15 @@ _SLO_CLASSES = frozenset(generation_pb2.SloClass.values())
 def parse_generation(
     proto: generation_pb2.GenerateRequest, default_max_output_tokens: int, hops: int = 0
 ) -> Generation:
-    """The request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every fault."""
+    """Returns the request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every
+    violation."""
     violations = Violations()
     generation_input = parse_input(proto, violations)
     sampling = _NO_SAMPLING
     if proto.HasField("sampling"):
         sampling = _parse_sampling(proto.sampling, violations)
     _check_scheduling_fields(proto, violations)
-    fault = violations.add  # its text is made only when it is one: all others would cost, too
+    fault = violations.add  # called on faults only, so valid requests format no text
     request_id = proto.request_id or secrets.token_hex(12)
     if _REQUEST_ID.match(request_id) is None:
         shown = f"{proto.request_id[:140]!r}"
@@ -88,7 +90,8 @@ def parse_generation(
 def parse_input(
     proto: generation_pb2.GenerateRequest, violations: Violations
 ) -> Chat | str | tuple[int, ...]:
-    """Model name and input of a request; faults are noted."""
+    """Returns the input of a request and checks its model name. Violations are appended to
+    `violations`."""
     size = len(proto.model)
     if not size:
         violations.add("model", "empty: name a model that ListModels gives")
@@ -141,7 +144,7 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     for name in ("session_id", "idempotency_key"):
         if (size := len(getattr(proto, name).encode())) > _MAX_ID_BYTES:
             fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
-    if "\0" in proto.session_id:  # PostgreSQL cannot keep it: the row would block all after it
+    if "\0" in proto.session_id:  # PostgreSQL rejects NUL: the row would block all later rows
         fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
     if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
         shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"

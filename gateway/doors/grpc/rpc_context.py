@@ -1,4 +1,4 @@
-"""What every servicer does around its work: who calls, and how an error becomes a status."""
+"""Authentication, authorisation and error mapping shared by all servicers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class ActiveSettings(Protocol):
-    """What the services read of the configuration in force."""
+    """The parts of the active configuration that the servicers read."""
 
     @property
     def authenticator(self) -> Authenticator:
-        """Who may call."""
+        """Authenticates callers by key."""
 
     @property
     def config(self) -> GatewayConfig:
@@ -33,7 +33,7 @@ class ActiveSettings(Protocol):
         """The price catalogs."""
 
 
-# The types of one call; the context is generic in its messages, which matter to nobody here.
+# The context type of one RPC. Its message type parameters are irrelevant here.
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -41,12 +41,13 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def metadata_of(context: Context) -> Metadata:
-    """What the client sent with the call; gRPC makes it anew each time that it is asked."""
+    """Returns the client's metadata as a tuple. gRPC builds a new object on every call, so callers
+    keep the result."""
     return tuple(context.invocation_metadata() or ())
 
 
 def caller_of(active: ActiveSettings, metadata: Metadata) -> Caller:
-    """Who calls, by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
+    """Authenticates the caller by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
     try:
         return active.authenticator.authenticate(metadata)
     except Unauthenticated as error:
@@ -54,7 +55,8 @@ def caller_of(active: ActiveSettings, metadata: Metadata) -> Caller:
 
 
 def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
-    """Raises RpcError (PERMISSION_DENIED) unless the caller's key has one of the roles."""
+    """Raises RpcError (PERMISSION_DENIED) unless the caller's key has one of the roles. `what`: the
+    operation, for the message."""
     if caller.role not in roles:
         needed = " or ".join(role.value for role in KeyRole if role in roles)
         raise errors.denied(
@@ -64,7 +66,8 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
 
 @asynccontextmanager
 async def rpc_errors(context: Context) -> AsyncIterator[None]:
-    """Turns errors into statuses: those meant for the client, and one word for all others."""
+    """Turns an RpcError into its status. Any other exception is logged and becomes INTERNAL without
+    details."""
     try:
         yield
     except errors.RpcError as error:

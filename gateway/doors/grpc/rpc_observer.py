@@ -1,9 +1,9 @@
-"""One span, one duration and one end for every RPC: the gateway's own interceptor.
+"""Server interceptor: one span, one duration and one final status for every RPC.
 
-The contributed one ends cancelled and late streams as OK, has no metrics and speaks older names.
-The span is never made current across an await of the handler: whoever needs it (attempts, log
-lines) finds the RPC's record in a context variable, which is the RPC's own, as each runs in a task
-of its own.
+OpenTelemetry's contributed interceptor reports cancelled and late streams as OK, has no metrics and
+uses older attribute names. The span is never made current across an await of the handler. Attempts
+and log lines find the RPC's record in a context variable. gRPC runs each RPC in its own task, so
+each RPC has its own value of that variable.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT, CallRecord
 
 OURS = "/moegate."
-"""Methods that are observed: health checks and reflection would drown the rest."""
+"""Prefix of the observed methods. Health checks and reflection are excluded because their volume
+would hide the other RPCs."""
 DEADLINE_SLACK_S = 0.05
-"""A client's cancellation at its own deadline comes about a network round trip before the server's
-clock says so."""
+"""A client that cancels at its own deadline does so about one network round trip before the
+server's timer expires."""
 SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -35,14 +36,15 @@ SERVER_ERRORS = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-"""Codes that are the server's fault (RPC conventions): a refusal is an answer, not an error."""
+"""Status codes that count as server errors (OpenTelemetry RPC conventions). A refusal is a valid
+response, not a server error."""
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
 
 class RpcObserver(grpc.aio.ServerInterceptor):
-    """Observes every RPC of the gateway's own services. `tracer`: None for no spans."""
+    """Observes every RPC of the moegate services. `tracer`: None disables spans."""
 
     def __init__(
         self,
@@ -50,7 +52,8 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         clock: Callable[[], float],
         measure: Callable[[str, str, float], None],
     ) -> None:
-        """`measure`: takes method, name of the code and seconds of every RPC."""
+        """`measure` receives the method, the status code name and the duration in seconds of every
+        RPC."""
         self._tracer = tracer
         self._clock = clock
         self._measure = measure
@@ -63,7 +66,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method, observed; made once per method."""
+        """Returns the observed handler of a method. Each method is wrapped once."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
@@ -105,7 +108,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         return observed
 
     def start(self, method: str, context: ServicerContext) -> CallRecord:
-        """An RPC begins, in the task that runs it."""
+        """Records the start of an RPC. Must run in the task that executes the RPC."""
         record = CallRecord(method, self._clock())
         if self._tracer is not None:
             carrier = {
@@ -128,7 +131,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
     def end(
         self, record: CallRecord, context: ServicerContext, ended: BaseException | None
     ) -> None:
-        """It is over. `ended`: what it raised."""
+        """Records the end of an RPC. `ended`: the exception that the handler raised; None: none."""
         code = _code(context, ended)
         detail = context.details() or ""
         text = detail if isinstance(detail, str) else detail.decode(errors="replace")
@@ -149,7 +152,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
 
 
 class _Observed:
-    """Around the handler of one RPC, however it ends."""
+    """Context manager that reports start and end of one RPC to the observer."""
 
     __slots__ = ("_context", "_method", "_observer", "_record")
 
@@ -166,10 +169,10 @@ class _Observed:
 
 
 def _code(context: ServicerContext, ended: BaseException | None) -> grpc.StatusCode:
-    """How the client will see the call end."""
-    told: Any = context.code()
-    if told:
-        return told if isinstance(told, grpc.StatusCode) else _BY_NUMBER[told]
+    """Returns the status code that the client will see."""
+    code: Any = context.code()
+    if code:
+        return code if isinstance(code, grpc.StatusCode) else _BY_NUMBER[code]
     if ended is None:
         return grpc.StatusCode.OK
     if isinstance(ended, asyncio.CancelledError | GeneratorExit):
@@ -182,7 +185,7 @@ def _code(context: ServicerContext, ended: BaseException | None) -> grpc.StatusC
 
 @lru_cache(1024)
 def _peer(peer: str) -> Mapping[str, str | int]:
-    """The address of a peer, from gRPC's ipv4:HOST:PORT and ipv6:[HOST]:PORT."""
+    """Parses the peer address from gRPC's ipv4:HOST:PORT or ipv6:[HOST]:PORT."""
     family, _, rest = peer.partition(":")
     host, _, port = rest.rpartition(":")
     if family not in ("ipv4", "ipv6") or not port.isdecimal():

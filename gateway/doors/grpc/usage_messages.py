@@ -1,4 +1,4 @@
-"""Rows and sums of the ledger as protos."""
+"""Converts ledger rows and sums into messages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _TIMES = {"started_unix_us": "started_at", "ended_unix_us": "ended_at"}
 
 
 def spend_row(spend: Spend) -> usage_pb2.SpendRow:
-    """Sums of a group: the fields have the same names."""
+    """Converts the sums of one group. The message fields have the same names."""
     return usage_pb2.SpendRow(**asdict(spend))
 
 
 def attempt_row(row: Row) -> usage_pb2.AttemptRow:
-    """A row: the fields have the columns' names, but for times; NULL stays absent."""
+    """Converts one row. The message fields have the column names, except for times. NULL columns
+    stay unset."""
     values = dict(zip(ATTEMPT_COLUMNS, row, strict=True))
     message = usage_pb2.AttemptRow(
         **{
@@ -37,7 +38,7 @@ def attempt_row(row: Row) -> usage_pb2.AttemptRow:
 
 
 def timestamp(unix_s: float) -> Timestamp:
-    """Unix seconds as a proto."""
+    """Converts Unix seconds."""
     message = Timestamp()
     message.FromNanoseconds(round(unix_s * 1e9))
     return message

@@ -1,6 +1,7 @@
-"""UsageService: spend from the ledger, its rows, and the fleet as it stands.
+"""UsageService: spend from the ledger, ledger rows, and the current state of the fleet.
 
-A caller's key sees what it spent itself, a tenant admin's its tenant, an operator's everything.
+A caller's key sees its own spend, a tenant admin's key sees the tenant's spend, and an operator's
+key sees all spend.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _ORDERS = {
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
-    """Spend and fleet."""
+    """The RPCs about spend and fleet. They raise UNAVAILABLE while the ledger's database fails."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def GetSpend(
         self, request: usage_pb2.GetSpendRequest, context: Context
     ) -> usage_pb2.GetSpendResponse:
-        """Sums over the ledger."""
+        """Sums ledger rows by up to MAX_GROUPS groups."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             groups = _groups(request)
@@ -90,10 +91,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
                 rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
             )
 
-    async def ExportAttempts(  # type: ignore[override]  # the stub knows generators only
+    async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
     ) -> None:
-        """Rows of the ledger, a page a message."""
+        """Streams ledger rows, one page per message. Without `from` it starts at the oldest row."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             selection = replace(
@@ -111,16 +112,17 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def GetPoolCost(
         self, request: usage_pb2.GetPoolCostRequest, context: Context
     ) -> usage_pb2.GetPoolCostResponse:
-        """What a pool's tokens cost, and where its bill went."""
+        """Returns the cost per token of a pool and the breakdown of its bill. For operators."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
             return await pool_cost(self._port, request)
 
-    async def WatchFleet(  # type: ignore[override]  # the stub knows generators only
+    async def WatchFleet(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context
     ) -> None:
-        """Every placement, again each interval, until the client leaves."""
+        """Streams the state of every placement at each interval, until the client cancels. For
+        operators."""
         async with rpc_errors(context):
             caller = caller_of(self._active, metadata_of(context))
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
@@ -129,12 +131,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
 
 
 def unavailable(error: LedgerUnavailable) -> errors.RpcError:
-    """The ledger's database does not answer."""
+    """UNAVAILABLE: the ledger's database does not respond."""
     return errors.unavailable(f"the ledger does not answer: {error}", "LEDGER", RETRY_S)
 
 
 def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:
-    """What of it the caller may see. Raises RpcError (PERMISSION_DENIED)."""
+    """Restricts the selection to the rows that the caller may see. Raises RpcError
+    (PERMISSION_DENIED)."""
     if caller.role is not KeyRole.OPERATOR:
         if tenant not in ("", caller.tenant):
             raise errors.denied(f"tenant: key {caller.key_id} may see only {caller.tenant}")
@@ -160,7 +163,8 @@ def _groups(request: usage_pb2.GetSpendRequest) -> list[Group]:
 
 
 def _us(request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, name: str) -> int:
-    """A time of the request in microseconds; absent: now, or as long before as is usual."""
+    """Returns a time field of the request in Unix microseconds. An absent `to` means now; an absent
+    `from` means DEFAULT_SPAN_S before now."""
     now_s = time.time()
     if not request.HasField(name):
         return round((now_s if name == "to" else now_s - DEFAULT_SPAN_S) * 1e6)

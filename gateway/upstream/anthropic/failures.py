@@ -9,9 +9,9 @@ import msgspec
 from gateway.domain.failures import (
     FailureKind,
     UpstreamFailure,
+    failure_message,
     kind_of_status,
     retry_after_seconds,
-    told,
 )
 from gateway.upstream.anthropic import wire
 
@@ -76,4 +76,6 @@ def _failure(
             kind = FailureKind.CREDIT
     elif kind is FailureKind.BUSY and code == _SPEND_LIMIT:
         kind = FailureKind.CREDIT
-    return UpstreamFailure(kind, told(kind, where, status, text), retry_after_s=retry_after_s)
+    return UpstreamFailure(
+        kind, failure_message(kind, where, status, text), retry_after_s=retry_after_s
+    )

@@ -17,8 +17,8 @@ from gateway.domain.failures import (
     MAX_RETRY_AFTER_S,
     FailureKind,
     UpstreamFailure,
+    failure_message,
     one_line,
-    told,
 )
 from gateway.translation.metadata import ERROR_DOMAIN, PUSHBACK_TRAILER
 
@@ -63,7 +63,7 @@ def failure_of(error: grpc.aio.AioRpcError, *, connected: bool) -> UpstreamFailu
         text = text.removeprefix(f"{param}: ")
     return UpstreamFailure(
         kind,
-        told(kind, code.name, 0, text),
+        failure_message(kind, code.name, 0, text),
         param=one_line(param, MAX_PARAM_CHARS),
         retry_after_s=retry_after_s,
     )

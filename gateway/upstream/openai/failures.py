@@ -13,10 +13,10 @@ import msgspec
 from gateway.domain.failures import (
     FailureKind,
     UpstreamFailure,
+    failure_message,
     kind_of_status,
     one_line,
     retry_after_seconds,
-    told,
 )
 from gateway.upstream.openai import wire
 
@@ -85,7 +85,7 @@ def _failure(
     message = _ECHOED_INPUT.sub("", detail.message or "")
     return UpstreamFailure(
         kind,
-        told(kind, where, status, message),
+        failure_message(kind, where, status, message),
         param=one_line(detail.param or "", MAX_PARAM_CHARS),
         retry_after_s=retry_after_s,
     )

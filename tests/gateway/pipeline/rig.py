@@ -33,7 +33,7 @@ from gateway.pipeline.observer import AttemptAnswer, RequestObserver
 from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.settings import pipeline_settings
 from gateway.pipeline.upstreams import Upstream
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import scheduling_settings
 from gateway.upstream.scripted import ScriptedUpstream
@@ -98,7 +98,7 @@ def unanswered_budgets(*budgets: Budget) -> Budgets:
     return made
 
 
-class RecordedScheduler(LocalScheduler):
+class RecordedScheduler(InProcessScheduler):
     """Records what the pipeline submits and sends."""
 
     submissions: list[Submission]
@@ -368,7 +368,8 @@ def use_prices(rig: Rig) -> None:
     rig.scheduler.use_rates(RateSnapshot(rates=dict.fromkeys(rig.scripted, RATES)))
 
 
-def evict(rig: Rig, attempt: int = 1) -> None:
-    """The scheduler takes an attempt of request "r" back."""
-    for branch in rig.branches("key/r"):
-        branch.deliver(Evict(request_id="key/r", attempt=attempt, reason="others come first"))
+def evict(rig: Rig, attempt: int = 1, request_id: str = "r") -> None:
+    """The scheduler takes an attempt of a request back."""
+    for branch in rig.branches(f"key/{request_id}"):
+        found = branch.request.request_id
+        branch.deliver(Evict(request_id=found, attempt=attempt, reason="others come first"))

@@ -59,7 +59,7 @@ TICK_S = 0.05
 """Longest time between two ticks while requests run: what the core measures moves with time."""
 
 
-class LocalScheduler:
+class InProcessScheduler:
     """Implements `SchedulerPort`. `run` must be running."""
 
     def __init__(
@@ -343,7 +343,7 @@ class LocalScheduler:
         placements = settings.placements
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
-        local = [p for p in placements if p.kind is PlacementKind.LOCAL]
+        local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
         groups: dict[str, list[str]] = {}
         for placement in local:
             groups.setdefault(group_of(placement), []).append(placement.name)
