@@ -108,27 +108,31 @@ Sink = Callable[[SettledAttempt], None]
 
 def settle(
     request: Request,
-    dispatch: Start,
+    start: Start,
     *,
-    book: RateSnapshot,
+    rate_snapshot: RateSnapshot,
     pool: str,
     outcome: AttemptOutcome,
-    handed_over: bool,
+    committed: bool,
     usage: Usage | None,
     metered: Metered | None,
     started_unix_s: float,
     ended_unix_s: float,
     goes_on: bool = False,
 ) -> SettledAttempt:
-    """The account of an attempt. `book`: the prices at admission; `metered`: of an own server;
-    `goes_on`: its answer broke off and may be gone on with by another attempt."""
+    """Computes the cost of an ended attempt.
+
+    `rate_snapshot`: prices at admission. `committed`: the client received output. `metered`: cost
+    at a self-hosted placement; None: unknown. `goes_on`: the answer broke off, and another attempt
+    may continue it.
+    """
     counts = None if usage is None else token_counts(usage)
-    rates = book.rates.get(dispatch.placement)
-    kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or handed_over
+    rates = rate_snapshot.rates.get(start.placement)
+    kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or committed
     basis: CostBasis | None = None
     cost: int | None = None
     parts: tuple[CostPart, ...] = ()
-    if dispatch.kind is PlacementKind.SELF_HOSTED:
+    if start.kind is PlacementKind.SELF_HOSTED:
         if metered is not None:
             basis, cost = CostBasis.METERED, metered.nano_usd
             spent = (metered.uncached_input, metered.cached_input, metered.output)
@@ -141,15 +145,15 @@ def settle(
         parts = _parts(counts, rates.part_costs_nano_usd(counts))
     return SettledAttempt(
         request_id=request.request_id,
-        attempt=dispatch.attempt,
+        attempt=start.attempt,
         key_id=request.key_id,
         tenant=request.tenant,
         session_id=request.session_id,
         model=request.model,
         slo_class=request.slo.slo_class,
-        placement=dispatch.placement,
+        placement=start.placement,
         pool=pool,
-        kind=dispatch.kind,
+        kind=start.kind,
         outcome=outcome,
         started_unix_s=started_unix_s,
         ended_unix_s=ended_unix_s,
@@ -160,7 +164,7 @@ def settle(
         price_row_id="" if rates is None else rates.row_id,
         parts=parts,
         cheapest_remote_nano_usd=(
-            None if counts is None else book.cheapest_remote_nano_usd(request, counts)
+            None if counts is None else rate_snapshot.cheapest_remote_nano_usd(request, counts)
         ),
         final=outcome not in _NOT_FINAL and not goes_on,
     )

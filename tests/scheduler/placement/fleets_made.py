@@ -114,7 +114,8 @@ def idle_fleet(
         PlacementState(
             Placement(
                 name=f"p/{number}", kind=PlacementKind.SELF_HOSTED, model="moe",
-                pool="p", group=group, max_running=16, kv_capacity_tokens=600_000, step_model=QWEN3_30B_H100,
+                pool="p", group=group, max_running=16, kv_capacity_tokens=600_000,
+                step_model=QWEN3_30B_H100,
                 objective=objective, release_delay_s=release_delay_s,
             )
         )
