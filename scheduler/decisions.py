@@ -76,7 +76,7 @@ class Figures(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Decision:
-    """The decision for a request, with its figures. Never written to after its construction; not
+    """The decision for a request, with its figures. Never modified after its construction; not
     frozen, because constructing a frozen one takes three times as long.
 
     `own`, `remotes`: facts of the placements, in the order of `quote` and of `remote_quotes`.
@@ -98,13 +98,14 @@ class Decision:
     remote_quotes: tuple[RemoteQuote, ...]
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every place, best first: the chosen one, then the feasible ones by score or price."""
+        """Returns every placement, best first: the chosen one, then the feasible ones by score or
+        price."""
         own, remote = self._own_candidates(), self._remote_candidates()
         return tuple(sorted([*own, *remote], key=lambda c: (not c.chosen, not c.feasible)))
 
     def best_two(self) -> tuple[Figures | None, Figures | None]:
-        """The chosen place and the best other one. Every request asks this where traces are on, so
-        nothing else is made, however many places there are."""
+        """Returns the chosen placement and the best other one. Every traced request calls this, so
+        it builds only these two, whatever the number of placements."""
         chosen: Figures | None = None
         other: tuple[bool, Figures] | None = None
         if (quote := self.quote) is not None:
@@ -127,7 +128,7 @@ class Decision:
                 )
         if best is not None:
             other = best[0], found
-        if chosen is None and quote is not None:  # an own place that was not the best
+        if chosen is None and quote is not None:  # a self-hosted placement that was not the best
             i = next((i for i, facts in enumerate(self.own) if facts.name == self.chosen), None)
             chosen = None if i is None else self._figures(quote, i, self.reason)
         return chosen, None if other is None else other[1]
@@ -208,16 +209,17 @@ class Decisions:
         return len(self._by_id)
 
     def resize(self, placements: int) -> None:
-        """Sets the bound for models of at most so many placements; records stay until the next."""
+        """Sets the bound for models with at most `placements` placements. Takes effect at the next
+        `add`."""
         self._most = max(16, min(MOST_RECORDS, MOST_ELEMENTS // (_ARRAYS * max(1, placements))))
 
     def add(self, decision: Decision) -> None:
-        """Takes a record; an older one of the same request gives way."""
+        """Adds a record. It replaces an older record of the same request."""
         self._by_id[decision.request_id] = decision
         self._by_id.move_to_end(decision.request_id)
         while len(self._by_id) > self._most:
             self._by_id.popitem(last=False)
 
     def get(self, request_id: str) -> Decision | None:
-        """The newest record of a request; None when it has left the ring."""
+        """Returns the newest record of a request; None: it has left the ring."""
         return self._by_id.get(request_id)

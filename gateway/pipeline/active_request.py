@@ -114,8 +114,7 @@ class Branch:
         committed: the client has received output of the branch.
         superseded: another branch answered first.
         abandoned: the attempt failed or was evicted while another branch ran. The scheduler does
-            not
-            retry it.
+            not retry it.
         first_token: resolved at the first token; None: no hedging.
         eviction: timeout scope of the upstream read; None: the attempt cannot be evicted now.
         evicted: reason of the eviction; empty: not evicted.

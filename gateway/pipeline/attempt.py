@@ -218,7 +218,7 @@ class Attempts:
             usage=usage,
             reported=branch.usage is not None,
             committed=branch.committed and not branch.superseded,
-            goes_on=failure is not None and is_continuable(branch, failure),
+            may_be_continued=failure is not None and is_continuable(branch, failure),
             abandoned=branch.abandoned,
             duration_s=duration_s,
             first_token_s=_since(branch.first_token_s, started_s),

@@ -42,8 +42,9 @@ class _Runner:
 
     async def stop(self) -> None:
         """Cancels the branch if it runs, and settles its attempt."""
-        self.first.cancel()
-        await asyncio.wait({self.first})
+        if not self.first.done():
+            self.first.cancel()
+            await asyncio.wait({self.first})
         if not self.first.cancelled():
             self.first.exception()  # the attempt has reported it already
         await self.chunks.aclose()

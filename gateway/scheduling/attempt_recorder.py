@@ -77,7 +77,7 @@ class OpenAttempt:
             metered=self._end_run(end.usage, end.outcome, end.committed, now_s),
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
-            goes_on=end.goes_on,
+            may_be_continued=end.may_be_continued,
         )
         if self._group is not None:
             if account.charged_nano_usd is not None:

@@ -118,13 +118,13 @@ def settle(
     metered: Metered | None,
     started_unix_s: float,
     ended_unix_s: float,
-    goes_on: bool = False,
+    may_be_continued: bool = False,
 ) -> SettledAttempt:
     """Computes the cost of an ended attempt.
 
     `rate_snapshot`: prices at admission. `committed`: the client received output. `metered`: cost
-    at a self-hosted placement; None: unknown. `goes_on`: the answer broke off, and another attempt
-    may continue it.
+    at a self-hosted placement; None: unknown. `may_be_continued`: the answer broke off, and another
+    attempt may continue it.
     """
     counts = None if usage is None else token_counts(usage)
     rates = rate_snapshot.rates.get(start.placement)
@@ -166,7 +166,7 @@ def settle(
         cheapest_remote_nano_usd=(
             None if counts is None else rate_snapshot.cheapest_remote_nano_usd(request, counts)
         ),
-        final=outcome not in _NOT_FINAL and not goes_on,
+        final=outcome not in _NOT_FINAL and not may_be_continued,
     )
 
 

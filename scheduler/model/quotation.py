@@ -1,4 +1,4 @@
-"""The answer to `Quote`: what would be decided for a request; nothing is started or changed."""
+"""Answers `Quote`: the decision that would be made for a request, without changing any state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scheduler.tracked_request import TrackedRequest
 
 
 def quote_request(model_state: ModelState, request: Request, now: float) -> Decision:
-    """What would be decided for `request` now; nothing is started."""
+    """Returns the decision that would be made for `request` now. Starts nothing."""
     tracked = TrackedRequest(request)
     model_state.set_expectations(tracked, count=False)
     query = model_state.query(tracked, now)

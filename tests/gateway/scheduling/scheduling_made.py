@@ -242,7 +242,7 @@ def attempt_end(
         usage=usage if good else None,
         reported=good,
         committed=good,
-        goes_on=False,
+        may_be_continued=False,
         abandoned=abandoned,
         duration_s=1.0,
         first_token_s=0.5 if good else None,
