@@ -27,7 +27,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, tell
+from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, publish_health
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
 from gateway.doors.grpc.rpc_observer import RpcObserver
@@ -134,18 +134,18 @@ async def serve(path: Path, log_level: str) -> None:
 
 
 async def _serve(config: GatewayConfig, path: Path) -> None:
-    stop, hurry, reread = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stop, hurry, reload_requested = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
-    loop.add_signal_handler(signal.SIGHUP, reread.set)
+    loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
     async with running_gateway(config, path.parent, path=path) as gateway:
         # Freezes the loaded objects: a full collection that scanned them would stall every stream
         # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reread, gateway))
+        reloading = asyncio.create_task(_reload_on(reload_requested, gateway, path))
         await stop.wait()
         reloading.cancel()
         log.info(
@@ -171,11 +171,13 @@ async def running_gateway(
     clock = asyncio.get_running_loop().time
     servicer = health.aio.HealthServicer()
 
-    async def tell_health() -> None:
-        await tell(servicer, parts.scheduler.fleet.serves)
+    async def update_health() -> None:
+        await publish_health(servicer, parts.scheduler.fleet.serves)
 
     async def reload_file() -> list[str]:
-        return await gateway.reload_file()
+        if path is None:
+            raise ReloadRefused("this gateway was not started from a file")
+        return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
 
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
@@ -199,12 +201,12 @@ async def running_gateway(
             observe=lambda request, generation: observing.observe(
                 request, generation, lambda: parts.scheduler.fleet
             ),
-            on_change=tell_health,
+            on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
-            await tell_health()
+            await update_health()
             interceptors = (
                 (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
                 if observing.is_on
@@ -272,11 +274,11 @@ def _add_services(
         reflection.enable_server_reflection(names, server)
 
 
-async def _reload_on(reread: asyncio.Event, gateway: RunningGateway) -> None:
-    """Reads the file again each time the event is set; a bad file changes nothing."""
+async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+    """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
-        await reread.wait()
-        reread.clear()
+        await reload_requested.wait()
+        reload_requested.clear()
         try:
             await gateway.reload_file()
         except (ConfigError, ReloadRefused, OSError) as error:

@@ -79,7 +79,8 @@ class Decision:
     """The decision for a request, with its figures. Never modified after its construction; not
     frozen, because constructing a frozen one takes three times as long.
 
-    `own`, `remotes`: facts of the placements, in the order of `quote` and of `remote_quotes`.
+    `self_hosted`, `remotes`: facts of the placements, in the order of `quote` and
+    `remote_quotes`.
     """
 
     request_id: str
@@ -92,7 +93,7 @@ class Decision:
     reason: str
     prompt_tokens: int
     output_tokens: float
-    own: Sequence[Placement]
+    self_hosted: Sequence[Placement]
     quote: Quote | None
     remotes: Sequence[Placement]
     remote_quotes: tuple[RemoteQuote, ...]
@@ -100,8 +101,8 @@ class Decision:
     def candidates(self) -> tuple[Candidate, ...]:
         """Returns every placement, best first: the chosen one, then the feasible ones by score or
         price."""
-        own, remote = self._own_candidates(), self._remote_candidates()
-        return tuple(sorted([*own, *remote], key=lambda c: (not c.chosen, not c.feasible)))
+        self_hosted, remotes = self._self_hosted_candidates(), self._remote_candidates()
+        return tuple(sorted([*self_hosted, *remotes], key=lambda c: (not c.chosen, not c.feasible)))
 
     def best_two(self) -> tuple[Figures | None, Figures | None]:
         """Returns the chosen placement and the best other one. Every traced request calls this, so
@@ -111,7 +112,7 @@ class Decision:
         if (quote := self.quote) is not None:
             blocked = quote.blocked != Block.FREE
             for i in np.lexsort((quote.score, blocked))[:2].tolist():
-                if self.own[i].name == self.chosen:
+                if self.self_hosted[i].name == self.chosen:
                     chosen = self._figures(quote, i, self.reason)
                 elif other is None:
                     block = Block(int(quote.blocked[i]))
@@ -129,26 +130,28 @@ class Decision:
         if best is not None:
             other = best[0], found
         if chosen is None and quote is not None:  # a self-hosted placement that was not the best
-            i = next((i for i, facts in enumerate(self.own) if facts.name == self.chosen), None)
+            i = next(
+                (i for i, facts in enumerate(self.self_hosted) if facts.name == self.chosen), None
+            )
             chosen = None if i is None else self._figures(quote, i, self.reason)
         return chosen, None if other is None else other[1]
 
     def _figures(self, quote: Quote, i: int, reason: str) -> Figures:
-        facts = self.own[i]
+        facts = self.self_hosted[i]
         nano_usd = (
             None if facts.nano_usd_per_s is None else round(float(quote.marginal_nano_usd[i]))
         )
         return Figures(facts.name, float(quote.ttft_s[i]), float(quote.tpot_s[i]), nano_usd, reason)
 
-    def _own_candidates(self) -> list[Candidate]:
+    def _self_hosted_candidates(self) -> list[Candidate]:
         quote = self.quote
         if quote is None:
             return []
-        order = sorted(range(len(self.own)), key=lambda i: float(quote.score[i]))
-        return [self._own(quote, i) for i in order]
+        order = sorted(range(len(self.self_hosted)), key=lambda i: float(quote.score[i]))
+        return [self._self_hosted_candidate(quote, i) for i in order]
 
-    def _own(self, quote: Quote, i: int) -> Candidate:
-        facts, block = self.own[i], Block(int(quote.blocked[i]))
+    def _self_hosted_candidate(self, quote: Quote, i: int) -> Candidate:
+        facts, block = self.self_hosted[i], Block(int(quote.blocked[i]))
         known = facts.nano_usd_per_s is not None
         return Candidate(
             placement=facts.name,

@@ -164,7 +164,7 @@ class CountPrompt:
 class Settled:
     """The cost of an attempt that has ended."""
 
-    account: SettledAttempt
+    attempt: SettledAttempt
 
 
 Answer = Started | Refuse | Evict | Waiting | CountPrompt | Settled

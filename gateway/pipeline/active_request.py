@@ -161,12 +161,12 @@ class Branch:
             case Evict():
                 self._evict(answer)
             case Settled():
-                self.settled = answer.account
+                self.settled = answer.attempt
                 if self.settling is not None and not self.settling.done():
                     self.settling.set_result(None)
                 if self.start is not None and self.ended is not None:
                     self.active.observer.attempt_ended(
-                        self.start, self.ended, self._answer(), answer.account
+                        self.start, self.ended, self._answer(), answer.attempt
                     )
 
     async def settlement(self) -> None:

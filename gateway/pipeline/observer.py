@@ -59,7 +59,7 @@ class RequestObserver(Protocol):
         """The attempt with this number produced a chunk."""
 
     def attempt_ended(
-        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, settled: SettledAttempt
     ) -> None:
         """The attempt has ended, and its cost is settled."""
 
@@ -93,7 +93,7 @@ class Unobserved:
         """Does nothing."""
 
     def attempt_ended(
-        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, settled: SettledAttempt
     ) -> None:
         """Does nothing."""
 

@@ -66,7 +66,7 @@ class OpenAttempt:
     def settle(self, end: AttemptEnd, now_s: float) -> SettledAttempt:
         """Settles the cost of the attempt, passes it to the sinks and returns it."""
         now_unix_s = time.time()
-        account = settle(
+        settled = settle(
             self._request,
             self._start,
             rate_snapshot=self._rates,
@@ -80,13 +80,13 @@ class OpenAttempt:
             may_be_continued=end.may_be_continued,
         )
         if self._group is not None:
-            if account.charged_nano_usd is not None:
-                self._group.totals.charged_nano_usd += account.charged_nano_usd
+            if settled.charged_nano_usd is not None:
+                self._group.totals.charged_nano_usd += settled.charged_nano_usd
             if end.outcome is AttemptOutcome.OK:
                 self._count_slo(self._group, end)
         for sink in self._sinks:
-            sink(account)
-        return account
+            sink(settled)
+        return settled
 
     def discard(self, now_s: float) -> None:
         """Drops an attempt that never reached its upstream. It used nothing and has no cost."""

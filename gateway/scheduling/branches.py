@@ -123,7 +123,7 @@ class Branches:
             return
         attempt, branch.attempt = branch.attempt, None
         branch.decided = False
-        branch.deliver(Settled(account=attempt.settle(end, self._clock())))
+        branch.deliver(Settled(attempt=attempt.settle(end, self._clock())))
         outcome = AttemptOutcome.FAILED if end.abandoned else end.outcome
         usage = end.usage if end.reported else None
         self.handle(

@@ -118,7 +118,7 @@ class Metering:
             meter.set_serving(serving, self.ns(loop_s))
             meter.set_present(self._exists(group), self.ns(loop_s))
 
-    def take_fits(self) -> None:
+    def update_step_models(self) -> None:
         """Updates the meter with the scheduler's current step model of each group."""
         for name in self.meter.groups:
             meter = self.meter.group(name)
@@ -146,7 +146,7 @@ class Metering:
                 if self.unix_s >= self._next_change_s:
                     self._next_change_s = self._reprice()
                 self._update_presence()
-                self.take_fits()
+                self.update_step_models()
                 self.meter.tick(self.now_ns)
                 await self._write()
         finally:

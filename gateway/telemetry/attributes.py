@@ -127,7 +127,7 @@ def of_decision(action: Start, decision: Decision | None) -> Attributes:
         semconv.CHOSEN_TPOT_S: action.predicted_tpot_s,
     }
     if decision is not None:
-        found[semconv.CANDIDATES] = len(decision.own) + len(decision.remotes)
+        found[semconv.CANDIDATES] = len(decision.self_hosted) + len(decision.remotes)
         found[semconv.TIER] = decision.tier.name.lower()
         chosen, other = decision.best_two()
         if chosen is not None:

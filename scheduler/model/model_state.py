@@ -220,7 +220,7 @@ class ModelState:
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
 
-    def own_hit_tokens(self, request: Request) -> Floats:
+    def self_hosted_hit_tokens(self, request: Request) -> Floats:
         """Expected cached prompt tokens at each self-hosted placement. Shape: (self-hosted
         placements,). Exact from cache events if the prompt is given as token ids; otherwise
         estimated from earlier starts."""
@@ -240,7 +240,7 @@ class ModelState:
             request=request,
             ttft_s=tracked.ttft_s,
             excluded=self._excluded(tracked, now),
-            hit_tokens=self.own_hit_tokens(request),
+            hit_tokens=self.self_hosted_hit_tokens(request),
             output_tokens=tracked.output_tokens,
             reserve_tokens=tracked.reserve_tokens,
             spread_tokens=tracked.spread_tokens,

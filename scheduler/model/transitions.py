@@ -221,7 +221,7 @@ def make_decision(
         reason=reason,
         prompt_tokens=request.prompt_tokens,
         output_tokens=tracked.output_tokens,
-        own=model_state.fleet.facts,
+        self_hosted=model_state.fleet.facts,
         quote=None if quote is None else quote.kept(),
         remotes=model_state.remotes.facts,
         remote_quotes=remote_quotes,

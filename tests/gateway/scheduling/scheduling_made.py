@@ -36,7 +36,6 @@ from scheduler.port import (
     Settled,
     Started,
     Submission,
-    Waiting,
 )
 from tests import serving
 from tests.ledgers import make_tables
@@ -262,8 +261,8 @@ def kinds(answers: Sequence[Answer]) -> list[str]:
             case Started():
                 shown.append(f"start {answer.start.attempt} at {answer.start.placement}")
             case Settled():
-                shown.append(f"settled {answer.account.attempt}")
-            case Waiting():
+                shown.append(f"settled {answer.attempt.attempt}")
+            case Queued():
                 shown.append(f"queued {answer.position}")
             case _:
                 shown.append(str(getattr(answer, "reason", type(answer).__name__)))
