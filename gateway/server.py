@@ -145,7 +145,7 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reload_requested, gateway, path))
+        reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()
         log.info(
@@ -175,9 +175,7 @@ async def running_gateway(
         await publish_health(servicer, parts.scheduler.fleet.serves)
 
     async def reload_file() -> list[str]:
-        if path is None:
-            raise ReloadRefused("this gateway was not started from a file")
-        return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
+        return await gateway.reload_file()
 
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
@@ -274,7 +272,7 @@ def _add_services(
         reflection.enable_server_reflection(names, server)
 
 
-async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
     """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
         await reload_requested.wait()

@@ -262,7 +262,7 @@ def kinds(answers: Sequence[Answer]) -> list[str]:
                 shown.append(f"start {answer.start.attempt} at {answer.start.placement}")
             case Settled():
                 shown.append(f"settled {answer.attempt.attempt}")
-            case Queued():
+            case Waiting():
                 shown.append(f"queued {answer.position}")
             case _:
                 shown.append(str(getattr(answer, "reason", type(answer).__name__)))
