@@ -89,8 +89,8 @@ class AttemptEnd:
         attempt: attempt number, as in `Start`.
         detail: reason, for a person.
         usage: tokens used, as far as known; None: unknown.
-        reported: the upstream reported `usage` for the whole attempt. Only then the scheduler
-            learns from it.
+        reported: the upstream reported `usage` for the whole attempt. Only then does the scheduler
+            learn from it.
         committed: the client has received output of the attempt.
         may_be_continued: the answer broke off, and another branch may continue it.
         abandoned: it failed, or was evicted, while another branch ran. It must not be retried.

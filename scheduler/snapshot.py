@@ -33,7 +33,7 @@ class PlacementSnapshot:
         distinct_experts: experts per layer activated in this step, D(B).
         decode_step_s: predicted seconds of this step, T(B).
         report_age_s: age of the newest engine report. `report_stale`: no report, or too old to use.
-        idle_s: seconds since the last request ended; 0 while a request runs.
+        idle_s: seconds since any sequence ran there; 0 while one runs.
         releasable: emptied on purpose, and empty for the pool's release delay.
         ttft_s: running mean of the observed times to first token, engine time only.
         error_share: running mean of the share of failed attempts, 0 to 1.

@@ -193,7 +193,7 @@ class Branch:
         )
 
     def tpot_s(self) -> float | None:
-        """Returns the mean time per output token after the first, in seconds per choice; None:
+        """Returns the mean seconds per output token after the first, within one choice; None:
         unknown."""
         later_tokens = self.output_tokens / self.request.choices - 1
         if self.first_token_s is None or later_tokens <= 0:

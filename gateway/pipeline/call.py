@@ -21,7 +21,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
         slo_class, ttft_s, tpot_s: requested service level; None: the default of the key and class.
         priority: priority within the service class. Higher values run first.
         local_only, remote_classes: data policy. Empty `remote_classes`: all that the key may use.
-        session_id: groups requests for prefix caching and session budgets; empty: none.
+        session_id: session of the request, for budgets and the ledger; empty: none.
         idempotency_key: the client's idempotency key; empty: none.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
         trace_headers: W3C trace context for the engines.

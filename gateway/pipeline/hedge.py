@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 from gateway.domain.generation import Chunk
 from gateway.pipeline.active_request import Branch
@@ -40,15 +40,6 @@ class _Runner:
         """Whether the branch has ended without an answer."""
         return self.first.done() and not self.leads
 
-    async def stop(self) -> None:
-        """Cancels the branch if it runs, and settles its attempt."""
-        if not self.first.done():
-            self.first.cancel()
-            await asyncio.wait({self.first})
-        if not self.first.cancelled():
-            self.first.exception()  # the attempt has reported it already
-        await self.chunks.aclose()
-
     async def _first(self) -> Chunk | None:
         return await anext(self.chunks, None)
 
@@ -78,7 +69,7 @@ async def hedged(
         winner = next((r for r in runners if r.leads), None)
         if winner is None:
             (winner,) = runners  # no branch leads, and one is left
-        await _stop_all_but(winner, runners)
+        await _stop(_supersede_all_but(winner, runners))
         branch.active.racing = 1
         chunk = await winner.first
         async with aclosing(winner.chunks) as chunks:
@@ -90,15 +81,37 @@ async def hedged(
     finally:
         # If the client leaves during a race, the first branch counts as the winner.
         winner = winner or runners[0]
-        await _stop_all_but(winner, runners)
-        await winner.stop()
+        _supersede_all_but(winner, runners)
+        await _stop(runners)
 
 
-async def _stop_all_but(winner: _Runner, runners: list[_Runner]) -> None:
-    for loser in runners:
-        if loser is not winner:
-            loser.branch.superseded = True
-            await loser.stop()
+def _supersede_all_but(winner: _Runner, runners: list[_Runner]) -> list[_Runner]:
+    """Marks the losers, and returns them."""
+    losers = [runner for runner in runners if runner is not winner]
+    for loser in losers:
+        loser.branch.superseded = True
+    return losers
+
+
+async def _stop(runners: list[_Runner]) -> None:
+    """Cancels branches and settles their attempts, even if this is cancelled meanwhile: no upstream
+    call may outlive its request."""
+    async with AsyncExitStack() as stack:
+        for runner in runners:
+            stack.push_async_callback(runner.chunks.aclose)
+            runner.first.cancel()
+        pending = {runner.first for runner in runners if not runner.first.done()}
+        cancelled: asyncio.CancelledError | None = None
+        while pending:
+            try:
+                _, pending = await asyncio.wait(pending)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        for runner in runners:
+            if not runner.first.cancelled():
+                runner.first.exception()  # the attempt has reported it already
+        if cancelled is not None:
+            raise cancelled
 
 
 async def _race(runners: list[_Runner]) -> None:
@@ -110,7 +123,7 @@ async def _race(runners: list[_Runner]) -> None:
         failed.sort(key=lambda runner: not runner.branch.abandoned)
         for runner in failed[: len(runners) - 1]:
             runners.remove(runner)
-            await runner.stop()
+            await _stop([runner])
 
 
 async def _first_news(runners: list[_Runner], timeout_s: float | None) -> None:
