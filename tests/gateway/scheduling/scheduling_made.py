@@ -36,6 +36,7 @@ from scheduler.port import (
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 from tests import serving
 from tests.ledgers import make_tables
