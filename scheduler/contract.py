@@ -1,7 +1,7 @@
-"""Values that cross the border of the scheduler: what comes in, what goes out.
+"""Values that cross the boundary of the scheduler: requests, events and actions.
 
-All are frozen and hold plain data only, so that they can be logged, replayed and one day sent
-between processes. Times are seconds on one monotonic clock that the caller owns.
+All are frozen and hold plain data only, so they can be logged, replayed and later sent between
+processes. Times are seconds on one monotonic clock that the caller owns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scheduler.pricing import TokenRates
 
 
 class SloClass(enum.StrEnum):
-    """Class of service, best first."""
+    """Service class, highest first."""
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -22,27 +22,27 @@ class SloClass(enum.StrEnum):
 
 
 class PlacementKind(enum.StrEnum):
-    """Own server or somebody else's."""
+    """Whether a placement is self-hosted (LOCAL) or a remote."""
 
-    LOCAL = "local"
+    SELF_HOSTED = "local"
     REMOTE = "remote"
 
 
 class Objective(enum.StrEnum):
-    """What a pool's placements are chosen by, among those that keep every promise."""
+    """Criterion by which a pool chooses among placements that meet every SLO."""
 
     COST = "cost"
-    """Least marginal cost: requests are packed, so that idle groups can be released."""
+    """Lowest marginal cost. Requests are packed, so idle groups can be released."""
     LATENCY = "latency"
-    """Least time for all who share a group: requests are spread."""
+    """Lowest total latency of all requests in a group. Requests are spread."""
 
 
 class RefusalReason(enum.StrEnum):
-    """Why a request was refused: the shell maps each to one row of the error table."""
+    """Reason of a refusal. Every door maps each reason to one row of its error table."""
 
     QUEUE_FULL = "queue_full"
     SHED = "shed"
-    """It waited, and gave its seat in the full queue to a request of more weight."""
+    """A request of higher rank took its place in the full queue."""
     QUEUE_TIMEOUT = "queue_timeout"
     DEADLINE = "deadline"
     TOO_LONG = "too_long"
@@ -51,73 +51,75 @@ class RefusalReason(enum.StrEnum):
     UNAVAILABLE = "unavailable"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     PERMISSION_DENIED = "permission_denied"
-    """The key may not use the model, the class of service or a class of remotes."""
+    """The key may not use the model, the service class or a class of remotes."""
     REQUEST_IN_FLIGHT = "request_in_flight"
-    """A request of the same id has not ended."""
+    """A request with the same id is in progress."""
     IDEMPOTENCY_KEY_USED = "idempotency_key_used"
-    """Another request has the idempotency key."""
+    """Another request has used the idempotency key."""
     IDEMPOTENCY_KEYS = "idempotency_keys"
-    """Too many idempotency keys are remembered."""
+    """The store of idempotency keys is full."""
     KEY_LIMIT = "key_limit"
-    """The API key is at one of its limits."""
+    """The API key has reached one of its limits."""
     BUDGET_SPENT = "budget_spent"
     BUDGET_HELD = "budget_held"
-    """What is left of a budget is held by requests that run."""
+    """The rest of a budget is reserved by running requests."""
     BUDGET_UNCHECKED = "budget_unchecked"
-    """The ledger does not answer: a cap that cannot be checked is not passed."""
+    """The ledger's database fails. A limit that cannot be checked counts as reached."""
     PRICE_UNKNOWN = "price_unknown"
-    """A cap holds, and no server that may run the request has a price."""
+    """A spending limit applies, and no placement that may run the request has a price."""
     MAX_COST = "max_cost"
-    """The request's own limit is below its worst case everywhere."""
+    """The worst-case cost exceeds the request's own limit at every placement."""
 
 
 class OverflowReason(enum.StrEnum):
-    """Why a request goes to a remote."""
+    """Reason for sending a request to a remote."""
 
     SATURATED = "saturated"
-    """Self-hosted servers would have been late."""
+    """Self-hosted placements would miss the time to first token."""
     NOT_SERVED_HERE = "not_served_here"
-    """No self-hosted server of the model is in service."""
+    """No self-hosted placement of the model is in service."""
 
 
 class AttemptOutcome(enum.StrEnum):
-    """How an attempt ended."""
+    """Result of an attempt."""
 
     OK = "ok"
     CANCELLED = "cancelled"
-    """The client went away or its deadline passed."""
+    """The client disconnected or its deadline passed."""
     FAILED = "failed"
-    """The request itself is at fault, or content was sent: no other attempt."""
+    """The request itself is invalid, or content was sent. No further attempt follows."""
     RETRYABLE = "retryable"
-    """Nothing was sent to the client: another placement may be tried."""
+    """The client has received nothing. Another placement may be tried."""
     SUPERSEDED = "superseded"
-    """Another attempt of the same request answered first: waste."""
+    """Another branch of the same request answered first. The tokens are waste."""
     EVICTED = "evicted"
-    """The scheduler took it back, and nothing was sent to the client: it waits again."""
+    """The scheduler evicted the attempt before output was sent. The request waits again."""
 
 
 class Fault(enum.StrEnum):
-    """Whose fault the end of an attempt was: what it says of the next request there."""
+    """Party at fault for the end of an attempt, which decides how its placement is treated."""
 
     NONE = "none"
-    """Nobody's, or the client's."""
+    """No fault, or the client's fault."""
     REQUEST = "request"
-    """The request is not for this placement, nor for the others of its pool."""
+    """The placement, and the others of its pool, cannot serve this request."""
     BUSY = "busy"
-    """The placement is full, or its rate limit is reached: later, and less."""
+    """The placement is overloaded or rate-limited. It receives fewer requests for a while."""
     PLACEMENT = "placement"
-    """It failed."""
+    """The placement failed."""
     ACCOUNT = "account"
-    """It refuses the gateway's key, or its credit is used up: nothing will pass for a while."""
+    """The upstream rejects the gateway's key, or the account has no credit. All requests will fail
+    for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one attempt, all choices together; None: the upstream does not say.
+    """Tokens of one attempt, summed over all choices. None: the upstream does not report them.
 
-    `prompt_tokens` includes the cached ones and those written to a cache (for about 5 minutes, or
-    `long_` for an hour, where the upstream bills that). `completion_tokens` includes reasoning.
-    `estimated`: counted by the gateway, not reported.
+    `prompt_tokens` includes cached tokens and tokens written to a cache. `cache_write_tokens`:
+    written for about 5 minutes; `long_cache_write_tokens`: written for an hour; 0 unless the
+    upstream bills them. `completion_tokens` includes reasoning. `estimated`: counted by the
+    gateway, not reported.
     """
 
     prompt_tokens: int
@@ -131,10 +133,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a request is promised.
+    """Service level objective of a request, in seconds.
 
-    `ttft_s`: time to first token; `tpot_s`: mean time per output token; `max_queue_s`: longest
-    stay in the queue.
+    `ttft_s`: time to first token. `tpot_s`: mean time per output token. `max_queue_s`: longest time
+    in the queue.
     """
 
     slo_class: SloClass
@@ -145,16 +147,24 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the scheduler knows of a request.
+    """A request, as the scheduler sees it.
 
-    `prompt_tokens` is an estimate unless `prompt_tokens_exact`; `max_output_tokens` is per choice;
-    `remote_classes` are the classes of remotes that may serve it (empty: none, the content stays
-    local); `unsupported_by` names placements that cannot honour a field of it. `weight`: the
-    tenant's share of a saturated model, relative to the others'. `prefix_blocks`: chained hashes of
-    the prompt's full blocks of `prefix_block_tokens` each, the cache salt in the first, so that
-    equal hashes mean an equal prefix in the same cache. `token_blocks`: the same by tokens, of a
-    prompt given as token ids, for each block size of the model's engines. `holds_output`: the
-    client gets nothing before the end.
+    Attributes:
+        request_id: unique among requests in progress.
+        arrival_s, deadline_s: monotonic seconds.
+        priority: priority within the service class. Higher values run first.
+        prompt_tokens: an estimate unless `prompt_tokens_exact`.
+        max_output_tokens: per choice.
+        size_bytes: memory that the request occupies in the queue.
+        remote_classes: classes of remotes that may serve it; empty: self-hosted placements only.
+        unsupported_by: names of placements that do not support a field of the request.
+        weight: the tenant's relative share of a saturated model.
+        prefix_blocks: chained hashes of the prompt's full blocks of `prefix_block_tokens` each. The
+            first hash covers the cache salt, so equal hashes mean an equal prefix in the same
+            cache.
+        token_blocks: hashes of blocks of token ids, one entry per block size of the model's
+            engines.
+        whole_answer: the client receives no output before the answer is complete.
     """
 
     request_id: str
@@ -177,22 +187,23 @@ class Request:
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
-    holds_output: bool = False
+    whole_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCounts:
-    """Totals since an engine started, of all its data-parallel ranks, for the fit of step times.
+    """Totals of an engine since its start, summed over its data-parallel ranks. They feed the fit
+    of step times.
 
     Attributes:
-        ranks: engines that were added up.
-        gaps, gaps_s: times between two outputs of a sequence and their sum; one output is one step
-            of the engine, with speculation of several tokens.
+        ranks: number of ranks summed.
+        gaps, gaps_s: number and total duration of the intervals between two outputs of a sequence.
+            One output is one engine step; with speculative decoding it has several tokens.
         first_tokens: sequences whose prefill has ended.
-        steps: steps with any output, of all ranks.
-        cached_prompt_tokens: prompt tokens that the prefix cache had.
-        preemptions: sequences put back for want of KV blocks.
-        drafts, draft_tokens, accepted_tokens: of speculative decoding.
+        steps: steps with any output, over all ranks.
+        cached_prompt_tokens: prompt tokens found in the prefix cache.
+        preemptions: sequences preempted because KV blocks ran out.
+        drafts, draft_tokens, accepted_tokens: speculative decoding.
     """
 
     ranks: int = 1
@@ -209,11 +220,11 @@ class EngineCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """What an engine says of itself (vLLM: /metrics), and when it was read.
+    """Metrics of one engine (vLLM: /metrics). `at_s`: time of reading, monotonic seconds.
 
-    Gauges that vLLM has not created yet count as 0. Token counters are totals since the engine
-    started. `kv_capacity_tokens` and `context_tokens`: None when not reported. `kv_usage` is the
-    mean of the ranks, `kv_usage_fullest` that of the fullest one.
+    Gauges that vLLM has not created yet count as 0. Token counters are totals since the engine's
+    start. `kv_capacity_tokens`, `context_tokens`: None: not reported. `kv_usage`: mean of the
+    ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     """
 
     placement: str
@@ -240,7 +251,7 @@ class ServingChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PricesChanged:
-    """Dated prices of a placement changed; see `fleet.Placement`. None: unknown."""
+    """The dated prices of a placement changed; see `Placement`. None: unknown."""
 
     placement: str
     rates: TokenRates | None
@@ -249,7 +260,7 @@ class PricesChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Tokens that an attempt has produced so far, all choices together."""
+    """Cumulative output tokens of an attempt, summed over all choices."""
 
     request_id: str
     attempt: int
@@ -258,9 +269,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded:
-    """An attempt is over. Token counts are the engine's own, or None when it told none.
+    """An attempt has ended. Token counts are those of the engine; None: not reported.
 
-    `fault`: whose fault a bad end was; `retry_after_s`: how long the placement asks to be spared.
+    `fault`: party at fault. `retry_after_s`: seconds for which the placement asks for no requests.
     """
 
     request_id: str
@@ -276,7 +287,7 @@ class AttemptEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
-    """The client gave the request up, wherever it is."""
+    """The client cancelled the request, whether it is queued or running."""
 
     request_id: str
 
@@ -294,14 +305,15 @@ Event = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Send the request to this placement now.
+    """Action: send the request to this placement now.
 
     Attributes:
-        attempt: counts from 1.
-        reason: for a reader.
-        predicted_ttft_s, predicted_tpot_s: None: no prediction yet.
+        attempt: attempt number, from 1.
+        reason: text for a person.
+        predicted_ttft_s, predicted_tpot_s: seconds; None: no prediction yet.
+        dp_rank: data-parallel rank to use; None: the engine chooses.
         pool, replica: of a self-hosted placement; empty for a remote.
-        overflow: why it goes to a remote; None: it does not.
+        overflow: reason for using a remote; None: not a remote.
     """
 
     request_id: str
@@ -320,9 +332,9 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evict:
-    """Take this attempt back: end its upstream call and report `AttemptEnded` with EVICTED.
+    """Action: end the attempt's upstream call and report `AttemptEnded` with EVICTED.
 
-    A wish: once content was sent the attempt goes on, and ends as it ends.
+    The action is a request. An attempt that has sent content continues and ends normally.
     """
 
     request_id: str
@@ -332,13 +344,13 @@ class Evict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """Refuse the request.
+    """Action: refuse the request.
 
     Attributes:
-        message: for a reader.
-        retry_after_s: when it is worth another try; None: never.
-        subject: what is exhausted, for budgets and prices; else empty.
-        other_request_id: the request that has the id or the idempotency key; else empty.
+        message: text for a person.
+        retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
+        subject: the exhausted budget or the missing price; empty: none.
+        other_request_id: the request that holds the id or the idempotency key; empty: none.
     """
 
     request_id: str
@@ -354,7 +366,8 @@ Action = Start | Refuse | Evict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Result of a tick: what to do, and when the next tick is due (None: at the next event)."""
+    """Result of a tick. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next
+    event."""
 
     actions: tuple[Action, ...]
     next_wake_s: float | None

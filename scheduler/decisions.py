@@ -76,10 +76,11 @@ class Figures(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Decision:
-    """The decision for a request, with its figures. Never written to after its construction; not
+    """The decision for a request, with its figures. Never modified after its construction; not
     frozen, because constructing a frozen one takes three times as long.
 
-    `own`, `remotes`: facts of the placements, in the order of `quote` and of `remote_quotes`.
+    `self_hosted`, `remotes`: facts of the placements, in the order of `quote` and
+    `remote_quotes`.
     """
 
     request_id: str
@@ -92,25 +93,26 @@ class Decision:
     reason: str
     prompt_tokens: int
     output_tokens: float
-    own: Sequence[Placement]
+    self_hosted: Sequence[Placement]
     quote: Quote | None
     remotes: Sequence[Placement]
     remote_quotes: tuple[RemoteQuote, ...]
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every place, best first: the chosen one, then the feasible ones by score or price."""
-        own, remote = self._own_candidates(), self._remote_candidates()
-        return tuple(sorted([*own, *remote], key=lambda c: (not c.chosen, not c.feasible)))
+        """Returns every placement, best first: the chosen one, then the feasible ones by score or
+        price."""
+        self_hosted, remotes = self._self_hosted_candidates(), self._remote_candidates()
+        return tuple(sorted([*self_hosted, *remotes], key=lambda c: (not c.chosen, not c.feasible)))
 
     def best_two(self) -> tuple[Figures | None, Figures | None]:
-        """The chosen place and the best other one. Every request asks this where traces are on, so
-        nothing else is made, however many places there are."""
+        """Returns the chosen placement and the best other one. Every traced request calls this, so
+        it builds only these two, whatever the number of placements."""
         chosen: Figures | None = None
         other: tuple[bool, Figures] | None = None
         if (quote := self.quote) is not None:
             blocked = quote.blocked != Block.FREE
             for i in np.lexsort((quote.score, blocked))[:2].tolist():
-                if self.own[i].name == self.chosen:
+                if self.self_hosted[i].name == self.chosen:
                     chosen = self._figures(quote, i, self.reason)
                 elif other is None:
                     block = Block(int(quote.blocked[i]))
@@ -127,27 +129,29 @@ class Decision:
                 )
         if best is not None:
             other = best[0], found
-        if chosen is None and quote is not None:  # an own place that was not the best
-            i = next((i for i, facts in enumerate(self.own) if facts.name == self.chosen), None)
+        if chosen is None and quote is not None:  # a self-hosted placement that was not the best
+            i = next(
+                (i for i, facts in enumerate(self.self_hosted) if facts.name == self.chosen), None
+            )
             chosen = None if i is None else self._figures(quote, i, self.reason)
         return chosen, None if other is None else other[1]
 
     def _figures(self, quote: Quote, i: int, reason: str) -> Figures:
-        facts = self.own[i]
+        facts = self.self_hosted[i]
         nano_usd = (
             None if facts.nano_usd_per_s is None else round(float(quote.marginal_nano_usd[i]))
         )
         return Figures(facts.name, float(quote.ttft_s[i]), float(quote.tpot_s[i]), nano_usd, reason)
 
-    def _own_candidates(self) -> list[Candidate]:
+    def _self_hosted_candidates(self) -> list[Candidate]:
         quote = self.quote
         if quote is None:
             return []
-        order = sorted(range(len(self.own)), key=lambda i: float(quote.score[i]))
-        return [self._own(quote, i) for i in order]
+        order = sorted(range(len(self.self_hosted)), key=lambda i: float(quote.score[i]))
+        return [self._self_hosted_candidate(quote, i) for i in order]
 
-    def _own(self, quote: Quote, i: int) -> Candidate:
-        facts, block = self.own[i], Block(int(quote.blocked[i]))
+    def _self_hosted_candidate(self, quote: Quote, i: int) -> Candidate:
+        facts, block = self.self_hosted[i], Block(int(quote.blocked[i]))
         known = facts.nano_usd_per_s is not None
         return Candidate(
             placement=facts.name,
@@ -208,16 +212,17 @@ class Decisions:
         return len(self._by_id)
 
     def resize(self, placements: int) -> None:
-        """Sets the bound for models of at most so many placements; records stay until the next."""
+        """Sets the bound for models with at most `placements` placements. Takes effect at the next
+        `add`."""
         self._most = max(16, min(MOST_RECORDS, MOST_ELEMENTS // (_ARRAYS * max(1, placements))))
 
     def add(self, decision: Decision) -> None:
-        """Takes a record; an older one of the same request gives way."""
+        """Adds a record. It replaces an older record of the same request."""
         self._by_id[decision.request_id] = decision
         self._by_id.move_to_end(decision.request_id)
         while len(self._by_id) > self._most:
             self._by_id.popitem(last=False)
 
     def get(self, request_id: str) -> Decision | None:
-        """The newest record of a request; None when it has left the ring."""
+        """Returns the newest record of a request; None: it has left the ring."""
         return self._by_id.get(request_id)

@@ -1,4 +1,4 @@
-"""The fleet as those who run requests see it: frozen, replaced whole when something changes."""
+"""View of the fleet for the pipeline and the services. Frozen: each change replaces it whole."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class PlacementView:
 
     Attributes:
         pool: name of its pool; empty for a remote.
-        replica: its replica within the pool, with the rank where ranks are pinned; empty for a
+        replica: its replica within the pool, including the rank if ranks are pinned; empty for a
             remote.
-        group: what steps together; the placement's own name where it is alone.
-        address, upstream_model: the server behind it and the model's name there; empty while a
-            place of a discovered pool has no server.
-        serving, reason: whether it is in service, and why it is or is not.
-        context_tokens: None while unknown.
+        group: placements that step together; the placement's own name if it steps alone.
+        address, upstream_model: server address and the model's name there; empty while a discovered
+            pool has no server for this placement.
+        serving, reason: whether it is in service, and the reason.
+        context_tokens: context length; None: unknown.
     """
 
     name: str
@@ -38,8 +38,8 @@ class PlacementView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """Every placement at one time. `token_block_sizes`: tokens of a prefix-cache block, each size
-    that a model's engines report, by model."""
+    """All placements at one time. `token_block_sizes`: prefix-cache block sizes in tokens that the
+    engines report, keyed by model."""
 
     placements: tuple[PlacementView, ...] = ()
     token_block_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -52,18 +52,19 @@ class FleetView:
         return any(placement.serving for placement in self.placements)
 
     def of_model(self, model: str) -> tuple[PlacementView, ...]:
-        """Placements of a model, in service or not; empty: the model is not served here."""
+        """Returns the placements of a model, in service or not; empty: unknown model."""
         return self.by_model.get(model, ())
 
     def members(self, name: str) -> tuple[PlacementView, ...]:
-        """The placement of that name, or the pinned ranks of the replica of that name."""
+        """Returns the placement with this name, or the pinned ranks of the replica with this
+        name."""
         return tuple(p for p in self.placements if name in (p.name, p.group))
 
 
 def fleet_view(
     placements: tuple[PlacementView, ...], token_block_sizes: Mapping[str, tuple[int, ...]]
 ) -> FleetView:
-    """A view of these placements."""
+    """Builds a view of the placements."""
     by_model: dict[str, tuple[PlacementView, ...]] = {}
     for placement in placements:
         by_model[placement.model] = (*by_model.get(placement.model, ()), placement)

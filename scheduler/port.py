@@ -1,18 +1,17 @@
-"""The port of the scheduler: the only way to it, for the pipeline, the services and telemetry.
+"""The scheduler port: the only interface to the scheduler for pipeline, services and telemetry.
 
-There is one scheduler for a deployment, whoever asks. In one process the port is a direct call
-(`gateway/scheduling`); between processes the same messages travel. All are frozen and hold plain
-data. Times that they carry are durations, but for `Request.arrival_s` and `deadline_s`, which a
-transport has to translate to the clock of its other end.
+A deployment has one scheduler for all gateways. In one process the port is a direct call
+(`gateway/scheduling`). Between processes the same messages are sent. All messages are frozen and
+hold plain data. Their times are durations, except `Request.arrival_s` and `Request.deadline_s`,
+which a transport must convert to the receiver's clock.
 
-A request of a client is submitted as its original branch. A hedge or a continuation is another
-branch of it: a request of its own to the scheduler, which shares the client's claims (idempotency
-key, key limits, budget) and its account. Per branch the answers are, in order: `Queued` where it
-waits, then `Start` or `Refuse`; each `Start` is followed by one `AttemptEnd` from the caller, which
-is answered by `Settled` and, where the request goes on, by the next `Start` or `Refuse`. A branch
-ends with `Refuse`, or with an `AttemptEnd` that is not retryable. The whole request ends with
-`RequestEnded`, whatever happened; only a refusal with a reason of `NOT_ADMITTED` leaves nothing to
-end.
+A client's request is submitted as its original branch. A hedge or a continuation is a further
+branch. It is a separate request to the scheduler, and shares the client's claims (idempotency key,
+key limits, budget) and costs. The answers for a branch are, in order: `Waiting` if it waits, then
+`Started` or `Refuse`. The caller ends each started attempt with `AttemptEnd`. The scheduler answers
+with `Settled` and, if the branch is retried, with the next `Started` or `Refuse`. A branch ends
+with `Refuse`, or with an `AttemptEnd` that is not retryable. The caller ends every admitted request
+with `RequestEnded`. No `RequestEnded` follows a refusal with a reason in `NOT_ADMITTED`.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ from scheduler.snapshot import SchedulerSnapshot
 
 
 class BranchKind(enum.StrEnum):
-    """What a branch of a client's request is for."""
+    """Purpose of a branch."""
 
     ORIGINAL = "original"
     HEDGE = "hedge"
-    """A second attempt beside the first: it starts at once, or is refused."""
+    """A second attempt beside the first. It starts at once or is refused."""
     CONTINUATION = "continuation"
-    """It continues an answer that broke off."""
+    """Continues an answer that broke off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A branch to be run.
+    """A branch to run.
 
     Attributes:
-        request: its `request_id` must be new among those that have not ended.
-        original_id: `request_id` of the client's request; the request's own for an original.
-        beside: of a hedge: the placement that its branch runs on, to be avoided with everything
-            that shares its failure domain.
-        idempotency_key: the client's; empty: none. This field and those below: originals only.
+        request: its `request_id` must be unique among requests in progress.
+        original_id: `request_id` of the client's request; for an original, that of `request`.
+        beside: for a hedge, the placement of its original branch. The hedge avoids it and its
+            failure domain.
+        idempotency_key: the client's; empty: none. This and the following fields: originals only.
         key_limits: limits of the API key.
-        prompt_tokens_bound: no fewer than the prompt has: what budgets reserve for.
-        max_cost_nano_usd: most that it may be charged; None: no limit of its own.
-        may_be_continued: the answer may be continued elsewhere: budgets reserve for that, too.
-        wants_decision: `Started` shall carry the decision's record.
+        prompt_tokens_bound: upper bound of the prompt tokens, for budget reservations.
+        max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
+        may_be_continued: the answer may be continued elsewhere, and budgets reserve for that.
+        wants_decision: `Started` must include the decision record.
     """
 
     request: Request
@@ -84,24 +83,24 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How an attempt ended: the one record that everyone is told from.
+    """Result of one attempt, from which the scheduler, the meter and the ledger are updated.
 
     Attributes:
-        attempt: its number, as in `Start`.
-        detail: the reason, for a reader.
-        usage: what it used as far as is known; None: nothing is known.
-        reported: `usage` is the whole attempt's, as the upstream ended it: what the scheduler may
-            learn from.
-        committed: the client has output of it.
-        goes_on: its answer broke off, and another branch may continue it.
-        abandoned: it failed, or was evicted, while another branch ran: it shall not be retried.
-        duration_s: since its start.
-        first_token_s: from its own start to its first token; None: none came.
-        ttft_s, tpot_s: as the SLO counts them: from the request's arrival, and per later token of
-            a choice; None: not known.
-        output_tokens: output tokens that came.
-        fault, retry_after_s: whose fault a bad end was, and how long the placement asks to be
-            spared.
+        attempt: attempt number, as in `Start`.
+        detail: reason, for a person.
+        usage: tokens used, as far as known; None: unknown.
+        reported: the upstream reported `usage` for the whole attempt. Only then does the scheduler
+            learn from it.
+        committed: the client has received output of the attempt.
+        may_be_continued: the answer broke off, and another branch may continue it.
+        abandoned: it failed, or was evicted, while another branch ran. It must not be retried.
+        duration_s: seconds since the attempt's start.
+        first_token_s: seconds from the attempt's start to its first token; None: no token.
+        ttft_s: seconds from the request's arrival to the first token; None: unknown.
+        tpot_s: mean seconds per output token after the first, per choice; None: unknown.
+        output_tokens: output tokens received.
+        fault: party at fault.
+        retry_after_s: seconds for which the placement asks for no requests; None: unknown.
     """
 
     request_id: str
@@ -111,7 +110,7 @@ class AttemptEnd:
     usage: Usage | None
     reported: bool
     committed: bool
-    goes_on: bool
+    may_be_continued: bool
     abandoned: bool
     duration_s: float
     first_token_s: float | None
@@ -124,11 +123,11 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestEnded:
-    """The client's request is over: its branches that still run or wait are cancelled, and its
-    claims are settled.
+    """A client's request has ended. Its remaining branches are cancelled and its claims released.
 
-    `used_tokens`: prompt and output, as they count for the key's limits. `keep_idempotency_key`:
-    the key stays taken, since the client may have output; else a retry may use it at once.
+    `used_tokens`: prompt and output tokens, as counted for the key's limits.
+    `keep_idempotency_key`: the key stays in use because the client may have output; otherwise a
+    retry may reuse it at once.
     """
 
     request_id: str
@@ -138,16 +137,16 @@ class RequestEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The answer that a placement was found. `start.attempt` numbers the attempts of the client's
-    request, over all branches. `decision`: where it was asked for."""
+    """A placement was chosen for the branch. `start.attempt` numbers the attempts of the client's
+    request over all branches. `decision`: decision record, if requested."""
 
     start: Start
     decision: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queued:
-    """The branch waits. `position`: requests that wait, itself included."""
+class Waiting:
+    """The branch waits. `position`: number of waiting requests, including this one."""
 
     request_id: str
     position: int
@@ -155,21 +154,22 @@ class Queued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountPrompt:
-    """A budget cannot hold the bound: count the prompt's tokens, then call `prompt_counted`."""
+    """A budget cannot reserve the upper bound. The caller must count the prompt tokens and call
+    `prompt_counted`."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """The account of an attempt that has ended."""
+    """The cost of an attempt that has ended."""
 
-    account: SettledAttempt
+    attempt: SettledAttempt
 
 
-Answer = Started | Refuse | Evict | Queued | CountPrompt | Settled
+Answer = Started | Refuse | Evict | Waiting | CountPrompt | Settled
 Message = Progress | AttemptEnd | RequestEnded
-"""What the pipeline tells of branches that run. `attempt` is the number in `Start`."""
+"""Messages about running branches. `attempt` is the number in `Start`."""
 NOT_ADMITTED = frozenset(
     {
         *(RefusalReason.REQUEST_IN_FLIGHT, RefusalReason.KEY_LIMIT),
@@ -178,15 +178,18 @@ NOT_ADMITTED = frozenset(
         *(RefusalReason.PRICE_UNKNOWN, RefusalReason.MAX_COST),
     }
 )
-"""Refusals before a request is admitted: nothing of it is held, and no `RequestEnded` follows."""
+"""Reasons of refusals before admission. Nothing is held, and no `RequestEnded` follows."""
 Deliver = Callable[[Answer], None]
-"""Takes the answers for one branch; must neither block nor raise."""
+"""Receives the answers for one branch. Must neither block nor raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetFigures:
-    """The fleet for its readers. `output_tokens_per_s`: absent where unknown. `breaker_phases`: by
-    placement. `overflowed_requests`: attempts that ran on remotes, since the start."""
+    """Figures of the fleet for metrics and WatchFleet.
+
+    `output_tokens_per_s`: keyed by placement; absent while unknown. `breaker_phases`: keyed by
+    placement. `overflowed_requests`: attempts at remotes since the start.
+    """
 
     snapshot: SchedulerSnapshot
     output_tokens_per_s: Mapping[str, float] = field(default_factory=dict)
@@ -196,7 +199,7 @@ class FleetFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteCost:
-    """What the tokens of a pool's window would have cost at a remote, nano-USD."""
+    """Price of a pool's tokens in a window at one remote, in nano-USD."""
 
     remote: str
     price_row_id: str
@@ -206,7 +209,7 @@ class RemoteCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolCostReport:
-    """The account of a pool. `cost`: None: there is no such pool. `pools`: all that there are."""
+    """Costs of a pool. `cost`: None: unknown pool. `pools`: names of all pools."""
 
     cost: PoolCost | None
     remotes: tuple[RemoteCost, ...]
@@ -215,7 +218,7 @@ class PoolCostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """The newest decision for a request, and its age."""
+    """The newest decision for a request, and its age in seconds."""
 
     decision: Decision
     age_s: float
@@ -229,32 +232,33 @@ class SchedulerPort(Protocol):
         """The newest view of the fleet."""
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
-        """Takes a branch; the answers come through `deliver`, perhaps before this returns."""
+        """Submits a branch. `deliver` receives the answers, possibly before this returns."""
 
     async def prompt_counted(self, request_id: str, prompt_tokens: int | None) -> None:
-        """Answers `CountPrompt`. None: no server could count."""
+        """Answers `CountPrompt`. None: no replica could count."""
 
     def send(self, message: Message) -> None:
-        """Tells what became of a branch. A message about one that has ended is ignored."""
+        """Reports the progress or end of a branch or request. Messages about an ended one are
+        ignored."""
 
     async def quote(self, request: Request) -> Decision:
-        """What would be decided for the request now. The model must be known."""
+        """Returns the decision that would be made for the request now. The model must be known."""
 
     async def explain(self, request_id: str) -> Explained | None:
-        """The newest decision for a request of the last ones; None: it is not kept."""
+        """Returns the newest decision for a recent request; None: the record was dropped."""
 
     async def figures(self) -> FleetFigures:
-        """The fleet as it stands."""
+        """Returns the current figures of the fleet."""
 
     async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:
-        """What a pool's tokens cost over the newest window."""
+        """Returns the costs of a pool over the last `window_ns` nanoseconds."""
 
     async def pool_rates(self) -> Mapping[str, tuple[KindRates, ...]]:
-        """Cost rates of every pool over the last hour, some seconds old at most."""
+        """Returns the cost rates of every pool over the last hour, at most some seconds old."""
 
     async def drain(self, name: str) -> int:
-        """Sends no new request to this placement, or to the ranks of this replica; returns the
-        requests that still run there."""
+        """Stops new requests to a placement, or to all ranks of a replica. Returns the number of
+        requests still running there."""
 
     async def undrain(self, name: str) -> None:
-        """Takes it back: what its probes say holds again."""
+        """Ends a drain. The placement serves again once its health check passes."""

@@ -1,9 +1,9 @@
-"""Token prices as integers: what a count of tokens costs at a rate that was in force.
+"""Token prices as integers: the cost of token counts at the rates of one time.
 
 A `TokenRates` is one row of a price catalog at one instant (its windows resolved), or the showback
-rate of an own pool. The largest tier below the input's length prices the whole request, as vendors
-do. Rates are nano-USD per million tokens, so that a price per million tokens of up to nine decimals
-is exact; a cost is rounded once, half up, over the sum of its parts.
+rate of a self-hosted pool. The largest tier below the input's length prices the whole request,
+following vendor practice. Rates are nano-USD per million tokens, so a price per million tokens with
+up to nine decimals is exact. A cost is rounded once, half up, over the sum of its parts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCounts:
-    """Tokens of one request that are priced apart: no token is in two of them.
+    """Tokens of one request by price class. No token is counted twice.
 
-    `cache_write_tokens`: input that was written to a cache for about 5 minutes;
-    `long_cache_write_tokens`: for an hour. APIs that do not bill writes count them as uncached.
+    `cache_write_tokens`: input written to a cache for about 5 minutes. `long_cache_write_tokens`:
+    input written for an hour. If an API does not bill writes, they count as uncached.
     """
 
     uncached_input_tokens: int
@@ -34,7 +34,7 @@ class TokenCounts:
 
     @property
     def input_tokens(self) -> int:
-        """All input: what context tiers go by."""
+        """All input tokens, which select the context tier."""
         written = self.cache_write_tokens + self.long_cache_write_tokens
         return self.uncached_input_tokens + self.cached_input_tokens + written
 
@@ -48,7 +48,7 @@ class RateTier:
     cache_write: int
     output: int
     long_cache_write: int | None = None
-    """None: the same as `cache_write`."""
+    """None: equal to `cache_write`."""
     context_over_tokens: int = 0
 
     def parts(self, counts: TokenCounts) -> tuple[int, int, int]:
@@ -65,7 +65,8 @@ class RateTier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRates:
-    """Rates of one price row. `row_id` names it for the ledger; the first tier starts at 0."""
+    """Rates of one price row. `row_id`: the row's id in the ledger. The first tier starts at 0.
+    Raises ValueError for tiers that do not start at 0 or do not rise strictly."""
 
     row_id: str
     tiers: tuple[RateTier, ...]
@@ -78,7 +79,7 @@ class TokenRates:
             )
 
     def tier(self, input_tokens: int) -> RateTier:
-        """The tier that prices a request with this many input tokens, cached ones included."""
+        """Returns the tier for a request with this many input tokens, including cached ones."""
         chosen = self.tiers[0]
         for tier in self.tiers[1:]:
             if input_tokens <= tier.context_over_tokens:
@@ -87,11 +88,12 @@ class TokenRates:
         return chosen
 
     def cost_nano_usd(self, counts: TokenCounts) -> int:
-        """Cost of the request, rounded half up once."""
+        """Returns the cost of the request in nano-USD, rounded half up once."""
         return _rounded(sum(self.tier(counts.input_tokens).parts(counts)))
 
     def part_costs_nano_usd(self, counts: TokenCounts) -> tuple[int, int, int]:
-        """Uncached input with writes, cached input, output: they sum to `cost_nano_usd`."""
+        """Returns the costs of uncached input with writes, cached input, and output, in nano-USD.
+        They sum to `cost_nano_usd`."""
         uncached, cached, output = self.tier(counts.input_tokens).parts(counts)
         first, second = _rounded(uncached), _rounded(uncached + cached)
         return first, second - first, _rounded(uncached + cached + output) - second

@@ -1,7 +1,7 @@
 """Frozen figures of the scheduler for WatchFleet, metrics and `moegate top`.
 
 A snapshot is taken on demand and costs one pass over the placements. Decisions do not read it. None
-stands for an unknown figure: no report yet, the engine of a remote, an unknown capacity.
+means an unknown figure: no report yet, the engine of a remote, or an unknown capacity.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from scheduler.placement_state import PlacementState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementSnapshot:
-    """One placement now.
+    """One placement at the time of the snapshot.
 
     Attributes:
-        group: the replica; its data-parallel ranks run the same engine steps.
-        dp_rank: the pinned rank; None if the engine distributes requests over its ranks.
+        group: the replica. Its data-parallel ranks run the same engine steps.
+        dp_rank: the pinned rank; None: the engine distributes requests over its ranks.
         reason: why the placement is in service or not.
         running_requests, running_sequences: started by the scheduler; one sequence per choice.
         waiting_in_engine: from the newest report.
         external_sequences: started by other clients, from fresh reports.
-        kv_tokens: predicted resident KV tokens of the scheduler's requests; `kv_reserved_tokens`:
-            with the output that they are expected to add.
-        pending_prefill_s: predicted time of the prefills that have not ended.
-        predicted_batch: sequences that the group's next step decodes, external ones included.
-        distinct_experts: experts per layer that this step touches, D(B).
-        decode_step_s: its predicted time, T(B).
-        report_age_s: age of the newest engine report; `report_stale`: none, or too old to use.
-        idle_s: time since anything ran there; 0 while something runs.
+        kv_tokens: predicted resident KV tokens of the scheduler's requests.
+        kv_reserved_tokens: `kv_tokens` plus the output still expected.
+        pending_prefill_s: predicted seconds of the unfinished prefills.
+        predicted_batch: sequences in the group's next decode step, including external ones.
+        distinct_experts: experts per layer activated in this step, D(B).
+        decode_step_s: predicted seconds of this step, T(B).
+        report_age_s: age of the newest engine report. `report_stale`: no report, or too old to use.
+        idle_s: seconds since any sequence ran there; 0 while one runs.
         releasable: emptied on purpose, and empty for the pool's release delay.
-        ttft_s: running mean of the times to first token seen, engine time only.
-        error_share: running mean of the attempts that failed there, 0 to 1.
+        ttft_s: running mean of the observed times to first token, engine time only.
+        error_share: running mean of the share of failed attempts, 0 to 1.
     """
 
     name: str
@@ -68,15 +68,16 @@ class PlacementSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
-    """The own placements of one pool.
+    """The self-hosted placements of one pool.
 
     Attributes:
-        saturation: wait over the time to first token promised: predicted of a new request
-            (smoothed), and of those that wait what they have waited, or, late, will have; the mean
-            by work. Pools of one model share a queue, and so this figure.
-        saturated: the mark that overflow goes by: set where a new request's share passes 1.0 and
-            gone below 0.6; those that are late already do not set it.
-        releasable_groups: groups that an autoscaler may take.
+        saturation: waiting time divided by the promised time to first token, averaged by work. A
+            new request contributes its smoothed prediction. A queued request contributes its
+            waiting time so far; a late one also its predicted remaining wait. Pools of one model
+            share a queue and therefore this figure.
+        saturated: flag that enables overflow. Set when a new request's share exceeds 1.0, cleared
+            below 0.6. Requests that are already late do not set it.
+        releasable_groups: groups that an autoscaler may remove.
     """
 
     pool: str
@@ -90,7 +91,7 @@ class PoolSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSnapshot:
-    """The queue of one model. `requests` and `oldest_wait_s` are by class."""
+    """The queue of one model. `requests` and `oldest_wait_s` are keyed by service class."""
 
     model: str
     requests: Mapping[SloClass, int]
@@ -101,7 +102,7 @@ class QueueSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSnapshot:
-    """The whole at one time."""
+    """Figures of all placements, pools and queues at one time, monotonic seconds."""
 
     at_s: float
     placements: tuple[PlacementSnapshot, ...]
@@ -112,8 +113,8 @@ class SchedulerSnapshot:
 def without_free_places(
     snapshot: SchedulerSnapshot, addresses: Container[str]
 ) -> SchedulerSnapshot:
-    """The same without placements that have no address and run nothing: places for replicas that
-    DNS may name."""
+    """Returns the snapshot without idle placements that have no address. Such placements wait for
+    DNS to name a replica."""
     placements = tuple(p for p in snapshot.placements if p.name in addresses or p.running_requests)
     if len(placements) == len(snapshot.placements):
         return snapshot
@@ -127,12 +128,12 @@ def without_free_places(
 def take_snapshot(
     states: Iterable[PlacementState], model_states: Mapping[str, ModelState], now: float
 ) -> SchedulerSnapshot:
-    """Figures of every placement (in the order of `states`), pool and queue."""
+    """Computes the figures of every placement (in the order of `states`), pool and queue."""
     placements = tuple(_placement(state, model_states[state.facts.model], now) for state in states)
     shares = {model: _saturation(model_state, now) for model, model_state in model_states.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
-        if placement.kind is PlacementKind.LOCAL:
+        if placement.kind is PlacementKind.SELF_HOSTED:
             pools.setdefault(placement.pool, []).append(placement)
     return SchedulerSnapshot(
         at_s=now,
@@ -199,7 +200,7 @@ def _pool(
 
 
 def _saturation(model_state: ModelState, now: float) -> float:
-    drain_s = model_state.drain_s()  # of requests in time, which late requests wait behind
+    drain_s = model_state.drain_s()  # late requests wait behind those in time
     waiting = []
     for queued in model_state.queue:
         if queued.self_hosted and queued.request.slo.slo_class in URGENT:

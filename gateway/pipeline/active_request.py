@@ -1,8 +1,8 @@
-"""A client's request that has not ended, and its branches.
+"""A client's request in progress, and its branches.
 
-An active request is what the client asked for. A branch is one request to the scheduler on its
-behalf: the original, a hedge beside it, or the continuation of an answer that broke off. Each
-branch runs one attempt at a time.
+An active request is one request of a client. A branch is one request to the scheduler on its
+behalf: the original, a hedge that runs beside it, or the continuation of an answer that broke off.
+Each branch runs one attempt at a time.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     CountPrompt,
-    Queued,
     Settled,
     Started,
+    Waiting,
 )
 
 MAX_KEPT_CHARS = 1 << 20
-"""Of an answer that may have to be continued; a longer one is not."""
+"""Longest answer, in characters, that is kept for a continuation. A longer answer cannot be
+continued."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ActiveRequest:
-    """What the client asked for. `hold`: nothing is handed over before the end.
+    """State of one client request.
 
     Attributes:
-        attempts: attempts that began, over all branches.
-        racing: branches that run at the same time and may still answer.
-        waiting_since_s: since when it waits for a decision, if it does.
-        text: what was handed over, while all of it is plain text and may be continued; None: it
-            may not be.
-        broken: accounts of attempts whose output the client has and that broke off.
-        seen_tokens: prompt and output tokens so far, as they count for the key's limits.
-        unsupported: fields that a placement does not honour, by placement.
-        admitted: the scheduler holds its claims until `RequestEnded`.
+        whole_answer: no output is sent before the answer is complete.
+        attempts: number of attempts started, over all branches.
+        racing: number of branches that run at the same time and may still answer.
+        waiting_since_s: start of the current wait for a decision, on the pipeline's clock.
+        dispatched_s: start of the first attempt; None: not started.
+        text: text sent to the client so far; None: the answer cannot be continued.
+        broken: settled attempts that broke off after the client had received output.
+        seen_tokens: prompt and output tokens so far, as counted for the key's limits.
+        unsupported: unsupported request fields, keyed by placement.
+        admitted: the scheduler holds the request's claims until `RequestEnded`.
     """
 
     request: Request
     generation: Generation
     observer: RequestObserver
-    hold: bool
+    whole_answer: bool
     attempts: int = 0
     racing: int = 1
     waiting_since_s: float = 0.0
@@ -65,7 +67,7 @@ class ActiveRequest:
     admitted: bool = False
 
     def record_output(self, chunk: Chunk) -> None:
-        """Output went to the client."""
+        """Records a chunk that was sent to the client."""
         if self.text is None:
             return
         for delta in chunk.deltas:
@@ -78,18 +80,19 @@ class ActiveRequest:
             self.text = None
 
     def record_broken(self, branch: Branch) -> None:
-        """The branch's answer broke off, and another one continues it."""
+        """Records that the branch's answer broke off and another branch continues it."""
         if branch.settled is not None:
             self.broken.append(branch.settled)
         if self.first_token_s is None:
             self.first_token_s = branch.first_token_s
 
     def whole_usage(self, usage: Usage) -> Usage:
-        """Usage of the answer as the client has it: of parts that broke off, and of the last."""
+        """Returns the usage of the whole answer: `usage` of the last attempt plus the attempts that
+        broke off."""
         parts = [settled.usage for settled in self.broken if settled.usage is not None]
         if not parts:
             return usage
-        # A continuation reads what came before it: that is no prompt of the client's.
+        # A continuation's prompt includes the earlier output, which the client did not send.
         return replace(
             usage,
             prompt_tokens=parts[0].prompt_tokens,
@@ -103,19 +106,22 @@ class ActiveRequest:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Branch:
-    """A branch, and its attempt that runs or ran last.
+    """One branch, and its current or most recent attempt.
 
     Attributes:
-        decision: the scheduler's answer to its submission, or to the end of its last attempt.
-        committed: output of it was handed over.
+        decision: resolved with the scheduler's answer to the submission or to the last attempt's
+            end.
+        committed: the client has received output of the branch.
         superseded: another branch answered first.
-        abandoned: it failed, or was evicted, while another branch ran: the scheduler does not
-            retry it.
-        first_token: resolved at the first token, where somebody waits for it.
-        eviction: while the attempt may be taken back: the scope that reads its upstream.
-        evicted: why the attempt is taken back; empty: it is not.
-        settled: the account of its attempt, once the scheduler has settled it.
-        settling: resolved by the settlement, where somebody waits for it.
+        abandoned: the attempt failed or was evicted while another branch ran. The scheduler does
+            not retry it.
+        first_token: resolved at the first token; None: no hedging.
+        eviction: timeout scope of the upstream read; None: the attempt cannot be evicted now.
+        evicted: reason of the eviction; empty: not evicted.
+        failure: failure of the current or most recent attempt; None: none.
+        last_failure: most recent failure of any attempt of the branch; None: none.
+        settled: cost of the attempt; None: the scheduler has not settled it yet.
+        settling: resolved by the settlement; None: no coroutine waits for it.
     """
 
     active: ActiveRequest
@@ -139,39 +145,39 @@ class Branch:
     eviction: asyncio.Timeout | None = None
     evicted: str = ""
     failure: UpstreamFailure | None = None
-    """Of its attempt that runs or ran last; `last_failure`: of any."""
     last_failure: UpstreamFailure | None = None
     ended: AttemptEnd | None = None
     settled: SettledAttempt | None = None
     settling: asyncio.Future[None] | None = None
 
     def deliver(self, answer: Answer) -> None:
-        """Takes an answer of the scheduler."""
+        """Handles one answer of the scheduler."""
         match answer:
             case Started() | Refuse() | CountPrompt():
                 if not self.decision.done():
                     self.decision.set_result(answer)
-            case Queued():
+            case Waiting():
                 self.active.observer.queued(answer.position)
             case Evict():
                 self._evict(answer)
             case Settled():
-                self.settled = answer.account
+                self.settled = answer.attempt
                 if self.settling is not None and not self.settling.done():
                     self.settling.set_result(None)
                 if self.start is not None and self.ended is not None:
                     self.active.observer.attempt_ended(
-                        self.start, self.ended, self._answer(), answer.account
+                        self.start, self.ended, self._answer(), answer.attempt
                     )
 
     async def settlement(self) -> None:
-        """Waits for the account of the attempt that has ended. In one process it is there."""
+        """Waits until the scheduler has settled the ended attempt. A scheduler in the same process
+        has settled it already."""
         if self.settled is None:
             self.settling = asyncio.get_running_loop().create_future()
             await self.settling
 
     def begin(self, start: Start) -> None:
-        """A new attempt begins."""
+        """Resets the per-attempt state for a new attempt."""
         self.start = start
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = self.ended = self.settled = None
@@ -179,7 +185,7 @@ class Branch:
         self.failure = None
 
     def usage_so_far(self) -> Usage:
-        """What its attempt has read and written, as far as is known."""
+        """Returns the estimated usage of the current attempt."""
         return Usage(
             prompt_tokens=self.request.prompt_tokens,
             completion_tokens=self.output_tokens,
@@ -187,14 +193,15 @@ class Branch:
         )
 
     def tpot_s(self) -> float | None:
-        """Mean time per output token after the first, of each choice."""
+        """Returns the mean seconds per output token after the first, within one choice; None:
+        unknown."""
         later_tokens = self.output_tokens / self.request.choices - 1
         if self.first_token_s is None or later_tokens <= 0:
             return None
         return (self.last_token_s - self.first_token_s) / later_tokens
 
     def finished(self, now: float) -> Finished | None:
-        """The account of the request; None: the branch's attempt did not end well."""
+        """Returns the summary of the request; None if the attempt did not succeed."""
         if self.usage is None or self.settled is None or self.start is None:
             return None
         active, arrival_s, start = self.active, self.active.request.arrival_s, self.start
@@ -218,7 +225,8 @@ class Branch:
         )
 
     def _evict(self, evict: Evict) -> None:
-        """Takes its attempt back, unless it is another one by now or output was handed over."""
+        """Cancels the upstream read, unless another attempt is running or output was already
+        sent."""
         if self.eviction is None or self.start is None or self.evicted:
             return
         if self.start.attempt == evict.attempt:

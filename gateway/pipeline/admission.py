@@ -1,4 +1,4 @@
-"""From a call to the scheduler's `Request`: what the caller may have, and until when."""
+"""Checks a call and converts it into the scheduler's `Request`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scheduler.port import SchedulerPort
 
 
 class Admission:
-    """Admits calls, as far as that is decided before the scheduler is asked."""
+    """Performs the admission checks that need no scheduler decision."""
 
     def __init__(
         self, port: SchedulerPort, upstreams: Upstreams, clock: Callable[[], float]
@@ -34,7 +34,7 @@ class Admission:
         self._sizes = PromptSizes()
 
     def check_model(self, model: str, caller: Caller) -> None:
-        """Raises RequestRefused unless the caller may use the model, and it is served here."""
+        """Raises RequestRefused if the key may not use the model or no placement serves it."""
         if not caller.allows_model(model):
             raise denied(f"key {caller.key_id} may not use model {model!r}")
         if not self._port.fleet.of_model(model):
@@ -44,8 +44,8 @@ class Admission:
     async def admit(
         self, call: GenerateCall, settings: PipelineSettings
     ) -> tuple[Request, Generation, dict[str, tuple[str, ...]]]:
-        """The request as the scheduler sees it, the generation with its hints for self-hosted
-        engines, and the fields that placements cannot honour. Raises RequestRefused."""
+        """Checks a call. Returns the scheduler's request, the generation with its engine hints, and
+        the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
         unsupported = self._upstreams.unsupported_by(generation)
@@ -80,18 +80,18 @@ class Admission:
         return request, generation, unsupported
 
     async def count(self, generation: Generation) -> int | None:
-        """The prompt's tokens, counted by a replica; None: none could count.
+        """Returns the number of prompt tokens counted by a replica; None: no replica could count.
 
-        Raises UpstreamFailure where a server finds the request itself at fault.
+        Raises UpstreamFailure if a replica rejects the request itself.
         """
         return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
     def estimate(self, generation: Generation) -> int:
-        """The prompt's tokens, estimated."""
+        """Returns an estimate of the prompt tokens."""
         return self._sizes.estimate(generation)
 
     def learn(self, generation: Generation, prompt_tokens: int) -> None:
-        """Takes the count that an engine reported."""
+        """Updates the estimator with the prompt tokens that an engine reported."""
         self._sizes.learn(generation, prompt_tokens)
 
 
@@ -103,11 +103,12 @@ def scheduler_request(
     unsupported_by: Collection[str],
     now: float,
 ) -> Request:
-    """The request as the scheduler sees it. Raises RequestRefused (PERMISSION_DENIED)."""
+    """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
+    (PERMISSION_DENIED)."""
     generation, caller = call.generation, call.caller
     remaining_s = settings.default_deadline_s if call.remaining_s is None else call.remaining_s
     return Request(
-        # Clients choose request ids; two keys may choose the same one.
+        # Clients choose request ids, so two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
         tenant=caller.tenant,
         model=generation.model,
@@ -125,7 +126,7 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
-        holds_output=call.whole_answer,
+        whole_answer=call.whole_answer,
     )
 
 
@@ -152,12 +153,12 @@ def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset
     if not call.remote_classes:
         return mine
     if not call.remote_classes <= mine:
-        # Bounded: a longer answer than gRPC takes as trailers would not reach the client.
+        # Bounded, because a status message beyond gRPC's trailer limit would not reach the client.
         names = ", ".join(sorted(call.remote_classes - mine))[:200]
         raise denied(f"data_policy.remote_classes: key {call.caller.key_id} may not use {names}")
     return call.remote_classes
 
 
 def denied(message: str) -> RequestRefused:
-    """The key may not do this."""
+    """Builds the refusal for a key that lacks the right."""
     return RequestRefused(RefusalReason.PERMISSION_DENIED, message)

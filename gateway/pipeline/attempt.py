@@ -1,7 +1,7 @@
-"""One attempt: a branch at one placement, from the call of its upstream to its end.
+"""One attempt: a branch at one placement, from the upstream call to its end.
 
-Output without content is held back until the commit point, so that a failure before it can be
-mended elsewhere. However an attempt ends, the scheduler is told once.
+Chunks without content are held back until the commit point, so that another placement can retry a
+failure before it. Every attempt is reported to the scheduler exactly once, however it ends.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from scheduler.port import AttemptEnd, SchedulerPort, Started
 
 MAX_HELD_CHUNKS = 200
 MAX_HELD_LOGPROBS = 10_000
-"""Chunks without content, and log-probabilities in them (1 MiB or so), that are kept back before
-the commit point; more commit the request."""
+"""Limits on chunks without content, and on their log-probabilities (about 1 MiB), before the commit
+point. Exceeding a limit commits the request."""
 
 
 _RAN = (AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED, AttemptOutcome.EVICTED)
-"""Ends by the gateway's own hand: what ran until then is accounted for."""
+"""Outcomes that the gateway itself causes. Their tokens so far are recorded as usage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
-    """How reading ended."""
+    """Outcome of reading an upstream's stream."""
 
     outcome: AttemptOutcome = AttemptOutcome.CANCELLED
     detail: str = "cancelled"
@@ -46,8 +46,8 @@ _OK = _End(outcome=AttemptOutcome.OK, detail="ok")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """Runs attempts. `upstreams`: client of each placement; `on_refused` and `on_silent`: a
-    self-hosted placement let no connection in, or brought no token in time."""
+    """Runs attempts. `upstreams`: upstream client per placement. `on_refused`: called when a
+    self-hosted placement refuses the connection. `on_silent`: called when it times out."""
 
     port: SchedulerPort
     upstreams: Mapping[str, Upstream]
@@ -56,9 +56,11 @@ class Attempts:
     on_silent: Callable[[str], None]
 
     async def run(self, branch: Branch, started: Started) -> AsyncGenerator[Chunk, None]:
-        """Output of one attempt. If `branch.usage` is None when this returns, the scheduler decides
-        on another one. Raises PartialOutput, or the UpstreamFailure that no other placement can
-        mend."""
+        """Yields the output of one attempt.
+
+        If `branch.usage` is None when the generator returns, the scheduler decides about another
+        attempt. Raises PartialOutput, or an UpstreamFailure that no other placement can fix.
+        """
         active, start = branch.active, started.start
         branch.begin(start)
         active.attempts += 1
@@ -110,7 +112,7 @@ class Attempts:
             self._finish(branch, start, end, started_s)
 
     def report_progress(self, branch: Branch) -> None:
-        """Tells the scheduler how many tokens have come."""
+        """Sends the number of output tokens so far to the scheduler."""
         if branch.start is None:
             return
         branch.reported_tokens = branch.output_tokens
@@ -129,15 +131,15 @@ class Attempts:
         return upstream
 
     async def _until_commit(self, branch: Branch, chunks: AsyncIterator[Chunk]) -> list[Chunk]:
-        """Reads up to the first content, or to the end where the client gets a whole answer;
-        returns what was held back."""
+        """Reads up to the first content, or up to the end if the client wants a whole answer.
+        Returns the chunks read."""
         held: list[Chunk] = []
         held_logprobs = 0
         async for chunk in chunks:
             if not self._observe(branch, chunk):
                 continue
             held.append(chunk)
-            if branch.active.hold:
+            if branch.active.whole_answer:
                 continue
             held_logprobs += _logprobs_in(chunk)
             full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS
@@ -147,7 +149,7 @@ class Attempts:
         return held
 
     def _observe(self, branch: Branch, chunk: Chunk) -> bool:
-        """Takes counts and times from a chunk; returns whether it has output."""
+        """Updates counts and times from a chunk. Returns whether the chunk has output."""
         if chunk.output_tokens > branch.output_tokens:
             branch.output_tokens = chunk.output_tokens
             branch.last_token_s = now = self.clock()
@@ -174,8 +176,8 @@ class Attempts:
         branch.usage = None
         branch.failure = branch.last_failure = failure
         remote = start.kind is PlacementKind.REMOTE
-        # Remotes differ in what they refuse; for self-hosted engines a bad request is one
-        # everywhere.
+        # Remotes differ in the requests they accept. Self-hosted engines of one model all reject
+        # the same requests.
         mendable = failure.retryable or (remote and failure.kind is FailureKind.BAD_REQUEST)
         if not remote and failure.kind is FailureKind.CONNECT:
             self.on_refused(start.placement, str(failure))
@@ -189,7 +191,7 @@ class Attempts:
         return _End(outcome=AttemptOutcome.RETRYABLE, detail=str(failure))
 
     def _finish(self, branch: Branch, start: Start, end: _End, started_s: float) -> None:
-        """Tells the scheduler, once."""
+        """Reports the end of the attempt to the scheduler, once."""
         if branch.ended is not None:
             return
         active, failure = branch.active, branch.failure
@@ -207,7 +209,7 @@ class Attempts:
         )
         usage = branch.usage
         if usage is None and (branch.output_tokens or outcome in _RAN):
-            usage = branch.usage_so_far()  # it ran: its prompt, and what came
+            usage = branch.usage_so_far()  # the prompt and the output so far
         branch.ended = AttemptEnd(
             request_id=branch.request.request_id,
             attempt=start.attempt,
@@ -216,7 +218,7 @@ class Attempts:
             usage=usage,
             reported=branch.usage is not None,
             committed=branch.committed and not branch.superseded,
-            goes_on=failure is not None and is_continuable(branch, failure),
+            may_be_continued=failure is not None and is_continuable(branch, failure),
             abandoned=branch.abandoned,
             duration_s=duration_s,
             first_token_s=_since(branch.first_token_s, started_s),
@@ -226,15 +228,15 @@ class Attempts:
             fault=_fault(failure, start),
             retry_after_s=failure.retry_after_s if failure else None,
         )
-        # The answer to this end is decided within the call, or later.
+        # The scheduler may answer within this call or later.
         branch.decision = asyncio.get_running_loop().create_future()
         active.waiting_since_s = self.clock()
         self.port.send(branch.ended)
 
 
 def _leave_race(branch: Branch) -> None:
-    """The branch has no answer. It is abandoned while another branch may still answer; of branches
-    that fail at the same moment, the last one is not."""
+    """Removes a failed branch from a race and marks it abandoned. The last remaining branch is not
+    marked, so the scheduler may retry it."""
     if branch.active.racing > 1:
         branch.active.racing -= 1
         branch.abandoned = True
@@ -253,5 +255,5 @@ def _since(at_s: float | None, started_s: float) -> float | None:
 
 
 def _logprobs_in(chunk: Chunk) -> int:
-    """Log-probabilities of a chunk: all that a piece without content can be large with."""
+    """Counts the log-probabilities of a chunk, the only large part of a chunk without content."""
     return sum(1 + len(entry.top) for delta in chunk.deltas for entry in delta.logprobs)

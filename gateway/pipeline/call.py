@@ -1,4 +1,4 @@
-"""A call for a generation, as every door makes it."""
+"""A generation call, as every door passes it to the pipeline."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from scheduler.contract import SloClass
 
 
 class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for, and under which terms. Checked by the door.
+    """A generation and its terms of service. The door has checked every field.
 
     Attributes:
-        generation: what is to be generated.
-        caller: who asks.
-        remaining_s: time to the client's deadline; None: it set none.
-        size_bytes: memory that the request holds while it waits.
-        whole_answer: the client gets nothing before the end.
-        slo_class, ttft_s, tpot_s: the service it asks for; None: the default of its key and class.
-        priority: rank within the class, higher first.
-        local_only, remote_classes: its data policy; no classes: those that its key may use.
-        session_id: requests of one session go where their prefix is cached; empty: none.
-        idempotency_key: empty: none.
-        max_cost_nano_usd: most that it may be charged; None: no limit of its own.
-        trace_headers: W3C trace context that engines continue.
+        generation: the generation to run.
+        caller: the authenticated caller.
+        remaining_s: seconds to the client's deadline; None: no deadline.
+        size_bytes: memory that the request occupies while it waits.
+        whole_answer: the client receives no output before the answer is complete.
+        slo_class, ttft_s, tpot_s: requested service level; None: the default of the key and class.
+        priority: priority within the service class. Higher values run first.
+        local_only, remote_classes: data policy. Empty `remote_classes`: all that the key may use.
+        session_id: session of the request, for budgets and the ledger; empty: none.
+        idempotency_key: the client's idempotency key; empty: none.
+        max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
+        trace_headers: W3C trace context for the engines.
     """
 
     generation: Generation

@@ -1,8 +1,8 @@
-"""Going on with an answer that broke off: whether that is honest, and as which request.
+"""Decides whether an answer that broke off may be continued, and builds the continuing request.
 
-Only plain text may be gone on with, and only where the client asked for nothing that a splice of
-two answers could break. The other server gets what was said as the beginning of the model's own
-turn, and what is left of the output limit.
+Only plain text is continued, and only if no requested feature would break where the two answers
+join. The next placement receives the text so far as the beginning of the assistant's message, and
+the remaining output limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MENDABLE = frozenset(
 
 
 def may_be_continued(generation: Generation) -> bool:
-    """Whether an answer to this could be gone on with at all."""
+    """Returns whether an answer to this generation could be continued at all."""
     if generation.choices > 1 or generation.logprobs is not None or generation.stop:
         return False
     if generation.sampling.seed is not None or generation.ignore_eos:
@@ -41,7 +41,8 @@ def may_be_continued(generation: Generation) -> bool:
 
 
 def is_continuable(branch: Branch, failure: UpstreamFailure) -> bool:
-    """Whether an answer that broke off so may be continued: once, and only plain text."""
+    """Returns whether an answer that failed like this may be continued. An answer is continued at
+    most once."""
     active = branch.active
     return (
         active.text is not None
@@ -56,9 +57,9 @@ def is_continuable(branch: Branch, failure: UpstreamFailure) -> bool:
 def continuation(
     branch: Branch, failure: UpstreamFailure, unable: Collection[str]
 ) -> tuple[Request, Generation] | None:
-    """What is asked of another server; None: the answer ends here.
+    """Returns the continuing request and generation; None if the answer cannot be continued.
 
-    `unable`: placements that cannot go on with an answer.
+    `unable`: placements that cannot continue an answer.
     """
     if not is_continuable(branch, failure):
         return None

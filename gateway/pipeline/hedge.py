@@ -1,14 +1,14 @@
-"""Hedging: a second branch elsewhere while the first has brought no token, within a budget.
+"""Hedging: starts a second branch on another placement if the first token is slow.
 
-The first branch to bring a token answers; the other is cancelled, and settled as waste. It costs
-two tasks for a hedged request and none for any other.
+The first branch with a token answers. The other branch is cancelled and settled as waste. Hedging
+needs two tasks per hedged request. The scheduler bounds the number of hedges.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 from gateway.domain.generation import Chunk
 from gateway.pipeline.active_request import Branch
@@ -16,11 +16,11 @@ from gateway.pipeline.attempt import Attempts
 from scheduler.port import Started
 
 StartHedge = Callable[[Branch], Awaitable[tuple[Branch, Started] | None]]
-"""Starts a second branch beside the one that runs; None: none may start now."""
+"""Starts a hedge beside the given branch. Returns None if no hedge may start now."""
 
 
 class _Runner:
-    """A branch whose output up to the first piece is waited for in a task."""
+    """A branch whose first chunk is awaited in a task."""
 
     def __init__(self, attempts: Attempts, branch: Branch, started: Started) -> None:
         self.branch = branch
@@ -30,23 +30,15 @@ class _Runner:
 
     @property
     def leads(self) -> bool:
-        """Whether it has a token, or has answered without one."""
+        """Whether the branch has a token, or has completed without one, and is not abandoned."""
         branch = self.branch
         answers = branch.first_token_s is not None or branch.usage is not None
         return answers and not branch.abandoned
 
     @property
     def failed(self) -> bool:
-        """Whether it is over without an answer."""
+        """Whether the branch has ended without an answer."""
         return self.first.done() and not self.leads
-
-    async def stop(self) -> None:
-        """Ends it, if it runs; its account is then closed."""
-        self.first.cancel()
-        await asyncio.wait({self.first})
-        if not self.first.cancelled():
-            self.first.exception()  # told by the attempt already
-        await self.chunks.aclose()
 
     async def _first(self) -> Chunk | None:
         return await anext(self.chunks, None)
@@ -59,9 +51,10 @@ async def hedged(
     after_s: float,
     start_hedge: StartHedge,
 ) -> AsyncGenerator[tuple[Branch, Chunk | None], None]:
-    """Output of the branch that answers, with that branch; at the end once more without a chunk.
+    """Yields pairs of the answering branch and a chunk. The last pair has no chunk.
 
-    Raises as `Attempts.run`.
+    `after_s`: seconds without a token before the hedge starts. Raises the exceptions of
+    `Attempts.run`.
     """
     runners = [_Runner(attempts, branch, started)]
     winner: _Runner | None = None
@@ -75,8 +68,8 @@ async def hedged(
                 await _race(runners)
         winner = next((r for r in runners if r.leads), None)
         if winner is None:
-            (winner,) = runners  # none leads: the race ends when one is left
-        await _stop_all_but(winner, runners)
+            (winner,) = runners  # no branch leads, and one is left
+        await _stop(_supersede_all_but(winner, runners))
         branch.active.racing = 1
         chunk = await winner.first
         async with aclosing(winner.chunks) as chunks:
@@ -86,33 +79,55 @@ async def hedged(
                     yield winner.branch, chunk
         yield winner.branch, None
     finally:
-        # Where the client left in the middle of a race, the first branch is the one that counts.
+        # If the client leaves during a race, the first branch counts as the winner.
         winner = winner or runners[0]
-        await _stop_all_but(winner, runners)
-        await winner.stop()
+        _supersede_all_but(winner, runners)
+        await _stop(runners)
 
 
-async def _stop_all_but(winner: _Runner, runners: list[_Runner]) -> None:
-    for loser in runners:
-        if loser is not winner:
-            loser.branch.superseded = True
-            await loser.stop()
+def _supersede_all_but(winner: _Runner, runners: list[_Runner]) -> list[_Runner]:
+    """Marks the losers, and returns them."""
+    losers = [runner for runner in runners if runner is not winner]
+    for loser in losers:
+        loser.branch.superseded = True
+    return losers
+
+
+async def _stop(runners: list[_Runner]) -> None:
+    """Cancels branches and settles their attempts, even if this is cancelled meanwhile: no upstream
+    call may outlive its request."""
+    async with AsyncExitStack() as stack:
+        for runner in runners:
+            stack.push_async_callback(runner.chunks.aclose)
+            runner.first.cancel()
+        pending = {runner.first for runner in runners if not runner.first.done()}
+        cancelled: asyncio.CancelledError | None = None
+        while pending:
+            try:
+                _, pending = await asyncio.wait(pending)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        for runner in runners:
+            if not runner.first.cancelled():
+                runner.first.exception()  # the attempt has reported it already
+        if cancelled is not None:
+            raise cancelled
 
 
 async def _race(runners: list[_Runner]) -> None:
-    """Until one leads, or one is left that may still go on alone."""
+    """Waits until one branch leads or only one is left."""
     while len(runners) > 1 and not any(runner.leads for runner in runners):
         await _first_news(runners, None)
         failed = [runner for runner in runners if runner.failed]
-        # Of two that fail at the same moment, the scheduler may try the last one again.
+        # If two branches fail at the same moment, the scheduler may retry the last one.
         failed.sort(key=lambda runner: not runner.branch.abandoned)
         for runner in failed[: len(runners) - 1]:
             runners.remove(runner)
-            await runner.stop()
+            await _stop([runner])
 
 
 async def _first_news(runners: list[_Runner], timeout_s: float | None) -> None:
-    """Waits for a first token or an end of any."""
+    """Waits for the first token or the end of any branch."""
     waits: set[asyncio.Future[Chunk | None] | asyncio.Future[None]] = set()
     for runner in runners:
         waits.add(runner.first)

@@ -1,4 +1,4 @@
-"""What own engines are told beside a request: whose cache it may use, its rank, its trace."""
+"""Builds the engine hints of a request: cache salt, priority and trace context."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gateway.domain.generation import EngineHints
 from scheduler.contract import Request, SloClass
 
 CLASS_PRIORITY = {SloClass.INTERACTIVE: 0, SloClass.STANDARD: 100, SloClass.BATCH: 200}
-"""vLLM runs lower numbers first (--scheduling-policy priority); a request's own rank, -10 to 10,
-never bridges the gap between classes."""
+"""vLLM priority per service class. vLLM runs lower numbers first (--scheduling-policy priority). A
+request's own priority, -10 to 10, never bridges the gap between classes."""
 MAX_TRACESTATE_CHARS = 512
-"""What the W3C recommendation on trace context asks to be passed on at least."""
+"""Minimum length of tracestate that W3C trace context asks every system to propagate."""
 MOST_TENANTS = 1024
-"""Whose salt is remembered; that of others is computed for each request."""
+"""Number of tenants whose salt is cached. Other salts are computed for each request."""
 _SALT_KEY = b"moegate prefix cache"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
@@ -25,7 +25,8 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 def engine_hints(
     request: Request, trace_headers: tuple[tuple[str, str], ...], *, isolated: bool
 ) -> EngineHints:
-    """`isolated`: the tenant has a prefix cache of its own, on every gateway the same one."""
+    """Builds the hints. `isolated`: the tenant's requests share a prefix cache only with each
+    other. Every gateway computes the same salt for a tenant."""
     return EngineHints(
         cache_salt=_cache_salt(request.tenant) if isolated else "",
         priority=CLASS_PRIORITY[request.slo.slo_class] - request.priority,
@@ -39,7 +40,7 @@ def _cache_salt(tenant: str) -> str:
 
 
 def trace_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str], ...]:
-    """The caller's trace, if it is one (W3C trace context); anything else is left out."""
+    """Returns the caller's trace context headers. Invalid headers are dropped."""
     parent = state = ""
     for name, value in metadata:
         if name == "traceparent" and isinstance(value, str):

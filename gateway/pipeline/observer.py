@@ -1,7 +1,7 @@
-"""What observes one request: the pipeline's view of telemetry.
+"""The interface through which the pipeline reports a request to telemetry.
 
-The calls come a few times per request, never per token, unless the observer asks for content. None
-may raise or wait.
+The pipeline calls it a few times per request, and per chunk only if the observer wants content. No
+method may raise or block.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scheduler.port import AttemptEnd, BranchKind, Started
 
 
 class AttemptAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attempt's upstream said. `response_id`: its own name for the answer; `last`: its last
-    chunk with output."""
+    """The upstream's part of an attempt's result. `response_id`: the upstream's id of the answer.
+    `last`: the last chunk with output."""
 
     failure: UpstreamFailure | None
     model: str
@@ -30,81 +30,83 @@ class AttemptAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestObserver(Protocol):
-    """Observes one request. Two attempts may run at once: a hedge."""
+    """Observes one request. Two attempts of it run at once while it is hedged."""
 
     @property
     def wants_content(self) -> bool:
-        """Whether `content` shall be called with every chunk."""
+        """Whether the pipeline calls `content` with every chunk."""
 
     @property
     def wants_decision(self) -> bool:
-        """Whether `Started` shall carry the decision's record."""
+        """Whether `Started` must include the decision record."""
 
     def queued(self, position: int) -> None:
-        """It waits for a decision; `position`: requests in the queue, itself included. 0: it was
+        """The request waits for a decision. `position`: queued requests, including this one; 0:
         decided at once."""
 
     def started(self, start: Start, waited_s: float) -> None:
-        """A placement was found, `waited_s` after the request came or its last attempt ended."""
+        """A placement was chosen, `waited_s` seconds after arrival or after the last attempt
+        ended."""
 
     def refused(self, refuse: Refuse, waited_s: float) -> None:
-        """It was refused."""
+        """The request was refused, `waited_s` seconds after arrival or after the last attempt
+        ended."""
 
     def attempt(self, started: Started, kind: BranchKind, generation: Generation) -> Generation:
-        """An attempt begins; the generation that is returned is sent, with the attempt's trace."""
+        """An attempt begins. Returns the generation to send, with the attempt's trace context."""
 
     def content(self, attempt: int, chunk: Chunk) -> None:
-        """Output came. `attempt`: its number."""
+        """The attempt with this number produced a chunk."""
 
     def attempt_ended(
-        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, settled: SettledAttempt
     ) -> None:
-        """The attempt is over, and its account settled."""
+        """The attempt has ended, and its cost is settled."""
 
     def finished(self, finished: Finished) -> None:
-        """The request ended well."""
+        """The request succeeded."""
 
     def ended(self, outcome: RequestOutcome) -> None:
-        """The request is over, however it ended."""
+        """The request has ended with this outcome."""
 
 
 class Unobserved:
-    """The observer of a gateway without telemetry."""
+    """Observer of a gateway without telemetry."""
 
     wants_content = False
     wants_decision = False
 
     def queued(self, position: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def started(self, start: Start, waited_s: float) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def refused(self, refuse: Refuse, waited_s: float) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def attempt(self, started: Started, kind: BranchKind, generation: Generation) -> Generation:
-        """The caller's own trace goes on, as the hints have it."""
+        """Returns the generation unchanged; its hints carry the caller's trace context."""
         return generation
 
     def content(self, attempt: int, chunk: Chunk) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def attempt_ended(
-        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt
+        self, start: Start, end: AttemptEnd, answer: AttemptAnswer, settled: SettledAttempt
     ) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def finished(self, finished: Finished) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def ended(self, outcome: RequestOutcome) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 UNOBSERVED = Unobserved()
 Observe = Callable[[Request, Generation], RequestObserver]
-"""Makes the observer of a request; called in the task that runs it."""
+"""Creates the observer of a request. Called in the task that runs the request."""
 
 
 def unobserved(request: Request, generation: Generation) -> RequestObserver:

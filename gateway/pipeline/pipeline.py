@@ -1,9 +1,9 @@
-"""The way of a request, whatever door it came through: admit, schedule, attempt, settle.
+"""The path of a request through the gateway: admit, schedule, attempt, settle.
 
-`Pipeline.run` is the one verb. A request runs in the task that iterates it: cancelling that task
-cancels its upstream call, and the `finally` here tells the scheduler. There is no task per request
-and none per token. Every request that is admitted is ended at the scheduler exactly once, whatever
-happens.
+`Pipeline.run` is the entry point for every door. A request runs in the task that iterates the
+generator. Cancelling that task cancels the upstream call, and a `finally` block reports the end to
+the scheduler. There is no task per request and none per token. Every admitted request is ended at
+the scheduler exactly once.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ from scheduler.port import (
 )
 
 PROGRESS_INTERVAL_S = 0.05
-"""How often token counts go to the scheduler: a message per token would cost more than it tells."""
+"""Seconds between two progress reports. One message per token would cost too much."""
 
 
 DEADLINE_SLACK_S = 0.05
-"""A client's cancellation at its own deadline comes about a network round trip before the server's
-clock says so."""
+"""A client that cancels at its own deadline does so about one network round trip before the
+server's timer expires."""
 _MAY_HAVE_OUTPUT = (RequestOutcome.OK, RequestOutcome.PARTIAL, RequestOutcome.CANCELLED)
 
 
 class Pipeline:
-    """Runs requests where the scheduler says. `report_progress` must be running."""
+    """Runs requests on the placements that the scheduler chooses. Requires the task
+    `report_progress`."""
 
     def __init__(
         self,
@@ -61,10 +62,10 @@ class Pipeline:
         observe: Observe = unobserved,
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """`observe` makes the observer of each request; `on_tick` is called some 20 times a second
-        while requests run."""
+        """`clock`: monotonic seconds. `observe` creates the observer of each request. `on_tick` is
+        called about 20 times per second while requests run."""
         self.settings = settings
-        """A reload replaces it: a request uses those that it began with."""
+        """A reload replaces the settings. A running request keeps the settings it started with."""
         self._port = port
         self._upstreams = upstreams
         self._clock = clock
@@ -83,12 +84,12 @@ class Pipeline:
 
     @property
     def active_requests(self) -> int:
-        """Requests that have not ended."""
+        """Number of requests in progress."""
         return len(self._active)
 
     def default_output_tokens(self, model: str) -> int:
-        """Output tokens for a request that names no limit: never beyond the model's context, which
-        the engine would refuse."""
+        """Returns the output limit of a request without one. It never exceeds the model's context,
+        because the engine would reject such a request."""
         contexts = [
             placement.context_tokens
             for placement in self._port.fleet.of_model(model)
@@ -97,17 +98,17 @@ class Pipeline:
         return min([self.settings.default_max_output_tokens, *contexts])
 
     async def quote(self, call: GenerateCall) -> Decision:
-        """What would be decided for the call now; nothing is started. Raises RequestRefused."""
+        """Returns the decision that the scheduler would make now. Starts nothing. Raises
+        RequestRefused."""
         request, _, _ = await self.admission.admit(call, self.settings)
         return await self._port.quote(request)
 
     async def run(self, call: GenerateCall) -> AsyncGenerator[Chunk | Finished, None]:
-        """Output of a request, then one `Finished`.
+        """Yields the output of a request, then one `Finished`.
 
-        Until the first content, a failed attempt is replaced by one on another placement;
-        `call.whole_answer` keeps everything back until the end, so that this holds for the whole
-        answer. Raises RequestRefused, PartialOutput, or the UpstreamFailure that no other placement
-        can mend.
+        Before the first content, a failed attempt is retried on another placement. With
+        `call.whole_answer` all output is held back, so retries are possible until the end. Raises
+        RequestRefused, PartialOutput, or an UpstreamFailure that no other placement can fix.
         """
         settings = self.settings
         request, generation, unsupported = await self.admission.admit(call, settings)
@@ -116,7 +117,7 @@ class Pipeline:
             request=request,
             generation=generation,
             observer=self._observe(request, generation),
-            hold=call.whole_answer,
+            whole_answer=call.whole_answer,
             text=[] if keep_text and may_be_continued(generation) else None,
             waiting_since_s=request.arrival_s,
             seen_tokens=request.prompt_tokens,
@@ -170,7 +171,7 @@ class Pipeline:
                     raise branch.failure
 
     async def report_progress(self) -> None:
-        """Tells the scheduler of tokens that have come, until cancelled."""
+        """Reports new output tokens to the scheduler until cancelled."""
         while True:
             self._on_tick()
             for active in self._active:
@@ -185,7 +186,7 @@ class Pipeline:
 
     @contextmanager
     def _lifetime(self, active: ActiveRequest) -> Iterator[None]:
-        """Tells observer and scheduler of the end, however it comes."""
+        """Reports the end of the request to the observer and the scheduler, in all cases."""
         outcome = RequestOutcome.CANCELLED
         self._active.add(active)
         self._wake.set()
@@ -207,7 +208,8 @@ class Pipeline:
             raise
         finally:
             self._active.discard(active)
-            # Refused, or failed before content: the client may try again with its key.
+            # After a refusal, or a failure before content, the client may reuse its idempotency
+            # key.
             keep_key = outcome in _MAY_HAVE_OUTPUT
             if outcome is RequestOutcome.CANCELLED and self._is_late(active):
                 outcome = RequestOutcome.DEADLINE
@@ -227,7 +229,7 @@ class Pipeline:
     async def _submit(
         self, active: ActiveRequest, call: GenerateCall, settings: PipelineSettings
     ) -> Branch:
-        """Submits the request, and counts its prompt where a budget needs that."""
+        """Submits the request. Counts its prompt tokens if a budget needs the exact count."""
         request, generation = active.request, active.generation
         branch = self._branch(active, BranchKind.ORIGINAL, request, generation)
         submission = Submission(
@@ -248,12 +250,12 @@ class Pipeline:
             try:
                 tokens = await self.admission.count(generation)
             except UpstreamFailure:
-                tokens = None  # if the request is at fault, its attempt will say so
+                tokens = None  # an invalid request fails in its attempt
             await self._port.prompt_counted(request.request_id, tokens)
         return branch
 
     async def _decision(self, branch: Branch, broken_off: PartialOutput | None) -> Started:
-        """The next placement of a branch. Raises what the client is told where there is none."""
+        """Waits for the branch's next placement. Raises the client's error if there is none."""
         active = branch.active
         if branch.decision.done():
             active.observer.queued(0)
@@ -290,7 +292,7 @@ class Pipeline:
         return branch
 
     async def _start_hedge(self, beside: Branch) -> tuple[Branch, Started] | None:
-        """A second branch, if the scheduler starts one at once elsewhere."""
+        """Submits a hedge. Returns None unless the scheduler starts it at once."""
         active = beside.active
         assert beside.start is not None
         request = replace(beside.request, request_id=f"{beside.request.request_id}~hedge")
@@ -323,7 +325,8 @@ class Pipeline:
 
 
 def _refusal(branch: Branch, refuse: Refuse) -> Exception:
-    """What the client is told: what it can mend, where that is why the attempts ran out."""
+    """Returns the exception for the client. If the attempts ran out because of the request itself,
+    it is the upstream's failure, which the client can fix."""
     last = branch.last_failure
     ran_out = refuse.reason is RefusalReason.ATTEMPTS_EXHAUSTED
     if last is not None and ran_out and (last.fault is Fault.REQUEST or not last.retryable):

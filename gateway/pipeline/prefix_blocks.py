@@ -1,9 +1,9 @@
-"""Chained hashes of a prompt's blocks: what the scheduler finds cached prefixes by.
+"""Chained hashes of a prompt's blocks, by which the scheduler predicts prefix cache hits.
 
-The prompt is serialised so that a longer conversation begins with the bytes of the shorter one:
-tools first, then the messages in order, images by digest. Each block's hash covers all before it,
-and the first one the cache salt. Hashing runs in slices, so that a long prompt does not hold the
-loop.
+The prompt is serialised so that a longer conversation starts with the bytes of the shorter one:
+tools first, then the messages in order, with images replaced by digests. Each block's hash covers
+all blocks before it, and the first hash covers the cache salt. Hashing yields to the event loop
+between slices, so a long prompt does not block it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from gateway.domain.generation import Chat, Generation, Image
 from scheduler.prefix.token_blocks import TokenBlocks, chain, root
 
 BLOCK_BYTES = 2048
-"""About 512 tokens of English text, and exactly 512 of a prompt given as token ids."""
+"""Bytes per block: about 512 tokens of English text, and exactly 512 tokens of a prompt given as
+token ids."""
 MAX_BLOCKS = 2048
-"""Blocks that are hashed: 4 MiB; what lies behind is not looked for."""
+"""Limit on hashed blocks, 4 MiB of prompt. Later bytes are ignored."""
 SLICE_BLOCKS = 128
-"""Blocks between two turns of the loop: about 0.3 ms."""
+"""Blocks hashed between two yields to the event loop, about 0.3 ms."""
 MAX_TOKEN_BLOCKS = 16_384
-"""Blocks of a prompt's tokens that are hashed: 262,144 tokens in blocks of 16."""
+"""Limit on hashed token blocks: 262,144 tokens in blocks of 16."""
 _SEPARATOR = b"\x00"
 
 
 async def prefix_blocks(
     generation: Generation, salt: str, prompt_tokens: int
 ) -> tuple[tuple[int, ...], int]:
-    """Hashes of the full blocks, and the tokens of a block (at least 1)."""
+    """Returns the hashes of the full blocks, and the mean tokens per block (at least 1)."""
     blocks: list[int] = []
     total_bytes = 0
     pending = bytearray()
@@ -58,9 +59,10 @@ async def prefix_blocks(
 async def token_blocks(
     generation: Generation, salt: str, block_sizes: tuple[int, ...]
 ) -> tuple[TokenBlocks, ...]:
-    """Blocks of a prompt given as token ids, cut by each size; of other prompts none.
+    """Returns the token blocks of a prompt given as token ids, one entry per block size. Other
+    prompts have none.
 
-    An engine computes at least the last token: a block that ends with it is no hit.
+    An engine always computes the last token, so a block that ends with it is never a hit.
     """
     prompt = generation.input
     if not isinstance(prompt, tuple):
@@ -80,7 +82,7 @@ async def token_blocks(
 
 
 def _pieces(generation: Generation) -> Iterator[bytes]:
-    """The prompt in bytes, in order."""
+    """Yields the serialised prompt in order."""
     prompt = generation.input
     if isinstance(prompt, tuple):
         yield array("Q" if max(prompt, default=0) >> 32 else "I", prompt).tobytes()
@@ -103,6 +105,7 @@ def _chat_pieces(chat: Chat) -> Iterator[bytes]:
 
 
 def _image_digest(image: Image) -> bytes:
-    """Of its beginning and length: whole pictures would hold the loop, for a prediction."""
+    """Hashes only the beginning and the length of an image. Hashing whole images would block the
+    event loop."""
     head = f"{image.media_type}\n{image.url}\n{len(image.data)}\n".encode()
     return blake2b(head + image.data[:65_536], digest_size=16).digest()

@@ -1,27 +1,27 @@
-"""Prompt tokens, estimated from bytes by a ratio per model that is learnt from reported usage."""
+"""Estimates prompt tokens from bytes, with a ratio per model learnt from reported usage."""
 
 from __future__ import annotations
 
 from gateway.domain.generation import Chat, Generation, Image
 
 FIRST_BYTES_PER_TOKEN = 4.0
-"""The usual ratio of English text; corrected by what engines report."""
+"""Initial ratio, typical of English text. Reported usage corrects it."""
 RATIO_WEIGHT = 0.05
 """Weight of a new ratio in the running mean."""
 IMAGE_TOKENS = 1024
-"""Tokens that a picture is taken for: the order of what open vision models use."""
+"""Assumed tokens per image, the order of magnitude of open vision models."""
 TOKENS_PER_MESSAGE = 4
 """Tokens that a chat template adds to each message."""
 
 
 class PromptSizes:
-    """Estimates prompt tokens, per model, and learns from what engines report."""
+    """Estimates prompt tokens per model, and learns from the usage that engines report."""
 
     def __init__(self) -> None:
         self._bytes_per_token: dict[str, float] = {}
 
     def estimate(self, generation: Generation) -> int:
-        """Prompt tokens; exact for token ids."""
+        """Returns the estimated prompt tokens. The number is exact for a prompt of token ids."""
         if isinstance(generation.input, tuple):
             return len(generation.input)
         size_bytes, extra_tokens = _prompt_size(generation.input)
@@ -29,19 +29,19 @@ class PromptSizes:
         return max(1, round(size_bytes / ratio) + extra_tokens)
 
     def learn(self, generation: Generation, prompt_tokens: int) -> None:
-        """Takes the count that the engine reported."""
+        """Updates the model's ratio with the prompt tokens that the engine reported."""
         if isinstance(generation.input, tuple):
             return
         size_bytes, extra_tokens = _prompt_size(generation.input)
         if prompt_tokens <= extra_tokens or size_bytes < 64:
-            return  # too short to tell: the template is most of it
+            return  # mostly template tokens, so the ratio is meaningless
         seen = min(16.0, max(0.5, size_bytes / (prompt_tokens - extra_tokens)))
         ratio = self._bytes_per_token.get(generation.model, FIRST_BYTES_PER_TOKEN)
         self._bytes_per_token[generation.model] = ratio + RATIO_WEIGHT * (seen - ratio)
 
 
 def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of text, and tokens that are not text."""
+    """Returns the bytes of text, and the tokens of everything else."""
     if isinstance(generation_input, str):
         return len(generation_input.encode()), 0
     if isinstance(generation_input, tuple):

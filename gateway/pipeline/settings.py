@@ -1,4 +1,4 @@
-"""What of the configuration the pipeline needs. Frozen: a reload replaces it whole."""
+"""The pipeline's part of the configuration. Frozen: a reload replaces the whole object."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gateway.config.remote import FailuresConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSettings:
-    """`remote_classes`: all that are configured; `isolated_models`: models of which each tenant has
-    a prefix cache of its own."""
+    """Settings of the pipeline. `remote_classes`: all configured classes. `isolated_models`: models
+    whose prefix cache is separate for each tenant."""
 
     slo_classes: SloClassesConfig
     default_deadline_s: float
@@ -22,7 +22,7 @@ class PipelineSettings:
 
 
 def pipeline_settings(config: GatewayConfig) -> PipelineSettings:
-    """From a checked configuration."""
+    """Derives the settings from a validated configuration."""
     return PipelineSettings(
         slo_classes=config.slo_classes,
         default_deadline_s=config.limits.default_deadline_s,

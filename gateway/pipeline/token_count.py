@@ -1,4 +1,4 @@
-"""How many tokens a prompt has: counted by a replica's own tokenizer, or bounded from its bytes."""
+"""Prompt token counts: exact from a replica's tokenizer, or an upper bound from the bytes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from scheduler.fleet_view import FleetView
 log = logging.getLogger(__name__)
 
 TEMPLATE_TOKENS = 256
-"""More than a chat template adds to a conversation; the longest ones tell date and channels."""
+"""Upper bound of the tokens that a chat template adds once. The longest templates add a date and a
+list of channels."""
 MESSAGE_TOKENS = 16
 TOOL_TOKENS = 64
-"""More than a template adds to each message, and to each tool beside its texts."""
+"""Upper bounds of the tokens that a template adds to each message, and to each tool besides its
+texts."""
 IMAGE_BOUND_TOKENS = 4096
-"""More than most open vision models make of a picture."""
+"""Upper bound of the tokens per image for most open vision models."""
 
 
 @runtime_checkable
 class Counter(Protocol):
-    """A client that can count a prompt's tokens."""
+    """An upstream client that can count prompt tokens."""
 
     async def count_tokens(self, generation: Generation) -> tuple[int, object]:
-        """The count first. Raises UpstreamFailure."""
+        """Returns the count first. Raises UpstreamFailure."""
 
 
 async def exact_prompt_tokens(
     fleet: FleetView, counters: Mapping[str, object], generation: Generation
 ) -> int | None:
-    """Counts at the first self-hosted replica in service that answers; None: there is none.
+    """Asks the serving self-hosted replicas in order, and returns the first count; None: no replica
+    could count.
 
-    `counters`: client of each placement. Raises UpstreamFailure where the replica finds the request
-    itself at fault.
+    `counters`: upstream client per placement. Raises UpstreamFailure if a replica rejects the
+    request itself.
     """
     for placement in fleet.of_model(generation.model):
         client = counters.get(placement.name)
-        if placement.kind is not PlacementKind.LOCAL or not placement.serving:
+        if placement.kind is not PlacementKind.SELF_HOSTED or not placement.serving:
             continue
         if isinstance(client, Counter):
             try:
@@ -55,7 +58,8 @@ async def exact_prompt_tokens(
 
 
 def prompt_token_bound(generation: Generation) -> int:
-    """No fewer than the prompt has: a token of a byte-level vocabulary is at least one byte."""
+    """Returns an upper bound of the prompt tokens. A token of a byte-level vocabulary has at least
+    one byte."""
     prompt = generation.input
     if isinstance(prompt, tuple):
         return len(prompt)

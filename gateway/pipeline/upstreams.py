@@ -1,4 +1,4 @@
-"""The servers that run generations, as the pipeline needs them."""
+"""The upstream clients, as the pipeline uses them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from gateway.domain.generation import Chunk, Generation
 
 
 class Upstream(Protocol):
-    """Client of one placement. Raises UpstreamFailure."""
+    """Client of one placement. Its methods raise UpstreamFailure."""
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the last one carries the usage."""
+        """Yields chunks as they arrive. The last chunk has the usage. `deadline_s`: monotonic
+        seconds."""
 
 
 class Upstreams(Protocol):
-    """The servers that run generations."""
+    """The upstream clients of all placements."""
 
     @property
     def clients(self) -> Mapping[str, Upstream]:
-        """Client by placement."""
+        """Upstream client per placement name."""
 
     @property
     def cannot_continue(self) -> frozenset[str]:
-        """Placements that cannot continue the answer of another server."""
+        """Placements that cannot continue an answer that another placement began."""
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
-        """Fields of a generation that a placement cannot honour, by placement of its model."""
+        """Returns the unsupported fields of a generation, keyed by placement of its model."""
 
     def notify_refused(self, placement: str, reason: str) -> None:
-        """A self-hosted placement let no connection in."""
+        """Reports that a self-hosted placement refused the connection."""
 
     def notify_silent(self, placement: str) -> None:
-        """A self-hosted placement brought no token in time."""
+        """Reports that a self-hosted placement timed out."""

@@ -1,1 +1,1 @@
-"""The scheduler's side of its port: the core with its clock, meter, limits and budgets."""
+"""In-process implementation of `SchedulerPort`: core, clock, meter, limits and budgets."""

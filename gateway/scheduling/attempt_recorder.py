@@ -1,6 +1,6 @@
-"""Records every attempt: the meter runs with it, and its account is settled at its end.
+"""Meters every attempt while it runs and settles its cost at the end.
 
-Nothing here raises or waits.
+No function here raises or blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_TOKENS = TokenCounts(uncached_input_tokens=0, output_tokens=0)
 
 
 class OpenAttempt:
-    """One attempt that runs."""
+    """One running attempt."""
 
     __slots__ = ("_group", "_metering", "_pool", "_rates", "_request", "_run", "_sinks", "_start")
 
@@ -59,37 +59,37 @@ class OpenAttempt:
             )
 
     def record_progress(self, output_tokens: int, now_s: float) -> None:
-        """Output tokens so far, all choices together."""
+        """Records the cumulative output tokens of all choices. `now_s`: monotonic seconds."""
         if self._run is not None and self._group is not None:
             self._group.progress(self._run, output_tokens, self._metering.ns(now_s))
 
     def settle(self, end: AttemptEnd, now_s: float) -> SettledAttempt:
-        """Closes the account and gives it to the sinks."""
+        """Settles the cost of the attempt, passes it to the sinks and returns it."""
         now_unix_s = time.time()
-        account = settle(
+        settled = settle(
             self._request,
             self._start,
-            book=self._rates,
+            rate_snapshot=self._rates,
             pool=self._pool,
             outcome=end.outcome,
-            handed_over=end.committed,
+            committed=end.committed,
             usage=end.usage,
             metered=self._end_run(end.usage, end.outcome, end.committed, now_s),
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
-            goes_on=end.goes_on,
+            may_be_continued=end.may_be_continued,
         )
         if self._group is not None:
-            if account.charged_nano_usd is not None:
-                self._group.totals.charged_nano_usd += account.charged_nano_usd
+            if settled.charged_nano_usd is not None:
+                self._group.totals.charged_nano_usd += settled.charged_nano_usd
             if end.outcome is AttemptOutcome.OK:
                 self._count_slo(self._group, end)
         for sink in self._sinks:
-            sink(account)
-        return account
+            sink(settled)
+        return settled
 
     def discard(self, now_s: float) -> None:
-        """The attempt never began upstream: it used nothing, and has no account."""
+        """Drops an attempt that never reached its upstream. It used nothing and has no cost."""
         self._end_run(None, AttemptOutcome.CANCELLED, False, now_s)
 
     def _end_run(
@@ -128,25 +128,25 @@ class OpenAttempt:
 
 
 class AttemptRecorder:
-    """Opens the attempts of a scheduler."""
+    """Opens an attempt record for every start."""
 
     def __init__(self, metering: Metering, sinks: tuple[Sink, ...]) -> None:
         self.rates = RateSnapshot()
-        """Prices of requests that come from now on."""
+        """Prices for requests admitted from now on."""
         self._metering = metering
         self._groups: Mapping[str, str] = {}
         self._pools: Mapping[str, str] = {}
         self._sinks = sinks
 
     def configure(self, groups: Mapping[str, str], pools: Mapping[str, str]) -> None:
-        """Group of each self-hosted placement, and pool of each placement."""
+        """Sets the group of each self-hosted placement and the pool of each placement."""
         self._groups, self._pools = groups, pools
 
     def begin(
         self, request: Request, start: Start, rates: RateSnapshot, now_s: float
     ) -> OpenAttempt:
-        """An attempt starts. `rates`: the prices at the request's admission. A placement that was
-        configured later has the prices of now."""
+        """Opens the record of a starting attempt. `rates`: prices at the request's admission. A
+        placement configured after the admission uses the current prices."""
         if not rates.covers(start.placement):
             rates = self.rates
         group = self._groups.get(start.placement)
@@ -162,7 +162,7 @@ class AttemptRecorder:
         )
 
     def observe(self, event: Event, now_s: float) -> None:
-        """Takes what engines report, and whether they serve."""
+        """Passes engine reports and serving changes to the meter."""
         match event:
             case EngineReport() if event.placement in self._groups:
                 self._metering.report(self._groups[event.placement], event, now_s)

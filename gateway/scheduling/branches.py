@@ -1,7 +1,7 @@
-"""Branches that the core has, and the actions that it decides for them.
+"""Tracks the branches submitted to the core, and performs the core's actions for them.
 
-A branch is kept until `RequestEnded`. Each one runs one attempt at a time, which the recorder
-follows.
+A branch is kept until `RequestEnded`. Each branch runs at most one attempt at a time, which the
+attempt recorder meters.
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     Deliver,
-    Queued,
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class ClaimedRequest:
-    """A client's request that has not ended."""
+    """A client's request in progress."""
 
     submission: Submission
     deliver: Deliver
     budgeted: bool = False
     rates: RateSnapshot = field(default_factory=RateSnapshot)
-    """Prices at its admission."""
+    """Prices at the request's admission."""
     attempts: int = 0
     branches: list[OpenBranch] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
 class OpenBranch:
-    """A branch that was given to the core."""
+    """A branch submitted to the core."""
 
     claimed: ClaimedRequest
     submission: Submission
     deliver: Deliver
     decided: bool = False
-    """Whether the answer to its submission, or to its last attempt's end, was delivered."""
+    """Whether the answer to the submission, or to the last attempt's end, was delivered."""
     core_attempt: int = 0
-    """The running attempt as the core counts, and as the port does."""
+    """The running attempt's number in the core; `number` is its number at the port."""
     number: int = 0
     attempt: OpenAttempt | None = None
 
 
 class Branches:
-    """Performs what the core decides. `placements`: facts of the configured ones, by name."""
+    """Maps port messages to core events and core actions to answers. `placements`: facts of the
+    configured placements by name."""
 
     def __init__(
         self, core: Scheduler, recorder: AttemptRecorder, clock: Callable[[], float]
@@ -79,7 +80,7 @@ class Branches:
         return request_id in self._by_id
 
     def handle(self, event: Event) -> None:
-        """Gives the core an event, and performs what it answers."""
+        """Passes an event to the core and performs the resulting actions."""
         self.perform(self._core.handle(event, self._clock()))
 
     def submit(
@@ -90,7 +91,8 @@ class Branches:
         *,
         may_wait: bool = True,
     ) -> OpenBranch:
-        """Gives the core a branch. Unless it `may_wait`, it is not told that it waits."""
+        """Submits a branch to the core. `may_wait`: report the queue position if the branch is
+        queued."""
         branch = OpenBranch(claimed=claimed, submission=submission, deliver=deliver)
         claimed.branches.append(branch)
         self._by_id[submission.request.request_id] = branch
@@ -100,14 +102,14 @@ class Branches:
         return branch
 
     def withdraw(self, branch: OpenBranch) -> None:
-        """Takes a branch back that waits."""
+        """Cancels a queued branch and forgets it."""
         request_id = branch.submission.request.request_id
         del self._by_id[request_id]
         branch.claimed.branches.remove(branch)
         self.handle(Cancelled(request_id=request_id))
 
     def record_progress(self, progress: Progress) -> None:
-        """Tokens have come. One of an attempt that is over is ignored."""
+        """Records new tokens. Progress of an ended attempt is ignored."""
         branch = self._by_id.get(progress.request_id)
         if branch is None or branch.attempt is None or branch.number != progress.attempt:
             return
@@ -115,13 +117,13 @@ class Branches:
         self.handle(replace(progress, attempt=branch.core_attempt))
 
     def end_attempt(self, end: AttemptEnd) -> None:
-        """Settles an attempt, and tells the core. One that is over is ignored."""
+        """Settles an attempt and reports its end to the core. A second end is ignored."""
         branch = self._by_id.get(end.request_id)
         if branch is None or branch.attempt is None or branch.number != end.attempt:
             return
         attempt, branch.attempt = branch.attempt, None
         branch.decided = False
-        branch.deliver(Settled(account=attempt.settle(end, self._clock())))
+        branch.deliver(Settled(attempt=attempt.settle(end, self._clock())))
         outcome = AttemptOutcome.FAILED if end.abandoned else end.outcome
         usage = end.usage if end.reported else None
         self.handle(
@@ -141,17 +143,19 @@ class Branches:
             self._deliver_position(branch)
 
     def end_all(self, claimed: ClaimedRequest) -> None:
-        """The client's request is over: what still runs or waits of it is cancelled."""
+        """Cancels the branches of an ended request that still run or wait."""
         for branch in claimed.branches:
-            request_id = branch.submission.request.request_id
-            del self._by_id[request_id]
+            del self._by_id[branch.submission.request.request_id]
             if branch.attempt is not None:
                 branch.attempt.discard(self._clock())
-            # A no-op where the core has seen the end: a refusal, or the last attempt's.
-            self.handle(Cancelled(request_id=request_id))
+        # Waiting branches first, so that none of them starts in the room that a running one leaves.
+        for branch in sorted(claimed.branches, key=lambda branch: branch.attempt is not None):
+            # Has no effect if the core has already seen the end: a refusal, or the last attempt's
+            # end.
+            self.handle(Cancelled(request_id=branch.submission.request.request_id))
 
     def perform(self, actions: Iterable[Action]) -> None:
-        """Delivers the core's decisions."""
+        """Delivers the core's actions to their branches."""
         for action in actions:
             branch = self._by_id.get(action.request_id)
             if branch is None:
@@ -191,4 +195,4 @@ class Branches:
     def _deliver_position(self, branch: OpenBranch) -> None:
         if not branch.decided:
             request_id = branch.submission.request.request_id
-            branch.deliver(Queued(request_id=request_id, position=self._core.queued_requests))
+            branch.deliver(Waiting(request_id=request_id, position=self._core.queued_requests))

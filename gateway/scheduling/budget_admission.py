@@ -1,8 +1,9 @@
-"""What a request may spend: its own limit (`max_cost_nano_usd`) and the budgets it falls under.
+"""Spending limits of a request: its own limit (`max_cost_nano_usd`) and its budgets.
 
-The worst case of each server that may run it is priced at the rates of the moment. Servers that are
-too expensive, or whose price is unknown, are left out for it; it is refused only when none remains.
-The prompt is taken at its upper bound; where that does not fit, the caller has to count its tokens.
+The worst-case cost at each placement that may run the request is computed at current prices.
+Placements that are too expensive or have no price are excluded. The request is refused only if no
+placement remains. The prompt is priced at its upper bound; if that does not fit, the caller must
+count the tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from scheduler.port import Submission
 from scheduler.pricing import TokenRates
 
 UNCHECKED_RETRY_S = 2.0
-"""When to try again while the ledger does not answer."""
+"""Retry delay in seconds while the ledger's database fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """Placements of a model that have one price. `remote_class`: None for self-hosted ones."""
+    """Placements of a model with the same price. `remote_class`: None for self-hosted ones."""
 
     names: frozenset[str]
     remote_class: str | None
@@ -36,18 +37,18 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """Worst case at a group of placements."""
+    """Worst-case cost at a group of placements."""
 
     nano_usd: int
     names: frozenset[str]
 
 
 class _TooExpensive(Exception):
-    """The request's own limit is below its worst case everywhere. The text says what to do."""
+    """The worst case exceeds the request's own limit everywhere. The text suggests a fix."""
 
 
 class BudgetAdmission:
-    """Reserves in the budgets. `configure` sets the placements and prices in force."""
+    """Reserves spend in the budgets. `configure` sets the placements and prices."""
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
@@ -56,21 +57,21 @@ class BudgetAdmission:
         self._groups: dict[str, tuple[_Group, ...]] = {}
 
     def configure(self, placements: tuple[Placement, ...], rates: RateSnapshot) -> None:
-        """Takes the fleet, and the prices of requests that come from now on."""
+        """Sets the placements, and the prices for requests admitted from now on."""
         self._placements, self._rates, self._groups = placements, rates, {}
 
     def applies(self, submission: Submission) -> bool:
-        """Whether any cap holds for the request."""
+        """Whether any spending limit applies to the request."""
         return submission.max_cost_nano_usd is not None or self._holder(submission) is not None
 
     async def reserve(
         self, submission: Submission, prompt_tokens: int | None
     ) -> Request | Refuse | None:
-        """Holds the request's worst case until `release`; returns the request without the servers
-        that it cannot pay, or the refusal.
+        """Reserves the request's worst-case cost until `release`.
 
-        `prompt_tokens`: counted; None: only the bound is known. Returns None where the bound does
-        not fit: the count is needed.
+        `prompt_tokens`: exact count; None: use the upper bound. Returns the request, restricted to
+        affordable placements, or the refusal. Returns None if the upper bound does not fit and the
+        exact count is needed.
         """
         try:
             return await self._reserve(submission, prompt_tokens)
@@ -79,7 +80,7 @@ class BudgetAdmission:
             return _refusal(submission, error)
 
     def release(self, submission: Submission) -> None:
-        """The request has ended; its attempts are settled."""
+        """Releases the reservation after the request has ended and its attempts are settled."""
         self._budgets.release(submission.request.request_id)
 
     def _holder(self, submission: Submission) -> Holder | None:
@@ -122,7 +123,8 @@ class BudgetAdmission:
     async def _hold(
         self, submission: Submission, holder: Holder | None, levels: Sequence[int]
     ) -> int:
-        """Reserves the first of falling worst cases that can be had; returns it."""
+        """Reserves the first affordable level of falling worst-case costs, in nano-USD, and returns
+        it."""
         limit = submission.max_cost_nano_usd
         if limit is not None:
             if levels[-1] > limit:
@@ -175,7 +177,7 @@ def _grouped(
 def _options(groups: Sequence[_Group], input_tokens: int, submission: Submission) -> list[_Option]:
     request = submission.request
     output_tokens = request.max_output_tokens * request.choices
-    if submission.may_be_continued:  # another server may read the prompt again, and what was said
+    if submission.may_be_continued:  # a continuation reads the prompt and the output again
         input_tokens += input_tokens + output_tokens
     return [
         _Option(

@@ -1,4 +1,4 @@
-"""What a request claims before it is scheduled: its id, its idempotency key, its key's limits."""
+"""Claims of a request before scheduling: idempotency key and key limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from scheduler.port import Submission
 
 
 class Claims:
-    """The claims of all requests. Each `claim` that returns None is followed by one `release`."""
+    """Claims of all requests. Each `claim` that returns None is followed by one `release`."""
 
     def __init__(self) -> None:
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
 
     def claim(self, submission: Submission, now: float) -> Refuse | None:
-        """Claims everything, or nothing and returns why."""
+        """Claims the idempotency key and the key's limits. On refusal it claims nothing and returns
+        the refusal. `now`: monotonic seconds."""
         request = submission.request
         key = _key(submission)
         if key is not None:
@@ -40,7 +41,8 @@ class Claims:
     def release(
         self, submission: Submission, used_tokens: int, now: float, *, keep_key: bool
     ) -> None:
-        """The request has ended. `keep_key`: its idempotency key stays taken for a while."""
+        """Releases the claims of an ended request. `keep_key`: remember its idempotency key for a
+        while. `used_tokens`: prompt and output tokens."""
         request = submission.request
         self._limiter.settle(request.key_id, request.prompt_tokens, used_tokens, now)
         if (key := _key(submission)) is not None:
@@ -67,12 +69,12 @@ class Claims:
 
 
 def client_id(request: Request) -> str:
-    """The id that the client gave: the scheduler's own has the key's id before it."""
+    """Returns the client's request id. The scheduler's id has the key's id as a prefix."""
     return request.request_id.removeprefix(f"{request.key_id}/")
 
 
 def request_in_flight(request: Request) -> Refuse:
-    """Another request has its id."""
+    """Builds the refusal for a request id that is in use."""
     shown = client_id(request)
     return Refuse(
         request_id=request.request_id,
@@ -84,7 +86,7 @@ def request_in_flight(request: Request) -> Refuse:
 
 
 def no_hedge(request: Request, message: str) -> Refuse:
-    """No hedge starts now."""
+    """Builds the refusal for a hedge that cannot start now."""
     return Refuse(
         request_id=request.request_id,
         reason=RefusalReason.UNAVAILABLE,

@@ -1,7 +1,7 @@
-"""The meter in a running gateway: its clock, its ticks, its state over restarts, changing prices.
+"""The meter of a running gateway: clock, ticks, checkpoint file and price changes.
 
-One for the process: it goes on over reloads. Its clock is Unix time that is read once, at the
-start, and then moves with the loop's: no step of the wall clock reaches an account.
+There is one meter per process, and it survives reloads. Its clock reads Unix time once at the start
+and then follows the event loop's clock, so steps of the wall clock do not affect costs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from scheduler.step_time.step_model import StepModel
 log = logging.getLogger(__name__)
 
 TICK_S = 5.0
-"""Between two ticks, and so the most that a crash leaves unseen before its checkpoint."""
+"""Seconds between two ticks, and the most time that a crash loses from the checkpoint."""
 
 
 class Metering:
-    """Owns the meter. `run` must be running for windows and the state file to advance."""
+    """Owns the meter. The task `run` advances its windows and writes the checkpoint file."""
 
     def __init__(
         self,
@@ -39,7 +39,8 @@ class Metering:
         unix_ns: Callable[[], int],
         state: Path | None = None,
     ) -> None:
-        """`clock`: the loop's seconds; `unix_ns`: read once; `state`: file of the checkpoint."""
+        """`clock`: the event loop's seconds. `unix_ns`: read once. `state`: checkpoint file; None:
+        no checkpoint."""
         self._clock = clock
         self._base_s = clock()
         self._base_ns = unix_ns()
@@ -61,26 +62,26 @@ class Metering:
             return None
 
     def ns(self, loop_s: float) -> int:
-        """Nanoseconds of the meter's clock at a time of the loop's."""
+        """Converts event loop seconds into nanoseconds of the meter's clock (Unix epoch)."""
         return self._base_ns + int((loop_s - self._base_s) * SECOND_NS)
 
     @property
     def now_ns(self) -> int:
-        """Now."""
+        """Current time of the meter's clock, in nanoseconds."""
         return self.ns(self._clock())
 
     @property
     def loop_s(self) -> float:
-        """Now, as the loop and the scheduler count."""
+        """Current time of the event loop and the scheduler, in seconds."""
         return self._clock()
 
     @property
     def unix_s(self) -> float:
-        """Now, Unix seconds: what dated prices go by."""
+        """Current Unix time in seconds, by which dated prices apply."""
         return self.now_ns / SECOND_NS
 
     def group(self, name: str) -> GroupMeter | None:
-        """The meter of a group."""
+        """Returns the meter of a group; None: unknown group."""
         return self.meter.group(name)
 
     def configure(
@@ -92,33 +93,33 @@ class Metering:
         next_change_s: float,
         on_change: Callable[[], float],
     ) -> None:
-        """Takes the groups of the configuration in force.
+        """Sets the metered groups of the configuration in force.
 
-        `exists`: whether a group's place is filled; `fitted`: its step model now; `on_change` is
-        called at `next_change_s`, Unix seconds, puts the new prices into force and returns the time
-        of the change after that.
+        `exists`: whether a group has a server. `fitted`: current step model of a group; raises
+        KeyError if the group is not configured. `on_change` is called at `next_change_s`, Unix
+        seconds. It applies the new prices and returns the time of the following change.
         """
         self.meter.configure(groups, self.now_ns)
         self._exists, self._reprice, self._fitted = exists, on_change, fitted
         self._next_change_s = next_change_s
-        self._look_for_places()
+        self._update_presence()
 
     def report(self, group: str, report: EngineReport, loop_s: float) -> None:
-        """Takes an engine's report."""
+        """Records an engine report of a group."""
         meter = self.meter.group(group)
         if meter is None:
             return
         meter.report(report, self.ns(report.at_s), self.ns(loop_s))
 
     def serving(self, group: str, serving: bool, loop_s: float) -> None:
-        """A group came into service or left it."""
+        """Records that a group came into service or left it."""
         meter = self.meter.group(group)
         if meter is not None:
             meter.set_serving(serving, self.ns(loop_s))
             meter.set_present(self._exists(group), self.ns(loop_s))
 
-    def take_fits(self) -> None:
-        """Shares by what the scheduler has learnt of each group's step time since."""
+    def update_step_models(self) -> None:
+        """Updates the meter with the scheduler's current step model of each group."""
         for name in self.meter.groups:
             meter = self.meter.group(name)
             if self._fitted is None or meter is None:
@@ -126,11 +127,11 @@ class Metering:
             try:
                 model = self._fitted(name)
             except KeyError:
-                continue  # no longer configured, and its last requests finish
+                continue  # removed by a reload while its last requests finish
             if model != meter.model:
                 meter.set_model(model, self.now_ns)
 
-    def _look_for_places(self) -> None:
+    def _update_presence(self) -> None:
         now_ns = self.now_ns
         for name in self.meter.groups:
             meter = self.meter.group(name)
@@ -138,14 +139,14 @@ class Metering:
                 meter.set_present(self._exists(name), now_ns)
 
     async def run(self) -> None:
-        """Ticks until cancelled; the last checkpoint is written then."""
+        """Ticks until cancelled, then writes the last checkpoint."""
         try:
             while True:
                 await asyncio.sleep(min(TICK_S, max(0.0, self._next_change_s - self.unix_s)))
                 if self.unix_s >= self._next_change_s:
                     self._next_change_s = self._reprice()
-                self._look_for_places()
-                self.take_fits()
+                self._update_presence()
+                self.update_step_models()
                 self.meter.tick(self.now_ns)
                 await self._write()
         finally:

@@ -1,4 +1,4 @@
-"""The meter's account of a pool, beside what remotes would have asked for the same tokens."""
+"""Metered cost of a pool, compared with the price of the same tokens at remotes."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from scheduler.port import PoolCostReport, RemoteCost
 from scheduler.pricing import MILLION, TokenCounts
 
 RATES_NS = 3600 * SECOND_NS
-"""Window of the rates that everyone is shown."""
+"""Window of the displayed cost rates."""
 KEPT_S = 5.0
-"""The rates are made anew so often at most: every watcher and every scrape asks for them."""
+"""Seconds for which computed rates are reused. Every watcher and every scrape asks for them."""
 
 
 class PoolCosts:
-    """Of one meter."""
+    """Pool costs of one meter."""
 
     def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
         self._metering = metering
         self._clock = clock
-        self._made_s = float("-inf")
+        self._computed_s = float("-inf")
         self._rates: dict[str, tuple[KindRates, ...]] = {}
 
     def report(
         self, pool: str, window_ns: int, model: str | None, placements: Iterable[Placement]
     ) -> PoolCostReport:
-        """The account of a pool that serves `model`, over a window that ends now."""
+        """Returns the costs of a pool that serves `model`, over a window of `window_ns` that ends
+        now."""
         meter = self._metering.meter
         cost = meter.cost(pool, window_ns, self._metering.now_ns)
         remotes = () if cost is None else tuple(_remotes(cost, model, placements))
         return PoolCostReport(cost=cost, remotes=remotes, pools=tuple(meter.pools))
 
     def rates(self) -> Mapping[str, tuple[KindRates, ...]]:
-        """Cost rates of every pool over the last hour."""
+        """Returns the cost rates of every pool over the last hour, up to KEPT_S seconds old."""
         now_s = self._clock()
-        if now_s - self._made_s >= KEPT_S:
+        if now_s - self._computed_s >= KEPT_S:
             meter, now_ns = self._metering.meter, self._metering.now_ns
             found = {name: meter.cost(name, RATES_NS, now_ns) for name in meter.pools}
             self._rates = {name: cost.rates for name, cost in found.items() if cost is not None}
-            self._made_s = now_s
+            self._computed_s = now_s
         return self._rates
 
 
 def _remotes(
     cost: PoolCost, model: str | None, placements: Iterable[Placement]
 ) -> Iterator[RemoteCost]:
-    """The window's tokens at the prices of now, a request of mean size at a time.
+    """Prices the window's tokens at the remotes' current rates.
 
-    Tiers go by the length of one request: the mean's stands for all.
+    A price tier depends on the prompt length of one request. The mean length represents all
+    requests.
     """
     tokens = cost.uncached_tokens + cost.cached_tokens + cost.output_tokens
     counts = TokenCounts(

@@ -1,4 +1,4 @@
-"""What a configuration means to the scheduler's side: placements, bounds, prices, budgets."""
+"""The scheduler's part of the configuration: placements, limits, prices and hedge budget."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scheduler.placement_state import Placement
 from scheduler.queue.model_queue import QueueLimits
 
 HEDGE_RESERVE = 4.0
-"""Hedges beyond their share of the requests that a gateway may make when it is new."""
+"""Initial number of hedges that a new gateway may start beyond the configured share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingSettings:
-    """Made from a checked configuration by `scheduling_settings`. `placements`: without prices."""
+    """Settings derived from a validated configuration. `placements` have no prices yet."""
 
     config: GatewayConfig
     placements: tuple[Placement, ...]
@@ -31,7 +31,7 @@ class SchedulingSettings:
 def scheduling_settings(
     config: GatewayConfig, base_dir: Path, placements: tuple[Placement, ...]
 ) -> SchedulingSettings:
-    """`base_dir`: what price catalogs are relative to. Raises ConfigError."""
+    """Derives the settings. `base_dir`: base of relative catalog paths. Raises ConfigError."""
     limits, failures = config.limits, config.failures
     return SchedulingSettings(
         config=config,
@@ -51,6 +51,6 @@ def scheduling_settings(
 
 
 def metering_state(config: GatewayConfig, base_dir: Path) -> Path | None:
-    """File of the meter's checkpoint; None: it is not kept."""
+    """Returns the path of the meter's checkpoint file; None: no checkpoint."""
     state = config.metering.state
     return None if state is None else base_dir / state

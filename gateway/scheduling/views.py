@@ -1,4 +1,4 @@
-"""What the scheduler's side shows of the core: the fleet view, and the fleet's figures."""
+"""Builds the fleet view and the fleet figures from the core."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scheduler.port import FleetFigures
 from scheduler.snapshot import without_free_places
 
 Targets = Mapping[str, tuple[str, str]]
-"""Address and upstream model of each placement that has a server."""
+"""Address and upstream model, keyed by each placement that has a server."""
 _NOWHERE = ("", "")
 
 
 def view_of(core: Scheduler, targets: Targets) -> FleetView:
-    """The fleet as it stands."""
+    """Returns the current fleet view."""
     placements = []
     for state in core.placements:
         facts = state.facts
@@ -43,7 +43,8 @@ def view_of(core: Scheduler, targets: Targets) -> FleetView:
 def fleet_figures(
     core: Scheduler, throughput: Throughput, targets: Targets, *, now: float, now_unix_s: float
 ) -> FleetFigures:
-    """The figures of every placement that has a server, or runs something."""
+    """Returns the figures of every placement that has a server or a running request. `now`:
+    monotonic seconds. `now_unix_s`: Unix seconds."""
     snapshot = without_free_places(core.snapshot(now), targets)
     names = [placement.name for placement in snapshot.placements]
     rates = {

@@ -19,7 +19,7 @@ FINISH = {
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
 KIND = {
-    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
+    PlacementKind.SELF_HOSTED: generation_pb2.PLACEMENT_KIND_LOCAL,
     PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
 }
 _BASIS = {
@@ -94,9 +94,8 @@ def whole_cost_message(
     message = cost_message(settled)
     if message is None or not broken:
         return message
-    message.ClearField(
-        "cheapest_remote_nano_usd"
-    )  # one remote would have answered in a single attempt
+    # A single remote would have read the prompt only once.
+    message.ClearField("cheapest_remote_nano_usd")
     for name in ("metered_nano_usd", "charged_nano_usd"):
         costs = [getattr(part, name) for part in (settled, *broken)]
         if any(cost is None for cost in costs):

@@ -1,8 +1,9 @@
-"""The account of one attempt, over: what the ledger, the telemetry and the limits are told.
+"""Cost of one ended attempt, for the ledger, telemetry and limits.
 
-`metered` is what the attempt cost: its share of the own servers' bill, or the remote's list price.
-`charged` is tokens times the rates that were frozen when the request came. Unknown is None, never
-zero. A failed attempt is nobody's to pay: it is charged nothing, unless its output was handed over.
+`metered` is the gateway's expense: a share of the self-hosted placement's bill, or the remote's
+list price. `charged` is the tenant's charge: tokens times the rates frozen at the request's
+admission. None means unknown, never zero. A failed attempt is charged 0, unless the client received
+its output.
 """
 
 from __future__ import annotations
@@ -17,37 +18,37 @@ from scheduler.metering.token_counts import token_counts
 from scheduler.pricing import TokenCounts, TokenRates
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
-"""Ends after which the request goes on."""
+"""Outcomes after which the scheduler may try the request again."""
 _NOT_FINAL = (*_TRIED_AGAIN, AttemptOutcome.SUPERSEDED)
 
 
 class CostBasis(enum.StrEnum):
-    """How a metered cost was found."""
+    """Origin of a metered cost."""
 
     METERED = "metered"
-    """Share of the own servers' bill."""
+    """Share of a self-hosted placement's bill."""
     LIST_PRICE = "list_price"
-    """Tokens that the upstream reported, times its dated list price."""
+    """Reported tokens times the dated list price."""
     ESTIMATED = "estimated"
-    """Tokens that the gateway counted, times the list price: the upstream reported none."""
+    """Tokens counted by the gateway times the list price, because the upstream reported none."""
 
 
 class TokenKind(enum.StrEnum):
-    """Kind of token in an account."""
+    """Kind of token with its own rate."""
 
     UNCACHED_INPUT = "uncached_input"
-    """Computed; what was written to a cache, too."""
+    """Input that the engine computed, including tokens written to a cache."""
     CACHED_INPUT = "cached_input"
     OUTPUT = "output"
 
 
 _KINDS = tuple(TokenKind)
-"""To go through them: an enumeration makes a generator of its members each time."""
+"""Members as a tuple, because iterating an enumeration creates a generator each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostPart:
-    """What the tokens of one kind cost, nano-USD."""
+    """Cost of the tokens of one kind, in nano-USD."""
 
     kind: TokenKind
     tokens: int
@@ -56,7 +57,7 @@ class CostPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metered:
-    """A share of an own server's bill by kind of token, nano-USD."""
+    """Share of a self-hosted placement's bill per token kind, in nano-USD."""
 
     uncached_input: int
     cached_input: int
@@ -64,19 +65,19 @@ class Metered:
 
     @property
     def nano_usd(self) -> int:
-        """All of it."""
+        """Sum over the token kinds."""
         return self.uncached_input + self.cached_input + self.output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledAttempt:
-    """One attempt, over. Times are Unix seconds; `pool` is empty for a remote.
+    """One ended attempt with its cost. Times are Unix seconds; `pool` is empty for a remote.
 
-    `usage`: None when nothing is known of its tokens (it failed before the first). `parts` are
-    those of the metered cost and sum to it. `price_row_id`: the row that charged it; "": no price.
-    `cheapest_remote_nano_usd`: what the request would have cost at the cheapest remote that it
-    allowed; None: no such remote, or no price. `final`: no other attempt of the request can follow
-    (False: the scheduler may try again, or refuse).
+    `usage`: None: tokens unknown, because the attempt failed before the first. `parts`: parts of
+    the metered cost, which sum to it. `price_row_id`: price row of the charge; empty: no price.
+    `cheapest_remote_nano_usd`: cost of the same tokens at the cheapest remote that the request
+    allows; None: no such remote, or no price. `final`: no other attempt of the request can follow;
+    False: the scheduler may try again or refuse.
     """
 
     request_id: str
@@ -103,32 +104,36 @@ class SettledAttempt:
 
 
 Sink = Callable[[SettledAttempt], None]
-"""Takes an attempt; must neither block nor raise."""
+"""Receives a settled attempt. Must neither block nor raise."""
 
 
 def settle(
     request: Request,
-    dispatch: Start,
+    start: Start,
     *,
-    book: RateSnapshot,
+    rate_snapshot: RateSnapshot,
     pool: str,
     outcome: AttemptOutcome,
-    handed_over: bool,
+    committed: bool,
     usage: Usage | None,
     metered: Metered | None,
     started_unix_s: float,
     ended_unix_s: float,
-    goes_on: bool = False,
+    may_be_continued: bool = False,
 ) -> SettledAttempt:
-    """The account of an attempt. `book`: the prices at admission; `metered`: of an own server;
-    `goes_on`: its answer broke off and may be gone on with by another attempt."""
+    """Computes the cost of an ended attempt.
+
+    `rate_snapshot`: prices at admission. `committed`: the client received output. `metered`: cost
+    at a self-hosted placement; None: unknown. `may_be_continued`: the answer broke off, and another
+    attempt may continue it.
+    """
     counts = None if usage is None else token_counts(usage)
-    rates = book.rates.get(dispatch.placement)
-    kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or handed_over
+    rates = rate_snapshot.rates.get(start.placement)
+    kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or committed
     basis: CostBasis | None = None
     cost: int | None = None
     parts: tuple[CostPart, ...] = ()
-    if dispatch.kind is PlacementKind.LOCAL:
+    if start.kind is PlacementKind.SELF_HOSTED:
         if metered is not None:
             basis, cost = CostBasis.METERED, metered.nano_usd
             spent = (metered.uncached_input, metered.cached_input, metered.output)
@@ -141,15 +146,15 @@ def settle(
         parts = _parts(counts, rates.part_costs_nano_usd(counts))
     return SettledAttempt(
         request_id=request.request_id,
-        attempt=dispatch.attempt,
+        attempt=start.attempt,
         key_id=request.key_id,
         tenant=request.tenant,
         session_id=request.session_id,
         model=request.model,
         slo_class=request.slo.slo_class,
-        placement=dispatch.placement,
+        placement=start.placement,
         pool=pool,
-        kind=dispatch.kind,
+        kind=start.kind,
         outcome=outcome,
         started_unix_s=started_unix_s,
         ended_unix_s=ended_unix_s,
@@ -160,9 +165,9 @@ def settle(
         price_row_id="" if rates is None else rates.row_id,
         parts=parts,
         cheapest_remote_nano_usd=(
-            None if counts is None else book.cheapest_remote_nano_usd(request, counts)
+            None if counts is None else rate_snapshot.cheapest_remote_nano_usd(request, counts)
         ),
-        final=outcome not in _NOT_FINAL and not goes_on,
+        final=outcome not in _NOT_FINAL and not may_be_continued,
     )
 
 
@@ -176,7 +181,7 @@ def _charged(rates: TokenRates | None, counts: TokenCounts | None) -> int | None
 
 
 def _parts(counts: TokenCounts, nano_usd: tuple[int, int, int]) -> tuple[CostPart, ...]:
-    """Parts of every kind that has tokens or cost."""
+    """Returns the parts of every kind that has tokens or cost."""
     tokens = (
         counts.input_tokens - counts.cached_input_tokens,
         counts.cached_input_tokens,

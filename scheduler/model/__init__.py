@@ -1,1 +1,1 @@
-"""The decisions of one model: its state, its scheduler, and the transitions of its requests."""
+"""Decisions for one model: its state, its scheduler, and the transitions of its requests."""

@@ -1,9 +1,9 @@
-"""The decisions of one model: which of five ways a request takes, and when a queued one is tried.
+"""Decides for one model: where a request goes, and when a queued request is tried again.
 
-A request takes the first way that applies: a self-hosted placement that keeps every promise now;
-the queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
-queue although it will be late; a refusal. Price never moves a request away from the first way: a
-remote is not used because it exists.
+A request takes the first option that applies: a self-hosted placement that meets every SLO now; the
+queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
+queue although the request will be late; a refusal. Price never moves a request away from the first
+option.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from scheduler.tracked_request import TrackedRequest
 
 SHORTEST_RETRY_S = 0.2
 LONGEST_RETRY_S = 60.0
-"""Bounds of the retry hint, so that a wrong prediction does little harm."""
+"""Bounds of the retry delay, so a wrong prediction has limited effect."""
 SPILL_AGAIN_S = 0.25
-"""Time between two tries to send a queued request to a remote."""
+"""Seconds between two attempts to send a queued request to a remote."""
 TRY_AGAIN_S = 0.05
-"""Time between ticks while time alone may let a request start: streams must first get ahead."""
+"""Seconds between ticks while passing time alone may let a request start, because running streams
+gain slack against their TPOT SLO."""
 MOST_RESTRICTED = 32
-"""Tries a tick spends on requests that are not open to every placement, beside `Policy.looks`."""
+"""Placement attempts per tick for requests that are restricted to some placements, in addition to
+`Policy.looks`."""
 MOST_EVICTIONS = 3
 OVERTAKE_SLACK_S = 1.0
-"""Service by which a tenant may be ahead of waiting tenants and still be tried on arrival."""
+"""Seconds of service by which a tenant may lead waiting tenants and still be tried on arrival."""
 
 
 class ModelScheduler:
-    """Decides for one model. `tracked_requests`: those of all models, by request id."""
+    """Decides for one model. `tracked_requests`: requests of all models, keyed by request id."""
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class ModelScheduler:
         self._attempts = attempts
 
     def decide(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
-        """Takes the first of the five ways that applies."""
+        """Decides about a new or retried request: the first of the five options that applies."""
         request = tracked.request
         self.model_state.advance(now)
         late = now - request.arrival_s >= tracked.ttft_s
@@ -124,11 +126,12 @@ class ModelScheduler:
         return (*shed, *evictions)
 
     def start_waiting(self, now: float) -> tuple[Action, ...]:
-        """Starts requests that wait, after an event that may have made room for them."""
+        """Starts queued requests after an event that may have made room for them."""
         return self._run_pass(now, ticks=False).actions
 
     def tick(self, now: float) -> Tick:
-        """Acts on what has become due, starts what can start, and says when to call again."""
+        """Processes due queue entries, starts what can start, and returns the time of the next
+        tick."""
         queue = self.model_state.queue
         if not queue:
             self.model_state.advance(now)
@@ -160,7 +163,7 @@ class ModelScheduler:
         )
 
     def _try_start(self, queued: Queued, now: float) -> TryResult:
-        """Tries to start a request that waits; it leaves the queue with the action."""
+        """Tries to start a queued request. A started or refused request leaves the queue."""
         request = queued.request
         tracked = self._tracked[request.request_id]
         query = self.model_state.query(tracked, now, late=queued.late)
@@ -195,7 +198,7 @@ class ModelScheduler:
         return TryResult(action)
 
     def act_on_due(self, due: Due, queued: Queued, now: float) -> tuple[Action, ...]:
-        """Performs what has become due for a queued request."""
+        """Performs the due action of a queued request."""
         request = queued.request
         tracked = self._tracked[request.request_id]
         action: Action | None = None
@@ -215,7 +218,8 @@ class ModelScheduler:
     def on_attempt_ended(
         self, tracked: TrackedRequest, event: AttemptEnded, now: float
     ) -> tuple[Action, ...]:
-        """An attempt has ended: its request ends, waits again, or is tried on another placement."""
+        """Handles the end of an attempt: the request ends, waits again, or is tried on another
+        placement."""
         request = tracked.request
         state, resident = transitions.remove_attempt(self.model_state, tracked, now)
         self._admission.record_end(state.facts.name, event.request_id, event, now)
@@ -245,7 +249,7 @@ class ModelScheduler:
         return (refusal, *self.start_waiting(now))
 
     def _wait_again(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
-        """Puts an evicted request back into the queue; the others are tried first."""
+        """Requeues an evicted request. The other queued requests are tried first."""
         tracked.evictions += 1
         if not self.model_state.states:  # a reload has removed the model
             return (self._refuse_unknown(tracked.request, now),)
@@ -260,7 +264,7 @@ class ModelScheduler:
         return (*shed, *self.start_waiting(now))
 
     def on_cancelled(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
-        """The client cancelled the request: it leaves the queue, or its placement."""
+        """Handles a cancelled request: it leaves the queue or its placement."""
         request_id = tracked.request.request_id
         del self._tracked[request_id]
         self.model_state.queue.remove(request_id)
@@ -270,7 +274,7 @@ class ModelScheduler:
         return self.start_waiting(now)
 
     def refuse_orphaned(self, now: float) -> tuple[Action, ...]:
-        """Refuses all queued requests if no placement of the model serves; else tries them."""
+        """Refuses all queued requests if no placement of the model serves. Otherwise tries them."""
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)
         message = "no server of the model is in service"
@@ -280,7 +284,7 @@ class ModelScheduler:
         )
 
     def refuse_unknown_model(self, now: float) -> tuple[Action, ...]:
-        """Refuses all queued requests: the model is not configured any more."""
+        """Refuses all queued requests because the model is no longer configured."""
         return tuple(self._refuse_unknown(request, now) for request in self._empty_queue())
 
     def _empty_queue(self) -> list[Request]:
@@ -296,17 +300,19 @@ class ModelScheduler:
     def on_progress(
         self, tracked: TrackedRequest, event: Progress, now: float
     ) -> tuple[Action, ...]:
-        """Records new tokens; a first token ends a prefill, and so may make room for another."""
+        """Records new tokens. A first token ends a prefill, which may make room for another
+        request."""
         assert tracked.placement is not None
         index = self.model_state.fleet.index_of(tracked.placement)
         if index is None:
             tracked.placement.progress(event.request_id, event.output_tokens, now)
         elif self.model_state.fleet.progress(index, event.request_id, event.output_tokens, now):
-            return self.start_waiting(now)  # a prefill is done
+            return self.start_waiting(now)  # a prefill has ended
         return ()
 
     def _make_room(self, request: Request, now: float) -> tuple[bool, tuple[Action, ...]]:
-        """Whether the queue has room for the request, and the action for a request that left it."""
+        """Returns whether the queue has room for the request, and the actions for a displaced
+        request."""
         if self.model_state.queue.has_room(request):
             return True, ()
         below = self.model_state.queue.displaceable(request)
@@ -365,5 +371,5 @@ class ModelScheduler:
         )
 
     def _retry_after_s(self) -> float:
-        """Retry hint: the predicted time to drain the queue, within bounds."""
+        """Retry delay in seconds: the predicted time to drain the queue, within bounds."""
         return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, self.model_state.drain_s()))

@@ -39,10 +39,10 @@ from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
 from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0
-"""The promised time to first token is at least so many times the request's own prefill. A shorter
+"""The promised time to first token is at least this many times the request's own prefill. A shorter
 promise to a long prompt could not be kept, and the request would never be tried."""
 PROMISE_WEIGHT = 0.05
-"""Weight of a new promise in the running mean that saturation is measured against."""
+"""Weight of a new promise in the running mean against which saturation is measured."""
 URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
@@ -53,13 +53,12 @@ _NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
 
 
 class PlacementResult(NamedTuple):
-    """The outcome of one try to place a request on a self-hosted placement.
+    """The outcome of one attempt to place a request on a self-hosted placement.
 
-    `chosen`: index of the placement to take; None if no placement can take the request now.
-    `quote`: figures of all placements, valid until the next quote is made. `interfering_prefill_s`:
-    shortest prefill on the placements that were ruled out only because it would harm their running
-    streams; None if there were none. `time_may_help`: a later try may succeed although no event
-    happens before it.
+    `chosen`: index of the placement; None: no placement can take the request now. `quote`: figures
+    of all placements, valid until the next quote. `interfering_prefill_s`: shortest prefill on the
+    placements that are blocked only by interference with running streams; None: none.
+    `time_may_help`: a later attempt may succeed without any event before it.
     """
 
     chosen: int | None
@@ -69,7 +68,7 @@ class PlacementResult(NamedTuple):
 
 
 class ModelState:
-    """State of one model. `states`: all its placements, self-hosted ones and remotes."""
+    """State of one model. `states`: all its placements, self-hosted and remote."""
 
     def __init__(
         self,
@@ -83,32 +82,32 @@ class ModelState:
         self.admission = admission
         self.decisions = decisions
         self.fleet = SelfHostedFleet(
-            (s for s in states if s.facts.kind is PlacementKind.LOCAL), policy
+            (s for s in states if s.facts.kind is PlacementKind.SELF_HOSTED), policy
         )
         self.remotes = Remotes(
             [s for s in states if s.facts.kind is PlacementKind.REMOTE], admission
         )
         self.queue = ModelQueue(limits, policy)
         self.prefixes = PrefixIndex(len(states))
-        """Indices: self-hosted placements first, then the remotes."""
+        """Indexed by self-hosted placements first, then remotes."""
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
         self.batch: dict[str, int] = {}
-        """Index of the placement of each batch-class request that runs on a self-hosted one."""
+        """Placement index of each batch-class request that runs on a self-hosted placement."""
         self.suspect: set[int] = set()
-        """Self-hosted placements whose breaker may not be closed."""
+        """Indices of self-hosted placements whose circuit breaker may not be closed."""
         self._rotation = -1
         self._no_hits: Floats = np.zeros(len(states))
         self._no_hits.flags.writeable = False
         self._promised_s: float | None = None
 
     def reconfigure(self, states: Sequence[PlacementState], now: float) -> None:
-        """Goes on with these placements; those that stay are the same objects, and what was learnt
-        of them stays, as do the queue and the fairness between tenants."""
+        """Replaces the placements. A placement that stays is the same object and keeps its learnt
+        state. The queue and the fairness counters are kept."""
         before = {id(state): i for i, state in enumerate(self.states)}
         own_before, suspect = self.fleet.states, self.suspect
-        own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
+        own = [s for s in states if s.facts.kind is PlacementKind.SELF_HOSTED]
         remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
         self.fleet = carry_over(self.fleet, own, self.policy, now)
         self.remotes = self.remotes.carried_over(remotes)
@@ -128,12 +127,12 @@ class ModelState:
 
     @property
     def states(self) -> list[PlacementState]:
-        """Every placement of the model."""
+        """All placements of the model."""
         return [*self.fleet.states, *self.remotes.states]
 
     def set_expectations(self, tracked: TrackedRequest, *, count: bool = True) -> None:
-        """Sets the promise to a new request and its expected needs. `count`: include the promise in
-        the mean that saturation is measured against."""
+        """Sets the promised time to first token of a new request, and its expected resources.
+        `count`: include the promise in the mean against which saturation is measured."""
         request = tracked.request
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         tracked.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
@@ -147,7 +146,7 @@ class ModelState:
             self._promised_s = mean_s + PROMISE_WEIGHT * (tracked.ttft_s - mean_s)
 
     def advance(self, now: float) -> None:
-        """Brings everything that depends on time alone up to `now`."""
+        """Advances all time-dependent state to `now`."""
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
@@ -160,7 +159,7 @@ class ModelState:
             self.saturation.observe(wait_s / self._promised_s, now)
 
     def observe_report(self, report: EngineReport, now: float) -> bool:
-        """Records an engine's report. Returns whether it shows more room than was known."""
+        """Records an engine report. Returns whether it shows more room than was known."""
         fleet, index = self.fleet, self.fleet.index[report.placement]
         before = fleet.sequences[index], fleet.kv_free_tokens[index]
         last = fleet.states[index].report
@@ -193,20 +192,21 @@ class ModelState:
 
     @property
     def holds_late(self) -> bool:
-        """Whether a request whose time to first token is lost is to wait although it could start:
-        while the servers are saturated, and busy, the room is kept for those still in time."""
+        """Whether a request that has missed its time to first token must wait although it could
+        start. While the model is saturated and busy, room is kept for requests still in time."""
         return self.saturation.marked and bool(np.count_nonzero(self.fleet.warm))
 
     def drain_s(self) -> float:
-        """Predicted time to drain the queue."""
+        """Predicted seconds to drain the queue."""
         return self.queue.work_s() / self._rate_per_s()
 
     def wait_s(self, request: Request, prefill_s: float) -> float:
-        """Predicted waiting time of a request that joins the queue now, or is in it."""
+        """Predicted waiting seconds of a request that joins the queue now or is in it."""
         return self.queue.ahead_s(request, prefill_s) / self._rate_per_s()
 
     def latest_wait_s(self, tracked: TrackedRequest) -> float:
-        """Latest predicted first token with which a request still waits for self-hosted servers."""
+        """Latest predicted first token, monotonic seconds, with which a request still waits for
+        self-hosted placements."""
         return tracked.request.arrival_s + self.saturation.wait_share * tracked.ttft_s
 
     def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
@@ -214,32 +214,33 @@ class ModelState:
         return prefill_s + tracked.output_tokens * self.fleet.full_token_s
 
     def hit_tokens(self, request: Request) -> Floats:
-        """Prompt tokens expected in the cache of each placement, remotes last."""
+        """Expected cached prompt tokens at each placement, remotes last. Shape: (placements,)."""
         if not request.prefix_blocks:
             return self._no_hits
         blocks = self.prefixes.hit_blocks(request.prefix_blocks)
         return np.minimum(blocks * request.prefix_block_tokens, max(0, request.prompt_tokens - 1))
 
-    def own_hit_tokens(self, request: Request) -> Floats:
-        """Prompt tokens expected in the cache of each self-hosted placement: exact from cache
-        events where the prompt is given as token ids, else estimated from earlier starts."""
+    def self_hosted_hit_tokens(self, request: Request) -> Floats:
+        """Expected cached prompt tokens at each self-hosted placement. Shape: (self-hosted
+        placements,). Exact from cache events if the prompt is given as token ids; otherwise
+        estimated from earlier starts."""
         fleet = self.fleet
         if not (request.prefix_blocks or request.token_blocks):
             return fleet.no_hits
         expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
         if request.token_blocks:
-            told = self.engine_caches.hit_tokens(request.token_blocks)
-            expected = np.where(self.engine_caches.known, told, np.maximum(told, expected))
+            reported = self.engine_caches.hit_tokens(request.token_blocks)
+            expected = np.where(self.engine_caches.known, reported, np.maximum(reported, expected))
         return expected if np.count_nonzero(expected) else fleet.no_hits
 
     def query(self, tracked: TrackedRequest, now: float, *, late: bool = False) -> PlacementQuery:
-        """The query of a request, as `try_place` and `figures` take it."""
+        """Builds the query of a request for `try_place` and `figures`."""
         request = tracked.request
         return PlacementQuery(
             request=request,
             ttft_s=tracked.ttft_s,
             excluded=self._excluded(tracked, now),
-            hit_tokens=self.own_hit_tokens(request),
+            hit_tokens=self.self_hosted_hit_tokens(request),
             output_tokens=tracked.output_tokens,
             reserve_tokens=tracked.reserve_tokens,
             spread_tokens=tracked.spread_tokens,
@@ -247,12 +248,12 @@ class ModelState:
         )
 
     def try_place(self, query: PlacementQuery, now: float) -> PlacementResult:
-        """Looks for a self-hosted placement for the request; ties go round in turns."""
+        """Searches a self-hosted placement for the request. Ties rotate over the placements."""
         self._rotation += 1
         return self._choose(query, self._rotation, now)
 
     def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
-        """What `try_place` would return now; changes nothing that a later decision reads."""
+        """Returns the result of `try_place` without changing state that a later decision reads."""
         fleet = self.fleet
         lines, made_at_s = fleet.interference_lines.copy(), fleet.curve_at_s.copy()
         result = self._choose(query, self._rotation + 1, now)
@@ -270,13 +271,14 @@ class ModelState:
         return PlacementResult(None, quote, None, bool(held))
 
     def figures(self, query: PlacementQuery, now: float) -> Quote:
-        """The figures of every self-hosted placement, without a choice."""
+        """Returns the figures of every self-hosted placement, without a choice."""
         return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
         self, tracked: TrackedRequest, quote: Quote | None, last_start_s: float, now: float
     ) -> Queued:
-        """The queue entry of a request. `quote`: None if only remotes can take the request."""
+        """Builds the queue entry of a request. `quote`: None if only remotes can take the
+        request."""
         request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if quote is None else quote.best_s()
         late_s = request.arrival_s + tracked.ttft_s - service_s
@@ -295,11 +297,11 @@ class ModelState:
         )
 
     def evictable(self, quote: Quote, allowed: Callable[[str], bool]) -> Resident | None:
-        """The batch-class request to evict for a request of a higher class; None if there is none.
+        """Returns the batch-class request to evict for a request of a higher class; None: none.
 
-        Considered are placements that lack a slot, KV blocks or batch size, and requests whose
-        client has received nothing; of these, the one with the fewest tokens. Only one eviction
-        is under way at a time.
+        Candidates run on placements that lack a slot, KV blocks or batch size, and have sent
+        nothing to their client. The candidate with the fewest output tokens is chosen. Only one
+        eviction is in progress at a time.
         """
         best: Resident | None = None
         for request_id, index in self.batch.items():
@@ -308,7 +310,7 @@ class ModelState:
                 return None
             if (
                 quote.blocked[index] in _EVICTION_HELPS
-                and (resident.output_tokens == 0 or resident.request.holds_output)
+                and (resident.output_tokens == 0 or resident.request.whole_answer)
                 and (best is None or resident.output_tokens < best.output_tokens)
                 and allowed(request_id)
             ):
@@ -316,24 +318,24 @@ class ModelState:
         return best
 
     def service_nano_usd(self, index: int, prefill_s: float, output_tokens: float) -> float:
-        """Service for the fairness counters: time of a full group at the group's rate."""
+        """Service for the fairness counters in nano-USD: seconds of a full group at its rate."""
         rate = self.fleet.nano_usd_per_s.item(index)
         return rate * (prefill_s + output_tokens * self.fleet.full_token_s)
 
     def record_prefix(self, index: int, state: PlacementState, request: Request) -> None:
-        """Records that the prompt is computed on the placement of this index, remotes last."""
+        """Records that the prompt is computed on the placement with this index, remotes last."""
         if request.prefix_blocks:
             capacity = state.kv_capacity_tokens
             held = self.engine_caches.held_tokens(index)
-            if held is not None:  # what the engine has evicted is not expected there any more
+            if held is not None:  # blocks that the engine has evicted no longer count
                 held += state.kv_tokens
                 capacity = held if capacity is None else min(capacity, held)
             blocks = None if capacity is None else capacity // request.prefix_block_tokens
             self.prefixes.add(index, request.prefix_blocks, blocks)
 
     def _excluded(self, tracked: TrackedRequest, now: float) -> npt.NDArray[np.int8] | None:
-        """The `Block` of each self-hosted placement that is excluded for this request, else FREE;
-        None if no placement is excluded."""
+        """Returns the `Block` of each self-hosted placement for this request, FREE if not excluded;
+        None: no placement is excluded. Shape: (self-hosted placements,), int8."""
         request, fleet = tracked.request, self.fleet
         all_serve = np.count_nonzero(fleet.serving) == len(fleet)
         exact = request.prompt_tokens_exact

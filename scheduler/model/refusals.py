@@ -1,4 +1,4 @@
-"""The reason of an immediate refusal: no placement of the model is open to the request."""
+"""Reason of an immediate refusal when no placement of the model is open to the request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
 
 UNAVAILABLE_RETRY_S = 2.0
-"""Retry hint when every placement is down: two probe intervals."""
+"""Retry delay in seconds when every placement is down: two probe intervals."""
 
 
 def why_none_is_open(
     states: Sequence[PlacementState], admission: PlacementAdmission, request: Request, now: float
 ) -> tuple[RefusalReason, str, float | None]:
-    """Reason, message and retry hint in seconds; None if a retry cannot help."""
+    """Returns reason, message and retry delay in seconds; None: a retry cannot succeed."""
     usable = [state for state in states if permitted(state, request)]
     if not usable:
         message = "no server of this model may see or can honour this request"
@@ -39,7 +39,7 @@ def why_none_is_open(
 
 
 def unknown_model(model: str) -> str:
-    """The message of a refusal for want of the model."""
+    """Message of a refusal because of an unknown model."""
     return f"model {model!r} is not served here"
 
 

@@ -1,7 +1,7 @@
-"""Start and end of attempts, on self-hosted placements and on remotes, and the decision records.
+"""Start and end of attempts on self-hosted placements and remotes, and the decision records.
 
-A start counts the attempt in at its placement; an end counts it out, settles the service of its
-tenant, and updates what is learnt from outcomes.
+A start adds the attempt to its placement's counts. An end removes it, settles the tenant's service,
+and updates the learnt estimates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
 from scheduler.tracked_request import TrackedRequest
 
-_TELLS = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
+_COUNTED_OUTCOMES = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
 """Outcomes that count for the error share of the placement."""
 
 
@@ -36,7 +36,7 @@ def start_self_hosted(
     quote: Quote,
     now: float,
 ) -> Start:
-    """Starts the request on the self-hosted placement of this index."""
+    """Starts the request on the self-hosted placement with this index."""
     request, state = tracked.request, model_state.fleet.states[index]
     prefill_s = quote.prefill_s.item(index)
     resident = Resident(
@@ -65,7 +65,7 @@ def start_self_hosted(
         request_id=request.request_id,
         attempt=tracked.attempts,
         placement=state.facts.name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         reason=reason,
         predicted_ttft_s=quote.ttft_s.item(index),
         predicted_tpot_s=quote.tpot_s.item(index),
@@ -81,12 +81,13 @@ def start_remote(
     *,
     any_ttft: bool,
 ) -> Start | None:
-    """Starts the request on the cheapest remote that is in time; None if there is none. `any_ttft`:
-    a remote that is late is taken if none is in time."""
+    """Starts the request on the cheapest remote that is in time; None: no remote can take it.
+    `any_ttft`: accept a late remote if none is in time."""
     chosen, choice_reason, quotes = choose_remote(model_state, tracked, now, any_ttft=any_ttft)
     if chosen is None:
         return None
     request = tracked.request
+    saturated = model_state.query(tracked, now).possible
     at = model_state.remotes.index[chosen.placement]
     state = model_state.remotes.states[at]
     resident = Resident(
@@ -102,7 +103,6 @@ def start_remote(
     model_state.remotes.record_try(chosen.placement)
     model_state.record_prefix(len(model_state.fleet) + at, state, request)
     _count_start(model_state, tracked, state, now)
-    saturated = model_state.fleet.serving.any()
     reason = (
         f"{'own servers saturated' if saturated else 'no own server can serve it'}; {choice_reason}"
     )
@@ -125,7 +125,7 @@ def start_remote(
 def choose_remote(
     model_state: ModelState, tracked: TrackedRequest, now: float, *, any_ttft: bool
 ) -> tuple[RemoteQuote | None, str, tuple[RemoteQuote, ...]]:
-    """The remote to take, the reason, and the quotes of all remotes. Starts nothing."""
+    """Returns the remote to use, the reason, and the quotes of all remotes. Starts nothing."""
     if not model_state.remotes.states:
         return None, "", ()
     hits = model_state.hit_tokens(tracked.request)[len(model_state.fleet) :]
@@ -141,7 +141,7 @@ def choose_remote(
 def remove_attempt(
     model_state: ModelState, tracked: TrackedRequest, now: float
 ) -> tuple[PlacementState, Resident]:
-    """Counts the request's attempt out at its placement, and settles its tenant's service."""
+    """Removes the request's attempt from its placement and settles its tenant's service."""
     state, tracked.placement = tracked.placement, None
     assert state is not None
     request = tracked.request
@@ -166,15 +166,15 @@ def remove_attempt(
 def learn_from_end(
     model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
 ) -> None:
-    """Updates what is learnt of the placement and of output lengths from the end of an attempt."""
+    """Updates the estimates of the placement and of output lengths from the end of an attempt."""
     index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
         model_state.suspect.add(index)
-    if event.outcome in _TELLS:
+    if event.outcome in _COUNTED_OUTCOMES:
         state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
-        told = index is not None and model_state.engine_caches.is_known(index)
-        if not (told and resident.request.token_blocks):  # otherwise the expectation was exact
+        exact = index is not None and model_state.engine_caches.is_known(index)
+        if not (exact and resident.request.token_blocks):
             state.record_cached_tokens(resident, event.cached_tokens)
         if event.output_tokens is not None:
             request = resident.request
@@ -192,7 +192,7 @@ def record_decision(
     chosen: str | None = None,
     remote_quotes: tuple[RemoteQuote, ...] = (),
 ) -> None:
-    """Keeps a record of a decision and its figures."""
+    """Stores a record of a decision and its figures."""
     model_state.decisions.add(
         make_decision(model_state, tracked, now, tier, reason, quote, chosen, remote_quotes)
     )
@@ -208,7 +208,7 @@ def make_decision(
     chosen: str | None,
     remote_quotes: tuple[RemoteQuote, ...],
 ) -> Decision:
-    """The record of a decision."""
+    """Builds the record of a decision."""
     request = tracked.request
     return Decision(
         request_id=request.request_id,
@@ -221,7 +221,7 @@ def make_decision(
         reason=reason,
         prompt_tokens=request.prompt_tokens,
         output_tokens=tracked.output_tokens,
-        own=model_state.fleet.facts,
+        self_hosted=model_state.fleet.facts,
         quote=None if quote is None else quote.kept(),
         remotes=model_state.remotes.facts,
         remote_quotes=remote_quotes,
@@ -229,7 +229,7 @@ def make_decision(
 
 
 def start_reason(quote: Quote, index: int) -> str:
-    """Text for operators: why a self-hosted placement was taken."""
+    """Text for operators: why a self-hosted placement was chosen."""
     free = len(quote.blocked) - np.count_nonzero(quote.blocked)
     return (
         f"best of {free} that keep every promise: first token in {quote.ttft_s.item(index):.2f} s, "

@@ -51,7 +51,7 @@ class WorkRate:
 
 
 class Saturation:
-    """The smoothed value and the mark of one model's own servers."""
+    """The smoothed value and the mark of one model's self-hosted placements."""
 
     def __init__(self) -> None:
         self.value = 0.0

@@ -160,7 +160,7 @@ async def test_the_meter_shares_by_the_model_that_the_scheduler_fits(tmp_path: P
         group = metering.group("own/a")
         assert group is not None
         group.set_model(replace(QWEN3_30B_H100, base_s=1.0), metering.now_ns)
-        metering.take_fits()
+        metering.update_step_models()
         fitted = served.gateway.scheduler.core.step_model("own/a")
         assert group.model == fitted != replace(QWEN3_30B_H100, base_s=1.0)
         check_sums(await ask(served))

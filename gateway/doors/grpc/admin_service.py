@@ -169,7 +169,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
             async def transaction(tx: Tx) -> int:
                 return await correct(
-                    tx, request.epoch, request.seq, request.delta_nano_usd, note, self._of
+                    tx,
+                    request.epoch,
+                    request.seq,
+                    request.delta_nano_usd,
+                    note,
+                    self._budget_accounts,
                 )
 
             try:
@@ -240,7 +245,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise errors.invalid([(f"{path}.key_id", text)])
         return proto.tenant, proto.key_id, proto.each_session, period
 
-    def _of(self, tenant: str, key_id: str, session_id: str, unix_s: float) -> list[BudgetAccount]:
+    def _budget_accounts(
+        self, tenant: str, key_id: str, session_id: str, unix_s: float
+    ) -> list[BudgetAccount]:
         """Returns the budget accounts that count an attempt."""
         book = self._accounting.budgets.book
         holder = Holder(tenant, key_id, session_id)

@@ -27,7 +27,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def tell(servicer: health.aio.HealthServicer, serves: bool) -> None:
+async def publish_health(servicer: health.aio.HealthServicer, serves: bool) -> None:
     """Sets the health status of the service and of the process. Has no effect once draining has
     begun."""
     await servicer.set(PROCESS, SERVING)

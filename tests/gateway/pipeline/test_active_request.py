@@ -21,7 +21,7 @@ def active() -> ActiveRequest:
         request=request("r"),
         generation=generation,
         observer=UNOBSERVED,
-        hold=False,
+        whole_answer=False,
         text=[],
     )
 
@@ -60,7 +60,7 @@ async def test_an_answer_waits_for_the_account_that_the_scheduler_settles() -> N
     waiting = asyncio.create_task(one.settlement())
     await asyncio.sleep(0)
     assert not waiting.done()
-    one.deliver(Settled(account=ENDED))
+    one.deliver(Settled(attempt=ENDED))
     await waiting
     assert one.settled is ENDED
     await one.settlement()  # once it is there, there is nothing to wait for

@@ -68,7 +68,7 @@ async def test_the_rest_comes_from_another_server_and_the_usage_adds_up() -> Non
         assert got.account.settled.outcome is AttemptOutcome.OK
         assert rig.accounts == [*got.account.broken, got.account.settled]
         assert len(set(rig.order)) == 2
-        assert [end.goes_on for end in rig.scheduler.attempt_ends] == [True, False]
+        assert [end.may_be_continued for end in rig.scheduler.attempt_ends] == [True, False]
         kinds = [value for name, value in rig.observers[0].calls if name == "attempt"]
         assert kinds == [BranchKind.ORIGINAL, BranchKind.CONTINUATION]
         assert rig.observers[0].outcomes == [RequestOutcome.OK]
@@ -182,7 +182,7 @@ def test_an_answer_that_cannot_be_continued(cut: tuple[Step, ...]) -> None:
         async with running(pair(cut, REST), failures=CONTINUES) as rig:
             await partial(rig)
             assert len(rig.order) == 1
-            assert not rig.scheduler.attempt_ends[0].goes_on
+            assert not rig.scheduler.attempt_ends[0].may_be_continued
             rig.assert_all_over()
 
     run()

@@ -244,6 +244,20 @@ async def test_cancelled_in_the_middle_of_the_race() -> None:
 
 
 @in_virtual_time
+async def test_cancelled_twice_in_the_middle_of_the_race() -> None:
+    """The second time while the branches are being stopped."""
+    upstreams = pair((Hang(),))
+    async with running(upstreams, failures=HEDGING) as rig:
+        reads = await client(rig)
+        await asyncio.sleep(2 * AFTER_S)
+        reads.task.cancel()
+        await asyncio.sleep(0)
+        await reads.leave()
+        assert sorted(outcomes(rig)) == [AttemptOutcome.CANCELLED, AttemptOutcome.SUPERSEDED]
+        rig.assert_all_over()
+
+
+@in_virtual_time
 async def test_cancelled_before_the_hedge() -> None:
     async with running(pair((Hang(),)), failures=HEDGING) as rig:
         reads = await client(rig)

@@ -30,13 +30,13 @@ def rates(row_id: str, million: int) -> TokenRates:
 
 
 def placement(name: str, row: TokenRates | None, remote_class: str = "") -> Placement:
-    kind = PlacementKind.REMOTE if remote_class else PlacementKind.LOCAL
+    kind = PlacementKind.REMOTE if remote_class else PlacementKind.SELF_HOSTED
     return Placement(
         name=name, kind=kind, model="moe", max_running=4, remote_class=remote_class, rates=row
     )
 
 
-BOOK = rate_snapshot(
+RATES = rate_snapshot(
     [
         placement("own/a", rates("showback", 1_000_000_000)),
         placement("far", rates("far-row", 2_000_000_000), "eu"),
@@ -49,14 +49,14 @@ BOOK = rate_snapshot(
 def settled(
     place: str = "own/a",
     *,
-    book: RateSnapshot = BOOK,
+    rate_snapshot: RateSnapshot = RATES,
     outcome: AttemptOutcome = AttemptOutcome.OK,
-    handed_over: bool = False,
+    committed: bool = False,
     usage: Usage | None = USAGE,
     metered: Metered | None = None,
     remote_classes: frozenset[str] = frozenset({"eu"}),
 ) -> SettledAttempt:
-    kind = PlacementKind.LOCAL if place == "own/a" else PlacementKind.REMOTE
+    kind = PlacementKind.SELF_HOSTED if place == "own/a" else PlacementKind.REMOTE
     return settle(
         request("r", remote_classes=remote_classes),
         Start(
@@ -68,10 +68,10 @@ def settled(
             predicted_ttft_s=None,
             predicted_tpot_s=None,
         ),
-        book=book,
+        rate_snapshot=rate_snapshot,
         pool="own",
         outcome=outcome,
-        handed_over=handed_over,
+        committed=committed,
         usage=usage,
         metered=metered,
         started_unix_s=1.0,
@@ -116,7 +116,7 @@ def test_an_estimate_says_so() -> None:
 def test_an_unknown_price_is_unknown_and_never_zero() -> None:
     attempt = settled("unpriced")
     assert (attempt.metered_nano_usd, attempt.charged_nano_usd, attempt.basis) == (None, None, None)
-    own = settled(book=RateSnapshot())
+    own = settled(rate_snapshot=RateSnapshot())
     assert (own.metered_nano_usd, own.charged_nano_usd, own.price_row_id) == (None, None, "")
 
 
@@ -130,7 +130,7 @@ def test_a_failed_attempt_is_nobodys_to_pay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "handed_over", "charged"),
+    ("outcome", "committed", "charged"),
     [
         (AttemptOutcome.CANCELLED, False, 560_000),
         (AttemptOutcome.CANCELLED, True, 560_000),
@@ -139,6 +139,6 @@ def test_a_failed_attempt_is_nobodys_to_pay() -> None:
     ],
 )
 def test_what_ran_for_the_client_is_charged(
-    outcome: AttemptOutcome, handed_over: bool, charged: int
+    outcome: AttemptOutcome, committed: bool, charged: int
 ) -> None:
-    assert settled(outcome=outcome, handed_over=handed_over).charged_nano_usd == charged
+    assert settled(outcome=outcome, committed=committed).charged_nano_usd == charged

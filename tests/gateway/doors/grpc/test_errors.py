@@ -58,6 +58,10 @@ def test_the_table(error: errors.RpcError, code: str, kinds: str, pushback: str 
     assert dict(error.trailing_metadata()).get("grpc-retry-pushback-ms") == pushback
 
 
+def test_every_refusal_has_one_status() -> None:
+    assert set(errors._STATUSES) == set(RefusalReason)
+
+
 def test_every_reason_has_its_answer() -> None:
     for reason in RefusalReason:
         assert reject(reason, 1.0).message

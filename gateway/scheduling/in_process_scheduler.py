@@ -1,7 +1,7 @@
-"""The scheduler of the deployment, in this process: `SchedulerPort` as direct calls.
+"""In-process scheduler: implements `SchedulerPort` by direct calls.
 
-Owns the one core and what is decided beside it: claims, budgets, the meter, the accounts. It
-performs the core's actions, and ticks it. Branches and requests are kept until `RequestEnded`.
+It owns the core, and the state beside it: claims, budgets, the meter and attempt costs. It performs
+the core's actions and ticks the core. Branches and requests are kept until `RequestEnded`.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ from scheduler.port import (
 from scheduler.prefix.token_blocks import CacheEvents
 
 TICK_S = 0.05
-"""Longest time between two ticks while requests run: what the core measures moves with time."""
+"""Longest time in seconds between two ticks while requests run. The core's measurements depend on
+time."""
 
 
-class LocalScheduler:
-    """Implements `SchedulerPort`. `run` must be running."""
+class InProcessScheduler:
+    """Implements `SchedulerPort`. Requires the task `run`."""
 
     def __init__(
         self,
@@ -72,8 +73,9 @@ class LocalScheduler:
         targets: Targets,
         sinks: tuple[Sink, ...] = (),
     ) -> None:
-        """`targets`: address and model of each placement that has one, kept up to date by its
-        owner, who calls `refresh_fleet` after a change."""
+        """`clock`: monotonic seconds. `targets`: address and upstream model of each placement that
+        has a server. Its owner updates the mapping and then calls `refresh_fleet`. `sinks`:
+        callbacks that receive every settled attempt."""
         self._clock = clock
         self._metering = metering
         self._targets = targets
@@ -90,20 +92,20 @@ class LocalScheduler:
         self._hedges = RetryBudget(settings.hedges)
         self._facts: dict[str, Placement] = {}
         self.core = Scheduler(self._priced(settings), settings.limits)
-        """To be read by tests and `moegate up` only: everyone else asks through the port."""
+        """Only tests and `moegate up` read the core. All other code uses the port."""
         self.fleet = FleetView()
         self._branches = Branches(self.core, self._recorder, clock)
         self._configured()
 
     @property
     def active_requests(self) -> int:
-        """Client requests that have not ended."""
+        """Number of client requests in progress."""
         return len(self._requests)
 
-    # Configuration and what the fleet reports.
+    # Configuration and fleet reports.
 
     def apply(self, settings: SchedulingSettings) -> None:
-        """Puts a configuration into force by difference: what was learnt stays."""
+        """Applies the difference to another configuration. Learnt estimates are kept."""
         old, self._settings = self._settings, settings
         if settings.hedges != old.hedges:
             self._hedges.set_limits(settings.hedges)
@@ -113,7 +115,8 @@ class LocalScheduler:
         self._configured()
 
     def report(self, event: Event) -> None:
-        """Takes what the fleet reports. A placement that is not configured is ignored."""
+        """Handles a report of the fleet. Reports about unknown placements are ignored. Raises
+        TypeError for any other event."""
         if not isinstance(event, EngineReport | ServingChanged | CacheEvents):
             raise TypeError(f"{event!r} is no report of the fleet")
         facts = self._facts.get(event.placement)
@@ -129,22 +132,23 @@ class LocalScheduler:
             self.refresh_fleet()
 
     def use_rates(self, rates: RateSnapshot) -> None:
-        """Puts token prices into force, for requests that come from now on."""
+        """Sets the token prices for requests admitted from now on."""
         self._recorder.rates = rates
         self._budgets.configure(self._settings.placements, rates)
 
     def refresh_fleet(self) -> None:
-        """Makes the view of the fleet anew."""
+        """Rebuilds the fleet view."""
         self.fleet = view_of(self.core, self._targets)
 
     def is_idle(self, placement: str) -> bool:
-        """Whether the core counts nothing there."""
+        """Whether the core counts no sequence on the placement."""
         return not any(
             state.sequences for state in self.core.placements if state.facts.name == placement
         )
 
     async def run(self) -> None:
-        """Ticks the core until cancelled: at its wake-ups, and every `TICK_S` while busy."""
+        """Ticks the core until cancelled: when the core asks for it, and every `TICK_S` while
+        busy."""
         while True:
             now = self._clock()
             tick = self.core.tick(now)
@@ -161,7 +165,7 @@ class LocalScheduler:
                 pass
             self._wake.clear()
 
-    # What the pipeline asks.
+    # Methods of `SchedulerPort` for the pipeline and the services.
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """See `SchedulerPort`."""
@@ -245,7 +249,7 @@ class LocalScheduler:
         self._drains.undrain(name)
         self._filter_again(name)
 
-    # Inside.
+    # Internals.
 
     def _filter_again(self, name: str) -> None:
         for member in self.fleet.members(name):
@@ -270,11 +274,11 @@ class LocalScheduler:
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
             self._enter(claimed, replace(submission, request=answer), deliver)
-        else:  # the request ended meanwhile
+        else:  # the request ended during the reservation
             self._budgets.release(submission)
 
     def _abandon(self, claimed: ClaimedRequest) -> None:
-        """The request is not admitted: nothing of it is held any more."""
+        """Releases everything held by a request that is not admitted."""
         request_id = claimed.submission.request.request_id
         if self._requests.get(request_id) is claimed:
             del self._requests[request_id]
@@ -282,13 +286,13 @@ class LocalScheduler:
             self._budgets.release(claimed.submission)
 
     def _enter(self, claimed: ClaimedRequest, submission: Submission, deliver: Deliver) -> None:
-        """Gives an admitted request to the core."""
+        """Submits an admitted request to the core."""
         claimed.rates = self._recorder.rates
         self._hedges.request()
         self._submitted(self._branches.submit(claimed, submission, deliver))
 
     def _submit_branch(self, submission: Submission, deliver: Deliver) -> None:
-        """A hedge or a continuation of a request that has not ended."""
+        """Submits a hedge or a continuation of a request in progress."""
         request = submission.request
         claimed = self._requests.get(submission.original_id)
         if claimed is None or request.request_id in self._branches:
@@ -304,13 +308,14 @@ class LocalScheduler:
         request = replace(request, unsupported_by=request.unsupported_by | avoided)
         submission = replace(submission, request=request)
         branch = self._branches.submit(claimed, submission, deliver, may_wait=False)
-        if not branch.decided:  # to wait for room is no help to a request that waits already
+        if not branch.decided:  # a queued hedge is useless
             self._branches.withdraw(branch)
             deliver(no_hedge(request, "no other placement could start it at once"))
 
     def _submitted(self, branch: OpenBranch) -> None:
         if self._sleeps_unbounded or not branch.decided:
-            # The ticker has to learn of the first request, and of one that waits and can expire.
+            # The tick loop must learn of the first request, and of a queued request that may
+            # expire.
             self._wake.set()
 
     def _same_failure_domain(self, placement: str) -> frozenset[str]:
@@ -338,12 +343,12 @@ class LocalScheduler:
         return priced(settings.placements, settings.config, settings.prices, self._metering.unix_s)
 
     def _configured(self) -> None:
-        """Meter, accounts and views follow the configuration."""
+        """Updates meter, recorder, budgets and fleet view after a configuration change."""
         settings, metering = self._settings, self._metering
         placements = settings.placements
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
-        local = [p for p in placements if p.kind is PlacementKind.LOCAL]
+        local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
         groups: dict[str, list[str]] = {}
         for placement in local:
             groups.setdefault(group_of(placement), []).append(placement.name)
@@ -361,7 +366,7 @@ class LocalScheduler:
         self.refresh_fleet()
 
     def _reprice(self) -> float:
-        """Puts the dated prices of now into force; returns when they change next, Unix seconds."""
+        """Applies the prices valid now. Returns the time of the next price change, Unix seconds."""
         placements = self._priced(self._settings)
         for placement in placements:
             changed = PricesChanged(
@@ -374,7 +379,7 @@ class LocalScheduler:
         return self._settings.prices.next_change_s(self._metering.unix_s)
 
     def _shows_more(self, placement: str) -> bool:
-        """Whether the view does not show yet what a report has told."""
+        """Whether an engine report has changed a value that the fleet view shows."""
         view = self.fleet.by_name.get(placement)
         if view is None:
             return True
