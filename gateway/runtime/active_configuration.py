@@ -11,7 +11,7 @@ from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
-from gateway.runtime.assembly import Parts
+from gateway.runtime.assembly import GatewayParts
 from gateway.runtime.configuration import PreparedConfiguration
 
 
@@ -19,7 +19,7 @@ class ActiveConfiguration:
     """Configuration, authenticator and prices that the doors read on every request."""
 
     def __init__(
-        self, prepared: PreparedConfiguration, parts: Parts, accounting: Accounting
+        self, prepared: PreparedConfiguration, parts: GatewayParts, accounting: Accounting
     ) -> None:
         self._prepared = prepared
         self._parts = parts

@@ -28,10 +28,10 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     Deliver,
-    Queued,
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 
 
@@ -195,4 +195,4 @@ class Branches:
     def _deliver_position(self, branch: OpenBranch) -> None:
         if not branch.decided:
             request_id = branch.submission.request.request_id
-            branch.deliver(Queued(request_id=request_id, position=self._core.queued_requests))
+            branch.deliver(Waiting(request_id=request_id, position=self._core.queued_requests))

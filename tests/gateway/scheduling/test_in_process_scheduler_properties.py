@@ -34,10 +34,10 @@ from scheduler.port import (
     Answer,
     BranchKind,
     CountPrompt,
-    Queued,
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 from tests import serving
 from tests.gateway.scheduling.scheduling_made import (
@@ -115,7 +115,7 @@ class Branch:
     def deliver(self, answer: Answer) -> None:
         assert not self.client.ended, f"{answer} after the request's end"
         match answer:
-            case Queued():
+            case Waiting():
                 assert self.waits
                 assert answer.request_id == self.request_id
                 assert answer.position >= 1
