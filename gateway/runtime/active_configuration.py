@@ -1,8 +1,8 @@
 """The configuration in force, and its replacement on reload.
 
 A reload computes the difference and applies it to the running parts. Keys, limits and prices take
-effect at once, also for running requests. Estimates learnt for a placement survive if the placement
-stays.
+effect at once for new requests; a running request keeps the prices of its admission. Estimates
+learnt for a placement survive if the placement stays.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from gateway.config.gateway import GatewayConfig, KeyConfig, LimitsConfig, Tenan
 from gateway.config.ledger import BudgetConfig
 from gateway.pipeline.observer import unobserved
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import Parts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble, session
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.metering import Metering
 from gateway.upstream.http.loop_load import LoopLoad
@@ -30,7 +30,7 @@ CONFIG = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
 
 
 @pytest.fixture
-async def parts() -> AsyncIterator[tuple[ActiveConfiguration, Parts]]:
+async def parts() -> AsyncIterator[tuple[ActiveConfiguration, GatewayParts]]:
     """Parts whose tasks were not given time to run: nothing is connected."""
 
     async def changed() -> None:
@@ -60,7 +60,7 @@ def with_(**changes: object) -> GatewayConfig:
     return msgspec.structs.replace(CONFIG, **changes)
 
 
-async def test_what_changed_is_named(parts: tuple[ActiveConfiguration, Parts]) -> None:
+async def test_what_changed_is_named(parts: tuple[ActiveConfiguration, GatewayParts]) -> None:
     active, _ = parts
     assert await active.apply(prepare(CONFIG, Path())) == []
     changed = with_(limits=LimitsConfig(attempts=1), remotes=(serving.remote("http://far"),))
@@ -69,7 +69,7 @@ async def test_what_changed_is_named(parts: tuple[ActiveConfiguration, Parts]) -
 
 
 async def test_keys_limits_fleet_and_budgets_hold_at_once(
-    parts: tuple[ActiveConfiguration, Parts],
+    parts: tuple[ActiveConfiguration, GatewayParts],
 ) -> None:
     active, made = parts
     scheduler, pipeline = made.scheduler, made.pipeline

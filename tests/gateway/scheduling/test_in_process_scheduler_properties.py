@@ -142,7 +142,7 @@ class Branch:
                 self.client.wants_count = True
 
 
-class LocalSchedulerMachine(RuleBasedStateMachine):
+class InProcessSchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.made: Hosted
@@ -389,7 +389,7 @@ class LocalSchedulerMachine(RuleBasedStateMachine):
             assert group.running == 0
 
 
-LocalSchedulerMachine.TestCase.settings = settings(
+InProcessSchedulerMachine.TestCase.settings = settings(
     max_examples=80, stateful_step_count=40, deadline=None
 )
-TestLocalScheduler = LocalSchedulerMachine.TestCase
+TestInProcessScheduler = InProcessSchedulerMachine.TestCase

@@ -18,7 +18,7 @@ def test_a_view_joins_the_core_and_the_addresses() -> None:
     a, b, far = view.placements
     assert (a.address, a.upstream_model) == ("http://a", "upstream")
     assert (b.address, b.upstream_model) == ("", "")
-    assert (a.kind, far.kind) == (PlacementKind.LOCAL, PlacementKind.REMOTE)
+    assert (a.kind, far.kind) == (PlacementKind.SELF_HOSTED, PlacementKind.REMOTE)
     assert (a.group, far.group) == ("a", "far"), "one that is alone is a group of its own"
     assert view.of_model("moe") == (a, b)
     assert view.of_model("other") == (far,)
