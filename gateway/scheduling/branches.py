@@ -114,7 +114,9 @@ class Branches:
         if branch is None or branch.attempt is None or branch.number != progress.attempt:
             return
         branch.attempt.record_progress(progress.output_tokens, self._clock())
-        self.handle(replace(progress, attempt=branch.core_attempt))
+        if progress.attempt != branch.core_attempt:
+            progress = replace(progress, attempt=branch.core_attempt)
+        self.handle(progress)
 
     def end_attempt(self, end: AttemptEnd) -> None:
         """Settles an attempt and reports its end to the core. A second end is ignored."""
