@@ -93,7 +93,7 @@ class Bench:
         core = Scheduler(
             (
                 Placement(
-                    name=f"p/{i}", pool="p", kind=PlacementKind.LOCAL, model="moe",
+                    name=f"p/{i}", pool="p", kind=PlacementKind.SELF_HOSTED, model="moe",
                     max_running=256, kv_capacity_tokens=600_000, step_model=QWEN3_30B_H100,
                     nano_usd_per_s=700_000,
                 )

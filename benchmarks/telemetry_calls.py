@@ -68,7 +68,7 @@ OWN = tuple(
     Placement(
         name=f"own/{name}",
         pool="own",
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         model="moe",
         max_running=64,
         step_model=QWEN3_30B_H100,
@@ -102,7 +102,7 @@ SETTLED = SettledAttempt(
     slo_class=SloClass.INTERACTIVE,
     placement="own/a",
     pool="own",
-    kind=PlacementKind.LOCAL,
+    kind=PlacementKind.SELF_HOSTED,
     outcome=AttemptOutcome.OK,
     started_unix_s=0.0,
     ended_unix_s=1.0,
@@ -119,7 +119,7 @@ FLEET = fleet_view(
     (
         PlacementView(
             name="own/a",
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             model="moe",
             pool="own",
             replica="a",
@@ -156,7 +156,7 @@ FINISHED = Finished(
     model="moe",
     usage=USAGE,
     settled=SETTLED,
-    kind=PlacementKind.LOCAL,
+    kind=PlacementKind.SELF_HOSTED,
     placement="own/a",
     pool="own",
     replica="a",

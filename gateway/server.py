@@ -34,9 +34,9 @@ from gateway.doors.grpc.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import Parts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble, session
 from gateway.runtime.configuration import prepare
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
@@ -55,7 +55,7 @@ class RunningGateway:
 
     address: str
     active: ActiveConfiguration
-    parts: Parts
+    parts: GatewayParts
     accounting: Accounting
     server: grpc.aio.Server
     health: health.aio.HealthServicer
@@ -63,9 +63,13 @@ class RunningGateway:
     certificates: Certificates | None
     telemetry: Telemetry
     metrics_address: str | None
+    path: Path | None
+    """The configuration file; None: the gateway was not started from one."""
+    reload_lock: asyncio.Lock
+    """One reload at a time, whoever asks for it."""
 
     @property
-    def scheduler(self) -> LocalScheduler:
+    def scheduler(self) -> InProcessScheduler:
         """The scheduler."""
         return self.parts.scheduler
 
@@ -79,6 +83,18 @@ class RunningGateway:
 
         Raises ConfigError or ReloadRefused, and then changes nothing.
         """
+        async with self.reload_lock:
+            return await self._reload(config, base_dir)
+
+    async def reload_file(self) -> list[str]:
+        """Reads the configuration file again, and puts it into force. Raises as `reload`, and
+        OSError."""
+        if self.path is None:
+            raise ReloadRefused("this gateway was not started from a file")
+        config = await asyncio.to_thread(load, self.path)
+        return await self.reload(config, self.path.parent)
+
+    async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old_config = self.active.config
         old, new = old_config.server, config.server
         if (old.tls is None) != (new.tls is None):
@@ -129,7 +145,7 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reload_requested, gateway, path))
+        reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()
         log.info(
@@ -159,9 +175,7 @@ async def running_gateway(
         await publish_health(servicer, parts.scheduler.fleet.serves)
 
     async def reload_file() -> list[str]:
-        if path is None:
-            raise ReloadRefused("this gateway was not started from a file")
-        return await gateway.reload(await asyncio.to_thread(load, path), path.parent)
+        return await gateway.reload_file()
 
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
@@ -218,6 +232,8 @@ async def running_gateway(
                     certificates=certificates,
                     telemetry=observing,
                     metrics_address=metrics_address,
+                    path=path,
+                    reload_lock=asyncio.Lock(),
                 )
                 following = asyncio.create_task(follow(certificates), name="moegate-certificates")
                 ticking = asyncio.create_task(metering.run(), name="moegate-meter")
@@ -235,7 +251,7 @@ async def running_gateway(
 def _add_services(
     server: grpc.aio.Server,
     active: ActiveConfiguration,
-    parts: Parts,
+    parts: GatewayParts,
     accounting: Accounting,
     servicer: health.aio.HealthServicer,
     reload: Callable[[], Awaitable[list[str]]],
@@ -256,17 +272,19 @@ def _add_services(
         reflection.enable_server_reflection(names, server)
 
 
-async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway, path: Path) -> None:
+async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
     """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
         await reload_requested.wait()
         reload_requested.clear()
         try:
-            await gateway.reload(load(path), path.parent)
+            await gateway.reload_file()
         except (ConfigError, ReloadRefused, OSError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
+        except Exception:  # the next signal must still be heard
+            log.exception("reload failed inside the gateway")
         else:
-            log.info("reloaded %s", path)
+            log.info("reloaded %s", gateway.path)
 
 
 async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:

@@ -24,7 +24,7 @@ class SloClass(enum.StrEnum):
 class PlacementKind(enum.StrEnum):
     """Whether a placement is self-hosted (LOCAL) or a remote."""
 
-    LOCAL = "local"
+    SELF_HOSTED = "local"
     REMOTE = "remote"
 
 
@@ -164,7 +164,7 @@ class Request:
             cache.
         token_blocks: hashes of blocks of token ids, one entry per block size of the model's
             engines.
-        holds_output: the client receives no output before the answer is complete.
+        whole_answer: the client receives no output before the answer is complete.
     """
 
     request_id: str
@@ -187,7 +187,7 @@ class Request:
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
-    holds_output: bool = False
+    whole_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

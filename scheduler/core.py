@@ -245,7 +245,7 @@ class Scheduler:
         state = self._states.get(event.placement)
         if state is None:
             return ()
-        self_hosted = state.facts.kind is PlacementKind.LOCAL
+        self_hosted = state.facts.kind is PlacementKind.SELF_HOSTED
         model_scheduler = self._model_schedulers[state.facts.model]
         match event:
             case EngineReport() if self_hosted:

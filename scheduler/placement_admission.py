@@ -116,7 +116,7 @@ class PlacementAdmission:
         if not entry.breaker.admits(now):
             return False
         facts = entry.facts
-        if facts.kind is PlacementKind.LOCAL:
+        if facts.kind is PlacementKind.SELF_HOSTED:
             return True
         if len(entry.running) >= int(entry.slots):
             return False
@@ -190,7 +190,7 @@ class PlacementAdmission:
         return AdmissionReport(
             phase=phase,
             reason="" if phase is BreakerPhase.CLOSED else entry.breaker.reason,
-            slots=None if entry.facts.kind is PlacementKind.LOCAL else int(entry.slots),
+            slots=None if entry.facts.kind is PlacementKind.SELF_HOSTED else int(entry.slots),
         )
 
 

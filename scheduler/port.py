@@ -7,7 +7,7 @@ which a transport must convert to the receiver's clock.
 
 A client's request is submitted as its original branch. A hedge or a continuation is a further
 branch. It is a separate request to the scheduler, and shares the client's claims (idempotency key,
-key limits, budget) and costs. The answers for a branch are, in order: `Queued` if it waits, then
+key limits, budget) and costs. The answers for a branch are, in order: `Waiting` if it waits, then
 `Started` or `Refuse`. The caller ends each started attempt with `AttemptEnd`. The scheduler answers
 with `Settled` and, if the branch is retried, with the next `Started` or `Refuse`. A branch ends
 with `Refuse`, or with an `AttemptEnd` that is not retryable. The caller ends every admitted request
@@ -145,7 +145,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queued:
+class Waiting:
     """The branch waits. `position`: number of waiting requests, including this one."""
 
     request_id: str
@@ -167,7 +167,7 @@ class Settled:
     attempt: SettledAttempt
 
 
-Answer = Started | Refuse | Evict | Queued | CountPrompt | Settled
+Answer = Started | Refuse | Evict | Waiting | CountPrompt | Settled
 Message = Progress | AttemptEnd | RequestEnded
 """Messages about running branches. `attempt` is the number in `Start`."""
 NOT_ADMITTED = frozenset(

@@ -133,7 +133,7 @@ def take_snapshot(
     shares = {model: _saturation(model_state, now) for model, model_state in model_states.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
-        if placement.kind is PlacementKind.LOCAL:
+        if placement.kind is PlacementKind.SELF_HOSTED:
             pools.setdefault(placement.pool, []).append(placement)
     return SchedulerSnapshot(
         at_s=now,

@@ -278,7 +278,7 @@ class FleetSimulation:
         active = self._active.get(action.request_id)
         if active is None or active.placement is None or active.attempt != action.attempt:
             return
-        if active.first_token_s is not None and not active.arrival.request.holds_output:
+        if active.first_token_s is not None and not active.arrival.request.whole_answer:
             return
         event = AttemptEnded(
             request_id=action.request_id,

@@ -46,7 +46,7 @@ def settled(
         slo_class=SloClass.INTERACTIVE,
         placement=placement,
         pool=placement.partition("/")[0],
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         outcome=outcome,
         started_unix_s=ended_unix_s - 1.0,
         ended_unix_s=ended_unix_s,

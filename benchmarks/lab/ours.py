@@ -24,7 +24,7 @@ def own_placements(fleet: LabFleet, names: Sequence[str], objective: Objective) 
     return [
         Placement(
             name=name,
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             model=fleet.model,
             max_running=fleet.max_running,
             pool=fleet.name,

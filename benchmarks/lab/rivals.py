@@ -148,7 +148,7 @@ class Rival:
             request_id=request.request_id,
             attempt=1,
             placement=replica.name,
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             reason="",
             predicted_ttft_s=None,
             predicted_tpot_s=None,

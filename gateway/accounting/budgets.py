@@ -28,12 +28,12 @@ from gateway.accounting.ledger.ledger import Ledger
 from scheduler.budgets.budget import Budget, Holder, Limit, Refusal, Scope
 from scheduler.budgets.budget_book import (
     BudgetBook,
+    BudgetSettlement,
     Close,
     Extend,
     GiveBack,
     Lease,
     NoBudget,
-    Settled,
 )
 from scheduler.metering.settlement import SettledAttempt
 
@@ -144,7 +144,7 @@ class Budgets:
                     raise BudgetUnchecked(str(error)) from None
         raise BudgetUnchecked("too many requests of one holder compete for its lease")
 
-    def settle(self, settled: SettledAttempt) -> Settled | None:
+    def settle(self, settled: SettledAttempt) -> BudgetSettlement | None:
         """How an ended attempt counts in its budgets; None where no budget applies."""
         return settle_against_budgets(self._book, settled)
 
@@ -257,7 +257,7 @@ def account_name(limit: Limit) -> str:
     return f"tenant {account.tenant}{key}{session}, a {account.period}"
 
 
-def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> Settled | None:
+def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> BudgetSettlement | None:
     """Settles an attempt in the book; None where no budget applies to it."""
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:
@@ -267,7 +267,7 @@ def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> Settled
         return None
     # The budget was set while the request ran: nothing was reserved, but the charge counts.
     limits = book.accounts(holder, settled.started_unix_s)
-    return Settled(
+    return BudgetSettlement(
         lease_id=None,
         budgeted_nano_usd=settled.charged_nano_usd or 0,
         overrun_nano_usd=0,

@@ -26,10 +26,10 @@ from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.remotes import RemoteClient, RemoteConnection, remote_client, remote_connection
 from gateway.upstream.http.loop_load import Pace
-from gateway.upstream.vllm.server import VllmServer
+from gateway.upstream.vllm.client import VllmClient
 from scheduler.contract import Event, ServingChanged
 
-Client = VllmServer | RemoteClient
+Client = VllmClient | RemoteClient
 """The client of a placement."""
 
 
@@ -89,7 +89,7 @@ class Fleet:
         self._report = report
         self._is_idle = is_idle
         self._on_change = on_change
-        self._servers: dict[str, tuple[_ServerConnection, VllmServer]] = {}
+        self._servers: dict[str, tuple[_ServerConnection, VllmClient]] = {}
         self._remotes: dict[str, tuple[RemoteConnection, RemoteClient]] = {}
         self._remotes_by_model: dict[str, list[tuple[RemoteConfig, RemoteClient]]] = {}
         self._clients: dict[str, Client] = {}
@@ -241,8 +241,8 @@ class Fleet:
         for replica in pool.replicas:
             yield f"{pool.name}/{replica.name}", replica.url, replica.kv_events_port
 
-    def _server(self, connection: _ServerConnection) -> VllmServer:
-        return VllmServer(
+    def _server(self, connection: _ServerConnection) -> VllmClient:
+        return VllmClient(
             session=self._session,
             base_url=connection.url,
             upstream_model=connection.upstream_model,

@@ -51,7 +51,7 @@ def _self_hosted(
     label = replica.removeprefix(f"{pool.name}/")
     whole = Placement(
         name=replica,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         model=pool.model,
         pool=pool.name,
         replica=label,

@@ -20,7 +20,7 @@ from gateway.config.secrets import resolve
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.http.loop_load import Pace
-from gateway.upstream.moegate.client import Address, MoegateClient, Policy
+from gateway.upstream.moegate.client import Address, ForwardingPolicy, MoegateClient
 from gateway.upstream.openai.client import OpenAIClient
 
 
@@ -113,7 +113,7 @@ def remote_client(
                 upstream_model=remote.upstream_model,
                 api_key=remote.api_key,
                 timeouts=remote.timeouts,
-                policy=Policy(
+                policy=ForwardingPolicy(
                     local_only=options.local_only,
                     shared_classes=frozenset(options.shared_classes),
                     tell_slo=options.tell_slo,

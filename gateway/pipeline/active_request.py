@@ -21,9 +21,9 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     CountPrompt,
-    Queued,
     Settled,
     Started,
+    Waiting,
 )
 
 MAX_KEPT_CHARS = 1 << 20
@@ -36,7 +36,7 @@ class ActiveRequest:
     """State of one client request.
 
     Attributes:
-        hold: no output is sent before the answer is complete.
+        whole_answer: no output is sent before the answer is complete.
         attempts: number of attempts started, over all branches.
         racing: number of branches that run at the same time and may still answer.
         waiting_since_s: start of the current wait for a decision, on the pipeline's clock.
@@ -51,7 +51,7 @@ class ActiveRequest:
     request: Request
     generation: Generation
     observer: RequestObserver
-    hold: bool
+    whole_answer: bool
     attempts: int = 0
     racing: int = 1
     waiting_since_s: float = 0.0
@@ -156,7 +156,7 @@ class Branch:
             case Started() | Refuse() | CountPrompt():
                 if not self.decision.done():
                     self.decision.set_result(answer)
-            case Queued():
+            case Waiting():
                 self.active.observer.queued(answer.position)
             case Evict():
                 self._evict(answer)

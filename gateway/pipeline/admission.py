@@ -126,7 +126,7 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
-        holds_output=call.whole_answer,
+        whole_answer=call.whole_answer,
     )
 
 

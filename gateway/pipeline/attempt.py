@@ -139,7 +139,7 @@ class Attempts:
             if not self._observe(branch, chunk):
                 continue
             held.append(chunk)
-            if branch.active.hold:
+            if branch.active.whole_answer:
                 continue
             held_logprobs += _logprobs_in(chunk)
             full = len(held) >= MAX_HELD_CHUNKS or held_logprobs >= MAX_HELD_LOGPROBS

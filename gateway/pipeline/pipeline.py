@@ -117,7 +117,7 @@ class Pipeline:
             request=request,
             generation=generation,
             observer=self._observe(request, generation),
-            hold=call.whole_answer,
+            whole_answer=call.whole_answer,
             text=[] if keep_text and may_be_continued(generation) else None,
             waiting_since_s=request.arrival_s,
             seen_tokens=request.prompt_tokens,

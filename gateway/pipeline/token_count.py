@@ -43,7 +43,7 @@ async def exact_prompt_tokens(
     """
     for placement in fleet.of_model(generation.model):
         client = counters.get(placement.name)
-        if placement.kind is not PlacementKind.LOCAL or not placement.serving:
+        if placement.kind is not PlacementKind.SELF_HOSTED or not placement.serving:
             continue
         if isinstance(client, Counter):
             try:

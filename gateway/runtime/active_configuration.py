@@ -1,8 +1,8 @@
 """The configuration in force, and its replacement on reload.
 
 A reload computes the difference and applies it to the running parts. Keys, limits and prices take
-effect at once, also for running requests. Estimates learnt for a placement survive if the placement
-stays.
+effect at once for new requests; a running request keeps the prices of its admission. Estimates
+learnt for a placement survive if the placement stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
-from gateway.runtime.assembly import Parts
+from gateway.runtime.assembly import GatewayParts
 from gateway.runtime.configuration import PreparedConfiguration
 
 
@@ -19,7 +19,7 @@ class ActiveConfiguration:
     """Configuration, authenticator and prices that the doors read on every request."""
 
     def __init__(
-        self, prepared: PreparedConfiguration, parts: Parts, accounting: Accounting
+        self, prepared: PreparedConfiguration, parts: GatewayParts, accounting: Accounting
     ) -> None:
         self._prepared = prepared
         self._parts = parts

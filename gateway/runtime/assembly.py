@@ -15,7 +15,7 @@ from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.configuration import PreparedConfiguration
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.metering.settlement import Sink
@@ -28,10 +28,10 @@ a request sent into a closing connection is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class GatewayParts:
     """The running parts. Built by `assemble` inside a running event loop."""
 
-    scheduler: LocalScheduler
+    scheduler: InProcessScheduler
     fleet: Fleet
     pipeline: Pipeline
     metering: Metering
@@ -69,7 +69,7 @@ def assemble(
     observe: Observe,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
-) -> Parts:
+) -> GatewayParts:
     """Builds the parts and starts their tasks.
 
     `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `sinks`: callbacks that
@@ -89,7 +89,7 @@ def assemble(
         is_idle=lambda placement: scheduler.is_idle(placement),
         on_change=changed,
     )
-    scheduler = LocalScheduler(
+    scheduler = InProcessScheduler(
         prepared.scheduling,
         clock=clock,
         metering=metering,
@@ -105,7 +105,7 @@ def assemble(
         observe=observe,
         on_tick=load.sample,
     )
-    return Parts(
+    return GatewayParts(
         scheduler=scheduler,
         fleet=fleet,
         pipeline=pipeline,

@@ -28,10 +28,10 @@ from scheduler.port import (
     AttemptEnd,
     BranchKind,
     Deliver,
-    Queued,
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 
 
@@ -145,13 +145,14 @@ class Branches:
     def end_all(self, claimed: ClaimedRequest) -> None:
         """Cancels the branches of an ended request that still run or wait."""
         for branch in claimed.branches:
-            request_id = branch.submission.request.request_id
-            del self._by_id[request_id]
+            del self._by_id[branch.submission.request.request_id]
             if branch.attempt is not None:
                 branch.attempt.discard(self._clock())
+        # Waiting branches first, so that none of them starts in the room that a running one leaves.
+        for branch in sorted(claimed.branches, key=lambda branch: branch.attempt is not None):
             # Has no effect if the core has already seen the end: a refusal, or the last attempt's
             # end.
-            self.handle(Cancelled(request_id=request_id))
+            self.handle(Cancelled(request_id=branch.submission.request.request_id))
 
     def perform(self, actions: Iterable[Action]) -> None:
         """Delivers the core's actions to their branches."""
@@ -194,4 +195,4 @@ class Branches:
     def _deliver_position(self, branch: OpenBranch) -> None:
         if not branch.decided:
             request_id = branch.submission.request.request_id
-            branch.deliver(Queued(request_id=request_id, position=self._core.queued_requests))
+            branch.deliver(Waiting(request_id=request_id, position=self._core.queued_requests))

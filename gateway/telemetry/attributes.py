@@ -46,7 +46,7 @@ def pool_of(start: Start) -> str:
 
 def provider(action: Start) -> str:
     """Provider of an attempt: vLLM, or the configured name of the remote."""
-    return semconv.PROVIDER_VLLM if action.kind is PlacementKind.LOCAL else action.placement
+    return semconv.PROVIDER_VLLM if action.kind is PlacementKind.SELF_HOSTED else action.placement
 
 
 def of_request(request: Request, generation: Generation, key_id: str) -> Attributes:
@@ -189,7 +189,7 @@ def of_cost(settled: SettledAttempt) -> Attributes:
 
 def route(kind: PlacementKind) -> str:
     """The label of a placement's kind: local or overflow."""
-    return "local" if kind is PlacementKind.LOCAL else "overflow"
+    return "local" if kind is PlacementKind.SELF_HOSTED else "overflow"
 
 
 def input_messages(generation: Generation) -> str:

@@ -132,7 +132,7 @@ def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:
 
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
-    local = placement.kind is PlacementKind.LOCAL  # a remote reports no steps
+    local = placement.kind is PlacementKind.SELF_HOSTED  # a remote reports no steps
     figures: dict[semconv.Metric, float | None] = {
         semconv.SERVING: placement.serving,
         semconv.RUNNING: placement.running_sequences,

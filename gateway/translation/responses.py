@@ -19,7 +19,7 @@ FINISH = {
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
 KIND = {
-    PlacementKind.LOCAL: generation_pb2.PLACEMENT_KIND_LOCAL,
+    PlacementKind.SELF_HOSTED: generation_pb2.PLACEMENT_KIND_LOCAL,
     PlacementKind.REMOTE: generation_pb2.PLACEMENT_KIND_REMOTE,
 }
 _BASIS = {

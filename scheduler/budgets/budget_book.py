@@ -80,7 +80,7 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class BudgetSettlement:
     """What an attempt counts with. `overrun`: of it, beyond all that its lease had free.
 
     `others`: accounts that the lease knows nothing of, because their budget came later.
@@ -214,7 +214,7 @@ class BudgetBook:
         if self._leases.get(lease.holder) is lease:
             self._end(lease.holder)
 
-    def settle(self, request_id: str, charge_nano_usd: int | None) -> Settled | None:
+    def settle(self, request_id: str, charge_nano_usd: int | None) -> BudgetSettlement | None:
         """An attempt ended; None as charge: unknown, so that all that was reserved counts.
 
         None as answer: no budget applied to the request.
@@ -230,7 +230,7 @@ class BudgetBook:
         lease.settled_nano_usd += budgeted
         overrun = max(0, -lease.free_nano_usd)
         lease.granted_nano_usd += overrun
-        return Settled(
+        return BudgetSettlement(
             lease_id=lease.lease_id,
             budgeted_nano_usd=budgeted,
             overrun_nano_usd=overrun,

@@ -133,7 +133,7 @@ def settle(
     basis: CostBasis | None = None
     cost: int | None = None
     parts: tuple[CostPart, ...] = ()
-    if start.kind is PlacementKind.LOCAL:
+    if start.kind is PlacementKind.SELF_HOSTED:
         if metered is not None:
             basis, cost = CostBasis.METERED, metered.nano_usd
             spent = (metered.uncached_input, metered.cached_input, metered.output)

@@ -82,7 +82,7 @@ class ModelState:
         self.admission = admission
         self.decisions = decisions
         self.fleet = SelfHostedFleet(
-            (s for s in states if s.facts.kind is PlacementKind.LOCAL), policy
+            (s for s in states if s.facts.kind is PlacementKind.SELF_HOSTED), policy
         )
         self.remotes = Remotes(
             [s for s in states if s.facts.kind is PlacementKind.REMOTE], admission
@@ -107,7 +107,7 @@ class ModelState:
         state. The queue and the fairness counters are kept."""
         before = {id(state): i for i, state in enumerate(self.states)}
         own_before, suspect = self.fleet.states, self.suspect
-        own = [s for s in states if s.facts.kind is PlacementKind.LOCAL]
+        own = [s for s in states if s.facts.kind is PlacementKind.SELF_HOSTED]
         remotes = [s for s in states if s.facts.kind is PlacementKind.REMOTE]
         self.fleet = carry_over(self.fleet, own, self.policy, now)
         self.remotes = self.remotes.carried_over(remotes)
@@ -310,7 +310,7 @@ class ModelState:
                 return None
             if (
                 quote.blocked[index] in _EVICTION_HELPS
-                and (resident.output_tokens == 0 or resident.request.holds_output)
+                and (resident.output_tokens == 0 or resident.request.whole_answer)
                 and (best is None or resident.output_tokens < best.output_tokens)
                 and allowed(request_id)
             ):

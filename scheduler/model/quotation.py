@@ -6,6 +6,7 @@ from scheduler.contract import Request
 from scheduler.decisions import Decision, Tier
 from scheduler.model import transitions
 from scheduler.model.model_state import ModelState
+from scheduler.model.refusals import why_none_is_open
 from scheduler.tracked_request import TrackedRequest
 
 
@@ -29,6 +30,9 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
         reason = transitions.start_reason(quote, index)
     elif remote is not None and (late or not has_room):
         chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
+    elif not query.possible and not model_state.remotes.open(tracked, now):
+        _, reason, _ = why_none_is_open(model_state.states, model_state.admission, request, now)
+        tier = Tier.REFUSE
     elif not has_room:
         tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
     elif late:

@@ -65,7 +65,7 @@ def start_self_hosted(
         request_id=request.request_id,
         attempt=tracked.attempts,
         placement=state.facts.name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         reason=reason,
         predicted_ttft_s=quote.ttft_s.item(index),
         predicted_tpot_s=quote.tpot_s.item(index),
@@ -87,6 +87,7 @@ def start_remote(
     if chosen is None:
         return None
     request = tracked.request
+    saturated = model_state.query(tracked, now).possible
     at = model_state.remotes.index[chosen.placement]
     state = model_state.remotes.states[at]
     resident = Resident(
@@ -102,7 +103,6 @@ def start_remote(
     model_state.remotes.record_try(chosen.placement)
     model_state.record_prefix(len(model_state.fleet) + at, state, request)
     _count_start(model_state, tracked, state, now)
-    saturated = model_state.fleet.serving.any()
     reason = (
         f"{'own servers saturated' if saturated else 'no own server can serve it'}; {choice_reason}"
     )

@@ -11,7 +11,7 @@ import grpc
 
 from gateway.config.gateway import LimitsConfig
 from gateway.upstream.openai.client import OpenAIClient
-from gateway.upstream.vllm.server import VllmServer
+from gateway.upstream.vllm.client import VllmClient
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
@@ -48,7 +48,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in gateway.gateway.parts.fleet.clients.values():
-        assert isinstance(backend, VllmServer | OpenAIClient)
+        assert isinstance(backend, VllmClient | OpenAIClient)
         connector = backend.session.connector
         assert connector is not None
         # Idle connections may stay for the next request; busy ones would be leaks.

@@ -11,7 +11,7 @@ import pytest
 from gateway.config.gateway import PoolConfig, ReplicaConfig, TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.doors.grpc.requests import parse_generation
-from gateway.upstream.vllm.server import VllmServer
+from gateway.upstream.vllm.client import VllmClient
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.scripted import DONE, ERROR, GOOD, ROLE, Scripted, upstreams, word
@@ -96,7 +96,7 @@ class AlwaysHolding:
 async def test_a_deadline_holds_though_every_read_finds_output() -> None:
     endless = Scripted(frames=[word(1)] * 4000, pause_s=0.002)
     async with upstreams(endless) as gateway, aiohttp.ClientSession() as session:
-        backend = VllmServer(
+        backend = VllmClient(
             session=session,
             base_url=endless.url,
             upstream_model="moe",

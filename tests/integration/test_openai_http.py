@@ -18,7 +18,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.upstream.openai.client import OpenAIClient
-from gateway.upstream.vllm.server import VllmServer
+from gateway.upstream.vllm.client import VllmClient
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
@@ -32,7 +32,7 @@ GENERATION = Generation(
 PATIENT_S = 30.0
 """Bound on waits that should not take long: only a broken test gets there."""
 
-Client = VllmServer | OpenAIClient
+Client = VllmClient | OpenAIClient
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -90,8 +90,8 @@ async def raw_upstream(answer: bytes, *, then_hang: bool = False) -> AsyncIterat
         yield f"{host}:{port}"
 
 
-def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> VllmServer:
-    return VllmServer(session=session, base_url=url, **settings(**fields))
+def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> VllmClient:
+    return VllmClient(session=session, base_url=url, **settings(**fields))
 
 
 def remote(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIClient:

@@ -24,7 +24,7 @@ async def test_a_good_answer_is_one_attempt() -> None:
     assert attempt.request_id == f"test/{done.request_id}"
     assert (attempt.key_id, attempt.tenant, attempt.session_id) == ("test", "team", "s")
     assert (attempt.placement, attempt.pool) == ("own/a", "own")
-    assert attempt.kind is PlacementKind.LOCAL
+    assert attempt.kind is PlacementKind.SELF_HOSTED
     assert (attempt.outcome, attempt.final, attempt.attempt) == (AttemptOutcome.OK, True, 1)
     assert attempt.usage is not None
     assert (attempt.usage.prompt_tokens, attempt.usage.completion_tokens) == (5, 2)

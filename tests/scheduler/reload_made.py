@@ -29,7 +29,7 @@ LIMITS = SchedulerLimits(queue=QueueLimits(requests=8, size_bytes=10_000), attem
 def local(name: str, model: str = "moe", *, slots: int = 1) -> Placement:
     return Placement(
         name=name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         model=model,
         max_running=slots,
         kv_capacity_tokens=100_000,

@@ -30,7 +30,7 @@ def request(
     prefix_blocks: tuple[int, ...] = (),
     prefix_block_tokens: int = 512,
     token_blocks: tuple[TokenBlocks, ...] = (),
-    holds_output: bool = False,
+    whole_answer: bool = False,
 ) -> Request:
     return Request(
         request_id=request_id,
@@ -57,5 +57,5 @@ def request(
         prefix_blocks=prefix_blocks,
         prefix_block_tokens=prefix_block_tokens,
         token_blocks=token_blocks,
-        holds_output=holds_output,
+        whole_answer=whole_answer,
     )

@@ -40,7 +40,7 @@ def local(
 ) -> Placement:
     return Placement(
         name=name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         model="moe",
         max_running=slots,
         kv_capacity_tokens=kv,
@@ -413,7 +413,11 @@ def test_events_of_old_attempts_change_nothing() -> None:
 
 def test_an_answer_that_outgrew_its_prediction_takes_room_at_once() -> None:
     facts = Placement(
-        name="a", kind=PlacementKind.LOCAL, model="moe", max_running=3, kv_capacity_tokens=1000
+        name="a",
+        kind=PlacementKind.SELF_HOSTED,
+        model="moe",
+        max_running=3,
+        kv_capacity_tokens=1000,
     )
     limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=1 << 20), attempts=1)
     scheduler = Scheduler([facts], limits)

@@ -19,7 +19,7 @@ def placement(name: str, kind: PlacementKind, usd_per_mtok: int, slots: int) -> 
     tier = RateTier(
         uncached_input=nano_usd, cached_input=nano_usd, cache_write=nano_usd, output=nano_usd
     )
-    local = kind is PlacementKind.LOCAL
+    local = kind is PlacementKind.SELF_HOSTED
     return Placement(
         name=name,
         pool=name.partition("/")[0],
@@ -45,7 +45,7 @@ def figures(candidate: Candidate) -> Figures:
 
 def test_the_best_two_are_those_of_all_candidates() -> None:
     places = (
-        *(placement(f"own/{name}", PlacementKind.LOCAL, 1, 3) for name in "abc"),
+        *(placement(f"own/{name}", PlacementKind.SELF_HOSTED, 1, 3) for name in "abc"),
         placement("dear", PlacementKind.REMOTE, 9, 30),
         placement("cheap", PlacementKind.REMOTE, 2, 2),
     )

@@ -11,7 +11,7 @@ from scheduler.contract import PlacementKind
 from scheduler.fleet_change import fleet_change
 from scheduler.placement_state import Placement, PlacementState
 
-A = Placement(name="a", kind=PlacementKind.LOCAL, model="moe", max_running=1)
+A = Placement(name="a", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1)
 B = replace(A, name="b")
 OTHER = replace(A, name="c", model="other")
 BEFORE = {facts.name: PlacementState(facts) for facts in (A, B, OTHER)}

@@ -16,7 +16,7 @@ from tests.scheduler.requests_made import request
 FAR = Placement(
     name="far", kind=PlacementKind.REMOTE, model="moe", max_running=4, remote_class="eu"
 )
-OWN = Placement(name="own", kind=PlacementKind.LOCAL, model="moe", max_running=1)
+OWN = Placement(name="own", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1)
 
 
 def run(

@@ -23,7 +23,7 @@ from tests.scheduler.requests_made import request
 
 def state(**fields: Any) -> PlacementState:
     return PlacementState(
-        Placement(name="a", kind=PlacementKind.LOCAL, model="moe", max_running=8, **fields)
+        Placement(name="a", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=8, **fields)
     )
 
 

@@ -36,7 +36,7 @@ PLACEMENTS = (
     *(
         Placement(
             name=name,
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             model="moe",
             max_running=3,
             kv_capacity_tokens=1000,

@@ -31,7 +31,7 @@ def test_a_recheck_of_one_interference_curve_is_the_whole_quote(group: str) -> N
     core = Scheduler(
         (
             Placement(
-                name=f"p/{i}", pool="p", kind=PlacementKind.LOCAL, model="moe", group=group,
+                name=f"p/{i}", pool="p", kind=PlacementKind.SELF_HOSTED, model="moe", group=group,
                 max_running=256, kv_capacity_tokens=600_000, step_model=QWEN3_30B_H100,
             )
             for i in range(COUNT)

@@ -67,7 +67,7 @@ def placements(draw: st.DrawFn) -> tuple[Placement, ...]:
         remote = name in ("far", "near")
         facts = Placement(
             name=name,
-            kind=PlacementKind.REMOTE if remote else PlacementKind.LOCAL,
+            kind=PlacementKind.REMOTE if remote else PlacementKind.SELF_HOSTED,
             model=draw(st.sampled_from(("moe", "moe", "other"))),
             max_running=draw(st.integers(1, 4)),
             incarnation=draw(st.sampled_from(("", "", "", "1"))),
@@ -103,7 +103,7 @@ def learnt(core: Scheduler, now: float) -> dict[str, object]:
     for state in core.placements:
         name = state.facts.name
         figures[f"gate {name}"] = core.admission_report(name, now)
-        if state.facts.kind is PlacementKind.LOCAL:
+        if state.facts.kind is PlacementKind.SELF_HOSTED:
             figures[f"fit {name}"] = core.step_model(name)
     for model, model_state in core._model_states.items():
         lengths = model_state.fleet.lengths

@@ -23,7 +23,7 @@ from tests.scheduler.requests_made import request
 def scheduler() -> Scheduler:
     """One placement with one slot."""
     placement = Placement(
-        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
+        name="pool/a", pool="pool", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1,
         step_model=QWEN3_30B_H100,
     )  # fmt: skip
     limits = SchedulerLimits(queue=QueueLimits(requests=9, size_bytes=999), attempts=1)
@@ -85,7 +85,7 @@ def test_saturation_counts_those_that_wait_beyond_their_promise() -> None:
 
 def test_a_request_that_waits_for_a_remote_saturates_no_server() -> None:
     own = Placement(
-        name="pool/a", pool="pool", kind=PlacementKind.LOCAL, model="moe", max_running=1,
+        name="pool/a", pool="pool", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1,
         step_model=QWEN3_30B_H100,
     )  # fmt: skip
     far = Placement(

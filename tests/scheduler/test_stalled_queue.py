@@ -36,7 +36,7 @@ REMOTE_ONLY: dict[str, Any] = {
 
 def own(name: str, slots: int = 256, kv: int = 10_000_000) -> Placement:
     return Placement(
-        name=name, kind=PlacementKind.LOCAL, model="moe", max_running=slots, pool="own",
+        name=name, kind=PlacementKind.SELF_HOSTED, model="moe", max_running=slots, pool="own",
         step_model=QWEN3_30B_H100, kv_capacity_tokens=kv,
     )  # fmt: skip
 

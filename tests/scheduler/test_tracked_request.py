@@ -12,7 +12,7 @@ from tests.scheduler.requests_made import request
 
 def facts(name: str, **fields: Any) -> Placement:
     return Placement(
-        name=name, kind=PlacementKind.LOCAL, model="moe", max_running=1, **fields
+        name=name, kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1, **fields
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ class MeteredDecider:
                     request_id=what.request_id,
                     attempt=1,
                     placement="own/a",
-                    kind=PlacementKind.LOCAL,
+                    kind=PlacementKind.SELF_HOSTED,
                     reason="",
                     predicted_ttft_s=None,
                     predicted_tpot_s=None,

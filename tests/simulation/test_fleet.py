@@ -77,7 +77,7 @@ def scheduler(names: list[str], queue: int = 20) -> Scheduler:
     placements = (
         Placement(
             name=name,
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             model=MODEL,
             max_running=CONFIG.max_num_seqs,
             pool="p",
@@ -277,23 +277,23 @@ class EvictsOnce:
             request_id=request_id,
             attempt=self.attempts[request_id],
             placement="e0",
-            kind=PlacementKind.LOCAL,
+            kind=PlacementKind.SELF_HOSTED,
             reason="",
             predicted_ttft_s=None,
             predicted_tpot_s=None,
         )
 
 
-@pytest.mark.parametrize("holds_output", [True, False])
-def test_an_evicted_attempt_is_paid_and_begins_anew(holds_output: bool) -> None:
+@pytest.mark.parametrize("whole_answer", [True, False])
+def test_an_evicted_attempt_is_paid_and_begins_anew(whole_answer: bool) -> None:
     placements = engines(1)
     made = arrival("a", 0.0, 500, 200)
-    made = replace(made, request=replace(made.request, holds_output=holds_output))
+    made = replace(made, request=replace(made.request, whole_answer=whole_answer))
     decider, outcomes = EvictsOnce(), list[Outcome]()
     # The first token is there before the first tick.
     FleetSimulation(placements, decider, [made], outcomes.append).run()
     [outcome] = outcomes
     assert outcome.kind is OutcomeKind.FINISHED
-    expected = [AttemptOutcome.EVICTED, AttemptOutcome.OK] if holds_output else [AttemptOutcome.OK]
+    expected = [AttemptOutcome.EVICTED, AttemptOutcome.OK] if whole_answer else [AttemptOutcome.OK]
     assert [event.outcome for event in decider.ended] == expected
     assert outcome.gpu_s == pytest.approx(placements[0].engine.truth.busy_s)

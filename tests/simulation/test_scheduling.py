@@ -40,7 +40,7 @@ SMALL = EngineConfig(max_num_seqs=8, num_gpu_blocks=4096)
 
 def own(name: str, *, objective: Objective = Objective.LATENCY, slots: int = 8) -> Placement:
     return Placement(
-        name=name, pool="p", kind=PlacementKind.LOCAL, model="moe", max_running=slots,
+        name=name, pool="p", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=slots,
         kv_capacity_tokens=65_536, step_model=QWEN3_30B_H100, nano_usd_per_s=1_000_000,
         objective=objective,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from gateway.accounting.ledger.queries import Group, Order, Selection, pages, sp
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteDatabase
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder
-from scheduler.budgets.budget_book import BudgetBook, Lease, Settled
+from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement, Lease
 from scheduler.budgets.budget_window import Period
 from tests.golden_ledger import EPOCH, SCHEMA_1, WRITTEN_UNIX_S
 from tests.ledgers import TIME_S, settled
@@ -122,7 +122,7 @@ def batches(leases: list[Lease], chance: random.Random) -> list[Batch]:
         rows: list[PendingRow] = []
         for _row in range(chance.randint(1, 6)):
             charge, overrun = chance.randint(0, 900), chance.choice((0, 0, 5))
-            counts: Settled | None = Settled(
+            counts: BudgetSettlement | None = BudgetSettlement(
                 lease_id=chance.choice([*(lease.lease_id for lease in leases), "gone", None]),
                 budgeted_nano_usd=charge,
                 overrun_nano_usd=overrun,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS, RowState
-from scheduler.budgets.budget_book import Settled
+from scheduler.budgets.budget_book import BudgetSettlement
 from scheduler.metering.settlement import SettledAttempt
 
 INSERT = (
@@ -43,7 +43,7 @@ def row_state(settled: SettledAttempt) -> RowState:
     return RowState.FINAL
 
 
-def pending_row(settled: SettledAttempt, budget: Settled | None) -> PendingRow:
+def pending_row(settled: SettledAttempt, budget: BudgetSettlement | None) -> PendingRow:
     """The row of an attempt. `budget`: how it counts; None where no budget applied."""
     charged = settled.charged_nano_usd or 0
     if budget is None:

@@ -39,7 +39,7 @@ def priced(
     remotes = {remote.name: remote for remote in config.remotes}
     return [
         _local(placement, pools[placement.pool], prices, at_s)
-        if placement.kind is PlacementKind.LOCAL
+        if placement.kind is PlacementKind.SELF_HOSTED
         else _remote(placement, remotes[placement.name], prices, at_s)
         for placement in placements
     ]
@@ -95,7 +95,7 @@ def metered_groups(
     pools = {pool.name: pool for pool in config.pools}
     members: dict[str, list[Placement]] = {}
     for placement in placements:
-        if placement.kind is PlacementKind.LOCAL:
+        if placement.kind is PlacementKind.SELF_HOSTED:
             members.setdefault(group_of(placement), []).append(placement)
     groups = []
     for name, ranks in members.items():

@@ -127,7 +127,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 model = models.setdefault(name, inference_pb2.Model(name=name))
                 if placement.context_tokens is not None:
                     model.context_tokens = max(model.context_tokens, placement.context_tokens)
-                if placement.kind is PlacementKind.LOCAL:
+                if placement.kind is PlacementKind.SELF_HOSTED:
                     # A placement without an address is waiting for DNS to resolve a replica.
                     model.local_replicas += bool(placement.address)
                     model.local_replicas_serving += placement.serving

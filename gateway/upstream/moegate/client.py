@@ -49,7 +49,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class ForwardingPolicy:
     """What the other gateway is told beside the generation: see `OtherGatewayConfig`."""
 
     local_only: bool = False
@@ -72,7 +72,7 @@ class MoegateClient:
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
-        policy: Policy | None = None,
+        policy: ForwardingPolicy | None = None,
         can: frozenset[Feature] = frozenset(),
         cannot: frozenset[Feature] = frozenset(),
         headers: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ class MoegateClient:
         self._address = address
         self._upstream_model = upstream_model
         self._timeouts = timeouts
-        self._policy = policy or Policy()
+        self._policy = policy or ForwardingPolicy()
         self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
         if api_key is not None:
             self._metadata += (("authorization", f"Bearer {api_key}"),)

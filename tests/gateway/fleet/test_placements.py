@@ -37,7 +37,7 @@ def placed(**fields: object) -> list[Placement]:
 def test_a_replica_is_one_placement_with_the_sequences_of_all_its_ranks() -> None:
     a, b = placed()
     assert (a.name, b.name) == ("own/a", "own/b")
-    assert (a.kind, a.model, a.pool) == (PlacementKind.LOCAL, "moe", "own")
+    assert (a.kind, a.model, a.pool) == (PlacementKind.SELF_HOSTED, "moe", "own")
     assert (a.max_running, a.kv_capacity_tokens, a.context_tokens) == (400, 4000, 500)
     assert a.objective is Objective.COST
     assert (a.group, a.dp_rank) == ("", None)

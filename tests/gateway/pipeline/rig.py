@@ -33,7 +33,7 @@ from gateway.pipeline.observer import AttemptAnswer, RequestObserver
 from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.settings import pipeline_settings
 from gateway.pipeline.upstreams import Upstream
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import scheduling_settings
 from gateway.upstream.scripted import ScriptedUpstream
@@ -98,7 +98,7 @@ def unanswered_budgets(*budgets: Budget) -> Budgets:
     return made
 
 
-class RecordedScheduler(LocalScheduler):
+class RecordedScheduler(InProcessScheduler):
     """Records what the pipeline submits and sends."""
 
     submissions: list[Submission]

@@ -21,7 +21,7 @@ def active() -> ActiveRequest:
         request=request("r"),
         generation=generation,
         observer=UNOBSERVED,
-        hold=False,
+        whole_answer=False,
         text=[],
     )
 

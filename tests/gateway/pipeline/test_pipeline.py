@@ -62,7 +62,7 @@ async def test_an_answer_and_its_account() -> None:
         assert got.text == "one two"
         account = got.account
         assert (account.placement, account.pool, account.replica) == ("own/a", "own", "a")
-        assert account.kind is PlacementKind.LOCAL
+        assert account.kind is PlacementKind.SELF_HOSTED
         assert account.model == "scripted"
         assert (account.usage.prompt_tokens, account.usage.completion_tokens) == (5, 2)
         assert [attempt.outcome for attempt in account.attempts] == ["ok"]

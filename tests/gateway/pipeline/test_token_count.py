@@ -43,7 +43,7 @@ class Counting:
 
 
 def view(
-    name: str, *, kind: PlacementKind = PlacementKind.LOCAL, serving: bool = True
+    name: str, *, kind: PlacementKind = PlacementKind.SELF_HOSTED, serving: bool = True
 ) -> PlacementView:
     return PlacementView(
         name=name,

@@ -21,7 +21,7 @@ from gateway.config.gateway import GatewayConfig, LimitsConfig, PoolConfig, Remo
 from gateway.config.price_rows import CatalogFile
 from gateway.config.remote import FailuresConfig, HedgingConfig
 from gateway.fleet.placements import placements_of
-from gateway.scheduling.local_scheduler import LocalScheduler
+from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import SchedulingSettings, scheduling_settings
 from scheduler.budgets.budget import Budget
@@ -32,11 +32,11 @@ from scheduler.port import (
     Answer,
     AttemptEnd,
     BranchKind,
-    Queued,
     RequestEnded,
     Settled,
     Started,
     Submission,
+    Waiting,
 )
 from tests import serving
 from tests.ledgers import make_tables
@@ -97,7 +97,7 @@ class MemoryLedger:
 class Hosted:
     """A scheduler with what it was made from, and the accounts that it settled."""
 
-    local: LocalScheduler
+    local: InProcessScheduler
     clock: Clock
     metering: Metering
     budgets: Budgets
@@ -148,7 +148,7 @@ def hosted(settings: SchedulingSettings, *, budgets: Iterable[Budget] = ()) -> H
         accounts.append(account)
 
     targets = {p.name: (f"http://{p.name}", "m") for p in settings.placements}
-    local = LocalScheduler(
+    local = InProcessScheduler(
         settings, clock=clock, metering=metering, budgets=book, targets=targets, sinks=(settle,)
     )
     return Hosted(local, clock, metering, book, ledger, targets, accounts)
@@ -263,7 +263,7 @@ def kinds(answers: Sequence[Answer]) -> list[str]:
                 shown.append(f"start {answer.start.attempt} at {answer.start.placement}")
             case Settled():
                 shown.append(f"settled {answer.attempt.attempt}")
-            case Queued():
+            case Waiting():
                 shown.append(f"queued {answer.position}")
             case _:
                 shown.append(str(getattr(answer, "reason", type(answer).__name__)))

@@ -125,6 +125,15 @@ async def test_the_end_of_a_request_ends_what_runs_and_what_waits_of_it() -> Non
     assert group.running == 0
 
 
+async def test_the_room_of_an_ended_request_is_not_for_its_other_branch() -> None:
+    made = running(settings_of(config()))
+    await made.submit(submission("r1"))
+    more = await made.submit(submission("r1~more", BranchKind.CONTINUATION, original_id="r1"))
+    made.ended("r1")
+    assert kinds(more) == ["queued 1"]
+    assert repr(made) == IDLE
+
+
 async def test_messages_of_old_attempts_change_nothing() -> None:
     made = running(settings_of(config(replicas=2)))
     await made.submit(submission("r1"))

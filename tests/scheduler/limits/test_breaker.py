@@ -283,7 +283,7 @@ def scheduler(*placements: Placement, attempts: int = 3) -> Scheduler:
 def own(name: str) -> Placement:
     return Placement(
         name=name,
-        kind=PlacementKind.LOCAL,
+        kind=PlacementKind.SELF_HOSTED,
         model="moe",
         pool="p",
         max_running=8,

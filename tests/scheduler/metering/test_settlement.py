@@ -30,7 +30,7 @@ def rates(row_id: str, million: int) -> TokenRates:
 
 
 def placement(name: str, row: TokenRates | None, remote_class: str = "") -> Placement:
-    kind = PlacementKind.REMOTE if remote_class else PlacementKind.LOCAL
+    kind = PlacementKind.REMOTE if remote_class else PlacementKind.SELF_HOSTED
     return Placement(
         name=name, kind=kind, model="moe", max_running=4, remote_class=remote_class, rates=row
     )
@@ -56,7 +56,7 @@ def settled(
     metered: Metered | None = None,
     remote_classes: frozenset[str] = frozenset({"eu"}),
 ) -> SettledAttempt:
-    kind = PlacementKind.LOCAL if place == "own/a" else PlacementKind.REMOTE
+    kind = PlacementKind.SELF_HOSTED if place == "own/a" else PlacementKind.REMOTE
     return settle(
         request("r", remote_classes=remote_classes),
         Start(

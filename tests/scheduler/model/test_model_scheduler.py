@@ -13,6 +13,7 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Evict,
+    OverflowReason,
     RefusalReason,
     Refuse,
     SloClass,
@@ -102,6 +103,31 @@ def test_a_quote_counts_on_the_seat_of_a_request_that_ranks_below() -> None:
     assert one.submit("below", slo_class=SloClass.BATCH) == []
     assert one.quote() == (Tier.WAIT, None)
     assert one.submit("above") == ["below to far"]
+
+
+def test_a_quote_refuses_what_no_server_can_take_as_the_decision_does() -> None:
+    one = Model(own("a", context_tokens=100))
+    long: dict[str, Any] = {"prompt_tokens": 5000, "prompt_tokens_exact": True}
+    assert one.quote(**long) == (Tier.REFUSE, None)
+    assert one.submit("long", **long) == ["long too_long"]
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "why"),
+    [(5000, OverflowReason.NOT_SERVED_HERE), (50, OverflowReason.SATURATED)],
+)
+def test_overflow_tells_a_full_server_from_one_that_cannot_run_the_request(
+    prompt_tokens: int, why: OverflowReason
+) -> None:
+    one = Model(own("a", slots=1, context_tokens=100), FAR)
+    one.submit("runs", remote_classes=frozenset(), prompt_tokens=10)
+    one.scheduler.set_limits(queue=QueueLimits(requests=0, size_bytes=1000), attempts=1)
+    made = request("r", prompt_tokens=prompt_tokens, prompt_tokens_exact=True, remote_classes=EU)
+    tracked = one.tracked["r"] = TrackedRequest(made)
+    one.state.set_expectations(tracked)
+    [start] = one.scheduler.decide(tracked, 0.0)
+    assert isinstance(start, Start)
+    assert (start.placement, start.overflow) == ("far", why)
 
 
 def test_one_that_waits_turns_to_a_remote_as_late_as_that_is_in_time() -> None:

@@ -23,7 +23,7 @@ from tests.scheduler.requests_made import request
 
 def own(name: str, slots: int = 2, **fields: Any) -> Placement:
     return Placement(
-        name=name, kind=PlacementKind.LOCAL, model="moe", max_running=slots, pool="own",
+        name=name, kind=PlacementKind.SELF_HOSTED, model="moe", max_running=slots, pool="own",
         step_model=QWEN3_30B_H100, **fields,
     )  # fmt: skip
 

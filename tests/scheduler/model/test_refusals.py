@@ -14,7 +14,7 @@ from tests.scheduler.requests_made import request
 
 
 def state(name: str = "a", *, serving: bool = True, **fields: Any) -> PlacementState:
-    fields = {"kind": PlacementKind.LOCAL, "model": "moe", "max_running": 1, **fields}
+    fields = {"kind": PlacementKind.SELF_HOSTED, "model": "moe", "max_running": 1, **fields}
     return PlacementState(Placement(name=name, **fields), serving=serving, reason="no answer")
 
 

@@ -41,8 +41,8 @@ def made(draw: st.DrawFn) -> Made:
         states += [
             PlacementState(
                 Placement(
-                    name=f"p/{number}/{rank}", kind=PlacementKind.LOCAL, model="moe", pool="p",
-                    group=f"p/{number}", max_running=draw(st.sampled_from((4, 16))),
+                    name=f"p/{number}/{rank}", kind=PlacementKind.SELF_HOSTED, model="moe",
+                    pool="p", group=f"p/{number}", max_running=draw(st.sampled_from((4, 16))),
                     kv_capacity_tokens=draw(st.none() | st.integers(5_000, 90_000)),
                     step_model=model, objective=objective,
                     nano_usd_per_s=draw(st.integers(1, 10**6)) if priced else None,
@@ -113,8 +113,9 @@ def idle_fleet(
     states = [
         PlacementState(
             Placement(
-                name=f"p/{number}", kind=PlacementKind.LOCAL, model="moe", pool="p", group=group,
-                max_running=16, kv_capacity_tokens=600_000, step_model=QWEN3_30B_H100,
+                name=f"p/{number}", kind=PlacementKind.SELF_HOSTED, model="moe",
+                pool="p", group=group, max_running=16, kv_capacity_tokens=600_000,
+                step_model=QWEN3_30B_H100,
                 objective=objective, release_delay_s=release_delay_s,
             )
         )

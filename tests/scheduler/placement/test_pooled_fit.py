@@ -76,7 +76,7 @@ def test_only_the_newest_fits_count(changes: list[tuple[int, float | None]]) -> 
 def test_a_fit_that_finds_prefills_free_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = QWEN3_30B_H100
     facts = Placement(
-        name="a", kind=PlacementKind.LOCAL, model="moe", max_running=9, step_model=prior
+        name="a", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=9, step_model=prior
     )
     fleet = SelfHostedFleet([PlacementState(facts)], Policy())
     fit = fleet.groups[0].fit

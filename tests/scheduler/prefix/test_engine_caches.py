@@ -257,7 +257,7 @@ async def test_prompts_are_cut_as_engines_do() -> None:
 
 
 def placement(name: str) -> Placement:
-    return Placement(name=name, kind=PlacementKind.LOCAL, model="moe", max_running=8)
+    return Placement(name=name, kind=PlacementKind.SELF_HOSTED, model="moe", max_running=8)
 
 
 def asked(request_id: str, **fields: Any) -> Request:

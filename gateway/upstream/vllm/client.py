@@ -31,7 +31,7 @@ MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
 T = TypeVar("T")
 
 
-class VllmServer:
+class VllmClient:
     """One self-hosted vLLM server. What goes wrong there is an UpstreamFailure.
 
     `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces

@@ -60,7 +60,7 @@ TICK_S = 0.05
 time."""
 
 
-class LocalScheduler:
+class InProcessScheduler:
     """Implements `SchedulerPort`. Requires the task `run`."""
 
     def __init__(
@@ -348,7 +348,7 @@ class LocalScheduler:
         placements = settings.placements
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
-        local = [p for p in placements if p.kind is PlacementKind.LOCAL]
+        local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
         groups: dict[str, list[str]] = {}
         for placement in local:
             groups.setdefault(group_of(placement), []).append(placement.name)

@@ -1,0 +1,130 @@
+"""Attempts are metered while they run, and settled once, at the prices of their request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.scheduling.attempt_recorder import AttemptRecorder
+from gateway.scheduling.metering import Metering
+from scheduler.contract import AttemptOutcome, PlacementKind, ServingChanged, Start
+from scheduler.metering.meter import MeteredGroup
+from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.settlement import CostBasis, SettledAttempt
+from scheduler.step_time.step_model import QWEN3_30B_H100
+from tests.gateway.scheduling.scheduling_made import UNIX_NS, Clock, attempt_end
+from tests.ledgers import RATES
+from tests.scheduler.meters_made import PLAN
+from tests.scheduler.requests_made import request
+
+PRICED = RateSnapshot(rates={"own/a": RATES})
+START = Start(
+    request_id="r1",
+    attempt=1,
+    placement="own/a",
+    kind=PlacementKind.SELF_HOSTED,
+    reason="test",
+    predicted_ttft_s=None,
+    predicted_tpot_s=None,
+)
+
+
+class Recorded:
+    """A recorder of one group, and what its sinks were told."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.metering = Metering(self.clock, lambda: UNIX_NS)
+        group = MeteredGroup(
+            name="own/a", pool="own", model=QWEN3_30B_H100, plan=PLAN, max_running=8
+        )
+        self.metering.configure(
+            [group],
+            exists=lambda _: True,
+            fitted=lambda _: QWEN3_30B_H100,
+            next_change_s=float("inf"),
+            on_change=lambda: float("inf"),
+        )
+        self.told: list[SettledAttempt] = []
+        self.recorder = AttemptRecorder(self.metering, (self.told.append,))
+        self.recorder.configure(groups={"own/a": "own/a"}, pools={"own/a": "own"})
+        serving = ServingChanged(placement="own/a", serving=True, reason="")
+        self.recorder.observe(serving, self.clock())
+
+    @property
+    def running(self) -> int:
+        group = self.metering.group("own/a")
+        assert group is not None
+        return group.running
+
+
+def test_an_attempt_is_metered_and_charged() -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    assert made.running == 1
+    made.clock.now_s += 0.5
+    attempt.record_progress(5, made.clock())
+    made.clock.now_s += 0.5
+    settled = attempt.settle(attempt_end("r1"), made.clock())
+    assert made.told == [settled]
+    assert made.running == 0
+    assert (settled.pool, settled.basis) == ("own", CostBasis.METERED)
+    assert settled.charged_nano_usd == 110
+    assert settled.metered_nano_usd is not None
+    assert settled.metered_nano_usd > 0
+    group = made.metering.group("own/a")
+    assert group is not None
+    assert (group.totals.charged_nano_usd, group.totals.ended, group.totals.slo_met) == (110, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "tpot_s", "known", "met"),
+    [(0.5, 0.01, 1, 1), (9.0, 0.01, 1, 0), (0.5, 9.0, 1, 0), (0.5, None, 1, 1), (None, None, 0, 0)],
+)
+def test_a_good_attempt_counts_for_the_slo(
+    ttft_s: float | None, tpot_s: float | None, known: int, met: int
+) -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    attempt.settle(replace(attempt_end("r1"), ttft_s=ttft_s, tpot_s=tpot_s), made.clock())
+    group = made.metering.group("own/a")
+    assert group is not None
+    totals = group.totals
+    assert (totals.ended, totals.slo_known, totals.slo_met) == (1, known, met)
+
+
+def test_a_failed_attempt_is_no_attempt_for_the_slo_and_is_charged_nothing() -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    end = attempt_end("r1", outcome=AttemptOutcome.RETRYABLE)
+    assert attempt.settle(end, made.clock()).charged_nano_usd == 0
+    group = made.metering.group("own/a")
+    assert group is not None
+    assert group.totals.ended == 0
+
+
+def test_a_discarded_attempt_has_no_account() -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    attempt.discard(made.clock())
+    assert (made.running, made.told) == (0, [])
+
+
+def test_prices_of_a_request_are_those_of_its_admission() -> None:
+    made = Recorded()
+    made.recorder.rates = RateSnapshot(rates={"own/a": replace(RATES, row_id="now")})
+    unpriced = RateSnapshot(unpriced=frozenset({"own/a"}))
+    for frozen, row in ((PRICED, "test"), (unpriced, ""), (RateSnapshot(), "now")):
+        attempt = made.recorder.begin(request("r1"), START, frozen, made.clock())
+        assert attempt.settle(attempt_end("r1"), made.clock()).price_row_id == row
+
+
+def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> None:
+    made = Recorded()
+    start = replace(START, placement="far", kind=PlacementKind.REMOTE)
+    attempt = made.recorder.begin(request("r1"), start, RateSnapshot(), made.clock())
+    assert made.running == 0
+    attempt.record_progress(3, made.clock())
+    settled = attempt.settle(attempt_end("r1"), made.clock())
+    assert (settled.pool, settled.charged_nano_usd) == ("", None)
