@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
+MOST_S = 3600.0
+"""Virtual time that a test may take: the scheduler's ticks alone would go on for ever."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -24,6 +26,8 @@ class _JumpingSelector(selectors.SelectSelector):
             if timeout is None:
                 raise RuntimeError("everything waits, and no timer runs: this would never end")
             self.waited_s += max(0.0, timeout)
+            if self.waited_s > MOST_S:
+                raise RuntimeError("only timers run, for an hour: this would never end")
         return found
 
 

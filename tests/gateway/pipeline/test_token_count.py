@@ -185,3 +185,21 @@ async def test_a_prompt_that_nobody_can_count_costs_its_bound() -> None:
         assert caught.value.reason is RefusalReason.MAX_COST
         assert not rig.scheduler.request_ends
         rig.assert_all_over()
+
+
+class Unreadable(ScriptedUpstream):
+    """A scripted replica that finds every prompt at fault."""
+
+    async def count_tokens(self, generation: Generation) -> tuple[int, object]:
+        raise UpstreamFailure(FailureKind.BAD_REQUEST, "scripted")
+
+
+@in_virtual_time
+async def test_a_prompt_whose_count_fails_costs_its_bound() -> None:
+    prompt = generation(input="x" * 400, max_output_tokens=10)
+    async with running({"own/a": Unreadable(text_answer("one"))}) as rig:
+        use_prices(rig)
+        with pytest.raises(RequestRefused) as caught:
+            await answer(rig, call(prompt, max_cost_nano_usd=20))
+        assert caught.value.reason is RefusalReason.MAX_COST
+        rig.assert_all_over()
