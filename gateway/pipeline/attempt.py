@@ -90,6 +90,7 @@ class Attempts:
                 finally:
                     branch.eviction = None
                 if not branch.committed:
+                    _require_usage(branch)
                     end = _OK
                 for chunk in held:
                     yield chunk
@@ -98,6 +99,7 @@ class Attempts:
                     async for chunk in chunks:
                         if self._observe(branch, chunk):
                             yield chunk
+                    _require_usage(branch)
                     end = _OK
         except UpstreamFailure as failure:
             end = self._failed(branch, start, failure)
@@ -240,6 +242,13 @@ def _leave_race(branch: Branch) -> None:
     if branch.active.racing > 1:
         branch.active.racing -= 1
         branch.abandoned = True
+
+
+def _require_usage(branch: Branch) -> None:
+    """Raises UpstreamFailure if the upstream ended its answer without usage: without it the request
+    would wait for a decision that never comes."""
+    if branch.usage is None:
+        raise UpstreamFailure(FailureKind.PROTOCOL, "the answer ended without usage")
 
 
 def _fault(failure: UpstreamFailure | None, start: Start) -> Fault:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import TokenLogprob, ToolCall
+from gateway.domain.generation import Chunk, Generation, TokenLogprob, ToolCall
 from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.pipeline import attempt as module
 from gateway.upstream.scripted import (
@@ -253,4 +255,29 @@ async def test_a_placement_whose_server_is_gone_is_a_failed_attempt() -> None:
         got = await answer(rig)
         assert (got.text, rig.order) == ("one", ["own/a", REMOTE])
         assert "no server any more" in got.account.attempts[0].outcome
+        rig.assert_all_over()
+
+
+class WithoutUsage(ScriptedUpstream):
+    """Ends its answer without usage, against the protocol of upstreams."""
+
+    async def stream(
+        self, generation: Generation, *, deadline_s: float
+    ) -> AsyncGenerator[Chunk, None]:
+        async with aclosing(super().stream(generation, deadline_s=deadline_s)) as chunks:
+            async for chunk in chunks:
+                if chunk.usage is None:
+                    yield chunk
+
+
+@pytest.mark.parametrize("whole_answer", [False, True])
+@in_virtual_time
+async def test_an_answer_without_usage_is_a_failure_and_never_waits(whole_answer: bool) -> None:
+    broken = WithoutUsage(text_answer("lost"))
+    async with running({"own/a": broken}) as rig:
+        with pytest.raises((PartialOutput, RequestRefused)):
+            await answer(rig, call(whole_answer=whole_answer))
+        [end] = rig.scheduler.attempt_ends
+        assert end.fault is Fault.PLACEMENT
+        assert "without usage" in end.detail
         rig.assert_all_over()
