@@ -22,7 +22,7 @@ class SloClass(enum.StrEnum):
 
 
 class PlacementKind(enum.StrEnum):
-    """Whether a placement is self-hosted (LOCAL) or a remote."""
+    """Whether a placement is self-hosted or a remote."""
 
     SELF_HOSTED = "local"
     REMOTE = "remote"
