@@ -39,6 +39,9 @@ class TokenCounts:
         return self.uncached_input_tokens + self.cached_input_tokens + written
 
 
+NO_TOKENS = TokenCounts(uncached_input_tokens=0, output_tokens=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateTier:
     """Rates in nano-USD per million tokens for inputs longer than `context_over_tokens`."""

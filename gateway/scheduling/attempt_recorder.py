@@ -21,12 +21,10 @@ from scheduler.contract import (
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.runs import Run
-from scheduler.metering.settlement import Metered, SettledAttempt, Sink, settle
+from scheduler.metering.settlement import Metered, SettledAttempt, Sink, is_useful, settle
 from scheduler.metering.token_counts import token_counts
 from scheduler.port import AttemptEnd
-from scheduler.pricing import TokenCounts
-
-_NO_TOKENS = TokenCounts(uncached_input_tokens=0, output_tokens=0)
+from scheduler.pricing import NO_TOKENS
 
 
 class OpenAttempt:
@@ -99,15 +97,14 @@ class OpenAttempt:
         if group is None or run is None:
             return None
         self._run = None
-        counts = _NO_TOKENS if usage is None else token_counts(usage)
-        kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED)
+        counts = NO_TOKENS if usage is None else token_counts(usage)
         share = group.end(
             run,
             self._metering.ns(now_s),
             uncached_tokens=counts.input_tokens - counts.cached_input_tokens,
             cached_tokens=counts.cached_input_tokens,
             output_tokens=counts.output_tokens,
-            waste=not (kept or committed),
+            waste=not is_useful(outcome, committed=committed),
         )
         if not share.priced:
             return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start, Usage
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.token_counts import token_counts
-from scheduler.pricing import TokenCounts, TokenRates
+from scheduler.pricing import NO_TOKENS, TokenCounts, TokenRates
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
 """Outcomes after which the scheduler may try the request again."""
@@ -107,6 +107,12 @@ Sink = Callable[[SettledAttempt], None]
 """Receives a settled attempt. Must neither block nor raise."""
 
 
+def is_useful(outcome: AttemptOutcome, *, committed: bool) -> bool:
+    """Whether an attempt is charged. It is waste otherwise: it failed, was taken back or was
+    superseded, and the client has no output of it."""
+    return committed or outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED)
+
+
 def settle(
     request: Request,
     start: Start,
@@ -129,7 +135,6 @@ def settle(
     """
     counts = None if usage is None else token_counts(usage)
     rates = rate_snapshot.rates.get(start.placement)
-    kept = outcome in (AttemptOutcome.OK, AttemptOutcome.CANCELLED) or committed
     basis: CostBasis | None = None
     cost: int | None = None
     parts: tuple[CostPart, ...] = ()
@@ -137,7 +142,7 @@ def settle(
         if metered is not None:
             basis, cost = CostBasis.METERED, metered.nano_usd
             spent = (metered.uncached_input, metered.cached_input, metered.output)
-            parts = _parts(counts or _NO_TOKENS, spent)
+            parts = _parts(counts or NO_TOKENS, spent)
     elif usage is None or counts is None:
         cost = 0 if outcome in _TRIED_AGAIN else None  # it got no token out of it
     elif rates is not None:
@@ -160,7 +165,7 @@ def settle(
         ended_unix_s=ended_unix_s,
         usage=usage,
         metered_nano_usd=cost,
-        charged_nano_usd=_charged(rates, counts) if kept else 0,
+        charged_nano_usd=_charged(rates, counts) if is_useful(outcome, committed=committed) else 0,
         basis=basis,
         price_row_id="" if rates is None else rates.row_id,
         parts=parts,
@@ -169,9 +174,6 @@ def settle(
         ),
         final=outcome not in _NOT_FINAL and not may_be_continued,
     )
-
-
-_NO_TOKENS = TokenCounts(uncached_input_tokens=0, output_tokens=0)
 
 
 def _charged(rates: TokenRates | None, counts: TokenCounts | None) -> int | None:
