@@ -13,7 +13,7 @@ from simulation.engine.sequences import LengthRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A request, and what only the engine finds out.
+    """A request, with the facts that only the engine learns.
 
     Attributes:
         request: as the decider sees it; `arrival_s` is when it comes.
@@ -30,7 +30,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalArrival:
-    """A request that somebody else sends straight to an engine."""
+    """A request that another client sends directly to an engine."""
 
     at_s: float
     placement: str
@@ -81,6 +81,6 @@ class Counts:
 
     @property
     def conserved(self) -> bool:
-        """Whether none was lost or doubled."""
+        """Whether no request was lost or counted twice."""
         ended = self.finished + self.rejected + self.cancelled
         return self.submitted == ended + self.running + self.queued

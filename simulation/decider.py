@@ -26,7 +26,7 @@ class Decider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetTiming:
-    """What the decider is told, and when, seconds.
+    """Delays of the decider's events and reports, seconds.
 
     `report_lag_s`: age of an engine report when it arrives; `tick_s`: between ticks while requests
     are open, beside the wake-ups that a tick asks for; `release_s`: how long an idle engine stays
@@ -51,7 +51,7 @@ class SimulatedPlacement:
 
 @dataclass(slots=True)
 class ActiveRequest:
-    """A request that has not ended; the decider was told of `told_tokens` of its output."""
+    """A request that has not ended; `told_tokens`: output tokens reported to the decider so far."""
 
     arrival: Arrival
     attempt: int = 0
@@ -64,7 +64,7 @@ class ActiveRequest:
 
 
 def report_of(placement: SimulatedPlacement, now: float) -> EngineReport:
-    """What the engine (or the pinned rank) says of itself, as vLLM's /metrics does."""
+    """Report of the engine (or the pinned rank), with the figures of vLLM's /metrics."""
     engine, config = placement.engine, placement.engine.config
     ranks = engine.ranks if placement.rank is None else (engine.ranks[placement.rank],)
     counters = engine.counters if placement.rank is None else ranks[0].counters

@@ -1,6 +1,6 @@
-"""A fleet of simulated engines behind the very scheduler of production: discrete events on a heap.
+"""Discrete-event simulation of engines behind the production scheduler; events lie on a heap.
 
-Arrivals go to a `Decider` (`scheduler.core.Scheduler`, or a rival policy of the laboratory), its
+Arrivals go to a `Decider` (`scheduler.core.Scheduler`, or another policy of the laboratory), its
 actions to the engines, and what the engines do comes back to it as it would in production: token
 counts at intervals, ends at once, reports that lag. Load that others put on the same engines goes
 past it. Pure and deterministic: the same arrivals, engines and decider give the same run.
@@ -60,7 +60,7 @@ class _Group:
 
 
 class FleetSimulation:
-    """One run. `run` plays it to its end, or `run_until` piece by piece."""
+    """One simulation run. `run` executes all of it; `run_until` executes it in parts."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class FleetSimulation:
         self._next_external()
 
     def run(self) -> None:
-        """Plays everything to its end."""
+        """Executes all events."""
         self.run_until(float("inf"))
 
     def run_until(self, until_s: float) -> None:
-        """Plays what happens before `until_s`."""
+        """Executes the events before `until_s`."""
         heap = self._heap
         while heap and heap[0][0] < until_s:
             self.now, _, act, what = heapq.heappop(heap)
@@ -215,7 +215,7 @@ class FleetSimulation:
             self._push(wake_s, self._wake, None)
 
     def _progress(self, _: object) -> None:
-        """Tells how far every running request has come."""
+        """Reports the output tokens of every running request to the decider."""
         if self._is_over:
             return
         actions: list[Action] = []
@@ -274,7 +274,7 @@ class FleetSimulation:
         self._add(active.placement, request)
 
     def _evict(self, action: Evict) -> None:
-        """Takes an attempt back as long as its client has got nothing."""
+        """Evicts an attempt whose client has received no output."""
         active = self._active.get(action.request_id)
         if active is None or active.placement is None or active.attempt != action.attempt:
             return
@@ -300,7 +300,7 @@ class FleetSimulation:
             group.powered.begin(self.now)
             self._begin(group)
         elif not blocked or len(engine.ranks) > 1:
-            # Behind a request that has no room there is nothing to hurry for.
+            # Steps are not interrupted for a request that waits behind one without room.
             self._interrupt(group)
 
     def _begin(self, group: _Group) -> None:
@@ -367,7 +367,7 @@ class FleetSimulation:
         return self._decider.handle(event, self.now)
 
     def _take_from_engine(self, request_id: str, active: ActiveRequest) -> int:
-        """Aborts it where it runs; tokens that it had."""
+        """Aborts the attempt on its engine; returns its output tokens."""
         placement = active.placement
         if placement is None:
             return 0

@@ -1,7 +1,7 @@
-"""What a simulated model says: a function of a seed and the position, fixed before it begins.
+"""Output of a simulated model: a function of seed and position, fixed before generation begins.
 
-So the engine only counts tokens; whoever needs the text derives it at any time, and a sequence
-that is preempted or read late says the same. Where a stop string or the end of the answer comes
+The engine only counts tokens. The text can be derived at any time, so a sequence that is
+preempted or read late has the same text. Where a stop string or the end of the answer comes
 is worked out when the request arrives.
 """
 
@@ -40,7 +40,7 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRules:
-    """What ends an answer besides its own end.
+    """Conditions that end an answer before its planned length.
 
     Attributes:
         max_tokens: most output tokens.
@@ -87,9 +87,11 @@ class Output:
         return _word_id(self.seed, position)
 
     def candidates(self, position: int, count: int) -> list[tuple[int, float]]:
-        """The token at `position` and its rivals, `count` in all (at least 1): ids and log-probs.
+        """The token at `position` and its alternatives, `count` (at least 1) in all.
 
-        The token that is said comes first and is the most likely.
+        Returns ids and log-probabilities.
+
+        The generated token comes first and is the most likely.
         """
         draw = _mix(self.seed ^ _mix(position))
         logprob = -0.05 - 2.5 * _unit(draw)

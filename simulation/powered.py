@@ -16,7 +16,7 @@ class PoweredTime:
         self._busy = False
 
     def begin(self, now: float) -> None:
-        """Work begins; nothing changes while there is some."""
+        """Records that work begins; has no effect while other work runs."""
         if self._busy:
             return
         self._busy = True
@@ -25,10 +25,10 @@ class PoweredTime:
             self._on_s = now
 
     def end(self, now: float) -> None:
-        """The last work is done."""
+        """Records that the last work has ended."""
         self._busy = False
         self._off_s = now + self._release_s
 
     def total_s(self, now: float) -> float:
-        """Powered up to `now`."""
+        """Powered time up to `now`."""
         return self._total_s + (now if self._busy else min(now, self._off_s)) - self._on_s

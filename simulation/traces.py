@@ -25,7 +25,7 @@ class TraceRow:
     """One request.
 
     `content`: ids of its full blocks, prompt first and answer after it, as far as others may share
-    them: equal ids at equal places are equal text. `client`: who sent it; "" where not known.
+    them: equal ids at equal places are equal text. `client`: its sender; "" if unknown.
     """
 
     at_s: float
@@ -67,7 +67,7 @@ def parse_mooncake(lines: Iterable[str]) -> list[TraceRow]:
             at_s = float(found["timestamp"]) / 1000.0
             prompt, output = int(found["input_length"]), int(found["output_length"])
             ids = tuple(int(i) for i in found["hash_ids"])
-            # The id of a block that is not full is of no use to anybody.
+            # A block that is not full cannot be shared, so its id is dropped.
             rows.append(_row(at_s, prompt, output, ids[: prompt // MOONCAKE_BLOCK_TOKENS]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"line {number}: {line[:80]!r} is not a Mooncake row") from error
@@ -110,7 +110,7 @@ def window(
     if not 2 <= count <= len(rows):
         raise ValueError(f"a window of {count} in a trace of {len(rows)} rows")
     span_s = rows[-1].at_s - rows[0].at_s
-    # Around the end the trace goes on as if it began anew a mean gap later.
+    # After its end the trace starts again, one mean gap later.
     lap_s = span_s + span_s / (len(rows) - 1)
     times = []
     chosen = []

@@ -1,7 +1,7 @@
 """Workloads: requests that look like a public chat trace, drawn from a seed.
 
-Pure: the same `Workload` and seed give the same requests. Whoever replays them turns lengths into
-text and does the waiting (`moegate/demo/load.py`).
+Pure: the same `Workload` and seed give the same requests. `moegate/demo/load.py` replays them: it
+converts lengths to text and waits for each arrival.
 
 Figures of the Azure LLM inference trace of 2023, conversation part (AzurePublicDataset,
 AzureLLMInferenceTrace_conv.csv; Patel et al., "Splitwise", ISCA 2024), measured over all its 19,366
@@ -62,7 +62,7 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a workload looks like.
+    """Parameters of a workload.
 
     Attributes:
         duration_s: length of the arrivals.
@@ -74,7 +74,7 @@ class Workload:
         tenants: how many; the i-th sends a share in proportion to 1 / i**zipf_exponent.
         prefix_share: part of a tenant's median prompt that all its requests begin with.
         class_shares: share of each class of service.
-        local_only_share: share of requests that must not leave the own servers.
+        local_only_share: share of requests that must stay on self-hosted servers.
         cancel_share: share of requests whose client hangs up half-way.
     """
 

@@ -165,9 +165,9 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; otherwise a cache salt isolates them."""
     objective: Objective = Objective.LATENCY
-    """What placements are chosen by where all SLOs can be met: `latency` spreads requests for the
-    fastest tokens, `cost` packs them so that idle replicas can be released. The same for all
-    pools of a model."""
+    """Objective of the choice among placements that meet all SLOs: `latency` spreads requests for
+    the fastest tokens, `cost` packs them so that idle replicas can be released. The same for
+    all pools of a model."""
     release_delay_s: Seconds = 30.0
     """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -221,15 +221,15 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     max_concurrency: Count = 32
     """Most requests at once."""
     limits: RemoteLimitsConfig = RemoteLimitsConfig()
-    """What the provider lets the gateway send."""
+    """Limits of the provider on what the gateway sends."""
     context_tokens: Count | None = None
     """Most tokens of prompt and output; absent: unknown."""
     max_output_tokens: Count | None = None
-    """Most output tokens that a request may ask of it; absent: unknown."""
+    """Most output tokens of one request; absent: unknown."""
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
     """Name of the output limit (OpenAI-shaped APIs only)."""
     gateway: OtherGatewayConfig = OtherGatewayConfig()
-    """How another moegate is asked (api `moegate` only)."""
+    """How another moegate is called (api `moegate` only)."""
     fails_with: Name | None = None
     """Name of its failure domain: after a failure the next attempt prefers remotes of other
     domains."""
@@ -297,11 +297,11 @@ class SloClassesConfig(_Part, frozen=True, kw_only=True):
     """The classes of service."""
 
     interactive: SloFiguresConfig = SloFiguresConfig(ttft_s=2.0, tpot_s=0.05, max_queue_s=10.0)
-    """A person waits."""
+    """A person waits for the answer."""
     standard: SloFiguresConfig = SloFiguresConfig(ttft_s=5.0, tpot_s=0.1, max_queue_s=30.0)
-    """An agent or a program waits."""
+    """An agent or a program waits for the answer."""
     batch: SloFiguresConfig = SloFiguresConfig(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
-    """Nobody waits."""
+    """Batch work: no caller waits for the answer."""
 
 
 class LimitsConfig(_Part, frozen=True, kw_only=True):

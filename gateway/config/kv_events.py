@@ -1,4 +1,4 @@
-"""The part of the configuration on KV events: what engines publish of their prefix caches."""
+"""Configuration of KV events, which engines publish about their prefix caches."""
 
 from __future__ import annotations
 

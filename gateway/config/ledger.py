@@ -56,7 +56,7 @@ class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Whether each session (`session_id` of the requests) has the cap to itself; requests without
     one share one."""
     period: Period
-    """After which it starts anew, in UTC."""
+    """Period after which the cap starts anew, in UTC."""
     cap_usd: Usd
     """The cap."""
     hard: bool = True

@@ -96,12 +96,12 @@ class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     local_only: bool = False
     """Whether it must keep every request on its self-hosted servers."""
     shared_classes: tuple[Name, ...] = ()
-    """Classes of remotes that mean the same in both gateways. It is told which of them the caller
-    allows, and must keep the request on its self-hosted servers where that is none. Empty: its
-    key decides alone."""
+    """Classes of remotes that mean the same in both gateways. This gateway sends those that
+    the caller allows. If it allows none of them, the other gateway must keep the request on its
+    self-hosted servers. Empty: its key decides alone."""
     tell_slo: bool = True
-    """Whether it is told the class of service and the priority of the request; its key must allow
-    the classes. False: its key decides on them."""
+    """Whether this gateway sends it the class of service and the priority of the request;
+    its key must allow the classes. False: its key decides on them."""
     max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
     """Most gateways that a request may have passed, this one included, to be sent there. This ends
     a circle of gateways that overflow to each other."""
@@ -118,7 +118,7 @@ class HedgingConfig(_Part, frozen=True, kw_only=True):
 
 
 class FailuresConfig(_Part, frozen=True, kw_only=True):
-    """What is done when an upstream fails."""
+    """Retries, continuations and hedging when an upstream fails."""
 
     retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
     """Retries on other servers, as a share of all requests in the long run; those that succeed

@@ -1,7 +1,8 @@
 """An upstream that follows a script, without a network: the test double of the pipeline.
 
-It ships with the gateway, so that whoever changes or embeds the pipeline can run it without
-sockets. A script is a sequence of frozen steps; each step adds a chunk, waits, or ends the stream.
+It ships with the gateway, so that developers who change or embed the pipeline can run it
+without sockets. A script is a sequence of frozen steps; each step adds a chunk, waits, or ends the
+stream.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The good end: a finish reason and the usage, whose output tokens are those of the script."""
+    """Successful end: a finish reason and the usage, with the output tokens of the script."""
 
     reason: FinishReason = FinishReason.STOP
     prompt_tokens: int = 5
@@ -69,7 +70,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
-    """The bad end."""
+    """Failed end."""
 
     kind: FailureKind
     message: str = "scripted"

@@ -1,4 +1,4 @@
-"""Estimates of token counts where an upstream tells none, and the bound of plausible counts."""
+"""Estimates of token counts that an upstream does not report, and the bound of plausible counts."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ prompts count in the order in which they were sent, each for its predicted time.
 its first token on. Load of other clients takes its share as external load; requests in the engine's
 queue take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
-Nothing is re-allocated later: the knowledge of the instant decides. Sequences share by two counters
-(per sequence and per KV token), so an event costs O(1) for any number of runs. Amounts are exact
-integers (`totals.py`); the caller gives the time in nanoseconds of one clock.
+Costs are never re-allocated later: each instant is allocated with the facts known at it. Sequences
+share by two counters (per sequence and per KV token), so an event costs O(1) for any number of
+runs. Amounts are exact integers (`totals.py`); the caller gives the time in nanoseconds of one
+clock.
 """
 
 from __future__ import annotations
@@ -366,7 +367,7 @@ class GroupMeter:
         self._stale = False
 
     def _decode(self, run: Run) -> None:
-        """The run shares as decoding sequences from now on."""
+        """Charges the run as decoding sequences from now on."""
         self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
         run.decodes = True
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv

@@ -64,9 +64,10 @@ class ExternalLoad:
         self.own_waiting = max(0, self.own_waiting - sequences)
 
     def running(self, own_decoding: int) -> tuple[int, int]:
-        """Their sequences that run now, and the KV tokens of these.
+        """External sequences that run now, and their KV tokens.
 
-        A full engine fills a free place from its queue at once: what is not own is theirs.
+        A full engine fills a free slot from its queue at once, so every slot that own sequences do
+        not use counts as external.
         """
         if not self.full_at or not self.sequences:
             return self.sequences, self.kv_tokens
@@ -74,7 +75,7 @@ class ExternalLoad:
         return now, self.kv_tokens * now // self.sequences
 
     def expire(self, now_ns: int) -> bool:
-        """Drops figures that are too old; returns whether anything changed."""
+        """Drops outdated figures; returns whether anything changed."""
         if now_ns - self._seen_ns <= STALE_NS or not (
             self.sequences or self.waiting or self.own_waiting or self.prefill_share
         ):
@@ -119,8 +120,8 @@ class ExternalLoad:
             self._prefills(report.at_s, model)
 
     def _prefills(self, at_s: float, model: StepModel) -> None:
-        """Looks at prompts once all placements have reported: each tells its own, and which of the
-        own prompts were computed where is not known."""
+        """Estimates external prefill once all placements have reported. Each report covers only its
+        own placement, and the placement that computed an own prompt is unknown."""
         reports = self._reports.values()
         told = sum(report.prompt_tokens_total for report in reports)
         count, before_s, before, own_before = self._told
@@ -131,7 +132,7 @@ class ExternalLoad:
             return
         share = 0.0
         if self.sequences:
-            # Else a wrong estimate of own prompts would look like others' work.
+            # Otherwise a wrong estimate of own prompts would count as external work.
             share = max(0, prompt_tokens - own) * model.prefill_token_s / elapsed_s / count
         mean = self.prefill_share
         self.prefill_share = min(MOST_PREFILL_SHARE, mean + SHARE_WEIGHT * (share - mean))

@@ -72,8 +72,9 @@ class Prompts:
         return True
 
     def answered(self, run: Run, now_ns: int, *, queued: bool) -> None:
-        """Its first token came, or it is believed to decode. Where the engine `queued`, it owes
-        what is left of its prefill, as far as there was time for it; else the prediction was long.
+        """Records that the first token came, or that the run is assumed to decode. If the engine
+        `queued`, the run owes the rest of its prefill, limited by the time available for it;
+        otherwise the prediction was too long.
         """
         self.gone(run)
         charged_s = run.prefill_s - run.left_s
@@ -84,7 +85,7 @@ class Prompts:
             run.left_s = 0.0
 
     def gone(self, run: Run) -> None:
-        """It ended, or leaves for `answered`."""
+        """Removes a run that ended or that `answered` moves on."""
         self._owing.pop(run, 1)
         if run in self._turns:
             del self._turns[run]

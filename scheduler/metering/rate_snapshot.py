@@ -12,7 +12,7 @@ from scheduler.pricing import TokenCounts, TokenRates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateSnapshot:
-    """Never changed: new prices are a new book.
+    """Immutable token rates; new prices create a new snapshot.
 
     `rates`: by placement, absent where unknown. `unpriced`: placements whose rates are unknown.
     `remotes`: class and name of each remote, by model.
@@ -40,7 +40,7 @@ class RateSnapshot:
 
 
 def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
-    """The book of a fleet."""
+    """Returns the rate snapshot of a fleet."""
     rates: dict[str, TokenRates] = {}
     unpriced: set[str] = set()
     remotes: dict[str, tuple[tuple[str, str], ...]] = {}

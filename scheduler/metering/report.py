@@ -140,8 +140,8 @@ def kind_rates(
 
 
 def load_point(brought: Totals, elapsed_ns: int) -> LoadPoint | None:
-    """What a minute brought, as load and cost; None: it had no tokens, no time was paid, or not
-    all of it at a known price."""
+    """Load and cost of one minute. None if it had no tokens or no paid time, or if the price was
+    unknown for part of it."""
     tokens = sum(tokens_of(brought))
     unknown = brought.unpriced_ns or not brought.paid_ns
     if tokens <= 0 or brought.output_tokens < 0 or unknown:
@@ -157,7 +157,7 @@ def load_point(brought: Totals, elapsed_ns: int) -> LoadPoint | None:
 
 
 def phase_load(window: Totals, groups: Sequence[GroupMeter]) -> PhaseLoad | None:
-    """Load of the stages of a disaggregated pool; None: nothing is known of its capacity.
+    """Load of the stages of a disaggregated pool; None if its capacity is unknown.
 
     Prefill is busy or not; decode has its largest batch as capacity, for a batch of one keeps the
     nodes as busy as a full one.

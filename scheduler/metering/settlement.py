@@ -144,7 +144,7 @@ def settle(
             spent = (metered.uncached_input, metered.cached_input, metered.output)
             parts = _parts(counts or NO_TOKENS, spent)
     elif usage is None or counts is None:
-        cost = 0 if outcome in _TRIED_AGAIN else None  # it got no token out of it
+        cost = 0 if outcome in _TRIED_AGAIN else None  # the attempt produced no token
     elif rates is not None:
         basis = CostBasis.ESTIMATED if usage.estimated else CostBasis.LIST_PRICE
         cost = rates.cost_nano_usd(counts)

@@ -1,8 +1,8 @@
-"""Reported usage into counts of tokens that are priced apart, whatever the API includes in which.
+"""Splits reported usage into token counts that have separate prices.
 
 `contract.Usage` is the one normal form: `prompt_tokens` holds everything that was read,
 cached tokens and cache writes inside; `completion_tokens` everything that was written, reasoning
-inside. Backends bring an account into that form; here it is taken apart.
+inside. Upstream clients convert reported usage to that form; this module splits it.
 """
 
 from __future__ import annotations

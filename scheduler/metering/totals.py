@@ -28,7 +28,7 @@ class RateSegment:
 
 
 def bill_nano_usd(plan: Sequence[RateSegment], start_ns: int, end_ns: int) -> int:
-    """The bill of a time, from paid time and dated prices alone: no account is asked.
+    """The bill of a time, from paid time and dated prices alone, without the accounts.
 
     Time at an unknown price is in no bill; see `unpriced_ns`.
     """

@@ -48,7 +48,7 @@ class Others(NamedTuple):
 
 
 class StepTimes:
-    """Times of a step model; what depends on the batch alone is kept, for it comes again."""
+    """Times of a step model. Values that depend on the batch size alone are cached."""
 
     __slots__ = ("_fixed", "chunk_s", "kv_s", "model")
 
@@ -79,8 +79,9 @@ def weigh(
     others: Others,
 ) -> Weights:
     """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
-    or wait for it, None: no prompt is computed; `owed`: it was computed in time that others were
-    charged for, so that they rest now; `sequences`, `kv_tokens`: own ones that decode."""
+    or wait for it; None: no prompt is computed. `owed`: the prompt was computed in time that was
+    charged to other sequences, so those are not charged now. `sequences`, `kv_tokens`: own
+    sequences that decode, and their KV tokens."""
     batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
     if prompts_s is None and not batch and not others.prefill_share:
         return NOTHING

@@ -1,1 +1,1 @@
-"""Facts of models and GPUs, what fits where, and the step model that follows from them."""
+"""Facts of models and GPUs, GPU memory fit, and the step model derived from them."""

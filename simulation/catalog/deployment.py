@@ -14,7 +14,7 @@ MEMORY_SHARE = 0.9
 WORKSPACE_BYTES = 2e9
 """Activations and CUDA graphs of one GPU."""
 LEAST_KV_TOKENS = 65_536
-"""A deployment with less is no server: it would run a handful of chats."""
+"""Smallest useful KV cache: a deployment with less would run only a handful of chats."""
 MOST_TENSOR_PARALLEL = 8
 GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 INT4_BYTES = (4 + 16 / 128) / 8

@@ -1,4 +1,4 @@
-"""What a model is made of: layers, experts, attention, parameters, KV cache per token.
+"""Composition of a model: layers, experts, attention, parameters, KV cache per token.
 
 Sizes of attention differ by layer in newer models (full, sliding window, latent, linear state), so
 they are kept per kind of layer. Counts leave out norms, biases and the multi-token-prediction
@@ -15,7 +15,7 @@ BF16_BYTES = 2.0
 
 
 class KvKind(enum.StrEnum):
-    """How a layer remembers the tokens before."""
+    """Kind of state that a layer keeps for earlier tokens."""
 
     FULL = "full"
     """Keys and values of every token (multi-head, GQA, MQA)."""
@@ -122,7 +122,9 @@ class ModelFacts:
 
     @property
     def resident_parameters(self) -> int:
-        """What every token passes beside embeddings: attention, routers, shared and dense parts."""
+        """Parameters that every token uses: attention, routers, shared and dense parts.
+
+        Embeddings are not included."""
         attention = sum(kind.layers * kind.parameters for kind in self.attention)
         router = self.experts * self.hidden if self.moe_layers else 0
         moe = self.moe_layers * (router + self.shared_parameters)
@@ -135,7 +137,7 @@ class ModelFacts:
 
     @property
     def active_parameters(self) -> int:
-        """What one token uses; of the embeddings the output head only."""
+        """Parameters that one token uses; of the embeddings, the output head only."""
         routed = self.moe_layers * self.experts_per_token * self.expert_parameters
         return routed + self.vocabulary * self.hidden + self.resident_parameters
 
@@ -162,7 +164,7 @@ class ModelFacts:
     def step_read_bytes(
         self, context_tokens: float, value_bytes: float = BF16_BYTES, tensor_parallel: int = 1
     ) -> float:
-        """What one decode step of a sequence reads of its cache on one tensor-parallel GPU."""
+        """Cache bytes that one decode step of a sequence reads on one tensor-parallel GPU."""
 
         def read(kind: AttentionLayers) -> float:
             kept = kind.kept_tokens(context_tokens)

@@ -1,4 +1,4 @@
-"""The attention layers of a config.json, grouped by how they remember.
+"""The attention layers of a config.json, grouped by the kind of their KV state.
 
 Parameters: GQA has q, k, v and o; MLA has down and up projections of q and kv, and o; a sparse
 index adds its own small q and k; a gated linear layer has q, k, v, its gate and o.

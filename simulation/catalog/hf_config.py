@@ -1,8 +1,8 @@
 """`ModelFacts` from the config.json of a model as Hugging Face publishes it.
 
 Vendors name the same thing differently; what decides is which fields are there, not the type of
-the model, so that a new model of a known build needs no change here. What cannot be read is an
-error that names the field: a wrong figure would be worse than none.
+the model, so that a new model of a known build needs no change here. An unreadable field is
+an error that names it, because a wrong figure is worse than none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The step model that follows from the facts of a model and of its GPUs, before any measurement.
 
 Each coefficient is bytes over bandwidth or operations over speed, with the few constants of
-`Constants` for what no data sheet tells. They were set once on three published tables together
+`Constants` that no data sheet states. They were set once on three published tables together
 (docs/step-model.md), not per model; the online fit (`scheduler/step_time/step_fit.py`) replaces
 the result.
 """
@@ -39,7 +39,7 @@ class Parallelism:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """What is no fact of a model or a GPU.
+    """Constants that are not facts of a model or a GPU.
 
     Attributes:
         bandwidth_share: share of the HBM bandwidth that kernels reach.

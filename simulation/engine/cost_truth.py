@@ -51,7 +51,7 @@ class CostTruth:
         sequence.marks = (self.shared_s, self.kv_s, self.kv_step_s)
 
     def settle(self, sequence: Sequence) -> None:
-        """Adds what it owes since `begin` to its `cost_s`."""
+        """Adds the sequence's cost since `begin` to its `cost_s`."""
         shared_s, kv_s, kv_step_s = sequence.marks
         sequence.cost_s += (
             self.shared_s

@@ -2,13 +2,13 @@
 
 One group of GPUs that steps together, of one rank or of several data-parallel ones in lock-step:
 each rank schedules for itself (`simulation.rank`), the slowest sets the pace, idle ones run along.
-The time is that of `Physics` with lognormal noise. Pure: the caller tells the time; the same calls
+The time is that of `Physics` with lognormal noise. Pure: the caller passes the time; the same calls
 and seed give the same results. The simulated vLLM server and the fleet simulation run this engine.
 
 `begin_step` decides and says how long it takes, `finish_step` yields the tokens, so that aborts
 and arrivals in between find an engine at work. `step` is both at once. While nothing but decoding
-happens, `begin_step` may take many steps as one; `settle` tells in the middle of it how far the
-sequences have come, and `interrupt` ends it with the step under way, for what has arrived.
+happens, `begin_step` may take many steps as one; `settle` counts the steps that have ended
+so far, and `interrupt` stops after the step under way, so that new requests can be added.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def counters(self) -> EngineCounters:
-        """What all ranks have counted; of a single one, its own."""
+        """Counters of all ranks together."""
         if len(self.ranks) == 1:
             return self.ranks[0].counters
         counters = EngineCounters(longest_tokens=self.config.max_model_len)
@@ -128,7 +128,7 @@ class Engine:
         self.ranks[rank].counters.added += len(sequences)
 
     def abort(self, request_id: str) -> float:
-        """Ends what is left of a request and frees its blocks at once.
+        """Ends the remaining sequences of a request and frees its blocks at once.
 
         Returns the step time that its sequences caused, seconds. While steps are under way,
         `interrupt` first. Raises RuntimeError otherwise.
@@ -216,7 +216,7 @@ class Engine:
     def finish_step(self, *, every_token: bool = True) -> tuple[SequenceOutput, ...]:
         """Ends the step: a token for every sequence whose computation has caught up.
 
-        Without `every_token` only first tokens and last ones are told. Raises RuntimeError when no
+        Without `every_token` only first and last tokens are returned. Raises RuntimeError when no
         step is under way.
         """
         outputs = []
@@ -265,7 +265,7 @@ class Engine:
                 self._count_end(sequence, end_s)
             told += ended
             step_tokens += len(complete)
-            if step_tokens:  # an idle rank runs along, and has nothing to count
+            if step_tokens:  # an idle rank steps too, but has no tokens to count
                 rank.counters.step_tokens.observe(step_tokens, under_way.steps)
         self._last_end_s = end_s
         return told

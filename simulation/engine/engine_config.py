@@ -43,7 +43,7 @@ class EngineConfig:
             raise ValueError("the KV cache must hold one sequence of max_model_len tokens")
 
     def rank_size(self) -> RankSize:
-        """What each rank has."""
+        """Size of each rank."""
         return RankSize(
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,

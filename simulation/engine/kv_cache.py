@@ -39,7 +39,7 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 
 class _Nameless:
-    """Stands in the free order for blocks that nothing can find."""
+    """Placeholder in the free order for blocks without a key."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class BlockPool:
             references[key] += 1
 
     def take(self, blocks: int) -> None:
-        """Takes blocks; what was cached in them is forgotten. Raises OverflowError: too many."""
+        """Takes blocks and drops their cached content. Raises OverflowError: too many."""
         if blocks > self.free_blocks:
             raise OverflowError(f"{blocks} blocks of {self.free_blocks}")
         self.free_blocks -= blocks

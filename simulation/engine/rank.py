@@ -186,7 +186,7 @@ class Rank:
 
     def _admit(self, sequence: Sequence, now: float) -> bool:
         """Moves the head of the queue into the batch if all its tokens have room."""
-        # The last token is computed in any case: its output is what is asked for.
+        # The last token is always computed, because its output is the next token.
         most = (sequence.total_tokens - 1) // self._extent_tokens
         shared = self.pool.lookup(sequence.keys(most, self._extent_tokens), most)
         shared_blocks = len(shared) * self.size.extent_blocks
@@ -207,7 +207,7 @@ class Rank:
         return True
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
-        """Blocks for `tokens` more; False: there are not so many."""
+        """Takes blocks for `tokens` more; returns False if too few are free."""
         upto = sequence.computed_tokens + tokens
         missing = blocks_for(upto, self.size.block_size) - sequence.blocks
         if missing > self.pool.free_blocks:
@@ -250,7 +250,7 @@ class Rank:
         sequence.blocks = 0
 
     def _leave(self, sequence: Sequence) -> None:
-        """Takes it out of the sums, and writes down how far it has come."""
+        """Removes the sequence from the sums and stores its length."""
         self._truth.settle(sequence)
         total = sequence.base + self.step
         self.batch -= 1

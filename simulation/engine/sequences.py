@@ -105,13 +105,13 @@ class LengthRequest:
         return (self,)
 
     def keys(self, known: Ids[Key], choice: int, extents: int, extent_tokens: int) -> Ids[Key]:
-        """What was given, whether more is asked for or less."""
+        """Returns the given keys, regardless of `extents`."""
         return self.content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceOutput:
-    """What a step brought one choice.
+    """Result of a step for one choice.
 
     Attributes:
         tokens: output tokens so far, this step's included.
@@ -127,7 +127,7 @@ class SequenceOutput:
 
 
 class Sequence:
-    """One choice on its way through the engine. Only the engine writes here.
+    """One choice in the engine. Only the engine changes its fields.
 
     While it decodes its length is not counted up: it is `base` plus the step count of its rank.
     """

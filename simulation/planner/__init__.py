@@ -1,1 +1,1 @@
-"""Answers before anyone buys GPUs: replicas, cost per token over load, break-even, overflow."""
+"""Capacity planning before purchase: replicas, cost per token over load, break-even, overflow."""

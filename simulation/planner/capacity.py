@@ -1,4 +1,4 @@
-"""How much of a workload one replica takes within its service levels, and what stops it there."""
+"""Highest request rate of one replica within its service levels, and the bound that limits it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KV_RESERVE = 0.1
 
 
 class Bound(enum.StrEnum):
-    """What ends a replica's capacity."""
+    """Limit that a replica reaches first."""
 
     TPOT = "time per output token"
     TTFT = "time to first token"
@@ -72,7 +72,7 @@ def capacity(replica: Replica, lengths: Lengths, slo: Slo | None) -> Capacity:
     if slo is None or _broken(full, slo) is None:
         bound = Bound.KV if by_memory < replica.most_sequences else Bound.SEQUENCES
         return Capacity(state=full, bound=bound)
-    # Both times grow with the rate: the highest rate that keeps them lies where one breaks.
+    # Both times grow with the rate, so the highest rate lies where one reaches its limit.
     low, high = 0.0, full.requests_per_s
     best: Operating | None = None
     bound = Bound.NOTHING_FITS

@@ -1,4 +1,4 @@
-"""What is asked for: mean lengths, and how the rate of requests varies from window to window."""
+"""Demand: mean lengths, and the variation of the request rate from window to window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulation.planner.operating import Lengths
 from simulation.traces import MOONCAKE_BLOCK_TOKENS, TraceRow
 
 WINDOW_S = 60.0
-"""Shorter bursts are for the queue, longer ones for capacity."""
+"""The queue absorbs shorter bursts; longer ones need capacity."""
 DRAWN_WINDOWS = 4000
 
 
@@ -69,7 +69,7 @@ def demand_of(rows: Sequence[TraceRow], window_s: float = WINDOW_S) -> Demand:
             f"the trace spans {span_s:.0f} s: two windows of {window_s:g} s are needed"
         )
     times = np.array([row.at_s - rows[0].at_s for row in rows])
-    # A last window that is not full would look like a lull.
+    # An incomplete last window would count as a low rate.
     counts, _ = np.histogram(times, bins=windows, range=(0.0, windows * window_s))
     return Demand(lengths=mean_lengths(rows), rates=counts / window_s, window_s=window_s)
 

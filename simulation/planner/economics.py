@@ -1,4 +1,4 @@
-"""Dollars: per million tokens by kind, break-even with remotes, and how many replicas to own.
+"""Costs in dollars: per million tokens by kind, break-even with remotes, number of replicas.
 
 Cost is split by time: what the prefills take of a replica's time is paid by the uncached prompt
 tokens, what decoding takes by the output; cached tokens cost no time of their own. Idle time is
@@ -86,7 +86,7 @@ class RemotePrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakEven:
-    """Own replicas against one remote.
+    """Self-hosted replicas compared with one remote.
 
     Attributes:
         remote_usd: per request at the remote.
@@ -105,7 +105,7 @@ class BreakEven:
 def break_even(
     remote: RemotePrice, lengths: Lengths, usd_per_hour: float, capacity_per_s: float
 ) -> BreakEven:
-    """A replica costs the same however much of it is used."""
+    """Computes the break-even. A replica's cost does not depend on its utilisation."""
     remote_usd = remote.request_usd(lengths)
     own_usd = usd_per_hour / HOUR_S / capacity_per_s
     share = own_usd / remote_usd if remote_usd > 0 else math.inf
@@ -120,7 +120,7 @@ def break_even(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owned:
-    """A number of own replicas, what exceeds them going to a remote.
+    """A number of self-hosted replicas; requests above their capacity go to a remote.
 
     Attributes:
         overflow_share: of the requests.
@@ -138,7 +138,7 @@ class Owned:
 
     @property
     def usd_per_hour(self) -> float:
-        """Own and remote together."""
+        """Self-hosted and remote cost together."""
         return self.own_usd_per_hour + self.remote_usd_per_hour
 
 
@@ -165,7 +165,7 @@ def owned(
 
 
 def cheapest(choices: Sequence[Owned]) -> Owned:
-    """The newsvendor's choice: the last replica is exceeded so often that it just pays.
+    """The newsvendor optimum: demand exceeds the last replica just often enough to pay for it.
 
     With r an own replica's cost per request at capacity and p the remote's, P(D > C) = r / p at
     the best C; the cost is convex in C, so that the least of all counts is that C, rounded.

@@ -1,4 +1,4 @@
-"""The whole answer of `moegate plan`."""
+"""The complete result of `moegate plan`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PEAK_QUANTILE = 0.99
 
 
 class CannotPlan(ValueError):
-    """The question has no answer; the text says why, and what to change."""
+    """No plan exists; the text states the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +43,12 @@ class LoadRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hybrid:
-    """Own replicas with overflow to one remote.
+    """Self-hosted replicas with overflow to one remote.
 
     Attributes:
         best: the cheapest number of own replicas.
         all_remote: none.
-        for_peak: so many that PEAK_QUANTILE of the windows need no remote.
+        for_peak: enough replicas that PEAK_QUANTILE of the windows need no remote.
         choices: every number from none to what the busiest window needs.
     """
 
@@ -145,7 +145,7 @@ def _why(replica: Replica, demand: Demand, slo: Slo, saturated: Capacity) -> str
             f"{replica.kv_capacity_tokens:,} tokens: take more GPUs per replica"
         )
     alone = at_rate(replica.model, lengths, 1e-9, 1.0)
-    assert alone is not None  # next to nothing is always kept up with
+    assert alone is not None  # a rate close to zero is always sustainable
     return (
         f"a lone request has its first token after {alone.ttft_s:.2f} s (asked: {slo.ttft_s:g}) "
         f"and then one every {1e3 * alone.tpot_s:.1f} ms (asked: {1e3 * slo.tpot_s:g}): take more "

@@ -21,7 +21,7 @@ from simulation.planner.operating import Lengths, closed_loop_tpot_s
 
 WINDOW_S = 60.0
 LAPS = 10
-"""Times that the points of a table are shown to the fit."""
+"""Number of passes of the fit over the points of a table."""
 INFERENCEX_8K_1K = Lengths(prompt_tokens=0.9 * 8192, cached_tokens=0.0, output_tokens=0.9 * 1024)
 
 
@@ -72,7 +72,7 @@ class ThroughputRow:
 
     Attributes:
         kind: "total" (prompt and output) or "output".
-        note: what is not as the step model assumes.
+        note: differences from the assumptions of the step model.
     """
 
     model: ModelFacts
@@ -152,7 +152,7 @@ def left_out(table: TpotTable, clients: int, start: StepModel | None = None) -> 
 
 
 def _window(table: TpotTable, clients: int, tpot_s: float, start_s: float) -> Window:
-    """What a server at a point of the table shows in WINDOW_S, scaled to whole prompts."""
+    """Measurements of a server at a point of the table over WINDOW_S, scaled to whole prompts."""
     lengths = table.lengths
     prompts = round(WINDOW_S * clients / (lengths.output_tokens * tpot_s))
     return Window(

@@ -1,7 +1,7 @@
 """Fields, types and ranges of a configuration: every problem, not only the first.
 
 msgspec decides what is valid and stops at the first error. So every field and list item is
-converted on its own, and its error is told in the words of the configuration file.
+converted on its own, and its error is worded in terms of the configuration file.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 ANTHROPIC_FEATURES = frozenset(
     {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
 )
-"""What the Messages API can do by default: the configuration of a remote adds and removes."""
+"""Features of the Messages API by default: the configuration of a remote adds and removes."""
 
 
 def unsupported_fields(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:

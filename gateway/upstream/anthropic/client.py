@@ -28,7 +28,7 @@ VERSION = "2023-06-01"
 
 
 class AnthropicClient:
-    """One remote endpoint. What goes wrong there is an UpstreamFailure.
+    """One remote endpoint. Server and connection errors raise UpstreamFailure.
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `can`, `cannot`: differences
     to `ANTHROPIC_FEATURES`; `extra`: fields that every body gets; `headers`: further ones, of every

@@ -149,7 +149,7 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.Cli
                         allow_redirects=False,
                     )
                 except aiohttp.ConnectionTimeoutError:
-                    # A late timer: this process stood still, not the server. Try once more.
+                    # A late timer means that this process stalled, not the server. Try once more.
                     if now_s() < late_s:
                         raise
                     late_s = math.inf

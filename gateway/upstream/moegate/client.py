@@ -50,7 +50,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardingPolicy:
-    """What the other gateway is told beside the generation: see `OtherGatewayConfig`."""
+    """Fields sent to the other gateway beside the generation: see `OtherGatewayConfig`."""
 
     local_only: bool = False
     shared_classes: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class ForwardingPolicy:
 
 
 class MoegateClient:
-    """One remote gateway. What goes wrong there is an UpstreamFailure.
+    """One remote gateway. Server and connection errors raise UpstreamFailure.
 
     The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
     differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call.

@@ -30,7 +30,7 @@ from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import Usage
 
 MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
-"""What the API of another gateway can express; its own servers and remotes decide on the rest."""
+"""Features that the API of another gateway can express; its upstreams may support fewer."""
 _ROLES = {role: proto for proto, role in ROLES.items()}
 _TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
 _FINISH = {proto: reason for reason, proto in FINISH.items()}

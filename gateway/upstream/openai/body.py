@@ -33,7 +33,7 @@ OPENAI_FEATURES = frozenset(Feature) - {
     *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.IGNORE_EOS),
     *(Feature.PROMPT_TOKENS, Feature.CONTINUATION),
 }
-"""What OpenAI-shaped APIs can do by default: the configuration of a remote adds and removes."""
+"""Features of OpenAI-shaped APIs by default: the configuration of a remote adds and removes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ class ChoiceDecoder:
         text = choice.text
         delta = choice.delta
         if delta is not None:
-            # A refusal takes the place of content: it is what the model says.
+            # A refusal replaces content, so it counts as the model's output.
             text = delta.content or delta.refusal
             # Never both: servers that send both names send the same text under each.
             reasoning = delta.reasoning or delta.reasoning_content

@@ -26,7 +26,7 @@ from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 
 class OpenAIClient:
-    """One remote endpoint. What goes wrong there is an UpstreamFailure.
+    """One remote endpoint. Server and connection errors raise UpstreamFailure.
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
     streams shall be; `can`, `cannot`: differences to `OPENAI_FEATURES`; `max_tokens_field`,

@@ -1,4 +1,4 @@
-"""Token counts of OpenAI-shaped servers as `Usage`, whatever a server includes in which number."""
+"""Token counts of OpenAI-shaped servers as `Usage`, normalised across servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client of one vLLM server: generations as streams, and questions about the server."""
+"""Client of one vLLM server: generations as streams, and queries about the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class VllmClient:
-    """One self-hosted vLLM server. What goes wrong there is an UpstreamFailure.
+    """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
     `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces
     of streams shall be; `control_timeout_s`: of each call but `stream`.
