@@ -24,7 +24,7 @@ MOST_ERROR_SHARE = 0.9
 
 
 class RemoteBlock(enum.StrEnum):
-    """The first reason why a remote cannot take the request; FREE: it can."""
+    """The first reason why a remote cannot take the request; FREE if it can."""
 
     FREE = "can take it"
     CLOSED = "not in service, or ruled out by the data policy or a field of the request"
