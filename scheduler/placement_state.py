@@ -172,7 +172,7 @@ class PlacementState:
         return self.report is None or now - self.report.at_s > REPORT_STALE_S
 
     def external(self, now: float) -> int:
-        """Sequences in the engine that others sent; 0 when the report is stale."""
+        """Sequences in the engine that other clients sent; 0 when the report is stale."""
         return 0 if self.stale(now) else self.external_sequences
 
     def reserve_share(self, now: float) -> float:

@@ -7,9 +7,9 @@ any of it is used:
     granted = settled + reserved + free          of each lease
     settled + granted but not settled <= cap     of each account, in the store
 
-Beyond what running requests reserve, a lease holds at most 2 % of what its accounts have left. A
-lease that a crash left open counts as spent until the store closes it, because its whole grant
-counts.
+Beyond the reservations of running requests, a lease holds at most 2 % of the amount that its
+accounts have left. A lease that a crash left open counts as spent until the store closes
+it, because its whole grant counts.
 
 `budget_book.py` holds the leases of one process; `grant` is the decision that the store takes in a
 transaction of its own. The cost of a request beyond its reservation is an overrun. The overrun is
@@ -25,7 +25,7 @@ from scheduler.budgets.budget_window import Period
 from scheduler.pricing import MILLION, TokenRates
 
 MOST_FREE_DIVISOR = 50
-"""The free part of a lease is at most a 50th, 2 %, of what its accounts have left."""
+"""The free part of a lease is at most a 50th, 2 %, of the amount that its accounts have left."""
 SPARE_DIVISOR = 67
 """A grant adds a 67th, 1.5 %, of the remaining money to the needed amount, so that the unused part
 of reservations need not return to the store at once."""

@@ -1,4 +1,4 @@
-"""The leases and reservations of one process: see `budget.py` for what they are.
+"""The leases and reservations of one process; `budget.py` defines them.
 
 The shell (`gateway/accounting/budgets.py`) asks for a reservation. If the free part of the lease is
 too small, the shell passes an `Extend` to the store and the answer back to the book, one at a time

@@ -18,7 +18,7 @@ from scheduler.placement_state import PlacementState
 from scheduler.pricing import TokenCounts
 
 EXPLORE_EVERY = 50
-"""Every so many overflows, one explores."""
+"""One overflow in this number explores."""
 MOST_ERROR_SHARE = 0.9
 """Bound of the error share in 1 / (1 - share), the factor on a price: at most 10."""
 

@@ -14,7 +14,7 @@ from scheduler.tracked_request import TrackedRequest
 
 SPILL_MARGIN = 1.2
 """A request that waits goes to a remote once the time left until its first token is late falls to
-so many times the remote's mean time to first token."""
+this multiple of the remote's mean time to first token."""
 
 
 class Remotes:

@@ -6,8 +6,8 @@ start hide one that can, so the tries are counted by kind:
 
 - A request that was quoted on every self-hosted placement and got no place competes with all later
   requests. After `most_quoted` of these the pass ends, and lower classes wait.
-- A request that only some placements are open to says nothing about the others: `most_restricted`
-  bounds these, and they hold no class back.
+- A request to which only some placements are open gives no information on later requests:
+  `most_restricted` bounds the tries of such requests, and they hold no class back.
 - A prefill may be ruled out because it would interfere with running streams. A later request with a
   prefill at least as long is put off, because it would most likely interfere with as many streams.
   This is a guess, so with `try_put_off` the first `most_quoted` of these requests are tried after

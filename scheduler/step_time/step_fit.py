@@ -55,7 +55,7 @@ LARGEST_JUMP = 0.25
 """Upper bound of this threshold, for engines of any noise."""
 JUMP_WEIGHT = 0.3
 OUTLIER = 0.3
-"""A window that a settled fit misses by more weighs OUTLIER_WEIGHT, unless others follow it."""
+"""A settled fit gives a window with a larger miss OUTLIER_WEIGHT, unless more of them follow."""
 OUTLIER_WEIGHT = 0.1
 JUMP_KEEPS = 0.05
 """Weight that the windows before a change keep."""

@@ -45,7 +45,7 @@ class Window:
 
     Attributes:
         start_s, end_s: times on the scheduler's clock.
-        step_s: mean time between two outputs of a sequence, prefills of others included.
+        step_s: mean time between two outputs of a sequence, including prefills of other sequences.
         gaps: number of such times.
         batch: sequences that shared a step, foreign ones included.
         external_batch: number of foreign sequences among them.
