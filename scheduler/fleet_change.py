@@ -18,8 +18,8 @@ class FleetChange:
 
     Attributes:
         before, after: states by name, in the order of the configuration. A state of `after` is new
-            where no placement of this name was there, or another server was.
-        facts: the new facts by name; the states have the old ones until `apply_facts`.
+            if `before` has no placement of this name, or if its server is another one.
+        facts: the new facts by name; the states hold the old facts until `apply_facts`.
         models: the states of each configured model.
         changed: models whose placements, or facts of placements, differ.
     """

@@ -39,8 +39,8 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """An attempt that runs. `breaker`: the one that admitted it, another server's after a reload
-    that changed the incarnation."""
+    """An attempt that runs. `breaker`: the breaker that admitted it. After a reload that changed
+    the incarnation, this is not the placement's present breaker."""
 
     started_s: float
     tokens: int
@@ -70,26 +70,26 @@ class PlacementAdmission:
             self.add(facts)
 
     def add(self, facts: Placement) -> None:
-        """Adds a placement that nothing is known of; one of the same name is forgotten."""
+        """Adds a placement without history. An entry of the same name is replaced."""
         self.remove(facts.name)
         entry = _PlacementLimits(facts, Breaker(self._limits), float(facts.max_running))
         self._admission[facts.name] = entry
 
     def remove(self, name: str) -> None:
-        """Forgets a placement, if it is there, and what runs on it."""
+        """Removes a placement, if it is there, and its running attempts."""
         self._admission.pop(name, None)
         self._rates.forget(name)
 
     def change(self, facts: Placement) -> None:
-        """Applies changed facts; what was learnt of the placement stays, within the new bounds."""
+        """Applies changed facts. Learnt limits of the placement stay, within the new bounds."""
         entry = self._admission[facts.name]
         most, uncut = float(facts.max_running), entry.slots >= entry.facts.max_running
         entry.slots = most if uncut else min(entry.slots, most)
         entry.facts = facts
 
     def restart(self, facts: Placement) -> None:
-        """Another server is behind the name: its breaker starts anew. Limits that the account of
-        a remote has shown stay."""
+        """Gives the placement a new breaker, because another server is behind the name. The learnt
+        limits of a remote's account stay."""
         self.change(facts)
         self._admission[facts.name].breaker = Breaker(self._limits)
 

@@ -1,7 +1,7 @@
-"""Placements and what runs on them: the scheduler's own starts (exact) and engine reports (lagged).
+"""Placements and their load: the scheduler's own starts (exact) and engine reports (lagged).
 
-A `PlacementState` counts the attempts that the scheduler started and ended; what an engine runs
-beyond these is external load. The scheduler is its only writer. States of self-hosted placements
+A `PlacementState` counts the attempts that the scheduler started and ended; any other load of an
+engine is external load. The scheduler is its only writer. States of self-hosted placements
 are mirrored in the arrays of `placement/self_hosted.py`, which decisions read.
 """
 
@@ -29,7 +29,7 @@ MOST_RESERVE = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A place where requests can run: facts that change only by a reload, prices apart.
+    """A place where requests can run. Its facts, except prices, change only by a reload.
 
     Attributes:
         max_running: most sequences that run at once.
@@ -41,12 +41,12 @@ class Placement:
         kv_capacity_tokens, context_tokens: None if unknown.
         step_model: None for a remote, whose engine is not observed.
         rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
-            which is never taken for free.
-        nano_usd_per_s: cost of a self-hosted group; None if unknown, never taken for free.
+            an unknown rate never counts as free.
+        nano_usd_per_s: cost of a self-hosted group; None if unknown, which never counts as free.
         send_limits: rate limits of a remote.
         incarnation: names the server behind the placement, for example its address. A reload that
             changes it starts the engine's counters, caches and breaker anew.
-        failure_domain: placements with the same name fail together; empty: none shares it.
+        failure_domain: placements of the same domain fail together; empty if no other shares it.
         objective: whether requests are packed or spread; the same for all pools of one model.
         release_delay_s: a group that has been empty for this long is reported as releasable.
     """
@@ -77,7 +77,7 @@ class Placement:
         return self.group or self.name
 
     def is_same_server(self, other: Placement) -> bool:
-        """Whether both describe one server that serves one model, whatever its other facts."""
+        """Whether both describe the same server and model. Other facts may differ."""
         return _identity(self) == _identity(other)
 
 
@@ -96,7 +96,7 @@ class Resident:
     started_s: float
     promised_ttft_s: float
     kv_reserved_tokens: int
-    """Prompt and expected output."""
+    """Tokens reserved for the prompt and the expected output."""
     prefill_s: float
     """Predicted time of its prefill; 0 on a remote."""
     hit_tokens: int
@@ -114,7 +114,7 @@ class Resident:
 
     @property
     def kv_tokens(self) -> int:
-        """KV tokens that it holds, once its prompt is computed."""
+        """KV tokens that the attempt holds once its prompt is computed."""
         return self.request.prompt_tokens + self.output_tokens
 
 
@@ -155,28 +155,28 @@ class PlacementState:
 
     @property
     def kv_capacity_tokens(self) -> int | None:
-        """KV cache in tokens: configured, else what the engine reports."""
+        """KV cache in tokens: the configured value, else the engine's report."""
         if self.facts.kv_capacity_tokens is not None:
             return self.facts.kv_capacity_tokens
         return self.report.kv_capacity_tokens if self.report else None
 
     @property
     def context_tokens(self) -> int | None:
-        """Most tokens of one sequence: configured, else what the engine reports."""
+        """Most tokens of one sequence: the configured value, else the engine's report."""
         if self.facts.context_tokens is not None:
             return self.facts.context_tokens
         return self.report.context_tokens if self.report else None
 
     def stale(self, now: float) -> bool:
-        """Whether the newest report is missing, or too old to tell of external load."""
+        """Whether the newest report is missing, or too old to show external load."""
         return self.report is None or now - self.report.at_s > REPORT_STALE_S
 
     def external(self, now: float) -> int:
-        """Sequences in the engine that others sent; 0 when the report is stale."""
+        """Sequences in the engine that other clients sent; 0 when the report is stale."""
         return 0 if self.stale(now) else self.external_sequences
 
     def reserve_share(self, now: float) -> float:
-        """Share of the KV cache that observed preemptions ask to keep free; it halves in time."""
+        """Share of the KV cache to keep free after observed preemptions; it halves with time."""
         if not self._reserve:
             return 0.0
         return float(self._reserve * 0.5 ** ((now - self._reserve_at_s) / RESERVE_HALF_LIFE_S))
@@ -203,7 +203,7 @@ class PlacementState:
             return 0
         if resident.output_tokens == 0:
             del self.pending[request_id]
-            # A first token is the clock of the prefills: what the prediction was off by ends here.
+            # A first token shows when a prefill really ended, so the prediction error ends here.
             self.prefill_began_s = now
             self.prefill_end_s = now + sum(self.pending.values())
             seen_s = now - resident.started_s
@@ -213,16 +213,16 @@ class PlacementState:
         self.kv_tokens += news
         more = resident.kv_tokens - resident.kv_reserved_tokens
         if more > 0:
-            # It outgrew the prediction: what it holds is counted at least.
+            # The output exceeds the prediction, so the reservation is raised to the real size.
             resident.kv_reserved_tokens += more
             self.kv_reserved_tokens += more
         return news
 
     def extend_overdue_prefill(self, model: StepModel, now: float) -> None:
-        """The first pending prefill takes longer than was expected.
+        """Extends the first pending prefill, which takes longer than predicted.
 
-        Its prefix was not in the cache after all, or the prediction is off. Those behind it have
-        still to come in any case.
+        Either its prefix was not in the cache, or the prediction is wrong. The prefills behind it
+        are still pending in both cases.
         """
         request_id = next(iter(self.pending))
         prompt_tokens = self.residents[request_id].request.prompt_tokens
@@ -237,7 +237,7 @@ class PlacementState:
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
         self.kv_reserved_tokens -= resident.kv_reserved_tokens
-        # Sums of floats drift by rounding; nothing that runs needs exactly nothing.
+        # Sums of floats drift by rounding; without residents the variance is exactly 0.
         spread = resident.kv_spread_tokens**2
         self.kv_variance = max(0.0, self.kv_variance - spread) if self.residents else 0.0
         if request_id in self.pending:
@@ -260,7 +260,7 @@ class PlacementState:
         self.cache_trust += SEEN_WEIGHT * (share - self.cache_trust)
 
     def record_report(self, report: EngineReport) -> None:
-        """Records an engine's report. What it shows beyond the own attempts is external load.
+        """Records an engine's report. Load beyond the scheduler's own attempts is external load.
 
         An engine reports the start and the end of an attempt a step later than the scheduler knows
         them, so external load counts only once two successive reports show it.
@@ -271,12 +271,13 @@ class PlacementState:
         self.report = report
         capacity = self.kv_capacity_tokens or 0
         foreign = round(report.kv_usage * capacity) - self.kv_tokens
-        # Own tokens are known better than the engine's lagged gauge: what is beyond them is only
-        # believed where others run there.
+        # The count of own tokens is more exact than the engine's lagged gauge, so the difference
+        # counts as external only if external sequences run there.
         self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
 
     def record_preemptions(self, preemptions: int, now: float) -> None:
-        """The engine ran out of KV blocks: more of the cache is kept free for a while."""
+        """Records preemptions: the engine ran out of KV blocks, so a larger share of the cache is
+        kept free for some time."""
         if preemptions > 0:
             raised = self.reserve_share(now) + PREEMPTION_RESERVE * min(preemptions, 10)
             self._reserve, self._reserve_at_s = min(MOST_RESERVE, raised), now

@@ -44,11 +44,12 @@ class TrackedRequest:
         return bool(self._tried)
 
     def may_try(self, facts: Placement) -> bool:
-        """Whether no attempt failed on the placement, nor was found unsuited to its pool."""
+        """Whether no attempt failed on the placement, and none showed the request unsuited to its
+        pool."""
         return facts.name not in self._tried and facts.pool not in self._unsuited_pools
 
     def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:
-        """The placements outside the failure domains of those that failed, or all if none is."""
+        """The placements outside the failure domains of failed attempts; all if none is outside."""
         if not self._failed_domains:
             return states
         return [

@@ -7,12 +7,13 @@ any of it is used:
     granted = settled + reserved + free          of each lease
     settled + granted but not settled <= cap     of each account, in the store
 
-Beyond what running requests reserve, a lease holds at most 2 % of what its accounts have left. A
-lease that a crash left open counts as spent, since its whole grant does, until the store closes it.
+Beyond the reservations of running requests, a lease holds at most 2 % of the amount that its
+accounts have left. A lease that a crash left open counts as spent until the store closes
+it, because its whole grant counts.
 
 `budget_book.py` holds the leases of one process; `grant` is the decision that the store takes in a
-transaction of its own. What a request costs beyond its reservation is an overrun: it is booked, the
-grant grows by it even past the cap, and that blocks what follows.
+transaction of its own. The cost of a request beyond its reservation is an overrun. The overrun is
+recorded and added to the grant, even past the cap, so that later requests are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scheduler.budgets.budget_window import Period
 from scheduler.pricing import MILLION, TokenRates
 
 MOST_FREE_DIVISOR = 50
-"""The free part of a lease is at most a 50th, 2 %, of what its accounts have left."""
+"""The free part of a lease is at most a 50th, 2 %, of the amount that its accounts have left."""
 SPARE_DIVISOR = 67
 """A grant adds a 67th, 1.5 %, of the remaining money to the needed amount, so that the unused part
 of reservations need not return to the store at once."""
@@ -38,7 +39,7 @@ Scope = tuple[str, str, bool, Period]
 class Budget:
     """A cap on the charges of a tenant, of one key (`key_id`), or of each session of either.
 
-    `hard`: requests are refused at the cap; else it is only reported.
+    `hard`: requests are refused at the cap; otherwise reaching the cap is only reported.
     """
 
     tenant: str
@@ -56,7 +57,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class BudgetAccount:
-    """One budget in one window. `session_id` is None where sessions share it."""
+    """One budget in one window. `session_id` is None if all sessions share the account."""
 
     tenant: str
     key_id: str
@@ -66,7 +67,8 @@ class BudgetAccount:
 
     @property
     def account_id(self) -> str:
-        """Unique; the session comes last, because it may hold any character."""
+        """Unique id of the account. The session id is its last part, because it may contain any
+        character."""
         session = "" if self.session_id is None else f"/s={self.session_id}"
         return f"{self.period}/{self.starts_unix_s}/{self.tenant}/{self.key_id}{session}"
 
@@ -101,7 +103,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An account has no room. `transient`: it may have once running requests have settled."""
+    """An account has no room. `transient`: room may appear when running requests settle."""
 
     limit: Limit
     needed_nano_usd: int
@@ -111,7 +113,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The amount granted, and what its accounts have left (None: none of them is hard)."""
+    """The amount granted, and the amount left in its accounts (None: no account is hard)."""
 
     nano_usd: int
     left_nano_usd: int | None
@@ -134,7 +136,7 @@ def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
                 )
             )
     if refusals:
-        # A refusal that lasts is told first: a retry would only meet it later.
+        # A lasting refusal is reported first: a retry would only meet it later.
         return min(refusals, key=lambda refusal: refusal.transient)
     left_then = min(
         (p.limit.cap_nano_usd - p.committed_nano_usd - need_nano_usd for p in hard), default=None
@@ -147,8 +149,8 @@ def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
 
 
 def worst_case_nano_usd(rates: TokenRates, *, input_tokens: int, output_tokens: int) -> int:
-    """Most that so many tokens can cost, rounded up: the dearest kind of input, at the dearest tier
-    that an input of up to this length can reach."""
+    """Upper bound of the cost of these tokens, rounded up. It assumes the most expensive kind of
+    input, at the most expensive tier that an input of up to this length can reach."""
     worst = 0
     for tier in rates.tiers:
         if tier.context_over_tokens and tier.context_over_tokens >= input_tokens:

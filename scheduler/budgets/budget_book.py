@@ -1,7 +1,8 @@
-"""The leases and reservations of one process: see `budget.py` for what they are.
+"""The leases and reservations of one process; `budget.py` defines them.
 
-The shell (`gateway/accounting/budgets.py`) asks for a reservation; where the lease has not enough
-free, it carries an `Extend` to the store and the answer back, one at a time for each holder.
+The shell (`gateway/accounting/budgets.py`) asks for a reservation. If the free part of the lease is
+too small, the shell passes an `Extend` to the store and the answer back to the book, one at a time
+for each holder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, H
 from scheduler.budgets.budget_window import window_at
 
 IDLE_S = 10.0
-"""An unused lease is closed after this time, and its rest returns to the store."""
+"""An unused lease is closed after this time, and its unused amount returns to the store."""
 MAX_LEASES = 50_000
 """Most leases of one process, some 50 MB; beyond, a new holder is asked to try again later."""
 FIRST_HOLD_S = 2.0
@@ -66,7 +67,8 @@ class Extend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveBack:
-    """Order to the store: take this amount back from the lease; the book has subtracted it."""
+    """Order to the store: take this amount back from the lease. The book has already subtracted
+    it."""
 
     lease: Lease
     nano_usd: int
@@ -74,16 +76,17 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
-    """Order to the store: end the lease; once its rows are written, the rest returns."""
+    """Order to the store: end the lease. The unused amount returns once its rows are written."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSettlement:
-    """What an attempt counts with. `overrun`: of it, beyond all that its lease had free.
+    """The amount that an attempt counts with in its budgets.
 
-    `others`: accounts that the lease knows nothing of, because their budget came later.
+    `overrun_nano_usd`: the part of it that exceeds the free amount of the lease. `others`: accounts
+    that the lease does not cover, because their budget was added later.
     """
 
     lease_id: str | None
@@ -94,7 +97,8 @@ class BudgetSettlement:
 
 @dataclass(frozen=True, slots=True)
 class _Applying:
-    """The budgets of a key. `holder`: of all its requests, where no budget looks at sessions."""
+    """The budgets of a key. `holder`: the one holder of all its requests, if no budget is per
+    session."""
 
     budgets: tuple[Budget, ...]
     holder: Holder | None
@@ -136,15 +140,15 @@ class BudgetBook:
                 self._end(holder)
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
-        """The holder of a request; None if no budget applies. Requests without a session share
-        ""."""
+        """The holder of a request; None if no budget applies. Requests without a session share the
+        session id ""."""
         applying = self._applying(tenant, key_id)
         if applying.holder is not None or not applying.budgets:
             return applying.holder
         return Holder(tenant, key_id, session_id)
 
     def is_hard(self, holder: Holder) -> bool:
-        """Whether any of its budgets refuses requests."""
+        """Whether any budget of the holder refuses requests."""
         return self._applying(holder.tenant, holder.key_id).hard
 
     def accounts(self, holder: Holder, unix_s: float) -> tuple[Limit, ...]:
@@ -170,7 +174,9 @@ class BudgetBook:
         return tuple(sorted(limits, key=lambda limit: limit.account.account_id))
 
     def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int, unix_s: float) -> bool:
-        """Reserves, if the holder's lease has so much free. The id must hold nothing yet.
+        """Reserves the amount and returns True, if the holder's lease has as much free.
+
+        `request_id` must hold no reservation yet.
 
         Raises NoBudget, and OverflowError when there are too many leases for one more.
         """
@@ -188,8 +194,11 @@ class BudgetBook:
         return True
 
     def extension(self, holder: Holder, worst_nano_usd: int, unix_s: float) -> Extend:
-        """What the store has to grant first. One at a time for a holder; `extended` must follow,
-        or `not_extended`. Raises as `reserve`."""
+        """The amount that the store has to grant before `reserve` can succeed.
+
+        A holder has one extension at a time. The caller must then call `extended` or
+        `not_extended`. Raises the errors of `reserve`.
+        """
         lease = self._lease(holder, unix_s)
         lease.extending = True
         return Extend(lease=lease, need_nano_usd=max(0, worst_nano_usd - lease.free_nano_usd))
@@ -202,22 +211,25 @@ class BudgetBook:
         lease.extending = False
 
     def not_extended(self, lease: Lease) -> None:
-        """The store refused, or did not answer: what it may have granted shows at the next time."""
+        """Records that the store refused or did not answer. An amount that it granted nevertheless
+        shows in the answer to the next extension."""
         lease.extending = False
 
     def gone(self, lease: Lease) -> None:
-        """The store has closed the lease, taking this process for dead: all of it counts as spent.
+        """Records that the store closed the lease, because it took this process for dead.
 
-        Running requests go on, their rows correct that; new ones need another lease.
+        The whole lease then counts as spent. Running requests go on, and their rows correct the
+        amount spent. New requests need another lease.
         """
         lease.extending = False
         if self._leases.get(lease.holder) is lease:
             self._end(lease.holder)
 
     def settle(self, request_id: str, charge_nano_usd: int | None) -> BudgetSettlement | None:
-        """An attempt ended; None as charge: unknown, so that all that was reserved counts.
+        """Settles the charge of an ended attempt against its reservation.
 
-        None as answer: no budget applied to the request.
+        `charge_nano_usd` is None if the charge is unknown; the whole reservation then counts.
+        Returns None if no budget applied to the request.
         """
         hold = self._holds.get(request_id)
         if hold is None:
@@ -240,7 +252,7 @@ class BudgetBook:
     def later_accounts(self, lease: Lease, unix_s: float) -> tuple[BudgetAccount, ...]:
         """Accounts of the holder that the lease does not cover."""
         if self._leases.get(lease.holder) is lease:
-            return ()  # its budgets are those in force
+            return ()  # the lease covers all budgets in force
         known = {limit.account for limit in lease.limits}
         limits = self.accounts(lease.holder, unix_s)
         return tuple(limit.account for limit in limits if limit.account not in known)
@@ -256,9 +268,10 @@ class BudgetBook:
         self.hold_s += HOLD_WEIGHT * (held_s - self.hold_s)
 
     def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[GiveBack | Close, ...]:
-        """What goes back to the store now: ended and idle leases, and what is above 2 %.
+        """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %.
 
-        `pressed`: a holder that found no room: other leases give all that is free.
+        `pressed`: a holder that found no room. All other leases then give back their whole free
+        amount.
         """
         for holder, lease in list(self._leases.items()):
             idle = unix_s - lease.used_s >= IDLE_S and lease.holds == 0 and not lease.extending
@@ -277,7 +290,7 @@ class BudgetBook:
         return tuple(actions)
 
     def close_all(self) -> tuple[Close, ...]:
-        """Ends every lease without a request, because the process stops."""
+        """Ends all leases because the process stops; returns those that hold no request."""
         for holder in list(self._leases):
             self._end(holder)
         ended = [
@@ -330,9 +343,9 @@ class BudgetBook:
 
 
 def _excess(lease: Lease, *, all_of_it: bool) -> int:
-    """The free amount above 2 % of what the accounts have left."""
+    """The free amount above 2 % of the amount that the accounts have left."""
     if lease.extending:
-        return 0  # the store's answer, on its way, names the whole grant
+        return 0  # the pending answer of the store states the whole grant
     free = lease.free_nano_usd
     if all_of_it:
         return free

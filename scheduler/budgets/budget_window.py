@@ -10,7 +10,7 @@ DAY_S = 86_400
 
 
 class Period(enum.StrEnum):
-    """After which a budget starts anew."""
+    """Length of a budget's window; a new window starts with nothing spent."""
 
     HOUR = "hour"
     DAY = "day"

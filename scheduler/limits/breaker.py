@@ -1,4 +1,4 @@
-"""Circuit breaker of one placement: whether it may be sent requests, by how its last ones ended.
+"""Circuit breaker of one placement: the outcomes of its last requests decide whether it gets more.
 
 The breaker is *closed* while the placement works. It opens after too many failures or a refused
 key, and pauses after every "busy" for as long as the placement asks. After an opening it is *half
@@ -18,23 +18,24 @@ class BreakerPhase(enum.StrEnum):
     """State of a breaker: which requests it admits."""
 
     CLOSED = "closed"
-    """Everything."""
+    """Admits every request."""
     PAUSED = "paused"
-    """Nothing, for a while: the placement said that it is full."""
+    """Admits none for some time: the placement answered that it is full."""
     OPEN = "open"
-    """Nothing, for a while: it failed too often, or it refuses the gateway's key."""
+    """Admits none for some time: the placement failed too often, or refuses the gateway's key."""
     HALF_OPEN = "half_open"
-    """One request at a time."""
+    """Admits one request at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerLimits:
     """When a breaker opens, and for how long (seconds).
 
-    It opens when `failures` of the last `outcomes` attempts, none older than `window_s`, failed
-    and these are at least `failed_share` of them. Each opening in a row is twice as long as the
-    one before, from `first_open_s` (`account_open_s` for a refused key) to `longest_open_s`; each
-    pause in a row from `first_pause_s` to `longest_pause_s`, unless the placement says how long.
+    It looks at the last `outcomes` attempts that are not older than `window_s`. It opens when at
+    least `failures` of them, and at least the share `failed_share`, failed. Each opening in a row
+    is twice as long as the one before, from `first_open_s` (`account_open_s` for a refused key) to
+    `longest_open_s`. Pauses grow in the same way from `first_pause_s` to `longest_pause_s`, unless
+    the placement states their length.
     After `pauses_before_trial` pauses in a row the next request is a trial.
     """
 
@@ -57,7 +58,7 @@ class Breaker:
     """The breaker of one placement. Times are those of the caller's monotonic clock.
 
     Attributes:
-        reason: text for operators: why it opened or paused last.
+        reason: cause of the last opening or pause, as text for operators.
     """
 
     def __init__(self, limits: BreakerLimits | None = None) -> None:
@@ -98,11 +99,11 @@ class Breaker:
                 return False
 
     def next_change_s(self, now: float) -> float | None:
-        """When an opening or a pause ends; None if there is none."""
+        """Time at which an opening or a pause ends; None if there is none."""
         return self._until_s if self._until_s is not None and now < self._until_s else None
 
     def count_start(self, request_id: str, now: float) -> None:
-        """A request that it admitted has started."""
+        """Records that an admitted request has started."""
         if self.phase(now) is BreakerPhase.HALF_OPEN:
             self._trial = request_id
 
@@ -126,7 +127,7 @@ class Breaker:
             self._pause(started_s, retry_after_s, detail, now)
         elif fault in _FAILURES:
             self._recent.append((now, True))
-            # What started before the opening tells nothing new.
+            # An attempt that started before the opening gives no new evidence.
             if is_trial or (started_s >= self._opened_s and self._too_many(fault, now)):
                 self._open(fault, detail, now)
         elif ok and (is_trial or not self._trial_due):
@@ -137,7 +138,8 @@ class Breaker:
                 self.close()
 
     def close(self) -> None:
-        """Closes: a trial or a probe has shown that the placement works. Failures are forgotten."""
+        """Closes the breaker and forgets failures, because a trial or a probe has shown that the
+        placement works."""
         self._recent.clear()
         self._until_s = self._trial = None
         self._broken = self._trial_due = False
@@ -164,7 +166,8 @@ class Breaker:
         self, started_s: float, retry_after_s: float | None, detail: str, now: float
     ) -> None:
         limits = self._limits
-        # One pause for a burst that met the same limit: what was sent before it began is old news.
+        # A burst that met the same limit counts as one pause: requests sent before the pause began
+        # give no new evidence.
         fresh = started_s >= self._opened_s
         if fresh:
             self._pauses += 1

@@ -1,8 +1,8 @@
 """Replicas and remotes that an operator keeps out of service, whatever their probes say.
 
-Kept over reloads, not over restarts. `ServingChanged` events pass the filter on their way to the
-core. It remembers what the probes said last, which holds again once the placement is taken back. A
-replica's pinned ranks are drained with it, also those that a reload adds.
+Drains survive reloads but not restarts. `ServingChanged` events pass the filter on their way to the
+core. The filter remembers the last probe result of each placement, which applies again when the
+drain ends. The pinned ranks of a replica are drained with it, including those that a reload adds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DRAINED = "drained by an operator"
 
 
 class DrainFilter:
-    """Which placements are drained. A group is a replica; a remote is a group of its own."""
+    """The drained placements. A group is a replica; a remote is a group of its own."""
 
     def __init__(self) -> None:
         self._drained: set[str] = set()
@@ -26,18 +26,18 @@ class DrainFilter:
         self._drained.add(group)
 
     def undrain(self, group: str) -> None:
-        """Ends that."""
+        """Ends the drain of the group; its probe results apply again."""
         self._drained.discard(group)
 
     def filtered(self, event: ServingChanged, group: str) -> ServingChanged:
-        """The event of a placement of `group` as the core is to see it."""
+        """The event of a placement of `group`, changed to not serving if the group is drained."""
         self._probed[event.placement] = event
         if event.serving and group in self._drained:
             return replace(event, serving=False, reason=DRAINED)
         return event
 
     def current(self, placement: str, group: str) -> ServingChanged:
-        """What holds for a placement whose group was drained or taken back."""
+        """Current event of a placement, after its group was drained or undrained."""
         probed = self._probed.get(placement)
         if probed is None:
             reason = DRAINED if group in self._drained else "not probed yet"

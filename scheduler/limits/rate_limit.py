@@ -2,7 +2,7 @@
 
 Rates are token buckets that hold one minute's worth: over any w seconds at most
 `limit * (1 + w / 60)` is admitted. A request's tokens are estimated when it is admitted and settled
-when it ends, so a bucket may go into debt; what is owed delays later requests. One entry a key.
+when it ends, so a bucket may go into debt; a debt delays later requests. Each key has one entry.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class _Bucket:
         self._at_s = 0.0
 
     def left(self, limit: int, now: float) -> float:
-        """What is left at `now`; a limit that was changed meanwhile holds from now on."""
+        """The amount left at `now`. A changed limit applies from `now` on."""
         if self._left is None:
             return float(limit)
         elapsed_s = max(0.0, now - self._at_s)
         return min(float(limit), self._left + elapsed_s * limit / MINUTE_S)
 
     def take(self, amount: int, limit: int, now: float) -> None:
-        """Takes, or gives back when negative: never more than the bucket holds."""
+        """Takes an amount. A negative one is given back, up to the size of the bucket."""
         self._left = min(float(limit), self.left(limit, now) - amount)
         self._at_s = now
 
@@ -90,7 +90,9 @@ class RateLimiter:
         return account.running if account else 0
 
     def admit(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
-        """None: admitted, and the slot and `tokens` (an estimate) are taken. Else nothing is.
+        """Admits a request: takes a slot and `tokens` (an estimate), and returns None.
+
+        If a limit refuses the request, nothing is taken and the refusal is returned.
 
         `now`: seconds on a clock that never goes back. Raises ValueError for negative tokens.
         """
@@ -109,7 +111,7 @@ class RateLimiter:
         return None
 
     def refusal(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
-        """What `admit` would return. Changes nothing."""
+        """The result that `admit` would return. Changes nothing."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
         account = self._accounts.get(key_id) or _Account()
@@ -126,7 +128,7 @@ class RateLimiter:
             if limit is not None
             and (refusal := _refusal(name, limit, bucket, amount, now)) is not None
         ]
-        # The one that holds longest: an earlier retry would only be refused by it.
+        # The refusal with the longest wait: it would refuse an earlier retry.
         return max(refusals, key=lambda refusal: _wait(refusal.retry_after_s), default=None)
 
     def settle(self, key_id: str, reserved: int, used: int, now: float) -> None:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryLimits:
-    """`share`: retries per request in the long run; `reserve`: retries beyond that share at once,
-    which come back at `reserve_per_s`; `most`: what is saved up at most."""
+    """Size of a retry budget.
+
+    `share`: retries per request in the long run. `reserve`: retries allowed at once beyond that
+    share; the reserve refills at `reserve_per_s`. `most`: largest number of saved retries.
+    """
 
     share: float = 0.2
     reserve: float = 64.0
@@ -24,7 +27,7 @@ DEFAULT_RETRIES = RetryLimits()
 
 
 class RetryBudget:
-    """Counts retries. Starts with its reserve."""
+    """Counts the retries that are left. It starts with the reserve."""
 
     def __init__(self, limits: RetryLimits | None = None) -> None:
         self._limits = limits or RetryLimits()
@@ -32,16 +35,16 @@ class RetryBudget:
         self._at_s: float | None = None
 
     def set_limits(self, limits: RetryLimits) -> None:
-        """Applies changed limits; what is left stays, up to the new bound."""
+        """Applies changed limits. The retries left stay, up to the new bound."""
         self._limits = limits
         self._left = min(limits.most, self._left)
 
     def request(self) -> None:
-        """A new request has come."""
+        """Adds the share of one new request."""
         self._add(self._limits.share)
 
     def take(self, now: float) -> bool:
-        """Takes one retry; False: none is left."""
+        """Takes one retry. Returns False if none is left."""
         limits = self._limits
         elapsed_s = 0.0 if self._at_s is None else max(0.0, now - self._at_s)
         self._at_s = now
@@ -53,7 +56,7 @@ class RetryBudget:
         return True
 
     def succeeded(self) -> None:
-        """A retry that was taken has answered."""
+        """Gives back a retry that succeeded."""
         self._add(1.0)
 
     def _add(self, retries: float) -> None:

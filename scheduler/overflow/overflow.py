@@ -18,13 +18,13 @@ from scheduler.placement_state import PlacementState
 from scheduler.pricing import TokenCounts
 
 EXPLORE_EVERY = 50
-"""Every so many overflows, one explores."""
+"""One overflow in this number explores."""
 MOST_ERROR_SHARE = 0.9
 """Bound of the error share in 1 / (1 - share), the factor on a price: at most 10."""
 
 
 class RemoteBlock(enum.StrEnum):
-    """The first reason why a remote cannot take the request; FREE: it can."""
+    """The first reason why a remote cannot take the request; FREE if it can."""
 
     FREE = "can take it"
     CLOSED = "not in service, or ruled out by the data policy or a field of the request"

@@ -14,7 +14,7 @@ from scheduler.tracked_request import TrackedRequest
 
 SPILL_MARGIN = 1.2
 """A request that waits goes to a remote once the time left until its first token is late falls to
-so many times the remote's mean time to first token."""
+this multiple of the remote's mean time to first token."""
 
 
 class Remotes:
@@ -33,7 +33,7 @@ class Remotes:
         self._explorer = explorer or Explorer()
 
     def carried_over(self, states: Sequence[PlacementState]) -> Remotes:
-        """Those of a changed configuration, with what is known of when each was tried."""
+        """The remotes of a changed configuration. The times of the last tries are kept."""
         self._explorer.keep_only({state.facts.name for state in states})
         return Remotes(states, self._admission, self._explorer)
 

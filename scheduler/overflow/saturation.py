@@ -4,7 +4,7 @@ The predicted wait is the queued work divided by the measured rate at which work
 requests waited. The rate is measured in predicted work, so an error of the prediction cancels out.
 The mark has hysteresis in value and in time, so that overflow does not flap. Requests that are late
 already do not count: the mark holds them back, so they would keep it set. The figure shown to
-operators counts them, and the time that the others have waited (`shown_share`).
+operators counts them, and the time that the other requests have waited (`shown_share`).
 """
 
 from __future__ import annotations

@@ -40,14 +40,14 @@ class _Cache:
 
     bit: int
     names: dict[EngineHash, int | None] = field(default_factory=dict)
-    """Own name by the engine's; None: no prompt here can hit it."""
+    """Name of each block, keyed by the engine's name; None if no prompt here can hit the block."""
     copies: dict[EngineHash, int] = field(default_factory=dict)
     """Copies beyond the first one."""
     tokens: int = 0
     known: bool = False
     """Whether `names` is the whole content of the cache."""
     began_s: float = -np.inf
-    """When it was known to be empty."""
+    """Time at which the cache was known to be empty."""
     block_tokens: int = 0
 
 
@@ -66,12 +66,12 @@ class EngineCaches:
         self._figures: (
             tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int64], Floats] | None
         ) = None
-        """Of each cache: its bit's number, its placement, the tokens of a block, the ranks of its
-        placement."""
+        """For each cache: the number of its bit, its placement, the tokens of a block, and the
+        ranks of its placement."""
         self.known = np.zeros(placements, dtype=np.bool_)
-        """Whether all that a placement's caches hold is known, shape (placements,)."""
+        """Whether the whole content of a placement's caches is known, shape (placements,)."""
         self.block_sizes: tuple[int, ...] = ()
-        """Tokens of a block, each size that an engine has told of."""
+        """Block sizes in tokens that the engines have reported."""
 
     def __len__(self) -> int:
         return self._blocks
@@ -99,15 +99,17 @@ class EngineCaches:
         self._sum_up(placement)
 
     def engine_restarted(self, placement: int, since_s: float) -> None:
-        """The engine restarted after `since_s`: events from before are void."""
+        """Records that the engine restarted after `since_s`, which voids earlier events."""
         for cache in self._of(placement):
             if cache.began_s < since_s:
                 self._reset(cache, known=False)
         self._sum_up(placement)
 
     def reindex(self, previous: Sequence[int | None]) -> None:
-        """Placements were added, removed or moved: `previous` has the former index of each
-        placement, None for a new one."""
+        """Moves the caches after placements were added, removed or reordered.
+
+        `previous` has the former index of each placement, None for a new one.
+        """
         index = {before: i for i, before in enumerate(previous) if before is not None}
         caches: dict[tuple[int, int], _Cache] = {}
         for (placement, rank), cache in self._caches.items():
@@ -177,7 +179,7 @@ class EngineCaches:
                 return
             self.block_sizes = (*self.block_sizes, size)
         if cache.block_tokens != size:
-            if cache.names:  # an engine has one size
+            if cache.names:  # an engine has one block size
                 self._reset(cache, known=False)
             cache.block_tokens = size
             self._figures = None

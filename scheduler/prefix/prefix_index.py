@@ -68,8 +68,11 @@ class PrefixIndex:
         held.clear()
 
     def reindex(self, previous: Sequence[int | None]) -> None:
-        """Placements were added, removed or moved: `previous` has the former index of each
-        placement, None for a new one. The bits of those that stay are not touched."""
+        """Changes the indices after placements were added, removed or reordered.
+
+        `previous` has the former index of each placement, None for a new one. The bits of
+        placements that stay do not change.
+        """
         for placement in set(range(len(self._blocks))).difference(previous):
             self.forget(placement)
         used = {self._bits[before] for before in previous if before is not None}

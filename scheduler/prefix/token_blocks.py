@@ -20,7 +20,7 @@ _TOKEN_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlocks:
-    """A prompt in blocks of `block_tokens`: names of the full ones that a hit can cover."""
+    """A prompt in blocks of `block_tokens`: names of the full blocks that a hit can cover."""
 
     block_tokens: int
     names: tuple[int, ...]
@@ -28,11 +28,12 @@ class TokenBlocks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksStored:
-    """Blocks that follow each other are in the cache now.
+    """Consecutive blocks were stored in the cache.
 
-    `parent`: the block before the first one; None: they begin a prompt. `salt`: the prompt's cache
-    salt ("": none), read where they begin one; None: more than tokens and a salt is in them (an
-    adapter, pictures), so that no prompt here can hit them.
+    `parent`: the block before the first one; None if the blocks begin a prompt. `salt`: cache salt
+    of the prompt ("" for none), read only if the blocks begin a prompt. A salt of None means that
+    the blocks depend on more than tokens and a salt (an adapter, pictures), so no prompt here can
+    hit them.
     """
 
     hashes: tuple[EngineHash, ...]

@@ -7,7 +7,8 @@ the shortest predicted prefill, where each second of waiting counts as `ageing` 
 Earliest-deadline order would collapse under overload, so deadlines do not set the order. A request
 whose time to first token is lost moves behind all others, until its time in the queue is up.
 
-If the queue is full, a request of the lowest class makes room, of the tenant that waits with most.
+If the queue is full, a request leaves it: one of the lowest class, and in this class of the tenant
+with the most queued requests per weight.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class Due(enum.IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Queued:
-    """A request that waits, with the times at which the next thing becomes due.
+    """A request that waits, with the times at which its next actions become due.
 
-    `spill_s`: None where no remote may take it; `service_s`: predicted time from a start to the
-    first token; `work_s`: predicted time of a full group.
+    `spill_s`: None if no remote may take the request. `service_s`: predicted time from its start to
+    its first token. `work_s`: predicted time that it takes of a full group.
     """
 
     request: Request
@@ -77,7 +78,7 @@ class Queued:
 
     @property
     def promised_s(self) -> float:
-        """Time to first token that it was promised."""
+        """The promised time to first token, s after arrival."""
         return self.late_s + self.service_s - self.request.arrival_s
 
 
@@ -95,12 +96,12 @@ class _ClassQueue:
     """Requests that no self-hosted placement may take. No other request waits behind them."""
     credit_s: float = 0.0
     work_s: float = 0.0
-    """Of the live ones."""
+    """Predicted work of the live requests."""
     count: int = 0
 
 
 class ModelQueue:
-    """Requests of one model that wait for a place. Sums are kept, not counted anew."""
+    """Requests of one model that wait for a place. Sums are updated, not recomputed."""
 
     def __init__(self, limits: QueueLimits, policy: Policy) -> None:
         self._limits = limits
@@ -160,11 +161,11 @@ class ModelQueue:
             heapq.heapify(self._due)
 
     def schedule(self, queued: Queued, due: Due, at_s: float) -> None:
-        """Makes something due for a request that waits."""
+        """Schedules an action for a request that waits."""
         heapq.heappush(self._due, (at_s, due, queued.request.request_id, queued.order[1]))
 
     def remove(self, request_id: str) -> Queued | None:
-        """Takes a request out, wherever it stands; None if it is not here."""
+        """Removes a request from any line and returns it; None if it is not queued."""
         queued = self._by_id.pop(request_id, None)
         if queued is None:
             return None
@@ -173,7 +174,7 @@ class ModelQueue:
         return queued
 
     def credit_lower_classes(self, queued: Queued) -> None:
-        """The request got a place: lower classes that wait are owed their share of it."""
+        """Credits the lower classes that wait with their share of a request that got a place."""
         mine = queued.request.slo.slo_class
         self.counters.tenant_started(queued.request.tenant)
         below = False
@@ -189,10 +190,10 @@ class ModelQueue:
         """Requests for self-hosted placements, in the order in which they are to be tried, each
         with its rank.
 
-        A lower rank goes first, but a class that is owed its share goes before all. A request
-        whose time to first token is lost ranks below all others; `hold_late` leaves it out. Who
-        goes through the requests stops at the first one of a higher rank than one that competes
-        with it for the same places, and when the tries are used up.
+        A lower rank goes first, but a class whose credit covers its next request goes before all.
+        A request whose time to first token is lost ranks below all others; `hold_late` leaves it
+        out. The caller stops when the tries are used up, or at the first request whose rank is
+        higher than the rank of an earlier one that competes with it for the same places.
         """
         for rank, line in enumerate(self._classes.values()):
             if line.live and line.credit_s >= _head(line.live).work_s:
@@ -228,10 +229,11 @@ class ModelQueue:
         return any(line.late for line in self._classes.values())
 
     def overtakes(self, request: Request, slack_nano_usd: float) -> bool:
-        """Whether an arrival may be looked at before those who wait.
+        """Whether an arrival may be tried before the requests that wait.
 
-        Within a tenant it may: nothing then blocks at the head of a line. It never passes a class
-        above, nor tenants that had less service than its own, but for `slack_nano_usd`.
+        It may pass requests of its own tenant, so that the head of a line blocks no other request.
+        It never passes a higher class. It passes another tenant only if its own tenant had at most
+        `slack_nano_usd` more service.
         """
         for name, line in self._classes.items():
             if name is request.slo.slo_class:
@@ -258,8 +260,11 @@ class ModelQueue:
         return self._classes[slo_class].count
 
     def ahead_s(self, request: Request, prefill_s: float) -> float:
-        """Work that would be served before this request: that of higher classes, and of its own
-        class as much as its tenant's line has before its seat."""
+        """Predicted work that would be served before this request.
+
+        It is the work of all higher classes, plus a share of the work of its own class: the share
+        of its tenant's line that stands before its seat.
+        """
         work_s = 0.0
         for name, line in self._classes.items():
             if name is not request.slo.slo_class:
@@ -275,8 +280,9 @@ class ModelQueue:
     def displaceable(self, request: Request) -> Queued | None:
         """The request that should leave a full queue for this one; None if none ranks below it.
 
-        Nobody leaves a queue that a reload has left above its bound: that would make no room yet.
-        In the same class: a late request, else the last one of a tenant with more queued requests.
+        No request leaves a queue that a reload has left above its bound, because one that leaves
+        does not yet make room. In the same class, a late request leaves, else the last request of
+        a tenant with more queued requests.
         """
         if len(self._by_id) > self._limits.requests:
             return None
@@ -297,7 +303,7 @@ class ModelQueue:
         return None
 
     def next_due_s(self) -> float | None:
-        """When something becomes due for the first time; None when the queue is empty."""
+        """Time of the next due action; None if the queue is empty."""
         while self._due:
             due_s, due, request_id, arrival = self._due[0]
             if self._waits(due, request_id, arrival) is not None:
@@ -306,7 +312,7 @@ class ModelQueue:
         return None
 
     def pop_due(self, now: float) -> Iterator[tuple[Due, Queued]]:
-        """What has become due by `now`, each once; expired requests are taken out."""
+        """Actions that are due by `now`, each once. Expired requests leave the queue."""
         while (first_s := self.next_due_s()) is not None and first_s <= now:
             _, due, request_id, arrival = heapq.heappop(self._due)
             queued = self._waits(due, request_id, arrival)
@@ -325,7 +331,7 @@ class ModelQueue:
         return prefill_s + self._policy.ageing * aged_s
 
     def _by_tenant(self, lines: _Line) -> Iterator[Queued]:
-        """The first of each tenant, least service first, then the second of each, and so on."""
+        """The first request of each tenant, least service first, then the second of each, etc."""
         tenants = heapq.nsmallest(MOST_TENANTS, lines, key=self.counters.served)
         waiting = [tuple(lines[tenant][:MOST_SCANNED]) for tenant in tenants]
         for depth in range(max(map(len, waiting))):
@@ -359,7 +365,7 @@ class ModelQueue:
             line.credit_s = line.credit_s if line.live else 0.0
 
     def _waits(self, due: Due, request_id: str, arrival: int) -> Queued | None:
-        """The request that an entry of the heap is about, if it still waits for that."""
+        """The request of a heap entry, if it still waits for the entry's action."""
         queued = self._by_id.get(request_id)
         if queued is None or queued.order[1] != arrival:
             return None

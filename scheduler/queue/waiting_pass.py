@@ -4,13 +4,14 @@ The pass knows no placements: `try_start` tries one request and returns the outc
 bounded number of tries, however long the queue is. The bound must not let a request that cannot
 start hide one that can, so the tries are counted by kind:
 
-- A request that was quoted on every self-hosted placement and found none competes with all that
-  follow. After `most_quoted` of these the pass ends, and lower classes wait.
-- A request that only some placements are open to says nothing about the others: `most_restricted`
-  bounds these, and they hold no class back.
-- A request whose prefill is no shorter than one that would have harmed running streams is put off:
-  it would most likely harm no fewer. That is a guess. With `try_put_off` the first `most_quoted` of
-  them are tried after the others.
+- A request that was quoted on every self-hosted placement and got no place competes with all later
+  requests. After `most_quoted` of these the pass ends, and lower classes wait.
+- A request to which only some placements are open gives no information on later requests:
+  `most_restricted` bounds the tries of such requests, and they hold no class back.
+- A prefill may be ruled out because it would interfere with running streams. A later request with a
+  prefill at least as long is put off, because it would most likely interfere with as many streams.
+  This is a guess, so with `try_put_off` the first `most_quoted` of these requests are tried after
+  the others.
 - A request that only remotes can take waits in a line of its own, and hides no other. The first
   `most_restricted` of these are tried last.
 """
@@ -28,11 +29,11 @@ from scheduler.queue.model_queue import ModelQueue, Queued
 class TryResult(NamedTuple):
     """The outcome of one try to start a request.
 
-    `action`: what to do; the request has left the queue. The rest applies where it is None:
-    `restricted`: some placements are not open to the request at all, or none is open to it now;
-    `interfering_prefill_s`: shortest prefill on the placements that were ruled out only because it
-    would harm running streams, None if there were none; `again_s`: when time alone may change the
-    outcome, None if only an event can.
+    `action`: the action to take, if the request has left the queue. The other fields apply if
+    `action` is None. `restricted`: some placements are not open to the request at all, or none is
+    open to it now. `interfering_prefill_s`: shortest prefill on the placements that were ruled out
+    only because of interference with running streams; None if there were none. `again_s`: time at
+    which the outcome may change without an event; None if only an event can change it.
     """
 
     action: Action | None
@@ -42,7 +43,8 @@ class TryResult(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """What a pass came to. `again_s`: when time alone may change that; None: only an event can."""
+    """The result of a pass. `again_s`: time at which the result may change without an event; None
+    if only an event can change it."""
 
     actions: tuple[Action, ...]
     again_s: float | None
@@ -57,7 +59,7 @@ def run_pass(
     hold_late: bool,
     try_put_off: bool,
 ) -> PassResult:
-    """Tries the requests that wait, in the order of the queue. See the module's text."""
+    """Tries the requests that wait, in the order of the queue, by the rules of this module."""
     actions: list[Action] = []
     again_s = math.inf
     failed: set[str] = set()

@@ -1,23 +1,24 @@
 """The online fit of a group's step time, from windows (`step_windows.py`) and a prior.
 
-A window tells y, the mean time between two outputs of a sequence. The model of it is
+A window measures y, the mean time between two outputs of a sequence. The model of y is
 
     y = x0 t0 + x1 a eta D(B) + x2 c B + x3 kappa K + x4 P/steps
 
-with the terms of the prior and P the prior's time of the window's prefills, which stall all who
-decode; the factors x are fitted, 1 in the prior. They are few and their terms grow together, so
-that a window says little of each: ridges hold them to a common factor s (a server that is twice as
-slow is so in all), and s, weakly, to 1. Residuals are relative; older windows fade; factors are
-not below 0. Only T(B) over the batches that occurred is judged, never single factors.
+with the terms of the prior. P is the prior's time of the window's prefills, which stall all
+sequences that decode. The factors x are fitted; they are 1 in the prior. The terms grow together,
+so a window gives little information on each factor. Ridges therefore hold the factors to a common
+factor s (a server that is twice as slow is so in all parts), and hold s weakly to 1. Residuals are
+relative, older windows fade, and factors are not below 0. Only T(B) over the batches that occurred
+is judged, never single factors.
 
     fit = StepFit(prior)                      one per group
     window = meter.take(report, own)          at each report of its engine
     if window is not None: fit.observe(window)
     fit.model                                 for every prediction; changes with `fit.version`
 
-The fit predicts each window before it learns from it: the mean miss is its error. It is used once
-it has seen enough and while it misses by less than the prior does; a poor one only while the prior
-is far worse.
+The fit predicts each window before it learns from it; the mean miss is its error. The fit is used
+once it has seen enough windows and while its error is not above the prior's. A fit with a large
+error is used only while the prior's error is at least twice as large.
 """
 
 from __future__ import annotations
@@ -35,36 +36,36 @@ TERMS = 5
 FADE_S = 180.0
 """Time in which the weight of a window falls to 1/e."""
 FEWEST_WINDOWS = 5
-"""Windows before the fit is used."""
+"""Number of windows from which the fit may be used."""
 FULL_GAPS = 200.0
-"""Gaps from which on more of them do not make a window weigh more."""
+"""Number of gaps above which a window gets no more weight."""
 POOR_ERROR = 0.3
-"""Mean relative miss from which on the prior stands in, unless it misses by twice as much."""
+"""Mean relative miss above which the prior is used, unless the prior's is twice as large."""
 MOST_MISS = 1.0
-"""More than twice off is no worse than that: one stall of a second must not colour minutes."""
+"""Largest relative miss that is counted: one stall of a second must not dominate minutes."""
 ERROR_WEIGHT = 0.1
 """Weight of a window in the running means of the misses."""
 COMMON_RIDGE = 0.02
-"""Hold of each factor to the common one, in windows of relative error 1."""
+"""Strength of the ridge from each factor to the common one, in windows of relative error 1."""
 PRIOR_RIDGE = 0.002
-"""Hold of the common factor to 1."""
+"""Strength of the ridge from the common factor to 1."""
 JUMP = 0.12
-"""Mean signed miss of recent windows that tells a change of the engine from noise."""
+"""Mean signed miss of recent windows above which the engine has changed; below it is noise."""
 LARGEST_JUMP = 0.25
-"""That however noisy an engine is."""
+"""Upper bound of this threshold, for engines of any noise."""
 JUMP_WEIGHT = 0.3
 OUTLIER = 0.3
-"""A window that a settled fit misses by more weighs OUTLIER_WEIGHT, unless others follow it."""
+"""A settled fit gives a window with a larger miss OUTLIER_WEIGHT, unless more of them follow."""
 OUTLIER_WEIGHT = 0.1
 JUMP_KEEPS = 0.05
-"""What the windows before a change still weigh."""
+"""Weight that the windows before a change keep."""
 OWN_WEIGHT = 0.5
-"""Weight of a window that the gateway counted: what it sees is later and coarser."""
+"""Weight of a window that the gateway counted: its counts are later and coarser."""
 SPECULATION_WEIGHT = 0.2
 
 
 class StepSource(enum.StrEnum):
-    """What a group's step model is."""
+    """Source of a group's step model."""
 
     PRIOR = "prior"
     FIT = "fit"
@@ -72,14 +73,16 @@ class StepSource(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitState:
-    """What a fit says of itself.
+    """State of a fit, for operators.
 
     Attributes:
-        source: what `model` returns.
-        reason: why it is that.
+        source: source of the step model that `model` returns.
+        reason: reason for this source.
         error: mean relative miss of the fit on windows that it had not seen; None before any.
-        prior_error: the prior's on the same windows.
-        windows: fitted; `excluded`: left out for a disturbance, the last of which is `disturbance`.
+        prior_error: the same for the prior, on the same windows.
+        windows: number of fitted windows.
+        excluded: number of windows left out because of a disturbance.
+        disturbance: the last such disturbance.
         factors: x0 to x4, for t0, a eta, c, kappa and prefill.
     """
 
@@ -94,7 +97,7 @@ class FitState:
 
 
 class StepFit:
-    """Fits one group."""
+    """Fits the step model of one group."""
 
     def __init__(self, prior: StepModel) -> None:
         self.prior = prior
@@ -143,23 +146,22 @@ class StepFit:
 
     @property
     def model(self) -> StepModel:
-        """The step model to predict with. It does not age: what was learnt of an engine holds until
-        windows contradict it."""
+        """The step model to predict with. It does not age: it stays until windows contradict it."""
         return self._model
 
     @property
     def error(self) -> float | None:
-        """Mean relative miss of what `model` returns; None before any window."""
+        """Mean relative miss of the step model in use; None before any window."""
         return self._error if self.source is StepSource.FIT else self._prior_error
 
     @property
     def source(self) -> StepSource:
-        """What `model` returns."""
+        """Source of the step model that `model` returns."""
         return self._judged()[0]
 
     @property
     def state(self) -> FitState:
-        """Everything to show."""
+        """The state of the fit, for operators."""
         source, reason = self._judged()
         return FitState(
             source=source,
@@ -191,7 +193,7 @@ class StepFit:
         if window.prompts > 0 and window.uncached_tokens > 0:
             uncached = window.uncached_tokens / window.prompts
             context = window.prompt_tokens / window.prompts
-            # A sequence is not stalled by its own prefill: of a lone one nobody is.
+            # A prefill does not stall its own sequence; if that is alone, it stalls none.
             others = (batch - 1.0) / batch
             prefill_s = window.prompts * prior.prefill_time_s(uncached, context) * others
         return np.array(
@@ -212,13 +214,13 @@ class StepFit:
         self._seen_s = window.end_s
 
     def _follow(self, miss: float) -> None:
-        """Forgets when all recent windows miss to one side: the engine is another one now."""
+        """Forgets older windows when all recent ones miss to one side: the engine has changed."""
         bounded = min(OUTLIER, max(-OUTLIER, miss))  # one window alone is no change
         self._drift += JUMP_WEIGHT * (bounded - self._drift)
-        # Noise of this size moves the mean by half of it: more to one side is a change.
+        # Noise of this size moves the mean by half of its size, so a larger mean is a change.
         enough = min(max(JUMP, self._error or 0.0), LARGEST_JUMP)
         if abs(self._drift) > enough and self._since_jump >= FEWEST_WINDOWS:
-            # What was learnt of other batches keeps its shape, at the pace of now, and weighs less.
+            # Windows of other batches keep their shape, are scaled to the new pace, and weigh less.
             pace = 1.0 + self._drift
             self._square *= JUMP_KEEPS / pace**2
             self._moment *= JUMP_KEEPS / pace
@@ -232,8 +234,8 @@ class StepFit:
         self._draft_tokens += weight * (window.draft_tokens - self._draft_tokens)
 
     def _solve(self) -> None:
-        """Least squares with both ridges; factors below 0 become 0, the rest is solved again."""
-        # Unknowns: the factors, and the common factor s that the ridges hold them to.
+        """Least squares with both ridges. Factors below 0 become 0; the others are solved again."""
+        # The unknowns are the factors, and the common factor s to which the ridges hold them.
         matrix = np.zeros((TERMS + 1, TERMS + 1))
         matrix[:TERMS, :TERMS] = self._square + COMMON_RIDGE * np.eye(TERMS)
         matrix[:TERMS, TERMS] = matrix[TERMS, :TERMS] = -COMMON_RIDGE

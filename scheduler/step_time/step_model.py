@@ -6,10 +6,10 @@
 
 D is the law for independent, uniform routing; real tokens overlap more, which eta carries. With
 speculative decoding a step verifies the n drafts of each sequence too, and yields tau tokens of it.
-The attention term of P is n^2 - (n - u)^2: what is saved by a cached prefix (Mooncake, FAST'25,
-section 2), and the chunks of a prompt add up to the whole. Ranks of a data-parallel group step
-together: K is the KV of all ranks as long as they are balanced, else the slowest one's times the
-number of ranks.
+The attention term of P is n^2 - (n - u)^2, which accounts for the work that a cached prefix saves
+(Mooncake, FAST'25, section 2); the chunks of a prompt add up to the whole. Ranks of a data-parallel
+group step together: K is the KV of all ranks as long as they are balanced, else the slowest one's
+times the number of ranks.
 
 `StepModel` is one group and takes plain numbers, `StepModels` is many groups and takes arrays.
 `step_fit.py` fits t0, a eta, c and kappa online; `simulation/catalog` makes priors.
@@ -92,7 +92,7 @@ class StepModel:
         return self.decode_step_s(batch, kv_tokens) / self.tokens_per_step
 
     def marginal_step_s(self, batch: float, kv_tokens: float, newcomer_kv_tokens: float) -> float:
-        """What one more sequence adds to a step; on an idle group it is the whole step, T(1)."""
+        """Seconds that one more sequence adds to a step; on an idle group the whole step, T(1)."""
         after_s = self.decode_step_s(batch + 1, kv_tokens + newcomer_kv_tokens)
         return after_s - self.decode_step_s(batch, kv_tokens)
 
@@ -117,7 +117,7 @@ class StepModel:
         kv: float = 1.0,
         prefill: float = 1.0,
     ) -> StepModel:
-        """The same with each part's time multiplied."""
+        """A copy of the model with the time of each part multiplied by its factor."""
         return replace(
             self,
             base_s=self.base_s * base,
@@ -155,7 +155,7 @@ def compute_knee_batch(
     bytes_per_s: float,
     bytes_per_parameter: float,
 ) -> float:
-    """Tokens in a step from which on the experts' arithmetic takes longer than their bytes.
+    """Tokens in a step above which the experts' arithmetic takes longer than reading their weights.
 
     A token does 2 operations on each parameter of its experts, so an expert that serves x tokens
     takes 2 x operations on q bytes: x = (F/BW) q / 2, and B = x E/k. The figures are of one GPU.
@@ -209,7 +209,7 @@ class StepModels:
         self.speculate = bool((self.tokens_per_step != 1.0).any())
 
     def decode_step_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
-        """T(B) of every group, seconds; 0 where `batch` is."""
+        """T(B) of every group, seconds; 0 where `batch` is 0."""
         tokens = np.maximum(batch, 0) * (self.draft_tokens + 1.0)
         touched_s = self.touched_s * _distinct(self.experts, self.experts_per_token, tokens)
         step_s = self.base_s + touched_s + self.sequence_s * batch + self.kv_token_s * kv_tokens
@@ -223,8 +223,10 @@ class StepModels:
     def prefill_time_s(
         self, uncached_tokens: Counts, context_tokens: Counts, whole_s: FloatArray | None = None
     ) -> FloatArray:
-        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group, as
-        `whole_s` if that is given."""
+        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group.
+
+        `whole_s`: array of shape (groups,) that receives the result; None for a new array.
+        """
         uncached = np.asarray(uncached_tokens, dtype=np.float64)
         whole_s = np.multiply(self.prefill_context_s, 2.0 * context_tokens - uncached, whole_s)
         whole_s += self.prefill_token_s
@@ -283,4 +285,4 @@ QWEN3_30B_H100 = StepModel(
     prefill_token_s=2.8e-5,
     prefill_context_s=1.0e-10,
 )
-"""Prior where a pool tells nothing better, and the figures of the simulated vLLM."""
+"""Prior if a pool gives no better one, and the figures of the simulated vLLM."""

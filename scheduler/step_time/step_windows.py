@@ -1,12 +1,14 @@
-"""Windows of about a second in which an engine's step time was seen, for `step_fit.py`.
+"""Windows of about a second over which an engine's step time is measured, for `step_fit.py`.
 
-Between two reports of an engine its own counters tell how long its steps took and how many
-sequences shared them, those of other clients included, so that foreign load cannot mislead. Where
-an engine has no such counters, what the gateway itself saw of its own streams stands in: tokens and
-the time in which they came, never single gaps, which coalescing and the loop's lag distort.
+The counters in two successive engine reports give the duration of the steps and the number of
+sequences that shared them. They include the sequences of other clients, so foreign load cannot
+mislead. If an engine has no such counters, the gateway's counts of its own streams replace them:
+tokens and the time in which they came, but never single gaps, which coalescing and the lag of the
+event loop distort.
 
-Windows with a known disturbance say which, and are not fitted: the start of an engine, preemptions,
-a pause in the reports, a loop that lagged (own counts only), and what `disturb` is told of.
+A window with a known disturbance names it and is not fitted. Disturbances are the start of an
+engine, preemptions, a pause in the reports, a lag of the event loop (own counts only), and those
+that `disturb` announces.
 """
 
 from __future__ import annotations
@@ -18,20 +20,20 @@ from dataclasses import dataclass, fields, replace
 from scheduler.contract import EngineCounts, EngineReport
 
 SHORTEST_S = 0.8
-"""Reports that are nearer are put together."""
+"""Shortest window; reports closer together are merged into one window."""
 LONGEST_S = 10.0
-"""In a longer window the batch has changed too much."""
+"""Longest window that is fitted: in a longer one the batch changes too much."""
 FEWEST_GAPS = 10
-"""Fewer gaps between outputs say nothing."""
+"""Fewest gaps between outputs that give a usable mean."""
 SETTLE_S = 10.0
-"""After an engine's start: its first steps compile and warm caches."""
+"""Time after an engine's start that is not fitted: its first steps compile and warm caches."""
 IDLE_SHARE = 0.7
 """Without a count of steps, a window in which the mean batch was below this share of the running
-sequences had idle time that cannot be told apart from long steps."""
+sequences had idle time that cannot be distinguished from long steps."""
 
 
 class WindowSource(enum.StrEnum):
-    """Who counted."""
+    """Source of a window's counts."""
 
     ENGINE = "engine"
     GATEWAY = "gateway"
@@ -39,18 +41,18 @@ class WindowSource(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What was seen of a group between two reports.
+    """Measurements of a group between two reports.
 
     Attributes:
-        start_s, end_s: on the scheduler's clock.
-        step_s: mean time between two outputs of a sequence, prefills of others included.
-        gaps: how many such times.
+        start_s, end_s: times on the scheduler's clock.
+        step_s: mean time between two outputs of a sequence, including prefills of other sequences.
+        gaps: number of such times.
         batch: sequences that shared a step, foreign ones included.
-        external_batch: foreign ones among them.
-        kv_tokens: resident KV of the group; of several ranks the fullest one's on each.
-        prompts, prompt_tokens, uncached_tokens: prefills that ended.
-        tokens_per_step, draft_tokens: of a sequence, see `StepModel`.
-        disturbance: why it must not be fitted; empty when it may.
+        external_batch: number of foreign sequences among them.
+        kv_tokens: resident KV of the group; with several ranks, the fullest rank's KV on each.
+        prompts, prompt_tokens, uncached_tokens: totals of the prefills that ended.
+        tokens_per_step, draft_tokens: values per sequence, see `StepModel`.
+        disturbance: reason not to fit the window; empty if it may be fitted.
     """
 
     start_s: float
@@ -70,21 +72,21 @@ class Window:
 
     @property
     def steps(self) -> float:
-        """Steps of the group."""
+        """Number of steps of the group."""
         return (self.end_s - self.start_s) / self.step_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCounts:
-    """Totals of what the scheduler itself saw of its streams on a group.
+    """Totals that the scheduler counted itself from its own streams on a group.
 
     Attributes:
-        sequences: own ones that are there now, a gauge.
-        output_tokens: received.
+        sequences: own sequences on the group now, a gauge.
+        output_tokens: output tokens received.
         gaps: outputs beyond the first of each sequence.
-        gaps_s: the times that these took. Several tokens that came as one are as many gaps in the
-            time since the piece before: coalescing and a late read change no sum.
-        prompts, prompt_tokens, uncached_tokens: of sequences that got their first token.
+        gaps_s: total time of these gaps. Several tokens in one piece are as many gaps in the time
+            since the previous piece, so coalescing and a late read change no sum.
+        prompts, prompt_tokens, uncached_tokens: totals of the sequences that got their first token.
     """
 
     sequences: int = 0
@@ -108,20 +110,20 @@ class OwnLoad:
     _uncached_tokens: int = 0
 
     def first_token(self, *, sequences: int, prompt_tokens: int, uncached_tokens: int) -> None:
-        """The prefill of a request with `sequences` choices has ended."""
+        """Counts the end of the prefill of a request with `sequences` choices."""
         self._output_tokens += sequences
         self._prompts += 1
         self._prompt_tokens += prompt_tokens
         self._uncached_tokens += uncached_tokens
 
     def tokens(self, tokens: int, waited_s: float, sequences: int = 1) -> None:
-        """`tokens` more came of a request, `waited_s` after those before them."""
+        """Counts `tokens` more of a request, which came `waited_s` after the previous ones."""
         self._output_tokens += tokens
         self._gaps += tokens
         self._gaps_s += waited_s * sequences
 
     def at(self, *, sequences: int) -> OwnCounts:
-        """The totals now; `sequences`: own ones that are on the group, prefilling ones included."""
+        """The totals now. `sequences`: own sequences on the group, including those that prefill."""
         return OwnCounts(
             sequences=sequences,
             output_tokens=self._output_tokens,
@@ -143,12 +145,13 @@ class WindowMeter:
         self._disturbance = ""
 
     def disturb(self, until_s: float, reason: str) -> None:
-        """What happens until then must not be fitted: a rebalance of experts, a lagging loop."""
+        """Marks windows that start before `until_s` as disturbed, for example by a rebalance of
+        experts or a lag of the event loop."""
         if until_s > self._disturbed_until_s:
             self._disturbed_until_s, self._disturbance = until_s, reason
 
     def take(self, report: EngineReport, own: OwnCounts) -> Window | None:
-        """The window that ends with `report`; None: too short yet, or nothing ran in it.
+        """The window that ends with `report`; None if it is still too short, or nothing ran in it.
 
         `own`: the totals of the same time; they must come from the same `OwnLoad` each time.
         """
@@ -222,7 +225,7 @@ def _restarted(last: EngineReport, report: EngineReport) -> bool:
 
 
 def _kv_tokens(last: EngineReport, report: EngineReport) -> float:
-    """Mean of both ends; the fullest rank's share counts for every rank."""
+    """Mean KV tokens of both reports; the fullest rank's share counts for every rank."""
     usages = [
         end.kv_usage if end.kv_usage_fullest is None else end.kv_usage_fullest
         for end in (last, report)
@@ -233,7 +236,7 @@ def _kv_tokens(last: EngineReport, report: EngineReport) -> float:
 def _engine_window(
     last: EngineReport, report: EngineReport, own: OwnCounts, own_before: OwnCounts
 ) -> Window | None:
-    """From the engine's counters."""
+    """The window from the engine's counters; None if they are missing or too small."""
     now, before = _counts(report), _counts(last)
     gaps = now.gaps - before.gaps
     gaps_s = now.gaps_s - before.gaps_s
@@ -243,7 +246,8 @@ def _engine_window(
     batch = gaps_s / passed_s  # Little's law: sequence-seconds per second
     steps = now.steps - before.steps
     if steps > 0:
-        # Each underrates: the one idle time, the other steps that only prefill.
+        # Both estimates can be too low: the first with idle time, the second with steps that only
+        # prefill.
         batch = max(batch, gaps * now.ranks / steps)
     elif batch < IDLE_SHARE * (last.running + report.running) / 2:
         return None
@@ -273,7 +277,7 @@ def _engine_window(
 def _own_window(
     last: EngineReport, report: EngineReport, own: OwnCounts, before: OwnCounts
 ) -> Window | None:
-    """From the gateway's own streams; foreign load is what runs beyond them."""
+    """The window from the gateway's own streams; all other running sequences are foreign load."""
     gaps = own.gaps - before.gaps
     gaps_s = own.gaps_s - before.gaps_s
     passed_s = report.at_s - last.at_s
