@@ -50,7 +50,7 @@ class Outcome:
     """A request that has ended.
 
     Attributes:
-        placement: where it ran last; "" when nowhere.
+        placement: its last placement; "" if it never ran.
         first_token_s, ended_s: when; None: no token came.
         cached_tokens: of its prompt, found in the engine's prefix cache.
         gpu_s: step time that it caused (see the module).

@@ -115,7 +115,7 @@ class FleetSimulation:
 
     @property
     def counts(self) -> Counts:
-        """Where all requests are; what the engines run is counted there."""
+        """Counts requests by state; running requests are counted in the engines."""
         in_engines = sum(group.engine.open_requests for group in self._groups.values())
         running = in_engines - self._externals
         return Counts(
@@ -333,7 +333,7 @@ class FleetSimulation:
                 group.powered.end(self.now)
 
     def _tokens_of(self, engine: Engine, sequence: EngineSequence) -> Sequence[Action]:
-        """A first or a last token."""
+        """Handles a first or a last token."""
         request_id = sequence.request.request_id
         active = self._active.get(request_id)
         if active is None:

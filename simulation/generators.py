@@ -55,7 +55,7 @@ AZURE_CODE = SingleTurns(
 
 
 def single_turns(kind: SingleTurns, rate_per_s: float, seed: int) -> Iterator[TraceRow]:
-    """Endless, by time."""
+    """Yields requests without end, ordered by time."""
     rng = np.random.default_rng(seed)
     shares = client_shares(kind.clients)
     shape = 1.0 / kind.gap_cv**2
@@ -82,7 +82,7 @@ class Sessions:
     Attributes:
         system: prompt that all sessions of a client begin with.
         added: what a turn adds before its answer: a message, or the output of a tool.
-        output: answers.
+        output: lengths of the answers.
         turns: mean number of turns, geometric.
         pause_s: mean of what lies between an answer and the next turn, gamma with CV 1.
         tokens_per_s: at which answers are assumed to come, as a trace has its times fixed.
@@ -147,7 +147,7 @@ def sessions(kind: Sessions, rate_per_s: float, count: int, seed: int) -> list[T
 
 
 def client_shares(clients: int) -> NDArray[np.float64]:
-    """Share of each client, falling; they add up to 1."""
+    """Share of each client, in falling order; the shares sum to 1."""
     weights = np.arange(1, clients + 1, dtype=np.float64) ** -CLIENT_EXPONENT
     shares: NDArray[np.float64] = weights / weights.sum()
     return shares
@@ -163,7 +163,7 @@ def _session(
     now: float,
     next_id: int,
 ) -> int:
-    """Appends the turns of one session; the next block id that is free."""
+    """Appends the turns of one session; returns the next free block id."""
     turns = int(rng.geometric(1.0 / kind.turns))
     added = kind.added.draw(rng, turns, 1.0)
     outputs = kind.output.draw(rng, turns, 1.0)

@@ -3,7 +3,7 @@
 Formats of two public ones, parsed from their lines (reading files is the caller's):
 
 - Azure LLM inference traces (AzurePublicDataset, CC-BY): CSV with TIMESTAMP, ContextTokens,
-  GeneratedTokens; nothing is known of prefixes.
+  GeneratedTokens; prefixes are unknown.
 - Mooncake (kvcache-ai/Mooncake, Apache-2.0): JSON lines with timestamp (ms), input_length,
   output_length and hash_ids, one per 512 prompt tokens: equal ids are equal prefixes. Its stamps
   lie in bins of about 3 s, with up to 28 requests each, so they are spread over their bin.

@@ -114,7 +114,7 @@ class Validity(_Row, frozen=True, kw_only=True):
     source: Annotated[str, Meta(min_length=1, max_length=500)]
     """Where the price was read: an address, a contract, an invoice."""
     checked_at: Date
-    """When somebody last compared the row with its source."""
+    """Date of the last comparison of the row with its source."""
     confirmed: bool = False
     """Whether a value that looks like a mistake (zero, tiny, huge, a leap) is intended."""
 

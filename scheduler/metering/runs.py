@@ -20,13 +20,13 @@ class Run:
     choices: int
     prompt_tokens: int
     prefill_s: float
-    """Predicted."""
+    """Predicted prefill time."""
     left_s: float
-    """Of it, not yet spent."""
+    """Part of `prefill_s` that is not yet charged."""
     sent_ns: int
     opened_unpriced_ns: int
     kv_tokens: int = 0
-    """That it shares by while it decodes; the choices share the prompt."""
+    """KV tokens that weigh its share while it decodes; the choices share the prompt."""
     output_tokens: int = 0
     decodes: bool = False
     seen_sequence: int = 0

@@ -20,7 +20,7 @@ class KvKind(enum.StrEnum):
     FULL = "full"
     """Keys and values of every token (multi-head, GQA, MQA)."""
     WINDOW = "window"
-    """Of the last tokens only: a sliding window, or the running chunk."""
+    """Keys and values of the last tokens only: a sliding window, or the current chunk."""
     LATENT = "latent"
     """One latent vector per token (MLA); tensor-parallel ranks all hold it."""
     COMPRESSED = "compressed"
@@ -112,7 +112,7 @@ class ModelFacts:
 
     @property
     def routed_parameters(self) -> int:
-        """All routed experts."""
+        """Parameters of all routed experts."""
         return self.moe_layers * self.experts * self.expert_parameters
 
     @property
@@ -132,7 +132,7 @@ class ModelFacts:
 
     @property
     def total_parameters(self) -> int:
-        """All of them."""
+        """All parameters."""
         return self.routed_parameters + self.embedding_parameters + self.resident_parameters
 
     @property

@@ -122,7 +122,7 @@ GPUS = {
         ),
     )
 }
-"""By name."""
+"""GPUs by name."""
 
 
 def find_gpu(name: str) -> GpuFacts | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class UnreadableConfig(ValueError):
-    """A config.json that does not say what is needed; the text names the field and the fix."""
+    """A config.json lacks a needed field; the text names the field and the fix."""
 
 
 class Config:
@@ -18,7 +18,7 @@ class Config:
         self._fields = fields
 
     def get(self, name: str, default: object = None) -> object:
-        """The value as it is."""
+        """Returns the value unchanged."""
         return self._fields.get(name, default)
 
     def part(self, name: str) -> Config | None:

@@ -328,7 +328,7 @@ KNOWN: dict[str, Known] = {
         source=f"{_CLASS}; model card (sliding layers have 8 heads of keys; order does not matter)",
     ),
 }
-"""By name, as their vendors write it."""
+"""Models by name, as their vendors write it."""
 
 
 @cache

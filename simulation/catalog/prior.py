@@ -63,7 +63,7 @@ class Constants:
 CONSTANTS = Constants()
 COLLECTIVES_PER_LAYER = 2
 TYPICAL_CONTEXT_TOKENS = 8192.0
-"""At which the KV cache's bytes per token are taken: windows make them fall with the length."""
+"""Length for the KV cache's bytes per token, which fall with the length if layers have windows."""
 
 
 def prior(

@@ -28,7 +28,7 @@ class CostTruth:
     def charge_decode(
         self, *, step: int, steps: int, batch: int, fixed_s: float, kv_tokens: int, kv_s: float
     ) -> None:
-        """Deals out `steps` steps from number `step` on.
+        """Charges `steps` steps from number `step` on.
 
         `fixed_s`: of all these steps; `kv_tokens`: of the batch at the first of them; `kv_s`: of
         reading the KV cache in all of them.
@@ -42,12 +42,12 @@ class CostTruth:
         self.kv_step_s += per_token_s * (steps * step + ramp)
 
     def charge_prefill(self, sequence: Sequence, seconds: float) -> None:
-        """A chunk's own time."""
+        """Charges the time of a prefill chunk."""
         self.busy_s += seconds
         sequence.cost_s += seconds
 
     def begin(self, sequence: Sequence) -> None:
-        """The sequence decodes from now on."""
+        """Records that the sequence decodes from now on."""
         sequence.marks = (self.shared_s, self.kv_s, self.kv_step_s)
 
     def settle(self, sequence: Sequence) -> None:

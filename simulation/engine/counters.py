@@ -58,7 +58,7 @@ class Histogram:
         return sum(self.counts)
 
     def add(self, other: Histogram) -> None:
-        """Counts what another one of the same bounds has."""
+        """Adds the counts of another histogram with the same bounds."""
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
@@ -105,7 +105,7 @@ class EngineCounters:
         self.request_generation_tokens = Histogram(bounds)
 
     def add(self, other: EngineCounters) -> None:
-        """Counts what another rank of the engine has."""
+        """Adds the counters of another rank of the engine."""
         for each in fields(self):
             mine, its = getattr(self, each.name), getattr(other, each.name)
             if isinstance(mine, Histogram):

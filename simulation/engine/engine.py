@@ -144,7 +144,7 @@ class Engine:
         return cost_s
 
     def sequences(self, request_id: str) -> tuple[Sequence, ...]:
-        """Those of a request that have not ended."""
+        """Sequences of a request that have not ended."""
         return tuple(self._requests.get(request_id, ()))
 
     def output_tokens(self, sequence: Sequence) -> int:
@@ -205,7 +205,7 @@ class Engine:
         under_way.first_s += done * under_way.slope_s
 
     def interrupt(self, now: float) -> float:
-        """Ends many steps with the one under way at `now`; when that is, seconds."""
+        """Stops after the step under way at `now`; returns the end of that step, seconds."""
         under_way = self._under_way
         if under_way is None:
             return now
@@ -233,7 +233,7 @@ class Engine:
         return tuple(outputs)
 
     def finish(self, *, every_token: bool = False) -> list[Sequence]:
-        """`finish_step`, with the sequences themselves: `ended` tells which are over."""
+        """Like `finish_step`, but returns the sequences; `ended` shows which have ended."""
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             raise RuntimeError("no step is under way")
@@ -285,7 +285,7 @@ class Engine:
         return steps
 
     def _charge_prefills(self, noise: float) -> float:
-        """Deals out the prefills of the step; seconds of the slowest rank's."""
+        """Charges the prefills of the step; returns the seconds of the slowest rank's prefills."""
         model = self.physics
         times: list[tuple[Sequence, float]] = []
         slowest_s = 0.0
@@ -312,7 +312,7 @@ class Engine:
     def _charge_decode(
         self, under_way: StepsUnderWay, first_s: float, steps: int, *, ahead: int
     ) -> None:
-        """Deals out `steps` steps of decoding that begin `ahead` steps from now."""
+        """Charges `steps` steps of decoding that begin `ahead` steps from now."""
         batch = kv_tokens = 0
         for rank in self.ranks:
             batch += rank.batch

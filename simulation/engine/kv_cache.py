@@ -57,7 +57,7 @@ class BlockPool:
         self._order: OrderedDict[Key, int] = OrderedDict()
         """The other free ones, the next to be taken first, with their number of blocks."""
         self._references: dict[Key, int] = {}
-        """Of every cached extent; 0: it is free and stands in `_order`."""
+        """References of every cached extent; 0: it is free and stands in `_order`."""
 
     @property
     def used_blocks(self) -> int:

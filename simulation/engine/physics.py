@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from scheduler.step_time.step_model import StepModel
 
 _MOST_SHARE = 0.98
-"""No expert takes every token."""
+"""Upper bound of an expert's chance, because no expert takes every token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertLoad:
-    """How tokens fall on the experts.
+    """Distribution of tokens over the experts.
 
     Attributes:
-        zipf_exponent: of the popularity; 0 is uniform. 0.6 is what is seen in production.
+        zipf_exponent: of the popularity; 0 is uniform. 0.6 is the value seen in production.
         expert_ranks: ranks that the experts lie on; 1: every GPU has a slice of each.
         eplb: whether the load balancer deals the experts by popularity.
         seed: of the random order without it.

@@ -42,11 +42,11 @@ class Rank:
         self.pool = BlockPool(size.num_gpu_blocks, size.extent_blocks)
         self.waiting: deque[Sequence] = deque()
         self.running: dict[Sequence, None] = {}
-        """In order of admission."""
+        """Sequences of the batch, in order of admission."""
         self.prefills: list[tuple[Sequence, int]] = []
-        """Chunks of the step under way, tokens each."""
+        """Prefill chunks of the step under way, with their tokens."""
         self.batch = 0
-        """Sequences that decode, and their tokens together."""
+        """Number of sequences that decode; `kv_tokens` is the sum of their tokens."""
         self.kv_tokens = 0
         self.step = 0
         self._extent_tokens = size.block_size * size.extent_blocks
@@ -140,7 +140,7 @@ class Rank:
         return complete
 
     def decode(self, sequence: Sequence) -> None:
-        """The sequence has a token of this step and goes on."""
+        """Records that the sequence has its token of this step and continues."""
         total = sequence.total_tokens
         sequence.decodes = True
         sequence.base = total - self.step
@@ -165,7 +165,7 @@ class Rank:
         return gone
 
     def output_tokens(self, sequence: Sequence) -> int:
-        """Output so far."""
+        """Output tokens of a sequence so far."""
         if sequence.decodes:
             return sequence.base + self.step - sequence.prompt_tokens
         return sequence.output_tokens

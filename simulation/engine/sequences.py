@@ -20,11 +20,11 @@ class Answer(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Its length."""
+        """Length of the answer in tokens."""
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why it ends there."""
+        """Reason for its end."""
 
 
 class SequenceRequest(Protocol):
@@ -96,7 +96,7 @@ class LengthRequest:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """It ends by itself."""
+        """The answer always ends by itself."""
         return FinishReason.STOP
 
     @property
@@ -116,7 +116,7 @@ class SequenceOutput:
     Attributes:
         tokens: output tokens so far, this step's included.
         cached_tokens: of the prompt, found in the prefix cache when it was first admitted.
-        finish_reason: None: it goes on.
+        finish_reason: None while the choice continues.
     """
 
     request_id: str
@@ -175,7 +175,7 @@ class Sequence:
         """Found in the prefix cache when it was first admitted; `found_tokens`: the last time."""
         self.found_tokens = 0
         self.computed_tokens = 0
-        """Tokens whose keys and values are there."""
+        """Tokens whose keys and values are computed."""
         self.known: Ids[Key] = known
         """Keys of the content, as far as they are known."""
         self.named: list[Key] = []

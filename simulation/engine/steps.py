@@ -23,7 +23,7 @@ class StepsUnderWay:
         return steps * self.first_s + self.slope_s * (steps * (steps - 1) / 2)
 
     def steps_by(self, now: float) -> int:
-        """Steps that have ended by `now`; the last one is left under way."""
+        """Number of steps that have ended by `now`; the last step stays under way."""
         elapsed_s = now - self.begin_s
         if elapsed_s < self.first_s or self.steps == 1:
             return 0

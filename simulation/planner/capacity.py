@@ -28,8 +28,8 @@ class Replica:
 
     Attributes:
         model: its step model.
-        kv_capacity_tokens: of all its ranks.
-        most_sequences: that it runs at once (--max-num-seqs times its ranks).
+        kv_capacity_tokens: KV tokens of all its ranks.
+        most_sequences: most sequences at once (--max-num-seqs times its ranks).
         usd_per_hour: of all its GPUs; None: unknown.
     """
 

@@ -37,11 +37,11 @@ class Demand:
 
     @property
     def peak_to_mean(self) -> float:
-        """Busiest window over the mean."""
+        """Rate of the busiest window divided by the mean rate."""
         return float(self.rates.max() / self.rates.mean())
 
     def at_mean_rate(self, requests_per_s: float) -> Demand:
-        """The same shape with another mean."""
+        """Returns the same demand shape with another mean."""
         scale = requests_per_s / self.mean_rate
         return Demand(lengths=self.lengths, rates=self.rates * scale, window_s=self.window_s)
 

@@ -32,7 +32,7 @@ class TokenCosts:
     Attributes:
         uncached_input, output: of busy time only.
         cached_input: of time; the memory that it holds is not priced.
-        idle: dollars per hour that nothing paid for.
+        idle: dollars per hour of idle time.
         all_tokens: the whole bill over all tokens, cached ones included.
         all_output: the whole bill over the output.
     """
@@ -46,7 +46,7 @@ class TokenCosts:
 
 
 def token_costs(state: Operating, lengths: Lengths, usd_per_hour: float) -> TokenCosts:
-    """`state` of a replica that costs `usd_per_hour`."""
+    """Token costs of a replica in `state` that costs `usd_per_hour`."""
     rate = state.requests_per_s
     uncached = rate * (lengths.prompt_tokens - lengths.cached_tokens)
     output = rate * lengths.output_tokens
@@ -75,7 +75,7 @@ class RemotePrice:
     output: float
 
     def request_usd(self, lengths: Lengths) -> float:
-        """One request of mean lengths; at a remote nothing of its prefix need be cached."""
+        """Cost of one request of mean lengths; a remote may have none of its prefix cached."""
         cached = lengths.cached_tokens
         return (
             (lengths.prompt_tokens - cached) * self.input
@@ -89,9 +89,10 @@ class BreakEven:
     """Self-hosted replicas compared with one remote.
 
     Attributes:
-        remote_usd: per request at the remote.
-        own_usd: per request of a replica at its capacity.
-        utilisation: share of its capacity from which on an own replica is cheaper; above 1: never.
+        remote_usd: cost per request at the remote.
+        own_usd: cost per request of a self-hosted replica at its capacity.
+        utilisation: share of its capacity above which a self-hosted replica is cheaper;
+            above 1: never.
         requests_per_s: the same as a rate.
     """
 
@@ -123,10 +124,10 @@ class Owned:
     """A number of self-hosted replicas; requests above their capacity go to a remote.
 
     Attributes:
-        overflow_share: of the requests.
-        exceeded_share: of the windows.
-        utilisation: of the own capacity.
-        usd_per_hour: own and remote together.
+        overflow_share: share of the requests that overflow.
+        exceeded_share: share of the windows in which demand exceeds capacity.
+        utilisation: share of the self-hosted capacity in use.
+        usd_per_hour: self-hosted and remote cost together.
     """
 
     replicas: int
@@ -167,7 +168,7 @@ def owned(
 def cheapest(choices: Sequence[Owned]) -> Owned:
     """The newsvendor optimum: demand exceeds the last replica just often enough to pay for it.
 
-    With r an own replica's cost per request at capacity and p the remote's, P(D > C) = r / p at
-    the best C; the cost is convex in C, so that the least of all counts is that C, rounded.
+    With r a self-hosted replica's cost per request at capacity and p the remote's, the best C has
+    P(D > C) = r / p. The cost is convex in C, so the cheapest count is that C, rounded.
     """
     return min(choices, key=lambda choice: choice.usd_per_hour)

@@ -34,11 +34,11 @@ class Operating:
     """A steady state of one replica.
 
     Attributes:
-        requests_per_s: started and ended.
-        batch: sequences that decode.
-        step_s: of a decode step, prefills apart.
+        requests_per_s: requests that start, and as many that end.
+        batch: number of sequences that decode.
+        step_s: time of a decode step without prefills.
         tpot_s: mean time per output token of a sequence, with the stalls by others' prefills.
-        prefill_s: of one request.
+        prefill_s: prefill time of one request.
         prefill_share: share of the time that prefills take.
         busy_share: share of the time in which anything runs.
     """

@@ -23,7 +23,7 @@ from simulation.planner.economics import (
 from simulation.planner.operating import Operating, at_rate
 
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of a replica's capacity."""
+"""Loads to show, as shares of a replica's capacity."""
 PEAK_QUANTILE = 0.99
 """Windows that replicas without overflow must serve within their service levels."""
 
@@ -46,8 +46,8 @@ class Hybrid:
     """Self-hosted replicas with overflow to one remote.
 
     Attributes:
-        best: the cheapest number of own replicas.
-        all_remote: none.
+        best: the cheapest number of self-hosted replicas.
+        all_remote: no self-hosted replica.
         for_peak: enough replicas that PEAK_QUANTILE of the windows need no remote.
         choices: every number from none to what the busiest window needs.
     """
@@ -67,7 +67,7 @@ class Plan:
         capacity: of one replica within the service levels; `saturated`: whatever it takes.
         floor: costs when saturated, the least that a token can cost there; None: price unknown.
         replicas_for_mean, replicas_for_peak: without any overflow.
-        loads: one replica over its load.
+        loads: one replica at several loads.
     """
 
     demand: Demand
