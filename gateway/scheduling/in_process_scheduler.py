@@ -91,11 +91,12 @@ class InProcessScheduler:
         self._settings = settings
         self._hedges = RetryBudget(settings.hedges)
         self._facts: dict[str, Placement] = {}
-        self.core = Scheduler(self._priced(settings), settings.limits)
-        """Only tests and `moegate up` read the core. All other code uses the port."""
+        placements = self._priced(settings)
+        self.core = Scheduler(placements, settings.limits)
+        """Only tests read the core. All other code uses the port."""
         self.fleet = FleetView()
         self._branches = Branches(self.core, self._recorder, clock)
-        self._configured()
+        self._configured(placements)
 
     @property
     def active_requests(self) -> int:
@@ -109,10 +110,9 @@ class InProcessScheduler:
         old, self._settings = self._settings, settings
         if settings.hedges != old.hedges:
             self._hedges.set_limits(settings.hedges)
-        self._branches.perform(
-            self.core.reconfigure(self._priced(settings), settings.limits, self._clock())
-        )
-        self._configured()
+        placements = self._priced(settings)
+        self._branches.perform(self.core.reconfigure(placements, settings.limits, self._clock()))
+        self._configured(placements)
 
     def report(self, event: Event) -> None:
         """Handles a report of the fleet. Reports about unknown placements are ignored. Raises
@@ -342,10 +342,10 @@ class InProcessScheduler:
     def _priced(self, settings: SchedulingSettings) -> list[Placement]:
         return priced(settings.placements, settings.config, settings.prices, self._metering.unix_s)
 
-    def _configured(self) -> None:
-        """Updates meter, recorder, budgets and fleet view after a configuration change."""
+    def _configured(self, placements: list[Placement]) -> None:
+        """Updates meter, recorder, budgets and fleet view after a configuration change.
+        `placements`: with the prices that the core was given."""
         settings, metering = self._settings, self._metering
-        placements = settings.placements
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
         local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
@@ -362,7 +362,7 @@ class InProcessScheduler:
             next_change_s=settings.prices.next_change_s(metering.unix_s),
             on_change=self._reprice,
         )
-        self.use_rates(rate_snapshot(self._priced(settings)))
+        self.use_rates(rate_snapshot(placements))
         self.refresh_fleet()
 
     def _reprice(self) -> float:
