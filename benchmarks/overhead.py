@@ -28,7 +28,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from gateway.config.api_keys import key_sha256
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 HERE = Path(__file__).parent

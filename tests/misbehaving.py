@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.config.gateway import GatewayConfig, LimitsConfig, RemoteConfig, TimeoutsConfig
+from gateway.config.gateway import GatewayConfig, RemoteConfig, TimeoutsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.remote import FailuresConfig, RemoteApi
 from scheduler.contract import AttemptOutcome
 from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot

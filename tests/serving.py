@@ -15,21 +15,21 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
     KeyConfig,
-    LimitsConfig,
     PoolConfig,
     RemoteConfig,
     ReplicaConfig,
-    ServerConfig,
     SloClassesConfig,
     SloFiguresConfig,
     TenantConfig,
     TimeoutsConfig,
 )
+from gateway.config.limits import LimitsConfig
+from gateway.config.resolve.api_keys import key_sha256
+from gateway.config.server import ServerConfig
 from gateway.config.telemetry import TelemetryConfig
 from gateway.server import RunningGateway, running_gateway
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2_grpc

@@ -31,7 +31,7 @@ from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 from scheduler.budgets.budget import Budget, Scope
 from scheduler.metering.settlement import SettledAttempt
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.api_keys import key_hash
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
+from gateway.config.resolve.api_keys import key_hash
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 

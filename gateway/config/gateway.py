@@ -15,6 +15,7 @@ from msgspec import Meta
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.kv_events import KvEventsConfig, Port
 from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
 from gateway.config.prior import PriorConfig
 from gateway.config.remote import (
@@ -27,19 +28,14 @@ from gateway.config.remote import (
     RemoteApi,
     RemoteLimitsConfig,
 )
+from gateway.config.server import ServerConfig
 from gateway.config.telemetry import TelemetryConfig
+from gateway.config.values import Count, Seconds, Url
 from gateway.config.values import Name as Name
 from gateway.config.values import SecretConfig as SecretConfig
 from scheduler.contract import Objective, SloClass
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
-Url = Annotated[
-    str,
-    Meta(
-        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
-        description="http:// or https:// address without user, query and fragment.",
-    ),
-]
 RemoteUrl = Annotated[
     str,
     Meta(
@@ -47,11 +43,6 @@ RemoteUrl = Annotated[
         description="http://, https://, grpc:// or grpcs:// address without user, query, fragment.",
     ),
 ]
-HostPort = Annotated[
-    str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
-]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 UsdPerHour = Annotated[
     str,
     Meta(
@@ -239,17 +230,6 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     """Limits on calls."""
 
 
-class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
-    """Limits of one key; absent: none."""
-
-    requests_per_minute: Count | None = None
-    """Requests per minute."""
-    tokens_per_minute: Count | None = None
-    """Prompt and output tokens per minute."""
-    concurrent_requests: Count | None = None
-    """Requests at once."""
-
-
 class KeyConfig(_Part, frozen=True, kw_only=True):
     """An API key: exactly one of `sha256` and `api_key`."""
 
@@ -302,66 +282,6 @@ class SloClassesConfig(_Part, frozen=True, kw_only=True):
     """An agent or a program waits for the answer."""
     batch: SloFiguresConfig = SloFiguresConfig(ttft_s=60.0, tpot_s=1.0, max_queue_s=600.0)
     """Batch work: no caller waits for the answer."""
-
-
-class LimitsConfig(_Part, frozen=True, kw_only=True):
-    """Bounds of the gateway."""
-
-    queue_requests: Count = 1024
-    """Most requests in the queue of one model."""
-    queue_bytes: Count = 256 * 1024 * 1024
-    """Most bytes of requests in the queue of one model."""
-    message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
-    """Largest RPC message that is received."""
-    default_max_output_tokens: Count = 4096
-    """Output limit of a request that sets none."""
-    default_deadline_s: Seconds = 600.0
-    """Deadline of a request that sets none."""
-    attempts: Annotated[int, Meta(ge=1, le=10)] = 3
-    """Most placements that are tried for one request."""
-
-
-class TlsConfig(_Part, frozen=True, kw_only=True):
-    """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
-
-    cert: Annotated[str, Meta(min_length=1)]
-    """Certificate chain of the server."""
-    key: Annotated[str, Meta(min_length=1)]
-    """Its private key, not encrypted."""
-    client_ca: Annotated[str, Meta(min_length=1)] | None = None
-    """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
-
-
-class ServerConfig(_Part, frozen=True, kw_only=True):
-    """How the gateway listens, drains and probes."""
-
-    listen: HostPort = "127.0.0.1:50051"
-    """Address to listen on; port 0 takes a free one."""
-    tls: TlsConfig | None = None
-    """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
-    health_listen: HostPort | None = None
-    """Second address, for health checks only and in plain text: the gRPC probes of Kubernetes
-    support neither TLS nor client certificates."""
-    drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    """On SIGTERM: how long new calls are still accepted after health has become NOT_SERVING, so
-    that load balancers notice it."""
-    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
-    """On SIGTERM, after `drain_delay_s`: how long running streams may take to finish."""
-    keepalive_s: Seconds = 30.0
-    """Idle time after which a connection is probed."""
-    keepalive_timeout_s: Seconds = 10.0
-    """How long the answer to a probe may take."""
-    max_connection_age_s: Seconds = 600.0
-    """Age at which a connection takes no new calls, so that clients spread over new gateways."""
-    max_connection_age_grace_s: Seconds = 3600.0
-    """How long the streams of such a connection may go on."""
-    probe_interval_s: Seconds = 1.0
-    """Time between two reads of the metrics of an engine."""
-    longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    """Longest time for which output is held under load, so that one message carries several tokens.
-    The first token is never held. 0: every token goes out as it comes, whatever it costs."""
-    reflection: bool = True
-    """Whether gRPC server reflection is on."""
 
 
 class GatewayConfig(_Part, frozen=True, kw_only=True):

@@ -9,6 +9,18 @@ from msgspec import Meta
 
 # In patterns: [0-9], because \d is every digit of Unicode. Line breaks and control characters are
 # refused in every text (`syntax/shape.py`), because $ lets a final line break pass.
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http:// or https:// address without user, query and fragment.",
+    ),
+]
+HostPort = Annotated[
+    str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}$", description="host:port")
+]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 Name = Annotated[
     str,
     Meta(

@@ -16,7 +16,7 @@ import aiohttp
 
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
 from gateway.config.remote import Feature
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
 from gateway.fleet.discovery import Discoveries
 from gateway.fleet.dns_lookup import DnsLookup

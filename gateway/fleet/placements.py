@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
-from gateway.config.step_model_prior import checked_step_model_prior
+from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.fleet.discovery import place_names
 from gateway.fleet.placement_names import placement_names
 from scheduler.contract import PlacementKind

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.config.gateway import RemoteConfig, TimeoutsConfig
 from gateway.config.remote import Feature, MaxTokensField, OtherGatewayConfig, RemoteApi
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.http.loop_load import Pace

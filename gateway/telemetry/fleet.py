@@ -10,20 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as PrometheusMetric
 from prometheus_client.registry import Collector
 
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.telemetry import semconv
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
+from gateway.telemetry.metric import Metric
 from scheduler.contract import PlacementKind
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.report import KindRates
 from scheduler.port import FleetFigures
 from scheduler.snapshot import PlacementSnapshot
 
-Samples = dict[semconv.Metric, list[tuple[tuple[str, ...], float]]]
+Samples = dict[Metric, list[tuple[tuple[str, ...], float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class FleetMetrics(Collector):
         samples[semconv.LEDGER_LOST].append(((), ledger.lost_rows))
         self._samples = samples
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[PrometheusMetric]:
         """Yields one family for each metric that has samples."""
         for metric, found in self._samples.items():
             family = GaugeMetricFamily(
@@ -133,7 +135,7 @@ def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
     local = placement.kind is PlacementKind.SELF_HOSTED  # a remote reports no steps
-    figures: dict[semconv.Metric, float | None] = {
+    figures: dict[Metric, float | None] = {
         semconv.SERVING: placement.serving,
         semconv.RUNNING: placement.running_sequences,
         semconv.EXTERNAL: placement.external_sequences,

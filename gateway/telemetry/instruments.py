@@ -10,7 +10,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from gateway.telemetry import semconv
-from gateway.telemetry.semconv import Metric
+from gateway.telemetry.metric import Metric
 
 MAX_TENANTS = 100
 """Number of tenants with their own series. The spend of all others counts as `_other`."""

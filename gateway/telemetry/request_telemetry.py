@@ -16,6 +16,7 @@ from gateway.pipeline.pipeline import DEADLINE_SLACK_S
 from gateway.telemetry import attributes, semconv
 from gateway.telemetry.call_record import CallRecord
 from gateway.telemetry.instruments import Exemplar, Instruments
+from gateway.telemetry.metric import Metric
 from scheduler.contract import AttemptOutcome, PlacementKind, Refuse, Request, Start
 from scheduler.fleet_view import FleetView
 from scheduler.metering.settlement import SettledAttempt
@@ -289,7 +290,7 @@ class RequestTelemetry:
             instruments.add(semconv.PROMPT_TOKENS, usage.cached_tokens, pool, "hit")
             instruments.add(semconv.PROMPT_TOKENS, missed, pool, "miss")
 
-    def _observe(self, metric: semconv.Metric, value: float, *labels: str) -> None:
+    def _observe(self, metric: Metric, value: float, *labels: str) -> None:
         assert self._instruments is not None
         self._instruments.observe(metric, value, *labels, exemplar=self._exemplar)
 

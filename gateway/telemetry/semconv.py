@@ -13,8 +13,7 @@ them.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from gateway.telemetry.metric import counter, gauge, histogram
 
 SCOPE = "moegate"
 
@@ -108,39 +107,6 @@ OVERFLOW_REASON = "moegate.overflow.reason"
 LOG_TRACE_ID, LOG_SPAN_ID, LOG_TRACE_FLAGS = "trace_id", "span_id", "trace_flags"
 
 
-class MetricKind(enum.StrEnum):
-    """Type of a metric."""
-
-    HISTOGRAM = "histogram"
-    COUNTER = "counter"
-    GAUGE = "gauge"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One metric. `unit`: UCUM with annotations in braces; `labels`: attribute names."""
-
-    name: str
-    kind: MetricKind
-    unit: str
-    labels: tuple[str, ...]
-    about: str
-    buckets: tuple[float, ...] = ()
-
-    @property
-    def prometheus(self) -> str:
-        """Name on the metrics page by OpenTelemetry's rules for Prometheus. The client adds _total
-        to counters, and _bucket, _sum and _count to histograms."""
-        name = self.name.replace(".", "_")
-        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
-        return name if name.endswith(suffix) else name + suffix
-
-    @property
-    def prometheus_labels(self) -> tuple[str, ...]:
-        """Labels on the metrics page."""
-        return tuple(label.replace(".", "_") for label in self.labels)
-
-
 _CALL_S = tuple(0.01 * 2**i for i in range(14))
 _TTFT_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -152,59 +118,43 @@ _QUEUE_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 _RATIO = (0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-def _histogram(
-    name: str, unit: str, labels: tuple[str, ...], buckets: tuple[float, ...], about: str
-) -> Metric:
-    return Metric(
-        name=name, kind=MetricKind.HISTOGRAM, unit=unit, labels=labels, buckets=buckets, about=about
-    )
-
-
-def _counter(name: str, unit: str, labels: tuple[str, ...], about: str) -> Metric:
-    return Metric(name=name, kind=MetricKind.COUNTER, unit=unit, labels=labels, about=about)
-
-
-def _gauge(name: str, unit: str, labels: tuple[str, ...], about: str) -> Metric:
-    return Metric(name=name, kind=MetricKind.GAUGE, unit=unit, labels=labels, about=about)
-
-
 # Histograms of every RPC and request.
-RPC_DURATION = _histogram(
+RPC_DURATION = histogram(
     "rpc.server.call.duration",
     "s",
     (RPC_METHOD, RPC_STATUS_CODE),
     _CALL_S,
     "Duration of RPCs, streams to their end.",
 )
-REQUEST_DURATION = _histogram(
+REQUEST_DURATION = histogram(
     "gen_ai.server.request.duration",
     "s",
     (OPERATION_NAME, REQUEST_MODEL, SLO_CLASS, OUTCOME),
     _CALL_S,
     "Duration of requests for tokens, queue and failed attempts included.",
 )
-TTFT = _histogram(
+TTFT = histogram(
     "gen_ai.server.time_to_first_token",
     "s",
     (REQUEST_MODEL, SLO_CLASS, ROUTE),
     _TTFT_S,
     "Time from the arrival of a request to its first token, queue included.",
 )
-TPOT = _histogram(
+TPOT = histogram(
     "gen_ai.server.time_per_output_token",
     "s",
     (REQUEST_MODEL, SLO_CLASS, ROUTE),
     _TPOT_S,
     "Mean time per output token after the first, of each request.",
 )
-ATTEMPT_DURATION = _histogram(
+ATTEMPT_DURATION = histogram(
     "gen_ai.client.operation.duration",
     "s",
     (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, POOL, OUTCOME),
     _CALL_S,
     "Duration of attempts on an engine or a remote.",
 )
-ATTEMPT_TTFC = _histogram(
+ATTEMPT_TTFC = histogram(
     "gen_ai.client.operation.time_to_first_chunk",
     "s",
     (PROVIDER_NAME, REQUEST_MODEL, POOL),
@@ -212,28 +162,28 @@ ATTEMPT_TTFC = _histogram(
     "Time from the start of an attempt to its first token.",
 )
 TOKEN_TYPE = "gen_ai.token.type"
-TOKEN_USAGE = _histogram(
+TOKEN_USAGE = histogram(
     "gen_ai.client.token.usage",
     "{token}",
     (TOKEN_TYPE, PROVIDER_NAME, REQUEST_MODEL, POOL),
     _TOKENS,
     "Tokens of attempts: input (cached ones included) and output.",
 )
-QUEUE_DURATION = _histogram(
+QUEUE_DURATION = histogram(
     "moegate.queue.duration",
     "s",
     (REQUEST_MODEL, SLO_CLASS, OUTCOME),
     _QUEUE_S,
     "Time in the gateway's queue, of dispatched and of refused requests.",
 )
-TTFT_ERROR = _histogram(
+TTFT_ERROR = histogram(
     "moegate.prediction.ttft.ratio",
     "1",
     (POOL,),
     _RATIO,
     "Actual over predicted time to first token of an attempt: 1 is exact.",
 )
-TPOT_ERROR = _histogram(
+TPOT_ERROR = histogram(
     "moegate.prediction.tpot.ratio",
     "1",
     (POOL,),
@@ -243,39 +193,39 @@ TPOT_ERROR = _histogram(
 
 # Counters.
 CACHE = "moegate.cache"
-PROMPT_TOKENS = _counter(
+PROMPT_TOKENS = counter(
     "moegate.prompt.tokens",
     "{token}",
     (POOL, CACHE),
     "Prompt tokens by state of the engine's prefix cache: hit, miss, or unknown (not reported).",
 )
-OVERFLOWS = _counter(
+OVERFLOWS = counter(
     "moegate.overflow",
     "{request}",
     (REQUEST_MODEL, POOL, OVERFLOW_REASON),
     "Requests sent to a remote, by reason.",
 )
-REFUSALS = _counter(
+REFUSALS = counter(
     "moegate.refusals",
     "{request}",
     (REQUEST_MODEL, SLO_CLASS, REFUSAL_REASON),
     "Requests that were refused, by reason.",
 )
 COST_KIND = "moegate.cost.kind"
-COST_USD = _counter(
+COST_USD = counter(
     "moegate.cost.usd",
     "{USD}",
     (TENANT, ROUTE, COST_KIND),
     "Spend by tenant: metered (what it cost) and charged; unknown prices are in neither. Tenants "
     "beyond the first hundred count as _other.",
 )
-UNPRICED = _counter(
+UNPRICED = counter(
     "moegate.cost.unpriced",
     "{attempt}",
     (POOL,),
     "Attempts whose cost is unknown because a price or a count is missing.",
 )
-LOG_LINES_DROPPED = _counter(
+LOG_LINES_DROPPED = counter(
     "moegate.log.dropped",
     "{line}",
     (),
@@ -288,106 +238,106 @@ HISTOGRAMS = (
 COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, COST_USD, UNPRICED)
 
 # Gauges, read for each page.
-QUEUE_DEPTH = _gauge(
+QUEUE_DEPTH = gauge(
     "moegate.queue.depth", "{request}", (REQUEST_MODEL, SLO_CLASS), "Requests in the queue."
 )
-QUEUE_OLDEST = _gauge(
+QUEUE_OLDEST = gauge(
     "moegate.queue.oldest", "s", (REQUEST_MODEL, SLO_CLASS), "Wait of the oldest waiting request."
 )
-QUEUE_DRAIN = _gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to empty.")
-IN_FLIGHT = _gauge("moegate.requests.in_flight", "{request}", (), "Requests waiting or running.")
-LOOP_BUSY = _gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
-SATURATION = _gauge(
+QUEUE_DRAIN = gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to empty.")
+IN_FLIGHT = gauge("moegate.requests.in_flight", "{request}", (), "Requests waiting or running.")
+LOOP_BUSY = gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
+SATURATION = gauge(
     "moegate.pool.saturation",
     "1",
     (POOL, REQUEST_MODEL),
     "Predicted wait of a new request, and past wait of waiting ones by their work, over the "
     "promised time to first token.",
 )
-SATURATED = _gauge(
+SATURATED = gauge(
     "moegate.pool.saturated",
     "1",
     (POOL, REQUEST_MODEL),
     "1: the pool overflows, since the saturation of a new request exceeded 1 and until it falls "
     "below 0.6.",
 )
-GROUPS = _gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
-GROUPS_SERVING = _gauge(
+GROUPS = gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
+GROUPS_SERVING = gauge(
     "moegate.pool.groups.serving", "{group}", (POOL, REQUEST_MODEL), "Groups in service."
 )
-RELEASABLE = _gauge(
+RELEASABLE = gauge(
     "moegate.pool.groups.releasable",
     "{group}",
     (POOL, REQUEST_MODEL),
     "Empty groups that an autoscaler may remove.",
 )
-SERVING = _gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
-RUNNING = _gauge(
+SERVING = gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
+RUNNING = gauge(
     "moegate.placement.running", "{sequence}", (PLACEMENT,), "This gateway's sequences."
 )
-EXTERNAL = _gauge(
+EXTERNAL = gauge(
     "moegate.placement.external", "{sequence}", (PLACEMENT,), "Sequences that other clients sent."
 )
-ENGINE_WAITING = _gauge(
+ENGINE_WAITING = gauge(
     "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests waiting in the engine."
 )
-KV_TOKENS = _gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predicted KV tokens.")
-KV_CAPACITY = _gauge(
+KV_TOKENS = gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predicted KV tokens.")
+KV_CAPACITY = gauge(
     "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "Capacity of the KV cache."
 )
-BATCH = _gauge(
+BATCH = gauge(
     "moegate.placement.batch",
     "{sequence}",
     (PLACEMENT,),
     "Predicted sequences of the next decode step, external ones included.",
 )
-DISTINCT_EXPERTS = _gauge(
+DISTINCT_EXPERTS = gauge(
     "moegate.placement.distinct_experts",
     "{expert}",
     (PLACEMENT,),
     "Distinct experts per layer that the next step activates, D(B).",
 )
-DECODE_STEP = _gauge(
+DECODE_STEP = gauge(
     "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
 )
-REPORT_AGE = _gauge("moegate.placement.report.age", "s", (PLACEMENT,), "Age of the newest report.")
-ERROR_SHARE = _gauge(
+REPORT_AGE = gauge("moegate.placement.report.age", "s", (PLACEMENT,), "Age of the newest report.")
+ERROR_SHARE = gauge(
     "moegate.placement.errors", "1", (PLACEMENT,), "Failed share of recent attempts."
 )
-OUTPUT_RATE = _gauge(
+OUTPUT_RATE = gauge(
     "moegate.placement.output_tokens_per_second",
     "{token}/s",
     (PLACEMENT,),
     "Output tokens per second, by an engine's counter or by the ended attempts of a remote.",
 )
-BREAKER = _gauge(
+BREAKER = gauge(
     "moegate.placement.breaker",
     "1",
     (PLACEMENT, "moegate.breaker.phase"),
     "1 for the current phase of the placement's breaker: closed, paused, open or half_open.",
 )
-USD_PER_MTOK = _gauge(
+USD_PER_MTOK = gauge(
     "moegate.pool.usd_per_mtok",
     "{USD}",
     (POOL, "moegate.rate", "moegate.token.kind"),
     "Cost of a million tokens: allocated (all paid time of the last hour), floor (the best rate "
     "measured within the SLO), marginal (one more request now).",
 )
-BUDGET_CAP = _gauge(
+BUDGET_CAP = gauge(
     "moegate.budget.cap_usd",
     "{USD}",
     (TENANT, KEY_ID, "moegate.budget.period"),
     "Cap of a budget, without budgets of single sessions.",
 )
-BUDGET_LEFT = _gauge(
+BUDGET_LEFT = gauge(
     "moegate.budget.left",
     "1",
     (TENANT, KEY_ID, "moegate.budget.period"),
     "Share of the budget that is neither spent nor granted to running requests; below 0: overrun.",
 )
-LEDGER_BACKLOG = _gauge("moegate.ledger.backlog", "{row}", (), "Rows that wait to be written.")
-LEDGER_LIMIT = _gauge("moegate.ledger.backlog.limit", "{row}", (), "Most rows that may wait.")
-LEDGER_LOST = _gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of room.")
+LEDGER_BACKLOG = gauge("moegate.ledger.backlog", "{row}", (), "Rows that wait to be written.")
+LEDGER_LIMIT = gauge("moegate.ledger.backlog.limit", "{row}", (), "Most rows that may wait.")
+LEDGER_LOST = gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of room.")
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),

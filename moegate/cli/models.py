@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.config.step_model_prior import read_model_dir
+from gateway.config.resolve.step_model_prior import read_model_dir
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.hf_fields import UnreadableConfig
 from simulation.catalog.models import find_model

@@ -18,23 +18,23 @@ import grpc
 import msgspec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
     KeyConfig,
-    LimitsConfig,
     PoolConfig,
     RemoteConfig,
     ReplicaConfig,
     SecretConfig,
-    ServerConfig,
     SloClassesConfig,
     SloFiguresConfig,
     TenantConfig,
 )
 from gateway.config.ledger import BudgetConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.prices import PricesConfig
+from gateway.config.resolve.api_keys import key_sha256
+from gateway.config.server import ServerConfig
 from gateway.config.telemetry import TelemetryConfig
 from moegate.demo.catalog import PROVIDER, catalog
 from moegate.demo.cost_comparison import RemotePrice

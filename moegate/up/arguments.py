@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config.gateway import GpuConfig, ServerConfig, UsdPerHour
+from gateway.config.gateway import GpuConfig, UsdPerHour
+from gateway.config.server import ServerConfig
 from moegate.up.launch import DEFAULT_MAX_NUM_SEQS, Launch, check_flags, default_name
 from moegate.up.machine import CannotLaunch, find_vllm
 from moegate.up.plan import UpPlan

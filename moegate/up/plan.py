@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
@@ -15,12 +14,13 @@ from gateway.config.gateway import (
     PoolConfig,
     ReplicaConfig,
     SecretConfig,
-    ServerConfig,
     TenantConfig,
 )
 from gateway.config.kv_events import KvEventsConfig
 from gateway.config.prior import PriorConfig
-from gateway.config.step_model_prior import read_model_dir
+from gateway.config.resolve.api_keys import key_sha256
+from gateway.config.resolve.step_model_prior import read_model_dir
+from gateway.config.server import ServerConfig
 from moegate.up.launch import KEY_VARIABLE, KV_EVENTS_TOPIC, Launch
 from moegate.up.machine import HOST
 from simulation.catalog.hf_fields import UnreadableConfig

@@ -9,7 +9,7 @@ from collections import Counter
 
 import grpc
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.upstream.openai.client import OpenAIClient
 from gateway.upstream.vllm.client import VllmClient
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm

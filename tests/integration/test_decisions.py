@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.integration.test_gateway import UPSTREAM, engine

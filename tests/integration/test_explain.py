@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving

@@ -18,7 +18,8 @@ from aiohttp import web
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.config.gateway import LimitsConfig, RemoteConfig
+from gateway.config.gateway import RemoteConfig
+from gateway.config.limits import LimitsConfig
 from moegate.v1 import generation_pb2, inference_pb2
 from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (

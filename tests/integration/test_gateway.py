@@ -14,8 +14,9 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway.config.api_keys import key_sha256
-from gateway.config.gateway import KeyConfig, KeyLimitsConfig, LimitsConfig, TimeoutsConfig
+from gateway.config.gateway import KeyConfig, TimeoutsConfig
+from gateway.config.limits import KeyLimitsConfig, LimitsConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import (
     batch_pb2,

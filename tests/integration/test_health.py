@@ -13,7 +13,8 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.gateway import GatewayConfig, TlsConfig
+from gateway.config.gateway import GatewayConfig
+from gateway.config.server import TlsConfig
 from gateway.doors.grpc.health import INFERENCE, PROCESS
 from gateway.doors.grpc.listening import Certificates, follow
 from gateway.server import running_gateway

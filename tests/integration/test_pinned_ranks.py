@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GpuConfig, KeyConfig, KeyRole, PoolConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllm
 from moegate.v1 import admin_pb2, admin_pb2_grpc, generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving

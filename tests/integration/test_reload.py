@@ -13,16 +13,10 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.config.api_keys import key_sha256
-from gateway.config.gateway import (
-    GatewayConfig,
-    KeyConfig,
-    KeyLimitsConfig,
-    LimitsConfig,
-    PoolConfig,
-    ReplicaConfig,
-)
+from gateway.config.gateway import GatewayConfig, KeyConfig, PoolConfig, ReplicaConfig
+from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.prices import PricesConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from scheduler.contract import AttemptOutcome

@@ -16,9 +16,11 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.api_keys import key_sha256
-from gateway.config.gateway import GatewayConfig, KeyConfig, LimitsConfig, TenantConfig, TlsConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.problems import ConfigError, ReloadRefused
+from gateway.config.resolve.api_keys import key_sha256
+from gateway.config.server import TlsConfig
 from gateway.server import running_gateway
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, inference_pb2_grpc

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.telemetry import TelemetryConfig
 from gateway.telemetry import semconv
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm

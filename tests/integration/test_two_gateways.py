@@ -15,15 +15,10 @@ import msgspec
 import pytest
 import trustme
 
-from gateway.config.gateway import (
-    GatewayConfig,
-    LimitsConfig,
-    RemoteConfig,
-    SecretConfig,
-    TimeoutsConfig,
-    TlsConfig,
-)
+from gateway.config.gateway import GatewayConfig, RemoteConfig, SecretConfig, TimeoutsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.remote import OtherGatewayConfig, RemoteApi
+from gateway.config.server import TlsConfig
 from gateway.upstream.moegate.client import MoegateClient
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.integration.test_budgets import ANSWER, until_refused

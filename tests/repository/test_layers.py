@@ -28,7 +28,8 @@ CORE = "scheduler.core"
 """The mutable scheduler: only what hosts it may import it, all others ask through its port."""
 
 BELOW_DOORS = (
-    *("gateway.domain", "gateway.config", "gateway.auth", "gateway.translation", "scheduler.*"),
+    *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
+    *("gateway.translation", "scheduler.*"),
     *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*"),
     *("gateway.scheduling", "gateway.pipeline"),
 )
@@ -38,10 +39,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "simulation": ("scheduler.*",),
     # Words that every part of the gateway shares, and the configuration.
     "gateway.domain": ("scheduler.*",),
-    "gateway.config": ("scheduler.*", "simulation.catalog"),
+    "gateway.config": ("scheduler.*",),
+    # What the configuration refers to: secrets, files, the catalog of models.
+    "gateway.config.resolve": ("gateway.config", "scheduler.*", "simulation.catalog"),
     "gateway.config.syntax": ("gateway.config", "scheduler.*"),
-    "gateway.config.load": ("gateway.config", "gateway.config.syntax", "scheduler.contract"),
-    "gateway.auth": ("gateway.config", "scheduler.*"),
+    "gateway.config.load": (
+        *("gateway.config", "gateway.config.resolve", "gateway.config.syntax"),
+        "scheduler.contract",
+    ),
+    "gateway.auth": ("gateway.config", "gateway.config.resolve", "scheduler.*"),
     # Between the protos of the API and the domain: for the gRPC door and the moegate upstream.
     "gateway.translation": ("gateway.domain", "scheduler.*", GRPC),
     # One folder for each dialect of a server that generates.
@@ -64,12 +70,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.upstream", "gateway.upstream.http", "gateway.upstream.openai"),
     ),
     # What is known of the servers: probes, discovery in DNS, events of engines.
-    "gateway.fleet": ("gateway.domain", "gateway.config", "gateway.upstream.*", "scheduler.*"),
+    "gateway.fleet": (
+        *("gateway.domain", "gateway.config", "gateway.config.resolve"),
+        *("gateway.upstream.*", "scheduler.*"),
+    ),
     # What was used, and what it costs.
     "gateway.accounting.prices": ("gateway.config", "gateway.config.syntax", "scheduler.*"),
     "gateway.accounting.ledger": ("gateway.config", "scheduler.*"),
     "gateway.accounting": (
-        *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*"),
+        *("gateway.domain", "gateway.config", "gateway.config.resolve"),
+        *("gateway.accounting.*", "scheduler.*"),
     ),
     # The scheduler's side of its port.
     "gateway.scheduling": (

@@ -19,8 +19,9 @@ import pytest
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.postgres import connect
 from gateway.accounting.ledger.sqlite import SqliteDatabase
-from gateway.config.gateway import GatewayConfig, ServerConfig
+from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.server import ServerConfig
 from gateway.config.values import SecretConfig
 from moegate.v1 import inference_pb2_grpc
 from scheduler.budgets.budget_window import Period

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from gateway.config.api_keys import key_sha256
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 from tests import serving

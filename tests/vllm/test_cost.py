@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.config.prices import MeteringConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.cli.main import main
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import generation_pb2
 from scheduler.contract import AttemptOutcome, PlacementKind

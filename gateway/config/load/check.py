@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config.api_keys import key_hash
 from gateway.config.gateway import (
     GatewayConfig,
     KeyConfig,
@@ -16,7 +15,6 @@ from gateway.config.gateway import (
     PoolConfig,
     RemoteConfig,
     SecretConfig,
-    ServerConfig,
     TimeoutsConfig,
 )
 from gateway.config.load.check_discovery import discovery_problems
@@ -26,9 +24,11 @@ from gateway.config.load.check_ledger import ledger_problems
 from gateway.config.load.check_ranks import rank_problems
 from gateway.config.load.check_remote import remote_problems
 from gateway.config.problems import ConfigError, Problem, nearest, problem
-from gateway.config.secrets import resolve
-from gateway.config.step_model_prior import checked_step_model_prior
-from gateway.config.tls_files import check_server_tls
+from gateway.config.resolve.api_keys import key_hash
+from gateway.config.resolve.secrets import resolve
+from gateway.config.resolve.step_model_prior import checked_step_model_prior
+from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.server import ServerConfig
 from scheduler.contract import Objective
 
 MAX_PORT = 65_535

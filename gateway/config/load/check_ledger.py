@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import nano_usd
 from gateway.config.problems import ConfigError, Problem, nearest, problem
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 
 
 def ledger_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from gateway.config.gateway import RemoteConfig
 from gateway.config.load.check_gateway import gateway_problems, scheme_problems
 from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.remote import MaxTokensField, RemoteApi
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 
 RESERVED_HEADERS = frozenset(
     {

@@ -18,10 +18,12 @@ from gateway.config import discovery as config_discovery
 from gateway.config import gateway as config
 from gateway.config import kv_events as config_kv_events
 from gateway.config import ledger as config_ledger
+from gateway.config import limits as config_limits
 from gateway.config import price_rows
 from gateway.config import prices as config_prices
 from gateway.config import prior as config_prior
 from gateway.config import remote as config_remote
+from gateway.config import server as config_server
 from gateway.config import telemetry as config_telemetry
 from gateway.config import values as config_values
 from scheduler import contract as types
@@ -58,6 +60,8 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(config_telemetry),
         **_docs(config_remote),
         **_docs(config_values),
+        **_docs(config_limits),
+        **_docs(config_server),
     }
 
 

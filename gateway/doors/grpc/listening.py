@@ -8,9 +8,10 @@ from pathlib import Path
 
 import grpc
 
-from gateway.config.gateway import GatewayConfig, TlsConfig
+from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
-from gateway.config.tls_files import check_server_tls
+from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.server import TlsConfig
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from gateway.accounting.prices.source import load_prices
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem
-from gateway.config.step_model_prior import checked_step_model_prior
+from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
 
 

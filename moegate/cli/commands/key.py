@@ -10,8 +10,8 @@ import sys
 import msgspec
 
 from gateway.auth.authenticator import MAX_KEY_CHARACTERS
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import Name
+from gateway.config.resolve.api_keys import key_sha256
 
 KEY_BYTES = 32
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
-from gateway.config.api_keys import key_sha256
-from gateway.config.gateway import GatewayConfig, KeyConfig, KeyLimitsConfig, KeyRole, TenantConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
+from gateway.config.limits import KeyLimitsConfig
+from gateway.config.resolve.api_keys import key_sha256
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 

@@ -22,7 +22,8 @@ from gateway.accounting.ledger.leases import Owner
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import GatewayConfig, KeyRole, LimitsConfig
+from gateway.config.gateway import GatewayConfig, KeyRole
+from gateway.config.limits import LimitsConfig
 from gateway.config.remote import FailuresConfig
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome

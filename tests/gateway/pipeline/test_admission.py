@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.authenticator import Authenticator, Caller
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import GatewayConfig, KeyConfig
+from gateway.config.resolve.api_keys import key_sha256
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.admission import scheduler_request

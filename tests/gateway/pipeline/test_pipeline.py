@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestOutcome, RequestRefused
 from gateway.pipeline.call import GenerateCall

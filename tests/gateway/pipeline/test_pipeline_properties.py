@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.remote import FailuresConfig, HedgingConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused

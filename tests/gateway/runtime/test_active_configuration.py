@@ -13,9 +13,10 @@ import pytest
 
 from gateway.accounting.accounting import Accounting
 from gateway.auth.authenticator import Authenticator
-from gateway.config.api_keys import key_sha256
-from gateway.config.gateway import GatewayConfig, KeyConfig, LimitsConfig, TenantConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
 from gateway.config.ledger import BudgetConfig
+from gateway.config.limits import LimitsConfig
+from gateway.config.resolve.api_keys import key_sha256
 from gateway.pipeline.observer import unobserved
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble, session

@@ -17,7 +17,8 @@ from gateway.accounting.ledger.leases import Owner
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from gateway.accounting.prices.catalog import Prices
-from gateway.config.gateway import GatewayConfig, LimitsConfig, PoolConfig, RemoteConfig
+from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.price_rows import CatalogFile
 from gateway.config.remote import FailuresConfig, HedgingConfig
 from gateway.fleet.placements import placements_of

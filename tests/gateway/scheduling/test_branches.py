@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from scheduler.contract import (
     AttemptOutcome,
     Progress,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.accounting.ledger.sqlite import run_now
-from gateway.config.gateway import LimitsConfig
+from gateway.config.limits import LimitsConfig
 from gateway.scheduling.settings import SchedulingSettings
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period

@@ -9,18 +9,19 @@ from prometheus_client.exposition import generate_latest
 
 from gateway.telemetry import semconv
 from gateway.telemetry.instruments import MAX_TENANTS, OTHER_TENANTS, Instruments
+from gateway.telemetry.metric import Metric, MetricKind
 
 ROOT = Path(__file__).resolve().parents[3]
 FROZEN = ROOT / "tests" / "golden" / "metric_names.txt"
 
 
-def shown(metric: semconv.Metric) -> str:
-    suffix = "_total" if metric.kind is semconv.MetricKind.COUNTER else ""
+def shown(metric: Metric) -> str:
+    suffix = "_total" if metric.kind is MetricKind.COUNTER else ""
     return f"{metric.kind} {metric.prometheus}{suffix}{{{','.join(metric.prometheus_labels)}}}"
 
 
-def metrics() -> list[semconv.Metric]:
-    return [value for value in vars(semconv).values() if isinstance(value, semconv.Metric)]
+def metrics() -> list[Metric]:
+    return [value for value in vars(semconv).values() if isinstance(value, Metric)]
 
 
 def test_metric_names_and_labels_are_frozen() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.api_keys import key_sha256
 from gateway.config.gateway import KeyRole
 from gateway.config.load.file import load
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.cli.commands import simulate_vllm
 from moegate.cli.main import COMMANDS, main
 from moegate.simulated_vllm.config import DEFAULT_MODEL

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.config.gateway import GatewayConfig, KeyRole, SecretConfig
 from gateway.config.load.file import ConfigError, Problem, load, parse
 from gateway.config.problems import shown
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 from scheduler.contract import SloClass
 
 HASH = "5ac1edff2f8e7ea543af1077fd80670dcabfdabe0ebe65634733358d3b748f31"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.config.gateway import KeyConfig
 from gateway.config.problems import ConfigError, Problem
-from gateway.config.secrets import resolve
+from gateway.config.resolve.secrets import resolve
 
 
 def key_sha256(key: str) -> str:

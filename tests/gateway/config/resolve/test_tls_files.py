@@ -9,9 +9,9 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from gateway.config.gateway import TlsConfig
 from gateway.config.problems import ConfigError
-from gateway.config.tls_files import check_server_tls
+from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.server import TlsConfig
 
 TLS = TlsConfig(cert="tls.crt", key="tls.key", client_ca="ca.crt")
 

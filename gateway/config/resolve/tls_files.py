@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from gateway.config.gateway import TlsConfig
 from gateway.config.problems import ConfigError, Problem
+from gateway.config.server import TlsConfig
 
 
 def check_server_tls(tls: TlsConfig, base_dir: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.config.gateway import GpuConfig, MoeShapeConfig, PoolConfig, ReplicaConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.config.prior import KvCacheFormat, PriorConfig, WeightFormat
-from gateway.config.step_model_prior import step_model_prior
+from gateway.config.resolve.step_model_prior import step_model_prior
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.catalog.models import KNOWN
 

@@ -1,0 +1,57 @@
+"""The `server` part of the configuration: how the gateway listens, drains and probes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway.config.values import HostPort, Seconds
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every part: frozen, unknown fields refused."""
+
+
+class TlsConfig(_Part, frozen=True, kw_only=True):
+    """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
+
+    cert: Annotated[str, Meta(min_length=1)]
+    """Certificate chain of the server."""
+    key: Annotated[str, Meta(min_length=1)]
+    """Its private key, not encrypted."""
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+    """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
+
+
+class ServerConfig(_Part, frozen=True, kw_only=True):
+    """How the gateway listens, drains and probes."""
+
+    listen: HostPort = "127.0.0.1:50051"
+    """Address to listen on; port 0 takes a free one."""
+    tls: TlsConfig | None = None
+    """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
+    health_listen: HostPort | None = None
+    """Second address, for health checks only and in plain text: the gRPC probes of Kubernetes
+    support neither TLS nor client certificates."""
+    drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """On SIGTERM: how long new calls are still accepted after health has become NOT_SERVING, so
+    that load balancers notice it."""
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """On SIGTERM, after `drain_delay_s`: how long running streams may take to finish."""
+    keepalive_s: Seconds = 30.0
+    """Idle time after which a connection is probed."""
+    keepalive_timeout_s: Seconds = 10.0
+    """How long the answer to a probe may take."""
+    max_connection_age_s: Seconds = 600.0
+    """Age at which a connection takes no new calls, so that clients spread over new gateways."""
+    max_connection_age_grace_s: Seconds = 3600.0
+    """How long the streams of such a connection may go on."""
+    probe_interval_s: Seconds = 1.0
+    """Time between two reads of the metrics of an engine."""
+    longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Longest time for which output is held under load, so that one message carries several tokens.
+    The first token is never held. 0: every token goes out as it comes, whatever it costs."""
+    reflection: bool = True
+    """Whether gRPC server reflection is on."""
