@@ -50,6 +50,8 @@ class RefusalReason(enum.StrEnum):
     NO_PLACEMENT_ALLOWED = "no_placement_allowed"
     UNAVAILABLE = "unavailable"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    QUARANTINED = "quarantined"
+    """The request failed on several placements that serve others, or is like one that did."""
     PERMISSION_DENIED = "permission_denied"
     """The key may not use the model, the service class or a class of remotes."""
     REQUEST_IN_FLIGHT = "request_in_flight"
@@ -106,7 +108,14 @@ class Fault(enum.StrEnum):
     BUSY = "busy"
     """The placement is overloaded or rate-limited. It receives fewer requests for a while."""
     PLACEMENT = "placement"
-    """The placement failed."""
+    """The placement failed while the request ran: an error, a cut, garbage. If the request fails in
+    the same way on another placement that serves others, the request is the cause."""
+    ABSENT = "absent"
+    """The placement did not answer at all: no connection, no token in time, no such model. No
+    request is suspected of it."""
+    REJECTED = "rejected"
+    """The placement calls the request invalid, or answers with nothing. Only if another placement
+    takes the same request is it the placement's fault."""
     ACCOUNT = "account"
     """The upstream rejects the gateway's key, or the account has no credit. All requests will fail
     for a while."""
@@ -165,6 +174,10 @@ class Request:
         token_blocks: hashes of blocks of token ids, one entry per block size of the model's
             engines.
         whole_answer: the client receives no output before the answer is complete.
+        fingerprint: hash of everything that the engine is asked; equal for a retry of the client.
+            0: unknown.
+        constraint: hash of what the output must follow, such as a JSON schema; 0: nothing.
+        features: names of the features that the request uses, joined by "+".
     """
 
     request_id: str
@@ -188,6 +201,9 @@ class Request:
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
     whole_answer: bool = False
+    fingerprint: int = 0
+    constraint: int = 0
+    features: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +330,8 @@ class Start:
         dp_rank: data-parallel rank to use; None: the engine chooses.
         pool, replica: of a self-hosted placement; empty for a remote.
         overflow: reason for using a remote; None: not a remote.
+        compare: the placement is not believed yet: if it calls the request invalid, or answers with
+            nothing, the attempt ends as RETRYABLE, so that another placement is asked as well.
     """
 
     request_id: str
@@ -328,6 +346,7 @@ class Start:
     pool: str = ""
     replica: str = ""
     overflow: OverflowReason | None = None
+    compare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
