@@ -155,7 +155,9 @@ class AnswerDecoder:
         """The output in a message; None: there is none. Raises UpstreamFailure."""
         match message.WhichOneof("event"):
             case "delta":
-                deltas = tuple(self._delta(choice) for choice in message.delta.choices)
+                # Without an empty delta, which is a sign of life and no output.
+                news = (each for each in message.delta.choices if not _is_empty(each))
+                deltas = tuple(self._delta(choice) for choice in news)
                 if deltas:
                     return Chunk(deltas=deltas, output_tokens=self._output_tokens)
             case "done":
@@ -221,6 +223,10 @@ class AnswerDecoder:
         self._output_bytes += sum(len(call.arguments_json.encode()) for call in delta.tool_calls)
         self.started = self.started or delta.has_content or delta.finish_reason is not None
         return delta
+
+
+def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
+    return all(field.name == "index" for field, _ in proto.ListFields())
 
 
 def _usage(proto: generation_pb2.Usage) -> Usage | None:
