@@ -27,6 +27,9 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Output limit of a request that sets none."""
     default_deadline_s: Seconds = 600.0
     """Deadline of a request that sets none."""
+    idempotency_keys: Count = 100_000
+    """Most idempotency keys that are remembered after their requests, 300 bytes each. Beyond, the
+    tenant with most of them loses its oldest one."""
     attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     """Most placements that are tried for one request."""
 
