@@ -21,6 +21,9 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Most requests in the queue of one model."""
     queue_bytes: Count = 256 * 1024 * 1024
     """Most bytes of requests in the queue of one model."""
+    queue_tenant_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Part of the queue of one model, in requests and in bytes, that one tenant may fill. A tenant
+    that is the only one configured may fill the queue."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
     """Largest RPC message that is received."""
     default_max_output_tokens: Count = 4096
