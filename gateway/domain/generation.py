@@ -15,6 +15,12 @@ from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
 """Longest upstream response id that is kept. Longer ids are cut."""
+MAX_SIGNATURES = 128
+"""Most signatures of one message or choice, its tool calls included."""
+MAX_SIGNATURE_BYTES = 1 << 20
+"""Most bytes of the signatures of one message or choice. Some hold the reasoning text itself."""
+MAX_ORIGIN_BYTES = 128
+"""Longest origin of a signature."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,14 +31,26 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """Opaque data by which a server recognises its own reasoning in a later request.
+
+    `origin`: the server and model that made it; only they receive it again. `data`: written and
+    read by the dialect of that server (`signatures.py` of its folder).
+    """
+
+    origin: str
+    data: bytes
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call, or one piece of it in a stream. Pieces with the same `index` are
-    concatenated."""
+    concatenated. `signatures`: those of the reasoning that directly precedes the call."""
 
     index: int
     id: str = ""
     name: str = ""
     arguments_json: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Role(enum.StrEnum):
@@ -45,7 +63,8 @@ class Role(enum.StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. `parts`: texts and images in order."""
+    """One message. `parts`: texts and images in order. `signatures`: those of the reasoning at the
+    beginning of an assistant's message."""
 
     role: Role
     parts: tuple[str | Image, ...]
@@ -53,6 +72,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     reasoning_text: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +196,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def has_content(self) -> bool:
