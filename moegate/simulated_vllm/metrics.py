@@ -136,7 +136,7 @@ def render(engine: Engine, served: Served) -> bytes:
         ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
     ):
         text.histogram(name, description, [getattr(r.counters, field) for r in ranks])
-    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config))
+    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks)))
     return text.encode()
 
 
@@ -158,8 +158,11 @@ _SLEEP_HELP = (
 )
 
 
-def _cache(config: SimulatedVllmConfig) -> Labels:
+def _cache(config: SimulatedVllmConfig, ranks: int) -> Labels:
+    """What each rank's line says: its own tokens, but the blocks of all ranks together, as vLLM
+    0.32 and 0.33 do."""
     tokens = config.num_gpu_blocks * config.block_size
+    blocks = config.num_gpu_blocks * ranks
     return {
         "block_size": str(config.block_size),
         "cache_dtype": "auto",
@@ -167,7 +170,7 @@ def _cache(config: SimulatedVllmConfig) -> Labels:
         "gpu_memory_utilization": "0.92",
         "kv_cache_max_concurrency": str(tokens / config.max_model_len),
         "kv_cache_size_tokens": str(tokens),
-        "num_gpu_blocks": str(config.num_gpu_blocks),
+        "num_gpu_blocks": str(blocks),
         "num_gpu_blocks_override": str(config.num_gpu_blocks),
         "prefix_caching_hash_algo": "sha256",
     }

@@ -396,6 +396,19 @@ async def test_metrics_are_named_and_labelled_as_the_real_ones(client: Client) -
         assert f"vllm:{name}" in families
 
 
+async def test_ranks_tell_their_kv_cache_as_vllm_does() -> None:
+    """The blocks on every rank's line are those of all ranks together."""
+    async with serving(config(data_parallel_size=2)) as client:
+        text = await client.get("/metrics")
+    lines = re.findall(r"^vllm:cache_config_info\{(.*)\} 1.0$", text, re.MULTILINE)
+    told = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in lines]
+    assert [one["engine"] for one in told] == ["0", "1"]
+    assert {one["kv_cache_size_tokens"] for one in told} == {"76800"}
+    assert {one["num_gpu_blocks"] for one in told} == {"1200"}
+    report = parse_metrics(text.encode(), "sim", 0.0, None)
+    assert report.kv_capacity_tokens == 2 * 76_800
+
+
 def _family(series: str) -> str:
     name = series.partition("{")[0]
     return re.sub(r"_(bucket|count|sum)$", "", name)
