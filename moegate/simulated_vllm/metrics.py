@@ -136,7 +136,9 @@ def render(engine: Engine, served: Served) -> bytes:
         ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
     ):
         text.histogram(name, description, [getattr(r.counters, field) for r in ranks])
-    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks)))
+    text.info(
+        "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
+    )
     return text.encode()
 
 
