@@ -183,6 +183,8 @@ SEMANTICS: list[tuple[str, Any, str, str, str, str]] = [
     ("remotes.0.timeouts.idle_s", 4000, "remotes[0].timeouts.idle_s", "4000.0",
      "longer than total_s", "raise total_s"),
     ("limits.queue_bytes", 1000, "limits.queue_bytes", "1000", "largest message", "16777216"),
+    ("tenants.0.keys.0.limits", {"message_bytes": 1 << 25}, "tenants[0].keys[0].limits.message_bytes",
+     "33554432", "larger than any message", "at most 16777216"),
     ("remotes.0.api_key.env", "MOEGATE_UNSET", "remotes[0].api_key.env", '"MOEGATE_UNSET"',
      "not set", "set it where the gateway runs"),
     ("remotes.0.api_key.file", "missing.key", "remotes[0].api_key.file", '"missing.key"',
