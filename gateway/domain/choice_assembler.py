@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
+from gateway.domain.generation import (
+    ChoiceDelta,
+    FinishReason,
+    OpaquePart,
+    TokenLogprob,
+    ToolCall,
+)
 
 
 @dataclass(slots=True)
@@ -12,6 +18,7 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    opaque: list[OpaquePart] = field(default_factory=list)
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
 
@@ -28,6 +35,7 @@ class ChoiceAssembler:
         choice.texts.append(delta.text)
         choice.reasoning.append(delta.reasoning_text)
         choice.logprobs.extend(delta.logprobs)
+        choice.opaque.extend(delta.opaque)
         choice.finish_reason = delta.finish_reason or choice.finish_reason
         for piece in delta.tool_calls:
             call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
@@ -49,6 +57,7 @@ class ChoiceAssembler:
                 reasoning_text="".join(choice.reasoning),
                 tool_calls=tuple(call for _, call in sorted(choice.tool_calls.items())),
                 logprobs=tuple(choice.logprobs),
+                opaque=tuple(choice.opaque),
                 finish_reason=choice.finish_reason,
             )
             for index, choice in sorted(self._choices.items())

@@ -167,8 +167,33 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     top: tuple[tuple[str, float], ...] = ()
 
 
+class OpaqueKind(enum.StrEnum):
+    """Kind of an opaque part of an answer."""
+
+    THINKING_SIGNATURE = "thinking_signature"
+    """Anthropic: signature of the thinking block that ends here."""
+    REDACTED_THINKING = "redacted_thinking"
+    """Anthropic: an encrypted thinking block in place of reasoning text."""
+    THOUGHT_SIGNATURE = "thought_signature"
+    """Gemini: signature of a tool call, or of the text."""
+
+
+class OpaquePart(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of an answer that only the upstream that made it understands.
+
+    `data`: as the upstream wrote it. `call_index`: the tool call that it belongs to; None: none.
+    `reasoning_chars`: characters of the choice's reasoning text before it, so that several thinking
+    blocks can be told apart.
+    """
+
+    kind: OpaqueKind
+    data: str
+    call_index: int | None = None
+    reasoning_chars: int = 0
+
+
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """New output of one choice."""
+    """New output of one choice. `opaque`: to be given back with the message in a later request."""
 
     index: int
     text: str = ""
@@ -176,6 +201,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    opaque: tuple[OpaquePart, ...] = ()
 
     @property
     def has_content(self) -> bool:
@@ -184,12 +210,41 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.text or self.reasoning_text or self.tool_calls)
 
 
+class DeviationKind(enum.StrEnum):
+    """What an upstream's answer did not keep to, although the answer is usable."""
+
+    FINISH_WORD = "finish_word"
+    """An unknown finish word, read as the end of the answer."""
+    MISSING_CHOICE = "missing_choice"
+    """Fewer choices than were requested."""
+    UNREAD_FIELD = "unread_field"
+    """A field of an event could not be understood and was left out."""
+    OUTPUT_CUT = "output_cut"
+    """More output than max_output_tokens allows: the gateway ended the stream."""
+    USAGE_ZERO = "usage_zero"
+    """A count of 0 tokens where there was content."""
+    USAGE_TOO_MANY_PROMPT = "usage_too_many_prompt"
+    USAGE_TOO_MANY_OUTPUT = "usage_too_many_output"
+    """A count above what the request allows."""
+    USAGE_TOO_FEW_PROMPT = "usage_too_few_prompt"
+    USAGE_TOO_FEW_OUTPUT = "usage_too_few_output"
+    """A count below what the content can consist of."""
+
+
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
+    """One deviation of an answer. `detail`: a short word for the log, never content."""
+
+    kind: DeviationKind
+    detail: str = ""
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of an upstream's stream.
 
     `output_tokens`: cumulative tokens of all choices. The number is exact if the upstream reports
     usage with each frame; otherwise it counts frames with content. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
+    `missing_choices`, `deviations`: of the whole answer, with the usage.
     """
 
     deltas: tuple[ChoiceDelta, ...]
@@ -197,3 +252,5 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     model: str = ""
     response_id: str = ""
+    missing_choices: int = 0
+    deviations: tuple[Deviation, ...] = ()

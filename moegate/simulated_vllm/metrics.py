@@ -240,6 +240,8 @@ class _Text:
         self._created(name, description, self._ranks)
 
     def _created(self, name: str, description: str, labels: Iterable[Labels]) -> None:
+        if len(self._ranks) > 1:
+            return  # vLLM runs one API server per rank, whose merged metrics have no such series
         self._head(f"{name}_created", description, "gauge")
         for each in labels:
             self._sample(f"{name}_created", each, self._began_s)
