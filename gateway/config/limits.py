@@ -58,7 +58,10 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Part of the queue of one model, in requests and in bytes, that one tenant may fill. A tenant
     that is the only one configured may fill the queue."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
-    """Largest RPC message that is received."""
+    """Largest request that any key may send, in bytes, inflated."""
+    key_message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 4 * 1024 * 1024
+    """Largest request of a key that sets no `message_bytes` of its own, never above
+    `limits.message_bytes`. Give keys that send images a larger limit of their own."""
     elements: ElementLimitsConfig = ElementLimitsConfig()
     """Bounds on what one request message may hold."""
     default_max_output_tokens: Count = 4096
@@ -81,3 +84,6 @@ class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
     """Prompt and output tokens per minute."""
     concurrent_requests: Count | None = None
     """Requests at once."""
+    message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] | None = None
+    """Largest request in bytes, inflated, at most `limits.message_bytes`; absent:
+    `limits.key_message_bytes`."""
