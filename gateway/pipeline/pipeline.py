@@ -16,6 +16,7 @@ from dataclasses import replace
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestOutcome, RequestRefused, refused
+from gateway.domain.prompt_bound import prompt_token_bound
 from gateway.pipeline.active_request import ActiveRequest, Branch
 from gateway.pipeline.admission import Admission
 from gateway.pipeline.attempt import Attempts
@@ -24,7 +25,6 @@ from gateway.pipeline.continuation import continuation, may_be_continued
 from gateway.pipeline.hedge import hedged
 from gateway.pipeline.observer import Observe, unobserved
 from gateway.pipeline.settings import PipelineSettings
-from gateway.pipeline.token_count import prompt_token_bound
 from gateway.pipeline.upstreams import Upstreams
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
 from scheduler.decisions import Decision
