@@ -54,6 +54,9 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Most requests in the queue of one model."""
     queue_bytes: Count = 256 * 1024 * 1024
     """Most bytes of requests in the queue of one model."""
+    queue_tenant_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Part of the queue of one model, in requests and in bytes, that one tenant may fill. A tenant
+    that is the only one configured may fill the queue."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
     """Largest request that any key may send, in bytes, inflated."""
     key_message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 4 * 1024 * 1024
@@ -65,6 +68,9 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Output limit of a request that sets none."""
     default_deadline_s: Seconds = 600.0
     """Deadline of a request that sets none."""
+    idempotency_keys: Count = 100_000
+    """Most idempotency keys that are remembered after their requests, 300 bytes each. Beyond, the
+    tenant with most of them loses its oldest one."""
     attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     """Most placements that are tried for one request."""
 

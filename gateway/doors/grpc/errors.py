@@ -314,7 +314,6 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.SHED: _exhausted,
     RefusalReason.QUEUE_TIMEOUT: _exhausted,
     RefusalReason.KEY_LIMIT: _exhausted,
-    RefusalReason.IDEMPOTENCY_KEYS: _exhausted,
     RefusalReason.DEADLINE: lambda error: deadline(error.message),
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,
