@@ -7,16 +7,21 @@ them at once. The work is divided into steps, because a chat may have thousands 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from gateway.domain.generation import (
+    MAX_ORIGIN_BYTES,
+    MAX_SIGNATURE_BYTES,
+    MAX_SIGNATURES,
     Chat,
     Image,
     JsonSchema,
     Message,
     NamedTool,
     Role,
+    Signature,
     Tool,
     ToolCall,
     ToolMode,
@@ -108,7 +113,13 @@ def _parse_message(
     tool_calls = []
     for i, call in enumerate(proto.tool_calls):
         tool_calls.append(
-            ToolCall(index=i, id=call.id, name=call.name, arguments_json=call.arguments_json)
+            ToolCall(
+                index=i,
+                id=call.id,
+                name=call.name,
+                arguments_json=call.arguments_json,
+                signatures=parse_signatures(call.signatures),
+            )
         )
         yield
     if not proto.parts and not (tool_calls and role is Role.ASSISTANT):
@@ -117,6 +128,10 @@ def _parse_message(
         fault("tool_call_id", "empty: name the call that this ROLE_TOOL message answers")
     if tool_calls and role is not Role.ASSISTANT:
         fault("tool_calls", "only ROLE_ASSISTANT messages hold tool calls")
+    signatures = parse_signatures(proto.signatures)
+    _check_signatures(signatures, tool_calls, f"chat.messages[{index}]", violations)
+    if signatures and role is not Role.ASSISTANT:
+        fault("signatures", "only ROLE_ASSISTANT messages hold signatures")
     parts: list[str | Image] = []
     for i, part in enumerate(proto.parts):
         if part.WhichOneof("part") == "text":
@@ -131,7 +146,47 @@ def _parse_message(
         tool_calls=tuple(tool_calls),
         tool_call_id=proto.tool_call_id,
         reasoning_text=proto.reasoning_text,
+        signatures=signatures,
     )
+
+
+def parse_signatures(protos: Iterable[chat_pb2.ReasoningSignature]) -> tuple[Signature, ...]:
+    """Converts signatures."""
+    return tuple(Signature(origin=proto.origin, data=proto.data) for proto in protos)
+
+
+def _check_signatures(
+    signatures: tuple[Signature, ...],
+    calls: Sequence[ToolCall],
+    path: str,
+    violations: Violations,
+) -> None:
+    """Checks the signatures of a message and of its tool calls."""
+    fields = [(f"{path}.signatures[{i}]", each) for i, each in enumerate(signatures)]
+    for call in calls:
+        where = f"{path}.tool_calls[{call.index}].signatures"
+        fields += ((f"{where}[{i}]", each) for i, each in enumerate(call.signatures))
+    if not fields:
+        return
+    if len(fields) > MAX_SIGNATURES:
+        violations.add(f"{path}.signatures", f"{len(fields)}: at most {MAX_SIGNATURES}")
+        return
+    size = sum(len(each.data) for _, each in fields)
+    violations.check(
+        size <= MAX_SIGNATURE_BYTES,
+        f"{path}.signatures",
+        f"{size} bytes: at most {MAX_SIGNATURE_BYTES} in one message",
+    )
+    for field, each in fields:
+        origin_bytes = len(each.origin.encode())
+        violations.check(
+            0 < origin_bytes <= MAX_ORIGIN_BYTES,
+            f"{field}.origin",
+            f"{origin_bytes} bytes: give back the origin that came with the answer",
+        )
+        violations.check(
+            bool(each.data), f"{field}.data", "empty: give back the data that came with the answer"
+        )
 
 
 def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:

@@ -135,6 +135,13 @@ def invalid(
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
 
 
+def too_large(size: str, max_bytes: int) -> RpcError:
+    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
+    Not RESOURCE_EXHAUSTED, which clients send again."""
+    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
+    return invalid([("request", text)], "MESSAGE_TOO_LARGE")
+
+
 def unauthenticated(message: str) -> RpcError:
     """UNAUTHENTICATED: the key is missing or unknown."""
     return RpcError(grpc.StatusCode.UNAUTHENTICATED, message, _info("UNAUTHENTICATED"))
@@ -313,7 +320,6 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.SHED: _exhausted,
     RefusalReason.QUEUE_TIMEOUT: _exhausted,
     RefusalReason.KEY_LIMIT: _exhausted,
-    RefusalReason.IDEMPOTENCY_KEYS: _exhausted,
     RefusalReason.DEADLINE: lambda error: deadline(error.message),
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,

@@ -21,8 +21,8 @@ from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
-    caller_of,
-    metadata_of,
+    current_caller,
+    current_metadata,
     rpc_errors,
 )
 from gateway.pipeline.call import GenerateCall
@@ -89,7 +89,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Counts prompt tokens with a replica's tokenizer. The count is an estimate if only remotes
         serve the model."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             generation = Generation(
                 request_id="count",
                 model=request.request.model,
@@ -115,7 +115,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListModelsResponse:
         """Lists the models that the key may use."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             models: dict[str, inference_pb2.Model] = {}
             for placement in self._port.fleet.placements:
                 name = placement.model
@@ -151,7 +151,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Returns the placement decision of a recent request. Only an operator may ask about
         another key's request."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             key_id = request.key_id or caller.key_id
             if key_id != caller.key_id and caller.role is not KeyRole.OPERATOR:
                 raise errors.denied(f"key_id: key {caller.key_id} is no operator's")
@@ -167,13 +167,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         *,
         whole_answer: bool = False,
     ) -> GenerateCall:
-        """Authenticates the caller and checks the request. Raises RpcError."""
-        metadata = metadata_of(context)
+        """Checks the request and converts it. Raises RpcError."""
         steps = generate_call(
             proto,
-            caller=caller_of(self._active, metadata),
+            caller=current_caller(),
             context=context,
-            metadata=metadata,
+            metadata=current_metadata(),
             default_max_output_tokens=self._pipeline.default_output_tokens(proto.model),
             whole_answer=whole_answer,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
 from gateway.upstream.openai import wire
+from gateway.upstream.openai.signatures import SignatureDecoder
 
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -21,6 +22,7 @@ MAX_TOOL_CALLS = 1 << 16
 
 class ChoiceDecoder:
     """Collects the frames of a choice; `pop_delta` returns the output since the last call.
+    `origin`: of the signatures; empty: none are kept.
 
     Attributes:
         reported_tokens: output tokens that the server reported with the last frame.
@@ -36,6 +38,7 @@ class ChoiceDecoder:
         "_new_finish_reason",
         "_next_call_index",
         "_reasoning",
+        "_signatures",
         "_text",
         "finished",
         "has_new_output",
@@ -45,7 +48,7 @@ class ChoiceDecoder:
         "reported_tokens",
     )
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, origin: str = "") -> None:
         self.index = index
         self.finished = False
         self.has_new_output = False
@@ -55,6 +58,7 @@ class ChoiceDecoder:
         self._frames = 0
         self._next_call_index = 0
         self._new_finish_reason: FinishReason | None = None
+        self._signatures = SignatureDecoder(origin)
         self._text = ""
         self._reasoning = ""
         self._calls: tuple[ToolCall, ...] = ()
@@ -83,6 +87,8 @@ class ChoiceDecoder:
             if delta.tool_calls:
                 self._calls += tuple(self._tool_call(call) for call in delta.tool_calls)
                 has_content = True
+            if self._signatures.add(delta):
+                self.has_new_output = True
         if text:
             self._text += text
             has_content = True
@@ -105,6 +111,7 @@ class ChoiceDecoder:
             tool_calls=self._calls,
             logprobs=self._logprobs,
             finish_reason=self._new_finish_reason,
+            signatures=self._signatures.pop(ended=self.finished),
         )
         self.output_bytes += len(self._text.encode()) + len(self._reasoning.encode())
         for call in self._calls:
@@ -143,6 +150,7 @@ class ChoiceDecoder:
             id=call.id or "",
             name=function.name or "",
             arguments_json=function.arguments or "",
+            signatures=self._signatures.of_call(call),
         )
 
 

@@ -25,7 +25,8 @@ class StreamDecoder:
 
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
-    are those of the tokens so far (vLLM's continuous_usage_stats).
+    are those of the tokens so far (vLLM's continuous_usage_stats). `origin`: of the signatures;
+    empty: none are kept.
 
     Attributes:
         ended: [DONE] or a failure came, so that nothing that follows matters.
@@ -33,9 +34,14 @@ class StreamDecoder:
     """
 
     def __init__(
-        self, choices: int, *, prompt_tokens: Callable[[], int], usage_by_choice: bool = False
+        self,
+        choices: int,
+        *,
+        prompt_tokens: Callable[[], int],
+        usage_by_choice: bool = False,
+        origin: str = "",
     ) -> None:
-        self._choices = [ChoiceDecoder(index) for index in range(choices)]
+        self._choices = [ChoiceDecoder(index, origin) for index in range(choices)]
         self._usage_by_choice = usage_by_choice
         self._estimated_prompt_tokens = prompt_tokens
         self._prompt_tokens: int | None = None

@@ -43,21 +43,28 @@ class Function(msgspec.Struct, gc=False):
 
 
 class ToolCall(msgspec.Struct, gc=False):
-    """A piece of a tool call. Some servers leave out `index`."""
+    """A piece of a tool call. Some servers leave out `index`. The last two: see `signatures.py`."""
 
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both."""
+    """New output of a chat choice. Reasoning text has two names, some servers send both. The last
+    four: see `signatures.py`."""
 
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
+    reasoning_details: msgspec.Raw = msgspec.Raw()
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
 
 
 class TopLogprob(msgspec.Struct, gc=False):

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from gateway.domain.generation import Chat, Image, NamedTool, Role, ToolMode
+from gateway.domain.generation import Chat, Image, NamedTool, Role, Signature, ToolMode
 from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError
 from gateway.doors.grpc.requests import generation_steps
@@ -77,6 +77,53 @@ def test_every_field_arrives() -> None:
     assert generation.request_id == "mine:1"
     tokens = finish(generation_steps(good(prompt_tokens=chat.TokenInput(token_ids=[1, 2])), 100))
     assert tokens.input == (1, 2)
+
+
+def sealed(**fields: object) -> chat.ReasoningSignature:
+    return chat.ReasoningSignature(**{"origin": "server", "data": b"x", **fields})  # type: ignore[arg-type]
+
+
+def said(role: chat.Role = chat.ROLE_ASSISTANT, **fields: object) -> pb.GenerateRequest:
+    message = chat.ChatMessage(role=role, parts=[chat.ContentPart(text="Hi")], **fields)  # type: ignore[arg-type]
+    return with_chat(messages=[message])
+
+
+def test_signatures_arrive() -> None:
+    call = chat.ToolCall(id="c", name="f", signatures=[sealed(data=b"call")])
+    generation = finish(generation_steps(said(signatures=[sealed()], tool_calls=[call]), 100))
+    assert isinstance(generation.input, Chat)
+    (message,) = generation.input.messages
+    assert message.signatures == (Signature(origin="server", data=b"x"),)
+    assert message.tool_calls[0].signatures == (Signature(origin="server", data=b"call"),)
+
+
+@pytest.mark.parametrize(
+    ("proto", "field", "words"),
+    [
+        (said(chat.ROLE_USER, signatures=[sealed()]), "signatures", "only ROLE_ASSISTANT"),
+        (said(signatures=[sealed()] * 129), "signatures", "129: at most 128"),
+        (
+            said(
+                signatures=[sealed()] * 65,
+                tool_calls=[chat.ToolCall(id="c", name="f", signatures=[sealed()] * 64)],
+            ),
+            "signatures",
+            "129: at most 128",
+        ),
+        (said(signatures=[sealed(data=b"x" * 600_000)] * 2), "signatures", "1200000 bytes"),
+        (said(signatures=[sealed(origin="")]), "signatures[0].origin", "0 bytes"),
+        (said(signatures=[sealed(origin="ä" * 65)]), "signatures[0].origin", "130 bytes"),
+        (said(signatures=[sealed(), sealed(data=b"")]), "signatures[1].data", "empty"),
+        (
+            said(tool_calls=[chat.ToolCall(id="c", name="f", signatures=[sealed(data=b"")])]),
+            "tool_calls[0].signatures[0].data",
+            "empty",
+        ),
+    ],
+)
+def test_signatures_have_bounds(proto: pb.GenerateRequest, field: str, words: str) -> None:
+    found = violations(proto)
+    assert words in found[f"chat.messages[0].{field}"], found
 
 
 def test_tools_pictures_and_schemas_arrive() -> None:

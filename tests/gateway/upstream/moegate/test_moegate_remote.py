@@ -28,6 +28,7 @@ from gateway.domain.generation import (
     NamedTool,
     Role,
     Sampling,
+    Signature,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -45,6 +46,7 @@ from gateway.upstream.moegate.messages import (
     AnswerDecoder,
     generate_request,
 )
+from moegate.v1 import chat_pb2
 from moegate.v1 import generation_pb2 as pb
 from scheduler.contract import RefusalReason, Refuse, SloClass, Usage
 
@@ -155,6 +157,51 @@ def test_what_it_is_told_of_data(
     policy = proto.data_policy
     assert (policy.local_only, list(policy.remote_classes)) == told
     assert proto.HasField("data_policy") is any(told)
+
+
+def test_signatures_pass_through_and_go_back_to_their_servers() -> None:
+    """Each gateway on the way puts its name before the origin, and takes it off on the way back."""
+    inner = Signature(origin="server", data=b"\x00sealed")
+    call = ToolCall(index=0, id="c", name="f", arguments_json="{}", signatures=(inner,))
+    sent = delta_message(
+        Chunk(
+            deltas=(ChoiceDelta(index=0, tool_calls=(call,), signatures=(inner,)),),
+            output_tokens=1,
+        )
+    )
+    chunk = AnswerDecoder(1, lambda: 9, origin="far").feed(sent)
+    assert chunk is not None
+    (delta,) = chunk.deltas
+    outer = Signature(origin="far/server", data=inner.data)
+    assert delta.signatures == delta.tool_calls[0].signatures == (outer,)
+
+    strangers = (inner, Signature(origin="far", data=b"x"), Signature(origin="other/a", data=b"x"))
+    said = Message(
+        role=Role.ASSISTANT,
+        parts=("Hi",),
+        tool_calls=(replace(call, signatures=(outer, *strangers)),),
+        signatures=(*strangers, outer),
+    )
+    generation = replace(PLAIN, input=Chat(messages=(said,)))
+    proto = generate_request(generation, "theirs", origin="far")
+    read = finish(generation_steps(proto, 5))
+    assert isinstance(read.input, Chat)
+    (message,) = read.input.messages
+    assert message.signatures == message.tool_calls[0].signatures == (inner,)
+
+
+def test_signatures_of_another_gateway_have_bounds() -> None:
+    small = chat_pb2.ReasoningSignature(origin="a", data=b"x")
+    large = chat_pb2.ReasoningSignature(origin="a", data=b"x" * (1 << 20))
+    nameless = chat_pb2.ReasoningSignature(origin="a" * 200, data=b"x")
+    reader = AnswerDecoder(1, lambda: 9, origin="far")
+    kept = 0
+    for found in ([large, small, nameless], [small] * 200, [small]):
+        choice = pb.ChoiceDelta(text="Hi", signatures=found)
+        chunk = reader.feed(pb.GenerateResponse(delta=pb.Delta(choices=[choice])))
+        assert chunk is not None
+        kept += len(chunk.deltas[0].signatures)
+    assert kept == 1, "the large one took all the bytes"
 
 
 def decoder(choices: int = 1) -> AnswerDecoder:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from gateway.doors.grpc.listening import bind
+from gateway.doors.grpc.listening.port import bind
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
