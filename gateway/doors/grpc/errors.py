@@ -123,7 +123,7 @@ def invalid(
         description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
         left_bytes -= len(field.encode()) + len(description.encode())
         if left_bytes < 0:
-            number = f"{len(found) - i}{' or more' if more else ''}"
+            number = f"{'at least ' if more else ''}{len(found) - i}"
             rest = f"one of {number} more faults: mend those before it first"
             detail.field_violations.add(field=field, description=rest)
             break

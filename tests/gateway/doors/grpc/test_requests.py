@@ -256,7 +256,7 @@ def test_at_most_twenty_faults_are_collected_and_the_check_ends() -> None:
     [detail] = caught.value.details
     assert isinstance(detail, error_details_pb2.BadRequest)
     assert 1 < len(detail.field_violations) <= 20
-    assert "or more" in detail.field_violations[-1].description
+    assert "at least" in detail.field_violations[-1].description
     assert caught.value.message.endswith("; and more: mend these first")
     steps = generation_steps(good(chat=chat.ChatInput(messages=messages)), 100)
     with pytest.raises(RpcError):
@@ -267,7 +267,7 @@ def test_exactly_twenty_faults_are_all_there_are() -> None:
     messages = [chat.ChatMessage(role=chat.ROLE_UNSPECIFIED)] * 10
     with pytest.raises(RpcError) as caught:
         finish(generation_steps(good(chat=chat.ChatInput(messages=messages)), 100))
-    assert "or more" not in caught.value.message
+    assert "at least" not in caught.value.message
     assert "and more" not in caught.value.message
 
 
