@@ -28,6 +28,7 @@ from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.inference_service import InferenceService
+from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import (
     ADMIN,
     HEALTH,
@@ -218,7 +219,7 @@ async def running_gateway(
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
                 interceptors.insert(0, observer)
-            server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+            server = grpc_server(server_options(config), interceptors)
             _add_services(server, active, parts, accounting, servicer, reload_file)
             address = bind(server, config.server.listen, certificates)
             await server.start()
