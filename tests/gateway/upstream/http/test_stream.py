@@ -99,6 +99,16 @@ def test_the_bound_grows_with_what_was_asked_for() -> None:
     assert max_answer_bytes(replace(GENERATION, logprobs=20)) - OVERHEAD_BYTES > 4 * one
 
 
+async def ask(client: VllmClient, path: str) -> None:
+    match path:
+        case "/metrics":
+            await client.metrics()
+        case "/v1/models":
+            await client.list_models()
+        case _:
+            await client.count_tokens(GENERATION)
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/tokenize"])
 async def test_answers_about_the_server_are_bounded(
     path: str, session: aiohttp.ClientSession
@@ -113,13 +123,7 @@ async def test_answers_about_the_server_are_bounded(
             timeouts=PATIENT,
         )
         with pytest.raises(UpstreamFailure, match=path) as caught:
-            match path:
-                case "/metrics":
-                    await client.metrics()
-                case "/v1/models":
-                    await client.list_models()
-                case _:
-                    await client.count_tokens(GENERATION)
+            await ask(client, path)
     assert caught.value.kind is FailureKind.PROTOCOL
     assert counted[0] < 2 * MAX_ANSWER_BYTES + BUFFERED_BYTES
 

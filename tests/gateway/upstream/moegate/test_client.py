@@ -32,7 +32,7 @@ def text(piece: str) -> generation_pb2.GenerateResponse:
 @contextlib.asynccontextmanager
 async def remote(messages: Messages, compression: grpc.Compression) -> AsyncIterator[str]:
     class Service(inference_pb2_grpc.InferenceServiceServicer):
-        async def Generate(  # noqa: N802
+        async def Generate(
             self, request: generation_pb2.GenerateRequest, context: object
         ) -> AsyncIterator[generation_pb2.GenerateResponse]:
             async for message in messages():
@@ -48,6 +48,13 @@ async def remote(messages: Messages, compression: grpc.Compression) -> AsyncIter
         await server.stop(0)
 
 
+async def read(client: MoegateClient, got: list[Chunk]) -> None:
+    at_s = asyncio.get_running_loop().time() + 60
+    async with aclosing(client.stream(GENERATION, deadline_s=at_s)) as chunks:
+        async for chunk in chunks:
+            got.append(chunk)
+
+
 async def failure(
     messages: Messages,
     timeouts: TimeoutsConfig = PATIENT,
@@ -60,10 +67,7 @@ async def failure(
         )
         try:
             with pytest.raises(UpstreamFailure) as caught:
-                at_s = asyncio.get_running_loop().time() + 60
-                async with aclosing(client.stream(GENERATION, deadline_s=at_s)) as chunks:
-                    async for chunk in chunks:
-                        got.append(chunk)
+                await read(client, got)
         finally:
             await client.close()
     return caught.value, got
