@@ -16,7 +16,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.moegate.client import Address, MoegateClient
-from moegate.v1 import generation_pb2, inference_pb2_grpc
+from moegate.v1 import generation_pb2
 
 GENERATION = Generation(request_id="r", model="moe", input="hello", max_output_tokens=16)
 PATIENT = TimeoutsConfig(connect_s=5.0, first_token_s=20.0, idle_s=20.0, total_s=60.0)
@@ -31,15 +31,22 @@ def text(piece: str) -> generation_pb2.GenerateResponse:
 
 @contextlib.asynccontextmanager
 async def remote(messages: Messages, compression: grpc.Compression) -> AsyncIterator[str]:
-    class Service(inference_pb2_grpc.InferenceServiceServicer):
-        async def Generate(
-            self, request: generation_pb2.GenerateRequest, context: object
-        ) -> AsyncIterator[generation_pb2.GenerateResponse]:
-            async for message in messages():
-                yield message
+    async def generate(
+        request: object, context: object
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        async for message in messages():
+            yield message
 
+    handler = grpc.unary_stream_rpc_method_handler(
+        generate,
+        request_deserializer=generation_pb2.GenerateRequest.FromString,
+        response_serializer=generation_pb2.GenerateResponse.SerializeToString,
+    )
+    service = grpc.method_handlers_generic_handler(
+        "moegate.v1.InferenceService", {"Generate": handler}
+    )
     server = grpc.aio.server(compression=compression)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(Service(), server)
+    server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
