@@ -15,10 +15,17 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import Message
 
-from gateway.auth.authenticator import Unauthenticated
+from gateway.auth.authenticator import Caller, Unauthenticated
+from gateway.config.limits import LimitsConfig
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.parsing import parse_message
-from gateway.doors.grpc.rpc_context import CURRENT_RPC, ActiveSettings, AuthenticatedRpc, Context
+from gateway.doors.grpc.rpc_context import (
+    CURRENT_RPC,
+    AuthenticatedRpc,
+    Context,
+    Metadata,
+)
 
 OURS = "/moegate."
 """Prefix of the methods that need a key. Health checks and reflection need none."""
@@ -33,10 +40,19 @@ Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["Handler
 
 
 class KeyCheck(grpc.aio.ServerInterceptor):
-    """Authenticates every RPC of the moegate services and bounds the requests of all RPCs."""
+    """Bounds the RPCs in progress, authenticates those of the moegate services, and bounds the
+    requests of all."""
 
-    def __init__(self, active: ActiveSettings) -> None:
-        self._active = active
+    def __init__(
+        self,
+        authenticate: Callable[[Metadata], Caller],
+        limits: Callable[[], LimitsConfig],
+        in_progress: RpcsInProgress,
+    ) -> None:
+        """`authenticate` raises Unauthenticated. `limits`: those in force."""
+        self._authenticate = authenticate
+        self._limits = limits
+        self._in_progress = in_progress
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -44,21 +60,40 @@ class KeyCheck(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Returns the handler of the method, or one that refuses. Handlers are made once."""
         method = handler_call_details.method
+        needs_key = method.startswith(OURS)
         handler = self._handlers.get(method)
         if handler is None:
             found = await continuation(handler_call_details)
             if found is None:
                 return None
-            handler = self._handlers[method] = _bounded(found, needs_key=method.startswith(OURS))
-        if method.startswith(OURS):
-            metadata = tuple(handler_call_details.invocation_metadata or ())
-            try:
-                caller = self._active.authenticator.authenticate(metadata)
-            except Unauthenticated as error:
-                _REFUSED.set(errors.unauthenticated(str(error)))
-                return _REFUSING
-            CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
+            handler = self._handlers[method] = _bounded(found, needs_key=needs_key)
+        try:
+            self._in_progress.check_server()
+            if needs_key:
+                self._find_caller(tuple(handler_call_details.invocation_metadata or ()))
+            else:
+                self._in_progress.begin(None)
+        except errors.RpcError as error:
+            _REFUSED.set(error)
+            return _REFUSING
         return handler
+
+    def _find_caller(self, metadata: Metadata) -> None:
+        """Sets the current RPC. Raises RpcError."""
+        size, most = metadata_bytes(metadata), self._limits().metadata_bytes
+        if size > most:
+            raise errors.metadata_too_large(size, most)
+        try:
+            caller = self._authenticate(metadata)
+        except Unauthenticated as error:
+            raise errors.unauthenticated(str(error)) from None
+        self._in_progress.begin(caller.tenant)
+        CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
+
+
+def metadata_bytes(metadata: Metadata) -> int:
+    """Returns the size of metadata as HTTP/2 counts it."""
+    return sum(len(name) + len(value) + 32 for name, value in metadata)
 
 
 async def _refuse(_: object, context: Context) -> None:
