@@ -26,13 +26,15 @@ class ElementLimitsConfig(_Part, frozen=True, kw_only=True):
     """Most tools."""
     tool_calls: Count = 16_384
     """Most tool calls, in all messages together."""
+    signatures: Count = 16_384
+    """Most signatures of reasoning, in all messages and tool calls together."""
     token_ids: Count = 1_048_576
     """Most token ids of a prompt."""
     values: Count = 1024
     """Most values of all other repeated fields and maps together, such as stop texts, labels and
     remote classes."""
     text_bytes: Count = 10 * 1024 * 1024
-    """Most bytes of all texts together; images count nothing."""
+    """Most bytes of all texts together; images and signatures count nothing."""
     schema_bytes: Count = 256 * 1024
     """Most bytes of one JSON schema."""
     arguments_bytes: Count = 4 * 1024 * 1024
