@@ -66,7 +66,8 @@ class KeyCheck(grpc.aio.ServerInterceptor):
             found = await continuation(handler_call_details)
             if found is None:
                 return None
-            handler = self._handlers[method] = _bounded(found, needs_key=needs_key)
+            handler = _bounded(found, self._limits, needs_key=needs_key)
+            self._handlers[method] = handler
         try:
             self._in_progress.check_server()
             if needs_key:
@@ -104,15 +105,16 @@ _REFUSING: Handler = grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
 """Refuses an RPC of any kind. gRPC receives the request of a streaming handler only when asked."""
 
 
-def _bounded(handler: Handler, *, needs_key: bool) -> Handler:
-    """Returns a handler that receives raw bytes and parses them within the caller's bounds."""
+def _bounded(handler: Handler, limits: Callable[[], LimitsConfig], *, needs_key: bool) -> Handler:
+    """Returns a handler that receives raw bytes and parses them within the caller's bounds.
+    `limits`: those in force."""
     # The deserializers of generated code are the class methods `FromString`.
     message_type: type[Message] = cast(Any, handler.request_deserializer).__self__
 
     async def parsed(raw: bytes, context: Context) -> Message:
         caller_bytes = CURRENT_RPC.get().caller.message_bytes if needs_key else OPEN_MESSAGE_BYTES
         try:
-            return await parse_message(message_type, raw, caller_bytes)
+            return await parse_message(message_type, raw, caller_bytes, limits().elements)
         except errors.RpcError as error:
             await errors.abort(context, error)
 
