@@ -45,6 +45,7 @@ def generate_request(
     upstream_model: str,
     *,
     origin: str = "",
+    session_id: str = "",
     local_only: bool = False,
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
@@ -52,6 +53,7 @@ def generate_request(
     """The request to another gateway, without an id: two callers of this one may have the same.
 
     `origin`: of the other gateway, which receives only the signatures that came through it;
+    `session_id`: hint of the session, not its own id;
     `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
     express the generation (`features.unsupported`)."""
     if generation.continues:
@@ -63,6 +65,7 @@ def generate_request(
         choices=generation.choices,
         logprobs=generation.logprobs,
         ignore_eos=generation.ignore_eos,
+        session_id=session_id,
     )
     match generation.input:
         case Chat() as chat:
