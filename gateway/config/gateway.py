@@ -95,6 +95,13 @@ class TimeoutsConfig(_Part, frozen=True, kw_only=True):
     """From the request to the first token."""
     idle_s: Seconds = 30.0
     """Between two pieces of a stream."""
+    pings_first_s: Seconds = 600.0
+    """From the request to the first token while the server shows that it lives, by pings, comments
+    or empty pieces at most `idle_s` apart, as it does while a model reasons hidden. Has no effect
+    if shorter than `first_token_s`."""
+    pings_idle_s: Seconds | None = None
+    """Between two pieces of output while the server shows that it lives; absent: four times
+    `idle_s`. Has no effect if shorter than `idle_s`."""
     total_s: Seconds = 3600.0
     """The whole call."""
 
@@ -257,6 +264,14 @@ class KeyConfig(_Part, frozen=True, kw_only=True):
     """Classes it may use; empty: all. The first is its default; empty: interactive."""
     remote_classes: tuple[Name, ...] | None = None
     """Classes of remotes that may see its content; absent: all, empty: none."""
+    min_ttft_s: Seconds | None = None
+    """Shortest time to the first token that its requests may ask for; absent: the figure of the
+    class. A shorter one lets other requests wait."""
+    min_tpot_s: Seconds | None = None
+    """Shortest time per output token that its requests may ask for; absent: the figure of the
+    class. A shorter one keeps other requests off the server."""
+    max_priority: Annotated[int, Meta(ge=0, le=10)] = 0
+    """Highest priority that its requests may ask for. Below 0 every key may go."""
     limits: KeyLimitsConfig = KeyLimitsConfig()
     """Limits."""
 

@@ -38,6 +38,7 @@ _UNITS = {
     Element.TOOL_CALLS: "tool calls",
     Element.TOKEN_IDS: "token ids",
     Element.VALUES: "values of repeated fields",
+    Element.SIGNATURES: "signatures",
     Element.TEXT_BYTES: "bytes of text",
     Element.UNKNOWN_FIELDS: "unknown fields",
 }
@@ -154,7 +155,7 @@ class _Scan:
             position = after
 
     def _long(self, field: FieldShape, start: int, end: int) -> Steps[None]:
-        """Examines packed numbers, JSON texts and images."""
+        """Examines packed numbers and JSON texts."""
         size = end - start
         match field.content:
             case Content.VARINTS:
@@ -178,7 +179,7 @@ class _Scan:
                     description = f"JSON nested deeper than {depth}"
                     raise self._exceeded("json_depth", description, field.name)
             case _:
-                pass  # only the size of the whole message bounds images
+                pass  # only the size of the whole message bounds images and signatures
 
     def _unknown(self, tag: int, position: int, end: int) -> Steps[int]:
         """Skips a field that the shape does not have, a group with all that it holds. Returns the

@@ -24,8 +24,9 @@ class Element(enum.IntEnum):
     TOOL_CALLS = 3
     TOKEN_IDS = 4
     VALUES = 5
-    TEXT_BYTES = 6
-    UNKNOWN_FIELDS = 7
+    SIGNATURES = 6
+    TEXT_BYTES = 7
+    UNKNOWN_FIELDS = 8
 
 
 class Content(enum.IntEnum):
@@ -34,7 +35,7 @@ class Content(enum.IntEnum):
     NUMBER = 0
     MESSAGE = 1
     TEXT = 2
-    IMAGE = 3
+    OPAQUE = 3
     SCHEMA = 4
     ARGUMENTS = 5
     VARINTS = 6
@@ -87,6 +88,8 @@ _ELEMENTS = {
     chat_pb2.ChatInput.DESCRIPTOR.fields_by_name["tools"]: Element.TOOLS,
     chat_pb2.ChatMessage.DESCRIPTOR.fields_by_name["parts"]: Element.PARTS,
     chat_pb2.ChatMessage.DESCRIPTOR.fields_by_name["tool_calls"]: Element.TOOL_CALLS,
+    chat_pb2.ChatMessage.DESCRIPTOR.fields_by_name["signatures"]: Element.SIGNATURES,
+    chat_pb2.ToolCall.DESCRIPTOR.fields_by_name["signatures"]: Element.SIGNATURES,
     chat_pb2.TokenInput.DESCRIPTOR.fields_by_name["token_ids"]: Element.TOKEN_IDS,
 }
 """Repeated fields with a bound of their own. All others count as `VALUES`."""
@@ -96,6 +99,8 @@ _JSON = {
     chat_pb2.ToolCall.DESCRIPTOR.fields_by_name["arguments_json"]: Content.ARGUMENTS,
 }
 """Texts that hold JSON."""
+_ADDRESSES = frozenset({chat_pb2.ImagePart.DESCRIPTOR.fields_by_name["url"]})
+"""Texts that may hold an image."""
 _FIXED32 = (
     FieldDescriptor.TYPE_FIXED32,
     FieldDescriptor.TYPE_SFIXED32,
@@ -131,9 +136,10 @@ def _add(shape: MessageShape, proto: FieldDescriptor) -> None:
     if proto.message_type is not None:
         inner = FieldShape(name, Content.MESSAGE, element, _shape(proto.message_type))
         shape.fields[number | LENGTH] = inner
-    elif proto.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
-        in_image = proto.containing_type is chat_pb2.ImagePart.DESCRIPTOR
-        content = Content.IMAGE if in_image else _JSON.get(proto, Content.TEXT)
+    elif proto.type == FieldDescriptor.TYPE_BYTES or proto in _ADDRESSES:
+        shape.fields[number | LENGTH] = FieldShape(name, Content.OPAQUE, element)
+    elif proto.type == FieldDescriptor.TYPE_STRING:
+        content = _JSON.get(proto, Content.TEXT)
         shape.fields[number | LENGTH] = FieldShape(name, content, element)
     else:
         wire_type, packed = VARINT, Content.VARINTS

@@ -110,9 +110,12 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
     await context.abort(error.code, error.message, error.trailing_metadata())
 
 
-def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
+def invalid(
+    violations: Iterable[tuple[str, str]], reason: str = "", *, more: bool = False
+) -> RpcError:
     """INVALID_ARGUMENT. `violations`: pairs of field path and description with a fix. `reason`:
-    machine-readable kind of fault; empty: none."""
+    machine-readable kind of fault; empty: none. `more`: there are further violations, which nobody
+    has counted."""
     detail = error_details_pb2.BadRequest()
     left_bytes = MAX_VIOLATIONS_BYTES
     found = list(violations)
@@ -121,11 +124,14 @@ def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError
         description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
         left_bytes -= len(field.encode()) + len(description.encode())
         if left_bytes < 0:
-            rest = f"one of {len(found) - i} more faults: mend those before it first"
+            number = f"{'at least ' if more else ''}{len(found) - i}"
+            rest = f"one of {number} more faults: mend those before it first"
             detail.field_violations.add(field=field, description=rest)
             break
         detail.field_violations.add(field=field, description=description)
     message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
+    if more:
+        message += "; and more: mend these first"
     infos = (_info(reason),) if reason else ()
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
 
@@ -321,6 +327,7 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,
     RefusalReason.PERMISSION_DENIED: lambda error: denied(error.message),
+    RefusalReason.OUT_OF_BOUNDS: lambda error: invalid([(error.subject, error.message)]),
     RefusalReason.NO_PLACEMENT_ALLOWED: lambda error: precondition(
         error.message, error.reason.name
     ),

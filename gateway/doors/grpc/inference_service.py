@@ -13,10 +13,11 @@ from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
+from gateway.domain.slices import in_slices
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.calls import generate_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
-from gateway.doors.grpc.requests import parse_input
+from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
@@ -26,7 +27,6 @@ from gateway.doors.grpc.rpc_context import (
 )
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
-from gateway.translation.chat_input import Violations
 from gateway.translation.responses import delta_message, write_choice, write_done
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.contract import PlacementKind
@@ -48,7 +48,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """Streams deltas, then one `done` message."""
         async with rpc_errors(context):
-            call = self._call(request, context)
+            call = await self._call(request, context)
             try:
                 async with aclosing(self._pipeline.run(call)) as outputs:
                     async for output in outputs:
@@ -66,7 +66,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GenerateOnceResponse:
         """Runs the same generation as `Generate` and returns the whole answer in one message."""
         async with rpc_errors(context):
-            call = self._call(request.request, context, whole_answer=True)
+            call = await self._call(request.request, context, whole_answer=True)
             choices = ChoiceAssembler()
             response = inference_pb2.GenerateOnceResponse()
             try:
@@ -90,15 +90,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         serve the model."""
         async with rpc_errors(context):
             caller = current_caller()
-            violations = Violations()
             generation = Generation(
                 request_id="count",
                 model=request.request.model,
-                input=parse_input(request.request, violations),
+                input=await in_slices(prompt_steps(request.request)),
                 max_output_tokens=1,
             )
-            if violations:
-                raise errors.invalid(("request." + field, text) for field, text in violations)
             response = inference_pb2.CountTokensResponse()
             admission = self._pipeline.admission
             try:
@@ -142,7 +139,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.QuoteResponse:
         """Returns the placement that would be chosen now, and the alternatives. Starts nothing."""
         async with rpc_errors(context):
-            call = self._call(request.request, context)
+            call = await self._call(request.request, context)
             try:
                 return quote_message(await self._pipeline.quote(call))
             except _ENDS as error:
@@ -163,7 +160,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.no_decision(request.request_id)
             return explain_message(request.request_id, explained)
 
-    def _call(
+    async def _call(
         self,
         proto: generation_pb2.GenerateRequest,
         context: Context,
@@ -171,11 +168,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         whole_answer: bool = False,
     ) -> GenerateCall:
         """Checks the request and converts it. Raises RpcError."""
-        return generate_call(
+        caller = current_caller()
+        steps = generate_call(
             proto,
-            caller=current_caller(),
+            caller=caller,
             context=context,
             metadata=current_metadata(),
-            default_max_output_tokens=self._pipeline.default_output_tokens(proto.model),
+            default_max_output_tokens=self._pipeline.default_output_tokens(
+                proto.model, caller, proto.choices
+            ),
             whole_answer=whole_answer,
         )
+        return await in_slices(steps)

@@ -49,13 +49,14 @@ def generate_request(
     local_only: bool = False,
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
+    max_priority: int = 0,
 ) -> generation_pb2.GenerateRequest:
     """The request to another gateway, without an id: two callers of this one may have the same.
 
     `origin`: of the other gateway, which receives only the signatures that came through it;
-    `session_id`: hint of the session, not its own id;
-    `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
-    express the generation (`features.unsupported`)."""
+    `session_id`: hint of the session, not its own id; `tell_slo`: with the class of service and the
+    priority, `max_priority` at most. Raises ValueError if the API cannot express the generation
+    (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -81,7 +82,7 @@ def generate_request(
     if tell_slo:
         if generation.slo_class is not None:
             proto.slo.slo_class = PROTO_OF[generation.slo_class]
-        proto.priority = generation.priority
+        proto.priority = min(generation.priority, max_priority)
     allowed = sorted(generation.remote_classes & frozenset(shared_classes))
     if local_only or (shared_classes and not allowed):
         proto.data_policy.local_only = True
@@ -183,7 +184,8 @@ class AnswerDecoder:
         match message.WhichOneof("event"):
             case "delta":
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
-                if deltas:
+                # Empty ones are a sign of life, and no output.
+                if not all(_is_empty(choice) for choice in message.delta.choices):
                     return Chunk(deltas=deltas, output_tokens=self._output_tokens)
             case "done":
                 self._done = message.done
@@ -263,6 +265,10 @@ class AnswerDecoder:
             structs.replace(each, origin=forwarded_origin(self._origin, each.origin))
             for each in parse_signatures(protos)
         )
+
+
+def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
+    return all(field.name == "index" for field, _ in proto.ListFields())
 
 
 def _usage(proto: generation_pb2.Usage) -> Usage | None:

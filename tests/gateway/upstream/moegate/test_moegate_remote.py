@@ -35,9 +35,10 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import finish
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.hops import hops_of
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.responses import delta_message, usage_message
 from gateway.upstream.features import unsupported
 from gateway.upstream.moegate.failures import failure_of
@@ -51,7 +52,8 @@ from moegate.v1 import generation_pb2 as pb
 from scheduler.contract import RefusalReason, Refuse, SloClass, Usage
 
 CALL = ToolCall(index=0, id="c1", name="look", arguments_json='{"q": 1}')
-TOOL = Tool(name="look", description="Looks.", parameters_json_schema="{}", strict=True)
+NO_ARGUMENTS = '{"type": "object", "properties": {}}'
+TOOL = Tool(name="look", description="Looks.", parameters_json_schema=NO_ARGUMENTS, strict=True)
 CHAT = Chat(
     messages=(
         Message(role=Role.SYSTEM, parts=("Be short.",)),
@@ -106,7 +108,7 @@ def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Gen
     proto = generate_request(generation, "theirs")
     proto = pb.GenerateRequest.FromString(proto.SerializeToString())
     assert proto.request_id == "", "the ids there are its own"
-    read = parse_generation(proto, 5)
+    read = finish(generation_steps(proto, 5))
     assert replace(read, request_id="r", model="moe") == generation
 
 
@@ -190,7 +192,7 @@ def test_signatures_pass_through_and_go_back_to_their_servers() -> None:
     )
     generation = replace(PLAIN, input=Chat(messages=(said,)))
     proto = generate_request(generation, "theirs", origin="far")
-    read = parse_generation(proto, 5)
+    read = finish(generation_steps(proto, 5))
     assert isinstance(read.input, Chat)
     (message,) = read.input.messages
     assert message.signatures == message.tool_calls[0].signatures == (inner,)
@@ -252,7 +254,7 @@ def test_a_piece_comes_back_as_it_was(delta: ChoiceDelta) -> None:
 )
 def test_the_account_and_the_model_come_back(usage: Usage) -> None:
     made = decoder()
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     assert not made.ended
     assert made.feed(done(model="theirs", usage=usage_message(usage))) is None
     assert made.ended
@@ -264,7 +266,7 @@ def test_the_account_and_the_model_come_back(usage: Usage) -> None:
     )
 
 
-def finish() -> ChoiceDelta:
+def last_delta() -> ChoiceDelta:
     return ChoiceDelta(index=0, text="abcdefgh", finish_reason=FinishReason.STOP)
 
 
@@ -279,14 +281,14 @@ def finish() -> ChoiceDelta:
 )
 def test_an_absurd_account_is_none(usage: pb.Usage | None) -> None:
     made = decoder()
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     made.feed(done(usage=usage))
     assert made.end().usage == Usage(prompt_tokens=9, completion_tokens=2, estimated=True)
 
 
 def test_an_answer_that_is_not_whole_is_a_cut() -> None:
     made = decoder(2)
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     made.feed(done())
     with pytest.raises(UpstreamFailure, match="1 of 2 choices") as caught:
         made.end()
@@ -470,3 +472,9 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         gateway=OtherGatewayConfig(local_only=True, shared_classes=("eu",), max_hops=2),
     )
     assert list(remote_problems("remotes[0]", made, Path.cwd())) == []
+
+
+@pytest.mark.parametrize(("asked", "told"), [(-3, -3), (0, 0), (4, 4), (9, 5)])
+def test_it_is_told_no_higher_priority_than_its_key_may_ask_for(asked: int, told: int) -> None:
+    request = generate_request(replace(PLAIN, priority=asked), "theirs", max_priority=5)
+    assert request.priority == told
