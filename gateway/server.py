@@ -27,10 +27,19 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, publish_health
 from gateway.doors.grpc.inference_service import InferenceService
-from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
-from gateway.doors.grpc.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.health import (
+    ADMIN,
+    HEALTH,
+    INFERENCE,
+    USAGE,
+    health_port,
+    publish_health,
+)
+from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
+from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
@@ -205,12 +214,11 @@ async def running_gateway(
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await update_health()
-            interceptors = (
-                (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
-                if observing.is_on
-                else ()
-            )
-            server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+            interceptors: list[grpc.aio.ServerInterceptor] = [KeyCheck(active)]
+            if observing.is_on:
+                observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
+                interceptors.insert(0, observer)
+            server = grpc_server(server_options(config), interceptors)
             _add_services(server, active, parts, accounting, servicer, reload_file)
             address = bind(server, config.server.listen, certificates)
             await server.start()

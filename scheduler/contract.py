@@ -56,8 +56,6 @@ class RefusalReason(enum.StrEnum):
     """A request with the same id is in progress."""
     IDEMPOTENCY_KEY_USED = "idempotency_key_used"
     """Another request has used the idempotency key."""
-    IDEMPOTENCY_KEYS = "idempotency_keys"
-    """The store of idempotency keys is full."""
     KEY_LIMIT = "key_limit"
     """The API key has reached one of its limits."""
     BUDGET_SPENT = "budget_spent"

@@ -173,7 +173,7 @@ Message = Progress | AttemptEnd | RequestEnded
 NOT_ADMITTED = frozenset(
     {
         *(RefusalReason.REQUEST_IN_FLIGHT, RefusalReason.KEY_LIMIT),
-        *(RefusalReason.IDEMPOTENCY_KEY_USED, RefusalReason.IDEMPOTENCY_KEYS),
+        RefusalReason.IDEMPOTENCY_KEY_USED,
         *(RefusalReason.BUDGET_SPENT, RefusalReason.BUDGET_HELD, RefusalReason.BUDGET_UNCHECKED),
         *(RefusalReason.PRICE_UNKNOWN, RefusalReason.MAX_COST),
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_hash
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
@@ -41,6 +42,8 @@ class Caller:
     slo_classes: tuple[SloClass, ...]
     remote_classes: frozenset[str] | None
     limits: RateLimits
+    message_bytes: int
+    """Largest request that the key may send, inflated."""
 
     def allows_model(self, model: str) -> bool:
         """Whether the caller may use the model."""
@@ -67,7 +70,7 @@ class Authenticator:
             for key in tenant.keys:
                 digest = bytes.fromhex(key_hash(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                same_prefix.append((digest, _caller(tenant, key)))
+                same_prefix.append((digest, _caller(tenant, key, config.limits)))
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -104,7 +107,8 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: TenantConfig, key: KeyConfig) -> Caller:
+def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+    message_bytes = key.limits.message_bytes or min(limits.key_message_bytes, limits.message_bytes)
     return Caller(
         tenant=tenant.name,
         key_id=key.id,
@@ -118,4 +122,5 @@ def _caller(tenant: TenantConfig, key: KeyConfig) -> Caller:
             tokens_per_minute=key.limits.tokens_per_minute,
             concurrent_requests=key.limits.concurrent_requests,
         ),
+        message_bytes=message_bytes,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gateway.domain.generation import (
     ChoiceDelta,
     FinishReason,
-    OpaquePart,
+    Signature,
     TokenLogprob,
     ToolCall,
 )
@@ -18,9 +18,9 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    opaque: list[OpaquePart] = field(default_factory=list)
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
+    signatures: list[Signature] = field(default_factory=list)
 
 
 class ChoiceAssembler:
@@ -35,7 +35,7 @@ class ChoiceAssembler:
         choice.texts.append(delta.text)
         choice.reasoning.append(delta.reasoning_text)
         choice.logprobs.extend(delta.logprobs)
-        choice.opaque.extend(delta.opaque)
+        choice.signatures.extend(delta.signatures)
         choice.finish_reason = delta.finish_reason or choice.finish_reason
         for piece in delta.tool_calls:
             call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
@@ -46,6 +46,7 @@ class ChoiceAssembler:
                 id=call.id or piece.id,
                 name=call.name or piece.name,
                 arguments_json=call.arguments_json + piece.arguments_json,
+                signatures=call.signatures + piece.signatures,
             )
 
     def choices(self) -> list[ChoiceDelta]:
@@ -57,8 +58,8 @@ class ChoiceAssembler:
                 reasoning_text="".join(choice.reasoning),
                 tool_calls=tuple(call for _, call in sorted(choice.tool_calls.items())),
                 logprobs=tuple(choice.logprobs),
-                opaque=tuple(choice.opaque),
                 finish_reason=choice.finish_reason,
+                signatures=tuple(choice.signatures),
             )
             for index, choice in sorted(self._choices.items())
         ]

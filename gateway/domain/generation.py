@@ -15,6 +15,12 @@ from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
 """Longest upstream response id that is kept. Longer ids are cut."""
+MAX_SIGNATURES = 128
+"""Most signatures of one message or choice, its tool calls included."""
+MAX_SIGNATURE_BYTES = 1 << 20
+"""Most bytes of the signatures of one message or choice. Some hold the reasoning text itself."""
+MAX_ORIGIN_BYTES = 128
+"""Longest origin of a signature."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,14 +31,26 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """Opaque data by which a server recognises its own reasoning in a later request.
+
+    `origin`: the server and model that made it; only they receive it again. `data`: written and
+    read by the dialect of that server (`signatures.py` of its folder).
+    """
+
+    origin: str
+    data: bytes
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call, or one piece of it in a stream. Pieces with the same `index` are
-    concatenated."""
+    concatenated. `signatures`: those of the reasoning that directly precedes the call."""
 
     index: int
     id: str = ""
     name: str = ""
     arguments_json: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Role(enum.StrEnum):
@@ -45,7 +63,8 @@ class Role(enum.StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. `parts`: texts and images in order."""
+    """One message. `parts`: texts and images in order. `signatures`: those of the reasoning at the
+    beginning of an assistant's message."""
 
     role: Role
     parts: tuple[str | Image, ...]
@@ -53,6 +72,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     reasoning_text: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,33 +187,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
     top: tuple[tuple[str, float], ...] = ()
 
 
-class OpaqueKind(enum.StrEnum):
-    """Kind of an opaque part of an answer."""
-
-    THINKING_SIGNATURE = "thinking_signature"
-    """Anthropic: signature of the thinking block that ends here."""
-    REDACTED_THINKING = "redacted_thinking"
-    """Anthropic: an encrypted thinking block in place of reasoning text."""
-    THOUGHT_SIGNATURE = "thought_signature"
-    """Gemini: signature of a tool call, or of the text."""
-
-
-class OpaquePart(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of an answer that only the upstream that made it understands.
-
-    `data`: as the upstream wrote it. `call_index`: the tool call that it belongs to; None: none.
-    `reasoning_chars`: characters of the choice's reasoning text before it, so that several thinking
-    blocks can be told apart.
-    """
-
-    kind: OpaqueKind
-    data: str
-    call_index: int | None = None
-    reasoning_chars: int = 0
-
-
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """New output of one choice. `opaque`: to be given back with the message in a later request."""
+    """New output of one choice. `signatures`: to be given back with the message in a later
+    request."""
 
     index: int
     text: str = ""
@@ -201,7 +197,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
-    opaque: tuple[OpaquePart, ...] = ()
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def has_content(self) -> bool:

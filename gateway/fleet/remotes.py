@@ -22,6 +22,7 @@ from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.moegate.client import Address, ForwardingPolicy, MoegateClient
 from gateway.upstream.openai.client import OpenAIClient
+from gateway.upstream.signatures import origin_of
 
 
 class RemoteClient(Protocol):
@@ -30,6 +31,10 @@ class RemoteClient(Protocol):
     @property
     def features(self) -> frozenset[Feature]:
         """Features that requests may use."""
+
+    @property
+    def origin(self) -> str:
+        """Origin of the signatures that it makes or passes on."""
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of the request that are set and that it cannot honour."""
@@ -63,6 +68,11 @@ class RemoteConnection:
     tls: tuple[bytes | None, bytes | None, bytes | None] | None = field(repr=False)
     """Root certificates, private key and chain, for another moegate over TLS."""
     timeouts: TimeoutsConfig
+
+    @property
+    def origin(self) -> str:
+        """Origin of the signatures that the remote makes or passes on."""
+        return origin_of(self.api.value, self.url + self.url_prefix, self.upstream_model)
 
 
 def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
@@ -103,6 +113,7 @@ def remote_client(
                 pace=pace,
                 can=remote.can,
                 cannot=remote.cannot,
+                origin=remote.origin,
                 extra=_extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),
             )
@@ -121,6 +132,7 @@ def remote_client(
                 ),
                 can=remote.can,
                 cannot=remote.cannot,
+                origin=remote.origin,
                 headers=dict(remote.headers),
             )
         case RemoteApi.OPENAI:
@@ -133,6 +145,7 @@ def remote_client(
                 pace=pace,
                 can=remote.can,
                 cannot=remote.cannot,
+                origin=remote.origin,
                 max_tokens_field=remote.max_tokens_field,
                 extra=_extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
-from scheduler.limits.idempotency import REMEMBERED_S, IdempotencyKeys
+from scheduler.limits.idempotency import IdempotencyKeys
 from scheduler.limits.rate_limit import RateLimiter
 from scheduler.port import Submission
 
@@ -14,6 +15,12 @@ class Claims:
     def __init__(self) -> None:
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
+
+    def configure(self, config: GatewayConfig) -> None:
+        """Applies the bound of remembered idempotency keys, and drops the limits' state of keys
+        that are not configured any more."""
+        self._idempotency.resize(config.limits.idempotency_keys)
+        self._limiter.retain({key.id for tenant in config.tenants for key in tenant.keys})
 
     def claim(self, submission: Submission, now: float) -> Refuse | None:
         """Claims the idempotency key and the key's limits. On refusal it claims nothing and returns
@@ -30,7 +37,7 @@ class Claims:
         if limited is None:
             return None
         if key is not None:
-            self._idempotency.end(key, now, remember=False)
+            self._idempotency.end(key, request.tenant, now, remember=False)
         return Refuse(
             request_id=request.request_id,
             reason=RefusalReason.KEY_LIMIT,
@@ -46,7 +53,7 @@ class Claims:
         request = submission.request
         self._limiter.settle(request.key_id, request.prompt_tokens, used_tokens, now)
         if (key := _key(submission)) is not None:
-            self._idempotency.end(key, now, remember=keep_key)
+            self._idempotency.end(key, request.tenant, now, remember=keep_key)
 
     def _claim_key(self, key: tuple[str, str], request: Request, now: float) -> Refuse | None:
         first_id = self._idempotency.first_request(key, now)
@@ -58,13 +65,7 @@ class Claims:
                 retry_after_s=None,
                 other_request_id=first_id,
             )
-        if not self._idempotency.claim(key, client_id(request)):
-            return Refuse(
-                request_id=request.request_id,
-                reason=RefusalReason.IDEMPOTENCY_KEYS,
-                message="idempotency_key: too many are remembered",
-                retry_after_s=REMEMBERED_S,
-            )
+        self._idempotency.claim(key, client_id(request))
         return None
 
 

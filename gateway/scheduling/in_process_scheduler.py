@@ -346,6 +346,7 @@ class InProcessScheduler:
         """Updates meter, recorder, budgets and fleet view after a configuration change.
         `placements`: with the prices that the core was given."""
         settings, metering = self._settings, self._metering
+        self._claims.configure(settings.config)
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
         local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]

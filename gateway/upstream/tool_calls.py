@@ -21,7 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import ToolCall
+from gateway.domain.generation import Signature, ToolCall
 from gateway.upstream.half_characters import HalfCharacters, whole
 
 MAX_TOOL_CALLS = 1 << 12
@@ -33,19 +33,23 @@ _ID_LENGTH = 9
 
 class CallPiece(msgspec.Struct, frozen=True, kw_only=True):
     """One piece as a server sent it. `index`: None: the server gives none. `arguments` are JSON
-    text."""
+    text. `signatures`: see `ToolCall`."""
 
     index: int | None = None
     id: str = ""
     name: str = ""
     arguments: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class _Call:
     """One call so far. `sent`: the client has its head; `held`: arguments {} that may stand for
-    those that follow."""
+    those that follow; `signatures`: those that the client does not have."""
 
-    __slots__ = ("_complete", "_pieces", "_text", "held", "id", "index", "name", "sent")
+    __slots__ = (
+        *("_complete", "_pieces", "_text"),
+        *("held", "id", "index", "name", "sent", "signatures"),
+    )
 
     def __init__(self, index: int, server_id: str) -> None:
         self.index = index
@@ -53,6 +57,7 @@ class _Call:
         self.name = ""
         self.sent = False
         self.held = ""
+        self.signatures: tuple[Signature, ...] = ()
         self._text = ""
         self._pieces: list[str] = []
         self._complete: bool | None = False
@@ -125,8 +130,9 @@ class ToolCallNormaliser:
         if call is None:
             return ready
         self._add_name(call, piece.name)
+        call.signatures += piece.signatures
         arguments = self._new_arguments(call, piece.arguments)
-        if arguments:
+        if arguments or (call.sent and call.signatures):
             self._send(call, arguments, ready)
         return ready
 
@@ -145,12 +151,6 @@ class ToolCallNormaliser:
         for call in self._calls:
             self._close(call, ready, complete=complete)
         return ready
-
-    def own_index(self, piece: CallPiece) -> int | None:
-        """The index at the client of the call that a piece belonged to; None: unknown."""
-        call = None if piece.index is None else self._by_index.get(piece.index)
-        call = call or (self._calls[-1] if self._calls else None)
-        return None if call is None else call.index
 
     def _close(self, call: _Call, ready: list[ToolCall], *, complete: bool) -> None:
         rest = call.held + self._halves.rest(str(call.index))
@@ -257,8 +257,10 @@ class ToolCallNormaliser:
     def _send(self, call: _Call, arguments: str, ready: list[ToolCall]) -> None:
         if arguments:
             call.append(arguments)
+        signatures, call.signatures = call.signatures, ()
         if call.sent:
-            ready.append(ToolCall(index=call.index, arguments_json=arguments))
+            piece = ToolCall(index=call.index, arguments_json=arguments, signatures=signatures)
+            ready.append(piece)
             return
         call.sent = True
         call_id = whole(call.id)
@@ -266,7 +268,13 @@ class ToolCallNormaliser:
             call_id = self._new_id()
         self._ids.add(call_id)
         ready.append(
-            ToolCall(index=call.index, id=call_id, name=whole(call.name), arguments_json=arguments)
+            ToolCall(
+                index=call.index,
+                id=call_id,
+                name=whole(call.name),
+                arguments_json=arguments,
+                signatures=signatures,
+            )
         )
 
 

@@ -76,6 +76,11 @@ class AnswerBounds(msgspec.Struct, frozen=True, kw_only=True):
         """Most output tokens that a count may claim."""
         return self.output_tokens + self.output_tokens // 8 + UNSEEN_OUTPUT_TOKENS * self.choices
 
+    @property
+    def ample_bytes(self) -> int:
+        """Output of a choice up to which `is_too_much` is false."""
+        return 8 * self.max_output_tokens + 2048
+
     def is_too_much(self, size_bytes: int, pieces: int) -> bool:
         """Whether the output of a choice is clearly more than was asked for. `pieces`: pieces with
         content; servers cut text into tokens or smaller."""
@@ -83,7 +88,7 @@ class AnswerBounds(msgspec.Struct, frozen=True, kw_only=True):
         if size_bytes > MAX_BYTES_PER_TOKEN * most + 2048:
             return True
         many = pieces > most + most // 4 + UNSEEN_OUTPUT_TOKENS
-        return many and size_bytes > 8 * most + 2048
+        return many and size_bytes > self.ample_bytes
 
 
 UNBOUNDED = AnswerBounds()

@@ -7,6 +7,7 @@ when it ends, so a bucket may go into debt; a debt delays later requests. Each k
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 MINUTE_S = 60.0
@@ -60,12 +61,13 @@ class _Bucket:
 
 
 class _Account:
-    """State of one key."""
+    """State of one key. `leaving`: the key is not configured any more."""
 
-    __slots__ = ("limits", "requests", "running", "tokens")
+    __slots__ = ("leaving", "limits", "requests", "running", "tokens")
 
     def __init__(self) -> None:
         self.limits = RateLimits()
+        self.leaving = False
         self.running = 0
         self.requests = _Bucket()
         self.tokens = _Bucket()
@@ -74,7 +76,8 @@ class _Account:
 class RateLimiter:
     """Every request that `admit` lets in is settled exactly once.
 
-    State is one entry per key id that was ever admitted: callers pass ids of configured keys only.
+    State is one entry per key id that was admitted: callers pass ids of configured keys only, and
+    call `retain` after the configuration has changed.
     """
 
     def __init__(self) -> None:
@@ -83,6 +86,15 @@ class RateLimiter:
     def forget(self, key_id: str) -> None:
         """Drops the state of a key that is not configured any more."""
         self._accounts.pop(key_id, None)
+
+    def retain(self, key_ids: Collection[str]) -> None:
+        """Drops the state of all other keys. That of a key whose requests still run is dropped when
+        the last one is settled."""
+        for key_id in [key_id for key_id in self._accounts if key_id not in key_ids]:
+            account = self._accounts[key_id]
+            account.leaving = account.running > 0
+            if not account.leaving:
+                del self._accounts[key_id]
 
     def running(self, key_id: str) -> int:
         """Requests of the key that are not settled yet."""
@@ -101,6 +113,7 @@ class RateLimiter:
             return refusal
         account = self._accounts.setdefault(key_id, _Account())
         account.limits = limits
+        account.leaving = False
         for limit, bucket, amount in (
             (limits.requests_per_minute, account.requests, 1),
             (limits.tokens_per_minute, account.tokens, tokens),
@@ -142,6 +155,8 @@ class RateLimiter:
         if reserved < 0 or used < 0:
             raise ValueError(f"{reserved} tokens reserved, {used} used")
         account.running -= 1
+        if account.leaving and account.running == 0:
+            del self._accounts[key_id]
         limit = account.limits.tokens_per_minute
         if limit is not None:
             account.tokens.take(used - reserved, limit, now)

@@ -235,3 +235,7 @@ def _key(path: str, key: KeyConfig, config: GatewayConfig) -> Iterator[Problem]:
                 listed = ", ".join(sorted(known[field])) or "none: remove it"
                 fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
                 yield problem(f"{path}.{field}[{i}]", name, sources[field], fix)
+    size, most = key.limits.message_bytes, config.limits.message_bytes
+    if size is not None and size > most:
+        fix = f"at most {most}, or raise limits.message_bytes"
+        yield problem(f"{path}.limits.message_bytes", size, "larger than any message may be", fix)

@@ -18,8 +18,7 @@ from gateway.doors.grpc import errors
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
-    caller_of,
-    metadata_of,
+    current_caller,
     require,
     rpc_errors,
 )
@@ -136,7 +135,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListBudgetsResponse:
         """Lists the budgets of the tenants that the caller may see, with their current spend."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
             tenant = request.tenant
             if caller.role is KeyRole.TENANT_ADMIN:
@@ -204,7 +203,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             )
 
     def _operator(self, context: Context, what: str) -> Caller:
-        caller = caller_of(self._active, metadata_of(context))
+        caller = current_caller()
         require(caller, {KeyRole.OPERATOR}, what)
         return caller
 
@@ -225,7 +224,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
         """Checks the scope and the caller's right to set a budget for it. Raises RpcError."""
-        caller = caller_of(self._active, metadata_of(context))
+        caller = current_caller()
         require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
         period = _PERIODS.get(proto.period)
         if period is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gateway.auth.authenticator import Caller
+from gateway.domain.slices import Steps
 from gateway.doors.grpc.hops import hops_of
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from gateway.doors.grpc.rpc_context import Context, Metadata
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import trace_headers
@@ -20,12 +21,13 @@ def generate_call(
     metadata: Metadata,
     default_max_output_tokens: int,
     whole_answer: bool,
-) -> GenerateCall:
+) -> Steps[GenerateCall]:
     """Checks every field and converts the request. Durations become seconds. Raises RpcError
     (INVALID_ARGUMENT)."""
+    generation = yield from generation_steps(proto, default_max_output_tokens, hops_of(metadata))
     slo, policy = proto.slo, proto.data_policy
     return GenerateCall(
-        generation=parse_generation(proto, default_max_output_tokens, hops_of(metadata)),
+        generation=generation,
         caller=caller,
         remaining_s=context.time_remaining(),
         size_bytes=proto.ByteSize(),

@@ -109,9 +109,12 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
     await context.abort(error.code, error.message, error.trailing_metadata())
 
 
-def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
+def invalid(
+    violations: Iterable[tuple[str, str]], reason: str = "", *, more: bool = False
+) -> RpcError:
     """INVALID_ARGUMENT. `violations`: pairs of field path and description with a fix. `reason`:
-    machine-readable kind of fault; empty: none."""
+    machine-readable kind of fault; empty: none. `more`: there are further violations, which nobody
+    has counted."""
     detail = error_details_pb2.BadRequest()
     left_bytes = MAX_VIOLATIONS_BYTES
     found = list(violations)
@@ -120,13 +123,23 @@ def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError
         description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
         left_bytes -= len(field.encode()) + len(description.encode())
         if left_bytes < 0:
-            rest = f"one of {len(found) - i} more faults: mend those before it first"
+            number = f"{'at least ' if more else ''}{len(found) - i}"
+            rest = f"one of {number} more faults: mend those before it first"
             detail.field_violations.add(field=field, description=rest)
             break
         detail.field_violations.add(field=field, description=description)
     message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
+    if more:
+        message += "; and more: mend these first"
     infos = (_info(reason),) if reason else ()
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
+
+
+def too_large(size: str, max_bytes: int) -> RpcError:
+    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
+    Not RESOURCE_EXHAUSTED, which clients send again."""
+    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
+    return invalid([("request", text)], "MESSAGE_TOO_LARGE")
 
 
 def unauthenticated(message: str) -> RpcError:
@@ -307,7 +320,6 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.SHED: _exhausted,
     RefusalReason.QUEUE_TIMEOUT: _exhausted,
     RefusalReason.KEY_LIMIT: _exhausted,
-    RefusalReason.IDEMPOTENCY_KEYS: _exhausted,
     RefusalReason.DEADLINE: lambda error: deadline(error.message),
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,

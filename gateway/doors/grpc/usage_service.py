@@ -22,8 +22,7 @@ from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
-    caller_of,
-    metadata_of,
+    current_caller,
     require,
     rpc_errors,
 )
@@ -71,7 +70,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetSpendResponse:
         """Sums ledger rows by up to MAX_GROUPS groups."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             groups = _groups(request)
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
@@ -96,7 +95,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> None:
         """Streams ledger rows, one page per message. Without `from` it starts at the oldest row."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             selection = replace(
                 _selection(caller, request.tenant, ""),
                 from_us=_us(request, "from") if request.HasField("from") else 0,
@@ -114,7 +113,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetPoolCostResponse:
         """Returns the cost per token of a pool and the breakdown of its bill. For operators."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
             return await pool_cost(self._port, request)
 
@@ -124,7 +123,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Streams the state of every placement at each interval, until the client cancels. For
         operators."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
             async for message in watch_fleet(request, self._port):
                 await context.write(message)

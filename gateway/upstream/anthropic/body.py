@@ -1,8 +1,8 @@
 """A generation as the JSON body of an Anthropic-shaped request (Messages API, 2023-06-01).
 
 The shapes differ from OpenAI's: system texts stand beside the messages, results of tools are
-parts of a user message, and a schema for the answer is an output format. Reasoning of earlier
-turns is left out: the API takes only blocks that it signed itself.
+parts of a user message, and a schema for the answer is an output format. Of the reasoning
+of earlier turns, only the blocks that the server signed itself go back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.upstream.anthropic.signatures import blocks_of
 from gateway.upstream.features import unsupported
+from gateway.upstream.signatures import data_from
 
 PATH = "/messages"
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -55,8 +57,13 @@ def messages_body(
     upstream_model: str,
     features: frozenset[Feature],
     extra: Mapping[str, msgspec.Raw],
+    *,
+    origin: str = "",
 ) -> bytes:
-    """Body for `PATH`, a stream. Raises ValueError on unsupported fields."""
+    """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back.
+
+    Raises ValueError on unsupported fields.
+    """
     fields = unsupported_fields(generation, features)
     if fields or not isinstance(generation.input, Chat):
         raise ValueError(f"the Messages API cannot honour {', '.join(fields)}")
@@ -65,7 +72,7 @@ def messages_body(
     system, turns = _split(chat)
     if system:
         body["system"] = [{"type": "text", "text": text} for text in system]
-    body["messages"] = _messages(turns)
+    body["messages"] = _messages(turns, origin)
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -131,13 +138,13 @@ def _split(chat: Chat) -> tuple[list[str], tuple[Message, ...]]:
     return texts, ()
 
 
-def _messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
+def _messages(turns: tuple[Message, ...], origin: str) -> list[dict[str, Any]]:
     """Turns of user and model in alternation: neighbours of one role become one message, which the
     results of parallel tool calls have to be."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role = "assistant" if turn.role is Role.ASSISTANT else "user"
-        blocks = _blocks(turn)
+        blocks = _blocks(turn, origin)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
@@ -145,15 +152,20 @@ def _messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
     return messages
 
 
-def _blocks(turn: Message) -> list[dict[str, Any]]:
+def _blocks(turn: Message, origin: str) -> list[Any]:
+    parts: list[Any] = []
+    if turn.signatures:
+        parts += blocks_of(data_from(origin, turn.signatures))
     # An empty text is refused; a turn that holds calls alone may well have one.
-    parts = [_part(part) for part in turn.parts if part]
+    parts += [_part(part) for part in turn.parts if part]
     if turn.role is Role.TOOL:
         result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _tool_id(turn.tool_call_id)}
         if parts:
             result["content"] = parts
         return [result]
     for call in turn.tool_calls:
+        if call.signatures:
+            parts += blocks_of(data_from(origin, call.signatures))
         block = {"type": "tool_use", "id": _tool_id(call.id), "name": call.name}
         parts.append({**block, "input": _arguments(call)})
     return parts

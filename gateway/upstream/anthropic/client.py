@@ -31,8 +31,8 @@ class AnthropicClient:
     """One remote endpoint. Server and connection errors raise UpstreamFailure.
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `can`, `cannot`: differences
-    to `ANTHROPIC_FEATURES`; `extra`: fields that every body gets; `headers`: further ones, of every
-    call.
+    to `ANTHROPIC_FEATURES`; `origin`: of its signatures; `extra`: fields that every body gets;
+    `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class AnthropicClient:
         pace: Pace | None = None,
         can: frozenset[Feature] = frozenset(),
         cannot: frozenset[Feature] = frozenset(),
+        origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
+        self.origin = origin
         self.features = (ANTHROPIC_FEATURES | can) - cannot
         self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
@@ -74,7 +76,13 @@ class AnthropicClient:
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
-        body = messages_body(generation, self._upstream_model, self.features, self._extra)
+        body = messages_body(
+            generation,
+            self._upstream_model,
+            self.features,
+            self._extra,
+            origin=self.origin,
+        )
         request = HttpRequest(
             session=self.session,
             url=self._url,
@@ -85,7 +93,7 @@ class AnthropicClient:
         call = Call(
             request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
         )
-        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
+        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation), origin=self.origin)
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def close_when_idle(self) -> None:

@@ -15,6 +15,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, FinishReason, ToolCall
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.failures import in_band_failure
+from gateway.upstream.anthropic.signatures import ThinkingDecoder
 from gateway.upstream.anthropic.usage import UsageCounts
 from gateway.upstream.token_estimate import estimated_tokens
 from scheduler.contract import Usage
@@ -34,11 +35,13 @@ MAX_BLOCKS = 1 << 16
 class MessageDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
-    `prompt_tokens`: estimates them, called if no usage comes.
+    `prompt_tokens`: estimates them, called if no usage comes. `origin`: of the signatures; empty:
+    none are kept.
     """
 
-    def __init__(self, prompt_tokens: Callable[[], int]) -> None:
+    def __init__(self, prompt_tokens: Callable[[], int], *, origin: str = "") -> None:
         self._prompt_tokens = prompt_tokens
+        self._thinking = ThinkingDecoder(origin)
         self._counts = UsageCounts()
         self._failure: UpstreamFailure | None = None
         self._stopped = False
@@ -125,18 +128,24 @@ class MessageDecoder:
                 self._counts.update(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
                     self._finish(event.delta.stop_reason)
-            case "content_block_stop" if event.index in self._bare_calls:
-                # No piece of arguments has come, and an empty text would not be JSON.
-                self._bare_calls.discard(event.index)
-                self._pieces.append(ToolCall(index=self._calls[event.index], arguments_json="{}"))
+            case "content_block_stop":
+                self._stop_block(event.index or 0)
             case "message_stop":
                 self._stopped = True
             case "error":
                 raise in_band_failure(event.error or wire.ErrorDetail())
             case _:
-                pass  # ping, content_block_stop, and what later versions add
+                pass  # ping, and what later versions add
+
+    def _stop_block(self, index: int) -> None:
+        self._thinking.stop(index)
+        if index in self._bare_calls:
+            # No piece of arguments has come, and an empty text would not be JSON.
+            self._bare_calls.discard(index)
+            self._pieces.append(ToolCall(index=self._calls[index], arguments_json="{}"))
 
     def _start_block(self, index: int, block: wire.ContentBlock) -> None:
+        self._thinking.start(index, block)
         if block.type == "tool_use":
             call = self._calls.setdefault(index, len(self._calls))
             whole = bytes(block.input).strip()
@@ -149,6 +158,7 @@ class MessageDecoder:
                     id=block.id or "",
                     name=block.name or "",
                     arguments_json=arguments,
+                    signatures=self._thinking.pop_inner(),
                 )
             )
             self._count_output(len(block.name or "") + len(arguments))
@@ -158,6 +168,7 @@ class MessageDecoder:
             self._add_reasoning(block.thinking)
 
     def _add_delta(self, index: int, delta: wire.Delta) -> None:
+        self._thinking.add(index, delta)
         if delta.text:
             self._add_text(delta.text)
         elif delta.thinking:
@@ -195,7 +206,8 @@ class MessageDecoder:
         counted = self._counts.output_tokens or 0 if self.started else 0
         output_tokens = max(self._output_tokens, self._events_with_content, counted)
         finish = None if self._finish_sent else self._finish_reason
-        if not (self._text or self._reasoning or self._pieces or finish):
+        signatures = self._thinking.pop_leading(ended=finish is not None)
+        if not (self._text or self._reasoning or self._pieces or finish or signatures):
             if output_tokens == self._output_tokens:
                 return None
             deltas: tuple[ChoiceDelta, ...] = ()
@@ -206,6 +218,7 @@ class MessageDecoder:
                 reasoning_text="".join(self._reasoning),
                 tool_calls=tuple(self._pieces),
                 finish_reason=finish,
+                signatures=signatures,
             )
             deltas = (delta,)
             self._text, self._reasoning, self._pieces = [], [], []

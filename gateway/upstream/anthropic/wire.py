@@ -43,11 +43,14 @@ class Message(msgspec.Struct, gc=False):
 
 
 class ContentBlock(msgspec.Struct, gc=False):
-    """Start of a block: text, thinking, tool_use or others. `input` is {} unless it came whole."""
+    """Start of a block: text, thinking, tool_use or others. `input` is {} unless it came whole;
+    `data`: of redacted_thinking."""
 
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw()
@@ -59,6 +62,7 @@ class Delta(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
 

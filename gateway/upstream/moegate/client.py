@@ -62,7 +62,8 @@ class MoegateClient:
     """One remote gateway. Server and connection errors raise UpstreamFailure.
 
     The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
-    differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call.
+    differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call; `origin`: origin
+    of signatures that come through it.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class MoegateClient:
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
+        origin: str = "",
         policy: ForwardingPolicy | None = None,
         can: frozenset[Feature] = frozenset(),
         cannot: frozenset[Feature] = frozenset(),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.features = (MOEGATE_FEATURES | can) - cannot
+        self.origin = origin
         self._address = address
         self._upstream_model = upstream_model
         self._timeouts = timeouts
@@ -118,11 +121,14 @@ class MoegateClient:
             request = generate_request(
                 generation,
                 self._upstream_model,
+                origin=self.origin,
                 local_only=self._policy.local_only,
                 shared_classes=self._policy.shared_classes,
                 tell_slo=self._policy.tell_slo,
             )
-            decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
+            decoder = AnswerDecoder(
+                generation.choices, lambda: estimated_prompt_tokens(generation), origin=self.origin
+            )
             timeouts = self._timeouts
             end_s = min(now() + timeouts.total_s, deadline_s)
             bounds = CallBounds(

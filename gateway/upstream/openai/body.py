@@ -22,8 +22,11 @@ from gateway.domain.generation import (
     Message,
     NamedTool,
     Sampling,
+    ToolCall,
 )
 from gateway.upstream.features import unsupported
+from gateway.upstream.openai.signatures import fields_of
+from gateway.upstream.signatures import data_from
 
 CHAT_PATH = "/chat/completions"
 COMPLETIONS_PATH = "/completions"
@@ -42,13 +45,14 @@ class BodyOptions:
 
     `features`: what it can do; `max_tokens_field`: its name of the output limit; `reasoning_field`:
     its name of the reasoning in earlier turns, by default the one that hosts of open models
-    (DeepSeek first) established; `extra`: fields that every body gets, which never replace one that
-    the gateway sets.
+    (DeepSeek first) established; `origin`: origin of the signatures that it receives; `extra`:
+    fields that every body gets, which never replace one that the gateway sets.
     """
 
     features: frozenset[Feature] = OPENAI_FEATURES
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
     reasoning_field: str = "reasoning_content"
+    origin: str = ""
     extra: Mapping[str, msgspec.Raw] = field(default_factory=dict)
 
 
@@ -149,18 +153,24 @@ def _message(message: Message, options: BodyOptions) -> dict[str, Any]:
     if message.name:
         body["name"] = message.name
     if message.tool_calls:
-        body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments_json},
-            }
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = [_tool_call(call, options.origin) for call in message.tool_calls]
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     if message.reasoning_text:
         body[options.reasoning_field] = message.reasoning_text
+    if message.signatures:
+        body |= fields_of(data_from(options.origin, message.signatures))
+    return body
+
+
+def _tool_call(call: ToolCall, origin: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments_json},
+    }
+    if call.signatures:
+        body |= fields_of(data_from(origin, call.signatures))
     return body
 
 

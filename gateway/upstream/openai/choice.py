@@ -8,22 +8,20 @@ from gateway.domain.generation import (
     ChoiceDelta,
     Deviation,
     FinishReason,
-    OpaqueKind,
-    OpaquePart,
     TokenLogprob,
     ToolCall,
 )
 from gateway.upstream.finish_words import finish_of
 from gateway.upstream.half_characters import HalfCharacters
 from gateway.upstream.openai import wire
+from gateway.upstream.openai.signatures import SignatureDecoder
 from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
-
-MAX_OPAQUE_CHARS = 1 << 20
-"""Most characters of opaque parts of one choice; further parts are left out."""
 
 
 class ChoiceDecoder:
     """Collects the frames of a choice; `pop_delta` returns the output since the last call.
+
+    `origin`: of the signatures; empty: none are kept. `tool_names`: of the request's tools.
 
     Attributes:
         begun: a frame of the choice has come.
@@ -41,10 +39,8 @@ class ChoiceDecoder:
         "_logprobs",
         "_new_calls",
         "_new_finish_reason",
-        "_new_opaque",
-        "_opaque_chars",
         "_reasoning",
-        "_reasoning_chars",
+        "_signatures",
         "_text",
         "begun",
         "deviation",
@@ -57,7 +53,9 @@ class ChoiceDecoder:
         "reported_tokens",
     )
 
-    def __init__(self, index: int, tool_names: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, index: int, origin: str = "", tool_names: frozenset[str] = frozenset()
+    ) -> None:
         self.index = index
         self.begun = self.finished = False
         self.has_new_output = False
@@ -69,11 +67,9 @@ class ChoiceDecoder:
         self._new_finish_reason: FinishReason | None = None
         self._text = ""
         self._reasoning = ""
-        self._reasoning_chars = 0
         self._calls = ToolCallNormaliser(tool_names)
         self._new_calls: list[ToolCall] = []
-        self._new_opaque: list[OpaquePart] = []
-        self._opaque_chars = 0
+        self._signatures = SignatureDecoder(origin)
         self._logprobs: tuple[TokenLogprob, ...] = ()
         self._halves = HalfCharacters()
 
@@ -105,8 +101,11 @@ class ChoiceDecoder:
             thought = delta.reasoning or delta.reasoning_content
             if thought:
                 reasoning = thought if isinstance(thought, str) else "".join(_texts(thought))
-            if delta.tool_calls or delta.function_call or delta.extra_content:
-                has_content = self._add_calls(delta)
+            if delta.tool_calls or delta.function_call:
+                self._add_calls(delta)
+                has_content = True
+            if self._signatures.add(delta):
+                self.has_new_output = True
         if halves or self._halves:
             text = self._halves.joined("text", text or "")
             reasoning = self._halves.joined("reasoning", reasoning or "")
@@ -142,19 +141,16 @@ class ChoiceDecoder:
             tool_calls=tuple(self._new_calls),
             logprobs=self._logprobs,
             finish_reason=self._new_finish_reason,
-            opaque=tuple(self._new_opaque),
+            signatures=self._signatures.pop(ended=self.finished),
         )
         if text:
             self.output_bytes += len(text) if text.isascii() else len(text.encode())
         if reasoning:
             self.output_bytes += len(reasoning.encode())
-            self._reasoning_chars += len(reasoning)
         if self._new_calls:
             for call in self._new_calls:
                 self.output_bytes += len(call.name.encode()) + len(call.arguments_json.encode())
             self._new_calls = []
-        if self._new_opaque:
-            self._new_opaque = []
         self._text = self._reasoning = ""
         self._logprobs = ()
         self._new_finish_reason = None
@@ -174,8 +170,7 @@ class ChoiceDecoder:
         self.finished = self.has_new_output = True
         self._new_finish_reason = reason
 
-    def _add_calls(self, delta: wire.Delta) -> bool:
-        """Adds the pieces of tool calls. Returns whether there were any."""
+    def _add_calls(self, delta: wire.Delta) -> None:
         for call in delta.tool_calls or ():
             function = call.function or wire.Function(name=call.name, arguments=call.arguments)
             piece = CallPiece(
@@ -183,32 +178,13 @@ class ChoiceDecoder:
                 id=call.id or "",
                 name=function.name or "",
                 arguments=function.arguments or "",
+                signatures=self._signatures.of_call(call),
             )
             self._new_calls += self._calls.add(piece)
-            self._add_signature(call.extra_content, self._calls.own_index(piece))
         if delta.function_call is not None:
             function = delta.function_call
-            piece = CallPiece(
-                index=0, name=function.name or "", arguments=function.arguments or ""
-            )
+            piece = CallPiece(index=0, name=function.name or "", arguments=function.arguments or "")
             self._new_calls += self._calls.add(piece)
-        self._add_signature(delta.extra_content, None)
-        return bool(delta.tool_calls or delta.function_call)
-
-    def _add_signature(self, extra: wire.ExtraContent | None, call_index: int | None) -> None:
-        signature = None if extra is None or extra.google is None else extra.google.thought_signature
-        if not signature or self._opaque_chars + len(signature) > MAX_OPAQUE_CHARS:
-            return
-        self._opaque_chars += len(signature)
-        self.has_new_output = True
-        self._new_opaque.append(
-            OpaquePart(
-                kind=OpaqueKind.THOUGHT_SIGNATURE,
-                data=signature,
-                call_index=call_index,
-                reasoning_chars=self._reasoning_chars + len(self._reasoning),
-            )
-        )
 
 
 def _texts(parts: object) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from gateway.upstream.openai.body import (
 )
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.usage_claims import bounds_of
 
 
 class OpenAIClient:
@@ -30,7 +31,7 @@ class OpenAIClient:
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
     streams shall be; `can`, `cannot`: differences to `OPENAI_FEATURES`; `max_tokens_field`,
-    `extra`: see `BodyOptions`; `headers`: further ones, of every call.
+    `origin`, `extra`: see `BodyOptions`; `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -45,17 +46,22 @@ class OpenAIClient:
         can: frozenset[Feature] = frozenset(),
         cannot: frozenset[Feature] = frozenset(),
         max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS,
+        origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
+        self.origin = origin
         self.features = (OPENAI_FEATURES | can) - cannot
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
         self._options = BodyOptions(
-            features=self.features, max_tokens_field=max_tokens_field, extra=extra or {}
+            features=self.features,
+            max_tokens_field=max_tokens_field,
+            origin=origin,
+            extra=extra or {},
         )
         self._headers = {
             # Compression would hold frames back until a block of it is full.
@@ -87,7 +93,10 @@ class OpenAIClient:
             request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
         )
         decoder = StreamDecoder(
-            generation.choices, prompt_tokens=lambda: estimated_prompt_tokens(generation)
+            generation.choices,
+            prompt_tokens=lambda: estimated_prompt_tokens(generation),
+            origin=self.origin,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 

@@ -31,10 +31,10 @@ class UsageTotals:
                 self._seen = [_largest(self._seen)]
         self._last = usage
 
-    def claim(self) -> Claim | None:
-        """The counts of the whole stream; None: none has come."""
+    def claim(self) -> Claim:
+        """The counts of the whole stream."""
         if self._last is None:
-            return None
+            return Claim()
         if not self._seen:
             return claim_of(self._last)
         return claim_of(_largest([*self._seen, self._last]))

@@ -66,27 +66,17 @@ class Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
-class GoogleContent(msgspec.Struct, gc=False):
-    """What Gemini adds to OpenAI's fields."""
-
-    thought_signature: str | None = None
-
-
-class ExtraContent(msgspec.Struct, gc=False):
-    """What vendors add to OpenAI's fields."""
-
-    google: GoogleContent | None = None
-
-
 class ToolCall(msgspec.Struct, gc=False):
-    """A piece of a tool call. Some servers leave out `index`, or `function` around its fields."""
+    """A piece of a tool call. Some servers leave out `index`, or `function` around its fields. The
+    last two: see `signatures.py`."""
 
     index: int | None = None
     id: str | None = None
     function: Function | None = None
     name: str | None = None
     arguments: str | None = None
-    extra_content: ExtraContent | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
 
 
 class ContentPart(msgspec.Struct, gc=False):
@@ -100,7 +90,8 @@ class ContentPart(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both."""
+    """New output of a chat choice. Reasoning text has two names, some servers send both. The last
+    four: see `signatures.py`."""
 
     content: str | list[str | ContentPart] | None = None
     reasoning: str | None = None
@@ -108,7 +99,10 @@ class Delta(msgspec.Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
-    extra_content: ExtraContent | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
+    reasoning_details: msgspec.Raw = msgspec.Raw()
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
 
 
 class TopLogprob(msgspec.Struct, gc=False):

@@ -22,6 +22,7 @@ from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.usage_claims import bounds_of
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -89,6 +90,7 @@ class VllmClient:
             generation.choices,
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
             usage_by_choice=True,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 

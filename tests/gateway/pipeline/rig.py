@@ -66,6 +66,7 @@ CALLER = Caller(
     slo_classes=(),
     remote_classes=None,
     limits=NO_RATE_LIMITS,
+    message_bytes=4 << 20,
 )
 REMOTE = "far"
 TURNS = 50

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from gateway.doors.grpc.listening import bind
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.port import bind
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -46,7 +46,7 @@ async def health_port(
     if listen is None:
         yield None
         return
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    server = grpc_server((("grpc.so_reuseport", 0),))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = bind(server, listen, None, field="server.health_listen")
     await server.start()
