@@ -60,9 +60,9 @@ class AnswerBounds(msgspec.Struct, frozen=True, kw_only=True):
     request's tools.
     """
 
-    max_output_tokens: int = MAX_TOKENS
+    max_output_tokens: int = MAX_TOKENS // 4
     choices: int = 1
-    prompt_token_bound: Callable[[], int] = lambda: MAX_TOKENS
+    prompt_token_bound: Callable[[], int] = lambda: MAX_TOKENS // 4
     prompt_chars: Callable[[], int] = lambda: 0
     tool_names: frozenset[str] = frozenset()
 

@@ -22,6 +22,7 @@ from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.usage_claims import bounds_of
 
 VERSION = "2023-06-01"
 """Version of the API, in the header anthropic-version; a configured header replaces it."""
@@ -93,7 +94,11 @@ class AnthropicClient:
         call = Call(
             request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
         )
-        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation), origin=self.origin)
+        decoder = MessageDecoder(
+            lambda: estimated_prompt_tokens(generation),
+            origin=self.origin,
+            bounds=bounds_of(generation),
+        )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def close_when_idle(self) -> None:

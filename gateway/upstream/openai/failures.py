@@ -18,6 +18,7 @@ from gateway.domain.failures import (
     one_line,
     retry_after_seconds,
 )
+from gateway.upstream.busy_words import is_busy_word
 from gateway.upstream.openai import wire
 
 MAX_PARAM_CHARS = 100
@@ -33,12 +34,6 @@ _UNPAID = frozenset(
     }
 )
 """Words in `code`, `type` or `param` of an error that say more than its status."""
-_BUSY = re.compile(
-    r"throttl|overload|too_?many_?requests|rate_?limit|resource_?exhausted|server_?busy|capacity"
-    r"|queue_?full|service_?unavailable|insufficient_system_resource",
-    re.I,
-)
-"""Words in `code` or `type` of an error in the stream, which has no status of its own."""
 _NO_ERROR = (None, "", 0, "0", 200, "200", "ok", "success", "Success")
 _TOO_LONG_TEXT = re.compile(r"maximum context length|context (window|length) exceeded", re.I)
 # vLLM's schema check ends each line with "'input': <what was sent>}".
@@ -90,8 +85,7 @@ def in_band_failure(error: wire.ErrorDetail | str) -> UpstreamFailure:
         code = int(code) if len(code) == 3 and code.isdecimal() else None
     status = code or 0
     if not 400 <= status <= 599:
-        busy = any(_BUSY.search(str(word)) for word in (detail.code, detail.type) if word)
-        status = 503 if busy else 500
+        status = 503 if is_busy_word(detail.code) or is_busy_word(detail.type) else 500
     return _failure(status, "error in the stream", detail, None)
 
 

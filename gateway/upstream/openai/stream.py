@@ -142,7 +142,10 @@ class StreamDecoder:
             or any(choice.begun for choice in unfinished)
         ):
             message = f"the stream was cut: {missing} of {len(self._choices)} choices unfinished"
-            raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
+            # Where nothing was understood, another server is what it is.
+            odd = self._unread is not None and not any(c.frames for c in self._choices)
+            kind = FailureKind.PROTOCOL if odd else FailureKind.SERVER_ERROR
+            raise UpstreamFailure(kind, message)
         usage, refused = judged(
             self._claim(), self._seen(), self._bounds, self._estimated_prompt_tokens
         )

@@ -79,8 +79,8 @@ def claim_of(usage: wire.Usage) -> Claim:
             completion += reasoning
     if prompt is not None and written and written > prompt - (cached or 0):
         prompt += written
-    if written is not None:
-        long = min(long or 0, written)
+    if written is not None and long is not None:
+        long = min(long, written)
         written -= long
     return Claim(
         prompt_tokens=prompt,
