@@ -43,7 +43,7 @@ from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
@@ -51,6 +51,7 @@ from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
+from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
@@ -189,7 +190,7 @@ async def running_gateway(
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
-        session() as upstream,
+        upstream_session() as upstream,
         telemetry(config.telemetry, clock) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
         open_accounting(config, base_dir) as accounting,

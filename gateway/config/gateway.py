@@ -91,6 +91,13 @@ class TimeoutsConfig(_Part, frozen=True, kw_only=True):
     """From the request to the first token."""
     idle_s: Seconds = 30.0
     """Between two pieces of a stream."""
+    pings_first_s: Seconds = 600.0
+    """From the request to the first token while the server shows that it lives, by pings, comments
+    or empty pieces at most `idle_s` apart, as it does while a model reasons hidden. Has no effect
+    if shorter than `first_token_s`."""
+    pings_idle_s: Seconds | None = None
+    """Between two pieces of output while the server shows that it lives; absent: four times
+    `idle_s`. Has no effect if shorter than `idle_s`."""
     total_s: Seconds = 3600.0
     """The whole call."""
 

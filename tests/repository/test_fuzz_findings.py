@@ -45,7 +45,7 @@ def test_a_stream_that_is_not_utf_8_is_a_failure_of_the_upstream() -> None:
 
 
 def test_an_error_body_that_is_not_utf_8_is_told_by_its_status() -> None:
-    failure = http_failure(503, b'{"error": {"message": "\xff"}}', None, 0.0)
+    failure = http_failure(503, b'{"error": {"message": "\xff"}}', {}, 0.0)
     assert (failure.kind, failure.message) == (FailureKind.BUSY, "HTTP 503")
 
 

@@ -13,7 +13,11 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from gateway.config.limits import ElementLimitsConfig
+from gateway.domain.slices import in_slices
 from gateway.doors.grpc import errors
+from gateway.translation.wire_scan import BoundExceeded, NotWireFormat, scan
+from gateway.translation.wire_shapes import shape_of
 
 M = TypeVar("M", bound=Message)
 
@@ -27,18 +31,25 @@ _ANY_WRAPPER = zlib.MAX_WBITS | 32
 """Makes zlib accept gzip and deflate streams."""
 
 
-async def parse_message(message_type: type[M], raw: bytes, max_bytes: int) -> M:
+async def parse_message(
+    message_type: type[M], raw: bytes, max_bytes: int, elements: ElementLimitsConfig
+) -> M:
     """Returns the message of `raw`, which may be compressed with gzip or deflate.
 
-    `max_bytes`: limit on the inflated message. Raises RpcError (INVALID_ARGUMENT) if the message is
-    larger or is no message of this type.
+    `max_bytes`: limit on the inflated message; `elements`: limits on what it holds, checked before
+    it is parsed. Raises RpcError (INVALID_ARGUMENT) if the message exceeds one or is no message of
+    this type.
     """
     plain = await inflated(raw, max_bytes)
     if len(plain) > max_bytes:
         raise errors.too_large(f"{len(plain)} bytes", max_bytes)
     try:
+        await in_slices(scan(plain, shape_of(message_type), elements))
         return message_type.FromString(plain)
-    except DecodeError:
+    except BoundExceeded as error:
+        fault = (error.field or "request", error.description)
+        raise errors.invalid([fault], "TOO_MANY_ELEMENTS") from None
+    except (DecodeError, NotWireFormat):
         name = message_type.DESCRIPTOR.full_name
         text = f"{len(plain)} bytes that are no {name}, as is or compressed with gzip or deflate"
         raise errors.invalid([("request", text)], "UNDECODABLE") from None

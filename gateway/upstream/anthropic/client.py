@@ -18,6 +18,7 @@ from gateway.upstream.anthropic.body import (
     unsupported_fields,
 )
 from gateway.upstream.anthropic.stream import MessageDecoder
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
@@ -92,7 +93,11 @@ class AnthropicClient:
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            errors=anthropic_failures,
+            max_bytes=max_answer_bytes(generation),
         )
         decoder = MessageDecoder(
             lambda: estimated_prompt_tokens(generation),

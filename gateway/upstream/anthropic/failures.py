@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -36,11 +37,11 @@ _SPEND_LIMIT = "enforced_spend_limit_reached"
 
 
 def http_failure(
-    status: int, body: bytes, retry_after: str | None, now_unix_s: float
+    status: int, body: bytes, headers: Mapping[str, str], now_unix_s: float
 ) -> UpstreamFailure:
     """Failure of an HTTP status other than 200. `body` may be cut short."""
     error = _error_in(body) or wire.ErrorDetail()
-    retry_after_s = retry_after_seconds(retry_after, now_unix_s)
+    retry_after_s = retry_after_seconds(headers.get("Retry-After"), now_unix_s)
     return _failure(status, f"HTTP {status}", error, retry_after_s)
 
 

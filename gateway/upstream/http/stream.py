@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Protocol
 
 import aiohttp
@@ -25,6 +25,8 @@ from gateway.upstream.http.sse import EventTooLarge, SseReader
 ERROR_BODY_S = 2.0
 """Longest wait for the body of an error, whose status is known already."""
 MAX_ERROR_BODY_BYTES = 64 * 1024
+PINGS_IDLE = 4.0
+"""Default of `pings_idle_s`, as a multiple of `idle_s`."""
 
 
 class Decoder(Protocol):
@@ -53,9 +55,10 @@ class Errors(Protocol):
     """How a dialect reports errors."""
 
     def http_failure(
-        self, status: int, body: bytes, retry_after: str | None, now_unix_s: float
+        self, status: int, body: bytes, headers: Mapping[str, str], now_unix_s: float
     ) -> UpstreamFailure:
-        """Failure of a status other than 200. `body` may be cut short."""
+        """Failure of a status other than 200. `body` may be cut short; names of `headers` are
+        compared without case."""
 
     def failure_in(self, body: bytes) -> UpstreamFailure | None:
         """Failure in a JSON body under status 200; None: it holds no error."""
@@ -68,6 +71,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: TimeoutsConfig
     pace: Pace
     errors: Errors
+    max_bytes: int
+    """Longest answer, in bytes of its stream: see `answer_size.py`."""
 
 
 async def stream_chunks(
@@ -77,15 +82,11 @@ async def stream_chunks(
     now = asyncio.get_running_loop().time
     timeouts, pace = call.timeouts, call.pace
     reader = SseReader()
-    bounds = CallBounds(
-        now(),
-        first_s=timeouts.first_token_s,
-        idle_s=timeouts.idle_s,
-        end_s=min(now() + timeouts.total_s, deadline_s),
-    )
+    bounds = stream_bounds(timeouts, now(), deadline_s)
     if bounds.next_s <= now():
         raise bounds.failure()
     response = await open_good(call.request, bounds, call.errors)
+    received = 0
     try:
         await _check_event_stream(response, bounds, call.errors)
         while not decoder.ended:
@@ -102,14 +103,18 @@ async def stream_chunks(
                 raise
             if not data:
                 break
-            payloads = _payloads(reader, data)
-            chunk = decoder.feed(payloads)
+            received += len(data)
+            if received > call.max_bytes:
+                if decoder.finished:
+                    break
+                raise too_long(call.max_bytes)
+            chunk = decoder.feed(_payloads(reader, data))
+            # The clock is read after the consumer's turn, which is not silence of the server.
             if chunk is not None:
                 yield chunk
-            # Comments are not output: proxies send them for a server that hangs. The clock is
-            # read now, because the time that the consumer took is not silence of the server.
-            if payloads and decoder.started:
                 bounds.record_output(now())
+            elif not decoder.finished:
+                bounds.record_life(now())
         yield decoder.end()
         await http_call.await_end(response)
     finally:
@@ -118,13 +123,40 @@ async def stream_chunks(
         response.close()
 
 
+def stream_bounds(timeouts: TimeoutsConfig, now_s: float, deadline_s: float) -> CallBounds:
+    """Time limits of a generation that starts now."""
+    pings_idle_s = timeouts.pings_idle_s
+    return CallBounds(
+        now_s,
+        first_s=timeouts.first_token_s,
+        idle_s=timeouts.idle_s,
+        end_s=min(now_s + timeouts.total_s, deadline_s),
+        pings_first_s=timeouts.pings_first_s,
+        pings_idle_s=PINGS_IDLE * timeouts.idle_s if pings_idle_s is None else pings_idle_s,
+    )
+
+
+def too_long(max_bytes: int) -> UpstreamFailure:
+    """The failure of an answer that is longer than its request can explain."""
+    message = f"more than {max_bytes} bytes, the longest answer to this request: it was cut"
+    return UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
 async def open_good(
     request: HttpRequest, bounds: CallBounds, errors: Errors
 ) -> aiohttp.ClientResponse:
-    """A response with status 200, for the caller to close."""
+    """A response with status 200 and a plain body, for the caller to close."""
     response = await http_call.open_response(request, bounds)
+    encoding = http_call.foreign_encoding(response)
     if response.status == 200:
-        return response
+        if not encoding:
+            return response
+        response.close()
+        message = f"the answer is encoded as {encoding}, which was not asked for"
+        raise UpstreamFailure(FailureKind.PROTOCOL, message)
+    if encoding:  # the status alone is enough
+        response.close()
+        raise errors.http_failure(response.status, b"", response.headers, time.time())
     now_s = asyncio.get_running_loop().time()
     soon = CallBounds(now_s, first_s=ERROR_BODY_S, idle_s=ERROR_BODY_S, end_s=bounds.next_s)
     try:
@@ -135,8 +167,7 @@ async def open_good(
     finally:
         soon.close()
         response.close()
-    retry_after = response.headers.get("Retry-After")
-    raise errors.http_failure(response.status, text, retry_after, time.time())
+    raise errors.http_failure(response.status, text, response.headers, time.time())
 
 
 async def _check_event_stream(

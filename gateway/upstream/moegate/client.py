@@ -19,7 +19,9 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
 from gateway.upstream.features import unsupported
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
+from gateway.upstream.http.stream import stream_bounds, too_long
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request
 from gateway.upstream.token_estimate import estimated_prompt_tokens
@@ -129,11 +131,9 @@ class MoegateClient:
             decoder = AnswerDecoder(
                 generation.choices, lambda: estimated_prompt_tokens(generation), origin=self.origin
             )
-            timeouts = self._timeouts
-            end_s = min(now() + timeouts.total_s, deadline_s)
-            bounds = CallBounds(
-                now(), first_s=timeouts.first_token_s, idle_s=timeouts.idle_s, end_s=end_s
-            )
+            end_s = min(now() + self._timeouts.total_s, deadline_s)
+            bounds = stream_bounds(self._timeouts, now(), deadline_s)
+            received, max_bytes = 0, max_answer_bytes(generation)
             if bounds.next_s <= now():
                 raise bounds.failure()
             channel = self._open()
@@ -153,12 +153,18 @@ class MoegateClient:
                         raise
                     if message is None:
                         break
+                    received += message.ByteSize()
+                    if received > max_bytes:
+                        if decoder.finished:
+                            break
+                        raise too_long(max_bytes)
                     chunk = decoder.feed(message)
+                    # The clock is read after the consumer's turn: the server was not silent then.
                     if chunk is not None:
                         yield chunk
-                    if decoder.started:
-                        # Now, because the time that the consumer took is not silence of the server.
                         bounds.record_output(now())
+                    elif not decoder.finished:
+                        bounds.record_life(now())
                 yield decoder.end()
                 if decoder.ended:
                     await _await_status(call)
@@ -252,6 +258,8 @@ def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
         ("grpc.max_send_message_length", -1),
+        # Identity only: a small message would be inflated to the longest one before it is seen.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -180,7 +180,8 @@ class AnswerDecoder:
         match message.WhichOneof("event"):
             case "delta":
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
-                if deltas:
+                # Empty ones are a sign of life, and no output.
+                if not all(_is_empty(choice) for choice in message.delta.choices):
                     return Chunk(deltas=deltas, output_tokens=self._output_tokens)
             case "done":
                 self._done = message.done
@@ -260,6 +261,10 @@ class AnswerDecoder:
             structs.replace(each, origin=forwarded_origin(self._origin, each.origin))
             for each in parse_signatures(protos)
         )
+
+
+def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
+    return all(field.name == "index" for field, _ in proto.ListFields())
 
 
 def _usage(proto: generation_pb2.Usage) -> Usage | None:

@@ -11,6 +11,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, MaxTokensField
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.features import unsupported
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
@@ -90,7 +91,11 @@ class OpenAIClient:
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            errors=openai_failures,
+            max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(
             generation.choices,

@@ -7,6 +7,7 @@ request: the input that vLLM's schema check quotes, the key that a refused login
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -41,11 +42,16 @@ _ECHOED_INPUT = re.compile(r", 'input': .*")
 
 
 def http_failure(
-    status: int, body: bytes, retry_after: str | None, now_unix_s: float
+    status: int, body: bytes, headers: Mapping[str, str], now_unix_s: float
 ) -> UpstreamFailure:
     """Failure of an HTTP status other than 200. `body` may be cut short."""
     detail = error_in(body) or wire.ErrorDetail()
-    return _failure(status, f"HTTP {status}", detail, retry_after_seconds(retry_after, now_unix_s))
+    return _failure(
+        status,
+        f"HTTP {status}",
+        detail,
+        retry_after_seconds(headers.get("Retry-After"), now_unix_s),
+    )
 
 
 def error_in(body: bytes) -> wire.ErrorDetail | None:

@@ -14,6 +14,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.http import call as http_call
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
@@ -26,8 +27,8 @@ from gateway.upstream.usage_claims import bounds_of
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
-"""/tokenize lists every token id: these are some 9 million."""
+TOKENIZE_BYTES_PER_BYTE = 16
+"""Bytes of the answer of /tokenize for each byte asked, as it lists every token id."""
 
 T = TypeVar("T")
 
@@ -84,7 +85,11 @@ class VllmClient:
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            errors=openai_failures,
+            max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(
             generation.choices,
@@ -99,7 +104,8 @@ class VllmClient:
         if isinstance(generation.input, tuple):
             return len(generation.input), None
         body = tokenize_body(generation, self._upstream_model)
-        answer = await self._request("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
+        max_bytes = MAX_ANSWER_BYTES + TOKENIZE_BYTES_PER_BYTE * len(body)
+        answer = await self._request("POST", "/tokenize", max_bytes, body)
         counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 

@@ -19,9 +19,10 @@ from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.pipeline.observer import unobserved
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.metering import Metering
+from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.budgets.budget_window import Period
 from tests import serving
@@ -40,7 +41,7 @@ async def parts() -> AsyncIterator[tuple[ActiveConfiguration, GatewayParts]]:
     clock = asyncio.get_running_loop().time
     prepared = prepare(CONFIG, Path())
     budgets = hosted(settings_of(CONFIG)).budgets
-    async with session() as upstream:
+    async with upstream_session() as upstream:
         made = assemble(
             prepared,
             upstream=upstream,

@@ -49,7 +49,8 @@ class KeyCheck(grpc.aio.ServerInterceptor):
             found = await continuation(handler_call_details)
             if found is None:
                 return None
-            handler = self._handlers[method] = _bounded(found, needs_key=method.startswith(OURS))
+            handler = _bounded(found, self._active, needs_key=method.startswith(OURS))
+            self._handlers[method] = handler
         if method.startswith(OURS):
             metadata = tuple(handler_call_details.invocation_metadata or ())
             try:
@@ -69,15 +70,16 @@ _REFUSING: Handler = grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
 """Refuses an RPC of any kind. gRPC receives the request of a streaming handler only when asked."""
 
 
-def _bounded(handler: Handler, *, needs_key: bool) -> Handler:
+def _bounded(handler: Handler, active: ActiveSettings, *, needs_key: bool) -> Handler:
     """Returns a handler that receives raw bytes and parses them within the caller's bounds."""
     # The deserializers of generated code are the class methods `FromString`.
     message_type: type[Message] = cast(Any, handler.request_deserializer).__self__
 
     async def parsed(raw: bytes, context: Context) -> Message:
         caller_bytes = CURRENT_RPC.get().caller.message_bytes if needs_key else OPEN_MESSAGE_BYTES
+        elements = active.config.limits.elements
         try:
-            return await parse_message(message_type, raw, caller_bytes)
+            return await parse_message(message_type, raw, caller_bytes, elements)
         except errors.RpcError as error:
             await errors.abort(context, error)
 

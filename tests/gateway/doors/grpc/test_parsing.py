@@ -9,17 +9,19 @@ import zlib
 import grpc
 import pytest
 
+from gateway.config.limits import ElementLimitsConfig
 from gateway.doors.grpc.errors import RpcError
 from gateway.doors.grpc.parsing import inflated, parse_message
 from moegate.v1 import generation_pb2
 
 MAX = 100_000
+ELEMENTS = ElementLimitsConfig()
 REQUEST = generation_pb2.GenerateRequest(model="moe", prompt="hello " * 10_000)
 RAW = REQUEST.SerializeToString()
 
 
 async def parse(raw: bytes, max_bytes: int = MAX) -> generation_pb2.GenerateRequest:
-    return await parse_message(generation_pb2.GenerateRequest, raw, max_bytes)
+    return await parse_message(generation_pb2.GenerateRequest, raw, max_bytes, ELEMENTS)
 
 
 async def refused(raw: bytes, max_bytes: int = MAX) -> RpcError:
@@ -82,3 +84,31 @@ async def test_bytes_that_are_no_message_are_refused_with_what_was_expected(raw:
 async def test_a_message_that_begins_like_a_deflate_stream_is_no_such_stream() -> None:
     unknown_field_15 = b"\x78\x9c\x01"
     assert (await parse(unknown_field_15 + RAW)).model == "moe"
+
+
+async def test_a_message_of_too_many_elements_is_refused() -> None:
+    raw = b"\x12\xc0\x9a\x0c" + b"\x0a\x00" * 100_000  # chat of 100,000 empty messages
+    error = await refused(raw, len(raw))
+    assert error.message.startswith("chat.messages: more than 8192 messages")
+    assert "limits.elements.messages" in error.message
+    (_, info) = error.details
+    assert info.reason == "TOO_MANY_ELEMENTS"  # type: ignore[attr-defined]
+    assert (await refused(gzip.compress(raw), len(raw))).message == error.message
+
+
+async def test_no_parser_sees_a_message_of_too_many_elements() -> None:
+    parsed = []
+
+    class Spy:
+        DESCRIPTOR = generation_pb2.GenerateRequest.DESCRIPTOR
+
+        @staticmethod
+        def FromString(data: bytes) -> None:
+            parsed.append(data)
+
+    raw = b"\x12\xc0\x9a\x0c" + b"\x0a\x00" * 100_000
+    with pytest.raises(RpcError):
+        await parse_message(Spy, raw, len(raw), ELEMENTS)  # type: ignore[type-var]
+    assert parsed == []
+    await parse_message(Spy, RAW, len(RAW), ELEMENTS)  # type: ignore[type-var]
+    assert parsed == [RAW]

@@ -416,14 +416,14 @@ def test_any_payloads_end_in_an_account_or_a_failure(payloads: list[bytes]) -> N
 )
 def test_errors(status: int, error: dict[str, Any], kind: FailureKind) -> None:
     answer = json.dumps({"type": "error", "error": error}).encode()
-    found = http_failure(status, answer, "2.5", 0.0)
+    found = http_failure(status, answer, {"Retry-After": "2.5"}, 0.0)
     assert (found.kind, found.retry_after_s) == (kind, 2.5)
 
 
 def test_other_bodies_tell_no_error() -> None:
     assert failure_in(b"<html>") is None
     assert failure_in(b'{"type":"message"}') is None
-    assert http_failure(502, b"<html>", None, 0.0).kind is FailureKind.SERVER_ERROR
+    assert http_failure(502, b"<html>", {}, 0.0).kind is FailureKind.SERVER_ERROR
     found = failure_in(b'{"type":"error","error":{"type":"overloaded_error"}}')
     assert found is not None
     assert found.kind is FailureKind.BUSY
