@@ -13,20 +13,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.domain.generation import Chat, Deviation, DeviationKind, Generation
-from gateway.domain.prompt_bound import prompt_token_bound
+from gateway.domain.generation import Deviation, DeviationKind
+from gateway.upstream.answer_bounds import MAX_BYTES_PER_TOKEN, AnswerBounds
 from gateway.upstream.token_estimate import MAX_TOKENS
 from scheduler.contract import Usage
 
 UNSEEN_PROMPT_TOKENS = 20_480
 """Prompt tokens that a provider may add to what the request holds: its instructions for tools, and
 what its own tools find."""
-UNSEEN_OUTPUT_TOKENS = 256
-"""Output tokens of a choice beyond max_output_tokens that are believed: end tokens, and reasoning
-that some servers count beside it. An eighth of max_output_tokens is added."""
-MAX_BYTES_PER_TOKEN = 64
-"""Most bytes of text that a token has on average. English has 4 to 5, the longest tokens (of
-spaces and dashes) 128."""
 MIN_TEXT_BYTES = 128
 """Text below this size can be a single token."""
 
@@ -50,60 +44,6 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     least_tokens: int
     cut: bool = False
-
-
-class AnswerBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer to a request can hold at most.
-
-    `max_output_tokens`: per choice. `prompt_token_bound`, `prompt_chars`: upper bound of the
-    prompt's tokens, and its characters of text; called when they are needed. `tool_names`: of the
-    request's tools.
-    """
-
-    max_output_tokens: int = MAX_TOKENS // 4
-    choices: int = 1
-    prompt_token_bound: Callable[[], int] = lambda: MAX_TOKENS // 4
-    prompt_chars: Callable[[], int] = lambda: 0
-    tool_names: frozenset[str] = frozenset()
-
-    @property
-    def output_tokens(self) -> int:
-        """Most output tokens that were asked for."""
-        return self.max_output_tokens * self.choices
-
-    @property
-    def believed_output_tokens(self) -> int:
-        """Most output tokens that a count may claim."""
-        return self.output_tokens + self.output_tokens // 8 + UNSEEN_OUTPUT_TOKENS * self.choices
-
-    @property
-    def ample_bytes(self) -> int:
-        """Output of a choice up to which `is_too_much` is false."""
-        return 8 * self.max_output_tokens + 2048
-
-    def is_too_much(self, size_bytes: int, pieces: int) -> bool:
-        """Whether the output of a choice is clearly more than was asked for. `pieces`: pieces with
-        content; servers cut text into tokens or smaller."""
-        most = self.max_output_tokens
-        if size_bytes > MAX_BYTES_PER_TOKEN * most + 2048:
-            return True
-        many = pieces > most + most // 4 + UNSEEN_OUTPUT_TOKENS
-        return many and size_bytes > self.ample_bytes
-
-
-UNBOUNDED = AnswerBounds()
-
-
-def bounds_of(generation: Generation) -> AnswerBounds:
-    """The bounds of the answer to a request."""
-    tools = generation.input.tools if isinstance(generation.input, Chat) else ()
-    return AnswerBounds(
-        max_output_tokens=generation.max_output_tokens,
-        choices=generation.choices,
-        prompt_token_bound=lambda: prompt_token_bound(generation),
-        prompt_chars=lambda: _prompt_chars(generation),
-        tool_names=frozenset(tool.name for tool in tools),
-    )
 
 
 def larger(one: int | None, other: int | None) -> int | None:
@@ -188,19 +128,3 @@ def _output(
 
 def _part(count: int | None, whole: int) -> int | None:
     return None if count is None else min(count, whole)
-
-
-def _prompt_chars(generation: Generation) -> int:
-    """Characters of the texts that every template shows to the model."""
-    match generation.input:
-        case str(prompt):
-            return len(prompt)
-        case Chat() as chat:
-            return sum(
-                len(part)
-                for message in chat.messages
-                for part in message.parts
-                if isinstance(part, str)
-            )
-        case token_ids:
-            return len(token_ids) * MAX_BYTES_PER_TOKEN // 2

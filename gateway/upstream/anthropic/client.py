@@ -10,6 +10,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.anthropic import failures as anthropic_failures
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
@@ -23,7 +24,6 @@ from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.token_estimate import estimated_prompt_tokens
-from gateway.upstream.usage_claims import bounds_of
 
 VERSION = "2023-06-01"
 """Version of the API, in the header anthropic-version; a configured header replaces it."""

@@ -22,6 +22,7 @@ from gateway.domain.generation import (
     FinishReason,
     ToolCall,
 )
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.failures import failure_without_name, in_band_failure
 from gateway.upstream.anthropic.signatures import ThinkingDecoder
@@ -31,7 +32,7 @@ from gateway.upstream.half_characters import HalfCharacters
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
-from gateway.upstream.usage_claims import UNBOUNDED, AnswerBounds, Seen, judged
+from gateway.upstream.usage_claims import Seen, judged
 
 MAX_BLOCKS = 1 << 16
 """Most content blocks of one answer; a higher index is absurd."""
@@ -286,6 +287,9 @@ class MessageDecoder:
                 finish_reason=finish,
                 signatures=signatures,
             )
+            excess = self._output_bytes - self._bounds.most_bytes
+            if self._cut and excess > 0:
+                delta = shortened(delta, excess)
             deltas = (delta,)
             self._text, self._reasoning, self._pieces = [], [], []
             self._finish_sent = self._finish_sent or finish is not None

@@ -10,6 +10,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, MaxTokensField
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import unsupported
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
@@ -24,7 +25,6 @@ from gateway.upstream.openai.body import (
 )
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
-from gateway.upstream.usage_claims import bounds_of
 
 
 class OpenAIClient:

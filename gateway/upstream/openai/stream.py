@@ -20,20 +20,14 @@ from gateway.domain.generation import (
     Deviation,
     DeviationKind,
 )
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
 from gateway.upstream.openai.failures import error_without_name, in_band_failure
 from gateway.upstream.openai.usage import UsageTotals, claim_of
 from gateway.upstream.token_estimate import estimated_tokens
-from gateway.upstream.usage_claims import (
-    UNBOUNDED,
-    AnswerBounds,
-    Claim,
-    Seen,
-    judged,
-    larger,
-)
+from gateway.upstream.usage_claims import Claim, Seen, judged, larger
 
 _DONE = ("[DONE]", "DONE", '"[DONE]"')
 
@@ -281,6 +275,9 @@ class StreamDecoder:
         if choice.finished or not self._bounds.is_too_much(choice.output_bytes, choice.frames):
             return
         self.ended = self._cut = True
+        excess = choice.output_bytes - self._bounds.most_bytes
+        if excess > 0:
+            deltas[-1] = shortened(deltas[-1], excess)
         for each in self._choices:
             each.cut()
         deltas.append(choice.pop_delta())

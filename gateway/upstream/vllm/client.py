@@ -13,6 +13,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
@@ -23,7 +24,6 @@ from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
-from gateway.upstream.usage_claims import bounds_of
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
