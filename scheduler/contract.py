@@ -117,8 +117,8 @@ class Usage:
     """Tokens of one attempt, summed over all choices. None: the upstream does not report them.
 
     `prompt_tokens` includes cached tokens and tokens written to a cache. `cache_write_tokens`:
-    written for about 5 minutes; `long_cache_write_tokens`: written for an hour. `completion_tokens` includes reasoning. `estimated`: counted by the
-    gateway, not reported.
+    written for about 5 minutes; `long_cache_write_tokens`: written for an hour.
+    `completion_tokens` includes reasoning. `estimated`: counted by the gateway, not reported.
     """
 
     prompt_tokens: int
