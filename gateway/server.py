@@ -38,6 +38,8 @@ from gateway.doors.grpc.listening.health import (
     publish_health,
 )
 from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.key_limits import KeyLimits
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
@@ -212,12 +214,10 @@ async def running_gateway(
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await update_health()
+            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(
-                    lambda metadata: active.authenticator.authenticate(metadata),
-                    lambda: active.config.limits,
-                    RpcsInProgress(lambda: active.config.limits, observing.rpc_refused),
-                )
+                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                OpenRpcs(lambda: active.config.limits, in_progress),
             ]
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)

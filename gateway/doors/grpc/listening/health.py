@@ -13,13 +13,11 @@ from collections.abc import AsyncIterator, Callable
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from gateway.auth.authenticator import Caller, Unauthenticated
 from gateway.config.gateway import GatewayConfig
 from gateway.doors.grpc.listening.grpc_server import grpc_server
-from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
-from gateway.doors.grpc.rpc_context import Metadata
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -43,10 +41,6 @@ async def publish_health(servicer: health.aio.HealthServicer, serves: bool) -> N
         await servicer.set(name, SERVING if serves else NOT_SERVING)
 
 
-def _no_key(_: Metadata) -> Caller:
-    raise Unauthenticated("this port serves health checks only")
-
-
 @contextlib.asynccontextmanager
 async def health_port(
     servicer: health.aio.HealthServicer, config: GatewayConfig, refused: Callable[[str], None]
@@ -62,8 +56,8 @@ async def health_port(
         yield None
         return
     in_progress = RpcsInProgress(lambda: config.limits, refused)
-    check = KeyCheck(_no_key, lambda: config.limits, in_progress)
-    server = grpc_server(server_options(config, MAX_PROBES), (check,))
+    open_rpcs = OpenRpcs(lambda: config.limits, in_progress)
+    server = grpc_server(server_options(config, MAX_PROBES), (open_rpcs,))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = bind(server, listen, None, field="server.health_listen")
     await server.start()
