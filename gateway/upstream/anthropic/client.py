@@ -10,7 +10,6 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.anthropic import failures as anthropic_failures
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     PATH,
@@ -95,7 +94,6 @@ class AnthropicClient:
             request=request,
             timeouts=self._timeouts,
             pace=self._pace,
-            errors=anthropic_failures,
             max_bytes=max_answer_bytes(generation),
         )
         decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation), origin=self.origin)

@@ -14,9 +14,9 @@ import msgspec
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, FinishReason, ToolCall
 from gateway.upstream.anthropic import wire
-from gateway.upstream.anthropic.failures import in_band_failure
 from gateway.upstream.anthropic.signatures import ThinkingDecoder
 from gateway.upstream.anthropic.usage import UsageCounts
+from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.token_estimate import estimated_tokens
 from scheduler.contract import Usage
 
@@ -81,11 +81,15 @@ class MessageDecoder:
             if not payload:
                 continue
             try:
-                self._add(wire.decode_event(payload))
+                event = wire.decode_event(payload)
+                _check_error(event, payload)
+                self._add(event)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 # The error's text may quote output: it is not passed on.
                 message = "an event of the stream is not the JSON expected"
-                self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
+                self._failure = failure_of_event(payload) or UpstreamFailure(
+                    FailureKind.PROTOCOL, message
+                )
             except UpstreamFailure as failure:
                 self._failure = failure
         return self._new_output()
@@ -132,8 +136,6 @@ class MessageDecoder:
                 self._stop_block(event.index or 0)
             case "message_stop":
                 self._stopped = True
-            case "error":
-                raise in_band_failure(event.error or wire.ErrorDetail())
             case _:
                 pass  # ping, and what later versions add
 
@@ -237,3 +239,11 @@ def _index(event: wire.Event) -> int:
     if not 0 <= index < MAX_BLOCKS:
         raise UpstreamFailure(FailureKind.PROTOCOL, "a content block of an impossible index")
     return index
+
+
+def _check_error(event: wire.Event, payload: bytes) -> None:
+    """Raises the failure that an event tells: of type error, or in a shape of its own."""
+    if event.type == "error" or event.error:
+        raise error_event(payload)
+    if not event.type and (found := failure_of_event(payload)):
+        raise found

@@ -12,9 +12,9 @@ import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk
+from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
-from gateway.upstream.openai.failures import in_band_failure
 from gateway.upstream.openai.usage import normalised
 from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
 from scheduler.contract import Usage
@@ -69,11 +69,15 @@ class StreamDecoder:
                 self.ended = True
             elif payload:
                 try:
-                    self._add(wire.decode_frame(payload))
+                    frame = wire.decode_frame(payload)
+                    _check_error(frame, payload)
+                    self._add(frame)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     # The error's text may quote output: it is not passed on.
                     message = "an event of the stream is not the JSON expected"
-                    self._fail(UpstreamFailure(FailureKind.PROTOCOL, message))
+                    self._fail(
+                        failure_of_event(payload) or UpstreamFailure(FailureKind.PROTOCOL, message)
+                    )
                 except UpstreamFailure as failure:
                     self._fail(failure)
         deltas, output_tokens = [], 0
@@ -122,8 +126,6 @@ class StreamDecoder:
         self._failure, self.ended = failure, True
 
     def _add(self, frame: wire.Frame) -> None:
-        if frame.error:
-            raise in_band_failure(frame.error)
         if frame.model:
             self._model = frame.model
         if frame.id and not self._response_id:
@@ -168,3 +170,11 @@ class StreamDecoder:
             max(choice.output_tokens, estimated_tokens(choice.output_bytes)) for choice in choices
         )
         return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, estimated=True)
+
+
+def _check_error(frame: wire.Frame, payload: bytes) -> None:
+    """Raises the failure that an event tells: as `error`, or in a shape of its own."""
+    if frame.error:
+        raise error_event(payload)
+    if not frame.choices and frame.usage is None and (found := failure_of_event(payload)):
+        raise found

@@ -6,6 +6,8 @@ and raw completions share one frame, a choice has `delta` in the one and `text` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -101,15 +103,6 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class ErrorDetail(msgspec.Struct, gc=False):
-    """An error. `code` repeats the HTTP status at vLLM, elsewhere it may be a word."""
-
-    message: str | None = None
-    type: str | None = None
-    param: str | None = None
-    code: int | str | None = None
-
-
 class Frame(msgspec.Struct, gc=False):
     """One event of a stream."""
 
@@ -117,15 +110,7 @@ class Frame(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     model: str | None = None
-    error: ErrorDetail | str | None = None
-
-
-class ErrorBody(msgspec.Struct, gc=False):
-    """Body of an HTTP error: OpenAI's shape, or FastAPI's `detail`."""
-
-    error: ErrorDetail | str | None = None
-    message: str | None = None
-    detail: str | None = None
+    error: Any = None
 
 
 class TokenCount(msgspec.Struct, gc=False):
@@ -149,6 +134,5 @@ class ModelList(msgspec.Struct, gc=False):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
-decode_error = msgspec.json.Decoder(ErrorBody).decode
 decode_token_count = msgspec.json.Decoder(TokenCount).decode
 decode_models = msgspec.json.Decoder(ModelList).decode
