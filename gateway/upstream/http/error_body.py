@@ -62,8 +62,10 @@ def read_any_error(body: bytes) -> ErrorReport:
     if text.startswith("<"):
         title = _TITLE.search(text[:8192])
         return ErrorReport(message=html.unescape(title[1]).strip() if title else "")
-    is_text = text[:1] not in ("{", "[") and all(c.isprintable() or c.isspace() for c in text[:500])
-    return ErrorReport(message=text[:MAX_TEXT_CHARS] if is_text and text != "null" else "")
+    # A long text is a page, a log or an echo, and no message.
+    is_text = len(text) <= MAX_TEXT_CHARS and text[:1] not in ("{", "[") and text != "null"
+    printable = is_text and all(c.isprintable() or c.isspace() for c in text)
+    return ErrorReport(message=text if printable else "")
 
 
 def error_in(value: object) -> ErrorReport | None:
