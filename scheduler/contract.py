@@ -117,18 +117,24 @@ class Usage:
     """Tokens of one attempt, summed over all choices. None: the upstream does not report them.
 
     `prompt_tokens` includes cached tokens and tokens written to a cache. `cache_write_tokens`:
-    written for about 5 minutes; `long_cache_write_tokens`: written for an hour; 0 unless the
-    upstream bills them. `completion_tokens` includes reasoning. `estimated`: counted by the
-    gateway, not reported.
+    written for about 5 minutes; `long_cache_write_tokens`: written for an hour.
+    `completion_tokens` includes reasoning. `estimated`: counted by the gateway, not reported.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
-    cache_write_tokens: int = 0
-    long_cache_write_tokens: int = 0
+    cache_write_tokens: int | None = None
+    long_cache_write_tokens: int | None = None
     estimated: bool = False
+
+    @property
+    def all_cache_write_tokens(self) -> int | None:
+        """Tokens written to caches of either lifetime; None: the upstream does not report them."""
+        if self.cache_write_tokens is None and self.long_cache_write_tokens is None:
+            return None
+        return (self.cache_write_tokens or 0) + (self.long_cache_write_tokens or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     PATH,
@@ -96,7 +97,11 @@ class AnthropicClient:
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),
         )
-        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation), origin=self.origin)
+        decoder = MessageDecoder(
+            lambda: estimated_prompt_tokens(generation),
+            origin=self.origin,
+            bounds=bounds_of(generation),
+        )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def close_when_idle(self) -> None:

@@ -70,10 +70,10 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """One event of a stream."""
+    """One event of a stream. `message`: the head of the answer, or the text of an error."""
 
     type: str = ""
-    message: Message | None = None
+    message: Message | str | None = None
     index: int | None = None
     content_block: ContentBlock | None = None
     delta: Delta | None = None

@@ -26,6 +26,7 @@ _TEXTS = (
     *("Message", "error_description", "description"),
 )
 _WORDS = ("code", "type", "status", "reason", "error_code", "error_type", "name", "__type", "param")
+_NO_ERROR = frozenset({"0", "200", "ok", "success"})
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,300}?)</title>", re.I | re.S)
 # vLLM's schema check ends each line with "'input': <what was sent>}".
 _ECHOED_INPUT = re.compile(r", 'input': .*")
@@ -171,7 +172,8 @@ def _reasons(details: object) -> frozenset[str]:
 def _word(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return ""
-    return str(value)[:MAX_WORD_CHARS].strip().lower()
+    word = str(value)[:MAX_WORD_CHARS].strip().lower()
+    return "" if word in _NO_ERROR else word
 
 
 def _status(value: object) -> int | None:

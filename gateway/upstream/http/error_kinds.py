@@ -43,14 +43,13 @@ _REFUSED_KEY_WORDS = frozenset(
 )
 _BUSY_WORDS = frozenset(
     {
-        *("rate_limit", "rate_limit_exceeded", "rate_limit_error", "rate_limit_reached_error"),
-        *("overloaded", "overloaded_error", "server_overloaded", "engine_overloaded"),
-        *("engine_overloaded_error", "too_many_requests", "toomanyrequests", "unavailable"),
-        *("resource_exhausted", "slow_down", "model_overloaded", "service_unavailable"),
-        *("throttlingexception", "serviceunavailable", "limitrequests", "limit_requests"),
-        *("insufficient_system_resource", "1302", "1303", "1305", "ratelimitreached"),
+        *("unavailable", "slow_down", "limitrequests", "limit_requests", "1302", "1303", "1305"),
         *("base_resp:1002", "base_resp:1039", "base_resp:1041", "base_resp:2045"),
     }
+)
+_BUSY_WORD = re.compile(
+    r"throttl|overload|too_?many_?requests|rate_?limit|resource_?exhausted|server_?busy|capacity"
+    r"|queue_?full|service_?unavailable|insufficient_?system_?resource"
 )
 _UNKNOWN_MODEL_WORDS = frozenset(
     {*("model_not_found", "not_found_error", "modelnotfound", "model_not_exist", "1211")}
@@ -146,7 +145,7 @@ def _by_words(
         return FailureKind.CREDIT if unpaid or _UNPAID.search(text) else None
     limited = (
         words & _BUSY_WORDS
-        or any(word.startswith("throttling") for word in words)
+        or any(map(_BUSY_WORD.search, words))
         or (kind in _ABOUT_REQUEST and _LIMITED.search(text))
         or _OVERLOADED.search(text)
     )

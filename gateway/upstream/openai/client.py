@@ -10,6 +10,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, MaxTokensField
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import unsupported
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
@@ -98,6 +99,7 @@ class OpenAIClient:
             generation.choices,
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
             origin=self.origin,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
