@@ -27,14 +27,26 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.health import ADMIN, HEALTH, INFERENCE, USAGE, health_port, publish_health
 from gateway.doors.grpc.inference_service import InferenceService
-from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
-from gateway.doors.grpc.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.health import (
+    ADMIN,
+    HEALTH,
+    INFERENCE,
+    USAGE,
+    health_port,
+    publish_health,
+)
+from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.key_limits import KeyLimits
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
+from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
+from gateway.doors.grpc.listening.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
@@ -42,11 +54,15 @@ from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
+from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "probe_interval_s"})
+"""Fields of `server` that a reload puts into force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +118,8 @@ class RunningGateway:
         prepared = prepare(config, base_dir)
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
-        for name in (
-            "listen",
-            "health_listen",
-            "keepalive_s",
-            "max_connection_age_s",
-            "longest_hold_s",
-            "reflection",
-        ):
-            if getattr(old, name) != getattr(new, name):
+        for name in new.__struct_fields__:
+            if name not in _AT_ONCE and getattr(old, name) != getattr(new, name):
                 log.warning("server.%s: takes effect at the next start", name)
         if old_config.ledger != config.ledger:
             log.warning("ledger: takes effect at the next start")
@@ -180,9 +189,9 @@ async def running_gateway(
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
-        session() as upstream,
+        upstream_session() as upstream,
         telemetry(config.telemetry, clock) as observing,
-        health_port(servicer, config.server.health_listen) as health_address,
+        health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
         certificates = (
@@ -205,12 +214,15 @@ async def running_gateway(
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await update_health()
-            interceptors = (
-                (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
-                if observing.is_on
-                else ()
-            )
-            server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
+            interceptors: list[grpc.aio.ServerInterceptor] = [
+                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                OpenRpcs(lambda: active.config.limits, in_progress),
+            ]
+            if observing.is_on:
+                observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
+                interceptors.insert(0, observer)
+            server = grpc_server(server_options(config), interceptors)
             _add_services(server, active, parts, accounting, servicer, reload_file)
             address = bind(server, config.server.listen, certificates)
             await server.start()

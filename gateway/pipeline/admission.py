@@ -8,8 +8,7 @@ from dataclasses import replace
 from msgspec import structs
 
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import SloFiguresConfig
-from gateway.domain.generation import Generation
+from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.fingerprint import constraint, features, fingerprint
@@ -17,9 +16,10 @@ from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
 from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.terms import check_output_tokens, denied, priority_of, slo_of, time_left_s
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
-from scheduler.contract import RefusalReason, Request, Slo, SloClass
+from scheduler.contract import RefusalReason, Request
 from scheduler.port import SchedulerPort
 
 
@@ -49,12 +49,14 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
+        check_output_tokens(call, settings, self._port.fleet)
         unsupported = self._upstreams.unsupported_by(generation)
         request = scheduler_request(
             call,
             settings,
             prompt_tokens=self._sizes.estimate(generation),
             unsupported_by=unsupported,
+            signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
         )
         isolated = generation.model in settings.isolated_models
@@ -76,6 +78,7 @@ class Admission:
         generation = structs.replace(
             generation,
             hints=hints,
+            session=_session(request),
             remote_classes=request.remote_classes,
             slo_class=request.slo.slo_class,
             priority=request.priority,
@@ -105,20 +108,20 @@ def scheduler_request(
     prompt_tokens: int,
     unsupported_by: Collection[str],
     now: float,
+    signed_by: frozenset[str] = frozenset(),
 ) -> Request:
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
     generation, caller = call.generation, call.caller
-    remaining_s = settings.default_deadline_s if call.remaining_s is None else call.remaining_s
     return Request(
         # Clients choose request ids, so two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
         tenant=caller.tenant,
         model=generation.model,
         arrival_s=now,
-        deadline_s=now + remaining_s,
-        slo=_slo(call, settings),
-        priority=call.priority,
+        deadline_s=now + time_left_s(call, settings),
+        slo=slo_of(call, settings),
+        priority=priority_of(call),
         prompt_tokens=prompt_tokens,
         prompt_tokens_exact=isinstance(generation.input, tuple),
         max_output_tokens=generation.max_output_tokens,
@@ -129,24 +132,15 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
+        signed_by=signed_by,
         whole_answer=call.whole_answer,
     )
 
 
-def _slo(call: GenerateCall, settings: PipelineSettings) -> Slo:
-    caller = call.caller
-    default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
-    slo_class = default if call.slo_class is None else call.slo_class
-    if not caller.allows_slo_class(slo_class):
-        mine = ", ".join(caller.slo_classes)
-        raise denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
-    figures: SloFiguresConfig = getattr(settings.slo_classes, slo_class.value)
-    return Slo(
-        slo_class=slo_class,
-        ttft_s=figures.ttft_s if call.ttft_s is None else call.ttft_s,
-        tpot_s=figures.tpot_s if call.tpot_s is None else call.tpot_s,
-        max_queue_s=figures.max_queue_s,
-    )
+def _session(request: Request) -> Session | None:
+    if not request.session_id:
+        return None
+    return Session(tenant=request.tenant, session_id=request.session_id)
 
 
 def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset[str]:
@@ -160,8 +154,3 @@ def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset
         names = ", ".join(sorted(call.remote_classes - mine))[:200]
         raise denied(f"data_policy.remote_classes: key {call.caller.key_id} may not use {names}")
     return call.remote_classes
-
-
-def denied(message: str) -> RequestRefused:
-    """Builds the refusal for a key that lacks the right."""
-    return RequestRefused(RefusalReason.PERMISSION_DENIED, message)

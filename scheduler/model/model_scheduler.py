@@ -28,6 +28,7 @@ from scheduler.model.comparison import compare_end, quarantined
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import (
     UNAVAILABLE_RETRY_S,
+    queue_full,
     retry_after_failures_s,
     unknown_model,
     why_none_is_open,
@@ -123,8 +124,7 @@ class ModelScheduler:
             action = transitions.start_remote(self.model_state, tracked, quote, now, any_ttft=True)
             if action is not None:
                 return (action,)
-            waiting = len(self.model_state.queue)
-            message = f"the queue of model {request.model!r} is full ({waiting} requests)"
+            message = queue_full(self.model_state.queue, request)
             return (
                 self._refuse(
                     request, RefusalReason.QUEUE_FULL, message, self._retry_after_s(), now

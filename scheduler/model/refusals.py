@@ -8,6 +8,7 @@ from scheduler.contract import AttemptEnded, Fault, PlacementKind, RefusalReason
 from scheduler.overflow.remotes import fits_context
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
+from scheduler.queue.model_queue import ModelQueue
 from scheduler.tracked_request import TrackedRequest
 
 UNAVAILABLE_RETRY_S = 2.0
@@ -48,6 +49,17 @@ def retry_after_failures_s(
         return None
     retry_s = last.retry_after_s
     return UNAVAILABLE_RETRY_S if retry_s is None else min(longest_s, retry_s)
+
+
+def queue_full(queue: ModelQueue, request: Request) -> str:
+    """Message of a refusal because the queue, or the tenant's share of it, is full."""
+    if queue.room.fits_share(request):
+        return f"the queue of model {request.model!r} is full ({len(queue)} requests)"
+    waiting = queue.room.requests_of(request.tenant)
+    return (
+        f"tenant {request.tenant} has its share of the queue of model {request.model!r}"
+        f" ({waiting} requests)"
+    )
 
 
 def unknown_model(model: str) -> str:

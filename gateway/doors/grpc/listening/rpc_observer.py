@@ -9,7 +9,7 @@ each RPC has its own value of that variable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
+from gateway.doors.grpc.rpc_context import CURRENT_RPC
 from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT, CallRecord
 
@@ -57,7 +58,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         self._tracer = tracer
         self._clock = clock
         self._measure = measure
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[tuple[str, grpc.RpcMethodHandler[Any, Any]], Any] = {}
 
     async def intercept_service(
         self,
@@ -66,14 +67,14 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the observed handler of a method. Each method is wrapped once."""
+        """Returns the observed handler. Each handler of a method is wrapped once."""
         method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(OURS):
+            return handler
+        wrapped = self._wrapped.get((method, handler))
         if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None or not method.startswith(OURS):
-                return handler
-            wrapped = self._wrapped[method] = self._wrap(method.removeprefix("/"), handler)
+            wrapped = self._wrapped[method, handler] = self._wrap(method.removeprefix("/"), handler)
         return wrapped
 
     def _wrap(
@@ -81,16 +82,16 @@ class RpcObserver(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         codec = (handler.request_deserializer, handler.response_serializer)
         if handler.request_streaming:
-            raise ValueError(f"{method}: streams from clients are not observed yet")
-        if handler.response_streaming:
-            if asyncio.iscoroutinefunction(handler.unary_stream):
-                behaviour = self._coroutine(method, handler.unary_stream)
-            else:
-                behaviour = self._generator(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(behaviour, *codec)
-        return grpc.unary_unary_rpc_method_handler(
-            self._coroutine(method, handler.unary_unary), *codec
+            return grpc.stream_stream_rpc_method_handler(
+                self._coroutine(method, handler.stream_stream), *codec
+            )
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.unary_unary_rpc_method_handler
         )
+        inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        return make(self._coroutine(method, inner), *codec)
 
     def _coroutine(self, method: str, inner: Any) -> Any:
         async def observed(request: Any, context: ServicerContext) -> Any:
@@ -99,23 +100,14 @@ class RpcObserver(grpc.aio.ServerInterceptor):
 
         return observed
 
-    def _generator(self, method: str, inner: Any) -> Any:
-        async def observed(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
-            with _Observed(self, method, context):
-                async for message in inner(request, context):
-                    yield message
-
-        return observed
-
     def start(self, method: str, context: ServicerContext) -> CallRecord:
         """Records the start of an RPC. Must run in the task that executes the RPC."""
         record = CallRecord(method, self._clock())
         if self._tracer is not None:
-            carrier = {
-                name: value
-                for name, value in context.invocation_metadata() or ()
-                if isinstance(value, str)
-            }
+            # gRPC decodes the metadata anew on every call: take what the key check has.
+            known = CURRENT_RPC.get(None)
+            metadata = (context.invocation_metadata() or ()) if known is None else known.metadata
+            carrier = {name: value for name, value in metadata if isinstance(value, str)}
             parent = propagate.extract(carrier)
             record.span = span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER)
             record.context = trace.set_span_in_context(span, parent)

@@ -1,0 +1,76 @@
+"""Server interceptor: finds the caller of an RPC before its request is received.
+
+An RPC without a known key, or beyond a bound, gets a handler that refuses it without receiving the
+request. All others get their request as raw bytes, which are parsed within the bounds of the key.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from gateway.auth.authenticator import Unauthenticated
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.key_limits import GENERATIONS, KeyLimits, holding_slot
+from gateway.doors.grpc.listening.open_rpcs import OURS
+from gateway.doors.grpc.listening.request_bounds import Continuation, Handler, bounded, refusing
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
+from gateway.doors.grpc.rpc_context import (
+    CURRENT_RPC,
+    ActiveSettings,
+    AuthenticatedRpc,
+    Metadata,
+)
+
+
+class KeyCheck(grpc.aio.ServerInterceptor):
+    """Authenticates every RPC of the moegate services, takes it from the limits of its key, and
+    bounds how many are in progress and what each may send."""
+
+    def __init__(
+        self, active: ActiveSettings, key_limits: KeyLimits, in_progress: RpcsInProgress
+    ) -> None:
+        self._active = active
+        self._key_limits = key_limits
+        self._in_progress = in_progress
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Returns the handler of the method, or one that refuses. Handlers are made once."""
+        method = handler_call_details.method
+        if not method.startswith(OURS):
+            return await continuation(handler_call_details)
+        handler = self._handlers.get(method)
+        if handler is None:
+            found = await continuation(handler_call_details)
+            if found is None:
+                return None
+            handler = bounded(found, lambda: self._active.config.limits, needs_key=True)
+            if method not in GENERATIONS:
+                handler = holding_slot(handler, self._key_limits)
+            self._handlers[method] = handler
+        try:
+            await self._begin(tuple(handler_call_details.invocation_metadata or ()))
+        except errors.RpcError as error:
+            return refusing(error)
+        return handler
+
+    async def _begin(self, metadata: Metadata) -> None:
+        """Finds the caller and sets the current RPC. Raises RpcError."""
+        self._in_progress.check_server()
+        size, most = metadata_bytes(metadata), self._active.config.limits.metadata_bytes
+        if size > most:
+            raise errors.metadata_too_large(size, most)
+        try:
+            caller = self._active.authenticator.authenticate(metadata)
+        except Unauthenticated as error:
+            raise errors.unauthenticated(str(error)) from None
+        self._in_progress.begin(caller.tenant)
+        await self._key_limits.take_request(caller)
+        CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
+
+
+def metadata_bytes(metadata: Metadata) -> int:
+    """Returns the size of metadata as HTTP/2 counts it."""
+    return sum(len(name) + len(value) + 32 for name, value in metadata)
