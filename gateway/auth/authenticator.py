@@ -31,7 +31,8 @@ class Caller:
     """The holder of a key, and the permissions and limits of the key.
 
     `models`, `remote_classes`: None means all. `slo_classes`: empty means all; the first one is the
-    default.
+    default. `min_ttft_s`, `min_tpot_s`: None means the figures of the class. `max_output_tokens`:
+    summed over the choices of a request; None means the gateway's limit.
     """
 
     tenant: str
@@ -42,6 +43,10 @@ class Caller:
     slo_classes: tuple[SloClass, ...]
     remote_classes: frozenset[str] | None
     limits: RateLimits
+    min_ttft_s: float | None = None
+    min_tpot_s: float | None = None
+    max_priority: int = 0
+    max_output_tokens: int | None = None
     message_bytes: int
     """Largest request that the key may send, inflated."""
 
@@ -117,6 +122,10 @@ def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Calle
         models=frozenset(key.models) or None,
         slo_classes=key.slo_classes,
         remote_classes=None if key.remote_classes is None else frozenset(key.remote_classes),
+        min_ttft_s=key.min_ttft_s,
+        min_tpot_s=key.min_tpot_s,
+        max_priority=key.max_priority,
+        max_output_tokens=key.limits.max_output_tokens,
         limits=RateLimits(
             requests_per_minute=key.limits.requests_per_minute,
             tokens_per_minute=key.limits.tokens_per_minute,

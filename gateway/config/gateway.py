@@ -254,6 +254,14 @@ class KeyConfig(_Part, frozen=True, kw_only=True):
     """Classes it may use; empty: all. The first is its default; empty: interactive."""
     remote_classes: tuple[Name, ...] | None = None
     """Classes of remotes that may see its content; absent: all, empty: none."""
+    min_ttft_s: Seconds | None = None
+    """Shortest time to the first token that its requests may ask for; absent: the figure of the
+    class. A shorter one lets other requests wait."""
+    min_tpot_s: Seconds | None = None
+    """Shortest time per output token that its requests may ask for; absent: the figure of the
+    class. A shorter one keeps other requests off the server."""
+    max_priority: Annotated[int, Meta(ge=0, le=10)] = 0
+    """Highest priority that its requests may ask for. Below 0 every key may go."""
     limits: KeyLimitsConfig = KeyLimitsConfig()
     """Limits."""
 

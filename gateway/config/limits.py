@@ -68,8 +68,12 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Bounds on what one request message may hold."""
     default_max_output_tokens: Count = 4096
     """Output limit of a request that sets none."""
+    max_output_tokens: Count = 1_048_576
+    """Largest output limit of a request, summed over its choices."""
     default_deadline_s: Seconds = 600.0
     """Deadline of a request that sets none."""
+    max_deadline_s: Seconds = 3600.0
+    """Longest time of a request; a later deadline of the client is cut to it."""
     idempotency_keys: Count = 100_000
     """Most idempotency keys that are remembered after their requests, 300 bytes each. Beyond, the
     tenant with most of them loses its oldest one."""
@@ -86,6 +90,8 @@ class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
     """Prompt and output tokens per minute."""
     concurrent_requests: Count | None = None
     """Requests at once."""
+    max_output_tokens: Count | None = None
+    """Largest output limit of a request, summed over its choices; absent: that of the gateway."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] | None = None
     """Largest request in bytes, inflated, at most `limits.message_bytes`; absent:
     `limits.key_message_bytes`."""

@@ -102,6 +102,8 @@ class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     tell_slo: bool = True
     """Whether this gateway sends it the class of service and the priority of the request;
     its key must allow the classes. False: its key decides on them."""
+    max_priority: Annotated[int, Meta(ge=0, le=10)] = 0
+    """`max_priority` of this gateway's key there: a higher priority is sent as this one."""
     max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
     """Most gateways that a request may have passed, this one included, to be sent there. This ends
     a circle of gateways that overflow to each other."""

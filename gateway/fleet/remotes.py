@@ -128,6 +128,7 @@ def remote_client(
                     local_only=options.local_only,
                     shared_classes=frozenset(options.shared_classes),
                     tell_slo=options.tell_slo,
+                    max_priority=options.max_priority,
                     max_hops=options.max_hops,
                 ),
                 can=remote.can,

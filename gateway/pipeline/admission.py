@@ -8,7 +8,6 @@ from dataclasses import replace
 from msgspec import structs
 
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import SloFiguresConfig
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
@@ -16,9 +15,10 @@ from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
 from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.terms import check_output_tokens, denied, priority_of, slo_of, time_left_s
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
-from scheduler.contract import RefusalReason, Request, Slo, SloClass
+from scheduler.contract import RefusalReason, Request
 from scheduler.port import SchedulerPort
 
 
@@ -48,6 +48,7 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
+        check_output_tokens(call, settings, self._port.fleet)
         unsupported = self._upstreams.unsupported_by(generation)
         request = scheduler_request(
             call,
@@ -106,16 +107,15 @@ def scheduler_request(
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
     generation, caller = call.generation, call.caller
-    remaining_s = settings.default_deadline_s if call.remaining_s is None else call.remaining_s
     return Request(
         # Clients choose request ids, so two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
         tenant=caller.tenant,
         model=generation.model,
         arrival_s=now,
-        deadline_s=now + remaining_s,
-        slo=_slo(call, settings),
-        priority=call.priority,
+        deadline_s=now + time_left_s(call, settings),
+        slo=slo_of(call, settings),
+        priority=priority_of(call),
         prompt_tokens=prompt_tokens,
         prompt_tokens_exact=isinstance(generation.input, tuple),
         max_output_tokens=generation.max_output_tokens,
@@ -130,22 +130,6 @@ def scheduler_request(
     )
 
 
-def _slo(call: GenerateCall, settings: PipelineSettings) -> Slo:
-    caller = call.caller
-    default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
-    slo_class = default if call.slo_class is None else call.slo_class
-    if not caller.allows_slo_class(slo_class):
-        mine = ", ".join(caller.slo_classes)
-        raise denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
-    figures: SloFiguresConfig = getattr(settings.slo_classes, slo_class.value)
-    return Slo(
-        slo_class=slo_class,
-        ttft_s=figures.ttft_s if call.ttft_s is None else call.ttft_s,
-        tpot_s=figures.tpot_s if call.tpot_s is None else call.tpot_s,
-        max_queue_s=figures.max_queue_s,
-    )
-
-
 def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset[str]:
     if call.local_only:
         return frozenset()
@@ -157,8 +141,3 @@ def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset
         names = ", ".join(sorted(call.remote_classes - mine))[:200]
         raise denied(f"data_policy.remote_classes: key {call.caller.key_id} may not use {names}")
     return call.remote_classes
-
-
-def denied(message: str) -> RequestRefused:
-    """Builds the refusal for a key that lacks the right."""
-    return RequestRefused(RefusalReason.PERMISSION_DENIED, message)

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
+from gateway.auth.authenticator import Caller
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestOutcome, RequestRefused, refused
@@ -87,15 +88,19 @@ class Pipeline:
         """Number of requests in progress."""
         return len(self._active)
 
-    def default_output_tokens(self, model: str) -> int:
+    def default_output_tokens(self, model: str, caller: Caller, choices: int) -> int:
         """Returns the output limit of a request without one. It never exceeds the model's context,
-        because the engine would reject such a request."""
+        because the engine would reject such a request, nor what the key may ask for."""
         contexts = [
             placement.context_tokens
             for placement in self._port.fleet.of_model(model)
             if placement.context_tokens is not None
         ]
-        return min([self.settings.default_max_output_tokens, *contexts])
+        bounds = [self.settings.max_output_tokens]
+        if caller.max_output_tokens is not None:
+            bounds.append(caller.max_output_tokens)
+        most = max(1, min(bounds) // max(1, choices))
+        return min([self.settings.default_max_output_tokens, most, *contexts])
 
     async def quote(self, call: GenerateCall) -> Decision:
         """Returns the decision that the scheduler would make now. Starts nothing. Raises

@@ -324,6 +324,7 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,
     RefusalReason.PERMISSION_DENIED: lambda error: denied(error.message),
+    RefusalReason.OUT_OF_BOUNDS: lambda error: invalid([(error.subject, error.message)]),
     RefusalReason.NO_PLACEMENT_ALLOWED: lambda error: precondition(
         error.message, error.reason.name
     ),

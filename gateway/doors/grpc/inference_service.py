@@ -168,12 +168,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         whole_answer: bool = False,
     ) -> GenerateCall:
         """Checks the request and converts it. Raises RpcError."""
+        caller = current_caller()
         steps = generate_call(
             proto,
-            caller=current_caller(),
+            caller=caller,
             context=context,
             metadata=current_metadata(),
-            default_max_output_tokens=self._pipeline.default_output_tokens(proto.model),
+            default_max_output_tokens=self._pipeline.default_output_tokens(
+                proto.model, caller, proto.choices
+            ),
             whole_answer=whole_answer,
         )
         return await in_slices(steps)

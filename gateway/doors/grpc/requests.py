@@ -13,6 +13,7 @@ import secrets
 from gateway.domain.generation import Chat, Generation, Sampling
 from gateway.domain.slices import Steps
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.times import seconds_of
 from gateway.translation.chat_input import EnoughFaults, Violations, parse_chat
 from moegate.v1 import generation_pb2
 
@@ -26,6 +27,8 @@ _MAX_MODEL_CHARS = 256
 """Same limit as for model names in the configuration. A longer name would not fit into the error
 response that rejects it."""
 _MAX_STOP_BYTES = 1024
+_MAX_NANO_USD = 2**62
+"""Bound of sums of money: half of what a 64-bit integer holds, so that two add up."""
 _STEP_TOKENS = 16_384
 """Token ids that are converted in one step."""
 
@@ -173,8 +176,11 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     if proto.HasField("slo"):
         slo = proto.slo
         for name in ("ttft", "tpot"):
-            if slo.HasField(name) and (nanos := getattr(slo, name).ToNanoseconds()) <= 0:
-                fault(f"slo.{name}", f"{nanos / 1e9:g} s: give a positive duration")
+            if slo.HasField(name):
+                try:
+                    seconds_of(getattr(slo, name))
+                except ValueError as error:
+                    fault(f"slo.{name}", str(error))
         if slo.slo_class not in _SLO_CLASSES:
             fault("slo.slo_class", f"{slo.slo_class} is no class")
     if abs(proto.priority) > _MAX_PRIORITY:
@@ -184,6 +190,6 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
             fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
     if "\0" in proto.session_id:  # PostgreSQL rejects NUL: the row would block all later rows
         fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
-    if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
-        shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"
-        fault("max_cost_nano_usd", shown)
+    cost = proto.max_cost_nano_usd
+    if proto.HasField("max_cost_nano_usd") and not 0 < cost < _MAX_NANO_USD:
+        fault("max_cost_nano_usd", f"{cost}: give 1 to {_MAX_NANO_USD - 1}, or leave it out")

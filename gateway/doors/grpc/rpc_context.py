@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ from gateway.config.gateway import GatewayConfig, KeyRole
 from gateway.doors.grpc import errors
 
 log = logging.getLogger(__name__)
+
+MAX_TEXT_CHARS = 256
+"""Longest text that names something: a model, a tenant, a key, a process."""
 
 
 class ActiveSettings(Protocol):
@@ -72,6 +75,18 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
         raise errors.denied(
             f"key {caller.key_id} has the role {caller.role.value}: {what} needs {needed}"
         )
+
+
+def check_texts(texts: Mapping[str, str]) -> None:
+    """Raises RpcError (INVALID_ARGUMENT) unless every text, by field, can be a name in a ledger:
+    short, and without NUL, which PostgreSQL rejects."""
+    faults = [
+        (field, f"{text[:100]!r}, {len(text)} characters: give at most {MAX_TEXT_CHARS}, no NUL")
+        for field, text in texts.items()
+        if len(text) > MAX_TEXT_CHARS or "\0" in text
+    ]
+    if faults:
+        raise errors.invalid(faults)
 
 
 @asynccontextmanager

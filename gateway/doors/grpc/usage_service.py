@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
@@ -22,10 +20,12 @@ from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
+    check_texts,
     current_caller,
     require,
     rpc_errors,
 )
+from gateway.doors.grpc.times import microseconds_of
 from gateway.doors.grpc.usage_messages import attempt_row, spend_row
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 from scheduler.port import SchedulerPort
@@ -72,10 +72,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with rpc_errors(context):
             caller = current_caller()
             groups = _groups(request)
+            texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
+            check_texts(texts)
+            from_us, to_us = _window(request, DEFAULT_SPAN_S)
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
-                from_us=_us(request, "from"),
-                to_us=_us(request, "to"),
+                from_us=from_us,
+                to_us=to_us,
                 model=request.model,
             )
             limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
@@ -96,10 +99,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Streams ledger rows, one page per message. Without `from` it starts at the oldest row."""
         async with rpc_errors(context):
             caller = current_caller()
+            check_texts({"tenant": request.tenant})
+            from_us, to_us = _window(request, None)
             selection = replace(
-                _selection(caller, request.tenant, ""),
-                from_us=_us(request, "from") if request.HasField("from") else 0,
-                to_us=_us(request, "to"),
+                _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
             )
             try:
                 async for page in pages(self._accounting.database, selection):
@@ -161,11 +164,26 @@ def _groups(request: usage_pb2.GetSpendRequest) -> list[Group]:
     return groups
 
 
-def _us(request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, name: str) -> int:
-    """Returns a time field of the request in Unix microseconds. An absent `to` means now; an absent
-    `from` means DEFAULT_SPAN_S before now."""
-    now_s = time.time()
-    if not request.HasField(name):
-        return round((now_s if name == "to" else now_s - DEFAULT_SPAN_S) * 1e6)
-    at: Timestamp = getattr(request, name)
-    return at.ToMicroseconds()
+def _window(
+    request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, span_s: float | None
+) -> tuple[int, int]:
+    """Returns `from` and `to` of the request in Unix microseconds. An absent `to` means now. An
+    absent `from` means `span_s` before the end; None: the oldest row. Raises RpcError
+    (INVALID_ARGUMENT)."""
+    given: dict[str, int] = {}
+    faults = []
+    for name in ("from", "to"):
+        if request.HasField(name):
+            try:
+                given[name] = microseconds_of(getattr(request, name))
+            except ValueError as error:
+                faults.append((name, str(error)))
+    if faults:
+        raise errors.invalid(faults)
+    to_us = given.get("to", round(time.time() * 1e6))
+    first_us = min(0, to_us) if span_s is None else to_us - round(span_s * 1e6)
+    from_us = given.get("from", first_us)
+    if from_us > to_us:
+        end = "`to`" if "to" in given else "`to`, which is now"
+        raise errors.invalid([("from", f"later than {end}: give an earlier time")])
+    return from_us, to_us

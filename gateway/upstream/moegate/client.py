@@ -57,6 +57,7 @@ class ForwardingPolicy:
     local_only: bool = False
     shared_classes: frozenset[str] = frozenset()
     tell_slo: bool = True
+    max_priority: int = 0
     max_hops: int = 1
 
 
@@ -127,6 +128,7 @@ class MoegateClient:
                 local_only=self._policy.local_only,
                 shared_classes=self._policy.shared_classes,
                 tell_slo=self._policy.tell_slo,
+                max_priority=self._policy.max_priority,
             )
             decoder = AnswerDecoder(
                 generation.choices, lambda: estimated_prompt_tokens(generation), origin=self.origin

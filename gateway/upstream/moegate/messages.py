@@ -48,12 +48,13 @@ def generate_request(
     local_only: bool = False,
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
+    max_priority: int = 0,
 ) -> generation_pb2.GenerateRequest:
     """The request to another gateway, without an id: two callers of this one may have the same.
 
     `origin`: of the other gateway, which receives only the signatures that came through it;
-    `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
-    express the generation (`features.unsupported`)."""
+    `tell_slo`: with the class of service and the priority, `max_priority` at most. Raises
+    ValueError if the API cannot express the generation (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -78,7 +79,7 @@ def generate_request(
     if tell_slo:
         if generation.slo_class is not None:
             proto.slo.slo_class = PROTO_OF[generation.slo_class]
-        proto.priority = generation.priority
+        proto.priority = min(generation.priority, max_priority)
     allowed = sorted(generation.remote_classes & frozenset(shared_classes))
     if local_only or (shared_classes and not allowed):
         proto.data_policy.local_only = True

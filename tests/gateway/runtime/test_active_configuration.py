@@ -26,6 +26,7 @@ from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.budgets.budget_window import Period
 from tests import serving
+from tests.gateway.pipeline.rig import CALLER
 from tests.gateway.scheduling.scheduling_made import UNIX_NS, hosted, settings_of
 
 CONFIG = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
@@ -90,7 +91,7 @@ async def test_keys_limits_fleet_and_budgets_hold_at_once(
     assert made.scheduler is scheduler
     assert made.pipeline is pipeline
     assert pipeline.settings is prepared.pipeline
-    assert pipeline.default_output_tokens("moe") == 77
+    assert pipeline.default_output_tokens("moe", CALLER, 1) == 77
     assert [view.name for view in scheduler.fleet.placements] == ["own/a", "own/b"]
     assert all(view.address for view in scheduler.fleet.placements)
     assert set(made.fleet.targets) == {"own/a", "own/b"}

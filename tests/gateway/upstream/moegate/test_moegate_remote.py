@@ -464,3 +464,9 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         gateway=OtherGatewayConfig(local_only=True, shared_classes=("eu",), max_hops=2),
     )
     assert list(remote_problems("remotes[0]", made, Path.cwd())) == []
+
+
+@pytest.mark.parametrize(("asked", "told"), [(-3, -3), (0, 0), (4, 4), (9, 5)])
+def test_it_is_told_no_higher_priority_than_its_key_may_ask_for(asked: int, told: int) -> None:
+    request = generate_request(replace(PLAIN, priority=asked), "theirs", max_priority=5)
+    assert request.priority == told
