@@ -88,11 +88,11 @@ class AnthropicClient:
             session=self.session,
             url=self._url,
             headers=self._headers,
-            body=body,
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request,
+            body=body,
             timeouts=self._timeouts,
             pace=self._pace,
             errors=anthropic_failures,

@@ -13,10 +13,12 @@ from typing import Protocol
 
 import aiohttp
 import msgspec
+from msgspec import structs
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import Chunk
+from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace
@@ -65,9 +67,10 @@ class Errors(Protocol):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is answered by a stream."""
+    """A request that is answered by a stream. `body`: makes the body of `request`."""
 
     request: HttpRequest
+    body: Steps[bytes]
     timeouts: TimeoutsConfig
     pace: Pace
     errors: Errors
@@ -85,7 +88,8 @@ async def stream_chunks(
     bounds = stream_bounds(timeouts, now(), deadline_s)
     if bounds.next_s <= now():
         raise bounds.failure()
-    response = await open_good(call.request, bounds, call.errors)
+    request = structs.replace(call.request, body=await in_slices(call.body))
+    response = await open_good(request, bounds, call.errors)
     received = 0
     try:
         await _check_event_stream(response, bounds, call.errors)

@@ -86,11 +86,11 @@ class OpenAIClient:
             session=self.session,
             url=self._base_url + generation_path(generation),
             headers=self._headers | {"X-Request-Id": generation.request_id},
-            body=generation_body(generation, self._upstream_model, self._options),
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request,
+            body=generation_body(generation, self._upstream_model, self._options),
             timeouts=self._timeouts,
             pace=self._pace,
             errors=openai_failures,
