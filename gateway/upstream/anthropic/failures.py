@@ -15,6 +15,7 @@ from gateway.domain.failures import (
     retry_after_seconds,
 )
 from gateway.upstream.anthropic import wire
+from gateway.upstream.busy_words import is_busy_word
 
 _KINDS = {
     "invalid_request_error": FailureKind.BAD_REQUEST,
@@ -52,7 +53,16 @@ def failure_in(body: bytes) -> UpstreamFailure | None:
 
 def in_band_failure(error: wire.ErrorDetail) -> UpstreamFailure:
     """Failure of an error event in a stream."""
-    return _failure(500, "error in the stream", error, None)
+    status = 503 if is_busy_word(error.type) else 500
+    return _failure(status, "error in the stream", error, None)
+
+
+def failure_without_name(event: wire.Event) -> UpstreamFailure | None:
+    """Failure of an event that has the fields of an error but no `error`; None: it is none."""
+    if not isinstance(event.message, str) or not event.message:
+        return None
+    word = event.code if isinstance(event.code, str) else event.type
+    return in_band_failure(wire.ErrorDetail(type=word, message=event.message))
 
 
 def _error_in(body: bytes) -> wire.ErrorDetail | None:

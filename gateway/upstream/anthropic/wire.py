@@ -82,10 +82,12 @@ class ErrorDetail(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """One event of a stream."""
+    """One event of a stream. `message`: the head of the answer, or the text of an error that has no
+    `error`; `code`: of such an error."""
 
     type: str = ""
-    message: Message | None = None
+    message: Message | str | None = None
+    code: str | int | None = None
     index: int | None = None
     content_block: ContentBlock | None = None
     delta: Delta | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import aiohttp
@@ -106,6 +107,10 @@ async def stream_chunks(
                     break
                 raise
             if not data:
+                # What is pending may still be a whole event.
+                chunk = decoder.feed(_last_payloads(reader))
+                if chunk is not None:
+                    yield chunk
                 break
             received += len(data)
             if received > call.max_bytes:
@@ -186,6 +191,16 @@ async def _check_event_stream(
         raise failure
     message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"
     raise UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
+def _last_payloads(reader: SseReader) -> list[bytes]:
+    """The event that lacks its last empty line at the end of input; none if it was cut."""
+    found: list[bytes] = []
+    for payload in reader.end():
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            msgspec.json.decode(payload)
+            found.append(payload)
+    return found
 
 
 def _payloads(reader: SseReader, data: bytes) -> list[bytes]:

@@ -19,6 +19,7 @@ from gateway.domain.failures import (
     one_line,
     retry_after_seconds,
 )
+from gateway.upstream.busy_words import is_busy_word
 from gateway.upstream.openai import wire
 
 MAX_PARAM_CHARS = 100
@@ -34,6 +35,7 @@ _UNPAID = frozenset(
     }
 )
 """Words in `code`, `type` or `param` of an error that say more than its status."""
+_NO_ERROR = (None, "", 0, "0", 200, "200", "ok", "success", "Success")
 _TOO_LONG_TEXT = re.compile(r"maximum context length|context (window|length) exceeded", re.I)
 # vLLM's schema check ends each line with "'input': <what was sent>}".
 _ECHOED_INPUT = re.compile(r", 'input': .*")
@@ -70,14 +72,27 @@ def failure_in(body: bytes) -> UpstreamFailure | None:
     return None if error is None else in_band_failure(error)
 
 
+def error_without_name(frame: wire.Frame) -> wire.ErrorDetail | None:
+    """The error of an event that has its fields but no `error` (DashScope); None: it is none."""
+    text = frame.message or frame.detail
+    if frame.usage is not None or (not text and frame.code in _NO_ERROR):
+        return None
+    if frame.code in _NO_ERROR[2:]:
+        return None
+    return wire.ErrorDetail(message=text, code=frame.code)
+
+
 def in_band_failure(error: wire.ErrorDetail | str) -> UpstreamFailure:
-    """Failure of an error event under HTTP 200. Its code counts if it is an HTTP status."""
+    """Failure of an error event under HTTP 200. Its code counts if it is an HTTP status, else its
+    words."""
     detail = _detail(error)
     code = detail.code
     if isinstance(code, str):
         code = int(code) if len(code) == 3 and code.isdecimal() else None
     status = code or 0
-    return _failure(status if 400 <= status <= 599 else 500, "error in the stream", detail, None)
+    if not 400 <= status <= 599:
+        status = 503 if is_busy_word(detail.code) or is_busy_word(detail.type) else 500
+    return _failure(status, "error in the stream", detail, None)
 
 
 def _detail(error: wire.ErrorDetail | str) -> wire.ErrorDetail:

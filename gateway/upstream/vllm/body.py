@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.config.remote import Feature
+from gateway.config.remote import Feature, HistoryConfig, ReasoningField, ReasoningTurns
 from gateway.domain.generation import Chat, Generation
 from gateway.domain.slices import Steps
 from gateway.upstream.json_body import encoded
 from gateway.upstream.openai.body import BodyOptions, body_fields, chat_fields
 
-VLLM_OPTIONS = BodyOptions(features=frozenset(Feature), reasoning_field="reasoning")
+VLLM_OPTIONS = BodyOptions(
+    features=frozenset(Feature),
+    history=HistoryConfig(
+        reasoning_field=ReasoningField.REASONING, reasoning_turns=ReasoningTurns.KNOWN
+    ),
+)
 """vLLM 0.32 deprecates `reasoning_content`."""
 
 

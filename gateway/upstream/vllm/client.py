@@ -14,6 +14,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.slices import in_slices
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
@@ -95,6 +96,7 @@ class VllmClient:
             generation.choices,
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
             usage_by_choice=True,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 

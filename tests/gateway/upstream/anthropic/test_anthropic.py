@@ -273,7 +273,9 @@ def test_text(cut: int | None) -> None:
     assert decoder.ended
     assert decoder.finished
     end = decoder.end()
-    assert end.usage == Usage(prompt_tokens=21, completion_tokens=9, cached_tokens=0)
+    assert end.usage == Usage(
+        prompt_tokens=21, completion_tokens=9, cached_tokens=0, cache_write_tokens=0
+    )
     assert end.model == "claude-test-1"
     counts = [chunk.output_tokens for chunk in chunks]
     assert counts == sorted(counts)
@@ -354,7 +356,7 @@ def test_without_usage_it_is_estimated() -> None:
     ("payload", "kind"),
     [
         (b"{oops", FailureKind.PROTOCOL),
-        (b'{"type":"message_delta","delta":{"stop_reason":"odd"}}', FailureKind.PROTOCOL),
+        (b'{"type":"message_delta","delta":{"stop_reason":"error"}}', FailureKind.SERVER_ERROR),
         (
             b'{"type":"content_block_delta","index":3,"delta":{"partial_json":"{"}}',
             FailureKind.PROTOCOL,

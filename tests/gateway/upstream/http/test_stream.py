@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chunk
+from gateway.domain.generation import Chunk, FinishReason
 from gateway.upstream.http.answer_size import OVERHEAD_BYTES, max_answer_bytes
 from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.vllm.client import MAX_ANSWER_BYTES, VllmClient
@@ -48,12 +48,28 @@ def endless(first: bytes, piece: bytes, counted: list[int], stop_bytes: int = 1 
 
 
 @each_dialect
-@pytest.mark.parametrize("kind", ["text", "pings", "one event", "comments"])
+async def test_text_without_end_ends_as_too_long(
+    dialect: Dialect, session: aiohttp.ClientSession
+) -> None:
+    counted, got = [0], list[Chunk]()
+    piece = dialect.text("x" * 1000) * 64
+    async with raw_server(endless(dialect.head(), piece, counted)) as server:
+        text = await run(dialect, session, server.url, PATIENT, got)
+    assert counted[0] < max_answer_bytes(GENERATION) + BUFFERED_BYTES
+    assert 1000 < len(text) <= 64 * GENERATION.max_output_tokens + 2048
+    reasons = [delta.finish_reason for chunk in got for delta in chunk.deltas]
+    assert reasons[-1] is FinishReason.LENGTH
+    usage = got[-1].usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.estimated) == (GENERATION.max_output_tokens, True)
+
+
+@each_dialect
+@pytest.mark.parametrize("kind", ["pings", "one event", "comments"])
 async def test_an_answer_without_end_is_cut(
     dialect: Dialect, kind: str, session: aiohttp.ClientSession
 ) -> None:
     pieces = {
-        "text": dialect.text("x" * 1000) * 64,
         "pings": dialect.signs_of_life()[1] * 1000,
         "one event": b"data: " + b"x" * 65536,
         "comments": b": " + b"x" * 65536,
