@@ -38,6 +38,7 @@ from gateway.doors.grpc.listening.health import (
     publish_health,
 )
 from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.key_limits import KeyLimits
 from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
@@ -215,7 +216,9 @@ async def running_gateway(
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await update_health()
-            interceptors: list[grpc.aio.ServerInterceptor] = [KeyCheck(active)]
+            interceptors: list[grpc.aio.ServerInterceptor] = [
+                KeyCheck(active, KeyLimits(parts.scheduler))
+            ]
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
                 interceptors.insert(0, observer)

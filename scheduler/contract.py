@@ -164,6 +164,8 @@ class Request:
         size_bytes: memory that the request occupies in the queue.
         remote_classes: classes of remotes that may serve it; empty: self-hosted placements only.
         unsupported_by: names of placements that do not support a field of the request.
+        signed_by: names of remotes that made the newest reasoning signature in the history. Among
+            remotes they are preferred, because only they can read it.
         weight: the tenant's relative share of a saturated model.
         prefix_blocks: chained hashes of the prompt's full blocks of `prefix_block_tokens` each. The
             first hash covers the cache salt, so equal hashes mean an equal prefix in the same
@@ -190,6 +192,7 @@ class Request:
     session_id: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
+    signed_by: frozenset[str] = frozenset()
     weight: float = 1.0
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512

@@ -85,11 +85,11 @@ class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
     """Limits of one key; absent: none."""
 
     requests_per_minute: Count | None = None
-    """Requests per minute."""
+    """RPCs of all kinds per minute, malformed ones too."""
     tokens_per_minute: Count | None = None
     """Prompt and output tokens per minute."""
     concurrent_requests: Count | None = None
-    """Requests at once."""
+    """RPCs of all kinds at once: waiting and running generations, watches and exports too."""
     max_output_tokens: Count | None = None
     """Largest output limit of a request, summed over its choices; absent: that of the gateway."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] | None = None

@@ -144,6 +144,14 @@ class EngineHints(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int | None = None
 
 
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """Conversation of a tenant. No server outside receives these texts: see
+    `gateway/upstream/session_hint.py`."""
+
+    tenant: str
+    session_id: str
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One generation request. `input`: a chat, a raw prompt, or token ids."""
 
@@ -159,6 +167,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     continues: bool = False
     """The last message is the beginning of the answer, and the model continues it."""
     hints: EngineHints = EngineHints()
+    session: Session | None = None
+    """Conversation that the request belongs to; None: none is known."""
     hops: int = 0
     """Number of gateways that forwarded the request before this one."""
     remote_classes: frozenset[str] = frozenset()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from msgspec import structs
 
 from gateway.auth.authenticator import Caller
-from gateway.domain.generation import Generation
+from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import engine_hints
@@ -55,6 +55,7 @@ class Admission:
             settings,
             prompt_tokens=self._sizes.estimate(generation),
             unsupported_by=unsupported,
+            signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
         )
         isolated = generation.model in settings.isolated_models
@@ -74,6 +75,7 @@ class Admission:
         generation = structs.replace(
             generation,
             hints=hints,
+            session=_session(request),
             remote_classes=request.remote_classes,
             slo_class=request.slo.slo_class,
             priority=request.priority,
@@ -103,6 +105,7 @@ def scheduler_request(
     prompt_tokens: int,
     unsupported_by: Collection[str],
     now: float,
+    signed_by: frozenset[str] = frozenset(),
 ) -> Request:
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
@@ -126,8 +129,15 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
+        signed_by=signed_by,
         whole_answer=call.whole_answer,
     )
+
+
+def _session(request: Request) -> Session | None:
+    if not request.session_id:
+        return None
+    return Session(tenant=request.tenant, session_id=request.session_id)
 
 
 def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
 from scheduler.limits.idempotency import IdempotencyKeys
-from scheduler.limits.rate_limit import RateLimiter
+from scheduler.limits.rate_limit import RateLimiter, RateLimits, Refusal
 from scheduler.port import Submission
 
 
@@ -22,9 +22,21 @@ class Claims:
         self._idempotency.resize(config.limits.idempotency_keys)
         self._limiter.retain({key.id for tenant in config.tenants for key in tenant.keys})
 
+    def take_request(self, key_id: str, limits: RateLimits, now: float) -> Refusal | None:
+        """Takes one of the key's requests per minute. `now`: monotonic seconds."""
+        return self._limiter.take_request(key_id, limits, now)
+
+    def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes a slot of the key, until `free_slot`."""
+        return self._limiter.take_slot(key_id, limits)
+
+    def free_slot(self, key_id: str, now: float) -> None:
+        """Gives a slot of the key back."""
+        self._limiter.settle(key_id, 0, 0, now)
+
     def claim(self, submission: Submission, now: float) -> Refuse | None:
-        """Claims the idempotency key and the key's limits. On refusal it claims nothing and returns
-        the refusal. `now`: monotonic seconds."""
+        """Claims the idempotency key, and a slot and the tokens of the key's limits. On refusal it
+        claims nothing and returns the refusal. `now`: monotonic seconds."""
         request = submission.request
         key = _key(submission)
         if key is not None:
@@ -32,7 +44,7 @@ class Claims:
             if refusal is not None:
                 return refusal
         limited = self._limiter.admit(
-            request.key_id, submission.key_limits, request.prompt_tokens, now
+            request.key_id, submission.key_limits, request.prompt_tokens, now, requests=0
         )
         if limited is None:
             return None

@@ -40,16 +40,16 @@ def data_from(origin: str, signatures: Iterable[Signature]) -> list[bytes]:
     return [each.data for each in signatures if each.origin == origin]
 
 
-def origins_in(generation: Generation) -> frozenset[str]:
-    """Origins of all signatures in a history."""
+def newest_origin(generation: Generation) -> str:
+    """Origin of the newest signature in a history, as the first server on the way to it; empty:
+    there is none."""
     if not isinstance(generation.input, Chat):
-        return frozenset()
-    found: set[str] = set()
-    for message in generation.input.messages:
-        found.update(each.origin for each in message.signatures)
-        for call in message.tool_calls:
-            found.update(each.origin for each in call.signatures)
-    return frozenset(found)
+        return ""
+    for message in reversed(generation.input.messages):
+        of_calls = (each for call in message.tool_calls for each in call.signatures)
+        for each in (*message.signatures, *of_calls):
+            return each.origin.partition("/")[0]
+    return ""
 
 
 class SignatureBounds:

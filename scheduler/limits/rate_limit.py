@@ -90,10 +90,9 @@ class RateLimiter:
     def retain(self, key_ids: Collection[str]) -> None:
         """Drops the state of all other keys. That of a key whose requests still run is dropped when
         the last one is settled."""
-        for key_id in [key_id for key_id in self._accounts if key_id not in key_ids]:
-            account = self._accounts[key_id]
-            account.leaving = account.running > 0
-            if not account.leaving:
+        for key_id, account in list(self._accounts.items()):
+            account.leaving = key_id not in key_ids
+            if account.leaving and not account.running:
                 del self._accounts[key_id]
 
     def running(self, key_id: str) -> int:
@@ -101,21 +100,43 @@ class RateLimiter:
         account = self._accounts.get(key_id)
         return account.running if account else 0
 
-    def admit(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
-        """Admits a request: takes a slot and `tokens` (an estimate), and returns None.
+    def take_request(self, key_id: str, limits: RateLimits, now: float) -> Refusal | None:
+        """Takes one request of the rate, without slot and tokens, and returns None. It needs no
+        settlement. If the rate refuses it, nothing is taken and the refusal is returned."""
+        limit = limits.requests_per_minute
+        if limit is None:
+            return None
+        bucket = self._accounts.setdefault(key_id, _Account()).requests
+        refusal = _refusal("requests_per_minute", limit, bucket, 1, now)
+        if refusal is None:
+            bucket.take(1, limit, now)
+        return refusal
+
+    def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes a slot alone and returns None. It is settled with no tokens. If no slot is free,
+        the refusal is returned."""
+        refusal = self._no_slot(key_id, limits)
+        if refusal is None:
+            self._accounts.setdefault(key_id, _Account()).running += 1
+        return refusal
+
+    def admit(
+        self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
+    ) -> Refusal | None:
+        """Admits a request: takes a slot and `tokens` (an estimate), and returns None. `requests`:
+        taken of the rate; 0 after `take_request`.
 
         If a limit refuses the request, nothing is taken and the refusal is returned.
 
         `now`: seconds on a clock that never goes back. Raises ValueError for negative tokens.
         """
-        refusal = self.refusal(key_id, limits, tokens, now)
+        refusal = self.refusal(key_id, limits, tokens, now, requests=requests)
         if refusal is not None:
             return refusal
         account = self._accounts.setdefault(key_id, _Account())
         account.limits = limits
-        account.leaving = False
         for limit, bucket, amount in (
-            (limits.requests_per_minute, account.requests, 1),
+            (limits.requests_per_minute, account.requests, requests),
             (limits.tokens_per_minute, account.tokens, tokens),
         ):
             if limit is not None:
@@ -123,16 +144,17 @@ class RateLimiter:
         account.running += 1
         return None
 
-    def refusal(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
+    def refusal(
+        self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
+    ) -> Refusal | None:
         """The result that `admit` would return. Changes nothing."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
+        if (no_slot := self._no_slot(key_id, limits)) is not None:
+            return no_slot
         account = self._accounts.get(key_id) or _Account()
-        slots = limits.concurrent_requests
-        if slots is not None and account.running >= slots:
-            return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)
         rates = (
-            ("requests_per_minute", limits.requests_per_minute, account.requests, 1),
+            ("requests_per_minute", limits.requests_per_minute, account.requests, requests),
             ("tokens_per_minute", limits.tokens_per_minute, account.tokens, tokens),
         )
         refusals = [
@@ -160,6 +182,12 @@ class RateLimiter:
         limit = account.limits.tokens_per_minute
         if limit is not None:
             account.tokens.take(used - reserved, limit, now)
+
+    def _no_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        slots = limits.concurrent_requests
+        if slots is None or self.running(key_id) < slots:
+            return None
+        return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)
 
 
 def _refusal(name: str, limit: int, bucket: _Bucket, amount: int, now: float) -> Refusal | None:

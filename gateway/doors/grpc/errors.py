@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway.config.remote import TOGETHER
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
 from gateway.domain.outcomes import PartialOutput, RequestRefused
@@ -263,6 +264,8 @@ def _not_honoured(field: str) -> str:
             "it came through as many gateways as it may, and none of the own servers may run it:"
             " gateways overflow to each other, or gateway.max_hops of a remote is too low"
         )
+    if TOGETHER in field:
+        return "no server that may run this request honours them together: leave one out"
     return "no server that may run this request honours it"
 
 

@@ -2,7 +2,8 @@
 
 The shapes differ from OpenAI's: system texts stand beside the messages, results of tools are
 parts of a user message, and a schema for the answer is an output format. Of the reasoning
-of earlier turns, only the blocks that the server signed itself go back.
+of earlier turns, the blocks that the server signed itself go back; unsigned thinking does where
+the configuration says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.remote import Feature
+from gateway.config.remote import Feature, HistoryConfig
 from gateway.domain.generation import (
     Chat,
     Generation,
@@ -25,8 +26,9 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
-from gateway.upstream.anthropic.signatures import blocks_of
+from gateway.upstream.anthropic.signatures import Thinking, blocks_of
 from gateway.upstream.features import unsupported
+from gateway.upstream.histories import NO_REASONING, reasoning_text
 from gateway.upstream.signatures import data_from
 
 PATH = "/messages"
@@ -34,7 +36,12 @@ _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TOOL_MODES = {ToolMode.AUTO: "auto", ToolMode.REQUIRED: "any", ToolMode.NONE: "none"}
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 ANTHROPIC_FEATURES = frozenset(
-    {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
+    {
+        *(Feature.TOOLS, Feature.TOOL_CHOICE_NONE, Feature.TOOL_CHOICE_REQUIRED),
+        *(Feature.TOOL_CHOICE_NAMED, Feature.PARALLEL_TOOL_CALLS, Feature.STRICT),
+        *(Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.SYSTEM),
+        *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K),
+    }
 )
 """Features of the Messages API by default: the configuration of a remote adds and removes."""
 
@@ -56,11 +63,13 @@ def messages_body(
     generation: Generation,
     upstream_model: str,
     features: frozenset[Feature],
-    extra: Mapping[str, msgspec.Raw],
+    extra: Mapping[str, Any],
     *,
     origin: str = "",
+    history: HistoryConfig = NO_REASONING,
 ) -> bytes:
-    """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back.
+    """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back; `history`:
+    whether unsigned thinking does.
 
     Raises ValueError on unsupported fields.
     """
@@ -72,7 +81,7 @@ def messages_body(
     system, turns = _split(chat)
     if system:
         body["system"] = [{"type": "text", "text": text} for text in system]
-    body["messages"] = _messages(turns, origin)
+    body["messages"] = _messages(turns, origin, history)
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -138,13 +147,15 @@ def _split(chat: Chat) -> tuple[list[str], tuple[Message, ...]]:
     return texts, ()
 
 
-def _messages(turns: tuple[Message, ...], origin: str) -> list[dict[str, Any]]:
+def _messages(
+    turns: tuple[Message, ...], origin: str, history: HistoryConfig
+) -> list[dict[str, Any]]:
     """Turns of user and model in alternation: neighbours of one role become one message, which the
     results of parallel tool calls have to be."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role = "assistant" if turn.role is Role.ASSISTANT else "user"
-        blocks = _blocks(turn, origin)
+        blocks = _blocks(turn, origin, history)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
@@ -152,10 +163,12 @@ def _messages(turns: tuple[Message, ...], origin: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _blocks(turn: Message, origin: str) -> list[Any]:
+def _blocks(turn: Message, origin: str, history: HistoryConfig) -> list[Any]:
     parts: list[Any] = []
     if turn.signatures:
         parts += blocks_of(data_from(origin, turn.signatures))
+    if not parts and (text := reasoning_text(turn, history)) is not None:
+        parts.append(Thinking(thinking=text, signature=""))
     # An empty text is refused; a turn that holds calls alone may well have one.
     parts += [_part(part) for part in turn.parts if part]
     if turn.role is Role.TOOL:

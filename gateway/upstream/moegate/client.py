@@ -19,12 +19,13 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
 from gateway.upstream.answer_bounds import bounds_of
-from gateway.upstream.features import unsupported
+from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
 from gateway.upstream.http.stream import stream_bounds, too_long
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request
+from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
@@ -65,8 +66,8 @@ class ForwardingPolicy:
 class MoegateClient:
     """One remote gateway. Server and connection errors raise UpstreamFailure.
 
-    The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
-    differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call; `origin`: origin
+    The channel is made at the first stream and serves all of them, until `close`. `capabilities`:
+    by default `MOEGATE_FEATURES`; `headers`: further metadata of every call; `origin`: origin
     of signatures that come through it.
     """
 
@@ -79,15 +80,16 @@ class MoegateClient:
         timeouts: TimeoutsConfig,
         origin: str = "",
         policy: ForwardingPolicy | None = None,
-        can: frozenset[Feature] = frozenset(),
-        cannot: frozenset[Feature] = frozenset(),
+        capabilities: Capabilities | None = None,
+        session_hint: SessionHint | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.features = (MOEGATE_FEATURES | can) - cannot
+        self._capabilities = capabilities or Capabilities(features=MOEGATE_FEATURES)
         self.origin = origin
         self._address = address
         self._upstream_model = upstream_model
         self._timeouts = timeouts
+        self._session_hint = session_hint
         self._policy = policy or ForwardingPolicy()
         self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
         if api_key is not None:
@@ -98,9 +100,14 @@ class MoegateClient:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Features that requests may use."""
+        return self._capabilities.features
+
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        fields = unsupported(generation, self.features)
+        fields = self._capabilities.unsupported(self._capabilities.fitted(generation))
         too_far = generation.hops >= self._policy.max_hops
         return (*fields, HOPS_FIELD) if too_far else fields
 
@@ -121,11 +128,13 @@ class MoegateClient:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation."""
         with self._counted():
+            generation = self._capabilities.fitted(generation)
             now = asyncio.get_running_loop().time
             request = generate_request(
                 generation,
                 self._upstream_model,
                 origin=self.origin,
+                session_id=self._session_id(generation),
                 local_only=self._policy.local_only,
                 shared_classes=self._policy.shared_classes,
                 tell_slo=self._policy.tell_slo,
@@ -214,6 +223,12 @@ class MoegateClient:
                 raise bounds.failure() from None
             message = f"no connection within {connect_s:g} s"
             raise UpstreamFailure(FailureKind.CONNECT, message) from None
+
+    def _session_id(self, generation: Generation) -> str:
+        hint, session = self._session_hint, generation.session
+        if hint is None or hint.body_field is None or session is None:
+            return ""
+        return hint.value(session)
 
     def _call_metadata(self, generation: Generation) -> tuple[tuple[str, str], ...]:
         hops = ((HOPS_METADATA, str(generation.hops + 1)),)

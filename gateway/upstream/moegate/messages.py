@@ -47,6 +47,7 @@ def generate_request(
     upstream_model: str,
     *,
     origin: str = "",
+    session_id: str = "",
     local_only: bool = False,
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
@@ -55,8 +56,9 @@ def generate_request(
     """The request to another gateway, without an id: two callers of this one may have the same.
 
     `origin`: of the other gateway, which receives only the signatures that came through it;
-    `tell_slo`: with the class of service and the priority, `max_priority` at most. Raises
-    ValueError if the API cannot express the generation (`features.unsupported`)."""
+    `session_id`: hint of the session, not its own id; `tell_slo`: with the class of service and the
+    priority, `max_priority` at most. Raises ValueError if the API cannot express the generation
+    (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -66,6 +68,7 @@ def generate_request(
         choices=generation.choices,
         logprobs=generation.logprobs,
         ignore_eos=generation.ignore_eos,
+        session_id=session_id,
     )
     match generation.input:
         case Chat() as chat:

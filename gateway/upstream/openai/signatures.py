@@ -18,7 +18,7 @@ from gateway.upstream.openai import wire
 from gateway.upstream.signatures import SignatureBounds
 
 _OBJECTS = ("extra_content", "provider_specific_fields")
-_LISTS = ("reasoning_details", "thinking_blocks")
+REASONING_LISTS = frozenset({"reasoning_details", "thinking_blocks"})
 _TEXTS = ("text", "summary", "thinking")
 """Fields of an item that arrive in pieces."""
 _SAME = ("type", "index", "id")
@@ -33,7 +33,7 @@ def fields_of(data: Iterable[bytes]) -> dict[str, Any]:
         for name, value in _object(each).items():
             if name in _OBJECTS and isinstance(value, dict):
                 fields[name] = fields.get(name, {}) | value
-            elif name in _LISTS and isinstance(value, dict):
+            elif name in REASONING_LISTS and isinstance(value, dict):
                 fields.setdefault(name, []).append(value)
     return fields
 
@@ -88,7 +88,7 @@ class SignatureDecoder:
         """Adds the fields of a frame. Returns whether a signature is complete."""
         if not self._origin:
             return False
-        for name in _LISTS:
+        for name in REASONING_LISTS:
             for piece in _items(getattr(delta, name)):
                 if self._open is not None and self._open.continued_by(name, piece):
                     self._open.extend(piece)

@@ -133,6 +133,9 @@ class ScriptedUpstreams:
     refused: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
 
+    def signed_by(self, generation: Generation) -> frozenset[str]:
+        return frozenset()
+
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         return dict(self.unsupported)
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from gateway.auth.authenticator import Unauthenticated
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.key_limits import GENERATIONS, KeyLimits, holding_slot
 from gateway.doors.grpc.parsing import parse_message
 from gateway.doors.grpc.rpc_context import CURRENT_RPC, ActiveSettings, AuthenticatedRpc, Context
 
@@ -33,10 +34,12 @@ Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["Handler
 
 
 class KeyCheck(grpc.aio.ServerInterceptor):
-    """Authenticates every RPC of the moegate services and bounds the requests of all RPCs."""
+    """Authenticates every RPC of the moegate services, takes it from the limits of its key, and
+    bounds the requests of all RPCs."""
 
-    def __init__(self, active: ActiveSettings) -> None:
+    def __init__(self, active: ActiveSettings, key_limits: KeyLimits) -> None:
         self._active = active
+        self._key_limits = key_limits
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -50,13 +53,19 @@ class KeyCheck(grpc.aio.ServerInterceptor):
             if found is None:
                 return None
             handler = _bounded(found, self._active, needs_key=method.startswith(OURS))
+            if method.startswith(OURS) and method not in GENERATIONS:
+                handler = holding_slot(handler, self._key_limits)
             self._handlers[method] = handler
         if method.startswith(OURS):
             metadata = tuple(handler_call_details.invocation_metadata or ())
             try:
                 caller = self._active.authenticator.authenticate(metadata)
+                await self._key_limits.take_request(caller)
             except Unauthenticated as error:
                 _REFUSED.set(errors.unauthenticated(str(error)))
+                return _REFUSING
+            except errors.RpcError as error:
+                _REFUSED.set(error)
                 return _REFUSING
             CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
         return handler

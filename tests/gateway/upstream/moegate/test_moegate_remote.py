@@ -28,6 +28,7 @@ from gateway.domain.generation import (
     NamedTool,
     Role,
     Sampling,
+    Session,
     Signature,
     TokenLogprob,
     Tool,
@@ -114,9 +115,16 @@ def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Gen
 
 def test_every_field_of_a_generation_is_tried_above() -> None:
     not_sent = {"request_id", "hints", "hops", "remote_classes", "continues"}
+    not_sent.add("session")  # as a hint only, see below
     not_sent |= {"slo_class", "priority"}  # in fields of their own, see below
     for name in set(Generation.__struct_fields__) - not_sent:
         assert getattr(FULL, name) != getattr(PLAIN, name) or name == "model", name
+
+
+def test_it_is_told_a_hint_of_the_session_and_never_the_session() -> None:
+    talking = replace(PLAIN, session=Session(tenant="team", session_id="s-1"))
+    assert generate_request(talking, "theirs").session_id == ""
+    assert generate_request(talking, "theirs", session_id="hint").session_id == "hint"
 
 
 def test_an_answer_that_goes_on_is_no_word_of_the_api() -> None:
