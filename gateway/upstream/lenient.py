@@ -91,6 +91,8 @@ class Fitting:
             if not isinstance(value, dict):
                 return None
             return {key: self._fit(item, v, name) for key, v in value.items()}
+        if wanted is Any:
+            return value
         if wanted is str:
             return _text(value, name)
         if wanted is int:

@@ -14,7 +14,7 @@ from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.chat_input import MAX_FAULTS
 from gateway.translation.responses import delta_message, usage_message
 from gateway.upstream.answer_bounds import AnswerBounds
-from gateway.upstream.openai.failures import http_failure
+from gateway.upstream.http.failures import http_failure
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2

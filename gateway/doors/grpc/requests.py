@@ -38,7 +38,8 @@ _SAMPLING_BOUNDS = {
     "min_p": (0.0, 1.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
-    "repetition_penalty": (math.ulp(0.0), 100.0),
+    # An engine divides logits by it, in 32 bits: a smaller one becomes 0 there, and the logits NaN.
+    "repetition_penalty": (0.01, 100.0),
 }
 _NO_SAMPLING = Sampling()
 _SLO_CLASSES = frozenset(generation_pb2.SloClass.values())

@@ -12,7 +12,6 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, HistoryConfig
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.answer_bounds import bounds_of
-from gateway.upstream.anthropic import failures as anthropic_failures
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     PATH,
@@ -118,7 +117,6 @@ class AnthropicClient:
             request=request,
             timeouts=self._timeouts,
             pace=self._pace,
-            errors=anthropic_failures,
             max_bytes=max_answer_bytes(generation),
         )
         decoder = MessageDecoder(

@@ -24,11 +24,11 @@ from gateway.domain.generation import (
 )
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.anthropic import wire
-from gateway.upstream.anthropic.failures import failure_without_name, in_band_failure
 from gateway.upstream.anthropic.signatures import ThinkingDecoder
 from gateway.upstream.anthropic.usage import UsageCounts
 from gateway.upstream.finish_words import finish_of
 from gateway.upstream.half_characters import HalfCharacters
+from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
@@ -100,7 +100,7 @@ class MessageDecoder:
                 continue
             try:
                 try:
-                    self._add(wire.decode_event(payload))
+                    self._add(wire.decode_event(payload), payload)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     self._add_leniently(payload)
             except UpstreamFailure as failure:
@@ -149,9 +149,9 @@ class MessageDecoder:
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         if fitting.lost:
             self._unread = self._unread or fitting.lost[0]
-        self._add(event, halves=True)
+        self._add(event, payload, halves=True)
 
-    def _add(self, event: wire.Event, *, halves: bool = False) -> None:
+    def _add(self, event: wire.Event, payload: bytes, *, halves: bool = False) -> None:
         match event.type:
             case "content_block_delta" if event.delta is not None:
                 self._add_delta(event.index or 0, event.delta, halves or bool(self._halves))
@@ -174,15 +174,12 @@ class MessageDecoder:
                 self._counts.update(event.usage)
                 self._stopped = True
             case "error":
-                failure = failure_without_name(event)
-                if event.error is not None or failure is None:
-                    failure = in_band_failure(event.error or wire.ErrorDetail())
-                raise failure
+                raise error_event(payload)
             case _:
                 # A ping, what later versions add, or an error in another shape.
-                if event.error is not None:
-                    raise in_band_failure(event.error)
-                if (failure := failure_without_name(event)) is not None:
+                if event.error:
+                    raise error_event(payload)
+                if (failure := failure_of_event(payload)) is not None:
                     raise failure
 
     def _start_block(self, index: int, block: wire.ContentBlock, halves: bool) -> None:

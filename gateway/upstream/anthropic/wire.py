@@ -6,6 +6,8 @@ events: `type` says which of its fields are there.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -67,39 +69,16 @@ class Delta(msgspec.Struct, gc=False):
     stop_reason: str | None = None
 
 
-class ErrorDetails(msgspec.Struct, gc=False):
-    """Details of some errors."""
-
-    error_code: str | None = None
-
-
-class ErrorDetail(msgspec.Struct, gc=False):
-    """An error. `type` is one of the documented words, such as overloaded_error."""
-
-    type: str | None = None
-    message: str | None = None
-    details: ErrorDetails | None = None
-
-
 class Event(msgspec.Struct, gc=False):
-    """One event of a stream. `message`: the head of the answer, or the text of an error that has no
-    `error`; `code`: of such an error."""
+    """One event of a stream. `message`: the head of the answer, or the text of an error."""
 
     type: str = ""
     message: Message | str | None = None
-    code: str | int | None = None
     index: int | None = None
     content_block: ContentBlock | None = None
     delta: Delta | None = None
     usage: Usage | None = None
-    error: ErrorDetail | None = None
-
-
-class ErrorBody(msgspec.Struct, gc=False):
-    """Body of an HTTP error."""
-
-    error: ErrorDetail | None = None
+    error: Any = None
 
 
 decode_event = msgspec.json.Decoder(Event).decode
-decode_error = msgspec.json.Decoder(ErrorBody).decode

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import Chunk
 from gateway.upstream.http import call as http_call
+from gateway.upstream.http import failures
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.http.sse import EventTooLarge, SseReader
@@ -52,26 +53,12 @@ class Decoder(Protocol):
         """The last chunk, with the usage. Raises UpstreamFailure."""
 
 
-class Errors(Protocol):
-    """How a dialect reports errors."""
-
-    def http_failure(
-        self, status: int, body: bytes, headers: Mapping[str, str], now_unix_s: float
-    ) -> UpstreamFailure:
-        """Failure of a status other than 200. `body` may be cut short; names of `headers` are
-        compared without case."""
-
-    def failure_in(self, body: bytes) -> UpstreamFailure | None:
-        """Failure in a JSON body under status 200; None: it holds no error."""
-
-
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is answered by a stream."""
 
     request: HttpRequest
     timeouts: TimeoutsConfig
     pace: Pace
-    errors: Errors
     max_bytes: int
     """Longest answer, in bytes of its stream: see `answer_size.py`."""
 
@@ -86,10 +73,10 @@ async def stream_chunks(
     bounds = stream_bounds(timeouts, now(), deadline_s)
     if bounds.next_s <= now():
         raise bounds.failure()
-    response = await open_good(call.request, bounds, call.errors)
+    response = await open_good(call.request, bounds)
     received = 0
     try:
-        await _check_event_stream(response, bounds, call.errors)
+        await _check_event_stream(response, bounds)
         while not decoder.ended:
             if decoder.started and (window_s := pace.window_s) > 0:
                 # Under load: all output of the window is read, decoded and sent at once.
@@ -147,9 +134,7 @@ def too_long(max_bytes: int) -> UpstreamFailure:
     return UpstreamFailure(FailureKind.PROTOCOL, message)
 
 
-async def open_good(
-    request: HttpRequest, bounds: CallBounds, errors: Errors
-) -> aiohttp.ClientResponse:
+async def open_good(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
     """A response with status 200 and a plain body, for the caller to close."""
     response = await http_call.open_response(request, bounds)
     encoding = http_call.foreign_encoding(response)
@@ -161,7 +146,7 @@ async def open_good(
         raise UpstreamFailure(FailureKind.PROTOCOL, message)
     if encoding:  # the status alone is enough
         response.close()
-        raise errors.http_failure(response.status, b"", response.headers, time.time())
+        raise failures.http_failure(response.status, b"", response.headers, time.time())
     now_s = asyncio.get_running_loop().time()
     soon = CallBounds(now_s, first_s=ERROR_BODY_S, idle_s=ERROR_BODY_S, end_s=bounds.next_s)
     try:
@@ -172,17 +157,15 @@ async def open_good(
     finally:
         soon.close()
         response.close()
-    raise errors.http_failure(response.status, text, response.headers, time.time())
+    raise failures.http_failure(response.status, text, response.headers, time.time())
 
 
-async def _check_event_stream(
-    response: aiohttp.ClientResponse, bounds: CallBounds, errors: Errors
-) -> None:
+async def _check_event_stream(response: aiohttp.ClientResponse, bounds: CallBounds) -> None:
     """Raises UpstreamFailure for another content type: the error in the body, if there is one."""
     if response.content_type == "text/event-stream":
         return
     text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, bounds)
-    failure = errors.failure_in(text)
+    failure = failures.failure_in(text)
     if failure is not None:
         raise failure
     message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"

@@ -17,7 +17,6 @@ from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
-from gateway.upstream.openai import failures as openai_failures
 from gateway.upstream.openai.body import (
     OPENAI_FEATURES,
     BodyOptions,
@@ -111,7 +110,6 @@ class OpenAIClient:
             request=request,
             timeouts=self._timeouts,
             pace=self._pace,
-            errors=openai_failures,
             max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(

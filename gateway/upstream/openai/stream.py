@@ -21,10 +21,10 @@ from gateway.domain.generation import (
     DeviationKind,
 )
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
+from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
-from gateway.upstream.openai.failures import error_without_name, in_band_failure
 from gateway.upstream.openai.usage import UsageTotals, claim_of
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.usage_claims import Claim, Seen, judged, larger
@@ -91,7 +91,7 @@ class StreamDecoder:
             elif payload:
                 try:
                     try:
-                        self._add(wire.decode_frame(payload))
+                        self._add(wire.decode_frame(payload), payload)
                     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                         self._add_leniently(payload)
                 except UpstreamFailure as failure:
@@ -177,13 +177,14 @@ class StreamDecoder:
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         if fitting.lost and self._unread is None:
             self._unread = fitting.lost[0]
-        self._add(frame, halves=True)
+        self._add(frame, payload, halves=True)
 
-    def _add(self, frame: wire.Frame, *, halves: bool = False) -> None:
+    def _add(self, frame: wire.Frame, payload: bytes, *, halves: bool = False) -> None:
         choices = frame.choices
-        error = frame.error or (None if choices else error_without_name(frame))
-        if error:
-            raise in_band_failure(error)
+        if frame.error:
+            raise error_event(payload)
+        if not choices and frame.usage is None and (failure := failure_of_event(payload)):
+            raise failure
         if frame.model:
             self._model = frame.model
         if frame.id and not self._response_id:

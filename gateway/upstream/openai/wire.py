@@ -6,6 +6,8 @@ and raw completions share one frame, a choice has `delta` in the one and `text` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -142,15 +144,6 @@ class Choice(msgspec.Struct, gc=False):
     usage: Usage | None = None
 
 
-class ErrorDetail(msgspec.Struct, gc=False):
-    """An error. `code` repeats the HTTP status at vLLM, elsewhere it may be a word."""
-
-    message: str | None = None
-    type: str | None = None
-    param: str | None = None
-    code: int | str | None = None
-
-
 class Groq(msgspec.Struct, gc=False):
     """Groq's own field."""
 
@@ -158,25 +151,14 @@ class Groq(msgspec.Struct, gc=False):
 
 
 class Frame(msgspec.Struct, gc=False):
-    """One event of a stream. `code`, `message`, `detail`: of an error that has no `error`."""
+    """One event of a stream."""
 
     id: str | int | None = None
     choices: list[Choice] | None = None
     usage: Usage | None = None
     model: str | None = None
-    error: ErrorDetail | str | None = None
-    code: int | str | None = None
-    message: str | None = None
-    detail: str | None = None
+    error: Any = None
     x_groq: Groq | None = None
-
-
-class ErrorBody(msgspec.Struct, gc=False):
-    """Body of an HTTP error: OpenAI's shape, or FastAPI's `detail`."""
-
-    error: ErrorDetail | str | None = None
-    message: str | None = None
-    detail: str | None = None
 
 
 class TokenCount(msgspec.Struct, gc=False):
@@ -200,6 +182,5 @@ class ModelList(msgspec.Struct, gc=False):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
-decode_error = msgspec.json.Decoder(ErrorBody).decode
 decode_token_count = msgspec.json.Decoder(TokenCount).decode
 decode_models = msgspec.json.Decoder(ModelList).decode

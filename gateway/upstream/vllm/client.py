@@ -19,7 +19,6 @@ from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
-from gateway.upstream.openai import failures as openai_failures
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.stream import StreamDecoder
@@ -88,7 +87,6 @@ class VllmClient:
             request=request,
             timeouts=self._timeouts,
             pace=self._pace,
-            errors=openai_failures,
             max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(
@@ -137,7 +135,7 @@ class VllmClient:
             body=body,
             connect_s=self._timeouts.connect_s,
         )
-        response = await open_good(request, bounds, openai_failures)
+        response = await open_good(request, bounds)
         try:
             answer = await http_call.read_at_most(response, max_bytes, bounds)
         finally:

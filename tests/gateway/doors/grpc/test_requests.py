@@ -211,6 +211,8 @@ CASES = {
     "sampling.top_p": good(sampling=pb.Sampling(top_p=0.0)),
     "sampling.min_p": good(sampling=pb.Sampling(min_p=math.nan)),
     "sampling.repetition_penalty": good(sampling=pb.Sampling(repetition_penalty=math.inf)),
+    "sampling.presence_penalty": good(sampling=pb.Sampling(presence_penalty=-math.inf)),
+    "sampling.frequency_penalty": good(sampling=pb.Sampling(frequency_penalty=2.0000001)),
     "sampling.top_k": good(sampling=pb.Sampling(top_k=-2)),
     "max_output_tokens": good(max_output_tokens=0),
     "stop": good(stop=["x"] * 5),
@@ -231,6 +233,14 @@ CASES = {
 @pytest.mark.parametrize(("field", "proto"), CASES.items(), ids=CASES.keys())
 def test_a_fault_names_its_field(field: str, proto: pb.GenerateRequest) -> None:
     assert list(violations(proto)) == [field]
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-40, 0.0099, -1.0, 100.1, math.nan])
+def test_no_penalty_makes_an_engines_logits_nan(value: float) -> None:
+    assert violations(good(sampling=pb.Sampling(repetition_penalty=value))) == {
+        "sampling.repetition_penalty": f"{value}: give 0.01 to 100"
+    }
+    finish(generation_steps(good(sampling=pb.Sampling(repetition_penalty=0.01)), 100))
 
 
 def test_a_session_is_named_as_every_ledger_can_keep_it() -> None:

@@ -34,8 +34,8 @@ from gateway.upstream.anthropic.body import (
     messages_body,
     unsupported_fields,
 )
-from gateway.upstream.anthropic.failures import failure_in, http_failure
 from gateway.upstream.anthropic.stream import MessageDecoder
+from gateway.upstream.http.failures import failure_in, http_failure
 from gateway.upstream.http.sse import SseReader
 from scheduler.contract import Usage
 
