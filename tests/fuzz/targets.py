@@ -281,11 +281,11 @@ def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
         check_refusal(error)
         return
     assert answer_bytes(unknown_model(generation.model)) <= METADATA_LIMIT_BYTES
-    bodies = [vllm_body(generation, "up")]
+    bodies = [finish(vllm_body(generation, "up"))]
     if not unsupported(generation, OPENAI_FEATURES):
-        bodies.append(generation_body(generation, "up"))
+        bodies.append(finish(generation_body(generation, "up")))
     if not isinstance(generation.input, tuple):
-        bodies.append(tokenize_body(generation, "up"))
+        bodies.append(finish(tokenize_body(generation, "up")))
     for body in bodies:
         assert json.loads(body, parse_constant=_refused)["model"] == "up"
 

@@ -19,6 +19,7 @@ from gateway.domain.generation import (
     Signature,
     ToolCall,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.openai.body import BodyOptions, generation_body
 from gateway.upstream.openai.signatures import MAX_LIST_ITEMS, fields_of
 from gateway.upstream.openai.stream import StreamDecoder
@@ -54,7 +55,7 @@ def sent_back(choice: ChoiceDelta, origin: str = ORIGIN) -> dict[str, Any]:
     generation = Generation(
         request_id="r", model="m", input=Chat(messages=(message,)), max_output_tokens=9
     )
-    body = json.loads(generation_body(generation, "up", BodyOptions(origin=origin)))
+    body = json.loads(finish(generation_body(generation, "up", BodyOptions(origin=origin))))
     turn: dict[str, Any] = body["messages"][0]
     return turn
 
