@@ -108,11 +108,10 @@ class Fault(enum.StrEnum):
     BUSY = "busy"
     """The placement is overloaded or rate-limited. It receives fewer requests for a while."""
     PLACEMENT = "placement"
-    """The placement failed while the request ran: an error, a cut, garbage. If the request fails in
-    the same way on another placement that serves others, the request is the cause."""
+    """The placement failed while the request ran: an error, a cut, garbage. It may be the request's
+    doing, which a comparison with other placements shows."""
     ABSENT = "absent"
-    """The placement did not answer at all: no connection, no token in time, no such model. No
-    request is suspected of it."""
+    """No connection, no token in time, no such model. No request is suspected of it."""
     REJECTED = "rejected"
     """The placement calls the request invalid, or answers with nothing. Only if another placement
     takes the same request is it the placement's fault."""
@@ -186,6 +185,7 @@ class Request:
             0: unknown.
         constraint: hash of what the output must follow, such as a JSON schema; 0: nothing.
         features: names of the features that the request uses, joined by "+".
+        charge_limit_nano_usd: most that all of its attempts may be charged; None: no limit.
     """
 
     request_id: str
@@ -213,6 +213,7 @@ class Request:
     fingerprint: int = 0
     constraint: int = 0
     features: str = ""
+    charge_limit_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,15 +318,8 @@ class Cancelled:
     request_id: str
 
 
-Event = (
-    EngineReport
-    | ServingChanged
-    | PricesChanged
-    | CacheEvents
-    | Progress
-    | AttemptEnded
-    | Cancelled
-)
+PlacementEvent = EngineReport | ServingChanged | PricesChanged | CacheEvents
+Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from scheduler.contract import (
     Cancelled,
     EngineReport,
     Event,
+    PlacementEvent,
     PlacementKind,
     PricesChanged,
     Progress,
@@ -241,9 +242,7 @@ class Scheduler:
             case _:
                 return self._handle_placement_event(event, now)
 
-    def _handle_placement_event(
-        self, event: EngineReport | CacheEvents | PricesChanged | ServingChanged, now: float
-    ) -> tuple[Action, ...]:
+    def _handle_placement_event(self, event: PlacementEvent, now: float) -> tuple[Action, ...]:
         """Applies an event of a placement; engine events of remotes are ignored."""
         state = self._states.get(event.placement)
         if state is None:

@@ -10,6 +10,7 @@ from msgspec import structs
 from gateway.auth.authenticator import Caller
 from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
+from gateway.domain.slices import in_slices
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.fingerprint import constraint, features, fingerprint
 from gateway.pipeline.hints import engine_hints
@@ -61,11 +62,11 @@ class Admission:
         )
         isolated = generation.model in settings.isolated_models
         hints = engine_hints(request, call.trace_headers, isolated=isolated)
-        blocks, block_tokens, digest = await prefix_blocks(
-            generation, hints.cache_salt, request.prompt_tokens
+        blocks, block_tokens, digest = await in_slices(
+            prefix_blocks(generation, hints.cache_salt, request.prompt_tokens)
         )
         sizes = self._port.fleet.token_block_sizes.get(generation.model, ())
-        exact_blocks = await token_blocks(generation, hints.cache_salt, sizes)
+        exact_blocks = await in_slices(token_blocks(generation, hints.cache_salt, sizes))
         request = replace(
             request,
             prefix_blocks=blocks,

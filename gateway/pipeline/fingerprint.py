@@ -31,6 +31,7 @@ def fingerprint(generation: Generation, prompt_digest: bytes) -> int:
         request_id="",
         input="",
         hints=_NO_HINTS,
+        session=None,
         hops=0,
         remote_classes=frozenset(),
         slo_class=None,
