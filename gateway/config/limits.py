@@ -23,6 +23,13 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Most bytes of requests in the queue of one model."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 16 * 1024 * 1024
     """Largest RPC message that is received."""
+    unread_stream_bytes: Count = 4 * 1024 * 1024
+    """Most output of one stream that is kept while its client does not read. Beyond it the server
+    that generates has to wait."""
+    unread_tenant_bytes: Count = 64 * 1024 * 1024
+    """The same, for all streams of one tenant."""
+    unread_bytes: Count = 256 * 1024 * 1024
+    """The same, for all streams."""
     default_max_output_tokens: Count = 4096
     """Output limit of a request that sets none."""
     default_deadline_s: Seconds = 600.0

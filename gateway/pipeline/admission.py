@@ -95,6 +95,11 @@ class Admission:
         self._sizes.learn(generation, prompt_tokens)
 
 
+def allowed_s(call: GenerateCall, settings: PipelineSettings) -> float:
+    """Returns the seconds that the request may take."""
+    return settings.default_deadline_s if call.remaining_s is None else call.remaining_s
+
+
 def scheduler_request(
     call: GenerateCall,
     settings: PipelineSettings,
@@ -106,14 +111,13 @@ def scheduler_request(
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
     generation, caller = call.generation, call.caller
-    remaining_s = settings.default_deadline_s if call.remaining_s is None else call.remaining_s
     return Request(
         # Clients choose request ids, so two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
         tenant=caller.tenant,
         model=generation.model,
         arrival_s=now,
-        deadline_s=now + remaining_s,
+        deadline_s=now + allowed_s(call, settings),
         slo=_slo(call, settings),
         priority=call.priority,
         prompt_tokens=prompt_tokens,

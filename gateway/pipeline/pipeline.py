@@ -17,7 +17,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestOutcome, RequestRefused, refused
 from gateway.pipeline.active_request import ActiveRequest, Branch
-from gateway.pipeline.admission import Admission
+from gateway.pipeline.admission import Admission, allowed_s
 from gateway.pipeline.attempt import Attempts
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.continuation import continuation, may_be_continued
@@ -96,6 +96,10 @@ class Pipeline:
             if placement.context_tokens is not None
         ]
         return min([self.settings.default_max_output_tokens, *contexts])
+
+    def deadline_s(self, call: GenerateCall) -> float:
+        """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
+        return self._clock() + allowed_s(call, self.settings)
 
     async def quote(self, call: GenerateCall) -> Decision:
         """Returns the decision that the scheduler would make now. Starts nothing. Raises

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
 from gateway.config.gateway import GatewayConfig, KeyRole
+from gateway.delivery.unread import UnreadOutput, write_within
+from gateway.delivery.watches import ShuttingDown
 from gateway.doors.grpc import errors
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,29 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
         )
 
 
+class BoundedWriter:
+    """Writes the messages of one stream. A client that leaves one unread for `limit_s` seconds
+    ends it with UnreadOutput."""
+
+    def __init__(self, context: Context, limit_s: float) -> None:
+        self._context = context
+        self._limit_s = limit_s
+        self._began = False
+
+    async def write(self, message: Message) -> None:
+        """Writes one message, the headers before the first."""
+        if not self._began:
+            self._began = True
+            await begin_stream(self._context)
+        await write_within(self._context.write(message), self._limit_s)
+
+
+async def begin_stream(context: Context) -> None:
+    """Sends the headers. If the first write sent them, and were given up, gRPC would refuse to send
+    a status after it."""
+    await context.send_initial_metadata(())
+
+
 @asynccontextmanager
 async def rpc_errors(context: Context) -> AsyncIterator[None]:
     """Turns an RpcError into its status. Any other exception is logged and becomes INTERNAL without
@@ -72,6 +98,10 @@ async def rpc_errors(context: Context) -> AsyncIterator[None]:
         yield
     except errors.RpcError as error:
         await errors.abort(context, error)
+    except UnreadOutput as error:
+        await errors.end_now(context, errors.unread(error))
+    except ShuttingDown:
+        await errors.end_now(context, errors.shutting_down())
     except Exception:
         if context.code():  # aborted already
             raise
