@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.overhead import HERE, METADATA, ask, cpu_s, gateway, process, until_ready
 from gateway.config.server import ServerConfig
-from gateway.runtime.assembly import UPSTREAM_KEEPALIVE_S
+from gateway.upstream.http.connections import UPSTREAM_KEEPALIVE_S
 from moegate.v1 import inference_pb2_grpc
 
 TOKENS_PER_STREAM = 4

@@ -18,7 +18,7 @@ from benchmarks.overhead import HERE, process
 from gateway.config.telemetry import LogFormat
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
-from gateway.doors.grpc.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import logs
 from gateway.telemetry.instruments import Instruments

@@ -30,14 +30,17 @@ from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.health import HealthService, ReflectionService, health_port
 from gateway.doors.grpc.inference_service import InferenceService
-from gateway.doors.grpc.listening import Certificates, bind, follow, server_options
-from gateway.doors.grpc.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.health import HealthService, ReflectionService, health_port
+from gateway.doors.grpc.listening.key_check import KeyCheck
+from gateway.doors.grpc.listening.key_limits import KeyLimits
+from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
+from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
@@ -45,6 +48,7 @@ from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
+from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
@@ -214,7 +218,7 @@ async def running_gateway(
     prepared = prepare(config, base_dir)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
-        session() as upstream,
+        upstream_session() as upstream,
         telemetry(config.telemetry, clock) as observing,
         health_port(servicer, config.server.health_listen) as health_address,
         open_accounting(config, base_dir) as accounting,
@@ -240,12 +244,13 @@ async def running_gateway(
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         try:
             await update_health()
-            interceptors = (
-                (RpcObserver(observing.tracer, clock, observing.rpc_ended),)
-                if observing.is_on
-                else ()
-            )
-            server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+            interceptors: list[grpc.aio.ServerInterceptor] = [
+                KeyCheck(active, KeyLimits(parts.scheduler))
+            ]
+            if observing.is_on:
+                observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
+                interceptors.insert(0, observer)
+            server = grpc_server(server_options(config), interceptors)
             reflecting = ReflectionService(watches, write_limit_s)
             inference = InferenceService(active, parts.pipeline, parts.scheduler, deliveries)
             usage = UsageService(active, parts.scheduler, accounting, watches)

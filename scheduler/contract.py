@@ -51,13 +51,13 @@ class RefusalReason(enum.StrEnum):
     UNAVAILABLE = "unavailable"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     PERMISSION_DENIED = "permission_denied"
-    """The key may not use the model, the service class or a class of remotes."""
+    """The key may not use the model, the service class, a class of remotes, or as tight an SLO."""
+    OUT_OF_BOUNDS = "out_of_bounds"
+    """A field has a value that no key may ask for."""
     REQUEST_IN_FLIGHT = "request_in_flight"
     """A request with the same id is in progress."""
     IDEMPOTENCY_KEY_USED = "idempotency_key_used"
     """Another request has used the idempotency key."""
-    IDEMPOTENCY_KEYS = "idempotency_keys"
-    """The store of idempotency keys is full."""
     KEY_LIMIT = "key_limit"
     """The API key has reached one of its limits."""
     BUDGET_SPENT = "budget_spent"
@@ -117,18 +117,24 @@ class Usage:
     """Tokens of one attempt, summed over all choices. None: the upstream does not report them.
 
     `prompt_tokens` includes cached tokens and tokens written to a cache. `cache_write_tokens`:
-    written for about 5 minutes; `long_cache_write_tokens`: written for an hour; 0 unless the
-    upstream bills them. `completion_tokens` includes reasoning. `estimated`: counted by the
-    gateway, not reported.
+    written for about 5 minutes; `long_cache_write_tokens`: written for an hour.
+    `completion_tokens` includes reasoning. `estimated`: counted by the gateway, not reported.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
-    cache_write_tokens: int = 0
-    long_cache_write_tokens: int = 0
+    cache_write_tokens: int | None = None
+    long_cache_write_tokens: int | None = None
     estimated: bool = False
+
+    @property
+    def all_cache_write_tokens(self) -> int | None:
+        """Tokens written to caches of either lifetime; None: the upstream does not report them."""
+        if self.cache_write_tokens is None and self.long_cache_write_tokens is None:
+            return None
+        return (self.cache_write_tokens or 0) + (self.long_cache_write_tokens or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +164,8 @@ class Request:
         size_bytes: memory that the request occupies in the queue.
         remote_classes: classes of remotes that may serve it; empty: self-hosted placements only.
         unsupported_by: names of placements that do not support a field of the request.
+        signed_by: names of remotes that made the newest reasoning signature in the history. Among
+            remotes they are preferred, because only they can read it.
         weight: the tenant's relative share of a saturated model.
         prefix_blocks: chained hashes of the prompt's full blocks of `prefix_block_tokens` each. The
             first hash covers the cache salt, so equal hashes mean an equal prefix in the same
@@ -183,6 +191,7 @@ class Request:
     session_id: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
+    signed_by: frozenset[str] = frozenset()
     weight: float = 1.0
     prefix_blocks: tuple[int, ...] = ()
     prefix_block_tokens: int = 512

@@ -1,14 +1,13 @@
 """Decision records: for the last requests, every candidate with its figures, and the decision.
 
 A record holds the arrays of the deciding quote; the candidates are built when they are read.
-The ring is bounded by records and by array elements.
+The ring is bounded by records and by array elements, and every tenant has a share of it.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.contract import PlacementKind
+from scheduler.limits.tenant_store import TenantStore
 from scheduler.overflow.overflow import RemoteBlock, RemoteQuote
 from scheduler.placement.quotes import BLOCK_TEXT, Block, Quote
 from scheduler.placement_state import Placement
@@ -202,10 +202,11 @@ class Decision:
 
 
 class Decisions:
-    """The newest record of each of the last requests."""
+    """The newest record of each of the last requests. When the ring is full, the tenant with most
+    records loses its oldest one."""
 
     def __init__(self, placements: int) -> None:
-        self._by_id: OrderedDict[str, Decision] = OrderedDict()
+        self._by_id: TenantStore[str, Decision] = TenantStore(MOST_RECORDS)
         self.resize(placements)
 
     def __len__(self) -> int:
@@ -214,14 +215,12 @@ class Decisions:
     def resize(self, placements: int) -> None:
         """Sets the bound for models with at most `placements` placements. Takes effect at the next
         `add`."""
-        self._most = max(16, min(MOST_RECORDS, MOST_ELEMENTS // (_ARRAYS * max(1, placements))))
+        most = MOST_ELEMENTS // (_ARRAYS * max(1, placements))
+        self._by_id.resize(max(16, min(MOST_RECORDS, most)))
 
     def add(self, decision: Decision) -> None:
         """Adds a record. It replaces an older record of the same request."""
-        self._by_id[decision.request_id] = decision
-        self._by_id.move_to_end(decision.request_id)
-        while len(self._by_id) > self._most:
-            self._by_id.popitem(last=False)
+        self._by_id.put(decision.tenant, decision.request_id, decision)
 
     def get(self, request_id: str) -> Decision | None:
         """Returns the newest record of a request; None: it has left the ring."""

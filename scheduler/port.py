@@ -35,7 +35,7 @@ from scheduler.contract import (
 from scheduler.decisions import Decision
 from scheduler.fleet_view import FleetView
 from scheduler.limits.breaker import BreakerPhase
-from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
+from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits, Refusal
 from scheduler.metering.meter import PoolCost
 from scheduler.metering.report import KindRates
 from scheduler.metering.settlement import SettledAttempt
@@ -62,7 +62,7 @@ class Submission:
         beside: for a hedge, the placement of its original branch. The hedge avoids it and its
             failure domain.
         idempotency_key: the client's; empty: none. This and the following fields: originals only.
-        key_limits: limits of the API key.
+        key_limits: limits of the API key; its request was taken before, by `take_request`.
         prompt_tokens_bound: upper bound of the prompt tokens, for budget reservations.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
         may_be_continued: the answer may be continued elsewhere, and budgets reserve for that.
@@ -136,6 +136,13 @@ class RequestEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFreed:
+    """An RPC that generates nothing has ended. It held a slot of its key, from `take_slot` on."""
+
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A placement was chosen for the branch. `start.attempt` numbers the attempts of the client's
     request over all branches. `decision`: decision record, if requested."""
@@ -168,12 +175,12 @@ class Settled:
 
 
 Answer = Started | Refuse | Evict | Waiting | CountPrompt | Settled
-Message = Progress | AttemptEnd | RequestEnded
-"""Messages about running branches. `attempt` is the number in `Start`."""
+Message = Progress | AttemptEnd | RequestEnded | SlotFreed
+"""Messages about running branches, and freed slots. `attempt` is the number in `Start`."""
 NOT_ADMITTED = frozenset(
     {
         *(RefusalReason.REQUEST_IN_FLIGHT, RefusalReason.KEY_LIMIT),
-        *(RefusalReason.IDEMPOTENCY_KEY_USED, RefusalReason.IDEMPOTENCY_KEYS),
+        RefusalReason.IDEMPOTENCY_KEY_USED,
         *(RefusalReason.BUDGET_SPENT, RefusalReason.BUDGET_HELD, RefusalReason.BUDGET_UNCHECKED),
         *(RefusalReason.PRICE_UNKNOWN, RefusalReason.MAX_COST),
     }
@@ -230,6 +237,13 @@ class SchedulerPort(Protocol):
     @property
     def fleet(self) -> FleetView:
         """The newest view of the fleet."""
+
+    async def take_request(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes one of a key's requests per minute, for any RPC. Returns the refusal, or None."""
+
+    async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes one of a key's concurrent requests, for an RPC that generates nothing. `SlotFreed`
+        gives it back. Returns the refusal, or None."""
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """Submits a branch. `deliver` receives the answers, possibly before this returns."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
+from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_hash
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
@@ -30,7 +31,8 @@ class Caller:
     """The holder of a key, and the permissions and limits of the key.
 
     `models`, `remote_classes`: None means all. `slo_classes`: empty means all; the first one is the
-    default.
+    default. `min_ttft_s`, `min_tpot_s`: None means the figures of the class. `max_output_tokens`:
+    summed over the choices of a request; None means the gateway's limit.
     """
 
     tenant: str
@@ -41,6 +43,12 @@ class Caller:
     slo_classes: tuple[SloClass, ...]
     remote_classes: frozenset[str] | None
     limits: RateLimits
+    min_ttft_s: float | None = None
+    min_tpot_s: float | None = None
+    max_priority: int = 0
+    max_output_tokens: int | None = None
+    message_bytes: int
+    """Largest request that the key may send, inflated."""
 
     def allows_model(self, model: str) -> bool:
         """Whether the caller may use the model."""
@@ -67,7 +75,7 @@ class Authenticator:
             for key in tenant.keys:
                 digest = bytes.fromhex(key_hash(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                same_prefix.append((digest, _caller(tenant, key)))
+                same_prefix.append((digest, _caller(tenant, key, config.limits)))
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -104,7 +112,8 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: TenantConfig, key: KeyConfig) -> Caller:
+def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+    message_bytes = key.limits.message_bytes or min(limits.key_message_bytes, limits.message_bytes)
     return Caller(
         tenant=tenant.name,
         key_id=key.id,
@@ -113,9 +122,14 @@ def _caller(tenant: TenantConfig, key: KeyConfig) -> Caller:
         models=frozenset(key.models) or None,
         slo_classes=key.slo_classes,
         remote_classes=None if key.remote_classes is None else frozenset(key.remote_classes),
+        min_ttft_s=key.min_ttft_s,
+        min_tpot_s=key.min_tpot_s,
+        max_priority=key.max_priority,
+        max_output_tokens=key.limits.max_output_tokens,
         limits=RateLimits(
             requests_per_minute=key.limits.requests_per_minute,
             tokens_per_minute=key.limits.tokens_per_minute,
             concurrent_requests=key.limits.concurrent_requests,
         ),
+        message_bytes=message_bytes,
     )

@@ -21,12 +21,16 @@ from gateway.config.prior import PriorConfig
 from gateway.config.remote import (
     FailuresConfig,
     Feature,
+    HeaderName,
+    HistoryConfig,
     JsonText,
+    Lack,
     MaxTokensField,
     OtherGatewayConfig,
     PriceRow,
     RemoteApi,
     RemoteLimitsConfig,
+    SessionHintConfig,
 )
 from gateway.config.server import ServerConfig
 from gateway.config.telemetry import TelemetryConfig
@@ -91,6 +95,13 @@ class TimeoutsConfig(_Part, frozen=True, kw_only=True):
     """From the request to the first token."""
     idle_s: Seconds = 30.0
     """Between two pieces of a stream."""
+    pings_first_s: Seconds = 600.0
+    """From the request to the first token while the server shows that it lives, by pings, comments
+    or empty pieces at most `idle_s` apart, as it does while a model reasons hidden. Has no effect
+    if shorter than `first_token_s`."""
+    pings_idle_s: Seconds | None = None
+    """Between two pieces of output while the server shows that it lives; absent: four times
+    `idle_s`. Has no effect if shorter than `idle_s`."""
     total_s: Seconds = 3600.0
     """The whole call."""
 
@@ -168,10 +179,7 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
 class HeaderConfig(_Part, frozen=True, kw_only=True):
     """An HTTP header of every request to a remote: exactly one of `value` and `secret`."""
 
-    name: Annotated[
-        str,
-        Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
-    ]
+    name: HeaderName
     """Name of the header, such as HTTP-Referer."""
     value: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     """The value, if it is not secret."""
@@ -207,8 +215,17 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
     can: tuple[Feature, ...] = ()
     """Features that it has beyond the usual ones of its API."""
-    cannot: tuple[Feature, ...] = ()
-    """Features that it lacks: requests that need them do not go there."""
+    cannot: tuple[Lack, ...] = ()
+    """Features that it lacks, alone or together (temperature+top_p): requests that need them do not
+    go there."""
+    drop: tuple[Feature, ...] = ()
+    """Sampling parameters that are left out of a request which otherwise could not go there. Only
+    what is listed here is ever left out."""
+    history: HistoryConfig | None = None
+    """What it wants in earlier turns of the model; absent: what is known of its host
+    (docs/overflow.md)."""
+    session_hint: SessionHintConfig | None = None
+    """How it is told which requests belong to one session; absent: it is not told."""
     max_concurrency: Count = 32
     """Most requests at once."""
     limits: RemoteLimitsConfig = RemoteLimitsConfig()
@@ -247,6 +264,14 @@ class KeyConfig(_Part, frozen=True, kw_only=True):
     """Classes it may use; empty: all. The first is its default; empty: interactive."""
     remote_classes: tuple[Name, ...] | None = None
     """Classes of remotes that may see its content; absent: all, empty: none."""
+    min_ttft_s: Seconds | None = None
+    """Shortest time to the first token that its requests may ask for; absent: the figure of the
+    class. A shorter one lets other requests wait."""
+    min_tpot_s: Seconds | None = None
+    """Shortest time per output token that its requests may ask for; absent: the figure of the
+    class. A shorter one keeps other requests off the server."""
+    max_priority: Annotated[int, Meta(ge=0, le=10)] = 0
+    """Highest priority that its requests may ask for. Below 0 every key may go."""
     limits: KeyLimitsConfig = KeyLimitsConfig()
     """Limits."""
 

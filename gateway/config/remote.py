@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.values import Name
+from gateway.config.values import Name, SecretConfig
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
 PriceRow = Annotated[
@@ -17,6 +17,10 @@ PriceRow = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[^\s]{1,256}$",
         description="provider/model, such as deepseek/deepseek-chat.",
     ),
+]
+HeaderName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="Name of a header."),
 ]
 PemFile = Annotated[str, Meta(min_length=1)]
 JsonText = Annotated[
@@ -39,6 +43,18 @@ class Feature(enum.StrEnum):
     """Something that a request may need and that not every server offers."""
 
     TOOLS = "tools"
+    TOOL_CHOICE_NONE = "tool_choice_none"
+    TOOL_CHOICE_REQUIRED = "tool_choice_required"
+    TOOL_CHOICE_NAMED = "tool_choice_named"
+    """A tool choice that names one function."""
+    PARALLEL_TOOL_CALLS = "parallel_tool_calls"
+    """More than one tool call in an earlier turn."""
+    STRICT = "strict"
+    """Schemas of tools or of the answer that must be kept exactly."""
+    SYSTEM = "system"
+    """System messages."""
+    LATE_SYSTEM = "late_system"
+    """System messages after the first turn."""
     IMAGES = "images"
     JSON_OBJECT = "json_object"
     JSON_SCHEMA = "json_schema"
@@ -48,6 +64,8 @@ class Feature(enum.StrEnum):
     """More than one choice."""
     LOGPROBS = "logprobs"
     STOP = "stop"
+    TEMPERATURE = "temperature"
+    TOP_P = "top_p"
     SEED = "seed"
     PENALTIES = "penalties"
     """Presence and frequency penalties."""
@@ -61,6 +79,47 @@ class Feature(enum.StrEnum):
     """Raw prompts, as token ids."""
     CONTINUATION = "continuation"
     """An answer that continues the last message, which is of the model itself."""
+
+
+SAMPLING_FEATURES = frozenset(
+    {
+        *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K, Feature.MIN_P, Feature.SEED),
+        *(Feature.PENALTIES, Feature.REPETITION_PENALTY),
+    }
+)
+"""Features that are sampling parameters. Without them a request can still run."""
+TOGETHER = "+"
+"""Joins features that a remote does not take together."""
+Lack = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z_]+(\+[a-z_]+)*$",
+        max_length=256,
+        description="A feature, or features that are refused together: temperature+top_p.",
+    ),
+]
+
+
+class ReasoningField(enum.StrEnum):
+    """Where the reasoning text of an earlier turn goes in a request to a remote."""
+
+    NONE = "none"
+    """Nowhere."""
+    REASONING_CONTENT = "reasoning_content"
+    REASONING = "reasoning"
+    THINKING = "thinking"
+    """A block of thinking without a signature (Anthropic-shaped APIs only)."""
+
+
+class ReasoningTurns(enum.StrEnum):
+    """Earlier turns of the model that get the reasoning field."""
+
+    KNOWN = "known"
+    """Those whose reasoning text the client sent."""
+    TOOL_CALLS = "tool_calls"
+    """Those with tool calls; the text is empty where the client sent none."""
+    ALWAYS = "always"
+    """All; the text is empty where the client sent none."""
 
 
 class MaxTokensField(enum.StrEnum):
@@ -84,6 +143,40 @@ class RemoteLimitsConfig(_Part, frozen=True, kw_only=True):
     """Tokens per minute; each request counts its prompt and its output limit, until it ends."""
 
 
+class HistoryConfig(_Part, frozen=True, kw_only=True):
+    """What a remote wants in earlier turns of the model. Signatures that it made itself always go
+    back to it; those of other servers never do."""
+
+    reasoning_field: ReasoningField = ReasoningField.NONE
+    """Where the reasoning text goes."""
+    reasoning_turns: ReasoningTurns = ReasoningTurns.TOOL_CALLS
+    """Turns that get it."""
+    placeholder_signature: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    """Thought signature of tool calls that another server made (Gemini:
+    skip_thought_signature_validator); absent: none is sent."""
+
+
+class SessionHintConfig(_Part, frozen=True, kw_only=True):
+    """A hint of the session, by which a remote finds its prompt cache: 32 hex digits of an
+    HMAC-SHA256 of tenant and session. Exactly one of `header` and `body_field`."""
+
+    header: HeaderName | None = None
+    """Header that takes it, such as x-session-id or x-session-affinity."""
+    body_field: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63})?$",
+                description="A field of the body: prompt_cache_key, user, metadata.user_id.",
+            ),
+        ]
+        | None
+    ) = None
+    """Field of the body that takes it, such as prompt_cache_key; of another moegate: session_id."""
+    secret: SecretConfig
+    """Key of the HMAC. All gateways before a remote need the same one."""
+
+
 class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     """How another moegate is called. Files are PEM, relative to the folder of the configuration."""
 
@@ -102,6 +195,8 @@ class OtherGatewayConfig(_Part, frozen=True, kw_only=True):
     tell_slo: bool = True
     """Whether this gateway sends it the class of service and the priority of the request;
     its key must allow the classes. False: its key decides on them."""
+    max_priority: Annotated[int, Meta(ge=0, le=10)] = 0
+    """`max_priority` of this gateway's key there: a higher priority is sent as this one."""
     max_hops: Annotated[int, Meta(ge=1, le=8)] = 1
     """Most gateways that a request may have passed, this one included, to be sent there. This ends
     a circle of gateways that overflow to each other."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
+from gateway.domain.generation import (
+    ChoiceDelta,
+    FinishReason,
+    Signature,
+    TokenLogprob,
+    ToolCall,
+)
 
 
 @dataclass(slots=True)
@@ -14,6 +20,7 @@ class _Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
+    signatures: list[Signature] = field(default_factory=list)
 
 
 class ChoiceAssembler:
@@ -28,6 +35,7 @@ class ChoiceAssembler:
         choice.texts.append(delta.text)
         choice.reasoning.append(delta.reasoning_text)
         choice.logprobs.extend(delta.logprobs)
+        choice.signatures.extend(delta.signatures)
         choice.finish_reason = delta.finish_reason or choice.finish_reason
         for piece in delta.tool_calls:
             call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
@@ -38,6 +46,7 @@ class ChoiceAssembler:
                 id=call.id or piece.id,
                 name=call.name or piece.name,
                 arguments_json=call.arguments_json + piece.arguments_json,
+                signatures=call.signatures + piece.signatures,
             )
 
     def choices(self) -> list[ChoiceDelta]:
@@ -50,6 +59,7 @@ class ChoiceAssembler:
                 tool_calls=tuple(call for _, call in sorted(choice.tool_calls.items())),
                 logprobs=tuple(choice.logprobs),
                 finish_reason=choice.finish_reason,
+                signatures=tuple(choice.signatures),
             )
             for index, choice in sorted(self._choices.items())
         ]

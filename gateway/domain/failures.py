@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import email.utils
 import enum
-import math
 
 from scheduler.contract import Fault
 
@@ -110,21 +108,6 @@ def kind_of_status(status: int) -> FailureKind:
     if (kind := KINDS_BY_STATUS.get(status)) is not None:
         return kind
     return FailureKind.SERVER_ERROR if 500 <= status <= 599 else FailureKind.PROTOCOL
-
-
-def retry_after_seconds(value: str | None, now_unix_s: float) -> float | None:
-    """Parses a Retry-After header, in seconds or as a date. Returns the delay in seconds, from 0 to
-    MAX_RETRY_AFTER_S; None if the header is absent or invalid."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now_unix_s
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
 def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:

@@ -15,6 +15,12 @@ from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
 """Longest upstream response id that is kept. Longer ids are cut."""
+MAX_SIGNATURES = 128
+"""Most signatures of one message or choice, its tool calls included."""
+MAX_SIGNATURE_BYTES = 1 << 20
+"""Most bytes of the signatures of one message or choice. Some hold the reasoning text itself."""
+MAX_ORIGIN_BYTES = 128
+"""Longest origin of a signature."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,14 +31,26 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """Opaque data by which a server recognises its own reasoning in a later request.
+
+    `origin`: the server and model that made it; only they receive it again. `data`: written and
+    read by the dialect of that server (`signatures.py` of its folder).
+    """
+
+    origin: str
+    data: bytes
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call, or one piece of it in a stream. Pieces with the same `index` are
-    concatenated."""
+    concatenated. `signatures`: those of the reasoning that directly precedes the call."""
 
     index: int
     id: str = ""
     name: str = ""
     arguments_json: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Role(enum.StrEnum):
@@ -45,7 +63,8 @@ class Role(enum.StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. `parts`: texts and images in order."""
+    """One message. `parts`: texts and images in order. `signatures`: those of the reasoning at the
+    beginning of an assistant's message."""
 
     role: Role
     parts: tuple[str | Image, ...]
@@ -53,6 +72,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     reasoning_text: str = ""
+    signatures: tuple[Signature, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +144,14 @@ class EngineHints(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int | None = None
 
 
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """Conversation of a tenant. No server outside receives these texts: see
+    `gateway/upstream/session_hint.py`."""
+
+    tenant: str
+    session_id: str
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One generation request. `input`: a chat, a raw prompt, or token ids."""
 
@@ -139,6 +167,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     continues: bool = False
     """The last message is the beginning of the answer, and the model continues it."""
     hints: EngineHints = EngineHints()
+    session: Session | None = None
+    """Conversation that the request belongs to; None: none is known."""
     hops: int = 0
     """Number of gateways that forwarded the request before this one."""
     remote_classes: frozenset[str] = frozenset()
@@ -168,7 +198,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """New output of one choice."""
+    """New output of one choice. `signatures`: to be given back with the message in a later
+    request."""
 
     index: int
     text: str = ""
@@ -176,6 +207,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def has_content(self) -> bool:
@@ -184,12 +216,41 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.text or self.reasoning_text or self.tool_calls)
 
 
+class DeviationKind(enum.StrEnum):
+    """What an upstream's answer did not keep to, although the answer is usable."""
+
+    FINISH_WORD = "finish_word"
+    """An unknown finish word, read as the end of the answer."""
+    MISSING_CHOICE = "missing_choice"
+    """Fewer choices than were requested."""
+    UNREAD_FIELD = "unread_field"
+    """A field of an event could not be understood and was left out."""
+    OUTPUT_CUT = "output_cut"
+    """More output than max_output_tokens allows: the gateway ended the stream."""
+    USAGE_ZERO = "usage_zero"
+    """A count of 0 tokens where there was content."""
+    USAGE_TOO_MANY_PROMPT = "usage_too_many_prompt"
+    USAGE_TOO_MANY_OUTPUT = "usage_too_many_output"
+    """A count above what the request allows."""
+    USAGE_TOO_FEW_PROMPT = "usage_too_few_prompt"
+    USAGE_TOO_FEW_OUTPUT = "usage_too_few_output"
+    """A count below what the content can consist of."""
+
+
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
+    """One deviation of an answer. `detail`: a short word for the log, never content."""
+
+    kind: DeviationKind
+    detail: str = ""
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of an upstream's stream.
 
     `output_tokens`: cumulative tokens of all choices. The number is exact if the upstream reports
     usage with each frame; otherwise it counts frames with content. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
+    `missing_choices`, `deviations`: of the whole answer, with the usage.
     """
 
     deltas: tuple[ChoiceDelta, ...]
@@ -197,3 +258,5 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     model: str = ""
     response_id: str = ""
+    missing_choices: int = 0
+    deviations: tuple[Deviation, ...] = ()

@@ -63,7 +63,8 @@ class RequestRefused(Exception):
         reason: machine-readable reason. Every door maps it to a status.
         message: text for a person.
         retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
-        subject: the exhausted budget or the missing price; empty: none.
+        subject: the exhausted budget, the missing price, or the field that is out of bounds;
+            empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
         model: the unknown model; empty: none.
         fields: request fields that no permitted placement supports.

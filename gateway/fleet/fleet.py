@@ -26,6 +26,7 @@ from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.remotes import RemoteClient, RemoteConnection, remote_client, remote_connection
 from gateway.upstream.http.loop_load import Pace
+from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
 from scheduler.contract import Event, ServingChanged
 
@@ -135,6 +136,14 @@ class Fleet:
             if fields:
                 found[config.name] = fields
         return found
+
+    def signed_by(self, generation: Generation) -> frozenset[str]:
+        """Remotes of its model that made the newest reasoning signature in the history."""
+        origin = newest_origin(generation)
+        if not origin:
+            return frozenset()
+        remotes = self._remotes_by_model.get(generation.model, ())
+        return frozenset(config.name for config, client in remotes if client.origin == origin)
 
     def notify_refused(self, placement: str, reason: str) -> None:
         """A placement refused a connection: it is out of service until a probe succeeds."""

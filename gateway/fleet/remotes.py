@@ -15,13 +15,26 @@ import aiohttp
 import msgspec
 
 from gateway.config.gateway import RemoteConfig, TimeoutsConfig
-from gateway.config.remote import Feature, MaxTokensField, OtherGatewayConfig, RemoteApi
+from gateway.config.remote import (
+    Feature,
+    HistoryConfig,
+    MaxTokensField,
+    OtherGatewayConfig,
+    RemoteApi,
+)
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES
 from gateway.upstream.anthropic.client import AnthropicClient
+from gateway.upstream.features import Capabilities, capabilities
+from gateway.upstream.histories import usual_history
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.moegate.client import Address, ForwardingPolicy, MoegateClient
+from gateway.upstream.moegate.messages import MOEGATE_FEATURES
+from gateway.upstream.openai.body import OPENAI_FEATURES
 from gateway.upstream.openai.client import OpenAIClient
+from gateway.upstream.session_hint import SessionHint
+from gateway.upstream.signatures import origin_of
 
 
 class RemoteClient(Protocol):
@@ -30,6 +43,10 @@ class RemoteClient(Protocol):
     @property
     def features(self) -> frozenset[Feature]:
         """Features that requests may use."""
+
+    @property
+    def origin(self) -> str:
+        """Origin of the signatures that it makes or passes on."""
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of the request that are set and that it cannot honour."""
@@ -57,12 +74,24 @@ class RemoteConnection:
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     extra_body_json: str | None
     can: frozenset[Feature]
-    cannot: frozenset[Feature]
+    cannot: tuple[str, ...]
+    drop: tuple[Feature, ...]
+    history: HistoryConfig
+    session_hint: SessionHint | None
     max_tokens_field: MaxTokensField
     gateway: OtherGatewayConfig
     tls: tuple[bytes | None, bytes | None, bytes | None] | None = field(repr=False)
     """Root certificates, private key and chain, for another moegate over TLS."""
     timeouts: TimeoutsConfig
+
+    @property
+    def origin(self) -> str:
+        """Origin of the signatures that the remote makes or passes on."""
+        return origin_of(self.api.value, self.url + self.url_prefix, self.upstream_model)
+
+    def capabilities(self, usual: frozenset[Feature]) -> Capabilities:
+        """What it takes. `usual`: features of its API."""
+        return capabilities(usual, can=self.can, cannot=self.cannot, drop=self.drop)
 
 
 def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
@@ -80,7 +109,10 @@ def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
         headers=tuple(headers),
         extra_body_json=remote.extra_body_json,
         can=frozenset(remote.can),
-        cannot=frozenset(remote.cannot),
+        cannot=remote.cannot,
+        drop=remote.drop,
+        history=remote.history or usual_history(remote.api, remote.url),
+        session_hint=_session_hint(remote, base_dir),
         max_tokens_field=remote.max_tokens_field,
         gateway=remote.gateway,
         tls=_tls(remote, base_dir),
@@ -101,8 +133,10 @@ def remote_client(
                 api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                can=remote.can,
-                cannot=remote.cannot,
+                capabilities=remote.capabilities(ANTHROPIC_FEATURES),
+                history=remote.history,
+                session_hint=remote.session_hint,
+                origin=remote.origin,
                 extra=_extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),
             )
@@ -117,10 +151,12 @@ def remote_client(
                     local_only=options.local_only,
                     shared_classes=frozenset(options.shared_classes),
                     tell_slo=options.tell_slo,
+                    max_priority=options.max_priority,
                     max_hops=options.max_hops,
                 ),
-                can=remote.can,
-                cannot=remote.cannot,
+                capabilities=remote.capabilities(MOEGATE_FEATURES),
+                session_hint=remote.session_hint,
+                origin=remote.origin,
                 headers=dict(remote.headers),
             )
         case RemoteApi.OPENAI:
@@ -131,12 +167,25 @@ def remote_client(
                 api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                can=remote.can,
-                cannot=remote.cannot,
+                capabilities=remote.capabilities(OPENAI_FEATURES),
+                history=remote.history,
+                session_hint=remote.session_hint,
+                origin=remote.origin,
                 max_tokens_field=remote.max_tokens_field,
                 extra=_extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),
             )
+
+
+def _session_hint(remote: RemoteConfig, base_dir: Path) -> SessionHint | None:
+    hint = remote.session_hint
+    if hint is None:
+        return None
+    return SessionHint(
+        secret=resolve(hint.secret, base_dir) or "",
+        header=hint.header,
+        body_field=hint.body_field,
+    )
 
 
 def _tls(

@@ -97,8 +97,8 @@ class ActiveRequest:
             usage,
             prompt_tokens=parts[0].prompt_tokens,
             cached_tokens=parts[0].cached_tokens,
-            cache_write_tokens=0,
-            long_cache_write_tokens=0,
+            cache_write_tokens=parts[0].cache_write_tokens,
+            long_cache_write_tokens=parts[0].long_cache_write_tokens,
             completion_tokens=usage.completion_tokens + sum(p.completion_tokens for p in parts),
             estimated=usage.estimated or any(part.estimated for part in parts),
         )

@@ -8,17 +8,17 @@ from dataclasses import replace
 from msgspec import structs
 
 from gateway.auth.authenticator import Caller
-from gateway.config.gateway import SloFiguresConfig
-from gateway.domain.generation import Generation
+from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
 from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.terms import check_output_tokens, denied, priority_of, slo_of, time_left_s
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
-from scheduler.contract import RefusalReason, Request, Slo, SloClass
+from scheduler.contract import RefusalReason, Request
 from scheduler.port import SchedulerPort
 
 
@@ -48,12 +48,14 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
+        check_output_tokens(call, settings, self._port.fleet)
         unsupported = self._upstreams.unsupported_by(generation)
         request = scheduler_request(
             call,
             settings,
             prompt_tokens=self._sizes.estimate(generation),
             unsupported_by=unsupported,
+            signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
         )
         isolated = generation.model in settings.isolated_models
@@ -73,6 +75,7 @@ class Admission:
         generation = structs.replace(
             generation,
             hints=hints,
+            session=_session(request),
             remote_classes=request.remote_classes,
             slo_class=request.slo.slo_class,
             priority=request.priority,
@@ -95,11 +98,6 @@ class Admission:
         self._sizes.learn(generation, prompt_tokens)
 
 
-def allowed_s(call: GenerateCall, settings: PipelineSettings) -> float:
-    """Returns the seconds that the request may take."""
-    return settings.default_deadline_s if call.remaining_s is None else call.remaining_s
-
-
 def scheduler_request(
     call: GenerateCall,
     settings: PipelineSettings,
@@ -107,6 +105,7 @@ def scheduler_request(
     prompt_tokens: int,
     unsupported_by: Collection[str],
     now: float,
+    signed_by: frozenset[str] = frozenset(),
 ) -> Request:
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
@@ -117,9 +116,9 @@ def scheduler_request(
         tenant=caller.tenant,
         model=generation.model,
         arrival_s=now,
-        deadline_s=now + allowed_s(call, settings),
-        slo=_slo(call, settings),
-        priority=call.priority,
+        deadline_s=now + time_left_s(call, settings),
+        slo=slo_of(call, settings),
+        priority=priority_of(call),
         prompt_tokens=prompt_tokens,
         prompt_tokens_exact=isinstance(generation.input, tuple),
         max_output_tokens=generation.max_output_tokens,
@@ -130,24 +129,15 @@ def scheduler_request(
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),
+        signed_by=signed_by,
         whole_answer=call.whole_answer,
     )
 
 
-def _slo(call: GenerateCall, settings: PipelineSettings) -> Slo:
-    caller = call.caller
-    default = caller.slo_classes[0] if caller.slo_classes else SloClass.INTERACTIVE
-    slo_class = default if call.slo_class is None else call.slo_class
-    if not caller.allows_slo_class(slo_class):
-        mine = ", ".join(caller.slo_classes)
-        raise denied(f"slo.slo_class: key {caller.key_id} may use {mine}, not {slo_class}")
-    figures: SloFiguresConfig = getattr(settings.slo_classes, slo_class.value)
-    return Slo(
-        slo_class=slo_class,
-        ttft_s=figures.ttft_s if call.ttft_s is None else call.ttft_s,
-        tpot_s=figures.tpot_s if call.tpot_s is None else call.tpot_s,
-        max_queue_s=figures.max_queue_s,
-    )
+def _session(request: Request) -> Session | None:
+    if not request.session_id:
+        return None
+    return Session(tenant=request.tenant, session_id=request.session_id)
 
 
 def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset[str]:
@@ -161,8 +151,3 @@ def _remote_classes(call: GenerateCall, settings: PipelineSettings) -> frozenset
         names = ", ".join(sorted(call.remote_classes - mine))[:200]
         raise denied(f"data_policy.remote_classes: key {call.caller.key_id} may not use {names}")
     return call.remote_classes
-
-
-def denied(message: str) -> RequestRefused:
-    """Builds the refusal for a key that lacks the right."""
-    return RequestRefused(RefusalReason.PERMISSION_DENIED, message)

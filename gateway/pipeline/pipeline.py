@@ -13,18 +13,20 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
+from gateway.auth.authenticator import Caller
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestOutcome, RequestRefused, refused
+from gateway.domain.prompt_bound import prompt_token_bound
 from gateway.pipeline.active_request import ActiveRequest, Branch
-from gateway.pipeline.admission import Admission, allowed_s
+from gateway.pipeline.admission import Admission
 from gateway.pipeline.attempt import Attempts
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.continuation import continuation, may_be_continued
 from gateway.pipeline.hedge import hedged
 from gateway.pipeline.observer import Observe, unobserved
 from gateway.pipeline.settings import PipelineSettings
-from gateway.pipeline.token_count import prompt_token_bound
+from gateway.pipeline.terms import time_left_s
 from gateway.pipeline.upstreams import Upstreams
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
 from scheduler.decisions import Decision
@@ -87,19 +89,23 @@ class Pipeline:
         """Number of requests in progress."""
         return len(self._active)
 
-    def default_output_tokens(self, model: str) -> int:
+    def default_output_tokens(self, model: str, caller: Caller, choices: int) -> int:
         """Returns the output limit of a request without one. It never exceeds the model's context,
-        because the engine would reject such a request."""
+        because the engine would reject such a request, nor what the key may ask for."""
         contexts = [
             placement.context_tokens
             for placement in self._port.fleet.of_model(model)
             if placement.context_tokens is not None
         ]
-        return min([self.settings.default_max_output_tokens, *contexts])
+        bounds = [self.settings.max_output_tokens]
+        if caller.max_output_tokens is not None:
+            bounds.append(caller.max_output_tokens)
+        most = max(1, min(bounds) // max(1, choices))
+        return min([self.settings.default_max_output_tokens, most, *contexts])
 
     def deadline_s(self, call: GenerateCall) -> float:
         """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
-        return self._clock() + allowed_s(call, self.settings)
+        return self._clock() + time_left_s(call, self.settings)
 
     async def quote(self, call: GenerateCall) -> Decision:
         """Returns the decision that the scheduler would make now. Starts nothing. Raises

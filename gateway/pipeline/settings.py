@@ -15,7 +15,9 @@ class PipelineSettings:
 
     slo_classes: SloClassesConfig
     default_deadline_s: float
+    max_deadline_s: float
     default_max_output_tokens: int
+    max_output_tokens: int
     failures: FailuresConfig
     remote_classes: frozenset[str]
     isolated_models: frozenset[str]
@@ -26,7 +28,9 @@ def pipeline_settings(config: GatewayConfig) -> PipelineSettings:
     return PipelineSettings(
         slo_classes=config.slo_classes,
         default_deadline_s=config.limits.default_deadline_s,
+        max_deadline_s=config.limits.max_deadline_s,
         default_max_output_tokens=config.limits.default_max_output_tokens,
+        max_output_tokens=config.limits.max_output_tokens,
         failures=config.failures,
         remote_classes=frozenset(remote.remote_class for remote in config.remotes),
         isolated_models=frozenset(p.model for p in config.pools if not p.share_prefix_cache),

@@ -30,6 +30,9 @@ class Upstreams(Protocol):
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Returns the unsupported fields of a generation, keyed by placement of its model."""
 
+    def signed_by(self, generation: Generation) -> frozenset[str]:
+        """Returns the placements that made the newest reasoning signature in the history."""
+
     def notify_refused(self, placement: str, reason: str) -> None:
         """Reports that a self-hosted placement refused the connection."""
 

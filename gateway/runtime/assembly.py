@@ -22,10 +22,6 @@ from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
-UPSTREAM_KEEPALIVE_S = 4.0
-"""Seconds before an idle upstream connection is closed. vLLM's HTTP server closes it after 5 s, and
-a request sent into a closing connection is lost."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayParts:
@@ -46,16 +42,6 @@ class GatewayParts:
             if isinstance(result, Exception):
                 log.error("a task of the gateway failed", exc_info=result)
         await self.fleet.close()
-
-
-def session() -> aiohttp.ClientSession:
-    """Opens the HTTP session of all upstream calls. Its connection count is unlimited, because the
-    scheduler bounds concurrency."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S)
-    # No cookie jar: engines set no relevant cookies, and every request would pay for the lookup.
-    return aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True
-    )
 
 
 def assemble(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
-from scheduler.limits.idempotency import REMEMBERED_S, IdempotencyKeys
-from scheduler.limits.rate_limit import RateLimiter
+from scheduler.limits.idempotency import IdempotencyKeys
+from scheduler.limits.rate_limit import RateLimiter, RateLimits, Refusal
 from scheduler.port import Submission
 
 
@@ -15,9 +16,27 @@ class Claims:
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
 
+    def configure(self, config: GatewayConfig) -> None:
+        """Applies the bound of remembered idempotency keys, and drops the limits' state of keys
+        that are not configured any more."""
+        self._idempotency.resize(config.limits.idempotency_keys)
+        self._limiter.retain({key.id for tenant in config.tenants for key in tenant.keys})
+
+    def take_request(self, key_id: str, limits: RateLimits, now: float) -> Refusal | None:
+        """Takes one of the key's requests per minute. `now`: monotonic seconds."""
+        return self._limiter.take_request(key_id, limits, now)
+
+    def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes a slot of the key, until `free_slot`."""
+        return self._limiter.take_slot(key_id, limits)
+
+    def free_slot(self, key_id: str, now: float) -> None:
+        """Gives a slot of the key back."""
+        self._limiter.settle(key_id, 0, 0, now)
+
     def claim(self, submission: Submission, now: float) -> Refuse | None:
-        """Claims the idempotency key and the key's limits. On refusal it claims nothing and returns
-        the refusal. `now`: monotonic seconds."""
+        """Claims the idempotency key, and a slot and the tokens of the key's limits. On refusal it
+        claims nothing and returns the refusal. `now`: monotonic seconds."""
         request = submission.request
         key = _key(submission)
         if key is not None:
@@ -25,12 +44,12 @@ class Claims:
             if refusal is not None:
                 return refusal
         limited = self._limiter.admit(
-            request.key_id, submission.key_limits, request.prompt_tokens, now
+            request.key_id, submission.key_limits, request.prompt_tokens, now, requests=0
         )
         if limited is None:
             return None
         if key is not None:
-            self._idempotency.end(key, now, remember=False)
+            self._idempotency.end(key, request.tenant, now, remember=False)
         return Refuse(
             request_id=request.request_id,
             reason=RefusalReason.KEY_LIMIT,
@@ -46,7 +65,7 @@ class Claims:
         request = submission.request
         self._limiter.settle(request.key_id, request.prompt_tokens, used_tokens, now)
         if (key := _key(submission)) is not None:
-            self._idempotency.end(key, now, remember=keep_key)
+            self._idempotency.end(key, request.tenant, now, remember=keep_key)
 
     def _claim_key(self, key: tuple[str, str], request: Request, now: float) -> Refuse | None:
         first_id = self._idempotency.first_request(key, now)
@@ -58,13 +77,7 @@ class Claims:
                 retry_after_s=None,
                 other_request_id=first_id,
             )
-        if not self._idempotency.claim(key, client_id(request)):
-            return Refuse(
-                request_id=request.request_id,
-                reason=RefusalReason.IDEMPOTENCY_KEYS,
-                message="idempotency_key: too many are remembered",
-                retry_after_s=REMEMBERED_S,
-            )
+        self._idempotency.claim(key, client_id(request))
         return None
 
 

@@ -20,7 +20,13 @@ from gateway.scheduling.claims import Claims, no_hedge, request_in_flight
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
 from gateway.scheduling.settings import SchedulingSettings
-from gateway.scheduling.views import Targets, fleet_figures, view_of
+from gateway.scheduling.views import (
+    Targets,
+    fleet_figures,
+    same_failure_domain,
+    shows_more,
+    view_of,
+)
 from scheduler.contract import (
     EngineReport,
     Event,
@@ -35,6 +41,7 @@ from scheduler.core import Scheduler
 from scheduler.decisions import Decision
 from scheduler.fleet_view import FleetView
 from scheduler.limits.drain_filter import DrainFilter
+from scheduler.limits.rate_limit import RateLimits, Refusal
 from scheduler.limits.retry_budget import RetryBudget
 from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
 from scheduler.metering.report import KindRates
@@ -51,6 +58,7 @@ from scheduler.port import (
     Message,
     PoolCostReport,
     RequestEnded,
+    SlotFreed,
     Submission,
 )
 from scheduler.prefix.token_blocks import CacheEvents
@@ -128,7 +136,7 @@ class InProcessScheduler:
         elif isinstance(event, ServingChanged):
             event = self._drains.filtered(event, group_of(facts))
         self._branches.handle(event)
-        if isinstance(event, ServingChanged) or self._shows_more(event.placement):
+        if isinstance(event, ServingChanged) or shows_more(self.core, self.fleet, event.placement):
             self.refresh_fleet()
 
     def use_rates(self, rates: RateSnapshot) -> None:
@@ -167,6 +175,14 @@ class InProcessScheduler:
 
     # Methods of `SchedulerPort` for the pipeline and the services.
 
+    async def take_request(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """See `SchedulerPort`."""
+        return self._claims.take_request(key_id, limits, self._clock())
+
+    async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """See `SchedulerPort`."""
+        return self._claims.take_slot(key_id, limits)
+
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """See `SchedulerPort`."""
         if submission.kind is not BranchKind.ORIGINAL:
@@ -203,6 +219,8 @@ class InProcessScheduler:
                 self._branches.end_attempt(message)
             case RequestEnded():
                 self._end_request(message)
+            case SlotFreed():
+                self._claims.free_slot(message.key_id, self._clock())
 
     async def quote(self, request: Request) -> Decision:
         """See `SchedulerPort`."""
@@ -304,7 +322,7 @@ class InProcessScheduler:
         if not self._hedges.take(self._clock()):
             deliver(no_hedge(request, "the budget of hedges is used up"))
             return
-        avoided = self._same_failure_domain(submission.beside) | {submission.beside}
+        avoided = same_failure_domain(self._facts, submission.beside) | {submission.beside}
         request = replace(request, unsupported_by=request.unsupported_by | avoided)
         submission = replace(submission, request=request)
         branch = self._branches.submit(claimed, submission, deliver, may_wait=False)
@@ -317,13 +335,6 @@ class InProcessScheduler:
             # The tick loop must learn of the first request, and of a queued request that may
             # expire.
             self._wake.set()
-
-    def _same_failure_domain(self, placement: str) -> frozenset[str]:
-        facts = self._facts.get(placement)
-        domain = facts.failure_domain if facts is not None else ""
-        if not domain:
-            return frozenset()
-        return frozenset(p.name for p in self._facts.values() if p.failure_domain == domain)
 
     def _end_request(self, message: RequestEnded) -> None:
         claimed = self._requests.pop(message.request_id, None)
@@ -346,6 +357,7 @@ class InProcessScheduler:
         """Updates meter, recorder, budgets and fleet view after a configuration change.
         `placements`: with the prices that the core was given."""
         settings, metering = self._settings, self._metering
+        self._claims.configure(settings.config)
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
         local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
@@ -377,14 +389,3 @@ class InProcessScheduler:
             self._branches.handle(changed)
         self.use_rates(rate_snapshot(placements))
         return self._settings.prices.next_change_s(self._metering.unix_s)
-
-    def _shows_more(self, placement: str) -> bool:
-        """Whether an engine report has changed a value that the fleet view shows."""
-        view = self.fleet.by_name.get(placement)
-        if view is None:
-            return True
-        sizes = self.core.token_block_sizes(view.model)
-        return (
-            self.core.context_tokens(placement) != view.context_tokens
-            or self.fleet.token_block_sizes.get(view.model, ()) != sizes
-        )

@@ -38,7 +38,11 @@ def scheduling_settings(
         placements=placements,
         prices=load_prices(config.prices, base_dir),
         limits=SchedulerLimits(
-            queue=QueueLimits(requests=limits.queue_requests, size_bytes=limits.queue_bytes),
+            queue=QueueLimits(
+                requests=limits.queue_requests,
+                size_bytes=limits.queue_bytes,
+                tenant_share=limits.queue_tenant_share if len(config.tenants) > 1 else 1.0,
+            ),
             attempts=limits.attempts,
             retries=RetryLimits(share=failures.retry_share),
         ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from scheduler.core import Scheduler
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
 from scheduler.metering.throughput import Throughput
+from scheduler.placement_state import Placement
 from scheduler.port import FleetFigures
 from scheduler.snapshot import without_free_places
 
@@ -38,6 +39,26 @@ def view_of(core: Scheduler, targets: Targets) -> FleetView:
         )
     models = {placement.model for placement in placements}
     return fleet_view(tuple(placements), {model: core.token_block_sizes(model) for model in models})
+
+
+def shows_more(core: Scheduler, fleet: FleetView, placement: str) -> bool:
+    """Whether an engine report has changed a value that the fleet view shows."""
+    view = fleet.by_name.get(placement)
+    if view is None:
+        return True
+    sizes = core.token_block_sizes(view.model)
+    return (
+        core.context_tokens(placement) != view.context_tokens
+        or fleet.token_block_sizes.get(view.model, ()) != sizes
+    )
+
+
+def same_failure_domain(facts: Mapping[str, Placement], name: str) -> frozenset[str]:
+    """Names of the placements that fail together with one. `facts`: of all placements, by name."""
+    domain = facts[name].failure_domain if name in facts else ""
+    if not domain:
+        return frozenset()
+    return frozenset(p.name for p in facts.values() if p.failure_domain == domain)
 
 
 def fleet_figures(

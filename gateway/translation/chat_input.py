@@ -1,25 +1,32 @@
 """Checks the chat part of a request and converts it into domain values.
 
-Every violation is recorded with its field path, so the client receives all of them at once.
+Violations are recorded with their field paths, so that the client receives up to `MAX_FAULTS` of
+them at once. The work is divided into steps, because a chat may have thousands of messages.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from gateway.domain.generation import (
+    MAX_ORIGIN_BYTES,
+    MAX_SIGNATURE_BYTES,
+    MAX_SIGNATURES,
     Chat,
     Image,
     JsonSchema,
     Message,
     NamedTool,
     Role,
+    Signature,
     Tool,
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import Steps
 from moegate.v1 import chat_pb2
 
 ROLES = {
@@ -37,11 +44,26 @@ TOOL_MODES = {
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
+MAX_FAULTS = 20
+"""Most violations that are collected. The check of a request ends with the next one."""
+SHOWN_CHARACTERS = 80
+"""Of a value in the description of a violation."""
+_MEDIA_TYPES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+"""Names that are in use for registered media types, which servers insist on."""
+_NO_ARGUMENTS = '{"type": "object", "properties": {}}'
+
+
+class EnoughFaults(Exception):
+    """A request has more than `MAX_FAULTS` violations."""
+
+
 class Violations(list[tuple[str, str]]):
     """Violations of a request: pairs of field path and description with a fix."""
 
     def add(self, field: str, description: str) -> None:
-        """Records a violation."""
+        """Records a violation. Raises EnoughFaults if `MAX_FAULTS` are recorded already."""
+        if len(self) >= MAX_FAULTS:
+            raise EnoughFaults
         self.append((field, description))
 
     def check(self, good: bool, field: str, description: str) -> None:
@@ -50,15 +72,17 @@ class Violations(list[tuple[str, str]]):
             self.add(field, description)
 
 
-def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
-    """Converts a chat. Invalid parts are recorded in `violations` and left out."""
+def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Steps[Chat]:
+    """Converts a chat. Invalid parts are recorded in `violations` and left out. Raises
+    EnoughFaults."""
     violations.check(len(proto.messages) > 0, "chat.messages", "empty: give at least one message")
-    messages = tuple(
-        _parse_message(message, i, violations) for i, message in enumerate(proto.messages)
-    )
-    tools = tuple(
-        _parse_tool(tool, f"chat.tools[{i}]", violations) for i, tool in enumerate(proto.tools)
-    )
+    messages = []
+    for i, message in enumerate(proto.messages):
+        messages.append((yield from _parse_message(message, i, violations)))
+    tools = []
+    for i, tool in enumerate(proto.tools):
+        tools.append(_parse_tool(tool, f"chat.tools[{i}]", violations))
+        yield
     names = [tool.name for tool in tools]
     violations.check(
         len(set(names)) == len(names), "chat.tools", "two tools have one name: names must differ"
@@ -68,15 +92,17 @@ def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Chat:
     if format_proto.WhichOneof("format") == "json_schema":
         json_schema = _parse_schema(format_proto.json_schema, violations)
     return Chat(
-        messages=messages,
-        tools=tools,
+        messages=tuple(messages),
+        tools=tuple(tools),
         tool_choice=_parse_tool_choice(proto.tool_choice, names, violations),
         json_object=format_proto.json_object,
         json_schema=json_schema,
     )
 
 
-def _parse_message(proto: chat_pb2.ChatMessage, index: int, violations: Violations) -> Message:
+def _parse_message(
+    proto: chat_pb2.ChatMessage, index: int, violations: Violations
+) -> Steps[Message]:
     def fault(field: str, description: str) -> None:
         violations.add(f"chat.messages[{index}].{field}", description)
 
@@ -84,29 +110,83 @@ def _parse_message(proto: chat_pb2.ChatMessage, index: int, violations: Violatio
     if role is None:
         fault("role", f"{proto.role}: give ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL")
         role = Role.USER
-    tool_calls = tuple(
-        ToolCall(index=i, id=call.id, name=call.name, arguments_json=call.arguments_json)
-        for i, call in enumerate(proto.tool_calls)
-    )
+    tool_calls = []
+    for i, call in enumerate(proto.tool_calls):
+        tool_calls.append(
+            ToolCall(
+                index=i,
+                id=call.id,
+                name=call.name,
+                arguments_json=call.arguments_json,
+                signatures=parse_signatures(call.signatures),
+            )
+        )
+        yield
     if not proto.parts and not (tool_calls and role is Role.ASSISTANT):
         fault("parts", "empty: give a text part")
     if role is Role.TOOL and not proto.tool_call_id:
         fault("tool_call_id", "empty: name the call that this ROLE_TOOL message answers")
     if tool_calls and role is not Role.ASSISTANT:
         fault("tool_calls", "only ROLE_ASSISTANT messages hold tool calls")
+    signatures = parse_signatures(proto.signatures)
+    _check_signatures(signatures, tool_calls, f"chat.messages[{index}]", violations)
+    if signatures and role is not Role.ASSISTANT:
+        fault("signatures", "only ROLE_ASSISTANT messages hold signatures")
+    parts: list[str | Image] = []
+    for i, part in enumerate(proto.parts):
+        if part.WhichOneof("part") == "text":
+            parts.append(part.text)
+        else:
+            parts.append(_parse_other(part, f"chat.messages[{index}].parts[{i}]", violations))
+        yield
     return Message(
         role=role,
-        parts=tuple(
-            part.text
-            if part.WhichOneof("part") == "text"
-            else _parse_other(part, f"chat.messages[{index}].parts[{i}]", violations)
-            for i, part in enumerate(proto.parts)
-        ),
+        parts=tuple(parts),
         name=proto.name,
-        tool_calls=tool_calls,
+        tool_calls=tuple(tool_calls),
         tool_call_id=proto.tool_call_id,
         reasoning_text=proto.reasoning_text,
+        signatures=signatures,
     )
+
+
+def parse_signatures(protos: Iterable[chat_pb2.ReasoningSignature]) -> tuple[Signature, ...]:
+    """Converts signatures."""
+    return tuple(Signature(origin=proto.origin, data=proto.data) for proto in protos)
+
+
+def _check_signatures(
+    signatures: tuple[Signature, ...],
+    calls: Sequence[ToolCall],
+    path: str,
+    violations: Violations,
+) -> None:
+    """Checks the signatures of a message and of its tool calls."""
+    fields = [(f"{path}.signatures[{i}]", each) for i, each in enumerate(signatures)]
+    for call in calls:
+        where = f"{path}.tool_calls[{call.index}].signatures"
+        fields += ((f"{where}[{i}]", each) for i, each in enumerate(call.signatures))
+    if not fields:
+        return
+    if len(fields) > MAX_SIGNATURES:
+        violations.add(f"{path}.signatures", f"{len(fields)}: at most {MAX_SIGNATURES}")
+        return
+    size = sum(len(each.data) for _, each in fields)
+    violations.check(
+        size <= MAX_SIGNATURE_BYTES,
+        f"{path}.signatures",
+        f"{size} bytes: at most {MAX_SIGNATURE_BYTES} in one message",
+    )
+    for field, each in fields:
+        origin_bytes = len(each.origin.encode())
+        violations.check(
+            0 < origin_bytes <= MAX_ORIGIN_BYTES,
+            f"{field}.origin",
+            f"{origin_bytes} bytes: give back the origin that came with the answer",
+        )
+        violations.check(
+            bool(each.data), f"{field}.data", "empty: give back the data that came with the answer"
+        )
 
 
 def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
@@ -122,22 +202,26 @@ def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations)
         f"{path}.image.url",
         "not an https address",
     )
-    violations.check(
-        source != "data" or image.media_type.startswith("image/"),
-        f"{path}.image.media_type",
-        f"{image.media_type!r} is no image type: give one such as image/png",
-    )
-    return Image(data=image.data, media_type=image.media_type, url=image.url)
+    media_type = image.media_type
+    if source == "data":
+        media_type = media_type.partition(";")[0].strip().lower()
+        media_type = _MEDIA_TYPES.get(media_type, media_type)
+        if not media_type.startswith("image/"):
+            shown = f"{image.media_type[:SHOWN_CHARACTERS]!r}"
+            fault = f"{shown} is no image type: give one such as image/png"
+            violations.add(f"{path}.image.media_type", fault)
+    return Image(data=image.data, media_type=media_type, url=image.url)
 
 
 def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violations) -> Tool:
     violations.check(
         _FUNCTION_NAME.match(proto.name) is not None,
         f"{path}.name",
-        f"{proto.name[:80]!r}: give 1 to 64 letters, digits, underscores or dashes",
+        f"{proto.name[:SHOWN_CHARACTERS]!r}: give 1 to 64 letters, digits, underscores or dashes",
     )
-    schema = proto.parameters_json_schema or '{"type": "object", "properties": {}}'
-    _check_json_object(schema, f"{path}.parameters_json_schema", violations)
+    schema = proto.parameters_json_schema or _NO_ARGUMENTS
+    if _check_json_object(schema, f"{path}.parameters_json_schema", violations):
+        schema = _object_schema(schema)
     return Tool(
         name=proto.name,
         description=proto.description,
@@ -153,7 +237,7 @@ def _parse_tool_choice(
         violations.check(
             proto.function_name in names,
             "chat.tool_choice.function_name",
-            f"{proto.function_name[:80]!r} is none of chat.tools",
+            f"{proto.function_name[:SHOWN_CHARACTERS]!r} is none of chat.tools",
         )
         return NamedTool(name=proto.function_name)
     mode = TOOL_MODES.get(proto.mode)
@@ -170,14 +254,29 @@ def _parse_schema(proto: chat_pb2.JsonSchemaFormat, violations: Violations) -> J
     violations.check(
         _FUNCTION_NAME.match(proto.name) is not None,
         f"{path}.name",
-        f"{proto.name[:80]!r}: give 1 to 64 letters, digits, underscores or dashes",
+        f"{proto.name[:SHOWN_CHARACTERS]!r}: give 1 to 64 letters, digits, underscores or dashes",
     )
     _check_json_object(proto.schema_json, f"{path}.schema_json", violations)
     return JsonSchema(name=proto.name, schema_json=proto.schema_json, strict=proto.strict)
 
 
-def _check_json_object(text: str, path: str, violations: Violations) -> None:
+def _object_schema(schema: str) -> str:
+    """Schema of arguments with the type and properties that servers insist on. Arguments are always
+    an object, so that the schema means the same. `schema`: a JSON object."""
+    fields = msgspec.json.decode(schema, type=dict[str, msgspec.Raw])
+    if bytes(fields.get("type", b"")) == b'"object"' and "properties" in fields:
+        return schema
+    added = {"type": msgspec.Raw(b'"object"')}
+    if "properties" not in fields:
+        added["properties"] = msgspec.Raw(b"{}")
+    return msgspec.json.encode(added | fields | {"type": added["type"]}).decode()
+
+
+def _check_json_object(text: str, path: str, violations: Violations) -> bool:
+    """Records a violation and returns False unless the text is a JSON object."""
     try:
         msgspec.json.decode(text, type=dict)
     except (msgspec.DecodeError, RecursionError) as error:
         violations.add(path, f"not a JSON object: {error}")
+        return False
+    return True

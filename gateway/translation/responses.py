@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, ToolCall
+from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, Signature, ToolCall
 from gateway.domain.outcomes import Finished
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import PlacementKind, Usage
@@ -61,6 +61,8 @@ def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> Non
         message.reasoning_text = delta.reasoning_text
     if delta.tool_calls:
         message.tool_calls.extend(tool_call_message(call) for call in delta.tool_calls)
+    if delta.signatures:
+        message.signatures.extend(map(signature_message, delta.signatures))
     for entry in delta.logprobs:
         message.logprobs.add(
             token=entry.token,
@@ -167,6 +169,14 @@ def _write_time(message: Duration | Timestamp, seconds: float) -> None:
 
 def tool_call_message(call: ToolCall) -> chat_pb2.ToolCall:
     """Converts a tool call, or one piece of it."""
-    return chat_pb2.ToolCall(
+    message = chat_pb2.ToolCall(
         id=call.id, name=call.name, arguments_json=call.arguments_json, index=call.index
     )
+    if call.signatures:
+        message.signatures.extend(map(signature_message, call.signatures))
+    return message
+
+
+def signature_message(signature: Signature) -> chat_pb2.ReasoningSignature:
+    """Converts a signature."""
+    return chat_pb2.ReasoningSignature(origin=signature.origin, data=signature.data)

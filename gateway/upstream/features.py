@@ -1,14 +1,90 @@
-"""Which features a generation needs, and which field of the API asks for each.
+"""Which features a generation needs, which field of the API asks for each, and what a server takes.
 
-Not every server has all of them; each dialect says which ones it has by default.
+Not every server has all features; each dialect says which ones it has by default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from gateway.config.remote import Feature
-from gateway.domain.generation import Chat, Generation, Image
+from msgspec import structs
+
+from gateway.config.remote import SAMPLING_FEATURES, TOGETHER, Feature
+from gateway.domain.generation import Chat, Generation, Image, NamedTool, Role, ToolMode
+
+_TOOL_MODES = {
+    ToolMode.NONE: Feature.TOOL_CHOICE_NONE,
+    ToolMode.REQUIRED: Feature.TOOL_CHOICE_REQUIRED,
+}
+
+
+_SAMPLING_FIELDS: dict[Feature, tuple[str, ...]] = {
+    feature: (feature.value,) for feature in SAMPLING_FEATURES - {Feature.PENALTIES}
+} | {Feature.PENALTIES: ("presence_penalty", "frequency_penalty")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a server takes.
+
+    `features`: features that it has; `refused_together`: sets of features of which a request may
+    not use all; `drop`: sampling parameters that are left out of a request which it would refuse,
+    the first ones first.
+    """
+
+    features: frozenset[Feature]
+    refused_together: tuple[frozenset[Feature], ...] = ()
+    drop: tuple[Feature, ...] = ()
+
+    def fitted(self, generation: Generation) -> Generation:
+        """The generation, without parameters that `drop` allows to leave out and that would be
+        refused."""
+        if not self.drop:
+            return generation
+        used = {feature for feature, _ in _used(generation)}
+        left_out = {feature for feature in self.drop if feature in used - self.features}
+        for together in self.refused_together:
+            if together <= used - left_out:
+                left_out.update([feature for feature in self.drop if feature in together][:1])
+        if not left_out:
+            return generation
+        fields = {f: None for x in left_out for f in _SAMPLING_FIELDS[x]}
+        return structs.replace(generation, sampling=structs.replace(generation.sampling, **fields))
+
+    def unsupported(self, generation: Generation) -> tuple[str, ...]:
+        """Fields of GenerateRequest that are set and refused, alone or together; the latter are
+        joined by "+"."""
+        fields = unsupported(generation, self.features)
+        if not self.refused_together:
+            return fields
+        by_feature: dict[Feature, str] = {}
+        for feature, field in _used(generation):
+            by_feature.setdefault(feature, field)
+        together = (
+            TOGETHER.join(by_feature[feature] for feature in sorted(each))
+            for each in self.refused_together
+            if each <= by_feature.keys() and each <= self.features
+        )
+        return (*fields, *together)
+
+
+def capabilities(
+    usual: frozenset[Feature],
+    *,
+    can: Iterable[Feature] = (),
+    cannot: Iterable[str] = (),
+    drop: Iterable[Feature] = (),
+) -> Capabilities:
+    """What a server takes. `usual`: features of its API; `can`, `cannot`, `drop`: see
+    `RemoteConfig`."""
+    lacks = [frozenset(map(Feature, lack.split(TOGETHER))) for lack in cannot]
+    alone = frozenset[Feature]().union(*(lack for lack in lacks if len(lack) == 1))
+    return Capabilities(
+        features=(usual | frozenset(can)) - alone,
+        refused_together=tuple(lack for lack in lacks if len(lack) > 1),
+        drop=tuple(drop),
+    )
 
 
 def unsupported(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
@@ -18,6 +94,10 @@ def unsupported(generation: Generation, features: frozenset[Feature]) -> tuple[s
 
 def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
     sampling = generation.sampling
+    if sampling.temperature is not None:
+        yield Feature.TEMPERATURE, "sampling.temperature"
+    if sampling.top_p is not None:
+        yield Feature.TOP_P, "sampling.top_p"
     if sampling.top_k is not None:
         yield Feature.TOP_K, "sampling.top_k"
     if sampling.min_p is not None:
@@ -52,15 +132,34 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
 def _used_by_chat(chat: Chat) -> Iterator[tuple[Feature, str]]:
     if chat.tools:
         yield Feature.TOOLS, "chat.tools"
+    match chat.tool_choice:
+        case NamedTool():
+            yield Feature.TOOL_CHOICE_NAMED, "chat.tool_choice.function_name"
+        case ToolMode() as mode if mode in _TOOL_MODES:
+            yield _TOOL_MODES[mode], "chat.tool_choice.mode"
+    for i, tool in enumerate(chat.tools):
+        if tool.strict:
+            yield Feature.STRICT, f"chat.tools[{i}].strict"
     if chat.json_object:
         yield Feature.JSON_OBJECT, "chat.response_format.json_object"
     if chat.json_schema is not None:
         yield Feature.JSON_SCHEMA, "chat.response_format.json_schema"
+        if chat.json_schema.strict:
+            yield Feature.STRICT, "chat.response_format.json_schema.strict"
+    begun = False
     for i, message in enumerate(chat.messages):
         path = f"chat.messages[{i}]"
+        if message.role is Role.SYSTEM:
+            yield Feature.SYSTEM, f"{path}.role"
+            if begun:
+                yield Feature.LATE_SYSTEM, f"{path}.role"
+        else:
+            begun = True
         if message.name:
             yield Feature.NAMES, f"{path}.name"
         if message.tool_calls or message.tool_call_id:
             yield Feature.TOOLS, f"{path}.tool_calls" if message.tool_calls else path
+        if len(message.tool_calls) > 1:
+            yield Feature.PARALLEL_TOOL_CALLS, f"{path}.tool_calls"
         if any(isinstance(part, Image) for part in message.parts):
             yield Feature.IMAGES, f"{path}.parts"

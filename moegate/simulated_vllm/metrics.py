@@ -136,7 +136,9 @@ def render(engine: Engine, served: Served) -> bytes:
         ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
     ):
         text.histogram(name, description, [getattr(r.counters, field) for r in ranks])
-    text.info("cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config))
+    text.info(
+        "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
+    )
     return text.encode()
 
 
@@ -158,8 +160,11 @@ _SLEEP_HELP = (
 )
 
 
-def _cache(config: SimulatedVllmConfig) -> Labels:
+def _cache(config: SimulatedVllmConfig, ranks: int) -> Labels:
+    """What each rank's line says: its own tokens, but the blocks of all ranks together, as vLLM
+    0.32 and 0.33 do."""
     tokens = config.num_gpu_blocks * config.block_size
+    blocks = config.num_gpu_blocks * ranks
     return {
         "block_size": str(config.block_size),
         "cache_dtype": "auto",
@@ -167,7 +172,7 @@ def _cache(config: SimulatedVllmConfig) -> Labels:
         "gpu_memory_utilization": "0.92",
         "kv_cache_max_concurrency": str(tokens / config.max_model_len),
         "kv_cache_size_tokens": str(tokens),
-        "num_gpu_blocks": str(config.num_gpu_blocks),
+        "num_gpu_blocks": str(blocks),
         "num_gpu_blocks_override": str(config.num_gpu_blocks),
         "prefix_caching_hash_algo": "sha256",
     }
@@ -235,6 +240,8 @@ class _Text:
         self._created(name, description, self._ranks)
 
     def _created(self, name: str, description: str, labels: Iterable[Labels]) -> None:
+        if len(self._ranks) > 1:
+            return  # vLLM runs one API server per rank, whose merged metrics have no such series
         self._head(f"{name}_created", description, "gauge")
         for each in labels:
             self._sample(f"{name}_created", each, self._began_s)

@@ -7,6 +7,7 @@ for each holder.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ IDLE_S = 10.0
 """An unused lease is closed after this time, and its unused amount returns to the store."""
 MAX_LEASES = 50_000
 """Most leases of one process, some 50 MB; beyond, a new holder is asked to try again later."""
+TENANT_DIVISOR = 2
+"""One tenant holds at most `MAX_LEASES` over this, because its callers choose its sessions."""
 FIRST_HOLD_S = 2.0
 HOLD_WEIGHT = 0.05
 """Weight of a new duration in the mean time that requests hold a reservation, the retry hint."""
@@ -116,6 +119,8 @@ class BudgetBook:
     _leases: dict[Holder, Lease] = field(default_factory=dict)
     _ending: dict[str, Lease] = field(default_factory=dict)
     _holds: dict[str, _Hold] = field(default_factory=dict)
+    _of_tenant: Counter[str] = field(default_factory=Counter)
+    """Number of leases of each tenant."""
 
     def __repr__(self) -> str:
         return f"<BudgetBook: {len(self._leases)} leases, {len(self._holds)} reservations>"
@@ -280,8 +285,7 @@ class BudgetBook:
         actions: list[GiveBack | Close] = []
         for lease in list(self._ending.values()):
             if lease.holds == 0 and not lease.extending:
-                del self._ending[lease.lease_id]
-                actions.append(Close(lease=lease))
+                actions.append(self._close(lease))
         for holder, lease in self._leases.items():
             excess = _excess(lease, all_of_it=pressed is not None and holder != pressed)
             if excess > 0:
@@ -296,9 +300,7 @@ class BudgetBook:
         ended = [
             lease for lease in self._ending.values() if lease.holds == 0 and not lease.extending
         ]
-        for lease in ended:
-            del self._ending[lease.lease_id]
-        return tuple(Close(lease=lease) for lease in ended)
+        return tuple(map(self._close, ended))
 
     def _applying(self, tenant: str, key_id: str) -> _Applying:
         found = self._of_key.get((tenant, key_id))
@@ -327,6 +329,9 @@ class BudgetBook:
             raise NoBudget
         if len(self._leases) + len(self._ending) >= MAX_LEASES:
             raise OverflowError(f"{MAX_LEASES} holders of budgets are active")
+        most = max(1, MAX_LEASES // TENANT_DIVISOR)
+        if self._of_tenant[holder.tenant] >= most:
+            raise OverflowError(f"{most} holders of budgets of tenant {holder.tenant} are active")
         lease = Lease(
             lease_id=self.new_lease_id(),
             holder=holder,
@@ -335,11 +340,20 @@ class BudgetBook:
             used_s=unix_s,
         )
         self._leases[holder] = lease
+        self._of_tenant[holder.tenant] += 1
         return lease
 
     def _end(self, holder: Holder) -> None:
         lease = self._leases.pop(holder)
         self._ending[lease.lease_id] = lease
+
+    def _close(self, lease: Lease) -> Close:
+        del self._ending[lease.lease_id]
+        tenant = lease.holder.tenant
+        self._of_tenant[tenant] -= 1
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant]
+        return Close(lease=lease)
 
 
 def _excess(lease: Lease, *, all_of_it: bool) -> int:

@@ -1,54 +1,60 @@
 """Idempotency keys: at most one generation for each, while it runs and for 10 minutes after.
 
 A request that was refused, or that failed before it produced any output, releases its key, because
-the client is asked to try again with the same key.
+the client is asked to try again with the same key. No request is refused for want of room: when the
+store is full, the tenant with most remembered keys loses its oldest one before its time.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from scheduler.limits.tenant_store import TenantStore
 
 REMEMBERED_S = 600.0
 """Time for which a request is remembered after its end."""
-MAX_REMEMBERED = 100_000
-"""Bound on the remembered requests, some 30 MB; above, requests with a new key are refused."""
+MOST_REMEMBERED = 100_000
+"""Default bound of the remembered requests, some 30 MB."""
 
 Key = tuple[str, str]
 
 
 class IdempotencyKeys:
-    """Keys that are in use or remembered, each with the id of its first request."""
+    """Keys that are in use or remembered, each with the id of its first request.
 
-    def __init__(self) -> None:
+    Keys in use are as many as requests in progress at most; `most` bounds the remembered ones.
+    """
+
+    def __init__(self, most: int = MOST_REMEMBERED) -> None:
         self._running: dict[Key, str] = {}
-        self._ended: OrderedDict[Key, tuple[str, float]] = OrderedDict()
+        self._ended: TenantStore[Key, tuple[str, float]] = TenantStore(most)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
+
+    def resize(self, most: int) -> None:
+        """Changes the bound of the remembered keys."""
+        self._ended.resize(most)
 
     def first_request(self, key: Key, now: float) -> str | None:
         """Id of the request that holds the key (key id of the caller, value); None if free."""
         self._forget_old(now)
         if key in self._running:
             return self._running[key]
-        return self._ended[key][0] if key in self._ended else None
+        ended = self._ended.get(key)
+        return None if ended is None else ended[0]
 
-    def claim(self, key: Key, request_id: str) -> bool:
-        """Claims a free key. Returns False if too many keys are remembered."""
-        if len(self) >= MAX_REMEMBERED:
-            return False
+    def claim(self, key: Key, request_id: str) -> None:
+        """Claims a free key."""
         self._running[key] = request_id
-        return True
 
-    def end(self, key: Key, now: float, *, remember: bool) -> None:
-        """Records that the request of a claimed key has ended."""
+    def end(self, key: Key, tenant: str, now: float, *, remember: bool) -> None:
+        """Records that the request of a claimed key has ended. `tenant`: its caller's tenant."""
         request_id = self._running.pop(key)
         if remember:
-            self._ended[key] = (request_id, now + REMEMBERED_S)
+            self._ended.put(tenant, key, (request_id, now + REMEMBERED_S))
 
     def _forget_old(self, now: float) -> None:
-        while self._ended:
-            key, (_, until_s) = next(iter(self._ended.items()))
+        while (oldest := self._ended.oldest()) is not None:
+            key, (_, until_s) = oldest
             if until_s > now:
                 return
-            del self._ended[key]
+            self._ended.pop(key)

@@ -7,6 +7,7 @@ when it ends, so a bucket may go into debt; a debt delays later requests. Each k
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 MINUTE_S = 60.0
@@ -60,12 +61,13 @@ class _Bucket:
 
 
 class _Account:
-    """State of one key."""
+    """State of one key. `leaving`: the key is not configured any more."""
 
-    __slots__ = ("limits", "requests", "running", "tokens")
+    __slots__ = ("leaving", "limits", "requests", "running", "tokens")
 
     def __init__(self) -> None:
         self.limits = RateLimits()
+        self.leaving = False
         self.running = 0
         self.requests = _Bucket()
         self.tokens = _Bucket()
@@ -74,7 +76,8 @@ class _Account:
 class RateLimiter:
     """Every request that `admit` lets in is settled exactly once.
 
-    State is one entry per key id that was ever admitted: callers pass ids of configured keys only.
+    State is one entry per key id that was admitted: callers pass ids of configured keys only, and
+    call `retain` after the configuration has changed.
     """
 
     def __init__(self) -> None:
@@ -84,25 +87,56 @@ class RateLimiter:
         """Drops the state of a key that is not configured any more."""
         self._accounts.pop(key_id, None)
 
+    def retain(self, key_ids: Collection[str]) -> None:
+        """Drops the state of all other keys. That of a key whose requests still run is dropped when
+        the last one is settled."""
+        for key_id, account in list(self._accounts.items()):
+            account.leaving = key_id not in key_ids
+            if account.leaving and not account.running:
+                del self._accounts[key_id]
+
     def running(self, key_id: str) -> int:
         """Requests of the key that are not settled yet."""
         account = self._accounts.get(key_id)
         return account.running if account else 0
 
-    def admit(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
-        """Admits a request: takes a slot and `tokens` (an estimate), and returns None.
+    def take_request(self, key_id: str, limits: RateLimits, now: float) -> Refusal | None:
+        """Takes one request of the rate, without slot and tokens, and returns None. It needs no
+        settlement. If the rate refuses it, nothing is taken and the refusal is returned."""
+        limit = limits.requests_per_minute
+        if limit is None:
+            return None
+        bucket = self._accounts.setdefault(key_id, _Account()).requests
+        refusal = _refusal("requests_per_minute", limit, bucket, 1, now)
+        if refusal is None:
+            bucket.take(1, limit, now)
+        return refusal
+
+    def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        """Takes a slot alone and returns None. It is settled with no tokens. If no slot is free,
+        the refusal is returned."""
+        refusal = self._no_slot(key_id, limits)
+        if refusal is None:
+            self._accounts.setdefault(key_id, _Account()).running += 1
+        return refusal
+
+    def admit(
+        self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
+    ) -> Refusal | None:
+        """Admits a request: takes a slot and `tokens` (an estimate), and returns None. `requests`:
+        taken of the rate; 0 after `take_request`.
 
         If a limit refuses the request, nothing is taken and the refusal is returned.
 
         `now`: seconds on a clock that never goes back. Raises ValueError for negative tokens.
         """
-        refusal = self.refusal(key_id, limits, tokens, now)
+        refusal = self.refusal(key_id, limits, tokens, now, requests=requests)
         if refusal is not None:
             return refusal
         account = self._accounts.setdefault(key_id, _Account())
         account.limits = limits
         for limit, bucket, amount in (
-            (limits.requests_per_minute, account.requests, 1),
+            (limits.requests_per_minute, account.requests, requests),
             (limits.tokens_per_minute, account.tokens, tokens),
         ):
             if limit is not None:
@@ -110,16 +144,17 @@ class RateLimiter:
         account.running += 1
         return None
 
-    def refusal(self, key_id: str, limits: RateLimits, tokens: int, now: float) -> Refusal | None:
+    def refusal(
+        self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
+    ) -> Refusal | None:
         """The result that `admit` would return. Changes nothing."""
         if tokens < 0:
             raise ValueError(f"{tokens} tokens")
+        if (no_slot := self._no_slot(key_id, limits)) is not None:
+            return no_slot
         account = self._accounts.get(key_id) or _Account()
-        slots = limits.concurrent_requests
-        if slots is not None and account.running >= slots:
-            return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)
         rates = (
-            ("requests_per_minute", limits.requests_per_minute, account.requests, 1),
+            ("requests_per_minute", limits.requests_per_minute, account.requests, requests),
             ("tokens_per_minute", limits.tokens_per_minute, account.tokens, tokens),
         )
         refusals = [
@@ -142,9 +177,17 @@ class RateLimiter:
         if reserved < 0 or used < 0:
             raise ValueError(f"{reserved} tokens reserved, {used} used")
         account.running -= 1
+        if account.leaving and account.running == 0:
+            del self._accounts[key_id]
         limit = account.limits.tokens_per_minute
         if limit is not None:
             account.tokens.take(used - reserved, limit, now)
+
+    def _no_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
+        slots = limits.concurrent_requests
+        if slots is None or self.running(key_id) < slots:
+            return None
+        return Refusal(limit="concurrent_requests", retry_after_s=SLOT_RETRY_S)
 
 
 def _refusal(name: str, limit: int, bucket: _Bucket, amount: int, now: float) -> Refusal | None:

@@ -14,8 +14,8 @@ from scheduler.pricing import TokenCounts
 def token_counts(usage: Usage) -> TokenCounts:
     """Tokens by price; unknown cached counts are 0, so that all input counts as computed."""
     cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
-    written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
-    long_written = min(usage.long_cache_write_tokens, usage.prompt_tokens - cached - written)
+    written = min(usage.cache_write_tokens or 0, usage.prompt_tokens - cached)
+    long_written = min(usage.long_cache_write_tokens or 0, usage.prompt_tokens - cached - written)
     return TokenCounts(
         uncached_input_tokens=usage.prompt_tokens - cached - written - long_written,
         cached_input_tokens=cached,

@@ -24,7 +24,12 @@ from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
 from scheduler.model import transitions
 from scheduler.model.model_state import ModelState
-from scheduler.model.refusals import UNAVAILABLE_RETRY_S, unknown_model, why_none_is_open
+from scheduler.model.refusals import (
+    UNAVAILABLE_RETRY_S,
+    queue_full,
+    unknown_model,
+    why_none_is_open,
+)
 from scheduler.placement.quotes import Quote
 from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
@@ -112,8 +117,7 @@ class ModelScheduler:
             action = transitions.start_remote(self.model_state, tracked, quote, now, any_ttft=True)
             if action is not None:
                 return (action,)
-            waiting = len(self.model_state.queue)
-            message = f"the queue of model {request.model!r} is full ({waiting} requests)"
+            message = queue_full(self.model_state.queue, request)
             return (
                 self._refuse(
                     request, RefusalReason.QUEUE_FULL, message, self._retry_after_s(), now

@@ -8,6 +8,7 @@ from scheduler.contract import PlacementKind, RefusalReason, Request
 from scheduler.overflow.remotes import fits_context
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
+from scheduler.queue.model_queue import ModelQueue
 
 UNAVAILABLE_RETRY_S = 2.0
 """Retry delay in seconds when every placement is down: two probe intervals."""
@@ -36,6 +37,17 @@ def why_none_is_open(
         return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
     retry_s = max(UNAVAILABLE_RETRY_S, broken.retry_after_s)
     return RefusalReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
+
+
+def queue_full(queue: ModelQueue, request: Request) -> str:
+    """Message of a refusal because the queue, or the tenant's share of it, is full."""
+    if queue.room.fits_share(request):
+        return f"the queue of model {request.model!r} is full ({len(queue)} requests)"
+    waiting = queue.room.requests_of(request.tenant)
+    return (
+        f"tenant {request.tenant} has its share of the queue of model {request.model!r}"
+        f" ({waiting} requests)"
+    )
 
 
 def unknown_model(model: str) -> str:

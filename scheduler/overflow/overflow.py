@@ -2,8 +2,10 @@
 
 A remote's effective price is its rates times the expected tokens, with cached prompt tokens at the
 cached rate, divided by its share of successful attempts. A remote of unknown price is not free: it
-is taken only if no remote of known price can take the request. Every `EXPLORE_EVERY`-th overflow
-goes to the remote that was used the longest ago, so that an improvement is noticed.
+is taken only if no remote of known price can take the request. A remote that made the reasoning
+signatures of the history is taken up to `SIGNED_PREMIUM` times the cheapest price. Every
+`EXPLORE_EVERY`-th overflow goes to the remote that was used the longest ago, so that an improvement
+is noticed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ MOST_ERROR_SHARE = 0.9
 """Bound of the error share in 1 / (1 - share), the factor on a price: at most 10."""
 
 
+SIGNED_PREMIUM = 2.0
+"""Highest effective price, as a multiple of the cheapest one, of a remote that is taken because it
+made the reasoning signatures of the history. Another remote would have to reason again."""
+
+
 class RemoteBlock(enum.StrEnum):
     """The first reason why a remote cannot take the request; FREE if it can."""
 
@@ -35,7 +42,8 @@ class RemoteBlock(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteQuote:
     """Figures of one remote for one request. None: unknown. `effective_nano_usd`: the price with
-    failures counted in; infinite if the price is unknown."""
+    failures counted in; infinite if the price is unknown. `signed`: the remote made the reasoning
+    signatures of the history."""
 
     placement: str
     blocked: RemoteBlock
@@ -43,6 +51,7 @@ class RemoteQuote:
     hit_tokens: int
     nano_usd: int | None
     effective_nano_usd: float
+    signed: bool = False
 
 
 def quote_remote(
@@ -83,6 +92,7 @@ def quote_remote(
         hit_tokens=hit_tokens,
         nano_usd=nano_usd,
         effective_nano_usd=math.inf if nano_usd is None else nano_usd / success,
+        signed=facts.name in request.signed_by,
     )
 
 
@@ -98,7 +108,13 @@ class Explorer:
         free = [quote for quote in quotes if quote.blocked is RemoteBlock.FREE]
         if not free:
             return None
-        best = min(free, key=lambda quote: (quote.effective_nano_usd, quote.ttft_s or 0.0))
+        best = min(free, key=_price_then_time)
+        most_nano_usd = SIGNED_PREMIUM * best.effective_nano_usd
+        signed = [q for q in free if q.signed and q.effective_nano_usd <= most_nano_usd]
+        if signed:
+            return min(
+                signed, key=_price_then_time
+            ), "it made the reasoning signatures of the history"
         if (self._overflows + 1) % EXPLORE_EVERY == 0:
             priced = [quote for quote in free if quote.nano_usd is not None] or free
             oldest = min(priced, key=lambda quote: self._tried_at.get(quote.placement, 0))
@@ -117,3 +133,7 @@ class Explorer:
         """Records that a request was sent to the remote."""
         self._overflows += 1
         self._tried_at[placement] = self._overflows
+
+
+def _price_then_time(quote: RemoteQuote) -> tuple[float, float]:
+    return quote.effective_nano_usd, quote.ttft_s or 0.0

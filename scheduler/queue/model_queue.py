@@ -8,7 +8,8 @@ Earliest-deadline order would collapse under overload, so deadlines do not set t
 whose time to first token is lost moves behind all others, until its time in the queue is up.
 
 If the queue is full, a request leaves it: one of the lowest class, and in this class of the tenant
-with the most queued requests per weight.
+with the most queued requests per weight. A tenant whose share is full gets a place only from a
+lower class of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from operator import attrgetter
 from scheduler.contract import Request, SloClass
 from scheduler.policy import Policy
 from scheduler.queue.fairness import ServiceCounters
+from scheduler.queue.room import QueueLimits as QueueLimits
+from scheduler.queue.room import QueueRoom
 
 PRIORITY_STEP_S = 1.0
 """Seconds of waiting that one step of `Request.priority` is worth."""
@@ -31,14 +34,6 @@ MOST_SCANNED = 64
 """Bounds of the tenants, and of the requests of each, that one pass goes through."""
 MOST_CREDIT_REQUESTS = 4.0
 """Bound of a class's credit, in multiples of its next request."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueLimits:
-    """Bounds of one queue."""
-
-    requests: int
-    size_bytes: int
 
 
 class Due(enum.IntEnum):
@@ -104,14 +99,13 @@ class ModelQueue:
     """Requests of one model that wait for a place. Sums are updated, not recomputed."""
 
     def __init__(self, limits: QueueLimits, policy: Policy) -> None:
-        self._limits = limits
+        self.room = QueueRoom(limits)
         self._policy = policy
         self._classes = {name: _ClassQueue() for name in SloClass}
         self._by_id: dict[str, Queued] = {}
         self._due: list[tuple[float, Due, str, int]] = []
         self._arrivals = 0
         self.counters = ServiceCounters()
-        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -127,14 +121,16 @@ class ModelQueue:
 
     def set_limits(self, limits: QueueLimits) -> None:
         """Applies changed bounds; requests that wait already stay."""
-        self._limits = limits
+        self.room.limits = limits
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the requests that wait."""
+        return self.room.size_bytes
 
     def has_room(self, request: Request) -> bool:
         """Whether the request fits the bounds."""
-        return (
-            len(self._by_id) < self._limits.requests
-            and self.size_bytes + request.size_bytes <= self._limits.size_bytes
-        )
+        return self.room.fits(request)
 
     def push(self, queued: Queued) -> None:
         """Adds a request. Raises OverflowError if it does not fit the bounds."""
@@ -148,7 +144,7 @@ class ModelQueue:
             self.counters.tenant_returned(request.tenant, line.live)
         self._enter(queued)
         self._by_id[request.request_id] = queued
-        self.size_bytes += request.size_bytes
+        self.room.add(request)
         for due_s, due in _dues(queued):
             self.schedule(queued, due, due_s)
         if len(self._due) > 6 * len(self._by_id) + 64:
@@ -170,7 +166,7 @@ class ModelQueue:
         if queued is None:
             return None
         self._leave(queued)
-        self.size_bytes -= queued.request.size_bytes
+        self.room.remove(queued.request)
         return queued
 
     def credit_lower_classes(self, queued: Queued) -> None:
@@ -284,8 +280,10 @@ class ModelQueue:
         does not yet make room. In the same class, a late request leaves, else the last request of
         a tenant with more queued requests.
         """
-        if len(self._by_id) > self._limits.requests:
+        if len(self._by_id) > self.room.limits.requests:
             return None
+        if not self.room.fits_share(request):
+            return self._lower_of_tenant(request)
         for name in reversed(self._classes):
             line = self._classes[name]
             mine = name is request.slo.slo_class
@@ -295,11 +293,21 @@ class ModelQueue:
                 own = (len(lines.get(request.tenant, ())) + 1) / request.weight
                 if mine and not line.late and own >= len(longest) / longest[0].request.weight:
                     return None
-                last = longest[-1]
-                size_bytes = self.size_bytes - last.request.size_bytes + request.size_bytes
-                return last if size_bytes <= self._limits.size_bytes else None
+                return longest[-1] if self.room.fits(request, longest[-1].request) else None
             if mine:
                 return None
+        return None
+
+    def _lower_of_tenant(self, request: Request) -> Queued | None:
+        """The last request of the tenant's lowest class below this one, if that makes room."""
+        for name in reversed(self._classes):
+            if name is request.slo.slo_class:
+                return None
+            line = self._classes[name]
+            for lines in (line.late, line.for_remotes, line.live):
+                if waiting := lines.get(request.tenant):
+                    fits = self.room.fits(request, waiting[-1].request)
+                    return waiting[-1] if fits else None
         return None
 
     def next_due_s(self) -> float | None:

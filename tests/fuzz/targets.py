@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.domain.failures import UpstreamFailure
+from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError, unknown_model
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.responses import delta_message, usage_message
 from gateway.upstream.features import unsupported
 from gateway.upstream.http.sse import EventTooLarge, SseReader
@@ -225,7 +226,8 @@ def check_decoder(stream: Payloads) -> None:
     except UpstreamFailure as failure:
         failure.message.encode()
         return
-    assert finished == set(range(stream.choices)), "a good end with choices unfinished"
+    ended = len(finished) + last.missing_choices
+    assert ended == stream.choices, "a good end with choices unfinished"
     assert last.usage is not None
     check_usage(last.usage)
 
@@ -259,7 +261,7 @@ def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
     if proto is None:
         return
     try:
-        generation = parse_generation(proto, default_max_output_tokens=4096)
+        generation = finish(generation_steps(proto, default_max_output_tokens=4096))
     except RpcError as error:
         check_refusal(error)
         return

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.config.gateway import PoolConfig, ReplicaConfig, TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.doors.grpc.requests import parse_generation
+from gateway.domain.slices import finish
+from gateway.doors.grpc.requests import generation_steps
 from gateway.upstream.vllm.client import VllmClient
 from moegate.v1 import inference_pb2
 from tests import serving
@@ -104,7 +105,7 @@ async def test_a_deadline_holds_though_every_read_finds_output() -> None:
             timeouts=TimeoutsConfig(),
             pace=AlwaysHolding(),
         )
-        generation = parse_generation(chat_request(), 16)
+        generation = finish(generation_steps(chat_request(), 16))
         deadline_s = asyncio.get_running_loop().time() + 1.0
         with pytest.raises(UpstreamFailure) as caught:
             async for _ in backend.stream(generation, deadline_s=deadline_s):

@@ -360,7 +360,14 @@ async def test_draining_lets_streams_finish() -> None:
         assert seen.done.usage.completion_tokens == 200
 
 
-async def test_explicit_slo_figures_are_taken(gateway: Serving) -> None:
+async def test_explicit_slo_figures_are_taken_from_a_key_that_may(sim: SimulatedVllm) -> None:
+    key = KeyConfig(id="fast", sha256=key_sha256("mg-fast"), min_ttft_s=1.0, min_tpot_s=0.05)
+    settings = serving.config(pools=[serving.pool([sim.url], upstream_model=UPSTREAM)], keys=[key])
     slo = generation_pb2.Slo(ttft=Duration(seconds=1), tpot=Duration(nanos=50_000_000))
-    seen = await read_stream(gateway.stub.Generate(chat_request(slo=slo), metadata=METADATA))
-    assert seen.done is not None
+    async with serving.serving(settings) as gateway:
+        request, metadata = chat_request(slo=slo), (("x-api-key", "mg-fast"),)
+        seen = await read_stream(gateway.stub.Generate(request, metadata=metadata))
+        assert seen.done is not None
+        error = await failure(gateway, request)
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "slo.ttft: 1 s is below 2 s" in (error.details() or "")

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.config.gateway import GatewayConfig
 from gateway.config.server import TlsConfig
-from gateway.doors.grpc.health import INFERENCE, PROCESS
-from gateway.doors.grpc.listening import Certificates, follow
+from gateway.doors.grpc.listening.health import INFERENCE, PROCESS
+from gateway.doors.grpc.listening.port import Certificates, follow
 from gateway.server import running_gateway
 from tests import serving
 from tests.scripted import GOOD, Scripted, upstreams
@@ -90,7 +90,7 @@ def write_pair(folder: Path, authority: trustme.CA) -> None:
 async def test_renewed_certificates_come_into_force_and_bad_ones_are_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "gateway.doors.grpc.listening")
+    caplog.set_level(logging.INFO, "gateway.doors.grpc.listening.port")
     write_pair(tmp_path, trustme.CA())
     certificates = Certificates(TlsConfig(cert="tls.crt", key="tls.key"), tmp_path)
     following = asyncio.create_task(follow(certificates, 0.01))

@@ -361,12 +361,15 @@ async def test_without_the_flag_cached_tokens_are_not_told() -> None:
         assert "prompt_tokens_details" not in chunks[-1]["usage"]
 
 
-async def test_metrics_are_named_and_labelled_as_the_real_ones(client: Client) -> None:
-    await client.answer(CHAT, HELLO)
-    async with client.session.get(client.sim.url + "/metrics") as response:
-        assert response.headers["Content-Type"] == "text/plain; version=1.0.0; charset=utf-8"
-        text = await response.text()
-    real = (GOLDEN / "metrics.txt").read_text()
+@pytest.mark.parametrize(("ranks", "golden"), [(1, "metrics.txt"), (2, "metrics_of_ranks.txt")])
+async def test_metrics_are_named_and_labelled_as_the_real_ones(ranks: int, golden: str) -> None:
+    async with serving(config(data_parallel_size=ranks)) as client:
+        await client.answer(CHAT, HELLO)
+        async with client.session.get(client.sim.url + "/metrics") as response:
+            expected = "text/plain; version=1.0.0; charset=utf-8"
+            assert response.headers["Content-Type"] == expected
+            text = await response.text()
+    real = (GOLDEN / golden).read_text()
     heads = [line for line in text.splitlines() if line.startswith("#")]
     assert set(heads) <= set(real.splitlines())
 
@@ -378,11 +381,16 @@ async def test_metrics_are_named_and_labelled_as_the_real_ones(client: Client) -
     wanted = {one for one in series(real) if _family(one) in families}
     assert series(text) == wanted
 
-    def cache(lines: str) -> dict[str, str]:
-        [line] = re.findall(r"^vllm:cache_config_info\{(.*)\} 1.0$", lines, re.MULTILINE)
-        return dict(re.findall(r'(\w+)="([^"]*)"', line))
+    def caches(lines: str) -> list[dict[str, str]]:
+        found = re.findall(r"^vllm:cache_config_info\{(.*)\} 1.0$", lines, re.MULTILINE)
+        return [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in found]
 
-    assert cache(text).items() <= cache(real).items()
+    assert len(caches(text)) == ranks
+    for ours, theirs in zip(caches(text), caches(real), strict=True):
+        assert ours.items() <= theirs.items()
+    capacity = parse_metrics(text.encode(), "sim", 0.0, None).kv_capacity_tokens
+    assert capacity == parse_metrics(real.encode(), "real", 0.0, None).kv_capacity_tokens
+    assert capacity == ranks * 76_800
     for name in (
         *("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"),
         *("prompt_tokens_total", "prompt_tokens_cached_total", "generation_tokens_total"),

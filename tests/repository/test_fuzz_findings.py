@@ -7,11 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.failures import FailureKind
+from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError, invalid, unknown_model
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
+from gateway.translation.chat_input import MAX_FAULTS
 from gateway.translation.responses import delta_message, usage_message
-from gateway.upstream.openai.failures import http_failure
+from gateway.upstream.answer_bounds import AnswerBounds
+from gateway.upstream.http.failures import http_failure
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
@@ -34,16 +37,16 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 END = b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}'
 
 
-def test_a_stream_that_is_not_utf_8_is_a_failure_of_the_upstream() -> None:
+def test_bytes_of_a_stream_that_are_not_utf_8_cost_a_character() -> None:
     stream = decoder()
-    assert stream.feed([b'{"choices": [{"index": 0, "delta": {"content": "\xff"}}]}']) is None
-    with pytest.raises(UpstreamFailure) as caught:
-        stream.end()
-    assert caught.value.kind is FailureKind.PROTOCOL
+    chunk = stream.feed([b'{"choices": [{"index": 0, "delta": {"content": "a\xffb"}}]}'])
+    assert chunk is not None
+    assert chunk.deltas[0].text == "a\ufffdb"
+    delta_message(chunk)
 
 
 def test_an_error_body_that_is_not_utf_8_is_told_by_its_status() -> None:
-    failure = http_failure(503, b'{"error": {"message": "\xff"}}', None, 0.0)
+    failure = http_failure(503, b'{"error": {"message": "\xff"}}', {}, 0.0)
     assert (failure.kind, failure.message) == (FailureKind.BUSY, "HTTP 503")
 
 
@@ -64,9 +67,18 @@ def test_a_server_that_begins_to_count_late_takes_nothing_back() -> None:
     assert [chunk and chunk.output_tokens for chunk in chunks] == [1, 2, 2]
 
 
-@pytest.mark.parametrize("bad", [usage(-5, 1), usage(5, -1), usage(10**30, 1), usage(5, 2**63)])
-def test_an_absurd_account_is_none(bad: dict[str, int]) -> None:
-    stream = decoder()
+@pytest.mark.parametrize(
+    ("bad", "tokens"),
+    [
+        (usage(-5, 1), (77, 1)),
+        (usage(5, -1), (5, 1)),
+        (usage(10**30, 1), (40, 1)),
+        (usage(5, 2**63), (5, 16)),
+    ],
+)
+def test_an_absurd_count_costs_that_count(bad: dict[str, int], tokens: tuple[int, int]) -> None:
+    bounds = AnswerBounds(max_output_tokens=16, prompt_token_bound=lambda: 40)
+    stream = StreamDecoder(1, prompt_tokens=lambda: 77, usage_by_choice=True, bounds=bounds)
     for payload in (frame("a", usage=bad), END):
         chunk = stream.feed([payload])
         assert chunk is not None
@@ -75,19 +87,19 @@ def test_an_absurd_account_is_none(bad: dict[str, int]) -> None:
     account = stream.end().usage
     assert account is not None
     usage_message(account)
-    assert (account.prompt_tokens, account.completion_tokens) == (77, 1)
+    assert (account.prompt_tokens, account.completion_tokens) == tokens
+    assert account.estimated
 
 
 @pytest.mark.parametrize("index", [-1, 2**32, 10**30])
-def test_an_absurd_index_of_a_tool_call_is_a_failure_of_the_upstream(index: int) -> None:
+def test_an_absurd_index_of_a_tool_call_does_not_reach_the_client(index: int) -> None:
     stream = decoder()
     delta = {"tool_calls": [{"index": index, "function": {"name": "f"}}]}
-    chunk = stream.feed([msgspec.json.encode({"choices": [{"index": 0, "delta": delta}]})])
-    if chunk is not None:
-        delta_message(chunk)
-    with pytest.raises(UpstreamFailure) as caught:
-        stream.end()
-    assert caught.value.kind is FailureKind.PROTOCOL
+    choice = {"index": 0, "delta": delta, "finish_reason": "stop"}
+    chunk = stream.feed([msgspec.json.encode({"choices": [choice]})])
+    assert chunk is not None
+    delta_message(chunk)
+    assert [call.index for call in chunk.deltas[0].tool_calls] == [0]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,7 @@ def test_however_many_faults_the_answer_reaches_the_client(messages: int) -> Non
     for _ in range(messages):
         request.chat.messages.add()
     with pytest.raises(RpcError) as caught:
-        parse_generation(request, 16)
+        finish(generation_steps(request, 16))
     assert answer_bytes(caught.value) <= METADATA_LIMIT_BYTES
     (detail,) = caught.value.details
     faults = detail.field_violations  # type: ignore[attr-defined]
@@ -123,8 +135,8 @@ def test_however_many_faults_the_answer_reaches_the_client(messages: int) -> Non
         "chat.messages[0].parts",
     ]
     if messages > 1:
-        untold = 2 * messages - len(faults) + 1
-        assert f"{untold} more faults" in faults[-1].description
+        untold = MAX_FAULTS - len(faults) + 1
+        assert f"at least {untold} more faults" in faults[-1].description
 
 
 def test_one_long_fault_reaches_the_client_too() -> None:
@@ -136,8 +148,8 @@ def test_one_long_fault_reaches_the_client_too() -> None:
 def test_a_long_name_of_a_model_is_refused_in_an_answer_that_reaches_the_client() -> None:
     request = generation_pb2.GenerateRequest(model="x" * 20_000, prompt="a")
     with pytest.raises(RpcError, match="model: 20000 characters: at most 256") as caught:
-        parse_generation(request, 16)
+        finish(generation_steps(request, 16))
     assert answer_bytes(caught.value) <= METADATA_LIMIT_BYTES
     request.model = "\U0001f980" * 256
-    model = parse_generation(request, 16).model
+    model = finish(generation_steps(request, 16)).model
     assert answer_bytes(unknown_model(model)) <= METADATA_LIMIT_BYTES

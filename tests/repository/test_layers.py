@@ -49,7 +49,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "gateway.auth": ("gateway.config", "gateway.config.resolve", "scheduler.*"),
     # Between the protos of the API and the domain: for the gRPC door and the moegate upstream.
-    "gateway.translation": ("gateway.domain", "scheduler.*", GRPC),
+    "gateway.translation": ("gateway.domain", "gateway.config", "scheduler.*", GRPC),
     # One folder for each dialect of a server that generates.
     "gateway.upstream": ("gateway.domain", "gateway.config", "scheduler.contract"),
     "gateway.upstream.http": ("gateway.domain", "gateway.config", "gateway.upstream"),

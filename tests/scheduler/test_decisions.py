@@ -6,7 +6,7 @@ from collections import Counter
 
 from scheduler.contract import PlacementKind, ServingChanged, Start
 from scheduler.core import Scheduler, SchedulerLimits
-from scheduler.decisions import Candidate, Figures
+from scheduler.decisions import MOST_RECORDS, Candidate, Figures
 from scheduler.placement_state import Placement
 from scheduler.pricing import RateTier, TokenRates
 from scheduler.queue.model_queue import QueueLimits
@@ -71,3 +71,18 @@ def test_the_best_two_are_those_of_all_candidates() -> None:
             assert chosen.placement == action.placement
             seen[chosen.placement.partition("/")[0]] += 1
     assert seen.keys() == {"own", "dear", "cheap"}, seen
+
+
+def test_a_tenant_that_floods_the_ring_drops_no_record_of_another() -> None:
+    place = placement("far", PlacementKind.REMOTE, 1, 5000)
+    limits = SchedulerLimits(queue=QueueLimits(requests=2, size_bytes=9999), attempts=1)
+    core = Scheduler((place,), limits)
+    core.handle(ServingChanged(placement="far", serving=True, reason="up"), 0.0)
+    core.submit(request("quiet/1", tenant="quiet", remote_classes=frozenset({"eu"})), 0.0)
+    for number in range(2 * MOST_RECORDS):
+        made = request(f"loud/{number}", tenant="loud", remote_classes=frozenset({"eu"}))
+        core.submit(made, 0.0)
+    assert len(core.decisions) == MOST_RECORDS
+    assert core.decisions.get("quiet/1") is not None
+    assert core.decisions.get("loud/0") is None
+    assert core.decisions.get(f"loud/{2 * MOST_RECORDS - 1}") is not None

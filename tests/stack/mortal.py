@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.config.gateway import GatewayConfig
-from gateway.doors.grpc.health import INFERENCE
+from gateway.doors.grpc.listening.health import INFERENCE
 from gateway.server import running_gateway
 from tests.ledgers import a_nano_dollar_a_token
 

@@ -23,6 +23,8 @@ MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
 MODEL_NAME = "tiny-moe"
 HOST = "127.0.0.1"
 
+DATA_PARALLEL_PLUGIN = REPOSITORY / "vllm_cpu" / "data_parallel"
+"""Operations that vLLM's CPU build lacks between data-parallel ranks of a MoE model."""
 KV_EVENTS_TOPIC = "kv-events"
 START_LIMIT_S = 300.0
 DRAIN_S = 20  # --shutdown-timeout: without it SIGTERM leaves open streams silent for ever
@@ -133,7 +135,9 @@ class StartedVllm:
 
 
 @contextmanager
-def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[StartedVllm]:
+def started_vllm(
+    log_dir: Path, extra_flags: Sequence[str] = (), *, data_parallel_size: int = 1
+) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block."""
     venv = vllm_venv()
     model_dir = build_model(venv)
@@ -141,11 +145,15 @@ def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Sta
     log_path = log_dir / f"vllm-{port}.log"
     command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
     command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
+    environment = _environment()
+    if data_parallel_size > 1:
+        command.append(f"--data-parallel-size={data_parallel_size}")
+        environment["PYTHONPATH"] = str(DATA_PARALLEL_PLUGIN)
     started_s = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [*command, *FLAGS, *extra_flags],
-            env=_environment(),
+            env=environment,
             cwd=log_dir,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -160,7 +168,11 @@ def started_vllm(log_dir: Path, extra_flags: Sequence[str] = ()) -> Iterator[Sta
 
 @contextmanager
 def running_vllm(
-    log_dir: Path, extra_flags: Sequence[str] = (), *, kv_events: bool = False
+    log_dir: Path,
+    extra_flags: Sequence[str] = (),
+    *,
+    kv_events: bool = False,
+    data_parallel_size: int = 1,
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -174,7 +186,7 @@ def running_vllm(
             "topic": KV_EVENTS_TOPIC,
         }
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
-    with started_vllm(log_dir, extra_flags) as started:
+    with started_vllm(log_dir, extra_flags, data_parallel_size=data_parallel_size) as started:
         started.wait_until_serving()
         yield VllmProcess(
             port=started.port,

@@ -7,7 +7,7 @@ decoders are tested on what vLLM really sends. Only the model's directory is rep
 import http.client
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,19 @@ RECORDINGS = (
     ),
     Recording("metrics.txt", "/metrics", "After all the requests above."),
 )
+DATA_PARALLEL_SIZE = 2
+RANKS_RECORDINGS = (
+    Recording(
+        "chat_unary_of_ranks.json", CHAT, "One request, so that every metric exists.", chat()
+    ),
+    Recording(
+        "metrics_of_ranks.txt",
+        "/metrics",
+        "Of a server with two data-parallel ranks. `num_gpu_blocks` is that of both ranks, "
+        "on the line of each; `kv_cache_size_tokens` is the rank's own.",
+    ),
+)
+"""Files of a second server, with `--data-parallel-size 2`."""
 
 
 def send(server: VllmProcess, recording: Recording) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -169,18 +182,23 @@ def describe(recording: Recording, status: int, headers: list[tuple[str, str]]) 
     return "\n".join(lines)
 
 
+def record(server: VllmProcess, recordings: Iterable[Recording]) -> Iterator[str]:
+    """Writes the files, and yields the README's section on each."""
+    for recording in recordings:
+        for _ in range(recording.sends):
+            status, headers, body = send(server, recording)
+        (GOLDEN / recording.file).write_bytes(body)
+        yield describe(recording, status, headers)
+
+
 def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     sections = [(Path(__file__).parent / "golden_readme.md").read_text()]
-    with (
-        tempfile.TemporaryDirectory(prefix="moegate-golden-") as log_dir,
-        running_vllm(Path(log_dir)) as server,
-    ):
-        for recording in RECORDINGS:
-            for _ in range(recording.sends):
-                status, headers, body = send(server, recording)
-            (GOLDEN / recording.file).write_bytes(body)
-            sections.append(describe(recording, status, headers))
+    with tempfile.TemporaryDirectory(prefix="moegate-golden-") as log_dir:
+        with running_vllm(Path(log_dir)) as server:
+            sections += record(server, RECORDINGS)
+        with running_vllm(Path(log_dir), data_parallel_size=DATA_PARALLEL_SIZE) as server:
+            sections += record(server, RANKS_RECORDINGS)
     (GOLDEN / "README.md").write_text("\n".join(sections))
 
 

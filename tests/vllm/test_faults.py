@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.config.gateway import GatewayConfig, TimeoutsConfig
-from gateway.doors.grpc.health import INFERENCE
+from gateway.doors.grpc.listening.health import INFERENCE
 from moegate.v1 import generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import (

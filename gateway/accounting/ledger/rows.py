@@ -77,7 +77,7 @@ def _values(
         round(settled.ended_unix_s * 1e6),
         None if usage is None else usage.prompt_tokens,
         None if usage is None else usage.cached_tokens,
-        None if usage is None else usage.cache_write_tokens + usage.long_cache_write_tokens,
+        None if usage is None else usage.all_cache_write_tokens,
         None if usage is None else usage.completion_tokens,
         None if usage is None else usage.reasoning_tokens,
         settled.metered_nano_usd,

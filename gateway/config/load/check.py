@@ -17,6 +17,7 @@ from gateway.config.gateway import (
     SecretConfig,
     TimeoutsConfig,
 )
+from gateway.config.limits import LimitsConfig
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_gateway import shared_class_problems
 from gateway.config.load.check_kv_events import kv_events_problems
@@ -66,13 +67,26 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     for path, key in _keys(config):
         yield from _key(path, key, config)
     yield from ledger_problems(config, base_dir)
-    if config.limits.message_bytes > config.limits.queue_bytes:
+    yield from _limits(config.limits)
+
+
+def _limits(limits: LimitsConfig) -> Iterator[Problem]:
+    if limits.message_bytes > limits.queue_bytes:
         yield problem(
             "limits.queue_bytes",
-            config.limits.queue_bytes,
+            limits.queue_bytes,
             "the largest message would never fit into the queue",
-            f"at least limits.message_bytes, {config.limits.message_bytes}",
+            f"at least limits.message_bytes, {limits.message_bytes}",
         )
+    for default_name, most_name in (
+        ("default_deadline_s", "max_deadline_s"),
+        ("default_max_output_tokens", "max_output_tokens"),
+    ):
+        default, most = getattr(limits, default_name), getattr(limits, most_name)
+        if default > most:
+            message = f"above limits.{most_name}, {most:g}"
+            fix = f"lower it, or raise limits.{most_name}"
+            yield problem(f"limits.{default_name}", default, message, fix)
 
 
 def _upstreams(config: GatewayConfig) -> Iterator[tuple[str, PoolConfig | RemoteConfig]]:
@@ -235,3 +249,7 @@ def _key(path: str, key: KeyConfig, config: GatewayConfig) -> Iterator[Problem]:
                 listed = ", ".join(sorted(known[field])) or "none: remove it"
                 fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
                 yield problem(f"{path}.{field}[{i}]", name, sources[field], fix)
+    size, most = key.limits.message_bytes, config.limits.message_bytes
+    if size is not None and size > most:
+        fix = f"at most {most}, or raise limits.message_bytes"
+        yield problem(f"{path}.limits.message_bytes", size, "larger than any message may be", fix)

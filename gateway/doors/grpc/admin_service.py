@@ -18,8 +18,8 @@ from gateway.doors.grpc import errors
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
-    caller_of,
-    metadata_of,
+    check_texts,
+    current_caller,
     require,
     rpc_errors,
 )
@@ -34,6 +34,8 @@ from scheduler.port import SchedulerPort
 T = TypeVar("T")
 MAX_NOTE_BYTES = 500
 MAX_SUM = 2**62
+MAX_CORRECTION = 10**15
+"""Largest correction, a million US dollars in nano-USD: thousands of them add up in 64 bits."""
 _PERIODS = {
     admin_pb2.BUDGET_PERIOD_HOUR: Period.HOUR,
     admin_pb2.BUDGET_PERIOD_DAY: Period.DAY,
@@ -105,7 +107,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             scope = self._scope(request.budget.scope, "budget.scope", context)
             cap = request.budget.cap_nano_usd
             if not 0 < cap < MAX_SUM:
-                raise errors.invalid([("budget.cap_nano_usd", f"{cap}: give at least 1")])
+                raise errors.invalid([("budget.cap_nano_usd", f"{cap}: give 1 to {MAX_SUM - 1}")])
             tenant, key_id, each_session, period = scope
             budget = Budget(
                 tenant=tenant,
@@ -136,7 +138,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListBudgetsResponse:
         """Lists the budgets of the tenants that the caller may see, with their current spend."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "a list of budgets")
             tenant = request.tenant
             if caller.role is KeyRole.TENANT_ADMIN:
@@ -163,8 +165,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             if not 0 < size <= MAX_NOTE_BYTES:
                 text = f"{size} bytes: say why, in at most {MAX_NOTE_BYTES}"
                 raise errors.invalid([("note", text)])
-            if abs(request.delta_nano_usd) >= MAX_SUM or request.delta_nano_usd == 0:
-                raise errors.invalid([("delta_nano_usd", f"{request.delta_nano_usd}: not 0")])
+            if "\0" in request.note:
+                raise errors.invalid([("note", "holds NUL: leave it out")])
+            check_texts({"epoch": request.epoch})
+            delta = request.delta_nano_usd
+            if not 0 < abs(delta) <= MAX_CORRECTION:
+                text = f"{delta}: give an amount other than 0, of at most {MAX_CORRECTION}"
+                raise errors.invalid([("delta_nano_usd", text)])
             note = f"{request.note} (by {caller.key_id})"
 
             async def transaction(tx: Tx) -> int:
@@ -204,7 +211,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             )
 
     def _operator(self, context: Context, what: str) -> Caller:
-        caller = caller_of(self._active, metadata_of(context))
+        caller = current_caller()
         require(caller, {KeyRole.OPERATOR}, what)
         return caller
 
@@ -225,7 +232,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def _scope(self, proto: admin_pb2.BudgetScope, path: str, context: Context) -> Scope:
         """Checks the scope and the caller's right to set a budget for it. Raises RpcError."""
-        caller = caller_of(self._active, metadata_of(context))
+        caller = current_caller()
         require(caller, {KeyRole.TENANT_ADMIN, KeyRole.OPERATOR}, "setting a budget")
         period = _PERIODS.get(proto.period)
         if period is None:

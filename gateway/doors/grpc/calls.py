@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from gateway.auth.authenticator import Caller
+from gateway.domain.slices import Steps
 from gateway.doors.grpc.hops import hops_of
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from gateway.doors.grpc.rpc_context import Context, Metadata
+from gateway.doors.grpc.times import seconds_of
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import trace_headers
 from gateway.translation.slo_classes import CLASS_OF
@@ -20,19 +22,20 @@ def generate_call(
     metadata: Metadata,
     default_max_output_tokens: int,
     whole_answer: bool,
-) -> GenerateCall:
+) -> Steps[GenerateCall]:
     """Checks every field and converts the request. Durations become seconds. Raises RpcError
     (INVALID_ARGUMENT)."""
+    generation = yield from generation_steps(proto, default_max_output_tokens, hops_of(metadata))
     slo, policy = proto.slo, proto.data_policy
     return GenerateCall(
-        generation=parse_generation(proto, default_max_output_tokens, hops_of(metadata)),
+        generation=generation,
         caller=caller,
         remaining_s=context.time_remaining(),
         size_bytes=proto.ByteSize(),
         whole_answer=whole_answer,
         slo_class=CLASS_OF.get(slo.slo_class),
-        ttft_s=slo.ttft.ToNanoseconds() / 1e9 if slo.HasField("ttft") else None,
-        tpot_s=slo.tpot.ToNanoseconds() / 1e9 if slo.HasField("tpot") else None,
+        ttft_s=seconds_of(slo.ttft) if slo.HasField("ttft") else None,
+        tpot_s=seconds_of(slo.tpot) if slo.HasField("tpot") else None,
         priority=proto.priority,
         local_only=policy.local_only,
         remote_classes=frozenset(policy.remote_classes),

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway.config.remote import TOGETHER
 from gateway.delivery.unread import UnreadOutput
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
@@ -136,9 +137,12 @@ def shutting_down() -> RpcError:
     return unavailable("the gateway is shutting down: call again", "SHUTTING_DOWN", 0.0)
 
 
-def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError:
+def invalid(
+    violations: Iterable[tuple[str, str]], reason: str = "", *, more: bool = False
+) -> RpcError:
     """INVALID_ARGUMENT. `violations`: pairs of field path and description with a fix. `reason`:
-    machine-readable kind of fault; empty: none."""
+    machine-readable kind of fault; empty: none. `more`: there are further violations, which nobody
+    has counted."""
     detail = error_details_pb2.BadRequest()
     left_bytes = MAX_VIOLATIONS_BYTES
     found = list(violations)
@@ -147,13 +151,23 @@ def invalid(violations: Iterable[tuple[str, str]], reason: str = "") -> RpcError
         description = _cut(description, MAX_VIOLATIONS_BYTES // 2)
         left_bytes -= len(field.encode()) + len(description.encode())
         if left_bytes < 0:
-            rest = f"one of {len(found) - i} more faults: mend those before it first"
+            number = f"{'at least ' if more else ''}{len(found) - i}"
+            rest = f"one of {number} more faults: mend those before it first"
             detail.field_violations.add(field=field, description=rest)
             break
         detail.field_violations.add(field=field, description=description)
     message = "; ".join(f"{v.field}: {v.description}" for v in detail.field_violations)
+    if more:
+        message += "; and more: mend these first"
     infos = (_info(reason),) if reason else ()
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
+
+
+def too_large(size: str, max_bytes: int) -> RpcError:
+    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
+    Not RESOURCE_EXHAUSTED, which clients send again."""
+    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
+    return invalid([("request", text)], "MESSAGE_TOO_LARGE")
 
 
 def unauthenticated(message: str) -> RpcError:
@@ -277,6 +291,8 @@ def _not_honoured(field: str) -> str:
             "it came through as many gateways as it may, and none of the own servers may run it:"
             " gateways overflow to each other, or gateway.max_hops of a remote is too low"
         )
+    if TOGETHER in field:
+        return "no server that may run this request honours them together: leave one out"
     return "no server that may run this request honours it"
 
 
@@ -334,11 +350,11 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     RefusalReason.SHED: _exhausted,
     RefusalReason.QUEUE_TIMEOUT: _exhausted,
     RefusalReason.KEY_LIMIT: _exhausted,
-    RefusalReason.IDEMPOTENCY_KEYS: _exhausted,
     RefusalReason.DEADLINE: lambda error: deadline(error.message),
     RefusalReason.TOO_LONG: lambda error: _too_long(error.message),
     RefusalReason.UNKNOWN_MODEL: _not_served,
     RefusalReason.PERMISSION_DENIED: lambda error: denied(error.message),
+    RefusalReason.OUT_OF_BOUNDS: lambda error: invalid([(error.subject, error.message)]),
     RefusalReason.NO_PLACEMENT_ALLOWED: lambda error: precondition(
         error.message, error.reason.name
     ),

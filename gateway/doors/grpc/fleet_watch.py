@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.pool_cost import rate_message
+from gateway.doors.grpc.times import seconds_of
 from gateway.translation.responses import KIND, duration
 from gateway.translation.slo_classes import PROTO_OF
 from moegate.v1 import usage_pb2
@@ -29,11 +30,10 @@ async def watch_fleet(
     out of bounds."""
     interval_s = DEFAULT_S
     if request.HasField("interval"):
-        interval_s = request.interval.ToNanoseconds() / 1e9
-        if not SHORTEST_S <= interval_s <= LONGEST_S:
-            raise errors.invalid(
-                [("interval", f"{interval_s:g} s: give {SHORTEST_S:g} to {LONGEST_S:g} s")]
-            )
+        try:
+            interval_s = seconds_of(request.interval, SHORTEST_S, LONGEST_S)
+        except ValueError as error:
+            raise errors.invalid([("interval", str(error))]) from None
     while True:
         figures, rates = await port.figures(), await port.pool_rates()
         yield fleet_message(figures, rates, at_unix_s=time.time())

@@ -14,21 +14,21 @@ from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
+from gateway.domain.slices import in_slices
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.calls import generate_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
-from gateway.doors.grpc.requests import parse_input
+from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
     begin_stream,
-    caller_of,
-    metadata_of,
+    current_caller,
+    current_metadata,
     rpc_errors,
 )
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
-from gateway.translation.chat_input import Violations
 from gateway.translation.responses import delta_message, write_choice, write_done
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.contract import PlacementKind
@@ -57,7 +57,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         """Streams deltas, then one `done` message."""
         async with rpc_errors(context):
-            call = self._call(request, context)
+            call = await self._call(request, context)
             try:
                 async with self._deliveries.open(
                     self._pipeline.run(call),
@@ -83,7 +83,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GenerateOnceResponse:
         """Runs the same generation as `Generate` and returns the whole answer in one message."""
         async with rpc_errors(context):
-            call = self._call(request.request, context, whole_answer=True)
+            call = await self._call(request.request, context, whole_answer=True)
             choices = ChoiceAssembler()
             response = inference_pb2.GenerateOnceResponse()
             try:
@@ -106,16 +106,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Counts prompt tokens with a replica's tokenizer. The count is an estimate if only remotes
         serve the model."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
-            violations = Violations()
+            caller = current_caller()
             generation = Generation(
                 request_id="count",
                 model=request.request.model,
-                input=parse_input(request.request, violations),
+                input=await in_slices(prompt_steps(request.request)),
                 max_output_tokens=1,
             )
-            if violations:
-                raise errors.invalid(("request." + field, text) for field, text in violations)
             response = inference_pb2.CountTokensResponse()
             admission = self._pipeline.admission
             try:
@@ -135,7 +132,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListModelsResponse:
         """Lists the models that the key may use."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             models: dict[str, inference_pb2.Model] = {}
             for placement in self._port.fleet.placements:
                 name = placement.model
@@ -159,7 +156,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.QuoteResponse:
         """Returns the placement that would be chosen now, and the alternatives. Starts nothing."""
         async with rpc_errors(context):
-            call = self._call(request.request, context)
+            call = await self._call(request.request, context)
             try:
                 return quote_message(await self._pipeline.quote(call))
             except _ENDS as error:
@@ -171,7 +168,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Returns the placement decision of a recent request. Only an operator may ask about
         another key's request."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             key_id = request.key_id or caller.key_id
             if key_id != caller.key_id and caller.role is not KeyRole.OPERATOR:
                 raise errors.denied(f"key_id: key {caller.key_id} is no operator's")
@@ -180,20 +177,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.no_decision(request.request_id)
             return explain_message(request.request_id, explained)
 
-    def _call(
+    async def _call(
         self,
         proto: generation_pb2.GenerateRequest,
         context: Context,
         *,
         whole_answer: bool = False,
     ) -> GenerateCall:
-        """Authenticates the caller and checks the request. Raises RpcError."""
-        metadata = metadata_of(context)
-        return generate_call(
+        """Checks the request and converts it. Raises RpcError."""
+        caller = current_caller()
+        steps = generate_call(
             proto,
-            caller=caller_of(self._active, metadata),
+            caller=caller,
             context=context,
-            metadata=metadata,
-            default_max_output_tokens=self._pipeline.default_output_tokens(proto.model),
+            metadata=current_metadata(),
+            default_max_output_tokens=self._pipeline.default_output_tokens(
+                proto.model, caller, proto.choices
+            ),
             whole_answer=whole_answer,
         )
+        return await in_slices(steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.times import seconds_of
 from moegate.v1 import usage_pb2
 from scheduler.metering.meter import PoolCost
 from scheduler.metering.report import KindRates, LoadPoint
@@ -12,7 +13,7 @@ from scheduler.metering.totals import SECOND_NS
 from scheduler.port import RemoteCost, SchedulerPort
 
 DEFAULT_NS = 3600 * SECOND_NS
-LONGEST_NS = 24 * DEFAULT_NS
+LONGEST_S = 24 * 3600.0
 SLICE_POINTS = 128
 
 
@@ -23,15 +24,15 @@ async def pool_cost(
     bounds."""
     window_ns = DEFAULT_NS
     if request.HasField("window"):
-        window_ns = request.window.ToNanoseconds()
-        if not 0 < window_ns <= LONGEST_NS:
-            text = f"{window_ns / SECOND_NS:g} s: give a window above 0, of 24 h at most"
-            raise errors.invalid([("window", text)])
+        try:
+            window_ns = round(seconds_of(request.window, most_s=LONGEST_S) * SECOND_NS)
+        except ValueError as error:
+            raise errors.invalid([("window", str(error))]) from None
     report = await port.pool_cost(request.pool, window_ns)
     cost = report.cost
     if cost is None:
         known = ", ".join(report.pools) or "none"
-        raise errors.invalid([("pool", f"{request.pool!r}: there is {known}")])
+        raise errors.invalid([("pool", f"{request.pool[:100]!r}: there is {known}")])
     answer = _message(cost)
     answer.remotes.extend(map(_remote, report.remotes))
     for first in range(0, len(cost.load), SLICE_POINTS):

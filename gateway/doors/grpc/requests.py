@@ -1,7 +1,7 @@
 """Checks every field of a `GenerateRequest` and converts it into a `Generation`.
 
 The bounds are those of the API's field comments. A violation names the field, the value and the
-fix. All violations are reported together, as far as they fit into one response.
+fix. Up to 20 violations are reported together, as far as they fit into one response.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import re
 import secrets
 
 from gateway.domain.generation import Chat, Generation, Sampling
+from gateway.domain.slices import Steps
 from gateway.doors.grpc import errors
-from gateway.translation.chat_input import Violations, parse_chat
+from gateway.doors.grpc.times import seconds_of
+from gateway.translation.chat_input import EnoughFaults, Violations, parse_chat
 from moegate.v1 import generation_pb2
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
@@ -25,6 +27,10 @@ _MAX_MODEL_CHARS = 256
 """Same limit as for model names in the configuration. A longer name would not fit into the error
 response that rejects it."""
 _MAX_STOP_BYTES = 1024
+_MAX_NANO_USD = 2**62
+"""Bound of sums of money: half of what a 64-bit integer holds, so that two add up."""
+_STEP_TOKENS = 16_384
+"""Token ids that are converted in one step."""
 
 _SAMPLING_BOUNDS = {
     "temperature": (0.0, 2.0),
@@ -32,19 +38,53 @@ _SAMPLING_BOUNDS = {
     "min_p": (0.0, 1.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
-    "repetition_penalty": (math.ulp(0.0), 100.0),
+    # An engine divides logits by it, in 32 bits: a smaller one becomes 0 there, and the logits NaN.
+    "repetition_penalty": (0.01, 100.0),
 }
 _NO_SAMPLING = Sampling()
 _SLO_CLASSES = frozenset(generation_pb2.SloClass.values())
 
 
-def parse_generation(
+def generation_steps(
     proto: generation_pb2.GenerateRequest, default_max_output_tokens: int, hops: int = 0
-) -> Generation:
-    """Returns the request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names every
-    violation."""
+) -> Steps[Generation]:
+    """Returns the request as a domain value. Raises RpcError (INVALID_ARGUMENT) that names the
+    violations."""
     violations = Violations()
-    generation_input = parse_input(proto, violations)
+    try:
+        generation = yield from _generation(proto, default_max_output_tokens, hops, violations)
+    except EnoughFaults:
+        raise errors.invalid(violations, more=True) from None
+    if violations:
+        raise errors.invalid(violations)
+    return generation
+
+
+def prompt_steps(
+    proto: generation_pb2.GenerateRequest,
+) -> Steps[Chat | str | tuple[int, ...]]:
+    """Returns the input of a request of which nothing else is read but the model. Raises RpcError
+    (INVALID_ARGUMENT) that names the violations."""
+    violations = Violations()
+    more = False
+    try:
+        prompt = yield from _input(proto, violations)
+    except EnoughFaults:
+        more = True
+    if violations:
+        inner = ((f"request.{field}", description) for field, description in violations)
+        raise errors.invalid(inner, more=more)
+    return prompt
+
+
+def _generation(
+    proto: generation_pb2.GenerateRequest,
+    default_max_output_tokens: int,
+    hops: int,
+    violations: Violations,
+) -> Steps[Generation]:
+    """Converts a request. The result means nothing if there are violations."""
+    generation_input = yield from _input(proto, violations)
     sampling = _NO_SAMPLING
     if proto.HasField("sampling"):
         sampling = _parse_sampling(proto.sampling, violations)
@@ -71,8 +111,6 @@ def parse_generation(
         fault("choices", f"{choices}: at most {_MAX_CHOICES}")
     if logprobs > _MAX_LOGPROBS:
         fault("logprobs", f"{logprobs}: at most {_MAX_LOGPROBS}")
-    if violations:
-        raise errors.invalid(violations)
     return Generation(
         request_id=request_id,
         model=proto.model,
@@ -87,9 +125,9 @@ def parse_generation(
     )
 
 
-def parse_input(
+def _input(
     proto: generation_pb2.GenerateRequest, violations: Violations
-) -> Chat | str | tuple[int, ...]:
+) -> Steps[Chat | str | tuple[int, ...]]:
     """Returns the input of a request and checks its model name. Violations are appended to
     `violations`."""
     size = len(proto.model)
@@ -99,14 +137,18 @@ def parse_input(
         violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
     match proto.WhichOneof("input"):
         case "chat":
-            return parse_chat(proto.chat, violations)
+            return (yield from parse_chat(proto.chat, violations))
         case "prompt":
             violations.check(bool(proto.prompt), "prompt", "empty: give some text")
             return proto.prompt
         case "prompt_tokens":
-            token_ids = tuple(proto.prompt_tokens.token_ids)
-            violations.check(bool(token_ids), "prompt_tokens.token_ids", "empty: give some tokens")
-            return token_ids
+            given = proto.prompt_tokens.token_ids
+            violations.check(bool(given), "prompt_tokens.token_ids", "empty: give some tokens")
+            token_ids: list[int] = []
+            for start in range(0, len(given), _STEP_TOKENS):
+                token_ids += given[start : start + _STEP_TOKENS]
+                yield
+            return tuple(token_ids)
         case _:
             violations.add("input", "not set: give chat, prompt or prompt_tokens")
             return ""
@@ -135,8 +177,11 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
     if proto.HasField("slo"):
         slo = proto.slo
         for name in ("ttft", "tpot"):
-            if slo.HasField(name) and (nanos := getattr(slo, name).ToNanoseconds()) <= 0:
-                fault(f"slo.{name}", f"{nanos / 1e9:g} s: give a positive duration")
+            if slo.HasField(name):
+                try:
+                    seconds_of(getattr(slo, name))
+                except ValueError as error:
+                    fault(f"slo.{name}", str(error))
         if slo.slo_class not in _SLO_CLASSES:
             fault("slo.slo_class", f"{slo.slo_class} is no class")
     if abs(proto.priority) > _MAX_PRIORITY:
@@ -146,6 +191,6 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
             fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
     if "\0" in proto.session_id:  # PostgreSQL rejects NUL: the row would block all later rows
         fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
-    if proto.HasField("max_cost_nano_usd") and proto.max_cost_nano_usd <= 0:
-        shown = f"{proto.max_cost_nano_usd}: give at least 1, or leave it out"
-        fault("max_cost_nano_usd", shown)
+    cost = proto.max_cost_nano_usd
+    if proto.HasField("max_cost_nano_usd") and not 0 < cost < _MAX_NANO_USD:
+        fault("max_cost_nano_usd", f"{cost}: give 1 to {_MAX_NANO_USD - 1}, or leave it out")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -18,6 +20,9 @@ from gateway.delivery.watches import ShuttingDown
 from gateway.doors.grpc import errors
 
 log = logging.getLogger(__name__)
+
+MAX_TEXT_CHARS = 256
+"""Longest text that names something: a model, a tenant, a key, a process."""
 
 
 class ActiveSettings(Protocol):
@@ -43,18 +48,26 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-def metadata_of(context: Context) -> Metadata:
-    """Returns the client's metadata as a tuple. gRPC builds a new object on every call, so callers
-    keep the result."""
-    return tuple(context.invocation_metadata() or ())
+@dataclass(frozen=True, slots=True)
+class AuthenticatedRpc:
+    """What is known of an RPC before its request is read. `metadata`: that of the client."""
+
+    caller: Caller
+    metadata: Metadata
 
 
-def caller_of(active: ActiveSettings, metadata: Metadata) -> Caller:
-    """Authenticates the caller by the key in the metadata. Raises RpcError (UNAUTHENTICATED)."""
-    try:
-        return active.authenticator.authenticate(metadata)
-    except Unauthenticated as error:
-        raise errors.unauthenticated(str(error)) from None
+CURRENT_RPC: ContextVar[AuthenticatedRpc] = ContextVar("moegate_rpc")
+"""The RPC of the current task, set by the key check. gRPC runs each RPC in its own task."""
+
+
+def current_caller() -> Caller:
+    """Returns the caller of the current RPC."""
+    return CURRENT_RPC.get().caller
+
+
+def current_metadata() -> Metadata:
+    """Returns the client's metadata of the current RPC."""
+    return CURRENT_RPC.get().metadata
 
 
 def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
@@ -65,6 +78,15 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
         raise errors.denied(
             f"key {caller.key_id} has the role {caller.role.value}: {what} needs {needed}"
         )
+
+
+def authenticated_again(active: ActiveSettings) -> Caller:
+    """Returns the caller of the current RPC by the keys in force, which a reload may have changed
+    since it began. Raises RpcError (UNAUTHENTICATED)."""
+    try:
+        return active.authenticator.authenticate(current_metadata())
+    except Unauthenticated as error:
+        raise errors.unauthenticated(str(error)) from None
 
 
 class BoundedWriter:
@@ -88,6 +110,18 @@ async def begin_stream(context: Context) -> None:
     """Sends the headers. If the first write sent them, and were given up, gRPC would refuse to send
     a status after it."""
     await context.send_initial_metadata(())
+
+
+def check_texts(texts: Mapping[str, str]) -> None:
+    """Raises RpcError (INVALID_ARGUMENT) unless every text, by field, can be a name in a ledger:
+    short, and without NUL, which PostgreSQL rejects."""
+    faults = [
+        (field, f"{text[:100]!r}, {len(text)} characters: give at most {MAX_TEXT_CHARS}, no NUL")
+        for field, text in texts.items()
+        if len(text) > MAX_TEXT_CHARS or "\0" in text
+    ]
+    if faults:
+        raise errors.invalid(faults)
 
 
 @asynccontextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
@@ -24,11 +22,13 @@ from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     BoundedWriter,
     Context,
-    caller_of,
-    metadata_of,
+    authenticated_again,
+    check_texts,
+    current_caller,
     require,
     rpc_errors,
 )
+from gateway.doors.grpc.times import microseconds_of
 from gateway.doors.grpc.usage_messages import attempt_row, spend_row
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 from scheduler.port import SchedulerPort
@@ -75,12 +75,15 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetSpendResponse:
         """Sums ledger rows by up to MAX_GROUPS groups."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             groups = _groups(request)
+            texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
+            check_texts(texts)
+            from_us, to_us = _window(request, DEFAULT_SPAN_S)
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
-                from_us=_us(request, "from"),
-                to_us=_us(request, "to"),
+                from_us=from_us,
+                to_us=to_us,
                 model=request.model,
             )
             limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
@@ -101,11 +104,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Streams ledger rows, one page per message. Without `from` it starts at the oldest row. A
         drain ends it."""
         async with rpc_errors(context), self._watches.open():
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
+            check_texts({"tenant": request.tenant})
+            from_us, to_us = _window(request, None)
             selection = replace(
-                _selection(caller, request.tenant, ""),
-                from_us=_us(request, "from") if request.HasField("from") else 0,
-                to_us=_us(request, "to"),
+                _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
             )
             writer = self._writer(context)
             try:
@@ -120,7 +123,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetPoolCostResponse:
         """Returns the cost per token of a pool and the breakdown of its bill. For operators."""
         async with rpc_errors(context):
-            caller = caller_of(self._active, metadata_of(context))
+            caller = current_caller()
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
             return await pool_cost(self._port, request)
 
@@ -129,10 +132,9 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> None:
         """Streams the state of every placement at each interval, until the client cancels, its key
         is revoked, or the gateway drains. For operators."""
-        metadata = metadata_of(context)
 
         def authorize() -> None:
-            caller = caller_of(self._active, metadata)
+            caller = authenticated_again(self._active)
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
 
         async with rpc_errors(context), self._watches.open():
@@ -178,11 +180,26 @@ def _groups(request: usage_pb2.GetSpendRequest) -> list[Group]:
     return groups
 
 
-def _us(request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, name: str) -> int:
-    """Returns a time field of the request in Unix microseconds. An absent `to` means now; an absent
-    `from` means DEFAULT_SPAN_S before now."""
-    now_s = time.time()
-    if not request.HasField(name):
-        return round((now_s if name == "to" else now_s - DEFAULT_SPAN_S) * 1e6)
-    at: Timestamp = getattr(request, name)
-    return at.ToMicroseconds()
+def _window(
+    request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, span_s: float | None
+) -> tuple[int, int]:
+    """Returns `from` and `to` of the request in Unix microseconds. An absent `to` means now. An
+    absent `from` means `span_s` before the end; None: the oldest row. Raises RpcError
+    (INVALID_ARGUMENT)."""
+    given: dict[str, int] = {}
+    faults = []
+    for name in ("from", "to"):
+        if request.HasField(name):
+            try:
+                given[name] = microseconds_of(getattr(request, name))
+            except ValueError as error:
+                faults.append((name, str(error)))
+    if faults:
+        raise errors.invalid(faults)
+    to_us = given.get("to", round(time.time() * 1e6))
+    first_us = min(0, to_us) if span_s is None else to_us - round(span_s * 1e6)
+    from_us = given.get("from", first_us)
+    if from_us > to_us:
+        end = "`to`" if "to" in given else "`to`, which is now"
+        raise errors.invalid([("from", f"later than {end}: give an earlier time")])
+    return from_us, to_us

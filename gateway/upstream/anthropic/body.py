@@ -1,8 +1,9 @@
 """A generation as the JSON body of an Anthropic-shaped request (Messages API, 2023-06-01).
 
 The shapes differ from OpenAI's: system texts stand beside the messages, results of tools are
-parts of a user message, and a schema for the answer is an output format. Reasoning of earlier
-turns is left out: the API takes only blocks that it signed itself.
+parts of a user message, and a schema for the answer is an output format. Of the reasoning
+of earlier turns, the blocks that the server signed itself go back; unsigned thinking does where
+the configuration says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.remote import Feature
+from gateway.config.remote import Feature, HistoryConfig
 from gateway.domain.generation import (
     Chat,
     Generation,
@@ -25,14 +26,22 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.upstream.anthropic.signatures import Thinking, blocks_of
 from gateway.upstream.features import unsupported
+from gateway.upstream.histories import NO_REASONING, reasoning_text
+from gateway.upstream.signatures import data_from
 
 PATH = "/messages"
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TOOL_MODES = {ToolMode.AUTO: "auto", ToolMode.REQUIRED: "any", ToolMode.NONE: "none"}
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 ANTHROPIC_FEATURES = frozenset(
-    {Feature.TOOLS, Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.TOP_K}
+    {
+        *(Feature.TOOLS, Feature.TOOL_CHOICE_NONE, Feature.TOOL_CHOICE_REQUIRED),
+        *(Feature.TOOL_CHOICE_NAMED, Feature.PARALLEL_TOOL_CALLS, Feature.STRICT),
+        *(Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.SYSTEM),
+        *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K),
+    }
 )
 """Features of the Messages API by default: the configuration of a remote adds and removes."""
 
@@ -54,9 +63,16 @@ def messages_body(
     generation: Generation,
     upstream_model: str,
     features: frozenset[Feature],
-    extra: Mapping[str, msgspec.Raw],
+    extra: Mapping[str, Any],
+    *,
+    origin: str = "",
+    history: HistoryConfig = NO_REASONING,
 ) -> bytes:
-    """Body for `PATH`, a stream. Raises ValueError on unsupported fields."""
+    """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back; `history`:
+    whether unsigned thinking does.
+
+    Raises ValueError on unsupported fields.
+    """
     fields = unsupported_fields(generation, features)
     if fields or not isinstance(generation.input, Chat):
         raise ValueError(f"the Messages API cannot honour {', '.join(fields)}")
@@ -65,7 +81,7 @@ def messages_body(
     system, turns = _split(chat)
     if system:
         body["system"] = [{"type": "text", "text": text} for text in system]
-    body["messages"] = _messages(turns)
+    body["messages"] = _messages(turns, origin, history)
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -131,13 +147,15 @@ def _split(chat: Chat) -> tuple[list[str], tuple[Message, ...]]:
     return texts, ()
 
 
-def _messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
+def _messages(
+    turns: tuple[Message, ...], origin: str, history: HistoryConfig
+) -> list[dict[str, Any]]:
     """Turns of user and model in alternation: neighbours of one role become one message, which the
     results of parallel tool calls have to be."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
         role = "assistant" if turn.role is Role.ASSISTANT else "user"
-        blocks = _blocks(turn)
+        blocks = _blocks(turn, origin, history)
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
@@ -145,15 +163,22 @@ def _messages(turns: tuple[Message, ...]) -> list[dict[str, Any]]:
     return messages
 
 
-def _blocks(turn: Message) -> list[dict[str, Any]]:
+def _blocks(turn: Message, origin: str, history: HistoryConfig) -> list[Any]:
+    parts: list[Any] = []
+    if turn.signatures:
+        parts += blocks_of(data_from(origin, turn.signatures))
+    if not parts and (text := reasoning_text(turn, history)) is not None:
+        parts.append(Thinking(thinking=text, signature=""))
     # An empty text is refused; a turn that holds calls alone may well have one.
-    parts = [_part(part) for part in turn.parts if part]
+    parts += [_part(part) for part in turn.parts if part]
     if turn.role is Role.TOOL:
         result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _tool_id(turn.tool_call_id)}
         if parts:
             result["content"] = parts
         return [result]
     for call in turn.tool_calls:
+        if call.signatures:
+            parts += blocks_of(data_from(origin, call.signatures))
         block = {"type": "tool_use", "id": _tool_id(call.id), "name": call.name}
         parts.append({**block, "input": _arguments(call)})
     return parts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
-from gateway.config.remote import Feature
+from gateway.config.remote import Feature, HistoryConfig
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.anthropic import failures as anthropic_failures
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     PATH,
@@ -18,9 +19,12 @@ from gateway.upstream.anthropic.body import (
     unsupported_fields,
 )
 from gateway.upstream.anthropic.stream import MessageDecoder
+from gateway.upstream.features import Capabilities
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
+from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 VERSION = "2023-06-01"
@@ -30,9 +34,9 @@ VERSION = "2023-06-01"
 class AnthropicClient:
     """One remote endpoint. Server and connection errors raise UpstreamFailure.
 
-    `base_url`: with /v1. `session` is the caller's, and outlives this. `can`, `cannot`: differences
-    to `ANTHROPIC_FEATURES`; `extra`: fields that every body gets; `headers`: further ones, of every
-    call.
+    `base_url`: with /v1. `session` is the caller's, and outlives this. `capabilities`: by
+    default `ANTHROPIC_FEATURES`; `history`: what it wants in earlier turns; `origin`: of its
+    signatures; `extra`: fields that every body gets; `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -44,18 +48,23 @@ class AnthropicClient:
         api_key: str | None,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
-        can: frozenset[Feature] = frozenset(),
-        cannot: frozenset[Feature] = frozenset(),
+        capabilities: Capabilities | None = None,
+        history: HistoryConfig | None = None,
+        session_hint: SessionHint | None = None,
+        origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
-        self.features = (ANTHROPIC_FEATURES | can) - cannot
+        self.origin = origin
+        self._capabilities = capabilities or Capabilities(features=ANTHROPIC_FEATURES)
         self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
-        self._extra = extra or {}
+        self._extra: Mapping[str, Any] = extra or {}
+        self._history = history or HistoryConfig()
+        self._session_hint = session_hint
         self._headers = {
             # Compression would hold events back until a block of it is full.
             "Accept-Encoding": "identity",
@@ -67,25 +76,54 @@ class AnthropicClient:
         if api_key is not None:
             self._headers["x-api-key"] = api_key
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Features that requests may use."""
+        return self._capabilities.features
+
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        return unsupported_fields(generation, self.features)
+        generation = self._capabilities.fitted(generation)
+        fields = (
+            *self._capabilities.unsupported(generation),
+            *unsupported_fields(generation, self.features),
+        )
+        return tuple(dict.fromkeys(fields))
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
-        body = messages_body(generation, self._upstream_model, self.features, self._extra)
+        generation = self._capabilities.fitted(generation)
+        headers, extra = self._headers, self._extra
+        if (hint := self._session_hint) is not None:
+            headers = {**headers, **hint.headers(generation.session)}
+            extra = {**extra, **hint.fields(generation.session)}
+        body = messages_body(
+            generation,
+            self._upstream_model,
+            self.features,
+            extra,
+            origin=self.origin,
+            history=self._history,
+        )
         request = HttpRequest(
             session=self.session,
             url=self._url,
-            headers=self._headers,
+            headers=headers,
             body=body,
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=anthropic_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            max_bytes=max_answer_bytes(generation),
         )
-        decoder = MessageDecoder(lambda: estimated_prompt_tokens(generation))
+        decoder = MessageDecoder(
+            lambda: estimated_prompt_tokens(generation),
+            origin=self.origin,
+            bounds=bounds_of(generation),
+        )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def close_when_idle(self) -> None:

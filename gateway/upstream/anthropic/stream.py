@@ -2,7 +2,8 @@
 
 A stream is complete when a stop reason has come. Counts of tokens are running totals, reported at
 the start (the prompt) and near the end (the output). While a stream runs, it has at least as many
-output tokens as events with content.
+output tokens as events with content. Blocks of unknown types (tools that run at the server) are
+skipped with their pieces. An event that strict decoding refuses is read leniently.
 """
 
 from __future__ import annotations
@@ -11,53 +12,73 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
-from gateway.domain.generation import MAX_ID_CHARACTERS, ChoiceDelta, Chunk, FinishReason, ToolCall
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.generation import (
+    MAX_ID_CHARACTERS,
+    ChoiceDelta,
+    Chunk,
+    Deviation,
+    DeviationKind,
+    FinishReason,
+    ToolCall,
+)
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.anthropic import wire
-from gateway.upstream.anthropic.failures import in_band_failure
+from gateway.upstream.anthropic.signatures import ThinkingDecoder
 from gateway.upstream.anthropic.usage import UsageCounts
+from gateway.upstream.finish_words import finish_of
+from gateway.upstream.half_characters import HalfCharacters
+from gateway.upstream.http.failures import error_event, failure_of_event
+from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.token_estimate import estimated_tokens
-from scheduler.contract import Usage
+from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
+from gateway.upstream.usage_claims import Seen, judged
 
-_STOP_REASONS = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "refusal": FinishReason.CONTENT_FILTER,
-}
 MAX_BLOCKS = 1 << 16
 """Most content blocks of one answer; a higher index is absurd."""
+_READ_BLOCKS = frozenset({"", "text", "thinking", "redacted_thinking", "tool_use"})
 
 
 class MessageDecoder:
     """Decodes one stream: `feed` it payloads until `ended` or the end of input, then call `end`.
 
-    `prompt_tokens`: estimates them, called if no usage comes.
+    `prompt_tokens`: estimates them, called if no usage comes. `origin`: of the signatures; empty:
+    none are kept. `bounds`: what the answer can hold at most.
     """
 
-    def __init__(self, prompt_tokens: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        prompt_tokens: Callable[[], int],
+        *,
+        origin: str = "",
+        bounds: AnswerBounds = UNBOUNDED,
+    ) -> None:
         self._prompt_tokens = prompt_tokens
+        self._bounds = bounds
+        self._thinking = ThinkingDecoder(origin)
         self._counts = UsageCounts()
         self._failure: UpstreamFailure | None = None
-        self._stopped = False
+        self._stopped = self._cut = False
         self._finish_reason: FinishReason | None = None
         self._finish_sent = False
         self._model = self._response_id = ""
         self._events_with_content = 0
         self._output_tokens = 0
         self._output_bytes = 0
-        # Index of the tool call by block; blocks of calls that have no arguments yet.
-        self._calls: dict[int, int] = {}
-        self._bare_calls: set[int] = set()
+        self._calls = ToolCallNormaliser(bounds.tool_names)
+        self._call_blocks: set[int] = set()
+        self._skipped_blocks: set[int] = set()
+        self._halves = HalfCharacters()
+        self._deviations: list[Deviation] = []
+        self._unread: str | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._pieces: list[ToolCall] = []
 
     @property
     def ended(self) -> bool:
-        """Whether message_stop or a failure came, so that nothing that follows matters."""
+        """Whether message_stop, a failure or too much output came, so that nothing that follows
+        matters."""
         return self._stopped or self._failure is not None
 
     @property
@@ -78,13 +99,15 @@ class MessageDecoder:
             if not payload:
                 continue
             try:
-                self._add(wire.decode_event(payload))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                # The error's text may quote output: it is not passed on.
-                message = "an event of the stream is not the JSON expected"
-                self._failure = UpstreamFailure(FailureKind.PROTOCOL, message)
+                try:
+                    self._add(wire.decode_event(payload), payload)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    self._add_leniently(payload)
             except UpstreamFailure as failure:
-                self._failure = failure
+                if self._finish_reason is None:
+                    self._failure = failure
+                else:
+                    self._stopped = True  # a complete answer is not destroyed by what follows
         return self._new_output()
 
     def end(self) -> Chunk:
@@ -94,108 +117,161 @@ class MessageDecoder:
             raise self._failure
         if self._finish_reason is None:
             message = "the stream was cut: no stop reason came"
-            raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
-        usage = self._counts.usage()
-        if usage is None:
-            least = estimated_tokens(self._output_bytes)
-            usage = Usage(
-                prompt_tokens=self._counts.prompt_tokens or self._prompt_tokens(),
-                completion_tokens=max(self._events_with_content, least),
-                estimated=True,
-            )
+            # Where nothing was understood, another server is what it is.
+            odd = self._unread is not None and not self._events_with_content
+            kind = FailureKind.PROTOCOL if odd else FailureKind.SERVER_ERROR
+            raise UpstreamFailure(kind, message)
+        least = max(self._events_with_content, estimated_tokens(self._output_bytes))
+        seen = Seen(size_bytes=self._output_bytes, least_tokens=least, cut=self._cut)
+        usage, refused = judged(self._counts.claim(), seen, self._bounds, self._prompt_tokens)
+        if self._unread is not None:
+            deviation = Deviation(kind=DeviationKind.UNREAD_FIELD, detail=self._unread)
+            self._deviations.append(deviation)
         return Chunk(
             deltas=(),
             output_tokens=usage.completion_tokens,
             usage=usage,
             model=self._model,
             response_id=self._response_id,
+            deviations=(*self._deviations, *refused),
         )
 
-    def _add(self, event: wire.Event) -> None:
+    def _add_leniently(self, payload: bytes) -> None:
+        """Adds an event that strict decoding refuses. Raises UpstreamFailure: it is no event."""
+        fitting = Fitting()
+        try:
+            event = fitting.struct(wire.Event, read_json(payload))
+        except NotJson:
+            event = None
+        if event is None:
+            # The text may quote output: it is not passed on.
+            message = "an event of the stream is not the JSON expected"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        if fitting.lost:
+            self._unread = self._unread or fitting.lost[0]
+        self._add(event, payload, halves=True)
+
+    def _add(self, event: wire.Event, payload: bytes, *, halves: bool = False) -> None:
         match event.type:
             case "content_block_delta" if event.delta is not None:
-                self._add_delta(_index(event), event.delta)
+                self._add_delta(event.index or 0, event.delta, halves or bool(self._halves))
             case "content_block_start" if event.content_block is not None:
-                self._start_block(_index(event), event.content_block)
-            case "message_start" if event.message is not None:
+                self._start_block(event.index or 0, event.content_block, halves)
+            case "content_block_stop":
+                index = event.index or 0
+                self._thinking.stop(index)
+                if index in self._call_blocks:
+                    self._pieces += self._calls.close(index)
+            case "message_start" if isinstance(event.message, wire.Message):
                 self._model = event.message.model or ""
                 self._response_id = (event.message.id or "")[:MAX_ID_CHARACTERS]
-                self._counts.update(event.message.usage)
+                self._counts.update(event.message.usage, at_start=True)
             case "message_delta":
                 self._counts.update(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
                     self._finish(event.delta.stop_reason)
-            case "content_block_stop" if event.index in self._bare_calls:
-                # No piece of arguments has come, and an empty text would not be JSON.
-                self._bare_calls.discard(event.index)
-                self._pieces.append(ToolCall(index=self._calls[event.index], arguments_json="{}"))
             case "message_stop":
+                self._counts.update(event.usage)
                 self._stopped = True
             case "error":
-                raise in_band_failure(event.error or wire.ErrorDetail())
+                raise error_event(payload)
             case _:
-                pass  # ping, content_block_stop, and what later versions add
+                # A ping, what later versions add, or an error in another shape.
+                if event.error:
+                    raise error_event(payload)
+                if (failure := failure_of_event(payload)) is not None:
+                    raise failure
 
-    def _start_block(self, index: int, block: wire.ContentBlock) -> None:
+    def _start_block(self, index: int, block: wire.ContentBlock, halves: bool) -> None:
+        if not 0 <= index < MAX_BLOCKS:
+            self._unread = self._unread or "index"
+            return
+        if block.type not in _READ_BLOCKS:
+            self._skipped_blocks.add(index)
+            return
+        self._skipped_blocks.discard(index)
+        self._thinking.start(index, block)
         if block.type == "tool_use":
-            call = self._calls.setdefault(index, len(self._calls))
             whole = bytes(block.input).strip()
-            arguments = "" if whole in (b"", b"{}", b"null") else whole.decode()
-            if not arguments:
-                self._bare_calls.add(index)
-            self._pieces.append(
-                ToolCall(
-                    index=call,
-                    id=block.id or "",
-                    name=block.name or "",
-                    arguments_json=arguments,
-                )
+            arguments = "" if whole in (b"", b"{}", b"null") else whole.decode("utf-8", "replace")
+            name = block.name or ""
+            piece = CallPiece(
+                index=index,
+                id=block.id or "",
+                name=name,
+                arguments=arguments,
+                signatures=self._thinking.pop_inner(),
             )
-            self._count_output(len(block.name or "") + len(arguments))
+            self._call_blocks.add(index)
+            self._pieces += self._calls.add(piece)
+            self._count_output(len(name) + len(arguments))
         elif block.text:
-            self._add_text(block.text)
+            self._add_text(block.text, halves)
         elif block.thinking:
-            self._add_reasoning(block.thinking)
+            self._add_reasoning(block.thinking, halves)
 
-    def _add_delta(self, index: int, delta: wire.Delta) -> None:
+    def _add_delta(self, index: int, delta: wire.Delta, halves: bool) -> None:
+        if index in self._skipped_blocks:
+            return
+        self._thinking.add(index, delta)
         if delta.text:
-            self._add_text(delta.text)
+            self._add_text(delta.text, halves)
         elif delta.thinking:
-            self._add_reasoning(delta.thinking)
+            self._add_reasoning(delta.thinking, halves)
         elif delta.partial_json:
-            call = self._calls.get(index)
-            if call is None:
-                message = "a piece of a tool call that has not begun"
-                raise UpstreamFailure(FailureKind.PROTOCOL, message)
-            self._bare_calls.discard(index)
-            self._pieces.append(ToolCall(index=call, arguments_json=delta.partial_json))
-            self._count_output(len(delta.partial_json.encode()))
+            if index not in self._call_blocks:
+                self._unread = self._unread or "partial_json"
+                return
+            piece = CallPiece(index=index, arguments=delta.partial_json)
+            self._pieces += self._calls.add(piece)
+            self._count_output(len(delta.partial_json.encode("utf-8", "replace")))
 
-    def _add_text(self, text: str) -> None:
+    def _add_text(self, text: str, halves: bool) -> None:
+        if halves:
+            text = self._halves.joined("text", text)
         self._text.append(text)
         self._count_output(len(text.encode()))
 
-    def _add_reasoning(self, text: str) -> None:
+    def _add_reasoning(self, text: str, halves: bool) -> None:
+        if halves:
+            text = self._halves.joined("reasoning", text)
         self._reasoning.append(text)
         self._count_output(len(text.encode()))
 
     def _count_output(self, size_bytes: int) -> None:
         self._events_with_content += 1
         self._output_bytes += size_bytes
+        if self._output_bytes <= self._bounds.ample_bytes or self._finish_reason is not None:
+            return
+        if self._bounds.is_too_much(self._output_bytes, self._events_with_content):
+            self._stopped = self._cut = True
+            self._end(FinishReason.LENGTH)
 
-    def _finish(self, name: str) -> None:
-        reason = _STOP_REASONS.get(name)
-        if reason is None:
-            message = f"unknown stop_reason {one_line(name, 40)!r}"
-            raise UpstreamFailure(FailureKind.PROTOCOL, message)
-        self._finish_reason = self._finish_reason or reason
+    def _finish(self, word: str) -> None:
+        if self._finish_reason is not None:
+            return
+        finish = finish_of(word, has_calls=len(self._calls) > 0)
+        if finish is None:
+            return
+        if finish.deviation is not None:
+            self._deviations.append(finish.deviation)
+        self._end(finish.reason)
+
+    def _end(self, reason: FinishReason) -> None:
+        if self._halves:
+            self._text.append(self._halves.rest("text"))
+            self._reasoning.append(self._halves.rest("reasoning"))
+        self._pieces += self._calls.end(complete=reason is not FinishReason.LENGTH)
+        self._finish_reason = reason
 
     def _new_output(self) -> Chunk | None:
         # message_start counts tokens that have not come yet.
         counted = self._counts.output_tokens or 0 if self.started else 0
-        output_tokens = max(self._output_tokens, self._events_with_content, counted)
+        seen = max(self._events_with_content, counted)
+        output_tokens = max(self._output_tokens, min(seen, self._bounds.believed_output_tokens))
         finish = None if self._finish_sent else self._finish_reason
-        if not (self._text or self._reasoning or self._pieces or finish):
+        signatures = self._thinking.pop_leading(ended=finish is not None)
+        if not (self._text or self._reasoning or self._pieces or finish or signatures):
             if output_tokens == self._output_tokens:
                 return None
             deltas: tuple[ChoiceDelta, ...] = ()
@@ -206,7 +282,11 @@ class MessageDecoder:
                 reasoning_text="".join(self._reasoning),
                 tool_calls=tuple(self._pieces),
                 finish_reason=finish,
+                signatures=signatures,
             )
+            excess = self._output_bytes - self._bounds.most_bytes
+            if self._cut and excess > 0:
+                delta = shortened(delta, excess)
             deltas = (delta,)
             self._text, self._reasoning, self._pieces = [], [], []
             self._finish_sent = self._finish_sent or finish is not None
@@ -217,10 +297,3 @@ class MessageDecoder:
             model=self._model,
             response_id=self._response_id,
         )
-
-
-def _index(event: wire.Event) -> int:
-    index = event.index or 0
-    if not 0 <= index < MAX_BLOCKS:
-        raise UpstreamFailure(FailureKind.PROTOCOL, "a content block of an impossible index")
-    return index

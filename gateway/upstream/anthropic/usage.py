@@ -1,23 +1,23 @@
-"""Token counts of an Anthropic-shaped server as `Usage`.
+"""Token counts of an Anthropic-shaped server as a `Claim`.
 
 Cached tokens are not part of the input there. Counts are running totals, and an event may leave
-some of them out, so that each is kept until another one replaces it.
+some of them out or set them to 0, so that the largest of each counts.
 """
 
 from __future__ import annotations
 
 from gateway.upstream.anthropic import wire
-from gateway.upstream.token_estimate import MAX_TOKENS
-from scheduler.contract import Usage
+from gateway.upstream.usage_claims import Claim, larger
 
 
 class UsageCounts:
-    """The newest counts of one stream. Absurd ones (negative, astronomic) are ignored."""
+    """The largest counts of one stream."""
 
     def __init__(self) -> None:
         self._input: int | None = None
         self._read: int | None = None
         self._written: int | None = None
+        self._written_short: int | None = None
         self._written_long: int | None = None
         self._thinking: int | None = None
         self._output: int | None = None
@@ -28,47 +28,42 @@ class UsageCounts:
         """Output tokens so far; None: not reported."""
         return self._output
 
-    @property
-    def prompt_tokens(self) -> int | None:
-        """Tokens of the whole prompt, cached ones included; None: not reported."""
-        if self._input is None:
-            return None
-        return self._input + (self._read or 0) + (self._written or 0)
-
-    def update(self, usage: wire.Usage | None) -> None:
-        """Adds the counts of an event; None: it has none."""
+    def update(self, usage: wire.Usage | None, *, at_start: bool = False) -> None:
+        """Adds the counts of an event; None: it has none. `at_start`: the event begins the answer
+        and counts only the first few tokens of the output."""
         if usage is None:
             return
-        self._input = _newer(usage.input_tokens, self._input)
-        self._read = _newer(usage.cache_read_input_tokens, self._read)
-        self._written = _newer(usage.cache_creation_input_tokens, self._written)
+        self._input = larger(self._input, usage.input_tokens)
+        self._read = larger(self._read, usage.cache_read_input_tokens)
+        self._written = larger(self._written, usage.cache_creation_input_tokens)
         if usage.cache_creation is not None:
+            short = usage.cache_creation.ephemeral_5m_input_tokens
             long = usage.cache_creation.ephemeral_1h_input_tokens
-            self._written_long = _newer(long, self._written_long)
+            self._written_short = larger(self._written_short, short)
+            self._written_long = larger(self._written_long, long)
         if usage.output_tokens_details is not None:
-            self._thinking = _newer(usage.output_tokens_details.thinking_tokens, self._thinking)
-        # message_start counts only the first few tokens: a later event completes the counts.
-        output = _newer(usage.output_tokens, None)
+            thinking = usage.output_tokens_details.thinking_tokens
+            self._thinking = larger(self._thinking, thinking)
+        output = larger(None, usage.output_tokens)
         if output is not None:
-            self._output_counted = self._output is not None
-            self._output = output
+            self._output_counted = self._output_counted or not at_start
+            self._output = larger(self._output, output)
 
-    def usage(self) -> Usage | None:
-        """All counts; None: one is missing."""
-        prompt = self.prompt_tokens
-        if prompt is None or self._output is None or not self._output_counted:
-            return None
-        written = self._written or 0
-        long = min(self._written_long or 0, written)
-        return Usage(
+    def claim(self) -> Claim:
+        """The counts of the whole stream."""
+        by_lifetime = (self._written_short or 0) + (self._written_long or 0)
+        written = larger(self._written, by_lifetime or None)
+        prompt = self._input
+        if prompt is not None or self._read or written:
+            prompt = (prompt or 0) + (self._read or 0) + (written or 0)
+        long = self._written_long
+        if long is not None:
+            long = min(long, written or 0)
+        return Claim(
             prompt_tokens=prompt,
-            completion_tokens=self._output,
+            completion_tokens=self._output if self._output_counted else None,
             cached_tokens=self._read,
             reasoning_tokens=self._thinking,
-            cache_write_tokens=written - long,
+            cache_write_tokens=None if written is None else written - (long or 0),
             long_cache_write_tokens=long,
         )
-
-
-def _newer(count: int | None, known: int | None) -> int | None:
-    return count if count is not None and 0 <= count <= MAX_TOKENS else known

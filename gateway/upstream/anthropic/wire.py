@@ -6,6 +6,8 @@ events: `type` says which of its fields are there.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -43,11 +45,14 @@ class Message(msgspec.Struct, gc=False):
 
 
 class ContentBlock(msgspec.Struct, gc=False):
-    """Start of a block: text, thinking, tool_use or others. `input` is {} unless it came whole."""
+    """Start of a block: text, thinking, tool_use or others. `input` is {} unless it came whole;
+    `data`: of redacted_thinking."""
 
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw()
@@ -59,41 +64,21 @@ class Delta(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
 
 
-class ErrorDetails(msgspec.Struct, gc=False):
-    """Details of some errors."""
-
-    error_code: str | None = None
-
-
-class ErrorDetail(msgspec.Struct, gc=False):
-    """An error. `type` is one of the documented words, such as overloaded_error."""
-
-    type: str | None = None
-    message: str | None = None
-    details: ErrorDetails | None = None
-
-
 class Event(msgspec.Struct, gc=False):
-    """One event of a stream."""
+    """One event of a stream. `message`: the head of the answer, or the text of an error."""
 
     type: str = ""
-    message: Message | None = None
+    message: Message | str | None = None
     index: int | None = None
     content_block: ContentBlock | None = None
     delta: Delta | None = None
     usage: Usage | None = None
-    error: ErrorDetail | None = None
-
-
-class ErrorBody(msgspec.Struct, gc=False):
-    """Body of an HTTP error."""
-
-    error: ErrorDetail | None = None
+    error: Any = None
 
 
 decode_event = msgspec.json.Decoder(Event).decode
-decode_error = msgspec.json.Decoder(ErrorBody).decode

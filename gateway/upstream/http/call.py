@@ -17,18 +17,28 @@ from contextlib import suppress
 import aiohttp
 import msgspec
 
-from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
+from gateway.upstream.http.connections import Reuse, is_stale, unpooled_session
 
 END_GRACE_S = 0.25
 """Longest wait for the end of a body after its last event; then its connection is closed."""
+MAX_END_BYTES = 64 * 1024
+"""Most bytes that are read after the last event; then its connection is closed."""
 _LARGE_BODY_BYTES = 1 << 20
 """aiohttp wants a larger body as a file, which it sends in pieces, and warns otherwise."""
 _STALL_S = 0.25
 """A timer that is this late shows that the event loop stood still."""
+_PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
+"""Values of Content-Encoding that leave the body as it is; some servers put the charset there."""
+_PLAIN_TRANSFER = frozenset({"", "identity", "chunked"})
 
 
 class CallBounds:
     """Time limits of the waits of one call.
+
+    Output and proof of life are told apart. Silence is bounded by `first_s` and `idle_s`. Bytes
+    without output (pings, comments, empty pieces) show that the server lives, and so prolong a
+    wait, but no longer than `pings_first_s` and `pings_idle_s`.
 
     Attributes:
         next_s: when the next wait fails, on the event loop's clock.
@@ -39,18 +49,34 @@ class CallBounds:
         "_end_s",
         "_first_s",
         "_idle_s",
+        "_output_due_s",
+        "_pings_first_s",
+        "_pings_idle_s",
         "_started",
         "_timer",
         "_waits",
         "next_s",
     )
 
-    def __init__(self, now_s: float, *, first_s: float, idle_s: float, end_s: float) -> None:
+    def __init__(
+        self,
+        now_s: float,
+        *,
+        first_s: float,
+        idle_s: float,
+        end_s: float,
+        pings_first_s: float = math.inf,
+        pings_idle_s: float = math.inf,
+    ) -> None:
         """`first_s`: from `now_s` to the first output; `idle_s`: between two outputs; `end_s`: when
-        the whole call fails, on the event loop's clock."""
+        the whole call fails, on the event loop's clock; `pings_first_s`, `pings_idle_s`: the same
+        as the first two while the server shows that it lives, if they are longer."""
         self._first_s = first_s
         self._idle_s = idle_s
         self._end_s = end_s
+        self._pings_first_s = max(first_s, pings_first_s)
+        self._pings_idle_s = max(idle_s, pings_idle_s)
+        self._output_due_s = now_s + self._pings_first_s
         self._started = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
@@ -93,20 +119,34 @@ class CallBounds:
     def record_output(self, now_s: float) -> None:
         """Output has come: the idle limit starts anew."""
         self._started = True
+        self._output_due_s = now_s + self._pings_idle_s
         self.next_s = min(now_s + self._idle_s, self._end_s)
 
+    def record_life(self, now_s: float) -> None:
+        """Bytes without output have come: the wait is prolonged, within its own bound."""
+        silence_s = self._idle_s if self._started else min(self._first_s, self._idle_s)
+        alive_s = min(now_s + silence_s, self._output_due_s, self._end_s)
+        self.next_s = max(self.next_s, alive_s)
+
     def check_end(self, now_s: float) -> None:
-        """Raises the failure if the end of the call has passed: a read that need not wait never
-        times out, however long a server goes on sending."""
+        """Raises the failure if the end of the call has passed, or output is overdue: a read that
+        need not wait never times out, however long a server goes on sending."""
         if now_s >= self._end_s:
             self.next_s = self._end_s
+            raise self.failure()
+        if now_s >= self._output_due_s:
+            self.next_s = self._output_due_s
             raise self.failure()
 
     def failure(self) -> UpstreamFailure:
         """The failure of a wait that lasted until `next_s`."""
         if self.next_s >= self._end_s:
             return UpstreamFailure(FailureKind.DEADLINE, "not complete by the deadline")
-        if self._started:
+        pings_s = self._pings_idle_s if self._started else self._pings_first_s
+        longest_s = self._idle_s if self._started else self._first_s
+        if self.next_s >= self._output_due_s and pings_s > longest_s:
+            message = f"only signs of life, and no output, for {pings_s:g} s"
+        elif self._started:
             message = f"silent for {self._idle_s:g} s in the middle of its answer"
         else:
             message = f"no output within {self._first_s:g} s"
@@ -132,27 +172,18 @@ def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
 
 async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
     """Sends a request. Returns the response once its headers have come; the caller closes it."""
-    body, connect_s = request.body, request.connect_s
-    data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+    connect_s = request.connect_s
     now_s = asyncio.get_running_loop().time
-    late_s = now_s() + connect_s + _STALL_S
     try:
         async with asyncio.timeout_at(bounds.next_s):
-            while True:
-                try:
-                    return await request.session.request(
-                        request.method,
-                        request.url,
-                        data=data,
-                        headers=request.headers,
-                        timeout=_timeout(connect_s),
-                        allow_redirects=False,
-                    )
-                except aiohttp.ConnectionTimeoutError:
-                    # A late timer means that this process stalled, not the server. Try once more.
-                    if now_s() < late_s:
-                        raise
-                    late_s = math.inf
+            late_s = now_s() + connect_s + _STALL_S
+            try:
+                return await _send_unless_stale(request)
+            except aiohttp.ConnectionTimeoutError:
+                # A late timer means that this process stalled, not the server. Try once more.
+                if now_s() < late_s:
+                    raise
+            return await _send(request, request.session, Reuse())
     except aiohttp.ConnectionTimeoutError as error:
         message = f"no connection within {connect_s:g} s"
         raise UpstreamFailure(FailureKind.CONNECT, message) from error
@@ -167,6 +198,55 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.Cli
         ) from error
     except aiohttp.ClientError as error:
         raise UpstreamFailure(FailureKind.PROTOCOL, "the answer is not HTTP") from error
+
+
+async def _send_unless_stale(request: HttpRequest) -> aiohttp.ClientResponse:
+    """Sends a request; where a pooled connection was stale, once more on a fresh one."""
+    now_s = asyncio.get_running_loop().time
+    sent_s, reuse = now_s(), Reuse()
+    try:
+        return await _send(request, request.session, reuse)
+    except aiohttp.ClientError as error:
+        if not is_stale(error, reuse, now_s() - sent_s):
+            raise
+        broken = error
+    fresh = unpooled_session()
+    try:
+        response = await _send(request, fresh, Reuse())
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        await fresh.close()
+        raise broken from None
+    except BaseException:
+        await fresh.close()
+        raise
+    fresh.detach()
+    return response
+
+
+async def _send(
+    request: HttpRequest, session: aiohttp.ClientSession, reuse: Reuse
+) -> aiohttp.ClientResponse:
+    body = request.body
+    data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+    return await session.request(
+        request.method,
+        request.url,
+        data=data,
+        headers=request.headers,
+        timeout=_timeout(request.connect_s),
+        allow_redirects=False,
+        trace_request_ctx=reuse,
+    )
+
+
+def foreign_encoding(response: aiohttp.ClientResponse) -> str:
+    """The encoding in which the body has come although plain bytes were asked for; empty: none."""
+    for name, plain in (("Content-Encoding", _PLAIN), ("Transfer-Encoding", _PLAIN_TRANSFER)):
+        for value in response.headers.getall(name, ()):
+            for word in value.split(","):
+                if word.strip().lower() not in plain:
+                    return one_line(word, 40)
+    return ""
 
 
 async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
@@ -195,7 +275,8 @@ async def await_end(response: aiohttp.ClientResponse) -> None:
     """Reads the end of a body after its last event, so that its connection can be used again."""
     if response.content.at_eof():
         return  # it came with the last event
+    received = 0
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(END_GRACE_S):
-            while await response.content.readany():
-                pass
+            while received <= MAX_END_BYTES and (data := await response.content.readany()):
+                received += len(data)

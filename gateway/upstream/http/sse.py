@@ -57,6 +57,13 @@ class SseReader:
         """Whether an event has begun and not ended: at the end of input, it was cut."""
         return bool(self._head) or bool(self._rest.strip(b"\n"))
 
+    def end(self) -> list[bytes]:
+        """The event that has begun and not ended, at the end of input: some servers leave out its
+        last empty line."""
+        rest, self._rest = bytes(self._rest).strip(b"\n"), bytearray()
+        event = _data_of(rest) if rest else None
+        return [] if event is None else [event]
+
     def _join(self, data: bytes) -> list[bytes]:
         """Adds `data` to the incomplete block; returns the blocks that are complete now."""
         rest = self._rest

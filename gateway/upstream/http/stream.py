@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 import aiohttp
@@ -18,6 +19,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import Chunk
 from gateway.upstream.http import call as http_call
+from gateway.upstream.http import failures
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.http.sse import EventTooLarge, SseReader
@@ -25,6 +27,8 @@ from gateway.upstream.http.sse import EventTooLarge, SseReader
 ERROR_BODY_S = 2.0
 """Longest wait for the body of an error, whose status is known already."""
 MAX_ERROR_BODY_BYTES = 64 * 1024
+PINGS_IDLE = 4.0
+"""Default of `pings_idle_s`, as a multiple of `idle_s`."""
 
 
 class Decoder(Protocol):
@@ -49,25 +53,14 @@ class Decoder(Protocol):
         """The last chunk, with the usage. Raises UpstreamFailure."""
 
 
-class Errors(Protocol):
-    """How a dialect reports errors."""
-
-    def http_failure(
-        self, status: int, body: bytes, retry_after: str | None, now_unix_s: float
-    ) -> UpstreamFailure:
-        """Failure of a status other than 200. `body` may be cut short."""
-
-    def failure_in(self, body: bytes) -> UpstreamFailure | None:
-        """Failure in a JSON body under status 200; None: it holds no error."""
-
-
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is answered by a stream."""
 
     request: HttpRequest
     timeouts: TimeoutsConfig
     pace: Pace
-    errors: Errors
+    max_bytes: int
+    """Longest answer, in bytes of its stream: see `answer_size.py`."""
 
 
 async def stream_chunks(
@@ -77,17 +70,13 @@ async def stream_chunks(
     now = asyncio.get_running_loop().time
     timeouts, pace = call.timeouts, call.pace
     reader = SseReader()
-    bounds = CallBounds(
-        now(),
-        first_s=timeouts.first_token_s,
-        idle_s=timeouts.idle_s,
-        end_s=min(now() + timeouts.total_s, deadline_s),
-    )
+    bounds = stream_bounds(timeouts, now(), deadline_s)
     if bounds.next_s <= now():
         raise bounds.failure()
-    response = await open_good(call.request, bounds, call.errors)
+    response = await open_good(call.request, bounds)
+    received = 0
     try:
-        await _check_event_stream(response, bounds, call.errors)
+        await _check_event_stream(response, bounds)
         while not decoder.ended:
             if decoder.started and (window_s := pace.window_s) > 0:
                 # Under load: all output of the window is read, decoded and sent at once.
@@ -101,15 +90,23 @@ async def stream_chunks(
                     break
                 raise
             if not data:
+                # What is pending may still be a whole event.
+                chunk = decoder.feed(_last_payloads(reader))
+                if chunk is not None:
+                    yield chunk
                 break
-            payloads = _payloads(reader, data)
-            chunk = decoder.feed(payloads)
+            received += len(data)
+            if received > call.max_bytes:
+                if decoder.finished:
+                    break
+                raise too_long(call.max_bytes)
+            chunk = decoder.feed(_payloads(reader, data))
+            # The clock is read after the consumer's turn, which is not silence of the server.
             if chunk is not None:
                 yield chunk
-            # Comments are not output: proxies send them for a server that hangs. The clock is
-            # read now, because the time that the consumer took is not silence of the server.
-            if payloads and decoder.started:
                 bounds.record_output(now())
+            elif not decoder.finished:
+                bounds.record_life(now())
         yield decoder.end()
         await http_call.await_end(response)
     finally:
@@ -118,13 +115,38 @@ async def stream_chunks(
         response.close()
 
 
-async def open_good(
-    request: HttpRequest, bounds: CallBounds, errors: Errors
-) -> aiohttp.ClientResponse:
-    """A response with status 200, for the caller to close."""
+def stream_bounds(timeouts: TimeoutsConfig, now_s: float, deadline_s: float) -> CallBounds:
+    """Time limits of a generation that starts now."""
+    pings_idle_s = timeouts.pings_idle_s
+    return CallBounds(
+        now_s,
+        first_s=timeouts.first_token_s,
+        idle_s=timeouts.idle_s,
+        end_s=min(now_s + timeouts.total_s, deadline_s),
+        pings_first_s=timeouts.pings_first_s,
+        pings_idle_s=PINGS_IDLE * timeouts.idle_s if pings_idle_s is None else pings_idle_s,
+    )
+
+
+def too_long(max_bytes: int) -> UpstreamFailure:
+    """The failure of an answer that is longer than its request can explain."""
+    message = f"more than {max_bytes} bytes, the longest answer to this request: it was cut"
+    return UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
+async def open_good(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
+    """A response with status 200 and a plain body, for the caller to close."""
     response = await http_call.open_response(request, bounds)
+    encoding = http_call.foreign_encoding(response)
     if response.status == 200:
-        return response
+        if not encoding:
+            return response
+        response.close()
+        message = f"the answer is encoded as {encoding}, which was not asked for"
+        raise UpstreamFailure(FailureKind.PROTOCOL, message)
+    if encoding:  # the status alone is enough
+        response.close()
+        raise failures.http_failure(response.status, b"", response.headers, time.time())
     now_s = asyncio.get_running_loop().time()
     soon = CallBounds(now_s, first_s=ERROR_BODY_S, idle_s=ERROR_BODY_S, end_s=bounds.next_s)
     try:
@@ -135,22 +157,29 @@ async def open_good(
     finally:
         soon.close()
         response.close()
-    retry_after = response.headers.get("Retry-After")
-    raise errors.http_failure(response.status, text, retry_after, time.time())
+    raise failures.http_failure(response.status, text, response.headers, time.time())
 
 
-async def _check_event_stream(
-    response: aiohttp.ClientResponse, bounds: CallBounds, errors: Errors
-) -> None:
+async def _check_event_stream(response: aiohttp.ClientResponse, bounds: CallBounds) -> None:
     """Raises UpstreamFailure for another content type: the error in the body, if there is one."""
     if response.content_type == "text/event-stream":
         return
     text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, bounds)
-    failure = errors.failure_in(text)
+    failure = failures.failure_in(text)
     if failure is not None:
         raise failure
     message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"
     raise UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
+def _last_payloads(reader: SseReader) -> list[bytes]:
+    """The event that lacks its last empty line at the end of input; none if it was cut."""
+    found: list[bytes] = []
+    for payload in reader.end():
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            msgspec.json.decode(payload)
+            found.append(payload)
+    return found
 
 
 def _payloads(reader: SseReader, data: bytes) -> list[bytes]:

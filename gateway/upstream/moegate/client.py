@@ -18,10 +18,13 @@ from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
-from gateway.upstream.features import unsupported
+from gateway.upstream.features import Capabilities
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
+from gateway.upstream.http.stream import stream_bounds, too_long
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request
+from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
@@ -55,14 +58,16 @@ class ForwardingPolicy:
     local_only: bool = False
     shared_classes: frozenset[str] = frozenset()
     tell_slo: bool = True
+    max_priority: int = 0
     max_hops: int = 1
 
 
 class MoegateClient:
     """One remote gateway. Server and connection errors raise UpstreamFailure.
 
-    The channel is made at the first stream and serves all of them, until `close`. `can`, `cannot`:
-    differences to `MOEGATE_FEATURES`; `headers`: further metadata of every call.
+    The channel is made at the first stream and serves all of them, until `close`. `capabilities`:
+    by default `MOEGATE_FEATURES`; `headers`: further metadata of every call; `origin`: origin
+    of signatures that come through it.
     """
 
     def __init__(
@@ -72,15 +77,18 @@ class MoegateClient:
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
+        origin: str = "",
         policy: ForwardingPolicy | None = None,
-        can: frozenset[Feature] = frozenset(),
-        cannot: frozenset[Feature] = frozenset(),
+        capabilities: Capabilities | None = None,
+        session_hint: SessionHint | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.features = (MOEGATE_FEATURES | can) - cannot
+        self._capabilities = capabilities or Capabilities(features=MOEGATE_FEATURES)
+        self.origin = origin
         self._address = address
         self._upstream_model = upstream_model
         self._timeouts = timeouts
+        self._session_hint = session_hint
         self._policy = policy or ForwardingPolicy()
         self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
         if api_key is not None:
@@ -91,9 +99,14 @@ class MoegateClient:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Features that requests may use."""
+        return self._capabilities.features
+
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        fields = unsupported(generation, self.features)
+        fields = self._capabilities.unsupported(self._capabilities.fitted(generation))
         too_far = generation.hops >= self._policy.max_hops
         return (*fields, HOPS_FIELD) if too_far else fields
 
@@ -114,20 +127,24 @@ class MoegateClient:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation."""
         with self._counted():
+            generation = self._capabilities.fitted(generation)
             now = asyncio.get_running_loop().time
             request = generate_request(
                 generation,
                 self._upstream_model,
+                origin=self.origin,
+                session_id=self._session_id(generation),
                 local_only=self._policy.local_only,
                 shared_classes=self._policy.shared_classes,
                 tell_slo=self._policy.tell_slo,
+                max_priority=self._policy.max_priority,
             )
-            decoder = AnswerDecoder(generation.choices, lambda: estimated_prompt_tokens(generation))
-            timeouts = self._timeouts
-            end_s = min(now() + timeouts.total_s, deadline_s)
-            bounds = CallBounds(
-                now(), first_s=timeouts.first_token_s, idle_s=timeouts.idle_s, end_s=end_s
+            decoder = AnswerDecoder(
+                generation.choices, lambda: estimated_prompt_tokens(generation), origin=self.origin
             )
+            end_s = min(now() + self._timeouts.total_s, deadline_s)
+            bounds = stream_bounds(self._timeouts, now(), deadline_s)
+            received, max_bytes = 0, max_answer_bytes(generation)
             if bounds.next_s <= now():
                 raise bounds.failure()
             channel = self._open()
@@ -147,12 +164,18 @@ class MoegateClient:
                         raise
                     if message is None:
                         break
+                    received += message.ByteSize()
+                    if received > max_bytes:
+                        if decoder.finished:
+                            break
+                        raise too_long(max_bytes)
                     chunk = decoder.feed(message)
+                    # The clock is read after the consumer's turn: the server was not silent then.
                     if chunk is not None:
                         yield chunk
-                    if decoder.started:
-                        # Now, because the time that the consumer took is not silence of the server.
                         bounds.record_output(now())
+                    elif not decoder.finished:
+                        bounds.record_life(now())
                 yield decoder.end()
                 if decoder.ended:
                     await _await_status(call)
@@ -196,6 +219,12 @@ class MoegateClient:
                 raise bounds.failure() from None
             message = f"no connection within {connect_s:g} s"
             raise UpstreamFailure(FailureKind.CONNECT, message) from None
+
+    def _session_id(self, generation: Generation) -> str:
+        hint, session = self._session_hint, generation.session
+        if hint is None or hint.body_field is None or session is None:
+            return ""
+        return hint.value(session)
 
     def _call_metadata(self, generation: Generation) -> tuple[tuple[str, str], ...]:
         hops = ((HOPS_METADATA, str(generation.hops + 1)),)
@@ -246,6 +275,8 @@ def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
         ("grpc.max_send_message_length", -1),
+        # Identity only: a small message would be inflated to the longest one before it is seen.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),

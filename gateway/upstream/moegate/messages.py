@@ -5,7 +5,9 @@ The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/respons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from msgspec import structs
 
 from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
@@ -19,12 +21,14 @@ from gateway.domain.generation import (
     Message,
     NamedTool,
     Sampling,
+    Signature,
     TokenLogprob,
     ToolCall,
 )
-from gateway.translation.chat_input import ROLES, TOOL_MODES
-from gateway.translation.responses import FINISH, tool_call_message
+from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
+from gateway.translation.responses import FINISH, signature_message, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
+from gateway.upstream.signatures import SignatureBounds, forwarded_origin, origin_behind
 from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.contract import Usage
@@ -40,14 +44,19 @@ def generate_request(
     generation: Generation,
     upstream_model: str,
     *,
+    origin: str = "",
+    session_id: str = "",
     local_only: bool = False,
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
+    max_priority: int = 0,
 ) -> generation_pb2.GenerateRequest:
     """The request to another gateway, without an id: two callers of this one may have the same.
 
-    `tell_slo`: with the class of service and the priority. Raises ValueError if the API cannot
-    express the generation (`features.unsupported`)."""
+    `origin`: of the other gateway, which receives only the signatures that came through it;
+    `session_id`: hint of the session, not its own id; `tell_slo`: with the class of service and the
+    priority, `max_priority` at most. Raises ValueError if the API cannot express the generation
+    (`features.unsupported`)."""
     if generation.continues:
         raise ValueError("the API cannot say that an answer goes on")
     proto = generation_pb2.GenerateRequest(
@@ -57,10 +66,11 @@ def generate_request(
         choices=generation.choices,
         logprobs=generation.logprobs,
         ignore_eos=generation.ignore_eos,
+        session_id=session_id,
     )
     match generation.input:
         case Chat() as chat:
-            proto.chat.CopyFrom(_chat(chat))
+            proto.chat.CopyFrom(_chat(chat, origin))
         case str(prompt):
             proto.prompt = prompt
         case token_ids:
@@ -72,7 +82,7 @@ def generate_request(
     if tell_slo:
         if generation.slo_class is not None:
             proto.slo.slo_class = PROTO_OF[generation.slo_class]
-        proto.priority = generation.priority
+        proto.priority = min(generation.priority, max_priority)
     allowed = sorted(generation.remote_classes & frozenset(shared_classes))
     if local_only or (shared_classes and not allowed):
         proto.data_policy.local_only = True
@@ -81,8 +91,9 @@ def generate_request(
     return proto
 
 
-def _chat(chat: Chat) -> chat_pb2.ChatInput:
-    proto = chat_pb2.ChatInput(messages=[_message(message) for message in chat.messages])
+def _chat(chat: Chat, origin: str) -> chat_pb2.ChatInput:
+    messages = [_message(message, origin) for message in chat.messages]
+    proto = chat_pb2.ChatInput(messages=messages)
     for tool in chat.tools:
         proto.tools.add(
             name=tool.name,
@@ -106,15 +117,29 @@ def _chat(chat: Chat) -> chat_pb2.ChatInput:
     return proto
 
 
-def _message(message: Message) -> chat_pb2.ChatMessage:
+def _message(message: Message, origin: str) -> chat_pb2.ChatMessage:
     return chat_pb2.ChatMessage(
         role=_ROLES[message.role],
         parts=[_part(part) for part in message.parts],
         name=message.name,
-        tool_calls=[tool_call_message(call) for call in message.tool_calls],
+        tool_calls=[_tool_call(call, origin) for call in message.tool_calls],
         tool_call_id=message.tool_call_id,
         reasoning_text=message.reasoning_text,
+        signatures=map(signature_message, _its_own(message.signatures, origin)),
     )
+
+
+def _tool_call(call: ToolCall, origin: str) -> chat_pb2.ToolCall:
+    if call.signatures:
+        call = structs.replace(call, signatures=tuple(_its_own(call.signatures, origin)))
+    return tool_call_message(call)
+
+
+def _its_own(signatures: Iterable[Signature], origin: str) -> Iterator[Signature]:
+    """The signatures that came through the other gateway, with the origins that it knows."""
+    for each in signatures:
+        if behind := origin_behind(origin, each.origin):
+            yield Signature(origin=behind, data=each.data)
 
 
 def _part(part: str | Image) -> chat_pb2.ContentPart:
@@ -130,12 +155,15 @@ class AnswerDecoder:
     """Decodes one stream: `feed` it messages until `ended`, or the end of the call, then `end`.
 
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
+    `origin`: of the other gateway, becomes a part of the origins of signatures.
     """
 
-    def __init__(self, choices: int, prompt_tokens: Callable[[], int]) -> None:
+    def __init__(self, choices: int, prompt_tokens: Callable[[], int], *, origin: str = "") -> None:
         self._unfinished = set(range(choices))
         self._choices = choices
         self._estimated_prompt_tokens = prompt_tokens
+        self._origin = origin
+        self._signatures = [SignatureBounds() for _ in range(choices)]
         self._output_tokens = 0
         self._output_bytes = 0
         self._done: generation_pb2.Done | None = None
@@ -156,7 +184,8 @@ class AnswerDecoder:
         match message.WhichOneof("event"):
             case "delta":
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
-                if deltas:
+                # Empty ones are a sign of life, and no output.
+                if not all(_is_empty(choice) for choice in message.delta.choices):
                     return Chunk(deltas=deltas, output_tokens=self._output_tokens)
             case "done":
                 self._done = message.done
@@ -199,7 +228,11 @@ class AnswerDecoder:
             reasoning_text=proto.reasoning_text,
             tool_calls=tuple(
                 ToolCall(
-                    index=call.index, id=call.id, name=call.name, arguments_json=call.arguments_json
+                    index=call.index,
+                    id=call.id,
+                    name=call.name,
+                    arguments_json=call.arguments_json,
+                    signatures=self._kept(proto.index, call.signatures),
                 )
                 for call in proto.tool_calls
             ),
@@ -212,6 +245,7 @@ class AnswerDecoder:
                 for entry in proto.logprobs
             ),
             finish_reason=_FINISH[proto.finish_reason],
+            signatures=self._kept(proto.index, proto.signatures),
         )
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.index)
@@ -221,6 +255,20 @@ class AnswerDecoder:
         self._output_bytes += sum(len(call.arguments_json.encode()) for call in delta.tool_calls)
         self.started = self.started or delta.has_content or delta.finish_reason is not None
         return delta
+
+    def _kept(
+        self, choice: int, protos: Sequence[chat_pb2.ReasoningSignature]
+    ) -> tuple[Signature, ...]:
+        if not protos:
+            return ()
+        return self._signatures[choice].kept(
+            structs.replace(each, origin=forwarded_origin(self._origin, each.origin))
+            for each in parse_signatures(protos)
+        )
+
+
+def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
+    return all(field.name == "index" for field, _ in proto.ListFields())
 
 
 def _usage(proto: generation_pb2.Usage) -> Usage | None:

@@ -13,7 +13,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.remote import Feature, MaxTokensField
+from gateway.config.remote import (
+    Feature,
+    HistoryConfig,
+    MaxTokensField,
+    ReasoningField,
+    ReasoningTurns,
+)
 from gateway.domain.generation import (
     Chat,
     Generation,
@@ -22,8 +28,12 @@ from gateway.domain.generation import (
     Message,
     NamedTool,
     Sampling,
+    ToolCall,
 )
 from gateway.upstream.features import unsupported
+from gateway.upstream.histories import reasoning_text
+from gateway.upstream.openai.signatures import REASONING_LISTS, fields_of
+from gateway.upstream.signatures import data_from
 
 CHAT_PATH = "/chat/completions"
 COMPLETIONS_PATH = "/completions"
@@ -36,20 +46,26 @@ OPENAI_FEATURES = frozenset(Feature) - {
 """Features of OpenAI-shaped APIs by default: the configuration of a remote adds and removes."""
 
 
+_KNOWN_REASONING = HistoryConfig(
+    reasoning_field=ReasoningField.REASONING_CONTENT, reasoning_turns=ReasoningTurns.KNOWN
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyOptions:
     """How one server differs from others.
 
-    `features`: what it can do; `max_tokens_field`: its name of the output limit; `reasoning_field`:
-    its name of the reasoning in earlier turns, by default the one that hosts of open models
-    (DeepSeek first) established; `extra`: fields that every body gets, which never replace one that
-    the gateway sets.
+    `features`: what it can do; `max_tokens_field`: its name of the output limit; `history`: what it
+    wants in earlier turns, by default known reasoning under the name that hosts of open models
+    (DeepSeek first) established; `origin`: origin of the signatures that it receives; `extra`:
+    fields that every body gets, which never replace one that the gateway sets.
     """
 
     features: frozenset[Feature] = OPENAI_FEATURES
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
-    reasoning_field: str = "reasoning_content"
-    extra: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    history: HistoryConfig = _KNOWN_REASONING
+    origin: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def generation_path(generation: Generation) -> str:
@@ -149,19 +165,28 @@ def _message(message: Message, options: BodyOptions) -> dict[str, Any]:
     if message.name:
         body["name"] = message.name
     if message.tool_calls:
-        body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments_json},
-            }
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = [_tool_call(call, options) for call in message.tool_calls]
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
-    if message.reasoning_text:
-        body[options.reasoning_field] = message.reasoning_text
+    if message.signatures:
+        body |= fields_of(data_from(options.origin, message.signatures))
+    if not REASONING_LISTS & body.keys():  # their items hold the text
+        text = reasoning_text(message, options.history)
+        if text is not None:
+            body[options.history.reasoning_field.value] = text
     return body
+
+
+def _tool_call(call: ToolCall, options: BodyOptions) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments_json},
+    }
+    fields = fields_of(data_from(options.origin, call.signatures)) if call.signatures else {}
+    if not fields and (placeholder := options.history.placeholder_signature) is not None:
+        fields = {"extra_content": {"google": {"thought_signature": placeholder}}}
+    return body | fields
 
 
 def _content(message: Message) -> str | list[dict[str, Any]] | None:

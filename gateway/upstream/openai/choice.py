@@ -4,40 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
-from gateway.domain.generation import ChoiceDelta, FinishReason, TokenLogprob, ToolCall
+from gateway.domain.generation import (
+    ChoiceDelta,
+    Deviation,
+    FinishReason,
+    TokenLogprob,
+    ToolCall,
+)
+from gateway.upstream.finish_words import finish_of
+from gateway.upstream.half_characters import HalfCharacters
 from gateway.upstream.openai import wire
-
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
-MAX_TOOL_CALLS = 1 << 16
-"""Most tool calls of one choice; a higher index is absurd, and might overflow its field."""
+from gateway.upstream.openai.signatures import SignatureDecoder
+from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
 
 
 class ChoiceDecoder:
     """Collects the frames of a choice; `pop_delta` returns the output since the last call.
 
+    `origin`: of the signatures; empty: none are kept. `tool_names`: of the request's tools.
+
     Attributes:
+        begun: a frame of the choice has come.
         reported_tokens: output tokens that the server reported with the last frame.
         reported_is_exact: whether that count is exact; else there are at least as many tokens as
             frames with content.
+        frames: frames with content so far.
         output_bytes: UTF-8 bytes of text, reasoning and tool calls so far.
+        deviation: an unknown finish word; None: none came.
     """
 
     __slots__ = (
         "_calls",
-        "_frames",
+        "_halves",
         "_logprobs",
+        "_new_calls",
         "_new_finish_reason",
-        "_next_call_index",
         "_reasoning",
+        "_signatures",
         "_text",
+        "begun",
+        "deviation",
         "finished",
+        "frames",
         "has_new_output",
         "index",
         "output_bytes",
@@ -45,44 +53,65 @@ class ChoiceDecoder:
         "reported_tokens",
     )
 
-    def __init__(self, index: int) -> None:
+    def __init__(
+        self, index: int, origin: str = "", tool_names: frozenset[str] = frozenset()
+    ) -> None:
         self.index = index
-        self.finished = False
+        self.begun = self.finished = False
         self.has_new_output = False
         self.reported_tokens = 0
         self.reported_is_exact = False
         self.output_bytes = 0
-        self._frames = 0
-        self._next_call_index = 0
+        self.frames = 0
+        self.deviation: Deviation | None = None
         self._new_finish_reason: FinishReason | None = None
         self._text = ""
         self._reasoning = ""
-        self._calls: tuple[ToolCall, ...] = ()
+        self._calls = ToolCallNormaliser(tool_names)
+        self._new_calls: list[ToolCall] = []
+        self._signatures = SignatureDecoder(origin)
         self._logprobs: tuple[TokenLogprob, ...] = ()
+        self._halves = HalfCharacters()
 
     @property
     def output_tokens(self) -> int:
         """Tokens so far: as the server counts them, or at least one a frame with content."""
         if self.reported_is_exact:
             return self.reported_tokens
-        return max(self.reported_tokens, self._frames)
+        return max(self.reported_tokens, self.frames)
 
-    def add(self, choice: wire.Choice) -> None:
-        """Adds a frame. Raises UpstreamFailure on a finish reason that is a failure."""
+    def add(self, choice: wire.Choice, *, halves: bool = False) -> None:
+        """Adds a frame. `halves`: its texts may begin or end with half a character. Raises
+        UpstreamFailure on a finish word that is a failure."""
+        self.begun = True
         has_content = False
         text = choice.text
         delta = choice.delta
+        if delta is None and choice.message is not None and not self.frames:
+            delta = choice.message
+        reasoning: str | None = None
         if delta is not None:
             # A refusal replaces content, so it counts as the model's output.
-            text = delta.content or delta.refusal
+            content = delta.content or delta.refusal
+            if content.__class__ is list:
+                text, reasoning = _texts(content)
+            elif content:
+                text = content  # type: ignore[assignment]  # a list was handled above
             # Never both: servers that send both names send the same text under each.
-            reasoning = delta.reasoning or delta.reasoning_content
-            if reasoning:
-                self._reasoning += reasoning
+            thought = delta.reasoning or delta.reasoning_content
+            if thought:
+                reasoning = thought if isinstance(thought, str) else "".join(_texts(thought))
+            if delta.tool_calls or delta.function_call:
+                self._add_calls(delta)
                 has_content = True
-            if delta.tool_calls:
-                self._calls += tuple(self._tool_call(call) for call in delta.tool_calls)
-                has_content = True
+            if self._signatures.add(delta):
+                self.has_new_output = True
+        if halves or self._halves:
+            text = self._halves.joined("text", text or "")
+            reasoning = self._halves.joined("reasoning", reasoning or "")
+        if reasoning:
+            self._reasoning += reasoning
+            has_content = True
         if text:
             self._text += text
             has_content = True
@@ -91,59 +120,90 @@ class ChoiceDecoder:
             self._logprobs += logprobs
             has_content = has_content or bool(logprobs)
         if has_content:
-            self._frames += 1
+            self.frames += 1
             self.has_new_output = True
-        if choice.finish_reason:
+        if choice.finish_reason and not self.finished:
+            # Some servers repeat it on later frames; the client gets it once.
             self._finish(choice.finish_reason)
+
+    def cut(self) -> None:
+        """Ends the choice, because it has more output than was asked for."""
+        if not self.finished:
+            self._end(FinishReason.LENGTH)
 
     def pop_delta(self) -> ChoiceDelta:
         """The output since the last call."""
+        text, reasoning = self._text, self._reasoning
         delta = ChoiceDelta(
             index=self.index,
-            text=self._text,
-            reasoning_text=self._reasoning,
-            tool_calls=self._calls,
+            text=text,
+            reasoning_text=reasoning,
+            tool_calls=tuple(self._new_calls),
             logprobs=self._logprobs,
             finish_reason=self._new_finish_reason,
+            signatures=self._signatures.pop(ended=self.finished),
         )
-        self.output_bytes += len(self._text.encode()) + len(self._reasoning.encode())
-        for call in self._calls:
-            self.output_bytes += len(call.name.encode()) + len(call.arguments_json.encode())
+        if text:
+            self.output_bytes += len(text) if text.isascii() else len(text.encode())
+        if reasoning:
+            self.output_bytes += len(reasoning.encode())
+        if self._new_calls:
+            for call in self._new_calls:
+                self.output_bytes += len(call.name.encode()) + len(call.arguments_json.encode())
+            self._new_calls = []
         self._text = self._reasoning = ""
-        self._calls = ()
         self._logprobs = ()
         self._new_finish_reason = None
         self.has_new_output = False
         return delta
 
-    def _finish(self, name: str) -> None:
-        reason = _FINISH_REASONS.get(name)
-        if reason is None:
-            if name in ("abort", "error"):
-                message = f"the engine ended the generation: {name}"
-                raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
-            message = f"unknown finish_reason {one_line(name, 40)!r}"
-            raise UpstreamFailure(FailureKind.PROTOCOL, message)
-        # Some servers repeat it on later frames; the client gets it once.
-        if not self.finished:
-            self.finished = self.has_new_output = True
-            self._new_finish_reason = reason
+    def _finish(self, word: str) -> None:
+        finish = finish_of(word, has_calls=len(self._calls) > 0)
+        if finish is not None:
+            self.deviation = finish.deviation
+            self._end(finish.reason)
 
-    def _tool_call(self, call: wire.ToolCall) -> ToolCall:
-        index = call.index
-        if index is None:
-            # Servers without indexes send whole calls, each with its id.
-            index = self._next_call_index if call.id else max(0, self._next_call_index - 1)
-        if not 0 <= index < MAX_TOOL_CALLS:
-            raise UpstreamFailure(FailureKind.PROTOCOL, "a tool call of an impossible index")
-        self._next_call_index = max(self._next_call_index, index + 1)
-        function = call.function or wire.Function()
-        return ToolCall(
-            index=index,
-            id=call.id or "",
-            name=function.name or "",
-            arguments_json=function.arguments or "",
-        )
+    def _end(self, reason: FinishReason) -> None:
+        self._text += self._halves.rest("text")
+        self._reasoning += self._halves.rest("reasoning")
+        self._new_calls += self._calls.end(complete=reason is not FinishReason.LENGTH)
+        self.finished = self.has_new_output = True
+        self._new_finish_reason = reason
+
+    def _add_calls(self, delta: wire.Delta) -> None:
+        for call in delta.tool_calls or ():
+            function = call.function or wire.Function(name=call.name, arguments=call.arguments)
+            piece = CallPiece(
+                index=call.index,
+                id=call.id or "",
+                name=function.name or "",
+                arguments=function.arguments or "",
+                signatures=self._signatures.of_call(call),
+            )
+            self._new_calls += self._calls.add(piece)
+        if delta.function_call is not None:
+            function = delta.function_call
+            piece = CallPiece(index=0, name=function.name or "", arguments=function.arguments or "")
+            self._new_calls += self._calls.add(piece)
+
+
+def _texts(parts: object) -> tuple[str, str]:
+    """Text and reasoning of a list of parts."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, wire.ContentPart):
+            thinking = part.thinking or part.reasoning
+            if thinking:
+                thoughts.append(
+                    thinking if isinstance(thinking, str) else "".join(_texts(thinking))
+                )
+            text = part.text or part.content or ""
+            hidden = part.type in ("thinking", "reasoning", "reasoning_text")
+            (thoughts if hidden else texts).append(text)
+    return "".join(texts), "".join(thoughts)
 
 
 def _logprobs(logprobs: wire.Logprobs) -> tuple[TokenLogprob, ...]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 
 import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
-from gateway.config.remote import Feature, MaxTokensField
+from gateway.config.remote import Feature, HistoryConfig, MaxTokensField
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.features import unsupported
+from gateway.upstream.answer_bounds import bounds_of
+from gateway.upstream.features import Capabilities
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
-from gateway.upstream.openai import failures as openai_failures
 from gateway.upstream.openai.body import (
     OPENAI_FEATURES,
     BodyOptions,
@@ -22,6 +24,7 @@ from gateway.upstream.openai.body import (
     generation_path,
 )
 from gateway.upstream.openai.stream import StreamDecoder
+from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 
 
@@ -29,8 +32,9 @@ class OpenAIClient:
     """One remote endpoint. Server and connection errors raise UpstreamFailure.
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
-    streams shall be; `can`, `cannot`: differences to `OPENAI_FEATURES`; `max_tokens_field`,
-    `extra`: see `BodyOptions`; `headers`: further ones, of every call.
+    streams shall be; `capabilities`: by default `OPENAI_FEATURES`; `max_tokens_field`, `history`,
+    `origin`, `extra`: see `BodyOptions`; `session_hint`: None: none is
+    sent; `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -42,21 +46,29 @@ class OpenAIClient:
         api_key: str | None,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
-        can: frozenset[Feature] = frozenset(),
-        cannot: frozenset[Feature] = frozenset(),
+        capabilities: Capabilities | None = None,
+        history: HistoryConfig | None = None,
+        session_hint: SessionHint | None = None,
         max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS,
+        origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
-        self.features = (OPENAI_FEATURES | can) - cannot
+        self.origin = origin
+        self._capabilities = capabilities or Capabilities(features=OPENAI_FEATURES)
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
         self._options = BodyOptions(
-            features=self.features, max_tokens_field=max_tokens_field, extra=extra or {}
+            features=self.features,
+            max_tokens_field=max_tokens_field,
+            history=history or HistoryConfig(),
+            origin=origin,
+            extra=extra or {},
         )
+        self._session_hint = session_hint
         self._headers = {
             # Compression would hold frames back until a block of it is full.
             "Accept-Encoding": "identity",
@@ -67,27 +79,44 @@ class OpenAIClient:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        """Features that requests may use."""
+        return self._capabilities.features
+
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        return unsupported(generation, self.features)
+        return self._capabilities.unsupported(self._capabilities.fitted(generation))
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come, one for what a network read holds; the last carries the usage.
 
         `deadline_s`: on the event loop's clock. Raises ValueError on `unsupported_fields`.
         """
+        generation = self._capabilities.fitted(generation)
+        headers = self._headers | {"X-Request-Id": generation.request_id}
+        options = self._options
+        if (hint := self._session_hint) is not None:
+            headers |= hint.headers(generation.session)
+            options = replace(options, extra={**options.extra, **hint.fields(generation.session)})
         request = HttpRequest(
             session=self.session,
             url=self._base_url + generation_path(generation),
-            headers=self._headers | {"X-Request-Id": generation.request_id},
-            body=generation_body(generation, self._upstream_model, self._options),
+            headers=headers,
+            body=generation_body(generation, self._upstream_model, options),
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(
-            generation.choices, prompt_tokens=lambda: estimated_prompt_tokens(generation)
+            generation.choices,
+            prompt_tokens=lambda: estimated_prompt_tokens(generation),
+            origin=self.origin,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 

@@ -1,7 +1,9 @@
 """Frames of an OpenAI-shaped stream into chunks: a state machine without I/O.
 
-A stream is complete when every choice has a finish reason. `[DONE]` does not show it: vLLM sends it
-after an error in the stream, too. The usage is reported at the end, from the last counts that came.
+A stream is complete when every choice has a finish reason; choices that a server never began are
+missing, not cut. `[DONE]` does not show completeness: vLLM sends it after an error in the stream,
+too. An event that strict decoding refuses is read leniently, so that a field that is not understood
+costs that field. The usage is reported at the end, from the largest counts that came.
 """
 
 from __future__ import annotations
@@ -11,13 +13,23 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk
+from gateway.domain.generation import (
+    MAX_ID_CHARACTERS,
+    ChoiceDelta,
+    Chunk,
+    Deviation,
+    DeviationKind,
+)
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
+from gateway.upstream.http.failures import error_event, failure_of_event
+from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
-from gateway.upstream.openai.failures import in_band_failure
-from gateway.upstream.openai.usage import normalised
-from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
-from scheduler.contract import Usage
+from gateway.upstream.openai.usage import UsageTotals, claim_of
+from gateway.upstream.token_estimate import estimated_tokens
+from gateway.upstream.usage_claims import Claim, Seen, judged, larger
+
+_DONE = ("[DONE]", "DONE", '"[DONE]"')
 
 
 class StreamDecoder:
@@ -25,22 +37,37 @@ class StreamDecoder:
 
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
-    are those of the tokens so far (vLLM's continuous_usage_stats).
+    are those of the tokens so far (vLLM's continuous_usage_stats). `origin`: of the signatures;
+    empty: none are kept. `bounds`: what the answer can hold at most.
 
     Attributes:
-        ended: [DONE] or a failure came, so that nothing that follows matters.
+        ended: [DONE], a failure or too much output came, so that nothing that follows matters.
         started: the first token has come.
     """
 
     def __init__(
-        self, choices: int, *, prompt_tokens: Callable[[], int], usage_by_choice: bool = False
+        self,
+        choices: int,
+        *,
+        prompt_tokens: Callable[[], int],
+        usage_by_choice: bool = False,
+        origin: str = "",
+        bounds: AnswerBounds = UNBOUNDED,
     ) -> None:
-        self._choices = [ChoiceDecoder(index) for index in range(choices)]
+        self._choices = [
+            ChoiceDecoder(index, origin, bounds.tool_names) for index in range(choices)
+        ]
+        self._only_index = 0
         self._usage_by_choice = usage_by_choice
         self._estimated_prompt_tokens = prompt_tokens
-        self._prompt_tokens: int | None = None
-        self._usage: wire.Usage | None = None
+        self._bounds = bounds
+        self._ample_bytes = bounds.ample_bytes
+        self._most_tokens = bounds.believed_output_tokens
+        self._totals = UsageTotals()
+        self._claims: dict[int, Claim] = {}
         self._failure: UpstreamFailure | None = None
+        self._unread: str | None = None
+        self._complete = self._cut = False
         self.ended = False
         self.started = False
         self._output_tokens = 0
@@ -60,14 +87,13 @@ class StreamDecoder:
             if self.ended:
                 break
             if payload == b"[DONE]":
-                self.ended = True
+                self.ended = self._complete = True
             elif payload:
                 try:
-                    self._add(wire.decode_frame(payload))
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    # The error's text may quote output: it is not passed on.
-                    message = "an event of the stream is not the JSON expected"
-                    self._fail(UpstreamFailure(FailureKind.PROTOCOL, message))
+                    try:
+                        self._add(wire.decode_frame(payload), payload)
+                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                        self._add_leniently(payload)
                 except UpstreamFailure as failure:
                     self._fail(failure)
         deltas, output_tokens = [], 0
@@ -75,8 +101,10 @@ class StreamDecoder:
             output_tokens += choice.output_tokens
             if choice.has_new_output:
                 deltas.append(choice.pop_delta())
+                if choice.output_bytes > self._ample_bytes:
+                    self._check_size(choice, deltas)
         # A server may count less than before; counts that were reported never fall.
-        output_tokens = max(self._output_tokens, output_tokens)
+        output_tokens = max(self._output_tokens, min(output_tokens, self._most_tokens))
         if not deltas and output_tokens == self._output_tokens:
             return None
         self._output_tokens = output_tokens
@@ -94,71 +122,171 @@ class StreamDecoder:
         """The last chunk, with the usage. Raises UpstreamFailure: an error came, or the stream was
         cut.
 
-        Usage that the server did not report is estimated: the prompt by the function given to the
-        constructor, the output as frames with content or bytes / 4, whichever is more.
+        Usage that the server did not report, or not plausibly, is estimated: the prompt by the
+        function given to the constructor, the output as frames with content or bytes / 4, whichever
+        is more.
         """
         if self._failure is not None:
             raise self._failure
-        unfinished = sum(not choice.finished for choice in self._choices)
-        if unfinished:
-            message = f"the stream was cut: {unfinished} of {len(self._choices)} choices unfinished"
-            raise UpstreamFailure(FailureKind.SERVER_ERROR, message)
-        usage = (normalised(self._usage) if self._usage else None) or self._estimate()
+        unfinished = [choice for choice in self._choices if not choice.finished]
+        missing = len(unfinished)
+        if missing and (
+            not self._complete
+            or missing == len(self._choices)
+            or any(choice.begun for choice in unfinished)
+        ):
+            message = f"the stream was cut: {missing} of {len(self._choices)} choices unfinished"
+            # Where nothing was understood, another server is what it is.
+            odd = self._unread is not None and not any(c.frames for c in self._choices)
+            kind = FailureKind.PROTOCOL if odd else FailureKind.SERVER_ERROR
+            raise UpstreamFailure(kind, message)
+        usage, refused = judged(
+            self._claim(), self._seen(), self._bounds, self._estimated_prompt_tokens
+        )
         return Chunk(
             deltas=(),
             output_tokens=usage.completion_tokens,
             usage=usage,
             model=self._model,
             response_id=self._response_id,
+            missing_choices=missing,
+            deviations=(*self._deviations(missing), *refused),
         )
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        self._failure, self.ended = failure, True
+        self.ended = True
+        if not self.finished:  # what comes after a complete answer does not destroy it
+            self._failure = failure
 
-    def _add(self, frame: wire.Frame) -> None:
+    def _add_leniently(self, payload: bytes) -> None:
+        """Adds an event that strict decoding refuses. Raises UpstreamFailure: it is no event."""
+        try:
+            value = read_json(payload)
+        except NotJson:
+            if payload.decode("utf-8", "replace").strip() in _DONE:
+                self.ended = self._complete = True
+                return
+            value = None
+        if isinstance(value, list) and value:
+            value = value[0]  # Gemini sends errors in an array
+        fitting = Fitting()
+        frame = fitting.struct(wire.Frame, value)
+        if frame is None:
+            # The text may quote output: it is not passed on.
+            message = "an event of the stream is not the JSON expected"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        if fitting.lost and self._unread is None:
+            self._unread = fitting.lost[0]
+        self._add(frame, payload, halves=True)
+
+    def _add(self, frame: wire.Frame, payload: bytes, *, halves: bool = False) -> None:
+        choices = frame.choices
         if frame.error:
-            raise in_band_failure(frame.error)
+            raise error_event(payload)
+        if not choices and frame.usage is None and (failure := failure_of_event(payload)):
+            raise failure
         if frame.model:
             self._model = frame.model
         if frame.id and not self._response_id:
             self._response_id = str(frame.id)[:MAX_ID_CHARACTERS]
-        choices = frame.choices or ()
-        for choice in choices:
-            index = choice.index or 0
-            if not 0 <= index < len(self._choices):
-                message = f"choice {index} in a stream of {len(self._choices)} choices"
-                raise UpstreamFailure(FailureKind.PROTOCOL, message)
-            self._choices[index].add(choice)
+        state: ChoiceDecoder | None = None
+        if choices:
+            for position, choice in enumerate(choices):
+                state = self._state(choice, position)
+                if state is None:
+                    self._unread = self._unread or "index"
+                    continue
+                state.add(choice, halves=halves)
+                if choice.usage is not None:
+                    self._add_choice_usage(state, choice.usage)
         usage = frame.usage
-        if usage is None:
-            return
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        if prompt is None or completion is None:
-            return
-        # Absurd counts are ignored: the counts before them, or the estimate, stay.
-        if not (0 <= prompt <= MAX_TOKENS and 0 <= completion <= MAX_TOKENS):
-            return
+        if usage is None and frame.x_groq is not None:
+            usage = frame.x_groq.usage
+        if usage is not None:
+            self._add_usage(usage, state if choices and len(choices) == 1 else None, bool(choices))
+
+    def _state(self, choice: wire.Choice, position: int) -> ChoiceDecoder | None:
+        """The choice that a part of a frame belongs to; None: none that was requested."""
+        index = position if choice.index is None else choice.index
+        if 0 <= index < len(self._choices):
+            return self._choices[index]
+        if len(self._choices) > 1:
+            return None
+        (only,) = self._choices
+        if not only.begun:
+            self._only_index = index  # one choice, whatever its number
+        return only if index == self._only_index else None
+
+    def _add_usage(self, usage: wire.Usage, state: ChoiceDecoder | None, has_choice: bool) -> None:
         # In vLLM's continuous usage, completion_tokens are those of the frame's one choice; the
         # last frame, which has no choice, counts all of them (serving.py of 0.32).
-        if len(choices) == 1 and (self._usage_by_choice or len(self._choices) == 1):
-            state = self._choices[choices[0].index or 0]
-            state.reported_tokens = completion
-            # The frames of other servers may carry counts that stay 0 until the last one.
-            state.reported_is_exact = self._usage_by_choice
-            self._prompt_tokens = prompt
-        if not choices or not self._usage_by_choice or len(self._choices) == 1:
-            self._usage = usage
+        single = len(self._choices) == 1
+        if state is not None and (self._usage_by_choice or single):
+            completion = usage.completion_tokens
+            if completion is not None and 0 < completion <= self._most_tokens:
+                state.reported_tokens = completion
+                # The frames of other servers may carry counts that stay 0 until the last one.
+                state.reported_is_exact = self._usage_by_choice
+            if self._usage_by_choice and not single:
+                self._claims[state.index] = Claim(prompt_tokens=usage.prompt_tokens)
+        if not has_choice or not self._usage_by_choice or single:
+            self._totals.add(usage)
+            self._complete = self._complete or not has_choice
 
-    def _estimate(self) -> Usage:
-        choices = self._choices
-        prompt_tokens = self._prompt_tokens
-        if prompt_tokens is None:
-            prompt_tokens = self._estimated_prompt_tokens()
-        if all(choice.reported_is_exact for choice in choices):
+    def _add_choice_usage(self, state: ChoiceDecoder, usage: wire.Usage) -> None:
+        """Adds the usage inside a choice (Moonshot), which counts that choice."""
+        if len(self._choices) == 1:
+            self._totals.add(usage)
+        else:
+            self._claims[state.index] = claim_of(usage)
+
+    def _claim(self) -> Claim:
+        """What the server says of the whole answer."""
+        if self._totals:
+            return self._totals.claim()
+        claim = Claim()
+        completions: list[int] = []
+        for state in self._choices:
+            of_choice = self._claims.get(state.index)
+            if of_choice is not None:
+                claim.prompt_tokens = larger(claim.prompt_tokens, of_choice.prompt_tokens)
+                claim.cached_tokens = larger(claim.cached_tokens, of_choice.cached_tokens)
+                if of_choice.completion_tokens is not None:
+                    completions.append(of_choice.completion_tokens)
+        if completions and len(completions) == len(self._choices):
+            claim.completion_tokens = sum(completions)
+        elif all(state.reported_is_exact for state in self._choices):
             # The counts of the choices add up to the total that did not come.
-            tokens = sum(choice.output_tokens for choice in choices)
-            return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
-        tokens = sum(
-            max(choice.output_tokens, estimated_tokens(choice.output_bytes)) for choice in choices
+            claim.completion_tokens = sum(state.output_tokens for state in self._choices)
+        return claim
+
+    def _seen(self) -> Seen:
+        choices = self._choices
+        return Seen(
+            size_bytes=sum(choice.output_bytes for choice in choices),
+            least_tokens=sum(
+                max(choice.output_tokens, estimated_tokens(choice.output_bytes))
+                for choice in choices
+            ),
+            cut=self._cut,
         )
-        return Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, estimated=True)
+
+    def _check_size(self, choice: ChoiceDecoder, deltas: list[ChoiceDelta]) -> None:
+        """Ends the answer if a choice has more output than was asked for."""
+        if choice.finished or not self._bounds.is_too_much(choice.output_bytes, choice.frames):
+            return
+        self.ended = self._cut = True
+        excess = choice.output_bytes - self._bounds.most_bytes
+        if excess > 0:
+            deltas[-1] = shortened(deltas[-1], excess)
+        for each in self._choices:
+            each.cut()
+        deltas.append(choice.pop_delta())
+
+    def _deviations(self, missing: int) -> list[Deviation]:
+        found = [choice.deviation for choice in self._choices if choice.deviation is not None]
+        if missing:
+            found.append(Deviation(kind=DeviationKind.MISSING_CHOICE, detail=str(missing)))
+        if self._unread is not None:
+            found.append(Deviation(kind=DeviationKind.UNREAD_FIELD, detail=self._unread))
+        return found

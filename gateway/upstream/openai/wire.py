@@ -6,13 +6,27 @@ and raw completions share one frame, a choice has `delta` in the one and `text` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
+class CacheCreation(msgspec.Struct, gc=False):
+    """Tokens written to a cache, by how long they stay."""
+
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class PromptDetails(msgspec.Struct, gc=False):
-    """Breakdown of the prompt's tokens."""
+    """Breakdown of the prompt's tokens. Cache writes have a name for each server."""
 
     cached_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
@@ -29,10 +43,22 @@ class Usage(msgspec.Struct, gc=False):
     total_tokens: int | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    """Names of the newer API, which some servers use here."""
+    input_tokens_details: PromptDetails | None = None
+    output_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
     """Where DeepSeek's own API puts the cached tokens."""
     cached_tokens: int | None = None
     """Where Moonshot's API puts them."""
+    cache_read_input_tokens: int | None = None
+    """Where proxies before Anthropic put them."""
+    prompt_cache_write_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    reasoning_tokens: int | None = None
 
 
 class Function(msgspec.Struct, gc=False):
@@ -43,21 +69,42 @@ class Function(msgspec.Struct, gc=False):
 
 
 class ToolCall(msgspec.Struct, gc=False):
-    """A piece of a tool call. Some servers leave out `index`."""
+    """A piece of a tool call. Some servers leave out `index`, or `function` around its fields. The
+    last two: see `signatures.py`."""
 
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    name: str | None = None
+    arguments: str | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
+
+
+class ContentPart(msgspec.Struct, gc=False):
+    """A part of text, or of reasoning (Mistral: `thinking` holds parts)."""
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | list[str | ContentPart] | None = None
+    reasoning: str | None = None
+    content: str | None = None
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both."""
+    """New output of a chat choice. Reasoning text has two names, some servers send both. The last
+    four: see `signatures.py`."""
 
-    content: str | None = None
+    content: str | list[str | ContentPart] | None = None
     reasoning: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | list[str | ContentPart] | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: Function | None = None
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
+    reasoning_details: msgspec.Raw = msgspec.Raw()
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
 
 
 class TopLogprob(msgspec.Struct, gc=False):
@@ -85,22 +132,22 @@ class Logprobs(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """New output of one choice."""
+    """New output of one choice. `message`: the whole answer, in place of `delta`. `usage`:
+    Moonshot's API has it here."""
 
     index: int | None = None
     delta: Delta | None = None
+    message: Delta | None = None
     text: str | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    usage: Usage | None = None
 
 
-class ErrorDetail(msgspec.Struct, gc=False):
-    """An error. `code` repeats the HTTP status at vLLM, elsewhere it may be a word."""
+class Groq(msgspec.Struct, gc=False):
+    """Groq's own field."""
 
-    message: str | None = None
-    type: str | None = None
-    param: str | None = None
-    code: int | str | None = None
+    usage: Usage | None = None
 
 
 class Frame(msgspec.Struct, gc=False):
@@ -110,15 +157,8 @@ class Frame(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     model: str | None = None
-    error: ErrorDetail | str | None = None
-
-
-class ErrorBody(msgspec.Struct, gc=False):
-    """Body of an HTTP error: OpenAI's shape, or FastAPI's `detail`."""
-
-    error: ErrorDetail | str | None = None
-    message: str | None = None
-    detail: str | None = None
+    error: Any = None
+    x_groq: Groq | None = None
 
 
 class TokenCount(msgspec.Struct, gc=False):
@@ -142,6 +182,5 @@ class ModelList(msgspec.Struct, gc=False):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
-decode_error = msgspec.json.Decoder(ErrorBody).decode
 decode_token_count = msgspec.json.Decoder(TokenCount).decode
 decode_models = msgspec.json.Decoder(ModelList).decode

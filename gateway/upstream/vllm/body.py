@@ -9,11 +9,16 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.remote import Feature
+from gateway.config.remote import Feature, HistoryConfig, ReasoningField, ReasoningTurns
 from gateway.domain.generation import Chat, Generation
 from gateway.upstream.openai.body import BodyOptions, body_fields, chat_fields
 
-VLLM_OPTIONS = BodyOptions(features=frozenset(Feature), reasoning_field="reasoning")
+VLLM_OPTIONS = BodyOptions(
+    features=frozenset(Feature),
+    history=HistoryConfig(
+        reasoning_field=ReasoningField.REASONING, reasoning_turns=ReasoningTurns.KNOWN
+    ),
+)
 """vLLM 0.32 deprecates `reasoning_content`."""
 
 

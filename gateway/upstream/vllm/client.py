@@ -13,11 +13,12 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
+from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
-from gateway.upstream.openai import failures as openai_failures
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.stream import StreamDecoder
@@ -25,8 +26,8 @@ from gateway.upstream.token_estimate import estimated_prompt_tokens
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-MAX_TOKENIZE_BYTES = 64 * 1024 * 1024
-"""/tokenize lists every token id: these are some 9 million."""
+TOKENIZE_BYTES_PER_BYTE = 16
+"""Bytes of the answer of /tokenize for each byte asked, as it lists every token id."""
 
 T = TypeVar("T")
 
@@ -83,12 +84,16 @@ class VllmClient:
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
-            request=request, timeouts=self._timeouts, pace=self._pace, errors=openai_failures
+            request=request,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            max_bytes=max_answer_bytes(generation),
         )
         decoder = StreamDecoder(
             generation.choices,
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
             usage_by_choice=True,
+            bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
 
@@ -97,7 +102,8 @@ class VllmClient:
         if isinstance(generation.input, tuple):
             return len(generation.input), None
         body = tokenize_body(generation, self._upstream_model)
-        answer = await self._request("POST", "/tokenize", MAX_TOKENIZE_BYTES, body)
+        max_bytes = MAX_ANSWER_BYTES + TOKENIZE_BYTES_PER_BYTE * len(body)
+        answer = await self._request("POST", "/tokenize", max_bytes, body)
         counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 
@@ -129,7 +135,7 @@ class VllmClient:
             body=body,
             connect_s=self._timeouts.connect_s,
         )
-        response = await open_good(request, bounds, openai_failures)
+        response = await open_good(request, bounds)
         try:
             answer = await http_call.read_at_most(response, max_bytes, bounds)
         finally:

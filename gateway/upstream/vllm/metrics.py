@@ -39,7 +39,7 @@ _WANTED = frozenset(
         *(_GAPS_S, *_COUNTS.values()),
     )
 )
-_LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks)="([0-9]{1,15})"')
+_LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0-9]{1,15})"')
 _RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
 _MOST = 1e15
 """Larger values are absurd, and their sums would not stay finite."""
@@ -53,17 +53,24 @@ def parse_metrics(
     text: bytes, placement: str, at_s: float, context_tokens: int | None
 ) -> EngineReport:
     """The report of one engine. Lines of other series are skipped. Raises BadMetrics."""
+    wanted = [line for line in text.splitlines() if line[: _name_end(line)] in _WANTED]
+    ranks = sum(line.startswith(_CACHE_CONFIG) for line in wanted)
+    return _report(wanted, placement, at_s, context_tokens, ranks)
+
+
+def _report(
+    lines: Sequence[bytes], placement: str, at_s: float, context_tokens: int | None, ranks: int
+) -> EngineReport:
+    """`lines`: those of `_WANTED` that belong to the placement; `ranks`: ranks of the server."""
     values: defaultdict[bytes, list[float]] = defaultdict(list)
-    capacity = 0
-    for line in text.splitlines():
+    capacities: list[int | None] = []
+    for line in lines:
         name = line[: _name_end(line)]
-        if name not in _WANTED:
-            continue
         if name == _CACHE_CONFIG:
-            labels = {key: int(value) for key, value in _LABEL.findall(line)}
-            capacity += labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0)
+            capacities.append(_kv_capacity_tokens(line, ranks))
         else:
             values[name].append(_value(line))
+    told = [capacity for capacity in capacities if capacity]
     usages = values[_KV_USAGE] or [0.0]
     return EngineReport(
         placement=placement,
@@ -73,7 +80,7 @@ def parse_metrics(
         kv_usage=sum(usages) / len(usages),
         prompt_tokens_total=round(sum(values[_PROMPT])),
         generation_tokens_total=round(sum(values[_GENERATION])),
-        kv_capacity_tokens=capacity or None,
+        kv_capacity_tokens=sum(told) if told and len(told) == len(capacities) else None,
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages),
         counts=EngineCounts(
@@ -99,10 +106,23 @@ def parse_rank_metrics(
                     f" {len(lines)}, is too small"
                 )
             lines[rank].append(line)
+    ranks = sum(line.startswith(_CACHE_CONFIG) for its in lines for line in its)
     return tuple(
-        parse_metrics(b"\n".join(its), placement, at_s, context_tokens)
+        _report(its, placement, at_s, context_tokens, ranks)
         for placement, its in zip(placements, lines, strict=True)
     )
+
+
+def _kv_capacity_tokens(line: bytes, ranks: int) -> int | None:
+    """Tokens that the KV cache of the line's rank holds; None: the line does not tell.
+
+    Every rank's line has the rank's own `kv_cache_size_tokens`, but the `num_gpu_blocks` of all
+    `ranks` together (vllm/v1/engine/core_client.py of 0.32 and 0.33).
+    """
+    labels = {key: int(value) for key, value in _LABEL.findall(line)}
+    if (tokens := labels.get(b"kv_cache_size_tokens")) is not None:
+        return tokens or None
+    return labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0) // ranks or None
 
 
 def _name_end(line: bytes) -> int:

@@ -24,35 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15moegate/v1/chat.proto\x12\nmoegate.v1\"\xbb\x01\n\x0b\x43hatMessage\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.moegate.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.ContentPart\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x06 \x01(\t\"M\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ImagePartH\x00\x42\x06\n\x04part\"H\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"c\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"K\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\"[\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.moegate.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"f\n\x0eResponseFormat\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\x33\n\x0bjson_schema\x18\x02 \x01(\x0b\x32\x1c.moegate.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\xc3\x01\n\tChatInput\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChatMessage\x12)\n\x05tools\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.ToolDefinition\x12+\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x16.moegate.v1.ToolChoice\x12\x33\n\x0fresponse_format\x18\x04 \x01(\x0b\x32\x1a.moegate.v1.ResponseFormat\"\x1f\n\nTokenInput\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15moegate/v1/chat.proto\x12\nmoegate.v1\"\xef\x01\n\x0b\x43hatMessage\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.moegate.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.ContentPart\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x06 \x01(\t\x12\x32\n\nsignatures\x18\x07 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"2\n\x12ReasoningSignature\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ImagePartH\x00\x42\x06\n\x04part\"H\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"c\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x7f\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x32\n\nsignatures\x18\x05 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"[\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.moegate.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"f\n\x0eResponseFormat\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\x33\n\x0bjson_schema\x18\x02 \x01(\x0b\x32\x1c.moegate.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\xc3\x01\n\tChatInput\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChatMessage\x12)\n\x05tools\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.ToolDefinition\x12+\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x16.moegate.v1.ToolChoice\x12\x33\n\x0fresponse_format\x18\x04 \x01(\x0b\x32\x1a.moegate.v1.ResponseFormat\"\x1f\n\nTokenInput\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1057
-  _globals['_ROLE']._serialized_end=1152
-  _globals['_TOOLCHOICEMODE']._serialized_start=1155
-  _globals['_TOOLCHOICEMODE']._serialized_end=1290
+  _globals['_ROLE']._serialized_start=1213
+  _globals['_ROLE']._serialized_end=1308
+  _globals['_TOOLCHOICEMODE']._serialized_start=1311
+  _globals['_TOOLCHOICEMODE']._serialized_end=1446
   _globals['_CHATMESSAGE']._serialized_start=38
-  _globals['_CHATMESSAGE']._serialized_end=225
-  _globals['_CONTENTPART']._serialized_start=227
-  _globals['_CONTENTPART']._serialized_end=304
-  _globals['_IMAGEPART']._serialized_start=306
-  _globals['_IMAGEPART']._serialized_end=378
-  _globals['_TOOLDEFINITION']._serialized_start=380
-  _globals['_TOOLDEFINITION']._serialized_end=479
-  _globals['_TOOLCALL']._serialized_start=481
-  _globals['_TOOLCALL']._serialized_end=556
-  _globals['_TOOLCHOICE']._serialized_start=558
-  _globals['_TOOLCHOICE']._serialized_end=649
-  _globals['_RESPONSEFORMAT']._serialized_start=651
-  _globals['_RESPONSEFORMAT']._serialized_end=753
-  _globals['_JSONSCHEMAFORMAT']._serialized_start=755
-  _globals['_JSONSCHEMAFORMAT']._serialized_end=824
-  _globals['_CHATINPUT']._serialized_start=827
-  _globals['_CHATINPUT']._serialized_end=1022
-  _globals['_TOKENINPUT']._serialized_start=1024
-  _globals['_TOKENINPUT']._serialized_end=1055
+  _globals['_CHATMESSAGE']._serialized_end=277
+  _globals['_REASONINGSIGNATURE']._serialized_start=279
+  _globals['_REASONINGSIGNATURE']._serialized_end=329
+  _globals['_CONTENTPART']._serialized_start=331
+  _globals['_CONTENTPART']._serialized_end=408
+  _globals['_IMAGEPART']._serialized_start=410
+  _globals['_IMAGEPART']._serialized_end=482
+  _globals['_TOOLDEFINITION']._serialized_start=484
+  _globals['_TOOLDEFINITION']._serialized_end=583
+  _globals['_TOOLCALL']._serialized_start=585
+  _globals['_TOOLCALL']._serialized_end=712
+  _globals['_TOOLCHOICE']._serialized_start=714
+  _globals['_TOOLCHOICE']._serialized_end=805
+  _globals['_RESPONSEFORMAT']._serialized_start=807
+  _globals['_RESPONSEFORMAT']._serialized_end=909
+  _globals['_JSONSCHEMAFORMAT']._serialized_start=911
+  _globals['_JSONSCHEMAFORMAT']._serialized_end=980
+  _globals['_CHATINPUT']._serialized_start=983
+  _globals['_CHATINPUT']._serialized_end=1178
+  _globals['_TOKENINPUT']._serialized_start=1180
+  _globals['_TOKENINPUT']._serialized_end=1211
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ from gateway.accounting.budgets import BudgetRefused, BudgetUnchecked
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets import budget_book
-from scheduler.budgets.budget import Holder
+from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_window import Period
 
 CAP_NANO_USD = 1_000_000_000
@@ -106,3 +106,20 @@ async def test_one_holder_too_many_is_unchecked(
             made.budgets.try_reserve("capped/2", other, 10)
         with pytest.raises(BudgetUnchecked, match="1 holders"):
             await made.budgets.reserve("capped/2", other, 10)
+
+
+async def test_one_tenants_sessions_leave_room_for_the_holders_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, each_session=True) as made:
+        other = Budget(tenant="other", period=Period.DAY, cap_nano_usd=CAP_NANO_USD)
+        made.budgets.configure((*made.budgets.book.budgets, other))
+        monkeypatch.setattr(budget_book, "MAX_LEASES", 4)
+        for session in ("a", "b"):
+            await made.budgets.reserve(f"capped/{session}", Holder("team", "capped", session), 10)
+        with pytest.raises(BudgetUnchecked, match="2 holders of budgets of tenant team"):
+            await made.budgets.reserve("capped/c", Holder("team", "capped", "c"), 10)
+        await made.budgets.reserve("k/1", Holder("other", "k", None), 10)
+        made.budgets.release("capped/a")
+        await made.budgets.close()  # closes what holds no request
+        await made.budgets.reserve("capped/d", Holder("team", "capped", "d"), 10)

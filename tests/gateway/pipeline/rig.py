@@ -66,6 +66,7 @@ CALLER = Caller(
     slo_classes=(),
     remote_classes=None,
     limits=NO_RATE_LIMITS,
+    message_bytes=4 << 20,
 )
 REMOTE = "far"
 TURNS = 50
@@ -131,6 +132,9 @@ class ScriptedUpstreams:
     unsupported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
+
+    def signed_by(self, generation: Generation) -> frozenset[str]:
+        return frozenset()
 
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         return dict(self.unsupported)

@@ -48,7 +48,7 @@ def made(mine: KeyConfig, **asked: object) -> Request:
 
 
 def test_defaults() -> None:
-    request = made(key(), session_id="s", priority=3)
+    request = made(key(max_priority=3), session_id="s", priority=3)
     assert request.request_id == "k/r"
     assert request.slo.slo_class is SloClass.INTERACTIVE
     assert (request.slo.ttft_s, request.slo.max_queue_s) == (2.0, 10.0)
@@ -60,7 +60,7 @@ def test_defaults() -> None:
 
 
 def test_the_clients_deadline_and_figures_hold() -> None:
-    request = made(key(), slo_class=SloClass.BATCH, ttft_s=7.0, remaining_s=3.0)
+    request = made(key(min_ttft_s=7.0), slo_class=SloClass.BATCH, ttft_s=7.0, remaining_s=3.0)
     assert request.deadline_s == 103.0
     assert (request.slo.slo_class, request.slo.ttft_s) == (SloClass.BATCH, 7.0)
     assert request.slo.tpot_s == 1.0

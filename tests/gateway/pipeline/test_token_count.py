@@ -21,7 +21,8 @@ from gateway.domain.generation import (
     ToolCall,
 )
 from gateway.domain.outcomes import RequestRefused
-from gateway.pipeline.token_count import exact_prompt_tokens, prompt_token_bound
+from gateway.domain.prompt_bound import prompt_token_bound
+from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.upstream.scripted import ScriptedUpstream, text_answer
 from scheduler.contract import PlacementKind, RefusalReason
 from scheduler.fleet_view import PlacementView, fleet_view

@@ -19,12 +19,14 @@ from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.pipeline.observer import unobserved
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble, session
+from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
 from gateway.scheduling.metering import Metering
+from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.budgets.budget_window import Period
 from tests import serving
+from tests.gateway.pipeline.rig import CALLER
 from tests.gateway.scheduling.scheduling_made import UNIX_NS, hosted, settings_of
 
 CONFIG = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
@@ -40,7 +42,7 @@ async def parts() -> AsyncIterator[tuple[ActiveConfiguration, GatewayParts]]:
     clock = asyncio.get_running_loop().time
     prepared = prepare(CONFIG, Path())
     budgets = hosted(settings_of(CONFIG)).budgets
-    async with session() as upstream:
+    async with upstream_session() as upstream:
         made = assemble(
             prepared,
             upstream=upstream,
@@ -89,7 +91,7 @@ async def test_keys_limits_fleet_and_budgets_hold_at_once(
     assert made.scheduler is scheduler
     assert made.pipeline is pipeline
     assert pipeline.settings is prepared.pipeline
-    assert pipeline.default_output_tokens("moe") == 77
+    assert pipeline.default_output_tokens("moe", CALLER, 1) == 77
     assert [view.name for view in scheduler.fleet.placements] == ["own/a", "own/b"]
     assert all(view.address for view in scheduler.fleet.placements)
     assert set(made.fleet.targets) == {"own/a", "own/b"}

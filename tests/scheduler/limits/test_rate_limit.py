@@ -160,3 +160,16 @@ def test_a_retry_at_the_time_told_is_admitted(
             now += refusal.retry_after_s
             assert limiter.admit("k", limits, amount, now) is None
         limiter.settle("k", amount, amount + data.draw(st.integers(0, tokens)), now)
+
+
+def test_keys_that_left_the_configuration_leave_no_state() -> None:
+    limiter, limits = RateLimiter(), RateLimits(requests_per_minute=1)
+    for key in ("idle", "busy", "stays"):
+        assert limiter.admit(key, limits, 0, 0.0) is None
+    for key in ("idle", "stays"):
+        limiter.settle(key, 0, 0, 0.0)
+    limiter.retain({"stays"})
+    assert set(limiter._accounts) == {"busy", "stays"}, "a request of `busy` still runs"
+    limiter.settle("busy", 0, 0, 0.0)
+    assert set(limiter._accounts) == {"stays"}
+    assert limiter.admit("stays", limits, 0, 0.0) is not None, "what it used up stays used up"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,32 @@ def test_the_cheapest_is_taken_and_every_fiftieth_explores() -> None:
         explorer.record_try(chosen[0].placement)
         taken.append(chosen[0].placement)
     assert (taken.count("cheap"), taken.count("dear"), taken.count("unknown")) == (196, 4, 0)
+
+
+def signed(name: str, nano_usd: int | None, **fields: Any) -> RemoteQuote:
+    return replace(quote(name, nano_usd, **fields), signed=True)
+
+
+def test_a_session_stays_where_its_reasoning_was_signed_up_to_a_premium() -> None:
+    explorer = Explorer()
+    cheap = quote("cheap", 100)
+    for _ in range(2 * EXPLORE_EVERY):  # a session is never moved to explore
+        chosen = explorer.choose([cheap, signed("signer", 200)])
+        assert chosen is not None
+        assert chosen[0].placement == "signer"
+        assert "signatures" in chosen[1]
+        explorer.record_try("signer")
+    for other in (
+        signed("signer", 201),
+        signed("signer", 150, blocked=RemoteBlock.GATE),
+        signed("signer", None),
+    ):
+        chosen = Explorer().choose([cheap, other])
+        assert chosen is not None
+        assert chosen[0].placement == "cheap"
+    chosen = Explorer().choose([quote("first", None), signed("signer", None)])
+    assert chosen is not None
+    assert chosen[0].placement == "signer"
 
 
 def test_an_unknown_price_comes_last_and_what_is_blocked_never() -> None:

@@ -203,3 +203,78 @@ def test_sums_and_membership_agree_whatever_happens(steps: list[Step], shedding:
         assert due_s is None or due_s <= min(q.expires_s for q in inside.values())
         assert len(line._due) <= 6 * len(inside) + 64 + 4
     assert sorted(drain(line)) == sorted(inside)
+
+
+HALVES = replace(LIMITS, tenant_share=0.5)
+
+
+def test_one_tenant_fills_its_share_of_requests_and_no_more() -> None:
+    line = queue(HALVES)
+    for i in range(4):
+        line.push(waiting(request(f"a{i}", tenant="a")))
+    assert not line.has_room(request("a4", tenant="a"))
+    assert line.displaceable(request("a4", tenant="a")) is None
+    for i in range(4):
+        line.push(waiting(request(f"b{i}", SloClass.BATCH, tenant="b")))
+    line.remove("a0")
+    line.push(waiting(request("a5", tenant="a")))
+
+
+def test_one_tenant_fills_its_share_of_bytes_and_no_more() -> None:
+    line = queue(HALVES)
+    line.push(waiting(request("a0", tenant="a", size_bytes=400)))
+    assert not line.has_room(request("a1", tenant="a", size_bytes=101))
+    line.push(waiting(request("b0", SloClass.BATCH, tenant="b", size_bytes=500)))
+    line.push(waiting(request("a1", tenant="a", size_bytes=100)))
+    assert len(line) == 3
+
+
+def test_one_request_of_a_tenant_is_never_above_its_share() -> None:
+    line = queue(HALVES)
+    line.push(waiting(request("a0", tenant="a", size_bytes=900)))
+    tiny = queue(QueueLimits(requests=1, size_bytes=1000, tenant_share=0.5))
+    tiny.push(waiting(request("a0", tenant="a")))
+
+
+def test_in_a_full_share_only_a_lower_class_of_the_same_tenant_gives_way() -> None:
+    line = queue(HALVES)
+    line.push(waiting(request("b0", SloClass.BATCH, tenant="b")))
+    for i in range(4):
+        line.push(waiting(request(f"a{i}", SloClass.STANDARD, tenant="a", arrival_s=float(i))))
+    victim = line.displaceable(request("a4", tenant="a"))
+    assert victim is not None
+    assert victim.request.request_id == "a3"
+    assert line.displaceable(request("a4", SloClass.STANDARD, tenant="a")) is None
+    assert line.displaceable(request("a4", SloClass.BATCH, tenant="a")) is None
+
+
+Arrival = tuple[bool, int, int]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(1, 300)), max_size=60))
+def test_a_tenant_that_floods_the_queue_takes_no_place_from_one_within_its_share(
+    arrivals: list[Arrival],
+) -> None:
+    """The honest tenant's requests find the same places with the flood as without it."""
+    alone, beside = queue(HALVES), queue(HALVES)
+
+    def arrive(line: ModelQueue, made: Request) -> bool:
+        if not line.has_room(made):
+            victim = line.displaceable(made)
+            if victim is None:
+                return False
+            line.remove(victim.request.request_id)
+        line.push(waiting(made))
+        return True
+
+    for number, (hostile, rank, size_bytes) in enumerate(arrivals):
+        facts = {"tenant": "hostile" if hostile else "honest", "size_bytes": size_bytes}
+        made = request(f"r{number}", list(SloClass)[rank], **facts)  # type: ignore[arg-type]
+        if hostile:
+            arrive(beside, made)
+        elif alone.size_bytes + size_bytes <= 500:
+            assert arrive(beside, made) == arrive(alone, made)
+        mine = {q.request.request_id for q in beside if q.request.tenant == "honest"}
+        assert mine == {q.request.request_id for q in alone}
+        assert len(beside) <= HALVES.requests
+        assert beside.size_bytes <= HALVES.size_bytes

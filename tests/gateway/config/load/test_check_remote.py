@@ -9,7 +9,14 @@ import pytest
 
 from gateway.config.gateway import HeaderConfig, RemoteConfig, SecretConfig
 from gateway.config.load.check_remote import remote_problems
-from gateway.config.remote import Feature, MaxTokensField, RemoteApi
+from gateway.config.remote import (
+    Feature,
+    HistoryConfig,
+    MaxTokensField,
+    ReasoningField,
+    RemoteApi,
+    SessionHintConfig,
+)
 
 
 def remote(**fields: object) -> RemoteConfig:
@@ -17,6 +24,16 @@ def remote(**fields: object) -> RemoteConfig:
         RemoteConfig(name="far", remote_class="eu", model="moe", url="https://api.example.com"),
         **fields,
     )
+
+
+def hint(**fields: object) -> SessionHintConfig:
+    return msgspec.structs.replace(SessionHintConfig(secret=SecretConfig(env="HINT")), **fields)
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HINT", "x" * 16)
+    monkeypatch.setenv("SHORT", "x" * 15)
 
 
 def problems(made: RemoteConfig) -> list[tuple[str, str]]:
@@ -54,6 +71,74 @@ def problems(made: RemoteConfig) -> list[tuple[str, str]]:
             remote(api=RemoteApi.ANTHROPIC, max_tokens_field=MaxTokensField.MAX_COMPLETION_TOKENS),
             "remotes[0].max_tokens_field",
         ),
+        (remote(cannot=("temperature+temperature",)), "remotes[0].cannot[0]"),
+        (remote(drop=(Feature.STOP,)), "remotes[0].drop[0]"),
+        (
+            remote(history=HistoryConfig(reasoning_field=ReasoningField.THINKING)),
+            "remotes[0].history.reasoning_field",
+        ),
+        (
+            remote(
+                api=RemoteApi.ANTHROPIC,
+                history=HistoryConfig(reasoning_field=ReasoningField.REASONING),
+            ),
+            "remotes[0].history.reasoning_field",
+        ),
+        (
+            remote(api=RemoteApi.ANTHROPIC, history=HistoryConfig(placeholder_signature="skip")),
+            "remotes[0].history.placeholder_signature",
+        ),
+        (
+            remote(api=RemoteApi.MOEGATE, url="grpc://a:1", history=HistoryConfig()),
+            "remotes[0].history",
+        ),
+        (remote(session_hint=hint()), "remotes[0].session_hint"),
+        (
+            remote(session_hint=hint(header="x-session-id", body_field="user")),
+            "remotes[0].session_hint",
+        ),
+        (
+            remote(session_hint=hint(header="Authorization")),
+            "remotes[0].session_hint.header",
+        ),
+        (
+            remote(
+                session_hint=hint(header="X-Session-Id"),
+                headers=(HeaderConfig(name="x-session-id", value="1"),),
+            ),
+            "remotes[0].session_hint.header",
+        ),
+        (
+            remote(session_hint=hint(body_field="messages")),
+            "remotes[0].session_hint.body_field",
+        ),
+        (
+            remote(
+                session_hint=hint(body_field="metadata.user_id"),
+                extra_body_json='{"metadata": {}}',
+            ),
+            "remotes[0].session_hint.body_field",
+        ),
+        (
+            remote(
+                api=RemoteApi.MOEGATE, url="grpc://a:1", session_hint=hint(header="x-session-id")
+            ),
+            "remotes[0].session_hint.header",
+        ),
+        (
+            remote(api=RemoteApi.MOEGATE, url="grpc://a:1", session_hint=hint(body_field="user")),
+            "remotes[0].session_hint.body_field",
+        ),
+        (
+            remote(session_hint=hint(header="x-session-id", secret=SecretConfig(env="SHORT"))),
+            "remotes[0].session_hint.secret",
+        ),
+        (
+            remote(
+                session_hint=hint(header="x-session-id", secret=SecretConfig(env="MOEGATE_UNSET"))
+            ),
+            "remotes[0].session_hint.secret.env",
+        ),
     ],
 )
 def test_contradictions_are_named(made: RemoteConfig, path: str) -> None:
@@ -75,3 +160,36 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         extra_body_json='{"provider": {"zdr": true}}',
     )
     assert problems(made) == []
+
+
+@pytest.mark.parametrize(
+    ("lack", "fix"),
+    [
+        ("temprature", "did you mean temperature?"),
+        ("temperature+topp", "did you mean top_p?"),
+        ("parallel_tools", "did you mean parallel_tool_calls?"),
+        ("xyzzy", "use one of tools, "),
+    ],
+)
+def test_a_feature_that_is_written_wrong_gets_the_nearest_one(lack: str, fix: str) -> None:
+    [found] = remote_problems("remotes[0]", remote(cannot=(lack,)), Path.cwd())
+    assert (found.path, found.value) == ("remotes[0].cannot[0]", f'"{lack}"')
+    assert found.fix.startswith(fix)
+
+
+def test_histories_hints_and_lacks_that_fit_have_no_problems() -> None:
+    for made in (
+        remote(
+            cannot=("images", "temperature+top_p", "json_schema+tools"),
+            drop=(Feature.TOP_P, Feature.PENALTIES),
+            history=HistoryConfig(reasoning_field=ReasoningField.REASONING_CONTENT),
+            session_hint=hint(body_field="prompt_cache_key"),
+        ),
+        remote(
+            api=RemoteApi.ANTHROPIC,
+            history=HistoryConfig(reasoning_field=ReasoningField.THINKING),
+            session_hint=hint(body_field="metadata.user_id"),
+        ),
+        remote(api=RemoteApi.MOEGATE, url="grpc://a:1", session_hint=hint(body_field="session_id")),
+    ):
+        assert problems(made) == []

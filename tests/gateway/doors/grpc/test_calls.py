@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from gateway.domain.generation import Chat, Sampling
+from gateway.domain.slices import finish
 from gateway.doors.grpc.calls import generate_call
 from gateway.doors.grpc.errors import RpcError
 from gateway.doors.grpc.rpc_context import Context, Metadata
@@ -69,7 +70,7 @@ def made(
     remaining_s: float | None = None,
     whole_answer: bool = False,
 ) -> GenerateCall:
-    return generate_call(
+    steps = generate_call(
         proto,
         caller=CALLER,
         context=cast(Context, _Context(remaining_s)),
@@ -77,6 +78,7 @@ def made(
         default_max_output_tokens=77,
         whole_answer=whole_answer,
     )
+    return finish(steps)
 
 
 def test_every_field_reaches_the_call() -> None:

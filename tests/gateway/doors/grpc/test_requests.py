@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import grpc
@@ -9,9 +10,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from gateway.domain.generation import Chat, Image, NamedTool, Role, ToolMode
+from gateway.domain.generation import Chat, Image, NamedTool, Role, Signature, ToolMode
+from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from moegate.v1 import chat_pb2 as chat
 from moegate.v1 import generation_pb2 as pb
 
@@ -33,7 +35,7 @@ def with_chat(**fields: object) -> pb.GenerateRequest:
 
 def violations(proto: pb.GenerateRequest) -> dict[str, str]:
     with pytest.raises(RpcError) as caught:
-        parse_generation(proto, 100)
+        finish(generation_steps(proto, 100))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     [detail] = caught.value.details
     assert isinstance(detail, error_details_pb2.BadRequest)
@@ -41,7 +43,7 @@ def violations(proto: pb.GenerateRequest) -> dict[str, str]:
 
 
 def test_a_plain_chat_takes_the_defaults() -> None:
-    generation = parse_generation(good(), 100)
+    generation = finish(generation_steps(good(), 100))
     assert isinstance(generation.input, Chat)
     assert generation.input.messages[0].role is Role.USER
     assert generation.input.messages[0].parts == ("hi",)
@@ -52,18 +54,20 @@ def test_a_plain_chat_takes_the_defaults() -> None:
 
 
 def test_every_field_arrives() -> None:
-    generation = parse_generation(
-        good(
-            prompt="raw",
-            sampling=pb.Sampling(temperature=0.0, top_p=0.5, top_k=-1, seed=-7),
-            max_output_tokens=5,
-            stop=["a", "b"],
-            choices=3,
-            logprobs=0,
-            ignore_eos=True,
-            request_id="mine:1",
-        ),
-        100,
+    generation = finish(
+        generation_steps(
+            good(
+                prompt="raw",
+                sampling=pb.Sampling(temperature=0.0, top_p=0.5, top_k=-1, seed=-7),
+                max_output_tokens=5,
+                stop=["a", "b"],
+                choices=3,
+                logprobs=0,
+                ignore_eos=True,
+                request_id="mine:1",
+            ),
+            100,
+        )
     )
     assert generation.input == "raw"
     assert generation.sampling.temperature == 0.0
@@ -71,12 +75,59 @@ def test_every_field_arrives() -> None:
     assert (generation.stop, generation.choices, generation.logprobs) == (("a", "b"), 3, 0)
     assert (generation.max_output_tokens, generation.ignore_eos) == (5, True)
     assert generation.request_id == "mine:1"
-    tokens = parse_generation(good(prompt_tokens=chat.TokenInput(token_ids=[1, 2])), 100)
+    tokens = finish(generation_steps(good(prompt_tokens=chat.TokenInput(token_ids=[1, 2])), 100))
     assert tokens.input == (1, 2)
 
 
+def sealed(**fields: object) -> chat.ReasoningSignature:
+    return chat.ReasoningSignature(**{"origin": "server", "data": b"x", **fields})  # type: ignore[arg-type]
+
+
+def said(role: chat.Role = chat.ROLE_ASSISTANT, **fields: object) -> pb.GenerateRequest:
+    message = chat.ChatMessage(role=role, parts=[chat.ContentPart(text="Hi")], **fields)  # type: ignore[arg-type]
+    return with_chat(messages=[message])
+
+
+def test_signatures_arrive() -> None:
+    call = chat.ToolCall(id="c", name="f", signatures=[sealed(data=b"call")])
+    generation = finish(generation_steps(said(signatures=[sealed()], tool_calls=[call]), 100))
+    assert isinstance(generation.input, Chat)
+    (message,) = generation.input.messages
+    assert message.signatures == (Signature(origin="server", data=b"x"),)
+    assert message.tool_calls[0].signatures == (Signature(origin="server", data=b"call"),)
+
+
+@pytest.mark.parametrize(
+    ("proto", "field", "words"),
+    [
+        (said(chat.ROLE_USER, signatures=[sealed()]), "signatures", "only ROLE_ASSISTANT"),
+        (said(signatures=[sealed()] * 129), "signatures", "129: at most 128"),
+        (
+            said(
+                signatures=[sealed()] * 65,
+                tool_calls=[chat.ToolCall(id="c", name="f", signatures=[sealed()] * 64)],
+            ),
+            "signatures",
+            "129: at most 128",
+        ),
+        (said(signatures=[sealed(data=b"x" * 600_000)] * 2), "signatures", "1200000 bytes"),
+        (said(signatures=[sealed(origin="")]), "signatures[0].origin", "0 bytes"),
+        (said(signatures=[sealed(origin="ä" * 65)]), "signatures[0].origin", "130 bytes"),
+        (said(signatures=[sealed(), sealed(data=b"")]), "signatures[1].data", "empty"),
+        (
+            said(tool_calls=[chat.ToolCall(id="c", name="f", signatures=[sealed(data=b"")])]),
+            "tool_calls[0].signatures[0].data",
+            "empty",
+        ),
+    ],
+)
+def test_signatures_have_bounds(proto: pb.GenerateRequest, field: str, words: str) -> None:
+    found = violations(proto)
+    assert words in found[f"chat.messages[0].{field}"], found
+
+
 def test_tools_pictures_and_schemas_arrive() -> None:
-    generation = parse_generation(
+    steps = generation_steps(
         with_chat(
             messages=[
                 chat.ChatMessage(
@@ -97,6 +148,7 @@ def test_tools_pictures_and_schemas_arrive() -> None:
         ),
         100,
     )
+    generation = finish(steps)
     assert isinstance(generation.input, Chat)
     assert generation.input.messages[0].parts[1] == Image(data=b"\x89PNG", media_type="image/png")
     assert generation.input.tool_choice == NamedTool(name="look")
@@ -106,7 +158,7 @@ def test_tools_pictures_and_schemas_arrive() -> None:
         tools=[chat.ToolDefinition(name="look")],
         tool_choice=chat.ToolChoice(mode=chat.TOOL_CHOICE_MODE_REQUIRED),
     )
-    parsed = parse_generation(required, 100).input
+    parsed = finish(generation_steps(required, 100)).input
     assert isinstance(parsed, Chat)
     assert parsed.tool_choice is ToolMode.REQUIRED
 
@@ -159,6 +211,8 @@ CASES = {
     "sampling.top_p": good(sampling=pb.Sampling(top_p=0.0)),
     "sampling.min_p": good(sampling=pb.Sampling(min_p=math.nan)),
     "sampling.repetition_penalty": good(sampling=pb.Sampling(repetition_penalty=math.inf)),
+    "sampling.presence_penalty": good(sampling=pb.Sampling(presence_penalty=-math.inf)),
+    "sampling.frequency_penalty": good(sampling=pb.Sampling(frequency_penalty=2.0000001)),
     "sampling.top_k": good(sampling=pb.Sampling(top_k=-2)),
     "max_output_tokens": good(max_output_tokens=0),
     "stop": good(stop=["x"] * 5),
@@ -181,11 +235,19 @@ def test_a_fault_names_its_field(field: str, proto: pb.GenerateRequest) -> None:
     assert list(violations(proto)) == [field]
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-40, 0.0099, -1.0, 100.1, math.nan])
+def test_no_penalty_makes_an_engines_logits_nan(value: float) -> None:
+    assert violations(good(sampling=pb.Sampling(repetition_penalty=value))) == {
+        "sampling.repetition_penalty": f"{value}: give 0.01 to 100"
+    }
+    finish(generation_steps(good(sampling=pb.Sampling(repetition_penalty=0.01)), 100))
+
+
 def test_a_session_is_named_as_every_ledger_can_keep_it() -> None:
     assert violations(good(session_id="a\0b")) == {
         "session_id": "'a\\x00b': leave NUL characters out"
     }
-    parse_generation(good(session_id="Ünal 7\t"), 100)  # anything else may be in it
+    finish(generation_steps(good(session_id="Ünal 7\t"), 100))  # anything else may be in it
 
 
 def test_all_faults_are_told_together_and_with_their_values() -> None:
@@ -195,3 +257,86 @@ def test_all_faults_are_told_together_and_with_their_values() -> None:
     assert list(found) == ["model", "input", "sampling.temperature", "priority", "choices"]
     assert found["sampling.temperature"] == "9.0: give 0 to 2"
     assert found["priority"] == "-11: give -10 to 10"
+
+
+def test_at_most_twenty_faults_are_collected_and_the_check_ends() -> None:
+    messages = [chat.ChatMessage(role=chat.ROLE_UNSPECIFIED)] * 1000  # two faults each
+    with pytest.raises(RpcError) as caught:
+        finish(generation_steps(good(chat=chat.ChatInput(messages=messages)), 100))
+    [detail] = caught.value.details
+    assert isinstance(detail, error_details_pb2.BadRequest)
+    assert 1 < len(detail.field_violations) <= 20
+    assert "at least" in detail.field_violations[-1].description
+    assert caught.value.message.endswith("; and more: mend these first")
+    steps = generation_steps(good(chat=chat.ChatInput(messages=messages)), 100)
+    with pytest.raises(RpcError):
+        assert sum(1 for _ in steps) <= 20
+
+
+def test_exactly_twenty_faults_are_all_there_are() -> None:
+    messages = [chat.ChatMessage(role=chat.ROLE_UNSPECIFIED)] * 10
+    with pytest.raises(RpcError) as caught:
+        finish(generation_steps(good(chat=chat.ChatInput(messages=messages)), 100))
+    assert "at least" not in caught.value.message
+    assert "and more" not in caught.value.message
+
+
+def test_long_values_are_shortened_in_faults() -> None:
+    image = chat.ContentPart(image=chat.ImagePart(data=b"x", media_type="y" * 100_000))
+    found = violations(with_chat(messages=[chat.ChatMessage(role=chat.ROLE_USER, parts=[image])]))
+    assert len(found["chat.messages[0].parts[0].image.media_type"]) < 200
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("IMAGE/JPG", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("image/jpeg; charset=binary", "image/jpeg"),
+        (" image/PNG ", "image/png"),
+        ("image/webp", "image/webp"),
+    ],
+)
+def test_media_types_become_the_registered_ones(given: str, sent: str) -> None:
+    image = chat.ContentPart(image=chat.ImagePart(data=b"x", media_type=given))
+    proto = with_chat(messages=[chat.ChatMessage(role=chat.ROLE_USER, parts=[image])])
+    parsed = finish(generation_steps(proto, 100)).input
+    assert isinstance(parsed, Chat)
+    assert parsed.messages[0].parts == (Image(data=b"x", media_type=sent),)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("", {"type": "object", "properties": {}}),
+        ("{}", {"type": "object", "properties": {}}),
+        ('{"type": "object"}', {"type": "object", "properties": {}}),
+        ('{"type": null}', {"type": "object", "properties": {}}),
+        (
+            '{"type": ["object", "null"], "properties": {"a": 1.50}}',
+            {"type": "object", "properties": {"a": 1.5}},
+        ),
+        (
+            '{"properties": {"a": {"type": "string"}}, "required": ["a"]}',
+            {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+        ),
+        (
+            '{"anyOf": [{}], "$defs": {}}',
+            {"type": "object", "properties": {}, "anyOf": [{}], "$defs": {}},
+        ),
+    ],
+)
+def test_schemas_of_tools_are_of_type_object(given: str, sent: dict[str, object]) -> None:
+    tool = chat.ToolDefinition(name="f", parameters_json_schema=given)
+    parsed = finish(generation_steps(with_chat(tools=[tool]), 100)).input
+    assert isinstance(parsed, Chat)
+    assert json.loads(parsed.tools[0].parameters_json_schema) == sent
+
+
+def test_a_complete_schema_stays_as_it_is() -> None:
+    schema = '{ "properties":{}, "type" : "object" }'
+    tool = chat.ToolDefinition(name="f", parameters_json_schema=schema)
+    parsed = finish(generation_steps(with_chat(tools=[tool]), 100)).input
+    assert isinstance(parsed, Chat)
+    assert parsed.tools[0].parameters_json_schema == schema

@@ -34,8 +34,8 @@ from gateway.upstream.anthropic.body import (
     messages_body,
     unsupported_fields,
 )
-from gateway.upstream.anthropic.failures import failure_in, http_failure
 from gateway.upstream.anthropic.stream import MessageDecoder
+from gateway.upstream.http.failures import failure_in, http_failure
 from gateway.upstream.http.sse import SseReader
 from scheduler.contract import Usage
 
@@ -251,7 +251,9 @@ def test_text(cut: int | None) -> None:
     assert decoder.ended
     assert decoder.finished
     end = decoder.end()
-    assert end.usage == Usage(prompt_tokens=21, completion_tokens=9, cached_tokens=0)
+    assert end.usage == Usage(
+        prompt_tokens=21, completion_tokens=9, cached_tokens=0, cache_write_tokens=0
+    )
     assert end.model == "claude-test-1"
     counts = [chunk.output_tokens for chunk in chunks]
     assert counts == sorted(counts)
@@ -332,7 +334,7 @@ def test_without_usage_it_is_estimated() -> None:
     ("payload", "kind"),
     [
         (b"{oops", FailureKind.PROTOCOL),
-        (b'{"type":"message_delta","delta":{"stop_reason":"odd"}}', FailureKind.PROTOCOL),
+        (b'{"type":"message_delta","delta":{"stop_reason":"error"}}', FailureKind.SERVER_ERROR),
         (
             b'{"type":"content_block_delta","index":3,"delta":{"partial_json":"{"}}',
             FailureKind.PROTOCOL,
@@ -414,14 +416,14 @@ def test_any_payloads_end_in_an_account_or_a_failure(payloads: list[bytes]) -> N
 )
 def test_errors(status: int, error: dict[str, Any], kind: FailureKind) -> None:
     answer = json.dumps({"type": "error", "error": error}).encode()
-    found = http_failure(status, answer, "2.5", 0.0)
+    found = http_failure(status, answer, {"Retry-After": "2.5"}, 0.0)
     assert (found.kind, found.retry_after_s) == (kind, 2.5)
 
 
 def test_other_bodies_tell_no_error() -> None:
     assert failure_in(b"<html>") is None
     assert failure_in(b'{"type":"message"}') is None
-    assert http_failure(502, b"<html>", None, 0.0).kind is FailureKind.SERVER_ERROR
+    assert http_failure(502, b"<html>", {}, 0.0).kind is FailureKind.SERVER_ERROR
     found = failure_in(b'{"type":"error","error":{"type":"overloaded_error"}}')
     assert found is not None
     assert found.kind is FailureKind.BUSY

@@ -28,14 +28,17 @@ from gateway.domain.generation import (
     NamedTool,
     Role,
     Sampling,
+    Session,
+    Signature,
     TokenLogprob,
     Tool,
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import finish
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.hops import hops_of
-from gateway.doors.grpc.requests import parse_generation
+from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.responses import delta_message, usage_message
 from gateway.upstream.features import unsupported
 from gateway.upstream.moegate.failures import failure_of
@@ -44,11 +47,13 @@ from gateway.upstream.moegate.messages import (
     AnswerDecoder,
     generate_request,
 )
+from moegate.v1 import chat_pb2
 from moegate.v1 import generation_pb2 as pb
 from scheduler.contract import RefusalReason, Refuse, SloClass, Usage
 
 CALL = ToolCall(index=0, id="c1", name="look", arguments_json='{"q": 1}')
-TOOL = Tool(name="look", description="Looks.", parameters_json_schema="{}", strict=True)
+NO_ARGUMENTS = '{"type": "object", "properties": {}}'
+TOOL = Tool(name="look", description="Looks.", parameters_json_schema=NO_ARGUMENTS, strict=True)
 CHAT = Chat(
     messages=(
         Message(role=Role.SYSTEM, parts=("Be short.",)),
@@ -103,15 +108,22 @@ def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Gen
     proto = generate_request(generation, "theirs")
     proto = pb.GenerateRequest.FromString(proto.SerializeToString())
     assert proto.request_id == "", "the ids there are its own"
-    read = parse_generation(proto, 5)
+    read = finish(generation_steps(proto, 5))
     assert replace(read, request_id="r", model="moe") == generation
 
 
 def test_every_field_of_a_generation_is_tried_above() -> None:
     not_sent = {"request_id", "hints", "hops", "remote_classes", "continues"}
+    not_sent.add("session")  # as a hint only, see below
     not_sent |= {"slo_class", "priority"}  # in fields of their own, see below
     for name in set(Generation.__struct_fields__) - not_sent:
         assert getattr(FULL, name) != getattr(PLAIN, name) or name == "model", name
+
+
+def test_it_is_told_a_hint_of_the_session_and_never_the_session() -> None:
+    talking = replace(PLAIN, session=Session(tenant="team", session_id="s-1"))
+    assert generate_request(talking, "theirs").session_id == ""
+    assert generate_request(talking, "theirs", session_id="hint").session_id == "hint"
 
 
 def test_an_answer_that_goes_on_is_no_word_of_the_api() -> None:
@@ -153,6 +165,51 @@ def test_what_it_is_told_of_data(
     policy = proto.data_policy
     assert (policy.local_only, list(policy.remote_classes)) == told
     assert proto.HasField("data_policy") is any(told)
+
+
+def test_signatures_pass_through_and_go_back_to_their_servers() -> None:
+    """Each gateway on the way puts its name before the origin, and takes it off on the way back."""
+    inner = Signature(origin="server", data=b"\x00sealed")
+    call = ToolCall(index=0, id="c", name="f", arguments_json="{}", signatures=(inner,))
+    sent = delta_message(
+        Chunk(
+            deltas=(ChoiceDelta(index=0, tool_calls=(call,), signatures=(inner,)),),
+            output_tokens=1,
+        )
+    )
+    chunk = AnswerDecoder(1, lambda: 9, origin="far").feed(sent)
+    assert chunk is not None
+    (delta,) = chunk.deltas
+    outer = Signature(origin="far/server", data=inner.data)
+    assert delta.signatures == delta.tool_calls[0].signatures == (outer,)
+
+    strangers = (inner, Signature(origin="far", data=b"x"), Signature(origin="other/a", data=b"x"))
+    said = Message(
+        role=Role.ASSISTANT,
+        parts=("Hi",),
+        tool_calls=(replace(call, signatures=(outer, *strangers)),),
+        signatures=(*strangers, outer),
+    )
+    generation = replace(PLAIN, input=Chat(messages=(said,)))
+    proto = generate_request(generation, "theirs", origin="far")
+    read = finish(generation_steps(proto, 5))
+    assert isinstance(read.input, Chat)
+    (message,) = read.input.messages
+    assert message.signatures == message.tool_calls[0].signatures == (inner,)
+
+
+def test_signatures_of_another_gateway_have_bounds() -> None:
+    small = chat_pb2.ReasoningSignature(origin="a", data=b"x")
+    large = chat_pb2.ReasoningSignature(origin="a", data=b"x" * (1 << 20))
+    nameless = chat_pb2.ReasoningSignature(origin="a" * 200, data=b"x")
+    reader = AnswerDecoder(1, lambda: 9, origin="far")
+    kept = 0
+    for found in ([large, small, nameless], [small] * 200, [small]):
+        choice = pb.ChoiceDelta(text="Hi", signatures=found)
+        chunk = reader.feed(pb.GenerateResponse(delta=pb.Delta(choices=[choice])))
+        assert chunk is not None
+        kept += len(chunk.deltas[0].signatures)
+    assert kept == 1, "the large one took all the bytes"
 
 
 def decoder(choices: int = 1) -> AnswerDecoder:
@@ -197,7 +254,7 @@ def test_a_piece_comes_back_as_it_was(delta: ChoiceDelta) -> None:
 )
 def test_the_account_and_the_model_come_back(usage: Usage) -> None:
     made = decoder()
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     assert not made.ended
     assert made.feed(done(model="theirs", usage=usage_message(usage))) is None
     assert made.ended
@@ -209,7 +266,7 @@ def test_the_account_and_the_model_come_back(usage: Usage) -> None:
     )
 
 
-def finish() -> ChoiceDelta:
+def last_delta() -> ChoiceDelta:
     return ChoiceDelta(index=0, text="abcdefgh", finish_reason=FinishReason.STOP)
 
 
@@ -224,14 +281,14 @@ def finish() -> ChoiceDelta:
 )
 def test_an_absurd_account_is_none(usage: pb.Usage | None) -> None:
     made = decoder()
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     made.feed(done(usage=usage))
     assert made.end().usage == Usage(prompt_tokens=9, completion_tokens=2, estimated=True)
 
 
 def test_an_answer_that_is_not_whole_is_a_cut() -> None:
     made = decoder(2)
-    made.feed(delta_message(Chunk(deltas=(finish(),), output_tokens=0)))
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     made.feed(done())
     with pytest.raises(UpstreamFailure, match="1 of 2 choices") as caught:
         made.end()
@@ -415,3 +472,9 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         gateway=OtherGatewayConfig(local_only=True, shared_classes=("eu",), max_hops=2),
     )
     assert list(remote_problems("remotes[0]", made, Path.cwd())) == []
+
+
+@pytest.mark.parametrize(("asked", "told"), [(-3, -3), (0, 0), (4, 4), (9, 5)])
+def test_it_is_told_no_higher_priority_than_its_key_may_ask_for(asked: int, told: int) -> None:
+    request = generate_request(replace(PLAIN, priority=asked), "theirs", max_priority=5)
+    assert request.priority == told

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason, TokenLogprob, ToolCall
+from gateway.domain.generation import (
+    ChoiceDelta,
+    Chunk,
+    DeviationKind,
+    FinishReason,
+    TokenLogprob,
+    ToolCall,
+)
 from gateway.upstream.http.sse import SseReader
-from gateway.upstream.openai import wire
 from gateway.upstream.openai.stream import StreamDecoder
-from gateway.upstream.openai.usage import normalised
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
@@ -309,14 +313,16 @@ def test_accounts_mean_the_same_everywhere(
     ) == expected
 
 
-@pytest.mark.parametrize(
-    "account", [usage(-1, 3), usage(1, 1 << 60), usage(1, 1, cached_tokens=-5)]
-)
-def test_an_absurd_account_is_none(account: dict[str, Any]) -> None:
-    assert normalised(msgspec.convert(account, wire.Usage)) is None
+@pytest.mark.parametrize("account", [usage(-1, 3), usage(1, 1 << 60), usage(1 << 60, 1)])
+def test_an_absurd_account_is_estimated(account: dict[str, Any]) -> None:
     found = usage_of(frame(END, usage=account))
     assert found is not None
     assert found.estimated
+
+
+def test_an_absurd_part_of_an_account_is_unknown() -> None:
+    found = usage_of(frame(END, usage=usage(1, 1, cached_tokens=-5)))
+    assert found == Usage(prompt_tokens=1, completion_tokens=1)
 
 
 def test_without_usage_it_is_estimated() -> None:
@@ -374,7 +380,7 @@ def test_tool_calls_without_indexes_stay_apart() -> None:
     ]
     [choice], _ = run(*(frame(delta(tool_calls=[call])) for call in calls), frame(END))
     found = [(call.index, call.id, call.arguments_json) for call in choice.tool_calls]
-    assert found == [(0, "c0", "{}"), (1, "c1", "{}"), (2, "c2", "")]
+    assert found == [(0, "c0", "{}"), (1, "c1", "{}"), (2, "c2", "{}")]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +389,7 @@ def test_tool_calls_without_indexes_stay_apart() -> None:
         ("stop", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
         ("content_filter", FinishReason.CONTENT_FILTER),
-        ("function_call", FinishReason.TOOL_CALLS),
+        ("function_call", FinishReason.STOP),
     ],
 )
 def test_finish_reasons(name: str, expected: FinishReason) -> None:
@@ -402,7 +408,7 @@ def test_a_finish_reason_is_told_once() -> None:
     [
         ("abort", FailureKind.SERVER_ERROR),
         ("error", FailureKind.SERVER_ERROR),
-        ("insufficient_system_resource", FailureKind.PROTOCOL),
+        ("insufficient_system_resource", FailureKind.BUSY),
     ],
 )
 def test_finish_reasons_that_are_failures(name: str, kind: FailureKind) -> None:
@@ -466,8 +472,30 @@ def test_a_stream_without_a_finish_reason_is_cut(payloads: list[bytes]) -> None:
 
 
 def test_every_choice_needs_its_finish_reason() -> None:
-    failure = failure_of(frame(text("a", 0, "stop")), b"[DONE]", choices=2)
+    failure = failure_of(frame(text("a", 0, "stop")), frame(text("b", 1)), b"[DONE]", choices=2)
     assert "1 of 2" in failure.message
+    failure = failure_of(frame(text("a", 0, "stop")), choices=2)
+    assert "1 of 2" in failure.message
+
+
+def test_a_choice_that_never_began_is_missing() -> None:
+    [choice], last = run(frame(text("a", 0, "stop")), b"[DONE]", choices=2)
+    assert choice.text == "a"
+    assert last.missing_choices == 1
+    assert [each.kind for each in last.deviations] == [DeviationKind.MISSING_CHOICE]
+
+
+@pytest.mark.parametrize("index", [1, -1, "0", 0.0, None, "x", {}, 1 << 70])
+def test_a_single_choice_may_have_any_index(index: object) -> None:
+    [choice], _ = run(frame(text("a") | {"index": index}), frame(END | {"index": index}))
+    assert (choice.index, choice.text, choice.finish_reason) == (0, "a", FinishReason.STOP)
+
+
+def test_a_choice_that_was_not_requested_is_left_out() -> None:
+    payloads = [frame(text("a", 0), text("b", 1)), frame(text("", 1, "stop")), frame(END)]
+    [choice], last = run(*payloads, b"[DONE]")
+    assert choice.text == "a"
+    assert [each.kind for each in last.deviations] == [DeviationKind.UNREAD_FIELD]
 
 
 @pytest.mark.parametrize(
@@ -480,8 +508,6 @@ def test_every_choice_needs_its_finish_reason() -> None:
         b'{"choices": 7}',
         b'{"choices": [{"delta": {"content": 7}}]}',
         b'{"deep": ' + b"[" * 100_000,
-        frame(text("a", index=1)),
-        frame(text("a", index=-1)),
     ],
 )
 def test_what_is_no_frame(payload: bytes) -> None:

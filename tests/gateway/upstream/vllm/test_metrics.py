@@ -78,7 +78,7 @@ RANKS = b"\n".join(
     b'vllm:num_requests_running{engine="%d",model_name="m"} %d.0\n'
     b'vllm:kv_cache_usage_perc{engine="%d",model_name="m"} 0.%d\n'
     b'vllm:generation_tokens_total{engine="%d",model_name="m"} %d.0\n'
-    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="10"} 1.0'
+    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="30"} 1.0'
     % (rank, rank + 1, rank, rank + 1, rank, 100 * rank, rank)
     for rank in range(3)
 )
@@ -99,3 +99,37 @@ def test_a_rank_that_told_nothing_yet_counts_as_idle_and_one_too_many_is_an_erro
     assert (silent.placement, silent.running, silent.kv_capacity_tokens) == ("a/3", 0, None)
     with pytest.raises(BadMetrics, match="rank 2: data_parallel_ranks, 2, is too small"):
         parse_rank_metrics(RANKS, ("a/0", "a/1"), 5.0, None)
+
+
+TOLD = b"\n".join(
+    b'vllm:cache_config_info{block_size="128",cache_dtype="auto",engine="%d",'
+    b'kv_cache_max_concurrency="9.375",kv_cache_size_tokens="76800",num_gpu_blocks="1200"} 1.0'
+    % rank
+    for rank in range(2)
+)
+"""Lines of a real server with two ranks of 600 blocks each: the blocks are those of both."""
+
+
+def capacities(text: bytes, ranks: int) -> list[int | None]:
+    """KV capacity of the whole server, then of each pinned rank."""
+    names = [f"a/{rank}" for rank in range(ranks)]
+    pinned = parse_rank_metrics(text, names, 5.0, None)
+    whole = parse_metrics(text, "a", 5.0, None)
+    return [report.kv_capacity_tokens for report in (whole, *pinned)]
+
+
+def test_the_kv_cache_of_a_data_parallel_server_is_counted_once() -> None:
+    assert capacities(TOLD, 2) == [153_600, 76_800, 76_800]
+
+
+def test_blocks_of_all_ranks_are_divided_where_no_rank_tells_its_tokens() -> None:
+    text = TOLD.replace(b'kv_cache_size_tokens="76800",', b"")
+    assert capacities(text, 2) == [153_600, 76_800, 76_800]
+    one = text.splitlines()[0].replace(b'"1200"', b'"600"')
+    assert capacities(one, 1) == [76_800, 76_800]
+
+
+def test_a_rank_whose_capacity_is_unknown_makes_that_of_the_server_unknown() -> None:
+    text = TOLD.replace(b'"76800"', b'"None"').replace(b'"1200"', b'"None"', 1)
+    assert capacities(text, 2) == [None, None, 76_800]
+    assert capacities(TOLD.replace(b'"76800"', b'"0"'), 2) == [None, None, None]

@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.listening import bind
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.port import bind
 from gateway.doors.grpc.rpc_context import BoundedWriter, Context, rpc_errors
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
@@ -116,7 +117,7 @@ async def health_port(servicer: HealthService, listen: str | None) -> AsyncItera
     if listen is None:
         yield None
         return
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    server = grpc_server((("grpc.so_reuseport", 0),))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = bind(server, listen, None, field="server.health_listen")
     await server.start()

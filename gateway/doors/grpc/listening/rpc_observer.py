@@ -9,7 +9,7 @@ each RPC has its own value of that variable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -57,7 +57,7 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         self._tracer = tracer
         self._clock = clock
         self._measure = measure
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[tuple[str, grpc.RpcMethodHandler[Any, Any]], Any] = {}
 
     async def intercept_service(
         self,
@@ -66,14 +66,14 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the observed handler of a method. Each method is wrapped once."""
+        """Returns the observed handler. Each handler of a method is wrapped once."""
         method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(OURS):
+            return handler
+        wrapped = self._wrapped.get((method, handler))
         if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None or not method.startswith(OURS):
-                return handler
-            wrapped = self._wrapped[method] = self._wrap(method.removeprefix("/"), handler)
+            wrapped = self._wrapped[method, handler] = self._wrap(method.removeprefix("/"), handler)
         return wrapped
 
     def _wrap(
@@ -81,29 +81,21 @@ class RpcObserver(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         codec = (handler.request_deserializer, handler.response_serializer)
         if handler.request_streaming:
-            raise ValueError(f"{method}: streams from clients are not observed yet")
-        if handler.response_streaming:
-            if asyncio.iscoroutinefunction(handler.unary_stream):
-                behaviour = self._coroutine(method, handler.unary_stream)
-            else:
-                behaviour = self._generator(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(behaviour, *codec)
-        return grpc.unary_unary_rpc_method_handler(
-            self._coroutine(method, handler.unary_unary), *codec
+            return grpc.stream_stream_rpc_method_handler(
+                self._coroutine(method, handler.stream_stream), *codec
+            )
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.unary_unary_rpc_method_handler
         )
+        inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        return make(self._coroutine(method, inner), *codec)
 
     def _coroutine(self, method: str, inner: Any) -> Any:
         async def observed(request: Any, context: ServicerContext) -> Any:
             with _Observed(self, method, context):
                 return await inner(request, context)
-
-        return observed
-
-    def _generator(self, method: str, inner: Any) -> Any:
-        async def observed(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
-            with _Observed(self, method, context):
-                async for message in inner(request, context):
-                    yield message
 
         return observed
 

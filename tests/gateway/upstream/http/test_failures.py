@@ -9,15 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.domain.failures import FailureKind, UpstreamFailure, retry_after_seconds
-from gateway.upstream.openai.failures import http_failure
+from gateway.domain.failures import FailureKind, UpstreamFailure
+from gateway.upstream.http.failures import http_failure
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
 NOW_UNIX_S = 1_800_000_000.0
 
 
 def failure(status: int, body: bytes = b"", retry_after: str | None = None) -> UpstreamFailure:
-    return http_failure(status, body, retry_after, NOW_UNIX_S)
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return http_failure(status, body, headers, NOW_UNIX_S)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,6 @@ def test_texts_are_bounded() -> None:
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert retry_after_seconds(value, NOW_UNIX_S) == seconds
     assert failure(429, b"", value).retry_after_s == seconds
 
 
@@ -148,5 +148,5 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 def test_the_words_of_an_error_tell_whose_fault_it_is(
     status: int, error: dict[str, str], retry_after: str | None, kind: str, fault: str
 ) -> None:
-    failure = http_failure(status, msgspec.json.encode({"error": error}), retry_after, 0.0)
-    assert (failure.kind.name, failure.fault.name) == (kind, fault)
+    found = failure(status, msgspec.json.encode({"error": error}), retry_after)
+    assert (found.kind.name, found.fault.name) == (kind, fault)

@@ -26,6 +26,8 @@ def server_options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
     """Channel arguments of the server. gRPC silently ignores an unknown argument name."""
     server = config.server
     return (
+        # Messages stay compressed until the key is known: `parse_message` inflates them.
+        ("grpc.per_message_decompression", 0),
         ("grpc.max_receive_message_length", config.limits.message_bytes),
         ("grpc.max_send_message_length", -1),
         # With so_reuseport, two gateways on one port would silently share its connections.

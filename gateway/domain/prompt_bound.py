@@ -1,0 +1,42 @@
+"""Upper bound of the tokens of a prompt, from its bytes."""
+
+from __future__ import annotations
+
+from gateway.domain.generation import Chat, Generation, Image
+
+TEMPLATE_TOKENS = 256
+"""Upper bound of the tokens that a chat template adds once. The longest templates add a date and a
+list of channels."""
+MESSAGE_TOKENS = 16
+TOOL_TOKENS = 64
+"""Upper bounds of the tokens that a template adds to each message, and to each tool besides its
+texts."""
+IMAGE_BOUND_TOKENS = 4096
+"""Upper bound of the tokens per image for most open vision models."""
+
+
+def prompt_token_bound(generation: Generation) -> int:
+    """Returns an upper bound of the prompt tokens. A token of a byte-level vocabulary has at least
+    one byte."""
+    prompt = generation.input
+    if isinstance(prompt, tuple):
+        return len(prompt)
+    if isinstance(prompt, str):
+        return len(prompt.encode()) + MESSAGE_TOKENS
+    return TEMPLATE_TOKENS + _chat_bound(prompt)
+
+
+def _chat_bound(chat: Chat) -> int:
+    tokens = 0
+    for tool in chat.tools:
+        texts = (tool.name, tool.description, tool.parameters_json_schema)
+        tokens += TOOL_TOKENS + sum(len(text.encode()) for text in texts)
+    if chat.json_schema is not None:
+        tokens += TOOL_TOKENS + len(chat.json_schema.schema_json.encode())
+    for message in chat.messages:
+        tokens += MESSAGE_TOKENS + len(message.name.encode()) + len(message.reasoning_text.encode())
+        for call in message.tool_calls:
+            tokens += MESSAGE_TOKENS + len(call.name.encode()) + len(call.arguments_json.encode())
+        for part in message.parts:
+            tokens += IMAGE_BOUND_TOKENS if isinstance(part, Image) else len(part.encode())
+    return tokens

@@ -1,0 +1,78 @@
+"""Takes every RPC from the limits of its key, whatever becomes of it.
+
+Each RPC is one request of `requests_per_minute`, taken before its message is received, so that a
+malformed message counts too and a key at its limit costs no parsing. While it runs, each RPC holds
+one of `concurrent_requests`. A generation takes that one, and its tokens, when it is submitted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from gateway.auth.authenticator import Caller
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.health import INFERENCE
+from gateway.doors.grpc.rpc_context import Context, current_caller
+from scheduler.contract import RefusalReason
+from scheduler.limits.rate_limit import Refusal
+from scheduler.port import SchedulerPort, SlotFreed
+
+GENERATIONS = frozenset({f"/{INFERENCE}/Generate", f"/{INFERENCE}/GenerateOnce"})
+"""Methods whose requests hold a slot by themselves, from submission to end."""
+
+
+class KeyLimits:
+    """The limits of all keys, which the scheduler keeps."""
+
+    def __init__(self, port: SchedulerPort) -> None:
+        self._port = port
+
+    async def take_request(self, caller: Caller) -> None:
+        """Takes a request from the key's limit. Raises RpcError (RESOURCE_EXHAUSTED)."""
+        refusal = await self._port.take_request(caller.key_id, caller.limits)
+        if refusal is not None:
+            raise key_limit(caller, refusal)
+
+    async def take_slot(self, caller: Caller) -> None:
+        """Takes a slot of the key, until `free_slot`. Raises RpcError (RESOURCE_EXHAUSTED)."""
+        refusal = await self._port.take_slot(caller.key_id, caller.limits)
+        if refusal is not None:
+            raise key_limit(caller, refusal)
+
+    def free_slot(self, caller: Caller) -> None:
+        """Gives a slot back."""
+        self._port.send(SlotFreed(key_id=caller.key_id))
+
+
+def holding_slot(
+    handler: grpc.RpcMethodHandler[Any, Any], key_limits: KeyLimits
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns a handler that holds a slot of the caller's key while it runs."""
+    streams = handler.response_streaming
+    inner: Any = handler.unary_stream if streams else handler.unary_unary
+
+    async def held(request: Any, context: Context) -> Any:
+        caller = current_caller()
+        try:
+            await key_limits.take_slot(caller)
+        except errors.RpcError as error:
+            await errors.abort(context, error)
+        try:
+            return await inner(request, context)
+        finally:
+            key_limits.free_slot(caller)
+
+    make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+    return make(
+        held,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def key_limit(caller: Caller, refusal: Refusal) -> errors.RpcError:
+    """RESOURCE_EXHAUSTED: the key is at one of its limits."""
+    text = f"key {caller.key_id} is at its limit {refusal.limit}"
+    return errors.exhausted(text, RefusalReason.KEY_LIMIT.name, refusal.retry_after_s)

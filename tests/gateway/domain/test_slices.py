@@ -1,0 +1,63 @@
+"""Work in slices: the event loop gets its turns, results and errors arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.domain.slices import SLICE_S, Steps, finish, in_slices
+
+
+def spend(steps: int, step_s: float) -> Steps[str]:
+    for _ in range(steps):
+        ends_s = time.perf_counter() + step_s
+        while time.perf_counter() < ends_s:
+            pass
+        yield
+    return "done"
+
+
+def fails() -> Steps[str]:
+    yield
+    raise ValueError("at a step")
+
+
+def test_finish_returns_the_result() -> None:
+    assert finish(spend(3, 0)) == "done"
+
+
+async def test_the_loop_turns_between_slices() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    try:
+        assert await in_slices(spend(20, SLICE_S)) == "done"
+    finally:
+        task.cancel()
+    assert turns >= 20  # each step fills a slice
+
+
+async def test_short_work_does_not_wait_for_the_loop() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        turns += 1
+
+    task = asyncio.create_task(other())
+    assert await in_slices(spend(0, 0)) == "done"
+    assert turns == 0
+    await task
+
+
+async def test_an_error_of_a_step_arrives() -> None:
+    with pytest.raises(ValueError, match="at a step"):
+        await in_slices(fails())

@@ -1,0 +1,144 @@
+"""A real vLLM with two data-parallel ranks: their KV cache, their figures, pinning and balance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+
+import aiohttp
+import msgspec
+import pytest
+
+from gateway.upstream.vllm.metrics import parse_metrics, parse_rank_metrics
+from scheduler.contract import EngineReport
+from tests import serving
+from tests.serving import METADATA, chat_request, first_message, read_stream
+from tests.vllm.launch import VllmProcess, running_vllm, unsupported_cpu
+
+RANKS = 2
+RANK_TOKENS = 600 * 128
+"""KV cache of one rank: the blocks that launch.py asks for, of 128 tokens."""
+
+
+@pytest.fixture(scope="module")
+def ranks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+    """A server with two ranks, which share the experts and step together."""
+    if reason := unsupported_cpu():
+        pytest.skip(reason)
+    with running_vllm(tmp_path_factory.mktemp("ranks"), data_parallel_size=RANKS) as server:
+        yield server
+
+
+def serving_ranks(
+    server: VllmProcess, *, pin_ranks: bool
+) -> AbstractAsyncContextManager[serving.Serving]:
+    """A gateway in front of the server."""
+    own = serving.pool([server.base_url], upstream_model=server.model, max_num_seqs=32)
+    own = msgspec.structs.replace(own, data_parallel_ranks=RANKS, pin_ranks=pin_ranks)
+    return serving.serving(serving.config(pools=[own], interactive=serving.PATIENT))
+
+
+@pytest.fixture
+async def pinned(ranks_server: VllmProcess) -> AsyncIterator[serving.Serving]:
+    """Each rank is a placement."""
+    async with serving_ranks(ranks_server, pin_ranks=True) as running:
+        yield running
+
+
+@pytest.fixture
+async def unpinned(ranks_server: VllmProcess) -> AsyncIterator[serving.Serving]:
+    """The engine chooses the rank of each request."""
+    async with serving_ranks(ranks_server, pin_ranks=False) as running:
+        yield running
+
+
+async def page(server: VllmProcess) -> bytes:
+    """The metrics of the server."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(server.base_url + "/metrics") as response,
+    ):
+        return await response.read()
+
+
+async def by_rank(server: VllmProcess) -> tuple[EngineReport, ...]:
+    """What each rank says."""
+    return parse_rank_metrics(await page(server), ("a/0", "a/1"), 0.0, None)
+
+
+async def test_the_kv_cache_is_that_of_both_ranks_once(ranks_server: VllmProcess) -> None:
+    text = await page(ranks_server)
+    # The blocks on each line are those of both ranks: this is why they are not added up.
+    assert text.count(b'num_gpu_blocks="1200"') == RANKS
+    assert text.count(b'kv_cache_size_tokens="%d"' % RANK_TOKENS) == RANKS
+    assert parse_metrics(text, "a", 0.0, None).kv_capacity_tokens == RANKS * RANK_TOKENS
+    told = [report.kv_capacity_tokens for report in await by_rank(ranks_server)]
+    assert told == [RANK_TOKENS] * RANKS
+
+
+async def test_the_gateway_knows_the_capacity(
+    pinned: serving.Serving, unpinned: serving.Serving
+) -> None:
+    def told(gateway: serving.Serving) -> list[int | None]:
+        return [state.kv_capacity_tokens for state in gateway.gateway.scheduler.core.placements]
+
+    assert told(pinned) == [RANK_TOKENS] * RANKS
+    assert told(unpinned) == [RANKS * RANK_TOKENS]
+
+
+async def test_pinned_requests_are_spread_evenly(
+    pinned: serving.Serving, ranks_server: VllmProcess
+) -> None:
+    await spread(pinned, ranks_server, least=2)
+
+
+async def test_the_engine_spreads_what_is_not_pinned(
+    unpinned: serving.Serving, ranks_server: VllmProcess
+) -> None:
+    await spread(unpinned, ranks_server, least=1)
+
+
+async def spread(gateway: serving.Serving, server: VllmProcess, *, least: int) -> None:
+    """Runs two requests per rank; at some time each rank has at least `least` of them."""
+    calls = [
+        gateway.stub.Generate(
+            chat_request(f"Story {number}. " * 20, max_output_tokens=3000, ignore_eos=True),
+            metadata=METADATA,
+        )
+        for number in range(2 * RANKS)
+    ]
+    try:
+        await asyncio.gather(*(first_message(call) for call in calls))
+        async with asyncio.timeout(serving.READY_S):
+            while min(report.running for report in await by_rank(server)) < least:
+                await asyncio.sleep(0.05)
+    finally:
+        for call in calls:
+            call.cancel()
+    async with asyncio.timeout(serving.READY_S):
+        while any(report.running for report in await by_rank(server)):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_pinned_rank_does_the_work(
+    pinned: serving.Serving, ranks_server: VllmProcess
+) -> None:
+    """The rank that the answer names is the one whose counters grew."""
+    before = await by_rank(ranks_server)
+    request = chat_request("Hello, rank. " * 20, max_output_tokens=40, ignore_eos=True)
+    answer = await read_stream(pinned.stub.Generate(request, metadata=METADATA))
+    assert answer.done is not None
+    rank = answer.done.route.dp_rank
+    async with asyncio.timeout(serving.READY_S):
+        while True:
+            after = await by_rank(ranks_server)
+            grown = [
+                new.generation_tokens_total - old.generation_tokens_total
+                for new, old in zip(after, before, strict=True)
+            ]
+            if sum(grown) >= 40:
+                break
+            await asyncio.sleep(0.05)
+    assert grown[rank] == 40
+    assert sum(grown) == 40
