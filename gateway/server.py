@@ -35,8 +35,10 @@ from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, ReflectionService, health_port
 from gateway.doors.grpc.listening.key_check import KeyCheck
 from gateway.doors.grpc.listening.key_limits import KeyLimits
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
@@ -55,6 +57,8 @@ from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"})
+"""Fields of `server` that a reload puts into force."""
 TELL_S = 0.05
 """Shortest time between NOT_SERVING and the end of the health watches."""
 DRAIN_POLL_S = 0.05
@@ -117,15 +121,8 @@ class RunningGateway:
         prepared = prepare(config, base_dir)
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
-        for name in (
-            "listen",
-            "health_listen",
-            "keepalive_s",
-            "max_connection_age_s",
-            "longest_hold_s",
-            "reflection",
-        ):
-            if getattr(old, name) != getattr(new, name):
+        for name in new.__struct_fields__:
+            if name not in _AT_ONCE and getattr(old, name) != getattr(new, name):
                 log.warning("server.%s: takes effect at the next start", name)
         if old_config.ledger != config.ledger:
             log.warning("ledger: takes effect at the next start")
@@ -203,11 +200,7 @@ async def running_gateway(
     """
     clock = asyncio.get_running_loop().time
     watches = Watches()
-
-    def write_limit_s() -> float:
-        return active.config.server.blocked_write_s
-
-    servicer = HealthService(watches, write_limit_s)
+    servicer = HealthService(watches, config.server.blocked_write_s)
 
     async def update_health() -> None:
         servicer.publish(parts.scheduler.fleet.serves)
@@ -220,7 +213,7 @@ async def running_gateway(
     async with (
         upstream_session() as upstream,
         telemetry(config.telemetry, clock) as observing,
-        health_port(servicer, config.server.health_listen) as health_address,
+        health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
         certificates = (
@@ -244,14 +237,16 @@ async def running_gateway(
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         try:
             await update_health()
+            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(active, KeyLimits(parts.scheduler))
+                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                OpenRpcs(lambda: active.config.limits, in_progress),
             ]
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
                 interceptors.insert(0, observer)
             server = grpc_server(server_options(config), interceptors)
-            reflecting = ReflectionService(watches, write_limit_s)
+            reflecting = ReflectionService(watches, config.server.blocked_write_s)
             inference = InferenceService(active, parts.pipeline, parts.scheduler, deliveries)
             usage = UsageService(active, parts.scheduler, accounting, watches)
             admin = AdminService(active, parts.scheduler, accounting, reload_file)

@@ -17,9 +17,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from gateway.config.gateway import GatewayConfig
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.listening.grpc_server import grpc_server
-from gateway.doors.grpc.listening.port import bind
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
+from gateway.doors.grpc.listening.port import bind, server_options
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.rpc_context import BoundedWriter, Context, rpc_errors
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
@@ -29,6 +32,9 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 PROCESS = "moegate.process"
 
+MAX_PROBES = 256
+"""Most connections to the port for health checks."""
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -37,7 +43,7 @@ UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Status by service name. `begin_drain` sets every status to NOT_SERVING for good."""
 
-    def __init__(self, watches: Watches, write_limit_s: Callable[[], float]) -> None:
+    def __init__(self, watches: Watches, write_limit_s: float) -> None:
         """`write_limit_s`: how long one write to a watcher may block."""
         self._watches = watches
         self._write_limit_s = write_limit_s
@@ -69,7 +75,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """Streams the status of a service, now and at each change. A drain ends it."""
         async with rpc_errors(context), self._watches.open():
-            writer = BoundedWriter(context, self._write_limit_s())
+            writer = BoundedWriter(context, self._write_limit_s)
             last: int | None = None
             while True:
                 changed = self._changed
@@ -89,7 +95,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 class ReflectionService(reflection_pb2_grpc.ServerReflectionServicer):  # type: ignore[misc]
     """Server reflection with bounded writes, which a drain ends."""
 
-    def __init__(self, watches: Watches, write_limit_s: Callable[[], float]) -> None:
+    def __init__(self, watches: Watches, write_limit_s: float) -> None:
         """`write_limit_s`: how long one write may block."""
         names = (INFERENCE, USAGE, ADMIN, HEALTH, reflection.SERVICE_NAME)
         self._reflection = reflection.aio.ReflectionServicer(names)
@@ -103,21 +109,28 @@ class ReflectionService(reflection_pb2_grpc.ServerReflectionServicer):  # type: 
     ) -> None:
         """Answers questions about the services."""
         async with rpc_errors(context), self._watches.open():
-            writer = BoundedWriter(context, self._write_limit_s())
+            writer = BoundedWriter(context, self._write_limit_s)
             async for answer in self._reflection.ServerReflectionInfo(requests, context):
                 await writer.write(answer)
 
 
 @contextlib.asynccontextmanager
-async def health_port(servicer: HealthService, listen: str | None) -> AsyncIterator[str | None]:
-    """Serves the health service alone, without TLS, until the context exits.
+async def health_port(
+    servicer: HealthService, config: GatewayConfig, refused: Callable[[str], None]
+) -> AsyncIterator[str | None]:
+    """Serves the health service alone, without TLS, until the context exits. It has the bounds of
+    the other port; `refused` receives the reason of every RPC that is one too many.
 
-    Yields the bound address; yields None if `listen` is None. Raises OSError if it cannot bind.
+    Yields the bound address; yields None if `server.health_listen` is absent. Raises OSError if it
+    cannot bind.
     """
+    listen = config.server.health_listen
     if listen is None:
         yield None
         return
-    server = grpc_server((("grpc.so_reuseport", 0),))
+    in_progress = RpcsInProgress(lambda: config.limits, refused)
+    open_rpcs = OpenRpcs(lambda: config.limits, in_progress)
+    server = grpc_server(server_options(config, MAX_PROBES), (open_rpcs,))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = bind(server, listen, None, field="server.health_listen")
     await server.start()
