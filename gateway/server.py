@@ -238,8 +238,9 @@ async def running_gateway(
         try:
             await update_health()
             in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
+            key_limits = KeyLimits(parts.scheduler, clock, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                KeyCheck(active, key_limits, in_progress),
                 OpenRpcs(lambda: active.config.limits, in_progress),
             ]
             if observing.is_on:
