@@ -27,6 +27,7 @@ from gateway.pipeline.hedge import hedged
 from gateway.pipeline.observer import Observe, unobserved
 from gateway.pipeline.settings import PipelineSettings
 from gateway.pipeline.upstreams import Upstreams
+from gateway.upstream.deviation_log import DeviationLog
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
 from scheduler.decisions import Decision
 from scheduler.port import (
@@ -79,6 +80,7 @@ class Pipeline:
             clock=clock,
             on_refused=upstreams.notify_refused,
             on_silent=upstreams.notify_silent,
+            deviations=DeviationLog(clock),
         )
         self._active: set[ActiveRequest] = set()
         self._wake = asyncio.Event()
