@@ -26,6 +26,7 @@ from gateway.pipeline.continuation import continuation, may_be_continued
 from gateway.pipeline.hedge import hedged
 from gateway.pipeline.observer import Observe, unobserved
 from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.terms import time_left_s
 from gateway.pipeline.upstreams import Upstreams
 from gateway.upstream.deviation_log import DeviationLog
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
@@ -103,6 +104,10 @@ class Pipeline:
             bounds.append(caller.max_output_tokens)
         most = max(1, min(bounds) // max(1, choices))
         return min([self.settings.default_max_output_tokens, most, *contexts])
+
+    def deadline_s(self, call: GenerateCall) -> float:
+        """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
+        return self._clock() + time_left_s(call, self.settings)
 
     async def quote(self, call: GenerateCall) -> Decision:
         """Returns the decision that the scheduler would make now. Starts nothing. Raises
