@@ -16,7 +16,7 @@ GENERATION = Path("moegate/v1/generation.proto")
 
 def breaking(protos: Path) -> subprocess.CompletedProcess[str]:
     """Compares protos with those of the last release; without a network."""
-    command = [BUF, "breaking", "--against", ROOT / "protos" / "released.binpb"]
+    command: list[str | Path] = [BUF, "breaking", "--against", ROOT / "protos" / "released.binpb"]
     return subprocess.run(command, cwd=protos, capture_output=True, text=True, timeout=60)
 
 
