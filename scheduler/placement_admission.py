@@ -8,13 +8,16 @@ Jacobson, SIGCOMM 1988). Room and policy are not considered here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
 from scheduler.limits.breaker import Breaker, BreakerLimits, BreakerPhase
 from scheduler.limits.rate_limit import RateLimiter
 from scheduler.placement_state import Placement
 
+LONGEST_OWN_PAUSE_S = 30.0
+"""Longest pause that a self-hosted server may ask for: a server that is wrong about this would
+otherwise stand idle."""
 SLOTS_CUT = 0.7
 """A "busy" answer cuts the slots to this share of those in use."""
 
@@ -63,7 +66,12 @@ class PlacementAdmission:
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
-        self._limits = limits
+        self._limits = limits or BreakerLimits()
+        self._own_limits = replace(
+            self._limits,
+            longest_stated_pause_s=LONGEST_OWN_PAUSE_S,
+            trial_after_stated_pause=True,
+        )
         self._admission: dict[str, _PlacementLimits] = {}
         self._rates = RateLimiter()
         for facts in placements:
@@ -72,7 +80,7 @@ class PlacementAdmission:
     def add(self, facts: Placement) -> None:
         """Adds a placement without history. An entry of the same name is replaced."""
         self.remove(facts.name)
-        entry = _PlacementLimits(facts, Breaker(self._limits), float(facts.max_running))
+        entry = _PlacementLimits(facts, self._breaker(facts), float(facts.max_running))
         self._admission[facts.name] = entry
 
     def remove(self, name: str) -> None:
@@ -91,7 +99,11 @@ class PlacementAdmission:
         """Gives the placement a new breaker, because another server is behind the name. The learnt
         limits of a remote's account stay."""
         self.change(facts)
-        self._admission[facts.name].breaker = Breaker(self._limits)
+        self._admission[facts.name].breaker = self._breaker(facts)
+
+    def _breaker(self, facts: Placement) -> Breaker:
+        own = facts.kind is PlacementKind.SELF_HOSTED
+        return Breaker(self._own_limits if own else self._limits)
 
     def broken(self, name: str, now: float) -> bool:
         """Whether waiting for the placement is of no use now: its breaker is open."""

@@ -61,6 +61,15 @@ def same_failure_domain(facts: Mapping[str, Placement], name: str) -> frozenset[
     return frozenset(p.name for p in facts.values() if p.failure_domain == domain)
 
 
+def shown(placement: PlacementSnapshot, admission: AdmissionReport) -> PlacementSnapshot:
+    """The placement as operators see it: one that gets no requests now is not in service, although
+    its server answers the probes."""
+    if not placement.serving or admission.phase not in _CLOSED_TO_ALL:
+        return placement
+    reason = f"{admission.phase.value}: {admission.reason}"
+    return replace(placement, serving=False, reason=reason)
+
+
 def fleet_figures(
     core: Scheduler, throughput: Throughput, targets: Targets, *, now: float, now_unix_s: float
 ) -> FleetFigures:
@@ -68,12 +77,15 @@ def fleet_figures(
     monotonic seconds. `now_unix_s`: Unix seconds."""
     snapshot = without_free_places(core.snapshot(now), targets)
     names = [placement.name for placement in snapshot.placements]
+    reports = {name: core.admission_report(name, now) for name in names}
+    placements = tuple(shown(each, reports[each.name]) for each in snapshot.placements)
+    snapshot = replace(snapshot, placements=placements)
     rates = {
         name: throughput.tokens_per_s(name, now_s=now, now_unix_s=now_unix_s) for name in names
     }
     return FleetFigures(
         snapshot=snapshot,
         output_tokens_per_s={name: rate for name, rate in rates.items() if rate is not None},
-        breaker_phases={name: core.admission_report(name, now).phase for name in names},
+        breaker_phases={name: report.phase for name, report in reports.items()},
         overflowed_requests=throughput.overflowed_requests,
     )
