@@ -39,8 +39,10 @@ from gateway.doors.grpc.listening.health import (
 )
 from gateway.doors.grpc.listening.key_check import KeyCheck
 from gateway.doors.grpc.listening.key_limits import KeyLimits
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
@@ -58,6 +60,9 @@ from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "probe_interval_s"})
+"""Fields of `server` that a reload puts into force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +118,8 @@ class RunningGateway:
         prepared = prepare(config, base_dir)
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
-        for name in (
-            "listen",
-            "health_listen",
-            "keepalive_s",
-            "max_connection_age_s",
-            "longest_hold_s",
-            "reflection",
-        ):
-            if getattr(old, name) != getattr(new, name):
+        for name in new.__struct_fields__:
+            if name not in _AT_ONCE and getattr(old, name) != getattr(new, name):
                 log.warning("server.%s: takes effect at the next start", name)
         if old_config.ledger != config.ledger:
             log.warning("ledger: takes effect at the next start")
@@ -193,7 +191,7 @@ async def running_gateway(
     async with (
         upstream_session() as upstream,
         telemetry(config.telemetry, clock) as observing,
-        health_port(servicer, config.server.health_listen) as health_address,
+        health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
         certificates = (
@@ -216,8 +214,10 @@ async def running_gateway(
         active = ActiveConfiguration(prepared, parts, accounting)
         try:
             await update_health()
+            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(active, KeyLimits(parts.scheduler))
+                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                OpenRpcs(lambda: active.config.limits, in_progress),
             ]
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)

@@ -64,6 +64,14 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     key_message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 4 * 1024 * 1024
     """Largest request of a key that sets no `message_bytes` of its own, never above
     `limits.message_bytes`. Give keys that send images a larger limit of their own."""
+    metadata_bytes: Annotated[int, Meta(ge=1024, le=32_768)] = 16_384
+    """Most bytes of metadata of one RPC: names, values, and 32 for each field, as HTTP/2 counts."""
+    rpcs: Count = 8192
+    """Most RPCs in progress, those that wait in a queue included."""
+    tenant_rpcs: Count = 4096
+    """Most RPCs in progress of one tenant."""
+    keyless_rpcs: Count = 1024
+    """Most RPCs in progress that need no key: health watches and reflection."""
     elements: ElementLimitsConfig = ElementLimitsConfig()
     """Bounds on what one request message may hold."""
     default_max_output_tokens: Count = 4096

@@ -48,6 +48,21 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     """Age at which a connection takes no new calls, so that clients spread over new gateways."""
     max_connection_age_grace_s: Seconds = 3600.0
     """How long the streams of such a connection may go on."""
+    max_connection_idle_s: Seconds = 300.0
+    """How long a connection without RPCs stays open. Clients connect again by themselves."""
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    """Most connections to `listen`; further ones are closed at once. Fewer if the process may not
+    open so many files."""
+    max_streams_per_connection: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    """Most RPCs at once of one connection. Clients know it and let further ones wait."""
+    handshake_timeout_s: Seconds = 10.0
+    """How long a new connection may take for TLS and the first HTTP/2 frames."""
+    client_ping_interval_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """Shortest time between two pings of a client that no answer separates: its keepalive should be
+    longer. A ping before that is a strike."""
+    client_ping_strikes: Annotated[int, Meta(ge=1, le=1000)] = 10
+    """Strikes after which the connection is closed. Each message that is sent to the client resets
+    them."""
     probe_interval_s: Seconds = 1.0
     """Time between two reads of the metrics of an engine."""
     longest_hold_s: Annotated[float, Meta(ge=0, le=1)] = 0.05

@@ -88,6 +88,11 @@ class Telemetry:
         if self.instruments is not None:
             self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code)
 
+    def rpc_refused(self, reason: str) -> None:
+        """Counts an RPC that was refused because too many were in progress."""
+        if self.instruments is not None:
+            self.instruments.add(semconv.RPC_REFUSALS, 1, reason)
+
     def _call_ended(
         self, observed: RequestTelemetry, code: str, detail: str, duration_s: float
     ) -> None:

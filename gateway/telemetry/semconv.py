@@ -211,6 +211,12 @@ REFUSALS = counter(
     (REQUEST_MODEL, SLO_CLASS, REFUSAL_REASON),
     "Requests that were refused, by reason.",
 )
+RPC_REFUSALS = counter(
+    "moegate.rpc.refusals",
+    "{rpc}",
+    (REFUSAL_REASON,),
+    "RPCs that were refused before their request was read, because too many were in progress.",
+)
 COST_KIND = "moegate.cost.kind"
 COST_USD = counter(
     "moegate.cost.usd",
@@ -235,7 +241,7 @@ HISTOGRAMS = (
     *(RPC_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC, TOKEN_USAGE),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, COST_USD, UNPRICED)
+COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(

@@ -143,6 +143,12 @@ def too_large(size: str, max_bytes: int) -> RpcError:
     return invalid([("request", text)], "MESSAGE_TOO_LARGE")
 
 
+def metadata_too_large(size_bytes: int, max_bytes: int) -> RpcError:
+    """INVALID_ARGUMENT: the metadata of the RPC is larger than any may be."""
+    text = f"{size_bytes} bytes: at most {max_bytes}, limits.metadata_bytes: send less of it"
+    return invalid([("metadata", text)], "METADATA_TOO_LARGE")
+
+
 def unauthenticated(message: str) -> RpcError:
     """UNAUTHENTICATED: the key is missing or unknown."""
     return RpcError(grpc.StatusCode.UNAUTHENTICATED, message, _info("UNAUTHENTICATED"))

@@ -9,12 +9,15 @@ repair a vLLM server.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from gateway.config.gateway import GatewayConfig
 from gateway.doors.grpc.listening.grpc_server import grpc_server
-from gateway.doors.grpc.listening.port import bind
+from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
+from gateway.doors.grpc.listening.port import bind, server_options
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -22,6 +25,9 @@ USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 PROCESS = "moegate.process"
+
+MAX_PROBES = 256
+"""Most connections to the port for health checks."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -37,16 +43,21 @@ async def publish_health(servicer: health.aio.HealthServicer, serves: bool) -> N
 
 @contextlib.asynccontextmanager
 async def health_port(
-    servicer: health.aio.HealthServicer, listen: str | None
+    servicer: health.aio.HealthServicer, config: GatewayConfig, refused: Callable[[str], None]
 ) -> AsyncIterator[str | None]:
-    """Serves the health service alone, without TLS, until the context exits.
+    """Serves the health service alone, without TLS, until the context exits. It has the bounds of
+    the other port; `refused` receives the reason of every RPC that is one too many.
 
-    Yields the bound address; yields None if `listen` is None. Raises OSError if it cannot bind.
+    Yields the bound address; yields None if `server.health_listen` is absent. Raises OSError if it
+    cannot bind.
     """
+    listen = config.server.health_listen
     if listen is None:
         yield None
         return
-    server = grpc_server((("grpc.so_reuseport", 0),))
+    in_progress = RpcsInProgress(lambda: config.limits, refused)
+    open_rpcs = OpenRpcs(lambda: config.limits, in_progress)
+    server = grpc_server(server_options(config, MAX_PROBES), (open_rpcs,))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = bind(server, listen, None, field="server.health_listen")
     await server.start()

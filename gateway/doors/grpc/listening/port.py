@@ -12,19 +12,29 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
 from gateway.config.resolve.tls_files import check_server_tls
 from gateway.config.server import TlsConfig
+from gateway.doors.grpc.listening.open_files import connections_that_fit
 
 log = logging.getLogger(__name__)
 
 RENEW_S = 30.0
 """Seconds between two checks of the TLS files for changes."""
-PING_INTERVAL_MS = 10_000
-"""Minimum interval between client pings without data. gRPC's default of 5 minutes would close
-connections of clients that use keepalive to pass load balancers."""
+MAX_METADATA_BYTES = 65_536
+"""Bound of grpc core on metadata. Above `limits.metadata_bytes`, so that the gateway itself
+refuses: core answers RESOURCE_EXHAUSTED, which clients send again."""
+MAX_PENDING_RPCS = 1_000_000
+MAX_PENDING_S = 3600
+"""Bounds of the queue in grpc core, which cancels without a trace. They are out of reach:
+`RpcsInProgress` refuses instead."""
 
 
-def server_options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
-    """Channel arguments of the server. gRPC silently ignores an unknown argument name."""
+def server_options(
+    config: GatewayConfig, max_connections: int | None = None
+) -> tuple[tuple[str, int], ...]:
+    """Channel arguments of a server. gRPC silently ignores an unknown argument name.
+    `max_connections`: None means the configured bound."""
     server = config.server
+    if max_connections is None:
+        max_connections = connections_that_fit(server.max_connections)
     return (
         # Messages stay compressed until the key is known: `parse_message` inflates them.
         ("grpc.per_message_decompression", 0),
@@ -32,16 +42,30 @@ def server_options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", -1),
         # With so_reuseport, two gateways on one port would silently share its connections.
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", round(server.keepalive_s * 1000)),
-        ("grpc.keepalive_timeout_ms", round(server.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_time_ms", _ms(server.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", _ms(server.keepalive_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
-        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(server.client_ping_interval_s)),
+        ("grpc.http2.max_ping_strikes", server.client_ping_strikes),
+        ("grpc.max_concurrent_streams", server.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", _ms(server.handshake_timeout_s)),
+        # Equal limits, as core refuses some of the requests between the two at random.
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.server.max_pending_requests", MAX_PENDING_RPCS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_RPCS),
+        ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_S),
+        ("grpc.max_connection_idle_ms", _ms(server.max_connection_idle_s)),
         # Clients reconnect through the load balancer, so new pods receive their share. Running
         # streams keep their connection until they end.
-        ("grpc.max_connection_age_ms", round(server.max_connection_age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(server.max_connection_age_grace_s * 1000)),
+        ("grpc.max_connection_age_ms", _ms(server.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _ms(server.max_connection_age_grace_s)),
     )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 class Certificates:

@@ -17,6 +17,7 @@ import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
+from gateway.doors.grpc.rpc_context import CURRENT_RPC
 from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT, CallRecord
 
@@ -103,11 +104,10 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         """Records the start of an RPC. Must run in the task that executes the RPC."""
         record = CallRecord(method, self._clock())
         if self._tracer is not None:
-            carrier = {
-                name: value
-                for name, value in context.invocation_metadata() or ()
-                if isinstance(value, str)
-            }
+            # gRPC decodes the metadata anew on every call: take what the key check has.
+            known = CURRENT_RPC.get(None)
+            metadata = (context.invocation_metadata() or ()) if known is None else known.metadata
+            carrier = {name: value for name, value in metadata if isinstance(value, str)}
             parent = propagate.extract(carrier)
             record.span = span = self._tracer.start_span(method, parent, kind=SpanKind.SERVER)
             record.context = trace.set_span_in_context(span, parent)

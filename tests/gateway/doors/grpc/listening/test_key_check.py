@@ -14,7 +14,7 @@ from gateway.config.gateway import KeyConfig
 from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.doors.grpc import parsing
-from gateway.doors.grpc.listening import key_check
+from gateway.doors.grpc.listening import request_bounds
 from moegate.v1 import admin_pb2, generation_pb2, inference_pb2, usage_pb2
 from tests import serving
 from tests.serving import METADATA, Serving
@@ -77,7 +77,7 @@ async def test_no_method_reads_a_request_without_a_known_key(
         raise AssertionError("a request was read before its key was known")
 
     monkeypatch.setattr(parsing, "inflated", must_not)
-    monkeypatch.setattr(key_check, "parse_message", must_not)
+    monkeypatch.setattr(request_bounds, "parse_message", must_not)
     for raw in (b"", b"\xff" * 1000, gzip.compress(bytes(1 << 20))):
         error = await answer(gateway, method, raw, metadata, streamed=streamed)
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.config.limits import KeyLimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
-from gateway.doors.grpc.listening import key_check
+from gateway.doors.grpc.listening import request_bounds
 from gateway.doors.grpc.listening.key_limits import GENERATIONS
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
@@ -104,7 +104,7 @@ async def test_a_key_at_its_rate_makes_the_gateway_read_nothing(
     async def must_not(*_: object) -> object:
         raise AssertionError("a request was read although its key is at its rate")
 
-    monkeypatch.setattr(key_check, "parse_message", must_not)
+    monkeypatch.setattr(request_bounds, "parse_message", must_not)
     for method, streamed in METHODS:
         error = await error_of(gateway, method, b"", FEW, streamed=streamed)
         assert is_limit(error, "requests_per_minute")

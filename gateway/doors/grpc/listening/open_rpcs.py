@@ -1,0 +1,45 @@
+"""Server interceptor: bounds the RPCs that need no key, which are health checks and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from gateway.config.limits import LimitsConfig
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.request_bounds import Continuation, Handler, bounded, refusing
+from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
+
+OURS = "/moegate."
+"""Prefix of the methods that need a key."""
+
+
+class OpenRpcs(grpc.aio.ServerInterceptor):
+    """Bounds how many RPCs without a key are in progress, and what each may send."""
+
+    def __init__(self, limits: Callable[[], LimitsConfig], in_progress: RpcsInProgress) -> None:
+        """`limits`: those in force."""
+        self._limits = limits
+        self._in_progress = in_progress
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Returns the handler of the method, or one that refuses. Handlers are made once."""
+        method = handler_call_details.method
+        if method.startswith(OURS):
+            return await continuation(handler_call_details)
+        handler = self._handlers.get(method)
+        if handler is None:
+            found = await continuation(handler_call_details)
+            if found is None:
+                return None
+            handler = self._handlers[method] = bounded(found, self._limits, needs_key=False)
+        try:
+            self._in_progress.check_server()
+            self._in_progress.begin(None)
+        except errors.RpcError as error:
+            return refusing(error)
+        return handler

@@ -1,0 +1,72 @@
+"""Counts the RPCs in progress, and refuses those that are too many.
+
+grpc core has a queue of its own in front of the gateway and cancels what is too much for it, in no
+log and no metric. `port.py` raises its limits out of the way, and these bounds take its place: of
+the server, of each tenant, and of the RPCs that need no key. They are read for each RPC, so that a
+reload holds at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable
+
+from gateway.config.limits import LimitsConfig
+from gateway.doors.grpc import errors
+
+RETRY_S = (0.5, 1.5)
+"""Bounds of the time after which a refused RPC may come again. It is random, so that a burst does
+not come again as one."""
+SERVER, TENANT, KEYLESS = "SERVER_RPCS", "TENANT_RPCS", "KEYLESS_RPCS"
+"""Reasons of refusals."""
+
+
+class RpcsInProgress:
+    """The counts. `limits`: those in force. `refused` receives the reason of every refusal."""
+
+    def __init__(self, limits: Callable[[], LimitsConfig], refused: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._refused = refused
+        self._all = 0
+        self._by_tenant: dict[str | None, int] = {}
+
+    @property
+    def total(self) -> int:
+        """RPCs in progress."""
+        return self._all
+
+    def check_server(self) -> None:
+        """Raises RpcError (RESOURCE_EXHAUSTED) if the server has as many RPCs as it may."""
+        most = self._limits().rpcs
+        if self._all >= most:
+            raise self._refusal(SERVER, f"{most} RPCs are in progress here: limits.rpcs")
+
+    def begin(self, tenant: str | None) -> None:
+        """Counts an RPC until the current task ends. `tenant`: None if the RPC needs no key.
+
+        Raises RpcError (RESOURCE_EXHAUSTED), and then counts nothing.
+        """
+        count = self._by_tenant.get(tenant, 0)
+        if tenant is None and count >= (most := self._limits().keyless_rpcs):
+            text = f"{most} RPCs without a key are in progress here: limits.keyless_rpcs"
+            raise self._refusal(KEYLESS, text)
+        if tenant is not None and count >= (most := self._limits().tenant_rpcs):
+            text = f"{most} RPCs of tenant {tenant} are in progress here: limits.tenant_rpcs"
+            raise self._refusal(TENANT, text)
+        task = asyncio.current_task()
+        assert task is not None
+        self._all += 1
+        self._by_tenant[tenant] = count + 1
+        task.add_done_callback(functools.partial(self._end, tenant))
+
+    def _end(self, tenant: str | None, _: asyncio.Task[object]) -> None:
+        self._all -= 1
+        left = self._by_tenant.pop(tenant) - 1
+        if left:
+            self._by_tenant[tenant] = left
+
+    def _refusal(self, reason: str, text: str) -> errors.RpcError:
+        self._refused(reason)
+        return errors.exhausted(text, reason, random.uniform(*RETRY_S))
