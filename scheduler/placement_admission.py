@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
 from scheduler.limits.breaker import Breaker, BreakerLimits, BreakerPhase
-from scheduler.limits.rate_limit import RateLimiter
+from scheduler.limits.send_window import SendWindow
 from scheduler.placement_state import Placement
 
 LONGEST_OWN_PAUSE_S = 30.0
@@ -55,6 +55,7 @@ class _PlacementLimits:
     facts: Placement
     breaker: Breaker
     slots: float
+    window: SendWindow = field(default_factory=SendWindow)
     cut_s: float = float("-inf")
     running: dict[str, _Attempt] = field(default_factory=dict)
 
@@ -67,13 +68,8 @@ class PlacementAdmission:
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
         self._limits = limits or BreakerLimits()
-        self._own_limits = replace(
-            self._limits,
-            longest_stated_pause_s=LONGEST_OWN_PAUSE_S,
-            trial_after_stated_pause=True,
-        )
+        self._own_limits = replace(self._limits, longest_stated_pause_s=LONGEST_OWN_PAUSE_S)
         self._admission: dict[str, _PlacementLimits] = {}
-        self._rates = RateLimiter()
         for facts in placements:
             self.add(facts)
 
@@ -86,7 +82,6 @@ class PlacementAdmission:
     def remove(self, name: str) -> None:
         """Removes a placement, if it is there, and its running attempts."""
         self._admission.pop(name, None)
-        self._rates.forget(name)
 
     def change(self, facts: Placement) -> None:
         """Applies changed facts. Learnt limits of the placement stay, within the new bounds."""
@@ -132,13 +127,13 @@ class PlacementAdmission:
             return True
         if len(entry.running) >= int(entry.slots):
             return False
-        return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
+        return entry.window.refusal(facts.send_limits, _tokens(request), now) is None
 
     def opens_s(self, name: str, request: Request, now: float) -> float | None:
         """When the placement's rate limits will admit the request, if nothing else is sent there;
         None if they admit it now, or never will."""
-        limits = self._admission[name].facts.send_limits
-        refusal = self._rates.refusal(name, limits, _tokens(request), now)
+        entry = self._admission[name]
+        refusal = entry.window.refusal(entry.facts.send_limits, _tokens(request), now)
         if refusal is None or refusal.retry_after_s is None:
             return None
         return now + refusal.retry_after_s
@@ -150,9 +145,10 @@ class PlacementAdmission:
         entry.breaker.count_start(request.request_id, now)
         entry.running[request.request_id] = _Attempt(now, tokens, entry.breaker)
         if entry.facts.kind is PlacementKind.REMOTE:
-            refusal = self._rates.admit(name, entry.facts.send_limits, tokens, now)
+            refusal = entry.window.refusal(entry.facts.send_limits, tokens, now)
             if refusal is not None:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
+            entry.window.take(tokens, now)
 
     def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """Records the end of an attempt. `end`: None if the client cancelled."""
@@ -170,7 +166,7 @@ class PlacementAdmission:
             if end.output_tokens is not None:
                 used = (end.prompt_tokens or 0) + end.output_tokens
         if entry.facts.kind is PlacementKind.REMOTE:
-            self._rates.settle(name, reserved, used, now)
+            entry.window.settle(started_s, reserved, used, now)
             if fault is Fault.BUSY and started_s >= entry.cut_s:
                 entry.slots = max(1.0, SLOTS_CUT * in_use)
                 entry.cut_s = now

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from scheduler.core import Scheduler
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
+from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.throughput import Throughput
+from scheduler.placement_admission import AdmissionReport
 from scheduler.placement_state import Placement
 from scheduler.port import FleetFigures
-from scheduler.snapshot import without_free_places
+from scheduler.snapshot import PlacementSnapshot, without_free_places
 
 Targets = Mapping[str, tuple[str, str]]
 """Address and upstream model, keyed by each placement that has a server."""
 _NOWHERE = ("", "")
+_CLOSED_TO_ALL = (BreakerPhase.PAUSED, BreakerPhase.OPEN)
 
 
 def view_of(core: Scheduler, targets: Targets) -> FleetView:
@@ -66,7 +70,7 @@ def shown(placement: PlacementSnapshot, admission: AdmissionReport) -> Placement
     its server answers the probes."""
     if not placement.serving or admission.phase not in _CLOSED_TO_ALL:
         return placement
-    reason = f"{admission.phase.value}: {admission.reason}"
+    reason = ": ".join(filter(None, (admission.phase.value, admission.reason)))
     return replace(placement, serving=False, reason=reason)
 
 

@@ -36,9 +36,8 @@ class BreakerLimits:
     is twice as long as the one before, from `first_open_s` (`account_open_s` for a refused key) to
     `longest_open_s`. Pauses grow in the same way from `first_pause_s` to `longest_pause_s`, unless
     the placement states their length.
-    After `pauses_before_trial` pauses in a row the next request is a trial. A pause whose length
-    the placement states is at most `longest_stated_pause_s` long; `trial_after_stated_pause`:
-    whether the next request is a trial then, too.
+    After `pauses_before_trial` pauses in a row the next request is a trial. A placement that
+    asks for a longer pause than `longest_stated_pause_s` gets this one, and then a trial.
     """
 
     outcomes: int = 20
@@ -52,7 +51,6 @@ class BreakerLimits:
     longest_pause_s: float = 30.0
     pauses_before_trial: int = 2
     longest_stated_pause_s: float = 3600.0
-    trial_after_stated_pause: bool = False
 
 
 _FAILURES = (Fault.PLACEMENT, Fault.ACCOUNT)
@@ -176,9 +174,9 @@ class Breaker:
         if fresh:
             self._pauses += 1
             self._broken = False
-            stated = retry_after_s is not None and limits.trial_after_stated_pause
             many = self._pauses >= limits.pauses_before_trial
-            self._trial_due = self._trial_due or many or stated
+            cut = retry_after_s is not None and retry_after_s > limits.longest_stated_pause_s
+            self._trial_due = self._trial_due or many or cut
         length_s = retry_after_s
         if length_s is None:
             length_s = limits.first_pause_s * 2.0 ** min(self._pauses - 1, 16) if fresh else 0.0

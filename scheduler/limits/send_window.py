@@ -1,8 +1,8 @@
 """Requests and tokens per minute that one remote accepts, as a sliding window.
 
-Never more than the limit is sent in any 60 seconds. A token bucket would let twice the limit pass in
-its first minute, and providers refuse that. Starts are counted in slots of half a second, each kept
-until its end is a minute old; so the window is at most half a second too long, and its size does not
+Never more than the limit is sent in any 60 seconds. A token bucket would let twice the limit pass
+in its first minute, and providers refuse that. Requests that are sent within half a second share a
+slot, which is kept until the last of them is a minute old: so the size of the window does not
 depend on the traffic.
 """
 
@@ -17,10 +17,12 @@ SLOT_S = 0.5
 
 
 class _Slot:
-    __slots__ = ("ends_s", "requests", "tokens")
+    """Requests sent from `first_s` to `last_s`."""
 
-    def __init__(self, ends_s: float) -> None:
-        self.ends_s = ends_s
+    __slots__ = ("first_s", "last_s", "requests", "tokens")
+
+    def __init__(self, first_s: float) -> None:
+        self.first_s = self.last_s = first_s
         self.requests = 0
         self.tokens = 0
 
@@ -54,10 +56,10 @@ class SendWindow:
     def take(self, tokens: int, now: float) -> None:
         """Counts a request that is sent now, with its tokens at most."""
         self._expire(now)
-        ends_s = (math.floor(now / SLOT_S) + 1) * SLOT_S
-        if not self._slots or self._slots[-1].ends_s < ends_s:
-            self._slots.append(_Slot(ends_s))
+        if not self._slots or self._slots[-1].first_s + SLOT_S <= now:
+            self._slots.append(_Slot(now))
         slot = self._slots[-1]
+        slot.last_s = now
         slot.requests += 1
         slot.tokens += tokens
         self._requests += 1
@@ -67,13 +69,13 @@ class SendWindow:
         """Counts the tokens that a request sent at `sent_s` used, in place of those reserved."""
         self._expire(now)
         for slot in reversed(self._slots):
-            if slot.ends_s - SLOT_S <= sent_s < slot.ends_s:
+            if slot.first_s <= sent_s <= slot.last_s:
                 slot.tokens += used - reserved
                 self._tokens += used - reserved
                 return
 
     def _expire(self, now: float) -> None:
-        while self._slots and self._slots[0].ends_s + MINUTE_S <= now:
+        while self._slots and self._slots[0].last_s + MINUTE_S <= now:
             slot = self._slots.popleft()
             self._requests -= slot.requests
             self._tokens -= slot.tokens
@@ -89,5 +91,5 @@ class SendWindow:
         for slot in self._slots:
             excess -= slot.tokens if by_tokens else slot.requests
             if excess <= 0:
-                return slot.ends_s + MINUTE_S - now
+                return slot.last_s + MINUTE_S - now
         return MINUTE_S
