@@ -52,9 +52,10 @@ async def chat(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def models(_: web.Request) -> web.Response:
+async def models(request: web.Request) -> web.Response:
     """One model."""
-    return web.json_response({"data": [{"id": MODEL, "max_model_len": 100_000}]})
+    context_tokens = request.app[CONTEXT_TOKENS]
+    return web.json_response({"data": [{"id": MODEL, "max_model_len": context_tokens}]})
 
 
 async def metrics(_: web.Request) -> web.Response:
@@ -62,15 +63,18 @@ async def metrics(_: web.Request) -> web.Response:
     return web.Response(body=METRICS)
 
 
+MAX_BODY_BYTES = 256 * 1024 * 1024
 INTERVAL_S = web.AppKey("interval_s", float)
 MOST_PER_CHUNK = web.AppKey("most_per_chunk", int)
+CONTEXT_TOKENS = web.AppKey("context_tokens", int)
 
 
-async def serve(interval_s: float, most_per_chunk: int) -> None:
+async def serve(interval_s: float, most_per_chunk: int, context_tokens: int) -> None:
     """Serves until killed. `most_per_chunk`: bound on the `stream_interval` of requests."""
-    app = web.Application()
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
     app[INTERVAL_S] = interval_s
     app[MOST_PER_CHUNK] = most_per_chunk
+    app[CONTEXT_TOKENS] = context_tokens
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_post("/v1/completions", chat)
     app.router.add_get("/v1/models", models)
@@ -84,4 +88,5 @@ async def serve(interval_s: float, most_per_chunk: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1))
+    most, context = (*sys.argv[2:], *("1", "100000")[len(sys.argv) - 2 :])
+    uvloop.run(serve(float(sys.argv[1]), int(most), int(context)))

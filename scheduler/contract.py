@@ -173,6 +173,7 @@ class Request:
         token_blocks: hashes of blocks of token ids, one entry per block size of the model's
             engines.
         whole_answer: the client receives no output before the answer is complete.
+        charge_limit_nano_usd: most that all of its attempts may be charged; None: no limit.
     """
 
     request_id: str
@@ -197,6 +198,7 @@ class Request:
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
     whole_answer: bool = False
+    charge_limit_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,10 @@ def _chat_bound(chat: Chat) -> int:
         tokens += TOOL_TOKENS + len(chat.json_schema.schema_json.encode())
     for message in chat.messages:
         tokens += MESSAGE_TOKENS + len(message.name.encode()) + len(message.reasoning_text.encode())
+        tokens += sum(len(each.data) for each in message.signatures)
         for call in message.tool_calls:
             tokens += MESSAGE_TOKENS + len(call.name.encode()) + len(call.arguments_json.encode())
+            tokens += sum(len(each.data) for each in call.signatures)
         for part in message.parts:
             tokens += IMAGE_BOUND_TOKENS if isinstance(part, Image) else len(part.encode())
     return tokens

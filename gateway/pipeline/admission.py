@@ -10,6 +10,7 @@ from msgspec import structs
 from gateway.auth.authenticator import Caller
 from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
+from gateway.domain.slices import in_slices
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
@@ -60,11 +61,11 @@ class Admission:
         )
         isolated = generation.model in settings.isolated_models
         hints = engine_hints(request, call.trace_headers, isolated=isolated)
-        blocks, block_tokens = await prefix_blocks(
-            generation, hints.cache_salt, request.prompt_tokens
+        blocks, block_tokens = await in_slices(
+            prefix_blocks(generation, hints.cache_salt, request.prompt_tokens)
         )
         sizes = self._port.fleet.token_block_sizes.get(generation.model, ())
-        exact_blocks = await token_blocks(generation, hints.cache_salt, sizes)
+        exact_blocks = await in_slices(token_blocks(generation, hints.cache_salt, sizes))
         if blocks or exact_blocks:  # a short prompt fills none
             request = replace(
                 request,

@@ -20,6 +20,7 @@ from gateway.domain.outcomes import AttemptRecord, PartialOutput
 from gateway.pipeline.active_request import Branch
 from gateway.pipeline.continuation import is_continuable
 from gateway.pipeline.upstreams import Upstream
+from gateway.upstream.deviation_log import DeviationLog
 from scheduler.contract import AttemptOutcome, Fault, PlacementKind, Progress, Start
 from scheduler.port import AttemptEnd, SchedulerPort, Started
 
@@ -47,13 +48,15 @@ _OK = _End(outcome=AttemptOutcome.OK, detail="ok")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
     """Runs attempts. `upstreams`: upstream client per placement. `on_refused`: called when a
-    self-hosted placement refuses the connection. `on_silent`: called when it times out."""
+    self-hosted placement refuses the connection. `on_silent`: called when it times out.
+    `deviations`: log of what answers did not keep to."""
 
     port: SchedulerPort
     upstreams: Mapping[str, Upstream]
     clock: Callable[[], float]
     on_refused: Callable[[str, str], None]
     on_silent: Callable[[str], None]
+    deviations: DeviationLog
 
     async def run(self, branch: Branch, started: Started) -> AsyncGenerator[Chunk, None]:
         """Yields the output of one attempt.
@@ -162,6 +165,9 @@ class Attempts:
                 self.report_progress(branch)
         if chunk.usage is not None:
             branch.usage = chunk.usage
+            branch.missing_choices, branch.deviations = chunk.missing_choices, chunk.deviations
+            if chunk.deviations and branch.start is not None:
+                self.deviations.record(branch.start.placement, chunk.deviations)
         if chunk.model:
             branch.model = chunk.model
         if chunk.response_id:

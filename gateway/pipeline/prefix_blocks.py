@@ -2,18 +2,18 @@
 
 The prompt is serialised so that a longer conversation starts with the bytes of the shorter one:
 tools first, then the messages in order, with images replaced by digests. Each block's hash covers
-all blocks before it, and the first hash covers the cache salt. Hashing yields to the event loop
-between slices, so a long prompt does not block it.
+all blocks before it, and the first hash covers the cache salt. The work is divided into steps, so
+that a long prompt does not hold the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections.abc import Iterator
 from hashlib import blake2b
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.slices import Steps
 from scheduler.prefix.token_blocks import TokenBlocks, chain, root
 
 BLOCK_BYTES = 2048
@@ -21,22 +21,25 @@ BLOCK_BYTES = 2048
 token ids."""
 MAX_BLOCKS = 2048
 """Limit on hashed blocks, 4 MiB of prompt. Later bytes are ignored."""
-SLICE_BLOCKS = 128
-"""Blocks hashed between two yields to the event loop, about 0.3 ms."""
+STEP_BLOCKS = 128
+"""Blocks hashed in one step, about 0.3 ms."""
+STEP_CHARACTERS = 65_536
+"""Characters or token ids that are serialised in one step."""
 MAX_TOKEN_BLOCKS = 16_384
 """Limit on hashed token blocks: 262,144 tokens in blocks of 16."""
 _SEPARATOR = b"\x00"
 
 
-async def prefix_blocks(
+def prefix_blocks(
     generation: Generation, salt: str, prompt_tokens: int
-) -> tuple[tuple[int, ...], int]:
+) -> Steps[tuple[tuple[int, ...], int]]:
     """Returns the hashes of the full blocks, and the mean tokens per block (at least 1)."""
     blocks: list[int] = []
     total_bytes = 0
     pending = bytearray()
     parent: bytes | None = None
     for piece in _pieces(generation):
+        yield
         total_bytes += len(piece)
         if len(blocks) >= MAX_BLOCKS:
             continue
@@ -49,16 +52,16 @@ async def prefix_blocks(
             parent = blake2b(parent + pending[start:end], digest_size=8).digest()
             blocks.append(int.from_bytes(parent, "big"))
             start = end
-            if len(blocks) % SLICE_BLOCKS == 0:
-                await asyncio.sleep(0)
+            if len(blocks) % STEP_BLOCKS == 0:
+                yield
         del pending[:start]
     block_tokens = round(prompt_tokens * BLOCK_BYTES / max(1, total_bytes))
     return tuple(blocks), max(1, block_tokens)
 
 
-async def token_blocks(
+def token_blocks(
     generation: Generation, salt: str, block_sizes: tuple[int, ...]
-) -> tuple[TokenBlocks, ...]:
+) -> Steps[tuple[TokenBlocks, ...]]:
     """Returns the token blocks of a prompt given as token ids, one entry per block size. Other
     prompts have none.
 
@@ -72,10 +75,9 @@ async def token_blocks(
         names: list[int] = []
         parent = root(size, salt)
         end = min(MAX_TOKEN_BLOCKS, (len(prompt) - 1) // size) * size
-        for start in range(0, end, SLICE_BLOCKS * size):
-            if start:
-                await asyncio.sleep(0)
-            names.extend(chain(parent, prompt[start : min(end, start + SLICE_BLOCKS * size)], size))
+        for start in range(0, end, STEP_BLOCKS * size):
+            yield
+            names.extend(chain(parent, prompt[start : min(end, start + STEP_BLOCKS * size)], size))
             parent = names[-1]
         found.append(TokenBlocks(block_tokens=size, names=tuple(names)))
     return tuple(found)
@@ -85,11 +87,21 @@ def _pieces(generation: Generation) -> Iterator[bytes]:
     """Yields the serialised prompt in order."""
     prompt = generation.input
     if isinstance(prompt, tuple):
-        yield array("Q" if max(prompt, default=0) >> 32 else "I", prompt).tobytes()
+        for start in range(0, len(prompt), STEP_CHARACTERS):
+            yield _id_bytes(prompt[start : start + STEP_CHARACTERS])
     elif isinstance(prompt, Chat):
         yield from _chat_pieces(prompt)
     else:
-        yield prompt.encode()
+        yield from _text_pieces(prompt)
+
+
+def _id_bytes(token_ids: tuple[int, ...]) -> bytes:
+    return array("Q" if max(token_ids) >> 32 else "I", token_ids).tobytes()
+
+
+def _text_pieces(text: str) -> Iterator[bytes]:
+    for start in range(0, len(text), STEP_CHARACTERS):
+        yield text[start : start + STEP_CHARACTERS].encode()
 
 
 def _chat_pieces(chat: Chat) -> Iterator[bytes]:
@@ -99,9 +111,13 @@ def _chat_pieces(chat: Chat) -> Iterator[bytes]:
     for message in chat.messages:
         yield _SEPARATOR + message.role.value.encode() + _SEPARATOR
         for part in message.parts:
-            yield _image_digest(part) if isinstance(part, Image) else part.encode()
+            if isinstance(part, Image):
+                yield _image_digest(part)
+            else:
+                yield from _text_pieces(part)
         for call in message.tool_calls:
-            yield _SEPARATOR + f"{call.name}\n{call.arguments_json}".encode()
+            yield _SEPARATOR + f"{call.name}\n".encode()
+            yield from _text_pieces(call.arguments_json)
 
 
 def _image_digest(image: Image) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import grpc
+import msgspec
 import yaml
 from google.rpc import error_details_pb2
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.domain.failures import UpstreamFailure
+from gateway.domain.generation import MAX_SIGNATURE_BYTES
 from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError, unknown_model
 from gateway.doors.grpc.requests import generation_steps
@@ -31,6 +33,7 @@ from gateway.translation.responses import delta_message, usage_message
 from gateway.upstream.features import unsupported
 from gateway.upstream.http.sse import EventTooLarge, SseReader
 from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body
+from gateway.upstream.openai.signatures import fields_of
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 from gateway.upstream.vllm.kv_event_format import BadEvents, EventReader
@@ -157,6 +160,11 @@ EXTRA_FRAMES = (
     b'"finish_reason": "stop"}], "usage": {"prompt_tokens": 5, "completion_tokens": 2, '
     b'"total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}, '
     b'"completion_tokens_details": {"reasoning_tokens": 2}}}',
+    b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "a", "function": '
+    b'{"name": "f"}, "extra_content": {"google": {"thought_signature": "c2ln"}}}], '
+    b'"extra_content": {"google": {"thought_signature": "c2ln"}}}}]}',
+    b'{"choices": [{"index": 0, "delta": {"reasoning_details": [{"type": "reasoning.text", '
+    b'"text": "hm", "index": 0}, {"type": "reasoning.encrypted", "data": "QUJD", "index": 1}]}}]}',
 )
 
 
@@ -203,7 +211,10 @@ def check_usage(usage: Usage) -> None:
 def check_decoder(stream: Payloads) -> None:
     """Only UpstreamFailure, only at the end; what comes before it can be sent to a client."""
     decoder = StreamDecoder(
-        stream.choices, prompt_tokens=lambda: 77, usage_by_choice=stream.usage_by_choice
+        stream.choices,
+        prompt_tokens=lambda: 77,
+        usage_by_choice=stream.usage_by_choice,
+        origin="here",
     )
     finished: set[int] = set()
     output_tokens = 0
@@ -221,6 +232,10 @@ def check_decoder(stream: Payloads) -> None:
             if delta.finish_reason is not None:
                 assert delta.index not in finished, "a choice that ends twice"
                 finished.add(delta.index)
+            signatures = [*delta.signatures, *(s for c in delta.tool_calls for s in c.signatures)]
+            sent_back = msgspec.json.encode(fields_of(each.data for each in signatures))
+            assert len(sent_back) <= 2 * MAX_SIGNATURE_BYTES
+            sent_back.decode()
     try:
         last = decoder.end()
     except UpstreamFailure as failure:
@@ -266,11 +281,11 @@ def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
         check_refusal(error)
         return
     assert answer_bytes(unknown_model(generation.model)) <= METADATA_LIMIT_BYTES
-    bodies = [vllm_body(generation, "up")]
+    bodies = [finish(vllm_body(generation, "up"))]
     if not unsupported(generation, OPENAI_FEATURES):
-        bodies.append(generation_body(generation, "up"))
+        bodies.append(finish(generation_body(generation, "up")))
     if not isinstance(generation.input, tuple):
-        bodies.append(tokenize_body(generation, "up"))
+        bodies.append(finish(tokenize_body(generation, "up")))
     for body in bodies:
         assert json.loads(body, parse_constant=_refused)["model"] == "up"
 

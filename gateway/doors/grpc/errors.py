@@ -6,8 +6,10 @@ turns an `RpcError` into a gRPC status.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 import grpc
@@ -17,6 +19,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.config.remote import TOGETHER
+from gateway.delivery.unread import UnreadOutput
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
 from gateway.domain.outcomes import PartialOutput, RequestRefused
@@ -108,6 +111,30 @@ def from_outcome(error: RequestRefused | PartialOutput | UpstreamFailure) -> Rpc
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
     """Ends the RPC with the error's status. Never returns."""
     await context.abort(error.code, error.message, error.trailing_metadata())
+
+
+async def end_now(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
+    """Ends an RPC whose client may not read. The status is queued behind the unread bytes, and the
+    task of the RPC ends without waiting until it is sent. Never returns."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await abort(context, error)
+    raise asyncio.CancelledError  # gRPC sends no other status after this one
+
+
+def unread(error: UnreadOutput) -> RpcError:
+    """The client has not read its stream: DEADLINE_EXCEEDED, or ABORTED for a blocked write."""
+    if error.limit_s is None:
+        code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed during a write"
+    else:
+        code, message = grpc.StatusCode.ABORTED, f"one write took longer than {error.limit_s:g} s"
+    text = f"the client does not read its stream: {message}"
+    return RpcError(code, text, _info("UNREAD"), pushback_ms=NEVER_RETRY_MS)
+
+
+def shutting_down() -> RpcError:
+    """UNAVAILABLE: the gateway drains. Another gateway can continue the stream at once."""
+    return unavailable("the gateway is shutting down: call again", "SHUTTING_DOWN", 0.0)
 
 
 def invalid(

@@ -8,7 +8,6 @@ the configuration says so.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +25,11 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import Steps
 from gateway.upstream.anthropic.signatures import Thinking, blocks_of
 from gateway.upstream.features import unsupported
 from gateway.upstream.histories import NO_REASONING, reasoning_text
+from gateway.upstream.json_body import Base64Text, encoded
 from gateway.upstream.signatures import data_from
 
 PATH = "/messages"
@@ -67,7 +68,7 @@ def messages_body(
     *,
     origin: str = "",
     history: HistoryConfig = NO_REASONING,
-) -> bytes:
+) -> Steps[bytes]:
     """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back; `history`:
     whether unsigned thinking does.
 
@@ -81,7 +82,7 @@ def messages_body(
     system, turns = _split(chat)
     if system:
         body["system"] = [{"type": "text", "text": text} for text in system]
-    body["messages"] = _messages(turns, origin, history)
+    body["messages"] = yield from _messages(turns, origin, history)
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -112,7 +113,7 @@ def messages_body(
         schema = msgspec.Raw(chat.json_schema.schema_json.encode())
         body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     body["stream"] = True
-    return msgspec.json.encode(body)
+    return (yield from encoded(body, generation))
 
 
 def _unsupported_messages(chat: Chat) -> list[str]:
@@ -125,6 +126,9 @@ def _unsupported_messages(chat: Chat) -> list[str]:
         path = f"chat.messages[{i}]"
         if message.role is Role.SYSTEM:
             fields.append(f"{path}.role")  # instructions stand before the first turn only
+        only_blank = all(map(_is_blank, message.parts)) and not message.tool_calls
+        if only_blank and message.role is not Role.TOOL and not message.signatures:
+            fields.append(f"{path}.parts")
         for call in message.tool_calls:
             if _arguments(call) is None:
                 fields.append(f"{path}.tool_calls")
@@ -143,13 +147,13 @@ def _split(chat: Chat) -> tuple[list[str], tuple[Message, ...]]:
     for i, message in enumerate(chat.messages):
         if message.role is not Role.SYSTEM or any(isinstance(p, Image) for p in message.parts):
             return texts, chat.messages[i:]
-        texts += [part for part in message.parts if isinstance(part, str) and part]
+        texts += [part for part in message.parts if isinstance(part, str) and part.strip()]
     return texts, ()
 
 
 def _messages(
     turns: tuple[Message, ...], origin: str, history: HistoryConfig
-) -> list[dict[str, Any]]:
+) -> Steps[list[dict[str, Any]]]:
     """Turns of user and model in alternation: neighbours of one role become one message, which the
     results of parallel tool calls have to be."""
     messages: list[dict[str, Any]] = []
@@ -160,6 +164,7 @@ def _messages(
             messages[-1]["content"] += blocks
         else:
             messages.append({"role": role, "content": blocks})
+        yield
     return messages
 
 
@@ -169,8 +174,8 @@ def _blocks(turn: Message, origin: str, history: HistoryConfig) -> list[Any]:
         parts += blocks_of(data_from(origin, turn.signatures))
     if not parts and (text := reasoning_text(turn, history)) is not None:
         parts.append(Thinking(thinking=text, signature=""))
-    # An empty text is refused; a turn that holds calls alone may well have one.
-    parts += [_part(part) for part in turn.parts if part]
+    # A blank text is refused; a turn that holds calls alone may well have one.
+    parts += [_part(part) for part in turn.parts if not _is_blank(part)]
     if turn.role is Role.TOOL:
         result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _tool_id(turn.tool_call_id)}
         if parts:
@@ -184,13 +189,21 @@ def _blocks(turn: Message, origin: str, history: HistoryConfig) -> list[Any]:
     return parts
 
 
+def _is_blank(part: str | Image) -> bool:
+    """Whether it is a text without any letter."""
+    return isinstance(part, str) and not part.strip()
+
+
 def _part(part: str | Image) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not part.data:
         return {"type": "image", "source": {"type": "url", "url": part.url}}
-    data = base64.b64encode(part.data).decode()
-    source = {"type": "base64", "media_type": part.media_type, "data": data}
+    source = {
+        "type": "base64",
+        "media_type": part.media_type,
+        "data": Base64Text(part.data),
+    }
     return {"type": "image", "source": source}
 
 

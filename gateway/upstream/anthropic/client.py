@@ -110,11 +110,11 @@ class AnthropicClient:
             session=self.session,
             url=self._url,
             headers=headers,
-            body=body,
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request,
+            body=body,
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),

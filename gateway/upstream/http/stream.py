@@ -14,10 +14,12 @@ from typing import Protocol
 
 import aiohttp
 import msgspec
+from msgspec import structs
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.domain.generation import Chunk
+from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http import failures
 from gateway.upstream.http.call import CallBounds, HttpRequest
@@ -54,9 +56,10 @@ class Decoder(Protocol):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is answered by a stream."""
+    """A request that is answered by a stream. `body`: makes the body of `request`."""
 
     request: HttpRequest
+    body: Steps[bytes]
     timeouts: TimeoutsConfig
     pace: Pace
     max_bytes: int
@@ -73,7 +76,8 @@ async def stream_chunks(
     bounds = stream_bounds(timeouts, now(), deadline_s)
     if bounds.next_s <= now():
         raise bounds.failure()
-    response = await open_good(call.request, bounds)
+    request = structs.replace(call.request, body=await in_slices(call.body))
+    response = await open_good(request, bounds)
     received = 0
     try:
         await _check_event_stream(response, bounds)

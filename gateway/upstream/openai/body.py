@@ -6,7 +6,6 @@ what a server can do, and a request that needs more is sent elsewhere.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +29,10 @@ from gateway.domain.generation import (
     Sampling,
     ToolCall,
 )
+from gateway.domain.slices import Steps
 from gateway.upstream.features import unsupported
 from gateway.upstream.histories import reasoning_text
+from gateway.upstream.json_body import Base64Text, encoded
 from gateway.upstream.openai.signatures import REASONING_LISTS, fields_of
 from gateway.upstream.signatures import data_from
 
@@ -75,14 +76,15 @@ def generation_path(generation: Generation) -> str:
 
 def generation_body(
     generation: Generation, upstream_model: str, options: BodyOptions | None = None
-) -> bytes:
+) -> Steps[bytes]:
     """Body for `generation_path`, a stream with usage. Raises ValueError on unsupported fields."""
-    return msgspec.json.encode(body_fields(generation, upstream_model, options or BodyOptions()))
+    body = yield from body_fields(generation, upstream_model, options or BodyOptions())
+    return (yield from encoded(body, generation))
 
 
 def body_fields(
     generation: Generation, upstream_model: str, options: BodyOptions
-) -> dict[str, Any]:
+) -> Steps[dict[str, Any]]:
     """The fields of that body. Raises ValueError on unsupported fields."""
     fields = unsupported(generation, options.features)
     if fields:
@@ -90,7 +92,7 @@ def body_fields(
     body: dict[str, Any] = {**options.extra, "model": upstream_model}
     logprobs = generation.logprobs
     if isinstance(generation.input, Chat):
-        body |= _chat(generation.input, options)
+        body |= yield from _chat(generation.input, options)
         if logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": logprobs}
     else:
@@ -110,9 +112,13 @@ def body_fields(
     return body
 
 
-def chat_fields(chat: Chat, options: BodyOptions) -> dict[str, Any]:
+def chat_fields(chat: Chat, options: BodyOptions) -> Steps[dict[str, Any]]:
     """The messages and tools of a chat."""
-    body: dict[str, Any] = {"messages": [_message(message, options) for message in chat.messages]}
+    messages = []
+    for message in chat.messages:
+        messages.append(_message(message, options))
+        yield
+    body: dict[str, Any] = {"messages": messages}
     if chat.tools:
         body["tools"] = _tools(chat)
     return body
@@ -124,8 +130,8 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return {name: value for name, value in values if value is not None}
 
 
-def _chat(chat: Chat, options: BodyOptions) -> dict[str, Any]:
-    body = chat_fields(chat, options)
+def _chat(chat: Chat, options: BodyOptions) -> Steps[dict[str, Any]]:
+    body = yield from chat_fields(chat, options)
     if chat.tools:
         # Without tools, OpenAI refuses even a tool_choice of "none".
         match chat.tool_choice:
@@ -202,9 +208,9 @@ def _content(message: Message) -> str | list[dict[str, Any]] | None:
 def _part(part: str | Image) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    url = part.url
+    url: str | Base64Text = part.url
     if part.data:
-        url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
+        url = Base64Text(part.data, f"data:{part.media_type};base64,")
     return {"type": "image_url", "image_url": {"url": url}}
 
 

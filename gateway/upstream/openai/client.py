@@ -103,11 +103,11 @@ class OpenAIClient:
             session=self.session,
             url=self._base_url + generation_path(generation),
             headers=headers,
-            body=generation_body(generation, self._upstream_model, options),
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request,
+            body=generation_body(generation, self._upstream_model, options),
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.domain.generation import MAX_SIGNATURE_BYTES, Signature
+from gateway.domain.generation import MAX_SIGNATURE_BYTES, MAX_SIGNATURES, Signature
 from gateway.upstream.openai import wire
 from gateway.upstream.signatures import SignatureBounds
 
@@ -23,6 +23,26 @@ _TEXTS = ("text", "summary", "thinking")
 """Fields of an item that arrive in pieces."""
 _SAME = ("type", "index", "id")
 """Fields in which the pieces of an item agree."""
+_NOTHING = (b"", b"null", b'""', b"{}")
+MAX_LIST_BYTES = 512 * 1024
+MAX_LIST_ITEMS = 2 * MAX_SIGNATURES
+"""Bounds of a list in one frame. A longer list is not read."""
+
+
+class _Fields(msgspec.Struct, gc=False):
+    """Data of a signature. The values stay JSON text, so that they cost no objects."""
+
+    extra_content: msgspec.Raw = msgspec.Raw()
+    provider_specific_fields: msgspec.Raw = msgspec.Raw()
+    reasoning_details: msgspec.Raw = msgspec.Raw()
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
+
+
+_decode_fields = msgspec.json.Decoder(_Fields).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_item = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def fields_of(data: Iterable[bytes]) -> dict[str, Any]:
@@ -30,41 +50,50 @@ def fields_of(data: Iterable[bytes]) -> dict[str, Any]:
     left out, because it comes from the client."""
     fields: dict[str, Any] = {}
     for each in data:
-        for name, value in _object(each).items():
-            if name in _OBJECTS and isinstance(value, dict):
-                fields[name] = fields.get(name, {}) | value
-            elif name in REASONING_LISTS and isinstance(value, dict):
+        try:
+            each.decode()
+            found = _decode_fields(each)
+        except _BROKEN:
+            continue
+        for name in _OBJECTS:
+            if _is_object(value := getattr(found, name)):
+                fields[name] = value
+        for name in sorted(REASONING_LISTS):
+            if _is_object(value := getattr(found, name)):
                 fields.setdefault(name, []).append(value)
     return fields
 
 
 class _Item:
-    """An item of a list, of which more pieces may come."""
+    """An item of a list, of which more pieces may come. Fields other than texts stay JSON text."""
 
     __slots__ = ("fields", "name", "size_bytes", "texts")
 
-    def __init__(self, name: str, piece: dict[str, Any]) -> None:
+    def __init__(self, name: str, piece: dict[str, msgspec.Raw]) -> None:
         self.name = name
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, msgspec.Raw] = {}
         self.texts: dict[str, list[str]] = {}
         self.size_bytes = 0
         self.extend(piece)
 
-    def continued_by(self, name: str, piece: dict[str, Any]) -> bool:
+    def continued_by(self, name: str, piece: dict[str, msgspec.Raw]) -> bool:
         """Whether `piece` belongs to this item. A signature ends an item."""
-        if name != self.name or self.fields.get("signature") or self.fields.get("data"):
+        if name != self.name or _has(self.fields, "signature") or _has(self.fields, "data"):
             return False
-        return not piece.get("data") and all(self.fields.get(k) == piece.get(k) for k in _SAME)
+        return not _has(piece, "data") and all(
+            self.fields.get(key) == piece.get(key) for key in _SAME
+        )
 
-    def extend(self, piece: dict[str, Any]) -> None:
+    def extend(self, piece: dict[str, msgspec.Raw]) -> None:
         """Adds a piece."""
         for name, value in piece.items():
-            if name in _TEXTS and isinstance(value, str):
+            if name in _TEXTS and _begins(value, b'"'):
                 self.size_bytes += len(value)
                 if self.size_bytes <= MAX_SIGNATURE_BYTES:
-                    self.texts.setdefault(name, []).append(value)
-            elif value is not None or name not in self.fields:
-                self.fields[name] = value
+                    self.texts.setdefault(name, []).append(_decode_text(value))
+            elif name not in self.fields or bytes(value) != b"null":
+                self.size_bytes += len(value)
+                self.fields[name] = value.copy()
 
     def whole(self) -> dict[str, Any]:
         """The item; empty: it is too large to be given back."""
@@ -81,14 +110,18 @@ class SignatureDecoder:
     def __init__(self, origin: str) -> None:
         self._origin = origin
         self._bounds = SignatureBounds()
-        self._complete: list[tuple[str, dict[str, Any]]] = []
+        self._complete: list[tuple[str, Any]] = []
         self._open: _Item | None = None
 
     def add(self, delta: wire.Delta) -> bool:
         """Adds the fields of a frame. Returns whether a signature is complete."""
+        # Most frames have none of the fields, and every frame comes here.
+        has_lists = delta.reasoning_details or delta.thinking_blocks
+        if not (has_lists or delta.extra_content or delta.provider_specific_fields):
+            return False
         if not self._origin:
             return False
-        for name in REASONING_LISTS:
+        for name in sorted(REASONING_LISTS) if has_lists else ():
             for piece in _items(getattr(delta, name)):
                 if self._open is not None and self._open.continued_by(name, piece):
                     self._open.extend(piece)
@@ -96,8 +129,8 @@ class SignatureDecoder:
                     self._close()
                     self._open = _Item(name, piece)
         for name in _OBJECTS:
-            if value := _object(getattr(delta, name)):
-                self._complete.append((name, value))
+            if _is_object(value := getattr(delta, name)):
+                self._complete.append((name, value.copy()))
         return bool(self._complete)
 
     def pop(self, *, ended: bool) -> tuple[Signature, ...]:
@@ -113,15 +146,17 @@ class SignatureDecoder:
         """The signatures in one piece of a tool call."""
         if not self._origin:
             return ()
-        return self._kept((name, _object(getattr(call, name))) for name in _OBJECTS)
+        values = ((name, getattr(call, name)) for name in _OBJECTS)
+        return self._kept((name, value) for name, value in values if _is_object(value))
 
     def _close(self) -> None:
         """Ends the item that was open."""
         if self._open is not None:
-            self._complete.append((self._open.name, self._open.whole()))
+            if len(self._complete) < MAX_SIGNATURES:
+                self._complete.append((self._open.name, self._open.whole()))
             self._open = None
 
-    def _kept(self, fields: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Signature, ...]:
+    def _kept(self, fields: Iterable[tuple[str, Any]]) -> tuple[Signature, ...]:
         return self._bounds.kept(
             Signature(origin=self._origin, data=msgspec.json.encode({name: value}))
             for name, value in fields
@@ -129,21 +164,28 @@ class SignatureDecoder:
         )
 
 
-def _object(data: bytes | msgspec.Raw) -> dict[str, Any]:
-    """The JSON object in `data`; empty: it holds none."""
-    value = _decoded(data)
-    return value if isinstance(value, dict) else {}
+def _begins(value: msgspec.Raw, first: bytes) -> bool:
+    """Whether a JSON value begins with this character, which tells its type."""
+    return bytes(memoryview(value)[:1]) == first
 
 
-def _items(data: msgspec.Raw) -> list[dict[str, Any]]:
-    value = _decoded(data)
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+def _is_object(value: msgspec.Raw) -> bool:
+    """Whether a JSON value is an object that is not empty, and not too large to be given back."""
+    size = len(value)
+    return 2 < size <= MAX_SIGNATURE_BYTES and _begins(value, b"{")
 
 
-def _decoded(data: bytes | msgspec.Raw) -> Any:
-    if not bytes(data):
-        return None
+def _has(fields: dict[str, msgspec.Raw], name: str) -> bool:
+    """Whether a field holds something."""
+    return bytes(fields.get(name, b"")) not in _NOTHING
+
+
+def _items(data: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
+    """The first objects in a JSON list; none: it is no list, or too large."""
+    if len(data) > MAX_LIST_BYTES or not _begins(data, b"["):
+        return []
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        items = _decode_items(data)[:MAX_LIST_ITEMS]
+        return [_decode_item(item) for item in items if _begins(item, b"{")]
+    except _BROKEN:
+        return []

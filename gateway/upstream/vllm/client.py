@@ -13,6 +13,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
+from gateway.domain.slices import in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
@@ -80,11 +81,11 @@ class VllmClient:
             session=self.session,
             url=f"{self._base_url}/v1{generation_path(generation)}",
             headers=headers,
-            body=vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk),
             connect_s=self._timeouts.connect_s,
         )
         call = Call(
             request=request,
+            body=vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk),
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),
@@ -101,7 +102,7 @@ class VllmClient:
         """Prompt tokens, and the context length in tokens if the server reports it."""
         if isinstance(generation.input, tuple):
             return len(generation.input), None
-        body = tokenize_body(generation, self._upstream_model)
+        body = await in_slices(tokenize_body(generation, self._upstream_model))
         max_bytes = MAX_ANSWER_BYTES + TOKENIZE_BYTES_PER_BYTE * len(body)
         answer = await self._request("POST", "/tokenize", max_bytes, body)
         counted = _decoded(wire.decode_token_count, answer)

@@ -27,6 +27,7 @@ from gateway.config.remote import (
     RemoteLimitsConfig,
 )
 from gateway.domain.generation import Chat, Generation, Image, Message, Role, Sampling
+from gateway.domain.slices import finish
 from gateway.fleet.placements import placements_of
 from gateway.fleet.remotes import RemoteClient, remote_client, remote_connection
 from gateway.upstream.anthropic.client import AnthropicClient
@@ -108,7 +109,7 @@ def test_options_of_an_openai_shaped_body() -> None:
         extra={"provider": msgspec.Raw(b'{"zdr":true}'), "model": msgspec.Raw(b'"no"')},
     )
     made = generation(sampling=Sampling(top_k=3))
-    body = json.loads(generation_body(made, "up", options))
+    body = json.loads(finish(generation_body(made, "up", options)))
     assert body["model"] == "up"
     assert body["provider"] == {"zdr": True}
     assert body["top_k"] == 3

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from gateway.domain.generation import EngineHints, Generation
+from gateway.domain.slices import finish
 from gateway.pipeline.hints import engine_hints, trace_headers
 from gateway.upstream.openai.body import generation_body
 from gateway.upstream.vllm.body import vllm_body
@@ -60,9 +61,9 @@ def test_a_trace_is_continued_if_it_is_one(
 def test_only_own_engines_are_told() -> None:
     hints = EngineHints(cache_salt="salt", priority=7)
     made = Generation(request_id="r", model="m", input="x", max_output_tokens=1, hints=hints)
-    own = msgspec.json.decode(vllm_body(made, "m", 4))
+    own = msgspec.json.decode(finish(vllm_body(made, "m", 4)))
     assert (own["cache_salt"], own["priority"], own["stream_interval"]) == ("salt", 7, 4)
-    far = msgspec.json.decode(generation_body(made, "m"))
+    far = msgspec.json.decode(finish(generation_body(made, "m")))
     assert not {"cache_salt", "priority", "stream_interval"} & far.keys()
-    plain = msgspec.json.decode(vllm_body(structs.replace(made, hints=EngineHints()), "m"))
+    plain = msgspec.json.decode(finish(vllm_body(structs.replace(made, hints=EngineHints()), "m")))
     assert not {"cache_salt", "priority", "stream_interval"} & plain.keys()

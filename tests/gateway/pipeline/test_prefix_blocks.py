@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.generation import Chat, Generation, Image, Message, Role
+from gateway.domain.slices import finish
 from gateway.pipeline.prefix_blocks import BLOCK_BYTES, MAX_BLOCKS, prefix_blocks
 from scheduler.prefix.prefix_index import PrefixIndex
 
@@ -20,27 +21,27 @@ def generation(*texts: str | Image, model: str = "moe") -> Generation:
 
 async def test_a_longer_conversation_begins_with_the_blocks_of_the_shorter() -> None:
     first = "question " * 2000
-    short, tokens = await prefix_blocks(generation(first), "", 4000)
-    longer, _ = await prefix_blocks(generation(first, "answer", "more " * 900), "", 5000)
+    short, tokens = finish(prefix_blocks(generation(first), "", 4000))
+    longer, _ = finish(prefix_blocks(generation(first, "answer", "more " * 900), "", 5000))
     assert len(short) == len(first) // BLOCK_BYTES
     assert longer[: len(short)] == short
     assert len(longer) > len(short)
     assert tokens * len(short) <= 4000
-    other_salt, _ = await prefix_blocks(generation(first), "tenant", 4000)
-    other_model, _ = await prefix_blocks(generation(first, model="b"), "", 4000)
-    changed, _ = await prefix_blocks(generation("x" + first), "", 4000)
+    other_salt, _ = finish(prefix_blocks(generation(first), "tenant", 4000))
+    other_model, _ = finish(prefix_blocks(generation(first, model="b"), "", 4000))
+    changed, _ = finish(prefix_blocks(generation("x" + first), "", 4000))
     assert not set(short) & (set(other_salt) | set(other_model) | set(changed))
 
 
 async def test_token_ids_and_pictures_are_hashed_and_the_work_is_bounded() -> None:
     ids = Generation(request_id="r", model="moe", input=tuple(range(5000)), max_output_tokens=9)
-    blocks, tokens = await prefix_blocks(ids, "", 5000)
+    blocks, tokens = finish(prefix_blocks(ids, "", 5000))
     assert (len(blocks), tokens) == (9, 512)
     pictures = [generation(Image(data=bytes([i]) * 9000), "x" * 5000) for i in range(2)]
-    (one, _), (two, _) = [await prefix_blocks(made, "", 2000) for made in pictures]
+    (one, _), (two, _) = [finish(prefix_blocks(made, "", 2000)) for made in pictures]
     assert one
     assert not set(one) & set(two)
-    huge, _ = await prefix_blocks(generation("y" * (6 << 20)), "", 1_500_000)
+    huge, _ = finish(prefix_blocks(generation("y" * (6 << 20)), "", 1_500_000))
     assert len(huge) == MAX_BLOCKS
 
 

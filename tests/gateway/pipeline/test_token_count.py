@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import (
@@ -17,6 +18,7 @@ from gateway.domain.generation import (
     JsonSchema,
     Message,
     Role,
+    Signature,
     Tool,
     ToolCall,
 )
@@ -149,6 +151,20 @@ def test_the_bound_of_a_chat_is_above_a_token_for_every_byte(chat: Chat) -> None
     images = sum(isinstance(part, Image) for m in chat.messages for part in m.parts)
     size = sum(len(text.encode()) for text in texts_of(chat)) + 2048 * images
     assert prompt_token_bound(generation(input=chat)) > size + 4 * len(chat.messages)
+
+
+def test_the_bound_counts_signatures_as_their_server_reads_them() -> None:
+    signed = (Signature(origin="a", data=b"x" * 1000),)
+    call = ToolCall(index=0, id="c", name="f", arguments_json="{}")
+
+    def bound(message: Message) -> int:
+        return prompt_token_bound(generation(input=Chat(messages=(message,))))
+
+    plain = Message(role=Role.ASSISTANT, parts=("Hi",), tool_calls=(call,))
+    on_both = structs.replace(
+        plain, signatures=signed, tool_calls=(structs.replace(call, signatures=signed),)
+    )
+    assert bound(on_both) == bound(plain) + 2000
 
 
 @given(prompt=TEXT, token_ids=st.lists(st.integers(0, 9), max_size=9))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.generation import Generation
+from gateway.domain.slices import finish
 from gateway.pipeline.prefix_blocks import MAX_TOKEN_BLOCKS, token_blocks
 from gateway.upstream.vllm.kv_event_format import SLICE_BLOCKS, BadEvents, EventReader
 from scheduler.contract import (
@@ -245,14 +246,14 @@ def test_hits_are_those_of_a_cache_that_is_counted_block_by_block(
 
 async def test_prompts_are_cut_as_engines_do() -> None:
     generation = Generation(request_id="r", model="m", input=PROMPT, max_output_tokens=1)
-    (made, other) = await token_blocks(generation, "salt", (SIZE, 64))
+    (made, other) = finish(token_blocks(generation, "salt", (SIZE, 64)))
     assert made.names == cut(PROMPT, "salt")[0].names[:9], "the last token is always computed"
     assert len(other.names) == 2
     assert not set(made.names) & set(other.names)
     text = Generation(request_id="r", model="m", input="text", max_output_tokens=1)
-    assert await token_blocks(text, "", (SIZE,)) == ()
+    assert finish(token_blocks(text, "", (SIZE,))) == ()
     huge = Generation(request_id="r", model="m", input=(1,) * 300_000, max_output_tokens=1)
-    (long,) = await token_blocks(huge, "", (SIZE,))
+    (long,) = finish(token_blocks(huge, "", (SIZE,)))
     assert long.names == tuple(chain(root(SIZE, ""), (1,) * MAX_TOKEN_BLOCKS * SIZE, SIZE))
 
 

@@ -29,6 +29,7 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     messages_body,
@@ -48,7 +49,9 @@ def generation(chat: Chat | str = Chat(messages=(USER,)), **fields: Any) -> Gene
 
 
 def body(made: Generation, extra: dict[str, msgspec.Raw] | None = None) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(messages_body(made, "up", ANTHROPIC_FEATURES, extra or {}))
+    decoded: dict[str, Any] = json.loads(
+        finish(messages_body(made, "up", ANTHROPIC_FEATURES, extra or {}))
+    )
     return decoded
 
 
@@ -175,8 +178,19 @@ def test_extra_fields_never_replace_the_gateways_own() -> None:
     assert (made["thinking"], made["model"]) == ({"type": "adaptive"}, "up")
 
 
+def user(*parts: str | Image) -> Message:
+    return Message(role=Role.USER, parts=parts)
+
+
 def chat_of(*messages: Message, **fields: Any) -> Generation:
     return generation(Chat(messages=messages, **fields))
+
+
+def test_blank_texts_beside_others_are_left_out() -> None:
+    system = Message(role=Role.SYSTEM, parts=(" ", "Be short."))
+    sent = body(chat_of(system, user("", "hi", "\n")))
+    assert sent["system"] == [{"type": "text", "text": "Be short."}]
+    assert sent["messages"] == [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +216,14 @@ def chat_of(*messages: Message, **fields: Any) -> Generation:
             ("chat.messages[0].parts",),
         ),
         (
+            chat_of(USER, Message(role=Role.ASSISTANT, parts=("a",)), user("", " \n")),
+            ("chat.messages[2].parts",),
+        ),
+        (
+            chat_of(USER, Message(role=Role.ASSISTANT, parts=("",)), USER),
+            ("chat.messages[1].parts",),
+        ),
+        (
             chat_of(
                 USER,
                 Message(
@@ -218,7 +240,7 @@ def test_what_cannot_be_said_is_named(made: Generation, fields: tuple[str, ...])
     assert unsupported(made) == fields
     if fields:
         with pytest.raises(ValueError, match="cannot honour"):
-            messages_body(made, "up", ANTHROPIC_FEATURES, {})
+            finish(messages_body(made, "up", ANTHROPIC_FEATURES, {}))
 
 
 def test_features_are_configurable() -> None:

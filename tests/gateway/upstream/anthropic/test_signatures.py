@@ -17,6 +17,7 @@ from gateway.domain.generation import (
     Role,
     Signature,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES, messages_body
 from gateway.upstream.anthropic.signatures import blocks_of
 from gateway.upstream.anthropic.stream import MessageDecoder
@@ -88,7 +89,9 @@ def sent_back(choice: ChoiceDelta, origin: str = ORIGIN) -> list[Block]:
     generation = Generation(
         request_id="r", model="m", input=Chat(messages=(user, said, user)), max_output_tokens=9
     )
-    body = json.loads(messages_body(generation, "up", ANTHROPIC_FEATURES, {}, origin=origin))
+    body = json.loads(
+        finish(messages_body(generation, "up", ANTHROPIC_FEATURES, {}, origin=origin))
+    )
     blocks: list[Block] = body["messages"][1]["content"]
     return blocks
 

@@ -22,6 +22,7 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.features import unsupported
 from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body, generation_path
 from gateway.upstream.vllm.body import VLLM_OPTIONS, vllm_body
@@ -34,11 +35,11 @@ WEATHER = Tool(name="weather", description="of a place", parameters_json_schema=
 
 
 def openai_body(generation: Generation) -> dict[str, Any]:
-    return msgspec.json.decode(generation_body(generation, "up"), type=dict[str, Any])
+    return msgspec.json.decode(finish(generation_body(generation, "up")), type=dict[str, Any])
 
 
 def body(generation: Generation) -> dict[str, Any]:
-    return msgspec.json.decode(vllm_body(generation, "up"), type=dict[str, Any])
+    return msgspec.json.decode(finish(vllm_body(generation, "up")), type=dict[str, Any])
 
 
 def chat_body(dialect: Dialect = body, **fields: Any) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def test_what_a_plain_server_has_no_word_for_is_named_and_never_sent() -> None:
     assert unsupported(generation, OPENAI_FEATURES) == fields
     assert unsupported(generation, VLLM_OPTIONS.features) == ()
     with pytest.raises(ValueError, match=r"sampling\.top_k"):
-        generation_body(generation, "up")
+        finish(generation_body(generation, "up"))
 
 
 def test_a_plain_generation_is_supported_everywhere() -> None:

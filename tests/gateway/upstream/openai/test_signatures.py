@@ -19,8 +19,9 @@ from gateway.domain.generation import (
     Signature,
     ToolCall,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.openai.body import BodyOptions, generation_body
-from gateway.upstream.openai.signatures import fields_of
+from gateway.upstream.openai.signatures import MAX_LIST_ITEMS, fields_of
 from gateway.upstream.openai.stream import StreamDecoder
 
 ORIGIN = "here"
@@ -54,7 +55,7 @@ def sent_back(choice: ChoiceDelta, origin: str = ORIGIN) -> dict[str, Any]:
     generation = Generation(
         request_id="r", model="m", input=Chat(messages=(message,)), max_output_tokens=9
     )
-    body = json.loads(generation_body(generation, "up", BodyOptions(origin=origin)))
+    body = json.loads(finish(generation_body(generation, "up", BodyOptions(origin=origin))))
     turn: dict[str, Any] = body["messages"][0]
     return turn
 
@@ -129,7 +130,12 @@ def test_signatures_beyond_the_bounds_are_left_out() -> None:
     assert len(answer({"reasoning_details": many}).signatures) == MAX_SIGNATURES
     large = {"type": "reasoning.encrypted", "data": "x" * MAX_SIGNATURE_BYTES, "index": 0}
     small = {"type": "reasoning.encrypted", "data": "x", "index": 1}
-    assert len(answer({"reasoning_details": [large, small]}).signatures) == 1
+    kept = answer({"reasoning_details": [large]}, {"reasoning_details": [small]})
+    assert len(kept.signatures) == 1
+    halves = [{**large, "data": "x" * 400_000, "index": i} for i in range(4)]
+    assert len(answer(*({"reasoning_details": [half]} for half in halves)).signatures) == 2
+    crowd = [{"type": "reasoning.text", "text": "x", "index": i} for i in range(MAX_LIST_ITEMS + 9)]
+    assert len(answer({"reasoning_details": crowd}).signatures) == MAX_SIGNATURES
     piece = {"type": "reasoning.text", "text": "x" * 100_000, "index": 0}
     endless = [{"reasoning_details": [piece]} for _ in range(15)]
     assert answer(*endless).signatures == ()
@@ -149,6 +155,10 @@ def test_a_server_without_an_origin_makes_none() -> None:
         b"[" * 5000,
         b'{"role": "system"}',
         b'{"content": "other"}',
+        b'{"extra_content": {"a": "\xff"}}',
+        b'{"extra_content": {"a": tru}}',
+        b'{"extra_content": {"a": "\\ud800"}}',
+        b'{"extra_content": {}}',
         b'{"extra_content": "text"}',
         b'{"reasoning_details": [1]}',
     ],

@@ -9,13 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.domain.generation import EngineHints
+from gateway.domain.slices import finish
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 from tests.gateway.upstream.openai.test_body import GENERATION, HELLO, WEATHER
 
 
 def body(tokens_per_chunk: int = 1, **fields: object) -> dict[str, Any]:
     made = replace(GENERATION, **fields)
-    return msgspec.json.decode(vllm_body(made, "up", tokens_per_chunk), type=dict[str, Any])
+    return msgspec.json.decode(finish(vllm_body(made, "up", tokens_per_chunk)), type=dict[str, Any])
 
 
 def test_hints_reach_the_engine_only_where_they_are_set() -> None:
@@ -36,11 +37,11 @@ def test_the_usage_comes_with_every_event() -> None:
 
 def test_tokenize_takes_what_shapes_the_prompt() -> None:
     generation = replace(GENERATION, input=replace(HELLO, tools=(WEATHER,)))
-    sent = msgspec.json.decode(tokenize_body(generation, "up"))
+    sent = msgspec.json.decode(finish(tokenize_body(generation, "up")))
     assert sent["messages"] == [{"role": "user", "content": "Hello"}]
     assert sent["tools"][0]["function"]["name"] == "weather"
     assert set(sent) == {"model", "messages", "tools"}
-    raw = msgspec.json.decode(tokenize_body(replace(GENERATION, input="Hello"), "up"))
+    raw = msgspec.json.decode(finish(tokenize_body(replace(GENERATION, input="Hello"), "up")))
     assert raw == {"model": "up", "prompt": "Hello"}
     with pytest.raises(ValueError, match="need no counting"):
-        tokenize_body(replace(GENERATION, input=(1,)), "up")
+        finish(tokenize_body(replace(GENERATION, input=(1,)), "up"))
