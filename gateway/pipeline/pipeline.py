@@ -341,7 +341,10 @@ def _refusal(branch: Branch, refuse: Refuse) -> Exception:
     it is the upstream's failure, which the client can fix."""
     last = branch.last_failure
     ran_out = refuse.reason is RefusalReason.ATTEMPTS_EXHAUSTED
-    if last is not None and ran_out and (last.fault is Fault.REQUEST or not last.retryable):
+    blamed = refuse.reason is RefusalReason.QUARANTINED
+    # Without a second opinion, the word of the only placement that was asked holds.
+    is_word = last is not None and (not last.retryable or (ran_out and last.fault is Fault.REQUEST))
+    if last is not None and is_word and not blamed:
         return last
     unsupported = branch.active.unsupported
     fields = tuple(sorted({field for fields in unsupported.values() for field in fields}))

@@ -34,6 +34,8 @@ from scheduler.contract import RefusalReason, Usage
 from scheduler.metering.settlement import SettledAttempt
 
 NEVER_RETRY_MS = -1
+UNTOLD_RETRY_S = 2.0
+"""Retry delay after a failure that may pass, where the upstream tells none."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -233,6 +235,12 @@ def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcEr
     return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
 
 
+def quarantined(message: str) -> RpcError:
+    """FAILED_PRECONDITION: the request fails servers that work for others. No retry can help."""
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    return _retryable(code, message, RefusalReason.QUARANTINED.name, None)
+
+
 def partial_output(
     failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None = None
 ) -> RpcError:
@@ -265,8 +273,14 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
             return invalid([("input", failure.message)], failure.kind.name)
         case FailureKind.DEADLINE:
             return deadline(failure.message)
-        case _:
+        case FailureKind.QUARANTINED:
+            return quarantined(failure.message)
+        case FailureKind.CREDENTIALS | FailureKind.CREDIT | FailureKind.MODEL_NOT_FOUND:
             return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
+        case _:
+            told_s = failure.retry_after_s
+            retry_s = UNTOLD_RETRY_S if told_s is None else told_s
+            return unavailable(failure.message, failure.kind.name, retry_s)
 
 
 def from_refused(error: RequestRefused) -> RpcError:
@@ -366,6 +380,7 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     ),
     RefusalReason.UNAVAILABLE: _unavailable,
     RefusalReason.ATTEMPTS_EXHAUSTED: _unavailable,
+    RefusalReason.QUARANTINED: lambda error: quarantined(error.message),
     RefusalReason.BUDGET_UNCHECKED: _unavailable,
     RefusalReason.REQUEST_IN_FLIGHT: _taken,
     RefusalReason.IDEMPOTENCY_KEY_USED: _taken,
