@@ -160,7 +160,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with rpc_errors(context):
             call = await self._call(request.request, context)
             try:
-                return quote_message(await self._pipeline.quote(call))
+                return quote_message(*await self._pipeline.quote(call))
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
 
