@@ -74,6 +74,13 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """Most RPCs in progress that need no key: health watches and reflection."""
     elements: ElementLimitsConfig = ElementLimitsConfig()
     """Bounds on what one request message may hold."""
+    unread_stream_bytes: Count = 4 * 1024 * 1024
+    """Most output of one stream that is kept while its client does not read. Beyond it the server
+    that generates has to wait."""
+    unread_tenant_bytes: Count = 64 * 1024 * 1024
+    """The same, for all streams of one tenant."""
+    unread_bytes: Count = 256 * 1024 * 1024
+    """The same, for all streams."""
     default_max_output_tokens: Count = 4096
     """Output limit of a request that sets none."""
     max_output_tokens: Count = 1_048_576

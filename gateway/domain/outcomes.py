@@ -37,7 +37,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
     `settled`: the attempt that completed the answer. `broken`: earlier attempts whose partial
     output the client received before the answer was continued. `pool`, `replica`: empty for a
-    remote.
+    remote. `missing_choices`: requested choices that the upstream did not make.
     """
 
     model: str
@@ -54,6 +54,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float | None
     tpot_s: float | None
     total_s: float
+    missing_choices: int = 0
 
 
 class RequestRefused(Exception):

@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Chunk, Generation
+from gateway.domain.generation import Chunk, Deviation, Generation
 from gateway.domain.outcomes import AttemptRecord, Finished
 from gateway.pipeline.observer import AttemptAnswer, RequestObserver
 from scheduler.contract import Evict, Refuse, Request, Start, Usage
@@ -118,6 +118,7 @@ class Branch:
         first_token: resolved at the first token; None: no hedging.
         eviction: timeout scope of the upstream read; None: the attempt cannot be evicted now.
         evicted: reason of the eviction; empty: not evicted.
+        missing_choices, deviations: see `Chunk`.
         failure: failure of the current or most recent attempt; None: none.
         last_failure: most recent failure of any attempt of the branch; None: none.
         settled: cost of the attempt; None: the scheduler has not settled it yet.
@@ -142,6 +143,8 @@ class Branch:
     model: str = ""
     response_id: str = ""
     last: Chunk | None = None
+    missing_choices: int = 0
+    deviations: tuple[Deviation, ...] = ()
     eviction: asyncio.Timeout | None = None
     evicted: str = ""
     failure: UpstreamFailure | None = None
@@ -182,6 +185,7 @@ class Branch:
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = self.ended = self.settled = None
         self.response_id = self.evicted = ""
+        self.missing_choices, self.deviations = 0, ()
         self.failure = None
 
     def usage_so_far(self) -> Usage:
@@ -222,6 +226,7 @@ class Branch:
             ttft_s=None if first_s is None else first_s - arrival_s,
             tpot_s=self.tpot_s(),
             total_s=now - arrival_s,
+            missing_choices=self.missing_choices,
         )
 
     def _evict(self, evict: Evict) -> None:
@@ -239,4 +244,5 @@ class Branch:
             model=self.model,
             response_id=self.response_id,
             last=self.last,
+            deviations=self.deviations,
         )

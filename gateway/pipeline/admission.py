@@ -12,6 +12,7 @@ from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
 from gateway.domain.slices import in_slices
 from gateway.pipeline.call import GenerateCall
+from gateway.pipeline.fingerprint import constraint, features, fingerprint
 from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
@@ -61,18 +62,20 @@ class Admission:
         )
         isolated = generation.model in settings.isolated_models
         hints = engine_hints(request, call.trace_headers, isolated=isolated)
-        blocks, block_tokens = await in_slices(
+        blocks, block_tokens, digest = await in_slices(
             prefix_blocks(generation, hints.cache_salt, request.prompt_tokens)
         )
         sizes = self._port.fleet.token_block_sizes.get(generation.model, ())
         exact_blocks = await in_slices(token_blocks(generation, hints.cache_salt, sizes))
-        if blocks or exact_blocks:  # a short prompt fills none
-            request = replace(
-                request,
-                prefix_blocks=blocks,
-                prefix_block_tokens=block_tokens,
-                token_blocks=exact_blocks,
-            )
+        request = replace(
+            request,
+            prefix_blocks=blocks,
+            prefix_block_tokens=block_tokens,
+            token_blocks=exact_blocks,
+            fingerprint=fingerprint(generation, digest),
+            constraint=constraint(generation),
+            features=features(generation),
+        )
         generation = structs.replace(
             generation,
             hints=hints,

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Chunk, Generation
+from gateway.domain.generation import Chunk, Deviation, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
 from scheduler.contract import Refuse, Request, Start
 from scheduler.metering.settlement import SettledAttempt
@@ -21,12 +21,13 @@ from scheduler.port import AttemptEnd, BranchKind, Started
 
 class AttemptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The upstream's part of an attempt's result. `response_id`: the upstream's id of the answer.
-    `last`: the last chunk with output."""
+    `last`: the last chunk with output; `deviations`: what the answer did not keep to."""
 
     failure: UpstreamFailure | None
     model: str
     response_id: str
     last: Chunk | None
+    deviations: tuple[Deviation, ...] = ()
 
 
 class RequestObserver(Protocol):

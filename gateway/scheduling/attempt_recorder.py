@@ -61,8 +61,11 @@ class OpenAttempt:
         if self._run is not None and self._group is not None:
             self._group.progress(self._run, output_tokens, self._metering.ns(now_s))
 
-    def settle(self, end: AttemptEnd, now_s: float) -> SettledAttempt:
-        """Settles the cost of the attempt, passes it to the sinks and returns it."""
+    def settle(
+        self, end: AttemptEnd, now_s: float, *, charge_limit_nano_usd: int | None = None
+    ) -> SettledAttempt:
+        """Settles the cost of the attempt, passes it to the sinks and returns it.
+        `charge_limit_nano_usd`: most that is charged for it; None: no limit."""
         now_unix_s = time.time()
         settled = settle(
             self._request,
@@ -76,6 +79,7 @@ class OpenAttempt:
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
             may_be_continued=end.may_be_continued,
+            charge_limit_nano_usd=charge_limit_nano_usd,
         )
         if self._group is not None:
             if settled.charged_nano_usd is not None:

@@ -45,6 +45,9 @@ class ClaimedRequest:
     rates: RateSnapshot = field(default_factory=RateSnapshot)
     """Prices at the request's admission."""
     attempts: int = 0
+    charge_limit_nano_usd: int | None = None
+    """Most that all of its attempts may be charged; None: no limit."""
+    charged_nano_usd: int = 0
     branches: list[OpenBranch] = field(default_factory=list)
 
 
@@ -125,7 +128,12 @@ class Branches:
             return
         attempt, branch.attempt = branch.attempt, None
         branch.decided = False
-        branch.deliver(Settled(attempt=attempt.settle(end, self._clock())))
+        claimed = branch.claimed
+        limit = claimed.charge_limit_nano_usd
+        left = None if limit is None else max(0, limit - claimed.charged_nano_usd)
+        settled = attempt.settle(end, self._clock(), charge_limit_nano_usd=left)
+        claimed.charged_nano_usd += settled.charged_nano_usd or 0
+        branch.deliver(Settled(attempt=settled))
         outcome = AttemptOutcome.FAILED if end.abandoned else end.outcome
         usage = end.usage if end.reported else None
         self.handle(

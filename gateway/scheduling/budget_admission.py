@@ -93,9 +93,8 @@ class BudgetAdmission:
         request, holder = submission.request, self._holder(submission)
         groups = self._allowed(request)
         priced = [group for group in groups if group.rates is not None]
-        capped = submission.max_cost_nano_usd is not None or (
-            holder is not None and self._budgets.book.is_hard(holder)
-        )
+        is_hard = holder is not None and self._budgets.book.is_hard(holder)
+        capped = submission.max_cost_nano_usd is not None or is_hard
         if groups and capped and not priced:
             return _price_unknown(submission, groups)
         bound = submission.prompt_tokens_bound
@@ -116,6 +115,11 @@ class BudgetAdmission:
         left_out = {name for option in options if option.nano_usd > level for name in option.names}
         if capped:
             left_out |= {name for group in groups if group.rates is None for name in group.names}
+        if capped and options:
+            # What is held is all that may be charged, whatever an upstream counts.
+            most = submission.max_cost_nano_usd
+            held = level if is_hard or most is None else most
+            request = replace(request, charge_limit_nano_usd=held)
         if not left_out:
             return request
         return replace(request, unsupported_by=request.unsupported_by | left_out)

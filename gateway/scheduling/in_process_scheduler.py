@@ -291,6 +291,7 @@ class InProcessScheduler:
             self._abandon(claimed)
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
+            claimed.charge_limit_nano_usd = answer.charge_limit_nano_usd
             self._enter(claimed, replace(submission, request=answer), deliver)
         else:  # the request ended during the reservation
             self._budgets.release(submission)

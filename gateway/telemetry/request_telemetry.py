@@ -267,6 +267,8 @@ class RequestTelemetry:
                 self._observe(semconv.TTFT_ERROR, end.first_token_s / start.predicted_ttft_s, pool)
         if end.tpot_s is not None and start.predicted_tpot_s:
             self._observe(semconv.TPOT_ERROR, end.tpot_s / start.predicted_tpot_s, pool)
+        for deviation in answer.deviations:
+            instruments.add(semconv.DEVIATIONS, 1, start.placement, deviation.kind.value)
         usage = account.usage
         tenant, where = instruments.tenant(account.tenant), attributes.route(start.kind)
         for kind, cost in (

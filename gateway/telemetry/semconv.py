@@ -215,7 +215,7 @@ RPC_REFUSALS = counter(
     "moegate.rpc.refusals",
     "{rpc}",
     (REFUSAL_REASON,),
-    "RPCs that were refused before their request was read, because too many were in progress.",
+    "RPCs refused before their request was read: too many in progress, or a key at its limit.",
 )
 COST_KIND = "moegate.cost.kind"
 COST_USD = counter(
@@ -231,6 +231,14 @@ UNPRICED = counter(
     (POOL,),
     "Attempts whose cost is unknown because a price or a count is missing.",
 )
+DEVIATION = "moegate.deviation"
+DEVIATIONS = counter(
+    "moegate.upstream.deviations",
+    "{answer}",
+    (PLACEMENT, DEVIATION),
+    "Answers that did not keep to their protocol and were usable, by kind: usage_* are counts of "
+    "tokens that cannot be true and were bounded or estimated.",
+)
 LOG_LINES_DROPPED = counter(
     "moegate.log.dropped",
     "{line}",
@@ -241,7 +249,10 @@ HISTOGRAMS = (
     *(RPC_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC, TOKEN_USAGE),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED)
+COUNTERS = (
+    *(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED),
+    DEVIATIONS,
+)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(

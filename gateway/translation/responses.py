@@ -86,6 +86,9 @@ def _write_usage(message: generation_pb2.Usage, usage: Usage) -> None:
         message.cached_tokens = usage.cached_tokens
     if usage.reasoning_tokens is not None:
         message.reasoning_tokens = usage.reasoning_tokens
+    written = usage.all_cache_write_tokens
+    if written is not None:
+        message.cache_write_tokens = written
 
 
 def whole_cost_message(
@@ -141,6 +144,7 @@ def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -
     done.request_id = request_id
     done.model = finished.model
     _write_usage(done.usage, finished.usage)
+    done.missing_choices = finished.missing_choices
     cost = whole_cost_message(finished.settled, finished.broken)
     if cost is not None:
         done.cost.CopyFrom(cost)

@@ -127,4 +127,5 @@ def _output(
 
 
 def _part(count: int | None, whole: int) -> int | None:
-    return None if count is None else min(count, whole)
+    """A part of a count; unknown if it is more than the whole."""
+    return None if count is None or count > whole else count

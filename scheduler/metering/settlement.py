@@ -126,12 +126,14 @@ def settle(
     started_unix_s: float,
     ended_unix_s: float,
     may_be_continued: bool = False,
+    charge_limit_nano_usd: int | None = None,
 ) -> SettledAttempt:
     """Computes the cost of an ended attempt.
 
     `rate_snapshot`: prices at admission. `committed`: the client received output. `metered`: cost
     at a self-hosted placement; None: unknown. `may_be_continued`: the answer broke off, and another
-    attempt may continue it.
+    attempt may continue it. `charge_limit_nano_usd`: the request's spending limits allow no higher
+    charge, whatever the upstream counts; None: no limit.
     """
     counts = None if usage is None else token_counts(usage)
     rates = rate_snapshot.rates.get(start.placement)
@@ -165,7 +167,11 @@ def settle(
         ended_unix_s=ended_unix_s,
         usage=usage,
         metered_nano_usd=cost,
-        charged_nano_usd=_charged(rates, counts) if is_useful(outcome, committed=committed) else 0,
+        charged_nano_usd=(
+            _charged(rates, counts, charge_limit_nano_usd)
+            if is_useful(outcome, committed=committed)
+            else 0
+        ),
         basis=basis,
         price_row_id="" if rates is None else rates.row_id,
         parts=parts,
@@ -176,10 +182,13 @@ def settle(
     )
 
 
-def _charged(rates: TokenRates | None, counts: TokenCounts | None) -> int | None:
+def _charged(
+    rates: TokenRates | None, counts: TokenCounts | None, limit_nano_usd: int | None
+) -> int | None:
     if rates is None or counts is None:
         return None
-    return rates.cost_nano_usd(counts)
+    cost = rates.cost_nano_usd(counts)
+    return cost if limit_nano_usd is None else min(cost, limit_nano_usd)
 
 
 def _parts(counts: TokenCounts, nano_usd: tuple[int, int, int]) -> tuple[CostPart, ...]:

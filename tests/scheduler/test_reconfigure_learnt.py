@@ -238,7 +238,7 @@ def test_another_incarnation_begins_anew_and_its_predecessors_requests_end_norma
     for number in range(9):  # ends on the old server say nothing of the new one
         name = "r1" if number == 0 else f"x{number}"
         end(core, name, AttemptOutcome.FAILED, fault=Fault.PLACEMENT, now=now)
-    assert not core._admission._admission["a"].breaker._recent
+    assert not len(core._admission._admission["a"].breakers.evidence)
     end(core, "r2", now=now)
     idle(core)
 

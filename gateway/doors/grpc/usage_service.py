@@ -14,12 +14,15 @@ from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
+from gateway.delivery.watches import Watches
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.fleet_watch import watch_fleet
 from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
+    BoundedWriter,
     Context,
+    authenticated_again,
     check_texts,
     current_caller,
     require,
@@ -60,10 +63,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         active: ActiveSettings,
         port: SchedulerPort,
         accounting: Accounting,
+        watches: Watches,
     ) -> None:
         self._active = active
         self._port = port
         self._accounting = accounting
+        self._watches = watches
 
     async def GetSpend(
         self, request: usage_pb2.GetSpendRequest, context: Context
@@ -96,18 +101,20 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
     ) -> None:
-        """Streams ledger rows, one page per message. Without `from` it starts at the oldest row."""
-        async with rpc_errors(context):
+        """Streams ledger rows, one page per message. Without `from` it starts at the oldest row. A
+        drain ends it."""
+        async with rpc_errors(context), self._watches.open():
             caller = current_caller()
             check_texts({"tenant": request.tenant})
             from_us, to_us = _window(request, None)
             selection = replace(
                 _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
             )
+            writer = self._writer(context)
             try:
                 async for page in pages(self._accounting.database, selection):
                     rows = [attempt_row(row) for row in page]
-                    await context.write(usage_pb2.ExportAttemptsResponse(rows=rows))
+                    await writer.write(usage_pb2.ExportAttemptsResponse(rows=rows))
             except LedgerUnavailable as error:
                 raise unavailable(error) from error
 
@@ -123,13 +130,22 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def WatchFleet(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context
     ) -> None:
-        """Streams the state of every placement at each interval, until the client cancels. For
-        operators."""
-        async with rpc_errors(context):
-            caller = current_caller()
+        """Streams the state of every placement at each interval, until the client cancels, its key
+        is revoked, or the gateway drains. For operators."""
+
+        def authorize() -> None:
+            caller = authenticated_again(self._active)
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
+
+        async with rpc_errors(context), self._watches.open():
+            authorize()
+            writer = self._writer(context)
             async for message in watch_fleet(request, self._port):
-                await context.write(message)
+                authorize()  # a reload may have revoked the key
+                await writer.write(message)
+
+    def _writer(self, context: Context) -> BoundedWriter:
+        return BoundedWriter(context, self._active.config.server.blocked_write_s)
 
 
 def unavailable(error: LedgerUnavailable) -> errors.RpcError:

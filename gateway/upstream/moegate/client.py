@@ -18,6 +18,7 @@ from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import END_GRACE_S, CallBounds
@@ -140,7 +141,10 @@ class MoegateClient:
                 max_priority=self._policy.max_priority,
             )
             decoder = AnswerDecoder(
-                generation.choices, lambda: estimated_prompt_tokens(generation), origin=self.origin
+                generation.choices,
+                lambda: estimated_prompt_tokens(generation),
+                origin=self.origin,
+                bounds=bounds_of(generation),
             )
             end_s = min(now() + self._timeouts.total_s, deadline_s)
             bounds = stream_bounds(self._timeouts, now(), deadline_s)

@@ -6,6 +6,7 @@ The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/respons
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from msgspec import structs
 
@@ -28,10 +29,11 @@ from gateway.domain.generation import (
 from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
 from gateway.translation.responses import FINISH, signature_message, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds
 from gateway.upstream.signatures import SignatureBounds, forwarded_origin, origin_behind
-from gateway.upstream.token_estimate import MAX_TOKENS, estimated_tokens
+from gateway.upstream.token_estimate import estimated_tokens
+from gateway.upstream.usage_claims import Claim, Seen, judged, larger
 from moegate.v1 import chat_pb2, generation_pb2
-from scheduler.contract import Usage
 
 MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
 """Features that the API of another gateway can express; its upstreams may support fewer."""
@@ -155,13 +157,22 @@ class AnswerDecoder:
     """Decodes one stream: `feed` it messages until `ended`, or the end of the call, then `end`.
 
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
-    `origin`: of the other gateway, becomes a part of the origins of signatures.
+    `origin`: of the other gateway, becomes a part of the origins of signatures. `bounds`: what the
+    answer can hold at most.
     """
 
-    def __init__(self, choices: int, prompt_tokens: Callable[[], int], *, origin: str = "") -> None:
+    def __init__(
+        self,
+        choices: int,
+        prompt_tokens: Callable[[], int],
+        *,
+        origin: str = "",
+        bounds: AnswerBounds = UNBOUNDED,
+    ) -> None:
         self._unfinished = set(range(choices))
         self._choices = choices
         self._estimated_prompt_tokens = prompt_tokens
+        self._bounds = bounds
         self._origin = origin
         self._signatures = [SignatureBounds() for _ in range(choices)]
         self._output_tokens = 0
@@ -193,26 +204,25 @@ class AnswerDecoder:
 
     def end(self) -> Chunk:
         """The last chunk, with the usage. Raises UpstreamFailure: the answer was cut."""
-        if self._unfinished:
-            cut = (
-                f"the stream was cut: {len(self._unfinished)} of {self._choices} choices unfinished"
-            )
-            raise UpstreamFailure(FailureKind.SERVER_ERROR, cut)
-        usage = None
-        if self._done is not None and self._done.HasField("usage"):
-            usage = _usage(self._done.usage)
-        usage = usage or Usage(
-            prompt_tokens=self._estimated_prompt_tokens(),
-            completion_tokens=max(self._output_tokens, estimated_tokens(self._output_bytes)),
-            estimated=True,
-        )
         done = self._done or generation_pb2.Done()
+        missing = len(self._unfinished)
+        if missing and (missing == self._choices or missing != done.missing_choices):
+            cut = f"the stream was cut: {missing} of {self._choices} choices unfinished"
+            raise UpstreamFailure(FailureKind.SERVER_ERROR, cut)
+        least = max(self._output_tokens, estimated_tokens(self._output_bytes))
+        seen = Seen(size_bytes=self._output_bytes, least_tokens=least)
+        claim = _claim(done.usage) if done.HasField("usage") else Claim()
+        usage, refused = judged(claim, seen, self._bounds, self._estimated_prompt_tokens)
+        if done.usage.estimated:
+            usage = replace(usage, estimated=True)
         return Chunk(
             deltas=(),
             output_tokens=usage.completion_tokens,
             usage=usage,
             model=done.model,
             response_id=done.request_id[:MAX_ID_CHARACTERS],
+            missing_choices=missing,
+            deviations=refused,
         )
 
     def _delta(self, proto: generation_pb2.ChoiceDelta) -> ChoiceDelta:
@@ -271,19 +281,17 @@ def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
     return all(field.name == "index" for field, _ in proto.ListFields())
 
 
-def _usage(proto: generation_pb2.Usage) -> Usage | None:
-    """The usage as it was reported; None: a count is absurd."""
-    cached = proto.cached_tokens if proto.HasField("cached_tokens") else None
-    reasoning = proto.reasoning_tokens if proto.HasField("reasoning_tokens") else None
-    counts = (proto.prompt_tokens, proto.completion_tokens, cached or 0, reasoning or 0)
-    if not all(0 <= count <= MAX_TOKENS for count in counts):
-        return None
-    if (cached or 0) > proto.prompt_tokens or (reasoning or 0) > proto.completion_tokens:
-        return None
-    return Usage(
-        prompt_tokens=proto.prompt_tokens,
-        completion_tokens=proto.completion_tokens,
-        cached_tokens=cached,
-        reasoning_tokens=reasoning,
-        estimated=proto.estimated,
+def _claim(proto: generation_pb2.Usage) -> Claim:
+    """The counts as the other gateway reports them. Negative ones are unknown."""
+
+    def known(name: str) -> int | None:
+        count: int = getattr(proto, name)
+        return larger(None, count) if proto.HasField(name) else None
+
+    return Claim(
+        prompt_tokens=larger(None, proto.prompt_tokens),
+        completion_tokens=larger(None, proto.completion_tokens),
+        cached_tokens=known("cached_tokens"),
+        reasoning_tokens=known("reasoning_tokens"),
+        cache_write_tokens=known("cache_write_tokens"),
     )

@@ -40,6 +40,7 @@ from gateway.doors.grpc import errors
 from gateway.doors.grpc.hops import hops_of
 from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.responses import delta_message, usage_message
+from gateway.upstream.answer_bounds import AnswerBounds
 from gateway.upstream.features import unsupported
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import (
@@ -249,7 +250,8 @@ def test_a_piece_comes_back_as_it_was(delta: ChoiceDelta) -> None:
     [
         Usage(prompt_tokens=5, completion_tokens=3),
         Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=0, reasoning_tokens=2),
-        Usage(prompt_tokens=5, completion_tokens=0, cached_tokens=5, estimated=True),
+        Usage(prompt_tokens=5, completion_tokens=3, cache_write_tokens=4),
+        Usage(prompt_tokens=5, completion_tokens=1, cached_tokens=5, estimated=True),
     ],
 )
 def test_the_account_and_the_model_come_back(usage: Usage) -> None:
@@ -271,19 +273,37 @@ def last_delta() -> ChoiceDelta:
 
 
 @pytest.mark.parametrize(
-    "usage",
+    ("usage", "expected"),
     [
-        None,
-        pb.Usage(prompt_tokens=-1, completion_tokens=3),
-        pb.Usage(prompt_tokens=1, completion_tokens=1 << 60),
-        pb.Usage(prompt_tokens=1, completion_tokens=1, cached_tokens=2),
+        (None, Usage(prompt_tokens=9, completion_tokens=2, estimated=True)),
+        (
+            pb.Usage(prompt_tokens=-1, completion_tokens=3),
+            Usage(prompt_tokens=9, completion_tokens=3, estimated=True),
+        ),
+        (
+            pb.Usage(prompt_tokens=1, completion_tokens=1 << 60),
+            Usage(prompt_tokens=1, completion_tokens=16, estimated=True),
+        ),
+        (
+            pb.Usage(prompt_tokens=1, completion_tokens=1, cached_tokens=2),
+            Usage(prompt_tokens=1, completion_tokens=1),
+        ),
     ],
 )
-def test_an_absurd_account_is_none(usage: pb.Usage | None) -> None:
-    made = decoder()
+def test_a_count_that_cannot_be_true_costs_that_count(
+    usage: pb.Usage | None, expected: Usage
+) -> None:
+    made = AnswerDecoder(1, lambda: 9, bounds=AnswerBounds(max_output_tokens=16))
     made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
     made.feed(done(usage=usage))
-    assert made.end().usage == Usage(prompt_tokens=9, completion_tokens=2, estimated=True)
+    assert made.end().usage == expected
+
+
+def test_a_choice_that_the_other_gateway_says_is_missing_is_missing() -> None:
+    made = decoder(2)
+    made.feed(delta_message(Chunk(deltas=(last_delta(),), output_tokens=0)))
+    made.feed(pb.GenerateResponse(done=pb.Done(missing_choices=1)))
+    assert made.end().missing_choices == 1
 
 
 def test_an_answer_that_is_not_whole_is_a_cut() -> None:
