@@ -17,7 +17,14 @@ from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
 from gateway.pipeline.settings import PipelineSettings
-from gateway.pipeline.terms import check_output_tokens, denied, priority_of, slo_of, time_left_s
+from gateway.pipeline.terms import (
+    check_images,
+    check_output_tokens,
+    denied,
+    priority_of,
+    slo_of,
+    time_left_s,
+)
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
 from scheduler.contract import RefusalReason, Request
@@ -51,6 +58,7 @@ class Admission:
         generation = call.generation
         self.check_model(generation.model, call.caller)
         check_output_tokens(call, settings, self._port.fleet)
+        check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
         request = scheduler_request(
             call,

@@ -29,6 +29,7 @@ from gateway.doors.grpc.rpc_context import (
 )
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
+from gateway.pipeline.terms import check_images
 from gateway.translation.responses import delta_message, write_choice, write_done
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.contract import PlacementKind
@@ -117,6 +118,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             admission = self._pipeline.admission
             try:
                 admission.check_model(generation.model, caller)
+                check_images(generation, self._pipeline.settings)
                 exact = await admission.count(generation)
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
@@ -158,7 +160,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with rpc_errors(context):
             call = await self._call(request.request, context)
             try:
-                return quote_message(await self._pipeline.quote(call))
+                return quote_message(*await self._pipeline.quote(call))
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
 
