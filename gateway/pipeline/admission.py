@@ -63,7 +63,7 @@ class Admission:
         request = scheduler_request(
             call,
             settings,
-            prompt_tokens=self._sizes.estimate(generation),
+            prompt_tokens=self._sizes.estimate(generation, call.caller.tenant),
             unsupported_by=unsupported,
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
@@ -101,13 +101,13 @@ class Admission:
         """
         return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
-    def estimate(self, generation: Generation) -> int:
+    def estimate(self, generation: Generation, tenant: str) -> int:
         """Returns an estimate of the prompt tokens."""
-        return self._sizes.estimate(generation)
+        return self._sizes.estimate(generation, tenant)
 
-    def learn(self, generation: Generation, prompt_tokens: int) -> None:
+    def learn(self, generation: Generation, tenant: str, prompt_tokens: int) -> None:
         """Updates the estimator with the prompt tokens that an engine reported."""
-        self._sizes.learn(generation, prompt_tokens)
+        self._sizes.learn(generation, tenant, prompt_tokens)
 
 
 def scheduler_request(

@@ -123,7 +123,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
             response.exact = exact is not None
-            response.prompt_tokens = admission.estimate(generation) if exact is None else exact
+            if exact is None:
+                response.prompt_tokens = admission.estimate(generation, caller.tenant)
+            else:
+                response.prompt_tokens = exact
             for placement in self._port.fleet.of_model(generation.model):
                 if placement.context_tokens is not None:
                     response.context_tokens = placement.context_tokens
