@@ -175,7 +175,7 @@ class Pipeline:
                     usage = finished.usage
                     active.seen_tokens = usage.prompt_tokens + usage.completion_tokens
                     if not usage.estimated:
-                        self.admission.learn(active.generation, usage.prompt_tokens)
+                        self.admission.learn(active.generation, request.tenant, usage.prompt_tokens)
                     active.observer.finished(finished)
                     yield finished
                     return
