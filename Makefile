@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 
-.PHONY: demo test lint proto chart bench fuzz soak test-vllm test-stack lock clean help
+.PHONY: demo test lint proto release-protos chart bench fuzz soak test-vllm test-stack lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -26,15 +26,19 @@ demo: $(VENV)/.ready  ## the main job: simulated fleet, gateway, load, live tabl
 test: lint examples/node/node_modules/.ready  ## lint, types and the fast suite
 	$(BIN)/pytest
 
-lint: $(VENV)/.ready  ## ruff, mypy --strict, buf lint
+lint: $(VENV)/.ready  ## ruff, mypy --strict, buf lint, no breaking change of the protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd protos && ../$(BIN)/buf lint
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 
 proto: $(VENV)/.ready  ## regenerate the committed stubs from the protos
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos \
 	    --grpc_python_out=protos --mypy_grpc_out=protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+
+release-protos: $(VENV)/.ready  ## at a release: its protos are those that later ones must not break
+	cd protos && ../$(BIN)/buf breaking --against released.binpb
+	cd protos && ../$(BIN)/buf build --exclude-source-info -o released.binpb
 
 chart: $(VENV)/.ready  ## regenerate the chart's values.schema.json and table of values
 	$(BIN)/python -m helm.generate

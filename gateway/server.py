@@ -14,29 +14,25 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
+from gateway.delivery.deliveries import Deliveries
+from gateway.delivery.unread_memory import UnreadLimits
+from gateway.delivery.watches import Watches
 from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening.grpc_server import grpc_server
-from gateway.doors.grpc.listening.health import (
-    ADMIN,
-    HEALTH,
-    INFERENCE,
-    USAGE,
-    health_port,
-    publish_health,
-)
+from gateway.doors.grpc.listening.health import HealthService, ReflectionService, health_port
 from gateway.doors.grpc.listening.key_check import KeyCheck
 from gateway.doors.grpc.listening.key_limits import KeyLimits
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
@@ -48,6 +44,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
+from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
@@ -61,8 +58,13 @@ from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "probe_interval_s"})
+_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"})
 """Fields of `server` that a reload puts into force."""
+TELL_S = 0.05
+"""Shortest time between NOT_SERVING and the end of the health watches."""
+DRAIN_POLL_S = 0.05
+REST_S = 2.0
+"""Seconds for the other RPCs after the last generation of a drain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,9 @@ class RunningGateway:
     parts: GatewayParts
     accounting: Accounting
     server: grpc.aio.Server
-    health: health.aio.HealthServicer
+    health: HealthService
+    watches: Watches
+    deliveries: Deliveries
     health_address: str | None
     certificates: Certificates | None
     telemetry: Telemetry
@@ -128,11 +132,29 @@ class RunningGateway:
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
-        await self.health.enter_graceful_shutdown()
-        await _unless(hurry, asyncio.sleep(server.drain_delay_s))
-        # The listener closes at once. `stop` returns when the streams have ended.
-        await _unless(hurry, self.server.stop(server.drain_s))
+        self.health.begin_drain()
+        await _unless(hurry, asyncio.sleep(max(server.drain_delay_s, TELL_S)))
+        await _unless(hurry, self.stop())
         await self.server.stop(0)
+
+    async def stop(self) -> None:
+        """Takes no more calls, ends watches and exports, and waits up to `drain_s` for
+        generations."""
+        # The listener closes at once.
+        stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
+        self.watches.end()
+        try:
+            while self._generates and not stopping.done():
+                await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
+            # A stream that its client left unread has ended here, but not for gRPC.
+            await asyncio.wait({stopping}, timeout=REST_S)
+            await self.server.stop(0)
+        finally:
+            stopping.cancel()
+
+    @property
+    def _generates(self) -> bool:
+        return bool(self.deliveries.open_streams or self.pipeline.active_requests)
 
 
 async def serve(path: Path, log_level: str) -> None:
@@ -178,15 +200,19 @@ async def running_gateway(
     receive every settled attempt. Raises ConfigError.
     """
     clock = asyncio.get_running_loop().time
-    servicer = health.aio.HealthServicer()
+    watches = Watches()
+    servicer = HealthService(watches, config.server.blocked_write_s)
 
     async def update_health() -> None:
-        await publish_health(servicer, parts.scheduler.fleet.serves)
+        servicer.publish(parts.scheduler.fleet.serves)
 
     async def reload_file() -> list[str]:
         return await gateway.reload_file()
 
-    prepared = prepare(config, base_dir)
+    source = "the configuration" if path is None else str(path)
+    prepared, warnings = startable(config, base_dir, source, time.time())
+    for warning in warnings:
+        log.warning("%s", warning)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
         upstream_session() as upstream,
@@ -212,18 +238,29 @@ async def running_gateway(
             sinks=(accounting.record_attempt, *sinks),
         )
         active = ActiveConfiguration(prepared, parts, accounting)
+        deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         try:
             await update_health()
             in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
+            key_limits = KeyLimits(parts.scheduler, clock, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(active, KeyLimits(parts.scheduler), in_progress),
+                KeyCheck(active, key_limits, in_progress),
                 OpenRpcs(lambda: active.config.limits, in_progress),
             ]
             if observing.is_on:
                 observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
                 interceptors.insert(0, observer)
             server = grpc_server(server_options(config), interceptors)
-            _add_services(server, active, parts, accounting, servicer, reload_file)
+            reflecting = ReflectionService(watches, config.server.blocked_write_s)
+            inference = InferenceService(active, parts.pipeline, parts.scheduler, deliveries)
+            usage = UsageService(active, parts.scheduler, accounting, watches)
+            admin = AdminService(active, parts.scheduler, accounting, reload_file)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+            usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            if config.server.reflection:
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)
             address = bind(server, config.server.listen, certificates)
             await server.start()
             figures = GatewayFigures(
@@ -240,6 +277,8 @@ async def running_gateway(
                     accounting=accounting,
                     server=server,
                     health=servicer,
+                    watches=watches,
+                    deliveries=deliveries,
                     health_address=health_address,
                     certificates=certificates,
                     telemetry=observing,
@@ -247,41 +286,29 @@ async def running_gateway(
                     path=path,
                     reload_lock=asyncio.Lock(),
                 )
-                following = asyncio.create_task(follow(certificates), name="moegate-certificates")
-                ticking = asyncio.create_task(metering.run(), name="moegate-meter")
+                tasks = (
+                    asyncio.create_task(follow(certificates), name="moegate-certificates"),
+                    asyncio.create_task(metering.run(), name="moegate-meter"),
+                    asyncio.create_task(deliveries.run(), name="moegate-deliveries"),
+                )
                 try:
                     yield gateway
                 finally:
-                    following.cancel()
-                    ticking.cancel()
-                    await servicer.enter_graceful_shutdown()
-                    await server.stop(active.config.server.drain_s)
+                    servicer.begin_drain()
+                    await gateway.stop()
+                    for task in tasks:
+                        task.cancel()
         finally:
             await parts.close()
 
 
-def _add_services(
-    server: grpc.aio.Server,
-    active: ActiveConfiguration,
-    parts: GatewayParts,
-    accounting: Accounting,
-    servicer: health.aio.HealthServicer,
-    reload: Callable[[], Awaitable[list[str]]],
-) -> None:
-    port = parts.scheduler
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-        InferenceService(active, parts.pipeline, port), server
+def _unread_limits(config: GatewayConfig) -> UnreadLimits:
+    return UnreadLimits(
+        blocked_write_s=config.server.blocked_write_s,
+        stream_bytes=config.limits.unread_stream_bytes,
+        tenant_bytes=config.limits.unread_tenant_bytes,
+        total_bytes=config.limits.unread_bytes,
     )
-    usage_pb2_grpc.add_UsageServiceServicer_to_server(
-        UsageService(active, port, accounting), server
-    )
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(
-        AdminService(active, port, accounting, reload), server
-    )
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    if active.config.server.reflection:
-        names = (INFERENCE, USAGE, ADMIN, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
 
 
 async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:

@@ -50,6 +50,8 @@ class RefusalReason(enum.StrEnum):
     NO_PLACEMENT_ALLOWED = "no_placement_allowed"
     UNAVAILABLE = "unavailable"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    QUARANTINED = "quarantined"
+    """The request failed on several placements that serve others, or is like one that did."""
     PERMISSION_DENIED = "permission_denied"
     """The key may not use the model, the service class, a class of remotes, or as tight an SLO."""
     OUT_OF_BOUNDS = "out_of_bounds"
@@ -106,7 +108,13 @@ class Fault(enum.StrEnum):
     BUSY = "busy"
     """The placement is overloaded or rate-limited. It receives fewer requests for a while."""
     PLACEMENT = "placement"
-    """The placement failed."""
+    """The placement failed while the request ran: an error, a cut, garbage. It may be the request's
+    doing, which a comparison with other placements shows."""
+    ABSENT = "absent"
+    """No connection, no token in time, no such model. No request is suspected of it."""
+    REJECTED = "rejected"
+    """The placement calls the request invalid, or answers with nothing. Only if another placement
+    takes the same request is it the placement's fault."""
     ACCOUNT = "account"
     """The upstream rejects the gateway's key, or the account has no credit. All requests will fail
     for a while."""
@@ -173,6 +181,10 @@ class Request:
         token_blocks: hashes of blocks of token ids, one entry per block size of the model's
             engines.
         whole_answer: the client receives no output before the answer is complete.
+        fingerprint: hash of everything that the engine is asked; equal for a retry of the client.
+            0: unknown.
+        constraint: hash of what the output must follow, such as a JSON schema; 0: nothing.
+        features: names of the features that the request uses, joined by "+".
         charge_limit_nano_usd: most that all of its attempts may be charged; None: no limit.
     """
 
@@ -198,6 +210,9 @@ class Request:
     prefix_block_tokens: int = 512
     token_blocks: tuple[TokenBlocks, ...] = ()
     whole_answer: bool = False
+    fingerprint: int = 0
+    constraint: int = 0
+    features: str = ""
     charge_limit_nano_usd: int | None = None
 
 
@@ -303,15 +318,8 @@ class Cancelled:
     request_id: str
 
 
-Event = (
-    EngineReport
-    | ServingChanged
-    | PricesChanged
-    | CacheEvents
-    | Progress
-    | AttemptEnded
-    | Cancelled
-)
+PlacementEvent = EngineReport | ServingChanged | PricesChanged | CacheEvents
+Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +333,8 @@ class Start:
         dp_rank: data-parallel rank to use; None: the engine chooses.
         pool, replica: of a self-hosted placement; empty for a remote.
         overflow: reason for using a remote; None: not a remote.
+        compare: the placement is not believed yet: if it calls the request invalid, or answers with
+            nothing, the attempt ends as RETRYABLE, so that another placement is asked as well.
     """
 
     request_id: str
@@ -339,6 +349,7 @@ class Start:
     pool: str = ""
     replica: str = ""
     overflow: OverflowReason | None = None
+    compare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

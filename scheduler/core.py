@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scheduler.blame.quarantine import DEFAULT_QUARANTINE, Quarantine, QuarantineLimits
 from scheduler.contract import (
     Action,
     AttemptEnded,
     Cancelled,
     EngineReport,
     Event,
+    PlacementEvent,
     PlacementKind,
     PricesChanged,
     Progress,
@@ -50,6 +52,7 @@ class SchedulerLimits:
     queue: QueueLimits
     attempts: int
     retries: RetryLimits = DEFAULT_RETRIES
+    quarantine: QuarantineLimits = DEFAULT_QUARANTINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Scheduler:
         self.decisions = Decisions(0)
         self._tracked: dict[str, TrackedRequest] = {}
         self._retries = RetryBudget(limits.retries)
+        self._quarantine = Quarantine(limits.quarantine)
         self._model_states: dict[str, ModelState] = {}
         self._model_schedulers: dict[str, ModelScheduler] = {}
         self._leaving: dict[str, _LeavingModel] = {}
@@ -133,7 +137,7 @@ class Scheduler:
             limits, admission = self._limits, self._admission
             model_state = ModelState(states, admission, self._policy, limits.queue, self.decisions)
             model_scheduler = ModelScheduler(
-                model_state, self._tracked, self._retries, limits.attempts
+                model_state, self._tracked, self._retries, limits.attempts, self._quarantine
             )
         else:
             model_scheduler.model_state.reconfigure(states, now)
@@ -238,9 +242,7 @@ class Scheduler:
             case _:
                 return self._handle_placement_event(event, now)
 
-    def _handle_placement_event(
-        self, event: EngineReport | CacheEvents | PricesChanged | ServingChanged, now: float
-    ) -> tuple[Action, ...]:
+    def _handle_placement_event(self, event: PlacementEvent, now: float) -> tuple[Action, ...]:
         """Applies an event of a placement; engine events of remotes are ignored."""
         state = self._states.get(event.placement)
         if state is None:

@@ -146,7 +146,9 @@ class PlacementState:
     ttft_s: float | None = None
     """Running mean of the times from start to first token; None before the first."""
     error_share: float = 0.0
-    """Running mean of the share of attempts that failed."""
+    """Running mean of the share of attempts that failed by the placement's own fault."""
+    outcomes: int = 0
+    """Number of outcomes in `error_share`."""
     cache_trust: float = 1.0
     """Running mean of reported cached tokens over expected cached tokens."""
     _beyond: int = 0
@@ -248,9 +250,17 @@ class PlacementState:
             self.idle_since_s = now
         return resident
 
-    def record_outcome(self, failed: bool) -> None:
-        """Counts the end of an attempt in the error share."""
+    def record_outcome(self, failed: bool) -> int:
+        """Counts the end of an attempt in the error share. Returns the number of the outcome."""
         self.error_share += SEEN_WEIGHT * (float(failed) - self.error_share)
+        self.outcomes += 1
+        return self.outcomes
+
+    def take_back_failure(self, outcome: int) -> None:
+        """Removes a failure from the error share, as if the attempt had succeeded. `outcome`: its
+        number."""
+        weight = SEEN_WEIGHT * (1.0 - SEEN_WEIGHT) ** max(0, self.outcomes - outcome)
+        self.error_share = max(0.0, self.error_share - weight)
 
     def record_cached_tokens(self, resident: Resident, cached_tokens: int | None) -> None:
         """Compares the cached tokens of an answer with the expected ones; None is ignored."""

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scheduler.contract import Fault, Request
+from scheduler.contract import Fault, PlacementKind, Request
 from scheduler.placement_state import Placement, PlacementState
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that failed before the client had output."""
+
+    placement: str
+    kind: PlacementKind
+    fault: Fault
 
 
 @dataclass(slots=True)
@@ -25,17 +34,19 @@ class TrackedRequest:
     spread_tokens: float = 0.0
     """KV tokens to reserve: prompt and expected output. Nine of ten outputs exceed the expected one
     by at most `spread_tokens`."""
+    failed_attempts: list[FailedAttempt] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
     _unsuited_pools: set[str] = field(default_factory=set)
     _failed_domains: set[str] = field(default_factory=set)
 
     def record_failure(self, facts: Placement, fault: Fault) -> None:
         """Records that an attempt failed on the placement."""
+        self.failed_attempts.append(FailedAttempt(facts.name, facts.kind, fault))
         self._tried.add(facts.name)
         if fault is Fault.REQUEST:
             if facts.pool:
                 self._unsuited_pools.add(facts.pool)
-        elif facts.failure_domain:
+        elif fault is not Fault.REJECTED and facts.failure_domain:
             self._failed_domains.add(facts.failure_domain)
 
     @property
@@ -45,8 +56,24 @@ class TrackedRequest:
 
     def may_try(self, facts: Placement) -> bool:
         """Whether no attempt failed on the placement, and none showed the request unsuited to its
-        pool."""
+        pool. What a self-hosted placement rejects is compared on another one, not on a remote,
+        which is other software and is paid for."""
+        if facts.kind is PlacementKind.REMOTE and self.rejected_at_home:
+            return False
         return facts.name not in self._tried and facts.pool not in self._unsuited_pools
+
+    @property
+    def rejected_by(self) -> str:
+        """The placement that rejected the request first; empty: none."""
+        return next((a.placement for a in self.failed_attempts if a.fault is Fault.REJECTED), "")
+
+    @property
+    def rejected_at_home(self) -> bool:
+        """Whether a self-hosted placement rejected the request."""
+        return any(
+            attempt.fault is Fault.REJECTED and attempt.kind is PlacementKind.SELF_HOSTED
+            for attempt in self.failed_attempts
+        )
 
     def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:
         """The placements outside the failure domains of failed attempts; all if none is outside."""

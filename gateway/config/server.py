@@ -40,6 +40,9 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     that load balancers notice it."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """On SIGTERM, after `drain_delay_s`: how long running streams may take to finish."""
+    blocked_write_s: Seconds = 30.0
+    """How long a client may leave one write of its stream unread, or hold up an upstream in total,
+    before the stream is ended."""
     keepalive_s: Seconds = 30.0
     """Idle time after which a connection is probed."""
     keepalive_timeout_s: Seconds = 10.0

@@ -19,8 +19,7 @@ class FailureKind(enum.StrEnum):
     BUSY = "busy"
     """HTTP 429, 503 or 529: the placement is overloaded."""
     BAD_REQUEST = "bad_request"
-    """HTTP 400, 413 or 422 without a more specific kind: every placement would reject the
-    request."""
+    """HTTP 400, 413 or 422 without a more specific kind: the upstream calls the request invalid."""
     MODEL_NOT_FOUND = "model_not_found"
     """HTTP 404: the upstream does not serve the model. The configuration is wrong."""
     CREDENTIALS = "credentials"
@@ -37,6 +36,10 @@ class FailureKind(enum.StrEnum):
     """The response does not follow the upstream's protocol."""
     TIMEOUT = "timeout"
     """The first token or the next token did not arrive in time."""
+    EMPTY = "empty"
+    """The answer ended without any output."""
+    QUARANTINED = "quarantined"
+    """Another gateway refuses the request, because it failed servers that work for others."""
     DEADLINE = "deadline"
     """The request's deadline or the total timeout expired."""
 
@@ -45,12 +48,21 @@ _FAULTS = {
     FailureKind.BUSY: Fault.BUSY,
     FailureKind.CREDENTIALS: Fault.ACCOUNT,
     FailureKind.CREDIT: Fault.ACCOUNT,
-    FailureKind.BAD_REQUEST: Fault.NONE,
+    FailureKind.CONNECT: Fault.ABSENT,
+    FailureKind.TIMEOUT: Fault.ABSENT,
+    FailureKind.MODEL_NOT_FOUND: Fault.ABSENT,
+    FailureKind.BAD_REQUEST: Fault.REJECTED,
+    FailureKind.EMPTY: Fault.REJECTED,
     FailureKind.DEADLINE: Fault.NONE,
     FailureKind.CONTEXT_LENGTH: Fault.REQUEST,
     FailureKind.CONTENT_FILTER: Fault.REQUEST,
+    FailureKind.QUARANTINED: Fault.REQUEST,
 }
 """Party at fault for each kind. For all other kinds it is the placement."""
+
+
+_FINAL = frozenset({FailureKind.BAD_REQUEST, FailureKind.DEADLINE, FailureKind.QUARANTINED})
+"""Kinds that another placement does not mend."""
 
 
 class UpstreamFailure(Exception):
@@ -80,7 +92,7 @@ class UpstreamFailure(Exception):
     @property
     def retryable(self) -> bool:
         """Whether another placement may succeed."""
-        return self.kind not in (FailureKind.BAD_REQUEST, FailureKind.DEADLINE)
+        return self.kind not in _FINAL
 
     @property
     def fault(self) -> Fault:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chunk
+from gateway.domain.generation import Chunk, FinishReason
 from gateway.domain.outcomes import AttemptRecord, PartialOutput
 from gateway.pipeline.active_request import Branch
 from gateway.pipeline.continuation import is_continuable
@@ -94,6 +94,8 @@ class Attempts:
                     branch.eviction = None
                 if not branch.committed:
                     _require_usage(branch)
+                    if start.compare and _is_empty(branch, held):
+                        raise UpstreamFailure(FailureKind.EMPTY, "the answer has no output")
                     end = _OK
                 for chunk in held:
                     yield chunk
@@ -185,8 +187,9 @@ class Attempts:
         branch.failure = branch.last_failure = failure
         remote = start.kind is PlacementKind.REMOTE
         # Remotes differ in the requests they accept. Self-hosted engines of one model all reject
-        # the same requests.
-        mendable = failure.retryable or (remote and failure.kind is FailureKind.BAD_REQUEST)
+        # the same requests, unless one is misconfigured: the scheduler says when to compare.
+        compares = remote or start.compare
+        mendable = failure.retryable or (compares and failure.kind is FailureKind.BAD_REQUEST)
         if not remote and failure.kind is FailureKind.CONNECT:
             self.on_refused(start.placement, str(failure))
         elif not remote and failure.kind is FailureKind.TIMEOUT:
@@ -233,7 +236,7 @@ class Attempts:
             ttft_s=_since(branch.first_token_s, active.request.arrival_s),
             tpot_s=branch.tpot_s(),
             output_tokens=branch.output_tokens,
-            fault=_fault(failure, start),
+            fault=Fault.NONE if failure is None else failure.fault,
             retry_after_s=failure.retry_after_s if failure else None,
         )
         # The scheduler may answer within this call or later.
@@ -257,12 +260,15 @@ def _require_usage(branch: Branch) -> None:
         raise UpstreamFailure(FailureKind.PROTOCOL, "the answer ended without usage")
 
 
-def _fault(failure: UpstreamFailure | None, start: Start) -> Fault:
-    if failure is None:
-        return Fault.NONE
-    if start.kind is PlacementKind.REMOTE and failure.kind is FailureKind.BAD_REQUEST:
-        return Fault.REQUEST
-    return failure.fault
+def _is_empty(branch: Branch, held: list[Chunk]) -> bool:
+    """Whether an answer that ended has neither output nor tokens of it. A provider's content filter
+    may leave nothing."""
+    assert branch.usage is not None
+    return branch.usage.completion_tokens == 0 and not any(
+        delta.has_content or delta.finish_reason is FinishReason.CONTENT_FILTER
+        for chunk in held
+        for delta in chunk.deltas
+    )
 
 
 def _since(at_s: float | None, started_s: float) -> float | None:

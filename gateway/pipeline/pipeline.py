@@ -26,6 +26,7 @@ from gateway.pipeline.continuation import continuation, may_be_continued
 from gateway.pipeline.hedge import hedged
 from gateway.pipeline.observer import Observe, unobserved
 from gateway.pipeline.settings import PipelineSettings
+from gateway.pipeline.terms import time_left_s
 from gateway.pipeline.upstreams import Upstreams
 from gateway.upstream.deviation_log import DeviationLog
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
@@ -104,11 +105,15 @@ class Pipeline:
         most = max(1, min(bounds) // max(1, choices))
         return min([self.settings.default_max_output_tokens, most, *contexts])
 
-    async def quote(self, call: GenerateCall) -> Decision:
-        """Returns the decision that the scheduler would make now. Starts nothing. Raises
-        RequestRefused."""
-        request, _, _ = await self.admission.admit(call, self.settings)
-        return await self._port.quote(request)
+    def deadline_s(self, call: GenerateCall) -> float:
+        """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
+        return self._clock() + time_left_s(call, self.settings)
+
+    async def quote(self, call: GenerateCall) -> tuple[Decision, dict[str, tuple[str, ...]]]:
+        """Returns the decision that the scheduler would make now, and the unsupported fields keyed
+        by placement. Starts nothing. Raises RequestRefused."""
+        request, _, unsupported = await self.admission.admit(call, self.settings)
+        return await self._port.quote(request), unsupported
 
     async def run(self, call: GenerateCall) -> AsyncGenerator[Chunk | Finished, None]:
         """Yields the output of a request, then one `Finished`.
@@ -170,7 +175,7 @@ class Pipeline:
                     usage = finished.usage
                     active.seen_tokens = usage.prompt_tokens + usage.completion_tokens
                     if not usage.estimated:
-                        self.admission.learn(active.generation, usage.prompt_tokens)
+                        self.admission.learn(active.generation, request.tenant, usage.prompt_tokens)
                     active.observer.finished(finished)
                     yield finished
                     return
@@ -336,7 +341,10 @@ def _refusal(branch: Branch, refuse: Refuse) -> Exception:
     it is the upstream's failure, which the client can fix."""
     last = branch.last_failure
     ran_out = refuse.reason is RefusalReason.ATTEMPTS_EXHAUSTED
-    if last is not None and ran_out and (last.fault is Fault.REQUEST or not last.retryable):
+    blamed = refuse.reason is RefusalReason.QUARANTINED
+    # Without a second opinion, the word of the only placement that was asked holds.
+    is_word = last is not None and (not last.retryable or (ran_out and last.fault is Fault.REQUEST))
+    if last is not None and is_word and not blamed:
         return last
     unsupported = branch.active.unsupported
     fields = tuple(sorted({field for fields in unsupported.values() for field in fields}))

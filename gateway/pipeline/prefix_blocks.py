@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import NamedTuple
 
 from gateway.domain.generation import Chat, Generation, Image
 from gateway.domain.slices import Steps
@@ -30,10 +31,20 @@ MAX_TOKEN_BLOCKS = 16_384
 _SEPARATOR = b"\x00"
 
 
-def prefix_blocks(
-    generation: Generation, salt: str, prompt_tokens: int
-) -> Steps[tuple[tuple[int, ...], int]]:
-    """Returns the hashes of the full blocks, and the mean tokens per block (at least 1)."""
+class PromptBlocks(NamedTuple):
+    """Hashes of a prompt.
+
+    `blocks`: hashes of the full blocks. `block_tokens`: mean tokens per block, at least 1.
+    `digest`: hash of the whole prompt, up to `MAX_BLOCKS`.
+    """
+
+    blocks: tuple[int, ...]
+    block_tokens: int
+    digest: bytes
+
+
+def prefix_blocks(generation: Generation, salt: str, prompt_tokens: int) -> Steps[PromptBlocks]:
+    """Returns the hashes of a prompt."""
     blocks: list[int] = []
     total_bytes = 0
     pending = bytearray()
@@ -56,7 +67,8 @@ def prefix_blocks(
                 yield
         del pending[:start]
     block_tokens = round(prompt_tokens * BLOCK_BYTES / max(1, total_bytes))
-    return tuple(blocks), max(1, block_tokens)
+    rest = (parent or b"") + b"%d " % total_bytes + bytes(pending[-BLOCK_BYTES:])
+    return PromptBlocks(tuple(blocks), max(1, block_tokens), blake2b(rest, digest_size=16).digest())
 
 
 def token_blocks(

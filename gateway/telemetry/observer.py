@@ -89,7 +89,7 @@ class Telemetry:
             self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code)
 
     def rpc_refused(self, reason: str) -> None:
-        """Counts an RPC that was refused because too many were in progress."""
+        """Counts an RPC that was refused before its request was read."""
         if self.instruments is not None:
             self.instruments.add(semconv.RPC_REFUSALS, 1, reason)
 

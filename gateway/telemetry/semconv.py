@@ -215,7 +215,7 @@ RPC_REFUSALS = counter(
     "moegate.rpc.refusals",
     "{rpc}",
     (REFUSAL_REASON,),
-    "RPCs that were refused before their request was read, because too many were in progress.",
+    "RPCs refused before their request was read: too many in progress, or a key at its limit.",
 )
 COST_KIND = "moegate.cost.kind"
 COST_USD = counter(

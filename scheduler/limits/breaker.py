@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scheduler.contract import Fault
 
@@ -36,7 +37,8 @@ class BreakerLimits:
     is twice as long as the one before, from `first_open_s` (`account_open_s` for a refused key) to
     `longest_open_s`. Pauses grow in the same way from `first_pause_s` to `longest_pause_s`, unless
     the placement states their length.
-    After `pauses_before_trial` pauses in a row the next request is a trial.
+    After `pauses_before_trial` pauses in a row the next request is a trial. A placement that
+    asks for a longer pause than `longest_stated_pause_s` gets this one, and then a trial.
     """
 
     outcomes: int = 20
@@ -49,9 +51,18 @@ class BreakerLimits:
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     pauses_before_trial: int = 2
+    longest_stated_pause_s: float = 3600.0
 
 
-_FAILURES = (Fault.PLACEMENT, Fault.ACCOUNT)
+class _Outcome(NamedTuple):
+    """One outcome. `failures`: number of failures that it counts for; 0: a success."""
+
+    at_s: float
+    request_id: str
+    failures: int = 0
+
+
+_FAILURES = (Fault.PLACEMENT, Fault.ABSENT, Fault.ACCOUNT)
 
 
 class Breaker:
@@ -59,12 +70,15 @@ class Breaker:
 
     Attributes:
         reason: cause of the last opening or pause, as text for operators.
+        fault: party at fault for the last opening or pause.
+        opened_s: start of the last opening or pause; -inf: none.
     """
 
     def __init__(self, limits: BreakerLimits | None = None) -> None:
         self._limits = limits or BreakerLimits()
-        self._recent: deque[tuple[float, bool]] = deque(maxlen=self._limits.outcomes)
-        self._opened_s = float("-inf")
+        self._recent: deque[_Outcome] = deque(maxlen=self._limits.outcomes)
+        self.opened_s = float("-inf")
+        self._opened_by = ""
         self._until_s: float | None = None
         self._broken = False
         self._trial_due = False
@@ -72,6 +86,7 @@ class Breaker:
         self._openings = 0
         self._pauses = 0
         self.reason = ""
+        self.fault = Fault.NONE
 
     def __repr__(self) -> str:
         return f"<Breaker until {self._until_s}, {self._openings} openings: {self.reason}>"
@@ -126,16 +141,39 @@ class Breaker:
         if fault is Fault.BUSY:
             self._pause(started_s, retry_after_s, detail, now)
         elif fault in _FAILURES:
-            self._recent.append((now, True))
+            self._recent.append(_Outcome(now, request_id, failures=1))
             # An attempt that started before the opening gives no new evidence.
-            if is_trial or (started_s >= self._opened_s and self._too_many(fault, now)):
-                self._open(fault, detail, now)
+            if is_trial or (started_s >= self.opened_s and self._too_many(fault, now)):
+                self.open(fault, detail, request_id, now)
         elif ok and (is_trial or not self._trial_due):
-            self._recent.append((now, False))
-            if started_s >= self._opened_s:
+            self._recent.append(_Outcome(now, request_id))
+            if started_s >= self.opened_s:
                 self._pauses = 0
             if is_trial:
                 self.close()
+
+    def count_rejection(self, request_id: str, failures: int, detail: str, now: float) -> None:
+        """Counts a rejection that another placement has refuted, as this many failures."""
+        self._recent.append(_Outcome(now, request_id, failures))
+        phase = self.phase(now)
+        failed_trial = phase is BreakerPhase.HALF_OPEN
+        if failed_trial or (phase is BreakerPhase.CLOSED and self._too_many(Fault.REJECTED, now)):
+            self.open(Fault.REJECTED, detail, request_id, now)
+
+    def is_trial(self, request_id: str) -> bool:
+        """Whether this request is the trial that runs."""
+        return self._trial == request_id
+
+    def take_back(self, request_id: str) -> None:
+        """Forgets the failure of a request that was itself the cause, and the opening that it
+        caused."""
+        kept = (outcome for outcome in self._recent if outcome.request_id != request_id)
+        self._recent = deque(kept, maxlen=self._limits.outcomes)
+        if self._opened_by == request_id and self._broken:
+            self._until_s, self._opened_by = None, ""
+            self._openings -= 1
+            # After a trial that was taken back, the next request is the trial.
+            self._broken = self._trial_due = self._openings > 0
 
     def close(self) -> None:
         """Closes the breaker and forgets failures, because a trial or a probe has shown that the
@@ -149,18 +187,34 @@ class Breaker:
         if fault is Fault.ACCOUNT:
             return True
         limits = self._limits
-        recent = [failed for at_s, failed in self._recent if now - at_s <= limits.window_s]
+        recent = [o.failures for o in self._recent if now - o.at_s <= limits.window_s]
         failures = sum(recent)
-        return failures >= limits.failures and failures >= limits.failed_share * len(recent)
+        total = failures + recent.count(0)
+        return failures >= limits.failures and failures >= limits.failed_share * total
 
-    def _open(self, fault: Fault, detail: str, now: float) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether the breaker is closed and remembers no outcome."""
+        return self._until_s is None and not self._recent and not self._trial_due
+
+    def forget_old(self, now: float) -> None:
+        """Forgets outcomes that no longer count, and an opening after which no trial came."""
+        limits = self._limits
+        while self._recent and now - self._recent[0].at_s > limits.window_s:
+            self._recent.popleft()
+        untried = self._until_s is not None and self._trial is None
+        if untried and now - (self._until_s or 0.0) > limits.longest_open_s:
+            self.close()
+
+    def open(self, fault: Fault, detail: str, request_id: str, now: float) -> None:
+        """Opens the breaker. `request_id`: the request whose end is the last proof."""
         limits = self._limits
         first_s = limits.account_open_s if fault is Fault.ACCOUNT else limits.first_open_s
         self._shut(now, min(limits.longest_open_s, first_s * 2.0 ** min(self._openings, 16)))
         self._openings += 1
         self._broken = self._trial_due = True
         self._recent.clear()
-        self.reason = detail
+        self.reason, self.fault, self._opened_by = detail, fault, request_id
 
     def _pause(
         self, started_s: float, retry_after_s: float | None, detail: str, now: float
@@ -168,21 +222,24 @@ class Breaker:
         limits = self._limits
         # A burst that met the same limit counts as one pause: requests sent before the pause began
         # give no new evidence.
-        fresh = started_s >= self._opened_s
+        fresh = started_s >= self.opened_s
         if fresh:
             self._pauses += 1
             self._broken = False
-            self._trial_due = self._trial_due or self._pauses >= limits.pauses_before_trial
+            many = self._pauses >= limits.pauses_before_trial
+            cut = retry_after_s is not None and retry_after_s > limits.longest_stated_pause_s
+            self._trial_due = self._trial_due or many or cut
         length_s = retry_after_s
         if length_s is None:
             length_s = limits.first_pause_s * 2.0 ** min(self._pauses - 1, 16) if fresh else 0.0
             length_s = min(limits.longest_pause_s, length_s)
-        elif fresh:
-            length_s = max(length_s, limits.first_pause_s)
+        else:
+            length_s = min(length_s, limits.longest_stated_pause_s)
+            length_s = max(length_s, limits.first_pause_s) if fresh else length_s
         self._shut(now, length_s, anew=fresh)
-        self.reason = detail
+        self.reason, self.fault, self._opened_by = detail, Fault.BUSY, ""
 
     def _shut(self, now: float, length_s: float, *, anew: bool = True) -> None:
         if anew:
-            self._opened_s = now
+            self.opened_s = now
         self._until_s = max(self._until_s or 0.0, now + length_s)

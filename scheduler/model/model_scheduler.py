@@ -8,6 +8,7 @@ option.
 
 from __future__ import annotations
 
+from scheduler.blame.quarantine import Quarantine
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -23,10 +24,12 @@ from scheduler.contract import (
 from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import RetryBudget
 from scheduler.model import transitions
+from scheduler.model.comparison import compare_end, quarantined
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import (
     UNAVAILABLE_RETRY_S,
     queue_full,
+    retry_after_failures_s,
     unknown_model,
     why_none_is_open,
 )
@@ -60,22 +63,26 @@ class ModelScheduler:
         tracked_requests: dict[str, TrackedRequest],
         retries: RetryBudget,
         attempts: int,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.model_state = model_state
         self._tracked = tracked_requests
         self._retries = retries
-        self._attempts = attempts
+        self._quarantine = Quarantine() if quarantine is None else quarantine
         self._admission = model_state.admission
         self._policy = model_state.policy
+        model_state.attempts = attempts
 
     def set_limits(self, queue: QueueLimits, attempts: int) -> None:
         """Applies changed limits."""
         self.model_state.queue.set_limits(queue)
-        self._attempts = attempts
+        self.model_state.attempts = attempts
 
     def decide(self, tracked: TrackedRequest, now: float) -> tuple[Action, ...]:
         """Decides about a new or retried request: the first of the five options that applies."""
         request = tracked.request
+        if blame := quarantined(self.model_state, self._quarantine, request, now):
+            return (self._refuse(request, RefusalReason.QUARANTINED, blame, None, now),)
         self.model_state.advance(now)
         late = now - request.arrival_s >= tracked.ttft_s
         query = self.model_state.query(tracked, now, late=late)
@@ -170,6 +177,10 @@ class ModelScheduler:
         """Tries to start a queued request. A started or refused request leaves the queue."""
         request = queued.request
         tracked = self._tracked[request.request_id]
+        if blame := quarantined(self.model_state, self._quarantine, request, now):
+            self.model_state.queue.remove(request.request_id)
+            refusal = self._refuse(request, RefusalReason.QUARANTINED, blame, None, now)
+            return TryResult(refusal)
         query = self.model_state.query(tracked, now, late=queued.late)
         self.model_state.queue.set_self_hosted(queued, query.possible)
         if query.possible:
@@ -227,7 +238,11 @@ class ModelScheduler:
         request = tracked.request
         state, resident = transitions.remove_attempt(self.model_state, tracked, now)
         self._admission.record_end(state.facts.name, event.request_id, event, now)
-        transitions.learn_from_end(self.model_state, state, resident, event)
+        outcome = transitions.learn_from_end(self.model_state, state, resident, event)
+        blame = compare_end(
+            self.model_state, self._quarantine, tracked, state, event,
+            outcome=outcome, started_s=resident.started_s, now=now,
+        )  # fmt: skip
         if event.outcome is AttemptOutcome.EVICTED:
             return self._wait_again(tracked, now)
         if event.outcome is not AttemptOutcome.RETRYABLE:
@@ -236,19 +251,21 @@ class ModelScheduler:
                 self._retries.succeeded()
             return self.start_waiting(now)
         tracked.record_failure(state.facts, event.fault)
+        if blame:
+            refusal = self._refuse(request, RefusalReason.QUARANTINED, blame, None, now)
+            return (refusal, *self.start_waiting(now))
         hint = f"the last on {state.facts.name}: {event.detail}"
         tries = tracked.attempts - tracked.evictions
         open_somewhere = self.model_state.query(
             tracked, now
         ).possible or self.model_state.remotes.open(tracked, now)
-        if tries >= self._attempts or not open_somewhere:
+        if tries >= self.model_state.attempts or not open_somewhere:
             message = f"{tries} attempts failed, {hint}"
         elif not self._retries.take(now):
             message = f"too many retries in the whole gateway, {hint}"
         else:
             return (*self.decide(tracked, now), *self.start_waiting(now))
-        retry_s = event.retry_after_s
-        retry_s = UNAVAILABLE_RETRY_S if retry_s is None else min(LONGEST_RETRY_S, retry_s)
+        retry_s = retry_after_failures_s(tracked, event, LONGEST_RETRY_S)
         refusal = self._refuse(request, RefusalReason.ATTEMPTS_EXHAUSTED, message, retry_s, now)
         return (refusal, *self.start_waiting(now))
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.blame.likeness import NewestByLike
 from scheduler.contract import (
     EngineReport,
     PlacementKind,
@@ -96,7 +97,11 @@ class ModelState:
         self.batch: dict[str, int] = {}
         """Placement index of each batch-class request that runs on a self-hosted placement."""
         self.suspect: set[int] = set()
-        """Indices of self-hosted placements whose circuit breaker may not be closed."""
+        """Indices of self-hosted placements whose circuit breakers may not all be closed."""
+        self.answered, self.unanswered = NewestByLike(), NewestByLike()
+        """Newest answers and failures of placements, for the model as a whole."""
+        self.attempts = 1
+        """Most attempts of a request."""
         self._rotation = -1
         self._no_hits: Floats = np.zeros(len(states))
         self._no_hits.flags.writeable = False
@@ -129,6 +134,13 @@ class ModelState:
     def states(self) -> list[PlacementState]:
         """All placements of the model."""
         return [*self.fleet.states, *self.remotes.states]
+
+    def state_of(self, name: str) -> PlacementState | None:
+        """The placement of this name; None if the model has none."""
+        if (index := self.fleet.index.get(name)) is not None:
+            return self.fleet.states[index]
+        index = self.remotes.index.get(name)
+        return None if index is None else self.remotes.states[index]
 
     def set_expectations(self, tracked: TrackedRequest, *, count: bool = True) -> None:
         """Sets the promised time to first token of a new request, and its expected resources.
@@ -351,7 +363,7 @@ class ModelState:
                 blocks[index] = Block.NOT_PERMITTED
         for index in self.suspect:
             name = fleet.states[index].facts.name
-            if self.admission.broken(name, now):
+            if self.admission.broken(name, now, request):
                 blocks[index] = Block.NOT_SERVING
             elif not self.admission.admits(name, request, now):
                 blocks[index] = Block.PAUSED

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.contract import PlacementKind, RefusalReason, Request
+from scheduler.contract import AttemptEnded, Fault, PlacementKind, RefusalReason, Request
 from scheduler.overflow.remotes import fits_context
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
 from scheduler.queue.model_queue import ModelQueue
+from scheduler.tracked_request import TrackedRequest
 
 UNAVAILABLE_RETRY_S = 2.0
 """Retry delay in seconds when every placement is down: two probe intervals."""
@@ -31,12 +32,23 @@ def why_none_is_open(
     if not serving:
         message = f"no server of model {request.model!r} is in service: {fitting[0].reason}"
         return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
-    broken = admission.all_broken([state.facts.name for state in serving], now)
+    broken = admission.all_broken([state.facts.name for state in serving], now, request)
     message = f"every server of model {request.model!r} that could run this fails"
     if broken is None:
         return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
     retry_s = max(UNAVAILABLE_RETRY_S, broken.retry_after_s)
     return RefusalReason.UNAVAILABLE, f"{message}: {broken.reason}", retry_s
+
+
+def retry_after_failures_s(
+    tracked: TrackedRequest, last: AttemptEnded, longest_s: float
+) -> float | None:
+    """Retry delay in seconds after the last attempt of a request; None: a retry cannot succeed,
+    because every placement refuses the gateway's account."""
+    if all(attempt.fault is Fault.ACCOUNT for attempt in tracked.failed_attempts):
+        return None
+    retry_s = last.retry_after_s
+    return UNAVAILABLE_RETRY_S if retry_s is None else min(longest_s, retry_s)
 
 
 def queue_full(queue: ModelQueue, request: Request) -> str:

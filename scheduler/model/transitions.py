@@ -18,14 +18,15 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.decisions import Decision, Tier
+from scheduler.model.comparison import must_compare
 from scheduler.model.model_state import ModelState
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
 from scheduler.tracked_request import TrackedRequest
 
-_COUNTED_OUTCOMES = (AttemptOutcome.OK, AttemptOutcome.FAILED, AttemptOutcome.RETRYABLE)
-"""Outcomes that count for the error share of the placement."""
+_FAULTS_OF_PLACEMENTS = (Fault.PLACEMENT, Fault.ABSENT, Fault.BUSY, Fault.ACCOUNT)
+"""Faults that count for the error share of the placement."""
 
 
 def start_self_hosted(
@@ -70,6 +71,7 @@ def start_self_hosted(
         predicted_ttft_s=quote.ttft_s.item(index),
         predicted_tpot_s=quote.tpot_s.item(index),
         dp_rank=state.facts.dp_rank,
+        compare=must_compare(model_state, tracked, state, now),
     )
 
 
@@ -165,13 +167,15 @@ def remove_attempt(
 
 def learn_from_end(
     model_state: ModelState, state: PlacementState, resident: Resident, event: AttemptEnded
-) -> None:
-    """Updates the estimates of the placement and of output lengths from the end of an attempt."""
+) -> int:
+    """Updates the estimates of the placement and of output lengths from the end of an attempt.
+    Returns the number of the outcome in the error share; 0: it does not count there."""
+    outcome = 0
     index = model_state.fleet.index_of(state)
     if event.fault is not Fault.NONE and index is not None:
         model_state.suspect.add(index)
-    if event.outcome in _COUNTED_OUTCOMES:
-        state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
+    if event.outcome is AttemptOutcome.OK or event.fault in _FAULTS_OF_PLACEMENTS:
+        outcome = state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
     if event.outcome is AttemptOutcome.OK:
         exact = index is not None and model_state.engine_caches.is_known(index)
         if not (exact and resident.request.token_blocks):
@@ -179,6 +183,7 @@ def learn_from_end(
         if event.output_tokens is not None:
             request = resident.request
             model_state.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)
+    return outcome
 
 
 def record_decision(

@@ -52,7 +52,7 @@ class Remotes:
             and state.facts.remote_class in request.remote_classes
             and state.facts.name not in request.unsupported_by
             and tracked.may_try(state.facts)
-            and not self._admission.broken(state.facts.name, now)
+            and not self._admission.broken(state.facts.name, now, request)
             and fits_context(state, request)
         ]
 

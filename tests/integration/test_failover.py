@@ -136,13 +136,22 @@ async def test_what_is_held_before_content_is_bounded(frames: int, replica: str)
     assert good.chats == 0
 
 
-async def test_a_fault_of_the_request_is_not_tried_elsewhere() -> None:
-    bad, good = Scripted(status=400), Scripted(frames=GOOD)
-    async with upstreams(bad, good) as gateway:
+async def test_a_fault_of_the_request_is_confirmed_once_and_no_third_server_is_asked() -> None:
+    bad, also_bad, third = Scripted(status=400), Scripted(status=400), Scripted(status=400)
+    async with upstreams(bad, also_bad, third) as gateway:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (bad.chats, good.chats) == (1, 0)
+    assert sorted((bad.chats, also_bad.chats, third.chats)) == [0, 1, 1]
+
+
+async def test_what_only_one_server_calls_bad_is_answered_by_another() -> None:
+    bad, good = Scripted(status=400), Scripted(frames=GOOD)
+    async with upstreams(bad, good) as gateway:
+        seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+    assert seen.done is not None
+    assert [attempt.placement for attempt in seen.done.route.attempts] == ["own/a", "own/b"]
+    assert (bad.chats, good.chats) == (1, 1)
 
 
 async def test_when_all_fail_the_last_reason_is_told_and_a_retry_is_allowed() -> None:

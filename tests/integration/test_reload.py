@@ -289,7 +289,7 @@ async def test_a_reload_of_other_parts_forgets_nothing(tmp_path: Path) -> None:
             model = core._model_states["moe"]
             states = {state.facts.name: state for state in core.placements}
             lengths = model.fleet.lengths.mean("test", 4096)
-            breakers = {n: core._admission._admission[n].breaker for n in states}
+            breakers = {n: core._admission._admission[n].breakers for n in states}
             fits = {n: model.fleet.groups[model.fleet.index[n]].fit for n in states}
             ttfts = {n: state.ttft_s for n, state in states.items()}
             remembered = len(model.prefixes)
@@ -313,7 +313,7 @@ async def test_a_reload_of_other_parts_forgets_nothing(tmp_path: Path) -> None:
                 assert now[name] is state
                 assert state.serving
                 assert state.ttft_s == ttfts[name]
-                assert core._admission._admission[name].breaker is breakers[name]
+                assert core._admission._admission[name].breakers is breakers[name]
                 assert model.fleet.groups[model.fleet.index[name]].fit is fits[name]
             assert model.fleet.lengths.mean("test", 4096) == lengths
             assert len(model.prefixes) == remembered

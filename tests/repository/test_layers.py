@@ -89,13 +89,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
     ),
+    # From the pipeline to the client: bounds on clients that do not read.
+    "gateway.delivery": ("gateway.domain",),
     "gateway.telemetry": BELOW_DOORS,
-    "gateway.doors.grpc": (*BELOW_DOORS, "gateway.telemetry", GRPC),
+    "gateway.doors.grpc": (*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", GRPC),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.runtime", GRPC),
+        *("gateway.delivery", "gateway.runtime", GRPC),
     ),
     # What people type: not part of the serving process.
     "moegate.simulated_vllm": ("scheduler.*", "simulation.*"),

@@ -142,9 +142,7 @@ def test_a_changed_model_is_another_placement_under_the_same_name() -> None:
     assert {start(core, f"s{i}", 0.3, model="other") for i in range(2)} == {"a", "c"}
     core.handle(Progress(request_id=gone, attempt=1, output_tokens=9), 0.4)
     end(core, gone, AttemptOutcome.FAILED, fault=Fault.PLACEMENT)
-    assert core._admission._admission["a"].breaker._recent == type(
-        core._admission._admission["a"].breaker._recent
-    )(maxlen=20)
+    assert not len(core._admission._admission["a"].breakers.evidence)
     for name in (where["b"], "s0", "s1"):
         end(core, name)
     idle(core)

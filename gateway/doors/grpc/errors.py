@@ -6,8 +6,10 @@ turns an `RpcError` into a gRPC status.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 import grpc
@@ -17,6 +19,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.config.remote import TOGETHER
+from gateway.delivery.unread import UnreadOutput
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
 from gateway.domain.outcomes import PartialOutput, RequestRefused
@@ -31,6 +34,8 @@ from scheduler.contract import RefusalReason, Usage
 from scheduler.metering.settlement import SettledAttempt
 
 NEVER_RETRY_MS = -1
+UNTOLD_RETRY_S = 2.0
+"""Retry delay after a failure that may pass, where the upstream tells none."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -108,6 +113,30 @@ def from_outcome(error: RequestRefused | PartialOutput | UpstreamFailure) -> Rpc
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
     """Ends the RPC with the error's status. Never returns."""
     await context.abort(error.code, error.message, error.trailing_metadata())
+
+
+async def end_now(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
+    """Ends an RPC whose client may not read. The status is queued behind the unread bytes, and the
+    task of the RPC ends without waiting until it is sent. Never returns."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await abort(context, error)
+    raise asyncio.CancelledError  # gRPC sends no other status after this one
+
+
+def unread(error: UnreadOutput) -> RpcError:
+    """The client has not read its stream: DEADLINE_EXCEEDED, or ABORTED for a blocked write."""
+    if error.limit_s is None:
+        code, message = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed during a write"
+    else:
+        code, message = grpc.StatusCode.ABORTED, f"one write took longer than {error.limit_s:g} s"
+    text = f"the client does not read its stream: {message}"
+    return RpcError(code, text, _info("UNREAD"), pushback_ms=NEVER_RETRY_MS)
+
+
+def shutting_down() -> RpcError:
+    """UNAVAILABLE: the gateway drains. Another gateway can continue the stream at once."""
+    return unavailable("the gateway is shutting down: call again", "SHUTTING_DOWN", 0.0)
 
 
 def invalid(
@@ -206,6 +235,12 @@ def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcEr
     return _retryable(grpc.StatusCode.UNAVAILABLE, message, reason, retry_after_s)
 
 
+def quarantined(message: str) -> RpcError:
+    """FAILED_PRECONDITION: the request fails servers that work for others. No retry can help."""
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    return _retryable(code, message, RefusalReason.QUARANTINED.name, None)
+
+
 def partial_output(
     failure: UpstreamFailure, usage: Usage, settled: SettledAttempt | None = None
 ) -> RpcError:
@@ -238,8 +273,14 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
             return invalid([("input", failure.message)], failure.kind.name)
         case FailureKind.DEADLINE:
             return deadline(failure.message)
-        case _:
+        case FailureKind.QUARANTINED:
+            return quarantined(failure.message)
+        case FailureKind.CREDENTIALS | FailureKind.CREDIT | FailureKind.MODEL_NOT_FOUND:
             return unavailable(failure.message, failure.kind.name, failure.retry_after_s)
+        case _:
+            told_s = failure.retry_after_s
+            retry_s = UNTOLD_RETRY_S if told_s is None else told_s
+            return unavailable(failure.message, failure.kind.name, retry_s)
 
 
 def from_refused(error: RequestRefused) -> RpcError:
@@ -339,6 +380,7 @@ _STATUSES: dict[RefusalReason, Callable[[RequestRefused], RpcError]] = {
     ),
     RefusalReason.UNAVAILABLE: _unavailable,
     RefusalReason.ATTEMPTS_EXHAUSTED: _unavailable,
+    RefusalReason.QUARANTINED: lambda error: quarantined(error.message),
     RefusalReason.BUDGET_UNCHECKED: _unavailable,
     RefusalReason.REQUEST_IN_FLIGHT: _taken,
     RefusalReason.IDEMPOTENCY_KEY_USED: _taken,

@@ -1,7 +1,7 @@
 """InferenceService: converts an RPC into a pipeline call, and pipeline output into messages.
 
 One coroutine writes each stream with `context.write`. Cancelling the RPC therefore raises inside
-that coroutine, and every `finally` of the pipeline runs at once.
+that coroutine, and every `finally` of the pipeline runs at once. `Deliveries` bounds the writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from gateway.config.gateway import KeyRole
+from gateway.delivery.deliveries import Deliveries
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
@@ -21,12 +22,14 @@ from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
     Context,
+    begin_stream,
     current_caller,
     current_metadata,
     rpc_errors,
 )
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
+from gateway.pipeline.terms import check_images
 from gateway.translation.responses import delta_message, write_choice, write_done
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.contract import PlacementKind
@@ -38,10 +41,17 @@ _ENDS = (RequestRefused, PartialOutput, UpstreamFailure)
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """The RPCs for callers. Every RPC raises UNAUTHENTICATED if the key is missing or unknown."""
 
-    def __init__(self, active: ActiveSettings, pipeline: Pipeline, port: SchedulerPort) -> None:
+    def __init__(
+        self,
+        active: ActiveSettings,
+        pipeline: Pipeline,
+        port: SchedulerPort,
+        deliveries: Deliveries,
+    ) -> None:
         self._active = active
         self._pipeline = pipeline
         self._port = port
+        self._deliveries = deliveries
 
     async def Generate(  # type: ignore[override]  # the stub types generators only
         self, request: generation_pb2.GenerateRequest, context: Context
@@ -50,14 +60,22 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with rpc_errors(context):
             call = await self._call(request, context)
             try:
-                async with aclosing(self._pipeline.run(call)) as outputs:
-                    async for output in outputs:
+                async with self._deliveries.open(
+                    self._pipeline.run(call),
+                    tenant=call.caller.tenant,
+                    deadline_s=self._pipeline.deadline_s(call),
+                ) as delivery:
+                    began = False
+                    async for output in delivery:
                         if isinstance(output, Finished):
                             message = generation_pb2.GenerateResponse()
                             write_done(message.done, call.generation.request_id, output)
-                            await context.write(message)
                         else:
-                            await context.write(delta_message(output))
+                            message = delta_message(output)
+                        if not began:
+                            began = True
+                            await begin_stream(context)
+                        await delivery.write(context.write(message))
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
 
@@ -100,11 +118,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             admission = self._pipeline.admission
             try:
                 admission.check_model(generation.model, caller)
+                check_images(generation, self._pipeline.settings)
                 exact = await admission.count(generation)
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
             response.exact = exact is not None
-            response.prompt_tokens = admission.estimate(generation) if exact is None else exact
+            if exact is None:
+                response.prompt_tokens = admission.estimate(generation, caller.tenant)
+            else:
+                response.prompt_tokens = exact
             for placement in self._port.fleet.of_model(generation.model):
                 if placement.context_tokens is not None:
                     response.context_tokens = placement.context_tokens
@@ -141,7 +163,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with rpc_errors(context):
             call = await self._call(request.request, context)
             try:
-                return quote_message(await self._pipeline.quote(call))
+                return quote_message(*await self._pipeline.quote(call))
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
 

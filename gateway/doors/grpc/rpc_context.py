@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from gateway.accounting.prices.catalog import Prices
-from gateway.auth.authenticator import Authenticator, Caller
+from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
 from gateway.config.gateway import GatewayConfig, KeyRole
+from gateway.delivery.unread import UnreadOutput, write_within
+from gateway.delivery.watches import ShuttingDown
 from gateway.doors.grpc import errors
 
 log = logging.getLogger(__name__)
@@ -77,6 +80,38 @@ def require(caller: Caller, roles: Collection[KeyRole], what: str) -> None:
         )
 
 
+def authenticated_again(active: ActiveSettings) -> Caller:
+    """Returns the caller of the current RPC by the keys in force, which a reload may have changed
+    since it began. Raises RpcError (UNAUTHENTICATED)."""
+    try:
+        return active.authenticator.authenticate(current_metadata())
+    except Unauthenticated as error:
+        raise errors.unauthenticated(str(error)) from None
+
+
+class BoundedWriter:
+    """Writes the messages of one stream. A client that leaves one unread for `limit_s` seconds
+    ends it with UnreadOutput."""
+
+    def __init__(self, context: Context, limit_s: float) -> None:
+        self._context = context
+        self._limit_s = limit_s
+        self._began = False
+
+    async def write(self, message: Message) -> None:
+        """Writes one message, the headers before the first."""
+        if not self._began:
+            self._began = True
+            await begin_stream(self._context)
+        await write_within(self._context.write(message), self._limit_s)
+
+
+async def begin_stream(context: Context) -> None:
+    """Sends the headers. If the first write sent them, and were given up, gRPC would refuse to send
+    a status after it."""
+    await context.send_initial_metadata(())
+
+
 def check_texts(texts: Mapping[str, str]) -> None:
     """Raises RpcError (INVALID_ARGUMENT) unless every text, by field, can be a name in a ledger:
     short, and without NUL, which PostgreSQL rejects."""
@@ -97,6 +132,10 @@ async def rpc_errors(context: Context) -> AsyncIterator[None]:
         yield
     except errors.RpcError as error:
         await errors.abort(context, error)
+    except UnreadOutput as error:
+        await errors.end_now(context, errors.unread(error))
+    except ShuttingDown:
+        await errors.end_now(context, errors.shutting_down())
     except Exception:
         if context.code():  # aborted already
             raise

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from gateway.accounting.accounting import Accounting
+from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
+from gateway.delivery.watches import Watches
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.fleet_watch import watch_fleet
 from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import (
     ActiveSettings,
+    BoundedWriter,
     Context,
+    authenticated_again,
     check_texts,
     current_caller,
     require,
@@ -60,10 +65,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         active: ActiveSettings,
         port: SchedulerPort,
         accounting: Accounting,
+        watches: Watches,
     ) -> None:
         self._active = active
         self._port = port
         self._accounting = accounting
+        self._watches = watches
 
     async def GetSpend(
         self, request: usage_pb2.GetSpendRequest, context: Context
@@ -84,11 +91,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
             order = _ORDERS.get(request.order_by, Order.GROUP)
             try:
-                rows = await self._accounting.database.read(
-                    lambda tx: spend(tx, selection, groups, order, limit + 1)
+                rows = await self._accounting.reads.read(
+                    caller.tenant, lambda tx: spend(tx, selection, groups, order, limit + 1)
                 )
-            except LedgerUnavailable as error:
-                raise unavailable(error) from error
+            except (LedgerUnavailable, TooManyReads) as error:
+                raise unread(error) from error
             return usage_pb2.GetSpendResponse(
                 rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
             )
@@ -96,20 +103,23 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
     ) -> None:
-        """Streams ledger rows, one page per message. Without `from` it starts at the oldest row."""
-        async with rpc_errors(context):
+        """Streams ledger rows, one page per message. Without `from` it starts at the oldest row. A
+        drain ends it."""
+        async with rpc_errors(context), self._watches.open():
             caller = current_caller()
             check_texts({"tenant": request.tenant})
             from_us, to_us = _window(request, None)
             selection = replace(
                 _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
             )
+            writer = self._writer(context)
             try:
-                async for page in pages(self._accounting.database, selection):
+                read = partial(self._accounting.reads.read, caller.tenant)
+                async for page in pages(read, selection):
                     rows = [attempt_row(row) for row in page]
-                    await context.write(usage_pb2.ExportAttemptsResponse(rows=rows))
-            except LedgerUnavailable as error:
-                raise unavailable(error) from error
+                    await writer.write(usage_pb2.ExportAttemptsResponse(rows=rows))
+            except (LedgerUnavailable, TooManyReads) as error:
+                raise unread(error) from error
 
     async def GetPoolCost(
         self, request: usage_pb2.GetPoolCostRequest, context: Context
@@ -123,18 +133,34 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def WatchFleet(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context
     ) -> None:
-        """Streams the state of every placement at each interval, until the client cancels. For
-        operators."""
-        async with rpc_errors(context):
-            caller = current_caller()
+        """Streams the state of every placement at each interval, until the client cancels, its key
+        is revoked, or the gateway drains. For operators."""
+
+        def authorize() -> None:
+            caller = authenticated_again(self._active)
             require(caller, {KeyRole.OPERATOR}, "the state of the fleet")
+
+        async with rpc_errors(context), self._watches.open():
+            authorize()
+            writer = self._writer(context)
             async for message in watch_fleet(request, self._port):
-                await context.write(message)
+                authorize()  # a reload may have revoked the key
+                await writer.write(message)
+
+    def _writer(self, context: Context) -> BoundedWriter:
+        return BoundedWriter(context, self._active.config.server.blocked_write_s)
 
 
 def unavailable(error: LedgerUnavailable) -> errors.RpcError:
     """UNAVAILABLE: the ledger's database does not respond."""
     return errors.unavailable(f"the ledger does not answer: {error}", "LEDGER", RETRY_S)
+
+
+def unread(error: LedgerUnavailable | TooManyReads) -> errors.RpcError:
+    """UNAVAILABLE as above; RESOURCE_EXHAUSTED: the tenant has too many reads of the ledger."""
+    if isinstance(error, TooManyReads):
+        return errors.exhausted(str(error), "LEDGER_READS", RETRY_S)
+    return unavailable(error)
 
 
 def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:

@@ -40,6 +40,7 @@ _BY_REASON = {
     "CONTENT_FILTER": FailureKind.CONTENT_FILTER,
     "BUDGET_SPENT": FailureKind.CREDIT,
     "PRICE_UNKNOWN": FailureKind.CREDIT,
+    "QUARANTINED": FailureKind.QUARANTINED,
     "PARTIAL_OUTPUT": FailureKind.SERVER_ERROR,
     # No server is in service, or all are full: like HTTP status 503.
     "UNAVAILABLE": FailureKind.BUSY,

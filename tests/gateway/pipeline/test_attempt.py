@@ -200,7 +200,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], AttemptOutcome, Fault, bool]] = {
     "ok": (text_answer("one"), AttemptOutcome.OK, Fault.NONE, True),
     "busy": ((Fail(kind=FailureKind.BUSY),), AttemptOutcome.RETRYABLE, Fault.BUSY, False),
     "cut": ((Output(text="a"), BAD), AttemptOutcome.FAILED, Fault.PLACEMENT, False),
-    "bad": ((Fail(kind=FailureKind.BAD_REQUEST),), AttemptOutcome.FAILED, Fault.NONE, False),
+    "bad": ((Fail(kind=FailureKind.BAD_REQUEST),), AttemptOutcome.FAILED, Fault.REJECTED, False),
     "late": ((Fail(kind=FailureKind.DEADLINE),), AttemptOutcome.FAILED, Fault.NONE, False),
     "credit": ((Fail(kind=FailureKind.CREDIT),), AttemptOutcome.RETRYABLE, Fault.ACCOUNT, False),
 }
@@ -232,7 +232,7 @@ async def test_a_bad_request_at_a_remote_is_a_fault_of_the_request_there() -> No
         with pytest.raises(UpstreamFailure):
             await answer(rig)
         end = rig.scheduler.attempt_ends[0]
-        assert (end.outcome, end.fault) == (AttemptOutcome.RETRYABLE, Fault.REQUEST)
+        assert (end.outcome, end.fault) == (AttemptOutcome.RETRYABLE, Fault.REJECTED)
         rig.assert_all_over()
 
 

@@ -21,27 +21,27 @@ def generation(*texts: str | Image, model: str = "moe") -> Generation:
 
 async def test_a_longer_conversation_begins_with_the_blocks_of_the_shorter() -> None:
     first = "question " * 2000
-    short, tokens = finish(prefix_blocks(generation(first), "", 4000))
-    longer, _ = finish(prefix_blocks(generation(first, "answer", "more " * 900), "", 5000))
+    short, tokens, _ = finish(prefix_blocks(generation(first), "", 4000))
+    longer, _, _ = finish(prefix_blocks(generation(first, "answer", "more " * 900), "", 5000))
     assert len(short) == len(first) // BLOCK_BYTES
     assert longer[: len(short)] == short
     assert len(longer) > len(short)
     assert tokens * len(short) <= 4000
-    other_salt, _ = finish(prefix_blocks(generation(first), "tenant", 4000))
-    other_model, _ = finish(prefix_blocks(generation(first, model="b"), "", 4000))
-    changed, _ = finish(prefix_blocks(generation("x" + first), "", 4000))
+    other_salt, _, _ = finish(prefix_blocks(generation(first), "tenant", 4000))
+    other_model, _, _ = finish(prefix_blocks(generation(first, model="b"), "", 4000))
+    changed, _, _ = finish(prefix_blocks(generation("x" + first), "", 4000))
     assert not set(short) & (set(other_salt) | set(other_model) | set(changed))
 
 
 async def test_token_ids_and_pictures_are_hashed_and_the_work_is_bounded() -> None:
     ids = Generation(request_id="r", model="moe", input=tuple(range(5000)), max_output_tokens=9)
-    blocks, tokens = finish(prefix_blocks(ids, "", 5000))
+    blocks, tokens, _ = finish(prefix_blocks(ids, "", 5000))
     assert (len(blocks), tokens) == (9, 512)
     pictures = [generation(Image(data=bytes([i]) * 9000), "x" * 5000) for i in range(2)]
-    (one, _), (two, _) = [finish(prefix_blocks(made, "", 2000)) for made in pictures]
+    (one, _, _), (two, _, _) = [finish(prefix_blocks(made, "", 2000)) for made in pictures]
     assert one
     assert not set(one) & set(two)
-    huge, _ = finish(prefix_blocks(generation("y" * (6 << 20)), "", 1_500_000))
+    huge, _, _ = finish(prefix_blocks(generation("y" * (6 << 20)), "", 1_500_000))
     assert len(huge) == MAX_BLOCKS
 
 

@@ -6,6 +6,7 @@ from gateway.scheduling.claims import Claims, client_id
 from scheduler.contract import RefusalReason
 from scheduler.limits.idempotency import REMEMBERED_S
 from scheduler.limits.rate_limit import RateLimits
+from tests import serving
 from tests.gateway.scheduling.scheduling_made import submission
 from tests.scheduler.requests_made import request
 
@@ -65,3 +66,31 @@ def test_used_tokens_replace_the_estimate() -> None:
 def test_the_clients_id_has_no_key() -> None:
     assert client_id(request("k/r1", key_id="k")) == "r1"
     assert client_id(request("other/r1", key_id="k")) == "other/r1"
+
+
+def test_a_submission_takes_no_request_again() -> None:
+    claims, limits = Claims(), RateLimits(requests_per_minute=1)
+    assert claims.take_request("k", limits, 0.0) is None
+    assert claims.claim(submission("k/r1", key_limits=limits), 0.0) is None
+    refusal = claims.take_request("k", limits, 0.0)
+    assert refusal is not None
+    assert (refusal.limit, refusal.retry_after_s) == ("requests_per_minute", 60.0)
+
+
+def test_rpcs_and_generations_share_the_slots_of_a_key() -> None:
+    claims = Claims()
+    assert claims.take_slot("k", ONE) is None
+    assert claims.claim(submission("k/r1", key_limits=ONE, key_id="k"), 0.0) is not None
+    claims.free_slot("k", 0.0)
+    assert claims.claim(submission("k/r1", key_limits=ONE, key_id="k"), 0.0) is None
+    assert claims.take_slot("k", ONE) is not None
+
+
+def test_a_reload_drops_what_belongs_to_keys_that_are_gone() -> None:
+    claims = Claims()
+    limits = RateLimits(requests_per_minute=1)
+    for key_id in ("gone", "test"):
+        assert claims.take_request(key_id, limits, 0.0) is None
+    claims.configure(serving.config())  # its key is `test`
+    assert claims.take_request("test", limits, 0.0) is not None
+    assert claims.take_request("gone", limits, 0.0) is None, "its state is gone"

@@ -173,3 +173,65 @@ def test_keys_that_left_the_configuration_leave_no_state() -> None:
     limiter.settle("busy", 0, 0, 0.0)
     assert set(limiter._accounts) == {"stays"}
     assert limiter.admit("stays", limits, 0, 0.0) is not None, "what it used up stays used up"
+
+
+Rpc = tuple[float, str, int]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 40, allow_nan=False),
+            st.sampled_from(["generation", "rpc", "malformed", "end"]),
+            st.integers(0, 60),
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 10),
+    st.integers(1, 3),
+)
+def test_rpcs_of_all_kinds_share_one_rate_and_the_slots(
+    trace: list[Rpc], requests: int, slots: int
+) -> None:
+    """As door and claims call it: each RPC takes a request; generations and others a slot, too."""
+    limiter = RateLimiter()
+    limits = RateLimits(
+        requests_per_minute=requests, tokens_per_minute=100, concurrent_requests=slots
+    )
+    now = 0.0
+    taken: list[float] = []
+    running: list[int] = []
+    for wait_s, kind, tokens in trace:
+        now += wait_s
+        if kind == "end":
+            if running:
+                limiter.settle("k", running.pop(0), 0, now)
+            continue
+        refusal = limiter.take_request("k", limits, now)
+        if refusal is not None:
+            assert refusal.limit == "requests_per_minute"
+            assert refusal.retry_after_s is not None
+            assert 0 < refusal.retry_after_s <= 60
+            continue
+        taken.append(now)
+        if kind == "generation":
+            if limiter.admit("k", limits, tokens, now, requests=0) is None:
+                running.append(tokens)
+        elif kind == "rpc" and limiter.take_slot("k", limits) is None:
+            running.append(0)
+        assert limiter.running("k") == len(running) <= slots
+    for first, start in enumerate(taken):
+        for count, at in enumerate(taken[first:], start=1):
+            assert count <= requests * (1 + (at - start) / 60) + 1e-4
+
+
+def test_a_debt_of_tokens_refuses_no_rpc_that_generates_nothing() -> None:
+    limiter, limits = RateLimiter(), RateLimits(tokens_per_minute=10, concurrent_requests=1)
+    assert limiter.admit("k", limits, 10, 0.0, requests=0) is None
+    limiter.settle("k", 10, 1000, 0.0)
+    assert limiter.take_request("k", limits, 0.0) is None
+    assert limiter.take_slot("k", limits) is None
+    refused = Refusal(limit="concurrent_requests", retry_after_s=1.0)
+    assert limiter.take_slot("k", limits) == refused
+    limiter.settle("k", 0, 0, 0.0)
+    assert limiter.take_slot("k", limits) is None

@@ -32,6 +32,9 @@ def started(state: ModelState, name: str = "r", **fields: Any) -> TrackedRequest
     return one
 
 
+FAULTS_OF_PLACEMENTS = (Fault.PLACEMENT, Fault.ABSENT, Fault.BUSY, Fault.ACCOUNT)
+
+
 def end(outcome: AttemptOutcome, fault: Fault = Fault.NONE, **fields: Any) -> AttemptEnded:
     return AttemptEnded(request_id="r", attempt=1, outcome=outcome, fault=fault, **fields)
 
@@ -97,21 +100,26 @@ def test_a_remote_that_is_late_is_taken_only_where_any_will_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "error_share"),
+    ("outcome", "fault", "error_share"),
     [
-        (AttemptOutcome.OK, 0.0),
-        (AttemptOutcome.FAILED, 0.1),
-        (AttemptOutcome.RETRYABLE, 0.1),
-        (AttemptOutcome.CANCELLED, 0.0),
-        (AttemptOutcome.EVICTED, 0.0),
+        (AttemptOutcome.OK, Fault.NONE, 0.0),
+        *((AttemptOutcome.FAILED, fault, 0.1) for fault in FAULTS_OF_PLACEMENTS),
+        *((AttemptOutcome.RETRYABLE, fault, 0.1) for fault in FAULTS_OF_PLACEMENTS),
+        (AttemptOutcome.FAILED, Fault.NONE, 0.0),
+        (AttemptOutcome.FAILED, Fault.REJECTED, 0.0),
+        (AttemptOutcome.RETRYABLE, Fault.REQUEST, 0.0),
+        (AttemptOutcome.RETRYABLE, Fault.REJECTED, 0.0),
+        (AttemptOutcome.CANCELLED, Fault.NONE, 0.0),
+        (AttemptOutcome.SUPERSEDED, Fault.NONE, 0.0),
+        (AttemptOutcome.EVICTED, Fault.NONE, 0.0),
     ],
 )
 def test_only_ends_that_say_something_of_a_placement_count(
-    outcome: AttemptOutcome, error_share: float
+    outcome: AttemptOutcome, fault: Fault, error_share: float
 ) -> None:
     state = model(own("a"))
     placement, resident = remove_attempt(state, started(state), 1.0)
-    learn_from_end(state, placement, resident, end(outcome, output_tokens=50))
+    learn_from_end(state, placement, resident, end(outcome, fault, output_tokens=50))
     assert placement.error_share == pytest.approx(error_share)
     longer = state.fleet.lengths.mean("", 4096) != pytest.approx(
         model(own("a")).fleet.lengths.mean("", 4096)

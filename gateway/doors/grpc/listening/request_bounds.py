@@ -59,10 +59,8 @@ def bounded(handler: Handler, limits: Callable[[], LimitsConfig], *, needs_key: 
     if handler.request_streaming:
         stream_stream: Any = handler.stream_stream
 
-        async def streams(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            messages = (await parsed(raw, context) async for raw in requests)
-            async for response in stream_stream(messages, context):
-                yield response
+        async def streams(requests: AsyncIterator[bytes], context: Context) -> None:
+            await stream_stream((await parsed(raw, context) async for raw in requests), context)
 
         return grpc.stream_stream_rpc_method_handler(
             cast(Any, streams), response_serializer=serializer

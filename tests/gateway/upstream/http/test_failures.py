@@ -135,7 +135,7 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
         (400, {"message": "The maximum context length is 9."}, None, "CONTEXT_LENGTH", "REQUEST"),
         (400, {"code": "content_filter"}, None, "CONTENT_FILTER", "REQUEST"),
         (400, {"type": "content_policy_violation"}, None, "CONTENT_FILTER", "REQUEST"),
-        (400, {"message": "temperature"}, None, "BAD_REQUEST", "NONE"),
+        (400, {"message": "temperature"}, None, "BAD_REQUEST", "REJECTED"),
         (402, {"message": "pay"}, None, "CREDIT", "ACCOUNT"),
         (402, {"message": "in flight"}, "3", "BUSY", "BUSY"),
         (429, {"code": "insufficient_quota"}, None, "CREDIT", "ACCOUNT"),

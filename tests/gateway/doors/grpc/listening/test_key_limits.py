@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.config.limits import KeyLimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
+from gateway.config.telemetry import TelemetryConfig
 from gateway.doors.grpc.listening import request_bounds
 from gateway.doors.grpc.listening.key_limits import GENERATIONS
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
@@ -42,7 +43,9 @@ async def gateway(engine: SimulatedVllm) -> AsyncIterator[Serving]:
         )
     ]
     pools = [serving.pool([engine.url], upstream_model="sim")]
-    async with serving.serving(serving.config(pools=pools, keys=keys)) as running:
+    telemetry = TelemetryConfig(metrics_listen="127.0.0.1:0")
+    settings = serving.config(pools=pools, keys=keys, telemetry=telemetry)
+    async with serving.serving(settings) as running:
         yield running
 
 
@@ -84,6 +87,23 @@ async def test_every_rpc_is_one_request_of_its_key(
     assert is_limit(error, "requests_per_minute")
     other = await error_of(gateway, method, raw, METADATA, streamed=streamed)
     assert not is_limit(other, "requests_per_minute"), "another key has its own limits"
+
+
+async def test_refusals_are_counted_and_the_log_names_the_key_once_a_minute(
+    gateway: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    instruments = gateway.gateway.telemetry.instruments
+    assert instruments is not None
+    labels = {"moegate_refusal_reason": "KEY_LIMIT"}
+    caplog.set_level("INFO", "gateway.doors.grpc.listening.key_limits")
+    models = inference_pb2.ListModelsRequest()
+    for number in range(22):
+        call = gateway.stub.ListModels(models, metadata=FEW)
+        assert (await call.code() is grpc.StatusCode.OK) == (number < 2)
+    counted = instruments.registry.get_sample_value("moegate_rpc_refusals_total", labels)
+    assert counted == 20
+    (record,) = (found for found in caplog.records if "is at its limit" in found.getMessage())
+    assert "key few of tenant team is at its limit requests_per_minute" in record.getMessage()
 
 
 async def test_all_rpcs_take_from_one_rate(gateway: Serving) -> None:

@@ -1,0 +1,89 @@
+"""Whether a placement is believed when it calls a request invalid, or answers with nothing.
+
+A placement whose flags, adapter or chat template are missing rejects good requests at once. Asking
+another placement about every rejection would double the cost of requests that really are invalid.
+So a placement is believed once it has answered a request with the same features, and is asked about
+again after some rejections in a row. Each rejection that another placement confirms doubles that
+number.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustLimits:
+    """When a placement is believed.
+
+    Attributes:
+        proof_s: seconds for which an answer, or a confirmed rejection, proves that the placement
+            can run requests with these features.
+        believed: rejections in a row that are believed after the first proof.
+        most_believed: the same after many confirmed rejections.
+        features: sets of features that are remembered for one placement.
+    """
+
+    proof_s: float = 600.0
+    believed: int = 3
+    most_believed: int = 48
+    features: int = 32
+
+
+@dataclass(slots=True)
+class _Word:
+    """What is known of a placement's word about requests with the same features."""
+
+    proved_s: float
+    rejections: int = 0
+    believed: int = 0
+
+
+class Trust:
+    """Trust in one placement, by the features of requests."""
+
+    def __init__(self, limits: TrustLimits | None = None) -> None:
+        self._limits = limits or TrustLimits()
+        self._words: OrderedDict[str, _Word] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def believes(self, features: str, now: float) -> bool:
+        """Whether a rejection of a request with these features is believed without comparison."""
+        word = self._words.get(features)
+        if word is None or now - word.proved_s > self._limits.proof_s:
+            return False
+        return word.rejections < word.believed
+
+    def record_answer(self, features: str, now: float) -> None:
+        """The placement has answered such a request."""
+        word = self._words.get(features)
+        if word is None:
+            word = self._add(features, now)
+        word.proved_s, word.rejections = now, 0
+
+    def record_rejection(self, features: str) -> None:
+        """The placement has rejected such a request."""
+        if (word := self._words.get(features)) is not None:
+            word.rejections += 1
+
+    def record_confirmed(self, features: str, now: float) -> None:
+        """Another placement has rejected the same request."""
+        word = self._words.get(features)
+        if word is None:
+            word = self._add(features, now)
+        else:
+            word.believed = min(self._limits.most_believed, 2 * word.believed)
+        word.proved_s, word.rejections = now, 0
+
+    def record_refuted(self, features: str) -> None:
+        """Another placement has taken a request that this one rejected."""
+        self._words.pop(features, None)
+
+    def _add(self, features: str, now: float) -> _Word:
+        if len(self._words) >= self._limits.features:
+            self._words.popitem(last=False)
+        word = self._words[features] = _Word(now, believed=self._limits.believed)
+        return word
