@@ -8,15 +8,18 @@ Jacobson, SIGCOMM 1988). Room and policy are not considered here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.blame.likeness import Like, like_of
 from scheduler.blame.placement_breakers import PlacementBreakers
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
 from scheduler.limits.breaker import BreakerLimits, BreakerPhase
-from scheduler.limits.rate_limit import RateLimiter
+from scheduler.limits.send_window import SendWindow
 from scheduler.placement_state import Placement
 
+LONGEST_OWN_PAUSE_S = 30.0
+"""Longest pause that a self-hosted server may ask for: a server that is wrong about this would
+otherwise stand idle."""
 SLOTS_CUT = 0.7
 """A "busy" answer cuts the slots to this share of those in use."""
 
@@ -55,6 +58,7 @@ class _PlacementLimits:
     facts: Placement
     breakers: PlacementBreakers
     slots: float
+    window: SendWindow = field(default_factory=SendWindow)
     cut_s: float = float("-inf")
     running: dict[str, _Attempt] = field(default_factory=dict)
 
@@ -66,22 +70,21 @@ class PlacementAdmission:
     def __init__(
         self, placements: Iterable[Placement], limits: BreakerLimits | None = None
     ) -> None:
-        self._limits = limits
+        self._limits = limits or BreakerLimits()
+        self._own_limits = replace(self._limits, longest_stated_pause_s=LONGEST_OWN_PAUSE_S)
         self._admission: dict[str, _PlacementLimits] = {}
-        self._rates = RateLimiter()
         for facts in placements:
             self.add(facts)
 
     def add(self, facts: Placement) -> None:
         """Adds a placement without history. An entry of the same name is replaced."""
         self.remove(facts.name)
-        entry = _PlacementLimits(facts, PlacementBreakers(self._limits), float(facts.max_running))
+        entry = _PlacementLimits(facts, self._breakers(facts), float(facts.max_running))
         self._admission[facts.name] = entry
 
     def remove(self, name: str) -> None:
         """Removes a placement, if it is there, and its running attempts."""
         self._admission.pop(name, None)
-        self._rates.forget(name)
 
     def change(self, facts: Placement) -> None:
         """Applies changed facts. Learnt limits of the placement stay, within the new bounds."""
@@ -94,7 +97,11 @@ class PlacementAdmission:
         """Gives the placement a new breaker, because another server is behind the name. The learnt
         limits of a remote's account stay."""
         self.change(facts)
-        self._admission[facts.name].breakers = PlacementBreakers(self._limits)
+        self._admission[facts.name].breakers = self._breakers(facts)
+
+    def _breakers(self, facts: Placement) -> PlacementBreakers:
+        own = facts.kind is PlacementKind.SELF_HOSTED
+        return PlacementBreakers(self._own_limits if own else self._limits)
 
     def broken(self, name: str, now: float, request: Request | None = None) -> bool:
         """Whether waiting for the placement is of no use now: its breaker is open, or the one of
@@ -169,13 +176,13 @@ class PlacementAdmission:
             return True
         if len(entry.running) >= int(entry.slots):
             return False
-        return self._rates.refusal(name, facts.send_limits, _tokens(request), now) is None
+        return entry.window.refusal(facts.send_limits, _tokens(request), now) is None
 
     def opens_s(self, name: str, request: Request, now: float) -> float | None:
         """When the placement's rate limits will admit the request, if nothing else is sent there;
         None if they admit it now, or never will."""
-        limits = self._admission[name].facts.send_limits
-        refusal = self._rates.refusal(name, limits, _tokens(request), now)
+        entry = self._admission[name]
+        refusal = entry.window.refusal(entry.facts.send_limits, _tokens(request), now)
         if refusal is None or refusal.retry_after_s is None:
             return None
         return now + refusal.retry_after_s
@@ -187,9 +194,10 @@ class PlacementAdmission:
         entry.breakers.count_start(request, now)
         entry.running[request.request_id] = _Attempt(request, now, tokens, entry.breakers)
         if entry.facts.kind is PlacementKind.REMOTE:
-            refusal = self._rates.admit(name, entry.facts.send_limits, tokens, now)
+            refusal = entry.window.refusal(entry.facts.send_limits, tokens, now)
             if refusal is not None:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
+            entry.window.take(tokens, now)
 
     def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """Records the end of an attempt. `end`: None if the client cancelled."""
@@ -206,7 +214,7 @@ class PlacementAdmission:
             if end.output_tokens is not None:
                 used = (end.prompt_tokens or 0) + end.output_tokens
         if entry.facts.kind is PlacementKind.REMOTE:
-            self._rates.settle(name, reserved, used, now)
+            entry.window.settle(started_s, reserved, used, now)
             if fault is Fault.BUSY and started_s >= entry.cut_s:
                 entry.slots = max(1.0, SLOTS_CUT * in_use)
                 entry.cut_s = now

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from scheduler.core import Scheduler
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
+from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.throughput import Throughput
+from scheduler.placement_admission import AdmissionReport
 from scheduler.placement_state import Placement
 from scheduler.port import FleetFigures
-from scheduler.snapshot import without_free_places
+from scheduler.snapshot import PlacementSnapshot, without_free_places
 
 Targets = Mapping[str, tuple[str, str]]
 """Address and upstream model, keyed by each placement that has a server."""
 _NOWHERE = ("", "")
+_CLOSED_TO_ALL = (BreakerPhase.PAUSED, BreakerPhase.OPEN)
 
 
 def view_of(core: Scheduler, targets: Targets) -> FleetView:
@@ -61,6 +65,15 @@ def same_failure_domain(facts: Mapping[str, Placement], name: str) -> frozenset[
     return frozenset(p.name for p in facts.values() if p.failure_domain == domain)
 
 
+def shown(placement: PlacementSnapshot, admission: AdmissionReport) -> PlacementSnapshot:
+    """The placement as operators see it: one that gets no requests now is not in service, although
+    its server answers the probes."""
+    if not placement.serving or admission.phase not in _CLOSED_TO_ALL:
+        return placement
+    reason = ": ".join(filter(None, (admission.phase.value, admission.reason)))
+    return replace(placement, serving=False, reason=reason)
+
+
 def fleet_figures(
     core: Scheduler, throughput: Throughput, targets: Targets, *, now: float, now_unix_s: float
 ) -> FleetFigures:
@@ -68,12 +81,15 @@ def fleet_figures(
     monotonic seconds. `now_unix_s`: Unix seconds."""
     snapshot = without_free_places(core.snapshot(now), targets)
     names = [placement.name for placement in snapshot.placements]
+    reports = {name: core.admission_report(name, now) for name in names}
+    placements = tuple(shown(each, reports[each.name]) for each in snapshot.placements)
+    snapshot = replace(snapshot, placements=placements)
     rates = {
         name: throughput.tokens_per_s(name, now_s=now, now_unix_s=now_unix_s) for name in names
     }
     return FleetFigures(
         snapshot=snapshot,
         output_tokens_per_s={name: rate for name, rate in rates.items() if rate is not None},
-        breaker_phases={name: core.admission_report(name, now).phase for name in names},
+        breaker_phases={name: report.phase for name, report in reports.items()},
         overflowed_requests=throughput.overflowed_requests,
     )

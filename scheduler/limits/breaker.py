@@ -37,7 +37,8 @@ class BreakerLimits:
     is twice as long as the one before, from `first_open_s` (`account_open_s` for a refused key) to
     `longest_open_s`. Pauses grow in the same way from `first_pause_s` to `longest_pause_s`, unless
     the placement states their length.
-    After `pauses_before_trial` pauses in a row the next request is a trial.
+    After `pauses_before_trial` pauses in a row the next request is a trial. A placement that
+    asks for a longer pause than `longest_stated_pause_s` gets this one, and then a trial.
     """
 
     outcomes: int = 20
@@ -50,6 +51,7 @@ class BreakerLimits:
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     pauses_before_trial: int = 2
+    longest_stated_pause_s: float = 3600.0
 
 
 class _Outcome(NamedTuple):
@@ -224,13 +226,16 @@ class Breaker:
         if fresh:
             self._pauses += 1
             self._broken = False
-            self._trial_due = self._trial_due or self._pauses >= limits.pauses_before_trial
+            many = self._pauses >= limits.pauses_before_trial
+            cut = retry_after_s is not None and retry_after_s > limits.longest_stated_pause_s
+            self._trial_due = self._trial_due or many or cut
         length_s = retry_after_s
         if length_s is None:
             length_s = limits.first_pause_s * 2.0 ** min(self._pauses - 1, 16) if fresh else 0.0
             length_s = min(limits.longest_pause_s, length_s)
-        elif fresh:
-            length_s = max(length_s, limits.first_pause_s)
+        else:
+            length_s = min(length_s, limits.longest_stated_pause_s)
+            length_s = max(length_s, limits.first_pause_s) if fresh else length_s
         self._shut(now, length_s, anew=fresh)
         self.reason, self.fault, self._opened_by = detail, Fault.BUSY, ""
 

@@ -1,4 +1,4 @@
-"""Limits of one API key, or of one remote: requests and tokens per minute, requests at once.
+"""Limits of one API key: requests and tokens per minute, requests at once.
 
 Rates are token buckets that hold one minute's worth: over any w seconds at most
 `limit * (1 + w / 60)` is admitted. A request's tokens are estimated when it is admitted and settled
@@ -82,10 +82,6 @@ class RateLimiter:
 
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
-
-    def forget(self, key_id: str) -> None:
-        """Drops the state of a key that is not configured any more."""
-        self._accounts.pop(key_id, None)
 
     def retain(self, key_ids: Collection[str]) -> None:
         """Drops the state of all other keys. That of a key whose requests still run is dropped when

@@ -68,7 +68,7 @@ def test_a_rate_counts_what_an_attempt_used_in_the_end() -> None:
     assert admission.admits("far", request("x"), 0.0)  # 100 prompt tokens and 100 of output
     run(admission, "far", 0.0)
     assert not admission.admits("far", request("x"), 0.0)
-    assert admission.opens_s("far", request("x"), 0.0) == pytest.approx(20.0)
+    assert admission.opens_s("far", request("x"), 0.0) == pytest.approx(60.0)
     admission = PlacementAdmission([replace(FAR, send_limits=limits)])
     run(admission, "far", 0.0, tokens=10)
     assert admission.admits("far", request("x"), 0.0)
@@ -129,3 +129,49 @@ def test_the_end_of_an_attempt_on_a_removed_placement_is_ignored() -> None:
     admission.add(FAR)
     admission.record_end("far", "r", None, 1.0)
     assert admission.report("far", 1.0).slots == 4
+
+
+def busy(admission: PlacementAdmission, name: str, retry_after_s: float, now: float) -> None:
+    """An attempt that the placement refuses for load."""
+    admission.record_start(name, request("busy"), now)
+    end = AttemptEnded(
+        request_id="busy",
+        attempt=1,
+        outcome=AttemptOutcome.RETRYABLE,
+        detail="HTTP 503",
+        fault=Fault.BUSY,
+        retry_after_s=retry_after_s,
+    )
+    admission.record_end(name, "busy", end, now)
+
+
+def test_a_server_of_its_own_pauses_half_a_minute_at_most_and_is_then_tried() -> None:
+    admission = PlacementAdmission([OWN, FAR])
+    for name in ("own", "far"):
+        busy(admission, name, 3600.0, 0.0)
+        assert admission.report(name, 29.9).phase is BreakerPhase.PAUSED
+    assert admission.report("own", 30.0).phase is BreakerPhase.HALF_OPEN
+    assert admission.report("far", 3599.0).phase is BreakerPhase.PAUSED
+    assert admission.report("far", 3600.0).phase is BreakerPhase.CLOSED
+    run(admission, "own", 30.0)
+    assert admission.report("own", 30.0).phase is BreakerPhase.CLOSED
+
+
+def test_a_short_pause_of_a_server_of_its_own_is_kept_as_it_is() -> None:
+    admission = PlacementAdmission([OWN])
+    busy(admission, "own", 9.0, 0.0)
+    assert admission.report("own", 8.9).phase is BreakerPhase.PAUSED
+    assert admission.report("own", 9.0).phase is BreakerPhase.CLOSED
+
+
+def test_a_remote_gets_its_requests_per_minute_in_every_minute_and_not_twice_in_the_first() -> None:
+    limits = RateLimits(requests_per_minute=10)
+    admission = PlacementAdmission([replace(FAR, send_limits=limits)])
+    sent = []
+    for tick in range(600):
+        now = tick * 0.2
+        if admission.admits("far", request("r"), now):
+            run(admission, "far", now)
+            sent.append(now)
+    assert len([at_s for at_s in sent if at_s < 60.0]) == 10
+    assert len(sent) == 20

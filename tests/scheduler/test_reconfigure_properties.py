@@ -371,12 +371,10 @@ class ReconfigureMachine(RuleBasedStateMachine):
         for gate in core._admission._admission.values():
             assert not gate.running
         assert core._admission._admission.keys() == self.states().keys()
-        assert core._admission._rates._accounts.keys() <= self.states().keys()
         assert core.reconfigure((), self.limits, self.now) == ()
         assert not core.placements
         assert not core._model_states
         assert not core._admission._admission
-        assert not core._admission._rates._accounts
 
 
 ReconfigureMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)

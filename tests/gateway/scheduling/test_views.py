@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gateway.scheduling.views import fleet_figures, view_of
-from scheduler.contract import PlacementKind
+from scheduler.contract import AttemptOutcome, Fault, PlacementKind
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.throughput import Throughput
-from tests.scheduler.reload_made import local, remote, report, scheduler, start
+from tests.scheduler.reload_made import end, local, remote, report, scheduler, start
 
 TARGETS = {"a": ("http://a", "upstream")}
 
@@ -45,3 +45,17 @@ def test_figures_leave_out_free_places_without_a_server() -> None:
     figures = fleet_figures(core, throughput, TARGETS, now=0.0, now_unix_s=0.0)
     assert [placement.name for placement in figures.snapshot.placements] == ["a", "b"]
     assert figures.overflowed_requests == 0
+
+
+def test_a_placement_that_takes_no_requests_now_is_not_shown_as_in_service() -> None:
+    core = scheduler(local("a"), local("b"))
+    start(core, "r")
+    (name,) = [state.facts.name for state in core.placements if state.residents]
+    end(core, "r", AttemptOutcome.CANCELLED, fault=Fault.BUSY, now=0.0)
+    targets = {name: ("http://x", "upstream")}
+    paused = fleet_figures(core, Throughput(), targets, now=0.2, now_unix_s=0.0)
+    (shown,) = [each for each in paused.snapshot.placements if each.name == name]
+    assert (shown.serving, shown.reason) == (False, "paused")
+    later = fleet_figures(core, Throughput(), targets, now=10.0, now_unix_s=0.0)
+    (shown,) = [each for each in later.snapshot.placements if each.name == name]
+    assert shown.serving

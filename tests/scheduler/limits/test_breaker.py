@@ -264,9 +264,10 @@ def test_rates_of_a_remote_hold_and_tell_when_to_come_again() -> None:
         assert admission.admits("far", request(f"r{i}"), 0.0)
         admission.record_start("far", request(f"r{i}"), 0.0)
     assert not admission.admits("far", request("r2"), 0.0)
-    assert admission.opens_s("far", request("r2"), 0.0) == pytest.approx(30.0)
-    assert admission.opens_s("far", request("r2"), 30.0) is None
-    assert admission.admits("far", request("r2"), 30.0)
+    assert admission.opens_s("far", request("r2"), 0.0) == pytest.approx(60.0)
+    assert not admission.admits("far", request("r2"), 59.9)
+    assert admission.opens_s("far", request("r2"), 60.0) is None
+    assert admission.admits("far", request("r2"), 60.0)
     for i in range(2):
         admission.record_end("far", f"r{i}", None, 1.0)
 
