@@ -44,6 +44,8 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
+from gateway.runtime.memory import return_large_blocks
+from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
@@ -159,6 +161,7 @@ class RunningGateway:
 async def serve(path: Path, log_level: str) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError if it cannot start."""
     config = load(path)
+    return_large_blocks()
     with to_stderr(config.telemetry.log_format, log_level):
         await _serve(config, path)
 
@@ -208,7 +211,10 @@ async def running_gateway(
     async def reload_file() -> list[str]:
         return await gateway.reload_file()
 
-    prepared = prepare(config, base_dir)
+    source = "the configuration" if path is None else str(path)
+    prepared, warnings = startable(config, base_dir, source, time.time())
+    for warning in warnings:
+        log.warning("%s", warning)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
         upstream_session() as upstream,

@@ -61,7 +61,8 @@ class Act:
     headers; `first_token_s`: before the first token; `tokens`: then, each with `pause_s` before
     it; `end`: "end", "no_marker" (all but the end marker), "unfinished" (the stream ends without a
     finish), "cut" (the connection breaks), "hang", "garbage", "error" (in the stream), "reset"
-    (before the headers). `usage`: (prompt, completion) told, None: none.
+    (before the headers). `usage`: (prompt, completion) told, None: none. `frames`: the bytes of the
+    whole answer, in place of the above.
     """
 
     status: int = 200
@@ -73,6 +74,7 @@ class Act:
     pause_s: float = 0.0
     end: str = "end"
     usage: tuple[int, int] | None = (PROMPT_TOKENS, 3)
+    frames: tuple[bytes, ...] = ()
 
 
 GOOD = Act()
@@ -123,6 +125,10 @@ class Upstream:
                 return self._refusal(act)
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
+            for piece in act.frames:
+                await response.write(piece)
+            if act.frames:
+                return response
             frames = _ANTHROPIC if self.side is Side.ANTHROPIC else _OPENAI
             for frame in frames.head(act):
                 await response.write(frame)

@@ -133,7 +133,7 @@ class Gemini(StrictServer):
     known_call_fields = StrictServer.known_call_fields | {"extra_content"}
 
     def turn_problem(self, message: Json) -> str | None:
-        signed = [*message.get("tool_calls", ())]
+        signed = message.get("tool_calls", [])[:1]  # the others of parallel calls need none
         signed += [message] if "extra_content" in message else []
         for part in signed:
             extra = part.get("extra_content", {})

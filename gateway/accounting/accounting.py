@@ -9,13 +9,14 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
+from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
 from gateway.accounting.ledger.leases import (
     Owner,
@@ -51,7 +52,10 @@ WRITE_S = 10.0
 
 @dataclass(slots=True)
 class Accounting:
-    """Records every attempt, and reserves what a request may spend. Made by `open_accounting`."""
+    """Records every attempt, and reserves what a request may spend. Made by `open_accounting`.
+
+    `reads`: for all that callers ask for; `database` is for the gateway itself.
+    """
 
     database: Database
     ledger: Ledger
@@ -59,6 +63,10 @@ class Accounting:
     owner: Owner
     shared: bool
     retain_days: int
+    reads: CallerReads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reads = CallerReads(self.database)
 
     def record_attempt(self, settled: SettledAttempt) -> None:
         """Adds a settled attempt to the ledger and to its budgets. A `Sink`: never blocks."""

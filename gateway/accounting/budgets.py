@@ -8,11 +8,12 @@ refused afterwards, so that a cap that cannot be checked is never exceeded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import (
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 
 GRANT_S = 5.0
 """Longest wait of a request for an extension of its lease."""
+GRANTS_OF_TENANT = 4
+"""Most extensions of one tenant at once: its callers choose its sessions, each with a lease, and
+the extensions of others wait behind them in the ledger."""
 MAX_GRANTS = 100
 """Most extensions for one request, while other requests of its holder use up each grant."""
 REFUSED_S = 1.0
@@ -73,6 +77,10 @@ class Budgets:
         self._locks: weakref.WeakValueDictionary[Holder, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Semaphore] = (
+            weakref.WeakValueDictionary()
+        )
+        """Extensions of each tenant that may still begin."""
         self._undone: list[GiveBack | Close] = []
         self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
         self._configured: tuple[Budget, ...] = ()
@@ -130,6 +138,9 @@ class Budgets:
         lock = self._locks.get(holder)
         if lock is None:
             self._locks[holder] = lock = asyncio.Lock()
+        turns = self._turns.get(holder.tenant)
+        if turns is None:
+            self._turns[holder.tenant] = turns = asyncio.Semaphore(GRANTS_OF_TENANT)
         async with lock:
             # The requests that held the lock before may have extended the lease far enough, or may
             # have been refused; others of this holder may take what this request was granted.
@@ -137,7 +148,8 @@ class Budgets:
                 if self.try_reserve(request_id, holder, worst_nano_usd):
                     return
                 try:
-                    await self._extend(holder, worst_nano_usd)
+                    async with _turn(turns, holder.tenant):
+                        await self._extend(holder, worst_nano_usd)
                 except NoBudget:
                     return
                 except OverflowError as error:
@@ -247,6 +259,21 @@ class Budgets:
         budgets |= self._overrides
         self._refused.clear()
         self._book.set_budgets(budget for budget in budgets.values() if budget is not None)
+
+
+@contextlib.asynccontextmanager
+async def _turn(turns: asyncio.Semaphore, tenant: str) -> AsyncIterator[None]:
+    """Waits for an extension of the tenant to end, if too many run. Raises BudgetUnchecked."""
+    try:
+        async with asyncio.timeout(GRANT_S):
+            await turns.acquire()
+    except TimeoutError:
+        text = f"tenant {tenant} needs more leases than the ledger grants in {GRANT_S:g} s"
+        raise BudgetUnchecked(text) from None
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def account_name(limit: Limit) -> str:

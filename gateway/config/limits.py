@@ -9,6 +9,15 @@ from msgspec import Meta
 
 from gateway.config.values import Count, Seconds
 
+ImageHost = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$",
+        description="Host in lower case, with *. before a domain for all hosts below it, and with"
+        " a port other than 443.",
+    ),
+]
+
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
@@ -92,6 +101,14 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     idempotency_keys: Count = 100_000
     """Most idempotency keys that are remembered after their requests, 300 bytes each. Beyond, the
     tenant with most of them loses its oldest one."""
+    image_url_hosts: tuple[ImageHost, ...] = ()
+    """Hosts of which the servers that generate may fetch images, such as images.example.com,
+    *.example.com or images.example.com:8443; empty: images come as data only. A listed host can
+    redirect them anywhere that they reach, so list only hosts that you control."""
+    image_bytes: Count = 10 * 1024 * 1024
+    """Most bytes of one image that comes as data."""
+    images: Count = 100
+    """Most images of one request."""
     attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     """Most placements that are tried for one request."""
 

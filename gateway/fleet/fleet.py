@@ -139,10 +139,9 @@ class Fleet:
 
     def signed_by(self, generation: Generation) -> frozenset[str]:
         """Remotes of its model that made the newest reasoning signature in the history."""
-        origin = newest_origin(generation)
-        if not origin:
+        remotes = self._remotes_by_model.get(generation.model)
+        if not remotes or not (origin := newest_origin(generation)):
             return frozenset()
-        remotes = self._remotes_by_model.get(generation.model, ())
         return frozenset(config.name for config, client in remotes if client.origin == origin)
 
     def notify_refused(self, placement: str, reason: str) -> None:

@@ -17,7 +17,14 @@ from gateway.pipeline.hints import engine_hints
 from gateway.pipeline.prefix_blocks import prefix_blocks, token_blocks
 from gateway.pipeline.prompt_sizes import PromptSizes
 from gateway.pipeline.settings import PipelineSettings
-from gateway.pipeline.terms import check_output_tokens, denied, priority_of, slo_of, time_left_s
+from gateway.pipeline.terms import (
+    check_images,
+    check_output_tokens,
+    denied,
+    priority_of,
+    slo_of,
+    time_left_s,
+)
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
 from scheduler.contract import RefusalReason, Request
@@ -51,11 +58,14 @@ class Admission:
         generation = call.generation
         self.check_model(generation.model, call.caller)
         check_output_tokens(call, settings, self._port.fleet)
+        check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
         request = scheduler_request(
             call,
             settings,
-            prompt_tokens=await in_one_slice(lambda: self._sizes.estimate(generation)),
+            prompt_tokens=await in_one_slice(
+                lambda: self._sizes.estimate(generation, call.caller.tenant)
+            ),
             unsupported_by=unsupported,
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
@@ -93,13 +103,13 @@ class Admission:
         """
         return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
-    def estimate(self, generation: Generation) -> int:
+    def estimate(self, generation: Generation, tenant: str) -> int:
         """Returns an estimate of the prompt tokens."""
-        return self._sizes.estimate(generation)
+        return self._sizes.estimate(generation, tenant)
 
-    def learn(self, generation: Generation, prompt_tokens: int) -> None:
+    def learn(self, generation: Generation, tenant: str, prompt_tokens: int) -> None:
         """Updates the estimator with the prompt tokens that an engine reported."""
-        self._sizes.learn(generation, prompt_tokens)
+        self._sizes.learn(generation, tenant, prompt_tokens)
 
 
 def scheduler_request(

@@ -110,11 +110,11 @@ class Pipeline:
         """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
         return self._clock() + time_left_s(call, self.settings)
 
-    async def quote(self, call: GenerateCall) -> Decision:
-        """Returns the decision that the scheduler would make now. Starts nothing. Raises
-        RequestRefused."""
-        request, _, _ = await self.admission.admit(call, self.settings)
-        return await self._port.quote(request)
+    async def quote(self, call: GenerateCall) -> tuple[Decision, dict[str, tuple[str, ...]]]:
+        """Returns the decision that the scheduler would make now, and the unsupported fields keyed
+        by placement. Starts nothing. Raises RequestRefused."""
+        request, _, unsupported = await self.admission.admit(call, self.settings)
+        return await self._port.quote(request), unsupported
 
     async def run(self, call: GenerateCall) -> AsyncGenerator[Chunk | Finished, None]:
         """Yields the output of a request, then one `Finished`.
@@ -176,7 +176,7 @@ class Pipeline:
                     usage = finished.usage
                     active.seen_tokens = usage.prompt_tokens + usage.completion_tokens
                     if not usage.estimated:
-                        self.admission.learn(active.generation, usage.prompt_tokens)
+                        self.admission.learn(active.generation, request.tenant, usage.prompt_tokens)
                     active.observer.finished(finished)
                     yield finished
                     return

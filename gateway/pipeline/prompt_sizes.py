@@ -1,6 +1,8 @@
-"""Estimates prompt tokens from bytes, with a ratio per model learnt from reported usage."""
+"""Estimates prompt tokens from bytes, with a ratio per model and tenant learnt from usage."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 from gateway.domain.generation import Chat, Generation, Image
 from gateway.domain.text_size import utf8_bytes
@@ -15,30 +17,52 @@ TOKENS_PER_MESSAGE = 4
 """Tokens that a chat template adds to each message."""
 
 
+MOST_TENANTS = 4096
+"""Bound of the ratios of tenants, each of one model; the one not learnt for longest is dropped."""
+
+
 class PromptSizes:
-    """Estimates prompt tokens per model, and learns from the usage that engines report."""
+    """Estimates prompt tokens per model and tenant, and learns from the usage that engines report.
+
+    Each tenant has a ratio of its own, so that nobody's texts change the estimates of others. A
+    tenant without one takes that of the model.
+    """
 
     def __init__(self) -> None:
-        self._bytes_per_token: dict[str, float] = {}
+        self._of_model: dict[str, float] = {}
+        self._of_tenant: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        """Ratio, and number of requests that it was learnt from, by model and tenant."""
 
-    def estimate(self, generation: Generation) -> int:
+    def estimate(self, generation: Generation, tenant: str) -> int:
         """Returns the estimated prompt tokens. The number is exact for a prompt of token ids."""
         if isinstance(generation.input, tuple):
             return len(generation.input)
         size_bytes, extra_tokens = _prompt_size(generation.input)
-        ratio = self._bytes_per_token.get(generation.model, FIRST_BYTES_PER_TOKEN)
+        ratio, _ = self._ratio(generation.model, tenant)
         return max(1, round(size_bytes / ratio) + extra_tokens)
 
-    def learn(self, generation: Generation, prompt_tokens: int) -> None:
-        """Updates the model's ratio with the prompt tokens that the engine reported."""
+    def learn(self, generation: Generation, tenant: str, prompt_tokens: int) -> None:
+        """Updates the ratios with the prompt tokens that the engine reported."""
         if isinstance(generation.input, tuple):
             return
         size_bytes, extra_tokens = _prompt_size(generation.input)
         if prompt_tokens <= extra_tokens or size_bytes < 64:
             return  # mostly template tokens, so the ratio is meaningless
         seen = min(16.0, max(0.5, size_bytes / (prompt_tokens - extra_tokens)))
-        ratio = self._bytes_per_token.get(generation.model, FIRST_BYTES_PER_TOKEN)
-        self._bytes_per_token[generation.model] = ratio + RATIO_WEIGHT * (seen - ratio)
+        model = generation.model
+        ratio, learnt = self._ratio(model, tenant)
+        weight = max(RATIO_WEIGHT, 1.0 / (learnt + 1))
+        self._of_tenant[model, tenant] = (ratio + weight * (seen - ratio), learnt + 1)
+        self._of_tenant.move_to_end((model, tenant))
+        if len(self._of_tenant) > MOST_TENANTS:
+            self._of_tenant.popitem(last=False)
+        ratio = self._of_model.get(model, FIRST_BYTES_PER_TOKEN)
+        self._of_model[model] = ratio + RATIO_WEIGHT * (seen - ratio)
+
+    def _ratio(self, model: str, tenant: str) -> tuple[float, int]:
+        """Bytes per token, and the number of requests of the tenant that it was learnt from."""
+        own = self._of_tenant.get((model, tenant))
+        return own or (self._of_model.get(model, FIRST_BYTES_PER_TOKEN), 0)
 
 
 def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.config.gateway import GatewayConfig, SloClassesConfig
 from gateway.config.remote import FailuresConfig
+from gateway.domain.image_policy import ImageRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class PipelineSettings:
     failures: FailuresConfig
     remote_classes: frozenset[str]
     isolated_models: frozenset[str]
+    images: ImageRules
 
 
 def pipeline_settings(config: GatewayConfig) -> PipelineSettings:
@@ -34,4 +36,9 @@ def pipeline_settings(config: GatewayConfig) -> PipelineSettings:
         failures=config.failures,
         remote_classes=frozenset(remote.remote_class for remote in config.remotes),
         isolated_models=frozenset(p.model for p in config.pools if not p.share_prefix_cache),
+        images=ImageRules(
+            url_hosts=frozenset(config.limits.image_url_hosts),
+            max_bytes=config.limits.image_bytes,
+            most=config.limits.images,
+        ),
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import SloFiguresConfig
+from gateway.domain.generation import Generation
+from gateway.domain.image_policy import image_fault
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.settings import PipelineSettings
@@ -71,6 +73,13 @@ def check_output_tokens(call: GenerateCall, settings: PipelineSettings, fleet: F
         shown = f"{asked}" if choices == 1 else f"{asked} for each of {choices} choices"
         fix = f"ask for at most {most // choices}" if most >= choices else "ask for fewer choices"
         raise out_of_bounds("max_output_tokens", f"{shown}: {name} is {most}: {fix}")
+
+
+def check_images(generation: Generation, settings: PipelineSettings) -> None:
+    """Raises RequestRefused (OUT_OF_BOUNDS) for an image that the configuration does not allow."""
+    fault = image_fault(generation, settings.images)
+    if fault is not None:
+        raise out_of_bounds(*fault)
 
 
 def denied(message: str) -> RequestRefused:

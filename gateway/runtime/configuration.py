@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.accounting.prices.source import unknown_price_rows
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
+from gateway.config.problems import ConfigError
 from gateway.fleet.fleet import FleetSettings, fleet_settings
 from gateway.fleet.placements import placements_of
 from gateway.pipeline.settings import PipelineSettings, pipeline_settings
@@ -28,10 +30,13 @@ def prepare(config: GatewayConfig, base_dir: Path) -> PreparedConfiguration:
     """Reads secrets, price catalogs and priors, without applying anything. `base_dir`: base of
     relative paths. Raises ConfigError."""
     placements = tuple(placements_of(config, base_dir))
+    scheduling = scheduling_settings(config, base_dir, placements)
+    if problems := list(unknown_price_rows(config, scheduling.prices)):
+        raise ConfigError("price catalogs", problems)
     return PreparedConfiguration(
         config=config,
         authenticator=Authenticator(config, base_dir),
-        scheduling=scheduling_settings(config, base_dir, placements),
+        scheduling=scheduling,
         fleet=fleet_settings(config, base_dir),
         pipeline=pipeline_settings(config),
     )

@@ -6,6 +6,7 @@ them at once. The work is divided into steps, because a chat may have thousands 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Sequence
 
@@ -198,11 +199,13 @@ def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations)
     source = image.WhichOneof("source")
     violations.check(source is not None, f"{path}.image", "empty: set data or url")
     violations.check(
-        source != "url" or image.url.startswith("https://"),
+        source != "url" or image.url.startswith(("https://", "data:")),
         f"{path}.image.url",
         "not an https address",
     )
-    media_type = image.media_type
+    media_type, data, url = image.media_type, image.data, image.url
+    if source == "url" and url.startswith("data:"):
+        media_type, data, url = _parse_data_url(url, f"{path}.image.url", violations)
     if source == "data":
         media_type = media_type.partition(";")[0].strip().lower()
         media_type = _MEDIA_TYPES.get(media_type, media_type)
@@ -210,7 +213,28 @@ def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations)
             shown = f"{image.media_type[:SHOWN_CHARACTERS]!r}"
             fault = f"{shown} is no image type: give one such as image/png"
             violations.add(f"{path}.image.media_type", fault)
-    return Image(data=image.data, media_type=media_type, url=image.url)
+    return Image(data=data, media_type=media_type, url=url)
+
+
+def _parse_data_url(url: str, path: str, violations: Violations) -> tuple[str, bytes, str]:
+    """Media type and bytes of a data URL (RFC 2397); a URL is no longer needed."""
+    head, comma, encoded = url[len("data:") :].partition(",")
+    words = [word.strip().lower() for word in head.split(";")]
+    media_type = _MEDIA_TYPES.get(words[0], words[0])
+    data = b""
+    if not comma or words[-1] != "base64":
+        violations.add(path, "a data URL without base64: give data:image/png;base64,...")
+    elif not media_type.startswith("image/"):
+        shown = f"{media_type[:SHOWN_CHARACTERS]!r}"
+        violations.add(path, f"{shown} is no image type: give one such as image/png")
+    else:
+        try:
+            data = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            violations.add(path, "not base64: check the characters after the comma")
+        else:
+            violations.check(bool(data), path, "empty: give the bytes of the image")
+    return media_type, data, ""
 
 
 def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violations) -> Tool:

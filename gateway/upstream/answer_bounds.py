@@ -11,7 +11,7 @@ from gateway.domain.generation import Chat, ChoiceDelta, Generation
 from gateway.domain.prompt_bound import prompt_token_bound
 from gateway.upstream.token_estimate import MAX_TOKENS
 
-UNSEEN_OUTPUT_TOKENS = 256
+UNSEEN_OUTPUT_TOKENS = 768
 """Output tokens of a choice beyond max_output_tokens that are believed: end tokens, and reasoning
 that some servers count beside it. An eighth of max_output_tokens is added."""
 MAX_BYTES_PER_TOKEN = 64

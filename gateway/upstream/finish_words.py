@@ -120,7 +120,7 @@ def finish_of(word: str, *, has_calls: bool) -> Finish | None:
         raise UpstreamFailure(found, f"the upstream {text}: {shown}")
     deviation = None
     if found is None:
-        if _plain(word) in _NO_END:
+        if word.strip().lower() in _NO_END or _plain(word) in _NO_END - {""}:
             return None
         deviation = Deviation(kind=DeviationKind.FINISH_WORD, detail=one_line(word, 40))
         found = _STOP

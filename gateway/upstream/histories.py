@@ -17,6 +17,9 @@ from gateway.domain.generation import Message, Role
 
 NO_REASONING = HistoryConfig()
 _REASONING_CONTENT = HistoryConfig(reasoning_field=ReasoningField.REASONING_CONTENT)
+_KNOWN_CONTENT = HistoryConfig(
+    reasoning_field=ReasoningField.REASONING_CONTENT, reasoning_turns=ReasoningTurns.KNOWN
+)
 _HOSTS: Mapping[tuple[RemoteApi, str], HistoryConfig] = {
     (RemoteApi.OPENAI, "api.deepseek.com"): _REASONING_CONTENT,
     (RemoteApi.ANTHROPIC, "api.deepseek.com"): HistoryConfig(
@@ -24,6 +27,8 @@ _HOSTS: Mapping[tuple[RemoteApi, str], HistoryConfig] = {
     ),
     (RemoteApi.OPENAI, "api.moonshot.ai"): _REASONING_CONTENT,
     (RemoteApi.OPENAI, "api.moonshot.cn"): _REASONING_CONTENT,
+    (RemoteApi.OPENAI, "api.z.ai"): _KNOWN_CONTENT,
+    (RemoteApi.OPENAI, "open.bigmodel.cn"): _KNOWN_CONTENT,
     (RemoteApi.OPENAI, "openrouter.ai"): HistoryConfig(
         reasoning_field=ReasoningField.REASONING, reasoning_turns=ReasoningTurns.KNOWN
     ),

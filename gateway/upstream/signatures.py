@@ -53,12 +53,13 @@ def newest_origin(generation: Generation) -> str:
 
 
 class SignatureBounds:
-    """Bounds the signatures of one choice of an answer. What exceeds a bound is left out: the
-    client could not give it back."""
+    """Bounds the signatures of one choice of an answer. What exceeds a bound is left out, because
+    the client could not give it back; `left_out` says whether that happened."""
 
-    __slots__ = ("_bytes_left", "_left")
+    __slots__ = ("_bytes_left", "_left", "left_out")
 
     def __init__(self) -> None:
+        self.left_out = False
         self._left = MAX_SIGNATURES
         self._bytes_left = MAX_SIGNATURE_BYTES
 
@@ -68,9 +69,10 @@ class SignatureBounds:
 
     def _take(self, signature: Signature) -> bool:
         size = len(signature.data)
-        if not self._left or not 0 < size <= self._bytes_left:
-            return False
-        if not 0 < len(signature.origin.encode()) <= MAX_ORIGIN_BYTES:
+        origin_bytes = len(signature.origin.encode())
+        fits = self._left and 0 < size <= self._bytes_left and 0 < origin_bytes <= MAX_ORIGIN_BYTES
+        if not fits:
+            self.left_out = True
             return False
         self._left -= 1
         self._bytes_left -= size

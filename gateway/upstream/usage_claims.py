@@ -2,8 +2,8 @@
 
 - Counts of one stream are running totals: the largest of each counts.
 - 0 beside content is no count.
-- A count above what the request allows is refused, and the bound counts in its place. A count below
-  what the content can consist of is refused, and the estimate counts.
+- A count above what the request allows is refused, and the bound counts in its place. An astronomic
+  count, or one below what the content can consist of, is refused, and the estimate counts.
 - What replaces a refused count is marked as estimated.
 """
 
@@ -47,11 +47,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def larger(one: int | None, other: int | None) -> int | None:
-    """The larger of two running totals; None: neither is known. Negative and astronomic counts are
-    unknown."""
-    if other is None or not other >= 0:
+    """The larger of two running totals; None: neither is known. Negative counts are unknown,
+    astronomic ones become `MAX_TOKENS` + 1."""
+    if other is None or other < 0:
         return one
-    other = min(other, MAX_TOKENS)
+    other = min(other, MAX_TOKENS + 1)
     return other if one is None or other > one else one
 
 
@@ -97,7 +97,7 @@ def _prompt(
         most = bounds.prompt_token_bound()
         if claimed > most + UNSEEN_PROMPT_TOKENS:
             refused.append(DeviationKind.USAGE_TOO_MANY_PROMPT)
-            return most, False
+            return (most if claimed <= MAX_TOKENS else estimate()), False
     if bounds.prompt_chars() > MIN_TEXT_BYTES + MAX_BYTES_PER_TOKEN * claimed:
         refused.append(DeviationKind.USAGE_TOO_FEW_PROMPT)
         return max(claimed, estimate()), False
@@ -119,7 +119,7 @@ def _output(
         return estimate, False
     if claimed > bounds.believed_output_tokens:
         refused.append(DeviationKind.USAGE_TOO_MANY_OUTPUT)
-        return bounds.output_tokens, False
+        return (bounds.output_tokens if claimed <= MAX_TOKENS else estimate), False
     if seen.size_bytes > MIN_TEXT_BYTES * bounds.choices + MAX_BYTES_PER_TOKEN * claimed:
         refused.append(DeviationKind.USAGE_TOO_FEW_OUTPUT)
         return max(claimed, estimate), False

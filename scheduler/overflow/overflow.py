@@ -34,7 +34,8 @@ class RemoteBlock(enum.StrEnum):
     """The first reason why a remote cannot take the request; FREE if it can."""
 
     FREE = "can take it"
-    CLOSED = "not in service, or ruled out by the data policy or a field of the request"
+    UNSUPPORTED = "a field of the request or a spending limit rules it out"
+    CLOSED = "not in service, failed before, or ruled out by the data policy"
     GATE = "all its concurrent requests or its rate limits are taken"
     TTFT = "first token would be late"
 
@@ -78,7 +79,9 @@ def quote_remote(
     )
     nano_usd = None if facts.rates is None else facts.rates.cost_nano_usd(counts)
     blocked = RemoteBlock.FREE
-    if not allowed:
+    if facts.name in request.unsupported_by:
+        blocked = RemoteBlock.UNSUPPORTED
+    elif not allowed:
         blocked = RemoteBlock.CLOSED
     elif not admits or (state.sequences and state.sequences + request.choices > facts.max_running):
         blocked = RemoteBlock.GATE

@@ -52,6 +52,8 @@ from tests.fuzz.mutations import (
     odd_values,
     scratched,
 )
+from tests.fuzz.tool_calls import check_calls, sent_calls
+from tests.fuzz.upstream_streams import bodies, check_body
 from tests.scheduler import kv_made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -406,6 +408,8 @@ TARGETS = {
     "decoder": Target(payload_streams, check_decoder),
     "requests": Target(request_protos.requests, check_request),
     "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
+    "tool_calls": Target(sent_calls, check_calls),
+    "upstream_streams": Target(bodies, check_body),
     "kv_events": Target(kv_batches, check_kv_events),
     "config": Target(config_texts, check_config),
 }

@@ -344,8 +344,14 @@ async def test_parameters_that_are_refused_together_go_elsewhere_or_nowhere() ->
                 inference_pb2.QuoteRequest(request=request(sampling=BOTH)), metadata=METADATA
             )
             why = {c.placement: (c.feasible, c.reason) for c in quoted.candidates}
+            assert why["picky"] == (False, "cannot honour sampling.temperature+sampling.top_p")
+            await ask(served, request(sampling=BOTH, request_id="asked"), unary=True)
+            explained = await served.stub.Explain(
+                inference_pb2.ExplainRequest(request_id="asked"), metadata=METADATA
+            )
+            why = {c.placement: (c.feasible, c.reason) for c in explained.candidates}
             assert why["picky"][0] is False
-            assert "field of the request" in why["picky"][1]
+            assert "a field of the request" in why["picky"][1]
         async with gateway(picky) as served:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await ask(served, request(sampling=BOTH), unary=True)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import msgspec
 import pytest
 from google.rpc import error_details_pb2
 
+from gateway.accounting.ledger import sqlite
+from gateway.accounting.ledger.caller_reads import MOST_OF_TENANT
+from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.queries import Selection, Spend, spend
 from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
+from gateway.doors.grpc import usage_service
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
-from moegate.v1 import generation_pb2, inference_pb2
+from moegate.v1 import generation_pb2, inference_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, detail, read_stream
 
@@ -110,3 +116,32 @@ async def test_a_flood_of_decisions_drops_no_record_of_another_tenant(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await gateway.stub.Explain(asked, metadata=LOUD)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_long_reads_of_one_tenant_leave_the_ledger_to_others(
+    slow: SimulatedVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT MAX(x) FROM n"
+
+    async def slow_spend(tx: Tx, selection: Selection, *rest: Any) -> list[Spend]:
+        if selection.tenant == "loud":
+            await tx.rows(endless)
+        return await spend(tx, selection, *rest)
+
+    monkeypatch.setattr(usage_service, "spend", slow_spend)
+    monkeypatch.setattr(sqlite, "READ_S", 0.3)
+    async with serving.serving(shared(slow, LimitsConfig())) as gateway:
+        usage: Any = usage_pb2_grpc.UsageServiceStub(gateway.channel)
+        asked = usage_pb2.GetSpendRequest()
+        calls = [usage.GetSpend(asked, metadata=LOUD) for _ in range(40)]
+        loud = [asyncio.ensure_future(call.code()) for call in calls]
+        await serving.until(lambda: sum(call.done() for call in loud) == 40 - MOST_OF_TENANT)
+        assert {call.result() for call in loud if call.done()} == {
+            grpc.StatusCode.RESOURCE_EXHAUSTED
+        }
+        await usage.GetSpend(asked, metadata=METADATA)
+        assert sum(not call.done() for call in loud) >= MOST_OF_TENANT - 3, "others still wait"
+        await once(gateway, METADATA, "k")
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*loud, return_exceptions=True)

@@ -72,8 +72,10 @@ def test_a_server_that_begins_to_count_late_takes_nothing_back() -> None:
     [
         (usage(-5, 1), (77, 1)),
         (usage(5, -1), (5, 1)),
-        (usage(10**30, 1), (40, 1)),
-        (usage(5, 2**63), (5, 16)),
+        (usage(10**30, 1), (77, 1)),
+        (usage(2**40, 1), (40, 1)),
+        (usage(5, 2**63), (5, 1)),
+        (usage(5, 2**40), (5, 16)),
     ],
 )
 def test_an_absurd_count_costs_that_count(bad: dict[str, int], tokens: tuple[int, int]) -> None:

@@ -72,7 +72,7 @@ async def everything(database: Database) -> list[object]:
                 return spend(tx, ALL, groups, order, 50)
 
             answers.append(await database.read(query))  # type: ignore[arg-type]
-    answers.append([page async for page in pages(database, ALL)])
+    answers.append([page async for page in pages(database.read, ALL)])
     answers.append(await database.read(overrides))
     for budget in BUDGETS:
         answers.append(await database.read(lambda tx: standings(tx, budget)))  # noqa: B023

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.accounting.ledger.database import Database, Row, Tx
+from gateway.accounting.ledger.database import Row, Tx
 from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
 
 PAGE_ROWS = 500
@@ -120,8 +120,12 @@ async def spend(
     return [_spend(row, groups) for row in found]
 
 
-async def pages(database: Database, selection: Selection) -> AsyncIterator[Sequence[Row]]:
-    """Rows (`ATTEMPT_COLUMNS`) in the order of their end, in pages: the table may be large."""
+async def pages(
+    read: Callable[[Callable[[Tx], Awaitable[Sequence[Row]]]], Awaitable[Sequence[Row]]],
+    selection: Selection,
+) -> AsyncIterator[Sequence[Row]]:
+    """Rows (`ATTEMPT_COLUMNS`) in the order of their end, in pages: the table may be large. `read`
+    runs a transaction."""
     after: tuple[Any, ...] = (selection.from_us, "", -1)
     where, values = _where(selection)
     start = len(values)
@@ -132,7 +136,7 @@ async def pages(database: Database, selection: Selection) -> AsyncIterator[Seque
     )
     ended, epoch, seq = (ATTEMPT_COLUMNS.index(n) for n in ("ended_unix_us", "epoch", "seq"))
     while True:
-        page = await database.read(lambda tx: tx.rows(sql, *values, *after))  # noqa: B023
+        page = await read(lambda tx: tx.rows(sql, *values, *after))  # noqa: B023
         if page:
             yield page
         if len(page) < PAGE_ROWS:

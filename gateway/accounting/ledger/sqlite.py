@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,10 @@ from gateway.accounting.ledger.migrations import Dialect, migrate
 T = TypeVar("T")
 BUSY_S = 10.0
 """How long SQLite waits for a lock that a reader of the file holds."""
+READ_S = 10.0
+"""Longest read, as a statement of PostgreSQL: others wait for it."""
+PROGRESS_STEPS = 10_000
+"""Steps of SQLite's machine, some 0.1 ms, between two looks at the clock during a read."""
 READ = "BEGIN"
 WRITE = "BEGIN IMMEDIATE"
 """How a transaction begins. Immediate: one that reads first, and then finds that another connection
@@ -68,6 +74,8 @@ class SqliteDatabase:
             run_now(migrate(functools.partial(write_migration, self._writer), Dialect.SQLITE))
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = 1")
+            self._read_until_s = math.inf
+            self._reader.set_progress_handler(self._reads_too_long, PROGRESS_STEPS)
         except BlockingIOError:
             self._unlock()
             raise LedgerUnusable(
@@ -88,8 +96,12 @@ class SqliteDatabase:
         return await self._in(self._write_thread, self._writer, transaction, WRITE)
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
-        return await self._in(self._read_thread, self._reader, transaction, READ)
+        """See `Database`. A read that takes longer than `READ_S` is interrupted."""
+
+        def begin() -> None:
+            self._read_until_s = time.monotonic() + READ_S
+
+        return await self._in(self._read_thread, self._reader, transaction, READ, begin)
 
     async def hold_name(self, gateway: str) -> None:
         """See `Database`. The lock file does it."""
@@ -109,14 +121,23 @@ class SqliteDatabase:
         connection: sqlite3.Connection,
         transaction: Callable[[Tx], Awaitable[T]],
         begin: str,
+        before: Callable[[], None] = lambda: None,
     ) -> T:
         def work() -> T:
+            before()
             return run_now(_in_transaction(connection, transaction, begin))
 
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, work)
         except sqlite3.Error as error:
-            raise LedgerUnavailable(str(error)) from error
+            text = str(error)
+            if text == "interrupted":
+                text = f"a read took longer than {READ_S:g} s: ask for a shorter window"
+            raise LedgerUnavailable(text) from error
+
+    def _reads_too_long(self) -> bool:
+        """Whether the present read is to be interrupted. Runs in the thread that reads."""
+        return time.monotonic() > self._read_until_s
 
     def _unlock(self) -> None:
         if self._lock >= 0:

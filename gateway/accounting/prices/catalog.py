@@ -70,6 +70,11 @@ class Prices:
             self._remotes = {**remotes, **self._remotes}
             self._showback = {**showback, **self._showback}
 
+    @property
+    def remote_keys(self) -> frozenset[str]:
+        """PROVIDER/MODEL of all rows for remotes, whenever they are valid."""
+        return frozenset(self._remotes)
+
     def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
         """Token rates of PROVIDER/MODEL at a moment; None where unknown. `batch`: those of its
         batch API, which are displayed only, because no request is priced by them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -11,6 +11,7 @@ from gateway.accounting.prices.catalog import NANO_USD, Prices
 from gateway.accounting.prices.file import load_catalog, starter_catalog
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
 from gateway.config.prices import PricesConfig
+from gateway.config.problems import Problem, nearest, problem
 from scheduler.contract import PlacementKind
 from scheduler.metering.meter import MeteredGroup
 from scheduler.metering.runs import NodeShare
@@ -29,6 +30,22 @@ def load_prices(sources: PricesConfig, base_dir: Path) -> Prices:
     if sources.starter:
         catalogs.append(starter_catalog())
     return Prices(catalogs)
+
+
+def unknown_price_rows(config: GatewayConfig, prices: Prices) -> Iterator[Problem]:
+    """Yields a problem for each remote whose price row no catalog has."""
+    known = prices.remote_keys
+    for i, remote in enumerate(config.remotes):
+        if remote.price_row is not None and remote.price_row not in known:
+            guess = nearest(remote.price_row, known)
+            if guess is not None:
+                fix = f"did you mean {guess}?"
+            elif known:
+                fix = "add a row to prices.catalog: `moegate prices check` prints those that it has"
+            else:
+                fix = "name a catalog that has it in prices.catalog, or remove price_row"
+            path = f"remotes[{i}].price_row"
+            yield problem(path, remote.price_row, "no price catalog has a row of this name", fix)
 
 
 def priced(

@@ -137,14 +137,17 @@ def _hashes(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
 
 
 def _listen(config: GatewayConfig) -> Iterator[Problem]:
-    for path, listen in (
+    addresses = (
         ("server.listen", config.server.listen),
         ("server.health_listen", config.server.health_listen),
         ("telemetry.metrics_listen", config.telemetry.metrics_listen),
-    ):
+    )
+    fixed = [(path, at) for path, at in addresses if at is not None and not at.endswith(":0")]
+    for path, listen in addresses:
         if listen is not None and int(listen.rpartition(":")[2]) > MAX_PORT:
             message = f"the port is above {MAX_PORT}"
             yield problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
+    yield from _unique(fixed, "give each its own port", "among the addresses to listen on")
 
 
 def _tls(server: ServerConfig, base_dir: Path) -> Iterator[Problem]:

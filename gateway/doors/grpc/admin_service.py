@@ -9,6 +9,7 @@ from typing import TypeVar
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.budget_prices import unpriced_budget
 from gateway.accounting.ledger.budgets import Standing, standings, top_sessions
+from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.corrections import NoSuchRow, correct
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.auth.authenticator import Caller
@@ -24,7 +25,7 @@ from gateway.doors.grpc.rpc_context import (
     rpc_errors,
 )
 from gateway.doors.grpc.usage_messages import timestamp
-from gateway.doors.grpc.usage_service import unavailable
+from gateway.doors.grpc.usage_service import unavailable, unread
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
@@ -279,9 +280,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         )
         query = top_sessions if each_session else standings
         try:
-            found = await self._accounting.database.read(lambda tx: query(tx, budget))
-        except LedgerUnavailable as error:
-            raise unavailable(error) from error
+            read = self._accounting.reads.read
+            found = await read(current_caller().tenant, lambda tx: query(tx, budget))
+        except (LedgerUnavailable, TooManyReads) as error:
+            raise unread(error) from error
         message.accounts.extend(_account(standing) for standing in found)
         return message
 

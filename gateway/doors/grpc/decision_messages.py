@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from gateway.translation.responses import KIND, duration
 from moegate.v1 import inference_pb2
 from scheduler.decisions import Candidate, Decision
 from scheduler.port import Explained
 
+MAX_REASON_CHARACTERS = 500
+"""Most characters of a reason: a request may have many fields that a placement cannot honour."""
 
-def quote_message(decision: Decision) -> inference_pb2.QuoteResponse:
-    """Lists every placement that was considered, best first."""
-    return inference_pb2.QuoteResponse(candidates=map(_candidate, decision.candidates()))
+
+def quote_message(
+    decision: Decision, unsupported: Mapping[str, Sequence[str]]
+) -> inference_pb2.QuoteResponse:
+    """Lists every placement that was considered, best first. `unsupported`: fields of the request
+    that a placement cannot honour, which are its reason."""
+    candidates = list(map(_candidate, decision.candidates()))
+    for candidate in candidates:
+        if fields := unsupported.get(candidate.placement):
+            candidate.reason = f"cannot honour {', '.join(fields)}"[:MAX_REASON_CHARACTERS]
+    return inference_pb2.QuoteResponse(candidates=candidates)
 
 
 def explain_message(request_id: str, explained: Explained) -> inference_pb2.ExplainResponse:

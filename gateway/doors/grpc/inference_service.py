@@ -30,6 +30,7 @@ from gateway.doors.grpc.rpc_context import (
 )
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
+from gateway.pipeline.terms import check_images
 from gateway.translation.responses import delta_message, write_choice, write_done
 from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 from scheduler.contract import PlacementKind
@@ -120,11 +121,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             admission = self._pipeline.admission
             try:
                 admission.check_model(generation.model, caller)
+                check_images(generation, self._pipeline.settings)
                 exact = await admission.count(generation)
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
             response.exact = exact is not None
-            response.prompt_tokens = admission.estimate(generation) if exact is None else exact
+            if exact is None:
+                response.prompt_tokens = admission.estimate(generation, caller.tenant)
+            else:
+                response.prompt_tokens = exact
             for placement in self._port.fleet.of_model(generation.model):
                 if placement.context_tokens is not None:
                     response.context_tokens = placement.context_tokens
@@ -161,7 +166,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with rpc_errors(context):
             call = await self._call(request.request, context)
             try:
-                return quote_message(await self._pipeline.quote(call))
+                return quote_message(*await self._pipeline.quote(call))
             except _ENDS as error:
                 raise errors.from_outcome(error) from error
 

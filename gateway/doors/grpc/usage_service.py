@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from gateway.accounting.accounting import Accounting
+from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
 from gateway.auth.authenticator import Caller
@@ -89,11 +91,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             limit = min(request.limit or DEFAULT_ROWS, MAX_ROWS)
             order = _ORDERS.get(request.order_by, Order.GROUP)
             try:
-                rows = await self._accounting.database.read(
-                    lambda tx: spend(tx, selection, groups, order, limit + 1)
+                rows = await self._accounting.reads.read(
+                    caller.tenant, lambda tx: spend(tx, selection, groups, order, limit + 1)
                 )
-            except LedgerUnavailable as error:
-                raise unavailable(error) from error
+            except (LedgerUnavailable, TooManyReads) as error:
+                raise unread(error) from error
             return usage_pb2.GetSpendResponse(
                 rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
             )
@@ -112,11 +114,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             )
             writer = self._writer(context)
             try:
-                async for page in pages(self._accounting.database, selection):
+                read = partial(self._accounting.reads.read, caller.tenant)
+                async for page in pages(read, selection):
                     rows = [attempt_row(row) for row in page]
                     await writer.write(usage_pb2.ExportAttemptsResponse(rows=rows))
-            except LedgerUnavailable as error:
-                raise unavailable(error) from error
+            except (LedgerUnavailable, TooManyReads) as error:
+                raise unread(error) from error
 
     async def GetPoolCost(
         self, request: usage_pb2.GetPoolCostRequest, context: Context
@@ -151,6 +154,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
 def unavailable(error: LedgerUnavailable) -> errors.RpcError:
     """UNAVAILABLE: the ledger's database does not respond."""
     return errors.unavailable(f"the ledger does not answer: {error}", "LEDGER", RETRY_S)
+
+
+def unread(error: LedgerUnavailable | TooManyReads) -> errors.RpcError:
+    """UNAVAILABLE as above; RESOURCE_EXHAUSTED: the tenant has too many reads of the ledger."""
+    if isinstance(error, TooManyReads):
+        return errors.exhausted(str(error), "LEDGER_READS", RETRY_S)
+    return unavailable(error)
 
 
 def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:

@@ -26,7 +26,7 @@ from gateway.domain.generation import (
     ToolMode,
 )
 from gateway.domain.slices import Steps
-from gateway.upstream.anthropic.signatures import Thinking, blocks_of
+from gateway.upstream.anthropic.signatures import Block, Thinking, blocks_of
 from gateway.upstream.features import unsupported
 from gateway.upstream.histories import NO_REASONING, reasoning_text
 from gateway.upstream.json_body import Base64Text, encoded
@@ -70,7 +70,8 @@ def messages_body(
     history: HistoryConfig = NO_REASONING,
 ) -> Steps[bytes]:
     """Body for `PATH`, a stream. `origin`: of the signed thinking that goes back; `history`:
-    whether unsigned thinking does.
+    whether unsigned thinking does. `thinking` of `extra` is left out of a request that the API
+    would refuse for it: one with the results of tools that another server called.
 
     Raises ValueError on unsupported fields.
     """
@@ -82,7 +83,9 @@ def messages_body(
     system, turns = _split(chat)
     if system:
         body["system"] = [{"type": "text", "text": text} for text in system]
-    body["messages"] = yield from _messages(turns, origin, history)
+    messages = body["messages"] = yield from _messages(turns, origin, history)
+    if _is_forced(extra) and not _allows_forced_thinking(messages):
+        del body["thinking"]
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -160,12 +163,41 @@ def _messages(
     for turn in turns:
         role = "assistant" if turn.role is Role.ASSISTANT else "user"
         blocks = _blocks(turn, origin, history)
-        if messages and messages[-1]["role"] == role:
+        if not blocks:
+            pass  # it had nothing but signatures of another server
+        elif messages and messages[-1]["role"] == role:
             messages[-1]["content"] += blocks
         else:
             messages.append({"role": role, "content": blocks})
         yield
     return messages
+
+
+class _ThinkingMode(msgspec.Struct):
+    """How a request is to think."""
+
+    type: str = ""
+
+
+def _is_forced(extra: Mapping[str, Any]) -> bool:
+    """Whether the model must think before every answer (`enabled`), in place of when it wants
+    (`adaptive`)."""
+    mode = extra.get("thinking")
+    if not isinstance(mode, msgspec.Raw):
+        return False
+    try:
+        return msgspec.json.decode(mode, type=_ThinkingMode).type == "enabled"
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def _allows_forced_thinking(messages: list[dict[str, Any]]) -> bool:
+    """Whether the last turn of the model, if tools were called in it, begins with thinking."""
+    last = next((each for each in reversed(messages) if each["role"] == "assistant"), None)
+    if last is None:
+        return True
+    kinds = [None if isinstance(each, Block) else each["type"] for each in last["content"]]
+    return "tool_use" not in kinds or kinds[0] is None
 
 
 def _blocks(turn: Message, origin: str, history: HistoryConfig) -> list[Any]:

@@ -59,12 +59,13 @@ class _OpenBlock:
         for pieces, piece in ((self._text, text), (self._signature, signature)):
             if piece:
                 self._size_bytes += len(piece)
-                if self._size_bytes <= MAX_SIGNATURE_BYTES:
+                # One piece more than fits, so that the bounds find the block too large.
+                if self._size_bytes - len(piece) <= MAX_SIGNATURE_BYTES:
                     pieces.append(piece)
 
     def whole(self) -> Thinking | None:
-        """The block; None: it has no signature, or is too large to be given back."""
-        if not self._signature or self._size_bytes > MAX_SIGNATURE_BYTES:
+        """The block; None: it has no signature."""
+        if not self._signature:
             return None
         return Thinking(thinking="".join(self._text), signature="".join(self._signature))
 
@@ -79,6 +80,11 @@ class ThinkingDecoder:
         self._leading: list[Block] = []
         self._inner: list[Block] = []
         self._is_leading = True
+
+    @property
+    def left_out(self) -> bool:
+        """Whether a signature exceeded a bound."""
+        return self._bounds.left_out
 
     def start(self, index: int, block: wire.ContentBlock) -> None:
         """A block begins; it may be complete already."""

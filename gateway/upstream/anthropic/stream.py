@@ -124,8 +124,9 @@ class MessageDecoder:
         least = max(self._events_with_content, estimated_tokens(self._output_bytes))
         seen = Seen(size_bytes=self._output_bytes, least_tokens=least, cut=self._cut)
         usage, refused = judged(self._counts.claim(), seen, self._bounds, self._prompt_tokens)
-        if self._unread is not None:
-            deviation = Deviation(kind=DeviationKind.UNREAD_FIELD, detail=self._unread)
+        unread = self._unread or ("signature" if self._thinking.left_out else None)
+        if unread is not None:
+            deviation = Deviation(kind=DeviationKind.UNREAD_FIELD, detail=unread)
             self._deviations.append(deviation)
         return Chunk(
             deltas=(),

@@ -27,7 +27,6 @@ from gateway.domain.generation import (
     Message,
     NamedTool,
     Sampling,
-    ToolCall,
 )
 from gateway.domain.slices import Steps
 from gateway.upstream.features import unsupported
@@ -171,7 +170,7 @@ def _message(message: Message, options: BodyOptions) -> dict[str, Any]:
     if message.name:
         body["name"] = message.name
     if message.tool_calls:
-        body["tool_calls"] = [_tool_call(call, options) for call in message.tool_calls]
+        body["tool_calls"] = _tool_calls(message, options)
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     if message.signatures:
@@ -183,16 +182,24 @@ def _message(message: Message, options: BodyOptions) -> dict[str, Any]:
     return body
 
 
-def _tool_call(call: ToolCall, options: BodyOptions) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments_json},
-    }
-    fields = fields_of(data_from(options.origin, call.signatures)) if call.signatures else {}
-    if not fields and (placeholder := options.history.placeholder_signature) is not None:
-        fields = {"extra_content": {"google": {"thought_signature": placeholder}}}
-    return body | fields
+def _tool_calls(message: Message, options: BodyOptions) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    signed = False
+    for call in message.tool_calls:
+        body: dict[str, Any] = {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_json},
+        }
+        if call.signatures and (fields := fields_of(data_from(options.origin, call.signatures))):
+            body |= fields
+            signed = True
+        calls.append(body)
+    placeholder = options.history.placeholder_signature
+    if placeholder is not None and not signed:  # Gemini signs only the first of parallel calls
+        for body in calls:
+            body["extra_content"] = {"google": {"thought_signature": placeholder}}
+    return calls
 
 
 def _content(message: Message) -> str | list[dict[str, Any]] | None:

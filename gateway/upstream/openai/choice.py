@@ -74,6 +74,11 @@ class ChoiceDecoder:
         self._halves = HalfCharacters()
 
     @property
+    def lost_signatures(self) -> bool:
+        """Whether a signature exceeded a bound and was left out."""
+        return self._signatures.left_out
+
+    @property
     def output_tokens(self) -> int:
         """Tokens so far: as the server counts them, or at least one a frame with content."""
         if self.reported_is_exact:

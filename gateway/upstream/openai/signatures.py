@@ -113,6 +113,11 @@ class SignatureDecoder:
         self._complete: list[tuple[str, Any]] = []
         self._open: _Item | None = None
 
+    @property
+    def left_out(self) -> bool:
+        """Whether a signature exceeded a bound."""
+        return self._bounds.left_out
+
     def add(self, delta: wire.Delta) -> bool:
         """Adds the fields of a frame. Returns whether a signature is complete."""
         # Most frames have none of the fields, and every frame comes here.
@@ -152,15 +157,17 @@ class SignatureDecoder:
     def _close(self) -> None:
         """Ends the item that was open."""
         if self._open is not None:
-            if len(self._complete) < MAX_SIGNATURES:
-                self._complete.append((self._open.name, self._open.whole()))
+            whole = self._open.whole()
+            if whole and len(self._complete) < MAX_SIGNATURES:
+                self._complete.append((self._open.name, whole))
+            elif self._open.size_bytes:
+                self._bounds.left_out = True
             self._open = None
 
     def _kept(self, fields: Iterable[tuple[str, Any]]) -> tuple[Signature, ...]:
         return self._bounds.kept(
             Signature(origin=self._origin, data=msgspec.json.encode({name: value}))
             for name, value in fields
-            if value
         )
 
 

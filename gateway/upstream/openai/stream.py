@@ -287,6 +287,9 @@ class StreamDecoder:
         found = [choice.deviation for choice in self._choices if choice.deviation is not None]
         if missing:
             found.append(Deviation(kind=DeviationKind.MISSING_CHOICE, detail=str(missing)))
-        if self._unread is not None:
-            found.append(Deviation(kind=DeviationKind.UNREAD_FIELD, detail=self._unread))
+        unread = self._unread
+        if unread is None and any(choice.lost_signatures for choice in self._choices):
+            unread = "signature"
+        if unread is not None:
+            found.append(Deviation(kind=DeviationKind.UNREAD_FIELD, detail=unread))
         return found

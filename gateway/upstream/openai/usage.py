@@ -72,11 +72,12 @@ def claim_of(usage: wire.Usage) -> Claim:
         written = (short or 0) + (long or 0) if written is None else written
     if prompt is not None and completion is not None:
         beside = (usage.total_tokens or 0) - prompt - completion
-        if cached and (cached > prompt or beside in (cached, cached + (reasoning or 0))):
-            prompt += cached
-            beside -= cached
-        if reasoning and (reasoning > completion or beside == reasoning):
+        both = (reasoning or 0) + (cached or 0)
+        if reasoning and (reasoning > completion or beside in (reasoning, both)):
             completion += reasoning
+            beside -= reasoning
+        if cached and (cached > prompt or beside == cached):
+            prompt += cached
     if prompt is not None and written and written > prompt - (cached or 0):
         prompt += written
     if written is not None and long is not None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from gateway.accounting.accounting import configured_budget
-from gateway.accounting.budget_prices import unpriced_budget
-from gateway.accounting.prices.source import load_prices
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
-from gateway.config.problems import Problem
+from gateway.config.problems import Problem, problem
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
+from gateway.runtime.startup import startable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         config = load(args.file)
-        warnings = list(_warnings(config, args.file.parent))
+        _, warnings = startable(config, args.file.parent, str(args.file), time.time())
+        warnings += _unusable_addresses(config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -51,14 +52,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _warnings(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
-    if not config.budgets:
-        return
-    prices = load_prices(config.prices, base_dir)
-    for i, entry in enumerate(config.budgets):
-        yield from unpriced_budget(
-            configured_budget(entry), config, prices, time.time(), f"budgets[{i}]"
-        )
+def _unusable_addresses(config: GatewayConfig) -> Iterator[Problem]:
+    """Yields a warning for each address that this computer cannot listen on. It may be checked on
+    another one. An address in use is no problem: the gateway may be running."""
+    for path, listen in (
+        ("server.listen", config.server.listen),
+        ("server.health_listen", config.server.health_listen),
+        ("telemetry.metrics_listen", config.telemetry.metrics_listen),
+    ):
+        if listen is None:
+            continue
+        host, _, port = listen.rpartition(":")
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                message = f"this computer cannot listen there: {error.strerror or error}"
+                yield problem(path, listen, message, "give an address of the gateway's computer")
 
 
 def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from gateway.accounting import budgets
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.budgets import BudgetRefused, BudgetUnchecked
 from gateway.config.gateway import GatewayConfig
@@ -123,3 +125,47 @@ async def test_one_tenants_sessions_leave_room_for_the_holders_of_others(
         made.budgets.release("capped/a")
         await made.budgets.close()  # closes what holds no request
         await made.budgets.reserve("capped/d", Holder("team", "capped", "d"), 10)
+
+
+async def test_a_tenant_with_many_sessions_lets_the_leases_of_others_pass(tmp_path: Path) -> None:
+    async with opened(tmp_path, each_session=True) as made:
+        other = Budget(tenant="other", period=Period.DAY, cap_nano_usd=CAP_NANO_USD)
+        made.budgets.configure((*made.budgets.book.budgets, other))
+        granted: list[str] = []
+        loud = [
+            asyncio.create_task(
+                made.budgets.reserve(f"capped/{number}", Holder("team", "capped", str(number)), 10)
+            )
+            for number in range(60)
+        ]
+        for task in loud:
+            task.add_done_callback(lambda _: granted.append("loud"))
+        await asyncio.sleep(0)
+        await made.budgets.reserve("k/1", Holder("other", "k", None), 10)
+        assert len(granted) <= 2 * budgets.GRANTS_OF_TENANT, "few of the sixty go before it"
+        await asyncio.gather(*loud)
+
+
+async def test_who_waits_too_long_for_a_lease_is_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, each_session=True) as made:
+        monkeypatch.setattr(budgets, "GRANTS_OF_TENANT", 1)
+        monkeypatch.setattr(budgets, "GRANT_S", 0.05)
+        held = asyncio.Event()
+        real = made.ledger.after_rows
+
+        async def slow(transaction: Any, timeout_s: float) -> Any:
+            await held.wait()
+            return await real(transaction, 5.0)
+
+        monkeypatch.setattr(made.ledger, "after_rows", slow)
+        first = asyncio.create_task(
+            made.budgets.reserve("capped/1", Holder("team", "capped", "a"), 10)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(BudgetUnchecked, match="tenant team needs more leases"):
+            await made.budgets.reserve("capped/2", Holder("team", "capped", "b"), 10)
+        held.set()
+        await first
+        await made.budgets.reserve("capped/2", Holder("team", "capped", "b"), 10)

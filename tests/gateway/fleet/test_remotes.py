@@ -20,9 +20,11 @@ from gateway.config.gateway import (
 from gateway.config.problems import ConfigError
 from gateway.config.remote import (
     Feature,
+    HistoryConfig,
     MaxTokensField,
     OtherGatewayConfig,
     PriceRow,
+    ReasoningField,
     RemoteApi,
     RemoteLimitsConfig,
 )
@@ -129,6 +131,9 @@ def test_a_connection_is_equal_while_what_is_sent_stays() -> None:
         remote(headers=(HeaderConfig(name="X-Title", value="us"),)),
         remote(can=(Feature.TOP_K,)),
         remote(extra_body_json='{"a": 1}'),
+        remote(cannot=("temperature+top_p",)),
+        remote(drop=(Feature.TOP_P,)),
+        remote(history=HistoryConfig(reasoning_field=ReasoningField.REASONING)),
     ):
         assert remote_connection(changed, HERE) != before
 

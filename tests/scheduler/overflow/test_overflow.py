@@ -122,6 +122,15 @@ def test_an_unknown_price_is_not_free() -> None:
     assert made.effective_nano_usd == math.inf
 
 
+def test_a_remote_that_cannot_honour_a_field_says_so() -> None:
+    asks = request("asks", prompt_tokens=1000, unsupported_by=frozenset({"far"}))
+    state = remote()
+    made = quote_remote(
+        state, asks, hit_tokens=0, output_tokens=1.0, ttft_left_s=2.0, allowed=False, admits=True
+    )
+    assert made.blocked is RemoteBlock.UNSUPPORTED
+
+
 def test_a_quote_says_first_what_holds_longest() -> None:
     state = remote()
     state.ttft_s = 3.0

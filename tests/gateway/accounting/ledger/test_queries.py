@@ -88,7 +88,7 @@ async def test_pages_have_every_row_once_in_order(
     connection.close()
     database = SqliteDatabase(tmp_path / "ledger")
     found: list[Row] = []
-    async for page in pages(database, ALL):
+    async for page in pages(database.read, ALL):
         assert len(page) <= page_rows
         found += page
     await database.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import structs
 
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.generation import (
@@ -16,6 +18,7 @@ from gateway.domain.generation import (
     Message,
     Role,
     Signature,
+    ToolCall,
 )
 from gateway.domain.slices import finish
 from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES, messages_body
@@ -161,3 +164,63 @@ def test_data_that_is_no_block_adds_nothing(data: bytes) -> None:
     assert blocks_of([data]) == []
     signatures = (Signature(origin=ORIGIN, data=data),)
     assert sent_back(ChoiceDelta(index=0, text="Hi", signatures=signatures)) == [TEXT]
+
+
+FOREIGN = Message(
+    role=Role.ASSISTANT,
+    parts=("Let me look.",),
+    tool_calls=(ToolCall(index=0, id="c1", name="f", arguments_json="{}"),),
+)
+RESULT = Message(role=Role.TOOL, parts=("42",), tool_call_id="c1")
+USER = Message(role=Role.USER, parts=("Hello",))
+
+
+@pytest.mark.parametrize(
+    ("mode", "messages", "thinks"),
+    [
+        ('{"type": "enabled", "budget_tokens": 2000}', (USER,), True),
+        ('{"type": "enabled", "budget_tokens": 2000}', (USER, FOREIGN, RESULT), False),
+        ('{"type": "enabled", "budget_tokens": 2000}', (USER, FOREIGN, RESULT, USER), False),
+        (
+            '{"type": "enabled", "budget_tokens": 2000}',
+            (USER, FOREIGN, RESULT, Message(role=Role.ASSISTANT, parts=("42",)), USER),
+            True,
+        ),
+        ('{"type": "adaptive"}', (USER, FOREIGN, RESULT), True),
+        ('"enabled"', (USER, FOREIGN, RESULT), True),
+    ],
+)
+def test_forced_thinking_pauses_in_a_turn_that_another_server_began(
+    mode: str, messages: tuple[Message, ...], thinks: bool
+) -> None:
+    """Claude up to 4.5: "When `thinking` is enabled, a final `assistant` message must start with a
+    thinking block"."""
+    generation = Generation(
+        request_id="r", model="m", input=Chat(messages=messages), max_output_tokens=9
+    )
+    extra = {"thinking": msgspec.Raw(mode.encode())}
+    made = finish(messages_body(generation, "up", ANTHROPIC_FEATURES, extra, origin=ORIGIN))
+    assert ("thinking" in json.loads(made)) is thinks
+
+
+def test_forced_thinking_goes_on_in_a_turn_of_its_own() -> None:
+    said = answer([thinking("hm"), TEXT, CALL])
+    turn = structs.replace(FOREIGN, signatures=said.signatures, tool_calls=said.tool_calls)
+    generation = Generation(
+        request_id="r", model="m", input=Chat(messages=(USER, turn, RESULT)), max_output_tokens=9
+    )
+    extra = {"thinking": msgspec.Raw(b'{"type": "enabled"}')}
+    made = finish(messages_body(generation, "up", ANTHROPIC_FEATURES, extra, origin=ORIGIN))
+    assert "thinking" in json.loads(made)
+
+
+def test_a_turn_of_foreign_signatures_alone_is_left_out() -> None:
+    sealed = Message(
+        role=Role.ASSISTANT, parts=("",), signatures=(Signature(origin="elsewhere", data=b"x"),)
+    )
+    generation = Generation(
+        request_id="r", model="m", input=Chat(messages=(USER, sealed, USER)), max_output_tokens=9
+    )
+    made = finish(messages_body(generation, "up", ANTHROPIC_FEATURES, {}, origin=ORIGIN))
+    (message,) = json.loads(made)["messages"]
+    assert [block["text"] for block in message["content"]] == ["Hello", "Hello"]

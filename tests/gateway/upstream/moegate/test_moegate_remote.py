@@ -281,7 +281,7 @@ def last_delta() -> ChoiceDelta:
             Usage(prompt_tokens=9, completion_tokens=3, estimated=True),
         ),
         (
-            pb.Usage(prompt_tokens=1, completion_tokens=1 << 60),
+            pb.Usage(prompt_tokens=1, completion_tokens=1 << 40),
             Usage(prompt_tokens=1, completion_tokens=16, estimated=True),
         ),
         (

@@ -6,13 +6,16 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from gateway.config.remote import HistoryConfig
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.generation import (
     MAX_SIGNATURE_BYTES,
     MAX_SIGNATURES,
     Chat,
     ChoiceDelta,
+    DeviationKind,
     Generation,
     Message,
     Role,
@@ -52,10 +55,15 @@ def sent_back(choice: ChoiceDelta, origin: str = ORIGIN) -> dict[str, Any]:
         tool_calls=choice.tool_calls,
         signatures=choice.signatures,
     )
+    return body_of(message, BodyOptions(origin=origin))
+
+
+def body_of(message: Message, options: BodyOptions) -> dict[str, Any]:
+    """The message in a request."""
     generation = Generation(
         request_id="r", model="m", input=Chat(messages=(message,)), max_output_tokens=9
     )
-    body = json.loads(finish(generation_body(generation, "up", BodyOptions(origin=origin))))
+    body = json.loads(finish(generation_body(generation, "up", options)))
     turn: dict[str, Any] = body["messages"][0]
     return turn
 
@@ -72,6 +80,51 @@ def test_the_signature_of_a_call_goes_back_with_the_call(name: str, merged: bool
     assert first[name] == GOOGLE
     assert name not in second
     assert sent_back(choice, "elsewhere")["tool_calls"][0].keys() == {"id", "type", "function"}
+
+
+def test_a_placeholder_stands_for_the_signatures_of_other_servers() -> None:
+    placeholder = {"google": {"thought_signature": "skip"}}
+    history = HistoryConfig(placeholder_signature="skip")
+    calls = (ToolCall(index=0, id="c1", name="f"), ToolCall(index=1, id="c2", name="f"))
+    message = Message(role=Role.ASSISTANT, parts=(), tool_calls=calls)
+
+    def extras(said: Message) -> list[object]:
+        turn = body_of(said, BodyOptions(origin=ORIGIN, history=history))
+        return [call.get("extra_content") for call in turn["tool_calls"]]
+
+    assert extras(message) == [placeholder, placeholder]
+    # Of parallel calls, Gemini signs only the first one.
+    mine = answer({"tool_calls": [{**CALL, "extra_content": GOOGLE}]}).tool_calls[0]
+    assert extras(structs.replace(message, tool_calls=(mine, calls[1]))) == [GOOGLE, None]
+    foreign = Signature(origin="elsewhere", data=mine.signatures[0].data)
+    other = structs.replace(calls[0], signatures=(foreign,))
+    assert extras(structs.replace(message, tool_calls=(other,))) == [placeholder]
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_signature_stays_with_its_call_where_all_calls_have_one_index(merged: bool) -> None:
+    calls = [
+        {**CALL, "id": f"c{i}", "function": {"name": f"f{i}", "arguments": "{}"}} for i in "ab"
+    ]
+    choice = answer(
+        {"tool_calls": [{**calls[0], "extra_content": GOOGLE}]},
+        {"tool_calls": [calls[1]]},
+        merged=merged,
+    )
+    assert [(c.name, len(c.signatures)) for c in choice.tool_calls] == [("fa", 1), ("fb", 0)]
+
+
+def test_a_signature_may_come_after_its_call() -> None:
+    bare = {"index": 0, "extra_content": GOOGLE}
+    choice = answer({"tool_calls": [CALL]}, {"tool_calls": [bare]})
+    assert [len(call.signatures) for call in choice.tool_calls] == [1]
+
+
+def test_a_frame_that_is_read_leniently_keeps_its_signatures() -> None:
+    choice = answer(
+        {"content": 5, "extra_content": GOOGLE, "tool_calls": [{**CALL, "extra_content": GOOGLE}]}
+    )
+    assert len(choice.signatures) == len(choice.tool_calls[0].signatures) == 1
 
 
 @pytest.mark.parametrize("merged", [True, False])
@@ -139,6 +192,22 @@ def test_signatures_beyond_the_bounds_are_left_out() -> None:
     piece = {"type": "reasoning.text", "text": "x" * 100_000, "index": 0}
     endless = [{"reasoning_details": [piece]} for _ in range(15)]
     assert answer(*endless).signatures == ()
+
+
+@pytest.mark.parametrize(
+    ("detail", "left_out"),
+    [
+        ({"type": "reasoning.encrypted", "data": "x"}, False),
+        ({"type": "reasoning.text", "text": "x" * (MAX_SIGNATURE_BYTES // 3)}, True),
+    ],
+)
+def test_what_is_left_out_is_told(detail: dict[str, Any], left_out: bool) -> None:
+    decoder = StreamDecoder(1, prompt_tokens=lambda: 7, origin=ORIGIN)
+    frame = {"choices": [{"index": 0, "delta": {"reasoning_details": [{**detail, "index": 0}]}}]}
+    end = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    decoder.feed([json.dumps(each).encode() for each in (*[frame] * 4, end)])
+    found = [(each.kind, each.detail) for each in decoder.end().deviations]
+    assert ((DeviationKind.UNREAD_FIELD, "signature") in found) is left_out
 
 
 def test_a_server_without_an_origin_makes_none() -> None:

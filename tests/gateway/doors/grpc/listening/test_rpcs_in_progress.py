@@ -144,36 +144,31 @@ async def test_a_tenant_has_its_share() -> None:
 
 async def served_again(gateway: Serving) -> None:
     async with asyncio.timeout(serving.READY_S):
-        while True:
-            try:
-                await gateway.stub.ListModels(LIST, metadata=METADATA)
-            except grpc.aio.AioRpcError as error:
-                check_refusal(error, "TENANT_RPCS")
-                await asyncio.sleep(0.01)
-            else:
-                return
+        while await is_refused(gateway):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_call_that_sends_no_request_counts_and_gives_its_place_back() -> None:
     async with gateway_with(tenant_rpcs=2) as gateway:
         channel: Any = gateway.channel
         method = "/moegate.v1.InferenceService/ListModels"
-        calls = [channel.stream_unary(method)(metadata=METADATA) for _ in range(2)]
-        await refused(gateway)
+        calls = []
+        async with asyncio.timeout(serving.READY_S):
+            # Each may arrive late, and be refused itself.
+            while not await is_refused(gateway):
+                calls.append(channel.stream_unary(method)(metadata=METADATA))
         for call in calls:
             call.cancel()
         await served_again(gateway)
 
 
-async def refused(gateway: Serving) -> None:
-    """Waits until a call is refused, as those before it have arrived."""
-    async with asyncio.timeout(serving.READY_S):
-        while True:
-            try:
-                await gateway.stub.ListModels(LIST, metadata=METADATA)
-            except grpc.aio.AioRpcError as error:
-                check_refusal(error, "TENANT_RPCS")
-                return
+async def is_refused(gateway: Serving) -> bool:
+    try:
+        await gateway.stub.ListModels(LIST, metadata=METADATA)
+    except grpc.aio.AioRpcError as error:
+        check_refusal(error, "TENANT_RPCS")
+        return True
+    return False
 
 
 async def test_what_needs_no_key_cannot_take_the_places_of_others() -> None:
@@ -196,4 +191,4 @@ async def test_the_bounds_hold_at_once_after_a_reload(tmp_path: Any) -> None:
         limits = LimitsConfig(tenant_rpcs=2)
         changed = msgspec.structs.replace(gateway.gateway.active.config, limits=limits)
         await gateway.gateway.reload(changed, tmp_path)
-        await refused(gateway)
+        assert await is_refused(gateway)

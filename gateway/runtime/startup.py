@@ -1,0 +1,51 @@
+"""What a gateway needs before it starts. `moegate serve` and `moegate check` both call `startable`,
+so that a file which one of them accepts is accepted by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.accounting.accounting import configured_budget
+from gateway.accounting.budget_prices import unpriced_budget
+from gateway.accounting.meter_checkpoint import UnreadableCheckpoint, read_checkpoint
+from gateway.config.gateway import GatewayConfig
+from gateway.config.problems import ConfigError, Problem, problem
+from gateway.runtime.configuration import PreparedConfiguration, prepare
+from gateway.runtime.file_access import certificate_problems, open_secrets, written_file_problems
+from gateway.scheduling.settings import metering_state
+
+
+def startable(
+    config: GatewayConfig, base_dir: Path, source: str, now_s: float
+) -> tuple[PreparedConfiguration, list[Problem]]:
+    """Reads everything that the configuration refers to, and tries the folders that the gateway
+    writes to. Returns what was read, and warnings.
+
+    `source`: name of the configuration file in errors. `now_s`: Unix seconds. Raises ConfigError
+    with all problems that prevent a start.
+    """
+    prepared = prepare(config, base_dir)
+    certificates = list(certificate_problems(config, base_dir, now_s))
+    fatal = [found for prevents, found in certificates if prevents]
+    fatal += written_file_problems(config, base_dir)
+    if fatal:
+        raise ConfigError(source, fatal)
+    warnings = [found for _, found in certificates]
+    warnings += open_secrets(config, base_dir)
+    warnings += _meter_state(config, base_dir)
+    for i, entry in enumerate(config.budgets):
+        prices = prepared.scheduling.prices
+        budget = configured_budget(entry)
+        warnings += unpriced_budget(budget, config, prices, now_s, f"budgets[{i}]")
+    return prepared, warnings
+
+
+def _meter_state(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
+    file = metering_state(config, base_dir)
+    try:
+        if file is not None:
+            read_checkpoint(file)
+    except UnreadableCheckpoint as error:
+        message = f"the meter begins anew: {error}"
+        yield problem("metering.state", config.metering.state, message, "restore it, or remove it")
