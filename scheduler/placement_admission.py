@@ -134,10 +134,16 @@ class PlacementAdmission:
         if (entry := self._admission.get(name)) is not None:
             entry.breakers.count_taken_elsewhere(request, now)
 
-    def record_confirmed(self, name: str, request: Request, now: float) -> None:
-        """Records that another placement rejected the same request as well."""
+    def has_answered(self, name: str, request: Request, now: float) -> bool:
+        """Whether the placement has answered requests with the same features lately."""
+        entry = self._admission.get(name)
+        return entry is not None and entry.breakers.trust.has_answered(request.features, now)
+
+    def record_confirmed(self, name: str, by: str, request: Request, now: float) -> None:
+        """Records that the placement `by` rejected the same request as well."""
+        is_proven = self.has_answered(by, request, now)
         if (entry := self._admission.get(name)) is not None:
-            entry.breakers.trust.record_confirmed(request.features, now)
+            entry.breakers.trust.record_confirmed(request.features, now, is_proven=is_proven)
 
     def take_back(self, name: str, request: Request, request_id: str) -> None:
         """Forgets the failure of `request_id`, a request like `request`, which was itself the

@@ -111,6 +111,8 @@ class Resident:
     nano_usd_per_s: float = 0.0
     """Rate of its group when it started, in terms of fairness; 0 on a remote."""
     evicting: bool = False
+    is_retry: bool = False
+    """An earlier attempt failed on another placement."""
 
     @property
     def kv_tokens(self) -> int:
@@ -168,6 +170,11 @@ class PlacementState:
         if self.facts.context_tokens is not None:
             return self.facts.context_tokens
         return self.report.context_tokens if self.report else None
+
+    @property
+    def has_unproven_retry(self) -> bool:
+        """Whether a request that failed elsewhere has no first token here yet."""
+        return any(self.residents[request_id].is_retry for request_id in self.pending)
 
     def stale(self, now: float) -> bool:
         """Whether the newest report is missing, or too old to show external load."""

@@ -33,8 +33,9 @@ class EvidenceLimits:
             of the outcomes.
         heard_per_key: newest outcomes of one key that count; also failures of one tenant that count
             while another tenant is served.
-        kept_per_key: newest outcomes of one key that are kept.
-        keys: keys that are remembered. The one that was heard of longest ago is dropped.
+        kept: newest outcomes that are kept of one kind of request: one key, the same features.
+        kinds_per_key, keys: kinds and keys that are remembered. The one that was heard of longest
+            ago is dropped.
     """
 
     window_s: float = 120.0
@@ -42,7 +43,8 @@ class EvidenceLimits:
     failures: int = 5
     failed_share: float = 0.5
     heard_per_key: int = 3
-    kept_per_key: int = 8
+    kept: int = 8
+    kinds_per_key: int = 8
     keys: int = 64
 
 
@@ -62,8 +64,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class _KeyOutcomes:
+    """Outcomes of one key, by the features of its requests, in the order of their ends."""
+
     tenant: str
-    outcomes: deque[Outcome] = field(default_factory=deque)
+    kinds: OrderedDict[str, deque[Outcome]] = field(default_factory=OrderedDict)
 
 
 class Evidence:
@@ -76,7 +80,7 @@ class Evidence:
         self._failed: deque[tuple[float, Like]] = deque(maxlen=MAX_FAILURES)
 
     def __len__(self) -> int:
-        return sum(len(known.outcomes) for known in self._by_key.values())
+        return sum(len(kind) for key in self._by_key.values() for kind in key.kinds.values())
 
     def record_success(self, request: Request, now: float) -> None:
         """Counts an answer."""
@@ -96,20 +100,19 @@ class Evidence:
     def refute(self, request: Request) -> Outcome | None:
         """Marks the failure or rejection of a request that another placement took, and returns it;
         None: it is not known any more."""
-        known = self._by_key.get(request.key_id)
-        for outcome in () if known is None else known.outcomes:
+        for outcome in self._kind(request):
             if outcome.request_id == request.request_id and not outcome.ok:
                 outcome.refuted = True
                 outcome.weight = outcome.weight or REJECTION_WEIGHT
                 return outcome
         return None
 
-    def take_back(self, key_id: str, request_id: str) -> None:
-        """Forgets the failures of a request that was itself the cause."""
-        known = self._by_key.get(key_id)
-        if known is not None:
-            kept = (o for o in known.outcomes if o.ok or o.request_id != request_id)
-            known.outcomes = deque(kept, maxlen=self._limits.kept_per_key)
+    def take_back(self, request: Request, request_id: str) -> None:
+        """Forgets the failures of `request_id`, a request like `request`, which was itself the
+        cause."""
+        kind = self._kind(request)
+        for outcome in [o for o in kind if o.request_id == request_id and not o.ok]:
+            kind.remove(outcome)
 
     def clear(self) -> None:
         """Forgets the outcomes, because the placement is tried anew."""
@@ -140,20 +143,33 @@ class Evidence:
         )
 
     def _add(self, request: Request, outcome: Outcome) -> None:
+        limits = self._limits
         known = self._by_key.get(request.key_id)
         if known is None:
-            if len(self._by_key) >= self._limits.keys:
+            if len(self._by_key) >= limits.keys:
                 self._by_key.popitem(last=False)
-            made: deque[Outcome] = deque(maxlen=self._limits.kept_per_key)
-            known = self._by_key[request.key_id] = _KeyOutcomes(request.tenant, made)
+            known = self._by_key[request.key_id] = _KeyOutcomes(request.tenant)
         else:
             self._by_key.move_to_end(request.key_id)
-        known.outcomes.append(outcome)
+        kind = known.kinds.get(request.features)
+        if kind is None:
+            if len(known.kinds) >= limits.kinds_per_key:
+                known.kinds.popitem(last=False)
+            kind = known.kinds[request.features] = deque(maxlen=limits.kept)
+        else:
+            known.kinds.move_to_end(request.features)
+        kind.append(outcome)
+
+    def _kind(self, request: Request) -> deque[Outcome]:
+        """Outcomes of requests of the same key with the same features."""
+        known = self._by_key.get(request.key_id)
+        return _NOTHING if known is None else known.kinds.get(request.features, _NOTHING)
 
     def _recent(self, now: float) -> Iterator[tuple[str, _KeyOutcomes, list[Outcome]]]:
         since_s = now - self._limits.window_s
         for key_id, known in self._by_key.items():
-            yield key_id, known, [o for o in known.outcomes if o.at_s >= since_s]
+            found = [o for kind in known.kinds.values() for o in kind if o.at_s >= since_s]
+            yield key_id, known, sorted(found, key=lambda outcome: outcome.at_s)
 
     def _fails_several_keys(self, now: float) -> bool:
         limits = self._limits
@@ -189,3 +205,6 @@ class Evidence:
         last_ok_s = max((outcome.at_s for _, outcome in served), default=float("-inf"))
         weight = sum(outcome.weight for outcome in refuted if outcome.at_s > last_ok_s)
         return weight >= self._limits.failures
+
+
+_NOTHING: deque[Outcome] = deque(maxlen=0)

@@ -141,7 +141,7 @@ class PlacementBreakers:
     def take_back(self, request: Request, request_id: str) -> None:
         """Forgets the failures of `request_id`, a request like `request`, which was itself the
         cause."""
-        self.evidence.take_back(request.key_id, request_id)
+        self.evidence.take_back(request, request_id)
         for breaker in self._of(request):
             breaker.take_back(request_id)
 

@@ -22,12 +22,17 @@ class TrustLimits:
             can run requests with these features.
         believed: rejections in a row that are believed after the first proof.
         most_believed: the same after many confirmed rejections.
+        unproven: confirmations that count as one, if those who confirm have not answered any such
+            request themselves: two servers may lack the same flag.
+        unproven_proof_s: seconds for which these prove anything.
         features: sets of features that are remembered for one placement.
     """
 
     proof_s: float = 600.0
     believed: int = 3
     most_believed: int = 48
+    unproven: int = 3
+    unproven_proof_s: float = 60.0
     features: int = 32
 
 
@@ -35,9 +40,11 @@ class TrustLimits:
 class _Word:
     """What is known of a placement's word about requests with the same features."""
 
-    proved_s: float
+    believed: int
+    proved_s: float = float("-inf")
+    answered_s: float = float("-inf")
     rejections: int = 0
-    believed: int = 0
+    unproven: int = 0
 
 
 class Trust:
@@ -57,33 +64,47 @@ class Trust:
             return False
         return word.rejections < word.believed
 
+    def has_answered(self, features: str, now: float) -> bool:
+        """Whether the placement has answered such a request lately."""
+        word = self._words.get(features)
+        return word is not None and now - word.answered_s <= self._limits.proof_s
+
     def record_answer(self, features: str, now: float) -> None:
         """The placement has answered such a request."""
-        word = self._words.get(features)
-        if word is None:
-            word = self._add(features, now)
-        word.proved_s, word.rejections = now, 0
+        word = self._words.get(features) or self._add(features)
+        word.proved_s = word.answered_s = now
+        word.rejections = word.unproven = 0
 
     def record_rejection(self, features: str) -> None:
         """The placement has rejected such a request."""
         if (word := self._words.get(features)) is not None:
             word.rejections += 1
 
-    def record_confirmed(self, features: str, now: float) -> None:
-        """Another placement has rejected the same request."""
-        word = self._words.get(features)
-        if word is None:
-            word = self._add(features, now)
-        else:
-            word.believed = min(self._limits.most_believed, 2 * word.believed)
-        word.proved_s, word.rejections = now, 0
+    def record_confirmed(self, features: str, now: float, *, is_proven: bool) -> None:
+        """Another placement has rejected the same request. `is_proven`: that one has answered such
+        requests."""
+        limits = self._limits
+        word = self._words.get(features) or self._add(features)
+        if is_proven:
+            self._raise(word)
+            word.proved_s, word.rejections, word.unproven = now, 0, 0
+            return
+        word.unproven += 1
+        if word.unproven >= limits.unproven:
+            until_s = now + limits.unproven_proof_s
+            word.proved_s = max(word.proved_s, until_s - limits.proof_s)
+            word.rejections = word.unproven = 0
+            self._raise(word)
 
     def record_refuted(self, features: str) -> None:
         """Another placement has taken a request that this one rejected."""
         self._words.pop(features, None)
 
-    def _add(self, features: str, now: float) -> _Word:
+    def _raise(self, word: _Word) -> None:
+        word.believed = min(self._limits.most_believed, 2 * word.believed)
+
+    def _add(self, features: str) -> _Word:
         if len(self._words) >= self._limits.features:
             self._words.popitem(last=False)
-        word = self._words[features] = _Word(now, believed=self._limits.believed)
+        word = self._words[features] = _Word(self._limits.believed)
         return word

@@ -153,5 +153,5 @@ def _confirm(model_state: ModelState, tracked: TrackedRequest, placement: str, n
     """Two placements rejected the request: both are believed."""
     first = tracked.rejected_by
     if first and first != placement:
-        for name in (first, placement):
-            model_state.admission.record_confirmed(name, tracked.request, now)
+        model_state.admission.record_confirmed(first, placement, tracked.request, now)
+        model_state.admission.record_confirmed(placement, first, tracked.request, now)

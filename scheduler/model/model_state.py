@@ -372,7 +372,13 @@ class ModelState:
             free = [fleet.states[i] for i in np.flatnonzero(open_now)]
             untried = [state for state in free if tracked.may_try(state.facts)]
             better = tracked.preferred([*untried, *self.remotes.open(tracked, now)])
-            kept = {state.facts.name for state in better}
+            if tracked.rejected_by:  # the word of one that answers such requests weighs more
+                answers = self.admission.has_answered
+                proven = [s for s in better if answers(s.facts.name, request, now)]
+                better = proven or better
+            # Requests from one broken server are kept apart: the one that broke it shows itself.
+            apart = [state for state in better if not state.has_unproven_retry]
+            kept = {state.facts.name for state in apart or better}
             for state in free:
                 if state.facts.name not in kept:
                     blocks[fleet.index[state.facts.name]] = Block.TRIED

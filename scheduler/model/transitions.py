@@ -50,6 +50,7 @@ def start_self_hosted(
         hit_tokens=int(query.hit_tokens.item(index)),
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
+        is_retry=tracked.failed,
     )
     model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
