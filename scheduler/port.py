@@ -39,6 +39,7 @@ from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits, Refusal
 from scheduler.metering.meter import PoolCost
 from scheduler.metering.report import KindRates
 from scheduler.metering.settlement import SettledAttempt
+from scheduler.pricing import TokenRates
 from scheduler.snapshot import SchedulerSnapshot
 
 
@@ -269,6 +270,9 @@ class SchedulerPort(Protocol):
 
     async def pool_rates(self) -> Mapping[str, tuple[KindRates, ...]]:
         """Returns the cost rates of every pool over the last hour, at most some seconds old."""
+
+    async def token_rates(self) -> Mapping[str, TokenRates]:
+        """Returns the token rates in force, by placement; absent where unknown."""
 
     async def drain(self, name: str) -> int:
         """Stops new requests to a placement, or to all ranks of a replica. Returns the number of

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.accounting.accounting import configured_budget
-from gateway.accounting.budget_prices import unpriced_budget
+from gateway.accounting.budget_prices import catalog_rates, refusing_budget, unpriced_budget
 from gateway.accounting.meter_checkpoint import UnreadableCheckpoint, read_checkpoint
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, Problem, problem
@@ -34,10 +34,11 @@ def startable(
     warnings = [found for _, found in certificates]
     warnings += open_secrets(config, base_dir)
     warnings += _meter_state(config, base_dir)
+    rates_of = catalog_rates(prepared.scheduling.prices, now_s)
     for i, entry in enumerate(config.budgets):
-        prices = prepared.scheduling.prices
         budget = configured_budget(entry)
-        warnings += unpriced_budget(budget, config, prices, now_s, f"budgets[{i}]")
+        for problems in (refusing_budget, unpriced_budget):
+            warnings += problems(budget, config, rates_of, f"budgets[{i}]")
     return prepared, warnings
 
 

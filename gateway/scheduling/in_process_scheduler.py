@@ -62,6 +62,7 @@ from scheduler.port import (
     Submission,
 )
 from scheduler.prefix.token_blocks import CacheEvents
+from scheduler.pricing import TokenRates
 
 TICK_S = 0.05
 """Longest time in seconds between two ticks while requests run. The core's measurements depend on
@@ -252,6 +253,10 @@ class InProcessScheduler:
     async def pool_rates(self) -> Mapping[str, tuple[KindRates, ...]]:
         """See `SchedulerPort`."""
         return self._costs.rates()
+
+    async def token_rates(self) -> Mapping[str, TokenRates]:
+        """See `SchedulerPort`."""
+        return self._recorder.rates.rates
 
     async def drain(self, name: str) -> int:
         """See `SchedulerPort`."""

@@ -11,10 +11,12 @@ import grpc
 import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
 
 from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
 from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
+from scheduler.metering.rate_snapshot import RateSnapshot
 from tests import serving
 from tests.integration.test_budgets import ANSWER, until_refused
 from tests.ledgers import a_nano_dollar_a_token, one, settled
@@ -284,3 +286,63 @@ async def test_the_ledger_tells_how_it_stands(stack: Stack) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stack.admin.Reload(admin_pb2.ReloadRequest(), metadata=OPERATOR)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def refused_budget(stack: Stack, budget: admin_pb2.Budget) -> str:
+    """Why a budget is refused without `force`; with it, it is set, with the same as warning."""
+    request = admin_pb2.SetBudgetRequest(budget=budget)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stack.admin.SetBudget(request, metadata=OPERATOR)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert serving.detail(caught.value, error_details_pb2.ErrorInfo).reason == "BUDGET_REFUSES_ALL"
+    none = await stack.admin.ListBudgets(admin_pb2.ListBudgetsRequest(), metadata=OPERATOR)
+    assert not none.budgets
+    request.force = True
+    answer = await stack.admin.SetBudget(request, metadata=OPERATOR)
+    assert answer.budget.cap_nano_usd == budget.cap_nano_usd
+    assert answer.warnings
+    scope = admin_pb2.DeleteBudgetRequest(scope=budget.scope)
+    await stack.admin.DeleteBudget(scope, metadata=OPERATOR)
+    text = caught.value.details() or ""
+    assert "--force" in text
+    return text
+
+
+def team_budget(cap_nano_usd: int, *, hard: bool = True) -> admin_pb2.Budget:
+    scope = admin_pb2.BudgetScope(tenant="team", period=admin_pb2.BUDGET_PERIOD_MONTH)
+    return admin_pb2.Budget(scope=scope, cap_nano_usd=cap_nano_usd, hard=hard)
+
+
+async def test_a_budget_that_would_refuse_every_request_has_to_be_forced(stack: Stack) -> None:
+    # The least request has one token in and one out, of 1 nano-USD each.
+    text = await refused_budget(stack, team_budget(1))
+    assert "the least request for moe, 2" in text
+    for budget in (team_budget(2), team_budget(1, hard=False)):
+        request = admin_pb2.SetBudgetRequest(budget=budget)
+        await stack.admin.SetBudget(request, metadata=OPERATOR)
+        scope = admin_pb2.DeleteBudgetRequest(scope=budget.scope)
+        await stack.admin.DeleteBudget(scope, metadata=OPERATOR)
+
+
+async def test_a_hard_budget_without_any_price_has_to_be_forced(stack: Stack) -> None:
+    stack.serving.gateway.scheduler.use_rates(RateSnapshot())
+    text = await refused_budget(stack, team_budget(10**12))
+    assert "own has no price per token now: every request for moe is refused" in text
+    assert "prices.catalog" in text
+    request = admin_pb2.SetBudgetRequest(budget=team_budget(10**12, hard=False))
+    (warning,) = (await stack.admin.SetBudget(request, metadata=OPERATOR)).warnings
+    assert "charged nothing" in warning
+
+
+async def test_a_budget_below_what_is_spent_already_has_to_be_forced(stack: Stack) -> None:
+    request = admin_pb2.SetBudgetRequest(budget=team_budget(350))
+    await stack.admin.SetBudget(request, metadata=OPERATOR)
+    await read_stream(stack.serving.stub.Generate(chat_request(), metadata=METADATA))
+    request.budget.cap_nano_usd = 3
+    await stack.write()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stack.admin.SetBudget(request, metadata=OPERATOR)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "7 nano-USD of this month are spent already" in (caught.value.details() or "")
+    request.force = True
+    assert (await stack.admin.SetBudget(request, metadata=OPERATOR)).budget.cap_nano_usd == 3

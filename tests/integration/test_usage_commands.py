@@ -80,6 +80,14 @@ async def test_usage_exports_csv_and_parquet(moegate: Command, tmp_path: Path) -
 
 async def test_admin_sets_lists_and_deletes_budgets(moegate: Command) -> None:
     scope = ("--tenant", "team", "--key-id", "test", "--period", "day")
+    least = ("admin", "set-budget", *scope, "--cap-usd", "0.000000001")
+    status, out, err = await moegate(*least)
+    assert (status, out) == (1, "")
+    assert "below the cost of the least request for moe" in err
+    assert "--force" in err
+    status, out, _ = await moegate(*least, "--force")
+    assert status == 0
+    assert "warning: budget.scope: the cap, 1 nano-USD, is below" in out
     status, out, _ = await moegate("admin", "set-budget", *scope, "--cap-usd", "12.50", "--soft")
     assert (status, out.splitlines()[0]) == (0, "$12.50 a day for team test")
     # The catalog has no row for the pool.

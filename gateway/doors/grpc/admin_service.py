@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from gateway.accounting.accounting import Accounting
-from gateway.accounting.budget_prices import unpriced_budget
+from gateway.accounting.budget_prices import (
+    RatesOf,
+    catalog_rates,
+    refusing_budget,
+    unpriced_budget,
+)
 from gateway.accounting.ledger.budgets import Standing, standings, top_sessions
 from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.corrections import NoSuchRow, correct
@@ -33,6 +38,7 @@ from scheduler.budgets.budget_window import Period
 from scheduler.port import SchedulerPort
 
 T = TypeVar("T")
+MAX_TEXT_CHARS = 1000
 MAX_NOTE_BYTES = 500
 MAX_SUM = 2**62
 MAX_CORRECTION = 10**15
@@ -103,7 +109,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.SetBudgetRequest, context: Context
     ) -> admin_pb2.SetBudgetResponse:
         """Sets a budget at run time, in nano-USD. The ledger stores it, so it survives a restart
-        and applies to every gateway on that ledger. Raises INVALID_ARGUMENT or UNAVAILABLE."""
+        and applies to every gateway on that ledger. Raises INVALID_ARGUMENT, FAILED_PRECONDITION
+        for a budget that would refuse every request of a model, or UNAVAILABLE."""
         async with rpc_errors(context):
             scope = self._scope(request.budget.scope, "budget.scope", context)
             cap = request.budget.cap_nano_usd
@@ -118,9 +125,21 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 cap_nano_usd=cap,
                 hard=request.budget.hard,
             )
+            rates_of = await self._rates_of()
+            refusing = await self._refusing(budget, rates_of)
+            if refusing and not request.force:
+                text = "; ".join(f"{each.message} ({each.fix})" for each in refusing)
+                raise errors.precondition(
+                    f"budget: {text[:MAX_TEXT_CHARS]}: set `force` (--force) if that is meant",
+                    "BUDGET_REFUSES_ALL",
+                )
             await self._ledger(lambda: self._accounting.set_budget(scope, budget))
+            unpriced = unpriced_budget(
+                budget, self._active.config, self._catalog_rates(), "budget.scope"
+            )
             return admin_pb2.SetBudgetResponse(
-                budget=await self._message(budget), warnings=map(str, self._unpriced(budget))
+                budget=await self._message(budget),
+                warnings=map(str, [*refusing, *unpriced]),
             )
 
     async def DeleteBudget(
@@ -261,9 +280,37 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         holder = Holder(tenant, key_id, session_id)
         return [limit.account for limit in book.accounts(holder, unix_s)]
 
-    def _unpriced(self, budget: Budget) -> Iterator[Problem]:
-        active = self._active
-        return unpriced_budget(budget, active.config, active.prices, time.time(), "budget.scope")
+    async def _refusing(self, budget: Budget, rates_of: RatesOf) -> list[Problem]:
+        """Returns why a budget would refuse every request of a model, or of all, from now on."""
+        found = list(refusing_budget(budget, self._active.config, rates_of, "budget.scope"))
+        if budget.hard and not budget.each_session:
+            for standing in await self._standings(budget):
+                spent = standing.settled_nano_usd
+                if spent >= budget.cap_nano_usd:
+                    message = f"{spent} nano-USD of this {budget.period} are spent already"
+                    found.append(
+                        Problem(
+                            path="budget.cap_nano_usd",
+                            value=str(budget.cap_nano_usd),
+                            message=f"{message}: every request is refused until it ends",
+                            fix="raise the cap",
+                        )
+                    )
+        return found
+
+    async def _rates_of(self) -> RatesOf:
+        """Returns the rates in force; those of the catalogs for a pool without replicas now."""
+        in_force = await self._port.token_rates()
+        rates = {
+            placement.pool or placement.name: in_force[placement.name]
+            for placement in self._port.fleet.placements
+            if placement.name in in_force
+        }
+        otherwise = self._catalog_rates()
+        return lambda server: rates.get(server.name) or otherwise(server)
+
+    def _catalog_rates(self) -> RatesOf:
+        return catalog_rates(self._active.prices, time.time())
 
     async def _message(self, budget: Budget) -> admin_pb2.Budget:
         tenant, key_id, each_session, period = budget.scope
@@ -278,14 +325,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             hard=budget.hard,
             set_at_run_time=self._accounting.budgets.was_set(budget.scope),
         )
-        query = top_sessions if each_session else standings
+        message.accounts.extend(map(_account, await self._standings(budget)))
+        return message
+
+    async def _standings(self, budget: Budget) -> list[Standing]:
+        query = top_sessions if budget.each_session else standings
         try:
             read = self._accounting.reads.read
-            found = await read(current_caller().tenant, lambda tx: query(tx, budget))
+            return await read(current_caller().tenant, lambda tx: query(tx, budget))
         except (LedgerUnavailable, TooManyReads) as error:
             raise unread(error) from error
-        message.accounts.extend(_account(standing) for standing in found)
-        return message
 
     async def _ledger(self, work: Callable[[], Awaitable[T]]) -> T:
         try:

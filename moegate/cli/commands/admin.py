@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         scoped.add_argument("--period", choices=PERIODS, required=True)
     set_.add_argument("--cap-usd", type=_nano_usd, required=True, metavar="USD")
     set_.add_argument("--soft", action="store_true", help="report, do not refuse")
+    set_.add_argument(
+        "--force", action="store_true", help="set it although it would refuse every request"
+    )
     correct = kind("correct", _correct, "add to the charge of an attempt, or refund it")
     correct.add_argument("epoch", help="as the export tells it")
     correct.add_argument("seq", type=int, help="as the export tells it")
@@ -107,7 +110,7 @@ async def _budgets(stub: Stub, args: argparse.Namespace) -> None:
 
 async def _set_budget(stub: Stub, args: argparse.Namespace) -> None:
     budget = admin_pb2.Budget(scope=_scope(args), cap_nano_usd=args.cap_usd, hard=not args.soft)
-    request = admin_pb2.SetBudgetRequest(budget=budget)
+    request = admin_pb2.SetBudgetRequest(budget=budget, force=args.force)
     answer = await call_method(args, stub.SetBudget, request, TIMEOUT_S)
     print(f"${usd(args.cap_usd)} a {args.period} for {args.tenant} {args.key_id}".rstrip())
     for warning in answer.warnings:

@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/admin.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"!\n\x0c\x44rainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\x03\"#\n\x0eUndrainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\"\x11\n\x0fUndrainResponse\"\x0f\n\rReloadRequest\"!\n\x0eReloadResponse\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t\"m\n\x0b\x42udgetScope\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65\x61\x63h_session\x18\x03 \x01(\x08\x12(\n\x06period\x18\x04 \x01(\x0e\x32\x18.moegate.v1.BudgetPeriod\"\x9a\x01\n\x06\x42udget\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\x12\x14\n\x0c\x63\x61p_nano_usd\x18\x02 \x01(\x03\x12\x0c\n\x04hard\x18\x03 \x01(\x08\x12\x17\n\x0fset_at_run_time\x18\x04 \x01(\x08\x12+\n\x08\x61\x63\x63ounts\x18\x05 \x03(\x0b\x32\x19.moegate.v1.BudgetAccount\"\xb2\x01\n\rBudgetAccount\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\tstarts_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10settled_nano_usd\x18\x04 \x01(\x03\x12\x17\n\x0fleased_nano_usd\x18\x05 \x01(\x03\"6\n\x10SetBudgetRequest\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\"I\n\x11SetBudgetResponse\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\x10\n\x08warnings\x18\x02 \x03(\t\"=\n\x13\x44\x65leteBudgetRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\"\x16\n\x14\x44\x65leteBudgetResponse\"$\n\x12ListBudgetsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x13ListBudgetsResponse\x12#\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x12.moegate.v1.Budget\"X\n\x14\x43orrectChargeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65lta_nano_usd\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"1\n\x15\x43orrectChargeResponse\x12\x18\n\x10\x63harged_nano_usd\x18\x01 \x01(\x03\"\x18\n\x16GetLedgerStatusRequest\"\xd6\x01\n\x17GetLedgerStatusResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12*\n\x07\x66\x61iling\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x03 \x01(\x03\x12\x1a\n\x12\x62\x61\x63klog_limit_rows\x18\x04 \x01(\x03\x12\x14\n\x0cwritten_rows\x18\x05 \x01(\x03\x12\x11\n\tlost_rows\x18\x06 \x01(\x03\x12\x15\n\rlost_nano_usd\x18\x07 \x01(\x03\x12\x0e\n\x06leases\x18\x08 \x01(\x03*u\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UDGET_PERIOD_HOUR\x10\x01\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x02\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x03\x32\xf0\x04\n\x0c\x41\x64minService\x12<\n\x05\x44rain\x12\x18.moegate.v1.DrainRequest\x1a\x19.moegate.v1.DrainResponse\x12\x42\n\x07Undrain\x12\x1a.moegate.v1.UndrainRequest\x1a\x1b.moegate.v1.UndrainResponse\x12?\n\x06Reload\x12\x19.moegate.v1.ReloadRequest\x1a\x1a.moegate.v1.ReloadResponse\x12H\n\tSetBudget\x12\x1c.moegate.v1.SetBudgetRequest\x1a\x1d.moegate.v1.SetBudgetResponse\x12Q\n\x0c\x44\x65leteBudget\x12\x1f.moegate.v1.DeleteBudgetRequest\x1a .moegate.v1.DeleteBudgetResponse\x12N\n\x0bListBudgets\x12\x1e.moegate.v1.ListBudgetsRequest\x1a\x1f.moegate.v1.ListBudgetsResponse\x12T\n\rCorrectCharge\x12 .moegate.v1.CorrectChargeRequest\x1a!.moegate.v1.CorrectChargeResponse\x12Z\n\x0fGetLedgerStatus\x12\".moegate.v1.GetLedgerStatusRequest\x1a#.moegate.v1.GetLedgerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/admin.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"!\n\x0c\x44rainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\x03\"#\n\x0eUndrainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\"\x11\n\x0fUndrainResponse\"\x0f\n\rReloadRequest\"!\n\x0eReloadResponse\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t\"m\n\x0b\x42udgetScope\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65\x61\x63h_session\x18\x03 \x01(\x08\x12(\n\x06period\x18\x04 \x01(\x0e\x32\x18.moegate.v1.BudgetPeriod\"\x9a\x01\n\x06\x42udget\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\x12\x14\n\x0c\x63\x61p_nano_usd\x18\x02 \x01(\x03\x12\x0c\n\x04hard\x18\x03 \x01(\x08\x12\x17\n\x0fset_at_run_time\x18\x04 \x01(\x08\x12+\n\x08\x61\x63\x63ounts\x18\x05 \x03(\x0b\x32\x19.moegate.v1.BudgetAccount\"\xb2\x01\n\rBudgetAccount\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\tstarts_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10settled_nano_usd\x18\x04 \x01(\x03\x12\x17\n\x0fleased_nano_usd\x18\x05 \x01(\x03\"E\n\x10SetBudgetRequest\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"I\n\x11SetBudgetResponse\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\x10\n\x08warnings\x18\x02 \x03(\t\"=\n\x13\x44\x65leteBudgetRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\"\x16\n\x14\x44\x65leteBudgetResponse\"$\n\x12ListBudgetsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x13ListBudgetsResponse\x12#\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x12.moegate.v1.Budget\"X\n\x14\x43orrectChargeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65lta_nano_usd\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"1\n\x15\x43orrectChargeResponse\x12\x18\n\x10\x63harged_nano_usd\x18\x01 \x01(\x03\"\x18\n\x16GetLedgerStatusRequest\"\xd6\x01\n\x17GetLedgerStatusResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12*\n\x07\x66\x61iling\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x03 \x01(\x03\x12\x1a\n\x12\x62\x61\x63klog_limit_rows\x18\x04 \x01(\x03\x12\x14\n\x0cwritten_rows\x18\x05 \x01(\x03\x12\x11\n\tlost_rows\x18\x06 \x01(\x03\x12\x15\n\rlost_nano_usd\x18\x07 \x01(\x03\x12\x0e\n\x06leases\x18\x08 \x01(\x03*u\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UDGET_PERIOD_HOUR\x10\x01\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x02\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x03\x32\xf0\x04\n\x0c\x41\x64minService\x12<\n\x05\x44rain\x12\x18.moegate.v1.DrainRequest\x1a\x19.moegate.v1.DrainResponse\x12\x42\n\x07Undrain\x12\x1a.moegate.v1.UndrainRequest\x1a\x1b.moegate.v1.UndrainResponse\x12?\n\x06Reload\x12\x19.moegate.v1.ReloadRequest\x1a\x1a.moegate.v1.ReloadResponse\x12H\n\tSetBudget\x12\x1c.moegate.v1.SetBudgetRequest\x1a\x1d.moegate.v1.SetBudgetResponse\x12Q\n\x0c\x44\x65leteBudget\x12\x1f.moegate.v1.DeleteBudgetRequest\x1a .moegate.v1.DeleteBudgetResponse\x12N\n\x0bListBudgets\x12\x1e.moegate.v1.ListBudgetsRequest\x1a\x1f.moegate.v1.ListBudgetsResponse\x12T\n\rCorrectCharge\x12 .moegate.v1.CorrectChargeRequest\x1a!.moegate.v1.CorrectChargeResponse\x12Z\n\x0fGetLedgerStatus\x12\".moegate.v1.GetLedgerStatusRequest\x1a#.moegate.v1.GetLedgerStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUDGETPERIOD']._serialized_start=1438
-  _globals['_BUDGETPERIOD']._serialized_end=1555
+  _globals['_BUDGETPERIOD']._serialized_start=1453
+  _globals['_BUDGETPERIOD']._serialized_end=1570
   _globals['_DRAINREQUEST']._serialized_start=103
   _globals['_DRAINREQUEST']._serialized_end=136
   _globals['_DRAINRESPONSE']._serialized_start=138
@@ -54,25 +54,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGETACCOUNT']._serialized_start=558
   _globals['_BUDGETACCOUNT']._serialized_end=736
   _globals['_SETBUDGETREQUEST']._serialized_start=738
-  _globals['_SETBUDGETREQUEST']._serialized_end=792
-  _globals['_SETBUDGETRESPONSE']._serialized_start=794
-  _globals['_SETBUDGETRESPONSE']._serialized_end=867
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=869
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=930
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=932
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=954
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=956
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=992
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=994
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1052
-  _globals['_CORRECTCHARGEREQUEST']._serialized_start=1054
-  _globals['_CORRECTCHARGEREQUEST']._serialized_end=1142
-  _globals['_CORRECTCHARGERESPONSE']._serialized_start=1144
-  _globals['_CORRECTCHARGERESPONSE']._serialized_end=1193
-  _globals['_GETLEDGERSTATUSREQUEST']._serialized_start=1195
-  _globals['_GETLEDGERSTATUSREQUEST']._serialized_end=1219
-  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_start=1222
-  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_end=1436
-  _globals['_ADMINSERVICE']._serialized_start=1558
-  _globals['_ADMINSERVICE']._serialized_end=2182
+  _globals['_SETBUDGETREQUEST']._serialized_end=807
+  _globals['_SETBUDGETRESPONSE']._serialized_start=809
+  _globals['_SETBUDGETRESPONSE']._serialized_end=882
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=884
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=945
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=947
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=969
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=971
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=1007
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1009
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1067
+  _globals['_CORRECTCHARGEREQUEST']._serialized_start=1069
+  _globals['_CORRECTCHARGEREQUEST']._serialized_end=1157
+  _globals['_CORRECTCHARGERESPONSE']._serialized_start=1159
+  _globals['_CORRECTCHARGERESPONSE']._serialized_end=1208
+  _globals['_GETLEDGERSTATUSREQUEST']._serialized_start=1210
+  _globals['_GETLEDGERSTATUSREQUEST']._serialized_end=1234
+  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_start=1237
+  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_end=1451
+  _globals['_ADMINSERVICE']._serialized_start=1573
+  _globals['_ADMINSERVICE']._serialized_end=2197
 # @@protoc_insertion_point(module_scope)

@@ -95,10 +95,12 @@ class BudgetAccount(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., starts_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_nano_usd: _Optional[int] = ..., leased_nano_usd: _Optional[int] = ...) -> None: ...
 
 class SetBudgetRequest(_message.Message):
-    __slots__ = ("budget",)
+    __slots__ = ("budget", "force")
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     budget: Budget
-    def __init__(self, budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+    force: bool
+    def __init__(self, budget: _Optional[_Union[Budget, _Mapping]] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class SetBudgetResponse(_message.Message):
     __slots__ = ("budget", "warnings")
