@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 
 from gateway.config.load.file import load
+from gateway.runtime.memory import return_large_blocks
 from gateway.server import running_gateway
 
 BEAT_S = 0.001
@@ -47,6 +48,7 @@ class Heart:
 async def serve(path: Path) -> None:
     """Runs until killed."""
     heart = Heart()
+    return_large_blocks()
     async with running_gateway(load(path), path.parent) as gateway:
         gc.collect()
         gc.freeze()

@@ -44,6 +44,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
+from gateway.runtime.memory import return_large_blocks
 from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
@@ -160,6 +161,7 @@ class RunningGateway:
 async def serve(path: Path, log_level: str) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError if it cannot start."""
     config = load(path)
+    return_large_blocks()
     with to_stderr(config.telemetry.log_format, log_level):
         await _serve(config, path)
 

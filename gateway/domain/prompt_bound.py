@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.text_size import utf8_bytes
 
 TEMPLATE_TOKENS = 256
 """Upper bound of the tokens that a chat template adds once. The longest templates add a date and a
@@ -22,7 +23,7 @@ def prompt_token_bound(generation: Generation) -> int:
     if isinstance(prompt, tuple):
         return len(prompt)
     if isinstance(prompt, str):
-        return len(prompt.encode()) + MESSAGE_TOKENS
+        return utf8_bytes(prompt) + MESSAGE_TOKENS
     return TEMPLATE_TOKENS + _chat_bound(prompt)
 
 
@@ -30,15 +31,15 @@ def _chat_bound(chat: Chat) -> int:
     tokens = 0
     for tool in chat.tools:
         texts = (tool.name, tool.description, tool.parameters_json_schema)
-        tokens += TOOL_TOKENS + sum(len(text.encode()) for text in texts)
+        tokens += TOOL_TOKENS + sum(utf8_bytes(text) for text in texts)
     if chat.json_schema is not None:
-        tokens += TOOL_TOKENS + len(chat.json_schema.schema_json.encode())
+        tokens += TOOL_TOKENS + utf8_bytes(chat.json_schema.schema_json)
     for message in chat.messages:
-        tokens += MESSAGE_TOKENS + len(message.name.encode()) + len(message.reasoning_text.encode())
+        tokens += MESSAGE_TOKENS + utf8_bytes(message.name) + utf8_bytes(message.reasoning_text)
         tokens += sum(len(each.data) for each in message.signatures)
         for call in message.tool_calls:
-            tokens += MESSAGE_TOKENS + len(call.name.encode()) + len(call.arguments_json.encode())
+            tokens += MESSAGE_TOKENS + utf8_bytes(call.name) + utf8_bytes(call.arguments_json)
             tokens += sum(len(each.data) for each in call.signatures)
         for part in message.parts:
-            tokens += IMAGE_BOUND_TOKENS if isinstance(part, Image) else len(part.encode())
+            tokens += IMAGE_BOUND_TOKENS if isinstance(part, Image) else utf8_bytes(part)
     return tokens

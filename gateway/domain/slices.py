@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
 SLICE_S = 0.002
@@ -32,14 +32,26 @@ def finish(steps: Steps[T]) -> T:
 
 
 async def in_slices(steps: Steps[T]) -> T:
-    """Runs the steps, yields to the event loop after each slice, and returns the result."""
+    """Runs the steps, yields to the event loop after each slice, and returns the result. Also the
+    last slice is followed by a turn of the loop, unless it was short."""
     ends_s = time.perf_counter() + SLICE_S
     while True:
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
+            if time.perf_counter() >= ends_s:
+                await asyncio.sleep(0)
             return result
         if time.perf_counter() >= ends_s:
             await asyncio.sleep(0)
             ends_s = time.perf_counter() + SLICE_S
+
+
+async def in_one_slice(work: Callable[[], T]) -> T:
+    """Runs work that cannot be divided, and yields to the event loop unless it was short."""
+    ends_s = time.perf_counter() + SLICE_S
+    result = work()
+    if time.perf_counter() >= ends_s:
+        await asyncio.sleep(0)
+    return result

@@ -10,7 +10,7 @@ from msgspec import structs
 from gateway.auth.authenticator import Caller
 from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
-from gateway.domain.slices import in_slices
+from gateway.domain.slices import in_one_slice, in_slices
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.fingerprint import constraint, features, fingerprint
 from gateway.pipeline.hints import engine_hints
@@ -63,7 +63,9 @@ class Admission:
         request = scheduler_request(
             call,
             settings,
-            prompt_tokens=self._sizes.estimate(generation, call.caller.tenant),
+            prompt_tokens=await in_one_slice(
+                lambda: self._sizes.estimate(generation, call.caller.tenant)
+            ),
             unsupported_by=unsupported,
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),

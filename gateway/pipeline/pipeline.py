@@ -18,6 +18,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestOutcome, RequestRefused, refused
 from gateway.domain.prompt_bound import prompt_token_bound
+from gateway.domain.slices import in_one_slice
 from gateway.pipeline.active_request import ActiveRequest, Branch
 from gateway.pipeline.admission import Admission
 from gateway.pipeline.attempt import Attempts
@@ -249,7 +250,7 @@ class Pipeline:
             original_id=request.request_id,
             idempotency_key=call.idempotency_key,
             key_limits=call.caller.limits,
-            prompt_tokens_bound=prompt_token_bound(generation),
+            prompt_tokens_bound=await in_one_slice(lambda: prompt_token_bound(generation)),
             max_cost_nano_usd=call.max_cost_nano_usd,
             may_be_continued=settings.failures.continue_cut_answers
             and may_be_continued(generation),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.text_size import utf8_bytes
 
 FIRST_BYTES_PER_TOKEN = 4.0
 """Initial ratio, typical of English text. Reported usage corrects it."""
@@ -67,7 +68,7 @@ class PromptSizes:
 def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, int]:
     """Returns the bytes of text, and the tokens of everything else."""
     if isinstance(generation_input, str):
-        return len(generation_input.encode()), 0
+        return utf8_bytes(generation_input), 0
     if isinstance(generation_input, tuple):
         return 0, len(generation_input)
     size_bytes = sum(
@@ -81,5 +82,5 @@ def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, i
             if isinstance(part, Image):
                 extra_tokens += IMAGE_TOKENS
             else:
-                size_bytes += len(part.encode())
+                size_bytes += utf8_bytes(part)
     return size_bytes, extra_tokens

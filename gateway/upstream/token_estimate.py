@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.domain.generation import Chat, Generation
+from gateway.domain.text_size import utf8_bytes
 
 BYTES_PER_TOKEN = 4
 """Bytes of one token of English text, roughly; other languages and code have fewer."""
@@ -19,7 +20,7 @@ def estimated_prompt_tokens(generation: Generation) -> int:
     """Tokens of the input: exact for token ids, else bytes / 4. Pictures count nothing."""
     match generation.input:
         case str(prompt):
-            return estimated_tokens(len(prompt.encode()))
+            return estimated_tokens(utf8_bytes(prompt))
         case Chat() as chat:
             return estimated_tokens(_text_bytes(chat))
         case token_ids:
@@ -32,4 +33,4 @@ def _text_bytes(chat: Chat) -> int:
         texts.append(message.reasoning_text)
         texts += [call.name + call.arguments_json for call in message.tool_calls]
     texts += [tool.name + tool.description + tool.parameters_json_schema for tool in chat.tools]
-    return sum(len(text.encode()) for text in texts)
+    return sum(utf8_bytes(text) for text in texts)

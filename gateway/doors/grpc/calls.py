@@ -20,6 +20,7 @@ def generate_call(
     caller: Caller,
     context: Context,
     metadata: Metadata,
+    size_bytes: int,
     default_max_output_tokens: int,
     whole_answer: bool,
 ) -> Steps[GenerateCall]:
@@ -31,7 +32,7 @@ def generate_call(
         generation=generation,
         caller=caller,
         remaining_s=context.time_remaining(),
-        size_bytes=proto.ByteSize(),
+        size_bytes=size_bytes,
         whole_answer=whole_answer,
         slo_class=CLASS_OF.get(slo.slo_class),
         ttft_s=seconds_of(slo.ttft) if slo.HasField("ttft") else None,

@@ -20,6 +20,7 @@ from gateway.doors.grpc.calls import generate_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
 from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
+    REQUEST_BYTES,
     ActiveSettings,
     Context,
     begin_stream,
@@ -59,6 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Streams deltas, then one `done` message."""
         async with rpc_errors(context):
             call = await self._call(request, context)
+            del request  # a large one would stay in memory as long as the stream
             try:
                 async with self._deliveries.open(
                     self._pipeline.run(call),
@@ -85,6 +87,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Runs the same generation as `Generate` and returns the whole answer in one message."""
         async with rpc_errors(context):
             call = await self._call(request.request, context, whole_answer=True)
+            del request
             choices = ChoiceAssembler()
             response = inference_pb2.GenerateOnceResponse()
             try:
@@ -196,6 +199,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             caller=caller,
             context=context,
             metadata=current_metadata(),
+            size_bytes=REQUEST_BYTES.get(),
             default_max_output_tokens=self._pipeline.default_output_tokens(
                 proto.model, caller, proto.choices
             ),

@@ -14,8 +14,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from gateway.config.limits import ElementLimitsConfig
-from gateway.domain.slices import in_slices
+from gateway.domain.slices import in_one_slice, in_slices
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.rpc_context import REQUEST_BYTES
 from gateway.translation.wire_scan import BoundExceeded, NotWireFormat, scan
 from gateway.translation.wire_shapes import shape_of
 
@@ -41,11 +42,12 @@ async def parse_message(
     this type.
     """
     plain = await inflated(raw, max_bytes)
+    REQUEST_BYTES.set(len(plain))
     if len(plain) > max_bytes:
-        raise errors.too_large(f"{len(plain)} bytes", max_bytes)
+        raise _too_large(f"{len(plain)} bytes", max_bytes)
     try:
         await in_slices(scan(plain, shape_of(message_type), elements))
-        return message_type.FromString(plain)
+        return await in_one_slice(lambda: message_type.FromString(plain))
     except BoundExceeded as error:
         fault = (error.field or "request", error.description)
         raise errors.invalid([fault], "TOO_MANY_ELEMENTS") from None
@@ -73,5 +75,12 @@ async def inflated(raw: bytes, max_bytes: int) -> bytes:
     except zlib.error:
         return raw
     if len(content) > max_bytes:
-        raise errors.too_large(f"{len(raw)} bytes, which inflate to more", max_bytes)
+        raise _too_large(f"{len(raw)} bytes, which inflate to more", max_bytes)
     return content if stream.eof and not stream.unused_data else raw
+
+
+def _too_large(size: str, max_bytes: int) -> errors.RpcError:
+    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
+    Not RESOURCE_EXHAUSTED, which clients send again."""
+    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
+    return errors.invalid([("request", text)], "MESSAGE_TOO_LARGE")

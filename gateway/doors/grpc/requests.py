@@ -139,8 +139,10 @@ def _input(
         case "chat":
             return (yield from parse_chat(proto.chat, violations))
         case "prompt":
-            violations.check(bool(proto.prompt), "prompt", "empty: give some text")
-            return proto.prompt
+            prompt = proto.prompt  # each access decodes the text anew
+            violations.check(bool(prompt), "prompt", "empty: give some text")
+            yield
+            return prompt
         case "prompt_tokens":
             given = proto.prompt_tokens.token_ids
             violations.check(bool(given), "prompt_tokens.token_ids", "empty: give some tokens")

@@ -60,6 +60,10 @@ class AuthenticatedRpc:
 CURRENT_RPC: ContextVar[AuthenticatedRpc] = ContextVar("moegate_rpc")
 """The RPC of the current task, set by the key check. gRPC runs each RPC in its own task."""
 
+REQUEST_BYTES: ContextVar[int] = ContextVar("moegate_request_bytes")
+"""Size of the newest message of the current RPC, inflated. A parsed message would have to be
+encoded again to tell it."""
+
 
 def current_caller() -> Caller:
     """Returns the caller of the current RPC."""

@@ -55,6 +55,8 @@ class MessageDecoder:
     ) -> None:
         self._prompt_tokens = prompt_tokens
         self._bounds = bounds
+        self._ample_bytes = bounds.ample_bytes
+        self._most_tokens = bounds.believed_output_tokens
         self._thinking = ThinkingDecoder(origin)
         self._counts = UsageCounts()
         self._failure: UpstreamFailure | None = None
@@ -68,7 +70,7 @@ class MessageDecoder:
         self._calls = ToolCallNormaliser(bounds.tool_names)
         self._call_blocks: set[int] = set()
         self._skipped_blocks: set[int] = set()
-        self._halves = HalfCharacters()
+        self._halves: HalfCharacters | None = None
         self._deviations: list[Deviation] = []
         self._unread: str | None = None
         self._text: list[str] = []
@@ -155,7 +157,7 @@ class MessageDecoder:
     def _add(self, event: wire.Event, payload: bytes, *, halves: bool = False) -> None:
         match event.type:
             case "content_block_delta" if event.delta is not None:
-                self._add_delta(event.index or 0, event.delta, halves or bool(self._halves))
+                self._add_delta(event.index or 0, event.delta, halves)
             case "content_block_start" if event.content_block is not None:
                 self._start_block(event.index or 0, event.content_block, halves)
             case "content_block_stop":
@@ -228,21 +230,25 @@ class MessageDecoder:
             self._count_output(len(delta.partial_json.encode("utf-8", "replace")))
 
     def _add_text(self, text: str, halves: bool) -> None:
-        if halves:
-            text = self._halves.joined("text", text)
+        if halves or self._halves is not None:
+            text = self._joined("text", text)
         self._text.append(text)
         self._count_output(len(text.encode()))
 
     def _add_reasoning(self, text: str, halves: bool) -> None:
-        if halves:
-            text = self._halves.joined("reasoning", text)
+        if halves or self._halves is not None:
+            text = self._joined("reasoning", text)
         self._reasoning.append(text)
         self._count_output(len(text.encode()))
+
+    def _joined(self, name: str, text: str) -> str:
+        self._halves = self._halves or HalfCharacters()
+        return self._halves.joined(name, text)
 
     def _count_output(self, size_bytes: int) -> None:
         self._events_with_content += 1
         self._output_bytes += size_bytes
-        if self._output_bytes <= self._bounds.ample_bytes or self._finish_reason is not None:
+        if self._output_bytes <= self._ample_bytes or self._finish_reason is not None:
             return
         if self._bounds.is_too_much(self._output_bytes, self._events_with_content):
             self._stopped = self._cut = True
@@ -259,7 +265,7 @@ class MessageDecoder:
         self._end(finish.reason)
 
     def _end(self, reason: FinishReason) -> None:
-        if self._halves:
+        if self._halves is not None:
             self._text.append(self._halves.rest("text"))
             self._reasoning.append(self._halves.rest("reasoning"))
         self._pieces += self._calls.end(complete=reason is not FinishReason.LENGTH)
@@ -269,7 +275,7 @@ class MessageDecoder:
         # message_start counts tokens that have not come yet.
         counted = self._counts.output_tokens or 0 if self.started else 0
         seen = max(self._events_with_content, counted)
-        output_tokens = max(self._output_tokens, min(seen, self._bounds.believed_output_tokens))
+        output_tokens = max(self._output_tokens, min(seen, self._most_tokens))
         finish = None if self._finish_sent else self._finish_reason
         signatures = self._thinking.pop_leading(ended=finish is not None)
         if not (self._text or self._reasoning or self._pieces or finish or signatures):

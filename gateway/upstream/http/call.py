@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,13 +18,12 @@ import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
 from gateway.upstream.http.connections import Reuse, is_stale, unpooled_session
+from gateway.upstream.http.large_body import LARGE_BODY_BYTES, LargeBody
 
 END_GRACE_S = 0.25
 """Longest wait for the end of a body after its last event; then its connection is closed."""
 MAX_END_BYTES = 64 * 1024
 """Most bytes that are read after the last event; then its connection is closed."""
-_LARGE_BODY_BYTES = 1 << 20
-"""aiohttp wants a larger body as a file, which it sends in pieces, and warns otherwise."""
 _STALL_S = 0.25
 """A timer that is this late shows that the event loop stood still."""
 _PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
@@ -227,7 +225,7 @@ async def _send(
     request: HttpRequest, session: aiohttp.ClientSession, reuse: Reuse
 ) -> aiohttp.ClientResponse:
     body = request.body
-    data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY_BYTES else body
+    data = LargeBody(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
     return await session.request(
         request.method,
         request.url,

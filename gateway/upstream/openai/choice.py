@@ -8,6 +8,7 @@ from gateway.domain.generation import (
     ChoiceDelta,
     Deviation,
     FinishReason,
+    Signature,
     TokenLogprob,
     ToolCall,
 )
@@ -69,14 +70,14 @@ class ChoiceDecoder:
         self._reasoning = ""
         self._calls = ToolCallNormaliser(tool_names)
         self._new_calls: list[ToolCall] = []
-        self._signatures = SignatureDecoder(origin)
+        self._signatures = SignatureDecoder(origin) if origin else None
         self._logprobs: tuple[TokenLogprob, ...] = ()
-        self._halves = HalfCharacters()
+        self._halves: HalfCharacters | None = None
 
     @property
     def lost_signatures(self) -> bool:
         """Whether a signature exceeded a bound and was left out."""
-        return self._signatures.left_out
+        return self._signatures is not None and self._signatures.left_out
 
     @property
     def output_tokens(self) -> int:
@@ -106,14 +107,17 @@ class ChoiceDecoder:
             thought = delta.reasoning or delta.reasoning_content
             if thought:
                 reasoning = thought if isinstance(thought, str) else "".join(_texts(thought))
-            if delta.tool_calls or delta.function_call:
+            if delta.tool_calls or delta.function_call is not None:
                 self._add_calls(delta)
                 has_content = True
-            if self._signatures.add(delta):
+            if self._signatures is not None and self._signatures.add(delta):
                 self.has_new_output = True
-        if halves or self._halves:
+        if halves or self._halves is not None:
+            self._halves = self._halves or HalfCharacters()
             text = self._halves.joined("text", text or "")
             reasoning = self._halves.joined("reasoning", reasoning or "")
+            if not self._halves:
+                self._halves = None
         if reasoning:
             self._reasoning += reasoning
             has_content = True
@@ -139,14 +143,17 @@ class ChoiceDecoder:
     def pop_delta(self) -> ChoiceDelta:
         """The output since the last call."""
         text, reasoning = self._text, self._reasoning
+        signatures: tuple[Signature, ...] = ()
+        if self._signatures is not None:
+            signatures = self._signatures.pop(ended=self.finished)
         delta = ChoiceDelta(
             index=self.index,
             text=text,
             reasoning_text=reasoning,
-            tool_calls=tuple(self._new_calls),
+            tool_calls=tuple(self._new_calls) if self._new_calls else (),
             logprobs=self._logprobs,
             finish_reason=self._new_finish_reason,
-            signatures=self._signatures.pop(ended=self.finished),
+            signatures=signatures,
         )
         if text:
             self.output_bytes += len(text) if text.isascii() else len(text.encode())
@@ -169,8 +176,9 @@ class ChoiceDecoder:
             self._end(finish.reason)
 
     def _end(self, reason: FinishReason) -> None:
-        self._text += self._halves.rest("text")
-        self._reasoning += self._halves.rest("reasoning")
+        if self._halves is not None:
+            self._text += self._halves.rest("text")
+            self._reasoning += self._halves.rest("reasoning")
         self._new_calls += self._calls.end(complete=reason is not FinishReason.LENGTH)
         self.finished = self.has_new_output = True
         self._new_finish_reason = reason
@@ -183,7 +191,7 @@ class ChoiceDecoder:
                 id=call.id or "",
                 name=function.name or "",
                 arguments=function.arguments or "",
-                signatures=self._signatures.of_call(call),
+                signatures=() if self._signatures is None else self._signatures.of_call(call),
             )
             self._new_calls += self._calls.add(piece)
         if delta.function_call is not None:

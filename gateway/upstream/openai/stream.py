@@ -64,6 +64,7 @@ class StreamDecoder:
         self._ample_bytes = bounds.ample_bytes
         self._most_tokens = bounds.believed_output_tokens
         self._totals = UsageTotals()
+        self._running: wire.Usage | None = None
         self._claims: dict[int, Claim] = {}
         self._failure: UpstreamFailure | None = None
         self._unread: str | None = None
@@ -224,6 +225,11 @@ class StreamDecoder:
         if state is not None and (self._usage_by_choice or single):
             completion = usage.completion_tokens
             if completion is not None and 0 < completion <= self._most_tokens:
+                if single and self._usage_by_choice and completion > state.reported_tokens:
+                    # With every token: only the last of them matters.
+                    state.reported_tokens, state.reported_is_exact = completion, True
+                    self._running = usage
+                    return
                 state.reported_tokens = completion
                 # The frames of other servers may carry counts that stay 0 until the last one.
                 state.reported_is_exact = self._usage_by_choice
@@ -242,6 +248,8 @@ class StreamDecoder:
 
     def _claim(self) -> Claim:
         """What the server says of the whole answer."""
+        if self._running is not None:
+            self._totals.add(self._running)
         if self._totals:
             return self._totals.claim()
         claim = Claim()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gateway.domain.slices import SLICE_S, Steps, finish, in_slices
+from gateway.domain.slices import SLICE_S, Steps, finish, in_one_slice, in_slices
 
 
 def spend(steps: int, step_s: float) -> Steps[str]:
@@ -61,3 +61,27 @@ async def test_short_work_does_not_wait_for_the_loop() -> None:
 async def test_an_error_of_a_step_arrives() -> None:
     with pytest.raises(ValueError, match="at a step"):
         await in_slices(fails())
+
+
+@pytest.mark.parametrize(("step_s", "turns"), [(SLICE_S, 1), (0, 0)])
+async def test_long_work_at_the_end_is_followed_by_a_turn(step_s: float, turns: int) -> None:
+    taken = 0
+
+    async def other() -> None:
+        nonlocal taken
+        taken += 1
+
+    def last() -> Steps[str]:
+        finish(spend(1, step_s))
+        return "done"
+        yield
+
+    task = asyncio.create_task(other())
+    assert await in_slices(last()) == "done"
+    assert taken == turns
+    await task
+    taken = 0
+    task = asyncio.create_task(other())
+    assert await in_one_slice(lambda: finish(spend(1, step_s))) == "done"
+    assert taken == turns
+    await task

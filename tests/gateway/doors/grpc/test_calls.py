@@ -75,6 +75,7 @@ def made(
         caller=CALLER,
         context=cast(Context, _Context(remaining_s)),
         metadata=metadata,
+        size_bytes=proto.ByteSize(),
         default_max_output_tokens=77,
         whole_answer=whole_answer,
     )

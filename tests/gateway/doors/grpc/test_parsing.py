@@ -12,6 +12,7 @@ import pytest
 from gateway.config.limits import ElementLimitsConfig
 from gateway.doors.grpc.errors import RpcError
 from gateway.doors.grpc.parsing import inflated, parse_message
+from gateway.doors.grpc.rpc_context import REQUEST_BYTES
 from moegate.v1 import generation_pb2
 
 MAX = 100_000
@@ -112,3 +113,10 @@ async def test_no_parser_sees_a_message_of_too_many_elements() -> None:
     assert parsed == []
     await parse_message(Spy, RAW, len(RAW), ELEMENTS)  # type: ignore[type-var]
     assert parsed == [RAW]
+
+
+async def test_the_size_of_the_inflated_request_is_known_afterwards() -> None:
+    for raw in (RAW, gzip.compress(RAW)):
+        REQUEST_BYTES.set(0)
+        await parse(raw)
+        assert REQUEST_BYTES.get() == len(RAW)
