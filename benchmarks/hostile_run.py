@@ -49,7 +49,7 @@ ALLOWED_FILES = 30
 QUIET_S = 60.0
 """Longest time after the end until nothing runs or waits."""
 REMOTE_TOKENS = 320
-"""Bound on the tokens of a request to the remote: by the gateway's own rule the bytes of the prompt,
+"""Bound on the tokens of a request to the remote, by the gateway: the bytes of the prompt,
 272 for the template, and the 16 output tokens that were asked for."""
 NANO_USD_PER_TOKEN = 1000
 CATALOG = """
