@@ -362,3 +362,30 @@ async def test_after_the_finish_signs_of_life_hold_nobody(
     timeouts = msgspec.structs.replace(SHORT, pings_idle_s=30.0)
     async with raw_server(answer) as server, asyncio.timeout(10):
         assert await run(dialect, session, server.url, timeouts, []) == "hi"
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        (b"Retry-After: 20s\r\n", b"", 20.0),
+        (b"retry-after-ms: 250\r\nRetry-After: 1\r\n", b"", 0.25),
+        (b"x-ratelimit-reset-requests: 1m30s\r\n", b"", 90.0),
+        (b"X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 12\r\n", b"", 12.0),
+        (b"", b'[{"error": {"code": 429, "details": [{"retryDelay": "20s"}]}}]', 20.0),
+        (b"", b'{"error": {"message": "Please try again in 1.5s."}}', 1.5),
+        (b"Retry-After: 100000000000000000000000000\r\n", b"", 3600.0),
+    ],
+)
+async def test_a_refusal_says_how_long_to_wait(
+    dialect: Dialect, headers: bytes, body: bytes, seconds: float, session: aiohttp.ClientSession
+) -> None:
+    async def answer(exchange: Exchange) -> None:
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        await exchange.send(b"HTTP/1.1 429 Slow\r\n" + headers + length + body)
+
+    async with raw_server(answer) as server:
+        with pytest.raises(UpstreamFailure) as caught:
+            await run(dialect, session, server.url, PATIENT, [])
+    assert caught.value.kind is FailureKind.BUSY
+    assert caught.value.retry_after_s == pytest.approx(seconds)
