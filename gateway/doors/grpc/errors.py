@@ -118,7 +118,7 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
 async def end_now(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
     """Ends an RPC whose client may not read. The status is queued behind the unread bytes, and the
     task of the RPC ends without waiting until it is sent. Never returns."""
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, grpc.aio.InternalError):  # the client may be gone
         async with asyncio.timeout(0):
             await abort(context, error)
     raise asyncio.CancelledError  # gRPC sends no other status after this one

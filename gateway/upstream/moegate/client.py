@@ -30,7 +30,7 @@ from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """Largest message: log-probabilities of many tokens are large."""
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000

@@ -38,6 +38,8 @@ from moegate.v1 import chat_pb2, generation_pb2
 
 MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
 """Features that the API of another gateway can express; its upstreams may support fewer."""
+MAX_PARTS = 1000
+"""Most parts of one choice in one message; the other gateway sends one."""
 _ROLES = {role: proto for proto, role in ROLES.items()}
 _TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
 _FINISH = {proto: reason for reason, proto in FINISH.items()}
@@ -202,6 +204,9 @@ class AnswerDecoder:
         """The output in a message; None: there is none. Raises UpstreamFailure."""
         match message.WhichOneof("event"):
             case "delta":
+                if len(message.delta.choices) > MAX_PARTS * self._choices:
+                    text = f"{len(message.delta.choices)} parts in one message"
+                    raise UpstreamFailure(FailureKind.PROTOCOL, text)
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
                 # Empty ones are a sign of life, and no output.
                 if not all(_is_empty(choice) for choice in message.delta.choices):

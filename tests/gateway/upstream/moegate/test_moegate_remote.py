@@ -349,6 +349,7 @@ def refused(reason: RefusalReason, retry_after_s: float | None = None) -> errors
         (refused(RefusalReason.UNAVAILABLE, 1.0), FailureKind.BUSY, 1.0),
         (refused(RefusalReason.ATTEMPTS_EXHAUSTED), FailureKind.SERVER_ERROR, None),
         (refused(RefusalReason.TOO_LONG), FailureKind.CONTEXT_LENGTH, None),
+        (refused(RefusalReason.QUARANTINED), FailureKind.QUARANTINED, None),
         (refused(RefusalReason.NO_PLACEMENT_ALLOWED), FailureKind.BAD_REQUEST, None),
         (refused(RefusalReason.UNKNOWN_MODEL), FailureKind.MODEL_NOT_FOUND, None),
         (refused(RefusalReason.DEADLINE), FailureKind.DEADLINE, None),
