@@ -49,7 +49,7 @@ PROMPT_CPU_TARGET_MS = 10.0
 PROMPT_HELD_TARGET_MS = 5.0
 PROMPT_REPEATS = 15
 MORE_SETTINGS = """
-limits: {key_message_bytes: 16777216}
+limits: {key_message_bytes: 16777216, image_bytes: 16777216}
 slo_classes:
   interactive: {ttft_s: 3600, tpot_s: 60, max_queue_s: 3600}
 """
