@@ -1,0 +1,29 @@
+"""Makes moegate's plugin importable for a vLLM of another Python environment."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1] / "vllm_plugin"
+ROUTE = "moegate.vllm_plugin.route.StepsRoute"
+FLAGS = ("--enable-logging-iteration-details", f"--middleware={ROUTE}")
+"""Flags of `vllm serve` that the plugin needs."""
+
+
+def make_plugin_folder(folder: Path) -> Path:
+    """Writes into `folder` what PYTHONPATH needs, so that vLLM finds the plugin and its entry
+    points as if they were installed; returns the folder."""
+    package = folder / "moegate"
+    package.mkdir(parents=True)
+    (package / SOURCE.name).symlink_to(SOURCE, target_is_directory=True)
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    facts = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{point} = {target}" for point, target in points.items())]
+    (facts / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
