@@ -46,7 +46,10 @@ async def chat(request: web.Request) -> web.StreamResponse:
             await asyncio.sleep(interval_s)
         last = token == ask.max_tokens
         if last or (token - 1) % per_chunk == 0:
-            await response.write(frame(token, '"length"' if last else "null"))
+            try:
+                await response.write(frame(token, '"length"' if last else "null"))
+            except ConnectionResetError:  # the client has left
+                return response
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response

@@ -31,7 +31,7 @@ from scheduler.contract import (
 from scheduler.decisions import Decision, Decisions
 from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_change import fleet_change
-from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryBudget, RetryLimits
+from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryLimits, SharedRetryBudget
 from scheduler.model.model_scheduler import ModelScheduler
 from scheduler.model.model_state import ModelState
 from scheduler.model.quotation import quote_request
@@ -76,7 +76,7 @@ class Scheduler:
         self._admission = PlacementAdmission(())
         self.decisions = Decisions(0)
         self._tracked: dict[str, TrackedRequest] = {}
-        self._retries = RetryBudget(limits.retries)
+        self._retries = SharedRetryBudget(limits.retries)
         self._quarantine = Quarantine(limits.quarantine)
         self._model_states: dict[str, ModelState] = {}
         self._model_schedulers: dict[str, ModelScheduler] = {}
@@ -207,7 +207,7 @@ class Scheduler:
                 ),
             )
         tracked = self._tracked[request.request_id] = TrackedRequest(request)
-        self._retries.request()
+        self._retries.request(request.tenant)
         model_scheduler.model_state.set_expectations(tracked)
         return model_scheduler.decide(tracked, now)
 

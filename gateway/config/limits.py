@@ -75,6 +75,8 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     `limits.message_bytes`. Give keys that send images a larger limit of their own."""
     metadata_bytes: Annotated[int, Meta(ge=1024, le=32_768)] = 16_384
     """Most bytes of metadata of one RPC: names, values, and 32 for each field, as HTTP/2 counts."""
+    request_s: Seconds = 60.0
+    """How long a request may take to arrive after its metadata."""
     rpcs: Count = 8192
     """Most RPCs in progress, those that wait in a queue included."""
     tenant_rpcs: Count = 4096

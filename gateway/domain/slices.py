@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import TypeAlias, TypeVar
 
 SLICE_S = 0.002
@@ -31,27 +32,37 @@ def finish(steps: Steps[T]) -> T:
             return result
 
 
+_WORKED_S: ContextVar[float] = ContextVar("moegate_worked_s", default=0.0)
+"""Work of the current task since its last slice ended, in seconds. Several pieces of work in a row
+share one slice."""
+
+
 async def in_slices(steps: Steps[T]) -> T:
-    """Runs the steps, yields to the event loop after each slice, and returns the result. Also the
-    last slice is followed by a turn of the loop, unless it was short."""
-    ends_s = time.perf_counter() + SLICE_S
+    """Runs the steps, yields to the event loop after each slice, and returns the result."""
+    began_s = time.perf_counter() - _WORKED_S.get()
     while True:
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
-            if time.perf_counter() >= ends_s:
-                await asyncio.sleep(0)
+            await _end_of_work(began_s)
             return result
-        if time.perf_counter() >= ends_s:
+        if time.perf_counter() - began_s >= SLICE_S:
             await asyncio.sleep(0)
-            ends_s = time.perf_counter() + SLICE_S
+            began_s = time.perf_counter()
 
 
 async def in_one_slice(work: Callable[[], T]) -> T:
-    """Runs work that cannot be divided, and yields to the event loop unless it was short."""
-    ends_s = time.perf_counter() + SLICE_S
+    """Runs work that cannot be divided, and yields to the event loop if it fills the slice."""
+    began_s = time.perf_counter() - _WORKED_S.get()
     result = work()
-    if time.perf_counter() >= ends_s:
-        await asyncio.sleep(0)
+    await _end_of_work(began_s)
     return result
+
+
+async def _end_of_work(began_s: float) -> None:
+    worked_s = time.perf_counter() - began_s
+    if worked_s >= SLICE_S:
+        await asyncio.sleep(0)
+        worked_s = 0.0
+    _WORKED_S.set(worked_s)

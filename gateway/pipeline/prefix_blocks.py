@@ -108,7 +108,10 @@ def _pieces(generation: Generation) -> Iterator[bytes]:
 
 
 def _id_bytes(token_ids: tuple[int, ...]) -> bytes:
-    return array("Q" if max(token_ids) >> 32 else "I", token_ids).tobytes()
+    try:
+        return array("I", token_ids).tobytes()
+    except OverflowError:
+        return array("Q", token_ids).tobytes()
 
 
 def _text_pieces(text: str) -> Iterator[bytes]:

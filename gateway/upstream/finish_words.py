@@ -132,7 +132,8 @@ def finish_of(word: str, *, has_calls: bool) -> Finish | None:
 def _meaning(word: str) -> FinishReason | FailureKind | None:
     """The meaning of a word in another spelling: MAX_TOKENS, toolCalls, FinishReason.STOP."""
     plain = _plain(word)
-    return _MEANINGS.get(plain) or _MEANINGS.get(plain.removeprefix("finish_reason_"))
+    plain_word = plain.removeprefix("finish_reason_")
+    return _MEANINGS.get(plain_word)
 
 
 def _plain(word: str) -> str:

@@ -243,8 +243,8 @@ class ToolCallNormaliser:
 
     def _new_arguments(self, call: _Call, arguments: str) -> str:
         """The arguments of a piece that the client does not have."""
-        if not arguments or (call.held and not arguments.strip()):
-            return ""
+        if not arguments or not ((call.has_arguments and not call.held) or arguments.strip()):
+            return ""  # spaces before the arguments
         if call.held:
             call.held = ""  # {} stood for arguments that follow
         elif not call.has_arguments and arguments.strip() in ("{}", "null"):

@@ -76,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    # grpc core writes to stderr past every logger, a line for each TLS handshake that a stranger
+    # lets fail. It reads the variable when a command imports gRPC.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(prog="moegate", description="gRPC inference gateway for MoE models on vLLM")
     parser.add_argument("--version", action="version", version=f"moegate {version('moegate')}")

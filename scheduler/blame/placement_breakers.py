@@ -86,23 +86,24 @@ class PlacementBreakers:
         self, request: Request, end: AttemptEnded | None, started_s: float, now: float
     ) -> None:
         """Counts the end of an attempt. `end`: None if the client cancelled."""
-        fault = Fault.NONE if end is None else end.fault
-        detail = "" if end is None else end.detail
-        answered = end is not None and is_answer(end)
-        request_id = request.request_id
-        if answered:
+        kind = self._kinds.get((request.key_id, request.features)) if self._kinds else None
+        if end is not None and is_answer(end):
             self.evidence.record_success(request, now)
             self.trust.record_answer(request.features, now)
-        elif fault in _COUNTED:
+            self.whole.count_answer(request.request_id, started_s, now)
+            if kind is not None:
+                kind.count_answer(request.request_id, started_s, now)
+            return
+        fault = Fault.NONE if end is None else end.fault
+        detail = "" if end is None else end.detail
+        request_id = request.request_id
+        if fault in _COUNTED:
             self.evidence.record_failure(request, detail, now)
+            kind = kind or self._add_kind(request)
         elif fault is Fault.REJECTED:
             self.evidence.record_rejection(request, detail, now)
-        empty = end is not None and end.outcome is AttemptOutcome.OK and not answered
-        if fault is Fault.REJECTED or empty:
-            self.trust.record_rejection(request.features)
-        kind = self._kinds.get((request.key_id, request.features))
-        if kind is None and fault in _COUNTED:
-            kind = self._add_kind(request)
+        if fault is Fault.REJECTED or (end is not None and end.outcome is AttemptOutcome.OK):
+            self.trust.record_rejection(request.features)  # an empty answer is one, too
         whole_fault = fault
         if fault in _COUNTED and not self.whole.is_trial(request_id):
             whole_fault = Fault.NONE  # the evidence decides
@@ -115,7 +116,7 @@ class PlacementBreakers:
                 breaker.count_end(
                     request_id,
                     started_s=started_s,
-                    ok=answered,
+                    ok=False,
                     fault=counted,
                     retry_after_s=retry_after_s,
                     detail=detail,

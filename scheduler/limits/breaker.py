@@ -145,12 +145,24 @@ class Breaker:
             # An attempt that started before the opening gives no new evidence.
             if is_trial or (started_s >= self.opened_s and self._too_many(fault, now)):
                 self.open(fault, detail, request_id, now)
-        elif ok and (is_trial or not self._trial_due):
-            self._recent.append(_Outcome(now, request_id))
-            if started_s >= self.opened_s:
-                self._pauses = 0
-            if is_trial:
-                self.close()
+        elif ok:
+            self._count_answer(request_id, is_trial, started_s, now)
+
+    def count_answer(self, request_id: str, started_s: float, now: float) -> None:
+        """Counts an answer."""
+        is_trial = self._trial == request_id
+        if is_trial:
+            self._trial = None
+        self._count_answer(request_id, is_trial, started_s, now)
+
+    def _count_answer(self, request_id: str, is_trial: bool, started_s: float, now: float) -> None:
+        if self._trial_due and not is_trial:
+            return
+        self._recent.append(_Outcome(now, request_id))
+        if started_s >= self.opened_s:
+            self._pauses = 0
+        if is_trial:
+            self.close()
 
     def count_rejection(self, request_id: str, failures: int, detail: str, now: float) -> None:
         """Counts a rejection that another placement has refuted, as this many failures."""

@@ -6,7 +6,11 @@ A retry that succeeds is given back, so that all requests of one dead replica ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+MOST_TENANTS = 4096
+"""Bound of the tenants with a budget; the one without requests for longest is dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +65,46 @@ class RetryBudget:
 
     def _add(self, retries: float) -> None:
         self._left = min(self._limits.most, self._left + retries)
+
+
+class SharedRetryBudget:
+    """A retry budget of all tenants. What the requests of a tenant earn is its own; the reserve is
+    for whoever comes first. So a tenant whose requests fail leaves others what they earned."""
+
+    def __init__(self, limits: RetryLimits | None = None) -> None:
+        self._limits = limits or RetryLimits()
+        self._reserve = RetryBudget(self._limits)
+        self._earned: OrderedDict[str, RetryBudget] = OrderedDict()
+
+    def set_limits(self, limits: RetryLimits) -> None:
+        """Applies changed limits. The retries left stay, up to the new bounds."""
+        self._limits = limits
+        self._reserve.set_limits(limits)
+        for earned in self._earned.values():
+            earned.set_limits(_without_reserve(limits))
+
+    def request(self, tenant: str) -> None:
+        """Adds the share of one new request."""
+        self._of(tenant).request()
+
+    def take(self, tenant: str, now: float) -> bool:
+        """Takes one retry. Returns False if the tenant has none left, and the reserve neither."""
+        return self._of(tenant).take(now) or self._reserve.take(now)
+
+    def succeeded(self, tenant: str) -> None:
+        """Gives back a retry that succeeded."""
+        self._of(tenant).succeeded()
+
+    def _of(self, tenant: str) -> RetryBudget:
+        earned = self._earned.get(tenant)
+        if earned is not None:
+            self._earned.move_to_end(tenant)
+            return earned
+        if len(self._earned) >= MOST_TENANTS:
+            self._earned.popitem(last=False)
+        earned = self._earned[tenant] = RetryBudget(_without_reserve(self._limits))
+        return earned
+
+
+def _without_reserve(limits: RetryLimits) -> RetryLimits:
+    return replace(limits, reserve=0.0, reserve_per_s=0.0)

@@ -22,7 +22,7 @@ from scheduler.contract import (
     Tick,
 )
 from scheduler.decisions import Tier
-from scheduler.limits.retry_budget import RetryBudget
+from scheduler.limits.retry_budget import SharedRetryBudget
 from scheduler.model import transitions
 from scheduler.model.comparison import compare_end, quarantined
 from scheduler.model.model_state import ModelState
@@ -61,7 +61,7 @@ class ModelScheduler:
         self,
         model_state: ModelState,
         tracked_requests: dict[str, TrackedRequest],
-        retries: RetryBudget,
+        retries: SharedRetryBudget,
         attempts: int,
         quarantine: Quarantine | None = None,
     ) -> None:
@@ -248,7 +248,7 @@ class ModelScheduler:
         if event.outcome is not AttemptOutcome.RETRYABLE:
             del self._tracked[event.request_id]
             if event.outcome is AttemptOutcome.OK and tracked.attempts - tracked.evictions > 1:
-                self._retries.succeeded()
+                self._retries.succeeded(request.tenant)
             return self.start_waiting(now)
         tracked.record_failure(state.facts, event.fault)
         if blame:
@@ -261,8 +261,8 @@ class ModelScheduler:
         ).possible or self.model_state.remotes.open(tracked, now)
         if tries >= self.model_state.attempts or not open_somewhere:
             message = f"{tries} attempts failed, {hint}"
-        elif not self._retries.take(now):
-            message = f"too many retries in the whole gateway, {hint}"
+        elif not self._retries.take(request.tenant, now):
+            message = f"too many retries for the tenant and the gateway, {hint}"
         else:
             return (*self.decide(tracked, now), *self.start_waiting(now))
         retry_s = retry_after_failures_s(tracked, event, LONGEST_RETRY_S)

@@ -16,29 +16,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import grpc
 import msgspec
 import yaml
-from google.rpc import error_details_pb2
 from hypothesis import strategies as st
 
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import ConfigError, parse
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import MAX_SIGNATURE_BYTES
-from gateway.domain.slices import finish
-from gateway.doors.grpc.errors import RpcError, unknown_model
-from gateway.doors.grpc.requests import generation_steps
 from gateway.translation.responses import delta_message, usage_message
-from gateway.upstream.features import unsupported
 from gateway.upstream.http.sse import EventTooLarge, SseReader
-from gateway.upstream.openai.body import OPENAI_FEATURES, generation_body
 from gateway.upstream.openai.signatures import fields_of
 from gateway.upstream.openai.stream import StreamDecoder
-from gateway.upstream.vllm.body import tokenize_body, vllm_body
 from gateway.upstream.vllm.kv_event_format import BadEvents, EventReader
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
-from moegate.v1 import generation_pb2
 from scheduler.contract import Usage
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
@@ -52,6 +43,8 @@ from tests.fuzz.mutations import (
     odd_values,
     scratched,
 )
+from tests.fuzz.request_checks import check_request
+from tests.fuzz.request_wire import check_sent, sent_requests
 from tests.fuzz.tool_calls import check_calls, sent_calls
 from tests.fuzz.upstream_streams import bodies, check_body
 from tests.scheduler import kv_made
@@ -59,8 +52,6 @@ from tests.scheduler import kv_made
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "vllm_0_32"
 EXAMPLE = ROOT / "examples" / "moegate.yaml"
-METADATA_LIMIT_BYTES = 8192
-"""What gRPC takes as trailers by default: a longer answer reaches the client as another error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,53 +240,6 @@ def check_decoder(stream: Payloads) -> None:
     check_usage(last.usage)
 
 
-# --- the check of requests
-
-
-def check_refusal(error: RpcError) -> None:
-    """Names the fields at fault, in an answer that reaches the client."""
-    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-    (detail,) = error.details
-    assert isinstance(detail, error_details_pb2.BadRequest)
-    assert detail.field_violations
-    assert all(fault.field and fault.description for fault in detail.field_violations)
-    size_bytes = answer_bytes(error)
-    assert size_bytes <= METADATA_LIMIT_BYTES, f"an answer of {size_bytes} bytes"
-
-
-def answer_bytes(error: RpcError) -> int:
-    """Trailers of an answer: gRPC escapes the message and encodes the details by base64."""
-    trailers_bytes = sum(
-        len(value) * 4 // 3 if isinstance(value, bytes) else len(value)
-        for _, value in error.trailing_metadata()
-    )
-    message = error.message.encode()
-    return trailers_bytes + sum(1 if " " <= chr(byte) <= "~" else 3 for byte in message)
-
-
-def check_request(proto: generation_pb2.GenerateRequest | None) -> None:
-    """A generation that can be sent to engines, or an answer that names the fields at fault."""
-    if proto is None:
-        return
-    try:
-        generation = finish(generation_steps(proto, default_max_output_tokens=4096))
-    except RpcError as error:
-        check_refusal(error)
-        return
-    assert answer_bytes(unknown_model(generation.model)) <= METADATA_LIMIT_BYTES
-    bodies = [finish(vllm_body(generation, "up"))]
-    if not unsupported(generation, OPENAI_FEATURES):
-        bodies.append(finish(generation_body(generation, "up")))
-    if not isinstance(generation.input, tuple):
-        bodies.append(finish(tokenize_body(generation, "up")))
-    for body in bodies:
-        assert json.loads(body, parse_constant=_refused)["model"] == "up"
-
-
-def _refused(constant: str) -> float:
-    raise AssertionError(f"{constant} is not JSON")
-
-
 # --- the metrics parser
 
 METRICS_WORDS = (
@@ -407,6 +351,7 @@ TARGETS = {
     "sse": Target(cut_streams, check_sse),
     "decoder": Target(payload_streams, check_decoder),
     "requests": Target(request_protos.requests, check_request),
+    "request_bytes": Target(sent_requests, check_sent),
     "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
     "tool_calls": Target(sent_calls, check_calls),
     "upstream_streams": Target(bodies, check_body),

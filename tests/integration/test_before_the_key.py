@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
+import trustme
 
+from gateway.config.server import TlsConfig
 from tests import serving
-from tests.integration.test_server import serve_command
+from tests.integration.test_server import serve_command, write_pair
 from tests.raw_http2 import PREFACE, raw_connection
 from tests.serving import METADATA
 
@@ -111,3 +113,24 @@ async def test_what_unknown_callers_send_is_not_logged_at_length(path: Path) -> 
     assert "Traceback" not in log
     with contextlib.suppress(ProcessLookupError):
         await process.wait()
+
+
+async def test_handshakes_that_fail_are_not_logged(tmp_path: Path) -> None:
+    write_pair(tmp_path, trustme.CA())
+    tls = TlsConfig(cert="server.crt", key="server.key")
+    config = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
+    server = msgspec.structs.replace(config.server, tls=tls, handshake_timeout_s=1.0)
+    path = tmp_path / "moegate.yaml"
+    path.write_bytes(msgspec.yaml.encode(msgspec.structs.replace(config, server=server)))
+    async with serve_command(path) as (process, address):
+        for first in (b"\xff" * 3000, PREFACE, b"\x16\x03\x01\x02\x00\x01" + bytes(600), b""):
+            for _ in range(30):
+                async with raw_connection(address, first):
+                    pass
+        async with raw_connection(address, b"\x16\x03\x01") as connection:
+            assert await connection.frame() is None  # cut by the timeout
+        process.terminate()
+        assert process.stderr is not None
+        log = (await process.stderr.read()).decode()
+    assert len(log) < 5000
+    assert "Traceback" not in log

@@ -19,7 +19,7 @@ from moegate.v1 import inference_pb2
 from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.otlp_receiver import receiver
-from tests.scripted import GOOD, Scripted, upstreams
+from tests.scripted import DONE, GOOD, ROLE, Scripted, upstreams, word
 from tests.serving import METADATA, Serving, chat_request, read_stream
 
 ON = TelemetryConfig(metrics_listen="127.0.0.1:0")
@@ -84,6 +84,20 @@ async def test_a_request_is_measured_on_both_sides() -> None:
         labels = {"rpc_method": f"moegate.v1.InferenceService/{method}", "rpc_status_code": "OK"}
         assert value(found, rpc, **labels) == 1
     assert value(found, "moegate_requests_in_flight") == 0
+
+
+async def test_answers_that_do_not_keep_to_their_protocol_are_counted() -> None:
+    usage = (
+        b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1099511627776}}\n\n'
+    )
+    odd = Scripted(frames=[ROLE, word(1), word(2, b'"flux"'), usage, DONE])
+    async with upstreams(odd, telemetry=ON) as gateway:
+        for _ in range(2):
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        found = await samples(gateway)
+    for kind in ("finish_word", "usage_too_many_output"):
+        labels = {"moegate_placement": "own/a", "moegate_deviation": kind}
+        assert value(found, "moegate_upstream_deviations_total", **labels) == 2
 
 
 async def test_a_bucket_leads_to_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from gateway.upstream.http.failures import http_failure
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
-from tests.fuzz.targets import METADATA_LIMIT_BYTES, answer_bytes
+from tests.fuzz.request_checks import METADATA_LIMIT_BYTES, answer_bytes
 
 
 def decoder(choices: int = 1) -> StreamDecoder:

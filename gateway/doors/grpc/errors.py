@@ -118,10 +118,16 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: RpcE
 async def end_now(context: grpc.aio.ServicerContext[Message, Message], error: RpcError) -> NoReturn:
     """Ends an RPC whose client may not read. The status is queued behind the unread bytes, and the
     task of the RPC ends without waiting until it is sent. Never returns."""
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, grpc.aio.InternalError):  # the client may be gone
         async with asyncio.timeout(0):
             await abort(context, error)
     raise asyncio.CancelledError  # gRPC sends no other status after this one
+
+
+def request_missing(limit_s: float) -> RpcError:
+    """DEADLINE_EXCEEDED: the request has not arrived."""
+    text = f"the request took longer than {limit_s:g} s to arrive: limits.request_s"
+    return RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, text, _info("REQUEST_MISSING"))
 
 
 def unread(error: UnreadOutput) -> RpcError:
@@ -163,19 +169,6 @@ def invalid(
         message += "; and more: mend these first"
     infos = (_info(reason),) if reason else ()
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, detail, *infos)
-
-
-def too_large(size: str, max_bytes: int) -> RpcError:
-    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
-    Not RESOURCE_EXHAUSTED, which clients send again."""
-    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
-    return invalid([("request", text)], "MESSAGE_TOO_LARGE")
-
-
-def metadata_too_large(size_bytes: int, max_bytes: int) -> RpcError:
-    """INVALID_ARGUMENT: the metadata of the RPC is larger than any may be."""
-    text = f"{size_bytes} bytes: at most {max_bytes}, limits.metadata_bytes: send less of it"
-    return invalid([("metadata", text)], "METADATA_TOO_LARGE")
 
 
 def unauthenticated(message: str) -> RpcError:

@@ -44,7 +44,7 @@ async def parse_message(
     plain = await inflated(raw, max_bytes)
     REQUEST_BYTES.set(len(plain))
     if len(plain) > max_bytes:
-        raise errors.too_large(f"{len(plain)} bytes", max_bytes)
+        raise _too_large(f"{len(plain)} bytes", max_bytes)
     try:
         await in_slices(scan(plain, shape_of(message_type), elements))
         return await in_one_slice(lambda: message_type.FromString(plain))
@@ -75,5 +75,12 @@ async def inflated(raw: bytes, max_bytes: int) -> bytes:
     except zlib.error:
         return raw
     if len(content) > max_bytes:
-        raise errors.too_large(f"{len(raw)} bytes, which inflate to more", max_bytes)
+        raise _too_large(f"{len(raw)} bytes, which inflate to more", max_bytes)
     return content if stream.eof and not stream.unused_data else raw
+
+
+def _too_large(size: str, max_bytes: int) -> errors.RpcError:
+    """INVALID_ARGUMENT: the request is larger than the caller may send. `size`: what was sent.
+    Not RESOURCE_EXHAUSTED, which clients send again."""
+    text = f"{size}: at most {max_bytes} may be sent here: send less, or ask for a higher limit"
+    return errors.invalid([("request", text)], "MESSAGE_TOO_LARGE")

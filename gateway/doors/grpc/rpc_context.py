@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -140,6 +141,10 @@ async def rpc_errors(context: Context) -> AsyncIterator[None]:
         await errors.end_now(context, errors.unread(error))
     except ShuttingDown:
         await errors.end_now(context, errors.shutting_down())
+    except grpc.aio.InternalError:
+        # A write fails when the client's connection is gone. Nobody can be told.
+        log.debug("the client has gone away during a write")
+        raise asyncio.CancelledError from None
     except Exception:
         if context.code():  # aborted already
             raise

@@ -16,6 +16,8 @@ from gateway.upstream.http.error_kinds import error_kind
 from gateway.upstream.http.retry_hints import body_wait, retry_after_s
 
 MAX_PARAM_CHARS = 100
+_SIGNS = (b'"error', b'"message"', b'"Message"', b'"msg"', b'"detail"', b'"base_resp"')
+"""One of these stands in every error that is none by its type."""
 
 
 def http_failure(
@@ -37,6 +39,8 @@ def failure_in(body: bytes) -> UpstreamFailure | None:
 def failure_of_event(payload: bytes) -> UpstreamFailure | None:
     """Failure in an event that is no output. None: it is no error, as a text without any code may
     be anything."""
+    if not any(map(payload.__contains__, _SIGNS)):
+        return None
     error = read_error(payload)
     return None if error is None or not error.words else _in_band(error, payload)
 

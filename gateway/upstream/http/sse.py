@@ -6,7 +6,10 @@ stream of one-line events, which all engines send, costs one split per network r
 
 from __future__ import annotations
 
+import re
+
 _BOM = b"\xef\xbb\xbf"
+_DATA_LINES = re.compile(rb"^data(?:: ?(.*))?$", re.M)
 
 
 class EventTooLarge(Exception):
@@ -44,6 +47,8 @@ class SseReader:
             raise EventTooLarge(limit)
         events: list[bytes] = []
         for block in blocks:
+            if not block:
+                continue
             if len(block) > limit:
                 raise EventTooLarge(limit)
             if block.startswith(b"data: ") and b"\n" not in block:
@@ -97,9 +102,5 @@ class SseReader:
 
 def _data_of(block: bytes) -> bytes | None:
     """The `data` lines of a block, joined; None when it has none (a comment, a bare id)."""
-    values: list[bytes] = []
-    for line in block.split(b"\n"):
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            values.append(value.removeprefix(b" "))
+    values = _DATA_LINES.findall(block)
     return b"\n".join(values) if values else None

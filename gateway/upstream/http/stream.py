@@ -29,6 +29,11 @@ from gateway.upstream.http.sse import EventTooLarge, SseReader
 ERROR_BODY_S = 2.0
 """Longest wait for the body of an error, whose status is known already."""
 MAX_ERROR_BODY_BYTES = 64 * 1024
+PART_BYTES = 8 * 1024
+"""Bytes that are decoded at once. More have come only if the server sends faster than any model."""
+LARGE_EVENT_BYTES = 64 * 1024
+MAX_EVENT_ELEMENTS = 20_000
+"""Most objects and lists in an event that is larger than `LARGE_EVENT_BYTES`."""
 PINGS_IDLE = 4.0
 """Default of `pings_idle_s`, as a multiple of `idle_s`."""
 
@@ -104,13 +109,18 @@ async def stream_chunks(
                 if decoder.finished:
                     break
                 raise too_long(call.max_bytes)
-            chunk = decoder.feed(_payloads(reader, data))
-            # The clock is read after the consumer's turn, which is not silence of the server.
-            if chunk is not None:
-                yield chunk
-                bounds.record_output(now())
-            elif not decoder.finished:
-                bounds.record_life(now())
+            for part in _parts(data):
+                chunk = decoder.feed(_payloads(reader, part))
+                # The clock is read after the consumer's turn, which is not the server's silence.
+                if chunk is not None:
+                    yield chunk
+                    bounds.record_output(now())
+                elif not decoder.finished:
+                    bounds.record_life(now())
+                if part is not data:
+                    await asyncio.sleep(0)  # a flood of small events holds nobody else
+                    if decoder.ended:
+                        break
         yield decoder.end()
         await http_call.await_end(response)
     finally:
@@ -188,6 +198,24 @@ def _last_payloads(reader: SseReader) -> list[bytes]:
 
 def _payloads(reader: SseReader, data: bytes) -> list[bytes]:
     try:
-        return reader.feed(data)
+        events = reader.feed(data)
     except EventTooLarge as error:
         raise UpstreamFailure(FailureKind.PROTOCOL, f"the stream has {error}") from error
+    for event in events:
+        if len(event) > LARGE_EVENT_BYTES:
+            _check_elements(event)
+    return events
+
+
+def _check_elements(event: bytes) -> None:
+    """Raises UpstreamFailure for an event of so many elements that its decoding would take long."""
+    if event.count(b"{") + event.count(b"[") > MAX_EVENT_ELEMENTS:
+        message = f"the stream has an event of more than {MAX_EVENT_ELEMENTS} elements"
+        raise UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
+def _parts(data: bytes) -> Iterable[bytes]:
+    """The data itself, unless it is large."""
+    if len(data) <= PART_BYTES:
+        return (data,)
+    return (data[i : i + PART_BYTES] for i in range(0, len(data), PART_BYTES))

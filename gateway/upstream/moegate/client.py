@@ -18,6 +18,7 @@ from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
+from gateway.domain.slices import in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
@@ -29,7 +30,7 @@ from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """Largest message: log-probabilities of many tokens are large."""
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -130,7 +131,7 @@ class MoegateClient:
         with self._counted():
             generation = self._capabilities.fitted(generation)
             now = asyncio.get_running_loop().time
-            request = generate_request(
+            steps = generate_request(
                 generation,
                 self._upstream_model,
                 origin=self.origin,
@@ -140,6 +141,7 @@ class MoegateClient:
                 tell_slo=self._policy.tell_slo,
                 max_priority=self._policy.max_priority,
             )
+            request = await in_slices(steps)
             decoder = AnswerDecoder(
                 generation.choices,
                 lambda: estimated_prompt_tokens(generation),

@@ -26,6 +26,7 @@ from gateway.domain.generation import (
     TokenLogprob,
     ToolCall,
 )
+from gateway.domain.slices import Steps
 from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
 from gateway.translation.responses import FINISH, signature_message, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
@@ -37,9 +38,15 @@ from moegate.v1 import chat_pb2, generation_pb2
 
 MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
 """Features that the API of another gateway can express; its upstreams may support fewer."""
+MAX_PARTS = 1000
+"""Most parts of one choice in one message; the other gateway sends one."""
 _ROLES = {role: proto for proto, role in ROLES.items()}
 _TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
 _FINISH = {proto: reason for reason, proto in FINISH.items()}
+
+
+_STEP_TOKENS = 16_384
+"""Token ids that are converted in one step."""
 
 
 def generate_request(
@@ -52,7 +59,7 @@ def generate_request(
     shared_classes: Collection[str] = (),
     tell_slo: bool = True,
     max_priority: int = 0,
-) -> generation_pb2.GenerateRequest:
+) -> Steps[generation_pb2.GenerateRequest]:
     """The request to another gateway, without an id: two callers of this one may have the same.
 
     `origin`: of the other gateway, which receives only the signatures that came through it;
@@ -72,11 +79,13 @@ def generate_request(
     )
     match generation.input:
         case Chat() as chat:
-            proto.chat.CopyFrom(_chat(chat, origin))
+            yield from _fill_chat(proto.chat, chat, origin)
         case str(prompt):
             proto.prompt = prompt
         case token_ids:
-            proto.prompt_tokens.token_ids.extend(token_ids)
+            for start in range(0, len(token_ids), _STEP_TOKENS):
+                proto.prompt_tokens.token_ids.extend(token_ids[start : start + _STEP_TOKENS])
+                yield
     if generation.sampling != Sampling():
         for name in Sampling.__struct_fields__:
             if (value := getattr(generation.sampling, name)) is not None:
@@ -93,10 +102,12 @@ def generate_request(
     return proto
 
 
-def _chat(chat: Chat, origin: str) -> chat_pb2.ChatInput:
-    messages = [_message(message, origin) for message in chat.messages]
-    proto = chat_pb2.ChatInput(messages=messages)
+def _fill_chat(proto: chat_pb2.ChatInput, chat: Chat, origin: str) -> Steps[None]:
+    for message in chat.messages:
+        proto.messages.append(_message(message, origin))
+        yield
     for tool in chat.tools:
+        yield
         proto.tools.add(
             name=tool.name,
             description=tool.description,
@@ -116,7 +127,6 @@ def _chat(chat: Chat, origin: str) -> chat_pb2.ChatInput:
         proto.response_format.json_schema.name = schema.name
         proto.response_format.json_schema.schema_json = schema.schema_json
         proto.response_format.json_schema.strict = schema.strict
-    return proto
 
 
 def _message(message: Message, origin: str) -> chat_pb2.ChatMessage:
@@ -194,6 +204,9 @@ class AnswerDecoder:
         """The output in a message; None: there is none. Raises UpstreamFailure."""
         match message.WhichOneof("event"):
             case "delta":
+                if len(message.delta.choices) > MAX_PARTS * self._choices:
+                    text = f"{len(message.delta.choices)} parts in one message"
+                    raise UpstreamFailure(FailureKind.PROTOCOL, text)
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
                 # Empty ones are a sign of life, and no output.
                 if not all(_is_empty(choice) for choice in message.delta.choices):

@@ -188,7 +188,7 @@ class ChoiceDecoder:
             function = call.function or wire.Function(name=call.name, arguments=call.arguments)
             piece = CallPiece(
                 index=call.index,
-                id=call.id or "",
+                id="" if call.id is None else str(call.id),
                 name=function.name or "",
                 arguments=function.arguments or "",
                 signatures=() if self._signatures is None else self._signatures.of_call(call),
@@ -198,6 +198,8 @@ class ChoiceDecoder:
             function = delta.function_call
             piece = CallPiece(index=0, name=function.name or "", arguments=function.arguments or "")
             self._new_calls += self._calls.add(piece)
+        if self.finished:  # the finish word came first: nothing is held back any more
+            self._new_calls += self._calls.end()
 
 
 def _texts(parts: object) -> tuple[str, str]:

@@ -50,6 +50,9 @@ def claim_of(usage: wire.Usage) -> Claim:
     """
     prompt = _first(usage.prompt_tokens, usage.input_tokens)
     completion = _first(usage.completion_tokens, usage.output_tokens)
+    total = usage.total_tokens
+    if total is not None and prompt is not None and completion is None and total > prompt:
+        completion = total - prompt
     details = usage.prompt_tokens_details or usage.input_tokens_details or wire.PromptDetails()
     output_details = usage.completion_tokens_details or usage.output_tokens_details
     cached = _first(
@@ -71,7 +74,7 @@ def claim_of(usage: wire.Usage) -> Claim:
         short = larger(None, creation.ephemeral_5m_input_tokens)
         written = (short or 0) + (long or 0) if written is None else written
     if prompt is not None and completion is not None:
-        beside = (usage.total_tokens or 0) - prompt - completion
+        beside = (total or 0) - prompt - completion
         both = (reasoning or 0) + (cached or 0)
         if reasoning and (reasoning > completion or beside in (reasoning, both)):
             completion += reasoning

@@ -73,7 +73,7 @@ class ToolCall(msgspec.Struct, gc=False):
     last two: see `signatures.py`."""
 
     index: int | None = None
-    id: str | None = None
+    id: str | int | None = None
     function: Function | None = None
     name: str | None = None
     arguments: str | None = None

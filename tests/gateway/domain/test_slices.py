@@ -85,3 +85,17 @@ async def test_long_work_at_the_end_is_followed_by_a_turn(step_s: float, turns: 
     assert await in_one_slice(lambda: finish(spend(1, step_s))) == "done"
     assert taken == turns
     await task
+
+
+async def test_pieces_of_work_in_a_row_share_a_slice() -> None:
+    taken = 0
+
+    async def other() -> None:
+        nonlocal taken
+        taken += 1
+
+    task = asyncio.create_task(other())
+    for _ in range(4):
+        await in_slices(spend(1, SLICE_S / 3))
+    assert taken == 1
+    await task

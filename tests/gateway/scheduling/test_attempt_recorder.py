@@ -120,6 +120,18 @@ def test_prices_of_a_request_are_those_of_its_admission() -> None:
         assert attempt.settle(attempt_end("r1"), made.clock()).price_row_id == row
 
 
+def test_no_more_is_charged_than_the_limit_of_the_request() -> None:
+    made = Recorded()
+    charges = []
+    for limit in (None, 10**9, 7, 0):
+        attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+        end = attempt_end("r1")
+        settled = attempt.settle(end, made.clock(), charge_limit_nano_usd=limit)
+        charges.append(settled.charged_nano_usd)
+    assert charges[0] == charges[1] != 0
+    assert charges[2:] == [7, 0]
+
+
 def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> None:
     made = Recorded()
     start = replace(START, placement="far", kind=PlacementKind.REMOTE)

@@ -140,6 +140,23 @@ TOOL_CALLS = [
         finish=T,
     ),
     openai(
+        "spaces before the arguments",
+        calls(call(" ", "f", index=0, id="c1")),
+        calls(call("\n", index=0)),
+        calls(call(A, index=0)),
+        calls(call(" ", "now", index=1, id="c2")),
+        calls=[ONE, ("now", {})],
+        finish=T,
+    ),
+    openai(
+        "a number as an id",
+        calls(call('{"a"', "f", id=7)),
+        calls(call(": 1}", id=7)),
+        calls(call(B, "g", id=8)),
+        calls=[ONE, TWO],
+        finish=T,
+    ),
+    openai(
         "the text null as arguments",
         calls(call("null", "now", index=0, id="c1")),
         calls=[("now", {})],

@@ -188,6 +188,22 @@ FAILURES = [
         failure="busy",
     ),
     openai(
+        "MiniMax's status",
+        of({"content": "a"}),
+        data({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}),
+        end=False,
+        text="a",
+        failure="busy",
+    ),
+    openai(
+        "GLM's code of a rate limit",
+        of({"content": "a"}),
+        data({"error": {"code": "1302", "message": "Too many requests, rate limit reached"}}),
+        end=False,
+        text="a",
+        failure="busy",
+    ),
+    openai(
         "an error as the only text",
         of({"content": "a"}),
         data({"detail": "it broke"}),

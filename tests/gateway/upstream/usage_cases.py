@@ -17,6 +17,7 @@ from tests.gateway.upstream.stream_cases import (
 
 NO_COUNTS: tuple[object, ...] = (None, [], {}, True, -3, "many", "", 0)
 USAGE = [
+    counted("the output in the sum only", {"prompt_tokens": 77, "total_tokens": 82}, usage=(77, 5)),
     *(
         counted(
             f"counts as {value!r}",

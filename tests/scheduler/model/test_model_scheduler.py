@@ -20,7 +20,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.decisions import Tier
-from scheduler.limits.retry_budget import RetryBudget
+from scheduler.limits.retry_budget import SharedRetryBudget
 from scheduler.model.model_scheduler import MOST_EVICTIONS, SPILL_AGAIN_S, ModelScheduler
 from scheduler.model.model_state import ModelState
 from scheduler.model.quotation import quote_request
@@ -39,7 +39,7 @@ class Model:
     def __init__(self, *placements: Placement, attempts: int = 3) -> None:
         self.state: ModelState = model(*placements)
         self.tracked: dict[str, TrackedRequest] = {}
-        self.scheduler = ModelScheduler(self.state, self.tracked, RetryBudget(), attempts)
+        self.scheduler = ModelScheduler(self.state, self.tracked, SharedRetryBudget(), attempts)
 
     def submit(self, name: str, now: float = 0.0, **fields: Any) -> list[str]:
         fields = {"arrival_s": now, "remote_classes": EU, **fields}

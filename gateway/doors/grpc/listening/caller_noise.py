@@ -1,4 +1,7 @@
-"""Bounds what grpc.aio logs about callers that nobody knows yet."""
+"""Bounds what grpc.aio logs about callers that nobody knows yet.
+
+grpc core writes to stderr by itself, past every logger, and is silenced by `moegate.cli.main`.
+"""
 
 from __future__ import annotations
 

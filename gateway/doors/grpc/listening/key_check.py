@@ -10,9 +10,10 @@ import grpc
 
 from gateway.auth.authenticator import Unauthenticated
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.handlers import Continuation, Handler
 from gateway.doors.grpc.listening.key_limits import GENERATIONS, KeyLimits, holding_slot
 from gateway.doors.grpc.listening.open_rpcs import OURS
-from gateway.doors.grpc.listening.request_bounds import Continuation, Handler, bounded, refusing
+from gateway.doors.grpc.listening.request_bounds import bounded, refusing
 from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.rpc_context import (
     CURRENT_RPC,
@@ -61,7 +62,9 @@ class KeyCheck(grpc.aio.ServerInterceptor):
         self._in_progress.check_server()
         size, most = metadata_bytes(metadata), self._active.config.limits.metadata_bytes
         if size > most:
-            raise errors.metadata_too_large(size, most)
+            # Not RESOURCE_EXHAUSTED, which clients send again.
+            text = f"{size} bytes: at most {most}, limits.metadata_bytes: send less of it"
+            raise errors.invalid([("metadata", text)], "METADATA_TOO_LARGE")
         try:
             caller = self._active.authenticator.authenticate(metadata)
         except Unauthenticated as error:

@@ -11,10 +11,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-
 from gateway.auth.authenticator import Caller
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.handlers import Handler, behaviour_of, with_behaviour
 from gateway.doors.grpc.listening.health import INFERENCE
 from gateway.doors.grpc.rpc_context import Context, current_caller
 from scheduler.contract import RefusalReason
@@ -83,12 +82,9 @@ class KeyLimits:
         )
 
 
-def holding_slot(
-    handler: grpc.RpcMethodHandler[Any, Any], key_limits: KeyLimits
-) -> grpc.RpcMethodHandler[Any, Any]:
+def holding_slot(handler: Handler, key_limits: KeyLimits) -> Handler:
     """Returns a handler that holds a slot of the caller's key while it runs."""
-    streams = handler.response_streaming
-    inner: Any = handler.unary_stream if streams else handler.unary_unary
+    inner = behaviour_of(handler)
 
     async def held(request: Any, context: Context) -> Any:
         caller = current_caller()
@@ -101,9 +97,4 @@ def holding_slot(
         finally:
             key_limits.free_slot(caller)
 
-    make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-    return make(
-        held,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+    return with_behaviour(handler, held)

@@ -8,7 +8,8 @@ import grpc
 
 from gateway.config.limits import LimitsConfig
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.listening.request_bounds import Continuation, Handler, bounded, refusing
+from gateway.doors.grpc.listening.handlers import Continuation, Handler
+from gateway.doors.grpc.listening.request_bounds import bounded, refusing
 from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 
 OURS = "/moegate."

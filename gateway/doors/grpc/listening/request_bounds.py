@@ -1,25 +1,25 @@
 """Handlers that receive raw bytes and parse them within bounds, or refuse without receiving any.
 
-gRPC calls the interceptors when the metadata of an RPC has come. Its request is received only when
-the handler that they return asks for it.
+gRPC calls the interceptors when the metadata of an RPC has come. It receives the request of a
+streaming handler when the handler asks, and that of any other before the handler runs. So all
+handlers are streaming ones here, which can refuse first and can bound the wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import Message
 
 from gateway.config.limits import LimitsConfig
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.listening.handlers import Handler, behaviour_of
 from gateway.doors.grpc.parsing import parse_message
 from gateway.doors.grpc.rpc_context import CURRENT_RPC, Context
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 
 OPEN_MESSAGE_BYTES = 4096
 """Largest request of an RPC that needs no key."""
@@ -33,7 +33,7 @@ async def _refuse(_: object, context: Context) -> None:
 
 
 _REFUSING: Handler = grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
-"""Refuses an RPC of any kind. gRPC receives the request of a streaming handler only when asked."""
+"""Refuses an RPC of any kind."""
 
 
 def refusing(error: errors.RpcError) -> Handler:
@@ -47,32 +47,45 @@ def bounded(handler: Handler, limits: Callable[[], LimitsConfig], *, needs_key: 
     `limits`: those in force."""
     # The deserializers of generated code are the class methods `FromString`.
     message_type: type[Message] = cast(Any, handler.request_deserializer).__self__
+    inner = behaviour_of(handler)
 
-    async def parsed(raw: bytes, context: Context) -> Message:
-        caller_bytes = CURRENT_RPC.get().caller.message_bytes if needs_key else OPEN_MESSAGE_BYTES
+    async def received(context: Context) -> Message | None:
+        """The next request; None: there are no more."""
+        bounds = limits()
+        raw: Any
         try:
-            return await parse_message(message_type, raw, caller_bytes, limits().elements)
+            async with asyncio.timeout(bounds.request_s):
+                raw = await context.read()
+        except TimeoutError:
+            await errors.abort(context, errors.request_missing(bounds.request_s))
+        if raw is grpc.aio.EOF:
+            return None
+        most = CURRENT_RPC.get().caller.message_bytes if needs_key else OPEN_MESSAGE_BYTES
+        try:
+            return await parse_message(message_type, raw, most, bounds.elements)
         except errors.RpcError as error:
             await errors.abort(context, error)
 
-    serializer = handler.response_serializer
-    if handler.request_streaming:
-        stream_stream: Any = handler.stream_stream
+    async def once(_: object, context: Context) -> Any:
+        request = await received(context)
+        if request is None:
+            # An empty message is something else: that is a request with no field set.
+            await errors.abort(context, errors.invalid([("request", "none: send one")]))
+        return await inner(request, context)
 
-        async def streams(requests: AsyncIterator[bytes], context: Context) -> None:
-            await stream_stream((await parsed(raw, context) async for raw in requests), context)
+    async def requests(context: Context) -> AsyncIterator[Message]:
+        while (request := await received(context)) is not None:
+            yield request
 
-        return grpc.stream_stream_rpc_method_handler(
-            cast(Any, streams), response_serializer=serializer
-        )
-    inner: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    async def many(_: object, context: Context) -> None:
+        await inner(requests(context), context)
 
-    async def once(raw: bytes, context: Context) -> Any:
-        return await inner(await parsed(raw, context), context)
-
-    make = (
-        grpc.unary_stream_rpc_method_handler
+    make: Any = (
+        grpc.stream_stream_rpc_method_handler
         if handler.response_streaming
-        else grpc.unary_unary_rpc_method_handler
+        else grpc.stream_unary_rpc_method_handler
     )
-    return make(cast(Any, once), response_serializer=serializer)
+    streaming: Handler = make(
+        many if handler.request_streaming else once, response_serializer=handler.response_serializer
+    )
+    return streaming

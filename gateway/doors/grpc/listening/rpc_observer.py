@@ -9,7 +9,7 @@ each RPC has its own value of that variable.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,12 @@ import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
+from gateway.doors.grpc.listening.handlers import (
+    Continuation,
+    Handler,
+    behaviour_of,
+    with_behaviour,
+)
 from gateway.doors.grpc.rpc_context import CURRENT_RPC
 from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT, CallRecord
@@ -58,15 +64,11 @@ class RpcObserver(grpc.aio.ServerInterceptor):
         self._tracer = tracer
         self._clock = clock
         self._measure = measure
-        self._wrapped: dict[tuple[str, grpc.RpcMethodHandler[Any, Any]], Any] = {}
+        self._wrapped: dict[tuple[str, Handler], Handler] = {}
 
     async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
         """Returns the observed handler. Each handler of a method is wrapped once."""
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
@@ -77,21 +79,8 @@ class RpcObserver(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method, handler] = self._wrap(method.removeprefix("/"), handler)
         return wrapped
 
-    def _wrap(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        codec = (handler.request_deserializer, handler.response_serializer)
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._coroutine(method, handler.stream_stream), *codec
-            )
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        return make(self._coroutine(method, inner), *codec)
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        return with_behaviour(handler, self._coroutine(method, behaviour_of(handler)))
 
     def _coroutine(self, method: str, inner: Any) -> Any:
         async def observed(request: Any, context: ServicerContext) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf.message import Message
@@ -14,6 +17,7 @@ from gateway.doors.grpc import errors
 from moegate.v1 import generation_pb2
 from scheduler.contract import RefusalReason, Refuse, Usage
 
+ROOT = Path(__file__).resolve().parents[4]
 RETRY = "ErrorInfo RetryInfo"
 
 
@@ -45,6 +49,8 @@ def unpacked(error: errors.RpcError) -> dict[str, Message]:
         (reject(RefusalReason.NO_PLACEMENT_ALLOWED), "FAILED_PRECONDITION", "ErrorInfo", None),
         (reject(RefusalReason.UNAVAILABLE, 2.0), "UNAVAILABLE", RETRY, "2000"),
         (reject(RefusalReason.ATTEMPTS_EXHAUSTED, 2.0), "UNAVAILABLE", RETRY, "2000"),
+        (reject(RefusalReason.ATTEMPTS_EXHAUSTED), "UNAVAILABLE", "ErrorInfo", "-1"),
+        (reject(RefusalReason.QUARANTINED), "FAILED_PRECONDITION", "ErrorInfo", "-1"),
         (errors.exhausted("x", "KEY_LIMIT", None), "RESOURCE_EXHAUSTED", "ErrorInfo", "-1"),
         (errors.unauthenticated("x"), "UNAUTHENTICATED", "ErrorInfo", None),
         (errors.denied("x"), "PERMISSION_DENIED", "ErrorInfo", None),
@@ -67,6 +73,29 @@ def test_every_reason_has_its_answer() -> None:
         assert reject(reason, 1.0).message
     for kind in FailureKind:
         assert errors.from_failure(UpstreamFailure(kind, "why")).message
+
+
+PASSES = {
+    *(FailureKind.CONNECT, FailureKind.BUSY, FailureKind.SERVER_ERROR, FailureKind.PROTOCOL),
+    *(FailureKind.TIMEOUT, FailureKind.EMPTY),
+}
+"""Failures that a retry may not meet again."""
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_a_failure_has_a_retry_hint_exactly_where_a_retry_can_help(kind: FailureKind) -> None:
+    """The shipped service config repeats by status: where no retry can help, the pushback stops it
+    or the status is not one of those."""
+    error = errors.from_failure(UpstreamFailure(kind, "why"))
+    pushback = dict(error.trailing_metadata()).get("grpc-retry-pushback-ms")
+    assert ("RetryInfo" in unpacked(error)) is (kind in PASSES)
+    config = json.loads((ROOT / "examples" / "service_config.json").read_text())
+    repeated = config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"]
+    if kind in PASSES:
+        assert error.code.name in repeated
+        assert int(pushback or -1) > 0
+    else:
+        assert error.code.name not in repeated or pushback == "-1"
 
 
 def test_partial_output_is_never_retried_and_carries_the_usage() -> None:

@@ -111,3 +111,9 @@ def test_any_split_gives_the_same_events(stream: bytes, data: st.DataObject) -> 
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)))))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     assert events(*pieces) == events(stream) == by_the_letter(stream)
+
+
+def test_data_lines_are_told_from_fields_with_similar_names() -> None:
+    reader = SseReader()
+    block = b"data\ndatabase: no\n data: no\nid: data: no\ndata:a\ndata:  b\ndata: \n\n"
+    assert reader.feed(block) == [b"\na\n b\n"]

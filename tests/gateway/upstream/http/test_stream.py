@@ -17,6 +17,8 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, FinishReason
 from gateway.upstream.http.answer_size import OVERHEAD_BYTES, max_answer_bytes
 from gateway.upstream.http.connections import upstream_session
+from gateway.upstream.http.sse import SseReader
+from gateway.upstream.http.stream import LARGE_EVENT_BYTES, MAX_EVENT_ELEMENTS, PART_BYTES
 from gateway.upstream.vllm.client import MAX_ANSWER_BYTES, VllmClient
 from tests.gateway.upstream.http.dialects import DIALECTS, GENERATION, Dialect, run, text_of
 from tests.raw_http import HEAD, Answer, Exchange, raw_server
@@ -362,3 +364,86 @@ async def test_after_the_finish_signs_of_life_hold_nobody(
     timeouts = msgspec.structs.replace(SHORT, pings_idle_s=30.0)
     async with raw_server(answer) as server, asyncio.timeout(10):
         assert await run(dialect, session, server.url, timeouts, []) == "hi"
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        (b"Retry-After: 20s\r\n", b"", 20.0),
+        (b"retry-after-ms: 250\r\nRetry-After: 1\r\n", b"", 0.25),
+        (b"x-ratelimit-reset-requests: 1m30s\r\n", b"", 90.0),
+        (b"X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 12\r\n", b"", 12.0),
+        (b"", b'[{"error": {"code": 429, "details": [{"retryDelay": "20s"}]}}]', 20.0),
+        (b"", b'{"error": {"message": "Please try again in 1.5s."}}', 1.5),
+        (b"Retry-After: 100000000000000000000000000\r\n", b"", 3600.0),
+    ],
+)
+async def test_a_refusal_says_how_long_to_wait(
+    dialect: Dialect, headers: bytes, body: bytes, seconds: float, session: aiohttp.ClientSession
+) -> None:
+    async def answer(exchange: Exchange) -> None:
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        await exchange.send(b"HTTP/1.1 429 Slow\r\n" + headers + length + body)
+
+    async with raw_server(answer) as server:
+        with pytest.raises(UpstreamFailure) as caught:
+            await run(dialect, session, server.url, PATIENT, [])
+    assert caught.value.kind is FailureKind.BUSY
+    assert caught.value.retry_after_s == pytest.approx(seconds)
+
+
+@each_dialect
+@pytest.mark.parametrize("event", [b"\n", b"data: {}\n\n", b"data:\n\n", b"id: x\n\n"])
+async def test_a_flood_of_small_events_is_decoded_in_parts(
+    dialect: Dialect, event: bytes, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+    decode = SseReader.feed
+
+    def feed(self: SseReader, data: bytes) -> list[bytes]:
+        sizes.append(len(data))
+        return decode(self, data)
+
+    monkeypatch.setattr(SseReader, "feed", feed)
+    counted, got = [0], list[Chunk]()
+    flood = endless(dialect.head(), event * (65536 // len(event)), counted)
+    async with raw_server(flood) as server:
+        with pytest.raises(UpstreamFailure) as caught:
+            await run(dialect, session, server.url, PATIENT, got)
+    assert caught.value.kind is FailureKind.PROTOCOL
+    assert max(sizes) <= PART_BYTES
+
+
+@each_dialect
+async def test_an_answer_that_comes_at_once_is_whole(
+    dialect: Dialect, session: aiohttp.ClientSession
+) -> None:
+    words = [f" w{i}" for i in range(2000)]
+    stream = dialect.head() + b"".join(map(dialect.text, words)) + dialect.finish()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(HEAD + stream + dialect.marker())
+        exchange.writer.close()
+
+    generation = msgspec.structs.replace(GENERATION, max_output_tokens=4000)
+    async with raw_server(answer) as server:
+        text = await run(dialect, session, server.url, PATIENT, [], generation)
+    assert text == "".join(words)
+
+
+@each_dialect
+async def test_an_event_of_very_many_elements_is_not_decoded(
+    dialect: Dialect, session: aiohttp.ClientSession
+) -> None:
+    many = b",".join([b"{}"] * (MAX_EVENT_ELEMENTS + 1))
+    event = b'data: {"type": "x", "choices": [' + many + b" " * LARGE_EVENT_BYTES + b"]}\n\n"
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(HEAD + dialect.head() + event)
+        exchange.writer.close()
+
+    async with raw_server(answer) as server:
+        with pytest.raises(UpstreamFailure, match="20000 elements") as caught:
+            await run(dialect, session, server.url, PATIENT, [])
+    assert caught.value.kind is FailureKind.PROTOCOL

@@ -116,3 +116,12 @@ async def test_messages_without_output_end_at_their_own_bound(before: bool) -> N
     found, _ = await failure(messages, timeouts)
     assert found.kind is FailureKind.TIMEOUT
     assert "no output, for 0.7 s" in found.message
+
+
+async def test_a_message_of_very_many_parts_is_refused() -> None:
+    async def messages() -> AsyncIterator[generation_pb2.GenerateResponse]:
+        parts = [generation_pb2.ChoiceDelta(index=0)] * 5000
+        yield generation_pb2.GenerateResponse(delta=generation_pb2.Delta(choices=parts))
+
+    found, _ = await failure(messages)
+    assert (found.kind, found.message) == (FailureKind.PROTOCOL, "5000 parts in one message")

@@ -106,7 +106,7 @@ PLAIN = Generation(request_id="r", model="moe", input="raw", max_output_tokens=1
 )
 def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Generation) -> None:
     assert unsupported(generation, MOEGATE_FEATURES) == ()
-    proto = generate_request(generation, "theirs")
+    proto = finish(generate_request(generation, "theirs"))
     proto = pb.GenerateRequest.FromString(proto.SerializeToString())
     assert proto.request_id == "", "the ids there are its own"
     read = finish(generation_steps(proto, 5))
@@ -123,25 +123,25 @@ def test_every_field_of_a_generation_is_tried_above() -> None:
 
 def test_it_is_told_a_hint_of_the_session_and_never_the_session() -> None:
     talking = replace(PLAIN, session=Session(tenant="team", session_id="s-1"))
-    assert generate_request(talking, "theirs").session_id == ""
-    assert generate_request(talking, "theirs", session_id="hint").session_id == "hint"
+    assert finish(generate_request(talking, "theirs")).session_id == ""
+    assert finish(generate_request(talking, "theirs", session_id="hint")).session_id == "hint"
 
 
 def test_an_answer_that_goes_on_is_no_word_of_the_api() -> None:
     going_on = replace(PLAIN, continues=True)
     assert unsupported(going_on, MOEGATE_FEATURES) == ("chat.messages",)
     with pytest.raises(ValueError, match="goes on"):
-        generate_request(going_on, "theirs")
+        finish(generate_request(going_on, "theirs"))
 
 
 def test_it_is_told_the_class_and_the_rank_unless_its_key_decides() -> None:
     urgent = replace(PLAIN, slo_class=SloClass.BATCH, priority=-3)
-    told = generate_request(urgent, "theirs")
+    told = finish(generate_request(urgent, "theirs"))
     assert (told.slo.slo_class, told.priority) == (pb.SLO_CLASS_BATCH, -3)
-    untold = generate_request(urgent, "theirs", tell_slo=False)
+    untold = finish(generate_request(urgent, "theirs", tell_slo=False))
     assert not untold.HasField("slo")
     assert untold.priority == 0
-    assert not generate_request(PLAIN, "theirs").HasField("slo")
+    assert not finish(generate_request(PLAIN, "theirs")).HasField("slo")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_it_is_told_of_data(
     told: tuple[bool, list[str]],
 ) -> None:
     generation = replace(PLAIN, remote_classes=frozenset(allowed))
-    proto = generate_request(generation, "m", local_only=local_only, shared_classes=shared)
+    proto = finish(generate_request(generation, "m", local_only=local_only, shared_classes=shared))
     policy = proto.data_policy
     assert (policy.local_only, list(policy.remote_classes)) == told
     assert proto.HasField("data_policy") is any(told)
@@ -192,7 +192,7 @@ def test_signatures_pass_through_and_go_back_to_their_servers() -> None:
         signatures=(*strangers, outer),
     )
     generation = replace(PLAIN, input=Chat(messages=(said,)))
-    proto = generate_request(generation, "theirs", origin="far")
+    proto = finish(generate_request(generation, "theirs", origin="far"))
     read = finish(generation_steps(proto, 5))
     assert isinstance(read.input, Chat)
     (message,) = read.input.messages
@@ -349,6 +349,7 @@ def refused(reason: RefusalReason, retry_after_s: float | None = None) -> errors
         (refused(RefusalReason.UNAVAILABLE, 1.0), FailureKind.BUSY, 1.0),
         (refused(RefusalReason.ATTEMPTS_EXHAUSTED), FailureKind.SERVER_ERROR, None),
         (refused(RefusalReason.TOO_LONG), FailureKind.CONTEXT_LENGTH, None),
+        (refused(RefusalReason.QUARANTINED), FailureKind.QUARANTINED, None),
         (refused(RefusalReason.NO_PLACEMENT_ALLOWED), FailureKind.BAD_REQUEST, None),
         (refused(RefusalReason.UNKNOWN_MODEL), FailureKind.MODEL_NOT_FOUND, None),
         (refused(RefusalReason.DEADLINE), FailureKind.DEADLINE, None),
@@ -496,5 +497,5 @@ def test_a_good_one_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("asked", "told"), [(-3, -3), (0, 0), (4, 4), (9, 5)])
 def test_it_is_told_no_higher_priority_than_its_key_may_ask_for(asked: int, told: int) -> None:
-    request = generate_request(replace(PLAIN, priority=asked), "theirs", max_priority=5)
+    request = finish(generate_request(replace(PLAIN, priority=asked), "theirs", max_priority=5))
     assert request.priority == told
