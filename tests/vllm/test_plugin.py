@@ -121,7 +121,8 @@ async def test_the_route_needs_the_key(told: Told) -> None:
 
 async def test_the_fit_meets_the_engines_own_time_after_a_few_hundred_steps(told: Told) -> None:
     """The engine's own time of a batch: the mean of its steps, each cut off at a stall. On a busy
-    machine the engine differs from itself by more than the fit may miss, which counts here too."""
+    machine the halves of the measurement differ by more than the fit may miss: the difference of a
+    batch adds to what its miss may be."""
     fit = StepFit(STAND_IN)
     halves: tuple[Steps, Steps] = (defaultdict(list), defaultdict(list))
     seen = 0
@@ -137,15 +138,15 @@ async def test_the_fit_meets_the_engines_own_time_after_a_few_hundred_steps(told
             if not step.prefills:
                 halves[turn % 2][step.sequences].append(step)
     assert 400 <= seen <= 480
-    misses, differences = {}, {}
+    misses, allowed = {}, {}
     for batch in BATCHES:
         first, second = (half[batch] for half in halves)
         own = [*first, *second]
         kv_tokens = KV_TOKENS * mean(step.kv_usage for step in own)
         misses[batch] = abs(fit.model.decode_step_s(batch, kv_tokens) / own_s(own) - 1.0)
-        differences[batch] = abs(own_s(first) / own_s(second) - 1.0)
-    print("misses", misses, "of itself", differences, fit.state)
-    assert median(misses.values()) < MOST_MISS + median(differences.values())
+        allowed[batch] = MOST_MISS + abs(own_s(first) / own_s(second) - 1.0)
+    print("misses", misses, "allowed", allowed, fit.state)
+    assert median(misses[batch] - allowed[batch] for batch in BATCHES) < 0
 
 
 def own_s(steps: list[EngineStep]) -> float:
