@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from scheduler.contract import EngineReport, Objective, ServingChanged
+from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
 from scheduler.placement.decision_model import full_token_s, priced, trusted
@@ -25,7 +26,7 @@ from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import StepModel, StepModels
-from scheduler.step_time.step_windows import joined
+from scheduler.step_time.step_windows import has_restarted, joined, new_preemptions
 
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
@@ -215,18 +216,25 @@ class SelfHostedFleet:
         """Records an engine's report; returns whether the engine has restarted."""
         state = self.states[index]
         before = state.report
-        anew = (
-            before is not None and report.generation_tokens_total < before.generation_tokens_total
-        )
+        anew = before is not None and has_restarted(before, report)
         state.record_report(report)
-        if before is not None and not anew and before.counts and report.counts:
-            state.record_preemptions(report.counts.preemptions - before.counts.preemptions, now)
+        if before is not None and not anew:
+            state.record_preemptions(new_preemptions(before, report), now)
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
         self._observe(self.groups[index], now)
         self.sync(index, now)
         return anew
+
+    def take_steps(self, index: int, event: EngineSteps, now: float) -> None:
+        """Feeds the single steps of an engine to the fit of its group."""
+        group = self.groups[index]
+        capacities = [self.states[member].kv_capacity_tokens or 0 for member in group.members]
+        if group.observe_steps(event, sum(capacities), now):
+            self._set_model(group)
+            for member in group.members:
+                self.sync(member, now)
 
     def set_serving(self, index: int, event: ServingChanged, now: float) -> None:
         """Records that a placement entered or left service."""
@@ -271,10 +279,14 @@ class SelfHostedFleet:
             or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
         ):
             return
-        own = group.own.at(sequences=sum(self.states[m].sequences for m in group.members))
+        own = group.own.at(
+            sequences=sum(self.states[m].sequences for m in group.members),
+            kv_tokens=group.kv_paced_tokens,
+        )
         window = group.meter.take(joined(whole), own)
         version = group.fit.version
-        if window is not None:
+        # Single steps say more than the counters of the same time.
+        if window is not None and not group.has_steps(now):
             group.fit.observe(window)
         if group.fit.version != version:
             self._set_model(group)
