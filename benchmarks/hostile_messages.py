@@ -119,6 +119,10 @@ def large() -> Iterator[Case]:
         call = turns.messages.add(role=chat_pb2.ROLE_ASSISTANT).tool_calls.add()
         call.id, call.name, call.arguments_json = f"c{i}", "run", '{"command": "ls -l"}'
     yield Case("8000 messages, 3.6 MB", chat(turns.SerializeToString()), honest=True)
+    short_call = field(4, field(1, b"c") + field(2, b"f") + field(3, b"{}"))
+    part = field(2, field(1, b"a"))
+    full = field(1, b"\x08\x03" + part * 2 + short_call * 2) * 8191
+    yield Case("8192 messages, 16,382 calls", chat(user("hi") + full), honest=True)
     tools = chat_pb2.ChatInput()
     properties = ",".join(f'"p{i}":{{"type":"string","description":"x"}}' for i in range(150))
     for i in range(1000):

@@ -22,6 +22,7 @@ from scheduler.step_time.step_model import StepModel
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import KNOWN, model_facts
 from simulation.catalog.prior import CONSTANTS, Constants, Parallelism, prior
+from simulation.catalog.real_memory import REAL_SERVERS, UNSEEN_SERVERS
 from simulation.planner.operating import closed_loop_tpot_s
 from simulation.planner.published import (
     TPOT_TABLES,
@@ -67,6 +68,9 @@ def sections() -> dict[str, str]:
             "sequences>, engine's own TPOT ms>, fit ms>, miss>, stand-in prior ms>, "
             "client ms/token>",
             _measured(),
+        ),
+        "memory": _table(
+            "server, settings, KV cache of one GPU GiB>, predicted GiB>, miss>, source", _memory()
         ),
         "catalog": _table(
             "model, computed total B>, published>, active B>, published>, KV bytes/token>, source",
@@ -168,6 +172,19 @@ def _measured() -> Iterator[tuple[str, ...]]:
             f"{fitted_ms / engine_ms - 1:+.0%}",
             f"{point['prior_tpot_ms']:.2f}",
             f"{point['client_token_ms']:.2f}",
+        )
+
+
+def _memory() -> Iterator[tuple[str, ...]]:
+    for row in (*REAL_SERVERS, *UNSEEN_SERVERS):
+        used = "" if row in REAL_SERVERS else "unseen: "
+        yield (
+            f"{used}{row.model.name}, {row.parallelism.gpus} x {row.gpu}",
+            row.settings,
+            f"{row.kv_gib:.2f}",
+            f"{row.predicted_kv_gib:.2f}",
+            f"{row.miss:+.1%}" if row.kv_gib > 0 else f"{row.predicted_kv_gib - row.kv_gib:+.2f}",
+            row.source,
         )
 
 

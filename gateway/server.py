@@ -44,6 +44,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble
 from gateway.runtime.configuration import prepare
+from gateway.runtime.file_access import certificate_problems
 from gateway.runtime.memory import return_large_blocks
 from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
@@ -121,6 +122,9 @@ class RunningGateway:
         if (old.tls is None) != (new.tls is None):
             raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
         prepared = prepare(config, base_dir)
+        # Dates prevent a start, but no reload: a key has to be revocable at any time.
+        for _, found in certificate_problems(config, base_dir, time.time()):
+            log.warning("%s", found)
         if self.certificates is not None and new.tls is not None:
             self.certificates.reload(new.tls, base_dir)
         for name in new.__struct_fields__:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from scheduler.engine_steps import EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
 
@@ -318,7 +319,7 @@ class Cancelled:
     request_id: str
 
 
-PlacementEvent = EngineReport | ServingChanged | PricesChanged | CacheEvents
+PlacementEvent = EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents
 Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 

@@ -29,6 +29,7 @@ from scheduler.contract import (
     Tick,
 )
 from scheduler.decisions import Decision, Decisions
+from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryLimits, SharedRetryBudget
 from scheduler.model.model_scheduler import ModelScheduler
@@ -256,6 +257,8 @@ class Scheduler:
                     if model_scheduler.model_state.observe_report(event, now)
                     else ()
                 )
+            case EngineSteps() if self_hosted:
+                model_scheduler.model_state.observe_steps(event, now)
             case CacheEvents() if self_hosted:
                 model_scheduler.model_state.observe_cache_events(event, now)
             case PricesChanged():

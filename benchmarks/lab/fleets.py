@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scheduler.step_time.step_model import StepModel
-from simulation.catalog.deployment import kv_capacity_tokens
 from simulation.catalog.gpus import find_gpu
 from simulation.catalog.models import find_model
 from simulation.catalog.prior import Parallelism, prior
@@ -85,8 +84,17 @@ class LabFleet:
 
 
 def _fleet(
-    name: str, model: str, gpu: str, *, gpus: int, replicas: int, usd: float, tpot_s: float
+    name: str,
+    model: str,
+    gpu: str,
+    *,
+    gpus: int,
+    replicas: int,
+    usd: float,
+    tpot_s: float,
+    kv_tokens: int,
 ) -> LabFleet:
+    """`kv_tokens`: fixed, so that the runs of docs/policies.md stay comparable with each other."""
     facts, card = find_model(model), find_gpu(gpu)
     if facts is None or card is None:
         raise ValueError(f"{model} on {gpu} is not in the catalog")
@@ -99,13 +107,29 @@ def _fleet(
         usd_per_gpu_hour=usd,
         tpot_s=tpot_s,
         step_model=replace(prior(facts, card, spread), ranks=1),
-        kv_tokens=kv_capacity_tokens(facts, card, spread),
+        kv_tokens=kv_tokens,
     )
 
 
 FLEETS = {
-    "qwen": _fleet("qwen", "Qwen3-30B-A3B", "H100", gpus=1, replicas=8, usd=2.5, tpot_s=0.050),
+    "qwen": _fleet(
+        "qwen",
+        "Qwen3-30B-A3B",
+        "H100",
+        gpus=1,
+        replicas=8,
+        usd=2.5,
+        tpot_s=0.050,
+        kv_tokens=90_903,
+    ),
     "deepseek": _fleet(
-        "deepseek", "DeepSeek-V3", "H200", gpus=8, replicas=4, usd=3.5, tpot_s=0.080
+        "deepseek",
+        "DeepSeek-V3",
+        "H200",
+        gpus=8,
+        replicas=4,
+        usd=3.5,
+        tpot_s=0.080,
+        kv_tokens=580_461,
     ),
 }

@@ -165,6 +165,9 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     kv_events: KvEventsConfig | None = None
     """The KV events in which the replicas publish what their prefix caches hold; absent: the
     gateway does not listen to them."""
+    engine_feed: bool = True
+    """Whether the gateway reads the single steps and finished requests of replicas that have the
+    plugin moegate-vllm; it needs `api_key`."""
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache; otherwise a cache salt isolates them."""
     objective: Objective = Objective.LATENCY

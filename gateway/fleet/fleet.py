@@ -74,9 +74,10 @@ class _ServerConnection:
 class Fleet:
     """Connects the servers, and observes them while `run` is running.
 
-    `report` is called with events for the scheduler: `EngineReport`, `ServingChanged` and
-    `CacheEvents`. They may name a placement that a reload has removed. `is_idle`: whether nothing
-    runs at a placement; `on_change` is awaited after a placement has entered or left service.
+    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`,
+    `ServingChanged` and `CacheEvents`. They may name a placement that a reload has removed.
+    `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
+    entered or left service.
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class Fleet:
                         url=url,
                         upstream_model=connection.upstream_model,
                         engine=known[1],
+                        reads_feed=pool.engine_feed and api_key is not None,
                     )
                 )
                 if (found := publisher(pool, name, url, kv_events_port)) is not None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Sampling
+from gateway.fleet.engine_feed import EngineFeed
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.contract import Event, ServingChanged
@@ -48,6 +49,9 @@ class Engine(Protocol):
     async def metrics(self) -> bytes:
         """The metrics in Prometheus' text format."""
 
+    async def steps(self, cursors: Sequence[str]) -> bytes:
+        """What moegate's plugin tells from the cursors on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedReplica:
@@ -58,6 +62,8 @@ class WatchedReplica:
     url: str
     upstream_model: str
     engine: Engine
+    reads_feed: bool = True
+    """Whether the plugin's feed of single steps is read, where the server has it."""
 
     @property
     def server(self) -> tuple[str, str, tuple[str, ...]]:
@@ -68,9 +74,9 @@ class WatchedReplica:
 class Prober:
     """Watches all replicas while `run` is running.
 
-    `report` is called with `EngineReport` and `ServingChanged` events; `on_change` is awaited after
-    a placement has entered or left service, except where `apply` reports it: there the caller
-    knows.
+    `report` is called with `EngineReport`, `EngineSteps` and `ServingChanged` events; `on_change`
+    is awaited after a placement has entered or left service, except where `apply` reports it: there
+    the caller knows.
     """
 
     def __init__(
@@ -160,6 +166,7 @@ class Prober:
         """Watches a replica, whose client may change meanwhile, until cancelled."""
         del server  # another one is another watch
         refused = self._refused[name]
+        feed = EngineFeed(name, self._replicas[name].placements[0], self._clock)
         while True:
             context_tokens = await self._bring_up(name)
             refused.clear()
@@ -174,6 +181,8 @@ class Prober:
                         self._silent.discard(name)
                         await self._generate_one_token(self._replicas[name])
                     await self._read_metrics(self._replicas[name], context_tokens)
+                    if self._replicas[name].reads_feed:
+                        await feed.read(self._replicas[name].engine, self._report)
                     failed = 0
                 except (UpstreamFailure, BadMetrics) as error:
                     failed += 1

@@ -6,7 +6,8 @@ No function here raises or blocks.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from gateway.scheduling.metering import Metering
 from scheduler.contract import (
@@ -18,19 +19,28 @@ from scheduler.contract import (
     Start,
     Usage,
 )
+from scheduler.engine_steps import EngineRequest, EngineSteps
 from scheduler.metering.cost import GroupMeter
+from scheduler.metering.engine_phases import EndedRun, correct_phases
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.runs import Run
 from scheduler.metering.settlement import Metered, SettledAttempt, Sink, is_useful, settle
 from scheduler.metering.token_counts import token_counts
+from scheduler.metering.totals import SECOND_NS
 from scheduler.port import AttemptEnd
 from scheduler.pricing import NO_TOKENS
+
+MOST_ENDED = 4096
+"""Ended runs that wait for the engine's own seconds; older ones are forgotten."""
 
 
 class OpenAttempt:
     """One running attempt."""
 
-    __slots__ = ("_group", "_metering", "_pool", "_rates", "_request", "_run", "_sinks", "_start")
+    __slots__ = (
+        *("_group", "_metering", "_on_run_ended", "_pool", "_rates", "_request", "_run"),
+        *("_sinks", "_start"),
+    )
 
     def __init__(
         self,
@@ -42,9 +52,12 @@ class OpenAttempt:
         group: GroupMeter | None,
         metering: Metering,
         sinks: tuple[Sink, ...],
+        on_run_ended: Callable[[EndedRun], None],
         now_s: float,
     ) -> None:
+        """`on_run_ended`: receives a run that the engine may tell its own seconds of."""
         self._request, self._start = request, start
+        self._on_run_ended = on_run_ended
         self._rates, self._pool, self._sinks = rates, pool, sinks
         self._metering, self._group = metering, group
         self._run: Run | None = None
@@ -102,14 +115,25 @@ class OpenAttempt:
             return None
         self._run = None
         counts = NO_TOKENS if usage is None else token_counts(usage)
+        now_ns = self._metering.ns(now_s)
+        useful = is_useful(outcome, committed=committed)
         share = group.end(
             run,
-            self._metering.ns(now_s),
+            now_ns,
             uncached_tokens=counts.input_tokens - counts.cached_input_tokens,
             cached_tokens=counts.cached_input_tokens,
             output_tokens=counts.output_tokens,
-            waste=not is_useful(outcome, committed=committed),
+            waste=not useful,
         )
+        if useful and run.decodes and run.choices == 1:
+            self._on_run_ended(
+                EndedRun(
+                    prefill=share.uncached_input + share.cached_input,
+                    decode=share.output,
+                    decode_s=(now_ns - run.decodes_ns) / SECOND_NS,
+                    whole_s=(now_ns - run.sent_ns) / SECOND_NS,
+                )
+            )
         if not share.priced:
             return None
         return Metered(
@@ -138,6 +162,8 @@ class AttemptRecorder:
         self._groups: Mapping[str, str] = {}
         self._pools: Mapping[str, str] = {}
         self._sinks = sinks
+        self._ended: dict[tuple[str, str], EndedRun] = {}
+        """Runs that ended last, by group and request, of which the engine has not told yet."""
 
     def configure(self, groups: Mapping[str, str], pools: Mapping[str, str]) -> None:
         """Sets the group of each self-hosted placement and the pool of each placement."""
@@ -159,6 +185,7 @@ class AttemptRecorder:
             group=None if group is None else self._metering.group(group),
             metering=self._metering,
             sinks=self._sinks,
+            on_run_ended=partial(self._remember, (group or "", request.request_id)),
             now_s=now_s,
         )
 
@@ -167,7 +194,22 @@ class AttemptRecorder:
         match event:
             case EngineReport() if event.placement in self._groups:
                 self._metering.report(self._groups[event.placement], event, now_s)
+            case EngineSteps() if event.placement in self._groups:
+                self._correct(self._groups[event.placement], event.requests)
             case ServingChanged() if event.placement in self._groups:
                 self._metering.serving(self._groups[event.placement], event.serving, now_s)
             case _:
                 pass
+
+    def _remember(self, key: tuple[str, str], run: EndedRun) -> None:
+        self._ended[key] = run
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    def _correct(self, group: str, requests: Iterable[EngineRequest]) -> None:
+        """Corrects the phases of runs of which the engine has told its own seconds."""
+        for request in requests:
+            run = self._ended.pop((group, request.request_id), None)
+            meter = self._metering.group(group)
+            if run is not None and meter is not None:
+                correct_phases(meter.totals, run, request)

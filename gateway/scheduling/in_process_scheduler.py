@@ -39,6 +39,7 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler
 from scheduler.decisions import Decision
+from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_view import FleetView
 from scheduler.limits.drain_filter import DrainFilter
 from scheduler.limits.rate_limit import RateLimits, Refusal
@@ -126,7 +127,7 @@ class InProcessScheduler:
     def report(self, event: Event) -> None:
         """Handles a report of the fleet. Reports about unknown placements are ignored. Raises
         TypeError for any other event."""
-        if not isinstance(event, EngineReport | ServingChanged | CacheEvents):
+        if not isinstance(event, EngineReport | EngineSteps | ServingChanged | CacheEvents):
             raise TypeError(f"{event!r} is no report of the fleet")
         facts = self._facts.get(event.placement)
         if facts is None:

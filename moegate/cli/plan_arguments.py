@@ -8,18 +8,20 @@ from itertools import islice
 from pathlib import Path
 
 from gateway.config.gateway import SloClassesConfig
-from moegate.cli.models import KV_BYTES, named_model
+from moegate.cli.models import KV_BYTES, declare_memory, named_model, server_memory
 from scheduler.step_time.step_model import expected_tokens_per_step
 from simulation.catalog.deployment import (
     FORMATS,
+    KvCapacity,
     in_format,
-    kv_capacity_tokens,
+    kv_capacity,
     smallest_deployment,
     usual_parallelism,
 )
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.gpus import GPUS, GpuFacts, find_gpu
 from simulation.catalog.hf_fields import UnreadableConfig
+from simulation.catalog.memory import ServerMemory
 from simulation.catalog.prior import Parallelism, prior
 from simulation.generators import (
     AGENT_SESSIONS,
@@ -49,11 +51,19 @@ _DEFAULT_SLO = SloClassesConfig().interactive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInput:
-    """Input of the planner. `workload`: its source in words."""
+    """Input of the planner.
+
+    Attributes:
+        server: settings that the KV cache depends on.
+        kv_capacity: of one replica, likely and range.
+        workload: its source in words.
+    """
 
     model: ModelFacts
     gpu: GpuFacts
     parallelism: Parallelism
+    server: ServerMemory
+    kv_capacity: KvCapacity
     replica: Replica
     demand: Demand
     slo: Slo
@@ -73,7 +83,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data-parallel-size", type=_count, metavar="N", help="ranks; absent: one per 8 GPUs"
     )
     own.add_argument("--weights", choices=FORMATS, help="format of the weights; absent: as is")
-    own.add_argument("--kv-cache", choices=KV_BYTES, default="bf16", help="(%(default)s)")
+    declare_memory(own)
     own.add_argument("--max-num-seqs", type=_count, default=256, metavar="N", help="(%(default)s)")
     own.add_argument(
         "--draft-tokens", type=_count, metavar="N", help="of speculative decoding; absent: none"
@@ -136,8 +146,9 @@ def plan_input(args: argparse.Namespace) -> PlanInput:
     if gpu is None:
         raise CannotPlan(f"--gpu {args.gpu}: not among {', '.join(GPUS)}")
     demand, workload = _demand(args)
-    kv_bytes = KV_BYTES[args.kv_cache]
-    spread = _parallelism(args, model, gpu, kv_bytes)
+    kv_bytes = KV_BYTES[args.kv_cache_dtype]
+    server = server_memory(args, args.max_num_seqs)
+    spread = _parallelism(args, model, gpu, server)
     context = demand.lengths.resident_tokens
     step_model = prior(model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context)
     if args.draft_tokens is not None:
@@ -146,11 +157,12 @@ def plan_input(args: argparse.Namespace) -> PlanInput:
             draft_tokens=args.draft_tokens,
             tokens_per_step=expected_tokens_per_step(args.acceptance, args.draft_tokens),
         )
+    kv = kv_capacity(
+        model, gpu, spread, server=server, kv_value_bytes=kv_bytes, context_tokens=context
+    )
     replica = Replica(
         model=step_model,
-        kv_capacity_tokens=kv_capacity_tokens(
-            model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context
-        ),
+        kv_capacity_tokens=kv.tokens,
         most_sequences=args.max_num_seqs * spread.data,
         usd_per_hour=None if args.usd_per_gpu_hour is None else args.usd_per_gpu_hour * spread.gpus,
     )
@@ -158,6 +170,8 @@ def plan_input(args: argparse.Namespace) -> PlanInput:
         model=model,
         gpu=gpu,
         parallelism=spread,
+        server=server,
+        kv_capacity=kv,
         replica=replica,
         demand=demand,
         slo=Slo(ttft_s=args.ttft_s, tpot_s=args.tpot_s),
@@ -167,10 +181,11 @@ def plan_input(args: argparse.Namespace) -> PlanInput:
 
 
 def _parallelism(
-    args: argparse.Namespace, model: ModelFacts, gpu: GpuFacts, kv_bytes: float
+    args: argparse.Namespace, model: ModelFacts, gpu: GpuFacts, server: ServerMemory
 ) -> Parallelism:
     if args.gpus is None:
-        found = smallest_deployment(model, gpu, kv_value_bytes=kv_bytes)
+        kv_bytes = KV_BYTES[args.kv_cache_dtype]
+        found = smallest_deployment(model, gpu, server=server, kv_value_bytes=kv_bytes)
         if found is None:
             raise CannotPlan(f"{model.name} fits on no number of {gpu.name} up to 64: see inspect")
         args.gpus = found[0].gpus

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from moegate.simulated_vllm.step_recorder import StepRecorder
 from simulation.engine.engine import Engine
 from simulation.engine.sequences import TokenRequest
 
@@ -50,8 +51,9 @@ class RequestProgress:
 class EngineDriver:
     """Steps the engine in real time and owns its clock."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, recorder: StepRecorder) -> None:
         self.engine = engine
+        self._recorder = recorder
         self._in_progress: dict[str, RequestProgress] = {}
         self._work = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
@@ -85,18 +87,25 @@ class EngineDriver:
 
     async def run(self) -> None:
         """Steps the engine until cancelled."""
-        engine, clock = self.engine, self._clock
+        engine, clock, recorder = self.engine, self._clock, self._recorder
         while True:
-            if not engine.has_work:
+            idle = not engine.has_work
+            if idle:
                 self._work.clear()
                 await self._work.wait()
                 self._due_s = clock()
-            begin_s = max(self._due_s, clock() - MAX_LAG_S)
-            self._due_s = begin_s + engine.begin_step(begin_s)
+            last_s = self._due_s
+            begin_s = max(last_s, clock() - MAX_LAG_S)
+            duration_s = engine.begin_step(begin_s)
+            self._due_s = begin_s + duration_s
+            recorder.begun(duration_s, None if idle else self._due_s - last_s)
             # A sleep of 0 lets the readers run.
             await asyncio.sleep(max(0.0, self._due_s - clock()))
-            for output in engine.finish_step():
-                progress = self._in_progress.get(output.request_id)
+            sequences = engine.finish(every_token=True)
+            recorder.ended(self._due_s, sequences)
+            for sequence in sequences:
+                progress = self._in_progress.get(sequence.request.request_id)
                 if progress is not None:
-                    ended = output.finish_reason is not None
-                    progress.record(output.choice, output.tokens, output.cached_tokens, ended)
+                    tokens = engine.output_tokens(sequence)
+                    ended = sequence.ended
+                    progress.record(sequence.choice, tokens, sequence.cached_tokens, ended)

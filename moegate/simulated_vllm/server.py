@@ -29,6 +29,7 @@ from moegate.simulated_vllm.listener import Handler, Listener
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from moegate.simulated_vllm.prompts import chat_prompt
 from moegate.simulated_vllm.responses import response_body
+from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import (
     TokenizeAnswer,
     decode_detokenize,
@@ -36,6 +37,7 @@ from moegate.simulated_vllm.wire import (
     decode_tokenize,
     encode,
 )
+from moegate.vllm_plugin.feed import PATH as STEPS_PATH
 from simulation.engine.engine import Engine
 from simulation.engine.physics import Physics
 from simulation.tokenizer import decode as text_of
@@ -45,7 +47,7 @@ from simulation.tokenizer import token_bytes
 __all__ = ["SimulatedVllm", "SimulatedVllmConfig", "simulated_vllm"]
 
 VERSION = "0.32.0"
-GUARDED_PREFIX = "/v1"
+GUARDED_PREFIXES = ("/v1", STEPS_PATH)
 """Paths that need the API key; vLLM leaves health, metrics and the tokenizer open."""
 MAX_BODY_BYTES = 64 << 20
 
@@ -57,7 +59,8 @@ class SimulatedVllm:
         self.config = config
         physics = Physics(config.scaled_step_model())
         self.engine = Engine(config.engine_config(), physics, config.seed)
-        self.driver = EngineDriver(self.engine)
+        self.recorder = StepRecorder(self.engine, VERSION)
+        self.driver = EngineDriver(self.engine, self.recorder)
         self.fault_driver = FaultDriver(config.faults, die)
         self.url = ""
         self.queue_rejections = 0
@@ -93,6 +96,7 @@ class SimulatedVllm:
                 web.get("/version", self._version),
                 web.get("/load", self._load),
                 web.get("/metrics", self._metrics),
+                web.get(STEPS_PATH, self._steps),
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
                 web.post("/detokenize", self._detokenize),
@@ -105,7 +109,7 @@ class SimulatedVllm:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         key = self.config.api_key
-        if key is not None and request.path.startswith(GUARDED_PREFIX):
+        if key is not None and request.path.startswith(GUARDED_PREFIXES):
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             given, wanted = token.encode(), key.encode()
             if scheme.lower() != "bearer" or not secrets.compare_digest(given, wanted):
@@ -137,6 +141,12 @@ class SimulatedVllm:
         )
         text = render(self.engine, served)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _steps(self, request: web.Request) -> web.Response:
+        """The route of moegate's plugin, which a server without a key does not have."""
+        if self.config.api_key is None:
+            return _json(encode({"detail": "Not Found"}), 404)
+        return _json(self.recorder.feed.answer(request.query.getall("after", [])))
 
     async def _models(self, _: web.Request) -> web.Response:
         created_s = int(time.time())

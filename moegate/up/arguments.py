@@ -44,6 +44,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--usd-per-gpu-hour", type=_price, metavar="P", help="absent: unknown")
     parser.add_argument(
+        "--no-engine-feed",
+        dest="engine_feed",
+        action="store_false",
+        help="without the plugin that tells the gateway vLLM's single steps",
+    )
+    parser.add_argument(
         "--vllm",
         type=Path,
         metavar="PATH",
@@ -72,6 +78,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             served_model_name=args.served_model_name,
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs,
+            engine_feed=args.engine_feed,
             flags=flags,
         )
     else:
@@ -83,6 +90,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             expert_parallel=args.enable_expert_parallel,
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
+            engine_feed=args.engine_feed,
             flags=flags,
         )
     gpu = GpuConfig(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.server import RunningGateway, running_gateway
+from moegate.up.engine_plugin import with_plugin
 from moegate.up.launch import KEY_VARIABLE, SHUTDOWN_TIMEOUT_S
 from moegate.up.machine import environment_for, free_ports
 from moegate.up.plan import UpPlan, gateway_config
@@ -77,6 +78,8 @@ async def _with_vllm(
     os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
     command = up.launch.command(up.vllm, port, kv_events_port=port + 1)
     environment = environment_for(up.vllm, up.launch.environment)
+    if up.launch.engine_feed:
+        environment = with_plugin(environment, log.parent / "plugin")
     with reaper.start(command, log, environment) as vllm:
         _report(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
         _report(f"its log: {log}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from moegate.up.machine import HOST, CannotLaunch
 
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -45,6 +46,7 @@ class Launch:
     """How vLLM is started.
 
     Attributes:
+        engine_feed: whether vLLM runs moegate's plugin.
         flags: further flags of `vllm serve`, passed unchanged.
         environment: additions to the environment.
     """
@@ -56,6 +58,7 @@ class Launch:
     expert_parallel: bool = False
     max_model_len: int | None = None
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
+    engine_feed: bool = True
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,6 +94,8 @@ class Launch:
             command += [f"--tensor-parallel-size={self.tensor_parallel_size}"]
         if self.expert_parallel:
             command += ["--enable-expert-parallel"]
+        if self.engine_feed:
+            command += PLUGIN_FLAGS
         return [*command, *self.flags]
 
 

@@ -81,6 +81,7 @@ def gateway_config(up: UpPlan, port: int, key: str) -> GatewayConfig:
         moe=up.moe,
         prior=_prior(up),
         api_key=SecretConfig(env=KEY_VARIABLE),
+        engine_feed=launch.engine_feed,
     )
     tenant = TenantConfig(name="local", keys=(KeyConfig(id="up", sha256=key_sha256(key)),))
     return GatewayConfig(

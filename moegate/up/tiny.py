@@ -39,6 +39,7 @@ def tiny_launch(
     served_model_name: str | None,
     max_model_len: int | None,
     max_num_seqs: int | None,
+    engine_feed: bool = True,
     flags: tuple[str, ...],
 ) -> Launch:
     """The launch of the tiny model. Raises CannotLaunch outside a checkout."""
@@ -52,6 +53,7 @@ def tiny_launch(
         served_model_name=served_model_name or NAME,
         max_model_len=max_model_len or CONTEXT_TOKENS,
         max_num_seqs=max_num_seqs or SEQUENCES,
+        engine_feed=engine_feed,
         flags=(*FLAGS, *flags),
         environment=ENVIRONMENT,
     )

@@ -1,10 +1,10 @@
 """Whether a placement is believed when it calls a request invalid, or answers with nothing.
 
-A placement whose flags, adapter or chat template are missing rejects good requests at once. Asking
-another placement about every rejection would double the cost of requests that really are invalid.
-So a placement is believed once it has answered a request with the same features, and is asked about
-again after some rejections in a row. Each rejection that another placement confirms doubles that
-number.
+A placement whose flags, adapter or chat template are missing rejects good requests at once, also
+one that has answered such requests before: it may have been started anew in between. So a rejection
+is compared with the word of another placement. Rejections that another placement confirms make a
+placement believed: after each, twice as many in a row are passed on without comparison, because
+asking about every one would double the cost of requests that really are invalid.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ class TrustLimits:
     Attributes:
         proof_s: seconds for which an answer, or a confirmed rejection, proves that the placement
             can run requests with these features.
-        believed: rejections in a row that are believed after the first proof.
-        most_believed: the same after many confirmed rejections.
+        most_believed: rejections in a row that are believed after many confirmed ones.
         unproven: confirmations that count as one, if those who confirm have not answered any such
             request themselves: two servers may lack the same flag.
         unproven_proof_s: seconds for which these prove anything.
@@ -29,8 +28,7 @@ class TrustLimits:
     """
 
     proof_s: float = 600.0
-    believed: int = 3
-    most_believed: int = 48
+    most_believed: int = 16
     unproven: int = 3
     unproven_proof_s: float = 60.0
     features: int = 32
@@ -40,7 +38,7 @@ class TrustLimits:
 class _Word:
     """What is known of a placement's word about requests with the same features."""
 
-    believed: int
+    believed: int = 0
     proved_s: float = float("-inf")
     answered_s: float = float("-inf")
     rejections: int = 0
@@ -101,10 +99,10 @@ class Trust:
         self._words.pop(features, None)
 
     def _raise(self, word: _Word) -> None:
-        word.believed = min(self._limits.most_believed, 2 * word.believed)
+        word.believed = min(self._limits.most_believed, max(1, 2 * word.believed))
 
     def _add(self, features: str) -> _Word:
         if len(self._words) >= self._limits.features:
             self._words.popitem(last=False)
-        word = self._words[features] = _Word(self._limits.believed)
+        word = self._words[features] = _Word()
         return word

@@ -369,7 +369,7 @@ class GroupMeter:
     def _decode(self, run: Run) -> None:
         """Charges the run as decoding sequences from now on."""
         self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
-        run.decodes = True
+        run.decodes, run.decodes_ns = True, self._at_ns
         run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
         self._sequences += run.choices
         run.kv_tokens = run.prompt_tokens + run.output_tokens

@@ -29,6 +29,8 @@ class Run:
     """KV tokens that weigh its share while it decodes; the choices share the prompt."""
     output_tokens: int = 0
     decodes: bool = False
+    decodes_ns: int = 0
+    """Since when it is charged as decoding."""
     seen_sequence: int = 0
     seen_kv: int = 0
     prefill: int = 0

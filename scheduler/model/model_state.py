@@ -22,6 +22,7 @@ from scheduler.contract import (
     SloClass,
 )
 from scheduler.decisions import Decisions
+from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
@@ -180,6 +181,10 @@ class ModelState:
             if last is not None:
                 self.engine_caches.engine_restarted(index, since_s=last.at_s)
         return bool(fleet.sequences[index] < before[0] or fleet.kv_free_tokens[index] > before[1])
+
+    def observe_steps(self, steps: EngineSteps, now: float) -> None:
+        """Records the single steps of an engine."""
+        self.fleet.take_steps(self.fleet.index[steps.placement], steps, now)
 
     def observe_cache_events(self, events: CacheEvents, now: float) -> None:
         """Records the cache events of an engine."""

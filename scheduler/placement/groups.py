@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement_state import Placement
+from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import OwnLoad, WindowMeter
+from scheduler.step_time.step_windows import SETTLE_S, OwnLoad, WindowMeter
 
 MOST_STEPS_KEPT = 4096
+STEPS_STALE_S = 10.0
+"""Time after the last single steps from which the counters are fitted again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +32,8 @@ class Group:
     streams: Streams = field(default_factory=Streams)
     meter: WindowMeter = field(default_factory=WindowMeter)
     own: OwnLoad = field(default_factory=OwnLoad)
+    steps_at_s: float = -math.inf
+    """When the engine last told single steps that the fit could use."""
     batch: int = 0
     kv_paced_tokens: int = 0
     steps_s: list[float] = field(default_factory=list)
@@ -40,6 +47,22 @@ class Group:
         while len(steps_s) <= batch:
             steps_s.append(self.model.decode_step_s(len(steps_s), 0))
         return steps_s[batch]
+
+    def observe_steps(self, event: EngineSteps, kv_capacity_tokens: int, now: float) -> bool:
+        """Feeds single steps to the fit; returns whether it could use any. `kv_capacity_tokens`:
+        of the group."""
+        if event.restarted:
+            self.meter.disturb(event.at_s + SETTLE_S, "engine started")
+        from_s = self.meter.disturbed_until_s
+        windows = windows_of(event, kv_capacity_tokens=kv_capacity_tokens, from_s=from_s)
+        if windows:
+            self.steps_at_s = now
+            self.fit.observe_steps(windows)
+        return bool(windows)
+
+    def has_steps(self, now: float) -> bool:
+        """Whether the engine tells its single steps at present."""
+        return now - self.steps_at_s <= STEPS_STALE_S
 
     def full_step_s(self, batch: int) -> float:
         """T(B) with the resident KV tokens."""

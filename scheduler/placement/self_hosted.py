@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from scheduler.contract import EngineReport, Objective, ServingChanged
+from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
 from scheduler.placement.decision_model import full_token_s, priced, trusted
@@ -228,6 +229,15 @@ class SelfHostedFleet:
         self.sync(index, now)
         return anew
 
+    def take_steps(self, index: int, event: EngineSteps, now: float) -> None:
+        """Feeds the single steps of an engine to the fit of its group."""
+        group = self.groups[index]
+        capacities = [self.states[member].kv_capacity_tokens or 0 for member in group.members]
+        if group.observe_steps(event, sum(capacities), now):
+            self._set_model(group)
+            for member in group.members:
+                self.sync(member, now)
+
     def set_serving(self, index: int, event: ServingChanged, now: float) -> None:
         """Records that a placement entered or left service."""
         state = self.states[index]
@@ -274,7 +284,8 @@ class SelfHostedFleet:
         own = group.own.at(sequences=sum(self.states[m].sequences for m in group.members))
         window = group.meter.take(joined(whole), own)
         version = group.fit.version
-        if window is not None:
+        # Single steps say more than the counters of the same time.
+        if window is not None and not group.has_steps(now):
             group.fit.observe(window)
         if group.fit.version != version:
             self._set_model(group)

@@ -14,6 +14,7 @@ is judged, never single factors.
     fit = StepFit(prior)                      one per group
     window = meter.take(report, own)          at each report of its engine
     if window is not None: fit.observe(window)
+    fit.observe_steps(windows_of(...))        where the engine tells its single steps, instead
     fit.model                                 for every prediction; changes with `fit.version`
 
 The fit predicts each window before it learns from it; the mean miss is its error. The fit is used
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +41,12 @@ FEWEST_WINDOWS = 5
 """Number of windows from which the fit may be used."""
 FULL_GAPS = 200.0
 """Number of gaps above which a window gets no more weight."""
+FULL_STEPS = 20.0
+"""The same for windows of single steps, in steps."""
+SOLVED_TOGETHER = 8
+"""Windows of single steps after which the factors are solved again, once the fit has seen
+SOLVED_EACH windows."""
+SOLVED_EACH = 64
 POOR_ERROR = 0.3
 """Mean relative miss above which the prior is used, unless the prior's is twice as large."""
 MOST_MISS = 1.0
@@ -111,6 +119,7 @@ class StepFit:
         self._drift = 0.0
         self._windows = 0
         self._since_jump = 0
+        self._full_windows = 0.0
         self._excluded = 0
         self._disturbance = ""
         self._seen_s: float | None = None
@@ -124,15 +133,32 @@ class StepFit:
             self._excluded += 1
             self._disturbance = window.disturbance
             return
+        self._learn(window)
+        self._solve()
+
+    def observe_steps(self, windows: Sequence[Window]) -> None:
+        """Learns from the windows of single steps."""
+        for count, window in enumerate(windows, start=1):
+            self._learn(window)
+            young = self._windows < SOLVED_EACH
+            if young or count % SOLVED_TOGETHER == 0 or count == len(windows):
+                self._solve()
+
+    def _learn(self, window: Window) -> None:
         self._speculation(window)
         terms = self._terms(window)
         predicted_s = float(terms @ self._factors)
         miss = window.step_s / predicted_s - 1.0 if predicted_s > 0 else 1.0
-        self._error = _mean(self._error, miss if self._windows else None)
-        self._prior_error = _mean(self._prior_error, window.step_s / float(terms.sum()) - 1.0)
+        full = min(1.0, window.gaps / FULL_GAPS)
+        if window.single_steps:
+            full = min(1.0, window.single_steps / FULL_STEPS)
+        error_weight = self._error_weight(full) if window.single_steps else ERROR_WEIGHT
+        self._error = _mean(self._error, miss if self._windows else None, error_weight)
+        prior_miss = window.step_s / float(terms.sum()) - 1.0
+        self._prior_error = _mean(self._prior_error, prior_miss, error_weight)
         self._fade(window)
         self._follow(miss)
-        weight = min(1.0, window.gaps / FULL_GAPS)
+        weight = full
         if window.source is WindowSource.GATEWAY:
             weight *= OWN_WEIGHT
         if self.source is StepSource.FIT and abs(miss) > OUTLIER:
@@ -142,7 +168,6 @@ class StepFit:
         self._moment += weight * relative
         self._windows += 1
         self._since_jump += 1
-        self._solve()
 
     @property
     def model(self) -> StepModel:
@@ -193,18 +218,28 @@ class StepFit:
         if window.prompts > 0 and window.uncached_tokens > 0:
             uncached = window.uncached_tokens / window.prompts
             context = window.prompt_tokens / window.prompts
-            # A prefill does not stall its own sequence; if that is alone, it stalls none.
-            others = (batch - 1.0) / batch
+            # A prefill does not stall its own sequence; if that is alone, it stalls none. In single
+            # steps the batch has no sequence that is in its prefill.
+            others = 1.0 if window.single_steps else (batch - 1.0) / batch
             prefill_s = window.prompts * prior.prefill_time_s(uncached, context) * others
         return np.array(
             (
-                prior.base_s,
+                prior.base_s if batch > 0 else 0.0,
                 prior.expert_s * prior.overlap * touched,
                 prior.sequence_s * batch,
-                prior.kv_token_s * window.kv_tokens / prior.ranks,
+                prior.kv_token_s * window.kv_tokens / prior.ranks if batch > 0 else 0.0,
                 prefill_s / window.steps,
             )
         )
+
+    def _error_weight(self, full: float) -> float:
+        """Weight of a window of single steps in the running means of the misses: at first that of a
+        plain mean, since the factors come into place within a few windows. `full`: its share of a
+        full window."""
+        if not self._full_windows:
+            self._full_windows = min(float(self._windows), 1.0 / ERROR_WEIGHT)
+        self._full_windows += full
+        return max(ERROR_WEIGHT, 1.0 / self._full_windows) * full
 
     def _fade(self, window: Window) -> None:
         if self._seen_s is not None:
@@ -230,8 +265,10 @@ class StepFit:
     def _speculation(self, window: Window) -> None:
         first = self._windows == 0
         weight = 1.0 if first else SPECULATION_WEIGHT
-        self._tokens_per_step += weight * (window.tokens_per_step - self._tokens_per_step)
-        self._draft_tokens += weight * (window.draft_tokens - self._draft_tokens)
+        if window.tokens_per_step is not None:
+            self._tokens_per_step += weight * (window.tokens_per_step - self._tokens_per_step)
+        if window.draft_tokens is not None:
+            self._draft_tokens += weight * (window.draft_tokens - self._draft_tokens)
 
     def _solve(self) -> None:
         """Least squares with both ridges. Factors below 0 become 0; the others are solved again."""
@@ -265,9 +302,9 @@ class StepFit:
         return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
 
 
-def _mean(mean: float | None, miss: float | None) -> float | None:
+def _mean(mean: float | None, miss: float | None, weight: float) -> float | None:
     """Running mean of the size of misses, which starts with the first."""
     if miss is None:
         return mean
     value = min(MOST_MISS, abs(miss))
-    return value if mean is None else mean + ERROR_WEIGHT * (value - mean)
+    return value if mean is None else mean + weight * (value - mean)

@@ -35,6 +35,8 @@ sequences had idle time that cannot be distinguished from long steps."""
 class WindowSource(enum.StrEnum):
     """Source of a window's counts."""
 
+    STEPS = "steps"
+    """Single steps that the engine told (`single_steps.py`)."""
     ENGINE = "engine"
     GATEWAY = "gateway"
 
@@ -51,7 +53,8 @@ class Window:
         external_batch: number of foreign sequences among them.
         kv_tokens: resident KV of the group; with several ranks, the fullest rank's KV on each.
         prompts, prompt_tokens, uncached_tokens: totals of the prefills that ended.
-        tokens_per_step, draft_tokens: values per sequence, see `StepModel`.
+        tokens_per_step, draft_tokens: values per sequence, see `StepModel`; None: unknown.
+        single_steps: number of steps that were told one by one; 0: the steps follow from the times.
         disturbance: reason not to fit the window; empty if it may be fitted.
     """
 
@@ -66,13 +69,16 @@ class Window:
     prompts: int = 0
     prompt_tokens: int = 0
     uncached_tokens: int = 0
-    tokens_per_step: float = 1.0
-    draft_tokens: float = 0.0
+    tokens_per_step: float | None = 1.0
+    draft_tokens: float | None = 0.0
+    single_steps: int = 0
     disturbance: str = ""
 
     @property
     def steps(self) -> float:
         """Number of steps of the group."""
+        if self.single_steps:
+            return float(self.single_steps)
         return (self.end_s - self.start_s) / self.step_s
 
 
@@ -149,6 +155,11 @@ class WindowMeter:
         experts or a lag of the event loop."""
         if until_s > self._disturbed_until_s:
             self._disturbed_until_s, self._disturbance = until_s, reason
+
+    @property
+    def disturbed_until_s(self) -> float:
+        """End of the disturbance that was announced last."""
+        return self._disturbed_until_s
 
     def take(self, report: EngineReport, own: OwnCounts) -> Window | None:
         """The window that ends with `report`; None if it is still too short, or nothing ran in it.

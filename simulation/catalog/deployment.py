@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from simulation.catalog.facts import BF16_BYTES, ModelFacts
 from simulation.catalog.gpus import GpuFacts
 from simulation.catalog.hf_weights import MXFP4_BYTES, NVFP4_BYTES
+from simulation.catalog.memory import ServerMemory, gpu_memory
 from simulation.catalog.prior import TYPICAL_CONTEXT_TOKENS, Parallelism
 
-MEMORY_SHARE = 0.9
-"""vLLM's --gpu-memory-utilization, as long as it is not set."""
-WORKSPACE_BYTES = 2e9
-"""Activations and CUDA graphs of one GPU."""
+DEFAULT_SERVER = ServerMemory()
 LEAST_KV_TOKENS = 65_536
 """Smallest useful KV cache: a deployment with less would run only a handful of chats."""
 MOST_TENSOR_PARALLEL = 8
@@ -43,38 +41,52 @@ def usual_parallelism(gpu: GpuFacts, gpus: int) -> Parallelism:
     return Parallelism(tensor=tensor, data=gpus // tensor, expert_parallel=gpus > tensor)
 
 
-def gpu_weights_bytes(model: ModelFacts, parallelism: Parallelism) -> float:
-    """Weights on one GPU: experts spread over the group, the rest over each rank."""
-    routed = model.routed_parameters * model.expert_bytes / parallelism.gpus
-    others = model.resident_parameters * model.weight_bytes
-    others += model.embedding_parameters * BF16_BYTES
-    return routed + others / parallelism.tensor
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCapacity:
+    """KV tokens of a group: the likely number, and the range that memory is known to scatter in.
+
+    All are 0 where the model does not fit.
+    """
+
+    tokens: int
+    least: int
+    most: int
 
 
-def kv_capacity_tokens(
+def kv_capacity(
     model: ModelFacts,
     gpu: GpuFacts,
     parallelism: Parallelism,
     *,
+    server: ServerMemory = DEFAULT_SERVER,
     kv_value_bytes: float = BF16_BYTES,
     context_tokens: float = TYPICAL_CONTEXT_TOKENS,
-) -> int:
-    """KV tokens of the whole group in sequences of `context_tokens`; 0 where it does not fit."""
-    free = gpu.memory_bytes * MEMORY_SHARE - WORKSPACE_BYTES
-    free -= gpu_weights_bytes(model, parallelism)
-    if free <= 0:
-        return 0
+) -> KvCapacity:
+    """KV tokens of the whole group in sequences of `context_tokens`."""
+    memory = gpu_memory(model, gpu, parallelism, server)
     sequence = model.sequence_bytes(context_tokens, kv_value_bytes, parallelism.tensor)
-    return int(free / sequence * context_tokens) * parallelism.data
+
+    def tokens(free_bytes: float) -> int:
+        return max(0, int(free_bytes / sequence * context_tokens)) * parallelism.data
+
+    return KvCapacity(
+        tokens=tokens(memory.kv_bytes),
+        least=tokens(memory.kv_bytes - memory.margin_bytes),
+        most=tokens(memory.kv_bytes + memory.margin_bytes),
+    )
 
 
 def smallest_deployment(
-    model: ModelFacts, gpu: GpuFacts, *, kv_value_bytes: float = BF16_BYTES
-) -> tuple[Parallelism, int] | None:
+    model: ModelFacts,
+    gpu: GpuFacts,
+    *,
+    server: ServerMemory = DEFAULT_SERVER,
+    kv_value_bytes: float = BF16_BYTES,
+) -> tuple[Parallelism, KvCapacity] | None:
     """The fewest GPUs that hold the model and LEAST_KV_TOKENS, and the tokens they hold."""
     for count in GPU_COUNTS:
         spread = usual_parallelism(gpu, count)
-        tokens = kv_capacity_tokens(model, gpu, spread, kv_value_bytes=kv_value_bytes)
-        if tokens >= LEAST_KV_TOKENS:
-            return spread, tokens
+        found = kv_capacity(model, gpu, spread, server=server, kv_value_bytes=kv_value_bytes)
+        if found.tokens >= LEAST_KV_TOKENS:
+            return spread, found
     return None

@@ -36,6 +36,7 @@ class AttentionLayers:
     Attributes:
         layers: how many there are.
         parameters: of one layer's attention.
+        replicated_parameters: those of them that every tensor-parallel GPU holds whole.
         kv_values: numbers that one token adds to one layer's cache, up to `window_tokens`.
         kv_heads: into how many parts tensor parallelism can split the cache.
         pair_flops: operations of one layer per pair of a token and one before it.
@@ -57,6 +58,7 @@ class AttentionLayers:
     index_bytes: float = 0.0
     index_flops: float = 0.0
     state_bytes: float = 0.0
+    replicated_parameters: int = 0
 
     @property
     def attended_tokens(self) -> int | None:

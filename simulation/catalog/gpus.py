@@ -1,4 +1,8 @@
-"""Facts of GPUs, from their data sheets: dense figures, without the doubling by sparsity."""
+"""Facts of GPUs: memory as CUDA and ROCm report it, the rest from data sheets, dense figures.
+
+Data sheets round memory up or mean 2^30 bytes by GB: an H100 of "80 GB" has 85.0e9 bytes. vLLM
+takes its share of what `torch.cuda.mem_get_info` says, some 0.5 GiB less than `nvidia-smi` shows.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 GB = 1e9
 TB = 1e12
 TERA = 1e12
+GIB = float(1 << 30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,11 +19,12 @@ class GpuFacts:
     """One GPU.
 
     Attributes:
-        memory_bytes: HBM that is usable.
+        memory_bytes: what the driver reports to vLLM.
         memory_bytes_per_s: HBM bandwidth.
         bf16_flops, fp8_flops, fp4_flops: dense operations per second; a format that the GPU has no
             units for is computed in the next wider one, and has its figure.
-        link_bytes_per_s: to the other GPUs of its node, in one direction.
+        link_bytes_per_s: to the other GPUs of its node, in one direction; PCIe where they have no
+            other link.
         node_gpus: GPUs that such links join.
         source: where the figures are from.
     """
@@ -44,6 +50,8 @@ class GpuFacts:
         return self.fp8_flops if parameter_bytes > 0.75 else self.fp4_flops
 
 
+_AMPERE = {"bf16_flops": 312 * TERA, "fp8_flops": 312 * TERA, "fp4_flops": 312 * TERA}
+_H20 = {"bf16_flops": 148 * TERA, "fp8_flops": 296 * TERA, "fp4_flops": 296 * TERA}
 _HOPPER = {"bf16_flops": 989 * TERA, "fp8_flops": 1979 * TERA, "fp4_flops": 1979 * TERA}
 
 GPUS = {
@@ -51,7 +59,7 @@ GPUS = {
     for gpu in (
         GpuFacts(
             name="H100",
-            memory_bytes=80 * GB,
+            memory_bytes=79.2 * GIB,
             memory_bytes_per_s=3.35 * TB,
             **_HOPPER,
             link_bytes_per_s=450 * GB,
@@ -60,7 +68,7 @@ GPUS = {
         ),
         GpuFacts(
             name="H200",
-            memory_bytes=141 * GB,
+            memory_bytes=139.8 * GIB,
             memory_bytes_per_s=4.8 * TB,
             **_HOPPER,
             link_bytes_per_s=450 * GB,
@@ -69,7 +77,7 @@ GPUS = {
         ),
         GpuFacts(
             name="H800",
-            memory_bytes=80 * GB,
+            memory_bytes=79.2 * GIB,
             memory_bytes_per_s=3.35 * TB,
             **_HOPPER,
             link_bytes_per_s=200 * GB,
@@ -78,18 +86,18 @@ GPUS = {
         ),
         GpuFacts(
             name="B200",
-            memory_bytes=180 * GB,
+            memory_bytes=178.4 * GIB,
             memory_bytes_per_s=8.0 * TB,
             bf16_flops=2250 * TERA,
             fp8_flops=4500 * TERA,
             fp4_flops=9000 * TERA,
             link_bytes_per_s=900 * GB,
             node_gpus=8,
-            source="NVIDIA HGX B200 data sheet, 1,000 W; 180 of 192 GB usable; NVLink 5 1.8 TB/s",
+            source="NVIDIA HGX B200 data sheet, 1,000 W; memory of PyTorch logs; NVLink 5 1.8 TB/s",
         ),
         GpuFacts(
             name="GB200",
-            memory_bytes=186 * GB,
+            memory_bytes=184.3 * GIB,
             memory_bytes_per_s=8.0 * TB,
             bf16_flops=2500 * TERA,
             fp8_flops=5000 * TERA,
@@ -100,7 +108,7 @@ GPUS = {
         ),
         GpuFacts(
             name="MI300X",
-            memory_bytes=192 * GB,
+            memory_bytes=191.7 * GIB,
             memory_bytes_per_s=5.3 * TB,
             bf16_flops=1307 * TERA,
             fp8_flops=2615 * TERA,
@@ -111,7 +119,7 @@ GPUS = {
         ),
         GpuFacts(
             name="MI355X",
-            memory_bytes=288 * GB,
+            memory_bytes=287.7 * GIB,
             memory_bytes_per_s=8.0 * TB,
             bf16_flops=2517 * TERA,
             fp8_flops=5033 * TERA,
@@ -120,12 +128,128 @@ GPUS = {
             node_gpus=8,
             source="AMD Instinct MI355X data sheet; 7 Infinity Fabric links of 76.8 GB/s each way",
         ),
+        GpuFacts(
+            name="H100-NVL",
+            memory_bytes=93.0 * GIB,
+            memory_bytes_per_s=3.9 * TB,
+            bf16_flops=835 * TERA,
+            fp8_flops=1671 * TERA,
+            fp4_flops=1671 * TERA,
+            link_bytes_per_s=64 * GB,
+            node_gpus=8,
+            source="NVIDIA H100 NVL data sheet, 94 GB; PCIe 5, NVLink joins pairs only",
+        ),
+        GpuFacts(
+            name="H20",
+            memory_bytes=95.1 * GIB,
+            memory_bytes_per_s=4.0 * TB,
+            **_H20,
+            link_bytes_per_s=450 * GB,
+            node_gpus=8,
+            source="NVIDIA H20, 96 GB, as resellers list it; NVLink 900 GB/s in both directions",
+        ),
+        GpuFacts(
+            name="H20-3E",
+            memory_bytes=139.8 * GIB,
+            memory_bytes_per_s=4.8 * TB,
+            **_H20,
+            link_bytes_per_s=450 * GB,
+            node_gpus=8,
+            source="H20 with 141 GB of HBM3e",
+        ),
+        GpuFacts(
+            name="A100",
+            memory_bytes=79.2 * GIB,
+            memory_bytes_per_s=2.039 * TB,
+            **_AMPERE,
+            link_bytes_per_s=300 * GB,
+            node_gpus=8,
+            source="NVIDIA A100 data sheet, SXM4 80 GB; NVLink 600 GB/s in both directions; no FP8",
+        ),
+        GpuFacts(
+            name="A100-40GB",
+            memory_bytes=39.4 * GIB,
+            memory_bytes_per_s=1.555 * TB,
+            **_AMPERE,
+            link_bytes_per_s=300 * GB,
+            node_gpus=8,
+            source="NVIDIA A100 data sheet, SXM4 40 GB",
+        ),
+        GpuFacts(
+            name="A800",
+            memory_bytes=79.2 * GIB,
+            memory_bytes_per_s=2.039 * TB,
+            **_AMPERE,
+            link_bytes_per_s=200 * GB,
+            node_gpus=8,
+            source="A100 80 GB with NVLink cut to 400 GB/s in both directions",
+        ),
+        GpuFacts(
+            name="L40S",
+            memory_bytes=44.4 * GIB,
+            memory_bytes_per_s=0.864 * TB,
+            bf16_flops=362 * TERA,
+            fp8_flops=733 * TERA,
+            fp4_flops=733 * TERA,
+            link_bytes_per_s=32 * GB,
+            node_gpus=8,
+            source="NVIDIA L40S data sheet, 48 GB with error correction on; PCIe 4",
+        ),
+        GpuFacts(
+            name="RTX-PRO-6000",
+            memory_bytes=94.9 * GIB,
+            memory_bytes_per_s=1.597 * TB,
+            bf16_flops=500 * TERA,
+            fp8_flops=1000 * TERA,
+            fp4_flops=2000 * TERA,
+            link_bytes_per_s=64 * GB,
+            node_gpus=8,
+            source="NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet, 96 GB; PCIe 5",
+        ),
+        GpuFacts(
+            name="B300",
+            memory_bytes=267.7 * GIB,
+            memory_bytes_per_s=8.0 * TB,
+            bf16_flops=2250 * TERA,
+            fp8_flops=4500 * TERA,
+            fp4_flops=13_500 * TERA,
+            link_bytes_per_s=900 * GB,
+            node_gpus=8,
+            source="NVIDIA HGX B300 data sheet; memory of nvidia-smi recalled",
+        ),
+        GpuFacts(
+            name="GB300",
+            memory_bytes=276.7 * GIB,
+            memory_bytes_per_s=8.0 * TB,
+            bf16_flops=2500 * TERA,
+            fp8_flops=5000 * TERA,
+            fp4_flops=15_000 * TERA,
+            link_bytes_per_s=900 * GB,
+            node_gpus=72,
+            source="NVIDIA GB300 NVL72 data sheet, per GPU; memory of nvidia-smi recalled",
+        ),
+        GpuFacts(
+            name="MI325X",
+            memory_bytes=255.7 * GIB,
+            memory_bytes_per_s=6.0 * TB,
+            bf16_flops=1307 * TERA,
+            fp8_flops=2615 * TERA,
+            fp4_flops=2615 * TERA,
+            link_bytes_per_s=448 * GB,
+            node_gpus=8,
+            source="AMD Instinct MI325X data sheet, 256 GB; links as MI300X",
+        ),
     )
 }
 """GPUs by name."""
 
 
 def find_gpu(name: str) -> GpuFacts | None:
-    """The GPU of a name as it is written in configurations: H100-80GB, nvidia-b200, mi300x."""
-    parts = name.upper().replace("_", "-").replace(" ", "-").split("-")
-    return next((GPUS[part] for part in parts if part in GPUS), None)
+    """The GPU of a name as configurations and drivers write it.
+
+    H100-80GB, nvidia-b200, NVIDIA A100-SXM4-40GB, RTX PRO 6000 Blackwell, AMD Instinct MI300X: the
+    most specific GPU all of whose parts the name has.
+    """
+    parts = set(name.upper().replace("_", "-").replace(" ", "-").split("-"))
+    found = [known for known in GPUS if parts.issuperset(known.split("-"))]
+    return GPUS[max(found, key=lambda known: known.count("-"))] if found else None

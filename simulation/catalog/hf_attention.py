@@ -121,6 +121,9 @@ def _latent(part: Config, layers: int, hidden: int) -> AttentionLayers:
         read_tokens=part.optional("index_topk") if index_heads else None,
         index_bytes=INDEX_KEY_BYTES if index_heads else 0.0,
         index_flops=2.0 * index_heads * index_width,
+        replicated_parameters=(
+            hidden * ((low_rank or 0) + latent + rope) + (index if index_heads else 0)
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 
 from gateway.config.gateway import RemoteConfig
 from gateway.config.limits import LimitsConfig
+from gateway.upstream.http.connections import STALE_S
 from moegate.v1 import generation_pb2, inference_pb2
 from scheduler.contract import AttemptOutcome
 from tests.misbehaving import (
@@ -67,7 +68,8 @@ ONCE = {
     "503": Act(status=503, error="full"),
     "429": BUSY,
     "408": Act(status=408),
-    "reset": Act(end="reset"),
+    # Later than a pooled connection that turns out stale, which is tried once more.
+    "reset": Act(end="reset", silent_s=STALE_S + 0.2),
     "accepts and does not answer": Act(silent_s=60),
     "headers and no token": Act(first_token_s=60),
     "cut before a token": Act(tokens=0, end="cut"),
@@ -96,6 +98,17 @@ async def test_a_fault_before_content_is_mended_elsewhere(side: Side, name: str)
         failed, answered = bench.settled
         assert (failed.outcome, failed.final) == (AttemptOutcome.RETRYABLE, False)
         assert (answered.outcome, answered.final) == (AttemptOutcome.OK, True)
+
+
+async def test_a_pooled_connection_that_is_stale_is_nobodys_fault() -> None:
+    """The probes have left a connection in the pool, which breaks under the first request."""
+    script = Script([Act(end="reset")])
+    async with misbehaving(Side.LOCAL, script) as bench:
+        done = await ask(bench)
+        assert [attempt.outcome for attempt in done.route.attempts] == ["ok"]
+        assert bench.calls == 2
+        (attempt,) = bench.settled
+        assert (attempt.outcome, attempt.final) == (AttemptOutcome.OK, True)
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -100,7 +100,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.delivery", "gateway.runtime", GRPC),
     ),
     # What people type: not part of the serving process.
-    "moegate.simulated_vllm": ("scheduler.*", "simulation.*"),
+    # Runs inside vLLM; the simulated vLLM serves the same feed.
+    "moegate.vllm_plugin": (),
+    "moegate.simulated_vllm": ("scheduler.*", "simulation.*", "moegate.vllm_plugin"),
     "moegate.up": ("gateway.*", "simulation.catalog"),
     "moegate.demo": ("gateway.*", "scheduler.*", "simulation.*", "moegate.up", GRPC),
     "moegate.cli": ("gateway.*", "scheduler.*", "simulation.*", "moegate.*", GRPC),

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.blame.quarantine import DEFAULT_QUARANTINE
 from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
@@ -48,14 +49,14 @@ HARMFUL = st.sampled_from([Way.BREAKS, Way.REJECTS])
 
 @dataclass
 class Fleet:
-    """A scheduler before placements of which some are `faulty`. `hurt`: where requests with this
-    fingerprint failed by an error."""
+    """A scheduler before placements of which some are `faulty`. `hurt`: when and where requests
+    with this fingerprint failed by an error."""
 
     core: Scheduler
     faulty: dict[str, Way]
     now: float = 0.0
     asked: list[str] = field(default_factory=list)
-    hurt: dict[int, set[str]] = field(default_factory=dict)
+    hurt: dict[int, list[tuple[float, str]]] = field(default_factory=dict)
     number: int = 0
 
     def send(self, tenant: str, way: Way, fingerprint: int = 0, **fields: Any) -> Way | Refuse:
@@ -88,7 +89,8 @@ class Fleet:
                 outcome, fault, tokens = AttemptOutcome.OK, Fault.NONE, 10
             case Way.BREAKS:
                 if start.placement not in self.faulty:
-                    self.hurt.setdefault(asked.fingerprint, set()).add(start.placement)
+                    where = self.hurt.setdefault(asked.fingerprint, [])
+                    where.append((self.now, start.placement))
             case Way.ABSENT:
                 fault = Fault.ABSENT
             case Way.REJECTS:
@@ -161,7 +163,10 @@ def test_poison_hurts_two_placements_and_no_honest_request(
             assert told.retry_after_s is None
         for _ in range(size):
             assert made.send("honest", Way.OK) is Way.OK
-        assert all(len(where) <= 2 for where in made.hurt.values()), made.hurt
+        for hurt in made.hurt.values():
+            # After a quarantine one more may be hurt, which begins the next.
+            since_s = made.now - DEFAULT_QUARANTINE.first_s
+            assert len({name for at_s, name in hurt if at_s > since_s}) <= 2
         for name in NAMES[:size]:
             assert made.phase(name) is BreakerPhase.CLOSED
             assert state_of(made.core, name).error_share < 1e-9
@@ -210,7 +215,7 @@ def test_failures_of_one_tenant_open_no_breaker_for_another(
 
 
 @settings(max_examples=30, deadline=None)
-@given(lacking=st.sampled_from("abc"), order=st.lists(st.booleans(), min_size=20, max_size=60))
+@given(lacking=st.sampled_from("abc"), order=st.lists(st.booleans(), min_size=80, max_size=120))
 def test_a_placement_without_a_feature_serves_the_rest(lacking: str, order: list[bool]) -> None:
     made = fleet(3)
     for _ in range(6):
@@ -226,5 +231,6 @@ def test_a_placement_without_a_feature_serves_the_rest(lacking: str, order: list
         rejected += came * uses
     assert rejected <= 2 + 3, "two, and a few trials"
     assert made.phase(lacking) is BreakerPhase.CLOSED
-    if order.count(False) >= 10:
+    if order.count(False) >= 40:
+        # Chance decides among equals: it leaves one of three out of so many almost never.
         assert made.asked.count(lacking) > served + rejected, "the rest is still served there"

@@ -18,6 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
+from moegate.up.engine_plugin import make_plugin_folder
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
 MODEL_NAME = "tiny-moe"
@@ -30,6 +33,8 @@ START_LIMIT_S = 300.0
 DRAIN_S = 20  # --shutdown-timeout: without it SIGTERM leaves open streams silent for ever
 STOP_LIMIT_S = DRAIN_S + 20.0
 LOG_TAIL_LINES = 60
+ENGINE_KEY = "a-key-of-the-engine"
+"""Of servers with the plugin: its route needs a key."""
 
 FLAGS = (
     "--dtype=bfloat16",
@@ -136,9 +141,16 @@ class StartedVllm:
 
 @contextmanager
 def started_vllm(
-    log_dir: Path, extra_flags: Sequence[str] = (), *, data_parallel_size: int = 1
+    log_dir: Path,
+    extra_flags: Sequence[str] = (),
+    *,
+    data_parallel_size: int = 1,
+    plugin: bool = False,
 ) -> Iterator[StartedVllm]:
-    """Start the tiny model's server on a free loopback port; it is stopped after the block."""
+    """Start the tiny model's server on a free loopback port; it is stopped after the block.
+
+    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY.
+    """
     venv = vllm_venv()
     model_dir = build_model(venv)
     port = _free_port()
@@ -146,9 +158,16 @@ def started_vllm(
     command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
     command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
     environment = _environment()
+    import_paths: list[Path] = []
     if data_parallel_size > 1:
         command.append(f"--data-parallel-size={data_parallel_size}")
-        environment["PYTHONPATH"] = str(DATA_PARALLEL_PLUGIN)
+        import_paths.append(DATA_PARALLEL_PLUGIN)
+    if plugin:
+        command += PLUGIN_FLAGS
+        environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
+        import_paths.append(make_plugin_folder(log_dir / f"plugin-{port}"))
+    if import_paths:
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, import_paths))
     started_s = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -173,6 +192,7 @@ def running_vllm(
     *,
     kv_events: bool = False,
     data_parallel_size: int = 1,
+    plugin: bool = False,
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -186,7 +206,9 @@ def running_vllm(
             "topic": KV_EVENTS_TOPIC,
         }
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
-    with started_vllm(log_dir, extra_flags, data_parallel_size=data_parallel_size) as started:
+    with started_vllm(
+        log_dir, extra_flags, data_parallel_size=data_parallel_size, plugin=plugin
+    ) as started:
         started.wait_until_serving()
         yield VllmProcess(
             port=started.port,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import aiohttp
@@ -24,6 +24,7 @@ from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.vllm import steps_feed
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -123,6 +124,12 @@ class VllmClient:
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
         return await self._request("GET", "/metrics", MAX_ANSWER_BYTES)
+
+    async def steps(self, cursors: Sequence[str]) -> bytes:
+        """What the plugin `moegate-vllm` tells from the cursors on; see `steps_feed.py`."""
+        query = "&".join(f"after={cursor}" for cursor in cursors)
+        path = f"{steps_feed.PATH}?{query}" if query else steps_feed.PATH
+        return await self._request("GET", path, MAX_ANSWER_BYTES)
 
     async def _request(
         self, method: str, path: str, max_bytes: int, body: bytes | None = None

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from moegate.cli.models import KV_BYTES, named_model
+from moegate.cli.models import KV_BYTES, declare_memory, named_model, server_memory
 from moegate.cli.views.model_report import catalog_table, figures, on_gpu, report
 from simulation.catalog.deployment import FORMATS, in_format
 from simulation.catalog.gpus import GPUS
@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="the models of the catalog")
     parser.add_argument("--weights", choices=FORMATS, help="format of the weights; absent: as is")
-    parser.add_argument(
-        "--kv-cache", choices=KV_BYTES, default="bf16", help="format of the KV cache (%(default)s)"
-    )
+    declare_memory(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -50,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     if args.weights is not None:
         model = in_format(model, args.weights)
-    kv_bytes = KV_BYTES[args.kv_cache]
-    rows = [on_gpu(model, gpu, kv_bytes) for gpu in GPUS.values()]
+    kv_bytes, server = KV_BYTES[args.kv_cache_dtype], server_memory(args)
+    rows = [on_gpu(model, gpu, kv_bytes, server) for gpu in GPUS.values()]
     if args.json:
         facts = {**asdict(model), **figures(model, kv_bytes)}
         print(json.dumps({**facts, "deployments": [asdict(row) for row in rows]}, indent=2))

@@ -13,6 +13,7 @@ from scheduler.step_time.step_model import compute_knee_batch
 from simulation.catalog.deployment import smallest_deployment
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.gpus import GPUS, GpuFacts
+from simulation.catalog.memory import ServerMemory
 from simulation.catalog.models import KNOWN, model_facts
 from simulation.catalog.prior import TYPICAL_CONTEXT_TOKENS, prior
 
@@ -24,7 +25,8 @@ class GpuDeployment:
     """The smallest deployment on one type of GPU. All counts are 0 if none is large enough.
 
     `full_batch`: sequences that touch 95 % of the experts, or that fill the KV cache if that is
-    fewer. `compute_knee_batch`: the batch above which arithmetic takes longer than reading the
+    fewer. `kv_least_tokens`, `kv_most_tokens`: the range that memory of real servers scatters in.
+    `compute_knee_batch`: the batch above which arithmetic takes longer than reading the
     experts' weights. Times are predicted by the prior.
     """
 
@@ -32,6 +34,8 @@ class GpuDeployment:
     tensor_parallel: int = 0
     data_parallel: int = 0
     kv_capacity_tokens: int = 0
+    kv_least_tokens: int = 0
+    kv_most_tokens: int = 0
     compute_knee_batch: int = 0
     step_ms_alone: float = 0.0
     full_batch: int = 0
@@ -42,6 +46,11 @@ class GpuDeployment:
     def gpus(self) -> int:
         """GPUs of all ranks together."""
         return self.tensor_parallel * self.data_parallel
+
+    @property
+    def kv_margin(self) -> float:
+        """Half the range of KV tokens, as a share."""
+        return (self.kv_most_tokens - self.kv_least_tokens) / (2.0 * self.kv_capacity_tokens)
 
 
 def figures(model: ModelFacts, kv_bytes: float) -> dict[str, float]:
@@ -56,21 +65,25 @@ def figures(model: ModelFacts, kv_bytes: float) -> dict[str, float]:
     }
 
 
-def on_gpu(model: ModelFacts, gpu: GpuFacts, kv_bytes: float) -> GpuDeployment:
+def on_gpu(
+    model: ModelFacts, gpu: GpuFacts, kv_bytes: float, server: ServerMemory
+) -> GpuDeployment:
     """Computes the smallest deployment on one type of GPU."""
-    found = smallest_deployment(model, gpu, kv_value_bytes=kv_bytes)
+    found = smallest_deployment(model, gpu, server=server, kv_value_bytes=kv_bytes)
     if found is None:
         return GpuDeployment(gpu=gpu.name)
-    spread, tokens = found
+    spread, kv = found
     step = prior(model, gpu, spread, kv_value_bytes=kv_bytes)
     prompt = TYPICAL_CONTEXT_TOKENS
-    full = max(1, min(round(step.touch_all_batch()), int(tokens / prompt)))
+    full = max(1, min(round(step.touch_all_batch()), int(kv.tokens / prompt)))
     width = 2.0 if model.widened_experts else model.expert_bytes
     return GpuDeployment(
         gpu=gpu.name,
         tensor_parallel=spread.tensor,
         data_parallel=spread.data,
-        kv_capacity_tokens=tokens,
+        kv_capacity_tokens=kv.tokens,
+        kv_least_tokens=kv.least,
+        kv_most_tokens=kv.most,
         compute_knee_batch=round(
             compute_knee_batch(
                 experts=model.experts,
@@ -104,9 +117,9 @@ def report(model: ModelFacts, kv_bytes: float, rows: Sequence[GpuDeployment]) ->
     ):
         facts.add_row(label, value)
     table = Table(title="smallest deployment, and its predicted speed", title_justify="left")
-    table.add_column("GPU")
+    table.add_column("GPU", no_wrap=True, min_width=12)
     for header in (
-        *("GPUs", "ranks", "KV tokens", "ms/step alone", "full"),
+        *("GPUs", "ranks", "KV tokens", "±", "ms/step alone", "full"),
         *("prefill tokens/s", "compute knee"),
     ):
         table.add_column(header, justify="right")
@@ -119,6 +132,7 @@ def report(model: ModelFacts, kv_bytes: float, rows: Sequence[GpuDeployment]) ->
             f"{row.gpus}",
             f"{row.data_parallel}",
             f"{row.kv_capacity_tokens:,}",
+            f"{row.kv_margin:.0%}",
             f"{row.step_ms_alone:.1f}",
             f"{row.step_ms_full:.1f} at {row.full_batch}",
             f"{row.prefill_tokens_per_s:,}",
@@ -126,7 +140,8 @@ def report(model: ModelFacts, kv_bytes: float, rows: Sequence[GpuDeployment]) ->
         )
     notes = Text(
         f"Sequences of {TYPICAL_CONTEXT_TOKENS:,.0f} tokens; full: 95 % of the experts touched, or "
-        "the KV cache used up.\nPredicted before any measurement; how well: docs/step-model.md"
+        "the KV cache used up.\n±: range in which the memory of real servers scatters.\n"
+        "Predicted before any measurement; how well: docs/step-model.md"
     )
     return Group(facts, table, notes)
 

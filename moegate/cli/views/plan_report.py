@@ -43,6 +43,7 @@ def as_json(given: PlanInput, plan: Plan) -> dict[str, Any]:
         },
     }
     found["model"] = given.model.name
+    found["kv_capacity_tokens"] = asdict(given.kv_capacity)
     found["gpu"] = {"type": given.gpu.name, **asdict(given.parallelism)}
     found["capacity"]["requests_per_s"] = plan.capacity.requests_per_s
     return found
@@ -60,6 +61,9 @@ def _summary(given: PlanInput, plan: Plan) -> Table:
     rows = [
         ("replica", f"{given.model.name} on {spread.gpus} x {given.gpu.name}{ranks}, "
                     + ("price unknown" if price is None else f"${price:,.2f} an hour")),
+        ("KV cache", f"{given.kv_capacity.tokens:,} tokens ({given.kv_capacity.least:,} to "
+                     f"{given.kv_capacity.most:,} as servers differ) at "
+                     f"--gpu-memory-utilization {given.server.memory_share:g}"),
         ("workload", f"{given.workload}: prompts of {lengths.prompt_tokens:,.0f} tokens "
                      f"({lengths.cached_tokens / lengths.prompt_tokens:.0%} cached), answers of "
                      f"{lengths.output_tokens:,.0f}"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -57,6 +57,10 @@ class Engine:
         self._answer()
         self.reads += 1
         return self.text
+
+    async def steps(self, cursors: Sequence[str]) -> bytes:
+        self._answer()
+        raise UpstreamFailure(FailureKind.MODEL_NOT_FOUND, "HTTP 404")
 
     def _answer(self) -> None:
         if self.refuses:

@@ -139,17 +139,20 @@ async def test_a_whole_answer_is_held_back_and_so_is_mended_to_its_end() -> None
 
 
 @in_virtual_time
-async def test_the_requests_own_fault_is_not_tried_elsewhere_once_its_server_is_proven() -> None:
+async def test_the_requests_own_fault_is_not_tried_elsewhere_once_its_server_is_believed() -> None:
     bad = (Fail(kind=FailureKind.BAD_REQUEST, param="temperature"),)
     scripts = two(ScriptedUpstream(GOOD, bad), ScriptedUpstream(GOOD, bad))
     async with running(scripts) as rig:
         for name in ("r1", "r2"):
             await answer(rig, call(generation(name)))
         assert sorted(rig.order) == ["own/a", "own/b"]
-        with pytest.raises(UpstreamFailure) as caught:
-            await answer(rig)
-        assert caught.value.param == "temperature"
-        assert len(rig.order) == 2 + 1
+        for number, attempts in (("r3", 2), ("r4", 1), ("r5", 1)):
+            # The other server confirms the first rejection. Then each is believed once.
+            before = len(rig.order)
+            with pytest.raises(UpstreamFailure) as caught:
+                await answer(rig, call(generation(number)))
+            assert caught.value.param == "temperature"
+            assert len(rig.order) == before + attempts
         assert not rig.scheduler.request_ends[-1].keep_idempotency_key
         assert rig.observers[-1].outcomes == [RequestOutcome.FAILED]
         rig.assert_all_over()

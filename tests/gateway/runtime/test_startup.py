@@ -337,7 +337,9 @@ def test_a_meter_state_that_cannot_be_read_is_worth_a_warning(
     assert "metering.state: the meter begins anew" in warned(write(tmp_path, config), capsys)
 
 
-async def test_a_certificate_that_expired_does_not_prevent_a_reload(tmp_path: Path) -> None:
+async def test_a_certificate_that_expired_does_not_prevent_a_reload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A key has to be revocable at any time."""
     write_certificate(tmp_path, trustme.CA())
     file = write(tmp_path, with_tls())
@@ -345,3 +347,4 @@ async def test_a_certificate_that_expired_does_not_prevent_a_reload(tmp_path: Pa
         write_certificate(tmp_path, trustme.CA(), begin=NOW - 9 * DAY, end=NOW - DAY)
         write(tmp_path, {**with_tls(), "tenants": []})
         assert await gateway.reload_file() == ["tenants"]
+        assert "server.tls.cert: the certificate expired on" in caplog.text

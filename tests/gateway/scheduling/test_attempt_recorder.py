@@ -9,9 +9,11 @@ import pytest
 from gateway.scheduling.attempt_recorder import AttemptRecorder
 from gateway.scheduling.metering import Metering
 from scheduler.contract import AttemptOutcome, PlacementKind, ServingChanged, Start
+from scheduler.engine_steps import EngineRequest, EngineSteps
 from scheduler.metering.meter import MeteredGroup
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import CostBasis, SettledAttempt
+from scheduler.metering.totals import UNIT
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.gateway.scheduling.scheduling_made import UNIX_NS, Clock, attempt_end
 from tests.ledgers import RATES
@@ -140,3 +142,40 @@ def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> N
     attempt.record_progress(3, made.clock())
     settled = attempt.settle(attempt_end("r1"), made.clock())
     assert (settled.pool, settled.charged_nano_usd) == ("", None)
+
+
+def test_the_engines_own_seconds_correct_the_phases_once() -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    made.clock.now_s += 0.6
+    attempt.record_progress(5, made.clock())  # seen late
+    made.clock.now_s += 0.4
+    settled = attempt.settle(attempt_end("r1"), made.clock())
+    group = made.metering.group("own/a")
+    assert group is not None
+    before, decode = replace(group.totals), group.totals.decode
+    told = EngineRequest(request_id="r1", queued_s=0.0, prefill_s=0.2, decode_s=0.8)
+    for name in ("another", "r1", "r1"):
+        requests = (replace(told, request_id=name),)
+        made.recorder.observe(
+            EngineSteps(placement="own/a", at_s=0.0, steps=(), requests=requests), made.clock()
+        )
+    assert group.totals.decode / decode == pytest.approx(2.0, rel=1e-3)
+    assert settled.metered_nano_usd is not None
+    assert group.totals.requests == before.requests == settled.metered_nano_usd * UNIT
+
+
+def test_a_failed_run_waits_for_no_engine() -> None:
+    made = Recorded()
+    attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+    attempt.record_progress(5, made.clock())
+    made.clock.now_s += 1.0
+    end = replace(attempt_end("r1"), outcome=AttemptOutcome.RETRYABLE, committed=False)
+    attempt.settle(end, made.clock())
+    group = made.metering.group("own/a")
+    assert group is not None
+    before = replace(group.totals)
+    told = EngineRequest(request_id="r1", queued_s=0.0, prefill_s=0.5, decode_s=0.5)
+    steps = EngineSteps(placement="own/a", at_s=0.0, steps=(), requests=(told,))
+    made.recorder.observe(steps, made.clock())
+    assert group.totals == before

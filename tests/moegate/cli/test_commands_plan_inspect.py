@@ -38,8 +38,47 @@ def test_inspect_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_inspect_with_other_formats(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "MiniMax-M2.5", "--weights", "nvfp4", "--kv-cache", "fp8"]) == 0
+    assert main(["inspect", "MiniMax-M2.5", "--weights", "nvfp4", "--kv-cache-dtype", "fp8"]) == 0
     assert "126,976 bytes" in capsys.readouterr().out
+
+
+def test_flags_of_vllm_move_the_kv_cache_and_its_range_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def kv_tokens(*flags: str) -> tuple[int, int, int]:
+        assert main(["inspect", "gpt-oss-120b", "--json", *flags]) == 0
+        rows = json.loads(capsys.readouterr().out)["deployments"]
+        h200 = next(row for row in rows if row["gpu"] == "H200")
+        return h200["kv_least_tokens"], h200["kv_capacity_tokens"], h200["kv_most_tokens"]
+
+    least, usual, most = kv_tokens()
+    assert 0 < least < usual < most
+    assert kv_tokens("--gpu-memory-utilization", "0.8")[1] < 0.85 * usual
+    assert kv_tokens("--max-num-batched-tokens", "131072")[1] < 0.95 * usual
+    assert kv_tokens("--kv-cache-dtype", "fp8")[1] == pytest.approx(2 * usual, rel=1e-3)
+    assert kv_tokens("--kv-cache-dtype", "auto")[1] == usual
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--gpu-memory-utilization", "1.2"), ("--gpu-memory-utilization", "nan"),
+     ("--max-num-batched-tokens", "0"), ("--kv-cache-dtype", "int3")],
+)  # fmt: skip
+def test_flags_of_vllm_are_bounded(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["inspect", "gpt-oss-120b", *flags])
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_a_plan_shows_the_range_of_the_kv_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (*QWEN, "--prompt-tokens", "900", "--output-tokens", "200", "--requests-per-s", "1")
+    assert main([*asked, "--gpu-memory-utilization", "0.85"]) == 0
+    assert "--gpu-memory-utilization 0.85" in capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    range_tokens = json.loads(capsys.readouterr().out)["kv_capacity_tokens"]
+    assert range_tokens["least"] < range_tokens["tokens"] < range_tokens["most"]
 
 
 def test_inspect_lists_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
+from moegate.simulated_vllm.step_recorder import StepRecorder
 from simulation.engine.engine import Engine
 from simulation.engine.physics import Physics
 from simulation.engine.sequences import TokenRequest
@@ -38,9 +39,8 @@ def request(name: str, tokens: int = 4, choices: int = 1) -> TokenRequest:
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[EngineDriver]:
     config = SimulatedVllmConfig(speed=100.0)
-    driver = EngineDriver(
-        Engine(config.engine_config(), Physics(config.scaled_step_model()), config.seed)
-    )
+    engine = Engine(config.engine_config(), Physics(config.scaled_step_model()), config.seed)
+    driver = EngineDriver(engine, StepRecorder(engine, "0.32.0"))
     steps = asyncio.create_task(driver.run())
     try:
         async with asyncio.timeout(LIMIT_S):

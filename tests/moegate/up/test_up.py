@@ -6,14 +6,16 @@ import argparse
 import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from moegate.cli.commands import up
 from moegate.up import arguments, machine, tiny
+from moegate.up.engine_plugin import ROUTE, with_plugin
 from moegate.up.machine import CannotLaunch
-from moegate.up.plan import UpPlan
+from moegate.up.plan import UpPlan, gateway_config
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def flags(vllm: Path, *argv: str) -> list[str]:
     for flag in (
         *("--host=127.0.0.1", "--port=8001"),
         *("--enable-prompt-tokens-details", "--shutdown-timeout=20"),
+        *("--enable-logging-iteration-details", f"--middleware={ROUTE}"),
     ):
         command.remove(flag)
     [kv_events] = [flag for flag in command if flag.startswith("--kv-events-config=")]
@@ -55,6 +58,27 @@ def flags(vllm: Path, *argv: str) -> list[str]:
         "topic": "kv-events",
     }
     return command[2:]
+
+
+def test_the_plugin_can_be_left_out(vllm: Path) -> None:
+    plan = planned(vllm, "org/model", "--no-engine-feed")
+    assert not any("middleware" in flag for flag in plan.launch.command(vllm, 8001, 8002))
+    assert not gateway_config(plan, 8001, "key").pools[0].engine_feed
+    assert gateway_config(planned(vllm, "org/model"), 8001, "key").pools[0].engine_feed
+
+
+def test_vllm_finds_the_plugin_and_its_entry_point(tmp_path: Path) -> None:
+    environment = with_plugin({"PYTHONPATH": "/other", "A": "b"}, tmp_path / "plugin")
+    folder, other = environment["PYTHONPATH"].split(os.pathsep)
+    assert (other, environment["A"]) == ("/other", "b")
+    [found] = metadata.distributions(path=[folder])
+    assert found.name == "moegate-vllm"
+    [point] = found.entry_points.select(group="vllm.stat_logger_plugins")
+    module, name = point.value.split(":")
+    file = Path(folder, *module.split(".")).with_suffix(".py")
+    assert f"class {name}(" in file.read_text()
+    module, _, name = ROUTE.rpartition(".")
+    assert f"class {name}:" in Path(folder, *module.split(".")).with_suffix(".py").read_text()
 
 
 def test_a_model_alone(vllm: Path) -> None:

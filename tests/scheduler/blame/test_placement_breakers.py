@@ -91,10 +91,10 @@ def test_rejections_that_others_refute_open_it_and_an_answer_closes_it() -> None
 def test_an_empty_answer_is_no_proof_that_the_placement_works() -> None:
     breakers = PlacementBreakers()
     run(breakers, made("r"), 0.0, output_tokens=0)
-    assert not breakers.trust.believes("chat", 0.0)
+    assert not breakers.trust.has_answered("chat", 0.0)
     assert not breakers.evidence.has_success(0.0)
     run(breakers, made("s"), 0.0, output_tokens=None)
-    assert breakers.trust.believes("chat", 0.0), "tokens that are not reported are not none"
+    assert breakers.trust.has_answered("chat", 0.0), "tokens that are not reported are not none"
 
 
 def test_the_opening_that_a_bad_request_caused_is_taken_back() -> None:

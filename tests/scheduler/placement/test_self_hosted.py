@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from scheduler.contract import EngineReport, Objective
+from scheduler.engine_steps import EngineStep, EngineSteps
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Resident
+from scheduler.step_time.step_fit import StepSource
+from scheduler.step_time.step_windows import SETTLE_S
 from tests.scheduler.placement.fleets_made import idle_fleet
 from tests.scheduler.requests_made import request
 
@@ -104,3 +107,35 @@ def test_external_load_counts_while_reports_tell_of_it() -> None:
     assert fleet.sequences[0] == 5
     fleet.forget_stale(60.0)
     assert fleet.sequences[0] == 0
+
+
+def told_steps(at_s: float, *, restarted: bool = False) -> EngineSteps:
+    """Forty steps of four sequences that take 50 ms each."""
+    step = EngineStep(
+        rank=0, at_s=at_s, took_s=0.05, sequences=4, decode_tokens=4, output_tokens=4,
+        prefills=0, prefill_tokens=0, prompt_tokens=None, kv_usage=0.0,
+    )  # fmt: skip
+    return EngineSteps(placement="a", at_s=at_s, steps=(step,) * 200, restarted=restarted)
+
+
+def test_single_steps_are_fitted_and_then_quoted() -> None:
+    fleet, _ = idle_fleet(2, Objective.LATENCY)
+    fleet.add(0, resident("a"), 1.0)
+    before_s = float(fleet.step_s[0])
+    fleet.take_steps(0, told_steps(1.0), 1.5)
+    group = fleet.groups[0]
+    assert group.fit.model.decode_step_s(4, 0) == pytest.approx(0.05, rel=0.03)
+    assert group.fit.source is StepSource.FIT
+    assert fleet.step_s[0] != before_s
+    assert fleet.models.base_s[0] == group.model.base_s
+    assert group.has_steps(11.0)
+    assert not group.has_steps(12.0)
+
+
+def test_steps_after_a_restart_wait_until_the_engine_is_warm() -> None:
+    fleet, _ = idle_fleet(1, Objective.LATENCY)
+    fit = fleet.groups[0].fit
+    fleet.take_steps(0, told_steps(5.0, restarted=True), 5.0)
+    assert fit.state.windows == 0
+    fleet.take_steps(0, told_steps(5.1 + SETTLE_S), 5.1 + SETTLE_S)
+    assert fit.state.windows > 0

@@ -1,0 +1,89 @@
+"""Records the steps and finished sequences of the engine in the feed of moegate's plugin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from moegate.vllm_plugin.feed import Feed, FinishedRequest, Step
+from simulation.engine.engine import Engine
+from simulation.engine.rank import Rank
+from simulation.engine.sequences import Sequence
+
+
+class StepRecorder:
+    """Follows one engine. Call `begun` after `Engine.begin_step` and `ended` after its end."""
+
+    def __init__(self, engine: Engine, version: str) -> None:
+        self.feed = Feed()
+        self.feed.version = version
+        self._engine = engine
+        self._begun: list[Step] = []
+
+    def begun(self, duration_s: float, period_s: float | None) -> None:
+        """Records what the step computes. `period_s`: since the end of the step before; None: the
+        engine was idle."""
+        ranks = enumerate(self._engine.ranks)
+        self._begun = [_step(index, rank, duration_s, period_s) for index, rank in ranks]
+
+    def ended(self, end_s: float, sequences: Iterable[Sequence]) -> None:
+        """Writes the step to the feed. `end_s`: on the engine's clock; `sequences`: those that got
+        a token or ended."""
+        at_s = time.monotonic()
+        for step, rank in zip(self._begun, self._engine.ranks, strict=True):
+            # As vLLM tells it: a dummy step only where no coordinator keeps the ranks together.
+            if step.decode_requests or step.prefill_requests:
+                usage = rank.pool.used_blocks / rank.size.num_gpu_blocks
+                running, waiting = len(rank.running), len(rank.waiting)
+                self.feed.add(
+                    step._replace(at_s=at_s, running=running, waiting=waiting, kv_usage=usage)
+                )
+        for sequence in sequences:
+            if sequence.ended:
+                self.feed.add(_finished(sequence, at_s, end_s))
+
+
+def _step(index: int, rank: Rank, duration_s: float, period_s: float | None) -> Step:
+    whole = all(
+        s.computed_tokens == s.found_tokens and tokens == s.pending_tokens
+        for s, tokens in rank.prefills
+    )
+    return Step(
+        engine=index,
+        at_s=0.0,
+        prefill_requests=len(rank.prefills),
+        prefill_tokens=sum(tokens for _, tokens in rank.prefills),
+        prompt_tokens=sum(s.prompt_tokens for s, _ in rank.prefills) if whole else None,
+        decode_requests=rank.batch,
+        decode_tokens=rank.batch,
+        output_tokens=rank.batch,
+        elapsed_s=duration_s,
+        period_s=period_s if rank.batch else None,
+        dummy=False,
+        running=0,
+        waiting=0,
+        kv_usage=0.0,
+        preemptions=0,
+    )
+
+
+def _finished(sequence: Sequence, at_s: float, end_s: float) -> FinishedRequest:
+    arrival_s, admitted_s = sequence.arrival_s, sequence.admitted_s
+    first_s, tokens = sequence.first_token_s or None, sequence.output.tokens
+    decode_s = None if first_s is None else end_s - first_s
+    # The engine's own ids end with 9 characters that make them unique.
+    name = sequence.request.request_id[:-9]
+    return FinishedRequest(
+        engine=sequence.rank,
+        at_s=at_s,
+        id=f"{name}-{sequence.choice}" if name.startswith("cmpl-") else name,
+        finish=sequence.output.finish_reason.value,
+        prompt_tokens=sequence.prompt_tokens,
+        cached_tokens=sequence.cached_tokens,
+        output_tokens=tokens,
+        preemptions=int(sequence.preempted_s > 0.0),
+        queued_s=None if admitted_s is None else admitted_s - arrival_s,
+        prefill_s=None if admitted_s is None or first_s is None else first_s - admitted_s,
+        decode_s=decode_s,
+        tpot_s=None if decode_s is None or tokens < 2 else decode_s / (tokens - 1),
+    )

@@ -1,0 +1,72 @@
+"""What an engine tells of its single steps and finished requests: plain, frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStep:
+    """One step of one rank.
+
+    Attributes:
+        rank: data-parallel rank.
+        at_s: its end, on the scheduler's clock.
+        took_s: time since the end of the previous step (by a sequence that decoded in both);
+            without such a sequence, the engine's wait for the result.
+        sequences: those that decode in it; their prefill ended earlier.
+        decode_tokens: computed for them, drafts included.
+        output_tokens: that they gained; None: unknown.
+        prefills: sequences of which it computes a part of the prompt.
+        prefill_tokens: prompt tokens that it computes.
+        prompt_tokens: whole length of these prompts; None: not all are computed in one step.
+        kv_usage: share of the rank's KV cache in use after it, 0 to 1.
+        preemptions: sequences that were thrown back into the queue.
+    """
+
+    rank: int
+    at_s: float
+    took_s: float
+    sequences: int
+    decode_tokens: int
+    output_tokens: int | None
+    prefills: int
+    prefill_tokens: int
+    prompt_tokens: int | None
+    kv_usage: float
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One sequence that an engine has finished. Times in seconds; None: it did not come so far.
+
+    `request_id`: the gateway's; `queued_s`: until its prefill began, `prefill_s`: from then to the
+    first token, `decode_s`: from the first to the last token.
+    """
+
+    request_id: str
+    queued_s: float | None
+    prefill_s: float | None
+    decode_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSteps:
+    """Steps and finished requests of one engine since the last such event.
+
+    Attributes:
+        placement: the engine; of a server with pinned ranks, its first placement.
+        whole: all steps of all ranks are among them, as far as none were `lost`. Otherwise an API
+            server told only the steps that it was told.
+        restarted: the engine was started anew since the last event.
+        lost: entries that were dropped before they were read.
+    """
+
+    placement: str
+    at_s: float
+    steps: tuple[EngineStep, ...]
+    requests: tuple[EngineRequest, ...] = ()
+    whole: bool = True
+    restarted: bool = False
+    lost: int = 0

@@ -1,0 +1,154 @@
+"""The plugin `moegate-vllm` in a real vLLM: what it tells, and what the step fit makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from statistics import mean, median
+
+import aiohttp
+import pytest
+
+from gateway.config.gateway import TimeoutsConfig
+from gateway.fleet.engine_feed import EngineFeed
+from gateway.upstream.vllm.client import VllmClient
+from scheduler.engine_steps import EngineStep, EngineSteps
+from scheduler.step_time.single_steps import STALL_FACTOR, windows_of
+from scheduler.step_time.step_fit import StepFit
+from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm
+from tests.vllm.step_times import STAND_IN
+
+KV_TOKENS = 76_800
+BATCHES = (1, 2, 4, 8, 16)
+OUTPUT_TOKENS = 21
+Steps = defaultdict[int, list[EngineStep]]
+"""By batch."""
+MOST_MISS = 0.03
+"""Of the fit, against the engine's own mean time of the same batch."""
+
+
+@pytest.fixture(scope="module")
+def plugin_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+    with running_vllm(tmp_path_factory.mktemp("plugin"), plugin=True) as server:
+        yield server
+
+
+@dataclass
+class Told:
+    """A server with the plugin, and what its feed has told."""
+
+    server: VllmProcess
+    session: aiohttp.ClientSession
+    events: list[EngineSteps] = field(default_factory=list)
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self._client = VllmClient(
+            session=self.session,
+            base_url=self.server.base_url,
+            upstream_model=self.server.model,
+            api_key=ENGINE_KEY,
+            timeouts=TimeoutsConfig(),
+        )
+        self._feed = EngineFeed("vllm", "vllm", time.monotonic)
+
+    async def read(self) -> list[EngineStep]:
+        """The steps since the last call."""
+        before = len(self.events)
+        await self._feed.read(self._client, self.events.append)
+        return [step for event in self.events[before:] for step in event.steps]
+
+    async def run(self, batch: int, request_id: str = "") -> float:
+        """So many sequences as one request, so that they step together however busy the machine
+        is; returns its seconds."""
+        self.sent += 1
+        body = {
+            "model": self.server.model,
+            # Prompts differ from the first token on, so that none is in the prefix cache.
+            "prompt": [
+                [(self.sent * 37 + one * 41 + i * 11) % 1900 + 100 for i in range(32)]
+                for one in range(batch)
+            ],
+            "max_tokens": OUTPUT_TOKENS,
+            "temperature": 0.0,
+            "ignore_eos": True,
+        }
+        url = f"{self.server.base_url}/v1/completions"
+        headers = {"X-Request-Id": request_id or f"r{self.sent}"}
+        begin_s = time.monotonic()
+        async with self.session.post(url, json=body, headers=headers) as response:
+            response.raise_for_status()
+            await response.read()
+        return time.monotonic() - begin_s
+
+
+@pytest.fixture
+async def told(plugin_server: VllmProcess) -> AsyncIterator[Told]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        one = Told(plugin_server, session)
+        await one.run(4)
+        await one.read()
+        yield one
+
+
+async def test_every_step_and_every_request_is_told(told: Told) -> None:
+    took_s = await told.run(1, "mine")
+    steps = await told.read()
+    assert sum(step.prefill_tokens for step in steps) == 32
+    assert [step.sequences for step in steps if step.sequences] == [1] * (OUTPUT_TOKENS - 1)
+    [ended] = [one for one in told.events[-1].requests if one.request_id == "mine"]
+    assert ended.queued_s is not None
+    assert ended.prefill_s is not None
+    assert ended.decode_s is not None
+    assert ended.queued_s + ended.prefill_s + ended.decode_s < took_s
+    decoded_s = sum(step.took_s for step in steps if step.sequences)
+    assert decoded_s == pytest.approx(ended.decode_s, rel=0.02)
+
+
+async def test_no_line_is_logged_for_a_step(told: Told) -> None:
+    await told.run(1)
+    assert "Iteration(" not in told.server.log_path.read_text(errors="replace")
+
+
+async def test_the_route_needs_the_key(told: Told) -> None:
+    url = f"{told.server.base_url}/moegate/steps"
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        async with told.session.get(url, headers=headers) as response:
+            assert response.status == 401
+
+
+async def test_the_fit_meets_the_engines_own_time_after_a_few_hundred_steps(told: Told) -> None:
+    """The engine's own time of a batch: the mean of its steps, each cut off at a stall. On a busy
+    machine the halves of the measurement differ by more than the fit may miss: the difference of a
+    batch adds to what its miss may be."""
+    fit = StepFit(STAND_IN)
+    halves: tuple[Steps, Steps] = (defaultdict(list), defaultdict(list))
+    seen = 0
+    for turn in range(4):
+        # Short turns: a busy second of the machine meets all batches alike.
+        for batch in BATCHES:
+            await told.run(batch)
+        steps = tuple(await told.read())
+        event = EngineSteps(placement="vllm", at_s=steps[-1].at_s, steps=steps)
+        fit.observe_steps(windows_of(event, kv_capacity_tokens=KV_TOKENS, from_s=0.0))
+        seen += len(steps)
+        for step in steps:
+            if not step.prefills:
+                halves[turn % 2][step.sequences].append(step)
+    assert 400 <= seen <= 480
+    misses, allowed = {}, {}
+    for batch in BATCHES:
+        first, second = (half[batch] for half in halves)
+        own = [*first, *second]
+        kv_tokens = KV_TOKENS * mean(step.kv_usage for step in own)
+        misses[batch] = abs(fit.model.decode_step_s(batch, kv_tokens) / own_s(own) - 1.0)
+        allowed[batch] = MOST_MISS + abs(own_s(first) / own_s(second) - 1.0)
+    print("misses", misses, "allowed", allowed, fit.state)
+    assert median(misses[batch] - allowed[batch] for batch in BATCHES) < 0
+
+
+def own_s(steps: list[EngineStep]) -> float:
+    most_s = STALL_FACTOR * median(step.took_s for step in steps)
+    return mean(min(step.took_s, most_s) for step in steps)
