@@ -14,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 MODEL = "bench"
-METRICS = b'vllm:num_requests_running{engine="0"} 0.0\n'
+METRICS = b'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting{engine="0"} 0.0\n'
 
 
 class Ask(msgspec.Struct):

@@ -230,16 +230,16 @@ class EngineCounts:
         steps: steps with any output, over all ranks.
         cached_prompt_tokens: prompt tokens found in the prefix cache.
         preemptions: sequences preempted because KV blocks ran out.
-        drafts, draft_tokens, accepted_tokens: speculative decoding.
+        drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
     """
 
     ranks: int = 1
-    gaps: int = 0
-    gaps_s: float = 0.0
-    first_tokens: int = 0
-    steps: int = 0
-    cached_prompt_tokens: int = 0
-    preemptions: int = 0
+    gaps: int | None = None
+    gaps_s: float | None = None
+    first_tokens: int | None = None
+    steps: int | None = None
+    cached_prompt_tokens: int | None = None
+    preemptions: int | None = None
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
@@ -249,18 +249,17 @@ class EngineCounts:
 class EngineReport:
     """Metrics of one engine (vLLM: /metrics). `at_s`: time of reading, monotonic seconds.
 
-    Gauges that vLLM has not created yet count as 0. Token counters are totals since the engine's
-    start. `kv_capacity_tokens`, `context_tokens`: None: not reported. `kv_usage`: mean of the
-    ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
+    None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
+    start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     """
 
     placement: str
     at_s: float
-    running: int
-    waiting: int
-    kv_usage: float
-    prompt_tokens_total: int
-    generation_tokens_total: int
+    running: int | None
+    waiting: int | None
+    kv_usage: float | None
+    prompt_tokens_total: int | None
+    generation_tokens_total: int | None
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
     kv_usage_fullest: float | None = None

@@ -282,15 +282,28 @@ class PlacementState:
         An engine reports the start and the end of an attempt a step later than the scheduler knows
         them, so external load counts only once two successive reports show it.
         """
-        beyond = max(0, report.running + report.waiting - self.sequences)
+        if report.running is None or report.waiting is None:
+            beyond = 0  # what other clients send is unknown
+        else:
+            beyond = max(0, report.running + report.waiting - self.sequences)
         self.external_sequences = min(beyond, self._beyond)
         self._beyond = beyond
         self.report = report
-        capacity = self.kv_capacity_tokens or 0
-        foreign = round(report.kv_usage * capacity) - self.kv_tokens
-        # The count of own tokens is more exact than the engine's lagged gauge, so the difference
-        # counts as external only if external sequences run there.
-        self.external_kv_tokens = max(0, foreign) if self.external_sequences else 0
+        self.external_kv_tokens = self._external_kv_tokens(report)
+
+    def _external_kv_tokens(self, report: EngineReport) -> int:
+        """KV tokens of the external sequences.
+
+        The count of own tokens is more exact than the engine's lagged gauge, so the difference
+        counts as external only if external sequences run there.
+        """
+        if not self.external_sequences:
+            return 0
+        capacity = self.kv_capacity_tokens
+        if capacity is None or report.kv_usage is None:
+            # They are taken to hold as much as the own ones.
+            return self.external_sequences * self.kv_tokens // max(1, self.sequences)
+        return max(0, round(report.kv_usage * capacity) - self.kv_tokens)
 
     def record_preemptions(self, preemptions: int, now: float) -> None:
         """Records preemptions: the engine ran out of KV blocks, so a larger share of the cache is

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from tests.known import IDLE_METRICS
 from tests.misbehaving import on_a_free_port
 
 ROLE = (
@@ -73,7 +74,7 @@ class Counting:
         return web.json_response({"data": [{"id": "moe", "max_model_len": 1_000_000}]})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=b'vllm:num_requests_running{engine="0"} 0.0\n')
+        return web.Response(body=IDLE_METRICS)
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,7 @@ from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.pricing import RateTier, TokenRates
 from tests import serving
+from tests.known import IDLE_METRICS
 from tests.misbehaving_moegate import over_grpc
 from tests.serving import Serving, until
 
@@ -173,7 +174,7 @@ class Upstream:
         return web.json_response({"data": [{"id": serving.MODEL, "max_model_len": 1000}]})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=b'vllm:num_requests_running{engine="0"} 0.0\n')
+        return web.Response(body=IDLE_METRICS)
 
 
 _ERRORS: dict[str, tuple[str, dict[str, str], str]] = {

@@ -13,6 +13,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.config.telemetry import TelemetryConfig
 from scheduler.metering.settlement import Sink
 from tests import serving
+from tests.known import IDLE_METRICS
 from tests.serving import Serving
 
 ROLE = (
@@ -42,7 +43,7 @@ class Scripted:
     completions: str = "end"
     pause_s: float = 0.0
     status: int = 200
-    metrics: bytes = b'vllm:num_requests_running{engine="0"} 0.0\n'
+    metrics: bytes = IDLE_METRICS
     metrics_status: int = 200
     url: str = ""
     chats: int = 0

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 ABSENT_S = 60.0
 """Time between two questions to a server that has no feed, or whose feed failed."""
-MOST_ANSWERS = 4
+MOST_ANSWERS = 8
 """Answers that are read at once; the rest waits for the next read."""
 
 

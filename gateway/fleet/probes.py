@@ -31,6 +31,9 @@ PROBE_DEADLINE_S = 60.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 10.0
 """Delays between two attempts to bring a replica into service."""
+PROMPT = "Hello, this is a check of whether you can generate a first token right now."
+"""Some 16 tokens. vLLM's CPU worker on processors with AMX dies by SIGILL if its first request has
+3 tokens or fewer."""
 PRESUMED_GOOD = "presumed good"
 """Reason of a remote's service."""
 FAILED_READS = 2
@@ -227,7 +230,7 @@ class Prober:
         generation = Generation(
             request_id="moegate-probe",
             model=replica.upstream_model,
-            input="Hello",
+            input=PROMPT,
             max_output_tokens=1,
             sampling=Sampling(temperature=0.0),
             ignore_eos=True,

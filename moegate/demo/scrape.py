@@ -32,7 +32,7 @@ class ScrapedEngine:
         """Records a report."""
         self.reachable = True
         self.report = report
-        self._history.append((report.at_s, report.generation_tokens_total))
+        self._history.append((report.at_s, self.generated_tokens))
         while self._history[0][0] < report.at_s - RATE_WINDOW_S:
             self._history.popleft()
         if report.at_s - self._history[0][0] > 0.8 * RATE_WINDOW_S:
@@ -41,17 +41,17 @@ class ScrapedEngine:
     @property
     def running(self) -> int:
         """Requests in the batch; 0 if the engine is not reachable."""
-        return self.report.running if self.report and self.reachable else 0
+        return (self.report.running or 0) if self.report and self.reachable else 0
 
     @property
     def waiting(self) -> int:
         """Requests in the engine's queue; 0 if the engine is not reachable."""
-        return self.report.waiting if self.report and self.reachable else 0
+        return (self.report.waiting or 0) if self.report and self.reachable else 0
 
     @property
     def generated_tokens(self) -> int:
         """Output tokens since the start of the engine, as of the last report."""
-        return self.report.generation_tokens_total if self.report else 0
+        return (self.report.generation_tokens_total or 0) if self.report else 0
 
     @property
     def tokens_per_s(self) -> float:

@@ -134,7 +134,7 @@ def _engines(snapshot: Snapshot) -> Table:
 def _engine_cells(engine: ScrapedEngine, *, remote: bool = False) -> tuple[str, ...]:
     if not engine.reachable:
         return engine.name, "gone", "", "", "", str(engine.generated_tokens)
-    usage = engine.report.kv_usage if engine.report else 0.0
+    usage = (engine.report.kv_usage or 0.0) if engine.report else 0.0
     filled = round(usage * KV_BAR_CELLS)
     bar = "█" * filled + "░" * (KV_BAR_CELLS - filled)
     return (

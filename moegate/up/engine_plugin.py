@@ -30,12 +30,13 @@ def make_plugin_folder(folder: Path) -> Path:
     """Writes into `folder` what PYTHONPATH needs, so that vLLM finds the plugin and its entry
     points as if they were installed; returns the folder."""
     package = folder / "moegate"
-    package.mkdir(parents=True)
-    shutil.copytree(SOURCE, package / SOURCE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    package.mkdir(parents=True, exist_ok=True)
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SOURCE, package / SOURCE.name, ignore=skipped, dirs_exist_ok=True)
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     facts = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    facts.mkdir()
+    facts.mkdir(exist_ok=True)
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = []
     for group, points in project["entry-points"].items():

@@ -19,7 +19,7 @@ import secrets
 import time
 from collections import deque
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +27,8 @@ PATH = "/moegate/steps"
 FORMAT = 1
 MOST_KEPT = 8192
 """Entries that are kept: some ten seconds of eight ranks at a hundred steps a second."""
-MOST_TOLD = 2048
-"""Entries of one answer: it is made within about a millisecond, on the server's event loop."""
+MOST_TOLD = 512
+"""Entries of one answer, so that neither the server's event loop nor the reader's is held up."""
 MOST_CURSORS = 64
 """Cursors of one request that are read; further ones are ignored."""
 
@@ -89,12 +89,13 @@ class Feed:
         """Of vLLM."""
         self.processes = 1
         """API servers of the deployment, each with a feed of its own."""
-        self._entries: deque[Step | FinishedRequest] = deque(maxlen=most_kept)
+        self._entries: deque[tuple[bool, msgspec.Raw]] = deque(maxlen=most_kept)
+        """Whether it is a step, and its row."""
         self._next = 0
 
     def add(self, entry: Step | FinishedRequest) -> None:
         """Appends an entry; the oldest one makes room."""
-        self._entries.append(entry)
+        self._entries.append((isinstance(entry, Step), _row(entry)))
         self._next += 1
 
     def answer(self, cursors: list[str]) -> bytes:
@@ -119,16 +120,17 @@ class Feed:
                 "lost": lost,
                 "more": begin + len(told) < self._next,
                 "step_fields": Step._fields,
-                "steps": [_row(entry) for entry in told if isinstance(entry, Step)],
+                "steps": [row for is_step, row in told if is_step],
                 "request_fields": FinishedRequest._fields,
-                "requests": [_row(entry) for entry in told if isinstance(entry, FinishedRequest)],
+                "requests": [row for is_step, row in told if not is_step],
             }
         )
 
 
-def _row(entry: Step | FinishedRequest) -> list[Any]:
-    """Numbers rounded to what they mean: microseconds, and millionths of the KV cache."""
-    return [round(value, 6) if isinstance(value, float) else value for value in entry]
+def _row(entry: Step | FinishedRequest) -> msgspec.Raw:
+    """The entry as JSON, with microseconds and millionths of the KV cache."""
+    values = [round(value, 6) if isinstance(value, float) else value for value in entry]
+    return msgspec.Raw(msgspec.json.encode(values))
 
 
 FEED = Feed()

@@ -7,6 +7,7 @@ ignored. External sequences run as far as the engine runs more than the own deco
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,9 +81,12 @@ class ExternalLoad:
             self.sequences or self.waiting or self.own_waiting or self.prefill_share
         ):
             return False
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
         self.sequences = self.kv_tokens = self.waiting = self.own_waiting = self.full_at = 0
         self.prefill_share = 0.0
-        return True
 
     def take(
         self,
@@ -101,9 +105,14 @@ class ExternalLoad:
         old_s = report.at_s - STALE_NS * 1e-9  # of ranks that a reload has taken away
         self._reports = {n: each for n, each in self._reports.items() if each.at_s >= old_s}
         self._reports[report.placement] = report
-        reports = self._reports.values()
-        running = sum(each.running for each in reports)
-        self.waiting = waiting = sum(each.waiting for each in reports)
+        running = whole([each.running for each in self._reports.values()])
+        waiting = whole([each.waiting for each in self._reports.values()])
+        if running is None or waiting is None:
+            # What other clients send is unknown, so only own sequences count.
+            self._forget()
+            self._beyond = (0, 0)
+            return
+        self.waiting = waiting
         beyond = max(0, running + waiting - own.sequences)
         beyond_running = min(beyond, max(0, running - own.decoding))
         last, last_running = self._beyond
@@ -113,17 +122,34 @@ class ExternalLoad:
         self.own_waiting = max(0, min(own_waiting, pending))
         self.sent(sent_since)
         self.full_at = running if waiting and beyond else 0
-        resident = sum(int(each.kv_usage * (each.kv_capacity_tokens or 0)) for each in reports)
-        self.kv_tokens = max(0, resident - own.kv_tokens) if self.sequences else 0
+        self.kv_tokens = self._external_kv_tokens(own) if self.sequences else 0
         self._seen_ns = now_ns
         if model is not None and report.placement == next(reversed(self._reports)):
             self._prefills(report.at_s, model)
+
+    def _external_kv_tokens(self, own: Own) -> int:
+        """KV tokens of the external sequences; where an engine does not tell its KV cache, they are
+        taken to hold as much as the own ones."""
+        resident = whole(
+            [
+                None
+                if each.kv_usage is None or each.kv_capacity_tokens is None
+                else int(each.kv_usage * each.kv_capacity_tokens)
+                for each in self._reports.values()
+            ]
+        )
+        if resident is None:
+            return self.sequences * own.kv_tokens // max(1, own.sequences)
+        return max(0, resident - own.kv_tokens)
 
     def _prefills(self, at_s: float, model: StepModel) -> None:
         """Estimates external prefill once all placements have reported. Each report covers only its
         own placement, and the placement that computed an own prompt is unknown."""
         reports = self._reports.values()
-        told = sum(report.prompt_tokens_total for report in reports)
+        told = whole([report.prompt_tokens_total for report in reports])
+        if told is None:
+            self._told, self.prefill_share = (0, 0.0, 0, 0), 0.0
+            return
         count, before_s, before, own_before = self._told
         self._told = (len(reports), at_s, told, self._own_prompt_tokens)
         elapsed_s, prompt_tokens = at_s - before_s, told - before
@@ -136,3 +162,9 @@ class ExternalLoad:
             share = max(0, prompt_tokens - own) * model.prefill_token_s / elapsed_s / count
         mean = self.prefill_share
         self.prefill_share = min(MOST_PREFILL_SHARE, mean + SHARE_WEIGHT * (share - mean))
+
+
+def whole(values: Iterable[int | None]) -> int | None:
+    """The sum of the values; None if one of them is unknown."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)

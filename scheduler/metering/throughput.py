@@ -77,9 +77,11 @@ class Throughput:
         passed_s = 0.0 if engine is None else report.at_s - engine.report.at_s
         if engine is not None and passed_s == 0:
             return
-        gained = 0 if engine is None else _generated(report) - _generated(engine.report)
-        if engine is None or gained < 0 or passed_s > WINDOW_S:
-            # A new engine, one that has restarted, or one without reports for long.
+        now = report.generation_tokens_total
+        before = None if engine is None else engine.report.generation_tokens_total
+        gained = None if now is None or before is None else now - before
+        if engine is None or gained is None or gained < 0 or passed_s > WINDOW_S:
+            # A new engine, one that has restarted, without reports for long or without the counter.
             self._engines[report.placement] = _Engine(report)
             return
         rate = gained / passed_s
@@ -91,7 +93,3 @@ class Throughput:
     def _expire(remote: _Remote, now_unix_s: float) -> None:
         while remote.ended and remote.ended[0][0] <= now_unix_s - WINDOW_S:
             remote.tokens -= remote.ended.popleft()[1]
-
-
-def _generated(report: EngineReport) -> int:
-    return report.generation_tokens_total

@@ -26,7 +26,7 @@ from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import StepModel, StepModels
-from scheduler.step_time.step_windows import joined
+from scheduler.step_time.step_windows import has_restarted, joined, new_preemptions
 
 CHUNK_TOKENS = 8192
 """Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
@@ -216,12 +216,10 @@ class SelfHostedFleet:
         """Records an engine's report; returns whether the engine has restarted."""
         state = self.states[index]
         before = state.report
-        anew = (
-            before is not None and report.generation_tokens_total < before.generation_tokens_total
-        )
+        anew = before is not None and has_restarted(before, report)
         state.record_report(report)
-        if before is not None and not anew and before.counts and report.counts:
-            state.record_preemptions(report.counts.preemptions - before.counts.preemptions, now)
+        if before is not None and not anew:
+            state.record_preemptions(new_preemptions(before, report), now)
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
@@ -281,7 +279,10 @@ class SelfHostedFleet:
             or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
         ):
             return
-        own = group.own.at(sequences=sum(self.states[m].sequences for m in group.members))
+        own = group.own.at(
+            sequences=sum(self.states[m].sequences for m in group.members),
+            kv_tokens=group.kv_paced_tokens,
+        )
         window = group.meter.take(joined(whole), own)
         version = group.fit.version
         # Single steps say more than the counters of the same time.

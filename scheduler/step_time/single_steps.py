@@ -18,7 +18,7 @@ from scheduler.engine_steps import EngineStep, EngineSteps
 from scheduler.step_time.step_windows import Window, WindowSource
 
 STEPS_PER_WINDOW = 20
-MOST_WINDOWS = 128
+MOST_WINDOWS = 64
 """Windows of one event; further steps are left out, so that the fit never takes long."""
 EXACT_BATCH = 32
 """Batches above are put together in classes that are about 3 % wide."""

@@ -14,10 +14,13 @@ that `disturb` announces.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from scheduler.contract import EngineCounts, EngineReport
+
+Number = TypeVar("Number", int, float)
 
 SHORTEST_S = 0.8
 """Shortest window; reports closer together are merged into one window."""
@@ -88,6 +91,8 @@ class OwnCounts:
 
     Attributes:
         sequences: own sequences on the group now, a gauge.
+        kv_tokens: KV tokens of the group now by the scheduler's count, external load included; with
+            several ranks, the fullest rank's KV on each. It replaces what the engine does not tell.
         output_tokens: output tokens received.
         gaps: outputs beyond the first of each sequence.
         gaps_s: total time of these gaps. Several tokens in one piece are as many gaps in the time
@@ -96,6 +101,7 @@ class OwnCounts:
     """
 
     sequences: int = 0
+    kv_tokens: float | None = None
     output_tokens: int = 0
     gaps: int = 0
     gaps_s: float = 0.0
@@ -128,10 +134,11 @@ class OwnLoad:
         self._gaps += tokens
         self._gaps_s += waited_s * sequences
 
-    def at(self, *, sequences: int) -> OwnCounts:
+    def at(self, *, sequences: int, kv_tokens: float | None = None) -> OwnCounts:
         """The totals now. `sequences`: own sequences on the group, including those that prefill."""
         return OwnCounts(
             sequences=sequences,
+            kv_tokens=kv_tokens,
             output_tokens=self._output_tokens,
             gaps=self._gaps,
             gaps_s=self._gaps_s,
@@ -162,7 +169,8 @@ class WindowMeter:
         return self._disturbed_until_s
 
     def take(self, report: EngineReport, own: OwnCounts) -> Window | None:
-        """The window that ends with `report`; None if it is still too short, or nothing ran in it.
+        """The window that ends with `report`; None if it is still too short, if nothing ran in it,
+        or if nobody knows the KV tokens.
 
         `own`: the totals of the same time; they must come from the same `OwnLoad` each time.
         """
@@ -170,19 +178,21 @@ class WindowMeter:
         if last is None:
             self._keep(report, own)
             return None
-        if _restarted(last, report):
+        if has_restarted(last, report):
             self.disturb(report.at_s + SETTLE_S, "engine started")
             self._keep(report, own)
             return None
         if report.at_s - last.at_s < SHORTEST_S:
             return None
-        window = _engine_window(last, report, own, self._own) or _own_window(
-            last, report, own, self._own
-        )
+        before = self._own
         self._keep(report, own)
+        kv_tokens = _kv_tokens(last, report, own, before)
+        if kv_tokens is None:
+            return None
+        window = _engine_window(last, report, own, before) or _own_window(last, report, own, before)
         if window is None:
             return None
-        return self._judged(window, last, report)
+        return self._judged(replace(window, kv_tokens=kv_tokens), last, report)
 
     def _keep(self, report: EngineReport, own: OwnCounts) -> None:
         self._report, self._own = report, own
@@ -193,7 +203,7 @@ class WindowMeter:
             reason = self._disturbance
         elif window.end_s - window.start_s > LONGEST_S:
             reason = "no reports for a while"
-        elif _counts(report).preemptions > _counts(last).preemptions:
+        elif new_preemptions(last, report) > 0:
             reason = "preemptions"
         return replace(window, disturbance=reason) if reason else window
 
@@ -203,45 +213,78 @@ def joined(reports: Sequence[EngineReport]) -> EngineReport:
     if len(reports) == 1:
         return reports[0]
     counts = [report.counts for report in reports if report.counts is not None]
-    capacities = [report.kv_capacity_tokens or 0 for report in reports]
+    usage = _total(report.kv_usage for report in reports)
+    usages = [report.kv_usage for report in reports if report.kv_usage is not None]
     return replace(
         reports[0],
         at_s=max(report.at_s for report in reports),
-        running=sum(report.running for report in reports),
-        waiting=sum(report.waiting for report in reports),
-        kv_usage=sum(report.kv_usage for report in reports) / len(reports),
-        kv_usage_fullest=max(report.kv_usage for report in reports),
-        prompt_tokens_total=sum(report.prompt_tokens_total for report in reports),
-        generation_tokens_total=sum(report.generation_tokens_total for report in reports),
-        kv_capacity_tokens=sum(capacities) or None,
+        running=_total(report.running for report in reports),
+        waiting=_total(report.waiting for report in reports),
+        kv_usage=None if usage is None else usage / len(reports),
+        kv_usage_fullest=None if usage is None else max(usages),
+        prompt_tokens_total=_total(report.prompt_tokens_total for report in reports),
+        generation_tokens_total=_total(report.generation_tokens_total for report in reports),
+        kv_capacity_tokens=_total(report.kv_capacity_tokens for report in reports),
         counts=_sum(counts) if len(counts) == len(reports) else None,
     )
 
 
+def _total(values: Iterable[Number | None]) -> Number | None:
+    """The sum of the values; None if one of them is unknown."""
+    total: Number | None = None
+    for value in values:
+        if value is None:
+            return None
+        total = value if total is None else total + value
+    return total
+
+
 def _sum(counts: Sequence[EngineCounts]) -> EngineCounts:
     names = [field.name for field in fields(EngineCounts)]
-    return EngineCounts(**{name: sum(getattr(c, name) for c in counts) for name in names})
+    sums: dict[str, Any] = {name: _total(getattr(c, name) for c in counts) for name in names}
+    return EngineCounts(**sums)
 
 
 def _counts(report: EngineReport) -> EngineCounts:
     return report.counts or EngineCounts()
 
 
-def _restarted(last: EngineReport, report: EngineReport) -> bool:
+def has_restarted(last: EngineReport, report: EngineReport) -> bool:
+    """Whether a counter of the engine has fallen."""
     return (
-        report.generation_tokens_total < last.generation_tokens_total
-        or report.prompt_tokens_total < last.prompt_tokens_total
-        or _counts(report).gaps < _counts(last).gaps
+        _fell(last.generation_tokens_total, report.generation_tokens_total)
+        or _fell(last.prompt_tokens_total, report.prompt_tokens_total)
+        or _fell(_counts(last).gaps, _counts(report).gaps)
     )
 
 
-def _kv_tokens(last: EngineReport, report: EngineReport) -> float:
-    """Mean KV tokens of both reports; the fullest rank's share counts for every rank."""
+def new_preemptions(last: EngineReport, report: EngineReport) -> int:
+    """Sequences preempted between two reports, as far as the engine counts them."""
+    return _rise(_counts(last).preemptions, _counts(report).preemptions) or 0
+
+
+def _fell(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now < before
+
+
+def _kv_tokens(
+    last: EngineReport, report: EngineReport, own: OwnCounts, before: OwnCounts
+) -> float | None:
+    """Mean KV tokens at both ends; the fullest rank's share counts for every rank. None: neither
+    the engine nor the scheduler knows."""
     usages = [
         end.kv_usage if end.kv_usage_fullest is None else end.kv_usage_fullest
         for end in (last, report)
     ]
-    return sum(usages) / 2 * (report.kv_capacity_tokens or 0)
+    if (usage := _total(usages)) is not None and report.kv_capacity_tokens is not None:
+        return usage / 2 * report.kv_capacity_tokens
+    counted = _total((before.kv_tokens, own.kv_tokens))
+    return None if counted is None else counted / 2
+
+
+def _rise(before: Number | None, now: Number | None) -> Number | None:
+    """How much a counter has grown; None: unknown."""
+    return None if before is None or now is None else now - before
 
 
 def _engine_window(
@@ -249,23 +292,25 @@ def _engine_window(
 ) -> Window | None:
     """The window from the engine's counters; None if they are missing or too small."""
     now, before = _counts(report), _counts(last)
-    gaps = now.gaps - before.gaps
-    gaps_s = now.gaps_s - before.gaps_s
-    if gaps < FEWEST_GAPS or gaps_s <= 0:
+    gaps, gaps_s = _rise(before.gaps, now.gaps), _rise(before.gaps_s, now.gaps_s)
+    first_tokens = _rise(before.first_tokens, now.first_tokens)
+    output = _rise(last.generation_tokens_total, report.generation_tokens_total)
+    prompt = _rise(last.prompt_tokens_total, report.prompt_tokens_total)
+    cached = _rise(before.cached_prompt_tokens, now.cached_prompt_tokens)
+    if gaps is None or gaps_s is None or gaps < FEWEST_GAPS or gaps_s <= 0:
+        return None
+    if first_tokens is None or output is None or prompt is None or cached is None:
         return None
     passed_s = report.at_s - last.at_s
     batch = gaps_s / passed_s  # Little's law: sequence-seconds per second
-    steps = now.steps - before.steps
-    if steps > 0:
+    steps = _rise(before.steps, now.steps)
+    running = _total((last.running, report.running))
+    if steps:
         # Both estimates can be too low: the first with idle time, the second with steps that only
         # prefill.
         batch = max(batch, gaps * now.ranks / steps)
-    elif batch < IDLE_SHARE * (last.running + report.running) / 2:
+    elif running is None or batch < IDLE_SHARE * running / 2:
         return None
-    first_tokens = now.first_tokens - before.first_tokens
-    output = report.generation_tokens_total - last.generation_tokens_total
-    prompt = report.prompt_tokens_total - last.prompt_tokens_total
-    cached = now.cached_prompt_tokens - before.cached_prompt_tokens
     drafts = now.drafts - before.drafts
     own_output = own.output_tokens - own_before.output_tokens
     return Window(
@@ -276,7 +321,6 @@ def _engine_window(
         gaps=gaps,
         batch=max(1.0, batch),
         external_batch=max(0.0, 1.0 - own_output / output) * batch if output > 0 else 0.0,
-        kv_tokens=_kv_tokens(last, report),
         prompts=first_tokens,
         prompt_tokens=prompt,
         uncached_tokens=max(0, prompt - cached),
@@ -288,15 +332,17 @@ def _engine_window(
 def _own_window(
     last: EngineReport, report: EngineReport, own: OwnCounts, before: OwnCounts
 ) -> Window | None:
-    """The window from the gateway's own streams; all other running sequences are foreign load."""
+    """The window from the gateway's own streams; all other running sequences are foreign load, of
+    which an engine without that gauge shows none."""
     gaps = own.gaps - before.gaps
     gaps_s = own.gaps_s - before.gaps_s
     passed_s = report.at_s - last.at_s
     if gaps < FEWEST_GAPS or gaps_s <= 0:
         return None
     batch = gaps_s / passed_s
-    foreign = (last.running - before.sequences, report.running - own.sequences)
-    external = max(0.0, sum(foreign) / 2)
+    running = _total((last.running, report.running))
+    own_sequences = before.sequences + own.sequences
+    external = 0.0 if running is None else max(0.0, (running - own_sequences) / 2)
     return Window(
         start_s=last.at_s,
         end_s=report.at_s,
@@ -305,7 +351,6 @@ def _own_window(
         gaps=gaps,
         batch=max(1.0, batch + external),
         external_batch=external,
-        kv_tokens=_kv_tokens(last, report),
         prompts=own.prompts - before.prompts,
         prompt_tokens=own.prompt_tokens - before.prompt_tokens,
         uncached_tokens=own.uncached_tokens - before.uncached_tokens,

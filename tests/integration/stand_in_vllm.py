@@ -16,6 +16,7 @@ from typing import Any
 
 TOKEN_S = 0.02
 METRICS = """vllm:num_requests_running{engine="0"} 0
+vllm:num_requests_waiting{engine="0"} 0
 vllm:kv_cache_usage_perc{engine="0"} 0
 vllm:cache_config_info{block_size="16",num_gpu_blocks="600"} 1
 """

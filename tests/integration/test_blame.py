@@ -22,6 +22,7 @@ from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import chat_pb2, generation_pb2
 from scheduler.limits.breaker import BreakerPhase
 from tests import serving
+from tests.known import IDLE_METRICS
 from tests.serving import METADATA, MODEL, Serving, chat_request, read_stream
 
 HOSTILE = (("authorization", "Bearer mg-hostile"),)
@@ -116,7 +117,7 @@ class Engine:
         return web.json_response({"data": [{"id": MODEL, "max_model_len": 1000}]})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=b'vllm:num_requests_running{engine="0"} 0.0\n')
+        return web.Response(body=IDLE_METRICS)
 
 
 def _frame(choice: dict[str, Any], usage: dict[str, int] | None = None) -> bytes:

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from tests import serving
+from tests.known import IDLE_METRICS
 from tests.scripted import GOOD, ROLE, Scripted, upstreams
 from tests.serving import METADATA, chat_request, read_stream
 
@@ -54,8 +55,8 @@ async def test_what_others_run_on_a_replica_is_noticed() -> None:
     script = Scripted(frames=GOOD)
     async with upstreams(script) as gateway:
         [state] = gateway.gateway.scheduler.core.placements
-        script.metrics = b'vllm:num_requests_running{engine="0"} 5\n'
+        script.metrics = IDLE_METRICS.replace(b"0.0", b"5", 1)
         await serving.until(lambda: state.external_sequences == 5)
-        script.metrics = b'vllm:num_requests_running{engine="0"} 0\n'
+        script.metrics = IDLE_METRICS
         await serving.until(lambda: state.external_sequences == 0)
         assert script.looks > 2

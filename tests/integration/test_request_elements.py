@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 
 from moegate.v1 import chat_pb2, generation_pb2
 from tests import serving
+from tests.known import IDLE_METRICS
 from tests.serving import METADATA, Serving, detail
 
 MESSAGES = b"\x0a\x00" * 100_000
@@ -53,7 +54,7 @@ class Recorder:
         return web.json_response({"data": [{"id": "up", "max_model_len": 100_000_000}]})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text='vllm:num_requests_running{engine="0"} 0.0\n')
+        return web.Response(body=IDLE_METRICS)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from moegate.v1 import generation_pb2
 from tests.fuzz.request_checks import METADATA_LIMIT_BYTES, answer_bytes
+from tests.known import IDLE_METRICS
 
 
 def decoder(choices: int = 1) -> StreamDecoder:
@@ -107,9 +108,9 @@ def test_an_absurd_index_of_a_tool_call_does_not_reach_the_client(index: int) ->
 @pytest.mark.parametrize(
     "text",
     [
-        b"vllm:num_requests_running 1e308\nvllm:num_requests_running 1e308",
-        b"vllm:prompt_tokens_total 1e999",
-        b"vllm:prompt_tokens_total 1e300",
+        b"vllm:num_requests_running 1e308\nvllm:num_requests_running 1e308\n",
+        IDLE_METRICS + b"vllm:prompt_tokens_total 1e999\n",
+        IDLE_METRICS + b"vllm:prompt_tokens_total 1e300\n",
     ],
 )
 def test_metrics_without_a_finite_sum_are_bad(text: bytes) -> None:
@@ -118,8 +119,8 @@ def test_metrics_without_a_finite_sum_are_bad(text: bytes) -> None:
 
 
 def test_an_absurd_cache_size_is_unknown() -> None:
-    line = b'vllm:cache_config_info{block_size="%s",num_gpu_blocks="2"} 1.0' % (b"9" * 5000)
-    assert parse_metrics(line, "pool/a", 0.0, None).kv_capacity_tokens is None
+    line = b'vllm:cache_config_info{block_size="%s",num_gpu_blocks="2"} 1.0\n' % (b"9" * 5000)
+    assert parse_metrics(line + IDLE_METRICS, "pool/a", 0.0, None).kv_capacity_tokens is None
 
 
 @pytest.mark.parametrize("messages", [1, 40, 1000])

@@ -94,7 +94,13 @@ def report(name: str, at_s: float, *, step_s: float = 0.0, gaps: int = 0) -> Eng
         prompt_tokens_total=0,
         generation_tokens_total=gaps,
         kv_capacity_tokens=100_000,
-        counts=EngineCounts(gaps=gaps, gaps_s=gaps * step_s, steps=gaps // 4),
+        counts=EngineCounts(
+            gaps=gaps,
+            gaps_s=gaps * step_s,
+            steps=gaps // 4,
+            first_tokens=0,
+            cached_prompt_tokens=0,
+        ),
     )
 
 

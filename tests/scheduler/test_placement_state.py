@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,3 +123,15 @@ def test_outcomes_and_cached_tokens_move_the_running_means() -> None:
     assert one.cache_trust == 1.0
     one.record_cached_tokens(resident("r"), 25)
     assert one.cache_trust == pytest.approx(1.0 - SEEN_WEIGHT / 2)
+
+
+def test_external_load_without_figures_is_estimated_or_unknown_never_free() -> None:
+    one = state(kv_capacity_tokens=1000)
+    one.add(resident("r1", choices=2), 0.0)
+    own_tokens = one.kv_tokens / one.sequences
+    for at_s in (0.0, 1.0):
+        one.record_report(replace(report(5, at_s=at_s), kv_usage=None))
+    assert one.external(1.0) == 3
+    assert one.external_kv_tokens == 3 * own_tokens, "each holds as much as an own one"
+    one.record_report(replace(report(5, at_s=2.0), running=None))
+    assert (one.external(2.0), one.external_kv_tokens) == (0, 0), "only own requests count"

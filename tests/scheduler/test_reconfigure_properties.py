@@ -281,7 +281,13 @@ class ReconfigureMachine(RuleBasedStateMachine):
             self.reports += 1
             self.now += 1.0
             gaps = 200 * self.reports
-            counts = EngineCounts(gaps=gaps, gaps_s=gaps * step_s, steps=50 * self.reports)
+            counts = EngineCounts(
+                gaps=gaps,
+                gaps_s=gaps * step_s,
+                steps=50 * self.reports,
+                first_tokens=0,
+                cached_prompt_tokens=0,
+            )
             self.tell(
                 EngineReport(
                     placement=placement,

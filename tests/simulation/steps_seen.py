@@ -88,7 +88,13 @@ class SeenEngine:
             if now < next_report_s:
                 continue
             next_report_s = now + REPORT_S
-            counts = EngineCounts(gaps=gaps, gaps_s=gaps_s, first_tokens=prefills, steps=step + 1)
+            counts = EngineCounts(
+                gaps=gaps,
+                gaps_s=gaps_s,
+                first_tokens=prefills,
+                steps=step + 1,
+                cached_prompt_tokens=0,
+            )
             report = EngineReport(
                 placement="p",
                 at_s=now,

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scheduler.contract import EngineCounts, EngineReport
 from scheduler.step_time.step_fit import FEWEST_WINDOWS, POOR_ERROR, StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import SETTLE_S, OwnCounts, Window, WindowMeter, WindowSource
+from scheduler.step_time.step_windows import (
+    SETTLE_S,
+    OwnCounts,
+    Window,
+    WindowMeter,
+    WindowSource,
+    joined,
+)
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import model_facts
 from simulation.catalog.prior import Parallelism, prior
@@ -208,7 +215,9 @@ def report(at_s: float, gaps: int, gaps_s: float, **counts: int) -> EngineReport
         generation_tokens_total=gaps,
         kv_capacity_tokens=100_000,
         kv_usage_fullest=0.2,
-        counts=EngineCounts(gaps=gaps, gaps_s=gaps_s, **counts),
+        counts=EngineCounts(
+            gaps=gaps, gaps_s=gaps_s, **{"first_tokens": 0, "cached_prompt_tokens": 0} | counts
+        ),
     )
 
 
@@ -228,7 +237,7 @@ def test_a_window_of_an_engine() -> None:
 
 def test_idle_time_does_not_look_like_a_small_batch() -> None:
     meter = WindowMeter()
-    meter.take(report(0.0, 0, 0.0), OwnCounts())
+    meter.take(report(0.0, 0, 0.0, steps=0), OwnCounts())
     # Eight sequences for a quarter of the time: 12 steps of 20 ms.
     seen = meter.take(report(1.0, 96, 1.92, steps=12), OwnCounts())
     assert seen is not None
@@ -264,3 +273,30 @@ def test_disturbances_are_told_by_name() -> None:
     seen = meter.take(report(at + 30, 20_000, 400.0, steps=2200, preemptions=2), OwnCounts())
     assert seen is not None
     assert seen.disturbance == "no reports for a while"
+
+
+def test_a_counter_that_is_not_told_is_not_zero() -> None:
+    meter, own = WindowMeter(), OwnCounts(sequences=8, gaps=400, gaps_s=8.0, uncached_tokens=70)
+    meter.take(report(0.0, 0, 0.0, steps=0), OwnCounts(sequences=8))
+    told = report(1.0, 400, 8.0, steps=50)
+    assert told.counts is not None
+    silent = replace(told, counts=replace(told.counts, cached_prompt_tokens=None))
+    seen = meter.take(silent, own)
+    assert seen is not None
+    assert (seen.source, seen.uncached_tokens) == (WindowSource.GATEWAY, 70)
+
+
+def test_kv_tokens_that_the_engine_does_not_tell_are_those_of_the_scheduler() -> None:
+    meter = WindowMeter()
+    meter.take(report(0.0, 0, 0.0, steps=0), OwnCounts(kv_tokens=1000.0))
+    silent = replace(report(1.0, 400, 8.0, steps=50), kv_capacity_tokens=None)
+    seen = meter.take(silent, OwnCounts(kv_tokens=3000.0))
+    assert seen is not None
+    assert seen.kv_tokens == 2000.0
+    later = replace(report(2.0, 800, 16.0, steps=100), kv_capacity_tokens=None)
+    assert meter.take(later, OwnCounts()) is None, "nobody knows"
+
+
+def test_ranks_of_which_one_does_not_tell_are_unknown_together() -> None:
+    both = joined([report(1.0, 5, 0.1), replace(report(1.0, 5, 0.1), kv_capacity_tokens=None)])
+    assert (both.running, both.kv_capacity_tokens) == (16, None)

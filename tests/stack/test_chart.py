@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gateway.telemetry import semconv
+from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from tests.stack import crd_schemas
 from tests.stack.helm import CHART, EXAMPLES, Helm, Object, Refused, Rendered
 
@@ -221,6 +222,18 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     assert pool["api_key"] == {"file": "../secrets/vllm/api-key"}
     mounts = {m["name"]: m["mountPath"] for m in pod_of(rendered)["containers"][0]["volumeMounts"]}
     assert mounts["vllm-api-key"] == "/etc/moegate/secrets/vllm"
+    # The plugin: copied to where vLLM's Python looks for it, and read by the gateway.
+    (copying,) = pod["initContainers"]
+    folder = copying["command"][-1]
+    assert copying["command"][:-1] == ["python", "-m", "moegate.up.engine_plugin"]
+    assert copying["image"] == pod_of(rendered)["containers"][0]["image"]
+    assert {"name": "PYTHONPATH", "value": folder} in server["env"]
+    for container in (copying, server):
+        paths = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+        assert folder.startswith(paths["plugin"])
+    assert {"name": "plugin", "emptyDir": {}} in pod["volumes"]
+    assert set(PLUGIN_FLAGS) <= set(args)
+    assert "engine_feed" not in pool
 
 
 def pools_that_publish(rendered: Rendered) -> None:
@@ -302,6 +315,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "pinRanks": True,
                 "apiKey": {"existingSecret": "s", "key": "k"},
                 "kvEvents": {"enabled": True, "port": 6000},
+                "engineFeed": {"enabled": True},
                 "resources": {"limits": {"memory": "900Gi"}},
             },
         },
@@ -366,6 +380,7 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"vllm": {**VLLM, "gpu": {"type": "", "count": 1}}}, "name the GPU"),
     ({"vllm": {**VLLM, "dataParallelSize": 8}}, "dataParallelSize times tensorParallelSize is 8"),
     ({"vllm": {**VLLM, "pinRanks": True}}, "there is one rank, and nothing to choose from"),
+    ({"vllm": {**VLLM, "engineFeed": {"enabled": True}}}, "set vllm.apiKey"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),
     ({"config": REMOTE, "replicas": 2}, "replicas"),

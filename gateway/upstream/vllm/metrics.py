@@ -1,8 +1,10 @@
 """vLLM's /metrics as an `EngineReport`: the few series that the scheduler reads.
 
 The names are those of vLLM 0.32. Values of several data-parallel ranks (label `engine`) are added
-up, and the cache usage is their mean; where the ranks are placements, each has its own report. An
-absent gauge counts as 0, because vLLM creates some at the first request.
+up, and the cache usage is their mean; where the ranks are placements, each has its own report. A
+page without the two gauges of requests is an error, since it does not show that the engine is idle:
+vLLM creates them at the first request at the latest, and the prober sends one before it reads. Any
+other absent series is unknown, which is None; those of speculative decoding exist only with it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from scheduler.contract import EngineCounts, EngineReport
 
@@ -28,15 +31,18 @@ _COUNTS = {
     "steps": b"vllm:iteration_tokens_total_count",
     "cached_prompt_tokens": b"vllm:prompt_tokens_cached_total",
     "preemptions": b"vllm:num_preemptions_total",
+}
+"""Fields of `EngineCounts` that are whole numbers; None without the series."""
+_SPECULATION = {
     "drafts": b"vllm:spec_decode_num_drafts_total",
     "draft_tokens": b"vllm:spec_decode_num_draft_tokens_total",
     "accepted_tokens": b"vllm:spec_decode_num_accepted_tokens_total",
 }
-"""Fields of `EngineCounts` that are whole numbers."""
+"""The same of speculative decoding; 0 without the series."""
 _WANTED = frozenset(
     (
         *(_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG),
-        *(_GAPS_S, *_COUNTS.values()),
+        *(_GAPS_S, *_COUNTS.values(), *_SPECULATION.values()),
     )
 )
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0-9]{1,15})"')
@@ -46,16 +52,31 @@ _MOST = 1e15
 
 
 class BadMetrics(ValueError):
-    """A line of /metrics has an impossible value; the text names it."""
+    """The page of metrics cannot be read; the text names the line or what is missing."""
 
 
 def parse_metrics(
     text: bytes, placement: str, at_s: float, context_tokens: int | None
 ) -> EngineReport:
     """The report of one engine. Lines of other series are skipped. Raises BadMetrics."""
-    wanted = [line for line in text.splitlines() if line[: _name_end(line)] in _WANTED]
+    wanted = [line for line in _lines(text) if line[: _name_end(line)] in _WANTED]
     ranks = sum(line.startswith(_CACHE_CONFIG) for line in wanted)
     return _report(wanted, placement, at_s, context_tokens, ranks)
+
+
+def _lines(text: bytes) -> list[bytes]:
+    """The lines of a whole page of vLLM. Raises BadMetrics."""
+    lines = text.splitlines()
+    if not any(line.startswith(b"vllm:") for line in lines):
+        shown = text[:80].decode(errors="replace")
+        raise BadMetrics(
+            f"no vLLM series in the page of metrics, which begins with {shown!r}: is this a vLLM"
+            " server, without --disable-log-stats?"
+        )
+    if not text.endswith(b"\n"):
+        shown = lines[-1][-200:].decode(errors="replace")
+        raise BadMetrics(f"the page of metrics is cut short within its line {shown!r}")
+    return lines
 
 
 def _report(
@@ -70,34 +91,43 @@ def _report(
             capacities.append(_kv_capacity_tokens(line, ranks))
         else:
             values[name].append(_value(line))
+    if missing := [name.decode() for name in (_RUNNING, _WAITING) if not values[name]]:
+        raise BadMetrics(f"the page of metrics lacks {' and '.join(missing)} of {placement}")
     told = [capacity for capacity in capacities if capacity]
-    usages = values[_KV_USAGE] or [0.0]
+    usages = values[_KV_USAGE]
+    counts: dict[str, Any] = {
+        "ranks": len(values[_RUNNING]),
+        "gaps_s": sum(values[_GAPS_S]) if values[_GAPS_S] else None,
+        **{field: _count(values[name]) for field, name in _COUNTS.items()},
+        **{field: round(sum(values[name])) for field, name in _SPECULATION.items()},
+    }
     return EngineReport(
         placement=placement,
         at_s=at_s,
         running=round(sum(values[_RUNNING])),
         waiting=round(sum(values[_WAITING])),
-        kv_usage=sum(usages) / len(usages),
-        prompt_tokens_total=round(sum(values[_PROMPT])),
-        generation_tokens_total=round(sum(values[_GENERATION])),
+        kv_usage=sum(usages) / len(usages) if usages else None,
+        prompt_tokens_total=_count(values[_PROMPT]),
+        generation_tokens_total=_count(values[_GENERATION]),
         kv_capacity_tokens=sum(told) if told and len(told) == len(capacities) else None,
         context_tokens=context_tokens,
-        kv_usage_fullest=max(usages),
-        counts=EngineCounts(
-            ranks=max(1, len(values[_GENERATION])),
-            gaps_s=sum(values[_GAPS_S]),
-            **{field: round(sum(values[name])) for field, name in _COUNTS.items()},
-        ),
+        kv_usage_fullest=max(usages, default=None),
+        counts=EngineCounts(**counts),
     )
+
+
+def _count(values: Sequence[float]) -> int | None:
+    """The sum over the ranks; None: no rank has the series."""
+    return round(sum(values)) if values else None
 
 
 def parse_rank_metrics(
     text: bytes, placements: Sequence[str], at_s: float, context_tokens: int | None
 ) -> tuple[EngineReport, ...]:
     """A report for each data-parallel rank, `placements` being theirs in order. Raises BadMetrics,
-    also where the server has more ranks."""
+    also where the server has more ranks or fewer."""
     lines: list[list[bytes]] = [[] for _ in placements]
-    for line in text.splitlines():
+    for line in _lines(text):
         if line[: _name_end(line)] in _WANTED and (found := _RANK.search(line)) is not None:
             rank = int(found[1])
             if rank >= len(lines):
@@ -106,6 +136,12 @@ def parse_rank_metrics(
                     f" {len(lines)}, is too small"
                 )
             lines[rank].append(line)
+    if silent := [rank for rank, its in enumerate(lines) if not its]:
+        numbers = ", ".join(map(str, silent))
+        raise BadMetrics(
+            f"the page of metrics has no series with engine={numbers}: is data_parallel_ranks,"
+            f" {len(lines)}, too large?"
+        )
     ranks = sum(line.startswith(_CACHE_CONFIG) for its in lines for line in its)
     return tuple(
         _report(its, placement, at_s, context_tokens, ranks)

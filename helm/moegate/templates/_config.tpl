@@ -62,6 +62,9 @@
 {{- $replay := include "moegate.vllm.replayPort" . | int -}}
 {{- $_ := set $pool "kv_events" (dict "port" (int $vllm.kvEvents.port) "replay_port" $replay "topic" "kv-events") -}}
 {{- end -}}
+{{- if not $vllm.engineFeed.enabled -}}
+{{- $_ := set $pool "engine_feed" false -}}
+{{- end -}}
 {{- if $vllm.apiKey -}}
 {{- $_ := set $pool "api_key" (dict "file" "../secrets/vllm/api-key") -}}
 {{- end -}}

@@ -58,6 +58,9 @@
 {{- end -}}
 
 {{- define "moegate.vllm.refusals" -}}
+{{- if and .Values.vllm.engineFeed.enabled (not .Values.vllm.apiKey) -}}
+{{- fail "\nvllm.engineFeed.enabled: the feed is told only to who has the server's key: set vllm.apiKey" -}}
+{{- end -}}
 {{- $vllm := .Values.vllm -}}
 {{- if not $vllm.model -}}
 {{- fail "\nvllm.model: name the model" -}}

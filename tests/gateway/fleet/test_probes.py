@@ -19,9 +19,10 @@ from gateway.domain.generation import Chunk, Generation
 from gateway.fleet import probes
 from gateway.fleet.probes import Prober, WatchedReplica
 from scheduler.contract import EngineReport, Event, ServingChanged
+from tests.known import IDLE_METRICS
 
 PATIENT_S = 30.0
-IDLE = b'vllm:num_requests_running{engine="0"} 0.0\n'
+IDLE = IDLE_METRICS
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Engine:
         if self.hangs:
             raise UpstreamFailure(FailureKind.TIMEOUT, "no output")
         assert (generation.model, generation.max_output_tokens) == ("up", 1)
+        assert isinstance(generation.input, str)
+        assert len(generation.input.split()) >= 12, "few tokens can kill a CPU worker"
         self.tokens += 1
         self.ranks.append(generation.hints.dp_rank)
         return
@@ -152,7 +155,11 @@ async def test_a_replica_enters_service_after_a_token_and_with_a_report() -> Non
 
 
 async def test_every_pinned_rank_must_generate() -> None:
-    text = b"".join(b'vllm:num_requests_running{engine="%d"} %d\n' % (r, r) for r in range(2))
+    text = b"".join(
+        b'vllm:num_requests_running{engine="%d"} %d\nvllm:num_requests_waiting{engine="%d"} 0\n'
+        % (r, r, r)
+        for r in range(2)
+    )
     engine = Engine(text=text)
     async with watching(replica(engine, ranks=2)) as watched:
         await watched.until(lambda: watched.serving() == {"own/a/0": True, "own/a/1": True})

@@ -13,7 +13,7 @@ import pytest
 
 from moegate.cli.commands import up
 from moegate.up import arguments, machine, tiny
-from moegate.up.engine_plugin import ROUTE, with_plugin
+from moegate.up.engine_plugin import ROUTE, make_plugin_folder, with_plugin
 from moegate.up.machine import CannotLaunch
 from moegate.up.plan import UpPlan, gateway_config
 
@@ -68,6 +68,7 @@ def test_the_plugin_can_be_left_out(vllm: Path) -> None:
 
 
 def test_vllm_finds_the_plugin_and_its_entry_point(tmp_path: Path) -> None:
+    make_plugin_folder(tmp_path / "plugin")  # of a container that was started again
     environment = with_plugin({"PYTHONPATH": "/other", "A": "b"}, tmp_path / "plugin")
     folder, other = environment["PYTHONPATH"].split(os.pathsep)
     assert (other, environment["A"]) == ("/other", "b")

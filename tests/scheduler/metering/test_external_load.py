@@ -74,3 +74,15 @@ def test_a_queue_that_nobody_tells_of_any_more_is_forgotten() -> None:
     assert load.waiting == 2
     assert load.expire(SECOND_NS + STALE_NS + 1)
     assert load.waiting == 0
+
+
+def test_a_cache_that_is_not_told_does_not_make_others_free() -> None:
+    load, own = ExternalLoad(), Own(sequences=2, decoding=2, kv_tokens=600)
+    for second in range(2):
+        now_ns = second * SECOND_NS
+        told = replace(report(now_ns, 5, 0, 0), kv_usage=None, prompt_tokens_total=None)
+        load.take(told, own, QWEN3_30B_H100, now_ns, pending=0, sent_since=0)
+    assert (load.sequences, load.kv_tokens, load.prefill_share) == (3, 900, 0.0)
+    unknown = replace(report(2 * SECOND_NS, 5, 0, 0), running=None)
+    load.take(unknown, own, QWEN3_30B_H100, 2 * SECOND_NS, pending=0, sent_since=0)
+    assert (load.sequences, load.kv_tokens, load.waiting) == (0, 0, 0)

@@ -82,3 +82,11 @@ def test_a_remote_is_measured_by_what_ended_lately() -> None:
     assert rate(throughput, 105.0, "far") == pytest.approx(100 / WINDOW_S)
     assert rate(throughput, 100.0 + WINDOW_S, "far") == pytest.approx(50 / WINDOW_S)
     assert rate(throughput, 200.0, "far") == 0.0
+
+
+def test_an_engine_without_the_counter_has_no_rate() -> None:
+    throughput = Throughput()
+    for second in range(3):
+        told = replace(engine(second, 0)[0], generation_tokens_total=None)
+        throughput.record_reports([told])
+    assert rate(throughput, 2.0) is None

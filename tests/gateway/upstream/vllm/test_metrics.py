@@ -8,8 +8,14 @@ import pytest
 
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.contract import EngineCounts
+from tests.known import IDLE_METRICS, known
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden/vllm_0_32/metrics.txt"
+
+
+def gauges(ranks: int) -> bytes:
+    """What each idle rank says at least."""
+    return b"".join(IDLE_METRICS.replace(b'"0"', b'"%d"' % rank) for rank in range(ranks))
 
 
 def test_the_metrics_of_a_real_server() -> None:
@@ -18,18 +24,18 @@ def test_the_metrics_of_a_real_server() -> None:
     assert (report.placement, report.at_s, report.context_tokens) == ("pool/a", 5.0, 8192)
     assert (report.running, report.waiting) == (0, 0)
     assert report.kv_capacity_tokens == 128 * 600
-    assert report.prompt_tokens_total > 300
-    assert report.generation_tokens_total > 50
+    assert known(report.prompt_tokens_total) > 300
+    assert known(report.generation_tokens_total) > 50
 
 
 def test_the_counts_that_the_fit_of_step_times_needs() -> None:
     counts = parse_metrics(GOLDEN.read_bytes(), "pool/a", 5.0, 8192).counts
     assert counts is not None
     assert counts.ranks == 1
-    assert counts.gaps > 20
-    assert 0.001 < counts.gaps_s / counts.gaps < 1.0
-    assert counts.first_tokens > 5
-    assert counts.steps > counts.gaps / 32  # at most 32 sequences share a step
+    assert known(counts.gaps) > 20
+    assert 0.001 < known(counts.gaps_s) / known(counts.gaps) < 1.0
+    assert known(counts.first_tokens) > 5
+    assert known(counts.steps) > known(counts.gaps) / 32  # at most 32 sequences share a step
     assert counts.cached_prompt_tokens == 768
     assert (counts.preemptions, counts.drafts) == (0, 0)
 
@@ -45,7 +51,7 @@ def test_the_counts_of_ranks_and_of_speculation() -> None:
         % (*(rank,) * 4, rank + 1, rank, rank)
         for rank in range(2)
     )
-    report = parse_metrics(text, "p", 0.0, None)
+    report = parse_metrics(text + b"\n" + gauges(2), "p", 0.0, None)
     assert report.kv_usage_fullest == pytest.approx(0.2)
     assert report.counts == EngineCounts(ranks=2, gaps=40, gaps_s=1.0, drafts=40, draft_tokens=120)
 
@@ -53,33 +59,64 @@ def test_the_counts_of_ranks_and_of_speculation() -> None:
 def test_ranks_are_added_up_and_their_usage_is_their_mean() -> None:
     text = b"\n".join(
         b'vllm:num_requests_running{engine="%d"} %d.0\n'
-        b'vllm:kv_cache_usage_perc{engine="%d"} 0.%d' % (rank, rank + 1, rank, rank + 1)
+        b'vllm:num_requests_waiting{engine="%d"} 4.0\n'
+        b'vllm:kv_cache_usage_perc{engine="%d"} 0.%d' % (rank, rank + 1, rank, rank, rank + 1)
         for rank in range(2)
     )
-    report = parse_metrics(text, "p", 0.0, None)
-    assert report.running == 3
+    report = parse_metrics(text + b"\n", "p", 0.0, None)
+    assert (report.running, report.waiting) == (3, 8)
     assert report.kv_usage == pytest.approx(0.15)
 
 
-def test_what_is_absent_counts_as_nothing() -> None:
-    report = parse_metrics(b"python_info 1.0\n", "p", 0.0, None)
-    assert (report.running, report.waiting, report.kv_usage) == (0, 0, 0.0)
-    assert report.kv_capacity_tokens is None
+def test_what_is_absent_is_unknown() -> None:
+    report = parse_metrics(gauges(1), "p", 0.0, None)
+    assert (report.running, report.waiting) == (0, 0)
+    unknown = (report.kv_usage, report.kv_usage_fullest, report.kv_capacity_tokens)
+    totals = (report.prompt_tokens_total, report.generation_tokens_total)
+    assert (*unknown, *totals) == (None,) * 5
+    assert report.counts == EngineCounts(ranks=1)
+    assert (report.counts.gaps, report.counts.preemptions, report.counts.drafts) == (None, None, 0)
+
+
+def test_a_server_that_does_not_tell_its_cache_is_read_all_the_same() -> None:
+    lines = GOLDEN.read_bytes().splitlines(keepends=True)
+    text = b"".join(line for line in lines if b"cache_config_info" not in line)
+    report = parse_metrics(text, "p", 0.0, 8192)
+    assert (report.kv_capacity_tokens, report.running, report.context_tokens) == (None, 0, 8192)
+    assert known(report.generation_tokens_total) > 50
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "no vLLM series"),
+        (b"python_info 1.0\n", "no vLLM series in the page of metrics, .* 'python_info 1.0"),
+        (b"<html><body>Welcome</body></html>\n", "begins with '<html>"),
+        (IDLE_METRICS[:-2], "cut short within its line 'vllm:num_requests_waiting.* 0.'"),
+        (IDLE_METRICS.splitlines(keepends=True)[0], "lacks vllm:num_requests_waiting of p$"),
+        (IDLE_METRICS.splitlines(keepends=True)[1], "lacks vllm:num_requests_running of p$"),
+        (b"vllm:prompt_tokens_total 3\n", "lacks .*_running and vllm:num_requests_waiting"),
+    ],
+)
+def test_a_page_that_does_not_tell_what_runs_is_not_idle(text: bytes, said: str) -> None:
+    with pytest.raises(BadMetrics, match=said):
+        parse_metrics(text, "p", 0.0, None)
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"-1.0", b"+Inf", b"many", b""])
 def test_a_line_without_a_count_is_an_error_that_shows_it(value: bytes) -> None:
-    line = b'vllm:num_requests_running{engine="0"} ' + value
+    line = b'vllm:num_requests_running{engine="0"} ' + value + b"\n"
     with pytest.raises(BadMetrics, match="num_requests_running"):
         parse_metrics(line, "p", 0.0, None)
 
 
-RANKS = b"\n".join(
+RANKS = b"".join(
     b'vllm:num_requests_running{engine="%d",model_name="m"} %d.0\n'
+    b'vllm:num_requests_waiting{engine="%d",model_name="m"} 0.0\n'
     b'vllm:kv_cache_usage_perc{engine="%d",model_name="m"} 0.%d\n'
     b'vllm:generation_tokens_total{engine="%d",model_name="m"} %d.0\n'
-    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="30"} 1.0'
-    % (rank, rank + 1, rank, rank + 1, rank, 100 * rank, rank)
+    b'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="30"} 1.0\n'
+    % (rank, rank + 1, rank, rank, rank + 1, rank, 100 * rank, rank)
     for rank in range(3)
 )
 
@@ -94,11 +131,21 @@ def test_pinned_ranks_have_a_report_each() -> None:
     assert [r.counts.ranks for r in reports if r.counts] == [1, 1, 1]
 
 
-def test_a_rank_that_told_nothing_yet_counts_as_idle_and_one_too_many_is_an_error() -> None:
-    *_, silent = parse_rank_metrics(RANKS, ("a/0", "a/1", "a/2", "a/3"), 5.0, None)
-    assert (silent.placement, silent.running, silent.kv_capacity_tokens) == ("a/3", 0, None)
+def test_a_rank_too_few_or_too_many_is_an_error_that_names_it() -> None:
+    names = ("a/0", "a/1", "a/2", "a/3", "a/4")
+    with pytest.raises(BadMetrics, match=r"no series with engine=3, 4: is .* 5, too large"):
+        parse_rank_metrics(RANKS, names, 5.0, None)
     with pytest.raises(BadMetrics, match="rank 2: data_parallel_ranks, 2, is too small"):
         parse_rank_metrics(RANKS, ("a/0", "a/1"), 5.0, None)
+
+
+def test_a_rank_without_its_gauges_is_an_error_that_names_it() -> None:
+    lines = RANKS.splitlines(keepends=True)
+    text = b"".join(
+        line for line in lines if not line.startswith(b'vllm:num_requests_waiting{engine="1"')
+    )
+    with pytest.raises(BadMetrics, match="lacks vllm:num_requests_waiting of a/1"):
+        parse_rank_metrics(text, ("a/0", "a/1", "a/2"), 5.0, None)
 
 
 TOLD = b"\n".join(
@@ -112,6 +159,7 @@ TOLD = b"\n".join(
 
 def capacities(text: bytes, ranks: int) -> list[int | None]:
     """KV capacity of the whole server, then of each pinned rank."""
+    text += b"\n" + gauges(ranks)
     names = [f"a/{rank}" for rank in range(ranks)]
     pinned = parse_rank_metrics(text, names, 5.0, None)
     whole = parse_metrics(text, "a", 5.0, None)
