@@ -4,8 +4,9 @@ One task per self-hosted replica. A replica enters service when it lists its mod
 a one-token request (its /health is 200 even when the engine cannot serve). It leaves service on a
 refused connection, or after two failed reads of its metrics. A replica that was silent towards a
 request must generate a token again, and leaves service if none comes: an engine can hang behind a
-server that answers. A remote is presumed to be good: only requests show its state, and its circuit
-breaker follows them.
+server that answers. So must one whose gauges and counters stand still while it says that requests
+run (`standing_gauges`). A remote is presumed to be good: only requests show its state, and its
+circuit breaker follows them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Sampling
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.fleet.keyed_tasks import KeyedTasks
+from gateway.fleet.standing_gauges import StandingGauges
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
-from scheduler.contract import Event, ServingChanged
+from scheduler.contract import EngineReport, Event, ServingChanged
 
 log = logging.getLogger(__name__)
 
@@ -175,15 +177,18 @@ class Prober:
             refused.clear()
             self._silent.discard(name)
             await self._change_serving(name, True, "answered a one-token request")
+            gauges = {p: StandingGauges() for p in self._replicas[name].placements}
             failed = 0
             reason = ""
             while failed < FAILED_READS and not refused.is_set():
                 try:
-                    if name in self._silent:
+                    probed = name in self._silent
+                    if probed:
                         failed = FAILED_READS - 1  # one more sign of trouble is enough
                         self._silent.discard(name)
                         await self._generate_one_token(self._replicas[name])
-                    await self._read_metrics(self._replicas[name], context_tokens)
+                    for report in await self._read_metrics(self._replicas[name], context_tokens):
+                        self._report(self._judged(name, gauges[report.placement], report, probed))
                     if self._replicas[name].reads_feed:
                         await feed.read(self._replicas[name].engine, self._report)
                     failed = 0
@@ -209,8 +214,10 @@ class Prober:
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
                     await self._generate_one_token(replica)
-                    await self._read_metrics(replica, models[replica.upstream_model])
-                    return models[replica.upstream_model]
+                    context_tokens = models[replica.upstream_model]
+                    for report in await self._read_metrics(replica, context_tokens):
+                        self._report(report)
+                    return context_tokens
             except (UpstreamFailure, BadMetrics) as error:
                 reason = str(error)
             if reason != last_reason:
@@ -241,13 +248,31 @@ class Prober:
             async for _ in chunks:
                 pass
 
-    async def _read_metrics(self, replica: WatchedReplica, context_tokens: int | None) -> None:
+    async def _read_metrics(
+        self, replica: WatchedReplica, context_tokens: int | None
+    ) -> Sequence[EngineReport]:
         text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
         if len(names) == 1:
-            self._report(parse_metrics(text, names[0], at_s, context_tokens))
-            return
-        for report in parse_rank_metrics(text, names, at_s, context_tokens):
-            self._report(report)
+            return [parse_metrics(text, names[0], at_s, context_tokens)]
+        return parse_rank_metrics(text, names, at_s, context_tokens)
+
+    def _judged(
+        self, name: str, gauges: StandingGauges, report: EngineReport, probed: bool
+    ) -> EngineReport:
+        """The report that the scheduler reads. A suspect engine is probed at the next read."""
+        believed = gauges.believed
+        judged = gauges.judge(report, probed=probed)
+        if judged.suspect:
+            self._silent.add(name)
+        if believed and not judged.believed:
+            log.warning(
+                "%s says that %s requests run and %s wait, and nothing moves but a probe: its"
+                " gauges are not believed until they change",
+                *(report.placement, report.running, report.waiting),
+            )
+        elif judged.believed and not believed:
+            log.info("%s: its gauges have changed and are believed again", report.placement)
+        return judged.report
 
     async def _change_serving(self, name: str, serving: bool, reason: str) -> None:
         self._report_serving(name, self._replicas[name].placements, serving, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from aiohttp import web
 
 from tests import serving
 from tests.known import IDLE_METRICS
@@ -60,3 +61,26 @@ async def test_what_others_run_on_a_replica_is_noticed() -> None:
         script.metrics = IDLE_METRICS
         await serving.until(lambda: state.external_sequences == 0)
         assert script.looks > 2
+
+
+class Stale(Scripted):
+    """A server whose gauges say for ever that it is full, while it answers at once."""
+
+    async def answer_metrics(self, request: web.Request) -> web.Response:
+        tokens = b'vllm:generation_tokens_total{engine="0"} %d\n' % (self.probes + 2 * self.chats)
+        self.metrics = IDLE_METRICS.replace(b"0.0", b"300", 1) + tokens
+        return await super().answer_metrics(request)
+
+
+async def test_a_replica_that_stale_gauges_starve_gets_requests_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = Stale(frames=GOOD)
+    async with upstreams(script) as gateway:
+        [state] = gateway.gateway.scheduler.core.placements
+        await serving.until(lambda: state.external_sequences == 300)
+        await serving.until(lambda: state.external_sequences == 0)
+        assert script.probes == 2, "one to enter service, one for the gauges"
+        seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        assert seen.done is not None
+        assert "300 requests run and 0 wait" in caplog.text
