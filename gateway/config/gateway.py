@@ -28,6 +28,7 @@ from gateway.config.remote import (
     MaxTokensField,
     OtherGatewayConfig,
     PriceRow,
+    ReasoningRequest,
     RemoteApi,
     RemoteLimitsConfig,
     SessionHintConfig,
@@ -176,6 +177,10 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     all pools of a model."""
     release_delay_s: Seconds = 30.0
     """How long a replica must have been empty to be reported as releasable (objective `cost`)."""
+    extra_body_json: JsonText | None = None
+    """Further fields of every generation's body, such as
+    '{"chat_template_kwargs": {"enable_thinking": false}}'. A request that sets a field replaces
+    it."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Limits on calls."""
 
@@ -228,6 +233,9 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     history: HistoryConfig | None = None
     """What it wants in earlier turns of the model; absent: what is known of its host
     (docs/overflow.md)."""
+    reasoning_request: ReasoningRequest | None = None
+    """Fields in which it is told how to reason (OpenAI-shaped APIs only); absent: what is known of
+    its host, else `reasoning_effort`."""
     session_hint: SessionHintConfig | None = None
     """How it is told which requests belong to one session; absent: it is not told."""
     max_concurrency: Count = 32

@@ -40,12 +40,16 @@ class ElementLimitsConfig(_Part, frozen=True, kw_only=True):
     token_ids: Count = 1_048_576
     """Most token ids of a prompt."""
     values: Count = 1024
-    """Most values of all other repeated fields and maps together, such as stop texts, labels and
-    remote classes."""
+    """Most values of all other repeated fields and maps together, such as stop texts, stop
+    token ids, logit biases, labels and remote classes."""
     text_bytes: Count = 10 * 1024 * 1024
     """Most bytes of all texts together; images and signatures count nothing."""
     schema_bytes: Count = 256 * 1024
-    """Most bytes of one JSON schema."""
+    """Most bytes of one JSON schema, and of the variables of a chat template."""
+    regex_bytes: Count = 8192
+    """Most bytes of a regular expression for the answer."""
+    grammar_bytes: Count = 64 * 1024
+    """Most bytes of a grammar for the answer."""
     arguments_bytes: Count = 4 * 1024 * 1024
     """Most bytes of the arguments of one tool call."""
     json_depth: Annotated[int, Meta(ge=1, le=512)] = 128

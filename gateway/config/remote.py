@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -73,6 +74,26 @@ class Feature(enum.StrEnum):
     MIN_P = "min_p"
     REPETITION_PENALTY = "repetition_penalty"
     IGNORE_EOS = "ignore_eos"
+    MIN_TOKENS = "min_tokens"
+    LOGIT_BIAS = "logit_bias"
+    STOP_TOKEN_IDS = "stop_token_ids"
+    REGEX = "regex"
+    """An answer that matches a regular expression."""
+    TEXT_CHOICE = "text_choice"
+    """An answer that is one of several texts."""
+    GRAMMAR = "grammar"
+    """An answer that a grammar allows."""
+    ONE_TOOL_CALL = "one_tool_call"
+    """At most one tool call in an answer (`parallel_tool_calls` false)."""
+    REASONING_EFFORT = "reasoning_effort"
+    THINKING = "thinking"
+    """Thinking that the request switches on."""
+    NO_THINKING = "no_thinking"
+    """Thinking that the request switches off."""
+    THINKING_BUDGET = "thinking_budget"
+    """A bound on the tokens of reasoning."""
+    CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
+    """Variables of the chat template."""
     PROMPT = "prompt"
     """Raw prompts, as text."""
     PROMPT_TOKENS = "prompt_tokens"
@@ -109,6 +130,53 @@ class ReasoningField(enum.StrEnum):
     REASONING = "reasoning"
     THINKING = "thinking"
     """A block of thinking without a signature (Anthropic-shaped APIs only)."""
+
+
+class ReasoningRequest(enum.StrEnum):
+    """How an OpenAI-shaped API is told how to reason."""
+
+    REASONING_EFFORT = "reasoning_effort"
+    """`reasoning_effort`: an effort, or none (OpenAI and most others)."""
+    REASONING = "reasoning"
+    """`reasoning` with `effort`, `enabled` or `max_tokens` (OpenRouter)."""
+    THINKING = "thinking"
+    """`thinking` of type `enabled` or `disabled` (DeepSeek, Moonshot, Z.ai)."""
+    CHAT_TEMPLATE = "chat_template"
+    """`reasoning_effort`, `chat_template_kwargs` and `thinking_token_budget` (vLLM)."""
+
+
+REASONING_FEATURES = frozenset(
+    {
+        *(Feature.REASONING_EFFORT, Feature.THINKING, Feature.NO_THINKING),
+        Feature.THINKING_BUDGET,
+    }
+)
+"""Features that say how to reason."""
+REASONING_EXPRESSED = {
+    ReasoningRequest.REASONING_EFFORT: frozenset({Feature.REASONING_EFFORT, Feature.NO_THINKING}),
+    ReasoningRequest.REASONING: REASONING_FEATURES,
+    ReasoningRequest.THINKING: frozenset({Feature.THINKING, Feature.NO_THINKING}),
+    ReasoningRequest.CHAT_TEMPLATE: REASONING_FEATURES,
+}
+"""Of these, what the fields of each kind of API can say."""
+_REASONING_HOSTS = {
+    "openrouter.ai": ReasoningRequest.REASONING,
+    "api.deepseek.com": ReasoningRequest.THINKING,
+    "api.moonshot.ai": ReasoningRequest.THINKING,
+    "api.moonshot.cn": ReasoningRequest.THINKING,
+    "api.z.ai": ReasoningRequest.THINKING,
+    "open.bigmodel.cn": ReasoningRequest.THINKING,
+}
+"""What is known of hosts; the configuration of a remote replaces it."""
+
+
+def usual_reasoning_request(url: str) -> ReasoningRequest:
+    """Fields that the host of an OpenAI-shaped remote reads, as far as it is known here."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""  # reported with all addresses
+    return _REASONING_HOSTS.get(host, ReasoningRequest.REASONING_EFFORT)
 
 
 class ReasoningTurns(enum.StrEnum):

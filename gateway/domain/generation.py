@@ -106,14 +106,63 @@ class NamedTool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Regex(msgspec.Struct, frozen=True, tag=True):
+    """The answer must match a regular expression, in the engine's syntax."""
+
+    pattern: str
+
+
+class TextChoice(msgspec.Struct, frozen=True, tag=True):
+    """The answer must be one of the texts."""
+
+    texts: tuple[str, ...]
+
+
+class Grammar(msgspec.Struct, frozen=True, tag=True):
+    """The answer must be a text of the grammar, in the engine's syntax."""
+
+    text: str
+
+
+class ReasoningEffort(enum.StrEnum):
+    """How hard the model thinks. No thinking at all is `Reasoning.thinking` False."""
+
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
+    """How the model reasons before it answers. None: the model's default. False excludes an effort
+    and a budget."""
+
+    effort: ReasoningEffort | None = None
+    thinking: bool | None = None
+    budget_tokens: int | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether thinking is switched on: by itself, or by a budget."""
+        return bool(self.thinking) or self.budget_tokens is not None
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages and tools. `json_object` and `json_schema` exclude each other."""
+    """Messages and tools. `json_object`, `json_schema` and `constraint` exclude each other.
+
+    `parallel_tool_calls`: whether an answer may hold several tool calls; None: the model's default.
+    `template_kwargs_json`: variables of the chat template, text of a JSON object; empty: none.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolMode | NamedTool | None = None
     json_object: bool = False
     json_schema: JsonSchema | None = None
+    constraint: Regex | TextChoice | Grammar | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    template_kwargs_json: str = ""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +213,12 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     choices: int = 1
     logprobs: int | None = None
     ignore_eos: bool = False
+    min_tokens: int = 0
+    """Least tokens per choice before the end of the sequence or a stop token may come."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of token id and what is added to its logit."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the answer."""
     continues: bool = False
     """The last message is the beginning of the answer, and the model continues it."""
     hints: EngineHints = EngineHints()

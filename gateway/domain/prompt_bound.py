@@ -28,7 +28,7 @@ def prompt_token_bound(generation: Generation) -> int:
 
 
 def _chat_bound(chat: Chat) -> int:
-    tokens = 0
+    tokens = utf8_bytes(chat.template_kwargs_json)
     for tool in chat.tools:
         texts = (tool.name, tool.description, tool.parameters_json_schema)
         tokens += TOOL_TOKENS + sum(utf8_bytes(text) for text in texts)

@@ -24,7 +24,13 @@ from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
-from gateway.fleet.remotes import RemoteClient, RemoteConnection, remote_client, remote_connection
+from gateway.fleet.remotes import (
+    RemoteClient,
+    RemoteConnection,
+    extra_body,
+    remote_client,
+    remote_connection,
+)
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
@@ -61,6 +67,7 @@ class _ServerConnection:
     url: str
     upstream_model: str
     api_key: str | None
+    extra_body_json: str | None
     timeouts: TimeoutsConfig
 
 
@@ -202,6 +209,7 @@ class Fleet:
                     url=url,
                     upstream_model=pool.upstream_model or pool.model,
                     api_key=api_key,
+                    extra_body_json=pool.extra_body_json,
                     timeouts=pool.timeouts,
                 )
                 known = before.get(name)
@@ -259,6 +267,7 @@ class Fleet:
             api_key=connection.api_key,
             timeouts=connection.timeouts,
             pace=self._pace,
+            extra=extra_body(connection.extra_body_json),
         )
 
     def _close_when_idle(self, client: RemoteClient) -> None:

@@ -6,7 +6,7 @@ A new dialect is a folder below `gateway/upstream`, a value of `RemoteApi` and a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,19 +20,22 @@ from gateway.config.remote import (
     HistoryConfig,
     MaxTokensField,
     OtherGatewayConfig,
+    ReasoningRequest,
     RemoteApi,
+    usual_reasoning_request,
 )
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Chunk, Generation
-from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES
+from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES, REFUSED_TOGETHER
 from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.features import Capabilities, capabilities
 from gateway.upstream.histories import usual_history
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.moegate.client import Address, ForwardingPolicy, MoegateClient
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES
-from gateway.upstream.openai.body import OPENAI_FEATURES
+from gateway.upstream.openai.body import openai_features
 from gateway.upstream.openai.client import OpenAIClient
+from gateway.upstream.openai.reasoning import REFUSED_REASONING
 from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.signatures import origin_of
 
@@ -77,6 +80,7 @@ class RemoteConnection:
     cannot: tuple[str, ...]
     drop: tuple[Feature, ...]
     history: HistoryConfig
+    reasoning_request: ReasoningRequest
     session_hint: SessionHint | None
     max_tokens_field: MaxTokensField
     gateway: OtherGatewayConfig
@@ -89,9 +93,13 @@ class RemoteConnection:
         """Origin of the signatures that the remote makes or passes on."""
         return origin_of(self.api.value, self.url + self.url_prefix, self.upstream_model)
 
-    def capabilities(self, usual: frozenset[Feature]) -> Capabilities:
-        """What it takes. `usual`: features of its API."""
-        return capabilities(usual, can=self.can, cannot=self.cannot, drop=self.drop)
+    def capabilities(
+        self, usual: frozenset[Feature], together: Iterable[frozenset[Feature]] = ()
+    ) -> Capabilities:
+        """What it takes. `usual`: features of its API; `together`: sets of them that it refuses."""
+        return capabilities(
+            usual, can=self.can, cannot=self.cannot, drop=self.drop, together=together
+        )
 
 
 def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
@@ -112,6 +120,7 @@ def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
         cannot=remote.cannot,
         drop=remote.drop,
         history=remote.history or usual_history(remote.api, remote.url),
+        reasoning_request=remote.reasoning_request or usual_reasoning_request(remote.url),
         session_hint=_session_hint(remote, base_dir),
         max_tokens_field=remote.max_tokens_field,
         gateway=remote.gateway,
@@ -133,11 +142,11 @@ def remote_client(
                 api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                capabilities=remote.capabilities(ANTHROPIC_FEATURES),
+                capabilities=remote.capabilities(ANTHROPIC_FEATURES, REFUSED_TOGETHER),
                 history=remote.history,
                 session_hint=remote.session_hint,
                 origin=remote.origin,
-                extra=_extra_body(remote.extra_body_json),
+                extra=extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),
             )
         case RemoteApi.MOEGATE:
@@ -167,12 +176,16 @@ def remote_client(
                 api_key=remote.api_key,
                 timeouts=remote.timeouts,
                 pace=pace,
-                capabilities=remote.capabilities(OPENAI_FEATURES),
+                capabilities=remote.capabilities(
+                    openai_features(remote.reasoning_request),
+                    REFUSED_REASONING[remote.reasoning_request],
+                ),
+                reasoning_request=remote.reasoning_request,
                 history=remote.history,
                 session_hint=remote.session_hint,
                 origin=remote.origin,
                 max_tokens_field=remote.max_tokens_field,
-                extra=_extra_body(remote.extra_body_json),
+                extra=extra_body(remote.extra_body_json),
                 headers=dict(remote.headers),
             )
 
@@ -202,9 +215,9 @@ def _tls(
     return ca, key, cert
 
 
-def _extra_body(text: str | None) -> Mapping[str, msgspec.Raw]:
-    """The text is a JSON object: `check_remote.py` has checked it. Copies, because a Raw would keep
-    the whole text alive."""
+def extra_body(text: str | None) -> Mapping[str, msgspec.Raw]:
+    """Fields that every body gets. The text is a JSON object: `check_remote.py` has checked it.
+    Copies, because a Raw would keep the whole text alive."""
     if text is None:
         return {}
     fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])

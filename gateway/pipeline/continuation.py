@@ -29,11 +29,14 @@ def may_be_continued(generation: Generation) -> bool:
     """Returns whether an answer to this generation could be continued at all."""
     if generation.choices > 1 or generation.logprobs is not None or generation.stop:
         return False
+    if generation.min_tokens or generation.stop_token_ids:
+        return False
     if generation.sampling.seed is not None or generation.ignore_eos:
         return False
     match generation.input:
         case Chat() as chat:
-            return not (chat.tools or chat.json_object or chat.json_schema is not None)
+            formed = chat.json_object or chat.json_schema or chat.constraint
+            return not (chat.tools or formed or chat.reasoning)
         case str():
             return True
         case _:

@@ -39,19 +39,23 @@ def fingerprint(generation: Generation, prompt_digest: bytes) -> int:
     )
     prompt = generation.input
     if isinstance(prompt, Chat):
-        asked = (prompt.tool_choice, prompt.json_object, prompt.json_schema)
+        asked: tuple[object, ...] = (prompt.tool_choice, prompt.json_object, prompt.json_schema)
+        asked += (prompt.constraint, prompt.parallel_tool_calls)
+        asked += (prompt.reasoning, prompt.template_kwargs_json)
         parameters = (parameters, asked)
     return _hash(prompt_digest + _encoder.encode(parameters))
 
 
 def constraint(generation: Generation) -> int:
-    """Hash of what the output must follow: a JSON schema, or the schemas of tools that must be
-    called. 0: nothing."""
+    """Hash of what the output must follow: a JSON schema, a regex, a list of texts, a grammar, or
+    the schemas of tools that must be called. 0: nothing."""
     prompt = generation.input
     if not isinstance(prompt, Chat):
         return 0
     if prompt.json_schema is not None:
         return _hash(prompt.json_schema.schema_json.encode())
+    if prompt.constraint is not None:
+        return _hash(_encoder.encode(prompt.constraint))
     forced = prompt.tool_choice is ToolMode.REQUIRED or isinstance(prompt.tool_choice, NamedTool)
     schemas = [tool.parameters_json_schema for tool in prompt.tools if forced or tool.strict]
     return _hash("\0".join(schemas).encode()) if schemas else 0
@@ -69,6 +73,10 @@ def features(generation: Generation) -> str:
             names.append("json_schema")
         elif prompt.json_object:
             names.append("json_object")
+        elif prompt.constraint is not None:
+            names.append("constraint")
+        if prompt.reasoning is not None:
+            names.append("reasoning")
         if any(isinstance(part, Image) for m in prompt.messages for part in m.parts):
             names.append("images")
     else:

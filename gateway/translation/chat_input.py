@@ -28,6 +28,11 @@ from gateway.domain.generation import (
     ToolMode,
 )
 from gateway.domain.slices import Steps
+from gateway.translation.chat_options import (
+    parse_constraint,
+    parse_reasoning,
+    parse_template_kwargs,
+)
 from moegate.v1 import chat_pb2
 
 ROLES = {
@@ -73,9 +78,11 @@ class Violations(list[tuple[str, str]]):
             self.add(field, description)
 
 
-def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Steps[Chat]:
-    """Converts a chat. Invalid parts are recorded in `violations` and left out. Raises
-    EnoughFaults."""
+def parse_chat(
+    proto: chat_pb2.ChatInput, violations: Violations, max_output_tokens: int | None = None
+) -> Steps[Chat]:
+    """Converts a chat. Invalid parts are recorded in `violations` and left out.
+    `max_output_tokens`: of the request; None: it sets none. Raises EnoughFaults."""
     violations.check(len(proto.messages) > 0, "chat.messages", "empty: give at least one message")
     messages = []
     for i, message in enumerate(proto.messages):
@@ -92,12 +99,22 @@ def parse_chat(proto: chat_pb2.ChatInput, violations: Violations) -> Steps[Chat]
     json_schema = None
     if format_proto.WhichOneof("format") == "json_schema":
         json_schema = _parse_schema(format_proto.json_schema, violations)
+    parallel = proto.parallel_tool_calls if proto.HasField("parallel_tool_calls") else None
+    violations.check(
+        parallel is None or bool(tools),
+        "chat.parallel_tool_calls",
+        "no tools to call: give chat.tools, or leave it out",
+    )
     return Chat(
         messages=tuple(messages),
         tools=tuple(tools),
         tool_choice=_parse_tool_choice(proto.tool_choice, names, violations),
         json_object=format_proto.json_object,
         json_schema=json_schema,
+        constraint=parse_constraint(format_proto, violations.add),
+        parallel_tool_calls=parallel,
+        reasoning=parse_reasoning(proto, max_output_tokens, violations.add),
+        template_kwargs_json=parse_template_kwargs(proto.chat_template_kwargs_json, violations.add),
     )
 
 

@@ -163,7 +163,7 @@ class _Scan:
             position = after
 
     def _long(self, field: FieldShape, start: int, end: int) -> Steps[None]:
-        """Examines packed numbers and JSON texts."""
+        """Examines packed numbers, JSON texts and what engines compile."""
         size = end - start
         match field.content:
             case Content.VARINTS:
@@ -176,12 +176,14 @@ class _Scan:
                 assert field.element is not None
                 width = 4 if field.content is Content.FIXED32S else 8
                 self._count(field.element, size // width, field.name)
-            case Content.SCHEMA | Content.ARGUMENTS:
-                limit = "schema_bytes" if field.content is Content.SCHEMA else "arguments_bytes"
+            case Content.SCHEMA | Content.ARGUMENTS | Content.REGEX | Content.GRAMMAR:
+                limit = f"{field.content.name.lower()}_bytes"
                 most: int = getattr(self._limits, limit)
                 if size > most:
                     raise self._exceeded(limit, f"{size} bytes: at most {most}", field.name)
                 self._count(Element.TEXT_BYTES, size, field.name)
+                if field.content in (Content.REGEX, Content.GRAMMAR):
+                    return
                 depth = self._limits.json_depth
                 if (yield from deeper_than(self._data[start:end], depth)):
                     description = f"JSON nested deeper than {depth}"

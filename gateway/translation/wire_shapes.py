@@ -41,6 +41,8 @@ class Content(enum.IntEnum):
     VARINTS = 6
     FIXED32S = 7
     FIXED64S = 8
+    REGEX = 9
+    GRAMMAR = 10
 
 
 PACKED = frozenset({Content.VARINTS, Content.FIXED32S, Content.FIXED64S})
@@ -93,12 +95,15 @@ _ELEMENTS = {
     chat_pb2.TokenInput.DESCRIPTOR.fields_by_name["token_ids"]: Element.TOKEN_IDS,
 }
 """Repeated fields with a bound of their own. All others count as `VALUES`."""
-_JSON = {
+_BOUNDED_TEXTS = {
     chat_pb2.ToolDefinition.DESCRIPTOR.fields_by_name["parameters_json_schema"]: Content.SCHEMA,
     chat_pb2.JsonSchemaFormat.DESCRIPTOR.fields_by_name["schema_json"]: Content.SCHEMA,
+    chat_pb2.ChatInput.DESCRIPTOR.fields_by_name["chat_template_kwargs_json"]: Content.SCHEMA,
     chat_pb2.ToolCall.DESCRIPTOR.fields_by_name["arguments_json"]: Content.ARGUMENTS,
+    chat_pb2.ResponseFormat.DESCRIPTOR.fields_by_name["regex"]: Content.REGEX,
+    chat_pb2.ResponseFormat.DESCRIPTOR.fields_by_name["grammar"]: Content.GRAMMAR,
 }
-"""Texts that hold JSON."""
+"""Texts with a bound of their own: JSON, and what engines compile."""
 _ADDRESSES = frozenset({chat_pb2.ImagePart.DESCRIPTOR.fields_by_name["url"]})
 """Texts that may hold an image."""
 _FIXED32 = (
@@ -139,7 +144,7 @@ def _add(shape: MessageShape, proto: FieldDescriptor) -> None:
     elif proto.type == FieldDescriptor.TYPE_BYTES or proto in _ADDRESSES:
         shape.fields[number | LENGTH] = FieldShape(name, Content.OPAQUE, element)
     elif proto.type == FieldDescriptor.TYPE_STRING:
-        content = _JSON.get(proto, Content.TEXT)
+        content = _BOUNDED_TEXTS.get(proto, Content.TEXT)
         shape.fields[number | LENGTH] = FieldShape(name, content, element)
     else:
         wire_type, packed = VARINT, Content.VARINTS

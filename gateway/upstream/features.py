@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from gateway.config.remote import SAMPLING_FEATURES, TOGETHER, Feature
-from gateway.domain.generation import Chat, Generation, Image, NamedTool, Role, ToolMode
+from gateway.domain.generation import (
+    Chat,
+    Generation,
+    Grammar,
+    Image,
+    NamedTool,
+    Reasoning,
+    Regex,
+    Role,
+    TextChoice,
+    ToolMode,
+)
 
 _TOOL_MODES = {
     ToolMode.NONE: Feature.TOOL_CHOICE_NONE,
@@ -75,14 +86,16 @@ def capabilities(
     can: Iterable[Feature] = (),
     cannot: Iterable[str] = (),
     drop: Iterable[Feature] = (),
+    together: Iterable[frozenset[Feature]] = (),
 ) -> Capabilities:
-    """What a server takes. `usual`: features of its API; `can`, `cannot`, `drop`: see
+    """What a server takes. `usual`: features of its API; `together`: sets of them that its API
+    refuses; `can`, `cannot`, `drop`: see
     `RemoteConfig`."""
     lacks = [frozenset(map(Feature, lack.split(TOGETHER))) for lack in cannot]
     alone = frozenset[Feature]().union(*(lack for lack in lacks if len(lack) == 1))
     return Capabilities(
         features=(usual | frozenset(can)) - alone,
-        refused_together=tuple(lack for lack in lacks if len(lack) > 1),
+        refused_together=(*together, *(lack for lack in lacks if len(lack) > 1)),
         drop=tuple(drop),
     )
 
@@ -112,6 +125,12 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
         yield Feature.SEED, "sampling.seed"
     if generation.ignore_eos:
         yield Feature.IGNORE_EOS, "ignore_eos"
+    if generation.min_tokens:
+        yield Feature.MIN_TOKENS, "min_tokens"
+    if generation.logit_bias:
+        yield Feature.LOGIT_BIAS, "logit_bias"
+    if generation.stop_token_ids:
+        yield Feature.STOP_TOKEN_IDS, "stop_token_ids"
     if generation.choices > 1:
         yield Feature.CHOICES, "choices"
     if generation.logprobs is not None:
@@ -127,6 +146,20 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
             yield Feature.PROMPT, "prompt"
         case _:
             yield Feature.PROMPT_TOKENS, "prompt_tokens"
+
+
+def _used_by_reasoning(reasoning: Reasoning) -> Iterator[tuple[Feature, str]]:
+    if reasoning.effort is not None:
+        yield Feature.REASONING_EFFORT, "chat.reasoning.effort"
+    if reasoning.budget_tokens is not None:
+        yield Feature.THINKING_BUDGET, "chat.reasoning.budget_tokens"
+    match reasoning.thinking:
+        case True:
+            yield Feature.THINKING, "chat.reasoning.thinking"
+        case False:
+            yield Feature.NO_THINKING, "chat.reasoning.thinking"
+        case None if reasoning.is_on:
+            yield Feature.THINKING, "chat.reasoning.budget_tokens"
 
 
 def _used_by_chat(chat: Chat) -> Iterator[tuple[Feature, str]]:
@@ -146,6 +179,19 @@ def _used_by_chat(chat: Chat) -> Iterator[tuple[Feature, str]]:
         yield Feature.JSON_SCHEMA, "chat.response_format.json_schema"
         if chat.json_schema.strict:
             yield Feature.STRICT, "chat.response_format.json_schema.strict"
+    match chat.constraint:
+        case Regex():
+            yield Feature.REGEX, "chat.response_format.regex"
+        case TextChoice():
+            yield Feature.TEXT_CHOICE, "chat.response_format.choice"
+        case Grammar():
+            yield Feature.GRAMMAR, "chat.response_format.grammar"
+    if chat.parallel_tool_calls is False:
+        yield Feature.ONE_TOOL_CALL, "chat.parallel_tool_calls"
+    if chat.template_kwargs_json:
+        yield Feature.CHAT_TEMPLATE_KWARGS, "chat.chat_template_kwargs_json"
+    if chat.reasoning is not None:
+        yield from _used_by_reasoning(chat.reasoning)
     begun = False
     for i, message in enumerate(chat.messages):
         path = f"chat.messages[{i}]"

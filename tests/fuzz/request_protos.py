@@ -34,12 +34,23 @@ _NUMBERS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.CPPTYPE_DOUBLE: st.sampled_from(
         [0.0, 0.5, 1.0, -2.0, 2.1, 5e-324, 1e308, math.nan, math.inf, -math.inf, -0.0]
     ),
+    FieldDescriptor.CPPTYPE_FLOAT: st.sampled_from(
+        [0.0, 0.5, -100.0, 101.0, math.nan, math.inf, -math.inf]
+    ),
     FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
 }
 
 
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether the field is a map."""
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
 def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """Any value of a field, or of one item of it."""
+    """Any value of a field, or of one item of it: a pair for a map."""
+    if field.message_type is not None and is_map(field):
+        entry = field.message_type.fields_by_name
+        return st.tuples(values(entry["key"]), values(entry["value"]))
     if field.message_type is not None:
         return any_message(field.message_type)
     if field.enum_type is not None:
@@ -65,7 +76,7 @@ def any_message(draw: st.DrawFn, descriptor: Descriptor) -> Message:
             items = draw(st.lists(values(field), min_size=1, max_size=SOME))
             if draw(st.integers(0, 30)) == 30:
                 items = [items[0]] * MANY
-            getattr(message, field.name).extend(items)
+            _add(message, field, items)
         elif field.message_type is not None:
             getattr(message, field.name).CopyFrom(draw(values(field)))
         else:
@@ -73,12 +84,25 @@ def any_message(draw: st.DrawFn, descriptor: Descriptor) -> Message:
     return message
 
 
+def _add(message: Message, field: FieldDescriptor, items: list[Any]) -> None:
+    """Adds items to a repeated field or a map."""
+    container = getattr(message, field.name)
+    if is_map(field):
+        container.update(dict(items))
+    else:
+        container.extend(items)
+
+
 def good_request() -> generation_pb2.GenerateRequest:
     """A request that is taken, with something in most fields."""
     request = generation_pb2.GenerateRequest(model="moe", max_output_tokens=16, stop=["\n"])
     request.choices, request.logprobs, request.request_id = 2, 3, "a:b"
     request.sampling.temperature, request.sampling.seed = 1.0, 7
+    request.min_tokens, request.stop_token_ids[:] = 2, [5]
+    request.logit_bias[3] = -1.5
     chat = request.chat
+    chat.parallel_tool_calls, chat.reasoning.budget_tokens = False, 8
+    chat.chat_template_kwargs_json = '{"enable_thinking": true}'
     chat.messages.add(role=1).parts.add(text="Be brief.")
     chat.messages.add(role=2, name="ann").parts.add().image.url = "https://example.com/a.png"
     chat.messages[1].parts.add().image.data = b"\x89PNG"
@@ -98,7 +122,7 @@ def messages_in(message: Message) -> list[Message]:
     """A message and all that are set inside it."""
     found = [message]
     for field, value in message.ListFields():
-        if field.message_type is not None:
+        if field.message_type is not None and not is_map(field):
             inner = list(value) if field.is_repeated else [value]
             found += [deeper for item in inner for deeper in messages_in(item)]
     return found
@@ -115,8 +139,7 @@ def almost_good_requests(draw: st.DrawFn) -> generation_pb2.GenerateRequest:
         if draw(st.integers(0, 3)) == 0:
             message.ClearField(field.name)
         elif field.is_repeated:
-            items = getattr(message, field.name)
-            items.extend([draw(values(field))] * draw(st.sampled_from([1, 2, MANY])))
+            _add(message, field, [draw(values(field))] * draw(st.sampled_from([1, 2, MANY])))
         elif field.message_type is not None:
             getattr(message, field.name).CopyFrom(draw(values(field)))
         else:

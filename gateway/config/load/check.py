@@ -23,7 +23,11 @@ from gateway.config.load.check_gateway import shared_class_problems
 from gateway.config.load.check_kv_events import kv_events_problems
 from gateway.config.load.check_ledger import ledger_problems
 from gateway.config.load.check_ranks import rank_problems
-from gateway.config.load.check_remote import remote_problems
+from gateway.config.load.check_remote import (
+    POOL_RESERVED_FIELDS,
+    extra_body_problems,
+    remote_problems,
+)
 from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.resolve.api_keys import key_hash
 from gateway.config.resolve.secrets import resolve
@@ -63,6 +67,9 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
         if isinstance(upstream, RemoteConfig):
             yield from remote_problems(path, upstream, base_dir)
         if isinstance(upstream, PoolConfig):
+            yield from extra_body_problems(
+                f"{path}.extra_body_json", upstream.extra_body_json, POOL_RESERVED_FIELDS
+            )
             yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):
         yield from _key(path, key, config)

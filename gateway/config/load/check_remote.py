@@ -11,12 +11,15 @@ from gateway.config.gateway import RemoteConfig
 from gateway.config.load.check_gateway import gateway_problems, scheme_problems
 from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.remote import (
+    REASONING_EXPRESSED,
+    REASONING_FEATURES,
     SAMPLING_FEATURES,
     TOGETHER,
     Feature,
     MaxTokensField,
     ReasoningField,
     RemoteApi,
+    usual_reasoning_request,
 )
 from gateway.config.resolve.secrets import resolve
 
@@ -37,6 +40,12 @@ RESERVED_FIELDS = frozenset(
     }
 )
 """Fields of a body that come from requests."""
+POOL_RESERVED_FIELDS = RESERVED_FIELDS | {
+    *("cache_salt", "priority", "stream_interval", "request_id", "data_parallel_rank"),
+    *("continue_final_message", "add_generation_prompt", "return_token_ids", "echo", "best_of"),
+    "use_beam_search",
+}
+"""The same of a self-hosted server, and what the gateway decides or cannot read."""
 
 
 def remote_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Problem]:
@@ -45,8 +54,11 @@ def remote_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator
     if remote.api is RemoteApi.MOEGATE:
         yield from gateway_problems(path, remote, base_dir)
     yield from _headers(path, remote, base_dir)
-    yield from _extra_body(f"{path}.extra_body_json", remote.extra_body_json)
+    yield from extra_body_problems(
+        f"{path}.extra_body_json", remote.extra_body_json, RESERVED_FIELDS
+    )
     yield from _features(path, remote)
+    yield from _reasoning_request(path, remote)
     yield from _history(f"{path}.history", remote)
     yield from _session_hint(f"{path}.session_hint", remote, base_dir)
     if (
@@ -76,6 +88,23 @@ def _features(path: str, remote: RemoteConfig) -> Iterator[Problem]:
             may = ", ".join(feature.value for feature in Feature if feature in SAMPLING_FEATURES)
             message = "without it the answer would be another one"
             yield problem(f"{path}.drop[{i}]", feature.value, message, f"use one of {may}")
+
+
+def _reasoning_request(path: str, remote: RemoteConfig) -> Iterator[Problem]:
+    """Features of reasoning that the fields of the API cannot say."""
+    request = remote.reasoning_request
+    if remote.api is not RemoteApi.OPENAI:
+        if request is not None:
+            message = "only OpenAI-shaped APIs differ in it"
+            yield problem(f"{path}.reasoning_request", request.value, message, "remove it")
+        return
+    if request is None:
+        request = usual_reasoning_request(remote.url)
+    for i, feature in enumerate(remote.can):
+        if feature in REASONING_FEATURES - REASONING_EXPRESSED[request]:
+            message = f"reasoning_request {request.value} cannot say it"
+            fix = "set reasoning_request to what the remote reads, or remove it"
+            yield problem(f"{path}.can[{i}]", feature.value, message, fix)
 
 
 def _history(path: str, remote: RemoteConfig) -> Iterator[Problem]:
@@ -173,7 +202,8 @@ def _headers(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[Proble
             yield from (each.under(f"{where}.secret") for each in error.problems)
 
 
-def _extra_body(path: str, text: str | None) -> Iterator[Problem]:
+def extra_body_problems(path: str, text: str | None, reserved: frozenset[str]) -> Iterator[Problem]:
+    """Problems of fields that every body gets. `reserved`: names that the gateway sets itself."""
     if text is None:
         return
     try:
@@ -181,6 +211,6 @@ def _extra_body(path: str, text: str | None) -> Iterator[Problem]:
     except (msgspec.DecodeError, RecursionError):
         yield problem(path, text, "not a JSON object", """write it as '{"name": value}'""")
         return
-    for name in sorted(RESERVED_FIELDS & fields.keys()):
+    for name in sorted(reserved & fields.keys()):
         message = f"{name} comes from each request"
         yield problem(path, text, message, f"remove {name}")

@@ -27,6 +27,12 @@ _MAX_MODEL_CHARS = 256
 """Same limit as for model names in the configuration. A longer name would not fit into the error
 response that rejects it."""
 _MAX_STOP_BYTES = 1024
+_MAX_LOGIT_BIASES = 300
+"""Same limit as OpenAI's."""
+_MAX_LOGIT_BIAS = 100
+_MAX_STOP_TOKEN_IDS = 128
+_MAX_TOKEN_ID = 2**31 - 1
+"""Largest token id of an engine: no vocabulary is as large. The engine refuses others itself."""
 _MAX_NANO_USD = 2**62
 """Bound of sums of money: half of what a 64-bit integer holds, so that two add up."""
 _STEP_TOKENS = 16_384
@@ -84,7 +90,8 @@ def _generation(
     violations: Violations,
 ) -> Steps[Generation]:
     """Converts a request. The result means nothing if there are violations."""
-    generation_input = yield from _input(proto, violations)
+    most = proto.max_output_tokens if proto.HasField("max_output_tokens") else None
+    generation_input = yield from _input(proto, violations, most)
     sampling = _NO_SAMPLING
     if proto.HasField("sampling"):
         sampling = _parse_sampling(proto.sampling, violations)
@@ -111,6 +118,7 @@ def _generation(
         fault("choices", f"{choices}: at most {_MAX_CHOICES}")
     if logprobs > _MAX_LOGPROBS:
         fault("logprobs", f"{logprobs}: at most {_MAX_LOGPROBS}")
+    logit_bias, stop_token_ids = _token_rules(proto, max_output_tokens, violations)
     return Generation(
         request_id=request_id,
         model=proto.model,
@@ -121,15 +129,20 @@ def _generation(
         choices=choices or 1,
         logprobs=logprobs if proto.HasField("logprobs") else None,
         ignore_eos=proto.ignore_eos,
+        min_tokens=proto.min_tokens,
+        logit_bias=logit_bias,
+        stop_token_ids=stop_token_ids,
         hops=hops,
     )
 
 
 def _input(
-    proto: generation_pb2.GenerateRequest, violations: Violations
+    proto: generation_pb2.GenerateRequest,
+    violations: Violations,
+    max_output_tokens: int | None = None,
 ) -> Steps[Chat | str | tuple[int, ...]]:
     """Returns the input of a request and checks its model name. Violations are appended to
-    `violations`."""
+    `violations`. `max_output_tokens`: of the request; None: it sets none."""
     size = len(proto.model)
     if not size:
         violations.add("model", "empty: name a model that ListModels gives")
@@ -137,7 +150,7 @@ def _input(
         violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
     match proto.WhichOneof("input"):
         case "chat":
-            return (yield from parse_chat(proto.chat, violations))
+            return (yield from parse_chat(proto.chat, violations, max_output_tokens))
         case "prompt":
             prompt = proto.prompt  # each access decodes the text anew
             violations.check(bool(prompt), "prompt", "empty: give some text")
@@ -154,6 +167,31 @@ def _input(
         case _:
             violations.add("input", "not set: give chat, prompt or prompt_tokens")
             return ""
+
+
+def _token_rules(
+    proto: generation_pb2.GenerateRequest, max_output_tokens: int, violations: Violations
+) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
+    """Returns the logit biases, by token id, and the stop token ids. Checks `min_tokens`, too."""
+    fault = violations.add
+    if proto.min_tokens > max_output_tokens:
+        most = f"give at most max_output_tokens, which is {max_output_tokens}"
+        fault("min_tokens", f"{proto.min_tokens}: {most}")
+    biases = tuple(sorted(proto.logit_bias.items())) if proto.logit_bias else ()
+    if len(biases) > _MAX_LOGIT_BIASES:
+        fault("logit_bias", f"{len(biases)} tokens: at most {_MAX_LOGIT_BIASES}")
+    for token, bias in biases:
+        if token > _MAX_TOKEN_ID:
+            fault(f"logit_bias[{token}]", f"{token} is no token id: at most {_MAX_TOKEN_ID}")
+        if not abs(bias) <= _MAX_LOGIT_BIAS:
+            fault(f"logit_bias[{token}]", f"{bias}: give {-_MAX_LOGIT_BIAS} to {_MAX_LOGIT_BIAS}")
+    stops = tuple(dict.fromkeys(proto.stop_token_ids))
+    if len(stops) > _MAX_STOP_TOKEN_IDS:
+        fault("stop_token_ids", f"{len(stops)} token ids: at most {_MAX_STOP_TOKEN_IDS}")
+    for i, token in enumerate(stops):
+        if token > _MAX_TOKEN_ID:
+            fault(f"stop_token_ids[{i}]", f"{token} is no token id: at most {_MAX_TOKEN_ID}")
+    return biases, stops
 
 
 def _parse_sampling(proto: generation_pb2.Sampling, violations: Violations) -> Sampling:

@@ -9,18 +9,21 @@ the configuration says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
-from gateway.config.remote import Feature, HistoryConfig
+from gateway.config.remote import REASONING_FEATURES, Feature, HistoryConfig
 from gateway.domain.generation import (
     Chat,
     Generation,
     Image,
     Message,
     NamedTool,
+    Reasoning,
+    ReasoningEffort,
     Role,
     ToolCall,
     ToolMode,
@@ -41,14 +44,50 @@ ANTHROPIC_FEATURES = frozenset(
         *(Feature.TOOLS, Feature.TOOL_CHOICE_NONE, Feature.TOOL_CHOICE_REQUIRED),
         *(Feature.TOOL_CHOICE_NAMED, Feature.PARALLEL_TOOL_CALLS, Feature.STRICT),
         *(Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.SYSTEM),
-        *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K),
+        *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K, Feature.ONE_TOOL_CALL),
+        *REASONING_FEATURES,
     }
 )
 """Features of the Messages API by default: the configuration of a remote adds and removes."""
+REFUSED_TOGETHER = tuple(
+    frozenset({Feature.THINKING, other})
+    for other in (
+        *(Feature.TEMPERATURE, Feature.TOP_K),
+        *(Feature.TOOL_CHOICE_REQUIRED, Feature.TOOL_CHOICE_NAMED),
+    )
+)
+"""What the API refuses beside thinking. A temperature of 1, its default, is not among it: see
+`plain`."""
+MIN_THINKING_TOKENS = 1024
+"""Least budget of thinking that the API takes."""
+_EFFORTS = {
+    ReasoningEffort.LOW: "low",
+    ReasoningEffort.MEDIUM: "medium",
+    ReasoningEffort.HIGH: "high",
+}
 
 
-def unsupported_fields(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
-    """Fields of GenerateRequest that are set and that this API cannot express."""
+def plain(generation: Generation) -> Generation:
+    """The same generation, without a temperature that the API takes beside thinking because it is
+    the default."""
+    chat = generation.input
+    if not isinstance(chat, Chat) or chat.reasoning is None or not chat.reasoning.is_on:
+        return generation
+    if generation.sampling.temperature != 1.0:
+        return generation
+    sampling = structs.replace(generation.sampling, temperature=None)
+    return structs.replace(generation, sampling=sampling)
+
+
+def unsupported_fields(
+    generation: Generation,
+    features: frozenset[Feature],
+    *,
+    origin: str = "",
+    history: HistoryConfig = NO_REASONING,
+) -> tuple[str, ...]:
+    """Fields of GenerateRequest that are set and that this API cannot express. `origin`, `history`:
+    see `messages_body`."""
     fields = list(unsupported(generation, features))
     temperature = generation.sampling.temperature
     if temperature is not None and temperature > 1.0:
@@ -57,6 +96,7 @@ def unsupported_fields(generation: Generation, features: frozenset[Feature]) -> 
         fields.append("stop")
     if isinstance(generation.input, Chat):
         fields += _unsupported_messages(generation.input)
+        fields += _unsupported_reasoning(generation, generation.input, origin, history)
     return tuple(dict.fromkeys(fields))
 
 
@@ -75,7 +115,7 @@ def messages_body(
 
     Raises ValueError on unsupported fields.
     """
-    fields = unsupported_fields(generation, features)
+    fields = unsupported_fields(generation, features, origin=origin, history=history)
     if fields or not isinstance(generation.input, Chat):
         raise ValueError(f"the Messages API cannot honour {', '.join(fields)}")
     chat, sampling = generation.input, generation.sampling
@@ -86,6 +126,11 @@ def messages_body(
     messages = body["messages"] = yield from _messages(turns, origin, history)
     if _is_forced(extra) and not _allows_forced_thinking(messages):
         del body["thinking"]
+    config: dict[str, Any] = {}
+    if chat.reasoning is not None:
+        body |= _thinking(chat.reasoning)
+        if chat.reasoning.effort is not None:
+            config["effort"] = _EFFORTS[chat.reasoning.effort]
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -105,18 +150,59 @@ def messages_body(
             }
             for tool in chat.tools
         ]
+        choice: dict[str, Any]
         match chat.tool_choice:
             case None:
-                pass
+                choice = {}
             case NamedTool(name=name):
-                body["tool_choice"] = {"type": "tool", "name": name}
+                choice = {"type": "tool", "name": name}
             case mode:
-                body["tool_choice"] = {"type": _TOOL_MODES[mode]}
+                choice = {"type": _TOOL_MODES[mode]}
+        if chat.parallel_tool_calls is not None and chat.tool_choice is not ToolMode.NONE:
+            choice = {"type": "auto", **choice}
+            choice["disable_parallel_tool_use"] = not chat.parallel_tool_calls
+        if choice:
+            body["tool_choice"] = choice
     if chat.json_schema is not None:
         schema = msgspec.Raw(chat.json_schema.schema_json.encode())
-        body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        config["format"] = {"type": "json_schema", "schema": schema}
+    if config:
+        body["output_config"] = config
     body["stream"] = True
     return (yield from encoded(body, generation))
+
+
+def _unsupported_reasoning(
+    generation: Generation, chat: Chat, origin: str, history: HistoryConfig
+) -> Iterator[str]:
+    reasoning = chat.reasoning
+    if reasoning is None:
+        return
+    if reasoning.effort is not None and reasoning.effort not in _EFFORTS:
+        yield "chat.reasoning.effort"
+    budget = reasoning.budget_tokens
+    if budget is None:
+        return
+    last = next((each for each in reversed(chat.messages) if each.role is Role.ASSISTANT), None)
+    has_foreign_calls = last is not None and not _allows_forced_thinking(
+        [{"role": "assistant", "content": _blocks(last, origin, history)}]
+    )
+    too_few = not MIN_THINKING_TOKENS <= budget < generation.max_output_tokens
+    if too_few or has_foreign_calls:
+        yield "chat.reasoning.budget_tokens"
+
+
+def _thinking(reasoning: Reasoning) -> dict[str, Any]:
+    """Whether and how to think. Without a budget the model decides for how long."""
+    if reasoning.budget_tokens is not None:
+        return {"thinking": {"type": "enabled", "budget_tokens": reasoning.budget_tokens}}
+    match reasoning.thinking:
+        case None:
+            return {}
+        case True:
+            return {"thinking": {"type": "adaptive"}}
+        case False:
+            return {"thinking": {"type": "disabled"}}
 
 
 def _unsupported_messages(chat: Chat) -> list[str]:

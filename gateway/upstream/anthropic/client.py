@@ -15,11 +15,14 @@ from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     PATH,
+    REFUSED_TOGETHER,
     messages_body,
+    plain,
     unsupported_fields,
 )
 from gateway.upstream.anthropic.stream import MessageDecoder
 from gateway.upstream.features import Capabilities
+from gateway.upstream.features import capabilities as capabilities_of
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
@@ -57,7 +60,9 @@ class AnthropicClient:
     ) -> None:
         self.session = session
         self.origin = origin
-        self._capabilities = capabilities or Capabilities(features=ANTHROPIC_FEATURES)
+        self._capabilities = capabilities or capabilities_of(
+            ANTHROPIC_FEATURES, together=REFUSED_TOGETHER
+        )
         self._url = base_url.rstrip("/") + PATH
         self._upstream_model = upstream_model
         self._timeouts = timeouts
@@ -83,17 +88,19 @@ class AnthropicClient:
 
     def unsupported_fields(self, generation: Generation) -> tuple[str, ...]:
         """Fields of GenerateRequest that are set and that it cannot honour."""
-        generation = self._capabilities.fitted(generation)
+        generation = self._capabilities.fitted(plain(generation))
         fields = (
             *self._capabilities.unsupported(generation),
-            *unsupported_fields(generation, self.features),
+            *unsupported_fields(
+                generation, self.features, origin=self.origin, history=self._history
+            ),
         )
         return tuple(dict.fromkeys(fields))
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
-        generation = self._capabilities.fitted(generation)
+        generation = self._capabilities.fitted(plain(generation))
         headers, extra = self._headers, self._extra
         if (hint := self._session_hint) is not None:
             headers = {**headers, **hint.headers(generation.session)}

@@ -18,16 +18,20 @@ from gateway.domain.generation import (
     ChoiceDelta,
     Chunk,
     Generation,
+    Grammar,
     Image,
     Message,
     NamedTool,
+    Regex,
     Sampling,
     Signature,
+    TextChoice,
     TokenLogprob,
     ToolCall,
 )
 from gateway.domain.slices import Steps
 from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
+from gateway.translation.chat_options import EFFORTS
 from gateway.translation.responses import FINISH, signature_message, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds
@@ -42,6 +46,7 @@ MAX_PARTS = 1000
 """Most parts of one choice in one message; the other gateway sends one."""
 _ROLES = {role: proto for proto, role in ROLES.items()}
 _TOOL_MODES = {mode: proto for proto, mode in TOOL_MODES.items()}
+_EFFORTS = {effort: proto for proto, effort in EFFORTS.items()}
 _FINISH = {proto: reason for reason, proto in FINISH.items()}
 
 
@@ -75,6 +80,9 @@ def generate_request(
         choices=generation.choices,
         logprobs=generation.logprobs,
         ignore_eos=generation.ignore_eos,
+        min_tokens=generation.min_tokens,
+        logit_bias=dict(generation.logit_bias),
+        stop_token_ids=generation.stop_token_ids,
         session_id=session_id,
     )
     match generation.input:
@@ -127,6 +135,23 @@ def _fill_chat(proto: chat_pb2.ChatInput, chat: Chat, origin: str) -> Steps[None
         proto.response_format.json_schema.name = schema.name
         proto.response_format.json_schema.schema_json = schema.schema_json
         proto.response_format.json_schema.strict = schema.strict
+    match chat.constraint:
+        case Regex(pattern):
+            proto.response_format.regex = pattern
+        case TextChoice(texts):
+            proto.response_format.choice.texts.extend(texts)
+        case Grammar(text):
+            proto.response_format.grammar = text
+    if chat.parallel_tool_calls is not None:
+        proto.parallel_tool_calls = chat.parallel_tool_calls
+    proto.chat_template_kwargs_json = chat.template_kwargs_json
+    if (reasoning := chat.reasoning) is not None:
+        if reasoning.effort is not None:
+            proto.reasoning.effort = _EFFORTS[reasoning.effort]
+        if reasoning.thinking is not None:
+            proto.reasoning.thinking = reasoning.thinking
+        if reasoning.budget_tokens is not None:
+            proto.reasoning.budget_tokens = reasoning.budget_tokens
 
 
 def _message(message: Message, origin: str) -> chat_pb2.ChatMessage:

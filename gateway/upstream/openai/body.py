@@ -13,25 +13,32 @@ from typing import Any
 import msgspec
 
 from gateway.config.remote import (
+    REASONING_EXPRESSED,
+    REASONING_FEATURES,
     Feature,
     HistoryConfig,
     MaxTokensField,
     ReasoningField,
+    ReasoningRequest,
     ReasoningTurns,
 )
 from gateway.domain.generation import (
     Chat,
     Generation,
+    Grammar,
     Image,
     JsonSchema,
     Message,
     NamedTool,
+    Regex,
     Sampling,
+    TextChoice,
 )
 from gateway.domain.slices import Steps
 from gateway.upstream.features import unsupported
 from gateway.upstream.histories import reasoning_text
 from gateway.upstream.json_body import Base64Text, encoded
+from gateway.upstream.openai.reasoning import reasoning_fields, template_variables
 from gateway.upstream.openai.signatures import REASONING_LISTS, fields_of
 from gateway.upstream.signatures import data_from
 
@@ -41,9 +48,16 @@ COMPLETIONS_PATH = "/completions"
 
 OPENAI_FEATURES = frozenset(Feature) - {
     *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.IGNORE_EOS),
-    *(Feature.PROMPT_TOKENS, Feature.CONTINUATION),
+    *(Feature.PROMPT_TOKENS, Feature.CONTINUATION, Feature.MIN_TOKENS, Feature.STOP_TOKEN_IDS),
+    *(Feature.REGEX, Feature.TEXT_CHOICE, Feature.GRAMMAR, Feature.CHAT_TEMPLATE_KWARGS),
+    *(REASONING_FEATURES - REASONING_EXPRESSED[ReasoningRequest.REASONING_EFFORT]),
 }
 """Features of OpenAI-shaped APIs by default: the configuration of a remote adds and removes."""
+
+
+def openai_features(request: ReasoningRequest) -> frozenset[Feature]:
+    """The same, for an API that is told in these fields how to reason."""
+    return (OPENAI_FEATURES - REASONING_FEATURES) | REASONING_EXPRESSED[request]
 
 
 _KNOWN_REASONING = HistoryConfig(
@@ -57,13 +71,15 @@ class BodyOptions:
 
     `features`: what it can do; `max_tokens_field`: its name of the output limit; `history`: what it
     wants in earlier turns, by default known reasoning under the name that hosts of open models
-    (DeepSeek first) established; `origin`: origin of the signatures that it receives; `extra`:
+    (DeepSeek first) established; `reasoning_request`: fields that
+    say how to reason; `origin`: origin of the signatures that it receives; `extra`:
     fields that every body gets, which never replace one that the gateway sets.
     """
 
     features: frozenset[Feature] = OPENAI_FEATURES
     max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS
     history: HistoryConfig = _KNOWN_REASONING
+    reasoning_request: ReasoningRequest = ReasoningRequest.REASONING_EFFORT
     origin: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,13 +122,19 @@ def body_fields(
         body["n"] = generation.choices
     if generation.ignore_eos:
         body["ignore_eos"] = True
+    if generation.min_tokens:
+        body["min_tokens"] = generation.min_tokens
+    if generation.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in generation.logit_bias}
+    if generation.stop_token_ids:
+        body["stop_token_ids"] = generation.stop_token_ids
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
     return body
 
 
 def chat_fields(chat: Chat, options: BodyOptions) -> Steps[dict[str, Any]]:
-    """The messages and tools of a chat."""
+    """The messages and tools of a chat, and the variables of its template."""
     messages = []
     for message in chat.messages:
         messages.append(_message(message, options))
@@ -120,6 +142,8 @@ def chat_fields(chat: Chat, options: BodyOptions) -> Steps[dict[str, Any]]:
     body: dict[str, Any] = {"messages": messages}
     if chat.tools:
         body["tools"] = _tools(chat)
+    if variables := template_variables(chat, options.reasoning_request, options.extra):
+        body["chat_template_kwargs"] = variables
     return body
 
 
@@ -140,10 +164,22 @@ def _chat(chat: Chat, options: BodyOptions) -> Steps[dict[str, Any]]:
                 body["tool_choice"] = {"type": "function", "function": {"name": name}}
             case mode:
                 body["tool_choice"] = mode.value
+        parallel = chat.parallel_tool_calls
+        if parallel is not None and Feature.ONE_TOOL_CALL in options.features:
+            body["parallel_tool_calls"] = parallel
+    if chat.reasoning is not None:
+        body |= reasoning_fields(chat.reasoning, options.reasoning_request)
     if chat.json_schema is not None:
         body["response_format"] = _response_format(chat.json_schema)
     elif chat.json_object:
         body["response_format"] = {"type": "json_object"}
+    match chat.constraint:
+        case Regex(pattern):
+            body["structured_outputs"] = {"regex": pattern}
+        case TextChoice(texts):
+            body["structured_outputs"] = {"choice": texts}
+        case Grammar(text):
+            body["structured_outputs"] = {"grammar": text}
     return body
 
 

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
-from gateway.config.remote import Feature, HistoryConfig, MaxTokensField
+from gateway.config.remote import Feature, HistoryConfig, MaxTokensField, ReasoningRequest
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
@@ -33,8 +33,8 @@ class OpenAIClient:
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
     streams shall be; `capabilities`: by default `OPENAI_FEATURES`; `max_tokens_field`, `history`,
-    `origin`, `extra`: see `BodyOptions`; `session_hint`: None: none is
-    sent; `headers`: further ones, of every call.
+    `reasoning_request`, `origin`, `extra`: see `BodyOptions`; `session_hint`: None: none is sent;
+    `headers`: further ones, of every call.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class OpenAIClient:
         history: HistoryConfig | None = None,
         session_hint: SessionHint | None = None,
         max_tokens_field: MaxTokensField = MaxTokensField.MAX_TOKENS,
+        reasoning_request: ReasoningRequest = ReasoningRequest.REASONING_EFFORT,
         origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -65,6 +66,7 @@ class OpenAIClient:
             features=self.features,
             max_tokens_field=max_tokens_field,
             history=history or HistoryConfig(),
+            reasoning_request=reasoning_request,
             origin=origin,
             extra=extra or {},
         )

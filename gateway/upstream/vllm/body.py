@@ -5,9 +5,17 @@ vLLM can do everything that the gateway's API offers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from gateway.config.remote import Feature, HistoryConfig, ReasoningField, ReasoningTurns
+from gateway.config.remote import (
+    Feature,
+    HistoryConfig,
+    ReasoningField,
+    ReasoningRequest,
+    ReasoningTurns,
+)
 from gateway.domain.generation import Chat, Generation
 from gateway.domain.slices import Steps
 from gateway.upstream.json_body import encoded
@@ -18,18 +26,25 @@ VLLM_OPTIONS = BodyOptions(
     history=HistoryConfig(
         reasoning_field=ReasoningField.REASONING, reasoning_turns=ReasoningTurns.KNOWN
     ),
+    reasoning_request=ReasoningRequest.CHAT_TEMPLATE,
 )
 """vLLM 0.32 deprecates `reasoning_content`."""
+_NO_FIELDS: Mapping[str, Any] = {}
 
 
 def vllm_body(
-    generation: Generation, upstream_model: str, tokens_per_chunk: int = 1
+    generation: Generation,
+    upstream_model: str,
+    tokens_per_chunk: int = 1,
+    extra: Mapping[str, Any] = _NO_FIELDS,
 ) -> Steps[bytes]:
     """Body for `generation_path`: a stream whose events carry the usage so far.
 
     `tokens_per_chunk`: vLLM is asked to put so many tokens into a chunk, after the first one.
+    `extra`: fields that every body gets, unless the request sets them.
     """
-    body = yield from body_fields(generation, upstream_model, VLLM_OPTIONS)
+    options = replace(VLLM_OPTIONS, extra=extra)
+    body = yield from body_fields(generation, upstream_model, options)
     body["stream_options"]["continuous_usage_stats"] = True
     if generation.continues:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -43,12 +58,14 @@ def vllm_body(
     return (yield from encoded(body, generation))
 
 
-def tokenize_body(generation: Generation, upstream_model: str) -> Steps[bytes]:
+def tokenize_body(
+    generation: Generation, upstream_model: str, extra: Mapping[str, Any] = _NO_FIELDS
+) -> Steps[bytes]:
     """Body for /tokenize. Raises ValueError for a prompt of token ids, which needs no counting."""
     body: dict[str, Any] = {"model": upstream_model}
     match generation.input:
         case Chat() as chat:
-            body |= yield from chat_fields(chat, VLLM_OPTIONS)
+            body |= yield from chat_fields(chat, replace(VLLM_OPTIONS, extra=extra))
         case str(prompt):
             body["prompt"] = prompt
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import aiohttp
@@ -38,7 +38,8 @@ class VllmClient:
     """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
     `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces
-    of streams shall be; `control_timeout_s`: of each call but `stream`.
+    of streams shall be; `extra`: fields that every body of a generation gets;
+    `control_timeout_s`: of each call but `stream`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class VllmClient:
         api_key: str | None,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
+        extra: Mapping[str, msgspec.Raw] | None = None,
         control_timeout_s: float = 10.0,
     ) -> None:
         self.session = session
@@ -57,6 +59,7 @@ class VllmClient:
         self._upstream_model = upstream_model
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
+        self._extra: Mapping[str, msgspec.Raw] = extra or {}
         self._control_timeout_s = control_timeout_s
         # Compression would hold frames back until a block of it is full.
         self._headers = {"Accept-Encoding": "identity"}
@@ -86,7 +89,9 @@ class VllmClient:
         )
         call = Call(
             request=request,
-            body=vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk),
+            body=vllm_body(
+                generation, self._upstream_model, self._pace.tokens_per_chunk, self._extra
+            ),
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),
@@ -103,7 +108,7 @@ class VllmClient:
         """Prompt tokens, and the context length in tokens if the server reports it."""
         if isinstance(generation.input, tuple):
             return len(generation.input), None
-        body = await in_slices(tokenize_body(generation, self._upstream_model))
+        body = await in_slices(tokenize_body(generation, self._upstream_model, self._extra))
         max_bytes = MAX_ANSWER_BYTES + TOKENIZE_BYTES_PER_BYTE * len(body)
         answer = await self._request("POST", "/tokenize", max_bytes, body)
         counted = _decoded(wire.decode_token_count, answer)

@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15moegate/v1/chat.proto\x12\nmoegate.v1\"\xef\x01\n\x0b\x43hatMessage\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.moegate.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.ContentPart\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x06 \x01(\t\x12\x32\n\nsignatures\x18\x07 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"2\n\x12ReasoningSignature\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ImagePartH\x00\x42\x06\n\x04part\"H\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"c\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x7f\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x32\n\nsignatures\x18\x05 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"[\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.moegate.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"f\n\x0eResponseFormat\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\x33\n\x0bjson_schema\x18\x02 \x01(\x0b\x32\x1c.moegate.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\xc3\x01\n\tChatInput\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChatMessage\x12)\n\x05tools\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.ToolDefinition\x12+\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x16.moegate.v1.ToolChoice\x12\x33\n\x0fresponse_format\x18\x04 \x01(\x0b\x32\x1a.moegate.v1.ResponseFormat\"\x1f\n\nTokenInput\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15moegate/v1/chat.proto\x12\nmoegate.v1\"\xef\x01\n\x0b\x43hatMessage\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.moegate.v1.Role\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.moegate.v1.ContentPart\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x06 \x01(\t\x12\x32\n\nsignatures\x18\x07 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"2\n\x12ReasoningSignature\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"M\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ImagePartH\x00\x42\x06\n\x04part\"H\n\tImagePart\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"c\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x7f\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x32\n\nsignatures\x18\x05 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"[\n\nToolChoice\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.moegate.v1.ToolChoiceModeH\x00\x12\x17\n\rfunction_name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\xb6\x01\n\x0eResponseFormat\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\x33\n\x0bjson_schema\x18\x02 \x01(\x0b\x32\x1c.moegate.v1.JsonSchemaFormatH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12*\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x18.moegate.v1.ChoiceFormatH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"\x1d\n\x0c\x43hoiceFormat\x12\r\n\x05texts\x18\x01 \x03(\t\"\x8a\x01\n\tReasoning\x12+\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32\x1b.moegate.v1.ReasoningEffort\x12\x15\n\x08thinking\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\rbudget_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\x0b\n\t_thinkingB\x10\n\x0e_budget_tokens\"E\n\x10JsonSchemaFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\xca\x02\n\tChatInput\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChatMessage\x12)\n\x05tools\x18\x02 \x03(\x0b\x32\x1a.moegate.v1.ToolDefinition\x12+\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x16.moegate.v1.ToolChoice\x12\x33\n\x0fresponse_format\x18\x04 \x01(\x0b\x32\x1a.moegate.v1.ResponseFormat\x12 \n\x13parallel_tool_calls\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12(\n\treasoning\x18\x06 \x01(\x0b\x32\x15.moegate.v1.Reasoning\x12!\n\x19\x63hat_template_kwargs_json\x18\x07 \x01(\tB\x16\n\x14_parallel_tool_calls\"\x1f\n\nTokenInput\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03*\xbe\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x02\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x03\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x04\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1213
-  _globals['_ROLE']._serialized_end=1308
-  _globals['_TOOLCHOICEMODE']._serialized_start=1311
-  _globals['_TOOLCHOICEMODE']._serialized_end=1446
+  _globals['_ROLE']._serialized_start=1601
+  _globals['_ROLE']._serialized_end=1696
+  _globals['_TOOLCHOICEMODE']._serialized_start=1699
+  _globals['_TOOLCHOICEMODE']._serialized_end=1834
+  _globals['_REASONINGEFFORT']._serialized_start=1837
+  _globals['_REASONINGEFFORT']._serialized_end=2027
   _globals['_CHATMESSAGE']._serialized_start=38
   _globals['_CHATMESSAGE']._serialized_end=277
   _globals['_REASONINGSIGNATURE']._serialized_start=279
@@ -49,12 +51,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLCALL']._serialized_end=712
   _globals['_TOOLCHOICE']._serialized_start=714
   _globals['_TOOLCHOICE']._serialized_end=805
-  _globals['_RESPONSEFORMAT']._serialized_start=807
-  _globals['_RESPONSEFORMAT']._serialized_end=909
-  _globals['_JSONSCHEMAFORMAT']._serialized_start=911
-  _globals['_JSONSCHEMAFORMAT']._serialized_end=980
-  _globals['_CHATINPUT']._serialized_start=983
-  _globals['_CHATINPUT']._serialized_end=1178
-  _globals['_TOKENINPUT']._serialized_start=1180
-  _globals['_TOKENINPUT']._serialized_end=1211
+  _globals['_RESPONSEFORMAT']._serialized_start=808
+  _globals['_RESPONSEFORMAT']._serialized_end=990
+  _globals['_CHOICEFORMAT']._serialized_start=992
+  _globals['_CHOICEFORMAT']._serialized_end=1021
+  _globals['_REASONING']._serialized_start=1024
+  _globals['_REASONING']._serialized_end=1162
+  _globals['_JSONSCHEMAFORMAT']._serialized_start=1164
+  _globals['_JSONSCHEMAFORMAT']._serialized_end=1233
+  _globals['_CHATINPUT']._serialized_start=1236
+  _globals['_CHATINPUT']._serialized_end=1566
+  _globals['_TOKENINPUT']._serialized_start=1568
+  _globals['_TOKENINPUT']._serialized_end=1599
 # @@protoc_insertion_point(module_scope)

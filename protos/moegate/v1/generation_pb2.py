@@ -27,23 +27,25 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from moegate.v1 import chat_pb2 as moegate_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoegate/v1/generation.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15moegate/v1/chat.proto\"\xcc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x80\x01\n\x03Slo\x12\'\n\tslo_class\x18\x01 \x01(\x0e\x32\x14.moegate.v1.SloClass\x12\'\n\x04ttft\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\nDataPolicy\x12\x12\n\nlocal_only\x18\x01 \x01(\x08\x12\x16\n\x0eremote_classes\x18\x02 \x03(\t\"\x9c\x04\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12/\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x16.moegate.v1.TokenInputH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.moegate.v1.Sampling\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x0f\n\x07\x63hoices\x18\x08 \x01(\r\x12\x15\n\x08logprobs\x18\t \x01(\rH\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\n \x01(\x08\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12\x12\n\nsession_id\x18\x16 \x01(\t\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\tB\x07\n\x05inputB\x14\n\x12_max_output_tokensB\x0b\n\t_logprobsB\x14\n\x12_max_cost_nano_usd\"a\n\x10GenerateResponse\x12\"\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x11.moegate.v1.DeltaH\x00\x12 \n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.DoneH\x00\x42\x07\n\x05\x65vent\"1\n\x05\x44\x65lta\x12(\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChoiceDelta\"\xfd\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12*\n\x08logprobs\x18\x05 \x03(\x0b\x32\x18.moegate.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x18.moegate.v1.FinishReason\x12\x32\n\nsignatures\x18\x07 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"S\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12#\n\x03top\x18\x03 \x03(\x0b\x32\x16.moegate.v1.TopLogprob\",\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\xcc\x01\n\x04\x44one\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x05usage\x18\x03 \x01(\x0b\x32\x11.moegate.v1.Usage\x12\x1e\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x10.moegate.v1.Cost\x12 \n\x05route\x18\x05 \x01(\x0b\x32\x11.moegate.v1.Route\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.moegate.v1.Timings\x12\x17\n\x0fmissing_choices\x18\x07 \x01(\r\"\xe6\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\testimated\x18\x05 \x01(\x08\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x06 \x01(\x03H\x02\x88\x01\x01\x42\x10\n\x0e_cached_tokensB\x13\n\x11_reasoning_tokensB\x15\n\x13_cache_write_tokens\"\x93\x02\n\x04\x43ost\x12\x1d\n\x10metered_nano_usd\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10\x63harged_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12$\n\x05\x62\x61sis\x18\x03 \x01(\x0e\x32\x15.moegate.v1.CostBasis\x12#\n\x05parts\x18\x04 \x03(\x0b\x32\x14.moegate.v1.CostPart\x12\x14\n\x0cprice_row_id\x18\x05 \x01(\t\x12%\n\x18\x63heapest_remote_nano_usd\x18\x06 \x01(\x03H\x02\x88\x01\x01\x42\x13\n\x11_metered_nano_usdB\x13\n\x11_charged_nano_usdB\x1b\n\x19_cheapest_remote_nano_usd\"Q\n\x08\x43ostPart\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.moegate.v1.TokenKind\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x10\n\x08nano_usd\x18\x03 \x01(\x03\"\xaa\x01\n\x05Route\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.moegate.v1.PlacementKind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x14\n\x07\x64p_rank\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x13.moegate.v1.AttemptB\n\n\x08_dp_rank\"\x8a\x01\n\x07\x41ttempt\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04ttft\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*m\n\x08SloClass\x12\x19\n\x15SLO_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15SLO_CLASS_INTERACTIVE\x10\x01\x12\x16\n\x12SLO_CLASS_STANDARD\x10\x02\x12\x13\n\x0fSLO_CLASS_BATCH\x10\x03*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*t\n\tCostBasis\x12\x1a\n\x16\x43OST_BASIS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OST_BASIS_METERED\x10\x01\x12\x19\n\x15\x43OST_BASIS_LIST_PRICE\x10\x02\x12\x18\n\x14\x43OST_BASIS_ESTIMATED\x10\x03*z\n\tTokenKind\x12\x1a\n\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TOKEN_KIND_UNCACHED_INPUT\x10\x01\x12\x1b\n\x17TOKEN_KIND_CACHED_INPUT\x10\x02\x12\x15\n\x11TOKEN_KIND_OUTPUT\x10\x03*d\n\rPlacementKind\x12\x1e\n\x1aPLACEMENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PLACEMENT_KIND_LOCAL\x10\x01\x12\x19\n\x15PLACEMENT_KIND_REMOTE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoegate/v1/generation.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15moegate/v1/chat.proto\"\xcc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x80\x01\n\x03Slo\x12\'\n\tslo_class\x18\x01 \x01(\x0e\x32\x14.moegate.v1.SloClass\x12\'\n\x04ttft\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\nDataPolicy\x12\x12\n\nlocal_only\x18\x01 \x01(\x08\x12\x16\n\x0eremote_classes\x18\x02 \x03(\t\"\xba\x05\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.moegate.v1.ChatInputH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12/\n\rprompt_tokens\x18\x04 \x01(\x0b\x32\x16.moegate.v1.TokenInputH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.moegate.v1.Sampling\x12\x1e\n\x11max_output_tokens\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x0f\n\x07\x63hoices\x18\x08 \x01(\r\x12\x15\n\x08logprobs\x18\t \x01(\rH\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\n \x01(\x08\x12\x12\n\nmin_tokens\x18\x0b \x01(\r\x12>\n\nlogit_bias\x18\x0c \x03(\x0b\x32*.moegate.v1.GenerateRequest.LogitBiasEntry\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12\x12\n\nsession_id\x18\x16 \x01(\t\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05inputB\x14\n\x12_max_output_tokensB\x0b\n\t_logprobsB\x14\n\x12_max_cost_nano_usd\"a\n\x10GenerateResponse\x12\"\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x11.moegate.v1.DeltaH\x00\x12 \n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.DoneH\x00\x42\x07\n\x05\x65vent\"1\n\x05\x44\x65lta\x12(\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChoiceDelta\"\xfd\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0ereasoning_text\x18\x03 \x01(\t\x12(\n\ntool_calls\x18\x04 \x03(\x0b\x32\x14.moegate.v1.ToolCall\x12*\n\x08logprobs\x18\x05 \x03(\x0b\x32\x18.moegate.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x18.moegate.v1.FinishReason\x12\x32\n\nsignatures\x18\x07 \x03(\x0b\x32\x1e.moegate.v1.ReasoningSignature\"S\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12#\n\x03top\x18\x03 \x03(\x0b\x32\x16.moegate.v1.TopLogprob\",\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\xcc\x01\n\x04\x44one\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x05usage\x18\x03 \x01(\x0b\x32\x11.moegate.v1.Usage\x12\x1e\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x10.moegate.v1.Cost\x12 \n\x05route\x18\x05 \x01(\x0b\x32\x11.moegate.v1.Route\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.moegate.v1.Timings\x12\x17\n\x0fmissing_choices\x18\x07 \x01(\r\"\xe6\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\testimated\x18\x05 \x01(\x08\x12\x1f\n\x12\x63\x61\x63he_write_tokens\x18\x06 \x01(\x03H\x02\x88\x01\x01\x42\x10\n\x0e_cached_tokensB\x13\n\x11_reasoning_tokensB\x15\n\x13_cache_write_tokens\"\x93\x02\n\x04\x43ost\x12\x1d\n\x10metered_nano_usd\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10\x63harged_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12$\n\x05\x62\x61sis\x18\x03 \x01(\x0e\x32\x15.moegate.v1.CostBasis\x12#\n\x05parts\x18\x04 \x03(\x0b\x32\x14.moegate.v1.CostPart\x12\x14\n\x0cprice_row_id\x18\x05 \x01(\t\x12%\n\x18\x63heapest_remote_nano_usd\x18\x06 \x01(\x03H\x02\x88\x01\x01\x42\x13\n\x11_metered_nano_usdB\x13\n\x11_charged_nano_usdB\x1b\n\x19_cheapest_remote_nano_usd\"Q\n\x08\x43ostPart\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.moegate.v1.TokenKind\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x10\n\x08nano_usd\x18\x03 \x01(\x03\"\xaa\x01\n\x05Route\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.moegate.v1.PlacementKind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x14\n\x07\x64p_rank\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x13.moegate.v1.AttemptB\n\n\x08_dp_rank\"\x8a\x01\n\x07\x41ttempt\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04ttft\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*m\n\x08SloClass\x12\x19\n\x15SLO_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15SLO_CLASS_INTERACTIVE\x10\x01\x12\x16\n\x12SLO_CLASS_STANDARD\x10\x02\x12\x13\n\x0fSLO_CLASS_BATCH\x10\x03*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*t\n\tCostBasis\x12\x1a\n\x16\x43OST_BASIS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OST_BASIS_METERED\x10\x01\x12\x19\n\x15\x43OST_BASIS_LIST_PRICE\x10\x02\x12\x18\n\x14\x43OST_BASIS_ESTIMATED\x10\x03*z\n\tTokenKind\x12\x1a\n\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19TOKEN_KIND_UNCACHED_INPUT\x10\x01\x12\x1b\n\x17TOKEN_KIND_CACHED_INPUT\x10\x02\x12\x15\n\x11TOKEN_KIND_OUTPUT\x10\x03*d\n\rPlacementKind\x12\x1e\n\x1aPLACEMENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PLACEMENT_KIND_LOCAL\x10\x01\x12\x19\n\x15PLACEMENT_KIND_REMOTE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SLOCLASS']._serialized_start=3028
-  _globals['_SLOCLASS']._serialized_end=3137
-  _globals['_FINISHREASON']._serialized_start=3140
-  _globals['_FINISHREASON']._serialized_end=3299
-  _globals['_COSTBASIS']._serialized_start=3301
-  _globals['_COSTBASIS']._serialized_end=3417
-  _globals['_TOKENKIND']._serialized_start=3419
-  _globals['_TOKENKIND']._serialized_end=3541
-  _globals['_PLACEMENTKIND']._serialized_start=3543
-  _globals['_PLACEMENTKIND']._serialized_end=3643
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._loaded_options = None
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_SLOCLASS']._serialized_start=3186
+  _globals['_SLOCLASS']._serialized_end=3295
+  _globals['_FINISHREASON']._serialized_start=3298
+  _globals['_FINISHREASON']._serialized_end=3457
+  _globals['_COSTBASIS']._serialized_start=3459
+  _globals['_COSTBASIS']._serialized_end=3575
+  _globals['_TOKENKIND']._serialized_start=3577
+  _globals['_TOKENKIND']._serialized_end=3699
+  _globals['_PLACEMENTKIND']._serialized_start=3701
+  _globals['_PLACEMENTKIND']._serialized_end=3801
   _globals['_SAMPLING']._serialized_start=132
   _globals['_SAMPLING']._serialized_end=464
   _globals['_SLO']._serialized_start=467
@@ -51,29 +53,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATAPOLICY']._serialized_start=597
   _globals['_DATAPOLICY']._serialized_end=653
   _globals['_GENERATEREQUEST']._serialized_start=656
-  _globals['_GENERATEREQUEST']._serialized_end=1196
-  _globals['_GENERATERESPONSE']._serialized_start=1198
-  _globals['_GENERATERESPONSE']._serialized_end=1295
-  _globals['_DELTA']._serialized_start=1297
-  _globals['_DELTA']._serialized_end=1346
-  _globals['_CHOICEDELTA']._serialized_start=1349
-  _globals['_CHOICEDELTA']._serialized_end=1602
-  _globals['_TOKENLOGPROB']._serialized_start=1604
-  _globals['_TOKENLOGPROB']._serialized_end=1687
-  _globals['_TOPLOGPROB']._serialized_start=1689
-  _globals['_TOPLOGPROB']._serialized_end=1733
-  _globals['_DONE']._serialized_start=1736
-  _globals['_DONE']._serialized_end=1940
-  _globals['_USAGE']._serialized_start=1943
-  _globals['_USAGE']._serialized_end=2173
-  _globals['_COST']._serialized_start=2176
-  _globals['_COST']._serialized_end=2451
-  _globals['_COSTPART']._serialized_start=2453
-  _globals['_COSTPART']._serialized_end=2534
-  _globals['_ROUTE']._serialized_start=2537
-  _globals['_ROUTE']._serialized_end=2707
-  _globals['_ATTEMPT']._serialized_start=2710
-  _globals['_ATTEMPT']._serialized_end=2848
-  _globals['_TIMINGS']._serialized_start=2851
-  _globals['_TIMINGS']._serialized_end=3026
+  _globals['_GENERATEREQUEST']._serialized_end=1354
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=1240
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=1288
+  _globals['_GENERATERESPONSE']._serialized_start=1356
+  _globals['_GENERATERESPONSE']._serialized_end=1453
+  _globals['_DELTA']._serialized_start=1455
+  _globals['_DELTA']._serialized_end=1504
+  _globals['_CHOICEDELTA']._serialized_start=1507
+  _globals['_CHOICEDELTA']._serialized_end=1760
+  _globals['_TOKENLOGPROB']._serialized_start=1762
+  _globals['_TOKENLOGPROB']._serialized_end=1845
+  _globals['_TOPLOGPROB']._serialized_start=1847
+  _globals['_TOPLOGPROB']._serialized_end=1891
+  _globals['_DONE']._serialized_start=1894
+  _globals['_DONE']._serialized_end=2098
+  _globals['_USAGE']._serialized_start=2101
+  _globals['_USAGE']._serialized_end=2331
+  _globals['_COST']._serialized_start=2334
+  _globals['_COST']._serialized_end=2609
+  _globals['_COSTPART']._serialized_start=2611
+  _globals['_COSTPART']._serialized_end=2692
+  _globals['_ROUTE']._serialized_start=2695
+  _globals['_ROUTE']._serialized_end=2865
+  _globals['_ATTEMPT']._serialized_start=2868
+  _globals['_ATTEMPT']._serialized_end=3006
+  _globals['_TIMINGS']._serialized_start=3009
+  _globals['_TIMINGS']._serialized_end=3184
 # @@protoc_insertion_point(module_scope)

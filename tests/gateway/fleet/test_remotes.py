@@ -25,6 +25,7 @@ from gateway.config.remote import (
     OtherGatewayConfig,
     PriceRow,
     ReasoningField,
+    ReasoningRequest,
     RemoteApi,
     RemoteLimitsConfig,
 )
@@ -133,6 +134,7 @@ def test_a_connection_is_equal_while_what_is_sent_stays() -> None:
         remote(extra_body_json='{"a": 1}'),
         remote(cannot=("temperature+top_p",)),
         remote(drop=(Feature.TOP_P,)),
+        remote(reasoning_request=ReasoningRequest.REASONING),
         remote(history=HistoryConfig(reasoning_field=ReasoningField.REASONING)),
     ):
         assert remote_connection(changed, HERE) != before

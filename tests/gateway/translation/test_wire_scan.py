@@ -230,6 +230,26 @@ def test_the_work_is_bounded_by_the_bounds(data: bytes) -> None:
     assert taken <= LIMITS.fields // STEP_FIELDS + 1
 
 
+@pytest.mark.parametrize(("limit", "number"), [("regex_bytes", 3), ("grammar_bytes", 5)])
+def test_what_engines_compile_is_bounded(limit: str, number: int) -> None:
+    limits = structs.replace(LIMITS, **{limit: 8})
+    good = chat(field(4, field(number, b"x" * 8)))
+    assert counted(good, limits=limits)["text_bytes"] == 8
+    error = refusal(chat(field(4, field(number, b"x" * 9))), limits=limits)
+    assert (error.limit, error.field) == (
+        limit,
+        f"chat.response_format.{limit.removesuffix('_bytes')}",
+    )
+
+
+def test_token_rules_count_as_values() -> None:
+    limits = structs.replace(LIMITS, values=8)
+    request = GENERATE(logit_bias=dict.fromkeys(range(5), 1.0), stop_token_ids=range(3))
+    assert counted(request.SerializeToString(), limits=limits)["values"] == 8
+    request.stop_token_ids.append(9)
+    assert refusal(request.SerializeToString(), limits=limits).limit == "values"
+
+
 def test_an_ordinary_request_is_within_the_bounds() -> None:
     counts = counted(good_request().SerializeToString())
     assert counts["messages"] == 4
@@ -238,5 +258,6 @@ def test_an_ordinary_request_is_within_the_bounds() -> None:
 
 def test_every_bound_has_its_element() -> None:
     others = {"schema_bytes", "arguments_bytes", "json_depth", "nesting", "fields"}
+    others |= {"regex_bytes", "grammar_bytes"}
     named: Any = ElementLimitsConfig.__struct_fields__
     assert {element.name.lower() for element in Element} == set(named) - others

@@ -8,12 +8,17 @@ import msgspec
 import pytest
 
 from gateway.config.gateway import HeaderConfig, RemoteConfig, SecretConfig
-from gateway.config.load.check_remote import remote_problems
+from gateway.config.load.check_remote import (
+    POOL_RESERVED_FIELDS,
+    extra_body_problems,
+    remote_problems,
+)
 from gateway.config.remote import (
     Feature,
     HistoryConfig,
     MaxTokensField,
     ReasoningField,
+    ReasoningRequest,
     RemoteApi,
     SessionHintConfig,
 )
@@ -73,6 +78,11 @@ def problems(made: RemoteConfig) -> list[tuple[str, str]]:
         ),
         (remote(cannot=("temperature+temperature",)), "remotes[0].cannot[0]"),
         (remote(drop=(Feature.STOP,)), "remotes[0].drop[0]"),
+        (remote(can=(Feature.THINKING_BUDGET,)), "remotes[0].can[0]"),
+        (
+            remote(api=RemoteApi.ANTHROPIC, reasoning_request=ReasoningRequest.REASONING),
+            "remotes[0].reasoning_request",
+        ),
         (
             remote(history=HistoryConfig(reasoning_field=ReasoningField.THINKING)),
             "remotes[0].history.reasoning_field",
@@ -193,3 +203,26 @@ def test_histories_hints_and_lacks_that_fit_have_no_problems() -> None:
         remote(api=RemoteApi.MOEGATE, url="grpc://a:1", session_hint=hint(body_field="session_id")),
     ):
         assert problems(made) == []
+
+
+def test_how_to_reason_is_a_feature_where_the_fields_can_say_it() -> None:
+    budget = (Feature.THINKING_BUDGET,)
+    assert not problems(remote(can=budget, reasoning_request=ReasoningRequest.CHAT_TEMPLATE))
+    assert not problems(remote(can=budget, url="https://openrouter.ai/api"))
+    assert problems(remote(can=budget, url="https://api.deepseek.com"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", ""),
+        ('{"chat_template_kwargs": {"enable_thinking": false}, "min_tokens": 2}', ""),
+        ("[]", "not a JSON object"),
+        ('{"stream": false}', "stream comes from each request"),
+        ('{"cache_salt": "x"}', "cache_salt comes from each request"),
+    ],
+)
+def test_further_fields_of_a_pool(text: str, words: str) -> None:
+    found = [p.message for p in extra_body_problems("pools[0]", text, POOL_RESERVED_FIELDS)]
+    assert words in "".join(found)
+    assert bool(found) == bool(words)

@@ -10,7 +10,17 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from gateway.domain.generation import Chat, Image, NamedTool, Role, Signature, ToolMode
+from gateway.domain.generation import (
+    Chat,
+    Image,
+    NamedTool,
+    Reasoning,
+    ReasoningEffort,
+    Role,
+    Signature,
+    TextChoice,
+    ToolMode,
+)
 from gateway.domain.slices import finish
 from gateway.doors.grpc.errors import RpcError
 from gateway.doors.grpc.requests import generation_steps
@@ -340,3 +350,91 @@ def test_a_complete_schema_stays_as_it_is() -> None:
     parsed = finish(generation_steps(with_chat(tools=[tool]), 100)).input
     assert isinstance(parsed, Chat)
     assert parsed.tools[0].parameters_json_schema == schema
+
+
+def test_reasoning_forms_and_token_rules_arrive() -> None:
+    tool = chat.ToolDefinition(name="f")
+    proto = with_chat(
+        tools=[tool],
+        parallel_tool_calls=False,
+        reasoning=chat.Reasoning(effort=chat.REASONING_EFFORT_LOW, budget_tokens=9),
+        chat_template_kwargs_json='{"deep": true}',
+        response_format=chat.ResponseFormat(choice=chat.ChoiceFormat(texts=["yes", "no"])),
+    )
+    proto.min_tokens, proto.max_output_tokens = 3, 10
+    proto.logit_bias.update({7: -100.0, 2: 0.5})
+    proto.stop_token_ids.extend([4, 4, 5])
+    generation = finish(generation_steps(proto, 100))
+    assert (generation.min_tokens, generation.stop_token_ids) == (3, (4, 5))
+    assert generation.logit_bias == ((2, 0.5), (7, -100.0))
+    asked = generation.input
+    assert isinstance(asked, Chat)
+    assert asked.parallel_tool_calls is False
+    assert asked.reasoning == Reasoning(effort=ReasoningEffort.LOW, budget_tokens=9)
+    assert asked.template_kwargs_json == '{"deep": true}'
+    assert asked.constraint == TextChoice(("yes", "no"))
+
+
+def test_no_effort_is_no_thinking() -> None:
+    none = chat.Reasoning(effort=chat.REASONING_EFFORT_NONE)
+    asked = finish(generation_steps(with_chat(reasoning=none), 100)).input
+    assert isinstance(asked, Chat)
+    assert asked.reasoning == Reasoning(thinking=False)
+    asked = finish(generation_steps(with_chat(reasoning=chat.Reasoning()), 100)).input
+    assert isinstance(asked, Chat)
+    assert asked.reasoning is None
+
+
+def reasoned(**fields: object) -> pb.GenerateRequest:
+    return with_chat(reasoning=chat.Reasoning(**fields))  # type: ignore[arg-type]
+
+
+def formed(**fields: object) -> pb.GenerateRequest:
+    return with_chat(response_format=chat.ResponseFormat(**fields))  # type: ignore[arg-type]
+
+
+def of_texts(*texts: str) -> pb.GenerateRequest:
+    return formed(choice=chat.ChoiceFormat(texts=texts))
+
+
+@pytest.mark.parametrize(
+    ("proto", "field", "words"),
+    [
+        (good(min_tokens=101), "min_tokens", "at most max_output_tokens, which is 100"),
+        (good(logit_bias={5: 100.5}), "logit_bias[5]", "give -100 to 100"),
+        (good(logit_bias={5: math.nan}), "logit_bias[5]", "nan"),
+        (good(logit_bias={2**31: 1.0}), "logit_bias[2147483648]", "no token id"),
+        (good(logit_bias=dict.fromkeys(range(301), 1.0)), "logit_bias", "301 tokens: at most 300"),
+        (good(stop_token_ids=[1, 2**31]), "stop_token_ids[1]", "no token id"),
+        (good(stop_token_ids=range(129)), "stop_token_ids", "129 token ids: at most 128"),
+        (with_chat(parallel_tool_calls=True), "chat.parallel_tool_calls", "no tools"),
+        (reasoned(effort=99), "chat.reasoning.effort", "99 is no effort"),
+        (reasoned(effort=1, thinking=True), "chat.reasoning.thinking", "effort NONE"),
+        (reasoned(effort=3, thinking=False), "chat.reasoning.effort", "low without thinking"),
+        (reasoned(thinking=False, budget_tokens=3), "chat.reasoning.budget_tokens", "without"),
+        (reasoned(budget_tokens=0), "chat.reasoning.budget_tokens", "at least 1"),
+        (formed(regex=" "), "chat.response_format.regex", "empty"),
+        (formed(regex="a\0"), "chat.response_format.regex", "NUL"),
+        (formed(grammar=""), "chat.response_format.grammar", "empty"),
+        (of_texts(), "chat.response_format.choice.texts", "0 texts: give 1 to 256"),
+        (of_texts("a", ""), "chat.response_format.choice.texts[1]", "0 bytes"),
+        (of_texts("x" * 1025), "chat.response_format.choice.texts[0]", "1025 bytes"),
+        (with_chat(chat_template_kwargs_json="[1]"), "chat.chat_template_kwargs_json", "object"),
+        (
+            with_chat(chat_template_kwargs_json='{"chat_template": "x"}'),
+            "chat.chat_template_kwargs_json",
+            "chat_template is no variable",
+        ),
+    ],
+)
+def test_reasoning_forms_and_token_rules_have_bounds(
+    proto: pb.GenerateRequest, field: str, words: str
+) -> None:
+    found = violations(proto)
+    assert words in found[field], found
+
+
+def test_a_budget_is_less_than_the_output() -> None:
+    proto = reasoned(budget_tokens=50)
+    proto.max_output_tokens = 50
+    assert "max_output_tokens is 50" in violations(proto)["chat.reasoning.budget_tokens"]

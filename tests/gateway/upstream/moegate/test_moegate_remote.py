@@ -22,14 +22,19 @@ from gateway.domain.generation import (
     Chunk,
     FinishReason,
     Generation,
+    Grammar,
     Image,
     JsonSchema,
     Message,
     NamedTool,
+    Reasoning,
+    ReasoningEffort,
+    Regex,
     Role,
     Sampling,
     Session,
     Signature,
+    TextChoice,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -70,6 +75,9 @@ CHAT = Chat(
     tools=(TOOL,),
     tool_choice=NamedTool(name="look"),
     json_schema=JsonSchema(name="s", schema_json='{"type": "object"}', strict=True),
+    parallel_tool_calls=False,
+    reasoning=Reasoning(effort=ReasoningEffort.HIGH, thinking=True, budget_tokens=50),
+    template_kwargs_json='{"enable_thinking": true}',
 )
 FULL = Generation(
     request_id="r",
@@ -90,6 +98,9 @@ FULL = Generation(
     choices=3,
     logprobs=0,
     ignore_eos=True,
+    min_tokens=3,
+    logit_bias=((1, -100.0), (7, 0.5)),
+    stop_token_ids=(9, 2),
 )
 PLAIN = Generation(request_id="r", model="moe", input="raw", max_output_tokens=1)
 
@@ -102,6 +113,11 @@ PLAIN = Generation(request_id="r", model="moe", input="raw", max_output_tokens=1
         replace(PLAIN, input=(1, 2, 3), logprobs=5),
         replace(FULL, input=replace(CHAT, tool_choice=ToolMode.REQUIRED, json_schema=None)),
         replace(FULL, input=replace(CHAT, tool_choice=None, json_schema=None, json_object=True)),
+        *(
+            replace(FULL, input=replace(CHAT, json_schema=None, constraint=constraint))
+            for constraint in (Regex("a+"), TextChoice(("yes", "no")), Grammar('root ::= "a"'))
+        ),
+        replace(FULL, input=replace(CHAT, reasoning=Reasoning(thinking=False))),
     ],
 )
 def test_what_the_other_gateway_reads_is_what_this_one_was_asked(generation: Generation) -> None:
@@ -119,6 +135,9 @@ def test_every_field_of_a_generation_is_tried_above() -> None:
     not_sent |= {"slo_class", "priority"}  # in fields of their own, see below
     for name in set(Generation.__struct_fields__) - not_sent:
         assert getattr(FULL, name) != getattr(PLAIN, name) or name == "model", name
+    one_of = {"json_object", "constraint"}  # tried beside it
+    for name in set(Chat.__struct_fields__) - one_of - {"messages"}:
+        assert getattr(CHAT, name) != getattr(Chat(messages=()), name), name
 
 
 def test_it_is_told_a_hint_of_the_session_and_never_the_session() -> None:
