@@ -21,13 +21,13 @@ import numpy as np
 from scheduler.step_time.step_model import StepModel
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import KNOWN, model_facts
-from simulation.catalog.prior import CONSTANTS, Constants, Parallelism, prior
+from simulation.catalog.prior import CONSTANTS, Constants, prior
 from simulation.catalog.real_memory import REAL_SERVERS, UNSEEN_SERVERS
-from simulation.planner.operating import closed_loop_tpot_s
 from simulation.planner.published import (
     TPOT_TABLES,
     UNSEEN_ROWS,
     TpotTable,
+    fitted,
     left_out,
     predicted_throughput,
     prior_of,
@@ -47,17 +47,20 @@ GRID = {
     "sequence_s": (10e-6, 20e-6, 40e-6, 80e-6),
 }
 """Over which the constants are set anew without a table, to predict that one."""
+FEWEST_BELOW = 2
+"""Points with fewer clients from which a point is predicted."""
 
 
 def sections() -> dict[str, str]:
     """The generated parts of the page, by name."""
     return {
         "points": _table(
-            "server, clients>, published ms>, prior ms>, miss>, from the other points ms>, miss>",
+            "server, clients>, published ms>, prior ms>, miss>, from the other points ms>, miss>, "
+            "fitted to all>, from the points below>",
             _points(),
         ),
         "transfer": _table(
-            "constants set on the two others to predict, worst miss>, mean miss>, "
+            "constants set on the others of its architecture to predict, worst miss>, mean miss>, "
             "worst with the constants in use>",
             _transfer(),
         ),
@@ -102,50 +105,61 @@ def with_sections(page: str, parts: dict[str, str]) -> str:
 
 def _points() -> Iterator[tuple[str, ...]]:
     for table in TPOT_TABLES:
-        start = prior_of(table)
+        start, whole = prior_of(table), fitted(table, table.points).model
+        smaller: list[int] = []
         for clients, tpot_ms in table.points.items():
-            first_ms = 1e3 * closed_loop_tpot_s(start, table.lengths, clients)
-            fitted = left_out(table, clients).model
-            fitted_ms = 1e3 * closed_loop_tpot_s(fitted, table.lengths, clients)
+            first_ms = table.tpot_ms(start, clients)
+            left_ms = table.tpot_ms(left_out(table, clients).model, clients)
+            below = ""
+            if len(smaller) >= FEWEST_BELOW:
+                below_ms = table.tpot_ms(fitted(table, smaller).model, clients)
+                below = f"{below_ms / tpot_ms - 1:+.1%}"
             yield (
                 table.name,
                 f"{clients}",
                 f"{tpot_ms:.2f}",
                 f"{first_ms:.2f}",
                 f"{first_ms / tpot_ms - 1:+.1%}",
-                f"{fitted_ms:.2f}",
-                f"{fitted_ms / tpot_ms - 1:+.1%}",
+                f"{left_ms:.2f}",
+                f"{left_ms / tpot_ms - 1:+.1%}",
+                f"{table.tpot_ms(whole, clients) / tpot_ms - 1:+.1%}",
+                below,
             )
+            smaller.append(clients)
 
 
 def _misses(table: TpotTable, constants: Constants) -> list[float]:
     model = prior(
         table.model,
         GPUS[table.gpu],
-        Parallelism(tensor=table.tensor_parallel),
+        table.parallelism,
+        kv_value_bytes=table.kv_value_bytes,
         context_tokens=table.lengths.resident_tokens,
         constants=constants,
     )
     return [
-        1e3 * closed_loop_tpot_s(model, table.lengths, clients) / tpot_ms - 1.0
-        for clients, tpot_ms in table.points.items()
+        table.tpot_ms(model, clients) / tpot_ms - 1.0 for clients, tpot_ms in table.points.items()
     ]
 
 
 def _transfer() -> Iterator[tuple[str, ...]]:
-    candidates = [
-        replace(CONSTANTS, **dict(zip(GRID, values, strict=True)))
-        for values in product(*GRID.values())
-    ]
-    squares = [
-        [float(np.mean(np.square(_misses(table, constants)))) for table in TPOT_TABLES]
-        for constants in candidates
-    ]
-    for number, table in enumerate(TPOT_TABLES):
-        others = [sum(row) - row[number] for row in squares]
-        misses = np.abs(_misses(table, candidates[int(np.argmin(others))]))
-        used = np.abs(_misses(table, CONSTANTS))
-        yield table.name, f"{misses.max():.0%}", f"{misses.mean():.0%}", f"{used.max():.0%}"
+    for architecture, used in CONSTANTS.items():
+        tables = [one for one in TPOT_TABLES if GPUS[one.gpu].architecture is architecture]
+        if len(tables) < 2:
+            continue
+        candidates = [
+            replace(used, **dict(zip(GRID, values, strict=True)))
+            for values in product(*GRID.values())
+        ]
+        squares = [
+            [float(np.mean(np.square(_misses(table, constants)))) for table in tables]
+            for constants in candidates
+        ]
+        for number, table in enumerate(tables):
+            others = [sum(row) - row[number] for row in squares]
+            misses = np.abs(_misses(table, candidates[int(np.argmin(others))]))
+            worst = np.abs(_misses(table, used)).max()
+            yield table.name, f"{misses.max():.0%}", f"{misses.mean():.0%}", f"{worst:.0%}"
 
 
 def _unseen() -> Iterator[tuple[str, ...]]:
@@ -210,10 +224,10 @@ def draw(path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11.5, 8.0))
+    figure, axes = pyplot.subplots(4, 2, figsize=(11.5, 15.0))
     for axis, table in zip(axes.flat, TPOT_TABLES, strict=False):
         _draw_table(axis, table)
-    _draw_measured(axes.flat[3])
+    _draw_measured(axes.flat[len(TPOT_TABLES)])
     for axis in axes.flat:
         axis.set_xscale("log", base=2)
         axis.set_ylim(bottom=0)
@@ -227,18 +241,14 @@ def draw(path: Path) -> None:
 def _draw_table(axis: Any, table: TpotTable) -> None:
     clients = np.array(list(table.points))
     many = np.geomspace(clients.min(), clients.max(), 60)
-    start = prior_of(table)
-    fitted = left_out(table, clients=-1).model
+    start, whole = prior_of(table), fitted(table, table.points).model
 
     def curve(model: StepModel) -> list[float]:
-        return [1e3 * closed_loop_tpot_s(model, table.lengths, count) for count in many]
+        return [table.tpot_ms(model, float(count)) for count in many]
 
     axis.plot(many, curve(start), color="#8d99ae", ls="--", label="prior, before any measurement")
-    axis.plot(many, curve(fitted), color="#2e86ab", label="fitted to these points")
-    left = [
-        1e3 * closed_loop_tpot_s(left_out(table, int(one)).model, table.lengths, int(one))
-        for one in clients
-    ]
+    axis.plot(many, curve(whole), color="#2e86ab", label="fitted to these points")
+    left = [table.tpot_ms(left_out(table, int(one)).model, int(one)) for one in clients]
     axis.plot(clients, left, "x", color="#2e86ab", label="each from the other points")
     axis.plot(clients, list(table.points.values()), "o", color="#d1495b", label="published")
     axis.set(title=table.name, xlabel="clients", ylabel="time per output token, ms")

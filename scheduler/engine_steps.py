@@ -57,10 +57,9 @@ class EngineSteps:
 
     Attributes:
         placement: the engine; of a server with pinned ranks, its first placement.
-        whole: all steps of all ranks are among them, as far as none were `lost`. Otherwise an API
-            server told only the steps that it was told.
+        whole: all steps of all ranks are among them, as far as they were read in time. Otherwise an
+            API server told only the steps that it was told.
         restarted: the engine was started anew since the last event.
-        lost: entries that were dropped before they were read.
     """
 
     placement: str
@@ -69,4 +68,3 @@ class EngineSteps:
     requests: tuple[EngineRequest, ...] = ()
     whole: bool = True
     restarted: bool = False
-    lost: int = 0

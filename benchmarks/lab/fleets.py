@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from scheduler.step_time.step_model import StepModel
 from simulation.catalog.gpus import find_gpu
 from simulation.catalog.models import find_model
-from simulation.catalog.prior import Parallelism, prior
+from simulation.catalog.prior import Constants, Parallelism, prior
 from simulation.decider import SimulatedPlacement
 from simulation.engine.engine import Engine
 from simulation.engine.engine_config import EngineConfig
@@ -83,6 +83,10 @@ class LabFleet:
         return max(LEAST_TTFT_S, SOLO_PREFILLS * alone_s)
 
 
+CONSTANTS = Constants(bandwidth_share=0.8, prefill_share=0.3, layer_s=65e-6)
+"""Fixed, like the KV tokens: the runs of docs/policies.md stay comparable with each other."""
+
+
 def _fleet(
     name: str,
     model: str,
@@ -94,7 +98,6 @@ def _fleet(
     tpot_s: float,
     kv_tokens: int,
 ) -> LabFleet:
-    """`kv_tokens`: fixed, so that the runs of docs/policies.md stay comparable with each other."""
     facts, card = find_model(model), find_gpu(gpu)
     if facts is None or card is None:
         raise ValueError(f"{model} on {gpu} is not in the catalog")
@@ -106,7 +109,7 @@ def _fleet(
         gpus=gpus,
         usd_per_gpu_hour=usd,
         tpot_s=tpot_s,
-        step_model=replace(prior(facts, card, spread), ranks=1),
+        step_model=replace(prior(facts, card, spread, constants=CONSTANTS), ranks=1),
         kv_tokens=kv_tokens,
     )
 

@@ -65,6 +65,8 @@ class EngineFeed:
             self._log(f"cannot be read: {error}")
 
     def _event(self, answer: FeedAnswer) -> EngineSteps:
+        if answer.lost:
+            log.warning("%s: %d entries of its feed were not read in time", self._name, answer.lost)
         known = answer.instance in self._cursors
         restarted = not known and len(self._cursors) >= answer.processes
         if restarted:
@@ -77,7 +79,6 @@ class EngineFeed:
             requests=answer.requests,
             whole=answer.processes == 1,
             restarted=restarted,
-            lost=answer.lost,
         )
 
     def _log(self, what: str) -> None:

@@ -6,12 +6,24 @@ takes its share of what `torch.cuda.mem_get_info` says, some 0.5 GiB less than `
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from typing import TypedDict
 
 GB = 1e9
 TB = 1e12
 TERA = 1e12
 GIB = float(1 << 30)
+
+
+class Architecture(enum.Enum):
+    """Families whose kernels are alike, so that one set of the prior's constants holds."""
+
+    HOPPER = "Hopper"
+    """Hopper, and those before it."""
+    BLACKWELL = "Blackwell"
+    CDNA = "CDNA"
+    """AMD Instinct."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +39,7 @@ class GpuFacts:
             other link.
         node_gpus: GPUs that such links join.
         source: where the figures are from.
+        architecture: its family.
     """
 
     name: str
@@ -38,6 +51,7 @@ class GpuFacts:
     link_bytes_per_s: float
     node_gpus: int
     source: str
+    architecture: Architecture = Architecture.HOPPER
 
     def flops(self, parameter_bytes: float) -> float:
         """Dense operations per second on weights of so many bytes a parameter.
@@ -50,9 +64,15 @@ class GpuFacts:
         return self.fp8_flops if parameter_bytes > 0.75 else self.fp4_flops
 
 
-_AMPERE = {"bf16_flops": 312 * TERA, "fp8_flops": 312 * TERA, "fp4_flops": 312 * TERA}
-_H20 = {"bf16_flops": 148 * TERA, "fp8_flops": 296 * TERA, "fp4_flops": 296 * TERA}
-_HOPPER = {"bf16_flops": 989 * TERA, "fp8_flops": 1979 * TERA, "fp4_flops": 1979 * TERA}
+class _Flops(TypedDict):
+    bf16_flops: float
+    fp8_flops: float
+    fp4_flops: float
+
+
+_AMPERE: _Flops = {"bf16_flops": 312 * TERA, "fp8_flops": 312 * TERA, "fp4_flops": 312 * TERA}
+_H20: _Flops = {"bf16_flops": 148 * TERA, "fp8_flops": 296 * TERA, "fp4_flops": 296 * TERA}
+_HOPPER: _Flops = {"bf16_flops": 989 * TERA, "fp8_flops": 1979 * TERA, "fp4_flops": 1979 * TERA}
 
 GPUS = {
     gpu.name: gpu
@@ -94,6 +114,7 @@ GPUS = {
             link_bytes_per_s=900 * GB,
             node_gpus=8,
             source="NVIDIA HGX B200 data sheet, 1,000 W; memory of PyTorch logs; NVLink 5 1.8 TB/s",
+            architecture=Architecture.BLACKWELL,
         ),
         GpuFacts(
             name="GB200",
@@ -105,6 +126,7 @@ GPUS = {
             link_bytes_per_s=900 * GB,
             node_gpus=72,
             source="NVIDIA GB200 NVL72 data sheet, 1,200 W, per GPU; NVLink 5 joins 72",
+            architecture=Architecture.BLACKWELL,
         ),
         GpuFacts(
             name="MI300X",
@@ -116,6 +138,7 @@ GPUS = {
             link_bytes_per_s=448 * GB,
             node_gpus=8,
             source="AMD Instinct MI300X data sheet; 7 Infinity Fabric links of 64 GB/s each way",
+            architecture=Architecture.CDNA,
         ),
         GpuFacts(
             name="MI355X",
@@ -127,6 +150,7 @@ GPUS = {
             link_bytes_per_s=538 * GB,
             node_gpus=8,
             source="AMD Instinct MI355X data sheet; 7 Infinity Fabric links of 76.8 GB/s each way",
+            architecture=Architecture.CDNA,
         ),
         GpuFacts(
             name="H100-NVL",
@@ -205,6 +229,7 @@ GPUS = {
             link_bytes_per_s=64 * GB,
             node_gpus=8,
             source="NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet, 96 GB; PCIe 5",
+            architecture=Architecture.BLACKWELL,
         ),
         GpuFacts(
             name="B300",
@@ -216,6 +241,7 @@ GPUS = {
             link_bytes_per_s=900 * GB,
             node_gpus=8,
             source="NVIDIA HGX B300 data sheet; memory of nvidia-smi recalled",
+            architecture=Architecture.BLACKWELL,
         ),
         GpuFacts(
             name="GB300",
@@ -227,6 +253,7 @@ GPUS = {
             link_bytes_per_s=900 * GB,
             node_gpus=72,
             source="NVIDIA GB300 NVL72 data sheet, per GPU; memory of nvidia-smi recalled",
+            architecture=Architecture.BLACKWELL,
         ),
         GpuFacts(
             name="MI325X",
@@ -238,6 +265,7 @@ GPUS = {
             link_bytes_per_s=448 * GB,
             node_gpus=8,
             source="AMD Instinct MI325X data sheet, 256 GB; links as MI300X",
+            architecture=Architecture.CDNA,
         ),
     )
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scheduler.step_time.step_model import StepModel
 from simulation.catalog.facts import BF16_BYTES, ModelFacts
-from simulation.catalog.gpus import GpuFacts
+from simulation.catalog.gpus import Architecture, GpuFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +51,24 @@ class Constants:
         link_share: share of the link bandwidth that all-to-all reaches.
     """
 
-    bandwidth_share: float = 0.8
-    prefill_share: float = 0.3
-    layer_s: float = 65e-6
+    bandwidth_share: float = 0.9
+    prefill_share: float = 0.25
+    layer_s: float = 75e-6
     collective_s: float = 20e-6
     sequence_s: float = 20e-6
     overlap: float = 0.87
     link_share: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = {
+    Architecture.HOPPER: Constants(),
+    Architecture.BLACKWELL: Constants(bandwidth_share=0.85, prefill_share=0.3, layer_s=62e-6),
+    Architecture.CDNA: Constants(bandwidth_share=0.6, prefill_share=0.15, layer_s=110e-6),
+}
+"""Set on the published tables of each architecture (`simulation/planner/published.py`).
+
+Blackwell's are a compromise between tuned servers and stock installations.
+"""
 COLLECTIVES_PER_LAYER = 2
 TYPICAL_CONTEXT_TOKENS = 8192.0
 """Length for the KV cache's bytes per token, which fall with the length if layers have windows."""
@@ -73,7 +81,7 @@ def prior(
     *,
     kv_value_bytes: float = BF16_BYTES,
     context_tokens: float = TYPICAL_CONTEXT_TOKENS,
-    constants: Constants = CONSTANTS,
+    constants: Constants | None = None,
 ) -> StepModel:
     """Step model of one group.
 
@@ -81,7 +89,9 @@ def prior(
         parallelism: absent: one GPU.
         kv_value_bytes: bytes of one number in the KV cache: 2, or 1 for FP8.
         context_tokens: typical length of a sequence, for models with windows or a sparse index.
+        constants: absent: those of the GPU's architecture.
     """
+    constants = constants or CONSTANTS[gpu.architecture]
     spread = parallelism or Parallelism()
     bandwidth = gpu.memory_bytes_per_s * constants.bandwidth_share
     expert_bytes = model.moe_layers * model.expert_parameters * model.expert_bytes

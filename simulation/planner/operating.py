@@ -83,13 +83,26 @@ def at_batch(model: StepModel, lengths: Lengths, batch: float) -> Operating:
     )
 
 
-def closed_loop_tpot_s(model: StepModel, lengths: Lengths, clients: int) -> float:
+def closed_loop_batch(lengths: Lengths, clients: float, kv_tokens: float | None) -> float:
+    """Sequences that run where `clients` each send the next request when one ends.
+
+    `kv_tokens`: KV cache of the server, which the rest of the clients wait for; None: unlimited.
+    """
+    if kv_tokens is None:
+        return clients
+    return max(1.0, min(clients, kv_tokens / lengths.resident_tokens))
+
+
+def closed_loop_tpot_s(
+    model: StepModel, lengths: Lengths, clients: float, kv_tokens: float | None = None
+) -> float:
     """TPOT where `clients` each send the next request when one ends, as benchmarks do.
 
     A sequence is stalled by the prefills of the others only: one of each while it decodes.
     """
-    state = at_batch(model, lengths, clients)
-    others_s = (clients - 1) * state.prefill_s / lengths.output_tokens
+    batch = closed_loop_batch(lengths, clients, kv_tokens)
+    state = at_batch(model, lengths, batch)
+    others_s = (batch - 1.0) * state.prefill_s / lengths.output_tokens
     return state.step_s / model.tokens_per_step + others_s
 
 

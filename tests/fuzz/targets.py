@@ -34,6 +34,7 @@ from scheduler.contract import Usage
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
 from tests.fuzz import request_protos
+from tests.fuzz.engine_steps import check_feed, feed_answers
 from tests.fuzz.mutations import (
     NESTED_DEPTHS,
     changed,
@@ -352,6 +353,7 @@ TARGETS = {
     "decoder": Target(payload_streams, check_decoder),
     "requests": Target(request_protos.requests, check_request),
     "request_bytes": Target(sent_requests, check_sent),
+    "engine_feed": Target(feed_answers, check_feed),
     "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
     "tool_calls": Target(sent_calls, check_calls),
     "upstream_streams": Target(bodies, check_body),

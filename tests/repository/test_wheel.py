@@ -57,3 +57,22 @@ def test_the_installed_wheel_starts(wheel: Path, tmp_path: Path) -> None:
     main, stub, *_ = ended.stdout.splitlines()
     assert main == str(tmp_path / "moegate" / "cli" / "main.py")
     assert stub == str(tmp_path / "moegate" / "v1" / "inference_pb2.py")
+
+
+def test_the_plugin_is_a_wheel_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    source = ROOT / "moegate" / "vllm_plugin"
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    [built] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        [points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        own = archive.read(points).decode()
+    assert sorted(names) == sorted(
+        f"moegate/vllm_plugin/{path.name}" for path in source.glob("*.py")
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        # `moegate up` reads the metadata of the plugin; both wheels name the same entry point.
+        assert "moegate/vllm_plugin/pyproject.toml" in archive.namelist()
+        [points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        assert own.strip() in archive.read(points).decode()

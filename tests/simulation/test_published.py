@@ -8,14 +8,14 @@ import pytest
 
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import StepModel
-from simulation.catalog.gpus import GPUS
+from simulation.catalog.gpus import GPUS, Architecture
 from simulation.catalog.prior import Parallelism, prior
 from simulation.planner.economics import usd_per_million
-from simulation.planner.operating import closed_loop_tpot_s
 from simulation.planner.published import (
     TPOT_TABLES,
     UNSEEN_ROWS,
     TpotTable,
+    fitted,
     left_out,
     predicted_throughput,
     prior_of,
@@ -24,16 +24,49 @@ from simulation.planner.published import (
 
 def prior_misses() -> list[float]:
     return [
-        1e3 * closed_loop_tpot_s(prior_of(table), table.lengths, clients) / tpot_ms - 1.0
+        table.tpot_ms(prior_of(table), clients) / tpot_ms - 1.0
         for table in TPOT_TABLES
         for clients, tpot_ms in table.points.items()
     ]
 
 
-def test_one_set_of_constants_predicts_every_table() -> None:
+AMD_POINTS_MISS = 0.07
+"""Of the fit of AMD's table, whose points lie on no smooth curve."""
+
+
+def test_one_set_of_constants_per_architecture_predicts_every_table() -> None:
     misses = prior_misses()
-    assert len(misses) == 16
-    assert sum(abs(miss) <= 0.3 for miss in misses) >= 14
+    assert len(misses) == 38
+    assert max(abs(miss) for miss in misses) <= 0.2
+
+
+@pytest.mark.parametrize("table", TPOT_TABLES, ids=lambda table: table.name)
+def test_every_point_after_the_fit(table: TpotTable) -> None:
+    """Within 5 % of what was published, AMD's table apart."""
+    amd = GPUS[table.gpu].architecture is Architecture.CDNA
+    model = fitted(table, table.points).model
+    for clients, tpot_ms in table.points.items():
+        limit = AMD_POINTS_MISS if amd else 0.05
+        assert table.tpot_ms(model, clients) == pytest.approx(tpot_ms, rel=limit), clients
+
+
+@pytest.mark.parametrize("table", TPOT_TABLES, ids=lambda table: table.name)
+def test_twice_the_batch_is_predicted_from_the_points_below(table: TpotTable) -> None:
+    """The largest batch that the KV cache holds, from half of it and less."""
+    held = [
+        count for count in table.points if count < table.kv_tokens / table.lengths.resident_tokens
+    ]
+    *below, largest = held
+    predicted_ms = table.tpot_ms(fitted(table, below).model, largest)
+    assert predicted_ms == pytest.approx(table.points[largest], rel=0.05)
+
+
+def test_clients_beyond_the_kv_cache_wait() -> None:
+    """128 and 512 clients of a server that holds some 120 sequences have one TPOT."""
+    table = next(one for one in TPOT_TABLES if one.name == "MiniMax-M2.5 FP8, 2 x B200")
+    model = prior_of(table)
+    assert table.tpot_ms(model, 512) == table.tpot_ms(model, 128) > table.tpot_ms(model, 64)
+    assert table.points[512] == pytest.approx(table.points[128], rel=0.01)
 
 
 @pytest.mark.parametrize("table", TPOT_TABLES, ids=lambda table: table.name)
@@ -42,8 +75,9 @@ def test_each_point_is_predicted_from_the_others(table: TpotTable) -> None:
     for clients, tpot_ms in table.points.items():
         fit = left_out(table, clients)
         assert fit.source is StepSource.FIT
-        predicted_s = closed_loop_tpot_s(fit.model, table.lengths, clients)
-        assert 1e3 * predicted_s == pytest.approx(tpot_ms, rel=0.10), clients
+        amd = GPUS[table.gpu].architecture is Architecture.CDNA
+        limit = 0.12 if amd else 0.10
+        assert table.tpot_ms(fit.model, clients) == pytest.approx(tpot_ms, rel=limit), clients
 
 
 def test_the_term_of_distinct_experts_earns_its_place() -> None:
@@ -57,8 +91,7 @@ def test_the_term_of_distinct_experts_earns_its_place() -> None:
                 if without_experts:
                     start = as_if_dense(start)
                 fit = left_out(table, clients, start=start)
-                predicted_s = closed_loop_tpot_s(fit.model, table.lengths, clients)
-                found = max(found, abs(1e3 * predicted_s / tpot_ms - 1.0))
+                found = max(found, abs(table.tpot_ms(fit.model, clients) / tpot_ms - 1.0))
         return found
 
     assert worst(without_experts=False) < 0.6 * worst(without_experts=True)

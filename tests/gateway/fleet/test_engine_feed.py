@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
+import pytest
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
@@ -112,6 +113,15 @@ async def test_a_server_without_the_plugin_is_asked_again_later() -> None:
     reader.server.add(5)
     reader.now_s += ABSENT_S
     assert await reader.read() == [5]
+
+
+async def test_what_was_lost_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    reader = Reader(Server([Feed(most_kept=2)]))
+    reader.server.add(1)
+    await reader.read()
+    reader.server.add(2, 3, 4, 5)
+    assert await reader.read() == [4, 5]
+    assert "own/a: 2 entries of its feed were not read in time" in caplog.text
 
 
 async def test_a_garbled_answer_reports_nothing() -> None:
