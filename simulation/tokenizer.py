@@ -97,6 +97,11 @@ def token_bytes(token_id: int) -> bytes:
     return _digits(token_id, _RAW_OFFSETS, 256)
 
 
+def is_word(token_id: int) -> bool:
+    """Whether the token is one of the words."""
+    return 0 <= token_id - FIRST_WORD_ID < len(_WORD_TEXTS)
+
+
 def word_text(token_id: int) -> str:
     """Text of a word token, with its leading space."""
     return _WORD_TEXTS[token_id - FIRST_WORD_ID]

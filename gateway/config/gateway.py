@@ -148,8 +148,9 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     pin_ranks: bool = False
     """Whether the gateway chooses the rank of each request (X-data-parallel-rank), so that each
     rank is a placement. Otherwise the engine chooses, and a replica is one placement."""
-    max_num_seqs: Count = 256
-    """Sequences that one rank runs at once (--max-num-seqs)."""
+    max_num_seqs: Count | None = None
+    """Sequences that one rank runs at once (--max-num-seqs); absent: 256 is assumed, which is
+    vLLM's default on most GPUs."""
     kv_capacity_tokens: Count | None = None
     """KV cache of one replica, tokens; absent: read from the engine."""
     context_tokens: Count | None = None

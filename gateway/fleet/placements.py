@@ -14,6 +14,9 @@ from scheduler.limits.rate_limit import RateLimits
 from scheduler.placement_state import Placement
 from scheduler.step_time.step_model import StepModel
 
+ASSUMED_MAX_NUM_SEQS = 256
+"""Of a pool that does not say: vLLM's default on most GPUs."""
+
 
 def placements_of(config: GatewayConfig, base_dir: Path) -> list[Placement]:
     """All of them, without prices: replicas or their pinned ranks, places for replicas that DNS may
@@ -48,6 +51,7 @@ def _self_hosted(
 
     `address`: empty for a place of DNS, whose server comes and goes."""
     ranks, capacity = pool.data_parallel_ranks, pool.kv_capacity_tokens
+    sequences = pool.max_num_seqs or ASSUMED_MAX_NUM_SEQS
     label = replica.removeprefix(f"{pool.name}/")
     whole = Placement(
         name=replica,
@@ -56,7 +60,8 @@ def _self_hosted(
         pool=pool.name,
         replica=label,
         incarnation=address,
-        max_running=pool.max_num_seqs * ranks,
+        max_running=sequences * ranks,
+        max_running_assumed=pool.max_num_seqs is None,
         kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
         step_model=step_model,
@@ -72,7 +77,7 @@ def _self_hosted(
             replica=f"{label}/{rank}",
             group=replica,
             dp_rank=rank,
-            max_running=pool.max_num_seqs,
+            max_running=sequences,
             kv_capacity_tokens=None if capacity is None else capacity // ranks,
             step_model=replace(step_model, ranks=ranks),
         )

@@ -23,6 +23,7 @@ from scheduler.contract import PlacementKind
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.report import KindRates
 from scheduler.port import FleetFigures
+from scheduler.provenance import Provenance
 from scheduler.snapshot import PlacementSnapshot
 
 Samples = dict[Metric, list[tuple[tuple[str, ...], float]]]
@@ -135,11 +136,15 @@ def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:
     labels = (placement.name,)
     local = placement.kind is PlacementKind.SELF_HOSTED  # a remote reports no steps
+    gauges_believed = None
+    if not placement.report_stale:
+        gauges_believed = placement.gauges_source is not Provenance.UNKNOWN
     figures: dict[Metric, float | None] = {
         semconv.SERVING: placement.serving,
         semconv.RUNNING: placement.running_sequences,
         semconv.EXTERNAL: placement.external_sequences,
         semconv.ENGINE_WAITING: placement.waiting_in_engine,
+        semconv.GAUGES_BELIEVED: gauges_believed,
         semconv.KV_TOKENS: placement.kv_tokens,
         semconv.KV_CAPACITY: placement.kv_capacity_tokens,
         semconv.BATCH: placement.predicted_batch if local else None,

@@ -298,6 +298,13 @@ EXTERNAL = gauge(
 ENGINE_WAITING = gauge(
     "moegate.placement.waiting", "{request}", (PLACEMENT,), "Requests waiting in the engine."
 )
+GAUGES_BELIEVED = gauge(
+    "moegate.placement.gauges.believed",
+    "1",
+    (PLACEMENT,),
+    "1: what an engine says to run and to wait is believed; 0: it stands still while only a probe "
+    "moves the counters, or is not told.",
+)
 KV_TOKENS = gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predicted KV tokens.")
 KV_CAPACITY = gauge(
     "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "Capacity of the KV cache."
@@ -358,7 +365,7 @@ LEDGER_LOST = gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of r
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
-    *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, KV_TOKENS, KV_CAPACITY),
+    *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
     *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE, OUTPUT_RATE, BREAKER),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

@@ -1,7 +1,7 @@
 """The processes of the demo, each in its own process group.
 
 Leaving the context of `Processes` ends all of them with SIGTERM, and with SIGKILL if that does not
-help. If the demo is killed, `moegate/up/process_reaper.py` does the same.
+help. If the demo is killed, `moegate/demo/process_reaper.py` does the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from moegate.up.process_reaper import REAPER_COMMAND
+from moegate.demo.process_reaper import REAPER_COMMAND
 
 POLL_S = 0.05
 READY_S = 120.0

@@ -36,6 +36,14 @@ class Refused(Exception):
         )
 
 
+class BadForm(Refused):
+    """A regex, grammar or schema that cannot be compiled. The engine finds out when it takes the
+    request, so a stream has begun: it gets the error as an event."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, "BadRequestError", message)
+
+
 def bad_value(param: str | None, message: str, value: object = None) -> Refused:
     """A value that the engine refuses. vLLM appends the name and the value where it knows them."""
     known = {"parameter": param, "value": value}

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moegate.simulated_vllm.jobs import Job
+from moegate.simulated_vllm.forced import CallDeltas
+from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
 from moegate.simulated_vllm.wire import encode
 from simulation.output import OutputText
 
 DONE = b"data: [DONE]\n\n"
-_CHAT_CHOICE = (
-    b'{"index":%d,"delta":{"content":%s},"logprobs":%s,"finish_reason":%s,"token_ids":%s}]'
-)
+_CHAT_CHOICE = b'{"index":%d,"delta":{%s},"logprobs":%s,"finish_reason":%s,"token_ids":%s}]'
 _COMPLETION_CHOICE = (
     b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,"prompt_token_ids":%s,"token_ids":%s}]'
 )
@@ -38,6 +37,8 @@ class Frames:
         self._prompt_tokens = len(job.request.prompt_ids)
         self._texts = [OutputText(output) for output in job.request.outputs]
         self._offsets_chars = [0] * len(self._texts)
+        call = job.call
+        self._calls = [CallDeltas(call, each) for each in job.request.outputs] if call else []
         self._began = False
         kind = "chat.completion.chunk" if job.is_chat else "text_completion"
         self._head = b'data: {"id":%s,"object":"%s","created":%d,"model":%s,"choices":[' % (
@@ -90,14 +91,14 @@ class Frames:
         )
 
     def _chunk(self, choice: int, text: OutputText, end: int) -> bytes:
-        """The chunk with the tokens of a choice up to `end`."""
+        """The chunk with the tokens of a choice up to `end`; empty: nothing is to be said."""
         job, output, start = self._job, text.output, text.tokens
-        new_text = encode(text.advance(end))
+        new_text = text.advance(end)
         finish = b"null" if job.is_chat else b'null,"stop_reason":null'
         ended = end == output.tokens
         if ended:
             finish = b'"%s","stop_reason":%s' % (
-                output.finish_reason.encode(),
+                finish_reason(job, output).encode(),
                 encode(output.stop_reason),
             )
         ids = b"null"
@@ -105,12 +106,27 @@ class Frames:
             ids = encode([output.token_id(position) for position in range(start, end)])
         logprobs = b"null" if job.logprobs is None else self._logprobs(choice, text, start, end)
         if job.is_chat:
-            body = _CHAT_CHOICE % (choice, new_text, logprobs, finish, ids)
+            delta = self._delta(choice, new_text, ended)
+            if delta is None:
+                if not ended and job.logprobs is None and not job.return_token_ids:
+                    return b""
+                delta = b""
+            body = _CHAT_CHOICE % (choice, delta, logprobs, finish, ids)
         else:
             prompt_ids = b"null" if start else self._prompt_ids
-            body = _COMPLETION_CHOICE % (choice, new_text, logprobs, finish, prompt_ids, ids)
+            said = encode(new_text)
+            body = _COMPLETION_CHOICE % (choice, said, logprobs, finish, prompt_ids, ids)
         fingerprint = self._fingerprint if ended and not job.include_usage else b""
         return self._head + body + self._usage(end) + fingerprint + b"}\n\n"
+
+    def _delta(self, choice: int, new_text: str, ended: bool) -> bytes | None:
+        """Members of the delta of a chat; None: the parser of tool calls has nothing to say."""
+        if self._calls:
+            piece = self._calls[choice].advance(new_text)
+            return None if piece is None else b'"content":null,"tool_calls":[%s]' % encode(piece)
+        if ended and not new_text and self._texts[choice].output.forced_ids:
+            return None
+        return b'"content":%s' % encode(new_text)
 
     def _logprobs(self, choice: int, text: OutputText, start: int, end: int) -> bytes:
         top = self._job.logprobs or 0

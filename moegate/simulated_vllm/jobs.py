@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.failures import (
@@ -12,16 +12,24 @@ from moegate.simulated_vllm.failures import (
     prompt_too_long,
     unknown_model,
 )
+from moegate.simulated_vllm.forced import ForcedAnswer, forced_answer
 from moegate.simulated_vllm.prompts import chat_prompt, completion_prompt
 from moegate.simulated_vllm.wire import GenerationBody
 from simulation.engine.sequences import TokenRequest
-from simulation.output import StopRules, answer_seed, plan_output
+from simulation.output import FinishReason, Output, StopRules, answer_seed, plan_output
+from simulation.tokenizer import VOCABULARY_TOKENS
 
 COMPLETION_MAX_TOKENS = 16
 """Default of `max_tokens` in /v1/completions."""
 MOST_LOGPROBS = 20
 MOST_CHOICES = 16_384
+CERTAIN_BIAS = 50.0
+"""Bias of a token beside which no other one is drawn; smaller ones change nothing."""
 _GREEDY_BELOW = 1e-5
+_NO_REASONING_PARSER = (
+    "thinking_token_budget is set but reasoning_config is not configured. Please set"
+    " --reasoning-parser and/or --reasoning-config to use thinking_token_budget."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,7 @@ class Job:
         created_s: Unix time, whole seconds.
         logprobs: number of alternatives for each token; None: no log-probabilities.
         stream_interval: tokens in a chunk.
+        call: the tool call that the answer is; None: it is a text.
     """
 
     response_id: str
@@ -45,6 +54,7 @@ class Job:
     stream_interval: int
     logprobs: int | None
     return_token_ids: bool
+    call: ForcedAnswer | None = None
 
 
 def make_job(
@@ -62,6 +72,12 @@ def make_job(
     prompt_ids = _prompt(body, config, is_chat)
     logprobs = _logprobs(body, is_chat)
     rules = _stop_rules(body, config, len(prompt_ids), is_chat)
+    forced = forced_answer(body, is_chat)
+    rules = replace(
+        rules,
+        forced_ids=() if forced is None else forced.token_ids,
+        favourite_id=_favourite(body.logit_bias or {}),
+    )
     choices = _choices(body)
     _check_sampling(body)
     seeds = (answer_seed(config.seed, prompt_ids, body.seed, i) for i in range(choices))
@@ -85,7 +101,15 @@ def make_job(
         stream_interval=max(interval or 1, config.stream_interval),
         logprobs=logprobs,
         return_token_ids=bool(body.return_token_ids),
+        call=forced if forced is not None and forced.tool is not None else None,
     )
+
+
+def finish_reason(job: Job, output: Output) -> str:
+    """Reason for the end of a choice, in the answer."""
+    if job.call is not None and output.finish_reason is FinishReason.STOP:
+        return job.call.finish_reason
+    return output.finish_reason.value
 
 
 def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
@@ -151,6 +175,15 @@ def _stop_rules(
             f"min_tokens must be less than or equal to max_tokens={max_tokens},"
             f" got {body.min_tokens}.",
         )
+    if unknown := [token for token in body.stop_token_ids or () if not _is_token(token)]:
+        raise bad_value(
+            "stop_token_ids",
+            f"token_id(s) {unknown} in stop_token_ids contain out-of-vocab token ids."
+            f" Vocabulary size: {VOCABULARY_TOKENS}",
+            unknown,
+        )
+    if body.thinking_token_budget is not None:
+        raise bad_value(None, _NO_REASONING_PARSER)
     strings = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(strings):
         raise bad_value(None, "stop cannot contain an empty string.")
@@ -162,6 +195,28 @@ def _stop_rules(
         token_ids=frozenset(body.stop_token_ids or ()),
         keep_string=body.include_stop_str_in_output,
     )
+
+
+def _favourite(biases: dict[str, float]) -> int | None:
+    """The token with the largest bias of those that leave no other one a chance."""
+    try:
+        numbers = {int(token): bias for token, bias in biases.items()}
+    except ValueError as error:
+        text = f"logit_bias contains key(s) that cannot be converted to int: {error}"
+        raise bad_value("logit_bias", text) from error
+    if unknown := [token for token in numbers if not _is_token(token)]:
+        raise bad_value(
+            "logit_bias",
+            f"token_id(s) {unknown} in logit_bias contain out-of-vocab token ids."
+            f" Vocabulary size: {VOCABULARY_TOKENS}",
+            unknown,
+        )
+    certain = {token: bias for token, bias in numbers.items() if bias >= CERTAIN_BIAS}
+    return max(certain, key=certain.__getitem__, default=None)
+
+
+def _is_token(token_id: int) -> bool:
+    return 0 <= token_id < VOCABULARY_TOKENS
 
 
 def _choices(body: GenerationBody) -> int:

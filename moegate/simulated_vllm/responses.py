@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from moegate.simulated_vllm.jobs import Job
+from moegate.simulated_vllm.forced import tool_calls
+from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
 from moegate.simulated_vllm.wire import (
     ChatAnswer,
@@ -69,11 +70,14 @@ def _chat_choice(job: Job, index: int, output: Output) -> ChatChoice:
     logprobs = None
     if job.logprobs is not None:
         logprobs = msgspec.Raw(chat_logprobs(output, 0, output.tokens, job.logprobs))
+    message = ChatMessage(role="assistant", content=_text(output))
+    if job.call is not None and (calls := tool_calls(job.call, output)):
+        message = ChatMessage(role="assistant", content="", tool_calls=calls)
     return ChatChoice(
         index=index,
-        message=ChatMessage(role="assistant", content=_text(output)),
+        message=message,
         logprobs=logprobs,
-        finish_reason=output.finish_reason.value,
+        finish_reason=finish_reason(job, output),
         stop_reason=output.stop_reason,
         token_ids=_ids(job, output),
     )

@@ -19,11 +19,18 @@ from aiohttp import ClientConnectionResetError, web
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
-from moegate.simulated_vllm.failures import Refused, bad_json, bad_shape, bad_value, queue_full
+from moegate.simulated_vllm.failures import (
+    BadForm,
+    Refused,
+    bad_json,
+    bad_shape,
+    bad_value,
+    queue_full,
+)
 from moegate.simulated_vllm.fault_driver import FaultDriver
 from moegate.simulated_vllm.fault_effects import FaultEffects, truncated
 from moegate.simulated_vllm.faults.kinds import Faults
-from moegate.simulated_vllm.frames import Frames
+from moegate.simulated_vllm.frames import DONE, Frames
 from moegate.simulated_vllm.jobs import Job, check_model, make_job, pinned_rank
 from moegate.simulated_vllm.listener import Handler, Listener
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
@@ -213,15 +220,23 @@ class SimulatedVllm:
         rank = pinned_rank(header, self.config.data_parallel_size)
         name = request.headers.get("X-Request-Id") or body.request_id or secrets.token_hex(8)
         response_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{name}"
-        job = make_job(
-            body,
-            self.config,
-            is_chat=is_chat,
-            response_id=response_id,
-            # The caller's id need not be unique.
-            engine_id=f"{response_id}-{secrets.token_hex(4)}",
-            created_s=int(time.time()),
-        )
+        try:
+            job = make_job(
+                body,
+                self.config,
+                is_chat=is_chat,
+                response_id=response_id,
+                # The caller's id need not be unique.
+                engine_id=f"{response_id}-{secrets.token_hex(4)}",
+                created_s=int(time.time()),
+            )
+        except BadForm as refused:
+            if not body.stream:
+                raise
+            return web.Response(
+                body=b"data: %s\n\n%s" % (refused.body, DONE),
+                headers={"Content-Type": "text/event-stream; charset=utf-8"},
+            )
         drawn = self.fault_driver.draw()
         if drawn.delay_s:
             await asyncio.sleep(drawn.delay_s)

@@ -28,6 +28,16 @@ class Message(msgspec.Struct):
     reasoning: str | None = None
 
 
+class StructuredOutputs(msgspec.Struct):
+    """Form that the answer must have. `json`: a schema."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 class GenerationBody(msgspec.Struct):
     """Body of /v1/chat/completions (`messages`) and /v1/completions (`prompt`)."""
 
@@ -35,6 +45,11 @@ class GenerationBody(msgspec.Struct):
     messages: list[Message] | None = None
     prompt: str | list[Any] | None = None
     tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    logit_bias: dict[str, float] | None = None
+    thinking_token_budget: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     min_tokens: int = 0
@@ -106,6 +121,30 @@ class Usage(msgspec.Struct):
     completion_tokens_details: None = None
 
 
+class FunctionCall(msgspec.Struct, omit_defaults=True):
+    """A called function, or a piece of it."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCall(msgspec.Struct):
+    """A tool call of an answer."""
+
+    id: str
+    type: str
+    function: FunctionCall
+
+
+class ToolCallDelta(msgspec.Struct):
+    """A piece of a tool call in a stream. `id` and `type` come with the first one."""
+
+    id: str | msgspec.UnsetType
+    type: str | msgspec.UnsetType
+    index: int
+    function: FunctionCall
+
+
 class ChatMessage(msgspec.Struct):
     """The message of a choice."""
 
@@ -115,6 +154,7 @@ class ChatMessage(msgspec.Struct):
     annotations: None = None
     audio: None = None
     function_call: None = None
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
     reasoning: None = None
 
 

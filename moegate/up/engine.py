@@ -21,7 +21,7 @@ from moegate.up.engine_plugin import with_plugin
 from moegate.up.launch import KEY_VARIABLE, SHUTDOWN_TIMEOUT_S
 from moegate.up.machine import environment_for, free_ports
 from moegate.up.plan import UpPlan, gateway_config
-from moegate.up.process import POLL_S, ProcessGroup, ProcessReaper, process_reaper
+from moegate.up.process import POLL_S, ProcessTree, running
 from moegate.up.tiny import build_model
 
 PROGRESS_S = 10.0
@@ -32,7 +32,8 @@ LINE_CHARACTERS = 120
 
 
 class EngineFailed(Exception):
-    """vLLM ended or did not come into service. The text has the end of its log."""
+    """vLLM ended or did not come into service. The text has the
+    first error and the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,12 @@ async def serve_model(
     Raises CannotLaunch, EngineFailed, or OSError if the gateway cannot listen.
     """
     directory = Path(tempfile.mkdtemp(prefix="moegate-up-"))
-    with process_reaper() as reaper:
-        if up.builds_model:
-            _report(f"making the model in {up.launch.model} unless it is there")
-            building = build_model(up.vllm, directory / "model.log", reaper)
-            if not await _unless_stopped(building, stop_request.stop):
-                return
-        await _with_vllm(up, stop_request, key, announce, reaper, directory / "vllm.log")
+    if up.builds_model:
+        _report(f"making the model in {up.launch.model} unless it is there")
+        building = build_model(up.vllm, directory / "model.log")
+        if not await _unless_stopped(building, stop_request.stop):
+            return
+    await _with_vllm(up, stop_request, key, announce, directory / "vllm.log")
 
 
 async def _with_vllm(
@@ -70,7 +70,6 @@ async def _with_vllm(
     stop_request: StopRequest,
     key: str,
     announce: Callable[[RunningGateway], None],
-    reaper: ProcessReaper,
     log: Path,
 ) -> None:
     port = free_ports(1 + 2 * up.launch.data_parallel_size)
@@ -80,7 +79,7 @@ async def _with_vllm(
     environment = environment_for(up.vllm, up.launch.environment)
     if up.launch.engine_feed:
         environment = with_plugin(environment, log.parent / "plugin")
-    with reaper.start(command, log, environment) as vllm:
+    with running(command, log, environment) as vllm:
         _report(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
         _report(f"its log: {log}")
         stop_limit_s = STOP_GRACE_S
@@ -99,7 +98,7 @@ async def _with_vllm(
             await vllm.stop(stop_limit_s, stop_request.hurry)
 
 
-async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGroup) -> None:
+async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessTree) -> None:
     """Waits until the prober has taken vLLM into service, and prints progress. Raises
     EngineFailed."""
     clock = asyncio.get_running_loop().time
@@ -107,12 +106,14 @@ async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGr
     next_line_s = start_s + PROGRESS_S
     while not (placement := gateway.scheduler.fleet.placements[0]).serving:
         if vllm.exit_status is not None:
-            raise EngineFailed(f"vLLM ended with {_status(vllm)} before it served\n{vllm.tail()}")
+            raise EngineFailed(
+                f"vLLM ended with {_status(vllm)} before it served\n{vllm.failure()}"
+            )
         now = clock()
         if now - start_s > up.start_limit_s:
             raise EngineFailed(
                 f"vLLM was not in service within {up.start_limit_s:g} s: {placement.reason}"
-                f"\n{vllm.tail()}"
+                f"\n{vllm.failure()}"
             )
         if now >= next_line_s:
             next_line_s += PROGRESS_S
@@ -121,12 +122,12 @@ async def _until_in_service(up: UpPlan, gateway: RunningGateway, vllm: ProcessGr
     _report(f"in service after {clock() - start_s:.0f} s: vLLM {placement.reason}")
 
 
-async def _until_gone(vllm: ProcessGroup) -> None:
+async def _until_gone(vllm: ProcessTree) -> None:
     """Waits for an unexpected end of vLLM. Raises EngineFailed."""
     await vllm.wait()
     # Printed at once, because open streams may delay the end.
     _report(f"vLLM ended with {_status(vllm)}: the gateway ends too")
-    raise EngineFailed(f"vLLM ended with {_status(vllm)} while it served\n{vllm.tail()}")
+    raise EngineFailed(f"vLLM ended with {_status(vllm)} while it served\n{vllm.failure()}")
 
 
 async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
@@ -145,7 +146,7 @@ async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event
         await asyncio.wait((working, stopping))
 
 
-def _status(process: ProcessGroup) -> str:
+def _status(process: ProcessTree) -> str:
     status = process.exit_status
     if status is not None and status < 0:
         return signal.Signals(-status).name

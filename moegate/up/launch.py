@@ -1,6 +1,6 @@
 """The command line of vLLM: flags that the gateway needs, flags of the user, and refused flags.
 
-Checked against vLLM 0.32.
+Checked against vLLM 0.32 and 0.33.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.config.gateway import MoeShapeConfig
 from moegate.up.launch import Launch
 from moegate.up.machine import REPOSITORY, CannotLaunch, environment_for, python_of
-from moegate.up.process import ProcessReaper
+from moegate.up.process import running
 
 NAME = "tiny-moe"
 MODEL_DIR = REPOSITORY / ".cache" / NAME
@@ -59,11 +59,11 @@ def tiny_launch(
     )
 
 
-async def build_model(vllm: Path, log: Path, reaper: ProcessReaper) -> None:
+async def build_model(vllm: Path, log: Path) -> None:
     """Makes the model with vLLM's Python, unless it exists. Raises CannotLaunch."""
     python = python_of(vllm)
     environment = environment_for(vllm, ENVIRONMENT)
-    with reaper.start([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
+    with running([str(python), str(SCRIPT), str(MODEL_DIR)], log, environment) as process:
         status = await process.wait()
         if status != 0:
-            raise CannotLaunch(f"{SCRIPT.name} ended with {status}\n{process.tail()}")
+            raise CannotLaunch(f"{SCRIPT.name} ended with {status}\n{process.failure()}")

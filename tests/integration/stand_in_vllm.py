@@ -1,5 +1,6 @@
 """Behaves as `vllm serve` towards `moegate up`, with a worker process of its own, and fails on
-demand: `--stand-in=exits`, `silent` (never serves), `stubborn` (ignores SIGTERM).
+demand: `--stand-in=exits`, `silent` (never serves), `stubborn` (ignores SIGTERM), `escapes` (its
+worker leads a session of its own).
 
 A script of the standard library alone: it runs with an environment of its own, as vLLM does.
 """
@@ -20,6 +21,10 @@ vllm:num_requests_waiting{engine="0"} 0
 vllm:kv_cache_usage_perc{engine="0"} 0
 vllm:cache_config_info{block_size="16",num_gpu_blocks="600"} 1
 """
+FAILURE = """(EngineCore pid=9) ERROR 11-29 10:00:00 [core.py:1] EngineCore failed to start.
+(EngineCore pid=9) ERROR 11-29 10:00:00 [core.py:1] Traceback (most recent call last):
+(EngineCore pid=9) ERROR 11-29 10:00:00 [core.py:1]   File "core.py", line 1, in run
+(EngineCore pid=9) ERROR 11-29 10:00:00 [core.py:1] ValueError: no such model"""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,13 +89,17 @@ def main() -> int:
     parser.add_argument("--stand-in", default="serves")
     args, _ = parser.parse_known_args()
     if args.stand_in == "exits":
-        print("ValueError: no such model", file=sys.stderr)
+        print(FAILURE, file=sys.stderr)
+        print("(APIServer pid=7) INFO waiting for the others\n" * 100, file=sys.stderr)
+        print("RuntimeError: see the root cause above", file=sys.stderr)
         return 3
     if args.stand_in == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # As vLLM's workers: it neither ends with its parent nor on SIGTERM.
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
-    worker = subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
+    worker = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code], start_new_session=args.stand_in == "escapes"
+    )
     print(f"worker {worker.pid} of {args.model}", flush=True)
     if args.stand_in == "silent":
         time.sleep(3600)

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from aiohttp import web
 
+from scheduler.provenance import Provenance
 from tests import serving
 from tests.known import IDLE_METRICS
 from tests.scripted import GOOD, ROLE, Scripted, upstreams
@@ -80,6 +81,8 @@ async def test_a_replica_that_stale_gauges_starve_gets_requests_again(
         [state] = gateway.gateway.scheduler.core.placements
         await serving.until(lambda: state.external_sequences == 300)
         await serving.until(lambda: state.external_sequences == 0)
+        [shown] = (await gateway.gateway.scheduler.figures()).snapshot.placements
+        assert (shown.gauges_source, shown.waiting_in_engine) == (Provenance.UNKNOWN, None)
         assert script.probes == 2, "one to enter service, one for the gauges"
         seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
         assert seen.done is not None

@@ -70,6 +70,11 @@ async def test_watching_shows_what_runs_and_how_fast(gateway: Serving) -> None:
     assert own.distinct_experts > 0
     assert own.decode_step.ToNanoseconds() > 0
     assert own.kv_capacity_tokens > 0
+    assert own.kv_capacity_source == own.context_source == usage_pb2.FIGURE_SOURCE_TOLD
+    assert own.gauges_source == usage_pb2.FIGURE_SOURCE_TOLD
+    assert (own.context_tokens, own.max_sequences) == (32_768, 2)
+    assert own.max_sequences_source == usage_pb2.FIGURE_SOURCE_CONFIGURED
+    assert far.kv_capacity_source == far.gauges_source == usage_pb2.FIGURE_SOURCE_UNKNOWN
     assert (far.placement, far.kind) == ("far", generation_pb2.PLACEMENT_KIND_REMOTE)
     assert not far.HasField("output_tokens_per_second"), "nothing ran there yet"
     [pool] = fleet.pools

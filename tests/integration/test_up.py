@@ -19,6 +19,7 @@ from gateway.server import RunningGateway
 from moegate.up import engine
 from moegate.up.launch import KEY_VARIABLE, Launch
 from moegate.up.plan import UpPlan
+from moegate.up.process_keeper import descendants
 from moegate.v1 import inference_pb2_grpc
 from tests import serving
 from tests.moegate_up import LIMIT_S, Running, processes_of_session, shell, until_gone, up
@@ -113,7 +114,10 @@ async def test_vllm_that_exits_at_once_is_quoted(vllm: Path) -> None:
     async with with_stand_in(vllm, "--", "--stand-in=exits") as running:
         assert await running.ended() == 1
     assert "moegate up: vLLM ended with status 3 before it served" in running.err
-    assert "  ValueError: no such model" in running.err
+    said = running.err.partition("--- first errors in ")[2].splitlines()
+    assert said[1] == "  ValueError: no such model"
+    assert said[2].startswith("--- end of "), "nothing but the cause stands before the end"
+    assert running.err.rstrip().endswith("  RuntimeError: see the root cause above")
     assert running.out == ""
 
 
@@ -164,6 +168,22 @@ async def test_an_address_in_use_ends_it(vllm: Path) -> None:
             assert await running.ended() == 1
             await until_gone(pid)
     assert f"cannot listen on 127.0.0.1:{port}" in running.err
+
+
+@pytest.mark.parametrize("killed", ["vllm", "moegate"])
+async def test_a_worker_in_a_session_of_its_own_is_not_left(vllm: Path, killed: str) -> None:
+    async with with_stand_in(vllm, "--", "--stand-in=escapes") as running:
+        pid = await running.until_worker()
+        await running.until_serving()
+        (worker,) = descendants(pid)
+        assert worker not in processes_of_session(pid)
+        if killed == "vllm":
+            os.kill(pid, signal.SIGKILL)
+        else:
+            running.process.kill()
+        await running.ended()
+        await until_gone(pid)
+        await until_gone(worker)
 
 
 @pytest.mark.parametrize("variant", ["serves", "stubborn"])

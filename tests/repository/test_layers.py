@@ -102,7 +102,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.
     "moegate.vllm_plugin": (),
-    "moegate.simulated_vllm": ("scheduler.*", "simulation.*", "moegate.vllm_plugin"),
+    # Texts that fit a regex, a grammar or a schema.
+    "moegate.simulated_vllm.forms": (),
+    "moegate.simulated_vllm": (
+        *("scheduler.*", "simulation.*", "moegate.vllm_plugin", "moegate.simulated_vllm.forms"),
+    ),
     "moegate.up": ("gateway.*", "simulation.catalog"),
     "moegate.demo": ("gateway.*", "scheduler.*", "simulation.*", "moegate.up", GRPC),
     "moegate.cli": ("gateway.*", "scheduler.*", "simulation.*", "moegate.*", GRPC),

@@ -18,6 +18,7 @@ from scheduler.placement_state import (
     PlacementState,
     Resident,
 )
+from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.requests_made import request
 
@@ -99,6 +100,25 @@ def test_configured_figures_go_before_reported_ones() -> None:
     assert told.kv_capacity_tokens is None
     told.record_report(report(0))
     assert told.kv_capacity_tokens == 1000
+
+
+def test_figures_say_where_they_come_from() -> None:
+    one = state()
+    unknown = (one.kv_capacity_source, one.context_source, one.gauges_source(0.0))
+    assert set(unknown) == {Provenance.UNKNOWN}
+    one.record_report(replace(report(0), context_tokens=8192))
+    assert (one.kv_capacity_source, one.context_source) == (Provenance.TOLD, Provenance.TOLD)
+    assert one.gauges_source(0.0) is Provenance.TOLD
+    assert one.gauges_source(1.0 + REPORT_STALE_S) is Provenance.UNKNOWN, "that is too old"
+    one.record_report(replace(report(0), kv_capacity_derived=True, running=None))
+    assert one.kv_capacity_source is Provenance.DERIVED
+    assert one.gauges_source(0.0) is Provenance.UNKNOWN
+    configured = state(kv_capacity_tokens=77, context_tokens=50)
+    configured.record_report(replace(report(0), context_tokens=8192))
+    sources = (configured.kv_capacity_source, configured.context_source)
+    assert set(sources) == {Provenance.CONFIGURED}
+    assert configured.max_running_source is Provenance.CONFIGURED
+    assert state(max_running_assumed=True).max_running_source is Provenance.ASSUMED
 
 
 def test_preemptions_keep_room_free_for_a_while() -> None:

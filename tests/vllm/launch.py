@@ -26,6 +26,8 @@ MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
 MODEL_NAME = "tiny-moe"
 HOST = "127.0.0.1"
 
+VERSION = os.environ.get("MOEGATE_VLLM_VERSION") or "0.32.0"
+"""The version that the suite claims to run on."""
 DATA_PARALLEL_PLUGIN = REPOSITORY / "vllm_cpu" / "data_parallel"
 """Operations that vLLM's CPU build lacks between data-parallel ranks of a MoE model."""
 KV_EVENTS_TOPIC = "kv-events"

@@ -26,6 +26,25 @@ CONTINUOUS = {"include_usage": True, "continuous_usage_stats": True}
 LONG_TEXTS = {'"gateway " * 120': "gateway " * 120, '"gateway " * 4000': "gateway " * 4000}
 CACHED_PROMPT, OVERFLOW_PROMPT = LONG_TEXTS.values()
 
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+# A random model writes white space as long as the grammar lets it: a penalty ends it.
+WITH_TOOLS: dict[str, Any] = {
+    "max_tokens": 60,
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "weather", "description": "Of a city.", "parameters": CITY},
+        }
+    ],
+    "frequency_penalty": 2,
+}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -125,6 +144,95 @@ RECORDINGS = (
         CHAT,
         "A model that is not served.",
         chat() | {"model": "no-such-model"},
+    ),
+    Recording(
+        "chat_stream_tool_required.sse",
+        CHAT,
+        "A tool call that is forced: the name first, then pieces of the arguments; what the parser "
+        "removes brings no chunk.",
+        chat(**USAGE, **WITH_TOOLS, tool_choice="required"),
+    ),
+    Recording(
+        "chat_stream_tool_named.sse",
+        CHAT,
+        "The same with a named function.",
+        chat(**USAGE, **WITH_TOOLS, tool_choice=NAMED),
+    ),
+    Recording(
+        "chat_stream_choice.sse",
+        CHAT,
+        "One of two texts: the last chunk has an empty delta.",
+        chat(**USAGE | {"max_tokens": 20}, structured_outputs={"choice": ["Paris", "Rome"]}),
+    ),
+    Recording(
+        "chat_stream_bad_regex.sse",
+        CHAT,
+        "A regex that cannot be compiled: status 200, and the error as an event.",
+        chat(**USAGE, structured_outputs={"regex": "(a"}),
+    ),
+    Recording(
+        "chat_unary_tool_named.json",
+        CHAT,
+        "A tool call in one piece.",
+        chat(**WITH_TOOLS, tool_choice=NAMED),
+    ),
+    Recording(
+        "chat_unary_schema.json",
+        CHAT,
+        "An answer that fits a schema.",
+        chat(
+            max_tokens=60,
+            frequency_penalty=2,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": CITY, "strict": True},
+            },
+        ),
+    ),
+    Recording(
+        "error_two_forms.json",
+        CHAT,
+        "Two forms of the answer at once.",
+        chat(structured_outputs={"regex": "a", "choice": ["a"]}),
+    ),
+    Recording(
+        "error_bad_regex.json",
+        CHAT,
+        "A regex that cannot be compiled.",
+        chat(structured_outputs={"regex": "(a"}),
+    ),
+    Recording(
+        "error_stop_token.json",
+        CHAT,
+        "A stop token beyond the vocabulary.",
+        chat(stop_token_ids=[999999]),
+    ),
+    Recording(
+        "error_logit_bias.json",
+        CHAT,
+        "A bias of a token beyond the vocabulary.",
+        chat(logit_bias={"999999": 1}),
+    ),
+    Recording(
+        "error_budget.json",
+        CHAT,
+        "A bound on reasoning without a parser of reasoning.",
+        chat(thinking_token_budget=5),
+    ),
+    Recording(
+        "error_no_tools.json",
+        CHAT,
+        "A forced tool call without tools.",
+        chat(tool_choice="required"),
+    ),
+    Recording(
+        "error_unknown_tool.json",
+        CHAT,
+        "A named function that is no tool.",
+        chat(
+            tools=WITH_TOOLS["tools"],
+            tool_choice={"type": "function", "function": {"name": "nope"}},
+        ),
     ),
     Recording("models.json", "/v1/models", "`root` is the model's directory."),
     Recording(

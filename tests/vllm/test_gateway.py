@@ -25,7 +25,7 @@ from tests.serving import (
     first_message,
     read_stream,
 )
-from tests.vllm.launch import VllmProcess
+from tests.vllm.launch import VERSION, VllmProcess
 
 PROMPT = "Tell me about the experts of a mixture."
 
@@ -225,4 +225,4 @@ async def test_a_long_limit_is_cut_to_the_context_not_refused(gateway: Serving) 
 
 
 def test_the_suite_runs_on_the_version_it_claims(vllm_server: VllmProcess) -> None:
-    assert "0.32.0" in Path(vllm_server.log_path).read_text()
+    assert f"version {VERSION}" in Path(vllm_server.log_path).read_text()

@@ -17,10 +17,18 @@ from moegate.v1 import usage_pb2
 from scheduler.contract import SloClass
 from scheduler.metering.report import KindRates
 from scheduler.port import FleetFigures, SchedulerPort
+from scheduler.provenance import Provenance
 from scheduler.snapshot import PlacementSnapshot, PoolSnapshot, QueueSnapshot
 
 DEFAULT_S = 1.0
 SHORTEST_S, LONGEST_S = 0.1, 60.0
+SOURCE = {
+    Provenance.CONFIGURED: usage_pb2.FIGURE_SOURCE_CONFIGURED,
+    Provenance.TOLD: usage_pb2.FIGURE_SOURCE_TOLD,
+    Provenance.DERIVED: usage_pb2.FIGURE_SOURCE_DERIVED,
+    Provenance.ASSUMED: usage_pb2.FIGURE_SOURCE_ASSUMED,
+    Provenance.UNKNOWN: usage_pb2.FIGURE_SOURCE_UNKNOWN,
+}
 
 
 async def watch_fleet(
@@ -84,6 +92,12 @@ def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.Place
         output_tokens_per_second=per_s,
         releasable=state.releasable,
         error_share=state.error_share,
+        kv_capacity_source=SOURCE[state.kv_capacity_source],
+        context_tokens=state.context_tokens,
+        context_source=SOURCE[state.context_source],
+        max_sequences=state.max_running,
+        max_sequences_source=SOURCE[state.max_running_source],
+        gauges_source=SOURCE[state.gauges_source],
     )
     if state.report_age_s is not None:
         message.report_age.CopyFrom(duration(state.report_age_s))

@@ -112,6 +112,7 @@ def _report(
         kv_capacity_tokens=sum(told) if told and len(told) == len(capacities) else None,
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages, default=None),
+        kv_capacity_derived=any(_is_derived(line) for line in lines),
         counts=EngineCounts(**counts),
     )
 
@@ -159,6 +160,12 @@ def _kv_capacity_tokens(line: bytes, ranks: int) -> int | None:
     if (tokens := labels.get(b"kv_cache_size_tokens")) is not None:
         return tokens or None
     return labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0) // ranks or None
+
+
+def _is_derived(line: bytes) -> bool:
+    """Whether the line tells blocks of a KV cache and no tokens."""
+    labels = {key for key, _ in _LABEL.findall(line)}
+    return line.startswith(_CACHE_CONFIG) and b"kv_cache_size_tokens" not in labels
 
 
 def _name_end(line: bytes) -> int:

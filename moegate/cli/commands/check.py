@@ -17,6 +17,7 @@ from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem, problem
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
+from gateway.fleet.placements import ASSUMED_MAX_NUM_SEQS
 from gateway.runtime.startup import startable
 
 
@@ -82,6 +83,8 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
         yield _pool_line(pool)
         prior = checked_step_model_prior(pool, base_dir)
         yield f"  its step times before any was seen: {prior.basis}"
+        if pool.max_num_seqs is None:
+            yield f"  its max_num_seqs is assumed: {ASSUMED_MAX_NUM_SEQS}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):

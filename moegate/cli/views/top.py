@@ -184,4 +184,7 @@ def _condition(state: usage_pb2.PlacementState) -> str:
     if state.releasable:
         return "releasable"
     age_s = state.report_age.ToMilliseconds() / 1000
-    return f"report {age_s:.0f} s old" if age_s > STALE_S else ""
+    if age_s > STALE_S:
+        return f"report {age_s:.0f} s old"
+    unknown = state.gauges_source == usage_pb2.FIGURE_SOURCE_UNKNOWN
+    return "gauges stale" if unknown and state.HasField("report_age") else ""

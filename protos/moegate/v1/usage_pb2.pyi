@@ -29,6 +29,15 @@ class SpendOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPEND_ORDER_UNSPECIFIED: _ClassVar[SpendOrder]
     SPEND_ORDER_SPEND: _ClassVar[SpendOrder]
     SPEND_ORDER_TOKENS: _ClassVar[SpendOrder]
+
+class FigureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIGURE_SOURCE_UNSPECIFIED: _ClassVar[FigureSource]
+    FIGURE_SOURCE_CONFIGURED: _ClassVar[FigureSource]
+    FIGURE_SOURCE_TOLD: _ClassVar[FigureSource]
+    FIGURE_SOURCE_DERIVED: _ClassVar[FigureSource]
+    FIGURE_SOURCE_ASSUMED: _ClassVar[FigureSource]
+    FIGURE_SOURCE_UNKNOWN: _ClassVar[FigureSource]
 SPEND_GROUP_UNSPECIFIED: SpendGroup
 SPEND_GROUP_TENANT: SpendGroup
 SPEND_GROUP_KEY: SpendGroup
@@ -41,6 +50,12 @@ SPEND_GROUP_SESSION: SpendGroup
 SPEND_ORDER_UNSPECIFIED: SpendOrder
 SPEND_ORDER_SPEND: SpendOrder
 SPEND_ORDER_TOKENS: SpendOrder
+FIGURE_SOURCE_UNSPECIFIED: FigureSource
+FIGURE_SOURCE_CONFIGURED: FigureSource
+FIGURE_SOURCE_TOLD: FigureSource
+FIGURE_SOURCE_DERIVED: FigureSource
+FIGURE_SOURCE_ASSUMED: FigureSource
+FIGURE_SOURCE_UNKNOWN: FigureSource
 
 class GetSpendRequest(_message.Message):
     __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit")
@@ -321,7 +336,7 @@ class QueueState(_message.Message):
     def __init__(self, model: _Optional[str] = ..., slo_class: _Optional[_Union[_generation_pb2.SloClass, str]] = ..., requests: _Optional[int] = ..., oldest_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PlacementState(_message.Message):
-    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age", "kind", "pool", "model", "group", "dp_rank", "reason", "external_sequences", "predicted_batch", "distinct_experts", "decode_step", "output_tokens_per_second", "releasable", "error_share")
+    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age", "kind", "pool", "model", "group", "dp_rank", "reason", "external_sequences", "predicted_batch", "distinct_experts", "decode_step", "output_tokens_per_second", "releasable", "error_share", "kv_capacity_source", "context_tokens", "context_source", "max_sequences", "max_sequences_source", "gauges_source")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -342,6 +357,12 @@ class PlacementState(_message.Message):
     OUTPUT_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     RELEASABLE_FIELD_NUMBER: _ClassVar[int]
     ERROR_SHARE_FIELD_NUMBER: _ClassVar[int]
+    KV_CAPACITY_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQUENCES_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    GAUGES_SOURCE_FIELD_NUMBER: _ClassVar[int]
     placement: str
     serving: bool
     running_requests: int
@@ -362,4 +383,10 @@ class PlacementState(_message.Message):
     output_tokens_per_second: float
     releasable: bool
     error_share: float
-    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., group: _Optional[str] = ..., dp_rank: _Optional[int] = ..., reason: _Optional[str] = ..., external_sequences: _Optional[int] = ..., predicted_batch: _Optional[int] = ..., distinct_experts: _Optional[float] = ..., decode_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_tokens_per_second: _Optional[float] = ..., releasable: _Optional[bool] = ..., error_share: _Optional[float] = ...) -> None: ...
+    kv_capacity_source: FigureSource
+    context_tokens: int
+    context_source: FigureSource
+    max_sequences: int
+    max_sequences_source: FigureSource
+    gauges_source: FigureSource
+    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., group: _Optional[str] = ..., dp_rank: _Optional[int] = ..., reason: _Optional[str] = ..., external_sequences: _Optional[int] = ..., predicted_batch: _Optional[int] = ..., distinct_experts: _Optional[float] = ..., decode_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_tokens_per_second: _Optional[float] = ..., releasable: _Optional[bool] = ..., error_share: _Optional[float] = ..., kv_capacity_source: _Optional[_Union[FigureSource, str]] = ..., context_tokens: _Optional[int] = ..., context_source: _Optional[_Union[FigureSource, str]] = ..., max_sequences: _Optional[int] = ..., max_sequences_source: _Optional[_Union[FigureSource, str]] = ..., gauges_source: _Optional[_Union[FigureSource, str]] = ...) -> None: ...

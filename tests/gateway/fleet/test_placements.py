@@ -44,6 +44,12 @@ def test_a_replica_is_one_placement_with_the_sequences_of_all_its_ranks() -> Non
     assert (a.replica, b.replica) == ("a", "b")
 
 
+def test_sequences_that_nobody_states_are_assumed() -> None:
+    assert {(p.max_running, p.max_running_assumed) for p in placed()} == {(400, False)}
+    assumed = placed(max_num_seqs=None)
+    assert {(p.max_running, p.max_running_assumed) for p in assumed} == {(1024, True)}
+
+
 def test_pinned_ranks_are_placements_that_step_together() -> None:
     found = placed(pin_ranks=True)
     names = [f"own/{replica}/{rank}" for replica in "ab" for rank in range(4)]

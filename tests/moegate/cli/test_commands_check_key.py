@@ -56,6 +56,7 @@ def test_check_without_price_and_keys(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 replica, 2 GPUs (H100), price unknown" in out
     assert "tenant t: 0 keys\n" in out
     assert "nobody can call" in out
+    assert "its max_num_seqs is assumed: 256" in out
 
 
 def test_check_prints_all_problems_and_fails(

@@ -33,7 +33,10 @@ def test_a_quote_is_the_plain_one_for_every_placement() -> None:
             assert Block(int(quote.blocked[i])) is plain.blocked
             seen[plain.blocked] += 1
 
-    compare()
+    for _ in range(5):  # a rare reason need not be drawn among the first 300
+        compare()
+        if seen.keys() >= ALL_REASONS:
+            break
     assert seen.keys() >= ALL_REASONS, "fleets that never block compare little"
 
 

@@ -177,6 +177,13 @@ def test_blocks_of_all_ranks_are_divided_where_no_rank_tells_its_tokens() -> Non
     assert capacities(one, 1) == [76_800, 76_800]
 
 
+def test_a_capacity_is_told_or_derived_from_blocks() -> None:
+    blocks = TOLD.replace(b'kv_cache_size_tokens="76800",', b"")
+    for text, derived in ((TOLD, False), (blocks, True)):
+        report = parse_metrics(text + b"\n" + gauges(2), "a", 5.0, None)
+        assert report.kv_capacity_derived is derived
+
+
 def test_a_rank_whose_capacity_is_unknown_makes_that_of_the_server_unknown() -> None:
     text = TOLD.replace(b'"76800"', b'"None"').replace(b'"1200"', b'"None"', 1)
     assert capacities(text, 2) == [None, None, 76_800]

@@ -1,6 +1,6 @@
 """Ends the processes that a command has started when the command itself has ended, even by SIGKILL.
 
-A script that `demo` and `up` run in two ways, connected by a pipe:
+A script that `demo` runs in two ways, connected by a pipe:
 
     process_reaper.py                    reads `watch PID` and `forget PID` from standard input; at
                                          its end, it ends the process groups that it still watches
