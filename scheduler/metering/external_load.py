@@ -7,12 +7,12 @@ ignored. External sequences run as far as the engine runs more than the own deco
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scheduler.contract import EngineReport
 from scheduler.step_time.step_model import StepModel
+from scheduler.step_time.step_windows import total
 
 STALE_NS = 5_000_000_000
 """The age at which the scheduler, too, ignores a report."""
@@ -105,8 +105,8 @@ class ExternalLoad:
         old_s = report.at_s - STALE_NS * 1e-9  # of ranks that a reload has taken away
         self._reports = {n: each for n, each in self._reports.items() if each.at_s >= old_s}
         self._reports[report.placement] = report
-        running = whole([each.running for each in self._reports.values()])
-        waiting = whole([each.waiting for each in self._reports.values()])
+        running = total([each.running for each in self._reports.values()])
+        waiting = total([each.waiting for each in self._reports.values()])
         if running is None or waiting is None:
             # What other clients send is unknown, so only own sequences count.
             self._forget()
@@ -130,7 +130,7 @@ class ExternalLoad:
     def _external_kv_tokens(self, own: Own) -> int:
         """KV tokens of the external sequences; where an engine does not tell its KV cache, they are
         taken to hold as much as the own ones."""
-        resident = whole(
+        resident = total(
             [
                 None
                 if each.kv_usage is None or each.kv_capacity_tokens is None
@@ -146,7 +146,7 @@ class ExternalLoad:
         """Estimates external prefill once all placements have reported. Each report covers only its
         own placement, and the placement that computed an own prompt is unknown."""
         reports = self._reports.values()
-        told = whole([report.prompt_tokens_total for report in reports])
+        told = total([report.prompt_tokens_total for report in reports])
         if told is None:
             self._told, self.prefill_share = (0, 0.0, 0, 0), 0.0
             return
@@ -162,9 +162,3 @@ class ExternalLoad:
             share = max(0, prompt_tokens - own) * model.prefill_token_s / elapsed_s / count
         mean = self.prefill_share
         self.prefill_share = min(MOST_PREFILL_SHARE, mean + SHARE_WEIGHT * (share - mean))
-
-
-def whole(values: Iterable[int | None]) -> int | None:
-    """The sum of the values; None if one of them is unknown."""
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)

@@ -213,35 +213,35 @@ def joined(reports: Sequence[EngineReport]) -> EngineReport:
     if len(reports) == 1:
         return reports[0]
     counts = [report.counts for report in reports if report.counts is not None]
-    usage = _total(report.kv_usage for report in reports)
+    usage = total(report.kv_usage for report in reports)
     usages = [report.kv_usage for report in reports if report.kv_usage is not None]
     return replace(
         reports[0],
         at_s=max(report.at_s for report in reports),
-        running=_total(report.running for report in reports),
-        waiting=_total(report.waiting for report in reports),
+        running=total(report.running for report in reports),
+        waiting=total(report.waiting for report in reports),
         kv_usage=None if usage is None else usage / len(reports),
         kv_usage_fullest=None if usage is None else max(usages),
-        prompt_tokens_total=_total(report.prompt_tokens_total for report in reports),
-        generation_tokens_total=_total(report.generation_tokens_total for report in reports),
-        kv_capacity_tokens=_total(report.kv_capacity_tokens for report in reports),
+        prompt_tokens_total=total(report.prompt_tokens_total for report in reports),
+        generation_tokens_total=total(report.generation_tokens_total for report in reports),
+        kv_capacity_tokens=total(report.kv_capacity_tokens for report in reports),
         counts=_sum(counts) if len(counts) == len(reports) else None,
     )
 
 
-def _total(values: Iterable[Number | None]) -> Number | None:
-    """The sum of the values; None if one of them is unknown."""
-    total: Number | None = None
+def total(values: Iterable[Number | None]) -> Number | None:
+    """The sum of the values; None if one of them is unknown, or if there is none."""
+    so_far: Number | None = None
     for value in values:
         if value is None:
             return None
-        total = value if total is None else total + value
-    return total
+        so_far = value if so_far is None else so_far + value
+    return so_far
 
 
 def _sum(counts: Sequence[EngineCounts]) -> EngineCounts:
     names = [field.name for field in fields(EngineCounts)]
-    sums: dict[str, Any] = {name: _total(getattr(c, name) for c in counts) for name in names}
+    sums: dict[str, Any] = {name: total(getattr(c, name) for c in counts) for name in names}
     return EngineCounts(**sums)
 
 
@@ -276,9 +276,9 @@ def _kv_tokens(
         end.kv_usage if end.kv_usage_fullest is None else end.kv_usage_fullest
         for end in (last, report)
     ]
-    if (usage := _total(usages)) is not None and report.kv_capacity_tokens is not None:
+    if (usage := total(usages)) is not None and report.kv_capacity_tokens is not None:
         return usage / 2 * report.kv_capacity_tokens
-    counted = _total((before.kv_tokens, own.kv_tokens))
+    counted = total((before.kv_tokens, own.kv_tokens))
     return None if counted is None else counted / 2
 
 
@@ -304,7 +304,7 @@ def _engine_window(
     passed_s = report.at_s - last.at_s
     batch = gaps_s / passed_s  # Little's law: sequence-seconds per second
     steps = _rise(before.steps, now.steps)
-    running = _total((last.running, report.running))
+    running = total((last.running, report.running))
     if steps:
         # Both estimates can be too low: the first with idle time, the second with steps that only
         # prefill.
@@ -340,7 +340,7 @@ def _own_window(
     if gaps < FEWEST_GAPS or gaps_s <= 0:
         return None
     batch = gaps_s / passed_s
-    running = _total((last.running, report.running))
+    running = total((last.running, report.running))
     own_sequences = before.sequences + own.sequences
     external = 0.0 if running is None else max(0.0, (running - own_sequences) / 2)
     return Window(
