@@ -180,8 +180,10 @@ async def test_metered_seconds_meet_the_engines_own(told: Told) -> None:
             seen = await read_stream(gateway.stub.Generate(request, metadata=METADATA))
             assert seen.done is not None
             metered_s.append(seen.done.cost.metered_nano_usd / 1e9 / USD_PER_HOUR * 3600)
+            await told.read()
         [group] = gateway.gateway.scheduler.core._model_states[serving.MODEL].fleet.groups
         assert group.has_steps(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.5)
         await told.read()
     own_s = [
         (one.queued_s or 0.0) + (one.prefill_s or 0.0) + (one.decode_s or 0.0)

@@ -537,3 +537,27 @@ def test_frames_without_news(payload: bytes) -> None:
 def test_what_follows_done_is_not_read() -> None:
     [choice], _ = run(frame(text("a", finish="stop")), b"[DONE]", b"{", frame(text("b")))
     assert choice.text == "a"
+
+
+@pytest.mark.parametrize("name", ["chat_stream_tool_required.sse", "chat_stream_tool_named.sse"])
+def test_recorded_tool_calls_come_whole(name: str) -> None:
+    [choice], last = run(*golden(name))
+    [call] = choice.tool_calls
+    assert call.name == "weather"
+    assert call.id.startswith("chatcmpl-tool-")
+    assert json.loads(call.arguments_json) == {"city": "Rome"}
+    assert choice.finish_reason is FinishReason.LENGTH, "white space until the limit"
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 60
+
+
+def test_a_recorded_choice_ends_with_an_empty_delta() -> None:
+    [choice], _ = run(*golden("chat_stream_choice.sse"))
+    assert (choice.text, choice.finish_reason) == ("Rome", FinishReason.STOP)
+
+
+def test_a_recorded_refusal_inside_a_stream_is_the_requests_own() -> None:
+    with pytest.raises(UpstreamFailure) as caught:
+        run(*golden("chat_stream_bad_regex.sse"))
+    assert caught.value.kind is FailureKind.BAD_REQUEST
+    assert "Grammar error" in str(caught.value)
