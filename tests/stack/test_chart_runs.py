@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -60,6 +61,16 @@ def _secret_files(part: Any) -> list[str]:
     return []
 
 
+def _lay_out_volumes(rendered: Rendered, config: Path, volumes: Path) -> None:
+    """Folders in place of the pod's volumes outside of /etc/moegate: the check wants to write in
+    those that the configuration names."""
+    paths = [path for path in mounted(rendered) if not path.startswith("/etc/moegate")]
+    for path in paths:
+        (volumes / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    named = re.compile(rf"(?<![^\s\"'])({'|'.join(map(re.escape, paths))})(?=/)")
+    config.write_text(named.sub(lambda found: f"{volumes}{found[1]}", config.read_text()))
+
+
 def mounted(rendered: Rendered) -> set[str]:
     """Paths where the pod has volumes."""
     (container,) = rendered.one("Deployment")["spec"]["template"]["spec"]["containers"]
@@ -72,6 +83,7 @@ def test_the_rendered_configuration_passes_the_check(
 ) -> None:
     rendered = helm.render(example=example)
     lay_out(rendered, tmp_path)
+    _lay_out_volumes(rendered, tmp_path / "config" / "moegate.yaml", tmp_path / "volumes")
     assert moegate(["check", str(tmp_path / "config" / "moegate.yaml")]) == 0, capsys.readouterr()
     needed = {path.parent for path in tmp_path.rglob("*") if path.is_file()}
     for folder in needed:
