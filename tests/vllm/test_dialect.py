@@ -121,17 +121,12 @@ REQUIRED = chat_pb2.ToolChoice(mode=chat_pb2.TOOL_CHOICE_MODE_REQUIRED)
 NAMED = chat_pb2.ToolChoice(function_name="tides")
 
 
-@pytest.mark.parametrize(
-    ("tool_choice", "finish_reason"),
-    [
-        pytest.param(REQUIRED, generation_pb2.FINISH_REASON_TOOL_CALLS, id="required"),
-        # OpenAI's own rule, which vLLM keeps: who names the function is told of the stop alone.
-        pytest.param(NAMED, generation_pb2.FINISH_REASON_STOP, id="named"),
-    ],
-)
+@pytest.mark.parametrize("tool_choice", [REQUIRED, NAMED], ids=["required", "named"])
 async def test_a_forced_tool_call_comes_in_pieces_that_join(
-    gateway: Serving, tool_choice: chat_pb2.ToolChoice, finish_reason: int
+    gateway: Serving, tool_choice: chat_pb2.ToolChoice
 ) -> None:
+    # vLLM itself says "stop" where the function is named.
+    finish_reason = generation_pb2.FINISH_REASON_TOOL_CALLS
     request = shaped_chat(tool_choice=tool_choice)
     choices, done = await hear(gateway, request)
     heard = choices[0]
@@ -353,7 +348,7 @@ SAMPLING = {
     "presence_penalty": generation_pb2.Sampling(presence_penalty=-2.0),
     "frequency_penalty": generation_pb2.Sampling(frequency_penalty=2.0),
     "repetition_penalty": generation_pb2.Sampling(repetition_penalty=1.2),
-    "least repetition_penalty": generation_pb2.Sampling(repetition_penalty=1e-3),
+    "least repetition_penalty": generation_pb2.Sampling(repetition_penalty=0.01),
     "most repetition_penalty": generation_pb2.Sampling(repetition_penalty=100.0),
     "seed": generation_pb2.Sampling(seed=42),
     "least seed": generation_pb2.Sampling(seed=-(2**63)),
