@@ -38,6 +38,9 @@ FULL = generation_pb2.GenerateRequest(
     choices=2,
     logprobs=4,
     ignore_eos=True,
+    min_tokens=2,
+    logit_bias={9: 0.5},
+    stop_token_ids=[4],
     slo=generation_pb2.Slo(
         slo_class=generation_pb2.SLO_CLASS_BATCH,
         ttft=Duration(seconds=1, nanos=500_000_000),
@@ -125,7 +128,8 @@ def fields_of(message: Message, prefix: str = "") -> list[str]:
         path = f"{prefix}{field.name}"
         if field.containing_oneof is not None and field.name in ("chat", "prompt_tokens"):
             continue
-        if field.message_type is not None and field.message_type.full_name.startswith("moegate"):
+        inner = None if field.is_repeated else field.message_type  # a map is a repeated field
+        if inner is not None and inner.full_name.startswith("moegate"):
             paths += fields_of(getattr(message, field.name), f"{path}.")
         else:
             paths.append(path)
