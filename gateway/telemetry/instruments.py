@@ -7,6 +7,8 @@ that link a bucket to a trace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from gateway.telemetry import semconv
@@ -62,6 +64,13 @@ class Instruments:
         if child is None:
             child = self._counted[key] = self._counters[metric.name].labels(*labels)
         child.inc(value)
+
+    def begin(self, metric: Metric, label: str, values: Sequence[str]) -> None:
+        """Creates the series of a counter with two labels at 0, where they are missing. `values`:
+        all values of the second label."""
+        if (metric.name, label, values[0]) not in self._counted:
+            for value in values:
+                self.add(metric, 0, label, value)
 
     def tenant(self, name: str) -> str:
         """The label of a tenant: its name for the first `MAX_TENANTS`, then `OTHER_TENANTS`."""

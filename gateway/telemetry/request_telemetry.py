@@ -9,7 +9,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from gateway.domain.failures import FailureKind
-from gateway.domain.generation import Chunk, Generation
+from gateway.domain.generation import Chunk, DeviationKind, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
 from gateway.pipeline.observer import AttemptAnswer
 from gateway.pipeline.pipeline import DEADLINE_SLACK_S
@@ -21,6 +21,8 @@ from scheduler.contract import AttemptOutcome, PlacementKind, Refuse, Request, S
 from scheduler.fleet_view import FleetView
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import AttemptEnd, BranchKind, Started
+
+_DEVIATIONS = tuple(kind.value for kind in DeviationKind)
 
 
 class RequestTelemetry:
@@ -267,6 +269,8 @@ class RequestTelemetry:
                 self._observe(semconv.TTFT_ERROR, end.first_token_s / start.predicted_ttft_s, pool)
         if end.tpot_s is not None and start.predicted_tpot_s:
             self._observe(semconv.TPOT_ERROR, end.tpot_s / start.predicted_tpot_s, pool)
+        # Counted from 0 as well: without deviations the alert would have no data.
+        instruments.begin(semconv.DEVIATIONS, start.placement, _DEVIATIONS)
         for deviation in answer.deviations:
             instruments.add(semconv.DEVIATIONS, 1, start.placement, deviation.kind.value)
         usage = account.usage
