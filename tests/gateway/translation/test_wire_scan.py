@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from benchmarks.hostile_messages import field
 from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.slices import finish
 from gateway.translation.wire_scan import STEP_FIELDS, BoundExceeded, NotWireFormat, scan
@@ -34,19 +35,6 @@ def refusal(
     with pytest.raises(BoundExceeded) as caught:
         counted(data, kind, limits)
     return caught.value
-
-
-def field(number: int, content: bytes) -> bytes:
-    """A field with a size."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def varint(value: int) -> bytes:
-    data = bytearray()
-    while value > 127:
-        data.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*data, value])
 
 
 def chat(content: bytes) -> bytes:

@@ -38,3 +38,25 @@ def with_behaviour(handler: Handler, behaviour: Any) -> Handler:
         response_serializer=handler.response_serializer,
     )
     return wrapped
+
+
+class WrappedHandlers:
+    """Wrapped handlers by method. Each is made when its method is first called. `wrap`: makes one
+    of the method and its registered handler."""
+
+    def __init__(self, wrap: Callable[[str, Handler], Handler]) -> None:
+        self._wrap = wrap
+        self._made: dict[str, Handler] = {}
+
+    async def find(
+        self, continuation: Continuation, details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Returns the handler of a call; None: the method is unknown."""
+        method = details.method
+        made = self._made.get(method)
+        if made is None:
+            registered = await continuation(details)
+            if registered is None:
+                return None
+            made = self._made[method] = self._wrap(method, registered)
+        return made

@@ -10,7 +10,7 @@ import grpc
 
 from gateway.auth.authenticator import Unauthenticated
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.listening.handlers import Continuation, Handler
+from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
 from gateway.doors.grpc.listening.key_limits import GENERATIONS, KeyLimits, holding_slot
 from gateway.doors.grpc.listening.open_rpcs import OURS
 from gateway.doors.grpc.listening.request_bounds import bounded, refusing
@@ -33,29 +33,26 @@ class KeyCheck(grpc.aio.ServerInterceptor):
         self._active = active
         self._key_limits = key_limits
         self._in_progress = in_progress
-        self._handlers: dict[str, Handler] = {}
+        self._handlers = WrappedHandlers(self._wrap)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """Returns the handler of the method, or one that refuses. Handlers are made once."""
-        method = handler_call_details.method
-        if not method.startswith(OURS):
+        """Returns the handler of the method, or one that refuses."""
+        if not handler_call_details.method.startswith(OURS):
             return await continuation(handler_call_details)
-        handler = self._handlers.get(method)
+        handler = await self._handlers.find(continuation, handler_call_details)
         if handler is None:
-            found = await continuation(handler_call_details)
-            if found is None:
-                return None
-            handler = bounded(found, lambda: self._active.config.limits, needs_key=True)
-            if method not in GENERATIONS:
-                handler = holding_slot(handler, self._key_limits)
-            self._handlers[method] = handler
+            return None
         try:
             await self._begin(tuple(handler_call_details.invocation_metadata or ()))
         except errors.RpcError as error:
             return refusing(error)
         return handler
+
+    def _wrap(self, method: str, registered: Handler) -> Handler:
+        handler = bounded(registered, lambda: self._active.config.limits, needs_key=True)
+        return handler if method in GENERATIONS else holding_slot(handler, self._key_limits)
 
     async def _begin(self, metadata: Metadata) -> None:
         """Finds the caller and sets the current RPC. Raises RpcError."""

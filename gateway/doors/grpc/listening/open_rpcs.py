@@ -8,7 +8,7 @@ import grpc
 
 from gateway.config.limits import LimitsConfig
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.listening.handlers import Continuation, Handler
+from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
 from gateway.doors.grpc.listening.request_bounds import bounded, refusing
 from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 
@@ -21,23 +21,20 @@ class OpenRpcs(grpc.aio.ServerInterceptor):
 
     def __init__(self, limits: Callable[[], LimitsConfig], in_progress: RpcsInProgress) -> None:
         """`limits`: those in force."""
-        self._limits = limits
         self._in_progress = in_progress
-        self._handlers: dict[str, Handler] = {}
+        self._handlers = WrappedHandlers(
+            lambda _, registered: bounded(registered, limits, needs_key=False)
+        )
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """Returns the handler of the method, or one that refuses. Handlers are made once."""
-        method = handler_call_details.method
-        if method.startswith(OURS):
+        """Returns the handler of the method, or one that refuses."""
+        if handler_call_details.method.startswith(OURS):
             return await continuation(handler_call_details)
-        handler = self._handlers.get(method)
+        handler = await self._handlers.find(continuation, handler_call_details)
         if handler is None:
-            found = await continuation(handler_call_details)
-            if found is None:
-                return None
-            handler = self._handlers[method] = bounded(found, self._limits, needs_key=False)
+            return None
         try:
             self._in_progress.check_server()
             self._in_progress.begin(None)
