@@ -47,9 +47,10 @@ bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
 	$(BIN)/python benchmarks/overhead.py
 
 FUZZ_S ?= 120
+FUZZ_SEED ?=
 
-fuzz: $(VENV)/.ready  ## fuzz what reads foreign bytes, for FUZZ_S seconds
-	$(BIN)/python -m tests.fuzz.fuzz --seconds $(FUZZ_S)
+fuzz: $(VENV)/.ready  ## fuzz what reads foreign bytes, for FUZZ_S seconds; other examples each time, or those of FUZZ_SEED
+	$(BIN)/python -m tests.fuzz.fuzz --seconds $(FUZZ_S) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway must stay flat
 	$(BIN)/python -m benchmarks.soak

@@ -15,7 +15,8 @@ from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.fuzz.mutations import changed, dumped
 
-NOW_S = 1000.0
+NOW_S = 10_000.0
+"""Above the age at which a step is too old, so that none ended before the clock began."""
 
 
 def written() -> bytes:
