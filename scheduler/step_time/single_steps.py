@@ -41,7 +41,7 @@ def windows_of(event: EngineSteps, *, kv_capacity_tokens: int, from_s: float) ->
         usable = _of_the_group(usable)
     like: defaultdict[tuple[int, bool], list[EngineStep]] = defaultdict(list)
     for step in usable:
-        if step.sequences or step.prefills:
+        if step.sequences or step.prefill_tokens:  # a step without work has no step time
             like[_size_class(step.sequences), step.prefills > 0].append(step)
     windows: list[Window] = []
     for some in like.values():

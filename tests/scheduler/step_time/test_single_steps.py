@@ -63,6 +63,11 @@ def test_steps_of_a_start_of_preemptions_and_without_work_are_left_out() -> None
     assert windows_of(told(*steps), kv_capacity_tokens=0, from_s=1.0) == []
 
 
+def test_a_prefill_of_no_tokens_is_no_work() -> None:
+    empty = replace(step(0), prefills=1)
+    assert windows_of(told(empty), kv_capacity_tokens=CAPACITY, from_s=0.0) == []
+
+
 def test_the_windows_of_one_event_are_bounded() -> None:
     steps = [step(1 + i % 200) for i in range(16_384)]
     windows = windows_of(told(*steps), kv_capacity_tokens=0, from_s=0.0)
