@@ -321,6 +321,19 @@ DISTINCT_EXPERTS = gauge(
     (PLACEMENT,),
     "Distinct experts per layer that the next step activates, D(B).",
 )
+EXPERTS_OBSERVED = gauge(
+    "moegate.placement.distinct_experts.observed",
+    "1",
+    (PLACEMENT,),
+    "1: D(B) follows from steps of which the engine told the experts; 0: from uniform routing.",
+)
+EXPERT_IMBALANCE = gauge(
+    "moegate.placement.expert_imbalance",
+    "1",
+    (PLACEMENT,),
+    "Work of the busiest expert-parallel rank over that of a mean one, by the experts that tokens "
+    "chose.",
+)
 DECODE_STEP = gauge(
     "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
 )
@@ -366,6 +379,7 @@ FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
-    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
+    *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"
+UNIFORM = ExpertLoad()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class SimulatedVllmConfig:
         stream_interval: tokens in a chunk; a request may ask for more.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
         faults: the injected faults.
+        expert_load: how tokens fall on the experts.
+        count_experts: whether the feed tells the experts of each step.
     """
 
     host: str = "127.0.0.1"
@@ -45,6 +49,8 @@ class SimulatedVllmConfig:
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
+    expert_load: ExpertLoad = UNIFORM
+    count_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
