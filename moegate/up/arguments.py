@@ -50,6 +50,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="without the plugin that tells the gateway vLLM's single steps",
     )
     parser.add_argument(
+        "--count-experts",
+        action="store_true",
+        help="the plugin also tells which experts the routers choose (docs/engine-feed.md)",
+    )
+    parser.add_argument(
         "--vllm",
         type=Path,
         metavar="PATH",
@@ -69,6 +74,8 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
     """Makes the plan from the arguments. Raises CannotLaunch."""
     if args.tiny == (args.model is not None):
         raise CannotLaunch("name a MODEL, or give --tiny" + (", not both" if args.tiny else ""))
+    if args.count_experts and not args.engine_feed:
+        raise CannotLaunch("--count-experts needs the engine feed: leave --no-engine-feed out")
     flags = tuple(args.vllm_flags)
     check_flags(flags)
     if args.tiny:
@@ -79,6 +86,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs,
             engine_feed=args.engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     else:
@@ -91,6 +99,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
             engine_feed=args.engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     gpu = GpuConfig(

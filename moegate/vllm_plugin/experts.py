@@ -21,8 +21,8 @@ from moegate.vllm_plugin.signatures import Signatures
 
 log = logging.getLogger(__name__)
 
-SWITCH = "MOEGATE_EXPERTS"
-"""Environment variable that switches the counting on, with 1."""
+SWITCH, ON = "MOEGATE_EXPERTS", "1"
+"""Environment variable that switches the counting on."""
 MOST_TOKENS = 1024
 """Tokens of the largest step that is counted: larger ones touch all experts anyway."""
 MOST_KEPT = 2048
@@ -31,7 +31,7 @@ MOST_KEPT = 2048
 
 def is_on() -> bool:
     """Whether this process counts experts."""
-    return os.environ.get(SWITCH) == "1"
+    return os.environ.get(SWITCH) == ON
 
 
 def register() -> None:
@@ -144,7 +144,6 @@ class ExpertCounter:
     ) -> None:
         import torch
 
-        self._torch = torch
         self._facts = {
             "engine": engine,
             "experts": experts,
@@ -155,7 +154,7 @@ class ExpertCounter:
         integers = partial(torch.zeros, dtype=torch.int64, device=device)
         self._chosen = integers(layers, MOST_TOKENS, experts_per_token)
         self._counts = integers(layers, experts)
-        self._ones = torch.ones_like(self._chosen).view(layers, -1)
+        self._one = torch.ones((1, 1), dtype=torch.int64, device=device)
         expert = torch.arange(experts, device=device)
         self._rank_of = expert % expert_ranks if round_robin else _blocks(expert, expert_ranks)
         self._kept = integers(MOST_KEPT, 1 + expert_ranks)
@@ -221,7 +220,7 @@ class ExpertCounter:
         """Counts a step of which the choices are in the buffer."""
         chosen = self._chosen[:, :tokens].reshape(len(self._chosen), -1)
         counts = self._counts.zero_()
-        counts.scatter_add_(1, chosen, self._ones[:, : chosen.shape[1]])
+        counts.scatter_add_(1, chosen, self._one.expand_as(chosen))
         row = self._kept[self._counted % MOST_KEPT]
         row[0] = (counts > 0).sum()
         if self._expert_ranks > 1:

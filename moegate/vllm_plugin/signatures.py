@@ -26,7 +26,6 @@ class Signatures:
     def __init__(self, experts, layers, most_requests, device) -> None:
         import torch
 
-        self._torch = torch
         self._experts = experts
         shown = min(layers, MOST_LAYERS)
         self.layers = [(2 * one + 1) * layers // (2 * shown) for one in range(shown)]
@@ -55,9 +54,8 @@ class Signatures:
             if slot is not None:
                 self._tokens[request_id] += tokens
             slots += [self._slots if slot is None else slot] * tokens
-        torch, device = self._torch, chosen.device
-        first = torch.tensor(slots, dtype=torch.int64).to(device, non_blocking=True)
         some = chosen[self.layers]
+        first = chosen.new_tensor(slots)
         index = (first.view(1, -1, 1) * self._experts + some).view(len(some), -1)
         counts = self._counts.view(len(some), -1)
         one = counts.new_ones(1, 1)
