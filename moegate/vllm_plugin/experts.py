@@ -69,10 +69,14 @@ def counter_of(wrapper):
     from vllm.distributed.parallel_state import get_pp_group, get_tp_group
     from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+    from vllm.platforms import current_platform
 
     if get_tp_group().rank_in_group or not get_pp_group().is_first_rank:
         return None
     config = wrapper.vllm_config
+    if current_platform.is_cpu() and not config.model_config.enforce_eager:
+        log.warning("experts are not counted: on a CPU this needs --enforce-eager")
+        return None
     layers = [one for one in wrapper.worker.get_model().modules() if isinstance(one, MoERunner)]
     # A monolithic kernel chooses by itself, and its router is never asked.
     routers = [
