@@ -107,6 +107,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.
     "moegate.vllm_plugin": (),
+    # The Python client: grpcio and protobuf only.
+    "moegate.client": (GRPC,),
     # Texts that fit a regex, a grammar or a schema.
     "moegate.simulated_vllm.forms": (),
     "moegate.simulated_vllm": (
