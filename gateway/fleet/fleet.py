@@ -14,7 +14,13 @@ from types import MappingProxyType
 
 import aiohttp
 
-from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
+from gateway.config.gateway import (
+    GatewayConfig,
+    PoolConfig,
+    RemoteConfig,
+    ReplicaConfig,
+    TimeoutsConfig,
+)
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
@@ -31,6 +37,7 @@ from gateway.fleet.remotes import (
     remote_client,
     remote_connection,
 )
+from gateway.fleet.server_info import ControlAddress, ServerInfoWatch, control_address
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
@@ -104,8 +111,13 @@ class Fleet:
         self._clients: dict[str, Client] = {}
         self._targets: dict[str, tuple[str, str]] = {}
         self._retired: dict[asyncio.Task[None], RemoteClient] = {}
+        self._server_info = ServerInfoWatch()
         self._prober = Prober(
-            interval_s=settings.probe_interval_s, clock=clock, report=report, on_change=on_change
+            interval_s=settings.probe_interval_s,
+            clock=clock,
+            report=report,
+            on_change=on_change,
+            server_info=self._server_info,
         )
         self._listener = KvEventsListener(report)
         self._discoveries = Discoveries(
@@ -171,6 +183,7 @@ class Fleet:
         """Observes until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._prober.run(), name="moegate-prober")
+            group.create_task(self._server_info.run(), name="moegate-server-infos")
             group.create_task(self._listener.run(), name="moegate-kv-events")
             group.create_task(self._discoveries.run(), name="moegate-discoveries")
 
@@ -193,18 +206,22 @@ class Fleet:
         pools = [pool for pool, _ in self._settings.pools]
         self._discoveries.apply({p.name: p.discover for p in pools if p.discover is not None})
         self._targets.clear()
-        replicas, publishers = self._connect_servers()
+        replicas, publishers, controls = self._connect_servers()
         self._connect_remotes()
         self._prober.interval_s = self._settings.probe_interval_s
+        self._server_info.apply(controls)
         self._prober.apply(replicas, self._remotes, gone)
         self._listener.apply(publishers)
 
-    def _connect_servers(self) -> tuple[list[WatchedReplica], list[Publisher]]:
+    def _connect_servers(
+        self,
+    ) -> tuple[list[WatchedReplica], list[Publisher], dict[str, ControlAddress]]:
         before, self._servers = self._servers, {}
         replicas: list[WatchedReplica] = []
         publishers: list[Publisher] = []
+        controls: dict[str, ControlAddress] = {}
         for pool, api_key in self._settings.pools:
-            for name, url, kv_events_port in self._addresses(pool):
+            for name, url, replica in self._addresses(pool):
                 connection = _ServerConnection(
                     url=url,
                     upstream_model=pool.upstream_model or pool.model,
@@ -230,9 +247,13 @@ class Fleet:
                         reads_feed=pool.engine_feed and api_key is not None,
                     )
                 )
-                if (found := publisher(pool, name, url, kv_events_port)) is not None:
+                kv_port = None if replica is None else replica.kv_events_port
+                if (found := publisher(pool, name, url, kv_port)) is not None:
                     publishers.append(found)
-        return replicas, publishers
+                grpc_port = None if replica is None else replica.grpc_port
+                if (control := control_address(pool, url, grpc_port)) is not None:
+                    controls[name] = control
+        return replicas, publishers, controls
 
     def _connect_remotes(self) -> None:
         before, self._remotes = self._remotes, {}
@@ -250,14 +271,14 @@ class Fleet:
         for _, client in before.values():
             self._close_when_idle(client)
 
-    def _addresses(self, pool: PoolConfig) -> Iterator[tuple[str, str, int | None]]:
-        """Name, address and own port of KV events of each replica that is known now."""
+    def _addresses(self, pool: PoolConfig) -> Iterator[tuple[str, str, ReplicaConfig | None]]:
+        """Name and address of each replica that is known now, and where it is listed."""
         if pool.discover is not None:
             urls = self._discoveries.urls(pool.name)
             yield from ((place, url, None) for place, url in urls.items())
             return
         for replica in pool.replicas:
-            yield f"{pool.name}/{replica.name}", replica.url, replica.kv_events_port
+            yield f"{pool.name}/{replica.name}", replica.url, replica
 
     def _server(self, connection: _ServerConnection) -> VllmClient:
         return VllmClient(
