@@ -12,23 +12,36 @@ from typing import Any
 
 from moegate.simulated_vllm.failures import bad_value
 from moegate.simulated_vllm.wire import Message, encode
-from simulation.tokenizer import MESSAGE_END_ID, MESSAGE_START_ID, VOCABULARY_TOKENS
+from simulation.tokenizer import (
+    MESSAGE_END_ID,
+    MESSAGE_START_ID,
+    THINK_END_ID,
+    VOCABULARY_TOKENS,
+)
 from simulation.tokenizer import encode as token_ids
 
 _NEWLINE = token_ids("\n")
 
 
 def chat_prompt(
-    messages: Sequence[Message], tools: Sequence[Any] | None, *, generation_prompt: bool = True
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    *,
+    generation_prompt: bool = True,
+    opening: Sequence[int] = (),
 ) -> list[int]:
-    """Token ids of a chat. Tools become text of a system message, images a short marker."""
+    """Token ids of a chat. Tools become text of a system message, images a short marker.
+
+    `opening`: tokens behind the role of the answer. They also stand before the reasoning of earlier
+    turns, so that these have the tokens that were generated.
+    """
     ids: list[int] = []
     if tools:
         ids += _message_ids("system", encode(tools).decode())
     for message in messages:
-        ids += _message_ids(message.role, _text(message))
+        ids += _message_ids(message.role, _text(message), _reasoning_ids(message, opening))
     if generation_prompt:
-        ids += [MESSAGE_START_ID, *token_ids("assistant\n")]
+        ids += [MESSAGE_START_ID, *token_ids("assistant\n"), *opening]
     return ids
 
 
@@ -48,10 +61,18 @@ def completion_prompt(prompt: str | Sequence[Any]) -> list[int]:
     return list(prompt)
 
 
-def _message_ids(role: str, text: str) -> list[int]:
+def _reasoning_ids(message: Message, opening: Sequence[int]) -> list[int]:
+    if not message.reasoning:
+        return []
+    ids = token_ids(message.reasoning)
+    return [*opening, *ids, THINK_END_ID] if opening else ids
+
+
+def _message_ids(role: str, text: str, reasoning_ids: Sequence[int] = ()) -> list[int]:
     return [
         MESSAGE_START_ID,
         *token_ids(f"{role}\n"),
+        *reasoning_ids,
         *token_ids(text),
         MESSAGE_END_ID,
         *_NEWLINE,
@@ -59,7 +80,7 @@ def _message_ids(role: str, text: str) -> list[int]:
 
 
 def _text(message: Message) -> str:
-    text = message.reasoning or ""
+    text = ""
     match message.content:
         case str(content):
             text += content
