@@ -182,6 +182,20 @@ class OutputText:
         return (data if is_end else whole).decode(errors="replace")
 
 
+class ReasoningSplit:
+    """Divides the text of an answer, as it grows, into reasoning and what follows it."""
+
+    def __init__(self, output: Output) -> None:
+        tokens = min(output.reasoning_tokens or 0, output.tokens)
+        self._left_chars = sum(len(token_text(output, i)) for i in range(tokens))
+
+    def advance(self, new_text: str) -> tuple[str, str]:
+        """Returns the reasoning and the rest of the new text."""
+        reasoning = new_text[: self._left_chars]
+        self._left_chars -= len(reasoning)
+        return reasoning, new_text[len(reasoning) :]
+
+
 def token_text(output: Output, position: int) -> str:
     """Text of the token at `position`; special tokens have none."""
     token_id = output.token_id(position)

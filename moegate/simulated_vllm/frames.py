@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moegate.simulated_vllm.forms.forced import CallDeltas
+from moegate.simulated_vllm.forced import CallDeltas
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
-from moegate.simulated_vllm.reasoning import ReasoningSplit
 from moegate.simulated_vllm.wire import encode
-from simulation.output import OutputText
+from simulation.output import OutputText, ReasoningSplit
 
 DONE = b"data: [DONE]\n\n"
 _CHAT_CHOICE = b'{"index":%d,"delta":{%s},"logprobs":%s,"finish_reason":%s,"token_ids":%s}]'

@@ -12,9 +12,14 @@ from moegate.simulated_vllm.failures import (
     prompt_too_long,
     unknown_model,
 )
-from moegate.simulated_vllm.forms.forced import ForcedAnswer, forced_answer
-from moegate.simulated_vllm.prompts import chat_prompt, completion_prompt
-from moegate.simulated_vllm.reasoning import answer_opening, is_thinking, most_reasoning_tokens
+from moegate.simulated_vllm.forced import ForcedAnswer, forced_answer
+from moegate.simulated_vllm.prompts import (
+    THINKING_IDS,
+    answer_opening,
+    chat_prompt,
+    completion_prompt,
+    is_thinking,
+)
 from moegate.simulated_vllm.wire import GenerationBody
 from simulation.engine.sequences import TokenRequest
 from simulation.output import FinishReason, Output, StopRules, answer_seed, plan_output
@@ -27,6 +32,13 @@ MOST_CHOICES = 16_384
 CERTAIN_BIAS = 50.0
 """Bias of a token beside which no other one is drawn; smaller ones change nothing."""
 _GREEDY_BELOW = 1e-5
+_UNLIMITED = -1
+"""As `thinking_token_budget`: no bound."""
+_BAD_BUDGET = "`thinking_token_budget` must be a non-negative integer or -1 for unlimited."
+_NO_REASONING_PARSER = (
+    "thinking_token_budget is set but reasoning_config is not configured. Please set"
+    " --reasoning-parser and/or --reasoning-config to use thinking_token_budget."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +153,7 @@ def _prompt(body: GenerationBody, config: SimulatedVllmConfig, is_chat: bool) ->
         if body.messages is None:
             raise bad_shape("missing", "body.messages", "Field required")
         thinking = is_thinking(body.chat_template_kwargs, body.reasoning_effort)
-        opening = answer_opening(config, thinking=thinking)
+        opening = answer_opening(config.reasoning_parser, thinking=thinking)
         ids = chat_prompt(body.messages, body.tools, opening=opening)
     else:
         ids = completion_prompt(body.prompt or "")
@@ -192,7 +204,7 @@ def _stop_rules(
             f" Vocabulary size: {VOCABULARY_TOKENS}",
             unknown,
         )
-    reasoning_tokens = most_reasoning_tokens(body, config, max_tokens, is_chat)
+    reasoning_tokens = _most_reasoning_tokens(body, config, max_tokens, is_chat)
     strings = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(strings):
         raise bad_value(None, "stop cannot contain an empty string.")
@@ -205,6 +217,26 @@ def _stop_rules(
         keep_string=body.include_stop_str_in_output,
         reasoning_tokens=reasoning_tokens,
     )
+
+
+def _most_reasoning_tokens(
+    body: GenerationBody, config: SimulatedVllmConfig, max_tokens: int, is_chat: bool
+) -> int | None:
+    """Bound on the tokens of reasoning; None: there is no reasoning. The line break behind the
+    opening tag counts among those of the budget. Raises Refused."""
+    budget = body.thinking_token_budget
+    if budget is not None:
+        if budget < _UNLIMITED:
+            raise bad_value("thinking_token_budget", _BAD_BUDGET, budget)
+        if config.reasoning_parser is None:
+            raise bad_value(None, _NO_REASONING_PARSER)
+    if config.reasoning_parser is None or not is_chat:
+        return None
+    if not is_thinking(body.chat_template_kwargs, body.reasoning_effort):
+        return None
+    if budget is None or budget == _UNLIMITED:
+        return max_tokens
+    return min(max_tokens, max(0, budget - len(THINKING_IDS) + 1))
 
 
 def _favourite(biases: dict[str, float]) -> int | None:

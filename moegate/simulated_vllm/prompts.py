@@ -16,11 +16,16 @@ from simulation.tokenizer import (
     MESSAGE_END_ID,
     MESSAGE_START_ID,
     THINK_END_ID,
+    THINK_START_ID,
     VOCABULARY_TOKENS,
 )
 from simulation.tokenizer import encode as token_ids
 
 _NEWLINE = token_ids("\n")
+THINKING_IDS = (THINK_START_ID, *_NEWLINE)
+"""The prompt's end where the model thinks: the template opens the answer like that of Qwen3.5."""
+NOT_THINKING_IDS = (*THINKING_IDS, *_NEWLINE, THINK_END_ID, *token_ids("\n\n"))
+"""The prompt's end where it does not."""
 
 
 def chat_prompt(
@@ -43,6 +48,20 @@ def chat_prompt(
     if generation_prompt:
         ids += [MESSAGE_START_ID, *token_ids("assistant\n"), *opening]
     return ids
+
+
+def is_thinking(template_kwargs: dict[str, Any] | None, effort: str | None = None) -> bool:
+    """Whether the template lets the model think. An effort switches it, unless the variable is
+    set."""
+    switch = (template_kwargs or {}).get("enable_thinking")
+    return bool(switch) if switch is not None else effort != "none"
+
+
+def answer_opening(reasoning_parser: str | None, *, thinking: bool) -> tuple[int, ...]:
+    """Tokens that the template adds behind the role of the answer."""
+    if reasoning_parser is None:
+        return ()
+    return THINKING_IDS if thinking else NOT_THINKING_IDS
 
 
 def completion_prompt(prompt: str | Sequence[Any]) -> list[int]:

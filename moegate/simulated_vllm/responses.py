@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from moegate.simulated_vllm.forms.forced import tool_calls
+from moegate.simulated_vllm.forced import tool_calls
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
-from moegate.simulated_vllm.reasoning import ReasoningSplit
 from moegate.simulated_vllm.wire import (
     ChatAnswer,
     ChatChoice,
@@ -19,7 +18,7 @@ from moegate.simulated_vllm.wire import (
     Usage,
     encode,
 )
-from simulation.output import Output, OutputText
+from simulation.output import Output, OutputText, ReasoningSplit
 
 
 def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
