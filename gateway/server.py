@@ -29,17 +29,20 @@ from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
+from gateway.doors.entry.calls_in_progress import CallsInProgress
+from gateway.doors.entry.certificates import Certificates, follow
+from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, ReflectionService, health_port
 from gateway.doors.grpc.listening.key_check import KeyCheck
-from gateway.doors.grpc.listening.key_limits import KeyLimits
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
-from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
+from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.usage_service import UsageService
+from gateway.doors.http.port import HttpParts, HttpPort, http_port
+from gateway.doors.openai.dialect import OPENAI
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import GatewayParts, assemble
@@ -60,7 +63,12 @@ from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"})
+_AT_ONCE = frozenset(
+    {
+        *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
+        *("cors_origins", "ping_s"),
+    }
+)
 """Fields of `server` that a reload puts into force."""
 TELL_S = 0.05
 """Shortest time between NOT_SERVING and the end of the health watches."""
@@ -82,6 +90,7 @@ class RunningGateway:
     watches: Watches
     deliveries: Deliveries
     health_address: str | None
+    http: HttpPort | None
     certificates: Certificates | None
     telemetry: Telemetry
     metrics_address: str | None
@@ -138,6 +147,8 @@ class RunningGateway:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
         self.health.begin_drain()
+        if self.http is not None:
+            self.http.listener.begin_drain()
         await _unless(hurry, asyncio.sleep(max(server.drain_delay_s, TELL_S)))
         await _unless(hurry, self.stop())
         await self.server.stop(0)
@@ -148,6 +159,8 @@ class RunningGateway:
         # The listener closes at once.
         stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
         self.watches.end()
+        if self.http is not None:
+            self.http.listener.close()
         try:
             while self._generates and not stopping.done():
                 await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
@@ -182,6 +195,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
+        if gateway.http is not None:
+            print(f"moegate speaks HTTP on {gateway.http.address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()
@@ -247,7 +262,7 @@ async def running_gateway(
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         try:
             await update_health()
-            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
+            in_progress = CallsInProgress(lambda: active.config.limits, observing.rpc_refused)
             key_limits = KeyLimits(parts.scheduler, clock, observing.rpc_refused)
             interceptors: list[grpc.aio.ServerInterceptor] = [
                 KeyCheck(active, key_limits, in_progress),
@@ -275,7 +290,22 @@ async def running_gateway(
                 load=loop_load,
                 active_requests=lambda: parts.pipeline.active_requests,
             )
-            async with metrics_page(config.telemetry, observing, figures) as metrics_address:
+            http_parts = HttpParts(
+                active=active,
+                pipeline=parts.pipeline,
+                port=parts.scheduler,
+                deliveries=deliveries,
+                watches=watches,
+                key_limits=key_limits,
+                in_progress=in_progress,
+                telemetry=observing,
+                certificates=certificates,
+                clock=clock,
+            )
+            async with (
+                metrics_page(config.telemetry, observing, figures) as metrics_address,
+                http_port(http_parts, (OPENAI,)) as http,
+            ):
                 gateway = RunningGateway(
                     address=address,
                     active=active,
@@ -286,6 +316,7 @@ async def running_gateway(
                     watches=watches,
                     deliveries=deliveries,
                     health_address=health_address,
+                    http=http,
                     certificates=certificates,
                     telemetry=observing,
                     metrics_address=metrics_address,
