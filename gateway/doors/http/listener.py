@@ -17,6 +17,8 @@ LINGER_S = 2.0
 """Time for which the rest of a refused body is read and dropped, so that the client sees why."""
 SWEEP_S = 1.0
 """Seconds between two looks for connections without a request."""
+BACKLOG = 1024
+"""Connections that the kernel holds until they are accepted."""
 MAX_LINE_BYTES = 8190
 """Longest request line, and longest header."""
 MAX_HEADERS = 128
@@ -56,7 +58,9 @@ class HttpListener:
         """Open connections."""
         return sum(not connection.lost for connection in self._open)
 
-    async def start(self, listen: str, tls: ssl.SSLContext | None) -> str:
+    async def start(
+        self, listen: str, tls: ssl.SSLContext | None, *, shares_port: bool = False
+    ) -> str:
         """Listens and returns the bound address. Raises OSError that names the field."""
         host, _, port = listen.rpartition(":")
         try:
@@ -66,7 +70,8 @@ class HttpListener:
                 int(port),
                 ssl=tls,
                 ssl_handshake_timeout=None if tls is None else self._config.handshake_timeout_s,
-                backlog=1024,
+                backlog=BACKLOG,
+                reuse_port=shares_port or None,
             )
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -38,6 +38,8 @@ class HttpParts:
     telemetry: Telemetry
     certificates: Certificates | None
     clock: Callable[[], float]
+    shares_port: bool = False
+    """Whether other fronts of the same gateway listen on the same port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ async def http_port(
     )
     listener = HttpListener(door, config, parts.clock)
     tls = None if parts.certificates is None else parts.certificates.following_context()
-    address = await listener.start(config.http_listen, tls)
+    address = await listener.start(config.http_listen, tls, shares_port=parts.shares_port)
     tasks = (
         asyncio.create_task(silences.run(), name="moegate-http-pings"),
         asyncio.create_task(listener.run(), name="moegate-http-connections"),

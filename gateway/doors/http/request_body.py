@@ -77,7 +77,7 @@ async def parse_body(body: bytes, decode: Callable[[bytes], T], elements: Elemen
         return await in_one_slice(lambda: decode(body))
     except msgspec.ValidationError as error:
         raise _not_valid(str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         text = f"the body is no JSON: {error}" if body else "the body is empty: send JSON"
         raise HttpError(ErrorKind.INVALID, text, code="invalid_json") from None
 
