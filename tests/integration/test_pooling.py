@@ -178,7 +178,7 @@ async def test_more_inputs_than_the_bound_are_refused_before_they_are_parsed() -
         await running.stub.Embed(embed_request(("a",) * 3), metadata=serving.METADATA)
         many = pooling_pb2.EmbedRequest(model=serving.MODEL)
         many.tokens.inputs.extend(chat_pb2.TokenInput(token_ids=[300]) for _ in range(4))
-        calls = {
+        calls: dict[str, Awaitable[object]] = {
             "texts.texts": running.stub.Embed(embed_request(("a",) * 4), metadata=serving.METADATA),
             "tokens.inputs": running.stub.Embed(many, metadata=serving.METADATA),
             "documents": running.stub.Score(
