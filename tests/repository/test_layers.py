@@ -69,6 +69,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "scheduler.*"),
         *("gateway.upstream", "gateway.upstream.http", "gateway.upstream.openai"),
     ),
+    # vLLM's own gRPC services.
+    "gateway.upstream.vllm_grpc": ("gateway.domain", GRPC),
     # What is known of the servers: probes, discovery in DNS, events of engines.
     "gateway.fleet": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
@@ -95,13 +97,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.doors.grpc": (*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", GRPC),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
+    # The front's side: pipeline and doors in one process.
+    "gateway.front": (
+        *(*BELOW_DOORS, "gateway.telemetry", "gateway.doors.*"),
+        *("gateway.delivery", "gateway.runtime", GRPC),
+    ),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.front", GRPC),
     ),
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.
     "moegate.vllm_plugin": (),
+    # The Python client: grpcio and protobuf only.
+    "moegate.client": (GRPC,),
     # Texts that fit a regex, a grammar or a schema.
     "moegate.simulated_vllm.forms": (),
     # Vectors and scores: bodies, checks, answers.

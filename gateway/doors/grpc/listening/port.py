@@ -28,10 +28,11 @@ MAX_PENDING_S = 3600
 
 
 def server_options(
-    config: GatewayConfig, max_connections: int | None = None
+    config: GatewayConfig, max_connections: int | None = None, *, shares_port: bool = False
 ) -> tuple[tuple[str, int], ...]:
     """Channel arguments of a server. gRPC silently ignores an unknown argument name.
-    `max_connections`: None means the configured bound."""
+    `max_connections`: None means the configured bound. `shares_port`: other processes of the same
+    gateway listen on the same port."""
     server = config.server
     if max_connections is None:
         max_connections = connections_that_fit(server.max_connections)
@@ -41,7 +42,7 @@ def server_options(
         ("grpc.max_receive_message_length", config.limits.message_bytes),
         ("grpc.max_send_message_length", -1),
         # With so_reuseport, two gateways on one port would silently share its connections.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.keepalive_time_ms", _ms(server.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _ms(server.keepalive_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
