@@ -45,7 +45,7 @@ from moegate.simulated_vllm.pooling.jobs import (
     rerank_job,
     score_job,
 )
-from moegate.simulated_vllm.prompts import chat_prompt
+from moegate.simulated_vllm.prompts import answer_opening, chat_prompt, is_thinking
 from moegate.simulated_vllm.responses import model_list, response_body
 from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import (
@@ -183,7 +183,12 @@ class SimulatedVllm:
         check_model(body.model, self.config)
         if body.messages is not None:
             ids = chat_prompt(
-                body.messages, body.tools, generation_prompt=body.add_generation_prompt
+                body.messages,
+                body.tools,
+                generation_prompt=body.add_generation_prompt,
+                opening=answer_opening(
+                    self.config.reasoning_parser, thinking=is_thinking(body.chat_template_kwargs)
+                ),
             )
         elif body.prompt is not None:
             ids = token_ids(body.prompt)

@@ -17,6 +17,7 @@ from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.pooling import Scores, Vectors
 from gateway.domain.slices import in_slices
+from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.calls import generate_call, pooling_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
@@ -24,7 +25,6 @@ from gateway.doors.grpc.pooling_requests import PoolingRequest
 from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     REQUEST_BYTES,
-    ActiveSettings,
     Context,
     begin_stream,
     current_caller,
