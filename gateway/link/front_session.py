@@ -127,12 +127,15 @@ class FrontSession:
         branch = self._numbers.get(number)
         if branch is None:
             return
+        request_id = branch.submission.request.request_id
         if branch.submission.kind is BranchKind.ORIGINAL:
             self._forget(branch.owned)
+            ended = RequestEnded(request_id=request_id, used_tokens=0, keep_idempotency_key=False)
+            self._after_reservation(branch, lambda: self._scheduler.send(ended))
         else:
             branch.owned.branches.remove(branch)
             self._drop(branch)
-        self._after_reservation(branch, lambda: self._scheduler.withdraw(branch.submission))
+            self._scheduler.withdraw(request_id)
 
     def record_progress(self, message: Progress) -> None:
         """Reports the progress of a branch."""
@@ -169,8 +172,10 @@ class FrontSession:
         """Ends everything that the front has, because it is gone. Nothing is sent any more."""
         self._is_lost = True
         requests = list(self._requests.values())
-        # Waiting ones first, so that none of them starts in the room that a running one leaves.
-        requests.sort(key=lambda owned: any(branch.attempt for branch in owned.branches))
+        # Waiting branches first, so that none of them starts in the room that a running one leaves.
+        for branch in self._branches.values():
+            if not branch.attempt:
+                self._scheduler.withdraw(branch.submission.request.request_id)
         for owned in requests:
             self._lose_request(owned)
         for key_id, slots in self._slots.items():

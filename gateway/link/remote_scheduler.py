@@ -252,7 +252,9 @@ class RemoteScheduler:
 
     def _forget(self, original_id: str) -> None:
         for number in self._requests.pop(original_id, ()):
-            self._sent.pop(number, None)
+            sent = self._sent.pop(number, None)
+            if sent is not None and not sent.answered.done():
+                sent.answered.set_result(None)
 
     def _use(self, update: FleetUpdate) -> None:
         self.fleet = fleet_view(update.placements, update.token_block_sizes)

@@ -212,16 +212,10 @@ class InProcessScheduler:
         self._enter(claimed, submission, deliver)
         return None
 
-    def withdraw(self, submission: Submission) -> None:
-        """Takes back a branch of which no attempt has reached an upstream. An original is ended as
-        by `RequestEnded`."""
-        if submission.kind is BranchKind.ORIGINAL:
-            request_id = submission.request.request_id
-            self.send(
-                RequestEnded(request_id=request_id, used_tokens=0, keep_idempotency_key=False)
-            )
-        else:
-            self._branches.withdraw(submission.request.request_id)
+    def withdraw(self, request_id: str) -> None:
+        """Takes back a branch that waits, or whose attempt has not reached its upstream. Its
+        request goes on."""
+        self._branches.withdraw(request_id)
 
     async def prompt_counted(self, request_id: str, prompt_tokens: int | None) -> None:
         """See `SchedulerPort`."""
