@@ -274,10 +274,7 @@ HISTOGRAMS = (
     ),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (
-    *(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED),
-    DEVIATIONS,
-)
+COUNTERS = (*(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED), DEVIATIONS)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(
@@ -347,17 +344,10 @@ DISTINCT_EXPERTS = gauge(
     "Distinct experts per layer that the next step activates, D(B).",
 )
 EXPERTS_OBSERVED = gauge(
-    "moegate.placement.distinct_experts.observed",
-    "1",
-    (PLACEMENT,),
-    "1: D(B) follows from steps of which the engine told the experts; 0: from uniform routing.",
+    "moegate.placement.distinct_experts.observed", "1", (PLACEMENT,), "1: D(B) is learnt."
 )
 EXPERT_IMBALANCE = gauge(
-    "moegate.placement.expert_imbalance",
-    "1",
-    (PLACEMENT,),
-    "Work of the busiest expert-parallel rank over that of a mean one, by the experts that tokens "
-    "chose.",
+    "moegate.placement.expert_imbalance", "1", (PLACEMENT,), "Busiest expert rank's load / mean."
 )
 DECODE_STEP = gauge(
     "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
