@@ -11,7 +11,7 @@ import sys
 
 import uvloop
 
-from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
 from moegate.simulated_vllm.server import simulated_vllm
@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean length of answers that end by themselves",
     )
     add(
+        "--task",
+        type=ModelTask,
+        choices=list(ModelTask),
+        default=_DEFAULTS.task,
+        help="what the model does",
+    )
+    add("--matryoshka", action="store_true", help="a model that embeds can shorten its vectors")
+    add(
         "--api-key",
         metavar="KEY",
         help="what callers of /v1 must send; better in VLLM_API_KEY, as arguments show in `ps`",
@@ -61,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--enable-prompt-tokens-details",
         action="store_true",
         help="tell the cached tokens in the usage",
+    )
+    add(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="the model thinks first, and its reasoning is told apart from the answer",
     )
     add(
         "--fault",
