@@ -307,7 +307,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     `output_tokens`: cumulative tokens of all choices. The number is exact if the upstream reports
     usage with each frame; otherwise it counts frames with content. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
-    `missing_choices`, `deviations`: of the whole answer, with the usage.
+    `missing_choices`, `deviations`: of the whole answer, with the usage. `engine_s`: seconds that
+    the engine spent on it, waiting in its queue included; None: not told.
     """
 
     deltas: tuple[ChoiceDelta, ...]
@@ -317,3 +318,4 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     response_id: str = ""
     missing_choices: int = 0
     deviations: tuple[Deviation, ...] = ()
+    engine_s: float | None = None
