@@ -128,10 +128,15 @@ class GroupMeter:
             self._present = present
 
     def start(
-        self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
+        self,
+        now_ns: int,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int = 0,
+        choices: int = 1,
+        generates: bool = True,
     ) -> Run:
-        """Adds an attempt; `cached_tokens` of its prompt are predicted to be in the prefix
-        cache."""
+        """Adds an attempt. `cached_tokens`: those of its prompt predicted to be in the cache."""
         self.advance(now_ns)
         prefill_s = 0.0
         if self._times is not None:
@@ -144,6 +149,7 @@ class GroupMeter:
             left_s=prefill_s,
             sent_ns=now_ns,
             opened_unpriced_ns=self.totals.unpriced_ns,
+            generates=generates,
         )
         self._runs.add(run)
         if prefill_s:
@@ -203,6 +209,11 @@ class GroupMeter:
         totals = self.totals
         return_outside(totals, run, engine_s, now_ns)
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
+<<<<<<< HEAD
+=======
+        if not run.generates:
+            prefill, decode = prefill + decode, 0
+>>>>>>> main
         cached = 0
         if self._times is not None:
             weight = self._times.cached_weight(uncached_tokens, cached_tokens)
