@@ -22,11 +22,11 @@ from collections.abc import Sequence
 
 from scheduler.contract import EngineReport
 from scheduler.metering.engine_phases import return_outside
-from scheduler.metering.external_load import ExternalLoad, Own
+from scheduler.metering.external_load import ExternalLoad, Own, own_at
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
+from scheduler.metering.weights import NOTHING, Others, StepTimes, cached_amount, weigh
 from scheduler.step_time.step_model import StepModel
 
 KV_STEP_TOKENS = 16
@@ -209,15 +209,9 @@ class GroupMeter:
         totals = self.totals
         return_outside(totals, run, engine_s, now_ns)
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
-<<<<<<< HEAD
-=======
         if not run.generates:
             prefill, decode = prefill + decode, 0
->>>>>>> main
-        cached = 0
-        if self._times is not None:
-            weight = self._times.cached_weight(uncached_tokens, cached_tokens)
-            cached = prefill * weight >> SCALE_BITS
+        cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
         totals.decode -= run.decode
         totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
@@ -256,11 +250,7 @@ class GroupMeter:
     def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
         """Records an engine's report of time `at_ns`."""
         self.advance(now_ns)
-        own = Own(sequences=0, decoding=0, kv_tokens=0)
-        for changed_ns, state in reversed(self._history):
-            own = state
-            if changed_ns <= at_ns:
-                break
+        own = own_at(self._history, at_ns)
         sent_since = self._prompts.sent_after(at_ns)
         self.external.take(
             report,

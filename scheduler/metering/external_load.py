@@ -30,6 +30,16 @@ class Own(NamedTuple):
 
 
 @dataclass(slots=True)
+def own_at(history: Sequence[tuple[int, Own]], at_ns: int) -> Own:
+    """The own runs at a time, by the changes of them; the earliest known ones before those."""
+    own = Own(sequences=0, decoding=0, kv_tokens=0)
+    for changed_ns, state in reversed(history):
+        own = state
+        if changed_ns <= at_ns:
+            break
+    return own
+
+
 class ExternalLoad:
     """External load of one group, all its placements together."""
 
