@@ -116,8 +116,7 @@ class GroupMeter:
         self._times, self._stale = StepTimes(model), True
 
     def set_serving(self, serving: bool, now_ns: int) -> None:
-        """Sets whether the group is in service: time without runs is idle if so, else
-        unavailable."""
+        """Sets whether the group is in service: time without runs is idle, else unavailable."""
         self.advance(now_ns)
         self.serving = serving
 
@@ -195,8 +194,8 @@ class GroupMeter:
         waste: bool = False,
         engine_s: float | None = None,
     ) -> Share:
-        """Ends an attempt, with the token counts that it is billed for. `engine_s`: how long the
-        engine says that it worked on it, its queue included; None: it does not tell."""
+        """Ends an attempt, with the token counts that it is billed for. `engine_s`: the engine's own
+        seconds of it, its queue included; None: not told."""
         self.advance(now_ns)
         if run.decodes:
             self._collect(run)
@@ -342,7 +341,7 @@ class GroupMeter:
         external = price * weights.external
         if len(self._runs) == 1 and not external:
             (run,) = self._runs
-            run.alone += amount + (price * weights.prompt if head is not None else 0)
+            run.alone += amount if head is None else amount + price * weights.prompt
         totals.external += external
         totals.idle += rest - amount - external
         if head is not None and head.left_s <= SPENT_S and self._prompts.spent(head):

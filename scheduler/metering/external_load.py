@@ -7,6 +7,7 @@ ignored. External sequences run as far as the engine runs more than the own deco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +30,6 @@ class Own(NamedTuple):
     kv_tokens: int
 
 
-@dataclass(slots=True)
 def own_at(history: Sequence[tuple[int, Own]], at_ns: int) -> Own:
     """The own runs at a time, by the changes of them; the earliest known ones before those."""
     own = Own(sequences=0, decoding=0, kv_tokens=0)
@@ -40,6 +40,7 @@ def own_at(history: Sequence[tuple[int, Own]], at_ns: int) -> Own:
     return own
 
 
+@dataclass(slots=True)
 class ExternalLoad:
     """External load of one group, all its placements together."""
 
