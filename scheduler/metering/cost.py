@@ -194,8 +194,8 @@ class GroupMeter:
         waste: bool = False,
         engine_s: float | None = None,
     ) -> Share:
-        """Ends an attempt, with the token counts that it is billed for. `engine_s`: the engine's own
-        seconds of it, its queue included; None: not told."""
+        """Ends an attempt, with the token counts that it is billed for. `engine_s`: the
+        engine's own seconds of it, its queue included; None: not told."""
         self.advance(now_ns)
         if run.decodes:
             self._collect(run)
