@@ -7,7 +7,6 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
@@ -18,6 +17,7 @@ from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
 from gateway.upstream.openai import wire
@@ -45,7 +45,7 @@ class VllmClient:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         base_url: str,
         upstream_model: str,
         api_key: str | None,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.upstream.http import connections
-from gateway.upstream.http.connections import upstream_session
+from gateway.upstream.http.connections import HttpSession, upstream_session
 from tests.gateway.upstream.http.dialects import OpenAI, run
 from tests.raw_http import Exchange, raw_server
 
@@ -20,7 +19,7 @@ TIMEOUTS = TimeoutsConfig(connect_s=5.0, first_token_s=20.0, idle_s=20.0, total_
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session() -> AsyncIterator[HttpSession]:
     async with upstream_session() as session:
         yield session
 
@@ -40,7 +39,7 @@ async def good(exchange: Exchange) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("prompt_bytes", [5, 3 << 20])
 async def test_a_stale_connection_is_no_failure(
-    how: str, prompt_bytes: int, session: aiohttp.ClientSession
+    how: str, prompt_bytes: int, session: HttpSession
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.nth == 1:
@@ -62,7 +61,7 @@ async def test_a_stale_connection_is_no_failure(
     assert server.bodies[1] == server.bodies[2]
 
 
-async def test_all_pooled_connections_may_be_stale(session: aiohttp.ClientSession) -> None:
+async def test_all_pooled_connections_may_be_stale(session: HttpSession) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.nth == 1:
             await asyncio.sleep(0.05)  # all four at once, so that each has a connection
@@ -78,7 +77,7 @@ async def test_all_pooled_connections_may_be_stale(session: aiohttp.ClientSessio
     assert server.connections == 8
 
 
-async def test_a_fresh_connection_that_breaks_is_a_failure(session: aiohttp.ClientSession) -> None:
+async def test_a_fresh_connection_that_breaks_is_a_failure(session: HttpSession) -> None:
     async def answer(exchange: Exchange) -> None:
         exchange.writer.close()
 
@@ -89,7 +88,7 @@ async def test_a_fresh_connection_that_breaks_is_a_failure(session: aiohttp.Clie
     assert len(server.requests) == 1
 
 
-async def test_it_is_tried_once_more_and_not_again(session: aiohttp.ClientSession) -> None:
+async def test_it_is_tried_once_more_and_not_again(session: HttpSession) -> None:
     served = [0]
 
     async def answer(exchange: Exchange) -> None:
@@ -108,7 +107,7 @@ async def test_it_is_tried_once_more_and_not_again(session: aiohttp.ClientSessio
 
 
 async def test_an_answer_that_has_begun_is_not_asked_for_again(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.nth == 1:
@@ -125,7 +124,7 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(
 
 
 async def test_a_server_that_took_its_time_before_it_broke_is_not_asked_again(
-    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STALE_S", 0.05)
 
@@ -145,7 +144,7 @@ async def test_a_server_that_took_its_time_before_it_broke_is_not_asked_again(
 
 
 async def test_a_stale_connection_to_a_server_that_is_gone_is_told_so(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     async with raw_server(good) as server:
         await run(OpenAI(), session, server.url, TIMEOUTS, [])
@@ -155,7 +154,7 @@ async def test_a_stale_connection_to_a_server_that_is_gone_is_told_so(
     assert caught.value.message == "the connection broke before an answer"
 
 
-async def test_no_connection_is_left_behind(session: aiohttp.ClientSession) -> None:
+async def test_no_connection_is_left_behind(session: HttpSession) -> None:
     async def answer(exchange: Exchange) -> None:
         if exchange.nth == 1:
             await good(exchange)
@@ -165,6 +164,4 @@ async def test_no_connection_is_left_behind(session: aiohttp.ClientSession) -> N
     async with raw_server(answer) as server:
         for _ in range(4):
             await run(OpenAI(), session, server.url, TIMEOUTS, [])
-        connector = session.connector
-        assert isinstance(connector, aiohttp.TCPConnector)
-        assert not connector._acquired
+        assert session.busy_connections == 0

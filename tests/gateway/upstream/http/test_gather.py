@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk
-from gateway.upstream.http.connections import upstream_session
+from gateway.upstream.http.connections import HttpSession, upstream_session
 from tests.gateway.upstream.http.dialects import DIALECTS, Dialect, run, text_of
 from tests.raw_http import HEAD, Exchange, raw_server
 
@@ -33,7 +32,7 @@ class GathersForAnHour:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session() -> AsyncIterator[HttpSession]:
     async with upstream_session() as session:
         yield session
 
@@ -57,9 +56,7 @@ class InTwoParts:
             exchange.writer.close()
 
 
-async def gathered(
-    dialect: Dialect, session: aiohttp.ClientSession, answer: InTwoParts
-) -> list[Chunk]:
+async def gathered(dialect: Dialect, session: HttpSession, answer: InTwoParts) -> list[Chunk]:
     got: list[Chunk] = []
 
     async def let_go() -> None:
@@ -78,7 +75,7 @@ async def gathered(
 @each_dialect
 @pytest.mark.parametrize("framing", ["chunked", "until closed"])
 async def test_the_wait_ends_with_the_body(
-    dialect: Dialect, framing: str, session: aiohttp.ClientSession
+    dialect: Dialect, framing: str, session: HttpSession
 ) -> None:
     first = dialect.head() + dialect.text("one ")
     rest = [dialect.text("two "), dialect.text("three"), dialect.finish(), dialect.marker()]
@@ -93,7 +90,7 @@ async def test_the_wait_ends_with_the_body(
 
 @each_dialect
 async def test_the_wait_ends_when_the_connection_breaks(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     first = chunked(dialect.head() + dialect.text("one"))
     answer = InTwoParts(CHUNKED, first, chunked(dialect.text(" two")))
