@@ -69,6 +69,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "scheduler.*"),
         *("gateway.upstream", "gateway.upstream.http", "gateway.upstream.openai"),
     ),
+    # vLLM's own gRPC services.
+    "gateway.upstream.vllm_grpc": ("gateway.domain", GRPC),
     # What is known of the servers: probes, discovery in DNS, events of engines.
     "gateway.fleet": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
