@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.upstream.http.framing import MAX_HEAD_BYTES, AnswerParser, NotHttp
@@ -101,8 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own are of no such class
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""

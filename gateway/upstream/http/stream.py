@@ -125,7 +125,8 @@ async def stream_chunks(
                     if decoder.ended:
                         break
         last = decoder.end()
-        response.finish()
+        if decoder.ended:
+            response.finish()
         yield last
     finally:
         bounds.close()
