@@ -23,6 +23,8 @@ class SimulatedVllmConfig:
         speed: a step takes 1 / `speed` of its time; metrics report the time that passed.
         stream_interval: tokens in a chunk; a request may ask for more.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
+        reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
+            the name, the model thinks between tags like Qwen3. None: it does not think.
         faults: the injected faults.
     """
 
@@ -43,6 +45,7 @@ class SimulatedVllmConfig:
     enable_prompt_tokens_details: bool = False
     stream_interval: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    reasoning_parser: str | None = None
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from moegate.up.engine_plugin import make_plugin_folder
+from tests.vllm.thinking_model import FLAGS as THINKING_FLAGS
+from tests.vllm.thinking_model import make_thinking_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
@@ -155,16 +157,20 @@ def started_vllm(
     data_parallel_size: int = 1,
     plugin: bool = False,
     rust: bool = False,
+    thinking: bool = False,
 ) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block.
 
     `plugin`: with moegate's plugin, whose route needs ENGINE_KEY. `rust`: with the front end in
-    Rust.
+    Rust. `thinking`: with a parser of reasoning.
     """
     venv = vllm_venv()
     model_dir = build_model(venv)
     port = _free_port()
     log_path = log_dir / f"vllm-{port}.log"
+    if thinking:
+        model_dir = make_thinking_model(model_dir, log_dir / f"model-{port}")
+        extra_flags = [*extra_flags, *THINKING_FLAGS]
     command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
     command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
     environment = _environment()
@@ -214,6 +220,7 @@ def running_vllm(
     data_parallel_size: int = 1,
     plugin: bool = False,
     rust: bool = False,
+    thinking: bool = False,
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -228,7 +235,12 @@ def running_vllm(
         }
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
     with started_vllm(
-        log_dir, extra_flags, data_parallel_size=data_parallel_size, plugin=plugin, rust=rust
+        log_dir,
+        extra_flags,
+        data_parallel_size=data_parallel_size,
+        plugin=plugin,
+        rust=rust,
+        thinking=thinking,
     ) as started:
         started.wait_until_serving()
         yield VllmProcess(

@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tell the cached tokens in the usage",
     )
     add(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="the model thinks first, and its reasoning is told apart from the answer",
+    )
+    add(
         "--fault",
         action="append",
         metavar="KIND[:KEY=VALUE,...]",
