@@ -31,7 +31,7 @@ from gateway.pipeline.terms import time_left_s
 from gateway.pipeline.upstreams import Upstreams
 from gateway.upstream.deviation_log import DeviationLog
 from scheduler.contract import Fault, RefusalReason, Refuse, Request
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord
 from scheduler.port import (
     NOT_ADMITTED,
     BranchKind,
@@ -110,7 +110,7 @@ class Pipeline:
         """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""
         return self._clock() + time_left_s(call, self.settings)
 
-    async def quote(self, call: GenerateCall) -> tuple[Decision, dict[str, tuple[str, ...]]]:
+    async def quote(self, call: GenerateCall) -> tuple[DecisionRecord, dict[str, tuple[str, ...]]]:
         """Returns the decision that the scheduler would make now, and the unsupported fields keyed
         by placement. Starts nothing. Raises RequestRefused."""
         request, _, unsupported = await self.admission.admit(call, self.settings)
