@@ -181,10 +181,15 @@ async def test_the_simulated_vllm_tells_its_steps_to_those_who_have_the_key() ->
 async def test_the_simulated_vllm_tells_its_experts() -> None:
     load = ExpertLoad(zipf_exponent=0.6, expert_ranks=4, eplb=False)
     config = SimulatedVllmConfig(speed=20.0, api_key="right", count_experts=True, expert_load=load)
-    async with simulated_vllm(config) as server, aiohttp.ClientSession() as session:
+    async with (
+        simulated_vllm(config) as server,
+        HttpSession() as session,
+        aiohttp.ClientSession() as caller,
+    ):
         body = {"model": config.served_model_name, "prompt": [7] * 9, "max_tokens": 4, "n": 3}
         headers = {"Authorization": "Bearer right"}
-        async with session.post(f"{server.url}/v1/completions", json=body, headers=headers) as got:
+        url = f"{server.url}/v1/completions"
+        async with caller.post(url, json=body, headers=headers) as got:
             assert got.status == 200
         client = VllmClient(
             session=session,
