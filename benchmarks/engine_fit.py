@@ -11,6 +11,7 @@ import aiohttp
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.fleet.engine_feed import EngineFeed
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 from scheduler.engine_steps import EngineStep, EngineSteps
 from scheduler.step_time.single_steps import STALL_FACTOR, windows_of
@@ -46,11 +47,13 @@ class FitPoint:
 class Batches:
     """Sends batches as one request each, so that their sequences step together."""
 
-    def __init__(self, server: VllmProcess, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, server: VllmProcess, session: aiohttp.ClientSession, upstream: HttpSession
+    ) -> None:
         self._server, self._session = server, session
         self._sent = 0
         self._client = VllmClient(
-            session=session,
+            session=upstream,
             base_url=server.base_url,
             upstream_model=server.model,
             api_key=ENGINE_KEY,
@@ -86,8 +89,8 @@ async def measure_fit(server: VllmProcess) -> list[FitPoint]:
     """Fits 200 steps, and compares."""
     fit = StepFit(STAND_IN)
     by_turn: list[dict[int, list[EngineStep]]] = []
-    async with aiohttp.ClientSession() as session:
-        batches = Batches(server, session)
+    async with aiohttp.ClientSession() as session, HttpSession() as upstream:
+        batches = Batches(server, session, upstream)
         await batches.turn()
         for turn in range(TURNS + LATER_TURNS):
             steps = await batches.turn()
