@@ -32,7 +32,7 @@ from scheduler.contract import (
     Start,
     Usage,
 )
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits, Refusal
@@ -90,6 +90,7 @@ class AttemptEnd:
         attempt: attempt number, as in `Start`.
         detail: reason, for a person.
         usage: tokens used, as far as known; None: unknown.
+        engine_s: seconds that the engine says it spent on it, its queue included; None: not told.
         reported: the upstream reported `usage` for the whole attempt. Only then does the scheduler
             learn from it.
         committed: the client has received output of the attempt.
@@ -120,6 +121,7 @@ class AttemptEnd:
     output_tokens: int
     fault: Fault
     retry_after_s: float | None
+    engine_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,7 @@ class Started:
     request over all branches. `decision`: decision record, if requested."""
 
     start: Start
-    decision: Decision | None = None
+    decision: DecisionRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,7 @@ class PoolCostReport:
 class Explained:
     """The newest decision for a request, and its age in seconds."""
 
-    decision: Decision
+    decision: DecisionRecord
     age_s: float
 
 
@@ -256,7 +258,7 @@ class SchedulerPort(Protocol):
         """Reports the progress or end of a branch or request. Messages about an ended one are
         ignored."""
 
-    async def quote(self, request: Request) -> Decision:
+    async def quote(self, request: Request) -> DecisionRecord:
         """Returns the decision that would be made for the request now. The model must be known."""
 
     async def explain(self, request_id: str) -> Explained | None:

@@ -166,7 +166,7 @@ class Attempts:
                     branch.first_token.set_result(None)
                 self.report_progress(branch)
         if chunk.usage is not None:
-            branch.usage = chunk.usage
+            branch.usage, branch.engine_s = chunk.usage, chunk.engine_s
             branch.missing_choices, branch.deviations = chunk.missing_choices, chunk.deviations
             if chunk.deviations and branch.start is not None:
                 self.deviations.record(branch.start.placement, chunk.deviations)
@@ -174,7 +174,7 @@ class Attempts:
             branch.model = chunk.model
         if chunk.response_id:
             branch.response_id = chunk.response_id
-        if not chunk.deltas:
+        if not chunk.deltas and chunk.pooled is None:
             return False
         branch.last = chunk
         observer = branch.active.observer
@@ -238,6 +238,7 @@ class Attempts:
             output_tokens=branch.output_tokens,
             fault=Fault.NONE if failure is None else failure.fault,
             retry_after_s=failure.retry_after_s if failure else None,
+            engine_s=branch.engine_s,
         )
         # The scheduler may answer within this call or later.
         branch.decision = asyncio.get_running_loop().create_future()
@@ -264,6 +265,8 @@ def _is_empty(branch: Branch, held: list[Chunk]) -> bool:
     """Whether an answer that ended has neither output nor tokens of it. A provider's content filter
     may leave nothing."""
     assert branch.usage is not None
+    if any(chunk.pooled is not None for chunk in held):
+        return False
     return branch.usage.completion_tokens == 0 and not any(
         delta.has_content or delta.finish_reason is FinishReason.CONTENT_FILTER
         for chunk in held

@@ -67,6 +67,7 @@ class OpenAttempt:
                 prompt_tokens=request.prompt_tokens,
                 cached_tokens=start.predicted_cached_tokens,
                 choices=request.choices,
+                generates=request.max_output_tokens > 0,
             )
 
     def record_progress(self, output_tokens: int, now_s: float) -> None:
@@ -88,7 +89,7 @@ class OpenAttempt:
             outcome=end.outcome,
             committed=end.committed,
             usage=end.usage,
-            metered=self._end_run(end.usage, end.outcome, end.committed, now_s),
+            metered=self._end_run(end.usage, end.outcome, end.committed, now_s, end.engine_s),
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
             may_be_continued=end.may_be_continued,
@@ -108,7 +109,12 @@ class OpenAttempt:
         self._end_run(None, AttemptOutcome.CANCELLED, False, now_s)
 
     def _end_run(
-        self, usage: Usage | None, outcome: AttemptOutcome, committed: bool, now_s: float
+        self,
+        usage: Usage | None,
+        outcome: AttemptOutcome,
+        committed: bool,
+        now_s: float,
+        engine_s: float | None = None,
     ) -> Metered | None:
         group, run = self._group, self._run
         if group is None or run is None:
@@ -124,8 +130,9 @@ class OpenAttempt:
             cached_tokens=counts.cached_input_tokens,
             output_tokens=counts.output_tokens,
             waste=not useful,
+            engine_s=engine_s,
         )
-        if useful and run.decodes and run.choices == 1:
+        if useful and run.decodes and run.generates and run.choices == 1:
             self._on_run_ended(
                 EndedRun(
                     prefill=share.uncached_input + share.cached_input,
