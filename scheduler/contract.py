@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from scheduler.adapters.told import AdaptersTold
 from scheduler.engine_steps import EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
@@ -284,6 +285,7 @@ class PricesChanged:
     placement: str
     rates: TokenRates | None
     nano_usd_per_s: int | None
+    adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +322,9 @@ class Cancelled:
     request_id: str
 
 
-PlacementEvent = EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents
+PlacementEvent = (
+    EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents | AdaptersTold
+)
 Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 
@@ -390,8 +394,7 @@ Action = Start | Refuse | Evict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Result of a tick. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next
-    event."""
+    """Result. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next event."""
 
     actions: tuple[Action, ...]
     next_wake_s: float | None

@@ -18,6 +18,7 @@ from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, Time
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
+from gateway.fleet.adapters import adapter_names, adapter_rules
 from gateway.fleet.discovery import Discoveries
 from gateway.fleet.dns_lookup import DnsLookup
 from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
@@ -65,7 +66,9 @@ class _ServerConnection:
     """How a self-hosted server is called. While it stays equal, the same client serves."""
 
     url: str
+    model: str
     upstream_model: str
+    adapters: Mapping[str, str] | None
     api_key: str | None
     extra_body_json: str | None
     timeouts: TimeoutsConfig
@@ -161,6 +164,10 @@ class Fleet:
         """A placement brought no token in time: it must show that it still generates."""
         self._prober.notify_silent(placement)
 
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement has unloaded an adapter: its adapters are read anew."""
+        self._prober.notify_adapter_missing(placement)
+
     async def apply(self, settings: FleetSettings) -> None:
         """Puts other settings into force, at any time; what stays the same is not disturbed."""
         self._settings = settings
@@ -207,7 +214,9 @@ class Fleet:
             for name, url, kv_events_port in self._addresses(pool):
                 connection = _ServerConnection(
                     url=url,
+                    model=pool.model,
                     upstream_model=pool.upstream_model or pool.model,
+                    adapters=None if pool.adapters is None else adapter_names(pool),
                     api_key=api_key,
                     extra_body_json=pool.extra_body_json,
                     timeouts=pool.timeouts,
@@ -227,6 +236,7 @@ class Fleet:
                         url=url,
                         upstream_model=connection.upstream_model,
                         engine=known[1],
+                        adapters=adapter_rules(pool),
                         reads_feed=pool.engine_feed and api_key is not None,
                     )
                 )
@@ -264,6 +274,8 @@ class Fleet:
             session=self._session,
             base_url=connection.url,
             upstream_model=connection.upstream_model,
+            model=None if connection.adapters is None else connection.model,
+            adapters=connection.adapters,
             api_key=connection.api_key,
             timeouts=connection.timeouts,
             pace=self._pace,

@@ -87,7 +87,8 @@ def of_attempt(
     }
     found[semconv.REQUEST_MODEL] = generation.model
     if placement is not None and placement.address:
-        found[semconv.REQUEST_MODEL] = placement.upstream_model
+        if generation.model == placement.model:
+            found[semconv.REQUEST_MODEL] = placement.upstream_model
         found |= _server(placement.address)
     for name, attribute in _SAMPLING.items():
         value = getattr(generation.sampling, name)

@@ -20,7 +20,7 @@ from moegate.simulated_vllm.wire import (
 from simulation.output import Output, OutputText
 
 
-def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
+def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> bytes:
     """The JSON of an answer. `cached_tokens`: None if the server does not report them."""
     request = job.request
     prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
@@ -43,7 +43,7 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
                 id=job.response_id,
                 object="chat.completion",
                 created=job.created_s,
-                model=model,
+                model=job.model,
                 choices=[_chat_choice(job, i, output) for i, output in numbered],
                 service_tier=None,
                 system_fingerprint=fingerprint,
@@ -57,7 +57,7 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
             id=job.response_id,
             object="text_completion",
             created=job.created_s,
-            model=model,
+            model=job.model,
             choices=[_completion_choice(job, i, output, prompt_ids) for i, output in numbered],
             service_tier=None,
             system_fingerprint=fingerprint,

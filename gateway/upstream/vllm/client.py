@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 import aiohttp
@@ -34,11 +36,22 @@ TOKENIZE_BYTES_PER_BYTE = 16
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model that a server lists. `context_tokens`: None if not reported. `parent`: base model of
+    a LoRA adapter; empty: it is no adapter."""
+
+    context_tokens: int | None = None
+    parent: str = ""
+
+
 class VllmClient:
     """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
-    `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces
-    of streams shall be; `extra`: fields that every body of a generation gets;
+    `base_url`: without /v1. `session` is the caller's, and outlives this. `adapters`: the server's
+    names of LoRA adapters, by those of clients. A generation for any other adapter names it as the
+    server does; `model`: the name that is none (None: no generation is for an adapter). `pace`: how
+    large pieces of streams shall be; `extra`: fields that every body of a generation gets;
     `control_timeout_s`: of each call but `stream`.
     """
 
@@ -50,6 +63,8 @@ class VllmClient:
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
+        model: str | None = None,
+        adapters: Mapping[str, str] | None = None,
         pace: Pace | None = None,
         extra: Mapping[str, msgspec.Raw] | None = None,
         control_timeout_s: float = 10.0,
@@ -57,6 +72,9 @@ class VllmClient:
         self.session = session
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
+        self._names = frozenset((upstream_model, model or upstream_model))
+        self._has_adapters = model is not None
+        self._adapters = adapters or {}
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
         self._extra: Mapping[str, msgspec.Raw] = extra or {}
@@ -90,7 +108,7 @@ class VllmClient:
         call = Call(
             request=request,
             body=vllm_body(
-                generation, self._upstream_model, self._pace.tokens_per_chunk, self._extra
+                generation, self._name_of(generation), self._pace.tokens_per_chunk, self._extra
             ),
             timeouts=self._timeouts,
             pace=self._pace,
@@ -102,7 +120,28 @@ class VllmClient:
             usage_by_choice=True,
             bounds=bounds_of(generation),
         )
-        return stream_chunks(call, decoder, deadline_s=deadline_s)
+        chunks = stream_chunks(call, decoder, deadline_s=deadline_s)
+        return self._adapter_chunks(chunks) if self._is_adapter(generation) else chunks
+
+    def _is_adapter(self, generation: Generation) -> bool:
+        return self._has_adapters and generation.model not in self._names
+
+    def _name_of(self, generation: Generation) -> str:
+        if not self._is_adapter(generation):
+            return self._upstream_model
+        return self._adapters.get(generation.model, generation.model)
+
+    @staticmethod
+    async def _adapter_chunks(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+        """The chunks of a generation for an adapter, which may have been unloaded meanwhile."""
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        except UpstreamFailure as failure:
+            if failure.kind is not FailureKind.MODEL_NOT_FOUND:
+                raise
+            raise UpstreamFailure(FailureKind.ADAPTER_NOT_FOUND, failure.message) from failure
 
     async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
         """Prompt tokens, and the context length in tokens if the server reports it."""
@@ -114,12 +153,12 @@ class VllmClient:
         counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 
-    async def list_models(self) -> dict[str, int | None]:
-        """Context length in tokens by name of a served model; None: not reported."""
+    async def list_models(self) -> dict[str, ListedModel]:
+        """What the server lists, by name."""
         models = _decoded(
             wire.decode_models, await self._request("GET", "/v1/models", MAX_ANSWER_BYTES)
         )
-        return {model.id: model.max_model_len for model in models.data}
+        return {m.id: ListedModel(m.max_model_len, m.parent or "") for m in models.data}
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
