@@ -3,7 +3,8 @@
 CPU time of the gateway's process (user and system), so that what else the machine does
 matters little. The same client drives a bare grpc.aio server in the same run: the floor. Streams
 are measured with holding off, with holding on, and with an upstream that honours `stream_interval`
-too; each after a warm-up of the same load, in which the gateway finds its pace.
+too; each after a warm-up of the same load, in which the gateway finds its pace. Short answers of a
+fast upstream, one at a time, with holding on: a hold must not last longer than the answer.
 
     python benchmarks/overhead.py [--repeats 3] [--streams 64 512]
 """
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +41,8 @@ TURNS = 10
 TOKENS_PER_STREAM = 150
 TOKEN_INTERVAL_S = 0.02
 TTFT_REQUESTS = 300
+SHORT_TOKENS = 64
+SHORT_REQUESTS = 400
 CASES = (
     ("nothing held", 0.0, 1),
     ("held under load", 0.05, 1),
@@ -209,6 +212,44 @@ async def single_requests(servers: Sequence[tuple[int, str]]) -> list[dict[str, 
     return found
 
 
+async def short_answers(pid: int, port: str) -> dict[str, float]:
+    """Rate, time and CPU of short answers of one client, unary and streamed."""
+    wanted = inference_pb2.GenerateOnceRequest(request=ask(SHORT_TOKENS))
+    found: dict[str, float] = {}
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        await until_ready(stub)
+
+        async def once() -> None:
+            await stub.GenerateOnce(wanted, metadata=METADATA)
+
+        async def streamed() -> None:
+            await stream(stub, SHORT_TOKENS, [])
+
+        for what, call in (("unary", once), ("stream", streamed)):
+            times_ms = await _times_ms(call)  # in which the gateway finds its pace
+            before_s = cpu_s(pid)
+            times_ms = await _times_ms(call)
+            name = f"default, {what} of {SHORT_TOKENS} tokens"
+            found |= {
+                f"{name}: answers/s": 1000 * len(times_ms) / sum(times_ms),
+                f"{name}: p50, ms": statistics.median(times_ms),
+                f"{name}: p99, ms": times_ms[int(0.99 * len(times_ms))],
+                f"{name}: CPU, µs": 1e6 * (cpu_s(pid) - before_s) / len(times_ms),
+            }
+    return found
+
+
+async def _times_ms(call: Callable[[], Awaitable[None]]) -> list[float]:
+    """Times of calls one after the other, sorted."""
+    times_ms = []
+    for _ in range(SHORT_REQUESTS):
+        started_s = time.perf_counter()
+        await call()
+        times_ms.append(1000 * (time.perf_counter() - started_s))
+    return sorted(times_ms)
+
+
 async def streaming(pid: int, port: str, number: int, what: str) -> dict[str, float]:
     """CPU per token and the gaps, for streams side by side."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -243,6 +284,10 @@ def repeat_once(numbers: list[int]) -> tuple[dict[str, float], dict[str, float]]
         process(echo, "0") as (running, port),
     ):
         ours, floor = uvloop.run(single_requests((ours_at, (running.pid, port))))
+    with process(upstream, "0", "1") as (_, up), gateway(up) as (pid, port):
+        ours |= uvloop.run(short_answers(pid, port))
+    with process(echo, "0") as (running, port):
+        floor |= uvloop.run(short_answers(running.pid, port))
     for number in numbers:
         with process(echo, str(TOKEN_INTERVAL_S)) as (running, port):
             bare = uvloop.run(streaming(running.pid, port, number, "")).values()

@@ -14,35 +14,25 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
-from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.inference_service import InferenceService
-from gateway.doors.grpc.listening.grpc_server import grpc_server
-from gateway.doors.grpc.listening.health import HealthService, ReflectionService, health_port
-from gateway.doors.grpc.listening.key_check import KeyCheck
-from gateway.doors.grpc.listening.key_limits import KeyLimits
-from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
-from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
-from gateway.doors.grpc.listening.rpc_observer import RpcObserver
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
+from gateway.doors.grpc.listening.health import HealthService, health_port
 from gateway.doors.grpc.usage_service import UsageService
+from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.pipeline.pipeline import Pipeline
-from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import GatewayParts, assemble
+from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
+from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
 from gateway.runtime.configuration import prepare
 from gateway.runtime.file_access import certificate_problems
 from gateway.runtime.memory import return_large_blocks
@@ -55,40 +45,59 @@ from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
 from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import admin_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc
+from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"})
+_AT_ONCE = frozenset(
+    {
+        *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
+        *("cors_origins", "ping_s"),
+    }
+)
 """Fields of `server` that a reload puts into force."""
-TELL_S = 0.05
-"""Shortest time between NOT_SERVING and the end of the health watches."""
-DRAIN_POLL_S = 0.05
-REST_S = 2.0
-"""Seconds for the other RPCs after the last generation of a drain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningGateway:
-    """A gateway that accepts calls. Addresses are host:port with the bound port."""
+    """A gateway that accepts calls, in one process. Addresses are host:port with the bound port."""
 
-    address: str
-    active: ActiveConfiguration
-    parts: GatewayParts
+    front: RunningFront
+    parts: SchedulerParts
     accounting: Accounting
-    server: grpc.aio.Server
-    health: HealthService
-    watches: Watches
-    deliveries: Deliveries
     health_address: str | None
-    certificates: Certificates | None
     telemetry: Telemetry
     metrics_address: str | None
     path: Path | None
     """The configuration file; None: the gateway was not started from one."""
     reload_lock: asyncio.Lock
     """One reload at a time, whoever asks for it."""
+
+    @property
+    def address(self) -> str:
+        """Address of the gRPC door."""
+        return self.front.address
+
+    @property
+    def active(self) -> ActiveConfiguration:
+        """The configuration in force."""
+        return self.front.active
+
+    @property
+    def server(self) -> grpc.aio.Server:
+        """The gRPC server."""
+        return self.front.server
+
+    @property
+    def watches(self) -> Watches:
+        """Open watches and exports."""
+        return self.front.watches
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """Streams on their way to clients."""
+        return self.front.deliveries
 
     @property
     def scheduler(self) -> InProcessScheduler:
@@ -98,7 +107,7 @@ class RunningGateway:
     @property
     def pipeline(self) -> Pipeline:
         """The request pipeline."""
-        return self.parts.pipeline
+        return self.front.parts.pipeline
 
     async def reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         """Applies a validated configuration. Returns the names of the sections that changed.
@@ -117,49 +126,39 @@ class RunningGateway:
         return await self.reload(config, self.path.parent)
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
-        old_config = self.active.config
-        old, new = old_config.server, config.server
-        if (old.tls is None) != (new.tls is None):
-            raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+        old = self.active.config
+        check_reload(old, config)
         prepared = prepare(config, base_dir)
-        # Dates prevent a start, but no reload: a key has to be revocable at any time.
-        for _, found in certificate_problems(config, base_dir, time.time()):
-            log.warning("%s", found)
-        if self.certificates is not None and new.tls is not None:
-            self.certificates.reload(new.tls, base_dir)
-        for name in new.__struct_fields__:
-            if name not in _AT_ONCE and getattr(old, name) != getattr(new, name):
-                log.warning("server.%s: takes effect at the next start", name)
-        if old_config.ledger != config.ledger:
-            log.warning("ledger: takes effect at the next start")
-        return await self.active.apply(prepared)
+        warn_of_reload(old, config, base_dir)
+        self.front.apply(prepared, base_dir)
+        await self.parts.apply(prepared)
+        return changed_sections(old, config)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
-        server = self.active.config.server
-        self.health.begin_drain()
-        await _unless(hurry, asyncio.sleep(max(server.drain_delay_s, TELL_S)))
-        await _unless(hurry, self.stop())
-        await self.server.stop(0)
+        await self.front.drain(hurry)
 
     async def stop(self) -> None:
-        """Takes no more calls, ends watches and exports, and waits up to `drain_s` for
-        generations."""
-        # The listener closes at once.
-        stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
-        self.watches.end()
-        try:
-            while self._generates and not stopping.done():
-                await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
-            # A stream that its client left unread has ended here, but not for gRPC.
-            await asyncio.wait({stopping}, timeout=REST_S)
-            await self.server.stop(0)
-        finally:
-            stopping.cancel()
+        """Takes no more calls, and waits up to `drain_s` for generations."""
+        await self.front.stop()
 
-    @property
-    def _generates(self) -> bool:
-        return bool(self.deliveries.open_streams or self.pipeline.active_requests)
+
+def check_reload(old: GatewayConfig, new: GatewayConfig) -> None:
+    """Raises ReloadRefused for a change that needs a restart and cannot be ignored."""
+    if (old.server.tls is None) != (new.server.tls is None):
+        raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+
+
+def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> None:
+    """Logs what a reload leaves as it was, and dates of certificates."""
+    # Dates prevent a start, but no reload: a key has to be revocable at any time.
+    for _, found in certificate_problems(new, base_dir, time.time()):
+        log.warning("%s", found)
+    for name in new.server.__struct_fields__:
+        if name not in _AT_ONCE and getattr(old.server, name) != getattr(new.server, name):
+            log.warning("server.%s: takes effect at the next start", name)
+    if old.ledger != new.ledger:
+        log.warning("ledger: takes effect at the next start")
 
 
 async def serve(path: Path, log_level: str) -> None:
@@ -182,6 +181,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
+        if gateway.front.http is not None:
+            print(f"moegate speaks HTTP on {gateway.front.http.address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()
@@ -215,10 +216,17 @@ async def running_gateway(
     async def reload_file() -> list[str]:
         return await gateway.reload_file()
 
+    def add_accounts(server: grpc.aio.Server) -> None:
+        usage = UsageService(active, parts.scheduler, accounting, watches)
+        admin = AdminService(active, parts.scheduler, accounting, reload_file)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+
     source = "the configuration" if path is None else str(path)
     prepared, warnings = startable(config, base_dir, source, time.time())
     for warning in warnings:
         log.warning("%s", warning)
+    active = ActiveConfiguration(prepared)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
         upstream_session() as upstream,
@@ -226,95 +234,52 @@ async def running_gateway(
         health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
-        certificates = (
-            None if config.server.tls is None else Certificates(config.server.tls, base_dir)
-        )
-        metering = Metering(clock, time.time_ns, metering_state(config, base_dir))
-        parts = assemble(
+        parts = assemble_scheduler(
             prepared,
             upstream=upstream,
             clock=clock,
-            load=loop_load,
-            metering=metering,
+            pace=loop_load,
+            metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
             budgets=accounting.budgets,
-            observe=lambda request, generation: observing.observe(
-                request, generation, lambda: parts.scheduler.fleet
-            ),
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
-        active = ActiveConfiguration(prepared, parts, accounting)
-        deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         try:
             await update_health()
-            in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
-            key_limits = KeyLimits(parts.scheduler, clock, observing.rpc_refused)
-            interceptors: list[grpc.aio.ServerInterceptor] = [
-                KeyCheck(active, key_limits, in_progress),
-                OpenRpcs(lambda: active.config.limits, in_progress),
-            ]
-            if observing.is_on:
-                observer = RpcObserver(observing.tracer, clock, observing.rpc_ended)
-                interceptors.insert(0, observer)
-            server = grpc_server(server_options(config), interceptors)
-            reflecting = ReflectionService(watches, config.server.blocked_write_s)
-            inference = InferenceService(active, parts.pipeline, parts.scheduler, deliveries)
-            usage = UsageService(active, parts.scheduler, accounting, watches)
-            admin = AdminService(active, parts.scheduler, accounting, reload_file)
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
-            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
-            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-            if config.server.reflection:
-                reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)
-            address = bind(server, config.server.listen, certificates)
-            await server.start()
-            figures = GatewayFigures(
+            around = FrontSurroundings(
                 port=parts.scheduler,
-                accounting=accounting,
+                upstreams=parts.fleet.connections,
                 load=loop_load,
-                active_requests=lambda: parts.pipeline.active_requests,
+                observing=observing,
+                watches=watches,
+                health=servicer,
+                add_accounts=add_accounts,
             )
-            async with metrics_page(config.telemetry, observing, figures) as metrics_address:
-                gateway = RunningGateway(
-                    address=address,
-                    active=active,
-                    parts=parts,
+            async with running_front(active, prepared, base_dir, around) as front:
+                figures = GatewayFigures(
+                    port=parts.scheduler,
                     accounting=accounting,
-                    server=server,
-                    health=servicer,
-                    watches=watches,
-                    deliveries=deliveries,
-                    health_address=health_address,
-                    certificates=certificates,
-                    telemetry=observing,
-                    metrics_address=metrics_address,
-                    path=path,
-                    reload_lock=asyncio.Lock(),
+                    load=loop_load,
+                    active_requests=lambda: front.parts.pipeline.active_requests,
                 )
-                tasks = (
-                    asyncio.create_task(follow(certificates), name="moegate-certificates"),
-                    asyncio.create_task(metering.run(), name="moegate-meter"),
-                    asyncio.create_task(deliveries.run(), name="moegate-deliveries"),
-                )
-                try:
-                    yield gateway
-                finally:
-                    servicer.begin_drain()
-                    await gateway.stop()
-                    for task in tasks:
-                        task.cancel()
+                async with metrics_page(config.telemetry, observing, figures) as metrics_address:
+                    gateway = RunningGateway(
+                        front=front,
+                        parts=parts,
+                        accounting=accounting,
+                        health_address=health_address,
+                        telemetry=observing,
+                        metrics_address=metrics_address,
+                        path=path,
+                        reload_lock=asyncio.Lock(),
+                    )
+                    try:
+                        yield gateway
+                    finally:
+                        servicer.begin_drain()
+                        await front.stop()
         finally:
             await parts.close()
-
-
-def _unread_limits(config: GatewayConfig) -> UnreadLimits:
-    return UnreadLimits(
-        blocked_write_s=config.server.blocked_write_s,
-        stream_bytes=config.limits.unread_stream_bytes,
-        tenant_bytes=config.limits.unread_tenant_bytes,
-        total_bytes=config.limits.unread_bytes,
-    )
 
 
 async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
@@ -330,13 +295,3 @@ async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -
             log.exception("reload failed inside the gateway")
         else:
             log.info("reloaded %s", gateway.path)
-
-
-async def _unless(hurry: asyncio.Event | None, wait: Awaitable[object]) -> None:
-    """Awaits `wait`, or cancels it once `hurry` is set."""
-    waiting = asyncio.ensure_future(wait)
-    hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
-    await asyncio.wait((waiting, hurried), return_when=asyncio.FIRST_COMPLETED)
-    for task in (waiting, hurried):
-        task.cancel()
-    await asyncio.gather(waiting, hurried, return_exceptions=True)

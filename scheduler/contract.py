@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from scheduler.adapters.told import AdaptersTold
-from scheduler.engine_steps import EngineSteps
+from scheduler.engine_steps import EngineCounts, EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
 
@@ -219,40 +219,13 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCounts:
-    """Totals of an engine since its start, summed over its data-parallel ranks. They feed the fit
-    of step times.
-
-    Attributes:
-        ranks: number of ranks summed.
-        gaps, gaps_s: number and total duration of the intervals between two outputs of a sequence.
-            One output is one engine step; with speculative decoding it has several tokens.
-        first_tokens: sequences whose prefill has ended.
-        steps: steps with any output, over all ranks.
-        cached_prompt_tokens: prompt tokens found in the prefix cache.
-        preemptions: sequences preempted because KV blocks ran out.
-        drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
-    """
-
-    ranks: int = 1
-    gaps: int | None = None
-    gaps_s: float | None = None
-    first_tokens: int | None = None
-    steps: int | None = None
-    cached_prompt_tokens: int | None = None
-    preemptions: int | None = None
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """Metrics of one engine (vLLM: /metrics). `at_s`: time of reading, monotonic seconds.
 
     None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     `kv_capacity_derived`: the capacity was computed from other figures of the engine.
+    `max_running`: most sequences that it runs at once.
     """
 
     placement: str
@@ -266,6 +239,7 @@ class EngineReport:
     context_tokens: int | None = None
     kv_usage_fullest: float | None = None
     kv_capacity_derived: bool = False
+    max_running: int | None = None
     counts: EngineCounts | None = None
 
 
@@ -394,7 +368,8 @@ Action = Start | Refuse | Evict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Result. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next event."""
+    """Result of a tick. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next
+    event."""
 
     actions: tuple[Action, ...]
     next_wake_s: float | None

@@ -24,6 +24,7 @@ const definition = protoLoader.loadSync('moegate/v1/inference.proto', {
   enums: String,
   longs: Number,
   defaults: true,
+  oneofs: true, // tells whether an optional field is there
 });
 const { InferenceService } = grpc.loadPackageDefinition(definition).moegate.v1;
 
@@ -51,10 +52,12 @@ call.on('data', ({ delta, done }) => {
   for (const choice of delta?.choices ?? []) process.stdout.write(choice.text);
   if (done) {
     // Always the last message of a complete answer.
-    const { usage, route } = done;
+    const { usage, route, cost } = done;
+    const nano_usd = cost?._metered_nano_usd ? cost.metered_nano_usd : undefined;
     process.stdout.write(
       `\n${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out, ` +
-        `ran on ${route.target} (${route.reason})\n`,
+        `ran on ${route.target} (${route.reason}), ` +
+        (nano_usd === undefined ? 'cost unknown\n' : `cost $${(nano_usd / 1e9).toFixed(9)}\n`),
     );
   }
 });

@@ -44,9 +44,11 @@ async def chat(target: str, model: str, prompt: str, key: str) -> None:
         metadata = (("authorization", f"Bearer {key}"),)
         async for event in stub.Generate(request, metadata=metadata, timeout=DEADLINE_S):
             if event.HasField("done"):  # always the last message
-                usage, route = event.done.usage, event.done.route
+                usage, route, cost = event.done.usage, event.done.route, event.done.cost
+                known = cost.HasField("metered_nano_usd")
                 print(f"\n{usage.prompt_tokens} tokens in, {usage.completion_tokens} out", end="")
-                print(f", ran on {route.target} ({route.reason})")
+                print(f", ran on {route.target} ({route.reason})", end="")
+                print(f", cost ${cost.metered_nano_usd / 1e9:.9f}" if known else ", cost unknown")
             for choice in event.delta.choices:
                 print(choice.text, end="", flush=True)
 

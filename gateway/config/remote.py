@@ -86,6 +86,10 @@ class Feature(enum.StrEnum):
     ONE_TOOL_CALL = "one_tool_call"
     """At most one tool call in an answer (`parallel_tool_calls` false)."""
     REASONING_EFFORT = "reasoning_effort"
+    """An effort of reasoning; the least and the greatest ones are features of their own."""
+    EFFORT_MINIMAL = "effort_minimal"
+    EFFORT_XHIGH = "effort_xhigh"
+    EFFORT_MAX = "effort_max"
     THINKING = "thinking"
     """Thinking that the request switches on."""
     NO_THINKING = "no_thinking"
@@ -140,28 +144,35 @@ class ReasoningRequest(enum.StrEnum):
     REASONING = "reasoning"
     """`reasoning` with `effort`, `enabled` or `max_tokens` (OpenRouter)."""
     THINKING = "thinking"
-    """`thinking` of type `enabled` or `disabled` (DeepSeek, Moonshot, Z.ai)."""
+    """`thinking` of type `enabled` or `disabled` (Moonshot's K2, Z.ai)."""
+    THINKING_EFFORT = "thinking_effort"
+    """The same, and `reasoning_effort` (DeepSeek)."""
     CHAT_TEMPLATE = "chat_template"
     """`reasoning_effort`, `chat_template_kwargs` and `thinking_token_budget` (vLLM)."""
 
 
-REASONING_FEATURES = frozenset(
+EFFORT_FEATURES = frozenset(
     {
-        *(Feature.REASONING_EFFORT, Feature.THINKING, Feature.NO_THINKING),
-        Feature.THINKING_BUDGET,
+        *(Feature.REASONING_EFFORT, Feature.EFFORT_MINIMAL),
+        *(Feature.EFFORT_XHIGH, Feature.EFFORT_MAX),
     }
 )
+"""Features that say how hard to reason."""
+REASONING_FEATURES = EFFORT_FEATURES | {
+    *(Feature.THINKING, Feature.NO_THINKING, Feature.THINKING_BUDGET)
+}
 """Features that say how to reason."""
 REASONING_EXPRESSED = {
-    ReasoningRequest.REASONING_EFFORT: frozenset({Feature.REASONING_EFFORT, Feature.NO_THINKING}),
+    ReasoningRequest.REASONING_EFFORT: EFFORT_FEATURES | {Feature.NO_THINKING},
     ReasoningRequest.REASONING: REASONING_FEATURES,
     ReasoningRequest.THINKING: frozenset({Feature.THINKING, Feature.NO_THINKING}),
+    ReasoningRequest.THINKING_EFFORT: EFFORT_FEATURES | {Feature.THINKING, Feature.NO_THINKING},
     ReasoningRequest.CHAT_TEMPLATE: REASONING_FEATURES,
 }
 """Of these, what the fields of each kind of API can say."""
 _REASONING_HOSTS = {
     "openrouter.ai": ReasoningRequest.REASONING,
-    "api.deepseek.com": ReasoningRequest.THINKING,
+    "api.deepseek.com": ReasoningRequest.THINKING_EFFORT,
     "api.moonshot.ai": ReasoningRequest.THINKING,
     "api.moonshot.cn": ReasoningRequest.THINKING,
     "api.z.ai": ReasoningRequest.THINKING,

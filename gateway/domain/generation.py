@@ -131,6 +131,8 @@ class ReasoningEffort(enum.StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):

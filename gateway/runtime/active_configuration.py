@@ -7,23 +7,19 @@ learnt for a placement survive if the placement stays.
 
 from __future__ import annotations
 
-from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
-from gateway.runtime.assembly import GatewayParts
+from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.configuration import PreparedConfiguration
 
 
 class ActiveConfiguration:
-    """Configuration, authenticator and prices that the doors read on every request."""
+    """Configuration, authenticator and prices that the doors of one process read on every
+    request."""
 
-    def __init__(
-        self, prepared: PreparedConfiguration, parts: GatewayParts, accounting: Accounting
-    ) -> None:
+    def __init__(self, prepared: PreparedConfiguration) -> None:
         self._prepared = prepared
-        self._parts = parts
-        self._accounting = accounting
 
     @property
     def config(self) -> GatewayConfig:
@@ -40,14 +36,14 @@ class ActiveConfiguration:
         """The price catalogs in force."""
         return self._prepared.scheduling.prices
 
-    async def apply(self, prepared: PreparedConfiguration) -> list[str]:
-        """Puts another configuration into force. Returns the names of the top-level sections that
-        changed."""
-        old, self._prepared = self.config, prepared
-        new = prepared.config
-        self._parts.pipeline.settings = prepared.pipeline
-        # The scheduler comes first, because the fleet may report new placements at once.
-        self._parts.scheduler.apply(prepared.scheduling)
-        await self._parts.fleet.apply(prepared.fleet)
-        self._accounting.budgets.configure(map(configured_budget, new.budgets))
-        return [name for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+    def replace(self, prepared: PreparedConfiguration, pipeline: Pipeline | None = None) -> None:
+        """Puts another configuration into force for the doors and the pipeline of the process.
+        `pipeline`: None: the process has none."""
+        self._prepared = prepared
+        if pipeline is not None:
+            pipeline.settings = prepared.pipeline
+
+
+def changed_sections(old: GatewayConfig, new: GatewayConfig) -> list[str]:
+    """Returns the names of the top-level sections that differ."""
+    return [name for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)]

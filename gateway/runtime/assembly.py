@@ -1,62 +1,71 @@
-"""Builds and connects the parts of a running gateway. A reload changes parts, never replaces
-them."""
+"""Builds and connects the parts of a running gateway. A reload changes parts, never replaces them.
+
+There are two sides, which know of each other only through `SchedulerPort`: the scheduler's side
+(scheduler, fleet, accounting), of which a deployment has one, and the front's side (pipeline,
+clients of the upstreams, doors), of which it may have many.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import aiohttp
 
+from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budgets import Budgets
 from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
 from gateway.pipeline.pipeline import Pipeline
+from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
-from gateway.upstream.http.loop_load import LoopLoad
+from gateway.upstream.http.loop_load import LoopLoad, Pace
 from scheduler.metering.settlement import Sink
+from scheduler.port import SchedulerPort
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayParts:
-    """The running parts. Built by `assemble` inside a running event loop."""
+class SchedulerParts:
+    """The scheduler's side. Built by `assemble_scheduler` inside a running event loop."""
 
     scheduler: InProcessScheduler
     fleet: Fleet
-    pipeline: Pipeline
     metering: Metering
+    budgets: Budgets
     tasks: tuple[asyncio.Task[None], ...]
+
+    async def apply(self, prepared: PreparedConfiguration) -> None:
+        """Puts another configuration into force."""
+        # The scheduler comes first, because the fleet may report new placements at once.
+        self.scheduler.apply(prepared.scheduling)
+        await self.fleet.apply(prepared.fleet)
+        self.budgets.configure(map(configured_budget, prepared.config.budgets))
 
     async def close(self) -> None:
         """Cancels every task and closes the fleet's clients. Requests should have ended before. The
         caller owns the HTTP session and closes it."""
-        for task in self.tasks:
-            task.cancel()
-        for result in await asyncio.gather(*self.tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("a task of the gateway failed", exc_info=result)
+        await _end(self.tasks)
         await self.fleet.close()
 
 
-def assemble(
+def assemble_scheduler(
     prepared: PreparedConfiguration,
     *,
     upstream: aiohttp.ClientSession,
     clock: Callable[[], float],
-    load: LoopLoad,
+    pace: Pace,
     metering: Metering,
     budgets: Budgets,
-    observe: Observe,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
-) -> GatewayParts:
-    """Builds the parts and starts their tasks.
+) -> SchedulerParts:
+    """Builds the scheduler's side and starts its tasks.
 
     `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `sinks`: callbacks that
     receive every settled attempt. `on_change`: awaited after each change of the fleet.
@@ -69,7 +78,7 @@ def assemble(
     fleet = Fleet(
         prepared.fleet,
         session=upstream,
-        pace=load,
+        pace=pace,
         clock=clock,
         report=lambda event: scheduler.report(event),
         is_idle=lambda placement: scheduler.is_idle(placement),
@@ -80,25 +89,59 @@ def assemble(
         clock=clock,
         metering=metering,
         budgets=budgets,
-        targets=fleet.targets,
+        targets=fleet.connections.targets,
         sinks=sinks,
     )
+    return SchedulerParts(
+        scheduler=scheduler,
+        fleet=fleet,
+        metering=metering,
+        budgets=budgets,
+        tasks=(
+            asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
+            asyncio.create_task(fleet.run(), name="moegate-fleet"),
+            asyncio.create_task(metering.run(), name="moegate-meter"),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontParts:
+    """The front's side without its doors. Built by `assemble_front` inside a running event loop."""
+
+    pipeline: Pipeline
+    tasks: tuple[asyncio.Task[None], ...]
+
+    async def close(self) -> None:
+        """Cancels every task. Requests should have ended before."""
+        await _end(self.tasks)
+
+
+def assemble_front(
+    prepared: PreparedConfiguration,
+    port: SchedulerPort,
+    upstreams: Upstreams,
+    *,
+    clock: Callable[[], float],
+    load: LoopLoad,
+    observe: Observe,
+) -> FrontParts:
+    """Builds the front's side and starts its task. `clock`: monotonic seconds."""
     pipeline = Pipeline(
-        scheduler,
-        fleet,
+        port,
+        upstreams,
         prepared.pipeline,
         clock=clock,
         observe=observe,
         on_tick=load.sample,
     )
-    return GatewayParts(
-        scheduler=scheduler,
-        fleet=fleet,
-        pipeline=pipeline,
-        metering=metering,
-        tasks=(
-            asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
-            asyncio.create_task(pipeline.report_progress(), name="moegate-progress"),
-            asyncio.create_task(fleet.run(), name="moegate-fleet"),
-        ),
-    )
+    task = asyncio.create_task(pipeline.report_progress(), name="moegate-progress")
+    return FrontParts(pipeline=pipeline, tasks=(task,))
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            log.error("a task of the gateway failed", exc_info=result)

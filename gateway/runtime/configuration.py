@@ -9,7 +9,7 @@ from gateway.accounting.prices.source import unknown_price_rows
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
-from gateway.fleet.fleet import FleetSettings, fleet_settings
+from gateway.fleet.connections import FleetSettings, fleet_settings
 from gateway.fleet.placements import placements_of
 from gateway.pipeline.settings import PipelineSettings, pipeline_settings
 from gateway.scheduling.settings import SchedulingSettings, scheduling_settings

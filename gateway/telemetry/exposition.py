@@ -15,6 +15,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from gateway.domain.listening import listening_sockets
+
 log = logging.getLogger(__name__)
 
 
@@ -42,14 +44,11 @@ async def exposition(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        host, _, port = listen.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port))
-        try:
-            await site.start()
-        except OSError as error:
-            message = f"telemetry.metrics_listen: cannot listen on {listen}: {error.strerror}"
-            raise OSError(message) from None
-        address = f"{host}:{runner.addresses[0][1]}"
+        sockets = listening_sockets(listen, field="telemetry.metrics_listen")
+        port = sockets[0].getsockname()[1]
+        for listening in sockets:
+            await web.SockSite(runner, listening).start()
+        address = f"{listen.rpartition(':')[0]}:{port}"
         log.info("metrics on http://%s/metrics", address)
         yield address
     finally:

@@ -21,6 +21,8 @@ EFFORTS = {
     chat_pb2.REASONING_EFFORT_LOW: ReasoningEffort.LOW,
     chat_pb2.REASONING_EFFORT_MEDIUM: ReasoningEffort.MEDIUM,
     chat_pb2.REASONING_EFFORT_HIGH: ReasoningEffort.HIGH,
+    chat_pb2.REASONING_EFFORT_XHIGH: ReasoningEffort.XHIGH,
+    chat_pb2.REASONING_EFFORT_MAX: ReasoningEffort.MAX,
 }
 _OTHER_EFFORTS = (chat_pb2.REASONING_EFFORT_UNSPECIFIED, chat_pb2.REASONING_EFFORT_NONE)
 _TEMPLATE_ARGUMENTS = frozenset(

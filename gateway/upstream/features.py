@@ -18,6 +18,7 @@ from gateway.domain.generation import (
     Image,
     NamedTool,
     Reasoning,
+    ReasoningEffort,
     Regex,
     Role,
     TextChoice,
@@ -28,6 +29,12 @@ _TOOL_MODES = {
     ToolMode.NONE: Feature.TOOL_CHOICE_NONE,
     ToolMode.REQUIRED: Feature.TOOL_CHOICE_REQUIRED,
 }
+_EFFORTS = {
+    ReasoningEffort.MINIMAL: Feature.EFFORT_MINIMAL,
+    ReasoningEffort.XHIGH: Feature.EFFORT_XHIGH,
+    ReasoningEffort.MAX: Feature.EFFORT_MAX,
+}
+"""Efforts that not every server with efforts takes."""
 
 
 _SAMPLING_FIELDS: dict[Feature, tuple[str, ...]] = {
@@ -102,7 +109,8 @@ def capabilities(
 
 def unsupported(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
     """Fields of GenerateRequest that are set and need a feature that is not among `features`."""
-    return tuple(field for feature, field in _used(generation) if feature not in features)
+    fields = (field for feature, field in _used(generation) if feature not in features)
+    return tuple(dict.fromkeys(fields))
 
 
 def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
@@ -151,6 +159,8 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
 def _used_by_reasoning(reasoning: Reasoning) -> Iterator[tuple[Feature, str]]:
     if reasoning.effort is not None:
         yield Feature.REASONING_EFFORT, "chat.reasoning.effort"
+        if reasoning.effort in _EFFORTS:
+            yield _EFFORTS[reasoning.effort], "chat.reasoning.effort"
     if reasoning.budget_tokens is not None:
         yield Feature.THINKING_BUDGET, "chat.reasoning.budget_tokens"
     match reasoning.thinking:

@@ -25,6 +25,8 @@ class SimulatedVllmConfig:
         lora_modules: names and paths of the LoRA adapters that are loaded at the start.
         max_loras: adapters that a rank computes in one batch.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
+        reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
+            the name, the model thinks between tags like Qwen3. None: it does not think.
         faults: the injected faults.
     """
 
@@ -48,6 +50,7 @@ class SimulatedVllmConfig:
     lora_modules: tuple[tuple[str, str], ...] = ()
     max_loras: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    reasoning_parser: str | None = None
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
 

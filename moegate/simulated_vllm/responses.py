@@ -13,11 +13,12 @@ from moegate.simulated_vllm.wire import (
     ChatMessage,
     CompletionAnswer,
     CompletionChoice,
+    CompletionDetails,
     PromptDetails,
     Usage,
     encode,
 )
-from simulation.output import Output, OutputText
+from simulation.output import Output, OutputText, ReasoningSplit
 
 
 def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> bytes:
@@ -30,11 +31,16 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
     if cached_tokens is not None:
         created = 0 if job.is_chat else None
         details = PromptDetails(cached_tokens, created)
+    made = None
+    if job.has_reasoning:
+        reasoned = sum(output.reasoned_tokens(output.tokens) for output in request.outputs)
+        made = CompletionDetails(reasoned)
     usage = Usage(
         prompt_tokens=prompt_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         completion_tokens=completion_tokens,
         prompt_tokens_details=details,
+        completion_tokens_details=made,
     )
     numbered = list(enumerate(request.outputs))
     if job.is_chat:
@@ -68,11 +74,15 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
 
 def _chat_choice(job: Job, index: int, output: Output) -> ChatChoice:
     logprobs = None
-    if job.logprobs is not None:
+    if job.logprobs is not None and not job.hides_reasoning:
         logprobs = msgspec.Raw(chat_logprobs(output, 0, output.tokens, job.logprobs))
     message = ChatMessage(role="assistant", content=_text(output))
-    if job.call is not None and (calls := tool_calls(job.call, output)):
-        message = ChatMessage(role="assistant", content="", tool_calls=calls)
+    if job.has_reasoning:
+        reasoning, content = ReasoningSplit(output).advance(_text(output))
+        message.content = content or None
+        message.reasoning = (reasoning or None) if job.include_reasoning else None
+    if job.call is not None and (calls := tool_calls(job.call, output, message.content or "")):
+        message.content, message.tool_calls = "", calls
     return ChatChoice(
         index=index,
         message=message,
@@ -106,6 +116,6 @@ def _text(output: Output) -> str:
 
 
 def _ids(job: Job, output: Output) -> list[int] | None:
-    if not job.return_token_ids:
+    if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]

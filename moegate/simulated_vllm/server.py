@@ -40,7 +40,7 @@ from moegate.simulated_vllm.lora.adapters import (
     decode_unload,
 )
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
-from moegate.simulated_vllm.prompts import chat_prompt
+from moegate.simulated_vllm.prompts import answer_opening, chat_prompt, is_thinking
 from moegate.simulated_vllm.responses import response_body
 from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import (
@@ -216,7 +216,12 @@ class SimulatedVllm:
         check_model(body.model, self.config, self.adapters.paths)
         if body.messages is not None:
             ids = chat_prompt(
-                body.messages, body.tools, generation_prompt=body.add_generation_prompt
+                body.messages,
+                body.tools,
+                generation_prompt=body.add_generation_prompt,
+                opening=answer_opening(
+                    self.config.reasoning_parser, thinking=is_thinking(body.chat_template_kwargs)
+                ),
             )
         elif body.prompt is not None:
             ids = token_ids(body.prompt)

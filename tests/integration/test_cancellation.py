@@ -47,7 +47,7 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
         assert (state.kv_reserved_tokens, state.pending) == (0, {})
     for engine in engines:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
-    for backend in gateway.gateway.parts.fleet.clients.values():
+    for backend in gateway.gateway.parts.fleet.connections.clients.values():
         assert isinstance(backend, VllmClient | OpenAIClient)
         connector = backend.session.connector
         assert connector is not None

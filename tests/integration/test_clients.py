@@ -107,11 +107,26 @@ async def test_an_example_streams_a_chat(gateway: Serving, example: Example) -> 
     assert ran.status == 0, ran.err
     *answer, account = ran.out.splitlines()
     assert "".join(answer).strip()
-    found = re.fullmatch(r"(\d+) tokens in, (\d+) out, ran on own \(.+\)", account)
+    found = re.fullmatch(
+        r"(\d+) tokens in, (\d+) out, ran on own \(.+\), cost \$(0\.\d{9})", account
+    )
     assert found, account
     assert int(found[1]) > 0
     assert int(found[2]) > 0
+    assert float(found[3]) > 0
     assert ran.err == ""
+
+
+async def test_the_agent_calls_its_tool_and_tells_each_cost(gateway: Serving) -> None:
+    command = (sys.executable, "examples/python/agent.py", gateway.gateway.address, MODEL, "Day?")
+    ran = await run(*command)
+    assert (ran.status, ran.err) == (0, "")
+    assert re.search(
+        r"\d+ tokens in, \d+ out, charged unknown, metered \$0\.\d+$", ran.out, re.MULTILINE
+    ), ran.out
+    ran = await run(*command, key="wrong")
+    assert ran.status == 1
+    assert ran.err.startswith("UNAUTHENTICATED")
 
 
 @pytest.mark.parametrize("example", [python_example, node_example])
@@ -129,7 +144,7 @@ async def test_chat_prints_the_answer_and_its_account_apart(gateway: Serving) ->
     assert ran.out.strip()
     form = (
         r"tokens: \d+ in \(\d+ cached\), 12 out \| TTFT \d+ ms \| TPOT [\d.]+ ms"
-        r" \| queue \d+ ms \| ran on own/a: .+ \| request \S+\n"
+        r" \| queue \d+ ms \| ran on own/a: .+ \| metered \$[\d.]+ \| request \S+\n"
     )
     assert re.fullmatch(form, ran.err), ran.err
 

@@ -60,7 +60,7 @@ def config(dns: DnsServer, port: int, max_replicas: int = 16) -> GatewayConfig:
 
 def in_service(gateway: Serving) -> set[str]:
     """Addresses whose placements serve."""
-    targets = gateway.gateway.parts.fleet.targets
+    targets = gateway.gateway.parts.fleet.connections.targets
     return {
         targets[state.facts.name][0].removeprefix("http://").rpartition(":")[0]
         for state in gateway.gateway.scheduler.core.placements
@@ -201,7 +201,7 @@ async def test_pinned_ranks_come_and_go_with_their_replica() -> None:
         )
         settings = msgspec.structs.replace(found, pools=(pool,))
         async with serving.serving(settings, ready=False) as gateway:
-            targets = gateway.gateway.parts.fleet.targets
+            targets = gateway.gateway.parts.fleet.connections.targets
             core = gateway.gateway.scheduler.core
 
             def serves() -> set[tuple[str, int]]:

@@ -19,7 +19,8 @@ from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, Time
 from gateway.config.kv_events import KvEventsConfig
 from gateway.config.remote import Feature, RemoteApi
 from gateway.domain.generation import Generation
-from gateway.fleet.fleet import Fleet, fleet_settings
+from gateway.fleet.connections import fleet_settings
+from gateway.fleet.fleet import Fleet
 from gateway.upstream.http.loop_load import Unhurried
 from gateway.upstream.moegate.client import MoegateClient
 from scheduler.contract import Event, ServingChanged
@@ -111,16 +112,18 @@ async def test_what_stays_is_not_probed_again_and_keeps_its_client() -> None:
         first = serving.pool([stays.url, leaves.url])
         async with running(config(first)) as observed:
             await observed.until_serving("own/a", "own/b")
-            client = observed.fleet.clients["own/a"]
+            client = observed.fleet.connections.clients["own/a"]
             observed.events.clear()
             a, b = first.replicas
             c = msgspec.structs.replace(b, name="c", url=comes.url)
             await observed.apply(config(msgspec.structs.replace(first, replicas=(a, c))))
             assert observed.serving() == {"own/b": False}
-            assert observed.fleet.targets.keys() == {"own/a", "own/c"}
+            assert observed.fleet.connections.targets.keys() == {"own/a", "own/c"}
             await observed.until_serving("own/c")
-            assert observed.fleet.clients["own/a"] is client
-            assert "own/b" in observed.fleet.clients, "a request may be about to start there"
+            assert observed.fleet.connections.clients["own/a"] is client
+            assert "own/b" in observed.fleet.connections.clients, (
+                "a request may be about to start there"
+            )
             assert (stays.probes, leaves.probes, comes.probes) == (1, 1, 1)
             looks = stays.looks
             await serving.until(lambda: stays.looks > looks + 5)
@@ -133,11 +136,11 @@ async def test_other_settings_of_the_same_server_make_a_new_client_without_a_gap
         pool = serving.pool([script.url])
         async with running(config(pool)) as observed:
             await observed.until_serving("own/a")
-            client = observed.fleet.clients["own/a"]
+            client = observed.fleet.connections.clients["own/a"]
             observed.events.clear()
             slow = msgspec.structs.replace(pool, timeouts=TimeoutsConfig(first_token_s=7.0))
             await observed.apply(config(slow))
-            assert observed.fleet.clients["own/a"] is not client
+            assert observed.fleet.connections.clients["own/a"] is not client
             await serving.until(lambda: script.probes == 2)
             looks = script.looks
             await serving.until(lambda: script.looks > looks + 3)
@@ -151,7 +154,7 @@ async def test_another_address_is_probed_before_it_serves() -> None:
         await observed.apply(config(serving.pool([new.url])))
         assert observed.serving() == {"own/a": False}
         assert observed.reasons() == ["its address or model has changed"]
-        assert observed.fleet.targets["own/a"] == (new.url, serving.MODEL)
+        assert observed.fleet.connections.targets["own/a"] == (new.url, serving.MODEL)
         await serving.until(lambda: new.probes == 1)
         assert observed.serving() == {"own/a": False}
 
@@ -175,7 +178,7 @@ async def test_what_dns_has_found_outlasts_other_settings_of_its_pool() -> None:
         dns.silent, dns.addresses = False, ["127.0.0.2"]
         await serving.until(lambda: observed.serving().get("own/0") is False)
         assert observed.reasons()[0] == f"127.0.0.1 is gone from {NAME}"
-        assert set(observed.fleet.targets) == {"own/0"}, "another server has its place"
+        assert set(observed.fleet.connections.targets) == {"own/0"}, "another server has its place"
         # From a list, the same pool has other replicas.
         await observed.apply(config(serving.pool([script.url])))
         await observed.until_serving("own/a")
@@ -192,9 +195,9 @@ async def test_a_place_with_streams_is_not_given_away() -> None:
             await serving.until(lambda: not observed.serving()["own/0"])
             asked = dns.asked
             await serving.until(lambda: dns.asked > asked + 4)
-            assert observed.fleet.targets == {}
+            assert observed.fleet.connections.targets == {}
             observed.busy.clear()
-            await serving.until(lambda: "own/0" in observed.fleet.targets)
+            await serving.until(lambda: "own/0" in observed.fleet.connections.targets)
 
 
 def listened(pool: PoolConfig, made: Publisher, **fields: object) -> PoolConfig:
@@ -228,13 +231,13 @@ def far(**fields: object) -> RemoteConfig:
 async def test_the_client_of_a_changed_remote_is_closed_after_its_last_stream() -> None:
     async with running(config(remotes=(far(),))) as observed:
         await observed.until_serving("far")
-        old = observed.fleet.clients["far"]
+        old = observed.fleet.connections.clients["far"]
         assert isinstance(old, MoegateClient)
         await observed.apply(config(remotes=(far(price_row="a/b"),)))
-        assert observed.fleet.clients["far"] is old
+        assert observed.fleet.connections.clients["far"] is old
         with old._counted():
             await observed.apply(config(remotes=(far(upstream_model="other"),)))
-            new = observed.fleet.clients["far"]
+            new = observed.fleet.connections.clients["far"]
             assert new is not old
             await asyncio.sleep(0.02)
             assert not old._closed
@@ -248,7 +251,7 @@ async def test_the_client_of_a_changed_remote_is_closed_after_its_last_stream() 
 
 async def test_a_client_that_is_still_busy_is_closed_with_the_fleet() -> None:
     async with running(config(remotes=(far(),))) as observed:
-        old = observed.fleet.clients["far"]
+        old = observed.fleet.connections.clients["far"]
         assert isinstance(old, MoegateClient)
         stream = old._counted()
         stream.__enter__()
@@ -260,11 +263,13 @@ async def test_a_client_that_is_still_busy_is_closed_with_the_fleet() -> None:
 async def test_fields_that_a_remote_cannot_honour_are_those_of_the_settings_in_force() -> None:
     asked = Generation(request_id="r", model=serving.MODEL, input="Hello", max_output_tokens=100)
     async with running(config(remotes=(far(),))) as observed:
-        assert observed.fleet.unsupported_by(asked) == {}
-        assert observed.fleet.cannot_continue == {"far"}
+        assert observed.fleet.connections.unsupported_by(asked) == {}
+        assert observed.fleet.connections.cannot_continue == {"far"}
         less = far(max_output_tokens=50, cannot=(Feature.PROMPT,), can=(Feature.CONTINUATION,))
         await observed.apply(config(remotes=(less,)))
-        assert observed.fleet.unsupported_by(asked) == {"far": ("prompt", "max_output_tokens")}
-        assert observed.fleet.cannot_continue == set()
+        assert observed.fleet.connections.unsupported_by(asked) == {
+            "far": ("prompt", "max_output_tokens")
+        }
+        assert observed.fleet.connections.cannot_continue == set()
         other = msgspec.structs.replace(asked, model="other")
-        assert observed.fleet.unsupported_by(other) == {}
+        assert observed.fleet.connections.unsupported_by(other) == {}

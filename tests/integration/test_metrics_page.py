@@ -136,6 +136,17 @@ async def test_a_taken_port_is_told_with_its_field() -> None:
                 pass
 
 
+async def test_a_page_on_every_address_is_for_ipv4_and_ipv6() -> None:
+    both = TelemetryConfig(metrics_listen="[::]:0")
+    async with upstreams(Scripted(frames=GOOD), telemetry=both) as gateway:
+        host, _, port = str(gateway.gateway.metrics_address).rpartition(":")
+        assert host == "[::]"
+        async with aiohttp.ClientSession() as session:
+            for address in ("127.0.0.1", "[::1]"):
+                async with session.get(f"http://{address}:{port}/metrics") as response:
+                    assert "moegate_log_dropped_total" in await response.text()
+
+
 async def test_a_budget_shows_what_is_left_of_it() -> None:
     engine = SimulatedVllmConfig(served_model_name="m", speed=100.0)
     async with simulated_vllm(engine) as own:

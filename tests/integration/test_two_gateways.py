@@ -322,7 +322,7 @@ async def test_two_gateways_that_overflow_to_each_other_do_not_pass_a_request_ro
     async with serving.serving(first) as a:
         second = outer_config(beyond(a.gateway.address, "first"))
         async with serving.serving(second) as b:
-            old = a.gateway.parts.fleet.clients["second"]
+            old = a.gateway.parts.fleet.connections.clients["second"]
             assert isinstance(old, MoegateClient)
             await refused(a)
             again = outer_config(beyond(b.gateway.address, "second"))

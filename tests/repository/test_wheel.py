@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -76,3 +77,46 @@ def test_the_plugin_is_a_wheel_of_its_own(wheel: Path, tmp_path: Path) -> None:
         assert "moegate/vllm_plugin/pyproject.toml" in archive.namelist()
         [points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert own.strip() in archive.read(points).decode()
+
+
+def test_the_client_is_a_wheel_of_its_own_that_needs_grpcio_and_protobuf_only(
+    tmp_path: Path,
+) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    source = ROOT / "moegate" / "client"
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    [built] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        requires = re.findall(r"^Requires-Dist: ([a-z]+)", archive.read(metadata).decode(), re.M)
+        archive.extractall(tmp_path / "installed")
+    stubs = (ROOT / "protos" / "moegate" / "v1").glob("*.py")
+    assert sorted(names) == sorted(
+        [
+            *(f"moegate/client/{path.name}" for path in source.glob("*.py")),
+            *(f"moegate/v1/{path.name}" for path in stubs),
+        ]
+    )
+    assert sorted(requires) == ["grpcio", "protobuf"]
+    code = f"""
+import importlib.abc, sys
+class OnlyItsOwn(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        top = name.partition(".")[0]
+        known = (*sys.stdlib_module_names, "grpc", "google", "moegate", "typing_extensions")
+        if top not in known or name.startswith("google.rpc"):
+            raise ModuleNotFoundError(name)
+sys.path.insert(0, {str(tmp_path / "installed")!r})
+sys.meta_path.insert(0, OnlyItsOwn())
+import moegate.client
+print(moegate.client.__file__)
+moegate.client.Client("127.0.0.1:1").close()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.strip() == str(
+        tmp_path / "installed" / "moegate" / "client" / "__init__.py"
+    )

@@ -4,6 +4,10 @@ The shapes differ from OpenAI's: system texts stand beside the messages, results
 parts of a user message, and a schema for the answer is an output format. Of the reasoning
 of earlier turns, the blocks that the server signed itself go back; unsigned thinking does where
 the configuration says so.
+
+What the API takes is written in Anthropic's documentation: "Extended thinking" (`thinking`, what it
+goes together with), "Adaptive thinking", "Effort" (`output_config.effort`: low to max), the
+migration guide of each model, and in the types of the package `anthropic` (2.12).
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from gateway.domain.generation import (
     Message,
     NamedTool,
     Reasoning,
-    ReasoningEffort,
     Role,
     ToolCall,
     ToolMode,
@@ -45,10 +48,12 @@ ANTHROPIC_FEATURES = frozenset(
         *(Feature.TOOL_CHOICE_NAMED, Feature.PARALLEL_TOOL_CALLS, Feature.STRICT),
         *(Feature.IMAGES, Feature.JSON_SCHEMA, Feature.STOP, Feature.SYSTEM),
         *(Feature.TEMPERATURE, Feature.TOP_P, Feature.TOP_K, Feature.ONE_TOOL_CALL),
-        *REASONING_FEATURES,
+        *(REASONING_FEATURES - {Feature.EFFORT_MINIMAL}),
     }
 )
-"""Features of the Messages API by default: the configuration of a remote adds and removes."""
+"""Features of the Messages API by default: the configuration of a remote adds and removes. Models
+differ: those before Claude Opus 4.7 have no effort `xhigh`, that one and later ones take no budget
+of thinking and no sampling parameters (migration guide)."""
 REFUSED_TOGETHER = tuple(
     frozenset({Feature.THINKING, other})
     for other in (
@@ -56,15 +61,12 @@ REFUSED_TOGETHER = tuple(
         *(Feature.TOOL_CHOICE_REQUIRED, Feature.TOOL_CHOICE_NAMED),
     )
 )
-"""What the API refuses beside thinking. A temperature of 1, its default, is not among it: see
-`plain`."""
+"""What the API refuses beside thinking ("Feature compatibility"). A temperature of 1, its default,
+is not among it: see `plain`."""
 MIN_THINKING_TOKENS = 1024
-"""Least budget of thinking that the API takes."""
-_EFFORTS = {
-    ReasoningEffort.LOW: "low",
-    ReasoningEffort.MEDIUM: "medium",
-    ReasoningEffort.HIGH: "high",
-}
+"""Least budget of thinking that the API takes; it must also be below `max_tokens`."""
+MIN_THINKING_TOP_P = 0.95
+"""Least top_p that the API takes beside thinking."""
 
 
 def plain(generation: Generation) -> Generation:
@@ -130,7 +132,7 @@ def messages_body(
     if chat.reasoning is not None:
         body |= _thinking(chat.reasoning)
         if chat.reasoning.effort is not None:
-            config["effort"] = _EFFORTS[chat.reasoning.effort]
+            config["effort"] = chat.reasoning.effort.value
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -178,8 +180,9 @@ def _unsupported_reasoning(
     reasoning = chat.reasoning
     if reasoning is None:
         return
-    if reasoning.effort is not None and reasoning.effort not in _EFFORTS:
-        yield "chat.reasoning.effort"
+    top_p = generation.sampling.top_p
+    if reasoning.is_on and top_p is not None and top_p < MIN_THINKING_TOP_P:
+        yield "sampling.top_p"
     budget = reasoning.budget_tokens
     if budget is None:
         return

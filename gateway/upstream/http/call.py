@@ -247,6 +247,16 @@ def foreign_encoding(response: aiohttp.ClientResponse) -> str:
     return ""
 
 
+async def gather(response: aiohttp.ClientResponse, window_s: float) -> None:
+    """Waits while output gathers: for `window_s` seconds, or until the body has ended or broken."""
+    content = response.content
+    if content.is_eof() or content.exception() is not None:
+        return
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(window_s):
+            await content.wait_eof()
+
+
 async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
     """The bytes that have come, or that come next; empty: the end of the body."""
     try:

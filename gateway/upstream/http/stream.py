@@ -87,9 +87,9 @@ async def stream_chunks(
     try:
         await _check_event_stream(response, bounds)
         while not decoder.ended:
-            if decoder.started and (window_s := pace.window_s) > 0:
+            if decoder.started and not decoder.finished and (window_s := pace.window_s) > 0:
                 # Under load: all output of the window is read, decoded and sent at once.
-                await asyncio.sleep(window_s)
+                await http_call.gather(response, window_s)
             try:
                 bounds.check_end(now())
                 data = await http_call.read_some(response, bounds)

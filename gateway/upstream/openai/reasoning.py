@@ -1,4 +1,18 @@
-"""How an OpenAI-shaped API is told to reason: each kind of API has its own fields."""
+"""How an OpenAI-shaped API is told to reason: each kind of API has its own fields.
+
+Where the fields and their values are documented:
+- OpenAI: `reasoning_effort`, none to max by model (guide "Reasoning", types of `openai` 3.54).
+- OpenRouter: `reasoning`, with an effort or `max_tokens`, not both; effort none switches it off
+  (guide "Reasoning tokens").
+- DeepSeek: `thinking` and `reasoning_effort`, of which it has low, high and max, and maps the
+  others to these (guide "Thinking mode").
+- Moonshot: `thinking` for Kimi K2.5 and K2.6; from K3 on `reasoning_effort` (low, high, max), so
+  that a remote with these models needs `reasoning_request: reasoning_effort`. Its API ignores
+  values that it does not know.
+- Z.ai: `thinking` (guide "Thinking mode").
+- vLLM 0.32: `reasoning_effort`, none to max, a variable of the chat template that also sets
+  `enable_thinking`; `thinking_token_budget`; `chat_template_kwargs` (its ChatCompletionRequest).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +42,8 @@ def reasoning_fields(reasoning: Reasoning, request: ReasoningRequest) -> dict[st
                 fields["reasoning_effort"] = "none"
             if reasoning.budget_tokens is not None:
                 fields["thinking_token_budget"] = reasoning.budget_tokens
+        case ReasoningRequest.REASONING if reasoning.thinking is False:
+            fields["reasoning"] = {"effort": "none"}
         case ReasoningRequest.REASONING:
             how: dict[str, Any] = {}
             if reasoning.effort is not None:
@@ -39,6 +55,11 @@ def reasoning_fields(reasoning: Reasoning, request: ReasoningRequest) -> dict[st
             fields["reasoning"] = how
         case ReasoningRequest.THINKING:
             fields["thinking"] = {"type": "enabled" if reasoning.is_on else "disabled"}
+        case ReasoningRequest.THINKING_EFFORT:
+            if reasoning.thinking is not None:
+                fields["thinking"] = {"type": "enabled" if reasoning.thinking else "disabled"}
+            if reasoning.effort is not None:
+                fields["reasoning_effort"] = reasoning.effort.value
     return fields
 
 

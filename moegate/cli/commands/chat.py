@@ -11,6 +11,7 @@ import sys
 
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
+from moegate.cli.views.usage_report import usd
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 LIST_TIMEOUT_S = 10.0
@@ -90,7 +91,8 @@ def _request(args: argparse.Namespace, model: str) -> generation_pb2.GenerateReq
 
 
 def summary(done: generation_pb2.Done) -> str:
-    """One line: tokens, times, the placement with its reason, and the id for `moegate explain`."""
+    """One line: tokens, times, the placement with its reason, the cost, and the id for
+    `moegate explain`."""
     usage, timings, route = done.usage, done.timings, done.route
     cached = f" ({usage.cached_tokens} cached)" if usage.HasField("cached_tokens") else ""
     about = "about " if usage.estimated else ""
@@ -103,8 +105,19 @@ def summary(done: generation_pb2.Done) -> str:
     place = f"{route.target}/{route.replica}" if route.replica else route.target
     attempts = f" after {len(route.attempts)} attempts" if len(route.attempts) > 1 else ""
     parts.append(f"ran on {place}{attempts}: {route.reason}")
+    parts.append(_cost(done))
     parts.append(f"request {done.request_id}")
     return " | ".join(parts)
+
+
+def _cost(done: generation_pb2.Done) -> str:
+    cost = done.cost
+    parts = [
+        f"{name} ${usd(getattr(cost, field))}"
+        for name, field in (("charged", "charged_nano_usd"), ("metered", "metered_nano_usd"))
+        if cost.HasField(field)
+    ]
+    return ", ".join(parts) or "cost unknown"
 
 
 def _count(text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem, problem
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.syntax.schema import json_schema
+from gateway.domain.listening import open_sockets
 from gateway.fleet.placements import ASSUMED_MAX_NUM_SEQS
 from gateway.runtime.startup import startable
 
@@ -63,14 +63,9 @@ def _unusable_addresses(config: GatewayConfig) -> Iterator[Problem]:
     ):
         if listen is None:
             continue
-        host, _, port = listen.rpartition(":")
         try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            for opened in open_sockets(listen):
+                opened.close()
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 message = f"this computer cannot listen there: {error.strerror or error}"
@@ -88,7 +83,9 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
             others = ", and those that its servers list" if pool.adapters.discover else ""
             yield f"  its LoRA adapters: {names}{others}"
         if pool.max_num_seqs is None:
-            yield f"  its max_num_seqs is assumed: {ASSUMED_MAX_NUM_SEQS}"
+            asked = pool.grpc_port or any(replica.grpc_port for replica in pool.replicas)
+            until = ", until its servers tell theirs" if asked else ""
+            yield f"  its max_num_seqs is assumed: {ASSUMED_MAX_NUM_SEQS}{until}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):

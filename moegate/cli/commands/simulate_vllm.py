@@ -74,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-loras", type=int, default=1, metavar="N", help="adapters in one batch of a rank")
     add(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="the model thinks first, and its reasoning is told apart from the answer",
+    )
+    add(
         "--fault",
         action="append",
         metavar="KIND[:KEY=VALUE,...]",

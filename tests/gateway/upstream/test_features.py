@@ -117,6 +117,19 @@ CASES = [
         Feature.REASONING_EFFORT,
         "chat.reasoning.effort",
     ),
+    *(
+        Case(
+            chat(reasoning=Reasoning(effort=effort)),
+            feature,
+            "chat.reasoning.effort",
+            also=frozenset({Feature.REASONING_EFFORT}),
+        )
+        for effort, feature in (
+            (ReasoningEffort.MINIMAL, Feature.EFFORT_MINIMAL),
+            (ReasoningEffort.XHIGH, Feature.EFFORT_XHIGH),
+            (ReasoningEffort.MAX, Feature.EFFORT_MAX),
+        )
+    ),
     Case(chat(reasoning=Reasoning(thinking=True)), Feature.THINKING, "chat.reasoning.thinking"),
     Case(chat(reasoning=Reasoning(thinking=False)), Feature.NO_THINKING, "chat.reasoning.thinking"),
     Case(

@@ -375,6 +375,21 @@ def test_reasoning_forms_and_token_rules_arrive() -> None:
     assert asked.constraint == TextChoice(("yes", "no"))
 
 
+@pytest.mark.parametrize(
+    ("given", "effort"),
+    [
+        (chat.REASONING_EFFORT_MINIMAL, ReasoningEffort.MINIMAL),
+        (chat.REASONING_EFFORT_HIGH, ReasoningEffort.HIGH),
+        (chat.REASONING_EFFORT_XHIGH, ReasoningEffort.XHIGH),
+        (chat.REASONING_EFFORT_MAX, ReasoningEffort.MAX),
+    ],
+)
+def test_efforts(given: chat.ReasoningEffort, effort: ReasoningEffort) -> None:
+    asked = finish(generation_steps(reasoned(effort=given), 100)).input
+    assert isinstance(asked, Chat)
+    assert asked.reasoning == Reasoning(effort=effort)
+
+
 def test_no_effort_is_no_thinking() -> None:
     none = chat.Reasoning(effort=chat.REASONING_EFFORT_NONE)
     asked = finish(generation_steps(with_chat(reasoning=none), 100)).input

@@ -55,6 +55,8 @@ def refused(made: Generation) -> set[str]:
         (Reasoning(thinking=True), {"type": "adaptive"}, None),
         (Reasoning(thinking=False), {"type": "disabled"}, None),
         (Reasoning(effort=ReasoningEffort.LOW), None, {"effort": "low"}),
+        (Reasoning(effort=ReasoningEffort.XHIGH), None, {"effort": "xhigh"}),
+        (Reasoning(effort=ReasoningEffort.MAX), None, {"effort": "max"}),
         (
             Reasoning(effort=ReasoningEffort.HIGH, thinking=True),
             {"type": "adaptive"},
@@ -103,6 +105,13 @@ def test_the_request_goes_before_the_configuration() -> None:
             asked(Reasoning(thinking=True), tools=(TOOL,), tool_choice=ToolMode.REQUIRED),
             {"chat.reasoning.thinking+chat.tool_choice.mode"},
         ),
+        (asked(Reasoning(thinking=True), sampling=Sampling(top_p=0.94)), {"sampling.top_p"}),
+        (
+            asked(Reasoning(budget_tokens=2000), sampling=Sampling(top_p=0.5)),
+            {"sampling.top_p"},
+        ),
+        (asked(Reasoning(thinking=True), sampling=Sampling(top_p=0.95)), set()),
+        (asked(Reasoning(thinking=False), sampling=Sampling(top_p=0.5)), set()),
         (asked(Reasoning(thinking=True), sampling=Sampling(temperature=1.0)), set()),
         (asked(Reasoning(thinking=False), sampling=Sampling(temperature=0.5)), set()),
         (asked(Reasoning(thinking=True), messages=(USER, FOREIGN, RESULT), tools=(TOOL,)), set()),

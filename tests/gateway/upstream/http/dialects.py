@@ -11,6 +11,7 @@ import aiohttp
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.upstream.anthropic.client import AnthropicClient
+from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.openai.client import OpenAIClient
 
 GENERATION = Generation(
@@ -25,7 +26,13 @@ Client = OpenAIClient | AnthropicClient
 class Dialect(Protocol):
     """Pieces of a stream, as bytes."""
 
-    def client(self, session: aiohttp.ClientSession, url: str, timeouts: TimeoutsConfig) -> Client:
+    def client(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        timeouts: TimeoutsConfig,
+        pace: Pace | None = None,
+    ) -> Client:
         """A client of the server at `url`."""
 
     def head(self) -> bytes: ...
@@ -48,13 +55,20 @@ def _event(value: dict[str, Any]) -> bytes:
 class OpenAI:
     """OpenAI-shaped."""
 
-    def client(self, session: aiohttp.ClientSession, url: str, timeouts: TimeoutsConfig) -> Client:
+    def client(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        timeouts: TimeoutsConfig,
+        pace: Pace | None = None,
+    ) -> Client:
         return OpenAIClient(
             session=session,
             base_url=f"{url}/v1",
             upstream_model="moe",
             api_key=None,
             timeouts=timeouts,
+            pace=pace,
         )
 
     def head(self) -> bytes:
@@ -76,13 +90,20 @@ class OpenAI:
 class Anthropic:
     """Anthropic-shaped."""
 
-    def client(self, session: aiohttp.ClientSession, url: str, timeouts: TimeoutsConfig) -> Client:
+    def client(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        timeouts: TimeoutsConfig,
+        pace: Pace | None = None,
+    ) -> Client:
         return AnthropicClient(
             session=session,
             base_url=f"{url}/v1",
             upstream_model="moe",
             api_key=None,
             timeouts=timeouts,
+            pace=pace,
         )
 
     def head(self) -> bytes:
@@ -119,9 +140,10 @@ async def run(
     got: list[Chunk],
     generation: Generation = GENERATION,
     deadline_s: float = float("inf"),
+    pace: Pace | None = None,
 ) -> str:
     """The text of one generation; `got` keeps what came before a failure."""
-    client = dialect.client(session, url, timeouts)
+    client = dialect.client(session, url, timeouts, pace)
     async with aclosing(client.stream(generation, deadline_s=deadline_s)) as chunks:
         async for chunk in chunks:
             got.append(chunk)

@@ -76,7 +76,7 @@ CHAT = Chat(
     tool_choice=NamedTool(name="look"),
     json_schema=JsonSchema(name="s", schema_json='{"type": "object"}', strict=True),
     parallel_tool_calls=False,
-    reasoning=Reasoning(effort=ReasoningEffort.HIGH, thinking=True, budget_tokens=50),
+    reasoning=Reasoning(effort=ReasoningEffort.MAX, thinking=True, budget_tokens=50),
     template_kwargs_json='{"enable_thinking": true}',
 )
 FULL = Generation(

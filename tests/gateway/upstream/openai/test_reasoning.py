@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config.remote import (
+    EFFORT_FEATURES,
     REASONING_EXPRESSED,
     Feature,
     ReasoningRequest,
@@ -46,6 +47,7 @@ def added(generation: Generation, request: ReasoningRequest) -> dict[str, Any]:
 
 
 HIGH = Reasoning(effort=ReasoningEffort.HIGH)
+MAX = Reasoning(effort=ReasoningEffort.MAX)
 ON, OFF = Reasoning(thinking=True), Reasoning(thinking=False)
 BUDGET = Reasoning(budget_tokens=5)
 
@@ -57,10 +59,18 @@ BUDGET = Reasoning(budget_tokens=5)
         (ReasoningRequest.REASONING_EFFORT, OFF, {"reasoning_effort": "none"}),
         (ReasoningRequest.REASONING, HIGH, {"reasoning": {"effort": "high"}}),
         (ReasoningRequest.REASONING, ON, {"reasoning": {"enabled": True}}),
-        (ReasoningRequest.REASONING, OFF, {"reasoning": {"enabled": False}}),
+        (ReasoningRequest.REASONING, OFF, {"reasoning": {"effort": "none"}}),
         (ReasoningRequest.REASONING, BUDGET, {"reasoning": {"max_tokens": 5}}),
         (ReasoningRequest.THINKING, ON, {"thinking": {"type": "enabled"}}),
         (ReasoningRequest.THINKING, OFF, {"thinking": {"type": "disabled"}}),
+        (ReasoningRequest.THINKING_EFFORT, HIGH, {"reasoning_effort": "high"}),
+        (ReasoningRequest.THINKING_EFFORT, MAX, {"reasoning_effort": "max"}),
+        (ReasoningRequest.THINKING_EFFORT, OFF, {"thinking": {"type": "disabled"}}),
+        (
+            ReasoningRequest.THINKING_EFFORT,
+            Reasoning(effort=ReasoningEffort.LOW, thinking=True),
+            {"reasoning_effort": "low", "thinking": {"type": "enabled"}},
+        ),
         (ReasoningRequest.CHAT_TEMPLATE, HIGH, {"reasoning_effort": "high"}),
         (ReasoningRequest.CHAT_TEMPLATE, ON, {"chat_template_kwargs": BOTH}),
         (
@@ -82,7 +92,7 @@ def test_each_kind_of_api_has_its_own_fields(
 
 
 @pytest.mark.parametrize("request_fields", ReasoningRequest)
-@pytest.mark.parametrize("reasoning", [HIGH, ON, OFF, BUDGET])
+@pytest.mark.parametrize("reasoning", [HIGH, MAX, ON, OFF, BUDGET])
 def test_what_the_fields_cannot_say_is_refused_and_never_left_out(
     request_fields: ReasoningRequest, reasoning: Reasoning
 ) -> None:
@@ -92,6 +102,34 @@ def test_what_the_fields_cannot_say_is_refused_and_never_left_out(
             added(asked(reasoning), request_fields)
     else:
         assert added(asked(reasoning), request_fields)
+
+
+@pytest.mark.parametrize("effort", ReasoningEffort)
+@pytest.mark.parametrize(
+    "request_fields", [ReasoningRequest.REASONING_EFFORT, ReasoningRequest.CHAT_TEMPLATE]
+)
+def test_every_effort_is_said_in_openais_words(
+    request_fields: ReasoningRequest, effort: ReasoningEffort
+) -> None:
+    body = added(asked(Reasoning(effort=effort)), request_fields)
+    assert body == {"reasoning_effort": effort.value}
+
+
+@pytest.mark.parametrize(
+    ("effort", "feature"),
+    [
+        (ReasoningEffort.MINIMAL, Feature.EFFORT_MINIMAL),
+        (ReasoningEffort.XHIGH, Feature.EFFORT_XHIGH),
+        (ReasoningEffort.MAX, Feature.EFFORT_MAX),
+    ],
+)
+def test_an_effort_that_a_model_lacks_is_refused(effort: ReasoningEffort, feature: Feature) -> None:
+    usual = openai_features(ReasoningRequest.REASONING_EFFORT)
+    lacks = capabilities(usual, cannot=[feature.value])
+    assert lacks.unsupported(asked(Reasoning(effort=effort))) == ("chat.reasoning.effort",)
+    assert lacks.unsupported(asked(HIGH)) == ()
+    none = capabilities(usual, cannot=[each.value for each in EFFORT_FEATURES])
+    assert none.unsupported(asked(Reasoning(effort=effort))) == ("chat.reasoning.effort",)
 
 
 def test_openrouter_takes_an_effort_or_a_budget() -> None:
@@ -107,7 +145,7 @@ def test_openrouter_takes_an_effort_or_a_budget() -> None:
     ("url", "request_fields"),
     [
         ("https://openrouter.ai/api", ReasoningRequest.REASONING),
-        ("https://API.deepseek.com:443", ReasoningRequest.THINKING),
+        ("https://API.deepseek.com:443", ReasoningRequest.THINKING_EFFORT),
         ("https://api.openai.com", ReasoningRequest.REASONING_EFFORT),
         ("http://[::1", ReasoningRequest.REASONING_EFFORT),
     ],
