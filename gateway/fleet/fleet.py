@@ -143,6 +143,7 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         upstream_model=replica.upstream_model,
         engine=replica.client,
         adapters=adapter_rules(replica.pool),
+        task=replica.pool.task,
         reads_feed=replica.pool.engine_feed and replica.api_key is not None,
     )
 

@@ -20,6 +20,7 @@ from gateway.pipeline.settings import PipelineSettings
 from gateway.pipeline.terms import (
     check_images,
     check_output_tokens,
+    check_task,
     denied,
     priority_of,
     slo_of,
@@ -57,6 +58,8 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
+        base_model = self._port.fleet.base_model(generation.model)
+        check_task(generation, settings, base_model)
         check_output_tokens(call, settings, self._port.fleet)
         check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
@@ -70,7 +73,6 @@ class Admission:
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
         )
-        base_model = self._port.fleet.base_model(generation.model)
         isolated = base_model in settings.isolated_models
         hints = engine_hints(request, call.trace_headers, isolated=isolated)
         blocks, block_tokens, digest = await in_slices(

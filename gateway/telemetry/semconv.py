@@ -48,6 +48,7 @@ REQUEST_SEED = "gen_ai.request.seed"
 REQUEST_STOP = "gen_ai.request.stop_sequences"
 REQUEST_FREQUENCY_PENALTY = "gen_ai.request.frequency_penalty"
 REQUEST_PRESENCE_PENALTY = "gen_ai.request.presence_penalty"
+EMBEDDINGS_DIMENSIONS = "gen_ai.embeddings.dimension.count"
 REQUEST_CHOICES = "gen_ai.request.choice.count"
 RESPONSE_ID = "gen_ai.response.id"
 RESPONSE_MODEL = "gen_ai.response.model"
@@ -63,7 +64,9 @@ OUTPUT_TYPE = "gen_ai.output.type"
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 
-CHAT, TEXT_COMPLETION = "chat", "text_completion"
+CHAT, TEXT_COMPLETION, EMBEDDINGS = "chat", "text_completion", "embeddings"
+SCORE = "score"
+"""The conventions have no name for it."""
 PROVIDER_VLLM = "vllm"
 
 # moegate's own, on the RPC span and on attempts.

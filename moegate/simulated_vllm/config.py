@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
@@ -10,6 +11,14 @@ from simulation.engine.engine_config import EngineConfig
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"
+
+
+class ModelTask(enum.StrEnum):
+    """What the model does: generate, embed (and score by vectors), or score pairs of texts."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +36,8 @@ class SimulatedVllmConfig:
         mean_answer_tokens: mean length of an answer without a stop by the caller.
         reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
             the name, the model thinks between tags like Qwen3. None: it does not think.
+        task: what the model does, which decides about its routes.
+        matryoshka: a model that embeds can shorten its vectors.
         faults: the injected faults.
     """
 
@@ -51,6 +62,8 @@ class SimulatedVllmConfig:
     max_loras: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     reasoning_parser: str | None = None
+    task: ModelTask = ModelTask.GENERATE
+    matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
 
@@ -69,7 +82,8 @@ class SimulatedVllmConfig:
             max_num_batched_tokens=max(self.max_num_batched_tokens, self.max_num_seqs),
             num_gpu_blocks=self.num_gpu_blocks,
             block_size=self.block_size,
-            max_model_len=self.max_model_len,
+            # The engine makes a token of each prompt, also where vLLM generates nothing.
+            max_model_len=self.max_model_len + (self.task is not ModelTask.GENERATE),
             noise_sigma=self.noise_sigma,
             ranks=self.data_parallel_size,
             max_loras=self.max_loras,

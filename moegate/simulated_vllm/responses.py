@@ -1,9 +1,13 @@
-"""Bodies of answers that are not streamed, with the order of keys of vLLM."""
+"""Bodies of answers that are not streamed, and of the model list, with the key order of vLLM."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
+
 import msgspec
 
+from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.forced import tool_calls
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
@@ -119,3 +123,36 @@ def _ids(job: Job, output: Output) -> list[int] | None:
     if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]
+
+
+def model_list(config: SimulatedVllmConfig, adapters: Mapping[str, str], created_s: int) -> bytes:
+    """The JSON of /v1/models. `adapters`: paths by name. `created_s`: Unix time."""
+    permission = {
+        "id": f"modelperm-{secrets.token_hex(8)}",
+        "object": "model_permission",
+        "created": created_s,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
+    card = {
+        "id": config.served_model_name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "vllm",
+        "root": config.served_model_name,
+        "parent": None,
+        "max_model_len": config.max_model_len,
+        "permission": [permission],
+    }
+    cards = [card]
+    for name, path in adapters.items():
+        own = {"id": name, "root": path, "parent": card["id"], "max_model_len": None}
+        cards.append(card | own)
+    return encode({"object": "list", "data": cards})

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import msgspec
 from aiohttp import ClientConnectionResetError, web
 
-from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
 from moegate.simulated_vllm.failures import (
     BadForm,
@@ -25,7 +25,9 @@ from moegate.simulated_vllm.failures import (
     bad_json,
     bad_shape,
     bad_value,
+    prompt_too_long,
     queue_full,
+    unknown_pooling_model,
 )
 from moegate.simulated_vllm.fault_driver import FaultDriver
 from moegate.simulated_vllm.fault_effects import FaultEffects, truncated
@@ -40,8 +42,17 @@ from moegate.simulated_vllm.lora.adapters import (
     decode_unload,
 )
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
+from moegate.simulated_vllm.pooling.jobs import (
+    BadInput,
+    InputTooLong,
+    PoolingJob,
+    ServedModel,
+    embedding_job,
+    rerank_job,
+    score_job,
+)
 from moegate.simulated_vllm.prompts import answer_opening, chat_prompt, is_thinking
-from moegate.simulated_vllm.responses import response_body
+from moegate.simulated_vllm.responses import model_list, response_body
 from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import (
     TokenizeAnswer,
@@ -114,13 +125,20 @@ class SimulatedVllm:
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
                 web.post("/detokenize", self._detokenize),
-                web.post("/v1/chat/completions", self._chat),
-                web.post("/v1/completions", self._completion),
             ]
         )
         if self.config.enable_lora:
             app.router.add_post("/v1/load_lora_adapter", self._change_adapters)
             app.router.add_post("/v1/unload_lora_adapter", self._change_adapters)
+        if self.config.task is ModelTask.GENERATE:
+            app.router.add_post("/v1/chat/completions", self._chat)
+            app.router.add_post("/v1/completions", self._completion)
+            return app
+        if self.config.task is ModelTask.EMBED:
+            app.router.add_post("/v1/embeddings", self._pooling(embedding_job))
+        for prefix in ("", "/v1"):
+            app.router.add_post(f"{prefix}/score", self._pooling(score_job))
+            app.router.add_post(f"{prefix}/rerank", self._pooling(rerank_job))
         return app
 
     @web.middleware
@@ -139,6 +157,8 @@ class SimulatedVllm:
             return await handler(request)
         except Refused as refused:
             return _json(refused.body, refused.status, refused.headers)
+        except web.HTTPNotFound:
+            return _json(encode({"detail": "Not Found"}), 404)
         except (msgspec.DecodeError, RecursionError) as error:
             shape = bad_json(error)
             return _json(shape.body, shape.status)
@@ -169,36 +189,7 @@ class SimulatedVllm:
         return _json(self.recorder.feed.answer(request.query.getall("after", [])))
 
     async def _models(self, _: web.Request) -> web.Response:
-        created_s = int(time.time())
-        permission = {
-            "id": f"modelperm-{secrets.token_hex(8)}",
-            "object": "model_permission",
-            "created": created_s,
-            "allow_create_engine": False,
-            "allow_sampling": True,
-            "allow_logprobs": True,
-            "allow_search_indices": False,
-            "allow_view": True,
-            "allow_fine_tuning": False,
-            "organization": "*",
-            "group": None,
-            "is_blocking": False,
-        }
-        card = {
-            "id": self.config.served_model_name,
-            "object": "model",
-            "created": created_s,
-            "owned_by": "vllm",
-            "root": self.config.served_model_name,
-            "parent": None,
-            "max_model_len": self.config.max_model_len,
-            "permission": [permission],
-        }
-        cards = [card]
-        for name, path in self.adapters.paths.items():
-            own = {"id": name, "root": path, "parent": card["id"], "max_model_len": None}
-            cards.append(card | own)
-        return _json(encode({"object": "list", "data": cards}))
+        return _json(model_list(self.config, self.adapters.paths, int(time.time())))
 
     async def _change_adapters(self, request: web.Request) -> web.Response:
         """Loads or unloads an adapter, as vLLM does with VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
@@ -291,6 +282,52 @@ class SimulatedVllm:
             return _json(response_body(job, self._fingerprint, cached))
         finally:
             self.driver.close(progress)
+
+    def _pooling(self, make_job: Callable[[bytes, ServedModel], PoolingJob]) -> Handler:
+        """The handler of a route of vectors or scores."""
+        served = ServedModel(
+            name=self.config.served_model_name,
+            context_tokens=self.config.max_model_len,
+            pairs=self.config.task is ModelTask.SCORE,
+            shortens=self.config.matryoshka,
+        )
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            try:
+                job = make_job(await _body(request), served)
+            except BadInput as error:
+                raise bad_value(None, str(error)) from error
+            except InputTooLong as error:
+                limit = served.context_tokens
+                raise prompt_too_long(error.tokens, limit, error.counted) from error
+            if job.model and job.model != served.name:
+                raise unknown_pooling_model(job.model)
+            return await self._pool(request, job)
+
+        return handler
+
+    async def _pool(self, request: web.Request, job: PoolingJob) -> web.StreamResponse:
+        """Computes the prompts, each a sequence of its own, and answers."""
+        name = request.headers.get("X-Request-Id") or secrets.token_hex(8)
+        drawn = self.fault_driver.draw()
+        if drawn.delay_s:
+            await asyncio.sleep(drawn.delay_s)
+        effects = FaultEffects(drawn.fault, request, self.fault_driver)
+        if (instead := effects.instead_of_work()) is not None:
+            return instead
+        self._check_queue(len(job.prompts))
+        requests = job.requests(f"{job.prefix}-{name}-{secrets.token_hex(4)}")
+        progresses = [self.driver.submit(each, only_end=True) for each in requests]
+        try:
+            for progress in progresses:
+                while progress.unfinished:
+                    await progress.changed()
+            if effects.is_due(progresses[0]):
+                return await effects.replace_answer(self.driver, progresses[0])
+            return _json(job.answer(f"{job.prefix}-{name}", int(time.time())))
+        finally:
+            for progress in progresses:
+                self.driver.close(progress)
 
     def _check_queue(self, sequences: int) -> None:
         most = self.config.max_num_queued_reqs

@@ -34,6 +34,8 @@ OWN_FLAGS = {
     ),
 }
 """Flags of vLLM that are refused behind the --, with the reason."""
+RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
+"""Lets `vllm serve` start its front end in Rust, which loads no plugin of Python."""
 _SHORT = {
     "-dp": "--data-parallel-size",
     "-tp": "--tensor-parallel-size",
@@ -107,6 +109,11 @@ def check_flags(flags: Sequence[str]) -> None:
         if name in OWN_FLAGS:
             written = flag.partition("=")[0]  # without the value, which may be a secret
             raise CannotLaunch(f"{written} behind the --: {OWN_FLAGS[name]}")
+
+
+def with_rust_front_end(environment: Mapping[str, str]) -> bool:
+    """Whether vLLM starts its front end in Rust in this environment."""
+    return environment.get(RUST_VARIABLE, "0") not in ("", "0")
 
 
 def default_name(model: str) -> str:

@@ -141,7 +141,9 @@ class Payloads:
 @functools.cache
 def recorded_streams() -> tuple[tuple[bytes, ...], ...]:
     """The recorded streams of a real server, the middle of long ones left out."""
-    streams = [SseReader().feed(path.read_bytes()) for path in sorted(GOLDEN.glob("*.sse"))]
+    streams = [
+        SseReader().feed(path.read_bytes()) for path in sorted(GOLDEN.parent.glob("vllm_*/*.sse"))
+    ]
     return tuple(tuple(events[:5] + events[5:][-4:]) for events in streams)
 
 

@@ -122,8 +122,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "moegate.client": (GRPC,),
     # Texts that fit a regex, a grammar or a schema.
     "moegate.simulated_vllm.forms": (),
+    # Vectors and scores: bodies, checks, answers.
+    "moegate.simulated_vllm.pooling": ("simulation.*",),
     "moegate.simulated_vllm": (
         *("scheduler.*", "simulation.*", "moegate.vllm_plugin", "moegate.simulated_vllm.forms"),
+        "moegate.simulated_vllm.pooling",
     ),
     "moegate.up": ("gateway.*", "simulation.catalog"),
     "moegate.demo": ("gateway.*", "scheduler.*", "simulation.*", "moegate.up", GRPC),

@@ -406,12 +406,14 @@ def describe(recording: Recording, status: int, headers: list[tuple[str, str]]) 
     return "\n".join(lines)
 
 
-def record(server: VllmProcess, recordings: Iterable[Recording]) -> Iterator[str]:
+def record(
+    server: VllmProcess, recordings: Iterable[Recording], folder: Path = GOLDEN
+) -> Iterator[str]:
     """Writes the files, and yields the README's section on each."""
     for recording in recordings:
         for _ in range(recording.sends):
             status, headers, body = send(server, recording)
-        (GOLDEN / recording.file).write_bytes(body)
+        (folder / recording.file).write_bytes(body)
         yield describe(recording, status, headers)
 
 

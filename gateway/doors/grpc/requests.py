@@ -15,7 +15,7 @@ from gateway.domain.slices import Steps
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.times import seconds_of
 from gateway.translation.chat_input import EnoughFaults, Violations, parse_chat
-from moegate.v1 import generation_pb2
+from moegate.v1 import generation_pb2, pooling_pb2
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _MAX_STOPS = 4
@@ -95,12 +95,9 @@ def _generation(
     sampling = _NO_SAMPLING
     if proto.HasField("sampling"):
         sampling = _parse_sampling(proto.sampling, violations)
-    _check_scheduling_fields(proto, violations)
+    check_scheduling_fields(proto, violations)
     fault = violations.add  # called on faults only, so valid requests format no text
-    request_id = proto.request_id or secrets.token_hex(12)
-    if _REQUEST_ID.match(request_id) is None:
-        shown = f"{proto.request_id[:140]!r}"
-        fault("request_id", f'{shown}: give at most 128 letters, digits or "._:-"')
+    request_id = checked_request_id(proto.request_id, violations)
     max_output_tokens = default_max_output_tokens
     if proto.HasField("max_output_tokens"):
         max_output_tokens = proto.max_output_tokens
@@ -143,11 +140,7 @@ def _input(
 ) -> Steps[Chat | str | tuple[int, ...]]:
     """Returns the input of a request and checks its model name. Violations are appended to
     `violations`. `max_output_tokens`: of the request; None: it sets none."""
-    size = len(proto.model)
-    if not size:
-        violations.add("model", "empty: name a model that ListModels gives")
-    elif size > _MAX_MODEL_CHARS:
-        violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
+    check_model_name(proto.model, violations)
     match proto.WhichOneof("input"):
         case "chat":
             return (yield from parse_chat(proto.chat, violations, max_output_tokens))
@@ -167,6 +160,24 @@ def _input(
         case _:
             violations.add("input", "not set: give chat, prompt or prompt_tokens")
             return ""
+
+
+def check_model_name(model: str, violations: Violations) -> None:
+    """Appends a violation if the name cannot be that of a model."""
+    size = len(model)
+    if not size:
+        violations.add("model", "empty: name a model that ListModels gives")
+    elif size > _MAX_MODEL_CHARS:
+        violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
+
+
+def checked_request_id(given: str, violations: Violations) -> str:
+    """Returns the id, or a new one if none is given."""
+    request_id = given or secrets.token_hex(12)
+    if _REQUEST_ID.match(request_id) is None:
+        fix = 'give at most 128 letters, digits or "._:-"'
+        violations.add("request_id", f"{given[:140]!r}: {fix}")
+    return request_id
 
 
 def _token_rules(
@@ -212,7 +223,11 @@ def _parse_sampling(proto: generation_pb2.Sampling, violations: Violations) -> S
     return Sampling(**values, top_k=top_k, seed=proto.seed if proto.HasField("seed") else None)
 
 
-def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: Violations) -> None:
+def check_scheduling_fields(
+    proto: generation_pb2.GenerateRequest | pooling_pb2.EmbedRequest | pooling_pb2.ScoreRequest,
+    violations: Violations,
+) -> None:
+    """Appends violations of the fields that say how a request is served."""
     fault = violations.add
     if proto.HasField("slo"):
         slo = proto.slo
@@ -226,11 +241,12 @@ def _check_scheduling_fields(proto: generation_pb2.GenerateRequest, violations: 
             fault("slo.slo_class", f"{slo.slo_class} is no class")
     if abs(proto.priority) > _MAX_PRIORITY:
         fault("priority", f"{proto.priority}: give {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
-    for name in ("session_id", "idempotency_key"):
-        if (size := len(getattr(proto, name).encode())) > _MAX_ID_BYTES:
+    session_id = proto.session_id if isinstance(proto, generation_pb2.GenerateRequest) else ""
+    for name, value in (("session_id", session_id), ("idempotency_key", proto.idempotency_key)):
+        if (size := len(value.encode())) > _MAX_ID_BYTES:
             fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
-    if "\0" in proto.session_id:  # PostgreSQL rejects NUL: the row would block all later rows
-        fault("session_id", f"{proto.session_id[:140]!r}: leave NUL characters out")
+    if "\0" in session_id:  # PostgreSQL rejects NUL: the row would block all later rows
+        fault("session_id", f"{session_id[:140]!r}: leave NUL characters out")
     cost = proto.max_cost_nano_usd
     if proto.HasField("max_cost_nano_usd") and not 0 < cost < _MAX_NANO_USD:
         fault("max_cost_nano_usd", f"{cost}: give 1 to {_MAX_NANO_USD - 1}, or leave it out")

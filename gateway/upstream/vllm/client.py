@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import aiohttp
@@ -15,19 +16,23 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
-from gateway.domain.slices import in_slices
+from gateway.domain.pooling import PoolingInput
+from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
+from gateway.upstream.http.whole import whole_chunk
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
+from gateway.upstream.openai.pooling import pooled_chunk
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from gateway.upstream.vllm import steps_feed
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
+from gateway.upstream.vllm.pooling import vllm_pooling_body, vllm_pooling_path
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 TOKENIZE_BYTES_PER_BYTE = 16
@@ -86,13 +91,47 @@ class VllmClient:
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come, one for what a network read holds; the last carries the usage.
+        Vectors and scores come as one chunk.
 
         `deadline_s`: on the event loop's clock.
         """
+        pooling = generation.input
+        if isinstance(pooling, PoolingInput):
+            body = vllm_pooling_body(generation, pooling, self._name_of(generation), self._extra)
+            call = self._call(generation, vllm_pooling_path(pooling), body, "application/json")
+            decode = partial(pooled_chunk, generation, pooling)
+            return self._known(generation, whole_chunk(call, decode, deadline_s=deadline_s))
+        name, tokens = self._name_of(generation), self._pace.tokens_per_chunk
+        body = vllm_body(generation, name, tokens, self._extra)
+        call = self._call(generation, generation_path(generation), body, "text/event-stream")
+        decoder = StreamDecoder(
+            generation.choices,
+            prompt_tokens=lambda: estimated_prompt_tokens(generation),
+            usage_by_choice=True,
+            bounds=bounds_of(generation),
+        )
+        return self._known(generation, stream_chunks(call, decoder, deadline_s=deadline_s))
+
+    def _is_adapter(self, generation: Generation) -> bool:
+        return self._has_adapters and generation.model not in self._names
+
+    def _name_of(self, generation: Generation) -> str:
+        """The server's name of the model or adapter."""
+        if not self._is_adapter(generation):
+            return self._upstream_model
+        return self._adapters.get(generation.model, generation.model)
+
+    def _known(
+        self, generation: Generation, chunks: AsyncGenerator[Chunk, None]
+    ) -> AsyncGenerator[Chunk, None]:
+        return _adapter_chunks(chunks) if self._is_adapter(generation) else chunks
+
+    def _call(self, generation: Generation, path: str, body: Steps[bytes], accept: str) -> Call:
+        """`path`: behind /v1."""
         hints = generation.hints
         headers = {
             **self._headers,
-            "Accept": "text/event-stream",
+            "Accept": accept,
             "Content-Type": "application/json",
             "X-Request-Id": generation.request_id,
             **dict(hints.trace_headers),
@@ -101,47 +140,17 @@ class VllmClient:
             headers["X-data-parallel-rank"] = str(hints.dp_rank)
         request = HttpRequest(
             session=self.session,
-            url=f"{self._base_url}/v1{generation_path(generation)}",
+            url=f"{self._base_url}/v1{path}",
             headers=headers,
             connect_s=self._timeouts.connect_s,
         )
-        call = Call(
+        return Call(
             request=request,
-            body=vllm_body(
-                generation, self._name_of(generation), self._pace.tokens_per_chunk, self._extra
-            ),
+            body=body,
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),
         )
-        decoder = StreamDecoder(
-            generation.choices,
-            prompt_tokens=lambda: estimated_prompt_tokens(generation),
-            usage_by_choice=True,
-            bounds=bounds_of(generation),
-        )
-        chunks = stream_chunks(call, decoder, deadline_s=deadline_s)
-        return self._adapter_chunks(chunks) if self._is_adapter(generation) else chunks
-
-    def _is_adapter(self, generation: Generation) -> bool:
-        return self._has_adapters and generation.model not in self._names
-
-    def _name_of(self, generation: Generation) -> str:
-        if not self._is_adapter(generation):
-            return self._upstream_model
-        return self._adapters.get(generation.model, generation.model)
-
-    @staticmethod
-    async def _adapter_chunks(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
-        """The chunks of a generation for an adapter, which may have been unloaded meanwhile."""
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
-        except UpstreamFailure as failure:
-            if failure.kind is not FailureKind.MODEL_NOT_FOUND:
-                raise
-            raise UpstreamFailure(FailureKind.ADAPTER_NOT_FOUND, failure.message) from failure
 
     async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
         """Prompt tokens, and the context length in tokens if the server reports it."""
@@ -197,6 +206,18 @@ class VllmClient:
             message = f"{path} answers with more than {max_bytes} bytes"
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         return answer
+
+
+async def _adapter_chunks(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+    """The chunks of a generation for an adapter, which may have been unloaded meanwhile."""
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+    except UpstreamFailure as failure:
+        if failure.kind is not FailureKind.MODEL_NOT_FOUND:
+            raise
+        raise UpstreamFailure(FailureKind.ADAPTER_NOT_FOUND, failure.message) from failure
 
 
 def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:

@@ -11,7 +11,7 @@ import sys
 
 import uvloop
 
-from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
 from moegate.simulated_vllm.lora.adapters import module_of
@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="mean length of answers that end by themselves",
     )
+    add(
+        "--task",
+        type=ModelTask,
+        choices=list(ModelTask),
+        default=_DEFAULTS.task,
+        help="what the model does",
+    )
+    add("--matryoshka", action="store_true", help="a model that embeds can shorten its vectors")
     add(
         "--api-key",
         metavar="KEY",

@@ -67,6 +67,15 @@ def test_the_plugin_can_be_left_out(vllm: Path) -> None:
     assert gateway_config(planned(vllm, "org/model"), 8001, "key").pools[0].engine_feed
 
 
+def test_the_front_end_in_rust_gets_no_plugin(vllm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, plugin in (("1", False), ("0", True)):
+        monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", value)
+        for model in ("org/model", "--tiny"):
+            plan = planned(vllm, model)
+            found = any("middleware" in flag for flag in plan.launch.command(vllm, 8001, 8002))
+            assert found is gateway_config(plan, 8001, "key").pools[0].engine_feed is plugin
+
+
 def test_vllm_finds_the_plugin_and_its_entry_point(tmp_path: Path) -> None:
     make_plugin_folder(tmp_path / "plugin")  # of a container that was started again
     environment = with_plugin({"PYTHONPATH": "/other", "A": "b"}, tmp_path / "plugin")
