@@ -16,7 +16,7 @@ from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput, i
 from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import semconv
 from scheduler.contract import PlacementKind, Request, Start
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import PlacementView
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import AttemptEnd
@@ -132,7 +132,7 @@ def _server(url: str) -> Mapping[str, str | int]:
     return {semconv.SERVER_ADDRESS: address.hostname, semconv.SERVER_PORT: port}
 
 
-def of_decision(action: Start, decision: Decision | None) -> Attributes:
+def of_decision(action: Start, decision: DecisionRecord | None) -> Attributes:
     """Attributes of a decision: the chosen placement, and the best rejected one."""
     found: Attributes = {
         semconv.CHOSEN: action.placement,
@@ -144,7 +144,7 @@ def of_decision(action: Start, decision: Decision | None) -> Attributes:
         semconv.CHOSEN_TPOT_S: action.predicted_tpot_s,
     }
     if decision is not None:
-        found[semconv.CANDIDATES] = len(decision.self_hosted) + len(decision.remotes)
+        found[semconv.CANDIDATES] = decision.placements
         found[semconv.TIER] = decision.tier.name.lower()
         chosen, other = decision.best_two()
         if chosen is not None:

@@ -87,6 +87,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
+    # The port between processes.
+    "gateway.link": ("gateway.scheduling", "scheduler.*"),
     # One request from admission to settlement, whatever door it came through.
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
