@@ -20,15 +20,18 @@ from gateway.config.gateway import GatewayConfig
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
+from gateway.doors.entry.calls_in_progress import CallsInProgress
+from gateway.doors.entry.certificates import Certificates, follow
+from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, ReflectionService
 from gateway.doors.grpc.listening.key_check import KeyCheck
-from gateway.doors.grpc.listening.key_limits import KeyLimits
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
-from gateway.doors.grpc.listening.port import Certificates, bind, follow, server_options
+from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
+from gateway.doors.http.port import HttpParts, HttpPort, http_port
+from gateway.doors.openai.dialect import OPENAI
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import FrontParts, assemble_front
@@ -70,7 +73,8 @@ class FrontSurroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningFront:
-    """A front that accepts calls. `address`: host:port with the bound port."""
+    """A front that accepts calls. `address`: host:port with the bound port. `http`: None if there
+    is no HTTP port."""
 
     address: str
     active: ActiveConfiguration
@@ -80,6 +84,7 @@ class RunningFront:
     watches: Watches
     deliveries: Deliveries
     certificates: Certificates | None
+    http: HttpPort | None
 
     def apply(self, prepared: PreparedConfiguration, base_dir: Path) -> None:
         """Puts another configuration into force. Raises ConfigError for TLS files that cannot be
@@ -93,6 +98,8 @@ class RunningFront:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
         self.health.begin_drain()
+        if self.http is not None:
+            self.http.listener.begin_drain()
         await _unless(hurry, asyncio.sleep(max(server.drain_delay_s, TELL_S)))
         await _unless(hurry, self.stop())
         await self.server.stop(0)
@@ -103,6 +110,8 @@ class RunningFront:
         # The listener closes at once.
         stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
         self.watches.end()
+        if self.http is not None:
+            self.http.listener.close()
         try:
             while self._generates and not stopping.done():
                 await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
@@ -141,7 +150,7 @@ async def running_front(
     )
     try:
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
-        in_progress = RpcsInProgress(lambda: active.config.limits, observing.rpc_refused)
+        in_progress = CallsInProgress(lambda: active.config.limits, observing.rpc_refused)
         key_limits = KeyLimits(around.port, clock, observing.rpc_refused)
         interceptors: list[grpc.aio.ServerInterceptor] = [
             KeyCheck(active, key_limits, in_progress),
@@ -158,29 +167,44 @@ async def running_front(
         if config.server.reflection:
             reflecting = ReflectionService(watches, config.server.blocked_write_s)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)
-        address = bind(server, config.server.listen, certificates)
-        await server.start()
-        front = RunningFront(
-            address=address,
+        http_parts = HttpParts(
             active=active,
-            parts=parts,
-            server=server,
-            health=around.health,
-            watches=watches,
+            pipeline=parts.pipeline,
+            port=around.port,
             deliveries=deliveries,
+            watches=watches,
+            key_limits=key_limits,
+            in_progress=in_progress,
+            telemetry=observing,
             certificates=certificates,
+            clock=clock,
+            shares_port=around.shares_port,
         )
-        tasks = (
-            asyncio.create_task(follow(certificates), name="moegate-certificates"),
-            asyncio.create_task(deliveries.run(), name="moegate-deliveries"),
-        )
-        try:
-            yield front
-        finally:
-            around.health.begin_drain()
-            await front.stop()
-            for task in tasks:
-                task.cancel()
+        async with http_port(http_parts, (OPENAI,)) as http:
+            address = bind(server, config.server.listen, certificates)
+            await server.start()
+            tasks = (
+                asyncio.create_task(follow(certificates), name="moegate-certificates"),
+                asyncio.create_task(deliveries.run(), name="moegate-deliveries"),
+            )
+            front = RunningFront(
+                address=address,
+                active=active,
+                parts=parts,
+                server=server,
+                health=around.health,
+                watches=watches,
+                deliveries=deliveries,
+                certificates=certificates,
+                http=http,
+            )
+            try:
+                yield front
+            finally:
+                around.health.begin_drain()
+                await front.stop()
+                for task in tasks:
+                    task.cancel()
     finally:
         await parts.close()
 

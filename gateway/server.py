@@ -50,7 +50,12 @@ from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = frozenset({"tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"})
+_AT_ONCE = frozenset(
+    {
+        *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
+        *("cors_origins", "ping_s"),
+    }
+)
 """Fields of `server` that a reload puts into force."""
 
 
@@ -176,6 +181,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
+        if gateway.front.http is not None:
+            print(f"moegate speaks HTTP on {gateway.front.http.address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()

@@ -252,6 +252,7 @@ class EngineReport:
     None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     `kv_capacity_derived`: the capacity was computed from other figures of the engine.
+    `max_running`: most sequences that it runs at once.
     """
 
     placement: str
@@ -265,6 +266,7 @@ class EngineReport:
     context_tokens: int | None = None
     kv_usage_fullest: float | None = None
     kv_capacity_derived: bool = False
+    max_running: int | None = None
     counts: EngineCounts | None = None
 
 

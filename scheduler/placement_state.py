@@ -33,7 +33,8 @@ class Placement:
     """A place where requests can run. Its facts, except prices, change only by a reload.
 
     Attributes:
-        max_running: most sequences that run at once. `max_running_assumed`: nobody stated it.
+        max_running: most sequences that run at once. `max_running_assumed`: nobody stated it, and
+            the engine's own figure counts where it tells one.
         pool: empty for a remote.
         replica: name within the pool, with the pinned rank; empty for a remote.
         group: placements of one group run the same engine steps, as the data-parallel ranks of a
@@ -174,6 +175,14 @@ class PlacementState:
         return self.report.context_tokens if self.report else None
 
     @property
+    def max_running(self) -> int:
+        """Most sequences at once: the configured value, else the engine's report, else the assumed
+        value."""
+        told = self.report.max_running if self.report else None
+        assumed = self.facts.max_running_assumed
+        return told if assumed and told is not None else self.facts.max_running
+
+    @property
     def kv_capacity_source(self) -> Provenance:
         """Where the capacity of the KV cache comes from."""
         if self.facts.kv_capacity_tokens is not None:
@@ -192,8 +201,10 @@ class PlacementState:
     @property
     def max_running_source(self) -> Provenance:
         """Where the most sequences at once come from."""
-        assumed = self.facts.max_running_assumed
-        return Provenance.ASSUMED if assumed else Provenance.CONFIGURED
+        if not self.facts.max_running_assumed:
+            return Provenance.CONFIGURED
+        told = self.report is not None and self.report.max_running is not None
+        return Provenance.TOLD if told else Provenance.ASSUMED
 
     def gauges_source(self, now: float) -> Provenance:
         """Whether the engine tells what runs and waits there; unknown: it does not, its report is

@@ -184,7 +184,7 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         kv_capacity_source=state.kv_capacity_source,
         context_tokens=state.context_tokens,
         context_source=state.context_source,
-        max_running=facts.max_running,
+        max_running=state.max_running,
         max_running_source=state.max_running_source,
         gauges_source=state.gauges_source(now),
         pending_prefill_s=max(0.0, state.prefill_end_s - now) if state.pending else 0.0,

@@ -49,6 +49,8 @@ class Caller:
     max_output_tokens: int | None = None
     message_bytes: int
     """Largest request that the key may send, inflated."""
+    body_bytes: int
+    """Largest body of an HTTP request that the key may send, inflated."""
 
     def allows_model(self, model: str) -> bool:
         """Whether the caller may use the model."""
@@ -132,4 +134,5 @@ def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Calle
             concurrent_requests=key.limits.concurrent_requests,
         ),
         message_bytes=message_bytes,
+        body_bytes=key.limits.message_bytes or limits.http_body_bytes,
     )

@@ -126,6 +126,8 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
     kv_events_port: Port | None = None
     """Port that its first rank publishes KV events on; absent: that of the pool. Its replay port is
     as far from it as the pool's."""
+    grpc_port: Port | None = None
+    """Port of its vLLM's own gRPC services (--grpc-port); absent: that of the pool."""
 
 
 class PoolConfig(_Part, frozen=True, kw_only=True):
@@ -149,8 +151,8 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     """Whether the gateway chooses the rank of each request (X-data-parallel-rank), so that each
     rank is a placement. Otherwise the engine chooses, and a replica is one placement."""
     max_num_seqs: Count | None = None
-    """Sequences that one rank runs at once (--max-num-seqs); absent: 256 is assumed, which is
-    vLLM's default on most GPUs."""
+    """Sequences that one rank runs at once (--max-num-seqs); absent: read from the engine where
+    `grpc_port` is given, else 256 is assumed, which is vLLM's default on most GPUs."""
     kv_capacity_tokens: Count | None = None
     """KV cache of one replica, tokens; absent: read from the engine."""
     context_tokens: Count | None = None
@@ -166,6 +168,10 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     kv_events: KvEventsConfig | None = None
     """The KV events in which the replicas publish what their prefix caches hold; absent: the
     gateway does not listen to them."""
+    grpc_port: Port | None = None
+    """Port of vLLM's own gRPC services (--grpc-port of its front end in Rust), at the host of a
+    replica's URL: the gateway asks there for what the metrics do not tell. Absent: it does not
+    ask."""
     engine_feed: bool = True
     """Whether the gateway reads the single steps and finished requests of replicas that have the
     plugin moegate-vllm; it needs `api_key`."""

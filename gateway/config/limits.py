@@ -77,8 +77,12 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     key_message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 4 * 1024 * 1024
     """Largest request of a key that sets no `message_bytes` of its own, never above
     `limits.message_bytes`. Give keys that send images a larger limit of their own."""
+    http_body_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] = 32 * 1024 * 1024
+    """Largest body of an HTTP request of a key that sets no `message_bytes` of its own, in bytes,
+    inflated: agents send long conversations with images as base64."""
     metadata_bytes: Annotated[int, Meta(ge=1024, le=32_768)] = 16_384
-    """Most bytes of metadata of one RPC: names, values, and 32 for each field, as HTTP/2 counts."""
+    """Most bytes of metadata of one RPC, or of the headers of one HTTP request: names, values, and
+    32 for each field, as HTTP/2 counts."""
     request_s: Seconds = 60.0
     """How long a request may take to arrive after its metadata."""
     rpcs: Count = 8192
@@ -132,4 +136,4 @@ class KeyLimitsConfig(_Part, frozen=True, kw_only=True):
     """Largest output limit of a request, summed over its choices; absent: that of the gateway."""
     message_bytes: Annotated[int, Meta(ge=65_536, le=1 << 30)] | None = None
     """Largest request in bytes, inflated, at most `limits.message_bytes`; absent:
-    `limits.key_message_bytes`."""
+    `limits.key_message_bytes`, or `limits.http_body_bytes` on the HTTP port."""

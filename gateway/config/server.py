@@ -9,13 +9,22 @@ from msgspec import Meta
 
 from gateway.config.values import HostPort, Seconds
 
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?)$",
+        description="Scheme, host in lower case and port, without a path; or *.",
+    ),
+]
+
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part: frozen, unknown fields refused."""
 
 
 class TlsConfig(_Part, frozen=True, kw_only=True):
-    """TLS of the gRPC port. Files are PEM, relative to the folder of the configuration file."""
+    """TLS of the gRPC and the HTTP port. Files are PEM, relative to the folder of the configuration
+    file."""
 
     cert: Annotated[str, Meta(min_length=1)]
     """Certificate chain of the server."""
@@ -32,6 +41,15 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     """Address to listen on; port 0 takes a free one."""
     tls: TlsConfig | None = None
     """TLS; absent: plain text, for a mesh or a proxy that encrypts."""
+    http_listen: HostPort | None = None
+    """Address of the HTTP port, which speaks the dialects of OpenAI and Anthropic; absent: there is
+    none."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose pages may call the HTTP port from a browser, such as https://app.example.com,
+    or * for all; empty: none may."""
+    ping_s: Seconds = 15.0
+    """Silence after which a stream of the HTTP port is sent a ping. A stream that has not begun
+    begins with it: an error after that comes within the stream, no longer as a status."""
     health_listen: HostPort | None = None
     """Second address, for health checks only and in plain text: the gRPC probes of Kubernetes
     support neither TLS nor client certificates."""

@@ -19,6 +19,7 @@ from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
+from gateway.fleet.server_info import ControlAddress, ServerInfoWatch, control_address
 from gateway.upstream.http.loop_load import Pace
 from scheduler.contract import Event, ServingChanged
 
@@ -56,8 +57,13 @@ class Fleet:
         )
         """The clients of the servers: those that are probed, and in one process also those that
         requests use."""
+        self._server_info = ServerInfoWatch()
         self._prober = Prober(
-            interval_s=settings.probe_interval_s, clock=clock, report=report, on_change=on_change
+            interval_s=settings.probe_interval_s,
+            clock=clock,
+            report=report,
+            on_change=on_change,
+            server_info=self._server_info,
         )
         self._listener = KvEventsListener(report)
         self._discoveries = Discoveries(
@@ -84,6 +90,7 @@ class Fleet:
         """Observes until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._prober.run(), name="moegate-prober")
+            group.create_task(self._server_info.run(), name="moegate-server-infos")
             group.create_task(self._listener.run(), name="moegate-kv-events")
             group.create_task(self._discoveries.run(), name="moegate-discoveries")
 
@@ -101,6 +108,8 @@ class Fleet:
         pools = [pool for pool, _ in self._settings.pools]
         self._discoveries.apply({p.name: p.discover for p in pools if p.discover is not None})
         replicas = self.connections.connect(self._settings, self._addresses)
+        controls = {replica.name: _control(replica) for replica in replicas}
+        self._server_info.apply({name: at for name, at in controls.items() if at is not None})
         self._prober.interval_s = self._settings.probe_interval_s
         self._prober.apply(map(_watched, replicas), self.connections.remotes, gone)
         self._listener.apply(filter(None, map(_publisher, replicas)))
@@ -129,6 +138,13 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         engine=replica.client,
         reads_feed=replica.pool.engine_feed and replica.api_key is not None,
     )
+
+
+def _control(replica: ConnectedReplica) -> ControlAddress | None:
+    """Where the replica tells what it is; None: its pool names no port."""
+    pool = replica.pool
+    ports = {f"{pool.name}/{each.name}": each.grpc_port for each in pool.replicas}
+    return control_address(pool, replica.url, ports.get(replica.name))
 
 
 def _publisher(replica: ConnectedReplica) -> Publisher | None:

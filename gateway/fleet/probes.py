@@ -22,6 +22,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Sampling
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.fleet.keyed_tasks import KeyedTasks
+from gateway.fleet.server_info import ServerInfoWatch
 from gateway.fleet.standing_gauges import StandingGauges
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.contract import EngineReport, Event, ServingChanged
@@ -91,12 +92,15 @@ class Prober:
         clock: Callable[[], float],
         report: Callable[[Event], None],
         on_change: Callable[[], Awaitable[None]],
+        server_info: ServerInfoWatch,
     ) -> None:
-        """`interval_s`: between two reads of the metrics of a replica; may be changed."""
+        """`interval_s`: between two reads of the metrics of a replica; may be changed.
+        `server_info`: what replicas tell of themselves beside their metrics."""
         self.interval_s = interval_s
         self._clock = clock
         self._report = report
         self._on_change = on_change
+        self._server_info = server_info
         self._replicas: dict[str, WatchedReplica] = {}
         self._replica_of: dict[str, str] = {}
         self._remotes: frozenset[str] = frozenset()
@@ -176,6 +180,7 @@ class Prober:
             context_tokens = await self._bring_up(name)
             refused.clear()
             self._silent.discard(name)
+            self._server_info.notify_in_service(name)
             await self._change_serving(name, True, "answered a one-token request")
             gauges = {p: StandingGauges() for p in self._replicas[name].placements}
             failed = 0
@@ -252,9 +257,13 @@ class Prober:
         self, replica: WatchedReplica, context_tokens: int | None
     ) -> Sequence[EngineReport]:
         text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
-        if len(names) == 1:
-            return [parse_metrics(text, names[0], at_s, context_tokens)]
-        return parse_rank_metrics(text, names, at_s, context_tokens)
+        reports: Sequence[EngineReport] = (
+            [parse_metrics(text, names[0], at_s, context_tokens)]
+            if len(names) == 1
+            else parse_rank_metrics(text, names, at_s, context_tokens)
+        )
+        completed = self._server_info.completed
+        return [completed(replica.name, report, len(names)) for report in reports]
 
     def _judged(
         self, name: str, gauges: StandingGauges, report: EngineReport, probed: bool

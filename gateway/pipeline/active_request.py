@@ -8,6 +8,7 @@ Each branch runs one attempt at a time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.domain.failures import UpstreamFailure
@@ -46,6 +47,7 @@ class ActiveRequest:
         seen_tokens: prompt and output tokens so far, as counted for the key's limits.
         unsupported: unsupported request fields, keyed by placement.
         admitted: the scheduler holds the request's claims until `RequestEnded`.
+        on_start: see `GenerateCall`.
     """
 
     request: Request
@@ -65,6 +67,7 @@ class ActiveRequest:
     seen_tokens: int = 0
     unsupported: dict[str, tuple[str, ...]] = field(default_factory=dict)
     admitted: bool = False
+    on_start: Callable[[Start], None] | None = None
 
     def record_output(self, chunk: Chunk) -> None:
         """Records a chunk that was sent to the client."""

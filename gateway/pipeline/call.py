@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from gateway.auth.authenticator import Caller
 from gateway.domain.generation import Generation
-from scheduler.contract import SloClass
+from scheduler.contract import SloClass, Start
 
 
 class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: the client's idempotency key; empty: none.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
         trace_headers: W3C trace context for the engines.
+        on_start: called with each placement that the request is sent to, before its output; a hedge
+            excluded. None: nobody asks.
     """
 
     generation: Generation
@@ -42,3 +46,4 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
     max_cost_nano_usd: int | None = None
     trace_headers: tuple[tuple[str, str], ...] = ()
+    on_start: Callable[[Start], None] | None = None

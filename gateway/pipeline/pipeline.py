@@ -135,6 +135,7 @@ class Pipeline:
             waiting_since_s=request.arrival_s,
             seen_tokens=request.prompt_tokens,
             unsupported=unsupported,
+            on_start=call.on_start,
         )
         with self._lifetime(active):
             branch = await self._submit(active, call, settings)
@@ -276,6 +277,8 @@ class Pipeline:
         waited_s = self._clock() - active.waiting_since_s
         if isinstance(answer, Started):
             active.observer.started(answer.start, waited_s)
+            if active.on_start is not None:
+                active.on_start(answer.start)
             return answer
         assert isinstance(answer, Refuse), answer
         active.observer.refused(answer, waited_s)

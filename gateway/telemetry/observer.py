@@ -88,6 +88,11 @@ class Telemetry:
         if self.instruments is not None:
             self.instruments.observe(semconv.RPC_DURATION, duration_s, method, code)
 
+    def http_ended(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Records the end of an HTTP request. `route`: the path that the door knows it by."""
+        if self.instruments is not None:
+            self.instruments.observe(semconv.HTTP_DURATION, duration_s, method, route, str(status))
+
     def rpc_refused(self, reason: str) -> None:
         """Counts an RPC that was refused before its request was read."""
         if self.instruments is not None:

@@ -30,6 +30,11 @@ SERVER_PORT = "server.port"
 NETWORK_PEER_ADDRESS = "network.peer.address"
 NETWORK_PEER_PORT = "network.peer.port"
 
+# Attributes of the span of an HTTP request.
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
+
 # Attributes of an attempt (GenAI, client); those of the usage are on the RPC span, too.
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
@@ -126,6 +131,13 @@ RPC_DURATION = histogram(
     _CALL_S,
     "Duration of RPCs, streams to their end.",
 )
+HTTP_DURATION = histogram(
+    "http.server.request.duration",
+    "s",
+    (HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS),
+    _CALL_S,
+    "Duration of HTTP requests, streams to their end. 499: the client went away.",
+)
 REQUEST_DURATION = histogram(
     "gen_ai.server.request.duration",
     "s",
@@ -215,7 +227,8 @@ RPC_REFUSALS = counter(
     "moegate.rpc.refusals",
     "{rpc}",
     (REFUSAL_REASON,),
-    "RPCs refused before their request was read: too many in progress, or a key at its limit.",
+    "RPCs and HTTP requests refused before they were read: too many in progress, or a key at its "
+    "limit.",
 )
 COST_KIND = "moegate.cost.kind"
 COST_USD = counter(
@@ -246,7 +259,16 @@ LOG_LINES_DROPPED = counter(
     "Log lines that were dropped because the reader of the log is too slow.",
 )
 HISTOGRAMS = (
-    *(RPC_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC, TOKEN_USAGE),
+    *(
+        RPC_DURATION,
+        HTTP_DURATION,
+        REQUEST_DURATION,
+        TTFT,
+        TPOT,
+        ATTEMPT_DURATION,
+        ATTEMPT_TTFC,
+        TOKEN_USAGE,
+    ),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
 COUNTERS = (

@@ -341,7 +341,7 @@ class GroupMeter:
         return self._prompts.head(
             decoding=self._sequences,
             others=self.external.sequences,
-            most=self.max_running,
+            most=self.external.max_running or self.max_running,
             waiting=self.external.own_waiting,
         )
 

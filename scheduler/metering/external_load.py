@@ -64,6 +64,11 @@ class ExternalLoad:
         """Records that own sequences ended, so that as many can leave the engine's queue."""
         self.own_waiting = max(0, self.own_waiting - sequences)
 
+    @property
+    def max_running(self) -> int | None:
+        """Most sequences that the group runs at once, as its engines told it; None: unknown."""
+        return total([report.max_running for report in self._reports.values()])
+
     def running(self, own_decoding: int) -> tuple[int, int]:
         """External sequences that run now, and their KV tokens.
 

@@ -324,7 +324,7 @@ class SelfHostedFleet:
             self.context_tokens[index] = context
         self.cache_trust[index] = state.cache_trust
         sequences = int(self.sequences[index])
-        self.slot_room[index] = state.facts.max_running - sequences if sequences else np.inf
+        self.slot_room[index] = state.max_running - sequences if sequences else np.inf
         self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
         self.kv_variance[index] = state.kv_variance
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0

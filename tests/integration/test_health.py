@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.config.gateway import GatewayConfig
 from gateway.config.server import TlsConfig
+from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.grpc.listening.health import INFERENCE, PROCESS
-from gateway.doors.grpc.listening.port import Certificates, follow
 from gateway.server import running_gateway
 from tests import serving
 from tests.scripted import GOOD, Scripted, upstreams
@@ -90,19 +90,19 @@ def write_pair(folder: Path, authority: trustme.CA) -> None:
 async def test_renewed_certificates_come_into_force_and_bad_ones_are_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "gateway.doors.grpc.listening.port")
+    caplog.set_level(logging.INFO, "gateway.doors.entry.certificates")
     write_pair(tmp_path, trustme.CA())
     certificates = Certificates(TlsConfig(cert="tls.crt", key="tls.key"), tmp_path)
     following = asyncio.create_task(follow(certificates, 0.01))
-    first = certificates._configuration
+    first = certificates.pair
     try:
         (tmp_path / "tls.key").write_text("half written")
         await serving.until(lambda: "the old ones stay" in caplog.text)
         await asyncio.sleep(0.1)
         assert caplog.text.count("the old ones stay") == 1
-        assert certificates._configuration is first
+        assert certificates.pair is first
         write_pair(tmp_path, trustme.CA())
         await serving.until(lambda: "the new ones are in force" in caplog.text)
-        assert certificates._configuration is not first
+        assert certificates.pair is not first
     finally:
         following.cancel()

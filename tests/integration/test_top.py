@@ -8,15 +8,18 @@ import sys
 from collections.abc import AsyncIterator
 
 import grpc
+import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.config.resolve.api_keys import key_sha256
+from gateway.upstream.vllm_grpc.control_pb2 import ParallelismInfo, ServerInfo
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, Serving, chat_request, first_message
+from tests.vllm_control import control_server
 
 OPERATOR = "mg-operator"
 AS_OPERATOR = (("authorization", f"Bearer {OPERATOR}"),)
@@ -79,6 +82,30 @@ async def test_watching_shows_what_runs_and_how_fast(gateway: Serving) -> None:
     assert not far.HasField("output_tokens_per_second"), "nothing ran there yet"
     [pool] = fleet.pools
     assert (pool.pool, pool.groups, pool.groups_serving) == ("own", 1, 1)
+
+
+async def test_what_only_the_server_knows_is_asked_over_its_own_grpc() -> None:
+    engine = SimulatedVllmConfig(served_model_name="m", speed=1.0)
+    info = ServerInfo(
+        parallelism=ParallelismInfo(data_parallel_size=1), max_model_len=9, max_running_requests=3
+    )
+    async with simulated_vllm(engine) as own, control_server(info.SerializeToString) as control:
+        pool = msgspec.structs.replace(
+            serving.pool([own.url], upstream_model="m"), max_num_seqs=None, grpc_port=control.port
+        )
+        keys = [KeyConfig(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR)]
+        settings = serving.config(pools=[pool], keys=keys)
+        async with serving.serving(settings) as gateway, asyncio.timeout(serving.READY_S):
+            call = watch(gateway)
+            async for fleet in call:
+                [one] = fleet.placements
+                if one.max_sequences_source == usage_pb2.FIGURE_SOURCE_TOLD:
+                    break
+                assert one.max_sequences_source == usage_pb2.FIGURE_SOURCE_ASSUMED
+            call.cancel()
+    assert one.max_sequences == 3
+    assert one.context_tokens == 32_768, "the list of models goes first"
+    assert one.kv_capacity_source == usage_pb2.FIGURE_SOURCE_TOLD
 
 
 @pytest.mark.parametrize("interval_s", [0.01, 61.0])

@@ -35,3 +35,14 @@ def test_committed_stubs_match_the_protos(tmp_path: Path) -> None:
     assert made.keys() == committed.keys()
     stale = [name for name in made if made[name] != committed[name]]
     assert stale == [], "run `make proto` and commit what it writes"
+
+
+def test_committed_messages_of_other_servers_match_their_protos(tmp_path: Path) -> None:
+    protos = sorted(ROOT.glob("gateway/upstream/*/*.proto"))
+    assert protos
+    arguments = [f"-I{ROOT}", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
+    assert protoc.main(["protoc", *arguments, *map(str, protos)]) == 0
+    made = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.py*")}
+    assert len(made) == 2 * len(protos)
+    stale = [name for name, text in made.items() if (ROOT / name).read_text() != text]
+    assert stale == [], "run `make proto` and commit what it writes"

@@ -69,6 +69,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "scheduler.*"),
         *("gateway.upstream", "gateway.upstream.http", "gateway.upstream.openai"),
     ),
+    # vLLM's own gRPC services.
+    "gateway.upstream.vllm_grpc": ("gateway.domain", GRPC),
     # What is known of the servers: probes, discovery in DNS, events of engines.
     "gateway.fleet": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
@@ -92,7 +94,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # From the pipeline to the client: bounds on clients that do not read.
     "gateway.delivery": ("gateway.domain",),
     "gateway.telemetry": BELOW_DOORS,
-    "gateway.doors.grpc": (*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", GRPC),
+    # What every door does before it reads a request: keys, limits, bounds, certificates.
+    "gateway.doors.entry": (*BELOW_DOORS, "gateway.telemetry"),
+    "gateway.doors.grpc": (
+        *(*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", "gateway.doors.entry", GRPC),
+    ),
+    # What all dialects of HTTP share, and one folder for each of them.
+    "gateway.doors.http": (
+        *(*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", "gateway.doors.entry"),
+    ),
+    "gateway.doors.openai": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
     # The front's side: pipeline and doors in one process.
@@ -278,6 +289,8 @@ def test_folders_import_what_their_layer_may() -> None:
         ("gateway.upstream.openai", GRPC),
         ("gateway.fleet", CORE),
         ("gateway.pipeline", "gateway.doors.grpc.errors"),
+        ("gateway.doors.http", "gateway.doors.openai.dialect"),
+        ("gateway.doors.openai", GRPC),
         ("gateway.accounting", "gateway.runtime.assembly"),
         ("moegate.simulated_vllm", "gateway.server"),
     ],

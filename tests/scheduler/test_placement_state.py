@@ -118,7 +118,13 @@ def test_figures_say_where_they_come_from() -> None:
     sources = (configured.kv_capacity_source, configured.context_source)
     assert set(sources) == {Provenance.CONFIGURED}
     assert configured.max_running_source is Provenance.CONFIGURED
-    assert state(max_running_assumed=True).max_running_source is Provenance.ASSUMED
+    assumed = state(max_running_assumed=True)
+    assert (assumed.max_running, assumed.max_running_source) == (8, Provenance.ASSUMED)
+    assumed.record_report(replace(report(0), max_running=5))
+    assert (assumed.max_running, assumed.max_running_source) == (5, Provenance.TOLD)
+    configured.record_report(replace(report(0), max_running=5))
+    assert configured.max_running == 8
+    assert configured.max_running_source is Provenance.CONFIGURED
 
 
 def test_preemptions_keep_room_free_for_a_while() -> None:

@@ -243,7 +243,7 @@ def pools_that_publish(rendered: Rendered) -> None:
         for rule in egress
         if {"port": 8000} in rule["ports"]
     )
-    assert sorted(ports) == [5557, 5558, 5600, 5601, 7000, 7001, 7043, 7044, 8000]
+    assert sorted(ports) == [*(5557, 5558, 5600, 5601, 7000, 7001, 7043, 7044, 8000, 9000, 9001)]
 
 
 def watched(rendered: Rendered) -> None:
@@ -275,9 +275,10 @@ PUBLISHING: Object = {
     "gpu": {"type": "H100", "count": 2},
     "data_parallel_ranks": 2,
     "kv_events": {"replay_port": 5600},
+    "grpc_port": 9000,
     "replicas": [
         {"name": "a", "url": "http://a:8000"},
-        {"name": "b", "url": "http://b:8000", "kv_events_port": 7000},
+        {"name": "b", "url": "http://b:8000", "kv_events_port": 7000, "grpc_port": 9001},
     ],
 }
 MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {

@@ -28,6 +28,10 @@ HOST = "127.0.0.1"
 
 VERSION = os.environ.get("MOEGATE_VLLM_VERSION") or "0.32.0"
 """The version that the suite claims to run on."""
+HAS_RUST_FRONT_END = VERSION != "0.32.0"
+"""Whether this version brings the front end in Rust, vllm-rs."""
+RUST_FRONT_END = {"VLLM_USE_RUST_FRONTEND": "1"}
+"""The environment that makes `vllm serve` start it in the place of the API server in Python."""
 DATA_PARALLEL_PLUGIN = REPOSITORY / "vllm_cpu" / "data_parallel"
 """Operations that vLLM's CPU build lacks between data-parallel ranks of a MoE model."""
 KV_EVENTS_TOPIC = "kv-events"
@@ -76,6 +80,7 @@ class VllmProcess:
     startup_s: float
     model: str = MODEL_NAME
     kv_events: tuple[int, int] | None = None  # ports that it publishes on and replays from
+    grpc_port: int | None = None  # of the front end in Rust, which alone has one
 
     @property
     def base_url(self) -> str:
@@ -129,6 +134,7 @@ class StartedVllm:
     port: int
     log_path: Path
     started_s: float  # on the monotonic clock
+    grpc_port: int | None = None
 
     @property
     def base_url(self) -> str:
@@ -148,10 +154,12 @@ def started_vllm(
     *,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    rust: bool = False,
 ) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block.
 
-    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY.
+    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY. `rust`: with the front end in
+    Rust.
     """
     venv = vllm_venv()
     model_dir = build_model(venv)
@@ -168,6 +176,10 @@ def started_vllm(
         command += PLUGIN_FLAGS
         environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
         import_paths.append(make_plugin_folder(log_dir / f"plugin-{port}"))
+    grpc_port = _free_port() if rust else None
+    if rust:
+        command.append(f"--grpc-port={grpc_port}")
+        environment |= RUST_FRONT_END
     if import_paths:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, import_paths))
     started_s = time.monotonic()
@@ -182,7 +194,13 @@ def started_vllm(
             start_new_session=True,
         )
     try:
-        yield StartedVllm(process=process, port=port, log_path=log_path, started_s=started_s)
+        yield StartedVllm(
+            process=process,
+            port=port,
+            log_path=log_path,
+            started_s=started_s,
+            grpc_port=grpc_port,
+        )
     finally:
         stop(process)
 
@@ -195,6 +213,7 @@ def running_vllm(
     kv_events: bool = False,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    rust: bool = False,
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -209,7 +228,7 @@ def running_vllm(
         }
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
     with started_vllm(
-        log_dir, extra_flags, data_parallel_size=data_parallel_size, plugin=plugin
+        log_dir, extra_flags, data_parallel_size=data_parallel_size, plugin=plugin, rust=rust
     ) as started:
         started.wait_until_serving()
         yield VllmProcess(
@@ -218,6 +237,7 @@ def running_vllm(
             log_path=started.log_path,
             startup_s=time.monotonic() - started.started_s,
             kv_events=ports,
+            grpc_port=started.grpc_port,
         )
 
 

@@ -20,6 +20,7 @@ from gateway.config.gateway import (
 from gateway.config.limits import LimitsConfig
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_gateway import shared_class_problems
+from gateway.config.load.check_grpc_port import grpc_port_problems
 from gateway.config.load.check_kv_events import kv_events_problems
 from gateway.config.load.check_ledger import ledger_problems
 from gateway.config.load.check_ranks import rank_problems
@@ -56,6 +57,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     yield from discovery_problems(config.pools)
     yield from shared_class_problems(config)
     yield from kv_events_problems(config.pools)
+    yield from grpc_port_problems(config.pools)
     yield from rank_problems(config.pools)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)

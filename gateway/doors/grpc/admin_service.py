@@ -20,9 +20,9 @@ from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.config.problems import ConfigError, Problem, ReloadRefused
+from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.rpc_context import (
-    ActiveSettings,
     Context,
     check_texts,
     current_caller,

@@ -23,6 +23,7 @@ from gateway.delivery.unread import UnreadOutput
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.hops import HOPS_FIELD
 from gateway.domain.outcomes import PartialOutput, RequestRefused
+from gateway.doors.entry.refusals import CallRefused
 from gateway.translation.metadata import (
     COST_TRAILER,
     ERROR_DOMAIN,
@@ -221,6 +222,11 @@ def deadline(message: str) -> RpcError:
 def exhausted(message: str, reason: str, retry_after_s: float | None) -> RpcError:
     """RESOURCE_EXHAUSTED with a retry delay in seconds. None: a retry cannot succeed."""
     return _retryable(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason, retry_after_s)
+
+
+def call_refused(refusal: CallRefused) -> RpcError:
+    """RESOURCE_EXHAUSTED: too many calls are in progress, or the key is at a limit."""
+    return exhausted(refusal.message, refusal.reason, refusal.retry_after_s)
 
 
 def unavailable(message: str, reason: str, retry_after_s: float | None) -> RpcError:

@@ -15,13 +15,13 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.slices import in_slices
+from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.calls import generate_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
 from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     REQUEST_BYTES,
-    ActiveSettings,
     Context,
     begin_stream,
     current_caller,

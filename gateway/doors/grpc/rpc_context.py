@@ -8,38 +8,22 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
-from gateway.accounting.prices.catalog import Prices
-from gateway.auth.authenticator import Authenticator, Caller, Unauthenticated
-from gateway.config.gateway import GatewayConfig, KeyRole
+from gateway.auth.authenticator import Caller, Unauthenticated
+from gateway.config.gateway import KeyRole
 from gateway.delivery.unread import UnreadOutput, write_within
 from gateway.delivery.watches import ShuttingDown
+from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 
 log = logging.getLogger(__name__)
 
 MAX_TEXT_CHARS = 256
 """Longest text that names something: a model, a tenant, a key, a process."""
-
-
-class ActiveSettings(Protocol):
-    """The parts of the active configuration that the servicers read."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Authenticates callers by key."""
-
-    @property
-    def config(self) -> GatewayConfig:
-        """The configuration."""
-
-    @property
-    def prices(self) -> Prices:
-        """The price catalogs."""
 
 
 # The context type of one RPC. Its message type parameters are irrelevant here.

@@ -17,11 +17,11 @@ from gateway.accounting.ledger.queries import Group, Order, Selection, pages, sp
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
+from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.fleet_watch import watch_fleet
 from gateway.doors.grpc.pool_cost import pool_cost
 from gateway.doors.grpc.rpc_context import (
-    ActiveSettings,
     BoundedWriter,
     Context,
     authenticated_again,

@@ -18,8 +18,14 @@
 {{- $ports = append $ports (add (int $first) $rank | int) -}}
 {{- end -}}
 {{- end -}}
+{{- with .grpc_port -}}
+{{- $ports = append $ports (int .) -}}
+{{- end -}}
 {{- range .replicas -}}
 {{- $ports = append $ports (include "moegate.urlPort" .url | int) -}}
+{{- with .grpc_port -}}
+{{- $ports = append $ports (int .) -}}
+{{- end -}}
 {{- end -}}
 {{- with .discover -}}
 {{- $ports = append $ports (int .port) -}}

@@ -79,7 +79,9 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
         prior = checked_step_model_prior(pool, base_dir)
         yield f"  its step times before any was seen: {prior.basis}"
         if pool.max_num_seqs is None:
-            yield f"  its max_num_seqs is assumed: {ASSUMED_MAX_NUM_SEQS}"
+            asked = pool.grpc_port or any(replica.grpc_port for replica in pool.replicas)
+            until = ", until its servers tell theirs" if asked else ""
+            yield f"  its max_num_seqs is assumed: {ASSUMED_MAX_NUM_SEQS}{until}"
     yield from (_remote_line(remote) for remote in config.remotes)
     yield from (_tenant_line(tenant) for tenant in config.tenants)
     if not any(tenant.keys for tenant in config.tenants):

@@ -52,6 +52,7 @@ def test_the_key_decides_who_calls_and_what_it_may() -> None:
         remote_classes=frozenset(),
         limits=RateLimits(requests_per_minute=3, concurrent_requests=2),
         message_bytes=4 << 20,
+        body_bytes=32 << 20,
     )
 
 

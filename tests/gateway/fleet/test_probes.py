@@ -18,6 +18,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.fleet import probes
 from gateway.fleet.probes import Prober, WatchedReplica
+from gateway.fleet.server_info import ServerInfoWatch
 from scheduler.contract import EngineReport, Event, ServingChanged
 from tests.known import IDLE_METRICS
 
@@ -123,6 +124,7 @@ async def watching(
             clock=asyncio.get_running_loop().time,
             report=events.append,
             on_change=lambda: made.changed(),
+            server_info=ServerInfoWatch(),
         ),
         events,
     )

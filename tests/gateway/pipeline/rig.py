@@ -67,6 +67,7 @@ CALLER = Caller(
     remote_classes=None,
     limits=NO_RATE_LIMITS,
     message_bytes=4 << 20,
+    body_bytes=32 << 20,
 )
 REMOTE = "far"
 TURNS = 50

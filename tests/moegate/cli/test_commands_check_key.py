@@ -56,7 +56,10 @@ def test_check_without_price_and_keys(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 replica, 2 GPUs (H100), price unknown" in out
     assert "tenant t: 0 keys\n" in out
     assert "nobody can call" in out
-    assert "its max_num_seqs is assumed: 256" in out
+    assert "its max_num_seqs is assumed: 256\n" in out
+    file.write_text(file.read_text().replace("model: m,", "model: m, grpc_port: 9000,"))
+    assert moegate("check", str(file)) == 0
+    assert "assumed: 256, until its servers tell theirs" in capsys.readouterr().out
 
 
 def test_check_prints_all_problems_and_fails(

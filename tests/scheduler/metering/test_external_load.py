@@ -86,3 +86,12 @@ def test_a_cache_that_is_not_told_does_not_make_others_free() -> None:
     unknown = replace(report(2 * SECOND_NS, 5, 0, 0), running=None)
     load.take(unknown, own, QWEN3_30B_H100, 2 * SECOND_NS, pending=0, sent_since=0)
     assert (load.sequences, load.kv_tokens, load.waiting) == (0, 0, 0)
+
+
+def test_the_slots_of_a_group_are_those_that_all_its_ranks_tell() -> None:
+    load = ExternalLoad()
+    assert load.max_running is None
+    for rank, told in enumerate((8, 8)):
+        one = replace(report(0, 0, 0), placement=f"own/a/{rank}", max_running=told)
+        load.take(one, Own(0, 0, 0), None, 0, pending=0, sent_since=0)
+    assert load.max_running == 16

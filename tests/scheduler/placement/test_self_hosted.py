@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Resident
 from scheduler.step_time.step_fit import StepSource
 from scheduler.step_time.step_windows import SETTLE_S
+from tests.scheduler.meters_made import report
 from tests.scheduler.placement.fleets_made import idle_fleet
 from tests.scheduler.requests_made import request
 
@@ -68,6 +71,17 @@ def test_ranks_share_batch_stall_and_the_kv_of_the_fullest() -> None:
     assert fleet.stall_end_s == pytest.approx([1.5] * 3)
     assert fleet.kv_paced_tokens.tolist() == [12_000.0] * 3
     assert fleet.slot_room.tolist() == [15.0, np.inf, 15.0], "slots are the rank's own"
+
+
+def test_slots_are_those_that_the_engine_tells_where_nobody_configured_them() -> None:
+    for assumed, room in ((True, 2.0), (False, 15.0)):
+        fleet, _ = idle_fleet(1, Objective.LATENCY)
+        state = fleet.states[0]
+        state.facts = replace(state.facts, max_running_assumed=assumed)
+        fleet.add(0, resident("a"), 0.0)
+        told = replace(report(0, 0), placement="p/0", max_running=3)
+        fleet.take_report(0, told, 0.0)
+        assert fleet.slot_room.tolist() == [room]
 
 
 def test_an_overdue_prefill_delays_those_behind_it() -> None:

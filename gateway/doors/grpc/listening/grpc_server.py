@@ -21,7 +21,7 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio._server import Server
 
-from gateway.doors.grpc.listening.caller_noise import bound_caller_noise
+from gateway.doors.entry.caller_noise import GRPC_LOGGER, bound_caller_noise
 
 NO_SUCH_METHOD = "no such method: it may be of another version of the API"
 
@@ -111,5 +111,5 @@ def grpc_server(
     options: Sequence[tuple[str, int]], interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
 ) -> grpc.aio.Server:
     """Returns a server for generated services, as `grpc.aio.server` does."""
-    bound_caller_noise()
+    bound_caller_noise(GRPC_LOGGER)
     return cast(grpc.aio.Server, _Server(options, interceptors))

@@ -19,10 +19,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from gateway.config.gateway import GatewayConfig
 from gateway.delivery.watches import Watches
+from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.rpc_context import BoundedWriter, Context, rpc_errors
 from moegate.v1 import admin_pb2, inference_pb2, usage_pb2
 
@@ -128,7 +128,7 @@ async def health_port(
     if listen is None:
         yield None
         return
-    in_progress = RpcsInProgress(lambda: config.limits, refused)
+    in_progress = CallsInProgress(lambda: config.limits, refused)
     open_rpcs = OpenRpcs(lambda: config.limits, in_progress)
     server = grpc_server(server_options(config, MAX_PROBES), (open_rpcs,))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import grpc
 
 from gateway.auth.authenticator import Unauthenticated
+from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.calls_in_progress import CallsInProgress
+from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.refusals import CallRefused
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
-from gateway.doors.grpc.listening.key_limits import GENERATIONS, KeyLimits, holding_slot
+from gateway.doors.grpc.listening.held_slots import GENERATIONS, holding_slot
 from gateway.doors.grpc.listening.open_rpcs import OURS
 from gateway.doors.grpc.listening.request_bounds import bounded, refusing
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 from gateway.doors.grpc.rpc_context import (
     CURRENT_RPC,
-    ActiveSettings,
     AuthenticatedRpc,
     Metadata,
 )
@@ -28,7 +30,7 @@ class KeyCheck(grpc.aio.ServerInterceptor):
     bounds how many are in progress and what each may send."""
 
     def __init__(
-        self, active: ActiveSettings, key_limits: KeyLimits, in_progress: RpcsInProgress
+        self, active: ActiveSettings, key_limits: KeyLimits, in_progress: CallsInProgress
     ) -> None:
         self._active = active
         self._key_limits = key_limits
@@ -46,6 +48,8 @@ class KeyCheck(grpc.aio.ServerInterceptor):
             return None
         try:
             await self._begin(tuple(handler_call_details.invocation_metadata or ()))
+        except CallRefused as refusal:
+            return refusing(errors.call_refused(refusal))
         except errors.RpcError as error:
             return refusing(error)
         return handler
@@ -55,7 +59,7 @@ class KeyCheck(grpc.aio.ServerInterceptor):
         return handler if method in GENERATIONS else holding_slot(handler, self._key_limits)
 
     async def _begin(self, metadata: Metadata) -> None:
-        """Finds the caller and sets the current RPC. Raises RpcError."""
+        """Finds the caller and sets the current RPC. Raises RpcError or CallRefused."""
         self._in_progress.check_server()
         size, most = metadata_bytes(metadata), self._active.config.limits.metadata_bytes
         if size > most:

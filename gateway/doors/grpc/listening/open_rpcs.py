@@ -7,10 +7,11 @@ from collections.abc import Callable
 import grpc
 
 from gateway.config.limits import LimitsConfig
+from gateway.doors.entry.calls_in_progress import CallsInProgress
+from gateway.doors.entry.refusals import CallRefused
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
 from gateway.doors.grpc.listening.request_bounds import bounded, refusing
-from gateway.doors.grpc.listening.rpcs_in_progress import RpcsInProgress
 
 OURS = "/moegate."
 """Prefix of the methods that need a key."""
@@ -19,7 +20,7 @@ OURS = "/moegate."
 class OpenRpcs(grpc.aio.ServerInterceptor):
     """Bounds how many RPCs without a key are in progress, and what each may send."""
 
-    def __init__(self, limits: Callable[[], LimitsConfig], in_progress: RpcsInProgress) -> None:
+    def __init__(self, limits: Callable[[], LimitsConfig], in_progress: CallsInProgress) -> None:
         """`limits`: those in force."""
         self._in_progress = in_progress
         self._handlers = WrappedHandlers(
@@ -38,6 +39,6 @@ class OpenRpcs(grpc.aio.ServerInterceptor):
         try:
             self._in_progress.check_server()
             self._in_progress.begin(None)
-        except errors.RpcError as error:
-            return refusing(error)
+        except CallRefused as refusal:
+            return refusing(errors.call_refused(refusal))
         return handler

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config.limits import ElementLimitsConfig
 from gateway.doors.grpc.errors import RpcError
-from gateway.doors.grpc.parsing import inflated, parse_message
+from gateway.doors.grpc.parsing import parse_message
 from gateway.doors.grpc.rpc_context import REQUEST_BYTES
 from moegate.v1 import generation_pb2
 
@@ -39,12 +39,6 @@ async def test_a_message_is_parsed_whether_compressed_or_not(raw: bytes) -> None
     assert await parse(raw) == REQUEST
     assert await parse(raw, len(RAW)) == REQUEST
     assert "at most 60000 may be sent" in (await refused(raw, 60_000)).message
-
-
-async def test_a_large_message_is_inflated_whole() -> None:
-    plain = bytes(range(256)) * 8192
-    for raw in (gzip.compress(plain), zlib.compress(plain, 9)):
-        assert await inflated(raw, len(plain)) == plain
 
 
 @pytest.mark.parametrize("squeeze", [gzip.compress, zlib.compress])

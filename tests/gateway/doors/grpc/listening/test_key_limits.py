@@ -15,7 +15,7 @@ from gateway.config.limits import KeyLimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.telemetry import TelemetryConfig
 from gateway.doors.grpc.listening import request_bounds
-from gateway.doors.grpc.listening.key_limits import GENERATIONS
+from gateway.doors.grpc.listening.held_slots import GENERATIONS
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving
@@ -95,7 +95,7 @@ async def test_refusals_are_counted_and_the_log_names_the_key_once_a_minute(
     instruments = gateway.gateway.telemetry.instruments
     assert instruments is not None
     labels = {"moegate_refusal_reason": "KEY_LIMIT"}
-    caplog.set_level("INFO", "gateway.doors.grpc.listening.key_limits")
+    caplog.set_level("INFO", "gateway.doors.entry.key_limits")
     models = inference_pb2.ListModelsRequest()
     for number in range(22):
         call = gateway.stub.ListModels(models, metadata=FEW)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gateway.config.limits import LimitsConfig
-from gateway.doors.grpc.listening.caller_noise import LINES, MAX_CHARACTERS
+from gateway.doors.entry.caller_noise import LINES, MAX_CHARACTERS
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.raw_http2 import (

@@ -1,9 +1,9 @@
-"""Counts the RPCs in progress, and refuses those that are too many.
+"""Counts the calls in progress at all doors, and refuses those that are too many.
 
 grpc core has a queue of its own in front of the gateway and cancels what is too much for it, in no
-log and no metric. `port.py` raises its limits out of the way, and these bounds take its place: of
-the server, of each tenant, and of the RPCs that need no key. They are read for each RPC, so that a
-reload holds at once.
+log and no metric. The gRPC door raises its limits out of the way, and these bounds take its place:
+of the server, of each tenant, and of the calls that need no key. They are read for each call, so
+that a reload holds at once. A call is an RPC, or a request to an HTTP door.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import random
 from collections.abc import Callable
 
 from gateway.config.limits import LimitsConfig
-from gateway.doors.grpc import errors
+from gateway.doors.entry.refusals import CallRefused
 
 RETRY_S = (0.5, 1.5)
-"""Bounds of the time after which a refused RPC may come again. It is random, so that a burst does
+"""Bounds of the time after which a refused call may come again. It is random, so that a burst does
 not come again as one."""
 SERVER, TENANT, KEYLESS = "SERVER_RPCS", "TENANT_RPCS", "KEYLESS_RPCS"
 """Reasons of refusals."""
 
 
-class RpcsInProgress:
+class CallsInProgress:
     """The counts. `limits`: those in force. `refused` receives the reason of every refusal."""
 
     def __init__(self, limits: Callable[[], LimitsConfig], refused: Callable[[str], None]) -> None:
@@ -34,19 +34,19 @@ class RpcsInProgress:
 
     @property
     def total(self) -> int:
-        """RPCs in progress."""
+        """Calls in progress."""
         return self._all
 
     def check_server(self) -> None:
-        """Raises RpcError (RESOURCE_EXHAUSTED) if the server has as many RPCs as it may."""
+        """Raises CallRefused if the server has as many calls as it may."""
         most = self._limits().rpcs
         if self._all >= most:
             raise self._refusal(SERVER, f"{most} RPCs are in progress here: limits.rpcs")
 
     def begin(self, tenant: str | None) -> None:
-        """Counts an RPC until the current task ends. `tenant`: None if the RPC needs no key.
+        """Counts a call until the current task ends. `tenant`: None if the call needs no key.
 
-        Raises RpcError (RESOURCE_EXHAUSTED), and then counts nothing.
+        Raises CallRefused, and then counts nothing.
         """
         count = self._by_tenant.get(tenant, 0)
         if tenant is None and count >= (most := self._limits().keyless_rpcs):
@@ -67,6 +67,6 @@ class RpcsInProgress:
         if left:
             self._by_tenant[tenant] = left
 
-    def _refusal(self, reason: str, text: str) -> errors.RpcError:
+    def _refusal(self, reason: str, text: str) -> CallRefused:
         self._refused(reason)
-        return errors.exhausted(text, reason, random.uniform(*RETRY_S))
+        return CallRefused(reason, text, random.uniform(*RETRY_S))

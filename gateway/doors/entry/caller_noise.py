@@ -1,4 +1,4 @@
-"""Bounds what grpc.aio logs about callers that nobody knows yet.
+"""Bounds what the servers of doors, grpc.aio and aiohttp, log about callers that nobody knows yet.
 
 grpc core writes to stderr by itself, past every logger, and is silenced by `moegate.cli.main`.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 
-LOGGER = "grpc._cython.cygrpc"
+GRPC_LOGGER = "grpc._cython.cygrpc"
 """Logger of grpc.aio's server. It logs a traceback for each metadata value that is no text."""
+HTTP_LOGGER = "aiohttp.server"
+"""Logger of aiohttp's server. The HTTP door answers every exception itself, so that this one tells
+only of malformed requests, with a traceback for each."""
 MAX_CHARACTERS = 200
 LINES, IN_S = 5, 10.0
 """Most lines within so many seconds."""
@@ -45,9 +48,12 @@ class CallerNoise(logging.Filter):
         return True
 
 
-_BOUNDED = CallerNoise()
+_BOUNDED: dict[str, CallerNoise] = {}
+"""The filters in force, by logger."""
 
 
-def bound_caller_noise() -> None:
-    """Puts the bounds into force. Further calls change nothing."""
-    logging.getLogger(LOGGER).addFilter(_BOUNDED)
+def bound_caller_noise(logger: str) -> None:
+    """Puts the bounds into force for a logger. Further calls change nothing."""
+    if logger not in _BOUNDED:
+        _BOUNDED[logger] = CallerNoise()
+        logging.getLogger(logger).addFilter(_BOUNDED[logger])

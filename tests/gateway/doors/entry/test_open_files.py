@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from gateway.doors.grpc.listening.open_files import OTHER_FILES, connections_that_fit
+from gateway.doors.entry.open_files import OTHER_FILES, connections_that_fit
 
 INFINITY = resource.RLIM_INFINITY
 

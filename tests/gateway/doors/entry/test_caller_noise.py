@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from gateway.doors.grpc.listening.caller_noise import IN_S, LINES, MAX_CHARACTERS, CallerNoise
+from gateway.doors.entry.caller_noise import IN_S, LINES, MAX_CHARACTERS, CallerNoise
 
 
 def record(message: str, *args: object, at_s: float = 0.0) -> logging.LogRecord:

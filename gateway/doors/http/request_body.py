@@ -1,0 +1,92 @@
+"""Receives and parses the body of a request, within the bounds of its key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import msgspec
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+from aiohttp.http_writer import StreamWriter
+
+from gateway.config.limits import ElementLimitsConfig
+from gateway.domain.slices import in_one_slice, in_slices
+from gateway.doors.entry.inflate import TooLarge, inflated
+from gateway.doors.http.errors import ErrorKind, HttpError, invalid
+from gateway.translation.json_size import more_values_than
+
+T = TypeVar("T")
+_ENCODINGS = ("gzip", "deflate")
+
+
+async def receive_body(request: web.BaseRequest, max_bytes: int, limit_s: float) -> bytes:
+    """Returns the body, inflated. `limit_s`: how long it may take to arrive.
+
+    Raises HttpError: 413 beyond `max_bytes`, 408 beyond `limit_s`, 415 for an unknown encoding.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", *_ENCODINGS):
+        text = f"content-encoding: {encoding[:40]!r}: give {' or '.join(_ENCODINGS)}, or none"
+        raise HttpError(ErrorKind.INVALID, text, status=415)
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise _too_large(TooLarge(f"{length} bytes", max_bytes))
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await _continue(request)
+    try:
+        async with asyncio.timeout(limit_s):
+            raw = await _received(request, max_bytes)
+    except TimeoutError:
+        text = f"the request took longer than {limit_s:g} s to arrive: limits.request_s"
+        raise HttpError(ErrorKind.DEADLINE, text, status=408) from None
+    try:
+        return await inflated(raw, max_bytes) if encoding in _ENCODINGS else raw
+    except TooLarge as error:
+        raise _too_large(error) from None
+
+
+async def _received(request: web.BaseRequest, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.content.iter_any():
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(TooLarge(f"more than {max_bytes} bytes", max_bytes))
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Tells a client that waits before it sends a large body to send it."""
+    if request.version >= HttpVersion11:
+        writer = cast(StreamWriter, request.writer)
+        await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.output_size = 0  # or a later error would count as one within the answer
+
+
+async def parse_body(body: bytes, decode: Callable[[bytes], T], elements: ElementLimitsConfig) -> T:
+    """Returns the value of a JSON body. `decode`: a msgspec decoder's. Raises HttpError (INVALID)
+    that names the field at fault."""
+    most = elements.fields + elements.token_ids
+    if await in_slices(more_values_than(body, most)):
+        text = f"more than {most} JSON values: limits.elements allows no more"
+        raise HttpError(ErrorKind.INVALID, text, code="too_many_elements")
+    try:
+        return await in_one_slice(lambda: decode(body))
+    except msgspec.ValidationError as error:
+        raise _not_valid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = f"the body is no JSON: {error}" if body else "the body is empty: send JSON"
+        raise HttpError(ErrorKind.INVALID, text, code="invalid_json") from None
+
+
+def _not_valid(text: str) -> HttpError:
+    """400 with the path of the field, from the text of msgspec: `REASON - at `$.PATH``."""
+    reason, _, path = text.partition(" - at `$")
+    return invalid(path.removesuffix("`").removeprefix(".") or "body", reason)
+
+
+def _too_large(error: TooLarge) -> HttpError:
+    return HttpError(ErrorKind.TOO_LARGE, str(error), code="request_too_large")

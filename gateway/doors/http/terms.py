@@ -1,0 +1,147 @@
+"""Terms of service of a request, from its headers: those of moegate and those that clients send by
+themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+
+import msgspec
+
+from gateway.doors.http.errors import HttpError, invalid
+from scheduler.contract import SloClass
+
+PREFIX = "x-moegate-"
+SESSION_HEADERS = (
+    "x-moegate-session-id",
+    "x-claude-code-session-id",
+    "session-id",
+    "session_id",
+    "x-session-id",
+    "x-session-affinity",
+)
+"""Headers that name the conversation, the first one counts: moegate's own, Claude Code, Codex (new
+and old), OpenCode."""
+MAX_ID_BYTES = 128
+LONGEST_S = 86_400.0
+MOST_PRIORITY = 10
+NANO = 1_000_000_000
+MOST_NANO_USD = 2**62
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?\Z")
+_USD = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?\Z")
+_CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """Terms of service; the fields are those of `GenerateCall`. `request_id`: empty if the client
+    chose none."""
+
+    request_id: str = ""
+    remaining_s: float | None = None
+    slo_class: SloClass | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    priority: int = 0
+    local_only: bool = False
+    remote_classes: frozenset[str] = frozenset()
+    session_id: str = ""
+    idempotency_key: str = ""
+    max_cost_nano_usd: int | None = None
+
+
+def terms_of(headers: Mapping[str, str]) -> Terms:
+    """Reads the headers. `headers`: names in any case. Raises HttpError (INVALID) that names the
+    header, the value and the fix."""
+    given = {name: headers[PREFIX + name].strip() for name in _OWN if PREFIX + name in headers}
+    priority = 0
+    if (text := given.get("priority")) is not None:
+        if not re.fullmatch(r"-?[0-9]{1,2}", text) or abs(int(text)) > MOST_PRIORITY:
+            raise _fault("priority", text, f"give {-MOST_PRIORITY} to {MOST_PRIORITY}")
+        priority = int(text)
+    slo_class = None
+    if (text := given.get("class")) is not None:
+        try:
+            slo_class = SloClass(text.lower())
+        except ValueError:
+            classes = ", ".join(each.value for each in SloClass)
+            raise _fault("class", text, f"give one of {classes}") from None
+    local_only, remote_classes = _data_policy(given.get("data-policy"))
+    request_id = given.get("request-id", "")
+    if request_id and _REQUEST_ID.match(request_id) is None:
+        raise _fault("request-id", request_id, 'give at most 128 letters, digits or "._:-"')
+    idempotency_key = headers.get("idempotency-key", "")
+    if len(idempotency_key.encode()) > MAX_ID_BYTES:
+        raise invalid("idempotency-key", f"{len(idempotency_key)} bytes: at most {MAX_ID_BYTES}")
+    return Terms(
+        request_id=request_id,
+        remaining_s=_seconds("deadline", given),
+        slo_class=slo_class,
+        ttft_s=_seconds("slo-ttft", given),
+        tpot_s=_seconds("slo-tpot", given),
+        priority=priority,
+        local_only=local_only,
+        remote_classes=remote_classes,
+        session_id=session_of(headers),
+        idempotency_key=idempotency_key,
+        max_cost_nano_usd=_max_cost(given.get("max-cost")),
+    )
+
+
+_OWN = (
+    *("request-id", "deadline", "class", "slo-ttft", "slo-tpot", "priority"),
+    *("data-policy", "max-cost"),
+)
+
+
+def session_of(headers: Mapping[str, str]) -> str:
+    """The conversation that the headers name; empty: none. A name that cannot be kept is none:
+    most clients do not know that they send one."""
+    for name in SESSION_HEADERS:
+        if (found := headers.get(name)) and is_session_id(found):
+            return found
+    return ""
+
+
+def is_session_id(text: str) -> bool:
+    """Whether the text can name a conversation in the ledger."""
+    return 0 < len(text) <= MAX_ID_BYTES and text.isascii() and text.isprintable()
+
+
+def _seconds(name: str, given: Mapping[str, str]) -> float | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    found = _DURATION.match(text)
+    seconds = 0.0
+    if found is not None:
+        seconds = float(found[1]) / (1000.0 if found[2] == "ms" else 1.0)
+    if not 0.0 < seconds <= LONGEST_S:
+        raise _fault(name, text, "give a time above 0 such as 500ms or 2.5s")
+    return seconds
+
+
+def _data_policy(text: str | None) -> tuple[bool, frozenset[str]]:
+    """Returns whether only self-hosted servers may see the request, and the classes of remotes that
+    may."""
+    if text is None:
+        return False, frozenset()
+    if text.lower() == "local-only":
+        return True, frozenset()
+    classes = [each.strip() for each in text.split(",")]
+    if not all(_CLASS.match(each) for each in classes):
+        raise _fault("data-policy", text, "give local-only, or classes of remotes such as eu,us")
+    return False, frozenset(classes)
+
+
+def _max_cost(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _USD.match(text) is None or not 0 < (cost := int(Decimal(text) * NANO)) < MOST_NANO_USD:
+        raise _fault("max-cost", text, "give US dollars above 0 such as 0.05")
+    return cost
+
+
+def _fault(name: str, value: str, fix: str) -> HttpError:
+    return invalid(PREFIX + name, f"{value[:80]!r}: {fix}")

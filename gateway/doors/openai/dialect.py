@@ -1,0 +1,18 @@
+"""The dialect of OpenAI: its routes."""
+
+from __future__ import annotations
+
+from gateway.doors.http.dialect import Dialect, Route
+from gateway.doors.openai.errors import error_shape
+from gateway.doors.openai.models import list_models, retrieve_model
+
+OPENAI = Dialect(
+    name="openai",
+    routes=(
+        Route(method="GET", path="/v1/models", handle=list_models),
+        Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
+    ),
+    is_spoken=lambda headers: True,
+    error=error_shape,
+)
+"""Spoken by every client that is not known to speak another dialect."""

@@ -1,0 +1,43 @@
+"""Errors in the shape of OpenAI: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+from gateway.doors.http.answers import encode
+from gateway.doors.http.dialect import ErrorShape
+from gateway.doors.http.errors import ErrorKind, HttpError
+
+_TYPES = {
+    ErrorKind.INVALID: "invalid_request_error",
+    ErrorKind.TOO_LARGE: "invalid_request_error",
+    ErrorKind.AUTHENTICATION: "authentication_error",
+    ErrorKind.PERMISSION: "permission_error",
+    ErrorKind.NOT_FOUND: "not_found_error",
+    ErrorKind.CONFLICT: "conflict_error",
+    ErrorKind.RATE_LIMIT: "rate_limit_error",
+    ErrorKind.BUDGET: "insufficient_quota",
+    ErrorKind.OVERLOADED: "service_unavailable_error",
+    ErrorKind.DEADLINE: "timeout_error",
+    ErrorKind.UPSTREAM: "server_error",
+    ErrorKind.INTERNAL: "server_error",
+    ErrorKind.NOT_SUPPORTED: "not_supported_error",
+}
+
+
+def error_object(error: HttpError) -> dict[str, str | None]:
+    """The error as it stands in bodies and streams. Here, as in OpenAI's schema, what is unknown is
+    null."""
+    code = error.code
+    if error.kind is ErrorKind.BUDGET:
+        code = "insufficient_quota"
+    return {
+        "message": error.message,
+        "type": _TYPES[error.kind],
+        "param": error.param or None,
+        "code": code or None,
+    }
+
+
+def error_shape(error: HttpError, request_id: str) -> ErrorShape:
+    """The answer for an error."""
+    body = encode({"error": error_object(error)})
+    return ErrorShape(status=error.status, body=body, headers={})
