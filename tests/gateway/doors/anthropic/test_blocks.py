@@ -21,7 +21,7 @@ def delta(text: str = "", **fields: Any) -> ChoiceDelta:
 
 
 def call(index: int, arguments: str = "", *, head: bool = False, **fields: Any) -> ChoiceDelta:
-    named = {"id": f"c{index}", "name": f"f{index}"} if head else {}
+    named: dict[str, Any] = {"id": f"c{index}", "name": f"f{index}"} if head else {}
     piece = ToolCall(index=index, arguments_json=arguments, **named, **fields)
     return delta(tool_calls=(piece,))
 
