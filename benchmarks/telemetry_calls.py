@@ -36,6 +36,7 @@ from scheduler.contract import (
     Usage,
 )
 from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.decision_record import decision_record
 from scheduler.decisions import Decision
 from scheduler.fleet_view import PlacementView, fleet_view
 from scheduler.metering.settlement import SettledAttempt
@@ -204,7 +205,7 @@ async def calls_us(*, traces: bool, metrics: bool, json_log: bool) -> float:
             observed = telemetry.observe(REQUEST, GENERATION, lambda: FLEET)
             observed.queued(0)
             observed.started(DISPATCH, 0.0)
-            started = Started(start=DISPATCH, decision=DECISION)
+            started = Started(start=DISPATCH, decision=decision_record(DECISION, lists=False))
             observed.attempt(started, BranchKind.ORIGINAL, GENERATION)
             observed.attempt_ended(DISPATCH, END, ANSWER, SETTLED)
             observed.finished(FINISHED)

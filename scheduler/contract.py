@@ -169,7 +169,7 @@ class Request:
         arrival_s, deadline_s: monotonic seconds.
         priority: priority within the service class. Higher values run first.
         prompt_tokens: an estimate unless `prompt_tokens_exact`.
-        max_output_tokens: per choice.
+        max_output_tokens: per choice; 0: the prompt is computed and nothing is generated.
         size_bytes: memory that the request occupies in the queue.
         remote_classes: classes of remotes that may serve it; empty: self-hosted placements only.
         unsupported_by: names of placements that do not support a field of the request.

@@ -98,6 +98,11 @@ class Decision:
     remotes: Sequence[Placement]
     remote_quotes: tuple[RemoteQuote, ...]
 
+    @property
+    def placements(self) -> int:
+        """Number of placements that were considered."""
+        return len(self.self_hosted) + len(self.remotes)
+
     def candidates(self) -> tuple[Candidate, ...]:
         """Returns every placement, best first: the chosen one, then the feasible ones by score or
         price."""

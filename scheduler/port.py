@@ -32,7 +32,7 @@ from scheduler.contract import (
     Start,
     Usage,
 )
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits, Refusal
@@ -149,7 +149,7 @@ class Started:
     request over all branches. `decision`: decision record, if requested."""
 
     start: Start
-    decision: Decision | None = None
+    decision: DecisionRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +228,7 @@ class PoolCostReport:
 class Explained:
     """The newest decision for a request, and its age in seconds."""
 
-    decision: Decision
+    decision: DecisionRecord
     age_s: float
 
 
@@ -256,7 +256,7 @@ class SchedulerPort(Protocol):
         """Reports the progress or end of a branch or request. Messages about an ended one are
         ignored."""
 
-    async def quote(self, request: Request) -> Decision:
+    async def quote(self, request: Request) -> DecisionRecord:
         """Returns the decision that would be made for the request now. The model must be known."""
 
     async def explain(self, request_id: str) -> Explained | None:

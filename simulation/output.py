@@ -19,6 +19,7 @@ from simulation.tokenizer import (
     FIRST_WORD_ID,
     MESSAGE_END_ID,
     PLAIN_WORDS,
+    THINK_END_ID,
     is_word,
     token_bytes,
     word_text,
@@ -31,8 +32,9 @@ and the shorter tails of assistants with a length limit."""
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_LENGTH_POSITION = -1
-"""Position whose random numbers draw the length of the answer: no token has it."""
+_LENGTH_POSITION, _REASONING_POSITION = -1, -3
+"""Positions whose random numbers draw the lengths of the answer and of the reasoning: no token has
+them, or the ones below."""
 _PUNCTUATED = 11
 """One word in so many is followed by a full stop, another one by a comma."""
 
@@ -58,6 +60,7 @@ class StopRules:
         keep_string: whether the text includes the string that ended it.
         forced_ids: tokens of the answer, which is then fixed; empty: it is drawn.
         favourite_id: token that a bias makes the only one drawn; None: there is none.
+        reasoning_tokens: most tokens of reasoning before the answer; None: it does not reason.
     """
 
     max_tokens: int
@@ -68,6 +71,7 @@ class StopRules:
     keep_string: bool = False
     forced_ids: Sequence[int] = ()
     favourite_id: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,7 @@ class Output:
         held_chars: characters a stream holds back, as they may begin a stop string.
         forced_ids: tokens of the answer; empty: it is drawn.
         favourite_id: token of every position from `favourite_from`; None: they are drawn.
+        reasoning_tokens: planned tokens of reasoning, which a closing tag follows; None: none.
     """
 
     seed: int
@@ -94,17 +99,30 @@ class Output:
     forced_ids: Sequence[int] = ()
     favourite_id: int | None = None
     favourite_from: int = 0
+    reasoning_tokens: int | None = None
 
     def token_id(self, position: int) -> int:
         """The token at `position`, from 0."""
         is_last = position == self.tokens - 1
         if is_last and self.finish_reason is FinishReason.STOP and self.stop_reason is None:
             return MESSAGE_END_ID
-        if self.forced_ids:
-            return self.forced_ids[position]
+        answer_position = position
+        if self.reasoning_tokens is not None:
+            if position == self.reasoning_tokens:
+                return THINK_END_ID
+            answer_position -= self.reasoning_tokens + 1
+        if self.forced_ids and answer_position >= 0:
+            return self.forced_ids[answer_position]
         if self.favourite_id is not None and position >= self.favourite_from:
             return self.favourite_id
         return _word_id(self.seed, position)
+
+    def reasoned_tokens(self, tokens: int) -> int:
+        """How many of the first `tokens` tokens are reasoning."""
+        if self.reasoning_tokens is None:
+            return 0
+        made = min(tokens, self.reasoning_tokens)
+        return made - 1 if made and self.token_id(made - 1) == MESSAGE_END_ID else made
 
     def candidates(self, position: int, count: int) -> list[tuple[int, float]]:
         """The token at `position` and its alternatives, `count` (at least 1) in all.
@@ -142,7 +160,7 @@ class OutputText:
         output = self.output
         if output.forced_ids:  # its tokens may be parts of characters
             ids = (output.token_id(i) for i in range(self.tokens, tokens))
-            data = b"".join(token_bytes(i) for i in ids if i >= FIRST_WORD_ID)
+            data = b"".join(token_bytes(i) for i in ids if _has_text(i))
             new = self._characters(data, is_end=tokens == output.tokens)
         else:
             new = "".join(token_text(output, i) for i in range(self.tokens, tokens))
@@ -164,12 +182,30 @@ class OutputText:
         return (data if is_end else whole).decode(errors="replace")
 
 
+class ReasoningSplit:
+    """Divides the text of an answer, as it grows, into reasoning and what follows it."""
+
+    def __init__(self, output: Output) -> None:
+        tokens = min(output.reasoning_tokens or 0, output.tokens)
+        self._left_chars = sum(len(token_text(output, i)) for i in range(tokens))
+
+    def advance(self, new_text: str) -> tuple[str, str]:
+        """Returns the reasoning and the rest of the new text."""
+        reasoning = new_text[: self._left_chars]
+        self._left_chars -= len(reasoning)
+        return reasoning, new_text[len(reasoning) :]
+
+
 def token_text(output: Output, position: int) -> str:
     """Text of the token at `position`; special tokens have none."""
     token_id = output.token_id(position)
     if is_word(token_id):
         return word_text(token_id)
-    return "" if token_id < FIRST_WORD_ID else token_bytes(token_id).decode(errors="replace")
+    return token_bytes(token_id).decode(errors="replace") if _has_text(token_id) else ""
+
+
+def _has_text(token_id: int) -> bool:
+    return token_id >= FIRST_WORD_ID and token_id != THINK_END_ID
 
 
 def answer_seed(server_seed: int, prompt_ids: Sequence[int], seed: int | None, choice: int) -> int:
@@ -184,15 +220,18 @@ def plan_output(
 ) -> Output:
     """The answer under `rules`: its length, and why it ends there."""
     tokens, reason = rules.max_tokens, FinishReason.LENGTH
+    reasoning = _reasoning_tokens(seed, rules, mean_answer_tokens)
+    lead = 0 if reasoning is None else reasoning + 1
     ends_late = rules.favourite_id == MESSAGE_END_ID or rules.favourite_id in rules.token_ids
     if rules.forced_ids:
-        if len(rules.forced_ids) < rules.max_tokens:
-            tokens, reason = len(rules.forced_ids) + 1, FinishReason.STOP
+        if lead + len(rules.forced_ids) < rules.max_tokens:
+            tokens, reason = lead + len(rules.forced_ids) + 1, FinishReason.STOP
     elif rules.favourite_id == MESSAGE_END_ID and not rules.ignore_eos:
         if rules.min_tokens < rules.max_tokens:
             tokens, reason = rules.min_tokens + 1, FinishReason.STOP
     elif rules.favourite_id is None and not rules.ignore_eos:
-        drawn = max(_answer_tokens(seed, mean_answer_tokens), rules.min_tokens + 1)
+        drawn = lead + _drawn_tokens(seed, mean_answer_tokens, _LENGTH_POSITION)
+        drawn = max(drawn, rules.min_tokens + 1)
         if drawn <= rules.max_tokens:
             tokens, reason = drawn, FinishReason.STOP
     held = 0
@@ -206,6 +245,7 @@ def plan_output(
         forced_ids=rules.forced_ids,
         favourite_id=rules.favourite_id,
         favourite_from=rules.min_tokens if ends_late else 0,
+        reasoning_tokens=reasoning,
     )
     if rules.strings or rules.token_ids:
         return _stopped(output, rules)
@@ -250,10 +290,19 @@ def _cut(output: Output, tokens: int, stop_reason: str | int, text_chars: int) -
     )
 
 
-def _answer_tokens(seed: int, mean_tokens: float) -> int:
+def _reasoning_tokens(seed: int, rules: StopRules, mean_tokens: float) -> int | None:
+    """Tokens of reasoning: as many as an answer has. A model with a favourite token does not close
+    it by itself."""
+    most = rules.reasoning_tokens
+    if most is None or rules.favourite_id is not None:
+        return most
+    return min(most, _drawn_tokens(seed, mean_tokens, _REASONING_POSITION))
+
+
+def _drawn_tokens(seed: int, mean_tokens: float, position: int) -> int:
     """A lognormal length with that mean (Box-Muller on two draws of the seed)."""
-    first = _unit(_mix(seed + _LENGTH_POSITION * _GOLDEN))
-    second = _unit(_mix(seed + (_LENGTH_POSITION - 1) * _GOLDEN))
+    first = _unit(_mix(seed + position * _GOLDEN))
+    second = _unit(_mix(seed + (position - 1) * _GOLDEN))
     normal = math.sqrt(-2.0 * math.log(1.0 - first)) * math.cos(2.0 * math.pi * second)
     mu = math.log(mean_tokens) - ANSWER_SIGMA**2 / 2.0
     return max(1, round(math.exp(mu + ANSWER_SIGMA * normal)))

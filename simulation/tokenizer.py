@@ -15,6 +15,8 @@ SPECIAL_TEXTS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MESSAGE_START_ID = 1
 MESSAGE_END_ID = 2
 """Ends a message, and so an answer: the end-of-sequence token."""
+TAG_TEXTS = ("<think>", "</think>")
+"""Tokens before and after reasoning. Their ids follow all others, as those of added tokens do."""
 
 _WORD_LIST = """
 a about after again all also always an and another any are as at back be because been before
@@ -53,7 +55,8 @@ def _offsets(first: int, base: int, longest: int) -> tuple[int, ...]:
 
 _ASCII_OFFSETS = _offsets(FIRST_WORD_ID + len(_WORD_TEXTS), 128, _ASCII_CHARS)
 _RAW_OFFSETS = _offsets(_ASCII_OFFSETS[-1], 256, _RAW_BYTES)
-VOCABULARY_TOKENS = _RAW_OFFSETS[-1]
+THINK_START_ID, THINK_END_ID = range(_RAW_OFFSETS[-1], _RAW_OFFSETS[-1] + len(TAG_TEXTS))
+VOCABULARY_TOKENS = THINK_END_ID + 1
 """Ids are below this: it is large, because a piece of any characters is a token, but < 2**32."""
 
 
@@ -94,6 +97,8 @@ def token_bytes(token_id: int) -> bytes:
         return _WORD_TEXTS[token_id - FIRST_WORD_ID].encode()
     if token_id < _ASCII_OFFSETS[-1]:
         return _digits(token_id, _ASCII_OFFSETS, 128)
+    if token_id >= THINK_START_ID:
+        return TAG_TEXTS[token_id - THINK_START_ID].encode()
     return _digits(token_id, _RAW_OFFSETS, 256)
 
 

@@ -34,6 +34,7 @@ from gateway.config.remote import (
     SessionHintConfig,
 )
 from gateway.config.server import ServerConfig
+from gateway.config.tasks import Task, tasks_with
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Count, Seconds, Url
 from gateway.config.values import Name as Name
@@ -139,6 +140,8 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that vLLM serves it under (--served-model-name); absent: `model`."""
+    task: Task = Task.GENERATE
+    """What the replicas do: generate, embed or score. The last two are vLLM's pooling runner."""
     replicas: tuple[ReplicaConfig, ...] = ()
     """The servers; empty: those that `discover` finds."""
     discover: DiscoveryConfig | None = None
@@ -190,6 +193,11 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Limits on calls."""
 
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Requests that the replicas take."""
+        return tasks_with(self.task, by_vectors=True)
+
 
 class HeaderConfig(_Part, frozen=True, kw_only=True):
     """An HTTP header of every request to a remote: exactly one of `value` and `secret`."""
@@ -213,6 +221,8 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that the remote uses; absent: `model`."""
+    task: Task = Task.GENERATE
+    """What it does: generate, embed (OpenAI-shaped /embeddings) or score (/rerank)."""
     api: RemoteApi = RemoteApi.OPENAI
     """API of the remote."""
     url: RemoteUrl
@@ -263,6 +273,11 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     """Its rows in the price catalog; absent: its price is unknown."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Limits on calls."""
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Requests that it takes."""
+        return tasks_with(self.task, by_vectors=self.api is RemoteApi.MOEGATE)
 
 
 class KeyConfig(_Part, frozen=True, kw_only=True):

@@ -39,6 +39,8 @@ class ElementLimitsConfig(_Part, frozen=True, kw_only=True):
     """Most signatures of reasoning, in all messages and tool calls together."""
     token_ids: Count = 1_048_576
     """Most token ids of a prompt."""
+    inputs: Count = 2048
+    """Most inputs to embed, or documents to score."""
     values: Count = 1024
     """Most values of all other repeated fields and maps together, such as stop texts, stop
     token ids, logit biases, labels and remote classes."""

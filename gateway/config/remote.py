@@ -102,6 +102,10 @@ class Feature(enum.StrEnum):
     """Raw prompts, as text."""
     PROMPT_TOKENS = "prompt_tokens"
     """Raw prompts, as token ids."""
+    DIMENSIONS = "dimensions"
+    """A length of the vectors other than the model's own."""
+    TRUNCATION = "truncation"
+    """Inputs to embed or score that are cut to a number of tokens."""
     CONTINUATION = "continuation"
     """An answer that continues the last message, which is of the model itself."""
 

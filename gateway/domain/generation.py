@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from gateway.domain.pooling import PoolingInput, Scores, Vectors
 from scheduler.contract import SloClass, Usage
 
 MAX_ID_CHARACTERS = 200
@@ -167,6 +168,10 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     template_kwargs_json: str = ""
 
 
+Prompt = Chat | str | tuple[int, ...]
+"""What a model continues."""
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Sampling parameters. None: not sent, so the engine's default applies."""
 
@@ -204,11 +209,12 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation request. `input`: a chat, a raw prompt, or token ids."""
+    """One request to a model. `input`: a chat, a raw prompt, token ids, or what is embedded or
+    scored. Of the last two nothing is generated, and `max_output_tokens` is 0."""
 
     request_id: str
     model: str
-    input: Chat | str | tuple[int, ...]
+    input: Prompt | PoolingInput
     max_output_tokens: int
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
@@ -305,9 +311,11 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of an upstream's stream.
 
     `output_tokens`: cumulative tokens of all choices. The number is exact if the upstream reports
-    usage with each frame; otherwise it counts frames with content. `usage`: final usage, at most
+    usage with each frame; otherwise it counts frames with content. An answer of vectors or scores
+    counts as one. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
-    `missing_choices`, `deviations`: of the whole answer, with the usage.
+    `missing_choices`, `deviations`: of the whole answer, with the usage. `pooled`: the whole answer
+    to a request for vectors or scores, at once.
     """
 
     deltas: tuple[ChoiceDelta, ...]
@@ -317,3 +325,4 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     response_id: str = ""
     missing_choices: int = 0
     deviations: tuple[Deviation, ...] = ()
+    pooled: Vectors | Scores | None = None

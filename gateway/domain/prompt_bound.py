@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.pooling import PoolingInput, input_texts, input_token_ids
 from gateway.domain.text_size import utf8_bytes
 
 TEMPLATE_TOKENS = 256
@@ -24,7 +25,15 @@ def prompt_token_bound(generation: Generation) -> int:
         return len(prompt)
     if isinstance(prompt, str):
         return utf8_bytes(prompt) + MESSAGE_TOKENS
-    return TEMPLATE_TOKENS + _chat_bound(prompt)
+    if isinstance(prompt, Chat):
+        return TEMPLATE_TOKENS + _chat_bound(prompt)
+    return _pooling_bound(prompt)
+
+
+def _pooling_bound(pooling: PoolingInput) -> int:
+    """Truncation is ignored: a cut input is read as a whole by some servers."""
+    bytes_bound = sum(utf8_bytes(text) + MESSAGE_TOKENS for text in input_texts(pooling))
+    return bytes_bound + input_token_ids(pooling)
 
 
 def _chat_bound(chat: Chat) -> int:

@@ -23,10 +23,13 @@ from gateway.fleet.remotes import (
     remote_client,
     remote_connection,
 )
+from gateway.upstream.features import task_of
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
 
+_TASK_FIELDS = ("input",)
+"""Field that a placement with another task than the request's cannot honour."""
 Client = VllmClient | RemoteClient
 """The client of a placement."""
 Addresses = Callable[[PoolConfig], Iterable[tuple[str, str]]]
@@ -98,6 +101,8 @@ class Connections:
         self._on_refused = on_refused
         self._on_silent = on_silent
         self._servers: dict[str, tuple[_ServerConnection, VllmClient]] = {}
+        self._pools_by_model: dict[str, list[tuple[PoolConfig, tuple[str, ...]]]] = {}
+        """Pools, and placements of each replica, by model."""
         self._remotes: dict[str, tuple[RemoteConnection, RemoteClient]] = {}
         self._remotes_by_model: dict[str, list[tuple[RemoteConfig, RemoteClient]]] = {}
         self._clients: dict[str, Client] = {}
@@ -129,11 +134,17 @@ class Connections:
     def unsupported_by(self, generation: Generation) -> dict[str, tuple[str, ...]]:
         """Fields of the request that a placement cannot honour, by placement of its model.
 
-        Self-hosted servers honour every field.
+        Self-hosted servers honour every field of the requests that are their task.
         """
         found: dict[str, tuple[str, ...]] = {}
+        task = task_of(generation)
+        for pool, placements in self._pools_by_model.get(generation.model, ()):
+            if task not in pool.tasks:
+                found |= dict.fromkeys(placements, _TASK_FIELDS)
         for config, client in self._remotes_by_model.get(generation.model, ()):
             fields = client.unsupported_fields(generation)
+            if task not in config.tasks:
+                fields = (*fields, *_TASK_FIELDS)
             most = config.max_output_tokens
             if most is not None and generation.max_output_tokens > most:
                 fields = (*fields, "max_output_tokens")
@@ -177,6 +188,7 @@ class Connections:
         self, settings: FleetSettings, addresses: Addresses
     ) -> Iterator[ConnectedReplica]:
         before, self._servers = self._servers, {}
+        self._pools_by_model = {}
         for pool, api_key in settings.pools:
             for name, url in addresses(pool):
                 connection = _ServerConnection(
@@ -191,6 +203,7 @@ class Connections:
                     known = connection, self._server(connection)
                 self._servers[name] = known
                 placements = placement_names(name, pinned_ranks(pool))
+                self._pools_by_model.setdefault(pool.model, []).append((pool, placements))
                 self._clients.update(dict.fromkeys(placements, known[1]))
                 target = url, connection.upstream_model
                 self._targets.update(dict.fromkeys(placements, target))

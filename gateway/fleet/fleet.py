@@ -136,6 +136,7 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         url=replica.url,
         upstream_model=replica.upstream_model,
         engine=replica.client,
+        task=replica.pool.task,
         reads_feed=replica.pool.engine_feed and replica.api_key is not None,
     )
 

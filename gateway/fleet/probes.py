@@ -18,8 +18,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.config.tasks import Task
 from gateway.domain.failures import UpstreamFailure
-from gateway.domain.generation import Chunk, EngineHints, Generation, Sampling
+from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
+from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
@@ -37,10 +39,25 @@ LONGEST_BACKOFF_S = 10.0
 PROMPT = "Hello, this is a check of whether you can generate a first token right now."
 """Some 16 tokens. vLLM's CPU worker on processors with AMX dies by SIGILL if its first request has
 3 tokens or fewer."""
+INPUTS: Mapping[Task, Prompt | PoolingInput] = {
+    Task.GENERATE: PROMPT,
+    Task.EMBED: EmbeddingInput(inputs=(PROMPT,)),
+    Task.SCORE: ScoringInput(query=PROMPT, documents=(PROMPT,)),
+}
+ANSWERS = {
+    Task.GENERATE: "answered a one-token request",
+    Task.EMBED: "answered a request for a vector",
+    Task.SCORE: "answered a request for a score",
+}
+"""Reasons of a replica's service."""
 PRESUMED_GOOD = "presumed good"
 """Reason of a remote's service."""
 FAILED_READS = 2
 """Consecutive failed reads of the metrics after which a replica is out of service."""
+
+
+Server = tuple[str, str, Task, tuple[str, ...]]
+"""Address, model, task and placements."""
 
 
 class Engine(Protocol):
@@ -70,11 +87,12 @@ class WatchedReplica:
     engine: Engine
     reads_feed: bool = True
     """Whether the plugin's feed of single steps is read, where the server has it."""
+    task: Task = Task.GENERATE
 
     @property
-    def server(self) -> tuple[str, str, tuple[str, ...]]:
+    def server(self) -> Server:
         """Identity of the server: when it changes, the replica must be probed like a new one."""
-        return self.url, self.upstream_model, self.placements
+        return self.url, self.upstream_model, self.task, self.placements
 
 
 class Prober:
@@ -107,9 +125,7 @@ class Prober:
         self._refused: dict[str, asyncio.Event] = {}
         self._silent: set[str] = set()
         self._in_service: set[str] = set()
-        self._watches: KeyedTasks[str, tuple[str, str, tuple[str, ...]]] = KeyedTasks(
-            "moegate-probe", self._watch
-        )
+        self._watches: KeyedTasks[str, Server] = KeyedTasks("moegate-probe", self._watch)
 
     def apply(
         self,
@@ -171,7 +187,7 @@ class Prober:
         self._silent.discard(replica.name)
         self._report_serving(replica.name, replica.placements, False, reason)
 
-    async def _watch(self, name: str, server: tuple[str, str, tuple[str, ...]]) -> None:
+    async def _watch(self, name: str, server: Server) -> None:
         """Watches a replica, whose client may change meanwhile, until cancelled."""
         del server  # another one is another watch
         refused = self._refused[name]
@@ -181,7 +197,7 @@ class Prober:
             refused.clear()
             self._silent.discard(name)
             self._server_info.notify_in_service(name)
-            await self._change_serving(name, True, "answered a one-token request")
+            await self._change_serving(name, True, ANSWERS[self._replicas[name].task])
             gauges = {p: StandingGauges() for p in self._replicas[name].placements}
             failed = 0
             reason = ""
@@ -239,13 +255,14 @@ class Prober:
             await self._generate_on_rank(replica, rank)
 
     async def _generate_on_rank(self, replica: WatchedReplica, rank: int | None) -> None:
+        generates = replica.task is Task.GENERATE
         generation = Generation(
             request_id="moegate-probe",
             model=replica.upstream_model,
-            input=PROMPT,
-            max_output_tokens=1,
-            sampling=Sampling(temperature=0.0),
-            ignore_eos=True,
+            input=INPUTS[replica.task],
+            max_output_tokens=int(generates),
+            sampling=Sampling(temperature=0.0) if generates else Sampling(),
+            ignore_eos=generates,
             hints=EngineHints(dp_rank=rank),
         )
         deadline_s = asyncio.get_running_loop().time() + PROBE_DEADLINE_S

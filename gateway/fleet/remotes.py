@@ -25,13 +25,20 @@ from gateway.config.remote import (
     usual_reasoning_request,
 )
 from gateway.config.resolve.secrets import resolve
+from gateway.config.tasks import Task
 from gateway.domain.generation import Chunk, Generation
 from gateway.upstream.anthropic.body import ANTHROPIC_FEATURES, REFUSED_TOGETHER
 from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.features import Capabilities, capabilities
 from gateway.upstream.histories import usual_history
+from gateway.upstream.http.answer_size import MAX_POOLED_BYTES
 from gateway.upstream.http.loop_load import Pace
-from gateway.upstream.moegate.client import Address, ForwardingPolicy, MoegateClient
+from gateway.upstream.moegate.client import (
+    MAX_ANSWER_BYTES,
+    Address,
+    ForwardingPolicy,
+    MoegateClient,
+)
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES
 from gateway.upstream.openai.body import openai_features
 from gateway.upstream.openai.client import OpenAIClient
@@ -70,6 +77,7 @@ class RemoteConnection:
     the same client serves."""
 
     api: RemoteApi
+    task: Task
     url: str
     url_prefix: str
     upstream_model: str
@@ -110,6 +118,7 @@ def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
     )
     return RemoteConnection(
         api=remote.api,
+        task=remote.task,
         url=remote.url.rstrip("/"),
         url_prefix=remote.url_prefix,
         upstream_model=remote.upstream_model or remote.model,
@@ -167,6 +176,9 @@ def remote_client(
                 session_hint=remote.session_hint,
                 origin=remote.origin,
                 headers=dict(remote.headers),
+                max_message_bytes=(
+                    MAX_ANSWER_BYTES if remote.task is Task.GENERATE else MAX_POOLED_BYTES
+                ),
             )
         case RemoteApi.OPENAI:
             return OpenAIClient(

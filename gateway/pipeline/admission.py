@@ -20,6 +20,7 @@ from gateway.pipeline.settings import PipelineSettings
 from gateway.pipeline.terms import (
     check_images,
     check_output_tokens,
+    check_task,
     denied,
     priority_of,
     slo_of,
@@ -57,6 +58,7 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
+        check_task(generation, settings)
         check_output_tokens(call, settings, self._port.fleet)
         check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)

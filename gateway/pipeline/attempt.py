@@ -174,7 +174,7 @@ class Attempts:
             branch.model = chunk.model
         if chunk.response_id:
             branch.response_id = chunk.response_id
-        if not chunk.deltas:
+        if not chunk.deltas and chunk.pooled is None:
             return False
         branch.last = chunk
         observer = branch.active.observer
@@ -264,6 +264,8 @@ def _is_empty(branch: Branch, held: list[Chunk]) -> bool:
     """Whether an answer that ended has neither output nor tokens of it. A provider's content filter
     may leave nothing."""
     assert branch.usage is not None
+    if any(chunk.pooled is not None for chunk in held):
+        return False
     return branch.usage.completion_tokens == 0 and not any(
         delta.has_content or delta.finish_reason is FinishReason.CONTENT_FILTER
         for chunk in held

@@ -19,6 +19,7 @@ from gateway.domain.generation import (
     NamedTool,
     ToolMode,
 )
+from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
 
 _NO_HINTS = EngineHints()
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -43,6 +44,9 @@ def fingerprint(generation: Generation, prompt_digest: bytes) -> int:
         asked += (prompt.constraint, prompt.parallel_tool_calls)
         asked += (prompt.reasoning, prompt.template_kwargs_json)
         parameters = (parameters, asked)
+    elif isinstance(prompt, PoolingInput):
+        dimensions = prompt.dimensions if isinstance(prompt, EmbeddingInput) else None
+        parameters = (parameters, type(prompt).__name__, dimensions, prompt.truncate_tokens)
     return _hash(prompt_digest + _encoder.encode(parameters))
 
 
@@ -79,6 +83,12 @@ def features(generation: Generation) -> str:
             names.append("reasoning")
         if any(isinstance(part, Image) for m in prompt.messages for part in m.parts):
             names.append("images")
+    elif isinstance(prompt, PoolingInput):
+        names.append("score" if isinstance(prompt, ScoringInput) else "embed")
+        if isinstance(prompt, EmbeddingInput) and prompt.dimensions is not None:
+            names.append("dimensions")
+        if prompt.truncate_tokens is not None:
+            names.append("truncation")
     else:
         names.append("prompt" if isinstance(prompt, str) else "token_ids")
     if generation.logprobs is not None:

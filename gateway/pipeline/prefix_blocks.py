@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.pooling import EmbeddingInput, PoolingInput
 from gateway.domain.slices import Steps
 from scheduler.prefix.token_blocks import TokenBlocks, chain, root
 
@@ -68,6 +69,8 @@ def prefix_blocks(generation: Generation, salt: str, prompt_tokens: int) -> Step
         del pending[:start]
     block_tokens = round(prompt_tokens * BLOCK_BYTES / max(1, total_bytes))
     rest = (parent or b"") + b"%d " % total_bytes + bytes(pending[-BLOCK_BYTES:])
+    if isinstance(generation.input, PoolingInput):
+        blocks = []  # its inputs are sequences of their own
     return PromptBlocks(tuple(blocks), max(1, block_tokens), blake2b(rest, digest_size=16).digest())
 
 
@@ -103,8 +106,23 @@ def _pieces(generation: Generation) -> Iterator[bytes]:
             yield _id_bytes(prompt[start : start + STEP_CHARACTERS])
     elif isinstance(prompt, Chat):
         yield from _chat_pieces(prompt)
+    elif isinstance(prompt, PoolingInput):
+        yield from _pooling_pieces(prompt)
     else:
         yield from _text_pieces(prompt)
+
+
+def _pooling_pieces(pooling: PoolingInput) -> Iterator[bytes]:
+    if isinstance(pooling, EmbeddingInput):
+        inputs: tuple[str | tuple[int, ...], ...] = pooling.inputs
+    else:
+        inputs = (pooling.query, *pooling.documents)
+    for each in inputs:
+        yield _SEPARATOR
+        if isinstance(each, str):
+            yield from _text_pieces(each)
+        else:
+            yield _id_bytes(each)
 
 
 def _id_bytes(token_ids: tuple[int, ...]) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.generation import Chat, Generation, Image, Prompt
+from gateway.domain.pooling import PoolingInput, input_texts, input_token_ids
 from gateway.domain.text_size import utf8_bytes
 
 FIRST_BYTES_PER_TOKEN = 4.0
@@ -65,12 +66,15 @@ class PromptSizes:
         return own or (self._of_model.get(model, FIRST_BYTES_PER_TOKEN), 0)
 
 
-def _prompt_size(generation_input: Chat | str | tuple[int, ...]) -> tuple[int, int]:
+def _prompt_size(generation_input: Prompt | PoolingInput) -> tuple[int, int]:
     """Returns the bytes of text, and the tokens of everything else."""
     if isinstance(generation_input, str):
         return utf8_bytes(generation_input), 0
     if isinstance(generation_input, tuple):
         return 0, len(generation_input)
+    if not isinstance(generation_input, Chat):
+        texts = input_texts(generation_input)
+        return sum(map(utf8_bytes, texts)), input_token_ids(generation_input)
     size_bytes = sum(
         len(tool.parameters_json_schema) + len(tool.description) for tool in generation_input.tools
     )

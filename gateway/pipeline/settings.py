@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.config.gateway import GatewayConfig, SloClassesConfig
+from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, SloClassesConfig
 from gateway.config.remote import FailuresConfig
+from gateway.config.tasks import Task
 from gateway.domain.image_policy import ImageRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSettings:
     """Settings of the pipeline. `remote_classes`: all configured classes. `isolated_models`: models
-    whose prefix cache is separate for each tenant."""
+    whose prefix cache is separate for each tenant. `tasks`: what the servers of each model do."""
 
     slo_classes: SloClassesConfig
     default_deadline_s: float
@@ -22,6 +25,7 @@ class PipelineSettings:
     failures: FailuresConfig
     remote_classes: frozenset[str]
     isolated_models: frozenset[str]
+    tasks: Mapping[str, frozenset[Task]]
     images: ImageRules
 
 
@@ -36,9 +40,19 @@ def pipeline_settings(config: GatewayConfig) -> PipelineSettings:
         failures=config.failures,
         remote_classes=frozenset(remote.remote_class for remote in config.remotes),
         isolated_models=frozenset(p.model for p in config.pools if not p.share_prefix_cache),
+        tasks=_tasks(config),
         images=ImageRules(
             url_hosts=frozenset(config.limits.image_url_hosts),
             max_bytes=config.limits.image_bytes,
             most=config.limits.images,
         ),
     )
+
+
+def _tasks(config: GatewayConfig) -> Mapping[str, frozenset[Task]]:
+    """What the servers of each model do."""
+    found: dict[str, frozenset[Task]] = defaultdict(frozenset)
+    upstreams: tuple[PoolConfig | RemoteConfig, ...] = (*config.pools, *config.remotes)
+    for upstream in upstreams:
+        found[upstream.model] |= upstream.tasks
+    return dict(found)

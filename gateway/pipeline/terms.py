@@ -10,13 +10,29 @@ from __future__ import annotations
 
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import SloFiguresConfig
+from gateway.config.tasks import Task
 from gateway.domain.generation import Generation
 from gateway.domain.image_policy import image_fault
 from gateway.domain.outcomes import RequestRefused
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.settings import PipelineSettings
+from gateway.upstream.features import task_of
 from scheduler.contract import RefusalReason, Slo, SloClass
 from scheduler.fleet_view import FleetView
+
+_CALLED = {Task.GENERATE: "Generate", Task.EMBED: "Embed", Task.SCORE: "Score"}
+"""RPC of each task."""
+
+
+def check_task(generation: Generation, settings: PipelineSettings) -> None:
+    """Raises RequestRefused (OUT_OF_BOUNDS) if the servers of the model do something else."""
+    task = task_of(generation)
+    tasks = settings.tasks.get(generation.model, frozenset())
+    if tasks and task not in tasks:
+        does = " and ".join(f"{each}s" for each in sorted(tasks))
+        calls = " or ".join(_CALLED[each] for each in sorted(tasks))
+        text = f"{generation.model!r} {does}, it does not {task}: call {calls}, or name another one"
+        raise out_of_bounds("model", text)
 
 
 def slo_of(call: GenerateCall, settings: PipelineSettings) -> Slo:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
+from gateway.domain.pooling import PoolingInput, input_texts, input_token_ids
 from scheduler.contract import PlacementKind
 from scheduler.fleet_view import FleetView
 
@@ -26,11 +27,14 @@ async def exact_prompt_tokens(
     fleet: FleetView, counters: Mapping[str, object], generation: Generation
 ) -> int | None:
     """Asks the serving self-hosted replicas in order, and returns the first count; None: no replica
-    could count.
+    could count, or the request has several texts.
 
     `counters`: upstream client per placement. Raises UpstreamFailure if a replica rejects the
     request itself.
     """
+    if isinstance(generation.input, PoolingInput):
+        has_texts = any(True for _ in input_texts(generation.input))
+        return None if has_texts else input_token_ids(generation.input)
     for placement in fleet.of_model(generation.model):
         client = counters.get(placement.name)
         if placement.kind is not PlacementKind.SELF_HOSTED or not placement.serving:

@@ -67,6 +67,7 @@ class OpenAttempt:
                 prompt_tokens=request.prompt_tokens,
                 cached_tokens=start.predicted_cached_tokens,
                 choices=request.choices,
+                generates=request.max_output_tokens > 0,
             )
 
     def record_progress(self, output_tokens: int, now_s: float) -> None:
@@ -125,7 +126,7 @@ class OpenAttempt:
             output_tokens=counts.output_tokens,
             waste=not useful,
         )
-        if useful and run.decodes and run.choices == 1:
+        if useful and run.decodes and run.generates and run.choices == 1:
             self._on_run_ended(
                 EndedRun(
                     prefill=share.uncached_input + share.cached_input,

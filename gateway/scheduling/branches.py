@@ -22,6 +22,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.core import Scheduler
+from scheduler.decision_record import decision_record
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.placement_state import Placement
 from scheduler.port import (
@@ -104,11 +105,15 @@ class Branches:
             self._deliver_position(branch)
         return branch
 
-    def withdraw(self, branch: OpenBranch) -> None:
-        """Cancels a queued branch and forgets it."""
-        request_id = branch.submission.request.request_id
-        del self._by_id[request_id]
+    def withdraw(self, request_id: str) -> None:
+        """Cancels a branch that waits, or whose attempt has not reached its upstream, and forgets
+        it. An unknown one is ignored."""
+        branch = self._by_id.pop(request_id, None)
+        if branch is None:
+            return
         branch.claimed.branches.remove(branch)
+        if branch.attempt is not None:
+            branch.attempt.discard(self._clock())
         self.handle(Cancelled(request_id=request_id))
 
     def record_progress(self, progress: Progress) -> None:
@@ -199,7 +204,8 @@ class Branches:
         )
         decision = None
         if submission.wants_decision:
-            decision = self._core.decisions.get(start.request_id)
+            found = self._core.decisions.get(start.request_id)
+            decision = None if found is None else decision_record(found, lists=False)
         branch.deliver(Started(start=start, decision=decision))
 
     def _deliver_position(self, branch: OpenBranch) -> None:

@@ -12,38 +12,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.prices.source import group_of, metered_groups, priced
+from gateway.accounting.prices.source import group_of, priced
 from gateway.scheduling.attempt_recorder import AttemptRecorder
 from gateway.scheduling.branches import Branches, ClaimedRequest, OpenBranch
 from gateway.scheduling.budget_admission import BudgetAdmission
-from gateway.scheduling.claims import Claims, no_hedge, request_in_flight
+from gateway.scheduling.claims import Claims, request_in_flight
+from gateway.scheduling.hedges import Hedges
+from gateway.scheduling.meter_setup import price_changes, set_up_meter
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
 from gateway.scheduling.settings import SchedulingSettings
 from gateway.scheduling.views import (
     Targets,
     fleet_figures,
-    same_failure_domain,
     shows_more,
     view_of,
 )
 from scheduler.contract import (
     EngineReport,
     Event,
-    PlacementKind,
-    PricesChanged,
     Progress,
     Refuse,
     Request,
     ServingChanged,
 )
 from scheduler.core import Scheduler
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord, decision_record
 from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_view import FleetView
 from scheduler.limits.drain_filter import DrainFilter
 from scheduler.limits.rate_limit import RateLimits, Refusal
-from scheduler.limits.retry_budget import RetryBudget
 from scheduler.metering.rate_snapshot import RateSnapshot, rate_snapshot
 from scheduler.metering.report import KindRates
 from scheduler.metering.settlement import Sink
@@ -92,20 +90,22 @@ class InProcessScheduler:
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
         self._budgets = BudgetAdmission(budgets)
-        self._claims = Claims()
+        self.claims = Claims()
         self._drains = DrainFilter()
         self._costs = PoolCosts(metering, clock)
         self._requests: dict[str, ClaimedRequest] = {}
         self._wake = asyncio.Event()
         self._sleeps_unbounded = False
         self._settings = settings
-        self._hedges = RetryBudget(settings.hedges)
         self._facts: dict[str, Placement] = {}
         placements = self._priced(settings)
         self.core = Scheduler(placements, settings.limits)
         """Only tests read the core. All other code uses the port."""
         self.fleet = FleetView()
+        self.on_fleet: Callable[[FleetView], None] = lambda view: None
+        """Called with each new view of the fleet."""
         self._branches = Branches(self.core, self._recorder, clock)
+        self._hedges = Hedges(self._branches, settings.hedges, clock)
         self._configured(placements)
 
     @property
@@ -119,7 +119,7 @@ class InProcessScheduler:
         """Applies the difference to another configuration. Learnt estimates are kept."""
         old, self._settings = self._settings, settings
         if settings.hedges != old.hedges:
-            self._hedges.set_limits(settings.hedges)
+            self._hedges.budget.set_limits(settings.hedges)
         placements = self._priced(settings)
         self._branches.perform(self.core.reconfigure(placements, settings.limits, self._clock()))
         self._configured(placements)
@@ -149,6 +149,7 @@ class InProcessScheduler:
     def refresh_fleet(self) -> None:
         """Rebuilds the fleet view."""
         self.fleet = view_of(self.core, self._targets)
+        self.on_fleet(self.fleet)
 
     def is_idle(self, placement: str) -> bool:
         """Whether the core counts no sequence on the placement."""
@@ -179,38 +180,49 @@ class InProcessScheduler:
 
     async def take_request(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        return self._claims.take_request(key_id, limits, self._clock())
+        return self.claims.take_request(key_id, limits, self._clock())
 
     async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        return self._claims.take_slot(key_id, limits)
+        return self.claims.take_slot(key_id, limits)
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """See `SchedulerPort`."""
+        if (claimed := self.begin(submission, deliver)) is not None:
+            await self.reserve(claimed)
+
+    def begin(self, submission: Submission, deliver: Deliver) -> ClaimedRequest | None:
+        """Submits a branch, as far as that needs no waiting. Returns the request that the caller
+        must pass to `reserve`, because budgets apply to it; None: nothing is left to do."""
         if submission.kind is not BranchKind.ORIGINAL:
             self._submit_branch(submission, deliver)
-            return
+            return None
         request = submission.request
         if request.request_id in self._requests:
             deliver(request_in_flight(request))
-            return
-        refusal = self._claims.claim(submission, self._clock())
+            return None
+        refusal = self.claims.claim(submission, self._clock())
         if refusal is not None:
             deliver(refusal)
-            return
+            return None
         claimed = ClaimedRequest(submission=submission, deliver=deliver)
         self._requests[request.request_id] = claimed
         if self._budgets.applies(submission):
-            await self._reserve(claimed, None)
-        else:
-            self._enter(claimed, submission, deliver)
+            return claimed
+        self._enter(claimed, submission, deliver)
+        return None
+
+    def withdraw(self, request_id: str) -> None:
+        """Takes back a branch that waits, or whose attempt has not reached its upstream. Its
+        request goes on."""
+        self._branches.withdraw(request_id)
 
     async def prompt_counted(self, request_id: str, prompt_tokens: int | None) -> None:
         """See `SchedulerPort`."""
         claimed = self._requests.get(request_id)
         if claimed is not None and not claimed.branches:
             bound = claimed.submission.prompt_tokens_bound
-            await self._reserve(claimed, bound if prompt_tokens is None else prompt_tokens)
+            await self.reserve(claimed, bound if prompt_tokens is None else prompt_tokens)
 
     def send(self, message: Message) -> None:
         """See `SchedulerPort`."""
@@ -222,18 +234,19 @@ class InProcessScheduler:
             case RequestEnded():
                 self._end_request(message)
             case SlotFreed():
-                self._claims.free_slot(message.key_id, self._clock())
+                self.claims.free_slot(message.key_id, self._clock())
 
-    async def quote(self, request: Request) -> Decision:
+    async def quote(self, request: Request) -> DecisionRecord:
         """See `SchedulerPort`."""
-        return self.core.quote(request, self._clock())
+        return decision_record(self.core.quote(request, self._clock()), lists=True)
 
     async def explain(self, request_id: str) -> Explained | None:
         """See `SchedulerPort`."""
         decision = self.core.decisions.get(request_id)
         if decision is None:
             return None
-        return Explained(decision=decision, age_s=max(0.0, self._clock() - decision.at_s))
+        age_s = max(0.0, self._clock() - decision.at_s)
+        return Explained(decision=decision_record(decision, lists=True), age_s=age_s)
 
     async def figures(self) -> FleetFigures:
         """See `SchedulerPort`."""
@@ -282,7 +295,9 @@ class InProcessScheduler:
             self._branches.handle(event)
         self.refresh_fleet()
 
-    async def _reserve(self, claimed: ClaimedRequest, prompt_tokens: int | None) -> None:
+    async def reserve(self, claimed: ClaimedRequest, prompt_tokens: int | None = None) -> None:
+        """Reserves the worst case of a request in its budgets, and submits it to the core.
+        `prompt_tokens`: None: not counted."""
         submission, deliver = claimed.submission, claimed.deliver
         request_id = submission.request.request_id
         claimed.budgeted = True
@@ -307,13 +322,13 @@ class InProcessScheduler:
         request_id = claimed.submission.request.request_id
         if self._requests.get(request_id) is claimed:
             del self._requests[request_id]
-            self._claims.release(claimed.submission, 0, self._clock(), keep_key=False)
+            self.claims.release(claimed.submission, 0, self._clock(), keep_key=False)
             self._budgets.release(claimed.submission)
 
     def _enter(self, claimed: ClaimedRequest, submission: Submission, deliver: Deliver) -> None:
         """Submits an admitted request to the core."""
         claimed.rates = self._recorder.rates
-        self._hedges.request()
+        self._hedges.budget.request()
         self._submitted(self._branches.submit(claimed, submission, deliver))
 
     def _submit_branch(self, submission: Submission, deliver: Deliver) -> None:
@@ -322,20 +337,10 @@ class InProcessScheduler:
         claimed = self._requests.get(submission.original_id)
         if claimed is None or request.request_id in self._branches:
             deliver(request_in_flight(request))
-            return
-        if submission.kind is BranchKind.CONTINUATION:
+        elif submission.kind is BranchKind.CONTINUATION:
             self._submitted(self._branches.submit(claimed, submission, deliver))
-            return
-        if not self._hedges.take(self._clock()):
-            deliver(no_hedge(request, "the budget of hedges is used up"))
-            return
-        avoided = same_failure_domain(self._facts, submission.beside) | {submission.beside}
-        request = replace(request, unsupported_by=request.unsupported_by | avoided)
-        submission = replace(submission, request=request)
-        branch = self._branches.submit(claimed, submission, deliver, may_wait=False)
-        if not branch.decided:  # a queued hedge is useless
-            self._branches.withdraw(branch)
-            deliver(no_hedge(request, "no other placement could start it at once"))
+        else:
+            self._hedges.start(claimed, submission, deliver, self._facts)
 
     def _submitted(self, branch: OpenBranch) -> None:
         if self._sleeps_unbounded or not branch.decided:
@@ -350,7 +355,7 @@ class InProcessScheduler:
         self._branches.end_all(claimed)
         if claimed.budgeted:
             self._budgets.release(claimed.submission)
-        self._claims.release(
+        self.claims.release(
             claimed.submission,
             message.used_tokens,
             self._clock(),
@@ -364,21 +369,16 @@ class InProcessScheduler:
         """Updates meter, recorder, budgets and fleet view after a configuration change.
         `placements`: with the prices that the core was given."""
         settings, metering = self._settings, self._metering
-        self._claims.configure(settings.config)
+        self.claims.configure(settings.config)
         self._facts = {placement.name: placement for placement in placements}
         self._branches.placements = self._facts
-        local = [p for p in placements if p.kind is PlacementKind.SELF_HOSTED]
-        groups: dict[str, list[str]] = {}
-        for placement in local:
-            groups.setdefault(group_of(placement), []).append(placement.name)
-        self._recorder.configure(
-            groups={p.name: group_of(p) for p in local}, pools={p.name: p.pool for p in placements}
-        )
-        metering.configure(
-            metered_groups(placements, settings.config, settings.prices, metering.unix_s),
-            exists=lambda group: any(name in self._targets for name in groups.get(group, ())),
-            fitted=lambda group: self.core.step_model(groups[group][0]),
-            next_change_s=settings.prices.next_change_s(metering.unix_s),
+        set_up_meter(
+            placements,
+            settings,
+            metering=metering,
+            recorder=self._recorder,
+            core=self.core,
+            targets=self._targets,
             on_change=self._reprice,
         )
         self.use_rates(rate_snapshot(placements))
@@ -387,12 +387,7 @@ class InProcessScheduler:
     def _reprice(self) -> float:
         """Applies the prices valid now. Returns the time of the next price change, Unix seconds."""
         placements = self._priced(self._settings)
-        for placement in placements:
-            changed = PricesChanged(
-                placement=placement.name,
-                rates=placement.rates,
-                nano_usd_per_s=placement.nano_usd_per_s,
-            )
+        for changed in price_changes(placements):
             self._branches.handle(changed)
         self.use_rates(rate_snapshot(placements))
         return self._settings.prices.next_change_s(self._metering.unix_s)

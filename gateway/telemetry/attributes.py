@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.util.types import AttributeValue
 
 from gateway.domain.generation import Chat, Generation
+from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput, input_texts
 from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import semconv
 from scheduler.contract import PlacementKind, Request, Start
-from scheduler.decisions import Decision
+from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import PlacementView
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import AttemptEnd
@@ -32,11 +34,21 @@ _SAMPLING = {
 NANO = 1_000_000_000
 MAX_CONTENT_CHARACTERS = 65_536
 """Longest input and longest output on a span, if content is recorded."""
+MAX_CONTENT_TEXTS = 64
+"""Most texts of a request for vectors or scores on a span, if content is recorded."""
 
 
 def operation(generation: Generation) -> str:
     """The GenAI name of the operation."""
-    return semconv.CHAT if isinstance(generation.input, Chat) else semconv.TEXT_COMPLETION
+    match generation.input:
+        case Chat():
+            return semconv.CHAT
+        case EmbeddingInput():
+            return semconv.EMBEDDINGS
+        case ScoringInput():
+            return semconv.SCORE
+        case _:
+            return semconv.TEXT_COMPLETION
 
 
 def pool_of(start: Start) -> str:
@@ -58,8 +70,9 @@ def of_request(request: Request, generation: Generation, key_id: str) -> Attribu
         semconv.SLO_CLASS: request.slo.slo_class.value,
         semconv.OPERATION_NAME: operation(generation),
         semconv.REQUEST_MODEL: request.model,
-        semconv.REQUEST_MAX_TOKENS: generation.max_output_tokens,
     }
+    if generation.max_output_tokens:
+        found[semconv.REQUEST_MAX_TOKENS] = generation.max_output_tokens
     if request.priority:
         found[semconv.PRIORITY] = request.priority
     if request.session_id:
@@ -77,8 +90,7 @@ def of_attempt(
     found: Attributes = {
         semconv.OPERATION_NAME: operation(generation),
         semconv.PROVIDER_NAME: provider(action),
-        semconv.REQUEST_STREAM: True,
-        semconv.REQUEST_MAX_TOKENS: generation.max_output_tokens,
+        semconv.REQUEST_STREAM: not isinstance(generation.input, PoolingInput),
         semconv.PLACEMENT: action.placement,
         semconv.POOL: pool_of(action),
         semconv.ROUTE: route(action.kind),
@@ -86,6 +98,10 @@ def of_attempt(
         semconv.REASON: action.reason,
     }
     found[semconv.REQUEST_MODEL] = generation.model
+    if generation.max_output_tokens:
+        found[semconv.REQUEST_MAX_TOKENS] = generation.max_output_tokens
+    if isinstance(generation.input, EmbeddingInput) and generation.input.dimensions is not None:
+        found[semconv.EMBEDDINGS_DIMENSIONS] = generation.input.dimensions
     if placement is not None and placement.address:
         found[semconv.REQUEST_MODEL] = placement.upstream_model
         found |= _server(placement.address)
@@ -115,7 +131,7 @@ def _server(url: str) -> Mapping[str, str | int]:
     return {semconv.SERVER_ADDRESS: address.hostname, semconv.SERVER_PORT: port}
 
 
-def of_decision(action: Start, decision: Decision | None) -> Attributes:
+def of_decision(action: Start, decision: DecisionRecord | None) -> Attributes:
     """Attributes of a decision: the chosen placement, and the best rejected one."""
     found: Attributes = {
         semconv.CHOSEN: action.placement,
@@ -127,7 +143,7 @@ def of_decision(action: Start, decision: Decision | None) -> Attributes:
         semconv.CHOSEN_TPOT_S: action.predicted_tpot_s,
     }
     if decision is not None:
-        found[semconv.CANDIDATES] = len(decision.self_hosted) + len(decision.remotes)
+        found[semconv.CANDIDATES] = decision.placements
         found[semconv.TIER] = decision.tier.name.lower()
         chosen, other = decision.best_two()
         if chosen is not None:
@@ -208,7 +224,10 @@ def input_messages(generation: Generation) -> str:
             for message in generation.input.messages
         ]
     else:
-        text = generation.input if isinstance(generation.input, str) else str(generation.input)
+        if isinstance(generation.input, PoolingInput):
+            text = "\n".join(islice(input_texts(generation.input), MAX_CONTENT_TEXTS))
+        else:
+            text = generation.input if isinstance(generation.input, str) else str(generation.input)
         messages = [{"role": "user", "parts": [{"type": "text", "content": text}]}]
     return msgspec.json.encode(messages).decode()[:MAX_CONTENT_CHARACTERS]
 

@@ -48,6 +48,7 @@ REQUEST_SEED = "gen_ai.request.seed"
 REQUEST_STOP = "gen_ai.request.stop_sequences"
 REQUEST_FREQUENCY_PENALTY = "gen_ai.request.frequency_penalty"
 REQUEST_PRESENCE_PENALTY = "gen_ai.request.presence_penalty"
+EMBEDDINGS_DIMENSIONS = "gen_ai.embeddings.dimension.count"
 REQUEST_CHOICES = "gen_ai.request.choice.count"
 RESPONSE_ID = "gen_ai.response.id"
 RESPONSE_MODEL = "gen_ai.response.model"
@@ -63,7 +64,9 @@ OUTPUT_TYPE = "gen_ai.output.type"
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 
-CHAT, TEXT_COMPLETION = "chat", "text_completion"
+CHAT, TEXT_COMPLETION, EMBEDDINGS = "chat", "text_completion", "embeddings"
+SCORE = "score"
+"""The conventions have no name for it."""
 PROVIDER_VLLM = "vllm"
 
 # moegate's own, on the RPC span and on attempts.
@@ -271,10 +274,7 @@ HISTOGRAMS = (
     ),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (
-    *(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED),
-    DEVIATIONS,
-)
+COUNTERS = (*(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED), DEVIATIONS)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(
@@ -343,6 +343,12 @@ DISTINCT_EXPERTS = gauge(
     (PLACEMENT,),
     "Distinct experts per layer that the next step activates, D(B).",
 )
+EXPERTS_OBSERVED = gauge(
+    "moegate.placement.distinct_experts.observed", "1", (PLACEMENT,), "1: D(B) is learnt."
+)
+EXPERT_IMBALANCE = gauge(
+    "moegate.placement.expert_imbalance", "1", (PLACEMENT,), "Busiest expert rank's load / mean."
+)
 DECODE_STEP = gauge(
     "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
 )
@@ -388,6 +394,7 @@ FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
-    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
+    *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

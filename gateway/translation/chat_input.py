@@ -10,6 +10,8 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from gateway.domain.generation import (
     MAX_ORIGIN_BYTES,
     MAX_SIGNATURE_BYTES,
@@ -26,12 +28,7 @@ from gateway.domain.generation import (
     ToolMode,
 )
 from gateway.domain.slices import Steps
-from gateway.domain.tool_schema import (
-    NO_ARGUMENTS,
-    BadSchema,
-    arguments_schema,
-    check_json_object,
-)
+from gateway.translation.argument_schema import NO_ARGUMENTS, object_schema
 from gateway.translation.chat_options import (
     parse_constraint,
     parse_reasoning,
@@ -264,10 +261,8 @@ def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violation
         f"{proto.name[:SHOWN_CHARACTERS]!r}: give 1 to 64 letters, digits, underscores or dashes",
     )
     schema = proto.parameters_json_schema or NO_ARGUMENTS
-    try:
-        schema = arguments_schema(schema)
-    except BadSchema as error:
-        violations.add(f"{path}.parameters_json_schema", str(error))
+    if _check_json_object(schema, f"{path}.parameters_json_schema", violations):
+        schema = object_schema(schema)
     return Tool(
         name=proto.name,
         description=proto.description,
@@ -302,8 +297,15 @@ def _parse_schema(proto: chat_pb2.JsonSchemaFormat, violations: Violations) -> J
         f"{path}.name",
         f"{proto.name[:SHOWN_CHARACTERS]!r}: give 1 to 64 letters, digits, underscores or dashes",
     )
-    try:
-        check_json_object(proto.schema_json)
-    except BadSchema as error:
-        violations.add(f"{path}.schema_json", str(error))
+    _check_json_object(proto.schema_json, f"{path}.schema_json", violations)
     return JsonSchema(name=proto.name, schema_json=proto.schema_json, strict=proto.strict)
+
+
+def _check_json_object(text: str, path: str, violations: Violations) -> bool:
+    """Records a violation and returns False unless the text is a JSON object."""
+    try:
+        msgspec.json.decode(text, type=dict)
+    except (msgspec.DecodeError, RecursionError) as error:
+        violations.add(path, f"not a JSON object: {error}")
+        return False
+    return True

@@ -44,6 +44,7 @@ _UNITS = {
     Element.SIGNATURES: "signatures",
     Element.TEXT_BYTES: "bytes of text",
     Element.UNKNOWN_FIELDS: "unknown fields",
+    Element.INPUTS: "inputs",
 }
 _INDEXED = {"messages": Element.MESSAGES, "tools": Element.TOOLS}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from moegate.v1 import chat_pb2
+from moegate.v1 import chat_pb2, pooling_pb2
 
 VARINT, FIXED64, LENGTH, START_GROUP, END_GROUP, FIXED32 = range(6)
 """Wire types of protobuf."""
@@ -27,6 +27,7 @@ class Element(enum.IntEnum):
     SIGNATURES = 6
     TEXT_BYTES = 7
     UNKNOWN_FIELDS = 8
+    INPUTS = 9
 
 
 class Content(enum.IntEnum):
@@ -93,6 +94,9 @@ _ELEMENTS = {
     chat_pb2.ChatMessage.DESCRIPTOR.fields_by_name["signatures"]: Element.SIGNATURES,
     chat_pb2.ToolCall.DESCRIPTOR.fields_by_name["signatures"]: Element.SIGNATURES,
     chat_pb2.TokenInput.DESCRIPTOR.fields_by_name["token_ids"]: Element.TOKEN_IDS,
+    pooling_pb2.TextInputs.DESCRIPTOR.fields_by_name["texts"]: Element.INPUTS,
+    pooling_pb2.TokenInputs.DESCRIPTOR.fields_by_name["inputs"]: Element.INPUTS,
+    pooling_pb2.ScoreRequest.DESCRIPTOR.fields_by_name["documents"]: Element.INPUTS,
 }
 """Repeated fields with a bound of their own. All others count as `VALUES`."""
 _BOUNDED_TEXTS = {

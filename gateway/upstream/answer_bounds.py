@@ -8,6 +8,7 @@ import msgspec
 from msgspec import structs
 
 from gateway.domain.generation import Chat, ChoiceDelta, Generation
+from gateway.domain.pooling import EmbeddingInput, ScoringInput, input_token_ids
 from gateway.domain.prompt_bound import prompt_token_bound
 from gateway.upstream.token_estimate import MAX_TOKENS
 
@@ -102,5 +103,12 @@ def _prompt_chars(generation: Generation) -> int:
                 for part in message.parts
                 if isinstance(part, str)
             )
-        case token_ids:
+        case tuple() as token_ids:
             return len(token_ids) * MAX_BYTES_PER_TOKEN // 2
+        case pooling if pooling.truncate_tokens is not None:
+            return 0  # what is cut may count nothing
+        case ScoringInput() as scoring:
+            return len(scoring.query) + sum(map(len, scoring.documents))
+        case EmbeddingInput() as embedding:
+            texts = sum(len(each) for each in embedding.inputs if isinstance(each, str))
+            return texts + input_token_ids(embedding) * MAX_BYTES_PER_TOKEN // 2

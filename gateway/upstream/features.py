@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from gateway.config.remote import SAMPLING_FEATURES, TOGETHER, Feature
+from gateway.config.tasks import Task
 from gateway.domain.generation import (
     Chat,
     Generation,
@@ -24,6 +25,7 @@ from gateway.domain.generation import (
     TextChoice,
     ToolMode,
 )
+from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
 
 _TOOL_MODES = {
     ToolMode.NONE: Feature.TOOL_CHOICE_NONE,
@@ -107,8 +109,19 @@ def capabilities(
     )
 
 
+def task_of(generation: Generation) -> Task:
+    """What a server must do for the request."""
+    match generation.input:
+        case EmbeddingInput():
+            return Task.EMBED
+        case ScoringInput():
+            return Task.SCORE
+        case _:
+            return Task.GENERATE
+
+
 def unsupported(generation: Generation, features: frozenset[Feature]) -> tuple[str, ...]:
-    """Fields of GenerateRequest that are set and need a feature that is not among `features`."""
+    """Fields of the request that are set and need a feature that is not among `features`."""
     fields = (field for feature, field in _used(generation) if feature not in features)
     return tuple(dict.fromkeys(fields))
 
@@ -152,8 +165,20 @@ def _used(generation: Generation) -> Iterator[tuple[Feature, str]]:
             yield from _used_by_chat(chat)
         case str():
             yield Feature.PROMPT, "prompt"
-        case _:
+        case tuple():
             yield Feature.PROMPT_TOKENS, "prompt_tokens"
+        case pooling:
+            yield from _used_by_pooling(pooling)
+
+
+def _used_by_pooling(pooling: PoolingInput) -> Iterator[tuple[Feature, str]]:
+    if isinstance(pooling, EmbeddingInput):
+        if not all(isinstance(each, str) for each in pooling.inputs):
+            yield Feature.PROMPT_TOKENS, "tokens"
+        if pooling.dimensions is not None:
+            yield Feature.DIMENSIONS, "dimensions"
+    if pooling.truncate_tokens is not None:
+        yield Feature.TRUNCATION, "truncate_tokens"
 
 
 def _used_by_reasoning(reasoning: Reasoning) -> Iterator[tuple[Feature, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.domain.generation import Chat, Generation, Image
+from gateway.domain.pooling import input_count, input_texts, input_token_ids
 from gateway.domain.slices import Steps
 
 LARGE_CHARACTERS = 32_768
@@ -64,8 +65,12 @@ def is_large(generation: Generation) -> bool:
             if max(len(chat.messages), len(chat.tools)) > LARGE_ELEMENTS:
                 return True
             return _characters(chat) > LARGE_CHARACTERS
-        case token_ids:
+        case tuple() as token_ids:
             return len(token_ids) > 16 * LARGE_ELEMENTS
+        case pooling:
+            if max(input_count(pooling), input_token_ids(pooling) // 16) > LARGE_ELEMENTS:
+                return True
+            return sum(map(len, input_texts(pooling))) > LARGE_CHARACTERS
 
 
 def _characters(chat: Chat) -> int:

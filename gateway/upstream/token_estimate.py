@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.domain.generation import Chat, Generation
+from gateway.domain.pooling import PoolingInput, input_texts, input_token_ids
 from gateway.domain.text_size import utf8_bytes
 
 BYTES_PER_TOKEN = 4
@@ -23,8 +24,15 @@ def estimated_prompt_tokens(generation: Generation) -> int:
             return estimated_tokens(utf8_bytes(prompt))
         case Chat() as chat:
             return estimated_tokens(_text_bytes(chat))
-        case token_ids:
+        case tuple() as token_ids:
             return len(token_ids)
+        case pooling:
+            return _pooling_tokens(pooling)
+
+
+def _pooling_tokens(pooling: PoolingInput) -> int:
+    size_bytes = sum(map(utf8_bytes, input_texts(pooling)))
+    return input_token_ids(pooling) or estimated_tokens(size_bytes)
 
 
 def _text_bytes(chat: Chat) -> int:

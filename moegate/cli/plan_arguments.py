@@ -86,6 +86,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     declare_memory(own)
     own.add_argument("--max-num-seqs", type=_count, default=256, metavar="N", help="(%(default)s)")
     own.add_argument(
+        "--async-scheduling",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="vLLM prepares a step during the one before; its default since 0.14",
+    )
+    own.add_argument(
         "--draft-tokens", type=_count, metavar="N", help="of speculative decoding; absent: none"
     )
     own.add_argument(
@@ -150,7 +156,14 @@ def plan_input(args: argparse.Namespace) -> PlanInput:
     server = server_memory(args, args.max_num_seqs)
     spread = _parallelism(args, model, gpu, server)
     context = demand.lengths.resident_tokens
-    step_model = prior(model, gpu, spread, kv_value_bytes=kv_bytes, context_tokens=context)
+    step_model = prior(
+        model,
+        gpu,
+        spread,
+        kv_value_bytes=kv_bytes,
+        context_tokens=context,
+        async_scheduling=args.async_scheduling,
+    )
     if args.draft_tokens is not None:
         step_model = replace(
             step_model,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"
+UNIFORM = ExpertLoad()
+
+
+class ModelTask(enum.StrEnum):
+    """What the model does: generate, embed (and score by vectors), or score pairs of texts."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +34,13 @@ class SimulatedVllmConfig:
         speed: a step takes 1 / `speed` of its time; metrics report the time that passed.
         stream_interval: tokens in a chunk; a request may ask for more.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
+        reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
+            the name, the model thinks between tags like Qwen3. None: it does not think.
+        task: what the model does, which decides about its routes.
+        matryoshka: a model that embeds can shorten its vectors.
         faults: the injected faults.
+        expert_load: how tokens fall on the experts.
+        count_experts: whether the feed tells the experts of each step.
     """
 
     host: str = "127.0.0.1"
@@ -43,8 +60,13 @@ class SimulatedVllmConfig:
     enable_prompt_tokens_details: bool = False
     stream_interval: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    reasoning_parser: str | None = None
+    task: ModelTask = ModelTask.GENERATE
+    matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
+    expert_load: ExpertLoad = UNIFORM
+    count_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
@@ -59,7 +81,8 @@ class SimulatedVllmConfig:
             max_num_batched_tokens=max(self.max_num_batched_tokens, self.max_num_seqs),
             num_gpu_blocks=self.num_gpu_blocks,
             block_size=self.block_size,
-            max_model_len=self.max_model_len,
+            # The engine makes a token of each prompt, also where vLLM generates nothing.
+            max_model_len=self.max_model_len + (self.task is not ModelTask.GENERATE),
             noise_sigma=self.noise_sigma,
             ranks=self.data_parallel_size,
         )

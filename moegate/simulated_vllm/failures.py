@@ -79,6 +79,11 @@ def unknown_model(model: str, served: str) -> Refused:
     return Refused(404, "NotFoundError", text, "model")
 
 
+def unknown_pooling_model(model: str) -> Refused:
+    """The same, where nothing is generated."""
+    return Refused(404, "NotFoundError", f"The model `{model}` does not exist.")
+
+
 def prompt_too_long(tokens: int, max_model_len: int, counted_in_full: bool) -> Refused:
     """The prompt exceeds the context. vLLM stops counting text one token above the limit."""
     shown = tokens if counted_in_full else max_model_len + 1

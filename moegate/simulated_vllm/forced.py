@@ -19,7 +19,7 @@ from moegate.simulated_vllm.wire import (
     ToolCall,
     ToolCallDelta,
 )
-from simulation.output import Output, OutputText
+from simulation.output import Output
 from simulation.tokenizer import encode
 
 _NO_TOOLS = "When using `tool_choice`, `tools` must be set."
@@ -126,11 +126,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def tool_calls(call: ForcedAnswer, output: Output) -> list[ToolCall]:
-    """Returns the calls of an answer that has ended; empty: it was cut before the name was
-    complete."""
-    deltas = CallDeltas(call, output)
-    delta = deltas.advance(OutputText(output).advance(output.tokens))
+def tool_calls(call: ForcedAnswer, output: Output, text: str) -> list[ToolCall]:
+    """Returns the calls of an answer that has ended with this text, reasoning apart; empty: it was
+    cut before the name was complete."""
+    delta = CallDeltas(call, output).advance(text)
     if delta is None or delta.id is UNSET:
         return []
     function = FunctionCall(name=call.tool, arguments=delta.function.arguments or "")

@@ -12,7 +12,7 @@ from moegate.simulated_vllm.forced import CallDeltas
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
 from moegate.simulated_vllm.wire import encode
-from simulation.output import OutputText
+from simulation.output import OutputText, ReasoningSplit
 
 DONE = b"data: [DONE]\n\n"
 _CHAT_CHOICE = b'{"index":%d,"delta":{%s},"logprobs":%s,"finish_reason":%s,"token_ids":%s}]'
@@ -39,6 +39,9 @@ class Frames:
         self._offsets_chars = [0] * len(self._texts)
         call = job.call
         self._calls = [CallDeltas(call, each) for each in job.request.outputs] if call else []
+        self._splits: list[ReasoningSplit] = []
+        if job.has_reasoning:
+            self._splits = [ReasoningSplit(each) for each in job.request.outputs]
         self._began = False
         kind = "chat.completion.chunk" if job.is_chat else "text_completion"
         self._head = b'data: {"id":%s,"object":"%s","created":%d,"model":%s,"choices":[' % (
@@ -78,6 +81,9 @@ class Frames:
         if self._details:
             created = b',"created_cache_tokens":0' if self._job.is_chat else b""
             usage += b',"prompt_tokens_details":{"cached_tokens":%d%s}' % (cached_tokens, created)
+        if self._job.has_reasoning:
+            reasoned = sum(each.output.reasoned_tokens(each.tokens) for each in self._texts)
+            usage += b',"completion_tokens_details":{"reasoning_tokens":%d}' % reasoned
         return self._head + b"]" + usage + b"}" + self._fingerprint + b"}\n\n" + DONE
 
     def _role(self, choice: int) -> bytes:
@@ -85,7 +91,7 @@ class Frames:
             (
                 self._head,
                 _ROLE_CHOICE % choice,
-                self._usage(0),
+                self._usage(choice, 0),
                 b',"prompt_token_ids":%s,"prompt_text":null}\n\n' % self._prompt_ids,
             )
         )
@@ -102,13 +108,17 @@ class Frames:
                 encode(output.stop_reason),
             )
         ids = b"null"
-        if job.return_token_ids:
+        tells_tokens = not job.hides_reasoning
+        if job.return_token_ids and tells_tokens:
             ids = encode([output.token_id(position) for position in range(start, end)])
-        logprobs = b"null" if job.logprobs is None else self._logprobs(choice, text, start, end)
+        logprobs = b"null"
+        if job.logprobs is not None and tells_tokens:
+            logprobs = self._logprobs(choice, text, start, end)
         if job.is_chat:
             delta = self._delta(choice, new_text, ended)
             if delta is None:
-                if not ended and job.logprobs is None and not job.return_token_ids:
+                has_tokens = tells_tokens and (job.logprobs is not None or job.return_token_ids)
+                if not ended and not has_tokens:
                     return b""
                 delta = b""
             body = _CHAT_CHOICE % (choice, delta, logprobs, finish, ids)
@@ -117,16 +127,31 @@ class Frames:
             said = encode(new_text)
             body = _COMPLETION_CHOICE % (choice, said, logprobs, finish, prompt_ids, ids)
         fingerprint = self._fingerprint if ended and not job.include_usage else b""
-        return self._head + body + self._usage(end) + fingerprint + b"}\n\n"
+        return self._head + body + self._usage(choice, end) + fingerprint + b"}\n\n"
 
     def _delta(self, choice: int, new_text: str, ended: bool) -> bytes | None:
-        """Members of the delta of a chat; None: the parser of tool calls has nothing to say."""
+        """Members of the delta of a chat; None: a parser has nothing to say."""
+        if self._splits:
+            return self._parsed_delta(choice, new_text)
         if self._calls:
             piece = self._calls[choice].advance(new_text)
             return None if piece is None else b'"content":null,"tool_calls":[%s]' % encode(piece)
         if ended and not new_text and self._texts[choice].output.forced_ids:
             return None
         return b'"content":%s' % encode(new_text)
+
+    def _parsed_delta(self, choice: int, new_text: str) -> bytes | None:
+        """The same, with a parser of reasoning."""
+        reasoning, content = self._splits[choice].advance(new_text)
+        said = b',"reasoning":null' if self._job.hides_reasoning else b""
+        if reasoning and not self._job.hides_reasoning:
+            said = b',"reasoning":' + encode(reasoning)
+        if self._calls and content:
+            if (piece := self._calls[choice].advance(content)) is not None:
+                return b'"content":null%s,"tool_calls":[%s]' % (said, encode(piece))
+        elif content:
+            return b'"content":%s%s' % (encode(content), said)
+        return said[1:] if reasoning and not self._job.hides_reasoning else None
 
     def _logprobs(self, choice: int, text: OutputText, start: int, end: int) -> bytes:
         top = self._job.logprobs or 0
@@ -137,11 +162,14 @@ class Frames:
         )
         return body
 
-    def _usage(self, completion_tokens: int) -> bytes:
+    def _usage(self, choice: int, completion_tokens: int) -> bytes:
         """Continuous usage. Like vLLM it counts only the choice of the chunk."""
         if not self._job.continuous_usage:
             return b""
         details = b',"completion_tokens_details":null}' if self._job.is_chat else b"}"
+        if self._job.has_reasoning:
+            reasoned = self._texts[choice].output.reasoned_tokens(completion_tokens)
+            details = b',"completion_tokens_details":{"reasoning_tokens":%d}}' % reasoned
         return self._usage_figures(completion_tokens) + details
 
     def _usage_figures(self, completion_tokens: int) -> bytes:

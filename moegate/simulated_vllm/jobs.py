@@ -13,7 +13,13 @@ from moegate.simulated_vllm.failures import (
     unknown_model,
 )
 from moegate.simulated_vllm.forced import ForcedAnswer, forced_answer
-from moegate.simulated_vllm.prompts import chat_prompt, completion_prompt
+from moegate.simulated_vllm.prompts import (
+    THINKING_IDS,
+    answer_opening,
+    chat_prompt,
+    completion_prompt,
+    is_thinking,
+)
 from moegate.simulated_vllm.wire import GenerationBody
 from simulation.engine.sequences import TokenRequest
 from simulation.output import FinishReason, Output, StopRules, answer_seed, plan_output
@@ -26,6 +32,9 @@ MOST_CHOICES = 16_384
 CERTAIN_BIAS = 50.0
 """Bias of a token beside which no other one is drawn; smaller ones change nothing."""
 _GREEDY_BELOW = 1e-5
+_UNLIMITED = -1
+"""As `thinking_token_budget`: no bound."""
+_BAD_BUDGET = "`thinking_token_budget` must be a non-negative integer or -1 for unlimited."
 _NO_REASONING_PARSER = (
     "thinking_token_budget is set but reasoning_config is not configured. Please set"
     " --reasoning-parser and/or --reasoning-config to use thinking_token_budget."
@@ -42,6 +51,8 @@ class Job:
         logprobs: number of alternatives for each token; None: no log-probabilities.
         stream_interval: tokens in a chunk.
         call: the tool call that the answer is; None: it is a text.
+        has_reasoning: whether a parser tells reasoning apart; `include_reasoning`: whether it is
+            told. If not, the answer has no log-probabilities or token ids either.
     """
 
     response_id: str
@@ -55,6 +66,13 @@ class Job:
     logprobs: int | None
     return_token_ids: bool
     call: ForcedAnswer | None = None
+    has_reasoning: bool = False
+    include_reasoning: bool = True
+
+    @property
+    def hides_reasoning(self) -> bool:
+        """Whether reasoning, and what would give it away, is left out."""
+        return self.has_reasoning and not self.include_reasoning
 
 
 def make_job(
@@ -102,6 +120,8 @@ def make_job(
         logprobs=logprobs,
         return_token_ids=bool(body.return_token_ids),
         call=forced if forced is not None and forced.tool is not None else None,
+        has_reasoning=is_chat and config.reasoning_parser is not None,
+        include_reasoning=body.include_reasoning,
     )
 
 
@@ -132,7 +152,9 @@ def _prompt(body: GenerationBody, config: SimulatedVllmConfig, is_chat: bool) ->
     if is_chat:
         if body.messages is None:
             raise bad_shape("missing", "body.messages", "Field required")
-        ids = chat_prompt(body.messages, body.tools)
+        thinking = is_thinking(body.chat_template_kwargs, body.reasoning_effort)
+        opening = answer_opening(config.reasoning_parser, thinking=thinking)
+        ids = chat_prompt(body.messages, body.tools, opening=opening)
     else:
         ids = completion_prompt(body.prompt or "")
         if not ids:
@@ -182,8 +204,7 @@ def _stop_rules(
             f" Vocabulary size: {VOCABULARY_TOKENS}",
             unknown,
         )
-    if body.thinking_token_budget is not None:
-        raise bad_value(None, _NO_REASONING_PARSER)
+    reasoning_tokens = _most_reasoning_tokens(body, config, max_tokens, is_chat)
     strings = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(strings):
         raise bad_value(None, "stop cannot contain an empty string.")
@@ -194,7 +215,28 @@ def _stop_rules(
         strings=strings,
         token_ids=frozenset(body.stop_token_ids or ()),
         keep_string=body.include_stop_str_in_output,
+        reasoning_tokens=reasoning_tokens,
     )
+
+
+def _most_reasoning_tokens(
+    body: GenerationBody, config: SimulatedVllmConfig, max_tokens: int, is_chat: bool
+) -> int | None:
+    """Bound on the tokens of reasoning; None: there is no reasoning. The line break behind the
+    opening tag counts among those of the budget. Raises Refused."""
+    budget = body.thinking_token_budget
+    if budget is not None:
+        if budget < _UNLIMITED:
+            raise bad_value("thinking_token_budget", _BAD_BUDGET, budget)
+        if config.reasoning_parser is None:
+            raise bad_value(None, _NO_REASONING_PARSER)
+    if config.reasoning_parser is None or not is_chat:
+        return None
+    if not is_thinking(body.chat_template_kwargs, body.reasoning_effort):
+        return None
+    if budget is None or budget == _UNLIMITED:
+        return max_tokens
+    return min(max_tokens, max(0, budget - len(THINKING_IDS) + 1))
 
 
 def _favourite(biases: dict[str, float]) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from simulation.engine.counters import EngineCounters, Histogram
 from simulation.engine.engine import Engine
 from simulation.output import FinishReason
@@ -77,7 +77,10 @@ def render(engine: Engine, served: Served) -> bytes:
             "generation_tokens",
         ),
     ):
-        text.counter(name, description, [[({}, getattr(r.counters, field))] for r in ranks])
+        counts = [getattr(rank.counters, field) for rank in ranks]
+        if field == "generation_tokens" and config.task is not ModelTask.GENERATE:
+            counts = [0 for _ in ranks]  # the one token of a prompt is the pooled output
+        text.counter(name, description, [[({}, count)] for count in counts])
     text.counter(
         "request_success",
         "Count of successfully processed requests.",

@@ -1,9 +1,12 @@
-"""Bodies of answers that are not streamed, with the order of keys of vLLM."""
+"""Bodies of answers that are not streamed, and of the model list, with the key order of vLLM."""
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 
+from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.forced import tool_calls
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
@@ -13,11 +16,12 @@ from moegate.simulated_vllm.wire import (
     ChatMessage,
     CompletionAnswer,
     CompletionChoice,
+    CompletionDetails,
     PromptDetails,
     Usage,
     encode,
 )
-from simulation.output import Output, OutputText
+from simulation.output import Output, OutputText, ReasoningSplit
 
 
 def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
@@ -30,11 +34,16 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
     if cached_tokens is not None:
         created = 0 if job.is_chat else None
         details = PromptDetails(cached_tokens, created)
+    made = None
+    if job.has_reasoning:
+        reasoned = sum(output.reasoned_tokens(output.tokens) for output in request.outputs)
+        made = CompletionDetails(reasoned)
     usage = Usage(
         prompt_tokens=prompt_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         completion_tokens=completion_tokens,
         prompt_tokens_details=details,
+        completion_tokens_details=made,
     )
     numbered = list(enumerate(request.outputs))
     if job.is_chat:
@@ -68,11 +77,15 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
 
 def _chat_choice(job: Job, index: int, output: Output) -> ChatChoice:
     logprobs = None
-    if job.logprobs is not None:
+    if job.logprobs is not None and not job.hides_reasoning:
         logprobs = msgspec.Raw(chat_logprobs(output, 0, output.tokens, job.logprobs))
     message = ChatMessage(role="assistant", content=_text(output))
-    if job.call is not None and (calls := tool_calls(job.call, output)):
-        message = ChatMessage(role="assistant", content="", tool_calls=calls)
+    if job.has_reasoning:
+        reasoning, content = ReasoningSplit(output).advance(_text(output))
+        message.content = content or None
+        message.reasoning = (reasoning or None) if job.include_reasoning else None
+    if job.call is not None and (calls := tool_calls(job.call, output, message.content or "")):
+        message.content, message.tool_calls = "", calls
     return ChatChoice(
         index=index,
         message=message,
@@ -106,6 +119,35 @@ def _text(output: Output) -> str:
 
 
 def _ids(job: Job, output: Output) -> list[int] | None:
-    if not job.return_token_ids:
+    if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]
+
+
+def model_list(config: SimulatedVllmConfig, created_s: int) -> bytes:
+    """The JSON of /v1/models. `created_s`: Unix time."""
+    permission = {
+        "id": f"modelperm-{secrets.token_hex(8)}",
+        "object": "model_permission",
+        "created": created_s,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
+    card = {
+        "id": config.served_model_name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "vllm",
+        "root": config.served_model_name,
+        "parent": None,
+        "max_model_len": config.max_model_len,
+        "permission": [permission],
+    }
+    return encode({"object": "list", "data": [card]})

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import msgspec
 from aiohttp import ClientConnectionResetError, web
 
-from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
 from moegate.simulated_vllm.failures import (
     BadForm,
@@ -25,7 +25,9 @@ from moegate.simulated_vllm.failures import (
     bad_json,
     bad_shape,
     bad_value,
+    prompt_too_long,
     queue_full,
+    unknown_pooling_model,
 )
 from moegate.simulated_vllm.fault_driver import FaultDriver
 from moegate.simulated_vllm.fault_effects import FaultEffects, truncated
@@ -34,8 +36,17 @@ from moegate.simulated_vllm.frames import DONE, Frames
 from moegate.simulated_vllm.jobs import Job, check_model, make_job, pinned_rank
 from moegate.simulated_vllm.listener import Handler, Listener
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
-from moegate.simulated_vllm.prompts import chat_prompt
-from moegate.simulated_vllm.responses import response_body
+from moegate.simulated_vllm.pooling.jobs import (
+    BadInput,
+    InputTooLong,
+    PoolingJob,
+    ServedModel,
+    embedding_job,
+    rerank_job,
+    score_job,
+)
+from moegate.simulated_vllm.prompts import answer_opening, chat_prompt, is_thinking
+from moegate.simulated_vllm.responses import model_list, response_body
 from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import (
     TokenizeAnswer,
@@ -64,9 +75,9 @@ class SimulatedVllm:
 
     def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
-        physics = Physics(config.scaled_step_model())
+        physics = Physics(config.scaled_step_model(), config.expert_load)
         self.engine = Engine(config.engine_config(), physics, config.seed)
-        self.recorder = StepRecorder(self.engine, VERSION)
+        self.recorder = StepRecorder(self.engine, VERSION, count_experts=config.count_experts)
         self.driver = EngineDriver(self.engine, self.recorder)
         self.fault_driver = FaultDriver(config.faults, die)
         self.url = ""
@@ -107,10 +118,17 @@ class SimulatedVllm:
                 web.get("/v1/models", self._models),
                 web.post("/tokenize", self._tokenize),
                 web.post("/detokenize", self._detokenize),
-                web.post("/v1/chat/completions", self._chat),
-                web.post("/v1/completions", self._completion),
             ]
         )
+        if self.config.task is ModelTask.GENERATE:
+            app.router.add_post("/v1/chat/completions", self._chat)
+            app.router.add_post("/v1/completions", self._completion)
+            return app
+        if self.config.task is ModelTask.EMBED:
+            app.router.add_post("/v1/embeddings", self._pooling(embedding_job))
+        for prefix in ("", "/v1"):
+            app.router.add_post(f"{prefix}/score", self._pooling(score_job))
+            app.router.add_post(f"{prefix}/rerank", self._pooling(rerank_job))
         return app
 
     @web.middleware
@@ -129,6 +147,8 @@ class SimulatedVllm:
             return await handler(request)
         except Refused as refused:
             return _json(refused.body, refused.status, refused.headers)
+        except web.HTTPNotFound:
+            return _json(encode({"detail": "Not Found"}), 404)
         except (msgspec.DecodeError, RecursionError) as error:
             shape = bad_json(error)
             return _json(shape.body, shape.status)
@@ -156,39 +176,19 @@ class SimulatedVllm:
         return _json(self.recorder.feed.answer(request.query.getall("after", [])))
 
     async def _models(self, _: web.Request) -> web.Response:
-        created_s = int(time.time())
-        permission = {
-            "id": f"modelperm-{secrets.token_hex(8)}",
-            "object": "model_permission",
-            "created": created_s,
-            "allow_create_engine": False,
-            "allow_sampling": True,
-            "allow_logprobs": True,
-            "allow_search_indices": False,
-            "allow_view": True,
-            "allow_fine_tuning": False,
-            "organization": "*",
-            "group": None,
-            "is_blocking": False,
-        }
-        card = {
-            "id": self.config.served_model_name,
-            "object": "model",
-            "created": created_s,
-            "owned_by": "vllm",
-            "root": self.config.served_model_name,
-            "parent": None,
-            "max_model_len": self.config.max_model_len,
-            "permission": [permission],
-        }
-        return _json(encode({"object": "list", "data": [card]}))
+        return _json(model_list(self.config, int(time.time())))
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = decode_tokenize(await _body(request))
         check_model(body.model, self.config)
         if body.messages is not None:
             ids = chat_prompt(
-                body.messages, body.tools, generation_prompt=body.add_generation_prompt
+                body.messages,
+                body.tools,
+                generation_prompt=body.add_generation_prompt,
+                opening=answer_opening(
+                    self.config.reasoning_parser, thinking=is_thinking(body.chat_template_kwargs)
+                ),
             )
         elif body.prompt is not None:
             ids = token_ids(body.prompt)
@@ -259,6 +259,52 @@ class SimulatedVllm:
             )
         finally:
             self.driver.close(progress)
+
+    def _pooling(self, make_job: Callable[[bytes, ServedModel], PoolingJob]) -> Handler:
+        """The handler of a route of vectors or scores."""
+        served = ServedModel(
+            name=self.config.served_model_name,
+            context_tokens=self.config.max_model_len,
+            pairs=self.config.task is ModelTask.SCORE,
+            shortens=self.config.matryoshka,
+        )
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            try:
+                job = make_job(await _body(request), served)
+            except BadInput as error:
+                raise bad_value(None, str(error)) from error
+            except InputTooLong as error:
+                limit = served.context_tokens
+                raise prompt_too_long(error.tokens, limit, error.counted) from error
+            if job.model and job.model != served.name:
+                raise unknown_pooling_model(job.model)
+            return await self._pool(request, job)
+
+        return handler
+
+    async def _pool(self, request: web.Request, job: PoolingJob) -> web.StreamResponse:
+        """Computes the prompts, each a sequence of its own, and answers."""
+        name = request.headers.get("X-Request-Id") or secrets.token_hex(8)
+        drawn = self.fault_driver.draw()
+        if drawn.delay_s:
+            await asyncio.sleep(drawn.delay_s)
+        effects = FaultEffects(drawn.fault, request, self.fault_driver)
+        if (instead := effects.instead_of_work()) is not None:
+            return instead
+        self._check_queue(len(job.prompts))
+        requests = job.requests(f"{job.prefix}-{name}-{secrets.token_hex(4)}")
+        progresses = [self.driver.submit(each, only_end=True) for each in requests]
+        try:
+            for progress in progresses:
+                while progress.unfinished:
+                    await progress.changed()
+            if effects.is_due(progresses[0]):
+                return await effects.replace_answer(self.driver, progresses[0])
+            return _json(job.answer(f"{job.prefix}-{name}", int(time.time())))
+        finally:
+            for progress in progresses:
+                self.driver.close(progress)
 
     def _check_queue(self, sequences: int) -> None:
         most = self.config.max_num_queued_reqs

@@ -6,7 +6,7 @@ Fields that the simulation does not fill are typed as null.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,7 +49,12 @@ class GenerationBody(msgspec.Struct):
     response_format: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None
     logit_bias: dict[str, float] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
     thinking_token_budget: int | None = None
+    include_reasoning: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     min_tokens: int = 0
@@ -84,6 +89,7 @@ class TokenizeBody(msgspec.Struct):
     messages: list[Message] | None = None
     tools: list[Any] | None = None
     add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
 
@@ -111,6 +117,12 @@ class PromptDetails(msgspec.Struct):
     multimodal_tokens: None = None
 
 
+class CompletionDetails(msgspec.Struct):
+    """Breakdown of the generated tokens."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     """Usage of an answer that is not streamed."""
 
@@ -118,7 +130,7 @@ class Usage(msgspec.Struct):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptDetails | None
-    completion_tokens_details: None = None
+    completion_tokens_details: CompletionDetails | None = None
 
 
 class FunctionCall(msgspec.Struct, omit_defaults=True):
@@ -149,13 +161,13 @@ class ChatMessage(msgspec.Struct):
     """The message of a choice."""
 
     role: str
-    content: str
+    content: str | None
     refusal: None = None
     annotations: None = None
     audio: None = None
     function_call: None = None
     tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
-    reasoning: None = None
+    reasoning: str | None = None
 
 
 class ChatChoice(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,13 @@ import msgspec
 
 from gateway.config.gateway import GpuConfig, UsdPerHour
 from gateway.config.server import ServerConfig
-from moegate.up.launch import DEFAULT_MAX_NUM_SEQS, Launch, check_flags, default_name
+from moegate.up.launch import (
+    DEFAULT_MAX_NUM_SEQS,
+    Launch,
+    check_flags,
+    default_name,
+    with_rust_front_end,
+)
 from moegate.up.machine import CannotLaunch, find_vllm
 from moegate.up.plan import UpPlan
 from moegate.up.tiny import MOE, tiny_launch
@@ -47,7 +54,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--no-engine-feed",
         dest="engine_feed",
         action="store_false",
-        help="without the plugin that tells the gateway vLLM's single steps",
+        help="without the plugin that tells the gateway vLLM's single steps;"
+        " its front end in Rust has none",
+    )
+    parser.add_argument(
+        "--count-experts",
+        action="store_true",
+        help="the plugin also tells which experts the routers choose (docs/engine-feed.md)",
     )
     parser.add_argument(
         "--vllm",
@@ -71,6 +84,12 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
         raise CannotLaunch("name a MODEL, or give --tiny" + (", not both" if args.tiny else ""))
     flags = tuple(args.vllm_flags)
     check_flags(flags)
+    engine_feed = args.engine_feed and not with_rust_front_end(os.environ)
+    if args.count_experts and not engine_feed:
+        raise CannotLaunch(
+            "--count-experts needs the engine feed: leave --no-engine-feed out, and the front end"
+            " in Rust, which cannot load the plugin"
+        )
     if args.tiny:
         if args.data_parallel_size * args.tensor_parallel_size > 1 or args.enable_expert_parallel:
             raise CannotLaunch("--tiny runs on one CPU rank: vLLM's CPU build has no more for MoE")
@@ -78,7 +97,8 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             served_model_name=args.served_model_name,
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs,
-            engine_feed=args.engine_feed,
+            engine_feed=engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     else:
@@ -90,7 +110,8 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             expert_parallel=args.enable_expert_parallel,
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
-            engine_feed=args.engine_feed,
+            engine_feed=engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     gpu = GpuConfig(

@@ -34,6 +34,8 @@ OWN_FLAGS = {
     ),
 }
 """Flags of vLLM that are refused behind the --, with the reason."""
+RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
+"""Lets `vllm serve` start its front end in Rust, which loads no plugin of Python."""
 _SHORT = {
     "-dp": "--data-parallel-size",
     "-tp": "--tensor-parallel-size",
@@ -47,6 +49,7 @@ class Launch:
 
     Attributes:
         engine_feed: whether vLLM runs moegate's plugin.
+        count_experts: whether the plugin counts the experts that the routers choose.
         flags: further flags of `vllm serve`, passed unchanged.
         environment: additions to the environment.
     """
@@ -59,6 +62,7 @@ class Launch:
     max_model_len: int | None = None
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
     engine_feed: bool = True
+    count_experts: bool = False
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,6 +111,11 @@ def check_flags(flags: Sequence[str]) -> None:
         if name in OWN_FLAGS:
             written = flag.partition("=")[0]  # without the value, which may be a secret
             raise CannotLaunch(f"{written} behind the --: {OWN_FLAGS[name]}")
+
+
+def with_rust_front_end(environment: Mapping[str, str]) -> bool:
+    """Whether vLLM starts its front end in Rust in this environment."""
+    return environment.get(RUST_VARIABLE, "0") not in ("", "0")
 
 
 def default_name(model: str) -> str:

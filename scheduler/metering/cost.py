@@ -23,7 +23,7 @@ from scheduler.contract import EngineReport
 from scheduler.metering.external_load import ExternalLoad, Own
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import NodeShare, Run, Share
-from scheduler.metering.totals import SCALE, SCALE_BITS, UNIT, RateSegment, Totals
+from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
 from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
 from scheduler.step_time.step_model import StepModel
 
@@ -126,10 +126,15 @@ class GroupMeter:
             self._present = present
 
     def start(
-        self, now_ns: int, *, prompt_tokens: int, cached_tokens: int = 0, choices: int = 1
+        self,
+        now_ns: int,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int = 0,
+        choices: int = 1,
+        generates: bool = True,
     ) -> Run:
-        """Adds an attempt; `cached_tokens` of its prompt are predicted to be in the prefix
-        cache."""
+        """Adds an attempt. `cached_tokens`: those of its prompt predicted to be in the cache."""
         self.advance(now_ns)
         prefill_s = 0.0
         if self._times is not None:
@@ -142,6 +147,7 @@ class GroupMeter:
             left_s=prefill_s,
             sent_ns=now_ns,
             opened_unpriced_ns=self.totals.unpriced_ns,
+            generates=generates,
         )
         self._runs.add(run)
         if prefill_s:
@@ -198,7 +204,12 @@ class GroupMeter:
         self._changed()
         totals = self.totals
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
-        cached = prefill * self._cached_weight(uncached_tokens, cached_tokens) >> SCALE_BITS
+        if not run.generates:
+            prefill, decode = prefill + decode, 0
+        cached = 0
+        if self._times is not None:
+            weight = self._times.cached_weight(uncached_tokens, cached_tokens)
+            cached = prefill * weight >> SCALE_BITS
         totals.prefill -= run.prefill
         totals.decode -= run.decode
         totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
@@ -387,11 +398,3 @@ class GroupMeter:
             return 0
         shared = run.choices * (self._per_sequence - run.seen_sequence)
         return shared + run.kv_tokens * (self._per_kv - run.seen_kv)
-
-    def _cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
-        """Part of a prefill, of SCALE, that is attention to cached input."""
-        if self._times is None or not cached_tokens or not uncached_tokens:
-            return 0
-        whole_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
-        alone_s = self._times.model.prefill_time_s(uncached_tokens, uncached_tokens)
-        return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0

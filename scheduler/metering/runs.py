@@ -25,6 +25,8 @@ class Run:
     """Part of `prefill_s` that is not yet charged."""
     sent_ns: int
     opened_unpriced_ns: int
+    generates: bool = True
+    """False: all of its time counts as prefill."""
     kv_tokens: int = 0
     """KV tokens that weigh its share while it decodes; the choices share the prompt."""
     output_tokens: int = 0

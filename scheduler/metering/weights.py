@@ -67,6 +67,14 @@ class StepTimes:
             fixed_s = self._fixed[batch] = self.model.decode_step_s(batch, 0)
         return fixed_s + self.kv_s * kv_tokens
 
+    def cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
+        """Part of a prefill, of SCALE, that is attention to cached input."""
+        if not cached_tokens or not uncached_tokens:
+            return 0
+        whole_s = self.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
+        alone_s = self.model.prefill_time_s(uncached_tokens, uncached_tokens)
+        return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0
+
 
 def weigh(
     times: StepTimes | None,

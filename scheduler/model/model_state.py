@@ -45,6 +45,9 @@ PATIENCE = 3.0
 promise to a long prompt could not be kept, and the request would never be tried."""
 PROMISE_WEIGHT = 0.05
 """Weight of a new promise in the running mean against which saturation is measured."""
+PREFILL_STEP_TOKENS = 8192
+"""KV tokens that a request which generates nothing needs at most: its inputs are computed step by
+step, and each gives its blocks back at once. vLLM's default of `--max-num-batched-tokens`."""
 URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
@@ -150,9 +153,11 @@ class ModelState:
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         tracked.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
         lengths, longest = self.fleet.lengths, request.max_output_tokens
-        mean, most = lengths.expected(request.key_id, longest)
+        mean, most = lengths.expected(request.key_id, longest) if longest else (0.0, 0)
         tracked.output_tokens = mean * request.choices
         tracked.reserve_tokens = request.prompt_tokens + math.ceil(tracked.output_tokens)
+        if not longest:
+            tracked.reserve_tokens = min(request.prompt_tokens, PREFILL_STEP_TOKENS)
         tracked.spread_tokens = math.sqrt(request.choices) * max(0.0, most - mean)
         if count and request.slo.slo_class in URGENT:
             mean_s = tracked.ttft_s if self._promised_s is None else self._promised_s

@@ -181,8 +181,8 @@ def learn_from_end(
         exact = index is not None and model_state.engine_caches.is_known(index)
         if not (exact and resident.request.token_blocks):
             state.record_cached_tokens(resident, event.cached_tokens)
-        if event.output_tokens is not None:
-            request = resident.request
+        request = resident.request
+        if event.output_tokens is not None and request.max_output_tokens:
             model_state.fleet.lengths.learn(request.key_id, event.output_tokens / request.choices)
     return outcome
 

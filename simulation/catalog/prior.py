@@ -47,6 +47,7 @@ class Constants:
         layer_s: launches, norms and the router of one layer.
         collective_s: one all-reduce or all-to-all of a small message; a layer has two.
         sequence_s: sampling and bookkeeping per sequence.
+        host_s: wait of the GPUs for the host between two steps, without async scheduling.
         overlap: share of the distinct experts of independent tokens that real ones touch.
         link_share: share of the link bandwidth that all-to-all reaches.
     """
@@ -56,19 +57,17 @@ class Constants:
     layer_s: float = 75e-6
     collective_s: float = 20e-6
     sequence_s: float = 20e-6
+    host_s: float = 4.6e-3
     overlap: float = 0.87
     link_share: float = 0.5
 
 
 CONSTANTS = {
     Architecture.HOPPER: Constants(),
-    Architecture.BLACKWELL: Constants(bandwidth_share=0.85, prefill_share=0.3, layer_s=62e-6),
+    Architecture.BLACKWELL: Constants(bandwidth_share=0.85, prefill_share=0.3, layer_s=60e-6),
     Architecture.CDNA: Constants(bandwidth_share=0.6, prefill_share=0.15, layer_s=110e-6),
 }
-"""Set on the published tables of each architecture (`simulation/planner/published.py`).
-
-Blackwell's are a compromise between tuned servers and stock installations.
-"""
+"""Set on the published tables of each architecture (`simulation/planner/published.py`)."""
 COLLECTIVES_PER_LAYER = 2
 TYPICAL_CONTEXT_TOKENS = 8192.0
 """Length for the KV cache's bytes per token, which fall with the length if layers have windows."""
@@ -82,6 +81,7 @@ def prior(
     kv_value_bytes: float = BF16_BYTES,
     context_tokens: float = TYPICAL_CONTEXT_TOKENS,
     constants: Constants | None = None,
+    async_scheduling: bool = True,
 ) -> StepModel:
     """Step model of one group.
 
@@ -90,6 +90,8 @@ def prior(
         kv_value_bytes: bytes of one number in the KV cache: 2, or 1 for FP8.
         context_tokens: typical length of a sequence, for models with windows or a sparse index.
         constants: absent: those of the GPU's architecture.
+        async_scheduling: whether vLLM prepares the next step during the current one, its default
+            since 0.14.
     """
     constants = constants or CONSTANTS[gpu.architecture]
     spread = parallelism or Parallelism()
@@ -99,7 +101,10 @@ def prior(
     head_bytes = model.vocabulary * model.hidden * BF16_BYTES
     other_bytes = model.resident_parameters * model.weight_bytes + head_bytes
     waits = COLLECTIVES_PER_LAYER * constants.collective_s if spread.gpus > 1 else 0.0
-    base_s = model.layers * (constants.layer_s + waits) + other_bytes / (spread.tensor * bandwidth)
+    fixed_s = model.layers * (constants.layer_s + waits)
+    if not async_scheduling:
+        fixed_s += constants.host_s
+    base_s = fixed_s + other_bytes / (spread.tensor * bandwidth)
     expert_s = expert_bytes / (spread.gpus * bandwidth)
     read_bytes = model.step_read_bytes(context_tokens, kv_value_bytes, spread.tensor)
     compute = spread.gpus * constants.prefill_share
@@ -116,7 +121,7 @@ def prior(
         sequence_s=constants.sequence_s + token_s,
         kv_token_s=read_bytes / context_tokens / bandwidth,
         # A prefill touches every expert, and its step has the fixed parts too.
-        prefill_s=model.layers * (constants.layer_s + waits) + expert_s * model.experts,
+        prefill_s=fixed_s + expert_s * model.experts,
         prefill_token_s=token_s,
         prefill_context_s=per_pair / (compute * gpu.bf16_flops),
         overlap=constants.overlap if model.moe_layers else 1.0,

@@ -137,6 +137,7 @@ class ThroughputRow:
 
     Attributes:
         kind: "total" (prompt and output) or "output".
+        async_scheduling: whether that vLLM has it by default.
         note: differences from the assumptions of the step model.
     """
 
@@ -149,6 +150,7 @@ class ThroughputRow:
     kind: str
     source: str
     note: str = ""
+    async_scheduling: bool = True
 
 
 _VULTR = Lengths(prompt_tokens=2048, cached_tokens=0, output_tokens=512)
@@ -166,7 +168,8 @@ UNSEEN_ROWS = (
             tokens_per_s=rate,
             kind="output",
             source=_VULTR_SOURCE,
-            note="stock vLLM 0.12 to 0.16",
+            note="vLLM 0.12.0 (its methodology page), no async scheduling by default",
+            async_scheduling=False,
         )
         for clients, rate in ((1, 87.0), (8, 581.0), (16, 1057.0), (32, 1636.0))
     ),
@@ -205,7 +208,7 @@ UNSEEN_ROWS = (
         )
     ),
 )
-"""Measurements that no constant was set on."""
+"""Measurements that no constant was set on, but for `host_s`: the rows without async scheduling."""
 
 
 def prior_of(table: TpotTable) -> StepModel:
@@ -268,6 +271,7 @@ def predicted_throughput(row: ThroughputRow) -> float:
         GPUS[row.gpu],
         Parallelism(tensor=row.tensor_parallel),
         context_tokens=lengths.resident_tokens,
+        async_scheduling=row.async_scheduling,
     )
     answer_s = lengths.output_tokens * closed_loop_tpot_s(model, lengths, row.clients)
     request_s = model.prefill_time_s(lengths.prompt_tokens, lengths.prompt_tokens) + answer_s

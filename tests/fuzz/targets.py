@@ -35,6 +35,7 @@ from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
 from tests.fuzz import request_protos
 from tests.fuzz.engine_steps import check_feed, feed_answers
+from tests.fuzz.link_frames import check_frames, frames
 from tests.fuzz.mutations import (
     NESTED_DEPTHS,
     changed,
@@ -141,7 +142,9 @@ class Payloads:
 @functools.cache
 def recorded_streams() -> tuple[tuple[bytes, ...], ...]:
     """The recorded streams of a real server, the middle of long ones left out."""
-    streams = [SseReader().feed(path.read_bytes()) for path in sorted(GOLDEN.glob("*.sse"))]
+    streams = [
+        SseReader().feed(path.read_bytes()) for path in sorted(GOLDEN.parent.glob("vllm_*/*.sse"))
+    ]
     return tuple(tuple(events[:5] + events[5:][-4:]) for events in streams)
 
 
@@ -358,5 +361,6 @@ TARGETS = {
     "tool_calls": Target(sent_calls, check_calls),
     "upstream_streams": Target(bodies, check_body),
     "kv_events": Target(kv_batches, check_kv_events),
+    "link": Target(frames, check_frames),
     "config": Target(config_texts, check_config),
 }

@@ -87,6 +87,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
+    # The port between processes.
+    "gateway.link": ("gateway.scheduling", "scheduler.*"),
     # One request from admission to settlement, whatever door it came through.
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
@@ -123,8 +125,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "moegate.client": (GRPC,),
     # Texts that fit a regex, a grammar or a schema.
     "moegate.simulated_vllm.forms": (),
+    # Vectors and scores: bodies, checks, answers.
+    "moegate.simulated_vllm.pooling": ("simulation.*",),
     "moegate.simulated_vllm": (
         *("scheduler.*", "simulation.*", "moegate.vllm_plugin", "moegate.simulated_vllm.forms"),
+        "moegate.simulated_vllm.pooling",
     ),
     "moegate.up": ("gateway.*", "simulation.catalog"),
     "moegate.demo": ("gateway.*", "scheduler.*", "simulation.*", "moegate.up", GRPC),

@@ -2,18 +2,38 @@
 
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 
 from tests import serving
-from tests.vllm.launch import VllmProcess, running_vllm, unsupported_cpu
+from tests.vllm.launch import HAS_RUST_FRONT_END, VllmProcess, running_vllm, unsupported_cpu
+
+PYTHON, RUST = "python", "rust"
+ON_EACH_FRONT_END = {"test_cost", "test_dialect", "test_gateway", "test_kv_events"}
+"""Modules whose tests run on each front end that this version has; others on that in Python."""
+collect_ignore = [] if HAS_RUST_FRONT_END else ["test_rust_front_end.py"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "vllm_server" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        both = HAS_RUST_FRONT_END and module in ON_EACH_FRONT_END
+        only = RUST if module == "test_rust_front_end" else PYTHON
+        front_ends = [PYTHON, RUST] if both else [only]
+        metafunc.parametrize("vllm_server", front_ends, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
-    """A vLLM that has answered a request: skipped on an unfit CPU, failing on any other lack."""
+def vllm_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmProcess]:
+    """A vLLM that has answered a request: skipped on an unfit CPU, failing on any other lack.
+
+    Its parameter names the front end."""
     if reason := unsupported_cpu():
         pytest.skip(reason)
-    with running_vllm(tmp_path_factory.mktemp("vllm"), kv_events=True) as server:
+    rust = request.param == RUST
+    with running_vllm(tmp_path_factory.mktemp("vllm"), kv_events=True, rust=rust) as server:
         yield server
 
 
@@ -21,6 +41,7 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProces
 async def gateway(vllm_server: VllmProcess) -> AsyncIterator[serving.Serving]:
     """A gateway in front of it."""
     own = serving.pool([vllm_server.base_url], upstream_model=vllm_server.model, max_num_seqs=32)
+    own = msgspec.structs.replace(own, grpc_port=vllm_server.grpc_port)
     settings = serving.config(pools=[own], interactive=serving.PATIENT)
     async with serving.serving(settings) as running:
         yield running

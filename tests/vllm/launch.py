@@ -20,6 +20,8 @@ from pathlib import Path
 
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from moegate.up.engine_plugin import make_plugin_folder
+from tests.vllm.thinking_model import FLAGS as THINKING_FLAGS
+from tests.vllm.thinking_model import make_thinking_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL_DIR = REPOSITORY / ".cache" / "tiny-moe"
@@ -112,18 +114,21 @@ def vllm_venv() -> Path:
     return venv
 
 
-def build_model(venv: Path) -> Path:
+def build_model(venv: Path, router_skew: float = 0.0) -> Path:
     """Make the tiny checkpoint unless it is there; about 10 s the first time."""
     script = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
+    folder = MODEL_DIR
+    if router_skew:
+        folder = MODEL_DIR.with_name(f"{MODEL_DIR.name}-skew-{router_skew:g}")
     build = subprocess.run(
-        [venv / "bin" / "python", script, MODEL_DIR],
+        [venv / "bin" / "python", script, folder, f"--router-skew={router_skew}"],
         env=_environment(),
         capture_output=True,
         text=True,
     )
     if build.returncode != 0:
         raise VllmFailed(f"{script.name} failed:\n{build.stdout}{build.stderr}")
-    return MODEL_DIR
+    return folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,17 +159,23 @@ def started_vllm(
     *,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    experts: bool = False,
+    router_skew: float = 0.0,
     rust: bool = False,
+    thinking: bool = False,
 ) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block.
 
-    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY. `rust`: with the front end in
-    Rust.
+    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY; `experts`: which counts them.
+    `rust`: with the front end in Rust. `thinking`: with a parser of reasoning.
     """
     venv = vllm_venv()
-    model_dir = build_model(venv)
+    model_dir = build_model(venv, router_skew)
     port = _free_port()
     log_path = log_dir / f"vllm-{port}.log"
+    if thinking:
+        model_dir = make_thinking_model(model_dir, log_dir / f"model-{port}")
+        extra_flags = [*extra_flags, *THINKING_FLAGS]
     command: list[str | Path] = [venv / "bin" / "vllm", "serve", model_dir]
     command += [f"--served-model-name={MODEL_NAME}", f"--host={HOST}", f"--port={port}"]
     environment = _environment()
@@ -175,6 +186,8 @@ def started_vllm(
     if plugin:
         command += PLUGIN_FLAGS
         environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
+        if experts:
+            environment["MOEGATE_EXPERTS"] = "1"
         import_paths.append(make_plugin_folder(log_dir / f"plugin-{port}"))
     grpc_port = _free_port() if rust else None
     if rust:
@@ -213,7 +226,10 @@ def running_vllm(
     kv_events: bool = False,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    experts: bool = False,
+    router_skew: float = 0.0,
     rust: bool = False,
+    thinking: bool = False,
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -228,7 +244,14 @@ def running_vllm(
         }
         extra_flags = [*extra_flags, f"--kv-events-config={json.dumps(events)}"]
     with started_vllm(
-        log_dir, extra_flags, data_parallel_size=data_parallel_size, plugin=plugin, rust=rust
+        log_dir,
+        extra_flags,
+        data_parallel_size=data_parallel_size,
+        plugin=plugin,
+        experts=experts,
+        router_skew=router_skew,
+        rust=rust,
+        thinking=thinking,
     ) as started:
         started.wait_until_serving()
         yield VllmProcess(

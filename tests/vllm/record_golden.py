@@ -1,4 +1,4 @@
-"""Record tests/golden/vllm_0_32/ anew: `python -m tests.vllm.record_golden`, about a minute.
+"""Record tests/golden/vllm_0_32/ anew: `python -m tests.vllm.record_golden`, some four minutes.
 
 The files are response bodies as received (de-chunked, nothing parsed), so that the gateway's
 decoders are tested on what vLLM really sends. Only the model's directory is replaced.
@@ -243,6 +243,122 @@ RECORDINGS = (
     ),
     Recording("metrics.txt", "/metrics", "After all the requests above."),
 )
+ANSWER_AFTER: dict[str, Any] = {"thinking_token_budget": 4, "max_tokens": 8}
+"""The line break after the opening tag counts, so three tokens of reasoning are left."""
+THINKING_RECORDINGS = (
+    Recording(
+        "reasoning_stream.sse",
+        CHAT,
+        "Reasoning, then the answer; the closing tag brings no chunk. A delta has one of the two, "
+        "and the usage tells the tokens of reasoning.",
+        chat(**USAGE | ANSWER_AFTER),
+    ),
+    Recording(
+        "reasoning_stream_continuous_usage.sse",
+        CHAT,
+        "Usage so far on every chunk.",
+        chat(stream=True, stream_options=CONTINUOUS) | ANSWER_AFTER,
+    ),
+    Recording(
+        "reasoning_stream_interval.sse",
+        CHAT,
+        "Four tokens a chunk: one delta has both, the answer first.",
+        chat(**USAGE | ANSWER_AFTER, stream_interval=4),
+    ),
+    Recording(
+        "reasoning_stream_logprobs.sse",
+        CHAT,
+        "The closing tag brings a chunk with an empty delta, for its log-probability.",
+        chat(**USAGE | ANSWER_AFTER, logprobs=True, top_logprobs=1),
+    ),
+    Recording(
+        "reasoning_stream_token_ids.sse",
+        CHAT,
+        "The same for its token id. The prompt ends with the opening tag and a line break.",
+        chat(**USAGE | ANSWER_AFTER, return_token_ids=True),
+    ),
+    Recording(
+        "reasoning_stream_cut.sse",
+        CHAT,
+        "max_tokens is reached while it thinks: no answer.",
+        chat(**USAGE | {"max_tokens": 4}),
+    ),
+    Recording(
+        "reasoning_stream_hidden.sse",
+        CHAT,
+        "`include_reasoning` false: no chunk of reasoning, and a null beside the answer.",
+        chat(**USAGE | ANSWER_AFTER, include_reasoning=False),
+    ),
+    Recording(
+        "reasoning_stream_eos.sse",
+        CHAT,
+        "The end token at once (forced by a bias): an empty delta.",
+        chat(**USAGE, logit_bias={"2": 100}),
+    ),
+    Recording(
+        "reasoning_stream_off.sse",
+        CHAT,
+        "Thinking switched off in the template: content only.",
+        chat(**USAGE, chat_template_kwargs={"enable_thinking": False}),
+    ),
+    Recording(
+        "reasoning_stream_effort_none.sse",
+        CHAT,
+        "Thinking switched off by the effort.",
+        chat(**USAGE, reasoning_effort="none"),
+    ),
+    Recording(
+        "reasoning_stream_choice.sse",
+        CHAT,
+        "A form of the answer binds what follows the reasoning.",
+        chat(**USAGE | {"max_tokens": 20}, structured_outputs={"choice": ["Paris", "Rome"]})
+        | {"thinking_token_budget": 4},
+    ),
+    Recording(
+        "reasoning_stream_tool_named.sse",
+        CHAT,
+        "A tool call after reasoning.",
+        chat(**USAGE | WITH_TOOLS, tool_choice=NAMED)
+        | {"thinking_token_budget": 4, "max_tokens": 80},
+    ),
+    Recording(
+        "reasoning_unary.json",
+        CHAT,
+        "The answer in one piece.",
+        chat(**ANSWER_AFTER),
+    ),
+    Recording(
+        "reasoning_unary_cut.json",
+        CHAT,
+        "Cut while it thinks: the content is null.",
+        chat(max_tokens=4),
+    ),
+    Recording(
+        "reasoning_unary_off.json",
+        CHAT,
+        "Thinking switched off: the reasoning is null.",
+        chat(chat_template_kwargs={"enable_thinking": False}),
+    ),
+    Recording(
+        "reasoning_unary_tool_named.json",
+        CHAT,
+        "A tool call after reasoning, in one piece.",
+        chat(**WITH_TOOLS, tool_choice=NAMED) | {"thinking_token_budget": 4, "max_tokens": 80},
+    ),
+    Recording(
+        "error_reasoning_budget.json",
+        CHAT,
+        "A bound on reasoning out of range.",
+        chat(thinking_token_budget=-2),
+    ),
+    Recording(
+        "error_reasoning_effort.json",
+        CHAT,
+        "An effort that does not exist.",
+        chat(reasoning_effort="huge"),
+    ),
+)
+"""Files of a server with `--reasoning-parser=qwen3`."""
 DATA_PARALLEL_SIZE = 2
 RANKS_RECORDINGS = (
     Recording(
@@ -290,12 +406,14 @@ def describe(recording: Recording, status: int, headers: list[tuple[str, str]]) 
     return "\n".join(lines)
 
 
-def record(server: VllmProcess, recordings: Iterable[Recording]) -> Iterator[str]:
+def record(
+    server: VllmProcess, recordings: Iterable[Recording], folder: Path = GOLDEN
+) -> Iterator[str]:
     """Writes the files, and yields the README's section on each."""
     for recording in recordings:
         for _ in range(recording.sends):
             status, headers, body = send(server, recording)
-        (GOLDEN / recording.file).write_bytes(body)
+        (folder / recording.file).write_bytes(body)
         yield describe(recording, status, headers)
 
 
@@ -305,6 +423,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="moegate-golden-") as log_dir:
         with running_vllm(Path(log_dir)) as server:
             sections += record(server, RECORDINGS)
+        with running_vllm(Path(log_dir), thinking=True) as server:
+            sections += record(server, THINKING_RECORDINGS)
         with running_vllm(Path(log_dir), data_parallel_size=DATA_PARALLEL_SIZE) as server:
             sections += record(server, RANKS_RECORDINGS)
     (GOLDEN / "README.md").write_text("\n".join(sections))

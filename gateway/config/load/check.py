@@ -29,6 +29,7 @@ from gateway.config.load.check_remote import (
     extra_body_problems,
     remote_problems,
 )
+from gateway.config.load.check_tasks import task_problems
 from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.resolve.api_keys import key_hash
 from gateway.config.resolve.secrets import resolve
@@ -59,6 +60,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     yield from kv_events_problems(config.pools)
     yield from grpc_port_problems(config.pools)
     yield from rank_problems(config.pools)
+    yield from task_problems(config)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)
     for path, upstream in _upstreams(config):

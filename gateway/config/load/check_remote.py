@@ -37,13 +37,16 @@ RESERVED_FIELDS = frozenset(
         *("model", "messages", "prompt", "system", "stream", "stream_options", "n", "stop"),
         *("max_tokens", "max_completion_tokens", "stop_sequences", "tools", "tool_choice"),
         *("response_format", "logprobs", "top_logprobs", "temperature", "top_p", "seed"),
+        *("input", "encoding_format", "dimensions", "query", "documents", "top_n"),
+        "return_documents",
     }
 )
 """Fields of a body that come from requests."""
 POOL_RESERVED_FIELDS = RESERVED_FIELDS | {
     *("cache_salt", "priority", "stream_interval", "request_id", "data_parallel_rank"),
     *("continue_final_message", "add_generation_prompt", "return_token_ids", "echo", "best_of"),
-    "use_beam_search",
+    *("use_beam_search", "text_1", "text_2", "queries", "truncate_prompt_tokens", "embed_dtype"),
+    "endianness",
 }
 """The same of a self-hosted server, and what the gateway decides or cannot read."""
 

@@ -1,10 +1,12 @@
-"""Converts a `GenerateRequest` and its metadata into the pipeline's `GenerateCall`."""
+"""Converts a request and its metadata into the pipeline's `GenerateCall`."""
 
 from __future__ import annotations
 
 from gateway.auth.authenticator import Caller
+from gateway.domain.generation import Generation
 from gateway.domain.slices import Steps
 from gateway.doors.grpc.hops import hops_of
+from gateway.doors.grpc.pooling_requests import PoolingRequest, pooling_steps
 from gateway.doors.grpc.requests import generation_steps
 from gateway.doors.grpc.rpc_context import Context, Metadata
 from gateway.doors.grpc.times import seconds_of
@@ -27,6 +29,46 @@ def generate_call(
     """Checks every field and converts the request. Durations become seconds. Raises RpcError
     (INVALID_ARGUMENT)."""
     generation = yield from generation_steps(proto, default_max_output_tokens, hops_of(metadata))
+    return _call(
+        proto,
+        generation,
+        caller=caller,
+        context=context,
+        metadata=metadata,
+        size_bytes=size_bytes,
+        whole_answer=whole_answer,
+        session_id=proto.session_id,
+    )
+
+
+def pooling_call(
+    proto: PoolingRequest, *, caller: Caller, context: Context, metadata: Metadata, size_bytes: int
+) -> Steps[GenerateCall]:
+    """The same of a request for vectors or scores, which belongs to no session."""
+    generation = yield from pooling_steps(proto, hops_of(metadata))
+    return _call(
+        proto,
+        generation,
+        caller=caller,
+        context=context,
+        metadata=metadata,
+        size_bytes=size_bytes,
+        whole_answer=True,
+        session_id="",
+    )
+
+
+def _call(
+    proto: generation_pb2.GenerateRequest | PoolingRequest,
+    generation: Generation,
+    *,
+    caller: Caller,
+    context: Context,
+    metadata: Metadata,
+    size_bytes: int,
+    whole_answer: bool,
+    session_id: str,
+) -> GenerateCall:
     slo, policy = proto.slo, proto.data_policy
     return GenerateCall(
         generation=generation,
@@ -40,7 +82,7 @@ def generate_call(
         priority=proto.priority,
         local_only=policy.local_only,
         remote_classes=frozenset(policy.remote_classes),
-        session_id=proto.session_id,
+        session_id=session_id,
         idempotency_key=proto.idempotency_key,
         max_cost_nano_usd=(
             proto.max_cost_nano_usd if proto.HasField("max_cost_nano_usd") else None

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from gateway.translation.responses import KIND, duration
 from moegate.v1 import inference_pb2
-from scheduler.decisions import Candidate, Decision
+from scheduler.decision_record import DecisionRecord
+from scheduler.decisions import Candidate
 from scheduler.port import Explained
 
 MAX_REASON_CHARACTERS = 500
@@ -14,7 +15,7 @@ MAX_REASON_CHARACTERS = 500
 
 
 def quote_message(
-    decision: Decision, unsupported: Mapping[str, Sequence[str]]
+    decision: DecisionRecord, unsupported: Mapping[str, Sequence[str]]
 ) -> inference_pb2.QuoteResponse:
     """Lists every placement that was considered, best first. `unsupported`: fields of the request
     that a placement cannot honour, which are its reason."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from gateway.config.gateway import KeyRole
+from gateway.config.tasks import Task
 from gateway.delivery.deliveries import Deliveries
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
+from gateway.domain.pooling import Scores, Vectors
 from gateway.domain.slices import in_slices
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.calls import generate_call
+from gateway.doors.grpc.calls import generate_call, pooling_call
 from gateway.doors.grpc.decision_messages import explain_message, quote_message
+from gateway.doors.grpc.pooling_requests import PoolingRequest
 from gateway.doors.grpc.requests import prompt_steps
 from gateway.doors.grpc.rpc_context import (
     REQUEST_BYTES,
@@ -31,11 +34,17 @@ from gateway.doors.grpc.rpc_context import (
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.terms import check_images
+from gateway.translation.pooled import write_vectors
 from gateway.translation.responses import delta_message, write_choice, write_done
-from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
+from moegate.v1 import generation_pb2, inference_pb2, inference_pb2_grpc, pooling_pb2
 from scheduler.contract import PlacementKind
 from scheduler.port import SchedulerPort
 
+_TASKS = {
+    Task.GENERATE: inference_pb2.MODEL_TASK_GENERATE,
+    Task.EMBED: inference_pb2.MODEL_TASK_EMBED,
+    Task.SCORE: inference_pb2.MODEL_TASK_SCORE,
+}
 _ENDS = (RequestRefused, PartialOutput, UpstreamFailure)
 
 
@@ -104,6 +113,57 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 write_choice(response.choices.add(), choice)
             return response
 
+    async def Embed(
+        self, request: pooling_pb2.EmbedRequest, context: Context
+    ) -> pooling_pb2.EmbedResponse:
+        """Returns one vector per input."""
+        async with rpc_errors(context):
+            request_id, pooled, finished = await self._pooled(request, context)
+            del request
+            assert isinstance(pooled, Vectors)
+            response = pooling_pb2.EmbedResponse()
+            await in_slices(write_vectors(response, pooled))
+            write_done(response.done, request_id, finished)
+            return response
+
+    async def Score(
+        self, request: pooling_pb2.ScoreRequest, context: Context
+    ) -> pooling_pb2.ScoreResponse:
+        """Returns one score per document."""
+        async with rpc_errors(context):
+            request_id, pooled, finished = await self._pooled(request, context)
+            assert isinstance(pooled, Scores)
+            response = pooling_pb2.ScoreResponse(scores=pooled.scores)
+            write_done(response.done, request_id, finished)
+            return response
+
+    async def _pooled(
+        self, proto: PoolingRequest, context: Context
+    ) -> tuple[str, Vectors | Scores, Finished]:
+        """Runs a request for vectors or scores. Returns its id, the answer and the summary."""
+        steps = pooling_call(
+            proto,
+            caller=current_caller(),
+            context=context,
+            metadata=current_metadata(),
+            size_bytes=REQUEST_BYTES.get(),
+        )
+        call = await in_slices(steps)
+        pooled: Vectors | Scores | None = None
+        finished: Finished | None = None
+        try:
+            async with aclosing(self._pipeline.run(call)) as outputs:
+                async for output in outputs:
+                    if isinstance(output, Finished):
+                        finished = output
+                    elif output.pooled is not None:
+                        pooled = output.pooled
+        except _ENDS as error:
+            raise errors.from_outcome(error) from error
+        assert pooled is not None
+        assert finished is not None
+        return call.generation.request_id, pooled, finished
+
     async def CountTokens(
         self, request: inference_pb2.CountTokensRequest, context: Context
     ) -> inference_pb2.CountTokensResponse:
@@ -141,12 +201,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Lists the models that the key may use."""
         async with rpc_errors(context):
             caller = current_caller()
+            tasks = self._pipeline.settings.tasks
             models: dict[str, inference_pb2.Model] = {}
             for placement in self._port.fleet.placements:
                 name = placement.model
                 if not caller.allows_model(name):
                     continue
-                model = models.setdefault(name, inference_pb2.Model(name=name))
+                model = models.get(name)
+                if model is None:
+                    model = models[name] = inference_pb2.Model(name=name)
+                    model.tasks.extend(_TASKS[each] for each in sorted(tasks.get(name, ())))
                 if placement.context_tokens is not None:
                     model.context_tokens = max(model.context_tokens, placement.context_tokens)
                 if placement.kind is PlacementKind.SELF_HOSTED:

@@ -7,18 +7,32 @@ comes beyond the bound can be no answer to the request, and is not read.
 from __future__ import annotations
 
 from gateway.domain.generation import Generation
+from gateway.domain.pooling import EmbeddingInput, ScoringInput
+from gateway.upstream.pooled import MOST_DIMENSIONS
 
 BYTES_PER_TOKEN = 2048
 """Bytes of a stream for one output token, everything around it included."""
 BYTES_PER_LOGPROB = 512
 """Bytes of a stream for one log-probability, its token included."""
+BYTES_PER_NUMBER = 24
+"""Bytes of a number of a vector, at the most digits; in base64 it has 5.4."""
+BYTES_PER_SCORE = 4096
+"""Bytes of a score, with what servers repeat of its document."""
+MAX_POOLED_BYTES = 48 * 1024 * 1024
+"""Longest answer to a request for vectors: 2,048 of 4,096 numbers in base64 fit."""
 OVERHEAD_BYTES = 2 * 1024 * 1024
 """Bytes that do not depend on the output's length: heads, pings, signatures, citations.
 Room for one event of the longest kind (`SseReader`) and as much again."""
 
 
 def max_answer_bytes(generation: Generation) -> int:
-    """Bytes of the longest stream that can answer the generation."""
+    """Bytes of the longest answer to the request."""
+    match generation.input:
+        case EmbeddingInput() as embedding:
+            numbers = len(embedding.inputs) * (embedding.dimensions or MOST_DIMENSIONS)
+            return min(MAX_POOLED_BYTES, OVERHEAD_BYTES + numbers * BYTES_PER_NUMBER)
+        case ScoringInput() as scoring:
+            return OVERHEAD_BYTES + len(scoring.documents) * BYTES_PER_SCORE
     token_bytes = BYTES_PER_TOKEN
     if generation.logprobs is not None:
         token_bytes += BYTES_PER_LOGPROB * (generation.logprobs + 1)

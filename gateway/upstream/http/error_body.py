@@ -28,8 +28,19 @@ _TEXTS = (
 _WORDS = ("code", "type", "status", "reason", "error_code", "error_type", "name", "__type", "param")
 _NO_ERROR = frozenset({"0", "200", "ok", "success"})
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,300}?)</title>", re.I | re.S)
-# vLLM's schema check ends each line with "'input': <what was sent>}".
-_ECHOED_INPUT = re.compile(r", 'input': .*")
+_ECHOES = (
+    # vLLM's schema check ends each line with "'input': <what was sent>}".
+    re.compile(r", 'input': .*"),
+    # Servers in Rust quote what serde could not read, and values that a check refused.
+    re.compile(r'(?<=: string) "(?:.*"(?=, expected)|.*)', re.S),
+    re.compile(r"(?<=unknown variant) `(?:.*`(?=, expected)|.*)", re.S),
+    re.compile(r'(?<="value":) String\("(?:.*"\)|.*)', re.S),
+)
+_PLACE = re.compile(
+    r"(?:Failed to deserialize the JSON body into the target type: )?([A-Za-z_][\w.\[\]]*):"
+    r" (?:Validation error|invalid (?:type|value|length)|missing field|unknown variant)"
+)
+"""The field that such a server names in the text alone."""
 
 
 class ErrorReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -95,8 +106,11 @@ def _read_text(value: str, depth: int) -> ErrorReport | None:
             return _read(msgspec.json.decode(text), depth + 1)
         except (msgspec.DecodeError, RecursionError):
             pass
-    text = _ECHOED_INPUT.sub("", text[:MAX_TEXT_CHARS])
-    return ErrorReport(message=text) if text else None
+    text = text[:MAX_TEXT_CHARS]
+    for echo in _ECHOES:
+        text = echo.sub("", text)
+    place = _PLACE.match(text)
+    return ErrorReport(message=text, param=place[1] if place else "") if text else None
 
 
 def _read_list(items: list[object], depth: int) -> ErrorReport | None:
@@ -141,7 +155,9 @@ def _read_object(fields: Mapping[str, object], depth: int) -> ErrorReport | None
     return ErrorReport(
         message=": ".join(parts)[:MAX_TEXT_CHARS],
         words=words | (own.words if own else frozenset()),
-        param=param or next((report.param for report in found if report.param), ""),
+        param=param
+        or (own.param if own else "")
+        or next((report.param for report in found if report.param), ""),
         status=next(iter(statuses), None)
         or next((report.status for report in found if report.status), None),
     )

@@ -1,4 +1,4 @@
-"""Client of another moegate: generations over one gRPC channel.
+"""Client of another moegate: requests over one gRPC channel.
 
 gRPC does not retry: the pipeline does. A stream that is left early, by a failure, a cancellation or
 a deadline, cancels its call at once, and so the work of the other gateway.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
 
@@ -18,6 +19,7 @@ from gateway.config.remote import Feature
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import HOPS_FIELD, HOPS_METADATA
+from gateway.domain.pooling import EmbeddingInput, PoolingInput
 from gateway.domain.slices import in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
@@ -26,6 +28,7 @@ from gateway.upstream.http.call import END_GRACE_S, CallBounds
 from gateway.upstream.http.stream import stream_bounds, too_long
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request
+from gateway.upstream.moegate.pooling import Response, pooled_chunk, pooling_request
 from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from moegate.v1 import generation_pb2, inference_pb2_grpc
@@ -41,6 +44,7 @@ _SERVICE = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 """Calls are spread over all gateways behind one name; DNS cannot set a retry policy."""
 _STATES_ON_THE_WAY = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
 
+T = TypeVar("T")
 Call = grpc.aio.UnaryStreamCall[generation_pb2.GenerateRequest, generation_pb2.GenerateResponse]
 
 
@@ -69,7 +73,7 @@ class MoegateClient:
 
     The channel is made at the first stream and serves all of them, until `close`. `capabilities`:
     by default `MOEGATE_FEATURES`; `headers`: further metadata of every call; `origin`: origin
-    of signatures that come through it.
+    of signatures that come through it; `max_message_bytes`: of one message of an answer.
     """
 
     def __init__(
@@ -84,7 +88,9 @@ class MoegateClient:
         capabilities: Capabilities | None = None,
         session_hint: SessionHint | None = None,
         headers: Mapping[str, str] | None = None,
+        max_message_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
+        self._max_message_bytes = max_message_bytes
         self._capabilities = capabilities or Capabilities(features=MOEGATE_FEATURES)
         self.origin = origin
         self._address = address
@@ -126,9 +132,13 @@ class MoegateClient:
     async def stream(
         self, generation: Generation, *, deadline_s: float
     ) -> AsyncGenerator[Chunk, None]:
-        """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
-        clock. Raises ValueError if the API cannot express the generation."""
+        """Chunks as they come; the last carries the usage. Vectors and scores come as one chunk.
+        `deadline_s`: on the event loop's clock. Raises ValueError if the API cannot express the
+        generation."""
         with self._counted():
+            if isinstance(generation.input, PoolingInput):
+                yield await self._pooled(generation, generation.input, deadline_s)
+                return
             generation = self._capabilities.fitted(generation)
             now = asyncio.get_running_loop().time
             steps = generate_request(
@@ -188,6 +198,39 @@ class MoegateClient:
             finally:
                 call.cancel()  # no effect once it has ended
 
+    async def _pooled(
+        self, generation: Generation, pooling: PoolingInput, deadline_s: float
+    ) -> Chunk:
+        """Asks for vectors or scores, which come in one message."""
+        now = asyncio.get_running_loop().time
+        request = await in_slices(
+            pooling_request(
+                generation,
+                pooling,
+                self._upstream_model,
+                local_only=self._policy.local_only,
+                shared_classes=self._policy.shared_classes,
+                tell_slo=self._policy.tell_slo,
+                max_priority=self._policy.max_priority,
+            )
+        )
+        end_s = min(now() + self._timeouts.total_s, deadline_s)
+        bounds = stream_bounds(self._timeouts, now(), deadline_s)
+        if bounds.next_s <= now():
+            raise bounds.failure()
+        channel = self._open()
+        connected = await self._connect(channel, bounds)
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        method: Any = stub.Embed if isinstance(pooling, EmbeddingInput) else stub.Score
+        call: grpc.aio.UnaryUnaryCall[Any, Response] = method(
+            request, timeout=max(0.001, end_s - now()), metadata=self._call_metadata(generation)
+        )
+        try:
+            response = await _within(call, bounds, connected)
+        finally:
+            call.cancel()  # no effect once it has ended
+        return await in_slices(pooled_chunk(generation, pooling, response))
+
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         self._streams += 1
@@ -203,7 +246,8 @@ class MoegateClient:
         if self._closed:
             raise UpstreamFailure(FailureKind.CONNECT, "no connection: it was closed by a reload")
         if self._channel is None:
-            target, options = self._address.target, _options(self._timeouts)
+            target = self._address.target
+            options = _options(self._timeouts, self._max_message_bytes)
             if self._address.tls is None:
                 self._channel = grpc.aio.insecure_channel(target, options=options)
             else:
@@ -241,10 +285,20 @@ async def _read(
     call: Call, bounds: CallBounds, connected: bool = True
 ) -> generation_pb2.GenerateResponse | None:
     """The next message; None: the call ended without an error."""
+    # One timer a message is cheap: a message holds what several frames of an engine do.
+    message = await _within(call.read(), bounds, connected)
+    if message is grpc.aio.EOF:
+        return None
+    if not isinstance(message, generation_pb2.GenerateResponse):
+        raise UpstreamFailure(FailureKind.PROTOCOL, "a message of the stream cannot be decoded")
+    return message
+
+
+async def _within(answer: Awaitable[T], bounds: CallBounds, connected: bool) -> T:
+    """What a call brings next. Raises UpstreamFailure."""
     try:
-        # One timer a message is cheap: a message holds what several frames of an engine do.
         async with asyncio.timeout_at(bounds.next_s):
-            message = await call.read()
+            return await answer
     except TimeoutError:
         raise bounds.failure() from None
     except grpc.aio.AioRpcError as error:
@@ -255,11 +309,6 @@ async def _read(
             raise
         # This task was not cancelled: the channel was closed.
         raise UpstreamFailure(FailureKind.SERVER_ERROR, "the connection was closed") from None
-    if message is grpc.aio.EOF:
-        return None
-    if not isinstance(message, generation_pb2.GenerateResponse):
-        raise UpstreamFailure(FailureKind.PROTOCOL, "a message of the stream cannot be decoded")
-    return message
 
 
 async def _await_status(call: Call) -> None:
@@ -271,7 +320,7 @@ async def _await_status(call: Call) -> None:
             pass
 
 
-def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
+def _options(timeouts: TimeoutsConfig, max_message_bytes: int) -> tuple[tuple[str, int | str], ...]:
     """Channel arguments; gRPC ignores misspelt names silently."""
     first_backoff_ms = 200
     return (
@@ -279,7 +328,7 @@ def _options(timeouts: TimeoutsConfig) -> tuple[tuple[str, int | str], ...]:
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+        ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Identity only: a small message would be inflated to the longest one before it is seen.
         ("grpc.compression_enabled_algorithms_bitset", 1),

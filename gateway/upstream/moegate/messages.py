@@ -38,7 +38,7 @@ from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds
 from gateway.upstream.signatures import SignatureBounds, forwarded_origin, origin_behind
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.usage_claims import Claim, Seen, judged, larger
-from moegate.v1 import chat_pb2, generation_pb2
+from moegate.v1 import chat_pb2, generation_pb2, pooling_pb2
 
 MOEGATE_FEATURES = frozenset(Feature) - {Feature.CONTINUATION}
 """Features that the API of another gateway can express; its upstreams may support fewer."""
@@ -90,14 +90,37 @@ def generate_request(
             yield from _fill_chat(proto.chat, chat, origin)
         case str(prompt):
             proto.prompt = prompt
-        case token_ids:
+        case tuple() as token_ids:
             for start in range(0, len(token_ids), _STEP_TOKENS):
                 proto.prompt_tokens.token_ids.extend(token_ids[start : start + _STEP_TOKENS])
                 yield
+        case _:
+            raise ValueError("vectors and scores have requests of their own")
     if generation.sampling != Sampling():
         for name in Sampling.__struct_fields__:
             if (value := getattr(generation.sampling, name)) is not None:
                 setattr(proto.sampling, name, value)
+    write_terms(
+        proto,
+        generation,
+        local_only=local_only,
+        shared_classes=shared_classes,
+        tell_slo=tell_slo,
+        max_priority=max_priority,
+    )
+    return proto
+
+
+def write_terms(
+    proto: generation_pb2.GenerateRequest | pooling_pb2.EmbedRequest | pooling_pb2.ScoreRequest,
+    generation: Generation,
+    *,
+    local_only: bool,
+    shared_classes: Collection[str],
+    tell_slo: bool,
+    max_priority: int,
+) -> None:
+    """Writes the class of service, the priority and the data policy of a request."""
     if tell_slo:
         if generation.slo_class is not None:
             proto.slo.slo_class = PROTO_OF[generation.slo_class]
@@ -107,7 +130,6 @@ def generate_request(
         proto.data_policy.local_only = True
     elif allowed:
         proto.data_policy.remote_classes.extend(allowed)
-    return proto
 
 
 def _fill_chat(proto: chat_pb2.ChatInput, chat: Chat, origin: str) -> Steps[None]:
@@ -249,7 +271,7 @@ class AnswerDecoder:
             raise UpstreamFailure(FailureKind.SERVER_ERROR, cut)
         least = max(self._output_tokens, estimated_tokens(self._output_bytes))
         seen = Seen(size_bytes=self._output_bytes, least_tokens=least)
-        claim = _claim(done.usage) if done.HasField("usage") else Claim()
+        claim = claim_of(done.usage) if done.HasField("usage") else Claim()
         usage, refused = judged(claim, seen, self._bounds, self._estimated_prompt_tokens)
         if done.usage.estimated:
             usage = replace(usage, estimated=True)
@@ -319,7 +341,7 @@ def _is_empty(proto: generation_pb2.ChoiceDelta) -> bool:
     return all(field.name == "index" for field, _ in proto.ListFields())
 
 
-def _claim(proto: generation_pb2.Usage) -> Claim:
+def claim_of(proto: generation_pb2.Usage) -> Claim:
     """The counts as the other gateway reports them. Negative ones are unknown."""
 
     def known(name: str) -> int | None:

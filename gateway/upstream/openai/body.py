@@ -50,6 +50,7 @@ OPENAI_FEATURES = frozenset(Feature) - {
     *(Feature.TOP_K, Feature.MIN_P, Feature.REPETITION_PENALTY, Feature.IGNORE_EOS),
     *(Feature.PROMPT_TOKENS, Feature.CONTINUATION, Feature.MIN_TOKENS, Feature.STOP_TOKEN_IDS),
     *(Feature.REGEX, Feature.TEXT_CHOICE, Feature.GRAMMAR, Feature.CHAT_TEMPLATE_KWARGS),
+    Feature.TRUNCATION,
     *(REASONING_FEATURES - REASONING_EXPRESSED[ReasoningRequest.REASONING_EFFORT]),
 }
 """Features of OpenAI-shaped APIs by default: the configuration of a remote adds and removes."""

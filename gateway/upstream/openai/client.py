@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -11,18 +12,22 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, HistoryConfig, MaxTokensField, ReasoningRequest
 from gateway.domain.generation import Chunk, Generation
+from gateway.domain.pooling import PoolingInput
+from gateway.domain.slices import Steps
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
+from gateway.upstream.http.whole import whole_chunk
 from gateway.upstream.openai.body import (
     OPENAI_FEATURES,
     BodyOptions,
     generation_body,
     generation_path,
 )
+from gateway.upstream.openai.pooling import pooled_chunk, pooling_body, pooling_path
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.session_hint import SessionHint
 from gateway.upstream.token_estimate import estimated_prompt_tokens
@@ -92,6 +97,7 @@ class OpenAIClient:
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come, one for what a network read holds; the last carries the usage.
+        Vectors and scores come as one chunk.
 
         `deadline_s`: on the event loop's clock. Raises ValueError on `unsupported_fields`.
         """
@@ -101,19 +107,17 @@ class OpenAIClient:
         if (hint := self._session_hint) is not None:
             headers |= hint.headers(generation.session)
             options = replace(options, extra={**options.extra, **hint.fields(generation.session)})
-        request = HttpRequest(
-            session=self.session,
-            url=self._base_url + generation_path(generation),
-            headers=headers,
-            connect_s=self._timeouts.connect_s,
-        )
-        call = Call(
-            request=request,
-            body=generation_body(generation, self._upstream_model, options),
-            timeouts=self._timeouts,
-            pace=self._pace,
-            max_bytes=max_answer_bytes(generation),
-        )
+        pooling = generation.input
+        if isinstance(pooling, PoolingInput):
+            if fields := self.unsupported_fields(generation):
+                raise ValueError(f"the server cannot honour {', '.join(fields)}")
+            body = pooling_body(generation, pooling, self._upstream_model, options.extra)
+            headers["Accept"] = "application/json"
+            call = self._call(generation, pooling_path(pooling), headers, body)
+            decode = partial(pooled_chunk, generation, pooling)
+            return whole_chunk(call, decode, deadline_s=deadline_s)
+        body = generation_body(generation, self._upstream_model, options)
+        call = self._call(generation, generation_path(generation), headers, body)
         decoder = StreamDecoder(
             generation.choices,
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
@@ -121,6 +125,23 @@ class OpenAIClient:
             bounds=bounds_of(generation),
         )
         return stream_chunks(call, decoder, deadline_s=deadline_s)
+
+    def _call(
+        self, generation: Generation, path: str, headers: Mapping[str, str], body: Steps[bytes]
+    ) -> Call:
+        request = HttpRequest(
+            session=self.session,
+            url=self._base_url + path,
+            headers=headers,
+            connect_s=self._timeouts.connect_s,
+        )
+        return Call(
+            request=request,
+            body=body,
+            timeouts=self._timeouts,
+            pace=self._pace,
+            max_bytes=max_answer_bytes(generation),
+        )
 
     async def close_when_idle(self) -> None:
         """Nothing to do: the session is the caller's."""

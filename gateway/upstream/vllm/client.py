@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import aiohttp
@@ -13,19 +14,23 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
-from gateway.domain.slices import in_slices
+from gateway.domain.pooling import PoolingInput
+from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
+from gateway.upstream.http.whole import whole_chunk
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
+from gateway.upstream.openai.pooling import pooled_chunk
 from gateway.upstream.openai.stream import StreamDecoder
 from gateway.upstream.token_estimate import estimated_prompt_tokens
 from gateway.upstream.vllm import steps_feed
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
+from gateway.upstream.vllm.pooling import vllm_pooling_body, vllm_pooling_path
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 TOKENIZE_BYTES_PER_BYTE = 16
@@ -68,13 +73,32 @@ class VllmClient:
 
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Chunks as they come, one for what a network read holds; the last carries the usage.
+        Vectors and scores come as one chunk.
 
         `deadline_s`: on the event loop's clock.
         """
+        pooling = generation.input
+        if isinstance(pooling, PoolingInput):
+            body = vllm_pooling_body(generation, pooling, self._upstream_model, self._extra)
+            call = self._call(generation, vllm_pooling_path(pooling), body, "application/json")
+            decode = partial(pooled_chunk, generation, pooling)
+            return whole_chunk(call, decode, deadline_s=deadline_s)
+        body = vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk, self._extra)
+        call = self._call(generation, generation_path(generation), body, "text/event-stream")
+        decoder = StreamDecoder(
+            generation.choices,
+            prompt_tokens=lambda: estimated_prompt_tokens(generation),
+            usage_by_choice=True,
+            bounds=bounds_of(generation),
+        )
+        return stream_chunks(call, decoder, deadline_s=deadline_s)
+
+    def _call(self, generation: Generation, path: str, body: Steps[bytes], accept: str) -> Call:
+        """`path`: behind /v1."""
         hints = generation.hints
         headers = {
             **self._headers,
-            "Accept": "text/event-stream",
+            "Accept": accept,
             "Content-Type": "application/json",
             "X-Request-Id": generation.request_id,
             **dict(hints.trace_headers),
@@ -83,26 +107,17 @@ class VllmClient:
             headers["X-data-parallel-rank"] = str(hints.dp_rank)
         request = HttpRequest(
             session=self.session,
-            url=f"{self._base_url}/v1{generation_path(generation)}",
+            url=f"{self._base_url}/v1{path}",
             headers=headers,
             connect_s=self._timeouts.connect_s,
         )
-        call = Call(
+        return Call(
             request=request,
-            body=vllm_body(
-                generation, self._upstream_model, self._pace.tokens_per_chunk, self._extra
-            ),
+            body=body,
             timeouts=self._timeouts,
             pace=self._pace,
             max_bytes=max_answer_bytes(generation),
         )
-        decoder = StreamDecoder(
-            generation.choices,
-            prompt_tokens=lambda: estimated_prompt_tokens(generation),
-            usage_by_choice=True,
-            bounds=bounds_of(generation),
-        )
-        return stream_chunks(call, decoder, deadline_s=deadline_s)
 
     async def count_tokens(self, generation: Generation) -> tuple[int, int | None]:
         """Prompt tokens, and the context length in tokens if the server reports it."""

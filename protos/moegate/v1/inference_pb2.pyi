@@ -2,13 +2,26 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from moegate.v1 import generation_pb2 as _generation_pb2
+from moegate.v1 import pooling_pb2 as _pooling_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ModelTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_TASK_UNSPECIFIED: _ClassVar[ModelTask]
+    MODEL_TASK_GENERATE: _ClassVar[ModelTask]
+    MODEL_TASK_EMBED: _ClassVar[ModelTask]
+    MODEL_TASK_SCORE: _ClassVar[ModelTask]
+MODEL_TASK_UNSPECIFIED: ModelTask
+MODEL_TASK_GENERATE: ModelTask
+MODEL_TASK_EMBED: ModelTask
+MODEL_TASK_SCORE: ModelTask
 
 class GenerateOnceRequest(_message.Message):
     __slots__ = ("request",)
@@ -51,18 +64,20 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "context_tokens", "local_replicas_serving", "local_replicas", "remotes")
+    __slots__ = ("name", "context_tokens", "local_replicas_serving", "local_replicas", "remotes", "tasks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOCAL_REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
     LOCAL_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     REMOTES_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     context_tokens: int
     local_replicas_serving: int
     local_replicas: int
     remotes: int
-    def __init__(self, name: _Optional[str] = ..., context_tokens: _Optional[int] = ..., local_replicas_serving: _Optional[int] = ..., local_replicas: _Optional[int] = ..., remotes: _Optional[int] = ...) -> None: ...
+    tasks: _containers.RepeatedScalarFieldContainer[ModelTask]
+    def __init__(self, name: _Optional[str] = ..., context_tokens: _Optional[int] = ..., local_replicas_serving: _Optional[int] = ..., local_replicas: _Optional[int] = ..., remotes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ...) -> None: ...
 
 class QuoteRequest(_message.Message):
     __slots__ = ("request",)

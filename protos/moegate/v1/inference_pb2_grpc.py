@@ -5,6 +5,7 @@ import warnings
 
 from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 from moegate.v1 import inference_pb2 as moegate_dot_v1_dot_inference__pb2
+from moegate.v1 import pooling_pb2 as moegate_dot_v1_dot_pooling__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -46,6 +47,16 @@ class InferenceServiceStub:
                 request_serializer=moegate_dot_v1_dot_inference__pb2.GenerateOnceRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_inference__pb2.GenerateOnceResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/moegate.v1.InferenceService/Embed',
+                request_serializer=moegate_dot_v1_dot_pooling__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_pooling__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/moegate.v1.InferenceService/Score',
+                request_serializer=moegate_dot_v1_dot_pooling__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_pooling__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/moegate.v1.InferenceService/CountTokens',
                 request_serializer=moegate_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
@@ -81,6 +92,20 @@ class InferenceServiceServicer:
 
     def GenerateOnce(self, request, context):
         """The same in one answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Vectors of texts, from a model that embeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """How well documents answer a query, from a model that embeds or scores.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +151,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GenerateOnce,
                     request_deserializer=moegate_dot_v1_dot_inference__pb2.GenerateOnceRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_inference__pb2.GenerateOnceResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=moegate_dot_v1_dot_pooling__pb2.EmbedRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_pooling__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=moegate_dot_v1_dot_pooling__pb2.ScoreRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_pooling__pb2.ScoreResponse.SerializeToString,
             ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
@@ -203,6 +238,60 @@ class InferenceService:
             '/moegate.v1.InferenceService/GenerateOnce',
             moegate_dot_v1_dot_inference__pb2.GenerateOnceRequest.SerializeToString,
             moegate_dot_v1_dot_inference__pb2.GenerateOnceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.InferenceService/Embed',
+            moegate_dot_v1_dot_pooling__pb2.EmbedRequest.SerializeToString,
+            moegate_dot_v1_dot_pooling__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.InferenceService/Score',
+            moegate_dot_v1_dot_pooling__pb2.ScoreRequest.SerializeToString,
+            moegate_dot_v1_dot_pooling__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from moegate.v1 import generation_pb2 as _generation_pb2
 from moegate.v1 import inference_pb2 as _inference_pb2
+from moegate.v1 import pooling_pb2 as _pooling_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -38,6 +39,10 @@ class InferenceServiceStub:
     """Streams output as it is generated; the last message is `done`."""
     GenerateOnce: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GenerateOnceRequest, _inference_pb2.GenerateOnceResponse]
     """The same in one answer."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_pooling_pb2.EmbedRequest, _pooling_pb2.EmbedResponse]
+    """Vectors of texts, from a model that embeds."""
+    Score: _grpc.UnaryUnaryMultiCallable[_pooling_pb2.ScoreRequest, _pooling_pb2.ScoreResponse]
+    """How well documents answer a query, from a model that embeds or scores."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]
     """Tokens that the prompt of a request has."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
@@ -56,6 +61,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Streams output as it is generated; the last message is `done`."""
     GenerateOnce: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateOnceRequest, _inference_pb2.GenerateOnceResponse]  # type: ignore[assignment]
     """The same in one answer."""
+    Embed: _aio.UnaryUnaryMultiCallable[_pooling_pb2.EmbedRequest, _pooling_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Vectors of texts, from a model that embeds."""
+    Score: _aio.UnaryUnaryMultiCallable[_pooling_pb2.ScoreRequest, _pooling_pb2.ScoreResponse]  # type: ignore[assignment]
+    """How well documents answer a query, from a model that embeds or scores."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Tokens that the prompt of a request has."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -83,6 +92,22 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GenerateOnceResponse, _abc.Awaitable[_inference_pb2.GenerateOnceResponse]]:
         """The same in one answer."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _pooling_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pooling_pb2.EmbedResponse, _abc.Awaitable[_pooling_pb2.EmbedResponse]]:
+        """Vectors of texts, from a model that embeds."""
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _pooling_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pooling_pb2.ScoreResponse, _abc.Awaitable[_pooling_pb2.ScoreResponse]]:
+        """How well documents answer a query, from a model that embeds or scores."""
 
     @_abc_1.abstractmethod
     def CountTokens(

@@ -351,9 +351,9 @@ class InProcessSchedulerMachine(RuleBasedStateMachine):
             return
         local = self.made.local
         assert local.active_requests == len(self.clients)
-        assert local._claims._limiter.running("k") == len(self.clients)
+        assert local.claims._limiter.running("k") == len(self.clients)
         keys = {client.asked.idempotency_key for client in self.clients.values()} - {""}
-        assert {key for _, key in local._claims._idempotency._running} == keys
+        assert {key for _, key in local.claims._idempotency._running} == keys
         holds = set(self.made.budgets.book._holds)
         assert holds <= set(self.clients)
         if self.made.budgets.book.budgets:

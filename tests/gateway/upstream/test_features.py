@@ -26,6 +26,7 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.pooling import EmbeddingInput, ScoringInput
 from gateway.upstream.features import Capabilities, capabilities, unsupported
 
 USER = Message(role=Role.USER, parts=("Hello",))
@@ -54,7 +55,19 @@ def chat(*messages: Message, **fields: object) -> Generation:
     return replace(PLAIN, input=replace(Chat(messages=messages or (USER,)), **fields))
 
 
+def embedding(**fields: object) -> Generation:
+    return replace(PLAIN, input=replace(EmbeddingInput(inputs=("a",)), **fields))
+
+
 CASES = [
+    Case(embedding(dimensions=8), Feature.DIMENSIONS, "dimensions"),
+    Case(embedding(truncate_tokens=8), Feature.TRUNCATION, "truncate_tokens"),
+    Case(embedding(inputs=((1, 2),)), Feature.PROMPT_TOKENS, "tokens"),
+    Case(
+        replace(PLAIN, input=ScoringInput(query="q", documents=("d",), truncate_tokens=-1)),
+        Feature.TRUNCATION,
+        "truncate_tokens",
+    ),
     Case(sampling(temperature=0.0), Feature.TEMPERATURE, "sampling.temperature"),
     Case(sampling(top_p=1.0), Feature.TOP_P, "sampling.top_p"),
     Case(chat(tool_choice=ToolMode.NONE), Feature.TOOL_CHOICE_NONE, "chat.tool_choice.mode"),

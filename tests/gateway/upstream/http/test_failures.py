@@ -13,6 +13,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.upstream.http.failures import http_failure
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
+RUST_GOLDEN = GOLDEN.with_name("vllm_0_33_rust")
 NOW_UNIX_S = 1_800_000_000.0
 
 
@@ -62,6 +63,40 @@ def test_what_vllm_said(name: str, status: int, param: str, words: str) -> None:
     found = failure(status, (GOLDEN / name).read_bytes())
     assert found.param == param
     assert words in found.message
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "param", "words"),
+    [
+        ("error_context_overflow.json", 400, "input_tokens", "maximum context length is 8192"),
+        ("error_bad_temperature.json", 400, "temperature", "Validation error: range"),
+        ("error_bad_type.json", 400, "max_tokens", "invalid type: string, expected u32"),
+        ("error_unknown_model.json", 404, "model", "does not exist"),
+        ("chat_stream_n2.sse", 400, "n", "Only n=1 is supported."),
+    ],
+)
+def test_what_the_front_end_in_rust_said(name: str, status: int, param: str, words: str) -> None:
+    found = failure(status, (RUST_GOLDEN / name).read_bytes())
+    assert found.param == param
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'user: invalid type: string "my prompt", expected u32 at line 1 column 9',
+        'user: invalid value: string "my prompt \\", expected u32", expected b',
+        "user: unknown variant `my prompt`, expected `a` or `b`",
+        'user: Validation error: length [{"min": Number(1), "value": String("my prompt")}]',
+        # Cut short.
+        f'user: invalid type: string "{"my prompt " * 500}',
+        f"user: unknown variant `{'my prompt ' * 500}",
+    ],
+)
+def test_what_a_server_in_rust_quotes_is_left_out(text: str) -> None:
+    found = failure(400, json.dumps({"error": {"message": text, "code": 400}}).encode())
+    assert "prompt" not in found.message
+    assert found.param == "user"
 
 
 def test_the_input_that_a_schema_check_quotes_is_left_out() -> None:

@@ -23,10 +23,11 @@ from gateway.upstream.openai.stream import StreamDecoder
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
+RUST_GOLDEN = GOLDEN.with_name("vllm_0_33_rust")
 
 
-def golden(name: str) -> list[bytes]:
-    return SseReader().feed((GOLDEN / name).read_bytes())
+def golden(name: str, folder: Path = GOLDEN) -> list[bytes]:
+    return SseReader().feed((folder / name).read_bytes())
 
 
 def decoder(choices: int = 1, vllm: bool = True) -> StreamDecoder:
@@ -130,6 +131,51 @@ def test_what_vllm_sent(name: str, finish: str, expected: Usage | None) -> None:
         final["prompt_tokens"],
         final["completion_tokens"],
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "finish"),
+    [
+        ("chat_stream.sse", "length"),
+        ("chat_stream_continuous_usage.sse", "length"),
+        ("chat_stream_cached.sse", "length"),
+        ("chat_stream_stop.sse", "stop"),
+        ("chat_stream_eos.sse", "stop"),
+        ("chat_stream_multibyte.sse", "stop"),
+        ("chat_stream_logprobs.sse", "length"),
+        ("chat_stream_choice.sse", "stop"),
+        ("completions_stream.sse", "length"),
+        ("completions_stream_logprobs.sse", "length"),
+    ],
+)
+def test_both_front_ends_of_vllm_say_the_same(name: str, finish: str) -> None:
+    [choice], last = run(*golden(name, RUST_GOLDEN))
+    [of_python], other = run(*golden(name))
+    assert choice.finish_reason == of_python.finish_reason == finish
+    assert len(choice.logprobs) == len(of_python.logprobs)
+    assert last.usage is not None
+    assert other.usage is not None
+    counts = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    if name != "chat_stream_choice.sse":  # which of the two texts is chance
+        assert choice.text == of_python.text
+        for count in counts:
+            assert getattr(last.usage, count) == getattr(other.usage, count), count
+    assert last.usage.reasoning_tokens == 0
+    assert not last.deviations
+
+
+@pytest.mark.parametrize("name", ["chat_stream_tool_named.sse", "chat_stream_tool_required.sse"])
+def test_a_tool_call_of_the_front_end_in_rust(name: str) -> None:
+    [choice], last = run(*golden(name, RUST_GOLDEN))
+    [call] = choice.tool_calls
+    assert call.name == "weather"
+    assert json.loads(call.arguments_json)["city"] in ("Paris", "Rome")
+    assert not last.deviations
+
+
+def test_the_front_end_in_rust_refuses_a_form_within_the_stream() -> None:
+    failure = failure_of(*golden("chat_stream_bad_regex.sse", RUST_GOLDEN))
+    assert failure.kind is FailureKind.BAD_REQUEST
 
 
 def test_vllm_counts_exactly_with_each_frame() -> None:

@@ -11,6 +11,7 @@ from scheduler.contract import EngineCounts
 from tests.known import IDLE_METRICS, known
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden/vllm_0_32/metrics.txt"
+RUST_GOLDEN = GOLDEN.parents[1] / "vllm_0_33_rust" / "metrics.txt"
 
 
 def gauges(ranks: int) -> bytes:
@@ -26,6 +27,19 @@ def test_the_metrics_of_a_real_server() -> None:
     assert report.kv_capacity_tokens == 128 * 600
     assert known(report.prompt_tokens_total) > 300
     assert known(report.generation_tokens_total) > 50
+
+
+def test_the_metrics_of_the_front_end_in_rust() -> None:
+    text = RUST_GOLDEN.read_bytes()
+    report = parse_metrics(text, "pool/a", 5.0, 8192)
+    assert (report.running, report.waiting, report.kv_usage) == (0, 0, 0.0)
+    assert report.kv_capacity_tokens is None, "it does not tell"
+    assert known(report.generation_tokens_total) > 50
+    counts = report.counts
+    assert counts is not None
+    assert known(counts.steps) > 20
+    assert known(counts.gaps) > 20
+    assert counts.cached_prompt_tokens == 768
 
 
 def test_the_counts_that_the_fit_of_step_times_needs() -> None:

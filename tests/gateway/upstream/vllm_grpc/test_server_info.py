@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from gateway.upstream.vllm_grpc.server_info import (
 )
 from tests.vllm_control import Answer, control_server
 
+GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_33_rust"
 TWO_RANKS = ServerInfo(
     engine_version="0.33.0",
     parallelism=ParallelismInfo(data_parallel_size=2, decode_context_parallel_size=1),
@@ -42,6 +44,14 @@ async def failure(answer: Answer | None, timeout_s: float = 30.0) -> UpstreamFai
     with pytest.raises(UpstreamFailure) as caught:
         await asked(answer, timeout_s)
     return caught.value
+
+
+@pytest.mark.parametrize(("file", "ranks"), [("server_info", 1)])
+def test_what_vllm_tells(file: str, ranks: int) -> None:
+    figures = decoded((GOLDEN / f"{file}.bin").read_bytes())
+    assert figures.version.startswith("0.33.0")
+    assert (figures.ranks, figures.context_tokens, figures.rank_max_running) == (ranks, 8192, 32)
+    assert figures.kv_capacity_tokens == ranks * 600 * 128, "of all ranks"
 
 
 async def test_a_server_is_asked_and_gets_no_key() -> None:

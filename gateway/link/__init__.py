@@ -1,0 +1,1 @@
+"""The scheduler port between processes."""

@@ -1,0 +1,107 @@
+"""Fronts joined to a scheduler by pipes in memory, whose bytes a test delivers when it likes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.link.connection import Connection
+from gateway.link.host import SchedulerHost
+from gateway.link.remote_scheduler import RemoteScheduler
+from tests.gateway.scheduling.scheduling_made import Hosted
+
+
+class Pipe(asyncio.Transport):
+    """One direction of a connection. Keeps what is written until it is delivered to `reader`."""
+
+    def __init__(self, reader: Connection) -> None:
+        super().__init__()
+        self.reader = reader
+        self.written = bytearray()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def deliver(self, most: int = 1 << 30) -> None:
+        """Delivers some of the bytes."""
+        data, self.written = bytes(self.written[:most]), self.written[most:]
+        if data and not self.closed:
+            self.reader.data_received(data)
+
+
+@dataclass(eq=False)
+class JoinedFront:
+    """A front, and its pipes to and from the scheduler."""
+
+    remote: RemoteScheduler
+    host_side: Connection
+    there: Pipe
+    back: Pipe
+
+    def flush(self) -> None:
+        """Lets all messages leave as frames."""
+        self.remote.connection._flush()
+        self.host_side._flush()
+
+    def exchange(self) -> None:
+        """Delivers everything in both directions."""
+        for _ in range(4):
+            self.flush()
+            self.there.deliver()
+            self.back.deliver()
+
+    def cut(self) -> None:
+        """Ends the connection, with what is on its way."""
+        self.there.closed = self.back.closed = True
+        self.remote.connection.connection_lost(None)
+        self.host_side.connection_lost(None)
+
+
+@dataclass
+class Joined:
+    """A scheduler with its host, and the fronts that have joined."""
+
+    made: Hosted
+    host: SchedulerHost = field(init=False)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.host = SchedulerHost(
+            self.made.local,
+            clock=self.made.clock,
+            on_refused=lambda *told: self.refused.append(told),
+            on_silent=self.silent.append,
+            setting=lambda: b"setting",
+        )
+
+    async def join(self, number: int) -> JoinedFront:
+        """A front says hello."""
+        remote = RemoteScheduler(clock=self.made.clock, handlers={}, on_fleet=lambda view: None)
+        host_side = self.host.connection()
+        there, back = Pipe(host_side), Pipe(remote.connection)
+        remote.connection.connection_made(there)
+        host_side.connection_made(back)
+        front = JoinedFront(remote, host_side, there, back)
+        hello = asyncio.ensure_future(remote.hello(number))
+        await asyncio.sleep(0)
+        front.exchange()
+        assert await hello == b"setting"
+        return front
+
+
+async def turns(count: int = 8) -> None:
+    """Lets tasks run."""
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -1,0 +1,217 @@
+"""The scheduler port over a link does what it does in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.link import connection as connections
+from gateway.link.connection import CallFailed, LinkLost
+from gateway.link.messages import Kind
+from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.transport import connect, listen
+from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged
+from scheduler.limits.rate_limit import RateLimits
+from scheduler.port import Answer, RequestEnded, Settled, SlotFreed, Started
+from tests.gateway.link.pipes import Joined, turns
+from tests.gateway.scheduling.scheduling_made import (
+    ONE_USD,
+    attempt_end,
+    config,
+    running,
+    settings_of,
+    submission,
+)
+
+
+def joined(**fields: Any) -> Joined:
+    return Joined(running(settings_of(config(**fields), catalog=ONE_USD)))
+
+
+async def test_a_request_from_submission_to_settlement() -> None:
+    two = joined()
+    front = await two.join(1)
+    answers: list[Answer] = []
+    submitting = asyncio.ensure_future(front.remote.submit(submission("r"), answers.append))
+    await turns()
+    assert not submitting.done(), "it waits for the first answer"
+    front.exchange()
+    await submitting
+    assert [type(answer) for answer in answers] == [Started]
+    front.remote.send(Progress(request_id="r", attempt=1, output_tokens=3))
+    front.remote.send(Progress(request_id="r", attempt=1, output_tokens=4))
+    assert len(front.remote.connection._newest) == 1, "progress is told once"
+    front.remote.send(attempt_end("r"))
+    front.remote.send(RequestEnded(request_id="r", used_tokens=9, keep_idempotency_key=False))
+    front.exchange()
+    [account] = two.made.accounts
+    assert account.charged_nano_usd == 110_000
+    assert two.made.local.active_requests == 0
+
+
+async def test_the_settlement_comes_back() -> None:
+    two = joined()
+    front = await two.join(1)
+    answers: list[Answer] = []
+    submitting = asyncio.ensure_future(front.remote.submit(submission("r"), answers.append))
+    await turns()
+    front.exchange()
+    await submitting
+    front.remote.send(attempt_end("r"))
+    front.exchange()
+    assert isinstance(answers[-1], Settled)
+    assert answers[-1].attempt == two.made.accounts[0]
+
+
+async def test_views_of_the_fleet_follow() -> None:
+    two = joined(replicas=2)
+    front = await two.join(1)
+    assert front.remote.fleet == two.made.local.fleet
+    two.made.local.report(ServingChanged(placement="own/a", serving=False, reason="test"))
+    front.exchange()
+    assert front.remote.fleet == two.made.local.fleet
+    assert not front.remote.fleet.by_name["own/a"].serving
+
+
+async def test_what_a_front_meets_at_placements_is_told() -> None:
+    two = joined()
+    front = await two.join(1)
+    front.remote.notify_refused("own/a", "no connection")
+    front.remote.notify_silent("own/a")
+    front.exchange()
+    assert (two.refused, two.silent) == ([("own/a", "no connection")], ["own/a"])
+
+
+async def test_a_front_cannot_speak_of_another_ones_requests() -> None:
+    two = joined(slots=4)
+    first, second = await two.join(1), await two.join(2)
+    submitting = asyncio.ensure_future(first.remote.submit(submission("r"), lambda answer: None))
+    await turns()
+    first.exchange()
+    await submitting
+    answers: list[Answer] = []
+    again = asyncio.ensure_future(second.remote.submit(submission("r"), answers.append))
+    await turns()
+    second.exchange()
+    await again
+    [refuse] = answers
+    assert isinstance(refuse, Refuse)
+    assert refuse.reason is RefusalReason.REQUEST_IN_FLIGHT
+    second.remote.send(attempt_end("r"))
+    second.remote.send(RequestEnded(request_id="r", used_tokens=0, keep_idempotency_key=False))
+    second.remote.send(SlotFreed(key_id="k"))
+    second.exchange()
+    assert two.made.accounts == []
+    assert two.made.local.active_requests == 1
+
+
+async def test_limits_are_those_of_all_fronts_together() -> None:
+    two = joined()
+    fronts = [await two.join(1), await two.join(2)]
+    limits = RateLimits(requests_per_minute=3, concurrent_requests=2)
+    refused = []
+    for number in range(5):
+        front = fronts[number % 2]
+        taking = asyncio.ensure_future(front.remote.take_request("k", limits))
+        await turns()
+        front.exchange()
+        refused.append(await taking is not None)
+    assert refused == [False, False, False, True, True]
+
+
+async def test_a_lost_front_frees_its_slots_and_wakes_who_waits() -> None:
+    two = joined()
+    first, second = await two.join(1), await two.join(2)
+    taking = asyncio.ensure_future(first.remote.take_slot("k", RateLimits(concurrent_requests=1)))
+    await turns()
+    first.exchange()
+    assert await taking is None
+    asking = asyncio.ensure_future(first.remote.figures())
+    answers: list[Answer] = []
+    submitting = asyncio.ensure_future(first.remote.submit(submission("r"), answers.append))
+    await turns()
+    first.cut()
+    await submitting
+    assert isinstance(answers[0], Refuse)
+    assert answers[0].reason is RefusalReason.UNAVAILABLE
+    with pytest.raises(LinkLost):
+        await asking
+    again = asyncio.ensure_future(second.remote.take_slot("k", RateLimits(concurrent_requests=1)))
+    await turns()
+    second.exchange()
+    assert await again is None
+
+
+async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
+    two = joined()
+    server = await listen(tmp_path / "link", two.host.connection)
+    assert (tmp_path / "link").stat().st_mode & 0o777 == 0o600
+    remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
+    await connect(tmp_path / "link", lambda: remote.connection)
+    assert await remote.hello(1) == b"setting"
+    local = two.made.local
+    assert await remote.quote(submission("r").request) == await local.quote(submission("r").request)
+    assert await remote.explain("r") is None
+    assert await remote.figures() == await local.figures()
+    assert await remote.pool_cost("own", 10**9) == await local.pool_cost("own", 10**9)
+    assert await remote.pool_rates() == await local.pool_rates()
+    assert await remote.token_rates() == await local.token_rates()
+    assert await remote.drain("own/a") == 0
+    await remote.undrain("own/a")
+    with pytest.raises(CallFailed, match="no such call"):
+        await remote.connection.call("other", None, None)
+    with pytest.raises(CallFailed, match="quote: KeyError"):
+        await remote.quote(submission("r", model="none").request)
+    other = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
+    await connect(tmp_path / "link", lambda: other.connection)
+    with pytest.raises(CallFailed, match="hello: LinkError"):
+        await other.hello(1)
+    await other.connection.finish()
+    await remote.connection.finish()
+    server.close()
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 64, b"\0\0\0\1\xc1", b"\0\0\0\x03abc"])
+async def test_garbage_ends_the_connection_only(tmp_path: Path, garbage: bytes) -> None:
+    two = joined()
+    server = await listen(tmp_path / "link", two.host.connection)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "link")
+    writer.write(garbage)
+    assert await reader.read() == b"", "the host has ended it"
+    writer.close()
+    remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
+    await connect(tmp_path / "link", lambda: remote.connection)
+    assert await remote.hello(1) == b"setting"
+    await remote.connection.finish()
+    server.close()
+
+
+async def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_WAITING", 10)
+    two = joined()
+    front = await two.join(1)
+    front.host_side.pause_writing()
+    assert front.host_side.is_congested
+    for _ in range(12):
+        front.host_side.post(Kind.FAIL, 1, "x")
+    assert "does not read" in front.host_side.lost
+    assert two.host.fronts == ()
+
+
+async def test_a_congested_front_refuses_what_is_new() -> None:
+    two = joined()
+    front = await two.join(1)
+    front.remote.connection.pause_writing()
+    answers: list[Answer] = []
+    await front.remote.submit(submission("r"), answers.append)
+    [refuse] = answers
+    assert isinstance(refuse, Refuse)
+    assert refuse.reason is RefusalReason.UNAVAILABLE
+    assert refuse.retry_after_s is not None
+    front.remote.send(RequestEnded(request_id="r", used_tokens=0, keep_idempotency_key=False))
+    front.remote.connection.resume_writing()
+    front.exchange()
+    assert two.made.local.active_requests == 0
