@@ -7,20 +7,24 @@ give a turn of the assistant its reasoning and signatures.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
+from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import Image, Message, Role, Signature, ToolCall
 from gateway.domain.slices import Steps
 from gateway.doors.anthropic import wire
 from gateway.doors.anthropic.thinking_signatures import signatures_of
+from gateway.doors.http.elements import ElementCount
+from gateway.doors.http.errors import HttpError
+from gateway.doors.http.images import image_of_base64
 
 Fault = Callable[[str, str], None]
 """Records a fault: path of the field, description with a fix."""
 Decoded = TypeVar("Decoded")
+Result = TypeVar("Result")
 Part = str | Image
 
 _TEXT_OR_LIST: msgspec.json.Decoder[str | list[msgspec.Raw]] = msgspec.json.Decoder(
@@ -51,9 +55,24 @@ def decode(
         return None
 
 
-def messages_of(body: wire.MessagesBody, fault: Fault) -> Steps[tuple[Message, ...]]:
-    """All messages of a request, the system's first."""
+def told(convert: Callable[[], Result], fault: Fault) -> Result | None:
+    """The result of a conversion. None: it names a field at fault, which is recorded."""
+    try:
+        return convert()
+    except HttpError as error:
+        if not error.param:
+            raise
+        fault(error.param, error.message.removeprefix(f"{error.param}: "))
+        return None
+
+
+def messages_of(
+    body: wire.MessagesBody, limits: ElementLimitsConfig, fault: Fault
+) -> Steps[tuple[Message, ...]]:
+    """All messages of a request, the system's first. Raises HttpError for more elements than
+    `limits` allows."""
     found: list[Message] = []
+    count = ElementCount(limits)
     system = yield from _texts(body.system, "system", fault)
     system = [text for text in system if not text.startswith(_BILLING_MARK)]
     if any(system):
@@ -65,11 +84,13 @@ def messages_of(body: wire.MessagesBody, fault: Fault) -> Steps[tuple[Message, .
             fault(f"{path}.role", f"{turn.role[:80]!r}: give user, assistant or system")
             continue
         blocks = yield from _blocks(turn.content, f"{path}.content", fault)
-        if role is Role.ASSISTANT:
-            _append(found, _assistant(blocks))
-        else:
-            for message in _others(role, blocks, f"{path}.content", fault):
-                _append(found, message)
+        turns = (
+            [_assistant(blocks)]
+            if role is Role.ASSISTANT
+            else _others(role, blocks, f"{path}.content", fault)
+        )
+        for message in turns:
+            _append(found, count.add(message))
     return tuple(found)
 
 
@@ -215,17 +236,9 @@ def _image(source: wire.Base64Source | wire.UrlSource, path: str, fault: Fault) 
         if not source.url.startswith("https://"):
             fault(f"{path}.url", "not an https address")
         return [Image(url=source.url)]
-    media_type = source.media_type.partition(";")[0].strip().lower()
-    if not media_type.startswith("image/"):
-        fault(f"{path}.media_type", f"{source.media_type[:80]!r} is no image type")
-    try:
-        data = base64.b64decode(source.data, validate=True)
-    except ValueError:
-        fault(f"{path}.data", "not base64")
-        return []
-    if not data:
-        fault(f"{path}.data", "empty: give the bytes of the image")
-    return [Image(data=data, media_type=media_type)]
+    media_type = source.media_type.partition(";")[0]
+    image = told(lambda: image_of_base64(source.data, media_type, path), fault)
+    return [] if image is None else [image]
 
 
 def _document(

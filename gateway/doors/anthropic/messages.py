@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gateway.domain.generation import Chat, Chunk, Generation
 from gateway.domain.outcomes import Finished
+from gateway.domain.request_bounds import MAX_MODEL_CHARS
 from gateway.domain.slices import Steps, in_slices
 from gateway.doors.anthropic import wire
 from gateway.doors.anthropic.answers import MessageEvents, message
@@ -20,7 +21,6 @@ from gateway.doors.anthropic.requests import (
     stops_of,
 )
 from gateway.doors.http.answers import http_errors, json_answer, run_stream, run_whole
-from gateway.doors.http.element_limits import check_elements
 from gateway.doors.http.errors import HttpError, all_invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.output_room import fitted
@@ -84,32 +84,33 @@ def _generation(
         if len(faults) >= MAX_FAULTS:
             raise _Enough
 
-    chat, sampling = Chat(messages=()), None
+    chat, sampling, most = Chat(messages=()), None, 1
     stops: tuple[str, ...] = ()
     try:
-        if not 0 < len(body.model) <= 256:
-            fault("model", f"{len(body.model)} characters: give 1 to 256")
+        if not 0 < len(body.model) <= MAX_MODEL_CHARS:
+            fault("model", f"{len(body.model)} characters: give 1 to {MAX_MODEL_CHARS}")
         if body.max_tokens is None and not counted:
             fault("max_tokens", "missing: say how many tokens the answer may have")
-        if body.max_tokens is not None and body.max_tokens < 1:
+        elif body.max_tokens is not None and body.max_tokens < 1:
             fault("max_tokens", f"{body.max_tokens}: give at least 1")
-        chat = yield from chat_of(body, fault)
+        else:
+            most = exchange.output_tokens(body.model, body.max_tokens, 1, "max_tokens")
+        limits = exchange.services.active.config.limits.elements
+        chat = yield from chat_of(body, limits, fault)
         sampling = sampling_of(body, fault)
         stops = stops_of(body.stop_sequences, fault)
     except _Enough:
         pass
     if faults or sampling is None:
         raise all_invalid(faults)
-    generation = Generation(
+    return Generation(
         request_id=exchange.request_id,
         model=body.model,
         input=chat,
-        max_output_tokens=body.max_tokens or 1,
+        max_output_tokens=most,
         sampling=sampling,
         stop=stops,
     )
-    yield from check_elements(generation, exchange.services.active.config.limits.elements)
-    return generation
 
 
 class _Stream:

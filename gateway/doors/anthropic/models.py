@@ -18,7 +18,7 @@ async def list_models(exchange: Exchange) -> web.StreamResponse:
     return json_answer(
         exchange,
         {
-            "data": [_model(name) for name in names],
+            "data": [_model(exchange, name) for name in names],
             "has_more": False,
             "first_id": names[0] if names else None,
             "last_id": names[-1] if names else None,
@@ -32,7 +32,7 @@ async def retrieve_model(exchange: Exchange) -> web.StreamResponse:
     if name not in _names(exchange):
         text = f"model {name[:256]!r} is not served here: see /v1/models"
         raise HttpError(ErrorKind.NOT_FOUND, text, code="model_not_found")
-    return json_answer(exchange, _model(name))
+    return json_answer(exchange, _model(exchange, name))
 
 
 def _names(exchange: Exchange) -> list[str]:
@@ -41,5 +41,19 @@ def _names(exchange: Exchange) -> list[str]:
     return sorted(name for name in names if exchange.caller.allows_model(name))
 
 
-def _model(name: str) -> dict[str, str]:
-    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_AT}
+def _model(exchange: Exchange, name: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": _CREATED_AT,
+        "lifecycle": "active",
+    }
+    contexts = [
+        placement.context_tokens
+        for placement in exchange.services.port.fleet.of_model(name)
+        if placement.context_tokens is not None
+    ]
+    if contexts:
+        found["max_input_tokens"] = found["max_tokens"] = max(contexts)
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import (
     Chat,
     JsonSchema,
@@ -18,10 +19,13 @@ from gateway.domain.generation import (
     Tool,
     ToolMode,
 )
+from gateway.domain.request_bounds import MAX_STOP_BYTES
 from gateway.domain.slices import Steps
-from gateway.domain.tool_schema import NO_ARGUMENTS, BadSchema, arguments_schema, check_json_object
 from gateway.doors.anthropic import wire
-from gateway.doors.anthropic.content import Fault, messages_of
+from gateway.doors.anthropic.content import Fault, messages_of, told
+from gateway.doors.http.elements import too_many
+from gateway.doors.http.json_texts import arguments_schema, schema_text
+from gateway.doors.http.terms import is_session_id
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 _CLIENT_TOOLS = frozenset({None, "custom", "function"})
@@ -36,19 +40,20 @@ _EFFORTS = {
     "max": ReasoningEffort.MAX,
 }
 _MAX_STOPS = 4
-_MAX_STOP_BYTES = 1024
-_MAX_SESSION_BYTES = 128
 
 
-def chat_of(body: wire.MessagesBody, fault: Fault) -> Steps[Chat]:
-    """Converts messages, tools and options. Faults are recorded with the paths of their fields."""
-    messages = yield from messages_of(body, fault)
+def chat_of(body: wire.MessagesBody, limits: ElementLimitsConfig, fault: Fault) -> Steps[Chat]:
+    """Converts messages, tools and options. Faults are recorded with the paths of their fields.
+    Raises HttpError for more elements than `limits` allows."""
+    messages = yield from messages_of(body, limits, fault)
     if not body.messages:
         fault("messages", "empty: give at least one message")
     tools: list[Tool] = []
+    if len(body.tools or ()) > limits.tools:
+        raise too_many("tools", limits.tools)
     for number, tool in enumerate(body.tools or ()):
         if tool.type in _CLIENT_TOOLS:
-            tools.append(_tool(tool, f"tools[{number}]", fault))
+            tools.append(_tool(tool, f"tools[{number}]", limits, fault))
         yield
     names = {tool.name for tool in tools}
     if len(names) < len(tools):
@@ -61,7 +66,7 @@ def chat_of(body: wire.MessagesBody, fault: Fault) -> Steps[Chat]:
         messages=messages,
         tools=tuple(tools),
         tool_choice=_tool_choice(choice, names, fault),
-        json_schema=_json_schema(body, fault),
+        json_schema=_json_schema(body, limits, fault),
         parallel_tool_calls=parallel,
         reasoning=_reasoning(body, fault),
     )
@@ -89,8 +94,8 @@ def stops_of(texts: Sequence[str] | None, fault: Fault) -> tuple[str, ...]:
     if len(stops) > _MAX_STOPS:
         fault("stop_sequences", f"{len(stops)} texts: at most {_MAX_STOPS}")
     for number, text in enumerate(stops):
-        if (size := len(text.encode())) > _MAX_STOP_BYTES:
-            fault(f"stop_sequences[{number}]", f"{size} bytes: at most {_MAX_STOP_BYTES}")
+        if (size := len(text.encode())) > MAX_STOP_BYTES:
+            fault(f"stop_sequences[{number}]", f"{size} bytes: at most {MAX_STOP_BYTES}")
     return stops
 
 
@@ -110,23 +115,18 @@ def session_of(body: wire.MessagesBody) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     session = named.get("session_id")
-    fits = isinstance(session, str) and len(session.encode()) <= _MAX_SESSION_BYTES
-    return session if isinstance(session, str) and fits and "\0" not in session else ""
+    return session if isinstance(session, str) and is_session_id(session) else ""
 
 
-def _tool(tool: wire.Tool, path: str, fault: Fault) -> Tool:
+def _tool(tool: wire.Tool, path: str, limits: ElementLimitsConfig, fault: Fault) -> Tool:
     if _FUNCTION_NAME.match(tool.name) is None:
         fault(f"{path}.name", f"{tool.name[:80]!r}: give 1 to 128 letters, digits, _ or -")
-    schema = NO_ARGUMENTS
-    if tool.input_schema != wire.NOTHING:
-        try:
-            schema = arguments_schema(tool.input_schema)
-        except BadSchema as error:
-            fault(f"{path}.input_schema", str(error))
+    field = f"{path}.input_schema"
+    schema = told(lambda: arguments_schema(tool.input_schema, field, limits), fault)
     return Tool(
         name=tool.name,
         description=tool.description or "",
-        parameters_json_schema=schema,
+        parameters_json_schema=schema or "",
         strict=bool(tool.strict),
     )
 
@@ -158,7 +158,9 @@ def _tool_choice(
             return None
 
 
-def _json_schema(body: wire.MessagesBody, fault: Fault) -> JsonSchema | None:
+def _json_schema(
+    body: wire.MessagesBody, limits: ElementLimitsConfig, fault: Fault
+) -> JsonSchema | None:
     config = body.output_config
     path, form = "output_config.format", None if config is None else config.format
     if form is None:
@@ -168,11 +170,8 @@ def _json_schema(body: wire.MessagesBody, fault: Fault) -> JsonSchema | None:
     if form.type != "json_schema":
         fault(f"{path}.type", f"{form.type[:80]!r}: give json_schema")
         return None
-    try:
-        check_json_object(form.schema)
-    except BadSchema as error:
-        fault(f"{path}.schema", str(error))
-    return JsonSchema(name="answer", schema_json=bytes(form.schema).decode(), strict=True)
+    text = told(lambda: schema_text(form.schema, f"{path}.schema", limits), fault)
+    return JsonSchema(name="answer", schema_json=text or "", strict=True)
 
 
 def _reasoning(body: wire.MessagesBody, fault: Fault) -> Reasoning | None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import (
     Chat,
     Image,
@@ -30,6 +31,7 @@ from gateway.doors.anthropic.requests import (
 )
 from gateway.doors.anthropic.thinking_signatures import signature_text
 
+LIMITS = ElementLimitsConfig()
 SIGNED = Signature(origin="abc", data=b"sealed")
 WEATHER = {"name": "weather", "description": "d", "input_schema": {"type": "object"}}
 
@@ -43,7 +45,7 @@ def body(messages: Any = "hi", **fields: Any) -> wire.MessagesBody:
 
 def chat(messages: Any = "hi", **fields: Any) -> Chat:
     faults: list[tuple[str, str]] = []
-    found = finish(chat_of(body(messages, **fields), lambda *fault: faults.append(fault)))
+    found = finish(chat_of(body(messages, **fields), LIMITS, lambda *fault: faults.append(fault)))
     assert not faults
     return found
 
@@ -51,7 +53,7 @@ def chat(messages: Any = "hi", **fields: Any) -> Chat:
 def faults(messages: Any = "hi", **fields: Any) -> dict[str, str]:
     found: list[tuple[str, str]] = []
     parsed = body(messages, **fields)
-    finish(chat_of(parsed, lambda *fault: found.append(fault)))
+    finish(chat_of(parsed, LIMITS, lambda *fault: found.append(fault)))
     sampling_of(parsed, lambda *fault: found.append(fault))
     stops_of(parsed.stop_sequences, lambda *fault: found.append(fault))
     return dict(found)
@@ -276,7 +278,7 @@ def test_the_session_of_claude_code() -> None:
                 }
             ],
             {},
-            "messages[0].content[0].source.data",
+            "messages[0].content[0].source",
         ),
         (
             [
