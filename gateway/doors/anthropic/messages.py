@@ -23,7 +23,6 @@ from gateway.doors.anthropic.requests import (
 from gateway.doors.http.answers import http_errors, json_answer, run_stream, run_whole
 from gateway.doors.http.errors import HttpError, all_invalid
 from gateway.doors.http.exchange import Exchange
-from gateway.doors.http.output_room import fitted
 from gateway.doors.http.sse import event
 
 MAX_FAULTS = 20
@@ -39,8 +38,8 @@ class _Enough(Exception):
 async def create_message(exchange: Exchange) -> web.StreamResponse:
     """Answers with one message, or with the events of a stream."""
     body = await exchange.body(_decode)
-    generation = await fitted(exchange, await in_slices(_generation(body, exchange)))
-    call = exchange.generate_call(
+    generation = await in_slices(_generation(body, exchange))
+    call = await exchange.generate_call(
         generation, whole_answer=not body.stream, session_id=session_of(body)
     )
     message_id = f"msg_{exchange.request_id}"
