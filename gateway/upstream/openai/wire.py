@@ -159,6 +159,8 @@ class Frame(msgspec.Struct, gc=False):
     model: str | None = None
     error: Any = None
     x_groq: Groq | None = None
+    metrics: Any = None
+    """vLLM's, with `--enable-per-request-metrics`, beside the last usage."""
 
 
 class TokenCount(msgspec.Struct, gc=False):
