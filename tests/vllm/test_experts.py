@@ -175,6 +175,12 @@ def test_the_counter_tells_each_step_once(counted: dict[str, Any]) -> None:
     assert counted["round robin"] == [[1, 0, 2.0, [1.0, 1.0, 0.0]]]
 
 
+def test_a_data_parallel_rank_counts_its_own_tokens(counted: dict[str, Any]) -> None:
+    # Gathered from both ranks before the routing, not gathered, and neither.
+    assert counted["gathered"] == counted["own"] == [[3, 0, 3.0, None]]
+    assert counted["unknown"] == []
+
+
 def test_a_signature_is_of_the_requests_own_tokens(counted: dict[str, Any]) -> None:
     [[name, tokens, layers]] = counted["signatures"]
     assert (name, tokens) == ("b", 2)
