@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -241,14 +242,19 @@ async def closed_loop(peer: Peer, tokens: int, streamed: bool) -> None:
     peer.record(f"{name}: answers/s", ANSWERS / passed_s)
 
 
+def over(total: float, number: int) -> float:
+    """The part of one; not a number where there was none."""
+    return total / number if number else math.nan
+
+
 async def long_streams(peer: Peer) -> None:
     """`STREAMS` streams side by side, at the pace of the upstream: CPU of a token."""
     before_s = peer.cpu_s()
     answered = await at_once(peer, STREAMS, TOKENS_PER_STREAM)
-    tokens = max(1, answered) * TOKENS_PER_STREAM
+    tokens = answered * TOKENS_PER_STREAM
     name = f"{STREAMS} streams of {TOKENS_PER_STREAM} tokens, 20 ms pace"
     peer.record(f"{name}: answered", answered)
-    peer.record(f"{name}: CPU per token, µs", 1e6 * (peer.cpu_s() - before_s) / tokens)
+    peer.record(f"{name}: CPU per token, µs", over(1e6 * (peer.cpu_s() - before_s), tokens))
 
 
 async def burst(peer: Peer) -> None:
@@ -258,7 +264,7 @@ async def burst(peer: Peer) -> None:
     passed_s = time.perf_counter() - begin_s
     name = f"burst of {BURST} streams of {BURST_TOKENS} tokens"
     peer.record(f"{name}: answered", answered)
-    peer.record(f"{name}: CPU of each, µs", 1e6 * (peer.cpu_s() - before_s) / max(1, answered))
+    peer.record(f"{name}: CPU of each, µs", over(1e6 * (peer.cpu_s() - before_s), answered))
     peer.record(f"{name}: all after, s", passed_s)
 
 
