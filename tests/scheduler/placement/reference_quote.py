@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.contract import Objective
+from scheduler.placement.groups import CHUNK_TOKENS
 from scheduler.placement.interference import STALLS_S
 from scheduler.placement.quotes import Block, PlacementQuery
-from scheduler.placement.self_hosted import CHUNK_TOKENS, SelfHostedFleet
+from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
 
 STALL_GRID = np.log1p(STALLS_S / 0.02)
