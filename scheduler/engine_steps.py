@@ -18,8 +18,8 @@ class EngineCounts:
         steps: steps with any output, over all ranks.
         cached_prompt_tokens: prompt tokens found in the prefix cache.
         preemptions: sequences preempted because KV blocks ran out.
-        prefill_s: time from the start of a request's computation to its first token, summed over the
-            requests that have ended.
+        prefill_s: time from the start of a request's computation to its first token, summed over
+            the requests that have ended.
         drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
     """
 

@@ -47,6 +47,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
         completion_tokens_details=made,
     )
     numbered = list(enumerate(request.outputs))
+    transfer = _transfer(job) if job.hands_over else None
     if job.is_chat:
         return encode(
             ChatAnswer(
@@ -60,6 +61,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
                 usage=usage,
                 prompt_logprobs=None,
                 prompt_token_ids=prompt_ids,
+                kv_transfer_params=transfer,
             )
         )
     return encode(
@@ -72,6 +74,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
             service_tier=None,
             system_fingerprint=fingerprint,
             usage=usage,
+            kv_transfer_params=transfer,
         )
     )
 
@@ -123,6 +126,20 @@ def _ids(job: Job, output: Output) -> list[int] | None:
     if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]
+
+
+def _transfer(job: Job) -> dict[str, object]:
+    """What vLLM's NIXL connector tells the engine that decodes."""
+    return {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [list(range(len(job.request.prompt_ids) // 16 + 1))],
+        "remote_engine_id": "simulated",
+        "remote_request_id": job.request.request_id,
+        "remote_host": "127.0.0.1",
+        "remote_port": 5600,
+        "tp_size": 1,
+    }
 
 
 def model_list(config: SimulatedVllmConfig, adapters: Mapping[str, str], created_s: int) -> bytes:

@@ -38,9 +38,9 @@ class StreamDecoder:
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
     are those of the tokens so far (vLLM's continuous_usage_stats). `origin`: of the signatures;
-    empty: none are kept. `bounds`: what the answer can hold at most. `is_stage`: the answer is that
-    of an engine that only decodes, to which the whole prompt comes as if from a cache: cached tokens
-    and the engine's time of the whole request are unknown.
+    empty: none are kept. `bounds`: what the answer can hold at most. `is_stage`: the answer is
+    that of an engine that only decodes, to which the whole prompt comes as if from a cache, so that
+    cached tokens and the engine's time of the whole request are unknown.
 
     Attributes:
         ended: [DONE], a failure or too much output came, so that nothing that follows matters.

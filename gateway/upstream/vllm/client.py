@@ -53,12 +53,12 @@ class ListedModel:
 class VllmClient:
     """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
-    `base_url`: without /v1. `control_url`: of an engine behind the proxy at `base_url`, which is asked
-    all but generations; None: there is no proxy. `session` is the caller's, and outlives this. `adapters`: the server's
-    names of LoRA adapters, by those of clients. A generation for any other adapter names it as the
-    server does; `model`: the name that is none (None: no generation is for an adapter). `pace`: how
-    large pieces of streams shall be; `extra`: fields that every body of a generation gets;
-    `control_timeout_s`: of each call but `stream`.
+    `base_url`: without /v1. `control_url`: of an engine behind the proxy at `base_url`, which is
+    asked all but generations; None: there is no proxy. `session` is the caller's, and outlives
+    this. `adapters`: the server's names of LoRA adapters, by those of clients. A generation for any
+    other adapter names it as the server does; `model`: the name that is none (None: no generation
+    is for an adapter). `pace`: how large pieces of streams shall be; `extra`: fields that every
+    body of a generation gets; `control_timeout_s`: of each call but `stream`.
     """
 
     def __init__(
