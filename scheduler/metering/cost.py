@@ -24,7 +24,7 @@ from scheduler.metering.external_load import ExternalLoad, Own
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
+from scheduler.metering.weights import NOTHING, Others, StepTimes, cached_weight, weigh
 from scheduler.step_time.step_model import StepModel
 
 KV_STEP_TOKENS = 16
@@ -150,7 +150,8 @@ class GroupMeter:
             generates=generates,
         )
         self._runs.add(run)
-        if prefill_s:
+        self.external.pooled = not generates
+        if prefill_s and generates:
             self._prompts.sent(run)
             self.external.sent(choices)
         else:
@@ -206,10 +207,7 @@ class GroupMeter:
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
         if not run.generates:
             prefill, decode = prefill + decode, 0
-        cached = 0
-        if self._times is not None:
-            weight = self._times.cached_weight(uncached_tokens, cached_tokens)
-            cached = prefill * weight >> SCALE_BITS
+        cached = prefill * cached_weight(self._times, uncached_tokens, cached_tokens) >> SCALE_BITS
         totals.prefill -= run.prefill
         totals.decode -= run.decode
         totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
@@ -374,6 +372,7 @@ class GroupMeter:
                 kv_tokens=others_kv_tokens,
                 prefill_share=self.external.prefill_share,
             ),
+            by_tokens=self.external.pooled,
         )
         self._stale = False
 

@@ -26,7 +26,7 @@ class Run:
     sent_ns: int
     opened_unpriced_ns: int
     generates: bool = True
-    """False: all of its time counts as prefill."""
+    """False: all of its time counts as prefill, in proportion to its prompt tokens."""
     kv_tokens: int = 0
     """KV tokens that weigh its share while it decodes; the choices share the prompt."""
     output_tokens: int = 0
