@@ -38,6 +38,34 @@ class EngineStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertStep:
+    """The experts that one step of one rank used.
+
+    Attributes:
+        tokens: that it computed, drafts included.
+        prefill_tokens: those of prompts among them.
+        distinct: different experts of a layer that these tokens chose, mean over the layers.
+        load: choices that fell on each expert-parallel rank, mean over the layers; empty: unknown,
+            or the model is not expert-parallel.
+    """
+
+    tokens: int
+    prefill_tokens: int
+    distinct: float
+    load: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSteps:
+    """Steps of a model whose layers have `experts`, of which each token takes
+    `experts_per_token`."""
+
+    experts: int
+    experts_per_token: int
+    steps: tuple[ExpertStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One sequence that an engine has finished. Times in seconds; None: it did not come so far.
 
@@ -60,6 +88,7 @@ class EngineSteps:
         whole: all steps of all ranks are among them, as far as they were read in time. Otherwise an
             API server told only the steps that it was told.
         restarted: the engine was started anew since the last event.
+        experts: None: the engine does not count them.
     """
 
     placement: str
@@ -68,3 +97,4 @@ class EngineSteps:
     requests: tuple[EngineRequest, ...] = ()
     whole: bool = True
     restarted: bool = False
+    experts: ExpertSteps | None = None

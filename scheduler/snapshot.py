@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from scheduler.contract import PlacementKind, SloClass
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.overflow.saturation import shown_share
+from scheduler.placement.groups import Group
 from scheduler.placement_state import PlacementState
 from scheduler.provenance import Provenance
 
@@ -36,6 +37,9 @@ class PlacementSnapshot:
         pending_prefill_s: predicted seconds of the unfinished prefills.
         predicted_batch: sequences in the group's next decode step, including external ones.
         distinct_experts: experts per layer activated in this step, D(B).
+        distinct_experts_source: whether D follows from steps that the engine told, or is uniform.
+        expert_imbalance: choices of experts that fall on the busiest expert-parallel rank over
+            those of a mean rank; `busiest_expert_rank`: that rank.
         decode_step_s: predicted seconds of this step, T(B).
         report_age_s: age of the newest engine report. `report_stale`: no report, or too old to use.
         idle_s: seconds since any sequence ran there; 0 while one runs.
@@ -68,6 +72,9 @@ class PlacementSnapshot:
     pending_prefill_s: float
     predicted_batch: int
     distinct_experts: float | None
+    distinct_experts_source: Provenance
+    expert_imbalance: float | None
+    busiest_expert_rank: int | None
     decode_step_s: float | None
     report_age_s: float | None
     report_stale: bool
@@ -190,6 +197,9 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         pending_prefill_s=max(0.0, state.prefill_end_s - now) if state.pending else 0.0,
         predicted_batch=batch,
         distinct_experts=None if group is None else group.model.distinct_experts(batch),
+        distinct_experts_source=_experts_source(group),
+        expert_imbalance=None if group is None else group.expert_loads.imbalance,
+        busiest_expert_rank=None if group is None else group.expert_loads.busiest_rank,
         decode_step_s=None
         if group is None
         else group.model.decode_step_s(batch, group.kv_paced_tokens),
@@ -200,6 +210,12 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         ttft_s=state.ttft_s,
         error_share=state.error_share,
     )
+
+
+def _experts_source(group: Group | None) -> Provenance:
+    if group is None:
+        return Provenance.UNKNOWN
+    return Provenance.ASSUMED if group.model.law is None else Provenance.DERIVED
 
 
 def _pool(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"
+UNIFORM = ExpertLoad()
 
 
 class ModelTask(enum.StrEnum):
@@ -37,6 +39,8 @@ class SimulatedVllmConfig:
         task: what the model does, which decides about its routes.
         matryoshka: a model that embeds can shorten its vectors.
         faults: the injected faults.
+        expert_load: how tokens fall on the experts.
+        count_experts: whether the feed tells the experts of each step.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +65,8 @@ class SimulatedVllmConfig:
     matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
+    expert_load: ExpertLoad = UNIFORM
+    count_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:

@@ -75,9 +75,9 @@ class SimulatedVllm:
 
     def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
-        physics = Physics(config.scaled_step_model())
+        physics = Physics(config.scaled_step_model(), config.expert_load)
         self.engine = Engine(config.engine_config(), physics, config.seed)
-        self.recorder = StepRecorder(self.engine, VERSION)
+        self.recorder = StepRecorder(self.engine, VERSION, count_experts=config.count_experts)
         self.driver = EngineDriver(self.engine, self.recorder)
         self.fault_driver = FaultDriver(config.faults, die)
         self.url = ""

@@ -231,7 +231,8 @@ class SelfHostedFleet:
         """Feeds the single steps of an engine to the fit of its group."""
         group = self.groups[index]
         capacities = [self.states[member].kv_capacity_tokens or 0 for member in group.members]
-        if group.observe_steps(event, sum(capacities), now):
+        other_law = group.observe_experts(event)
+        if group.observe_steps(event, sum(capacities), now) or other_law:
             self._set_model(group)
             for member in group.members:
                 self.sync(member, now)

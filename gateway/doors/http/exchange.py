@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from gateway.auth.authenticator import Caller
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.domain.generation import Generation
 from gateway.doors.entry.active_settings import ActiveSettings
-from gateway.doors.http.errors import HttpError
+from gateway.doors.http.errors import HttpError, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
 from gateway.doors.http.terms import Terms
@@ -24,6 +25,10 @@ from scheduler.contract import Start
 from scheduler.port import SchedulerPort
 
 T = TypeVar("T")
+ESTIMATE_ERROR = 0.03
+"""Share by which the prompt may be larger than its estimate."""
+LEAST_OUTPUT_TOKENS = 64
+"""Output for which a request is fitted into the context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,19 @@ class Exchange:
         self.body_bytes = len(raw)
         return await parse_body(raw, decode, limits.elements)
 
-    def default_output_tokens(self, model: str, choices: int) -> int:
-        """Output limit of a request that sets none."""
-        return self.services.pipeline.default_output_tokens(model, self.caller, choices)
+    def output_tokens(self, model: str, asked: int | None, choices: int, field: str) -> int:
+        """Output limit of a request. `asked`: what it asks for; None: it sets none. `field`: its
+        path, for errors.
+
+        Agents ask for the most that any model gives. It is a bound, so that it is lowered to what
+        the model and the key allow. Raises HttpError (INVALID) for less than 1.
+        """
+        pipeline = self.services.pipeline
+        if asked is None:
+            return pipeline.default_output_tokens(model, self.caller, choices)
+        if asked < 1:
+            raise invalid(field, f"{asked}: give at least 1, or leave it out")
+        return min(asked, pipeline.most_output_tokens(model, self.caller, choices))
 
     def generate_call(
         self, generation: Generation, *, whole_answer: bool, session_id: str = ""
@@ -82,6 +97,7 @@ class Exchange:
         """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
         one."""
         terms = self.terms
+        generation = self._fitted(generation)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -101,14 +117,24 @@ class Exchange:
             on_start=self._started,
         )
 
+    def _fitted(self, generation: Generation) -> Generation:
+        """Lowers the output limit to what the model's context leaves beside the prompt: engines
+        refuse a limit that might not fit. Where hardly anything is left, the engine refuses."""
+        pipeline = self.services.pipeline
+        context = pipeline.context_tokens(generation.model)
+        if context is None:
+            return generation
+        prompt = pipeline.admission.estimate(generation, self.caller.tenant)
+        left = context - prompt - int(prompt * ESTIMATE_ERROR)
+        if not LEAST_OUTPUT_TOKENS <= left < generation.max_output_tokens:
+            return generation
+        least = min(generation.min_tokens, left)
+        return replace(generation, max_output_tokens=left, min_tokens=least)
+
     def answer_headers(self) -> dict[str, str]:
         """Headers that every answer has: the request's id and, where known, its placement and why
         it was chosen."""
-        found = {
-            "x-request-id": self.request_id,
-            "request-id": self.request_id,
-            **self.headers,
-        }
+        found = id_headers(self.request_id) | self.headers
         if self.start is not None:
             found["x-moegate-placement"] = header_text(self.start.placement)
             found["x-moegate-reason"] = header_text(self.start.reason)
@@ -116,6 +142,12 @@ class Exchange:
 
     def _started(self, start: Start) -> None:
         self.start = start
+
+
+def id_headers(request_id: str) -> dict[str, str]:
+    """Headers of every answer: the request's id by the names that OpenAI and Anthropic have for it,
+    and no version of a server."""
+    return {"x-request-id": request_id, "request-id": request_id, "Server": "moegate"}
 
 
 def lower_items(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
 from moegate.simulated_vllm.server import simulated_vllm
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from simulation.engine.physics import ExpertLoad
 
 _DEFAULTS = SimulatedVllmConfig()
 _MODEL = QWEN3_30B_H100
@@ -98,6 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("prefill-token-us", _MODEL.prefill_token_s * 1e6, "per uncached prompt token"),
     ):
         add(f"--{name}", type=float, default=round(time, 9), metavar=name[-2:].upper(), help=text)
+    add("--expert-zipf", type=float, default=0.0, metavar="X", help="skew of the routers: 0 none")
+    add("--expert-ranks", type=int, default=1, metavar="N", help="ranks that the experts lie on")
+    add("--count-experts", action="store_true", help="tell the experts of each step in the feed")
     parser.set_defaults(run=run)
 
 
@@ -133,7 +137,10 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
     faults = parse_faults(args.fault or ())
-    return SimulatedVllmConfig(**given, step_model=_step_model(args), faults=faults)
+    load = ExpertLoad(zipf_exponent=args.expert_zipf, expert_ranks=args.expert_ranks, eplb=False)
+    return SimulatedVllmConfig(
+        **given, step_model=_step_model(args), faults=faults, expert_load=load
+    )
 
 
 def _step_model(args: argparse.Namespace) -> StepModel:

@@ -61,7 +61,7 @@ async def run(exchange: Exchange) -> web.StreamResponse:
         request_id=exchange.request_id,
         model=serving.MODEL,
         input=Chat(messages=(Message(role=Role.USER, parts=(body.text,)),)),
-        max_output_tokens=exchange.default_output_tokens(serving.MODEL, 1),
+        max_output_tokens=exchange.output_tokens(serving.MODEL, None, 1, ""),
     )
     call = exchange.generate_call(generation, whole_answer=not body.stream)
     if body.stream:
