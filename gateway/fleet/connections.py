@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import aiohttp
-
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
@@ -24,6 +22,7 @@ from gateway.fleet.remotes import (
     remote_connection,
 )
 from gateway.upstream.features import task_of
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
@@ -89,7 +88,7 @@ class Connections:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         pace: Pace,
         on_refused: Callable[[str, str], None],
         on_silent: Callable[[str], None],

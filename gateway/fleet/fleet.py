@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-import aiohttp
-
 from gateway.config.gateway import PoolConfig
 from gateway.fleet.connections import ConnectedReplica, Connections, FleetSettings
 from gateway.fleet.discovery import Discoveries
@@ -20,6 +18,7 @@ from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.server_info import ControlAddress, ServerInfoWatch, control_address
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from scheduler.contract import Event, ServingChanged
 
@@ -37,7 +36,7 @@ class Fleet:
         self,
         settings: FleetSettings,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         pace: Pace,
         clock: Callable[[], float],
         report: Callable[[Event], None],

@@ -188,6 +188,7 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     args = server["args"]
     assert "--enable-expert-parallel" in args
     assert "--data-parallel-size=8" in args
+    assert "--host=::" in args, "a socket on 0.0.0.0 is closed to IPv6"
     (events,) = (a for a in args if a.startswith("--kv-events-config="))
     published = json.loads(events.partition("=")[2])
     assert published["endpoint"] == "tcp://*:6000"

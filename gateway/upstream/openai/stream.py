@@ -45,6 +45,8 @@ class StreamDecoder:
         started: the first token has come.
     """
 
+    last_event = b"[DONE]"
+
     def __init__(
         self,
         choices: int,
