@@ -73,6 +73,8 @@ def _predict_prefills(
     # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
     context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
     fleet.models.prefill_time_s(uncached, context, buffers.prefill_s)
+    if query.activation_s is not None:
+        buffers.prefill_s += query.activation_s
     np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
     np.fmax(buffers.wait_s, _ZERO, buffers.wait_s)
     np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)

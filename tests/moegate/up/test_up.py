@@ -47,6 +47,7 @@ def flags(vllm: Path, *argv: str) -> list[str]:
         *("--host=127.0.0.1", "--port=8001"),
         *("--enable-prompt-tokens-details", "--shutdown-timeout=20"),
         *("--enable-logging-iteration-details", f"--middleware={ROUTE}"),
+        "--enable-per-request-metrics",
     ):
         command.remove(flag)
     [kv_events] = [flag for flag in command if flag.startswith("--kv-events-config=")]
