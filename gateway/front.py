@@ -31,7 +31,7 @@ from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.http.port import HttpParts, HttpPort, http_port
-from gateway.doors.openai.dialect import OPENAI
+from gateway.doors.openai.dialect import openai_dialect
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import FrontParts, assemble_front
@@ -180,7 +180,7 @@ async def running_front(
             clock=clock,
             shares_port=around.shares_port,
         )
-        async with http_port(http_parts, (OPENAI,)) as http:
+        async with http_port(http_parts, (openai_dialect(),)) as http:
             address = bind(server, config.server.listen, certificates)
             await server.start()
             tasks = (

@@ -11,7 +11,7 @@ from gateway.doors.http.elements import ElementCount
 from gateway.doors.http.errors import HttpError, invalid
 from gateway.doors.http.images import image_of_url
 from gateway.doors.openai.chat.body import Call, MessageBody, Part
-from gateway.doors.openai.wire.reasoning_details import Unsealed
+from gateway.doors.openai.wire.reasoning_details import Thought, open_details
 
 _ROLES = {
     "system": Role.SYSTEM,
@@ -45,10 +45,10 @@ def _message(body: MessageBody, field: str) -> Message:
         raise invalid(f"{field}.role", shown)
     thoughts: list[str] = []
     parts = _parts(body, field, thoughts)
-    unsealed = Unsealed(detail.data for detail in body.reasoning_details or ())
+    kept = open_details(body.reasoning_details or ())
     calls: tuple[ToolCall, ...] = ()
     if role is Role.ASSISTANT:
-        calls = tuple(_call(call, i, unsealed) for i, call in enumerate(body.tool_calls or ()))
+        calls = tuple(_call(call, i, kept) for i, call in enumerate(body.tool_calls or ()))
         if body.refusal:
             parts += (body.refusal,)
     if role is Role.TOOL and not (body.tool_call_id or body.name):
@@ -63,7 +63,7 @@ def _message(body: MessageBody, field: str) -> Message:
         tool_calls=calls,
         tool_call_id=(body.tool_call_id or body.name or "") if role is Role.TOOL else "",
         reasoning_text=reasoning if role is Role.ASSISTANT else "",
-        signatures=unsealed.of_message if role is Role.ASSISTANT else (),
+        signatures=kept.signatures if role is Role.ASSISTANT else (),
     )
 
 
@@ -112,7 +112,7 @@ def _thinking(part: Part) -> str:
     return "".join(inner.text or "" for inner in thinking or ())
 
 
-def _call(body: Call, index: int, unsealed: Unsealed) -> ToolCall:
+def _call(body: Call, index: int, kept: Thought) -> ToolCall:
     name, arguments = "", "{}"
     if body.function is not None:
         name, arguments = body.function.name, _arguments(body.function.arguments)
@@ -124,7 +124,7 @@ def _call(body: Call, index: int, unsealed: Unsealed) -> ToolCall:
         id=body.id or f"call_{index}",
         name=name,
         arguments_json=arguments,
-        signatures=unsealed.of_call(index),
+        signatures=kept.call_signatures.get(index, ()),
     )
 
 

@@ -1,14 +1,16 @@
-"""Signatures of reasoning, by which a server knows its own reasoning again.
+"""Reasoning and its signatures, sealed as text that clients keep and give back.
 
-Clients that keep the reasoning of an answer give it back in the next request, as OpenRouter's
-`reasoning_details` of a message or as `encrypted_content` of a Responses item. The text holds the
-origin, the place and the data of a signature, so that no state is needed here.
+A server knows its own reasoning again by opaque signatures. Clients that keep the reasoning of an
+answer give it back in the next request: as OpenRouter's `reasoning_details` of a message, or as
+`encrypted_content` of a Responses item. The text holds all that is needed, so that there is no
+state here.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,13 +25,20 @@ from gateway.domain.generation import (
 FORMAT = "moegate-v1"
 
 
+class Thought(msgspec.Struct, frozen=True, kw_only=True):
+    """Reasoning of one turn. `call_signatures`: by the index of the tool call."""
+
+    text: str = ""
+    signatures: tuple[Signature, ...] = ()
+    call_signatures: dict[int, tuple[Signature, ...]] = {}
+
+
 class _Sealed(msgspec.Struct, array_like=True):
-    """A signature as text. `call`: index of the tool call that it belongs to; None: the message."""
+    """A thought as text. `signatures`: origin, data, and index of the tool call; -1: the turn."""
 
     format: str
-    origin: str
-    call: int | None
-    data: bytes
+    text: str
+    signatures: list[tuple[str, bytes, int]]
 
 
 class Detail(msgspec.Struct, kw_only=True):
@@ -39,51 +48,60 @@ class Detail(msgspec.Struct, kw_only=True):
     data: str | None = None
 
 
-def sealed(signature: Signature, call: int | None) -> str:
-    """A signature as text."""
-    text = msgspec.json.encode(_Sealed(FORMAT, signature.origin, call, signature.data))
-    return base64.urlsafe_b64encode(text).decode()
+def seal_thought(text: str, signatures: Sequence[Signature], calls: Iterable[ToolCall] = ()) -> str:
+    """Reasoning as opaque text."""
+    entries = [(each.origin, each.data, -1) for each in signatures]
+    entries += [(each.origin, each.data, call.index) for call in calls for each in call.signatures]
+    return base64.urlsafe_b64encode(msgspec.json.encode(_Sealed(FORMAT, text, entries))).decode()
 
 
-def details_of(signatures: Sequence[Signature], calls: Iterable[ToolCall]) -> list[dict[str, str]]:
-    """`reasoning_details` of an answer."""
-    found = [sealed(each, None) for each in signatures]
-    found += [sealed(each, call.index) for call in calls for each in call.signatures]
-    return [{"type": "reasoning.encrypted", "data": text, "format": FORMAT} for text in found]
+def open_thought(sealed: str | None) -> Thought:
+    """The reasoning of a sealed text. Text of others is none; what is beyond the bounds of
+    signatures is left out, as it costs only the signature."""
+    found = _read(sealed)
+    if found is None:
+        return Thought()
+    signatures: tuple[Signature, ...] = ()
+    of_calls: dict[int, tuple[Signature, ...]] = {}
+    size = 0
+    for origin, data, call in found.signatures[:MAX_SIGNATURES]:
+        size += len(data)
+        if not 0 < len(origin.encode()) <= MAX_ORIGIN_BYTES or not data:
+            continue
+        if size > MAX_SIGNATURE_BYTES:
+            break
+        signature = Signature(origin=origin, data=data)
+        if call < 0:
+            signatures += (signature,)
+        else:
+            of_calls[call] = (*of_calls.get(call, ()), signature)
+    return Thought(text=found.text, signatures=signatures, call_signatures=of_calls)
 
 
-class Unsealed:
-    """The signatures of one message. Texts that others made are left out, as are those beyond the
-    bounds: they cost only the signature."""
-
-    def __init__(self, texts: Iterable[str | None]) -> None:
-        self.of_message: tuple[Signature, ...] = ()
-        self._of_calls: dict[int, tuple[Signature, ...]] = {}
-        count = size = 0
-        for text in texts:
-            found = _read(text)
-            if found is None:
-                continue
-            count, size = count + 1, size + len(found.data)
-            if count > MAX_SIGNATURES or size > MAX_SIGNATURE_BYTES:
-                break
-            signature = (Signature(origin=found.origin, data=found.data),)
-            if found.call is None:
-                self.of_message += signature
-            else:
-                self._of_calls[found.call] = self.of_call(found.call) + signature
-
-    def of_call(self, index: int) -> tuple[Signature, ...]:
-        """Those of a tool call."""
-        return self._of_calls.get(index, ())
+def details_of(signatures: Sequence[Signature], calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """`reasoning_details` of an answer, which has the text elsewhere; empty without signatures."""
+    if not signatures and not any(call.signatures for call in calls):
+        return []
+    data = seal_thought("", signatures, calls)
+    return [{"type": "reasoning.encrypted", "data": data, "format": FORMAT}]
 
 
-def _read(text: str | None) -> _Sealed | None:
-    if not text:
+def open_details(details: Sequence[Detail]) -> Thought:
+    """The signatures of `reasoning_details`. A stream has one entry for each piece of them."""
+    found = [open_thought(detail.data) for detail in details[:MAX_SIGNATURES]]
+    of_calls: dict[int, tuple[Signature, ...]] = {}
+    for thought in found:
+        for index, signatures in thought.call_signatures.items():
+            of_calls[index] = (of_calls.get(index, ()) + signatures)[:MAX_SIGNATURES]
+    of_turn = tuple(each for thought in found for each in thought.signatures)
+    return Thought(signatures=of_turn[:MAX_SIGNATURES], call_signatures=of_calls)
+
+
+def _read(sealed: str | None) -> _Sealed | None:
+    if not sealed:
         return None
     try:
-        found = msgspec.json.decode(base64.urlsafe_b64decode(text), type=_Sealed)
+        found = msgspec.json.decode(base64.urlsafe_b64decode(sealed), type=_Sealed)
     except (ValueError, msgspec.MsgspecError):
         return None
-    good = found.format == FORMAT and 0 < len(found.origin.encode()) <= MAX_ORIGIN_BYTES
-    return found if good and found.data else None
+    return found if found.format == FORMAT else None
