@@ -208,9 +208,7 @@ class GroupMeter:
         self._changed()
         totals = self.totals
         return_outside(totals, run, engine_s, now_ns)
-        prefill, decode = run.prefill // UNIT, run.decode // UNIT
-        if not run.generates:
-            prefill, decode = prefill + decode, 0
+        prefill, decode = run.whole_amounts
         cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
         totals.decode -= run.decode
