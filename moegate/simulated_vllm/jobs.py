@@ -56,6 +56,7 @@ class Job:
         hands_over: another engine decodes, so the answer tells it where the KV cache is.
         has_reasoning: whether a parser tells reasoning apart; `include_reasoning`: whether it is
             told. If not, the answer has no log-probabilities or token ids either.
+        tells_times: whether the answer tells how long the engine worked on it.
     """
 
     response_id: str
@@ -73,6 +74,7 @@ class Job:
     hands_over: bool = False
     has_reasoning: bool = False
     include_reasoning: bool = True
+    tells_times: bool = False
 
     @property
     def hides_reasoning(self) -> bool:
@@ -133,6 +135,7 @@ def make_job(
         hands_over=bool(transfer.get("do_remote_decode")),
         has_reasoning=is_chat and config.reasoning_parser is not None,
         include_reasoning=body.include_reasoning,
+        tells_times=config.enable_per_request_metrics,
     )
 
 
