@@ -122,7 +122,7 @@ class Exchange:
         refuse a limit that might not fit. Where hardly anything is left, the engine refuses."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
-        if context is None:
+        if context is None or not generation.max_output_tokens:
             return generation
         prompt = pipeline.admission.estimate(generation, self.caller.tenant)
         left = context - prompt - int(prompt * ESTIMATE_ERROR)
