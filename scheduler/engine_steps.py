@@ -6,6 +6,34 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounts:
+    """Totals of an engine since its start, summed over its data-parallel ranks. They feed the fit
+    of step times.
+
+    Attributes:
+        ranks: number of ranks summed.
+        gaps, gaps_s: number and total duration of the intervals between two outputs of a sequence.
+            One output is one engine step; with speculative decoding it has several tokens.
+        first_tokens: sequences whose prefill has ended.
+        steps: steps with any output, over all ranks.
+        cached_prompt_tokens: prompt tokens found in the prefix cache.
+        preemptions: sequences preempted because KV blocks ran out.
+        drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
+    """
+
+    ranks: int = 1
+    gaps: int | None = None
+    gaps_s: float | None = None
+    first_tokens: int | None = None
+    steps: int | None = None
+    cached_prompt_tokens: int | None = None
+    preemptions: int | None = None
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
     """One step of one rank.
 

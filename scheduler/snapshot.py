@@ -46,6 +46,8 @@ class PlacementSnapshot:
         releasable: emptied on purpose, and empty for the pool's release delay.
         ttft_s: running mean of the observed times to first token, engine time only.
         error_share: running mean of the share of failed attempts, 0 to 1.
+        adapters: LoRA adapters that the server has loaded. active_adapters: those with requests in
+            the engine.
     """
 
     name: str
@@ -82,6 +84,8 @@ class PlacementSnapshot:
     releasable: bool
     ttft_s: float | None
     error_share: float
+    adapters: tuple[str, ...] = ()
+    active_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +148,17 @@ def without_free_places(
 
 
 def take_snapshot(
-    states: Iterable[PlacementState], model_states: Mapping[str, ModelState], now: float
+    states: Iterable[PlacementState],
+    model_states: Mapping[str, ModelState],
+    bases: Mapping[str, str],
+    now: float,
 ) -> SchedulerSnapshot:
-    """Computes the figures of every placement (in the order of `states`), pool and queue."""
-    placements = tuple(_placement(state, model_states[state.facts.model], now) for state in states)
+    """Computes the figures of every placement (in the order of `states`), pool and queue. `bases`:
+    base model of each adapter."""
+    placements = tuple(
+        _placement(state, model_states[bases.get(state.facts.model, state.facts.model)], now)
+        for state in states
+    )
     shares = {model: _saturation(model_state, now) for model, model_state in model_states.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
@@ -209,6 +220,8 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         releasable=index is not None and model_state.fleet.releasable(index, now),
         ttft_s=state.ttft_s,
         error_share=state.error_share,
+        adapters=tuple(sorted(state.adapters.loaded)),
+        active_adapters=tuple(sorted(state.adapters.running(external=state.external(now) > 0))),
     )
 
 

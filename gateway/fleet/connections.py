@@ -12,6 +12,7 @@ from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, Time
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
+from gateway.fleet.adapters import adapter_names
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks
 from gateway.fleet.remotes import (
@@ -60,7 +61,9 @@ class _ServerConnection:
     """How a self-hosted server is called. While it stays equal, the same client serves."""
 
     url: str
+    model: str
     upstream_model: str
+    adapters: Mapping[str, str] | None
     api_key: str | None
     extra_body_json: str | None
     timeouts: TimeoutsConfig
@@ -92,13 +95,16 @@ class Connections:
         pace: Pace,
         on_refused: Callable[[str, str], None],
         on_silent: Callable[[str], None],
+        on_adapter_missing: Callable[[str], None],
     ) -> None:
         """Must be made inside a running event loop. `on_refused`: told that a placement refused a
-        connection, and why. `on_silent`: told that a placement brought no token in time."""
+        connection, and why. `on_silent`: told that a placement brought no token in time.
+        `on_adapter_missing`: told that it does not have an adapter that it had."""
         self._session = session
         self._pace = pace
         self._on_refused = on_refused
         self._on_silent = on_silent
+        self._on_adapter_missing = on_adapter_missing
         self._servers: dict[str, tuple[_ServerConnection, VllmClient]] = {}
         self._pools_by_model: dict[str, list[tuple[PoolConfig, tuple[str, ...]]]] = {}
         """Pools, and placements of each replica, by model."""
@@ -166,6 +172,10 @@ class Connections:
         """A placement brought no token in time."""
         self._on_silent(placement)
 
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement does not have an adapter that it had."""
+        self._on_adapter_missing(placement)
+
     def connect(self, settings: FleetSettings, addresses: Addresses) -> list[ConnectedReplica]:
         """Makes these the connections, and returns the replicas; what stays the same keeps its
         client."""
@@ -192,7 +202,9 @@ class Connections:
             for name, url in addresses(pool):
                 connection = _ServerConnection(
                     url=url,
+                    model=pool.model,
                     upstream_model=pool.upstream_model or pool.model,
+                    adapters=None if pool.adapters is None else adapter_names(pool),
                     api_key=api_key,
                     extra_body_json=pool.extra_body_json,
                     timeouts=pool.timeouts,
@@ -237,6 +249,8 @@ class Connections:
             session=self._session,
             base_url=connection.url,
             upstream_model=connection.upstream_model,
+            model=None if connection.adapters is None else connection.model,
+            adapters=connection.adapters,
             api_key=connection.api_key,
             timeouts=connection.timeouts,
             pace=self._pace,

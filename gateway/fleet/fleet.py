@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from gateway.config.gateway import PoolConfig
+from gateway.fleet.adapters import adapter_rules
 from gateway.fleet.connections import ConnectedReplica, Connections, FleetSettings
 from gateway.fleet.discovery import Discoveries
 from gateway.fleet.dns_lookup import DnsLookup
@@ -26,7 +27,7 @@ from scheduler.contract import Event, ServingChanged
 class Fleet:
     """Connects the servers, and observes them while `run` is running.
 
-    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`,
+    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`, `AdaptersTold`,
     `ServingChanged` and `CacheEvents`. They may name a placement that a reload has removed.
     `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
     entered or left service.
@@ -53,6 +54,7 @@ class Fleet:
             pace=pace,
             on_refused=self.notify_refused,
             on_silent=self.notify_silent,
+            on_adapter_missing=self.notify_adapter_missing,
         )
         """The clients of the servers: those that are probed, and in one process also those that
         requests use."""
@@ -78,6 +80,10 @@ class Fleet:
     def notify_silent(self, placement: str) -> None:
         """A placement brought no token in time: it must show that it still generates."""
         self._prober.notify_silent(placement)
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement has unloaded an adapter: its adapters are read anew."""
+        self._prober.notify_adapter_missing(placement)
 
     async def apply(self, settings: FleetSettings) -> None:
         """Puts other settings into force, at any time; what stays the same is not disturbed."""
@@ -135,6 +141,7 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         url=replica.url,
         upstream_model=replica.upstream_model,
         engine=replica.client,
+        adapters=adapter_rules(replica.pool),
         task=replica.pool.task,
         reads_feed=replica.pool.engine_feed and replica.api_key is not None,
     )

@@ -49,6 +49,7 @@ _OK = _End(outcome=AttemptOutcome.OK, detail="ok")
 class Attempts:
     """Runs attempts. `upstreams`: upstream client per placement. `on_refused`: called when a
     self-hosted placement refuses the connection. `on_silent`: called when it times out.
+    `on_adapter_missing`: called when it does not have the adapter that a request names.
     `deviations`: log of what answers did not keep to."""
 
     port: SchedulerPort
@@ -56,6 +57,7 @@ class Attempts:
     clock: Callable[[], float]
     on_refused: Callable[[str, str], None]
     on_silent: Callable[[str], None]
+    on_adapter_missing: Callable[[str], None]
     deviations: DeviationLog
 
     async def run(self, branch: Branch, started: Started) -> AsyncGenerator[Chunk, None]:
@@ -194,6 +196,8 @@ class Attempts:
             self.on_refused(start.placement, str(failure))
         elif not remote and failure.kind is FailureKind.TIMEOUT:
             self.on_silent(start.placement)
+        elif failure.kind is FailureKind.ADAPTER_NOT_FOUND:
+            self.on_adapter_missing(start.placement)
         if branch.committed:
             return _End(outcome=AttemptOutcome.FAILED, detail=str(failure))
         _leave_race(branch)

@@ -82,6 +82,7 @@ class Pipeline:
             clock=clock,
             on_refused=upstreams.notify_refused,
             on_silent=upstreams.notify_silent,
+            on_adapter_missing=upstreams.notify_adapter_missing,
             deviations=DeviationLog(clock),
         )
         self._active: set[ActiveRequest] = set()

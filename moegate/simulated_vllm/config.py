@@ -33,6 +33,8 @@ class SimulatedVllmConfig:
         max_num_queued_reqs: running and waiting sequences above which requests get a 503.
         speed: a step takes 1 / `speed` of its time; metrics report the time that passed.
         stream_interval: tokens in a chunk; a request may ask for more.
+        lora_modules: names and paths of the LoRA adapters that are loaded at the start.
+        max_loras: adapters that a rank computes in one batch.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
         reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
             the name, the model thinks between tags like Qwen3. None: it does not think.
@@ -59,6 +61,9 @@ class SimulatedVllmConfig:
     api_key: str | None = None
     enable_prompt_tokens_details: bool = False
     stream_interval: int = 1
+    enable_lora: bool = False
+    lora_modules: tuple[tuple[str, str], ...] = ()
+    max_loras: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     reasoning_parser: str | None = None
     task: ModelTask = ModelTask.GENERATE
@@ -73,6 +78,8 @@ class SimulatedVllmConfig:
             raise ValueError(f"speed must be above 0, not {self.speed}")
         if self.stream_interval < 1:
             raise ValueError(f"stream_interval must be at least 1, not {self.stream_interval}")
+        if self.lora_modules and not self.enable_lora:
+            raise ValueError("lora_modules needs enable_lora")
 
     def engine_config(self) -> EngineConfig:
         """Raises ValueError on sizes that contradict each other."""
@@ -85,6 +92,7 @@ class SimulatedVllmConfig:
             max_model_len=self.max_model_len + (self.task is not ModelTask.GENERATE),
             noise_sigma=self.noise_sigma,
             ranks=self.data_parallel_size,
+            max_loras=self.max_loras,
         )
 
     def scaled_step_model(self) -> StepModel:

@@ -67,6 +67,8 @@ class Group:
 
     def observe_experts(self, event: EngineSteps) -> bool:
         """Learns which experts the steps used; returns whether the fit has another law of them."""
+        if event.restarted:
+            self.expert_loads = ExpertLoads()  # experts may lie elsewhere now
         told = event.experts
         if told is None:
             return False

@@ -18,7 +18,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.openai.client import OpenAIClient
-from gateway.upstream.vllm.client import VllmClient
+from gateway.upstream.vllm.client import ListedModel, VllmClient
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
@@ -541,7 +541,7 @@ async def test_small_questions(session: HttpSession) -> None:
     async with upstream(handler) as url:
         client = backend(session, url)
         assert await client.count_tokens(GENERATION) == (15, 8192)
-        assert await client.list_models() == {"tiny-moe": 8192}
+        assert await client.list_models() == {"tiny-moe": ListedModel(8192)}
         assert await client.metrics() == (GOLDEN / "metrics.txt").read_bytes()
         ids = Generation(request_id="r", model="moe", input=(1, 2, 3), max_output_tokens=1)
         assert await client.count_tokens(ids) == (3, None)

@@ -14,6 +14,7 @@ import uvloop
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
+from moegate.simulated_vllm.lora.adapters import module_of
 from moegate.simulated_vllm.server import simulated_vllm
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.physics import ExpertLoad
@@ -71,6 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell the cached tokens in the usage",
     )
+    add("--enable-lora", action="store_true", help="have LoRA adapters, also loaded at run time")
+    add(
+        "--lora-modules",
+        nargs="+",
+        type=module_of,
+        default=(),
+        metavar="NAME=PATH",
+        help="adapters that are loaded; the path is only told",
+    )
+    add("--max-loras", type=int, default=1, metavar="N", help="adapters in one batch of a rank")
     add(
         "--reasoning-parser",
         metavar="NAME",
@@ -136,6 +147,7 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    given["lora_modules"] = tuple(args.lora_modules)
     faults = parse_faults(args.fault or ())
     load = ExpertLoad(zipf_exponent=args.expert_zipf, expert_ranks=args.expert_ranks, eplb=False)
     return SimulatedVllmConfig(
