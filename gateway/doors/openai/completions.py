@@ -52,7 +52,7 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     generation = _generation(body, exchange)
     stream, usage = bool(body.stream), body.stream_options
     del body
-    call = exchange.generate_call(generation, whole_answer=not stream)
+    call = await exchange.generate_call(generation, whole_answer=not stream)
     events = CompletionEvents(
         exchange.request_id,
         generation.model,

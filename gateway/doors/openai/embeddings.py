@@ -44,7 +44,7 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     if form not in FORMATS:
         raise invalid("encoding_format", f"{form[:40]!r}: give float or base64")
     del body
-    call = exchange.generate_call(generation, whole_answer=True)
+    call = await exchange.generate_call(generation, whole_answer=True)
     pooled, finished = await run_pooled(exchange, call)
     assert isinstance(pooled, Vectors)
     data = await in_slices(_data(pooled, form))
