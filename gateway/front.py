@@ -20,6 +20,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
+from gateway.doors.anthropic.dialect import ANTHROPIC
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.entry.key_limits import KeyLimits
@@ -180,7 +181,7 @@ async def running_front(
             clock=clock,
             shares_port=around.shares_port,
         )
-        async with http_port(http_parts, (openai_dialect(),)) as http:
+        async with http_port(http_parts, (ANTHROPIC, openai_dialect())) as http:
             address = bind(server, config.server.listen, certificates)
             await server.start()
             tasks = (

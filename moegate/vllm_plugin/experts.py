@@ -166,7 +166,6 @@ class ExpertCounter:
         self._steps: deque[tuple[float, int, int]] = deque(maxlen=MOST_KEPT)
         """End of the step, tokens, and tokens of prompts among them."""
         self._counted = 0
-        self._lost = 0
         self._unknown_layout = False
         self._signatures = Signatures(experts, layers, most_requests, device)
 
@@ -230,8 +229,6 @@ class ExpertCounter:
         if self._expert_ranks > 1:
             row[1:] = 0
             row[1:].index_add_(0, self._rank_of, counts.sum(0))
-        if len(self._steps) == MOST_KEPT:
-            self._lost += 1
         self._steps.append((time.monotonic(), tokens, prefill_tokens))
         self._counted += 1
 
@@ -254,8 +251,7 @@ class ExpertCounter:
             )
         ]
         self._steps.clear()
-        lost, self._lost = self._lost, 0
-        return {**self._facts, "steps": steps, "lost": lost, "signatures": self._signatures.take()}
+        return {**self._facts, "steps": steps, "signatures": self._signatures.take()}
 
 
 def _blocks(expert, ranks):

@@ -30,6 +30,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _Figure = TypeVar("_Figure", float, FloatArray)
 
+_NEVER = -1e3
+"""Logarithm of the chance to miss an expert that every token takes."""
 TOUCH_ALL_SHARE = 0.95
 """Share of the experts from which on more sequences touch hardly any new one."""
 
@@ -218,12 +220,12 @@ class StepModels:
         "experts_per_token",
         "kv_token_s",
         "laws",
-        "missed_chances",
-        "missed_shares",
         "prefill_context_s",
         "prefill_s",
         "prefill_token_s",
         "sequence_s",
+        "sort_logs",
+        "sort_shares",
         "speculate",
         "tokens_per_step",
         "touched_s",
@@ -246,7 +248,9 @@ class StepModels:
         ) = np.ascontiguousarray(rows.T)
         self.speculate = bool((self.tokens_per_step != 1.0).any())
         self.laws = [model.law for model in models]
-        self._set_sorts()
+        self.sort_shares: FloatArray = np.zeros((0, len(models)))
+        self.sort_logs: FloatArray = np.zeros((0, len(models)))
+        self._set_sorts(range(len(models)))
 
     def set(self, index: int, model: StepModel) -> None:
         """Replaces the coefficients of one group, after a new fit."""
@@ -255,25 +259,24 @@ class StepModels:
         self.speculate = bool((self.tokens_per_step != 1.0).any())
         if self.laws[index] != model.law:
             self.laws[index] = model.law
-            self._set_sorts()
+            self._set_sorts((index,))
 
-    def _set_sorts(self) -> None:
-        """The sorts of all observed laws, of shape (sorts, groups); a group without has one sort,
-        its uniform law."""
-        self.missed_shares = self.missed_chances = None
-        if not any(self.laws):
-            return
-        even = self.experts_per_token / self.experts
-        sorts = [
-            ((1.0, float(chance)),) if law is None else law.sorts
-            for law, chance in zip(self.laws, even, strict=True)
-        ]
-        shape = (max(map(len, sorts)), len(sorts))
-        self.missed_shares, self.missed_chances = np.zeros(shape), np.zeros(shape)
-        for group, own in enumerate(sorts):
-            for row, (share, chance) in enumerate(own):
-                self.missed_shares[row, group] = share
-                self.missed_chances[row, group] = 1.0 - chance
+    def _set_sorts(self, groups: Sequence[int]) -> None:
+        """Writes the sorts of some groups' laws. The arrays are of shape (sorts, groups), and empty
+        as long as nothing is observed; a group without a law has one sort, the uniform one."""
+        laws = (self.laws[group] for group in groups)
+        most = max((len(law.sorts) for law in laws if law is not None), default=0)
+        if most > len(self.sort_shares):
+            self.sort_shares = np.zeros((most, len(self.laws)))
+            self.sort_logs = np.zeros((most, len(self.laws)))
+            groups = range(len(self.laws))
+        for group in groups if len(self.sort_shares) else ():
+            law = self.laws[group]
+            uniform = ((1.0, self.experts_per_token[group] / self.experts[group]),)
+            self.sort_shares[:, group] = 0.0
+            for row, (share, chance) in enumerate(uniform if law is None else law.sorts):
+                self.sort_shares[row, group] = share
+                self.sort_logs[row, group] = math.log1p(-chance) if chance < 1.0 else _NEVER
 
     def decode_step_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
         """T(B) of every group, seconds; 0 where `batch` is 0."""
@@ -283,9 +286,9 @@ class StepModels:
         return np.where(np.asarray(batch) > 0, step_s, 0.0)
 
     def _distinct(self, tokens: FloatArray) -> FloatArray:
-        if self.missed_shares is None or self.missed_chances is None:
+        if not len(self.sort_shares):
             return _distinct(self.experts, self.experts_per_token, tokens)
-        missed = (self.missed_shares * self.missed_chances**tokens).sum(axis=0)
+        missed = (self.sort_shares * np.exp(self.sort_logs * tokens)).sum(axis=0)
         distinct: FloatArray = self.experts * (1.0 - missed)
         return distinct
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -14,11 +17,13 @@ import aiohttp
 import pytest
 
 from gateway.upstream.vllm.steps_feed import parse_steps
+from moegate.up.engine_plugin import make_plugin_folder
 from moegate.vllm_plugin.expert_pull import EVERY_S
-from moegate.vllm_plugin.signatures import MOST_EXPERTS, MOST_LAYERS
+from moegate.vllm_plugin.experts import MOST_KEPT
+from moegate.vllm_plugin.signatures import MOST_ENDED, MOST_EXPERTS, MOST_LAYERS
 from scheduler.engine_steps import ExpertStep
 from scheduler.step_time.expert_law import ExpertCounts
-from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm
+from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm, vllm_venv
 
 EXPERTS, PER_TOKEN = 16, 4
 LEARNT = (1, 2, 4, 8, 16)
@@ -141,3 +146,45 @@ async def test_the_law_predicts_the_experts_of_a_step(
         assert predicted[batch] == pytest.approx(observed[batch], rel=0.03), batch
     if skew:
         assert uniform(8) > 1.1 * observed[8]
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the counter told in the cases of `counter_cases.py`, without a server."""
+    folder = make_plugin_folder(tmp_path_factory.mktemp("plugin"))
+    ran = subprocess.run(
+        [vllm_venv() / "bin" / "python", Path(__file__).with_name("counter_cases.py")],
+        env={"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
+
+
+def test_the_counter_tells_each_step_once(counted: dict[str, Any]) -> None:
+    # Tokens, those of prompts, distinct experts and the choices on each of four ranks, which hold
+    # experts 0 and 1, 2 and 3, 4, 5. A request that has put out nothing is in its prompt.
+    assert counted["steps"] == [
+        [3, 2, 4.5, [3.5, 1.0, 1.0, 0.5]],
+        [1, 1, 2.0, [1.0, 0.0, 0.0, 1.0]],
+    ]
+    assert counted["facts"] == [6, 2]
+    assert counted["again"] == []
+    assert counted["round robin"] == [[1, 0, 2.0, [1.0, 1.0, 0.0]]]
+
+
+def test_a_signature_is_of_the_requests_own_tokens(counted: dict[str, Any]) -> None:
+    [[name, tokens, layers]] = counted["signatures"]
+    assert (name, tokens) == ("b", 2)
+    assert [set(layer) for layer in layers] == [{0, 1}, {2, 3, 4, 5}]
+    steps, signatures = counted["no runner"]
+    assert (len(steps), signatures) == (1, [])
+
+
+def test_what_the_counter_keeps_is_bounded(counted: dict[str, Any]) -> None:
+    assert counted["kept"] == [MOST_KEPT, 2, 1]
+    told, [name, tokens, layers] = counted["ended"]
+    assert (told, name, tokens) == (MOST_ENDED, "r258", 1)
+    assert [set(layer) for layer in layers] == [{0, 1}, {0, 1}]

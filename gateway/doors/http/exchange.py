@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,9 +13,11 @@ from msgspec.structs import replace
 from gateway.auth.authenticator import Caller
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
+from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
+from gateway.domain.outcomes import RequestRefused
 from gateway.doors.entry.active_settings import ActiveSettings
-from gateway.doors.http.errors import HttpError, invalid
+from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
 from gateway.doors.http.terms import Terms
@@ -25,10 +28,14 @@ from scheduler.contract import Start
 from scheduler.port import SchedulerPort
 
 T = TypeVar("T")
-ESTIMATE_ERROR = 0.03
-"""Share by which the prompt may be larger than its estimate."""
+WIDE = 1.5
+"""Multiple of the estimated prompt for which the context surely has room."""
+SPARE_TOKENS = 16
+"""Left free beside the prompt."""
 LEAST_OUTPUT_TOKENS = 64
-"""Output for which a request is fitted into the context."""
+"""Least room that is believed where no replica can count the prompt."""
+ESTIMATE_ERROR = 1.03
+"""Multiple of the estimated prompt that is believed where no replica can count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +98,13 @@ class Exchange:
             raise invalid(field, f"{asked}: give at least 1, or leave it out")
         return min(asked, pipeline.most_output_tokens(model, self.caller, choices))
 
-    def generate_call(
+    async def generate_call(
         self, generation: Generation, *, whole_answer: bool, session_id: str = ""
     ) -> GenerateCall:
         """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
-        one."""
+        one. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
-        generation = self._fitted(generation)
+        generation = await self._fitted(generation)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -117,19 +124,35 @@ class Exchange:
             on_start=self._started,
         )
 
-    def _fitted(self, generation: Generation) -> Generation:
-        """Lowers the output limit to what the model's context leaves beside the prompt: engines
-        refuse a limit that might not fit. Where hardly anything is left, the engine refuses."""
+    async def _fitted(self, generation: Generation) -> Generation:
+        """Lowers the output limit to what the context leaves beside the prompt: engines refuse a
+        limit that does not fit. Where the room is narrow, a replica counts the prompt."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
-        if context is None:
+        if context is None or not generation.max_output_tokens:
             return generation
-        prompt = pipeline.admission.estimate(generation, self.caller.tenant)
-        left = context - prompt - int(prompt * ESTIMATE_ERROR)
-        if not LEAST_OUTPUT_TOKENS <= left < generation.max_output_tokens:
+        most = generation.max_output_tokens
+        estimate = pipeline.admission.estimate(generation, self.caller.tenant)
+        if WIDE * estimate + most <= context:
             return generation
-        least = min(generation.min_tokens, left)
-        return replace(generation, max_output_tokens=left, min_tokens=least)
+        try:
+            pipeline.admission.check_model(generation.model, self.caller)
+            prompt = await pipeline.admission.count(generation)
+        except (RequestRefused, UpstreamFailure) as error:
+            raise from_outcome(error) from error
+        counted = prompt is not None
+        if prompt is None:
+            prompt = math.ceil(ESTIMATE_ERROR * estimate)
+        room = context - prompt - SPARE_TOKENS
+        if not counted and room < LEAST_OUTPUT_TOKENS:
+            return generation  # the estimate may be wrong: the engine knows
+        if room < 1:
+            text = f"{prompt} tokens > {context} maximum"
+            raise HttpError(ErrorKind.INVALID, text, code="context_length_exceeded")
+        if room >= most:
+            return generation
+        least = min(generation.min_tokens, room)
+        return replace(generation, max_output_tokens=room, min_tokens=least)
 
     def answer_headers(self) -> dict[str, str]:
         """Headers that every answer has: the request's id and, where known, its placement and why

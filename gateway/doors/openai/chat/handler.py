@@ -20,7 +20,7 @@ async def chat_completions(exchange: Exchange) -> web.StreamResponse:
     session = body.prompt_cache_key or ""
     stream, usage = bool(body.stream), body.stream_options
     del body  # a large one would stay in memory as long as the stream
-    call = exchange.generate_call(
+    call = await exchange.generate_call(
         generation,
         whole_answer=not stream,
         session_id=session if is_session_id(session) else "",

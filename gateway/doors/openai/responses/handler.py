@@ -54,7 +54,7 @@ class Responses:
                 self._keep(response_id, exchange, (*asked, output.message()), response, size)
 
         events = ResponseEvents(head, output, on_end)
-        call = exchange.generate_call(
+        call = await exchange.generate_call(
             generation,
             whole_answer=not stream,
             session_id=session if is_session_id(session) else "",
