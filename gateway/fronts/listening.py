@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Iterator
 
 
@@ -32,6 +33,11 @@ def shared_port(listen: str, field: str) -> Iterator[str]:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             held.bind((address[0], number, *address[2:]))
+            if sys.platform == "linux":
+                # Until the first front listens, another parent could do the same. It cannot bind
+                # the same name in the abstract space of Unix sockets.
+                name_of_port = stack.enter_context(socket.socket(socket.AF_UNIX))
+                name_of_port.bind(f"\0moegate/{address[0]}/{number}")
         except OSError as error:
             text = f"{field}: cannot listen on {listen}: {error.strerror or error}"
             raise OSError(text) from None
