@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc
 import uvloop
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.generation import Generation, Sampling
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 
 PROTO = Path(__file__).with_suffix(".proto")
@@ -118,7 +118,7 @@ async def measure(args: argparse.Namespace) -> None:
     for column in ("streams", "HTTP, VllmClient", "gRPC, bare stub", "gRPC / HTTP"):
         table.add_column(column, justify="right")
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        HttpSession() as session,
         grpc.aio.insecure_channel(args.grpc) as channel,
     ):
         client = VllmClient(

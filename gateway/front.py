@@ -20,6 +20,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
+from gateway.doors.anthropic.dialect import ANTHROPIC
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.entry.key_limits import KeyLimits
@@ -31,7 +32,7 @@ from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
 from gateway.doors.http.port import HttpParts, HttpPort, http_port
-from gateway.doors.openai.dialect import OPENAI
+from gateway.doors.openai.dialect import openai_dialect
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import FrontParts, assemble_front
@@ -180,7 +181,7 @@ async def running_front(
             clock=clock,
             shares_port=around.shares_port,
         )
-        async with http_port(http_parts, (OPENAI,)) as http:
+        async with http_port(http_parts, (ANTHROPIC, openai_dialect())) as http:
             address = bind(server, config.server.listen, certificates)
             await server.start()
             tasks = (

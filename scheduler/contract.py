@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from scheduler.engine_steps import EngineSteps
+from scheduler.adapters.told import AdaptersTold
+from scheduler.engine_steps import EngineCounts, EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
 
@@ -218,34 +219,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCounts:
-    """Totals of an engine since its start, summed over its data-parallel ranks. They feed the fit
-    of step times.
-
-    Attributes:
-        ranks: number of ranks summed.
-        gaps, gaps_s: number and total duration of the intervals between two outputs of a sequence.
-            One output is one engine step; with speculative decoding it has several tokens.
-        first_tokens: sequences whose prefill has ended.
-        steps: steps with any output, over all ranks.
-        cached_prompt_tokens: prompt tokens found in the prefix cache.
-        preemptions: sequences preempted because KV blocks ran out.
-        drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
-    """
-
-    ranks: int = 1
-    gaps: int | None = None
-    gaps_s: float | None = None
-    first_tokens: int | None = None
-    steps: int | None = None
-    cached_prompt_tokens: int | None = None
-    preemptions: int | None = None
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """Metrics of one engine (vLLM: /metrics). `at_s`: time of reading, monotonic seconds.
 
@@ -286,6 +259,7 @@ class PricesChanged:
     placement: str
     rates: TokenRates | None
     nano_usd_per_s: int | None
+    adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +296,9 @@ class Cancelled:
     request_id: str
 
 
-PlacementEvent = EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents
+PlacementEvent = (
+    EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents | AdaptersTold
+)
 Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 

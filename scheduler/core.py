@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scheduler.adapters.told import AdaptersTold
 from scheduler.blame.quarantine import DEFAULT_QUARANTINE, Quarantine, QuarantineLimits
 from scheduler.contract import (
     Action,
@@ -32,6 +33,7 @@ from scheduler.decisions import Decision, Decisions
 from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryLimits, SharedRetryBudget
+from scheduler.model.model_names import all_bases
 from scheduler.model.model_scheduler import ModelScheduler
 from scheduler.model.model_state import ModelState
 from scheduler.model.quotation import quote_request
@@ -73,6 +75,8 @@ class Scheduler:
         self._policy = policy or Policy()
         self._limits = limits
         self._states: Mapping[str, PlacementState] = {}
+        self._bases: Mapping[str, str] = {}
+        """Base model of each adapter."""
         self._admission = PlacementAdmission(())
         self.decisions = Decisions(0)
         self._tracked: dict[str, TrackedRequest] = {}
@@ -101,6 +105,7 @@ class Scheduler:
         self._states = change.after
         change.apply_to(self._admission)
         change.apply_facts()
+        self._bases = all_bases(self._states.values())
         self.decisions.resize(max(map(len, change.models.values()), default=0))
         actions: list[Action] = []
         for model in [model for model in self._model_states if model not in change.models]:
@@ -122,7 +127,7 @@ class Scheduler:
         model_scheduler = self._model_schedulers.pop(model)
         refusals = model_scheduler.refuse_unknown_model(now)
         model_scheduler.model_state.reconfigure((), now)
-        running = {i for i, tracked in self._tracked.items() if tracked.request.model == model}
+        running = {i for i, tracked in self._tracked.items() if tracked.base_model == model}
         if running:
             self._leaving[model] = _LeavingModel(model_scheduler, running)
         return refusals
@@ -171,7 +176,11 @@ class Scheduler:
 
     def has_model(self, model: str) -> bool:
         """Whether a placement of the model is configured, in service or not."""
-        return model in self._model_states
+        return self.base_model(model) in self._model_states
+
+    def base_model(self, model: str) -> str:
+        """The base model of an adapter; any other name is its own."""
+        return self._bases.get(model, model)
 
     def context_tokens(self, placement: str) -> int | None:
         """Most tokens of one sequence on a placement, configured or reported; None if unknown."""
@@ -185,18 +194,20 @@ class Scheduler:
 
     def snapshot(self, now: float) -> SchedulerSnapshot:
         """Figures of every placement, pool and queue."""
-        return take_snapshot(tuple(self._states.values()), self._model_states, now)
+        states = tuple(self._states.values())
+        return take_snapshot(states, self._model_states, self._bases, now)
 
     def step_model(self, placement: str) -> StepModel:
         """The step model of a self-hosted placement, as fitted so far."""
-        model_state = self._model_schedulers[self._states[placement].facts.model].model_state
-        return model_state.fleet.fitted(placement)
+        model = self.base_model(self._states[placement].facts.model)
+        return self._model_states[model].fleet.fitted(placement)
 
     def submit(self, request: Request, now: float) -> tuple[Action, ...]:
         """Decides for a new request. Raises ValueError if its id is that of an open request."""
         if request.request_id in self._tracked:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        model_scheduler = self._model_schedulers.get(request.model)
+        model = self.base_model(request.model)
+        model_scheduler = self._model_schedulers.get(model)
         if model_scheduler is None:
             return (
                 Refuse(
@@ -206,14 +217,14 @@ class Scheduler:
                     retry_after_s=None,
                 ),
             )
-        tracked = self._tracked[request.request_id] = TrackedRequest(request)
+        tracked = self._tracked[request.request_id] = TrackedRequest(request, model)
         self._retries.request(request.tenant)
         model_scheduler.model_state.set_expectations(tracked)
         return model_scheduler.decide(tracked, now)
 
     def quote(self, request: Request, now: float) -> Decision:
         """The decision that `request` would get now. Changes nothing. The model must be known."""
-        return quote_request(self._model_states[request.model], request, now)
+        return quote_request(self._model_states[self.base_model(request.model)], request, now)
 
     def handle(self, event: Event, now: float) -> tuple[Action, ...]:
         """Applies an event. Events of an unknown request, an old attempt, or a placement that is
@@ -227,18 +238,18 @@ class Scheduler:
                     or tracked.attempts != event.attempt
                 ):
                     return ()
-                model_scheduler = self._scheduler_of(tracked.request)
+                model_scheduler = self._scheduler_of(tracked)
                 if isinstance(event, Progress):
                     return model_scheduler.on_progress(tracked, event, now)
                 actions = model_scheduler.on_attempt_ended(tracked, event, now)
-                self._drop_if_done(tracked.request)
+                self._drop_if_done(tracked)
                 return actions
             case Cancelled():
                 tracked = self._tracked.get(event.request_id)
                 if tracked is None:
                     return ()
-                actions = self._scheduler_of(tracked.request).on_cancelled(tracked, now)
-                self._drop_if_done(tracked.request)
+                actions = self._scheduler_of(tracked).on_cancelled(tracked, now)
+                self._drop_if_done(tracked)
                 return actions
             case _:
                 return self._handle_placement_event(event, now)
@@ -249,7 +260,7 @@ class Scheduler:
         if state is None:
             return ()
         self_hosted = state.facts.kind is PlacementKind.SELF_HOSTED
-        model_scheduler = self._model_schedulers[state.facts.model]
+        model_scheduler = self._model_schedulers[self.base_model(state.facts.model)]
         match event:
             case EngineReport() if self_hosted:
                 return (
@@ -261,9 +272,16 @@ class Scheduler:
                 model_scheduler.model_state.observe_steps(event, now)
             case CacheEvents() if self_hosted:
                 model_scheduler.model_state.observe_cache_events(event, now)
+            case AdaptersTold() if self_hosted:
+                if state.adapters.tell(event):
+                    self._bases = all_bases(self._states.values())
+                return model_scheduler.start_waiting(now)
             case PricesChanged():
                 state.facts = replace(
-                    state.facts, rates=event.rates, nano_usd_per_s=event.nano_usd_per_s
+                    state.facts,
+                    rates=event.rates,
+                    adapter_rates=event.adapter_rates,
+                    nano_usd_per_s=event.nano_usd_per_s,
                 )
                 model_scheduler.model_state.apply_prices()
             case ServingChanged():
@@ -274,18 +292,18 @@ class Scheduler:
                 return model_scheduler.refuse_orphaned(now)
         return ()
 
-    def _scheduler_of(self, request: Request) -> ModelScheduler:
+    def _scheduler_of(self, tracked: TrackedRequest) -> ModelScheduler:
         """The scheduler of a tracked request's model, which may be leaving."""
-        found = self._model_schedulers.get(request.model)
-        return found or self._leaving[request.model].model_scheduler
+        found = self._model_schedulers.get(tracked.base_model)
+        return found or self._leaving[tracked.base_model].model_scheduler
 
-    def _drop_if_done(self, request: Request) -> None:
+    def _drop_if_done(self, tracked: TrackedRequest) -> None:
         """Drops the state of a leaving model after its last request."""
-        leaving = self._leaving.get(request.model)
-        if leaving is not None and request.request_id not in self._tracked:
-            leaving.running.discard(request.request_id)
+        leaving = self._leaving.get(tracked.base_model)
+        if leaving is not None and tracked.request.request_id not in self._tracked:
+            leaving.running.discard(tracked.request.request_id)
             if not leaving.running:
-                del self._leaving[request.model]
+                del self._leaving[tracked.base_model]
 
     def tick(self, now: float) -> Tick:
         """Expires and starts waiting requests, and returns when to call again."""

@@ -195,9 +195,10 @@ class Decision:
         ]
 
     def _charged(self, facts: Placement, hit_tokens: int) -> int | None:
-        if facts.rates is None:
+        rates = facts.rates_of(self.model)
+        if rates is None:
             return None
-        return facts.rates.cost_nano_usd(
+        return rates.cost_nano_usd(
             TokenCounts(
                 uncached_input_tokens=max(0, self.prompt_tokens - hit_tokens),
                 cached_input_tokens=min(hit_tokens, self.prompt_tokens),

@@ -6,6 +6,34 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounts:
+    """Totals of an engine since its start, summed over its data-parallel ranks. They feed the fit
+    of step times.
+
+    Attributes:
+        ranks: number of ranks summed.
+        gaps, gaps_s: number and total duration of the intervals between two outputs of a sequence.
+            One output is one engine step; with speculative decoding it has several tokens.
+        first_tokens: sequences whose prefill has ended.
+        steps: steps with any output, over all ranks.
+        cached_prompt_tokens: prompt tokens found in the prefix cache.
+        preemptions: sequences preempted because KV blocks ran out.
+        drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
+    """
+
+    ranks: int = 1
+    gaps: int | None = None
+    gaps_s: float | None = None
+    first_tokens: int | None = None
+    steps: int | None = None
+    cached_prompt_tokens: int | None = None
+    preemptions: int | None = None
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
     """One step of one rank.
 
@@ -38,6 +66,34 @@ class EngineStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertStep:
+    """The experts that one step of one rank used.
+
+    Attributes:
+        tokens: that it computed, drafts included.
+        prefill_tokens: those of prompts among them.
+        distinct: different experts of a layer that these tokens chose, mean over the layers.
+        load: choices that fell on each expert-parallel rank, mean over the layers; empty: unknown,
+            or the model is not expert-parallel.
+    """
+
+    tokens: int
+    prefill_tokens: int
+    distinct: float
+    load: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSteps:
+    """Steps of a model whose layers have `experts`, of which each token takes
+    `experts_per_token`."""
+
+    experts: int
+    experts_per_token: int
+    steps: tuple[ExpertStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One sequence that an engine has finished. Times in seconds; None: it did not come so far.
 
@@ -60,6 +116,7 @@ class EngineSteps:
         whole: all steps of all ranks are among them, as far as they were read in time. Otherwise an
             API server told only the steps that it was told.
         restarted: the engine was started anew since the last event.
+        experts: None: the engine does not count them.
     """
 
     placement: str
@@ -68,3 +125,4 @@ class EngineSteps:
     requests: tuple[EngineRequest, ...] = ()
     whole: bool = True
     restarted: bool = False
+    experts: ExpertSteps | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from scheduler.model.model_names import declared_bases
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 
@@ -20,7 +21,7 @@ class FleetChange:
         before, after: states by name, in the order of the configuration. A state of `after` is new
             if `before` has no placement of this name, or if its server is another one.
         facts: the new facts by name; the states hold the old facts until `apply_facts`.
-        models: the states of each configured model.
+        models: the states of each configured model, those of its adapters included.
         changed: models whose placements, or facts of placements, differ.
     """
 
@@ -56,6 +57,8 @@ def fleet_change(
 
     Raises ValueError if two placements have one name.
     """
+    placements = tuple(placements)
+    bases = declared_bases(placements)
     facts: dict[str, Placement] = {}
     after: dict[str, PlacementState] = {}
     models: dict[str, list[PlacementState]] = {}
@@ -67,10 +70,12 @@ def fleet_change(
         if state is None or not state.facts.is_same_server(placement):
             state = PlacementState(placement)
         facts[name], after[name] = placement, state
-        models.setdefault(placement.model, []).append(state)
+        models.setdefault(bases.get(placement.model, placement.model), []).append(state)
+    bases_before = declared_bases(state.facts for state in before.values())
     models_before: dict[str, list[PlacementState]] = {}
     for state in before.values():
-        models_before.setdefault(state.facts.model, []).append(state)
+        model = state.facts.model
+        models_before.setdefault(bases_before.get(model, model), []).append(state)
     changed = tuple(
         model
         for model, states in models.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from scheduler.contract import PlacementKind
@@ -21,6 +21,8 @@ class PlacementView:
             pool has no server for this placement.
         serving, reason: whether it is in service, and the reason.
         context_tokens: context length; None: unknown.
+        adapters: LoRA adapters that requests may name, loaded there now or not.
+        loaded_adapters: those that the server has loaded.
     """
 
     name: str
@@ -34,17 +36,30 @@ class PlacementView:
     serving: bool
     reason: str
     context_tokens: int | None
+    adapters: frozenset[str] = frozenset()
+    loaded_adapters: frozenset[str] = frozenset()
+
+    def has(self, model: str) -> bool:
+        """Whether the placement has the model, or has loaded the adapter of this name."""
+        return model == self.model or model in self.loaded_adapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """All placements at one time. `token_block_sizes`: prefix-cache block sizes in tokens that the
-    engines report, keyed by model."""
+    """All placements at one time.
+
+    Attributes:
+        token_block_sizes: prefix-cache block sizes in tokens that the engines report, keyed by
+            model.
+        by_model: placements by model or adapter, whether it is loaded there now or not.
+        bases: base model of each adapter.
+    """
 
     placements: tuple[PlacementView, ...] = ()
     token_block_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     by_name: Mapping[str, PlacementView] = field(default_factory=dict)
     by_model: Mapping[str, tuple[PlacementView, ...]] = field(default_factory=dict)
+    bases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def serves(self) -> bool:
@@ -52,8 +67,12 @@ class FleetView:
         return any(placement.serving for placement in self.placements)
 
     def of_model(self, model: str) -> tuple[PlacementView, ...]:
-        """Returns the placements of a model, in service or not; empty: unknown model."""
+        """Returns the placements of a model or adapter, in service or not; empty: unknown model."""
         return self.by_model.get(model, ())
+
+    def base_model(self, model: str) -> str:
+        """Returns the base model of an adapter; any other name is its own."""
+        return self.bases.get(model, model)
 
     def members(self, name: str) -> tuple[PlacementView, ...]:
         """Returns the placement with this name, or the pinned ranks of the replica with this
@@ -62,15 +81,22 @@ class FleetView:
 
 
 def fleet_view(
-    placements: tuple[PlacementView, ...], token_block_sizes: Mapping[str, tuple[int, ...]]
+    placements: tuple[PlacementView, ...],
+    token_block_sizes: Mapping[str, tuple[int, ...]],
+    base_model: Callable[[str], str] = lambda model: model,
 ) -> FleetView:
-    """Builds a view of the placements."""
+    """Builds a view of the placements. `base_model`: the base model of an adapter."""
     by_model: dict[str, tuple[PlacementView, ...]] = {}
+    bases: dict[str, str] = {}
     for placement in placements:
-        by_model[placement.model] = (*by_model.get(placement.model, ()), placement)
+        adapters = [a for a in sorted(placement.adapters) if base_model(a) == placement.model]
+        bases |= dict.fromkeys(adapters, placement.model)
+        for model in (placement.model, *adapters):
+            by_model[model] = (*by_model.get(model, ()), placement)
     return FleetView(
         placements=placements,
         token_block_sizes=token_block_sizes,
         by_name={placement.name: placement for placement in placements},
         by_model=by_model,
+        bases=bases,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from scheduler.adapters.adapter_slots import AdapterSlots
 from scheduler.contract import EngineReport, Objective, PlacementKind, Request
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
 from scheduler.pricing import TokenRates
@@ -42,8 +43,10 @@ class Placement:
         dp_rank: the rank to pin, or None.
         kv_capacity_tokens, context_tokens: None if unknown.
         step_model: None for a remote, whose engine is not observed.
+        adapters: LoRA adapters that the configuration names; requests may give their names.
         rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
             an unknown rate never counts as free.
+        adapter_rates: showback rates of adapters that have their own, by adapter.
         nano_usd_per_s: cost of a self-hosted group; None if unknown, which never counts as free.
         send_limits: rate limits of a remote.
         incarnation: names the server behind the placement, for example its address. A reload that
@@ -66,7 +69,9 @@ class Placement:
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
     step_model: StepModel | None = None
+    adapters: tuple[str, ...] = ()
     rates: TokenRates | None = None
+    adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
     nano_usd_per_s: int | None = None
     send_limits: RateLimits = NO_RATE_LIMITS
     incarnation: str = ""
@@ -78,6 +83,10 @@ class Placement:
     def group_name(self) -> str:
         """Name of the group; a placement that is alone in its group has its own."""
         return self.group or self.name
+
+    def rates_of(self, model: str) -> TokenRates | None:
+        """Rates of a model or adapter: its own, else those of the placement; None: unknown."""
+        return dict(self.adapter_rates).get(model, self.rates)
 
     def is_same_server(self, other: Placement) -> bool:
         """Whether both describe the same server and model. Other facts may differ."""
@@ -154,6 +163,7 @@ class PlacementState:
     """Running mean of the share of attempts that failed by the placement's own fault."""
     outcomes: int = 0
     """Number of outcomes in `error_share`."""
+    adapters: AdapterSlots = field(default_factory=AdapterSlots)
     cache_trust: float = 1.0
     """Running mean of reported cached tokens over expected cached tokens."""
     _beyond: int = 0
@@ -236,6 +246,8 @@ class PlacementState:
         """Adds an attempt."""
         request = resident.request
         self.residents[request.request_id] = resident
+        if request.model != self.facts.model:
+            self.adapters.begin(request.model)
         self.idle_since_s = None
         self.sequences += request.choices
         self.kv_tokens += resident.kv_tokens
@@ -285,6 +297,8 @@ class PlacementState:
     def remove(self, request_id: str, now: float) -> Resident:
         """Removes an attempt."""
         resident = self.residents.pop(request_id)
+        if resident.request.model != self.facts.model:
+            self.adapters.end(resident.request.model)
         self.sequences -= resident.request.choices
         self.kv_tokens -= resident.kv_tokens
         self.kv_reserved_tokens -= resident.kv_reserved_tokens

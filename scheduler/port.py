@@ -90,6 +90,7 @@ class AttemptEnd:
         attempt: attempt number, as in `Start`.
         detail: reason, for a person.
         usage: tokens used, as far as known; None: unknown.
+        engine_s: seconds that the engine says it spent on it, its queue included; None: not told.
         reported: the upstream reported `usage` for the whole attempt. Only then does the scheduler
             learn from it.
         committed: the client has received output of the attempt.
@@ -120,6 +121,7 @@ class AttemptEnd:
     output_tokens: int
     fault: Fault
     retry_after_s: float | None
+    engine_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from scheduler.contract import PlacementKind, SloClass
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.overflow.saturation import shown_share
+from scheduler.placement.groups import Group
 from scheduler.placement_state import PlacementState
 from scheduler.provenance import Provenance
 
@@ -36,12 +37,17 @@ class PlacementSnapshot:
         pending_prefill_s: predicted seconds of the unfinished prefills.
         predicted_batch: sequences in the group's next decode step, including external ones.
         distinct_experts: experts per layer activated in this step, D(B).
+        distinct_experts_source: whether D follows from steps that the engine told, or is uniform.
+        expert_imbalance: choices of experts that fall on the busiest expert-parallel rank over
+            those of a mean rank; `busiest_expert_rank`: that rank.
         decode_step_s: predicted seconds of this step, T(B).
         report_age_s: age of the newest engine report. `report_stale`: no report, or too old to use.
         idle_s: seconds since any sequence ran there; 0 while one runs.
         releasable: emptied on purpose, and empty for the pool's release delay.
         ttft_s: running mean of the observed times to first token, engine time only.
         error_share: running mean of the share of failed attempts, 0 to 1.
+        adapters: LoRA adapters that the server has loaded. active_adapters: those with requests in
+            the engine.
     """
 
     name: str
@@ -68,6 +74,9 @@ class PlacementSnapshot:
     pending_prefill_s: float
     predicted_batch: int
     distinct_experts: float | None
+    distinct_experts_source: Provenance
+    expert_imbalance: float | None
+    busiest_expert_rank: int | None
     decode_step_s: float | None
     report_age_s: float | None
     report_stale: bool
@@ -75,6 +84,8 @@ class PlacementSnapshot:
     releasable: bool
     ttft_s: float | None
     error_share: float
+    adapters: tuple[str, ...] = ()
+    active_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +148,17 @@ def without_free_places(
 
 
 def take_snapshot(
-    states: Iterable[PlacementState], model_states: Mapping[str, ModelState], now: float
+    states: Iterable[PlacementState],
+    model_states: Mapping[str, ModelState],
+    bases: Mapping[str, str],
+    now: float,
 ) -> SchedulerSnapshot:
-    """Computes the figures of every placement (in the order of `states`), pool and queue."""
-    placements = tuple(_placement(state, model_states[state.facts.model], now) for state in states)
+    """Computes the figures of every placement (in the order of `states`), pool and queue. `bases`:
+    base model of each adapter."""
+    placements = tuple(
+        _placement(state, model_states[bases.get(state.facts.model, state.facts.model)], now)
+        for state in states
+    )
     shares = {model: _saturation(model_state, now) for model, model_state in model_states.items()}
     pools: dict[str, list[PlacementSnapshot]] = {}
     for placement in placements:
@@ -190,6 +208,9 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         pending_prefill_s=max(0.0, state.prefill_end_s - now) if state.pending else 0.0,
         predicted_batch=batch,
         distinct_experts=None if group is None else group.model.distinct_experts(batch),
+        distinct_experts_source=_experts_source(group),
+        expert_imbalance=None if group is None else group.expert_loads.imbalance,
+        busiest_expert_rank=None if group is None else group.expert_loads.busiest_rank,
         decode_step_s=None
         if group is None
         else group.model.decode_step_s(batch, group.kv_paced_tokens),
@@ -199,7 +220,15 @@ def _placement(state: PlacementState, model_state: ModelState, now: float) -> Pl
         releasable=index is not None and model_state.fleet.releasable(index, now),
         ttft_s=state.ttft_s,
         error_share=state.error_share,
+        adapters=tuple(sorted(state.adapters.loaded)),
+        active_adapters=tuple(sorted(state.adapters.running(external=state.external(now) > 0))),
     )
+
+
+def _experts_source(group: Group | None) -> Provenance:
+    if group is None:
+        return Provenance.UNKNOWN
+    return Provenance.ASSUMED if group.model.law is None else Provenance.DERIVED
 
 
 def _pool(

@@ -23,6 +23,8 @@ class TrackedRequest:
     """State of one request. `attempts`: attempts started so far, evicted ones included."""
 
     request: Request
+    base_model: str = ""
+    """The model whose scheduler decides: `request.model`, or the base model of that adapter."""
     attempts: int = 0
     placement: PlacementState | None = None
     evictions: int = 0

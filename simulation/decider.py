@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.contract import Action, EngineCounts, EngineReport, Event, Request, Tick
+from scheduler.contract import Action, EngineReport, Event, Request, Tick
+from scheduler.engine_steps import EngineCounts
 from simulation.arrivals import Arrival
 from simulation.engine.engine import Engine
 

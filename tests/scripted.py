@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -52,11 +53,14 @@ class Scripted:
     looks: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the newest chat."""
+    body: Any = None
+    """Of the newest chat."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.chats += 1
         self.headers = request.headers
+        self.body = await request.json()
         if self.status != 200:
             error = {"error": {"message": "busy", "code": self.status}}
             return web.json_response(error, status=self.status)

@@ -1,5 +1,7 @@
 """Build a tiny random-weight Qwen3-MoE checkpoint that vLLM serves: `python tiny_moe.py OUT_DIR`.
 
+`--router-skew S` favours some experts, as trained routers do; 0, the default, favours none.
+
 Runs in vLLM's own environment (torch, transformers, tokenizers); the gateway never imports it.
 Corpus, merges and weights follow from the constants below alone: two builds with the same package
 versions give the same bytes. `fingerprint.json` in OUT_DIR records those inputs, and a build that
@@ -15,6 +17,10 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import Qwen3MoeForCausalLM
 
 SEED = 20260
 VOCAB_SIZE = 2048
@@ -99,7 +105,35 @@ def write_tokenizer(target: Path) -> None:
     fast.save_pretrained(target)
 
 
-def write_weights(target: Path) -> None:
+def skew_routers(model: "Qwen3MoeForCausalLM", router_skew: float) -> None:
+    """Adds to each router's logits a bias that falls with the logarithm of the expert's rank; the
+    order of the experts differs by layer.
+
+    Routers have no bias. One hidden channel therefore is the same for every token: the embeddings
+    set it, no layer writes to it, and the routers alone read it.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    decoder = model.model
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:, 0] = 1.0
+        for layer in decoder.layers:
+            for reader in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                reader.weight[:, 0] = 0.0
+            layer.self_attn.o_proj.weight[0] = 0.0
+            experts = layer.mlp.experts
+            experts.gate_up_proj[..., 0] = 0.0
+            experts.down_proj[:, 0] = 0.0
+            # The norm makes the channel as large for every token as for the mean one.
+            layer.post_attention_layernorm.weight[0] = 1.0
+            ranks = torch.arange(1, EXPERTS + 1, dtype=torch.float32)
+            order = torch.randperm(EXPERTS, generator=generator)
+            layer.mlp.gate.weight[order, 0] = -router_skew * torch.log(ranks)
+        model.lm_head.weight[:, 0] = 0.0
+
+
+def write_weights(target: Path, router_skew: float) -> None:
     """Random-init a Qwen3-MoE causal language model and save it as bfloat16 safetensors."""
     import torch
     from transformers import GenerationConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -125,28 +159,32 @@ def write_weights(target: Path) -> None:
         pad_token_id=0,
     )
     torch.manual_seed(SEED)
-    model = Qwen3MoeForCausalLM(config).to(torch.bfloat16)
+    model = Qwen3MoeForCausalLM(config)
+    if router_skew:
+        skew_routers(model, router_skew)
+    model = model.to(torch.bfloat16)
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
     model.save_pretrained(target, safe_serialization=True)
 
 
-def fingerprint() -> dict[str, str]:
-    """What the bytes depend on: this file and the packages that write them."""
+def fingerprint(router_skew: float) -> dict[str, str]:
+    """What the bytes depend on: this file, the packages that write them, and the skew."""
     packages = {name: version(name) for name in ("tokenizers", "torch", "transformers")}
-    return {"script": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), **packages}
+    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return {"script": script, "router_skew": str(router_skew), **packages}
 
 
-def build(out_dir: Path) -> bool:
+def build(out_dir: Path, router_skew: float) -> bool:
     """Write the checkpoint to `out_dir`, atomically; False if it was there already."""
     stamp = out_dir / "fingerprint.json"
-    wanted = fingerprint()
+    wanted = fingerprint(router_skew)
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return False
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
         write_tokenizer(scratch)
-        write_weights(scratch)
+        write_weights(scratch, router_skew)
         (scratch / stamp.name).write_text(json.dumps(wanted, indent=1) + "\n")
         scratch.chmod(0o755)  # mkdtemp makes it private
         if out_dir.exists():
@@ -160,8 +198,10 @@ def build(out_dir: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build a tiny random-weight Qwen3-MoE checkpoint.")
     parser.add_argument("out_dir", type=Path)
-    out_dir = parser.parse_args().out_dir.absolute()
-    built = build(out_dir)
+    parser.add_argument("--router-skew", type=float, default=0.0)
+    args = parser.parse_args()
+    out_dir = args.out_dir.absolute()
+    built = build(out_dir, args.router_skew)
     digest = hashlib.sha256((out_dir / "model.safetensors").read_bytes()).hexdigest()
     print(
         f"{'built' if built else 'up to date'}: {out_dir} (model.safetensors sha256 {digest[:16]})"

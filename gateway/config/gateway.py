@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.config.adapters import AdaptersConfig
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.kv_events import KvEventsConfig, Port
 from gateway.config.ledger import BudgetConfig, LedgerConfig
@@ -37,11 +38,11 @@ from gateway.config.server import ServerConfig
 from gateway.config.tasks import Task, tasks_with
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Count, Seconds, Url
+from gateway.config.values import ModelName as ModelName
 from gateway.config.values import Name as Name
 from gateway.config.values import SecretConfig as SecretConfig
 from scheduler.contract import Objective, SloClass
 
-ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 RemoteUrl = Annotated[
     str,
     Meta(
@@ -140,6 +141,8 @@ class PoolConfig(_Part, frozen=True, kw_only=True):
     """Name that clients use."""
     upstream_model: ModelName | None = None
     """Name that vLLM serves it under (--served-model-name); absent: `model`."""
+    adapters: AdaptersConfig | None = None
+    """LoRA adapters that the servers have beside the model; absent: clients can name none."""
     task: Task = Task.GENERATE
     """What the replicas do: generate, embed or score. The last two are vLLM's pooling runner."""
     replicas: tuple[ReplicaConfig, ...] = ()

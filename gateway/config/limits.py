@@ -102,6 +102,11 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     """The same, for all streams of one tenant."""
     unread_bytes: Count = 256 * 1024 * 1024
     """The same, for all streams."""
+    stored_bytes: Count = 128 * 1024 * 1024
+    """Most bytes of Responses that are kept for `previous_response_id`, in the memory of one
+    gateway and for an hour at most; the oldest give way."""
+    stored_tenant_bytes: Count = 32 * 1024 * 1024
+    """The same, of one tenant."""
     default_max_output_tokens: Count = 4096
     """Output limit of a request that sets none."""
     max_output_tokens: Count = 1_048_576

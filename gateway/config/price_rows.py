@@ -153,6 +153,9 @@ class ShowbackRow(Validity, frozen=True, kw_only=True):
 
     pool: RowId
     """Name of the pool."""
+    adapter: Label | None = None
+    """Only for this LoRA adapter of the pool, by the name that clients use; absent: for the pool's
+    model, and for each adapter while no row of its own holds."""
     usd_per_mtok: TokenPrices
     """Charges of its tenants."""
     tiers: tuple[ContextTier, ...] = ()

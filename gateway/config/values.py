@@ -28,6 +28,7 @@ Name = Annotated[
         description="Letters, digits, dots, underscores and hyphens, at most 63 characters.",
     ),
 ]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 EnvName = Annotated[
     str,
     Meta(

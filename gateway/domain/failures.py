@@ -22,6 +22,8 @@ class FailureKind(enum.StrEnum):
     """HTTP 400, 413 or 422 without a more specific kind: the upstream calls the request invalid."""
     MODEL_NOT_FOUND = "model_not_found"
     """HTTP 404: the upstream does not serve the model. The configuration is wrong."""
+    ADAPTER_NOT_FOUND = "adapter_not_found"
+    """HTTP 404: the server has unloaded the LoRA adapter that the request names."""
     CREDENTIALS = "credentials"
     """HTTP 401 or 403: the upstream rejects the gateway's API key."""
     CREDIT = "credit"
@@ -51,6 +53,7 @@ _FAULTS = {
     FailureKind.CONNECT: Fault.ABSENT,
     FailureKind.TIMEOUT: Fault.ABSENT,
     FailureKind.MODEL_NOT_FOUND: Fault.ABSENT,
+    FailureKind.ADAPTER_NOT_FOUND: Fault.NONE,
     FailureKind.BAD_REQUEST: Fault.REJECTED,
     FailureKind.EMPTY: Fault.REJECTED,
     FailureKind.DEADLINE: Fault.NONE,

@@ -314,8 +314,9 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     usage with each frame; otherwise it counts frames with content. An answer of vectors or scores
     counts as one. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
-    `missing_choices`, `deviations`: of the whole answer, with the usage. `pooled`: the whole answer
-    to a request for vectors or scores, at once.
+    `missing_choices`, `deviations`: of the whole answer, with the usage. `engine_s`: seconds that
+    the engine spent on it, waiting in its queue included; None: not told. `pooled`: the whole
+    answer to a request for vectors or scores, at once.
     """
 
     deltas: tuple[ChoiceDelta, ...]
@@ -325,4 +326,5 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     response_id: str = ""
     missing_choices: int = 0
     deviations: tuple[Deviation, ...] = ()
+    engine_s: float | None = None
     pooled: Vectors | Scores | None = None

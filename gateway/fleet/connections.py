@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import aiohttp
-
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
+from gateway.fleet.adapters import adapter_names
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks
 from gateway.fleet.remotes import (
@@ -24,6 +23,7 @@ from gateway.fleet.remotes import (
     remote_connection,
 )
 from gateway.upstream.features import task_of
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.signatures import newest_origin
 from gateway.upstream.vllm.client import VllmClient
@@ -61,7 +61,9 @@ class _ServerConnection:
     """How a self-hosted server is called. While it stays equal, the same client serves."""
 
     url: str
+    model: str
     upstream_model: str
+    adapters: Mapping[str, str] | None
     api_key: str | None
     extra_body_json: str | None
     timeouts: TimeoutsConfig
@@ -89,17 +91,20 @@ class Connections:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         pace: Pace,
         on_refused: Callable[[str, str], None],
         on_silent: Callable[[str], None],
+        on_adapter_missing: Callable[[str], None],
     ) -> None:
         """Must be made inside a running event loop. `on_refused`: told that a placement refused a
-        connection, and why. `on_silent`: told that a placement brought no token in time."""
+        connection, and why. `on_silent`: told that a placement brought no token in time.
+        `on_adapter_missing`: told that it does not have an adapter that it had."""
         self._session = session
         self._pace = pace
         self._on_refused = on_refused
         self._on_silent = on_silent
+        self._on_adapter_missing = on_adapter_missing
         self._servers: dict[str, tuple[_ServerConnection, VllmClient]] = {}
         self._pools_by_model: dict[str, list[tuple[PoolConfig, tuple[str, ...]]]] = {}
         """Pools, and placements of each replica, by model."""
@@ -167,6 +172,10 @@ class Connections:
         """A placement brought no token in time."""
         self._on_silent(placement)
 
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement does not have an adapter that it had."""
+        self._on_adapter_missing(placement)
+
     def connect(self, settings: FleetSettings, addresses: Addresses) -> list[ConnectedReplica]:
         """Makes these the connections, and returns the replicas; what stays the same keeps its
         client."""
@@ -193,7 +202,9 @@ class Connections:
             for name, url in addresses(pool):
                 connection = _ServerConnection(
                     url=url,
+                    model=pool.model,
                     upstream_model=pool.upstream_model or pool.model,
+                    adapters=None if pool.adapters is None else adapter_names(pool),
                     api_key=api_key,
                     extra_body_json=pool.extra_body_json,
                     timeouts=pool.timeouts,
@@ -238,6 +249,8 @@ class Connections:
             session=self._session,
             base_url=connection.url,
             upstream_model=connection.upstream_model,
+            model=None if connection.adapters is None else connection.model,
+            adapters=connection.adapters,
             api_key=connection.api_key,
             timeouts=connection.timeouts,
             pace=self._pace,

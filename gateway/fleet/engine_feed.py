@@ -79,6 +79,7 @@ class EngineFeed:
             requests=answer.requests,
             whole=answer.processes == 1,
             restarted=restarted,
+            experts=answer.experts,
         )
 
     def _log(self, what: str) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-import aiohttp
-
 from gateway.config.gateway import PoolConfig
+from gateway.fleet.adapters import adapter_rules
 from gateway.fleet.connections import ConnectedReplica, Connections, FleetSettings
 from gateway.fleet.discovery import Discoveries
 from gateway.fleet.dns_lookup import DnsLookup
@@ -20,6 +19,7 @@ from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.server_info import ControlAddress, ServerInfoWatch, control_address
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from scheduler.contract import Event, ServingChanged
 
@@ -27,7 +27,7 @@ from scheduler.contract import Event, ServingChanged
 class Fleet:
     """Connects the servers, and observes them while `run` is running.
 
-    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`,
+    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`, `AdaptersTold`,
     `ServingChanged` and `CacheEvents`. They may name a placement that a reload has removed.
     `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
     entered or left service.
@@ -37,7 +37,7 @@ class Fleet:
         self,
         settings: FleetSettings,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         pace: Pace,
         clock: Callable[[], float],
         report: Callable[[Event], None],
@@ -54,6 +54,7 @@ class Fleet:
             pace=pace,
             on_refused=self.notify_refused,
             on_silent=self.notify_silent,
+            on_adapter_missing=self.notify_adapter_missing,
         )
         """The clients of the servers: those that are probed, and in one process also those that
         requests use."""
@@ -79,6 +80,10 @@ class Fleet:
     def notify_silent(self, placement: str) -> None:
         """A placement brought no token in time: it must show that it still generates."""
         self._prober.notify_silent(placement)
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement has unloaded an adapter: its adapters are read anew."""
+        self._prober.notify_adapter_missing(placement)
 
     async def apply(self, settings: FleetSettings) -> None:
         """Puts other settings into force, at any time; what stays the same is not disturbed."""
@@ -136,6 +141,7 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         url=replica.url,
         upstream_model=replica.upstream_model,
         engine=replica.client,
+        adapters=adapter_rules(replica.pool),
         task=replica.pool.task,
         reads_feed=replica.pool.engine_feed and replica.api_key is not None,
     )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import zmq
@@ -19,6 +19,7 @@ import zmq.asyncio
 
 from gateway.config.gateway import PoolConfig
 from gateway.config.kv_events import KvEventsConfig
+from gateway.fleet.adapters import adapter_names
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.placement_names import placement_names
 from gateway.upstream.vllm.kv_event_format import SLICE_BLOCKS, BadEvents, EventReader
@@ -51,6 +52,8 @@ class Publisher:
     settings: KvEventsConfig
     port: int
     """Port of the first rank; each further rank has the next one."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Clients' names of LoRA adapters, by those of the engine."""
 
     @property
     def replay_port(self) -> int | None:
@@ -75,6 +78,7 @@ def publisher(
         ranks=pool.data_parallel_ranks,
         settings=settings,
         port=port or settings.port,
+        adapters={served: name for name, served in adapter_names(pool).items()},
     )
 
 
@@ -137,7 +141,7 @@ class RankSubscription:
         self._publisher = publisher
         self._report = report
         self._context = context
-        self._reader = EventReader()
+        self._reader = EventReader(publisher.adapters)
         self._next = 0
 
     def __str__(self) -> str:

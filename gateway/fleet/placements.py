@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
+from gateway.fleet.adapters import adapter_names
 from gateway.fleet.discovery import place_names
 from gateway.fleet.placement_names import placement_names
 from scheduler.contract import PlacementKind
@@ -64,6 +65,7 @@ def _self_hosted(
         max_running_assumed=pool.max_num_seqs is None,
         kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
+        adapters=tuple(adapter_names(pool)),
         step_model=step_model,
         objective=pool.objective,
         release_delay_s=pool.release_delay_s,

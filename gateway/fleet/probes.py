@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from gateway.config.tasks import Task
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
+from gateway.fleet.adapters import RELIST_S, AdapterRules, adapters_told, loaded_adapters
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
 from gateway.fleet.standing_gauges import StandingGauges
+from gateway.upstream.vllm.client import ListedModel
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
 from scheduler.contract import EngineReport, Event, ServingChanged
 
@@ -66,8 +69,8 @@ class Engine(Protocol):
     def stream(self, generation: Generation, *, deadline_s: float) -> AsyncGenerator[Chunk, None]:
         """Runs a generation."""
 
-    async def list_models(self) -> dict[str, int | None]:
-        """Context length by model name."""
+    async def list_models(self) -> dict[str, ListedModel]:
+        """What the server lists, by name."""
 
     async def metrics(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -85,6 +88,8 @@ class WatchedReplica:
     url: str
     upstream_model: str
     engine: Engine
+    adapters: AdapterRules | None = None
+    """Which of its LoRA adapters are offered; None: the pool has none."""
     reads_feed: bool = True
     """Whether the plugin's feed of single steps is read, where the server has it."""
     task: Task = Task.GENERATE
@@ -98,7 +103,8 @@ class WatchedReplica:
 class Prober:
     """Watches all replicas while `run` is running.
 
-    `report` is called with `EngineReport`, `EngineSteps` and `ServingChanged` events; `on_change`
+    `report` is called with `EngineReport`, `EngineSteps`, `AdaptersTold` and `ServingChanged`
+    events; `on_change`
     is awaited after a placement has entered or left service, except where `apply` reports it: there
     the caller knows.
     """
@@ -124,6 +130,8 @@ class Prober:
         self._remotes: frozenset[str] = frozenset()
         self._refused: dict[str, asyncio.Event] = {}
         self._silent: set[str] = set()
+        self._loaded: dict[str, tuple[float, frozenset[str]]] = {}
+        """Adapters of each replica, and when they were read."""
         self._in_service: set[str] = set()
         self._watches: KeyedTasks[str, Server] = KeyedTasks("moegate-probe", self._watch)
 
@@ -167,6 +175,10 @@ class Prober:
         if (name := self._replica_of.get(placement)) is not None:
             self._silent.add(name)
 
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A replica did not know an adapter: read its adapters anew, with the next metrics."""
+        self._loaded.pop(self._replica_of.get(placement, ""), None)
+
     async def run(self) -> None:
         """Watches until cancelled."""
         for remote in sorted(self._remotes):
@@ -208,8 +220,10 @@ class Prober:
                         failed = FAILED_READS - 1  # one more sign of trouble is enough
                         self._silent.discard(name)
                         await self._generate_one_token(self._replicas[name])
-                    for report in await self._read_metrics(self._replicas[name], context_tokens):
+                    text, reports = await self._read_metrics(self._replicas[name], context_tokens)
+                    for report in reports:
                         self._report(self._judged(name, gauges[report.placement], report, probed))
+                    await self._report_adapters(self._replicas[name], text)
                     if self._replicas[name].reads_feed:
                         await feed.read(self._replicas[name].engine, self._report)
                     failed = 0
@@ -235,9 +249,11 @@ class Prober:
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
                     await self._generate_one_token(replica)
-                    context_tokens = models[replica.upstream_model]
-                    for report in await self._read_metrics(replica, context_tokens):
+                    context_tokens = models[replica.upstream_model].context_tokens
+                    text, reports = await self._read_metrics(replica, context_tokens)
+                    for report in reports:
                         self._report(report)
+                    await self._report_adapters(replica, text, models)
                     return context_tokens
             except (UpstreamFailure, BadMetrics) as error:
                 reason = str(error)
@@ -272,7 +288,8 @@ class Prober:
 
     async def _read_metrics(
         self, replica: WatchedReplica, context_tokens: int | None
-    ) -> Sequence[EngineReport]:
+    ) -> tuple[bytes, Sequence[EngineReport]]:
+        """The page, and the report of each placement."""
         text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
         reports: Sequence[EngineReport] = (
             [parse_metrics(text, names[0], at_s, context_tokens)]
@@ -280,7 +297,23 @@ class Prober:
             else parse_rank_metrics(text, names, at_s, context_tokens)
         )
         completed = self._server_info.completed
-        return [completed(replica.name, report, len(names)) for report in reports]
+        return text, [completed(replica.name, report, len(names)) for report in reports]
+
+    async def _report_adapters(
+        self, replica: WatchedReplica, metrics: bytes, listed: dict[str, ListedModel] | None = None
+    ) -> None:
+        """Reports the adapters of a replica. `listed`: its models, if they were just read."""
+        rules, now = replica.adapters, self._clock()
+        if rules is None:
+            return
+        at_s, loaded = self._loaded.get(replica.name, (-math.inf, frozenset()))
+        if listed is not None or now - at_s >= RELIST_S:
+            listed = await replica.engine.list_models() if listed is None else listed
+            loaded = loaded_adapters(listed, rules)
+            self._loaded[replica.name] = now, loaded
+        pinned = len(replica.placements) > 1
+        for placement in replica.placements:
+            self._report(adapters_told(placement, loaded, metrics, rules, pinned=pinned))
 
     def _judged(
         self, name: str, gauges: StandingGauges, report: EngineReport, probed: bool

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import aiohttp
 import msgspec
 
 from gateway.config.gateway import RemoteConfig, TimeoutsConfig
@@ -32,6 +31,7 @@ from gateway.upstream.anthropic.client import AnthropicClient
 from gateway.upstream.features import Capabilities, capabilities
 from gateway.upstream.histories import usual_history
 from gateway.upstream.http.answer_size import MAX_POOLED_BYTES
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.moegate.client import (
     MAX_ANSWER_BYTES,
@@ -138,9 +138,7 @@ def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
     )
 
 
-def remote_client(
-    remote: RemoteConnection, session: aiohttp.ClientSession, pace: Pace
-) -> RemoteClient:
+def remote_client(remote: RemoteConnection, session: HttpSession, pace: Pace) -> RemoteClient:
     """Makes the client; nothing is connected yet."""
     match remote.api:
         case RemoteApi.ANTHROPIC:

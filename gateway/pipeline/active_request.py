@@ -143,6 +143,7 @@ class Branch:
     first_token: asyncio.Future[None] | None = None
     last_token_s: float = 0.0
     usage: Usage | None = None
+    engine_s: float | None = None
     model: str = ""
     response_id: str = ""
     last: Chunk | None = None
@@ -187,6 +188,7 @@ class Branch:
         self.start = start
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = self.ended = self.settled = None
+        self.engine_s = None
         self.response_id = self.evicted = ""
         self.missing_choices, self.deviations = 0, ()
         self.failure = None

@@ -58,7 +58,8 @@ class Admission:
         the unsupported fields keyed by placement. Raises RequestRefused."""
         generation = call.generation
         self.check_model(generation.model, call.caller)
-        check_task(generation, settings)
+        base_model = self._port.fleet.base_model(generation.model)
+        check_task(generation, settings, base_model)
         check_output_tokens(call, settings, self._port.fleet)
         check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
@@ -72,13 +73,16 @@ class Admission:
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
         )
-        isolated = generation.model in settings.isolated_models
+        isolated = base_model in settings.isolated_models
         hints = engine_hints(request, call.trace_headers, isolated=isolated)
         blocks, block_tokens, digest = await in_slices(
             prefix_blocks(generation, hints.cache_salt, request.prompt_tokens)
         )
-        sizes = self._port.fleet.token_block_sizes.get(generation.model, ())
-        exact_blocks = await in_slices(token_blocks(generation, hints.cache_salt, sizes))
+        sizes = self._port.fleet.token_block_sizes.get(base_model, ())
+        adapter = generation.model if generation.model != base_model else ""
+        exact_blocks = await in_slices(
+            token_blocks(generation, hints.cache_salt, sizes, adapter=adapter)
+        )
         request = replace(
             request,
             prefix_blocks=blocks,

@@ -49,6 +49,7 @@ _OK = _End(outcome=AttemptOutcome.OK, detail="ok")
 class Attempts:
     """Runs attempts. `upstreams`: upstream client per placement. `on_refused`: called when a
     self-hosted placement refuses the connection. `on_silent`: called when it times out.
+    `on_adapter_missing`: called when it does not have the adapter that a request names.
     `deviations`: log of what answers did not keep to."""
 
     port: SchedulerPort
@@ -56,6 +57,7 @@ class Attempts:
     clock: Callable[[], float]
     on_refused: Callable[[str, str], None]
     on_silent: Callable[[str], None]
+    on_adapter_missing: Callable[[str], None]
     deviations: DeviationLog
 
     async def run(self, branch: Branch, started: Started) -> AsyncGenerator[Chunk, None]:
@@ -166,7 +168,7 @@ class Attempts:
                     branch.first_token.set_result(None)
                 self.report_progress(branch)
         if chunk.usage is not None:
-            branch.usage = chunk.usage
+            branch.usage, branch.engine_s = chunk.usage, chunk.engine_s
             branch.missing_choices, branch.deviations = chunk.missing_choices, chunk.deviations
             if chunk.deviations and branch.start is not None:
                 self.deviations.record(branch.start.placement, chunk.deviations)
@@ -194,6 +196,8 @@ class Attempts:
             self.on_refused(start.placement, str(failure))
         elif not remote and failure.kind is FailureKind.TIMEOUT:
             self.on_silent(start.placement)
+        elif failure.kind is FailureKind.ADAPTER_NOT_FOUND:
+            self.on_adapter_missing(start.placement)
         if branch.committed:
             return _End(outcome=AttemptOutcome.FAILED, detail=str(failure))
         _leave_race(branch)
@@ -238,6 +242,7 @@ class Attempts:
             output_tokens=branch.output_tokens,
             fault=Fault.NONE if failure is None else failure.fault,
             retry_after_s=failure.retry_after_s if failure else None,
+            engine_s=branch.engine_s,
         )
         # The scheduler may answer within this call or later.
         branch.decision = asyncio.get_running_loop().create_future()

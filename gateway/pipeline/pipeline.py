@@ -82,6 +82,7 @@ class Pipeline:
             clock=clock,
             on_refused=upstreams.notify_refused,
             on_silent=upstreams.notify_silent,
+            on_adapter_missing=upstreams.notify_adapter_missing,
             deviations=DeviationLog(clock),
         )
         self._active: set[ActiveRequest] = set()
@@ -93,18 +94,30 @@ class Pipeline:
         return len(self._active)
 
     def default_output_tokens(self, model: str, caller: Caller, choices: int) -> int:
-        """Returns the output limit of a request without one. It never exceeds the model's context,
-        because the engine would reject such a request, nor what the key may ask for."""
-        contexts = [
-            placement.context_tokens
-            for placement in self._port.fleet.of_model(model)
-            if placement.context_tokens is not None
-        ]
+        """Returns the output limit of a request without one. It fits every placement of the
+        model."""
+        most = self.most_output_tokens(model, caller, choices)
+        contexts = [each for each in self._contexts(model) if each is not None]
+        return min([self.settings.default_max_output_tokens, most, *contexts])
+
+    def most_output_tokens(self, model: str, caller: Caller, choices: int) -> int:
+        """Returns the largest output limit that may be set: by the gateway, the key, and the
+        largest context of the model."""
         bounds = [self.settings.max_output_tokens]
         if caller.max_output_tokens is not None:
             bounds.append(caller.max_output_tokens)
         most = max(1, min(bounds) // max(1, choices))
-        return min([self.settings.default_max_output_tokens, most, *contexts])
+        context = self.context_tokens(model)
+        return most if context is None else min(most, context)
+
+    def context_tokens(self, model: str) -> int | None:
+        """Returns the largest context of the model's placements; None: that of one is unknown."""
+        contexts = self._contexts(model)
+        known = [each for each in contexts if each is not None]
+        return max(known) if known and len(known) == len(contexts) else None
+
+    def _contexts(self, model: str) -> list[int | None]:
+        return [each.context_tokens for each in self._port.fleet.of_model(model)]
 
     def deadline_s(self, call: GenerateCall) -> float:
         """Returns the deadline of a call that arrives now, in seconds on the pipeline's clock."""

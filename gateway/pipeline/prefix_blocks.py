@@ -75,10 +75,10 @@ def prefix_blocks(generation: Generation, salt: str, prompt_tokens: int) -> Step
 
 
 def token_blocks(
-    generation: Generation, salt: str, block_sizes: tuple[int, ...]
+    generation: Generation, salt: str, block_sizes: tuple[int, ...], adapter: str = ""
 ) -> Steps[tuple[TokenBlocks, ...]]:
     """Returns the token blocks of a prompt given as token ids, one entry per block size. Other
-    prompts have none.
+    prompts have none. `adapter`: the model of the generation, if it is a LoRA adapter.
 
     An engine always computes the last token, so a block that ends with it is never a hit.
     """
@@ -88,7 +88,7 @@ def token_blocks(
     found = []
     for size in block_sizes:
         names: list[int] = []
-        parent = root(size, salt)
+        parent = root(size, salt, adapter)
         end = min(MAX_TOKEN_BLOCKS, (len(prompt) - 1) // size) * size
         for start in range(0, end, STEP_BLOCKS * size):
             yield

@@ -24,10 +24,11 @@ _CALLED = {Task.GENERATE: "Generate", Task.EMBED: "Embed", Task.SCORE: "Score"}
 """RPC of each task."""
 
 
-def check_task(generation: Generation, settings: PipelineSettings) -> None:
-    """Raises RequestRefused (OUT_OF_BOUNDS) if the servers of the model do something else."""
+def check_task(generation: Generation, settings: PipelineSettings, base_model: str) -> None:
+    """Raises RequestRefused (OUT_OF_BOUNDS) if the servers of the model do something else.
+    `base_model`: the model, or that of the adapter."""
     task = task_of(generation)
-    tasks = settings.tasks.get(generation.model, frozenset())
+    tasks = settings.tasks.get(base_model, frozenset())
     if tasks and task not in tasks:
         does = " and ".join(f"{each}s" for each in sorted(tasks))
         calls = " or ".join(_CALLED[each] for each in sorted(tasks))

@@ -38,3 +38,6 @@ class Upstreams(Protocol):
 
     def notify_silent(self, placement: str) -> None:
         """Reports that a self-hosted placement timed out."""
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        """Reports that a self-hosted placement does not have an adapter that it had."""

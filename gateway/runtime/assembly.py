@@ -12,8 +12,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-import aiohttp
-
 from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budgets import Budgets
 from gateway.fleet.fleet import Fleet
@@ -23,6 +21,7 @@ from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad, Pace
 from scheduler.metering.settlement import Sink
 from scheduler.port import SchedulerPort
@@ -57,7 +56,7 @@ class SchedulerParts:
 def assemble_scheduler(
     prepared: PreparedConfiguration,
     *,
-    upstream: aiohttp.ClientSession,
+    upstream: HttpSession,
     clock: Callable[[], float],
     pace: Pace,
     metering: Metering,

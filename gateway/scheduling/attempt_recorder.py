@@ -89,7 +89,7 @@ class OpenAttempt:
             outcome=end.outcome,
             committed=end.committed,
             usage=end.usage,
-            metered=self._end_run(end.usage, end.outcome, end.committed, now_s),
+            metered=self._end_run(end.usage, end.outcome, end.committed, now_s, end.engine_s),
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
             may_be_continued=end.may_be_continued,
@@ -109,7 +109,12 @@ class OpenAttempt:
         self._end_run(None, AttemptOutcome.CANCELLED, False, now_s)
 
     def _end_run(
-        self, usage: Usage | None, outcome: AttemptOutcome, committed: bool, now_s: float
+        self,
+        usage: Usage | None,
+        outcome: AttemptOutcome,
+        committed: bool,
+        now_s: float,
+        engine_s: float | None = None,
     ) -> Metered | None:
         group, run = self._group, self._run
         if group is None or run is None:
@@ -125,6 +130,7 @@ class OpenAttempt:
             cached_tokens=counts.cached_input_tokens,
             output_tokens=counts.output_tokens,
             waste=not useful,
+            engine_s=engine_s,
         )
         if useful and run.decodes and run.generates and run.choices == 1:
             self._on_run_ended(

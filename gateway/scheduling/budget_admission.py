@@ -8,7 +8,7 @@ count the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -50,11 +50,13 @@ class _TooExpensive(Exception):
 class BudgetAdmission:
     """Reserves spend in the budgets. `configure` sets the placements and prices."""
 
-    def __init__(self, budgets: Budgets) -> None:
+    def __init__(self, budgets: Budgets, base_model: Callable[[str], str]) -> None:
+        """`base_model`: the base model of an adapter; of a model the model itself."""
         self._budgets = budgets
         self._placements: tuple[Placement, ...] = ()
         self._rates = RateSnapshot()
-        self._groups: dict[str, tuple[_Group, ...]] = {}
+        self._groups: dict[tuple[str, str], tuple[_Group, ...]] = {}
+        self._base_model = base_model
 
     def configure(self, placements: tuple[Placement, ...], rates: RateSnapshot) -> None:
         """Sets the placements, and the prices for requests admitted from now on."""
@@ -150,11 +152,10 @@ class BudgetAdmission:
         raise AssertionError("there is at least one level")
 
     def _allowed(self, request: Request) -> list[_Group]:
-        groups = self._groups.get(request.model)
+        names = request.model, self._base_model(request.model)
+        groups = self._groups.get(names)
         if groups is None:
-            groups = self._groups[request.model] = _grouped(
-                self._placements, self._rates, request.model
-            )
+            groups = self._groups[names] = _grouped(self._placements, self._rates, *names)
         return [
             group
             for group in groups
@@ -164,13 +165,14 @@ class BudgetAdmission:
 
 
 def _grouped(
-    placements: Iterable[Placement], rates: RateSnapshot, model: str
+    placements: Iterable[Placement], rates: RateSnapshot, model: str, base_model: str
 ) -> tuple[_Group, ...]:
+    """Placements that may have the model, which may be an adapter of `base_model`."""
     names: dict[tuple[str | None, TokenRates | None], set[str]] = {}
     for facts in placements:
-        if facts.model == model:
-            remote_class = facts.remote_class if facts.kind is PlacementKind.REMOTE else None
-            key = (remote_class, rates.rates.get(facts.name))
+        is_remote = facts.kind is PlacementKind.REMOTE
+        if facts.model == model or (facts.model == base_model and not is_remote):
+            key = (facts.remote_class if is_remote else None, rates.of(facts.name, model))
             names.setdefault(key, set()).add(facts.name)
     return tuple(
         _Group(names=frozenset(group), remote_class=remote_class, rates=found)

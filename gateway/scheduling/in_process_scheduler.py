@@ -23,6 +23,7 @@ from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
 from gateway.scheduling.settings import SchedulingSettings
 from gateway.scheduling.views import (
+    FLEET_REPORTS,
     Targets,
     fleet_figures,
     shows_more,
@@ -38,7 +39,6 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler
 from scheduler.decision_record import DecisionRecord, decision_record
-from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_view import FleetView
 from scheduler.limits.drain_filter import DrainFilter
 from scheduler.limits.rate_limit import RateLimits, Refusal
@@ -60,7 +60,6 @@ from scheduler.port import (
     SlotFreed,
     Submission,
 )
-from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.pricing import TokenRates
 
 TICK_S = 0.05
@@ -89,7 +88,6 @@ class InProcessScheduler:
         self._targets = targets
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
-        self._budgets = BudgetAdmission(budgets)
         self.claims = Claims()
         self._drains = DrainFilter()
         self._costs = PoolCosts(metering, clock)
@@ -101,6 +99,7 @@ class InProcessScheduler:
         placements = self._priced(settings)
         self.core = Scheduler(placements, settings.limits)
         """Only tests read the core. All other code uses the port."""
+        self._budgets = BudgetAdmission(budgets, self.core.base_model)
         self.fleet = FleetView()
         self.on_fleet: Callable[[FleetView], None] = lambda view: None
         """Called with each new view of the fleet."""
@@ -127,7 +126,7 @@ class InProcessScheduler:
     def report(self, event: Event) -> None:
         """Handles a report of the fleet. Reports about unknown placements are ignored. Raises
         TypeError for any other event."""
-        if not isinstance(event, EngineReport | EngineSteps | ServingChanged | CacheEvents):
+        if not isinstance(event, FLEET_REPORTS):
             raise TypeError(f"{event!r} is no report of the fleet")
         facts = self._facts.get(event.placement)
         if facts is None:
@@ -138,7 +137,7 @@ class InProcessScheduler:
         elif isinstance(event, ServingChanged):
             event = self._drains.filtered(event, group_of(facts))
         self._branches.handle(event)
-        if isinstance(event, ServingChanged) or shows_more(self.core, self.fleet, event.placement):
+        if isinstance(event, ServingChanged) or shows_more(self.core, self.fleet, event):
             self.refresh_fleet()
 
     def use_rates(self, rates: RateSnapshot) -> None:

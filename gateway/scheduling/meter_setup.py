@@ -48,5 +48,6 @@ def price_changes(placements: Iterable[Placement]) -> Iterator[PricesChanged]:
         yield PricesChanged(
             placement=placement.name,
             rates=placement.rates,
+            adapter_rates=placement.adapter_rates,
             nano_usd_per_s=placement.nano_usd_per_s,
         )

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from scheduler.adapters.told import AdaptersTold
+from scheduler.contract import EngineReport, PlacementEvent, ServingChanged
 from scheduler.core import Scheduler
+from scheduler.engine_steps import EngineSteps
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.throughput import Throughput
 from scheduler.placement_admission import AdmissionReport
 from scheduler.placement_state import Placement
 from scheduler.port import FleetFigures
+from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.snapshot import PlacementSnapshot, without_free_places
 
+FLEET_REPORTS = EngineReport | EngineSteps | ServingChanged | CacheEvents | AdaptersTold
+"""Events that the fleet reports."""
 Targets = Mapping[str, tuple[str, str]]
 """Address and upstream model, keyed by each placement that has a server."""
 _NOWHERE = ("", "")
@@ -39,17 +45,23 @@ def view_of(core: Scheduler, targets: Targets) -> FleetView:
                 serving=state.serving,
                 reason=state.reason,
                 context_tokens=state.context_tokens,
+                loaded_adapters=state.adapters.loaded,
+                adapters=state.adapters.loaded.union(facts.adapters),
             )
         )
     models = {placement.model for placement in placements}
-    return fleet_view(tuple(placements), {model: core.token_block_sizes(model) for model in models})
+    sizes = {model: core.token_block_sizes(model) for model in models}
+    return fleet_view(tuple(placements), sizes, core.base_model)
 
 
-def shows_more(core: Scheduler, fleet: FleetView, placement: str) -> bool:
-    """Whether an engine report has changed a value that the fleet view shows."""
+def shows_more(core: Scheduler, fleet: FleetView, event: PlacementEvent) -> bool:
+    """Whether a report of an engine has changed a value that the fleet view shows."""
+    placement = event.placement
     view = fleet.by_name.get(placement)
     if view is None:
         return True
+    if isinstance(event, AdaptersTold):
+        return event.loaded != view.loaded_adapters
     sizes = core.token_block_sizes(view.model)
     return (
         core.context_tokens(placement) != view.context_tokens

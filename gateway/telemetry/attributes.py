@@ -103,7 +103,8 @@ def of_attempt(
     if isinstance(generation.input, EmbeddingInput) and generation.input.dimensions is not None:
         found[semconv.EMBEDDINGS_DIMENSIONS] = generation.input.dimensions
     if placement is not None and placement.address:
-        found[semconv.REQUEST_MODEL] = placement.upstream_model
+        if generation.model == placement.model:
+            found[semconv.REQUEST_MODEL] = placement.upstream_model
         found |= _server(placement.address)
     for name, attribute in _SAMPLING.items():
         value = getattr(generation.sampling, name)

@@ -151,6 +151,10 @@ def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | No
         semconv.KV_CAPACITY: placement.kv_capacity_tokens,
         semconv.BATCH: placement.predicted_batch if local else None,
         semconv.DISTINCT_EXPERTS: placement.distinct_experts,
+        semconv.EXPERTS_OBSERVED: placement.distinct_experts_source is Provenance.DERIVED
+        if local
+        else None,
+        semconv.EXPERT_IMBALANCE: placement.expert_imbalance,
         semconv.DECODE_STEP: placement.decode_step_s,
         semconv.REPORT_AGE: placement.report_age_s,
         semconv.ERROR_SHARE: placement.error_share,

@@ -274,10 +274,7 @@ HISTOGRAMS = (
     ),
     *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (
-    *(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED),
-    DEVIATIONS,
-)
+COUNTERS = (*(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED), DEVIATIONS)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(
@@ -346,6 +343,12 @@ DISTINCT_EXPERTS = gauge(
     (PLACEMENT,),
     "Distinct experts per layer that the next step activates, D(B).",
 )
+EXPERTS_OBSERVED = gauge(
+    "moegate.placement.distinct_experts.observed", "1", (PLACEMENT,), "1: D(B) is learnt."
+)
+EXPERT_IMBALANCE = gauge(
+    "moegate.placement.expert_imbalance", "1", (PLACEMENT,), "Busiest expert rank's load / mean."
+)
 DECODE_STEP = gauge(
     "moegate.placement.decode_step", "s", (PLACEMENT,), "Predicted time of the next step, T(B)."
 )
@@ -391,6 +394,7 @@ FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
-    *(BATCH, DISTINCT_EXPERTS, DECODE_STEP, REPORT_AGE, ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
+    *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

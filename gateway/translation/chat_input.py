@@ -28,6 +28,7 @@ from gateway.domain.generation import (
     ToolMode,
 )
 from gateway.domain.slices import Steps
+from gateway.translation.argument_schema import NO_ARGUMENTS, object_schema
 from gateway.translation.chat_options import (
     parse_constraint,
     parse_reasoning,
@@ -56,7 +57,6 @@ SHOWN_CHARACTERS = 80
 """Of a value in the description of a violation."""
 _MEDIA_TYPES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 """Names that are in use for registered media types, which servers insist on."""
-_NO_ARGUMENTS = '{"type": "object", "properties": {}}'
 
 
 class EnoughFaults(Exception):
@@ -260,9 +260,9 @@ def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violation
         f"{path}.name",
         f"{proto.name[:SHOWN_CHARACTERS]!r}: give 1 to 64 letters, digits, underscores or dashes",
     )
-    schema = proto.parameters_json_schema or _NO_ARGUMENTS
+    schema = proto.parameters_json_schema or NO_ARGUMENTS
     if _check_json_object(schema, f"{path}.parameters_json_schema", violations):
-        schema = _object_schema(schema)
+        schema = object_schema(schema)
     return Tool(
         name=proto.name,
         description=proto.description,
@@ -299,18 +299,6 @@ def _parse_schema(proto: chat_pb2.JsonSchemaFormat, violations: Violations) -> J
     )
     _check_json_object(proto.schema_json, f"{path}.schema_json", violations)
     return JsonSchema(name=proto.name, schema_json=proto.schema_json, strict=proto.strict)
-
-
-def _object_schema(schema: str) -> str:
-    """Schema of arguments with the type and properties that servers insist on. Arguments are always
-    an object, so that the schema means the same. `schema`: a JSON object."""
-    fields = msgspec.json.decode(schema, type=dict[str, msgspec.Raw])
-    if bytes(fields.get("type", b"")) == b'"object"' and "properties" in fields:
-        return schema
-    added = {"type": msgspec.Raw(b'"object"')}
-    if "properties" not in fields:
-        added["properties"] = msgspec.Raw(b"{}")
-    return msgspec.json.encode(added | fields | {"type": added["type"]}).decode()
 
 
 def _check_json_object(text: str, path: str, violations: Violations) -> bool:

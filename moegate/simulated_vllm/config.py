@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.engine_config import EngineConfig
+from simulation.engine.physics import ExpertLoad
 from simulation.output import MEAN_ANSWER_TOKENS
 
 DEFAULT_MODEL = "Qwen3-30B-A3B"
+UNIFORM = ExpertLoad()
 
 
 class ModelTask(enum.StrEnum):
@@ -31,12 +33,16 @@ class SimulatedVllmConfig:
         max_num_queued_reqs: running and waiting sequences above which requests get a 503.
         speed: a step takes 1 / `speed` of its time; metrics report the time that passed.
         stream_interval: tokens in a chunk; a request may ask for more.
+        lora_modules: names and paths of the LoRA adapters that are loaded at the start.
+        max_loras: adapters that a rank computes in one batch.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
         reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
             the name, the model thinks between tags like Qwen3. None: it does not think.
         task: what the model does, which decides about its routes.
         matryoshka: a model that embeds can shorten its vectors.
         faults: the injected faults.
+        expert_load: how tokens fall on the experts.
+        count_experts: whether the feed tells the experts of each step.
     """
 
     host: str = "127.0.0.1"
@@ -55,18 +61,25 @@ class SimulatedVllmConfig:
     api_key: str | None = None
     enable_prompt_tokens_details: bool = False
     stream_interval: int = 1
+    enable_lora: bool = False
+    lora_modules: tuple[tuple[str, str], ...] = ()
+    max_loras: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     reasoning_parser: str | None = None
     task: ModelTask = ModelTask.GENERATE
     matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100
     faults: Faults = NO_FAULTS
+    expert_load: ExpertLoad = UNIFORM
+    count_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
             raise ValueError(f"speed must be above 0, not {self.speed}")
         if self.stream_interval < 1:
             raise ValueError(f"stream_interval must be at least 1, not {self.stream_interval}")
+        if self.lora_modules and not self.enable_lora:
+            raise ValueError("lora_modules needs enable_lora")
 
     def engine_config(self) -> EngineConfig:
         """Raises ValueError on sizes that contradict each other."""
@@ -79,6 +92,7 @@ class SimulatedVllmConfig:
             max_model_len=self.max_model_len + (self.task is not ModelTask.GENERATE),
             noise_sigma=self.noise_sigma,
             ranks=self.data_parallel_size,
+            max_loras=self.max_loras,
         )
 
     def scaled_step_model(self) -> StepModel:

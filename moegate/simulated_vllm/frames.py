@@ -30,7 +30,7 @@ class Frames:
     `fingerprint`: the server's system_fingerprint; `details`: whether usage has the cached tokens.
     """
 
-    def __init__(self, job: Job, model: str, fingerprint: str, details: bool) -> None:
+    def __init__(self, job: Job, fingerprint: str, details: bool) -> None:
         self._job = job
         self._details = details
         self._fingerprint = b',"system_fingerprint":' + encode(fingerprint)
@@ -48,7 +48,7 @@ class Frames:
             encode(job.response_id),
             kind.encode(),
             job.created_s,
-            encode(model),
+            encode(job.model),
         )
         null = b"null"
         self._prompt_ids = encode(job.request.prompt_ids) if job.return_token_ids else null

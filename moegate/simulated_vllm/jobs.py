@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
@@ -47,6 +48,7 @@ class Job:
 
     Attributes:
         response_id: id in the answer. The engine uses a unique id of its own.
+        model: name of the model or adapter in the answer.
         created_s: Unix time, whole seconds.
         logprobs: number of alternatives for each token; None: no log-probabilities.
         stream_interval: tokens in a chunk.
@@ -56,6 +58,7 @@ class Job:
     """
 
     response_id: str
+    model: str
     created_s: int
     is_chat: bool
     request: TokenRequest
@@ -83,9 +86,10 @@ def make_job(
     response_id: str,
     engine_id: str,
     created_s: int,
+    adapters: Container[str] = (),
 ) -> Job:
-    """Checks the body and plans the outputs. Raises Refused."""
-    check_model(body.model, config)
+    """Checks the body and plans the outputs. `adapters`: those that are loaded. Raises Refused."""
+    model = check_model(body.model, config, adapters)
     _check_stream_options(body)
     prompt_ids = _prompt(body, config, is_chat)
     logprobs = _logprobs(body, is_chat)
@@ -104,12 +108,14 @@ def make_job(
         prompt_ids=prompt_ids,
         outputs=tuple(plan_output(seed, rules, config.mean_answer_tokens) for seed in seeds),
         cache_salt=body.cache_salt or "",
+        adapter="" if model == config.served_model_name else model,
     )
     options = body.stream_options
     usage = bool(options and options.include_usage)
     interval = body.stream_interval
     return Job(
         response_id=response_id,
+        model=model,
         created_s=created_s,
         is_chat=is_chat,
         request=request,
@@ -132,10 +138,14 @@ def finish_reason(job: Job, output: Output) -> str:
     return output.finish_reason.value
 
 
-def check_model(model: str | None, config: SimulatedVllmConfig) -> None:
-    """Checks the name of the model; without a name it is the served one. Raises Refused."""
-    if model and model != config.served_model_name:
+def check_model(
+    model: str | None, config: SimulatedVllmConfig, adapters: Container[str] = ()
+) -> str:
+    """Returns the name of the model or adapter; without a name it is the served one. Raises
+    Refused."""
+    if model and model != config.served_model_name and model not in adapters:
         raise unknown_model(model, config.served_model_name)
+    return model or config.served_model_name
 
 
 def pinned_rank(header: str | None, ranks: int) -> int | None:

@@ -6,11 +6,13 @@ Python process). Like in vLLM, a request whose client disconnects is not counted
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
+from moegate.simulated_vllm.lora.adapters import LoadedAdapters
 from simulation.engine.counters import EngineCounters, Histogram
 from simulation.engine.engine import Engine
 from simulation.output import FinishReason
@@ -27,6 +29,8 @@ class Served:
     config: SimulatedVllmConfig
     began_s: float
     queue_rejections: int
+    adapters: LoadedAdapters | None = None
+    """None: the server has no LoRA adapters."""
 
 
 def render(engine: Engine, served: Served) -> bytes:
@@ -142,6 +146,14 @@ def render(engine: Engine, served: Served) -> bytes:
     text.info(
         "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
     )
+    if served.adapters is not None:
+        running = (s.request.adapter for rank in ranks for s in rank.running)
+        waiting = (s.request.adapter for rank in ranks for s in rank.waiting)
+        text.samples(
+            "lora_requests_info",
+            "Running stats on lora requests.",
+            served.adapters.samples(filter(None, running), filter(None, waiting), time.time()),
+        )
     return text.encode()
 
 
@@ -211,6 +223,12 @@ class _Text:
         self._head(name, description, "gauge")
         for rank in self._ranks:
             self._sample(name, {**labels, "engine": rank["engine"]}, 1)
+
+    def samples(self, name: str, description: str, samples: Iterable[tuple[Labels, float]]) -> None:
+        """Samples with labels of their own, and none of the rank or the model."""
+        self._head(name, description, "gauge")
+        for labels, value in samples:
+            self._sample(name, labels, value)
 
     def counter(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 import msgspec
 
@@ -24,7 +25,7 @@ from moegate.simulated_vllm.wire import (
 from simulation.output import Output, OutputText, ReasoningSplit
 
 
-def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | None) -> bytes:
+def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> bytes:
     """The JSON of an answer. `cached_tokens`: None if the server does not report them."""
     request = job.request
     prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
@@ -52,7 +53,7 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
                 id=job.response_id,
                 object="chat.completion",
                 created=job.created_s,
-                model=model,
+                model=job.model,
                 choices=[_chat_choice(job, i, output) for i, output in numbered],
                 service_tier=None,
                 system_fingerprint=fingerprint,
@@ -66,7 +67,7 @@ def response_body(job: Job, model: str, fingerprint: str, cached_tokens: int | N
             id=job.response_id,
             object="text_completion",
             created=job.created_s,
-            model=model,
+            model=job.model,
             choices=[_completion_choice(job, i, output, prompt_ids) for i, output in numbered],
             service_tier=None,
             system_fingerprint=fingerprint,
@@ -124,8 +125,8 @@ def _ids(job: Job, output: Output) -> list[int] | None:
     return [output.token_id(position) for position in range(output.tokens)]
 
 
-def model_list(config: SimulatedVllmConfig, created_s: int) -> bytes:
-    """The JSON of /v1/models. `created_s`: Unix time."""
+def model_list(config: SimulatedVllmConfig, adapters: Mapping[str, str], created_s: int) -> bytes:
+    """The JSON of /v1/models. `adapters`: paths by name. `created_s`: Unix time."""
     permission = {
         "id": f"modelperm-{secrets.token_hex(8)}",
         "object": "model_permission",
@@ -150,4 +151,8 @@ def model_list(config: SimulatedVllmConfig, created_s: int) -> bytes:
         "max_model_len": config.max_model_len,
         "permission": [permission],
     }
-    return encode({"object": "list", "data": [card]})
+    cards = [card]
+    for name, path in adapters.items():
+        own = {"id": name, "root": path, "parent": card["id"], "max_model_len": None}
+        cards.append(card | own)
+    return encode({"object": "list", "data": cards})

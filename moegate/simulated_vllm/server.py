@@ -35,6 +35,12 @@ from moegate.simulated_vllm.faults.kinds import Faults
 from moegate.simulated_vllm.frames import DONE, Frames
 from moegate.simulated_vllm.jobs import Job, check_model, make_job, pinned_rank
 from moegate.simulated_vllm.listener import Handler, Listener
+from moegate.simulated_vllm.lora.adapters import (
+    AdapterRefused,
+    LoadedAdapters,
+    decode_load,
+    decode_unload,
+)
 from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
 from moegate.simulated_vllm.pooling.jobs import (
     BadInput,
@@ -75,11 +81,12 @@ class SimulatedVllm:
 
     def __init__(self, config: SimulatedVllmConfig, die: Callable[[], None] | None) -> None:
         self.config = config
-        physics = Physics(config.scaled_step_model())
+        physics = Physics(config.scaled_step_model(), config.expert_load)
         self.engine = Engine(config.engine_config(), physics, config.seed)
-        self.recorder = StepRecorder(self.engine, VERSION)
+        self.recorder = StepRecorder(self.engine, VERSION, count_experts=config.count_experts)
         self.driver = EngineDriver(self.engine, self.recorder)
         self.fault_driver = FaultDriver(config.faults, die)
+        self.adapters = LoadedAdapters(config.lora_modules, config.max_loras)
         self.url = ""
         self.queue_rejections = 0
         self.began_s = time.time()
@@ -120,6 +127,9 @@ class SimulatedVllm:
                 web.post("/detokenize", self._detokenize),
             ]
         )
+        if self.config.enable_lora:
+            app.router.add_post("/v1/load_lora_adapter", self._change_adapters)
+            app.router.add_post("/v1/unload_lora_adapter", self._change_adapters)
         if self.config.task is ModelTask.GENERATE:
             app.router.add_post("/v1/chat/completions", self._chat)
             app.router.add_post("/v1/completions", self._completion)
@@ -164,7 +174,10 @@ class SimulatedVllm:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         served = Served(
-            config=self.config, began_s=self.began_s, queue_rejections=self.queue_rejections
+            config=self.config,
+            began_s=self.began_s,
+            queue_rejections=self.queue_rejections,
+            adapters=self.adapters if self.config.enable_lora else None,
         )
         text = render(self.engine, served)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
@@ -176,11 +189,22 @@ class SimulatedVllm:
         return _json(self.recorder.feed.answer(request.query.getall("after", [])))
 
     async def _models(self, _: web.Request) -> web.Response:
-        return _json(model_list(self.config, int(time.time())))
+        return _json(model_list(self.config, self.adapters.paths, int(time.time())))
+
+    async def _change_adapters(self, request: web.Request) -> web.Response:
+        """Loads or unloads an adapter, as vLLM does with VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
+        body = await _body(request)
+        try:
+            if request.path.startswith("/v1/load"):
+                served = self.config.served_model_name
+                return web.Response(text=self.adapters.load(decode_load(body), served))
+            return web.Response(text=self.adapters.unload(decode_unload(body)))
+        except AdapterRefused as error:
+            raise Refused(error.status, error.kind, str(error)) from error
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = decode_tokenize(await _body(request))
-        check_model(body.model, self.config)
+        check_model(body.model, self.config, self.adapters.paths)
         if body.messages is not None:
             ids = chat_prompt(
                 body.messages,
@@ -201,7 +225,7 @@ class SimulatedVllm:
 
     async def _detokenize(self, request: web.Request) -> web.Response:
         body = decode_detokenize(await _body(request))
-        check_model(body.model, self.config)
+        check_model(body.model, self.config, self.adapters.paths)
         try:
             text = text_of(body.tokens)
         except ValueError as error:
@@ -229,6 +253,7 @@ class SimulatedVllm:
                 # The caller's id need not be unique.
                 engine_id=f"{response_id}-{secrets.token_hex(4)}",
                 created_s=int(time.time()),
+                adapters=self.adapters.paths,
             )
         except BadForm as refused:
             if not body.stream:
@@ -254,9 +279,7 @@ class SimulatedVllm:
                 if effects.is_due(progress):
                     return await effects.replace_answer(self.driver, progress)
             cached = progress.cached_tokens if self.config.enable_prompt_tokens_details else None
-            return _json(
-                response_body(job, self.config.served_model_name, self._fingerprint, cached)
-            )
+            return _json(response_body(job, self._fingerprint, cached))
         finally:
             self.driver.close(progress)
 
@@ -316,12 +339,7 @@ class SimulatedVllm:
         self, request: web.Request, job: Job, progress: RequestProgress, effects: FaultEffects
     ) -> web.StreamResponse:
         config = self.config
-        frames = Frames(
-            job,
-            config.served_model_name,
-            self._fingerprint,
-            config.enable_prompt_tokens_details,
-        )
+        frames = Frames(job, self._fingerprint, config.enable_prompt_tokens_details)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         # A client that disconnects is no error of the server: its sequences are aborted.
         with contextlib.suppress(ClientConnectionResetError):

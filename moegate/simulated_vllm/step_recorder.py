@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from moegate.vllm_plugin.feed import Feed, FinishedRequest, Step
+from moegate.vllm_plugin.feed import ExpertStep, Feed, FinishedRequest, Step
 from simulation.engine.engine import Engine
 from simulation.engine.rank import Rank
 from simulation.engine.sequences import Sequence
@@ -14,9 +14,17 @@ from simulation.engine.sequences import Sequence
 class StepRecorder:
     """Follows one engine. Call `begun` after `Engine.begin_step` and `ended` after its end."""
 
-    def __init__(self, engine: Engine, version: str) -> None:
+    def __init__(self, engine: Engine, version: str, *, count_experts: bool = False) -> None:
         self.feed = Feed()
         self.feed.version = version
+        model = engine.physics.model
+        if count_experts:
+            # Layers are not simulated: the means over them are all that is told.
+            self.feed.moe = {
+                "experts": model.experts,
+                "experts_per_token": model.experts_per_token,
+                "layers": 1,
+            }
         self._engine = engine
         self._begun: list[Step] = []
 
@@ -38,9 +46,24 @@ class StepRecorder:
                 self.feed.add(
                     step._replace(at_s=at_s, running=running, waiting=waiting, kv_usage=usage)
                 )
+                if self.feed.moe is not None:
+                    self.feed.add(self._expert_step(step, at_s))
         for sequence in sequences:
             if sequence.ended:
                 self.feed.add(_finished(sequence, at_s, end_s))
+
+    def _expert_step(self, step: Step, at_s: float) -> ExpertStep:
+        """The expected experts of a step: single choices are not simulated."""
+        physics = self._engine.physics
+        tokens = step.decode_tokens + step.prefill_tokens
+        return ExpertStep(
+            engine=step.engine,
+            at_s=at_s,
+            tokens=tokens,
+            prefill_tokens=step.prefill_tokens,
+            distinct=physics.touched_experts(tokens),
+            load=list(physics.rank_choices(tokens)) or None,
+        )
 
 
 def _step(index: int, rank: Rank, duration_s: float, period_s: float | None) -> Step:

@@ -58,6 +58,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
         " its front end in Rust has none",
     )
     parser.add_argument(
+        "--count-experts",
+        action="store_true",
+        help="the plugin also tells which experts the routers choose (docs/engine-feed.md)",
+    )
+    parser.add_argument(
         "--vllm",
         type=Path,
         metavar="PATH",
@@ -80,6 +85,11 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
     flags = tuple(args.vllm_flags)
     check_flags(flags)
     engine_feed = args.engine_feed and not with_rust_front_end(os.environ)
+    if args.count_experts and not engine_feed:
+        raise CannotLaunch(
+            "--count-experts needs the engine feed: leave --no-engine-feed out, and the front end"
+            " in Rust, which cannot load the plugin"
+        )
     if args.tiny:
         if args.data_parallel_size * args.tensor_parallel_size > 1 or args.enable_expert_parallel:
             raise CannotLaunch("--tiny runs on one CPU rank: vLLM's CPU build has no more for MoE")
@@ -88,6 +98,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs,
             engine_feed=engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     else:
@@ -100,6 +111,7 @@ def up_plan(args: argparse.Namespace) -> UpPlan:
             max_model_len=args.max_model_len,
             max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
             engine_feed=engine_feed,
+            count_experts=args.count_experts,
             flags=flags,
         )
     gpu = GpuConfig(

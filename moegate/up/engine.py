@@ -78,7 +78,8 @@ async def _with_vllm(
     command = up.launch.command(up.vllm, port, kv_events_port=port + 1)
     environment = environment_for(up.vllm, up.launch.environment)
     if up.launch.engine_feed:
-        environment = with_plugin(environment, log.parent / "plugin")
+        counts = up.launch.count_experts
+        environment = with_plugin(environment, log.parent / "plugin", count_experts=counts)
     with running(command, log, environment) as vllm:
         _report(f"vLLM starts as process {vllm.pid}: {up.vllm} serve {up.launch.model}")
         _report(f"its log: {log}")

@@ -16,14 +16,24 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "vllm_plugin"
 ROUTE = "moegate.vllm_plugin.route.StepsRoute"
-FLAGS = ("--enable-logging-iteration-details", f"--middleware={ROUTE}")
-"""Flags of `vllm serve` that the plugin needs."""
+FLAGS = (
+    "--enable-logging-iteration-details",
+    f"--middleware={ROUTE}",
+    "--enable-per-request-metrics",
+)
+"""Flags of `vllm serve` that the plugin needs; with the last one vLLM tells how long it worked on a
+request, for its cost."""
+COUNT_EXPERTS = "MOEGATE_EXPERTS"
+"""Variable that makes the plugin count experts, if it is 1."""
 
 
-def with_plugin(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+def with_plugin(
+    environment: Mapping[str, str], folder: Path, *, count_experts: bool = False
+) -> dict[str, str]:
     """The environment in which vLLM also finds the plugin, which is written into `folder`."""
     paths = [str(make_plugin_folder(folder)), environment.get("PYTHONPATH", "")]
-    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    counting = {COUNT_EXPERTS: "1"} if count_experts else {}
+    return {**environment, **counting, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def make_plugin_folder(folder: Path) -> Path:

@@ -49,6 +49,7 @@ class Launch:
 
     Attributes:
         engine_feed: whether vLLM runs moegate's plugin.
+        count_experts: whether the plugin counts the experts that the routers choose.
         flags: further flags of `vllm serve`, passed unchanged.
         environment: additions to the environment.
     """
@@ -61,6 +62,7 @@ class Launch:
     max_model_len: int | None = None
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
     engine_feed: bool = True
+    count_experts: bool = False
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 

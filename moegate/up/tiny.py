@@ -40,6 +40,7 @@ def tiny_launch(
     max_model_len: int | None,
     max_num_seqs: int | None,
     engine_feed: bool = True,
+    count_experts: bool = False,
     flags: tuple[str, ...],
 ) -> Launch:
     """The launch of the tiny model. Raises CannotLaunch outside a checkout."""
@@ -54,6 +55,7 @@ def tiny_launch(
         max_model_len=max_model_len or CONTEXT_TOKENS,
         max_num_seqs=max_num_seqs or SEQUENCES,
         engine_feed=engine_feed,
+        count_experts=count_experts,
         flags=(*FLAGS, *flags),
         environment=ENVIRONMENT,
     )

@@ -9,6 +9,12 @@ so that a reader finds them by name, and later versions may add some.
      "step_fields": ["engine", "at_s", …], "steps": [[0, 812.3, …], …],
      "request_fields": ["engine", "at_s", "id", …], "requests": [[0, 812.3, "cmpl-a-0", …], …]}
 
+Where experts are counted (`experts.py`), an answer also has
+
+     "moe": {"experts": 128, "experts_per_token": 8, "layers": 48},
+     "expert_fields": ["engine", "at_s", …], "expert_steps": [[0, 812.3, …], …],
+     "signature_fields": ["engine", "id", …], "signatures": [[0, "cmpl-a-0", …], …]
+
 Times are seconds of one clock, on which the answer was made at `now_s`. `instance` is new for each
 process: an API server that was started again, or another of several.
 """
@@ -80,6 +86,40 @@ class FinishedRequest(NamedTuple):
     tpot_s: float | None
 
 
+class ExpertStep(NamedTuple):
+    """Which experts one step of one engine used.
+
+    `tokens`: that it computed, drafts included, and `prefill_tokens`: of prompts among them.
+    `distinct`: different experts of a layer that these tokens chose, mean over the MoE layers (of
+    the first pipeline stage). `load`: choices that fell on the experts of each expert-parallel
+    rank, a mean over the same layers, where a token makes as many choices as it takes experts;
+    None: no expert parallelism, or experts that move. Large steps are not told.
+    """
+
+    engine: int
+    at_s: float
+    tokens: int
+    prefill_tokens: int
+    distinct: float
+    load: list[float] | None
+
+
+class Signature(NamedTuple):
+    """The experts that a finished request used most, of a few layers that stand for all.
+
+    `id`: as in `FinishedRequest`; `tokens`: its tokens that were counted; `experts`: for each of
+    these layers, from the first to the last, at most 16 experts, those used most first.
+    """
+
+    engine: int
+    id: str
+    tokens: int
+    experts: list[list[int]]
+
+
+Entry = Step | FinishedRequest | ExpertStep | Signature
+
+
 class Feed:
     """Keeps the newest entries of one process. Not thread-safe: vLLM's event loop calls it."""
 
@@ -89,13 +129,15 @@ class Feed:
         """Of vLLM."""
         self.processes = 1
         """API servers of the deployment, each with a feed of its own."""
-        self._entries: deque[tuple[bool, msgspec.Raw]] = deque(maxlen=most_kept)
-        """Whether it is a step, and its row."""
+        self.moe: dict[str, int] | None = None
+        """The model's experts; None: they are not counted."""
+        self._entries: deque[tuple[type[Entry], msgspec.Raw]] = deque(maxlen=most_kept)
+        """Its sort, and its row."""
         self._next = 0
 
-    def add(self, entry: Step | FinishedRequest) -> None:
+    def add(self, entry: Entry) -> None:
         """Appends an entry; the oldest one makes room."""
-        self._entries.append((isinstance(entry, Step), _row(entry)))
+        self._entries.append((type(entry), _row(entry)))
         self._next += 1
 
     def answer(self, cursors: list[str]) -> bytes:
@@ -109,6 +151,18 @@ class Feed:
                 seen = min(int(number[:18]), self._next)
                 begin, lost = max(first, seen), max(0, first - seen)
         told = list(islice(self._entries, begin - first, begin - first + MOST_TOLD))
+        rows: dict[type[Entry], list[msgspec.Raw]] = {
+            sort: [] for sort in (Step, FinishedRequest, ExpertStep, Signature)
+        }
+        for sort, row in told:
+            rows[sort].append(row)
+        experts = {
+            "moe": self.moe,
+            "expert_fields": ExpertStep._fields,
+            "expert_steps": rows[ExpertStep],
+            "signature_fields": Signature._fields,
+            "signatures": rows[Signature],
+        }
         return msgspec.json.encode(
             {
                 "format": FORMAT,
@@ -120,14 +174,15 @@ class Feed:
                 "lost": lost,
                 "more": begin + len(told) < self._next,
                 "step_fields": Step._fields,
-                "steps": [row for is_step, row in told if is_step],
+                "steps": rows[Step],
                 "request_fields": FinishedRequest._fields,
-                "requests": [row for is_step, row in told if not is_step],
+                "requests": rows[FinishedRequest],
+                **(experts if self.moe else {}),
             }
         )
 
 
-def _row(entry: Step | FinishedRequest) -> msgspec.Raw:
+def _row(entry: Entry) -> msgspec.Raw:
     """The entry as JSON, with microseconds and millionths of the KV cache."""
     values = [round(value, 6) if isinstance(value, float) else value for value in entry]
     return msgspec.Raw(msgspec.json.encode(values))

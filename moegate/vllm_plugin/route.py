@@ -14,6 +14,8 @@ import secrets
 from typing import Any
 from urllib.parse import parse_qs
 
+from moegate.vllm_plugin.expert_pull import ExpertPull
+from moegate.vllm_plugin.experts import is_on
 from moegate.vllm_plugin.feed import FEED, PATH
 
 KEY_VARIABLES = ("MOEGATE_FEED_KEY", "VLLM_API_KEY")
@@ -25,13 +27,15 @@ class StepsRoute:
     def __init__(self, app: Any) -> None:
         self._app = app
         self._keys = [key for name in KEY_VARIABLES if (key := os.environ.get(name))]
+        self._experts = ExpertPull() if is_on() else None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles one ASGI connection."""
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return
-        args = getattr(getattr(scope.get("app"), "state", None), "args", None)
+        state = getattr(scope.get("app"), "state", None)
+        args = getattr(state, "args", None)
         keys = [*self._keys, *(getattr(args, "api_key", None) or ())]
         if not keys:
             await self._app(scope, receive, send)  # vLLM's own 404
@@ -39,6 +43,8 @@ class StepsRoute:
         status, body = 401, b'{"error":"Unauthorized"}'
         if is_authorized(dict(scope["headers"]).get(b"authorization", b""), keys):
             query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=64)
+            if self._experts is not None:
+                self._experts.start(getattr(state, "engine_client", None))
             status, body = 200, FEED.answer(query.get("after", []))
         headers = [
             (b"content-type", b"application/json"),

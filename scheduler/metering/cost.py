@@ -8,9 +8,10 @@ prompts count in the order in which they were sent, each for its predicted time.
 its first token on. Load of other clients takes its share as external load; requests in the engine's
 queue take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
-Costs are never re-allocated later: each instant is allocated with the facts known at it. Sequences
-share by two counters (per sequence and per KV token), so an event costs O(1) for any number of
-runs. Amounts are exact integers (`totals.py`); the caller gives the time in nanoseconds of one
+Each instant is allocated with the facts known at it. Nothing is re-allocated after a run's end, and
+before it only the charge for time outside the engine (`engine_phases.py`). Sequences share by two
+counters (per sequence and per KV token), so an event costs O(1) for any number of runs. Amounts are
+exact integers (`totals.py`); the caller gives the time in nanoseconds of one
 clock.
 """
 
@@ -20,11 +21,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from scheduler.contract import EngineReport
-from scheduler.metering.external_load import ExternalLoad, Own
+from scheduler.metering.engine_phases import return_outside
+from scheduler.metering.external_load import ExternalLoad, Own, own_at
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.metering.weights import NOTHING, Others, StepTimes, weigh
+from scheduler.metering.weights import NOTHING, Others, StepTimes, cached_amount, weigh
 from scheduler.step_time.step_model import StepModel
 
 KV_STEP_TOKENS = 16
@@ -114,8 +116,7 @@ class GroupMeter:
         self._times, self._stale = StepTimes(model), True
 
     def set_serving(self, serving: bool, now_ns: int) -> None:
-        """Sets whether the group is in service: time without runs is idle if so, else
-        unavailable."""
+        """Sets whether the group is in service: time without runs is idle, else unavailable."""
         self.advance(now_ns)
         self.serving = serving
 
@@ -191,8 +192,10 @@ class GroupMeter:
         cached_tokens: int = 0,
         output_tokens: int = 0,
         waste: bool = False,
+        engine_s: float | None = None,
     ) -> Share:
-        """Ends an attempt, with the token counts that it is billed for."""
+        """Ends an attempt, with the token counts that it is billed for. `engine_s`: the
+        engine's own seconds of it, its queue included; None: not told."""
         self.advance(now_ns)
         if run.decodes:
             self._collect(run)
@@ -203,13 +206,11 @@ class GroupMeter:
         self.external.ended(run.choices)
         self._changed()
         totals = self.totals
+        return_outside(totals, run, engine_s, now_ns)
         prefill, decode = run.prefill // UNIT, run.decode // UNIT
         if not run.generates:
             prefill, decode = prefill + decode, 0
-        cached = 0
-        if self._times is not None:
-            weight = self._times.cached_weight(uncached_tokens, cached_tokens)
-            cached = prefill * weight >> SCALE_BITS
+        cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
         totals.decode -= run.decode
         totals.idle += run.prefill + run.decode - (prefill + decode) * UNIT
@@ -248,11 +249,7 @@ class GroupMeter:
     def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
         """Records an engine's report of time `at_ns`."""
         self.advance(now_ns)
-        own = Own(sequences=0, decoding=0, kv_tokens=0)
-        for changed_ns, state in reversed(self._history):
-            own = state
-            if changed_ns <= at_ns:
-                break
+        own = own_at(self._history, at_ns)
         sent_since = self._prompts.sent_after(at_ns)
         self.external.take(
             report,
@@ -342,6 +339,9 @@ class GroupMeter:
         amount = price * weights.own
         totals.decode += amount
         external = price * weights.external
+        if len(self._runs) == 1 and not external:
+            (run,) = self._runs
+            run.alone += amount if head is None else amount + price * weights.prompt
         totals.external += external
         totals.idle += rest - amount - external
         if head is not None and head.left_s <= SPENT_S and self._prompts.spent(head):

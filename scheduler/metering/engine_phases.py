@@ -1,9 +1,14 @@
-"""Corrects how a request's cost divides into prefill and decode, by the engine's own seconds.
+"""Uses the engine's own seconds of a request: for what it cost, and how that divides into phases.
 
-The meter sees the first token when the gateway does: late by the network and by how often it looks,
-which for short answers is much of the whole. The engine tells afterwards how long it decoded. The
-share of decode is then that time at the request's own mean rate. What the request cost, and what
-its tenant pays, stays: only the rates by kind of token are better.
+An attempt also takes time outside the engine: on the network, in vLLM's HTTP server and tokenizer.
+A run that had the group for itself was charged the whole price in that time, in which the GPUs did
+nothing. With its last event the engine may tell how long it worked on the request, and the rest of
+that charge is idle time. Beside other runs the same time costs nothing extra: a prompt is charged
+its predicted time at most, and the first and the last token come late alike.
+
+The meter sees the first token when the gateway does, too. The plugin's feed tells afterwards how
+long the engine decoded. The share of decode is then that time at the request's own mean rate. What
+the request cost, and what its tenant pays, stays: only the rates by kind of token are better.
 """
 
 from __future__ import annotations
@@ -11,11 +16,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.engine_steps import EngineRequest
+from scheduler.metering.runs import Run
 from scheduler.metering.totals import UNIT, Totals
 
 LEAST_SHARE, MOST_SHARE = 0.5, 1.02
 """The engine's seconds are at least and at most so much of the attempt's: else they are those of
 another attempt of this name, or the clocks disagree."""
+LEAST_ENGINE_SHARE = 0.1
+"""The same of the seconds that come with the answer itself, so that they are no other attempt's."""
+
+
+def return_outside(totals: Totals, run: Run, engine_s: float | None, now_ns: int) -> int:
+    """Moves what a run was charged, alone, for time outside the engine to idle; returns it.
+
+    `engine_s`: from its arrival in the engine's queue to its last token; None: not told. Seconds
+    that cannot be those of the whole attempt count for nothing. The time before the first token is
+    most of it, so the amount is taken from the prefill first.
+    """
+    whole_s = (now_ns - run.sent_ns) * 1e-9
+    if engine_s is None or not LEAST_ENGINE_SHARE * whole_s <= engine_s < whole_s:
+        return 0
+    outside = int((1.0 - engine_s / whole_s) * run.alone)
+    outside = min(max(0, outside), run.prefill + run.decode)
+    prefill = min(outside, run.prefill)
+    run.prefill -= prefill
+    run.decode -= outside - prefill
+    totals.prefill -= prefill
+    totals.decode -= outside - prefill
+    totals.idle += outside
+    return outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

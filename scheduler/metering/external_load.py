@@ -7,6 +7,7 @@ ignored. External sequences run as far as the engine runs more than the own deco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +28,16 @@ class Own(NamedTuple):
     sequences: int
     decoding: int
     kv_tokens: int
+
+
+def own_at(history: Sequence[tuple[int, Own]], at_ns: int) -> Own:
+    """The own runs at a time, by the changes of them; the earliest known ones before those."""
+    own = Own(sequences=0, decoding=0, kv_tokens=0)
+    for changed_ns, state in reversed(history):
+        own = state
+        if changed_ns <= at_ns:
+            break
+    return own
 
 
 @dataclass(slots=True)

@@ -14,17 +14,24 @@ from scheduler.pricing import TokenCounts, TokenRates
 class RateSnapshot:
     """Immutable token rates; new prices create a new snapshot.
 
-    `rates`: by placement, absent where unknown. `unpriced`: placements whose rates are unknown.
+    `rates`: by placement, absent where unknown. `adapter_rates`: of LoRA adapters that have their
+    own, by placement and adapter. `unpriced`: placements whose rates are unknown.
     `remotes`: class and name of each remote, by model.
     """
 
     rates: Mapping[str, TokenRates] = field(default_factory=dict)
+    adapter_rates: Mapping[tuple[str, str], TokenRates] = field(default_factory=dict)
     unpriced: frozenset[str] = frozenset()
     remotes: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def covers(self, placement: str) -> bool:
         """Whether the placement was configured when the snapshot was made."""
         return placement in self.rates or placement in self.unpriced
+
+    def of(self, placement: str, model: str) -> TokenRates | None:
+        """Rates of a model or adapter on a placement: its own, else those of the placement; None:
+        unknown."""
+        return self.adapter_rates.get((placement, model), self.rates.get(placement))
 
     def cheapest_remote_nano_usd(self, request: Request, counts: TokenCounts) -> int | None:
         """What these tokens cost at the cheapest remote that the request allows and that can
@@ -42,6 +49,7 @@ class RateSnapshot:
 def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
     """Returns the rate snapshot of a fleet."""
     rates: dict[str, TokenRates] = {}
+    adapter_rates: dict[tuple[str, str], TokenRates] = {}
     unpriced: set[str] = set()
     remotes: dict[str, tuple[tuple[str, str], ...]] = {}
     for placement in placements:
@@ -49,7 +57,14 @@ def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
             unpriced.add(placement.name)
         else:
             rates[placement.name] = placement.rates
+        for adapter, found in placement.adapter_rates:
+            adapter_rates[placement.name, adapter] = found
         if placement.kind is PlacementKind.REMOTE:
             known = remotes.get(placement.model, ())
             remotes[placement.model] = (*known, (placement.remote_class, placement.name))
-    return RateSnapshot(rates=rates, unpriced=frozenset(unpriced), remotes=remotes)
+    return RateSnapshot(
+        rates=rates,
+        adapter_rates=adapter_rates,
+        unpriced=frozenset(unpriced),
+        remotes=remotes,
+    )

@@ -37,6 +37,8 @@ class Run:
     seen_kv: int = 0
     prefill: int = 0
     decode: int = 0
+    alone: int = 0
+    """Part of both that it was charged as the only run of a group without external load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

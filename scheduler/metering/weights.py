@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from scheduler.metering.runs import NodeShare
-from scheduler.metering.totals import SCALE
+from scheduler.metering.totals import SCALE, SCALE_BITS
 from scheduler.step_time.step_model import StepModel
 
 CHUNK_TOKENS = 8192
@@ -67,13 +67,17 @@ class StepTimes:
             fixed_s = self._fixed[batch] = self.model.decode_step_s(batch, 0)
         return fixed_s + self.kv_s * kv_tokens
 
-    def cached_weight(self, uncached_tokens: int, cached_tokens: int) -> int:
-        """Part of a prefill, of SCALE, that is attention to cached input."""
-        if not cached_tokens or not uncached_tokens:
-            return 0
-        whole_s = self.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
-        alone_s = self.model.prefill_time_s(uncached_tokens, uncached_tokens)
-        return int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0
+
+def cached_amount(
+    times: StepTimes | None, prefill: int, uncached_tokens: int, cached_tokens: int
+) -> int:
+    """Part of the amount of a prefill that is attention to cached input."""
+    if times is None or not cached_tokens or not uncached_tokens:
+        return 0
+    whole_s = times.model.prefill_time_s(uncached_tokens, uncached_tokens + cached_tokens)
+    alone_s = times.model.prefill_time_s(uncached_tokens, uncached_tokens)
+    weight = int((1.0 - alone_s / whole_s) * SCALE) if whole_s else 0
+    return prefill * weight >> SCALE_BITS
 
 
 def weigh(

@@ -11,6 +11,7 @@ from scheduler.blame.likeness import Like, like_of
 from scheduler.blame.placement_breakers import is_answer
 from scheduler.blame.quarantine import Quarantine, Strike
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
+from scheduler.model.model_names import serves
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import permitted
 from scheduler.placement_state import PlacementState
@@ -112,6 +113,7 @@ def must_compare(
     return any(
         other is not state
         and other.serving
+        and serves(other, request)
         and permitted(other, request)
         and tracked.may_try(other.facts)
         and not model_state.admission.broken(other.facts.name, now, request)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from scheduler.blame.likeness import NewestByLike
 from scheduler.contract import (
@@ -23,6 +22,7 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decisions
 from scheduler.engine_steps import EngineSteps
+from scheduler.model.exclusions import activation_s, exclusions
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
@@ -52,9 +52,7 @@ URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 # numpy compares plain integers faster than enum members.
-_NOT_SERVING, _CONTEXT, _INTERFERENCE, _HELD = map(
-    np.int8, (Block.NOT_SERVING, Block.CONTEXT, Block.INTERFERENCE, Block.HELD)
-)
+_INTERFERENCE, _HELD = np.int8(Block.INTERFERENCE), np.int8(Block.HELD)
 
 
 class PlacementResult(NamedTuple):
@@ -261,12 +259,15 @@ class ModelState:
         return PlacementQuery(
             request=request,
             ttft_s=tracked.ttft_s,
-            excluded=self._excluded(tracked, now),
+            excluded=exclusions(
+                self.fleet, self.remotes, self.admission, self.suspect, tracked, now
+            ),
             hit_tokens=self.self_hosted_hit_tokens(request),
             output_tokens=tracked.output_tokens,
             reserve_tokens=tracked.reserve_tokens,
             spread_tokens=tracked.spread_tokens,
             late=late,
+            activation_s=activation_s(self.fleet, request.model, now),
         )
 
     def try_place(self, query: PlacementQuery, now: float) -> PlacementResult:
@@ -354,45 +355,6 @@ class ModelState:
                 capacity = held if capacity is None else min(capacity, held)
             blocks = None if capacity is None else capacity // request.prefix_block_tokens
             self.prefixes.add(index, request.prefix_blocks, blocks)
-
-    def _excluded(self, tracked: TrackedRequest, now: float) -> npt.NDArray[np.int8] | None:
-        """Returns the `Block` of each self-hosted placement for this request, FREE if not excluded;
-        None: no placement is excluded. Shape: (self-hosted placements,), int8."""
-        request, fleet = tracked.request, self.fleet
-        all_serve = np.count_nonzero(fleet.serving) == len(fleet)
-        exact = request.prompt_tokens_exact
-        if all_serve and not (exact or request.unsupported_by or self.suspect or tracked.failed):
-            return None
-        blocks = np.zeros(len(fleet), dtype=np.int8)
-        if not all_serve:
-            blocks[~fleet.serving] = _NOT_SERVING
-        if exact:
-            blocks[fleet.context_tokens <= request.prompt_tokens] = _CONTEXT
-        for name in request.unsupported_by:
-            if (index := fleet.index.get(name)) is not None:
-                blocks[index] = Block.NOT_PERMITTED
-        for index in self.suspect:
-            name = fleet.states[index].facts.name
-            if self.admission.broken(name, now, request):
-                blocks[index] = Block.NOT_SERVING
-            elif not self.admission.admits(name, request, now):
-                blocks[index] = Block.PAUSED
-        if tracked.failed:
-            open_now = (blocks == Block.FREE) | (blocks == Block.PAUSED)
-            free = [fleet.states[i] for i in np.flatnonzero(open_now)]
-            untried = [state for state in free if tracked.may_try(state.facts)]
-            better = tracked.preferred([*untried, *self.remotes.open(tracked, now)])
-            if tracked.rejected_by:  # the word of one that answers such requests weighs more
-                answers = self.admission.has_answered
-                proven = [s for s in better if answers(s.facts.name, request, now)]
-                better = proven or better
-            # Requests from one broken server are kept apart: the one that broke it shows itself.
-            apart = [state for state in better if not state.has_unproven_retry]
-            kept = {state.facts.name for state in apart or better}
-            for state in free:
-                if state.facts.name not in kept:
-                    blocks[fleet.index[state.facts.name]] = Block.TRIED
-        return blocks if np.count_nonzero(blocks) else None
 
     def _rate_per_s(self) -> float:
         return self.rate.per_s(int(np.count_nonzero(self.fleet.serving)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.contract import AttemptEnded, Fault, PlacementKind, RefusalReason, Request
+from scheduler.model.model_names import serves
 from scheduler.overflow.remotes import fits_context
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import PlacementState
@@ -19,7 +20,11 @@ def why_none_is_open(
     states: Sequence[PlacementState], admission: PlacementAdmission, request: Request, now: float
 ) -> tuple[RefusalReason, str, float | None]:
     """Returns reason, message and retry delay in seconds; None: a retry cannot succeed."""
-    usable = [state for state in states if permitted(state, request)]
+    having = [state for state in states if serves(state, request)]
+    if not having:
+        message = f"no server in service has the adapter {request.model!r} loaded"
+        return RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S
+    usable = [state for state in having if permitted(state, request)]
     if not usable:
         message = "no server of this model may see or can honour this request"
         return RefusalReason.NO_PLACEMENT_ALLOWED, message, None

@@ -42,13 +42,14 @@ class Remotes:
         self.facts = tuple(state.facts for state in self.states)
 
     def open(self, tracked: TrackedRequest, now: float) -> list[PlacementState]:
-        """Remotes that are in service, have no open breaker, may run the request, and on which no
-        attempt of it has failed."""
+        """Remotes that are in service, have no open breaker, serve the model or adapter, may run
+        the request, and on which no attempt of it has failed."""
         request = tracked.request
         return [
             state
             for state in self.states
             if state.serving
+            and state.facts.model == request.model
             and state.facts.remote_class in request.remote_classes
             and state.facts.name not in request.unsupported_by
             and tracked.may_try(state.facts)

@@ -68,6 +68,9 @@ def _carried(
     prior = prior_of(after[0].facts)
     if prior == group.fit.prior:
         return replace(group, members=[], meter=meter)
+    fit = StepFit(prior)
+    if group.experts is not None and group.experts.law is not None:
+        fit.use_law(group.experts.law)
     return replace(
-        group, members=[], meter=meter, fit=StepFit(prior), model=priced(prior, policy), steps_s=[]
+        group, members=[], meter=meter, fit=fit, model=priced(fit.model, policy), steps_s=[]
     )

@@ -38,5 +38,6 @@ def priced(model: StepModel, policy: Policy) -> StepModel:
     """The model that decisions use; without `moe_term` every step touches all experts."""
     if policy.moe_term:
         return model
-    all_s = model.expert_s * model.overlap * model.experts
+    overlap = model.overlap if model.law is None else 1.0
+    all_s = model.expert_s * overlap * model.experts
     return replace(model, base_s=model.base_s + all_s, expert_s=0.0)

@@ -11,6 +11,8 @@ from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement_state import Placement
+from scheduler.step_time.expert_law import ExpertCounts
+from scheduler.step_time.expert_loads import ExpertLoads
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
@@ -32,6 +34,9 @@ class Group:
     streams: Streams = field(default_factory=Streams)
     meter: WindowMeter = field(default_factory=WindowMeter)
     own: OwnLoad = field(default_factory=OwnLoad)
+    experts: ExpertCounts | None = None
+    """Distinct experts that the engine told; None: it never told any."""
+    expert_loads: ExpertLoads = field(default_factory=ExpertLoads)
     steps_at_s: float = -math.inf
     """When the engine last told single steps that the fit could use."""
     batch: int = 0
@@ -59,6 +64,23 @@ class Group:
             self.steps_at_s = now
             self.fit.observe_steps(windows)
         return bool(windows)
+
+    def observe_experts(self, event: EngineSteps) -> bool:
+        """Learns which experts the steps used; returns whether the fit has another law of them."""
+        if event.restarted:
+            self.expert_loads = ExpertLoads()  # experts may lie elsewhere now
+        told = event.experts
+        if told is None:
+            return False
+        self.expert_loads.observe(told.steps)
+        known = self.experts
+        of_model = (told.experts, told.experts_per_token)
+        if known is None or (known.experts, known.experts_per_token) != of_model:
+            known = self.experts = ExpertCounts(*of_model)
+        if not known.observe(told.steps) or known.law is None:
+            return False
+        self.fit.use_law(known.law)
+        return True
 
     def has_steps(self, now: float) -> bool:
         """Whether the engine tells its single steps at present."""

@@ -27,17 +27,21 @@ class Block(enum.IntEnum):
     TRIED = 2
     NOT_PERMITTED = 3
     CONTEXT = 4
-    SLOTS = 5
-    KV = 6
-    TTFT = 7
-    TPOT = 8
-    INTERFERENCE = 9
-    HELD = 10
-    PAUSED = 11
+    NOT_LOADED = 5
+    ADAPTER_SLOTS = 6
+    SLOTS = 7
+    KV = 8
+    TTFT = 9
+    TPOT = 10
+    INTERFERENCE = 11
+    HELD = 12
+    PAUSED = 13
 
 
-_FIRST_OF_REQUEST, _LAST_OF_REQUEST = np.int8(Block.TRIED), np.int8(Block.CONTEXT)
-"""Blocks that follow from the request alone."""
+_FIRST_OF_REQUEST, _LAST_OF_REQUEST = np.int8(Block.TRIED), np.int8(Block.ADAPTER_SLOTS)
+"""Blocks that follow from the request alone, or from the adapter that it names."""
+_PASSING = np.array((Block.PAUSED, Block.ADAPTER_SLOTS), dtype=np.int8)
+"""Blocks of a query that end without a change of the request or the fleet."""
 
 BLOCK_TEXT = {
     Block.FREE: "can take it",
@@ -45,6 +49,8 @@ BLOCK_TEXT = {
     Block.TRIED: "an attempt failed there",
     Block.NOT_PERMITTED: "cannot honour a field of the request",
     Block.CONTEXT: "context too short",
+    Block.NOT_LOADED: "has not loaded the adapter",
+    Block.ADAPTER_SLOTS: "runs as many other adapters as it can",
     Block.SLOTS: "no free sequence slot",
     Block.KV: "KV cache would be full",
     Block.TTFT: "first token would be late",
@@ -71,6 +77,8 @@ class PlacementQuery:
         reserve_tokens: KV tokens to reserve: the prompt and the expected output.
         spread_tokens: output tokens beyond the expected ones that one answer in ten exceeds.
         late: the promised time to first token has passed, so it no longer constrains the choice.
+        activation_s: time in which each placement makes the request's adapter active, shape
+            (placements,); None: the request names no adapter.
     """
 
     request: Request
@@ -81,6 +89,7 @@ class PlacementQuery:
     reserve_tokens: int
     spread_tokens: float
     late: bool
+    activation_s: Floats | None = None
 
     @property
     def possible(self) -> bool:
@@ -88,11 +97,11 @@ class PlacementQuery:
         blocks = self.excluded
         if blocks is None:
             return len(self.hit_tokens) > 0
-        return self.possible_now or bool((blocks == Block.PAUSED).any())
+        return self.possible_now or bool(np.isin(blocks, _PASSING).any())
 
     @property
     def possible_now(self) -> bool:
-        """Whether any placement is left to be quoted: not all are excluded or paused."""
+        """Whether any placement is left to be quoted: none of the blocks is on all of them."""
         blocks = self.excluded
         if blocks is None:
             return len(self.hit_tokens) > 0

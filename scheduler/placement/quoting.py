@@ -70,6 +70,8 @@ def _predict_prefills(
     prompt, hits = np.array(float(query.request.prompt_tokens)), query.hit_tokens
     uncached = prompt if hits is fleet.no_hits else prompt - hits
     fleet.models.prefill_time_s(uncached, prompt, buffers.prefill_s)
+    if query.activation_s is not None:
+        buffers.prefill_s += query.activation_s
     np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
     np.fmax(buffers.wait_s, _ZERO, buffers.wait_s)
     np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)

@@ -53,6 +53,7 @@ class SelfHostedFleet:
     ) -> None:
         carried = carried or CarriedOver()
         self.states = list(states)
+        self.model = self.states[0].facts.model if self.states else ""
         self.lengths = carried.lengths
         self._policy = policy
         count = len(self.states)
@@ -220,6 +221,8 @@ class SelfHostedFleet:
         state.record_report(report)
         if before is not None and not anew:
             state.record_preemptions(new_preemptions(before, report), now)
+        if anew:
+            state.adapters.restart()
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
@@ -231,7 +234,8 @@ class SelfHostedFleet:
         """Feeds the single steps of an engine to the fit of its group."""
         group = self.groups[index]
         capacities = [self.states[member].kv_capacity_tokens or 0 for member in group.members]
-        if group.observe_steps(event, sum(capacities), now):
+        other_law = group.observe_experts(event)
+        if group.observe_steps(event, sum(capacities), now) or other_law:
             self._set_model(group)
             for member in group.members:
                 self.sync(member, now)

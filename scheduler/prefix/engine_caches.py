@@ -184,7 +184,7 @@ class EngineCaches:
             cache.block_tokens = size
             self._figures = None
         own: list[int | None] = [None] * len(stored.hashes)
-        first = None if stored.salt is None else root(size, stored.salt)
+        first = None if stored.salt is None else root(size, stored.salt, stored.adapter)
         if stored.parent is not None:
             first = None if stored.salt is None else cache.names.get(stored.parent)
         if first is not None:

@@ -1,8 +1,8 @@
 """Names of token blocks, and the cache events of engines.
 
 An engine names blocks by hashes that only it can compute. Here the name of a block is a hash of its
-tokens, of all tokens before it, of the block size and of the cache salt, so that a prompt given as
-token ids and an engine's events lead to the same name.
+tokens, of all tokens before it, of the block size, of the cache salt and of the LoRA adapter, so
+that a prompt given as token ids and an engine's events lead to the same name.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class BlocksStored:
 
     `parent`: the block before the first one; None if the blocks begin a prompt. `salt`: cache salt
     of the prompt ("" for none), read only if the blocks begin a prompt. A salt of None means that
-    the blocks depend on more than tokens and a salt (an adapter, pictures), so no prompt here can
-    hit them.
+    the blocks depend on more than tokens, a salt and an adapter (pictures), so no prompt here can
+    hit them. `adapter`: LoRA adapter that computed them; empty: none.
     """
 
     hashes: tuple[EngineHash, ...]
@@ -41,6 +41,7 @@ class BlocksStored:
     token_ids: Sequence[int]
     block_tokens: int
     salt: str | None
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,9 @@ class CacheEvents:
     changes: tuple[CacheChange, ...]
 
 
-def root(block_tokens: int, salt: str) -> int:
+def root(block_tokens: int, salt: str, adapter: str = "") -> int:
     """The name used as parent of a prompt's first block."""
-    return _name(f"{block_tokens}\n{salt}".encode())
+    return _name("\n".join((str(block_tokens), salt, adapter)).encode())
 
 
 def chain(parent: int, token_ids: Sequence[int], block_tokens: int) -> Iterator[int]:

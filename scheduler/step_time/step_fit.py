@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scheduler.step_time.step_model import FloatArray, StepModel
+from scheduler.step_time.step_model import ExpertLaw, FloatArray, StepModel
 from scheduler.step_time.step_windows import Window, WindowSource
 
 TERMS = 5
@@ -70,6 +70,10 @@ JUMP_KEEPS = 0.05
 OWN_WEIGHT = 0.5
 """Weight of a window that the gateway counted: its counts are later and coarser."""
 SPECULATION_WEIGHT = 0.2
+LAW_CHANGE = 0.05
+"""Relative change of the distinct experts at which older windows keep 1/e of their weight."""
+LAW_WEIGHT = 0.05
+"""Weight of a window in the mean tokens of a step."""
 
 
 class StepSource(enum.StrEnum):
@@ -109,6 +113,10 @@ class StepFit:
 
     def __init__(self, prior: StepModel) -> None:
         self.prior = prior
+        self._terms_of = prior
+        """The prior with the observed law of distinct experts."""
+        self._seen_tokens = 0.0
+        """Mean tokens of the steps of recent windows."""
         self.version = 0
         """Grows whenever `model` changes."""
         self._square = np.zeros((TERMS, TERMS))
@@ -134,6 +142,22 @@ class StepFit:
             self._disturbance = window.disturbance
             return
         self._learn(window)
+        self._solve()
+
+    def use_law(self, law: ExpertLaw) -> None:
+        """Takes an observed law of distinct experts in place of eta D. The windows so far keep
+        their measured times, with the term of the experts as the law has it at their mean batch."""
+        before = self._terms_of
+        self._terms_of = replace(before, law=law)
+        if self._windows and (was := before.touched_experts(self._seen_tokens)):
+            factor = self._terms_of.touched_experts(self._seen_tokens) / was
+            # Right at that batch only: the more the law has changed, the less they count.
+            keep = math.exp(-abs(factor - 1.0) / LAW_CHANGE)
+            self._square *= keep
+            self._moment *= keep
+            self._square[1] *= factor
+            self._square[:, 1] *= factor
+            self._moment[1] *= factor
         self._solve()
 
     def observe_steps(self, windows: Sequence[Window]) -> None:
@@ -164,6 +188,10 @@ class StepFit:
         if self.source is StepSource.FIT and abs(miss) > OUTLIER:
             weight *= OUTLIER_WEIGHT
         relative = terms / window.step_s
+        if window.batch > 0:
+            tokens = window.batch * (self._draft_tokens + 1.0)
+            share = LAW_WEIGHT if self._seen_tokens else 1.0
+            self._seen_tokens += share * (tokens - self._seen_tokens)
         self._square += weight * np.outer(relative, relative)
         self._moment += weight * relative
         self._windows += 1
@@ -212,8 +240,8 @@ class StepFit:
 
     def _terms(self, window: Window) -> FloatArray:
         """Seconds of each part under the prior."""
-        prior, batch = self.prior, window.batch
-        touched = prior.distinct_experts(batch * (self._draft_tokens + 1.0))
+        prior, batch = self._terms_of, window.batch
+        touched = prior.touched_experts(batch * (self._draft_tokens + 1.0))
         prefill_s = 0.0
         if window.prompts > 0 and window.uncached_tokens > 0:
             uncached = window.uncached_tokens / window.prompts
@@ -225,7 +253,7 @@ class StepFit:
         return np.array(
             (
                 prior.base_s if batch > 0 else 0.0,
-                prior.expert_s * prior.overlap * touched,
+                prior.expert_s * touched,
                 prior.sequence_s * batch,
                 prior.kv_token_s * window.kv_tokens / prior.ranks if batch > 0 else 0.0,
                 prefill_s / window.steps,
@@ -292,7 +320,7 @@ class StepFit:
 
     def _chosen(self) -> StepModel:
         prior = replace(
-            self.prior,
+            self._terms_of,
             tokens_per_step=max(1.0, self._tokens_per_step),
             draft_tokens=self._draft_tokens,
         )

@@ -4,7 +4,8 @@
     D(x) = E (1 - (1 - k/E)^x)                            distinct experts that x tokens touch
     P    = p0 + p1 u + p2 u (2 n - u)                     prefill of u tokens that end at n
 
-D is the law for independent, uniform routing; real tokens overlap more, which eta carries. With
+D is the law for independent, uniform routing; real tokens overlap more, which eta carries. Where an
+engine tells distinct experts, the law that fits them (`expert_law.py`) replaces eta D. With
 speculative decoding a step verifies the n drafts of each sequence too, and yields tau tokens of it.
 The attention term of P is n^2 - (n - u)^2, which accounts for the work that a cached prefix saves
 (Mooncake, FAST'25, section 2); the chunks of a prompt add up to the whole. Ranks of a data-parallel
@@ -29,8 +30,40 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _Figure = TypeVar("_Figure", float, FloatArray)
 
+_NEVER = -1e3
+"""Logarithm of the chance to miss an expert that every token takes."""
 TOUCH_ALL_SHARE = 0.95
 """Share of the experts from which on more sequences touch hardly any new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLaw:
+    """Distinct experts by number of tokens, as observed.
+
+    `sorts`: share of the experts, and the chance that a token takes one of these.
+    """
+
+    sorts: tuple[tuple[float, float], ...]
+
+    def touched(self, tokens: float) -> float:
+        """Share of the experts of a layer that `tokens` touch, 0 to 1."""
+        return math.fsum(share * (1.0 - (1.0 - chance) ** tokens) for share, chance in self.sorts)
+
+    def tokens_at(self, share: float) -> float:
+        """Tokens beyond which one more touches at most 1 - `share` of the new experts that the
+        first one touched, as uniform routing does when it has touched `share` of all."""
+        wanted = (1.0 - share) * self._news(0.0)
+        low, high = 0.0, 1.0
+        while self._news(high) > wanted:
+            low, high = high, 2.0 * high
+        for _ in range(20):
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if self._news(middle) > wanted else (low, middle)
+        return high
+
+    def _news(self, tokens: float) -> float:
+        """Share of the experts that only the next token touches."""
+        return math.fsum(share * chance * (1.0 - chance) ** tokens for share, chance in self.sorts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +85,7 @@ class StepModel:
         draft_tokens: tokens that each sequence verifies in a step beside its own, n.
         tokens_per_step: tokens that a sequence gains in a step, tau; 1 without speculation.
         ranks: data-parallel ranks that step together.
+        law: distinct experts as observed, in place of eta D; None: not observed.
     """
 
     experts: int
@@ -67,10 +101,18 @@ class StepModel:
     draft_tokens: float = 0.0
     tokens_per_step: float = 1.0
     ranks: int = 1
+    law: ExpertLaw | None = None
 
     def distinct_experts(self, tokens: float) -> float:
         """Expected distinct experts per layer that `tokens` of one step touch, D."""
+        if self.law is not None:
+            return self.experts * self.law.touched(float(tokens))
         return _distinct(float(self.experts), float(self.experts_per_token), float(tokens))
+
+    def touched_experts(self, tokens: float) -> float:
+        """The same with the overlap of real text, eta D; an observed law has it in itself."""
+        distinct = self.distinct_experts(tokens)
+        return distinct if self.law is not None else self.overlap * distinct
 
     def decode_step_s(self, batch: float, kv_tokens: float) -> float:
         """Seconds of one decode step, T(B); an empty batch takes none.
@@ -79,10 +121,9 @@ class StepModel:
         """
         if batch <= 0:
             return 0.0
-        touched = self.overlap * self.distinct_experts(batch * (self.draft_tokens + 1.0))
         return (
             self.base_s
-            + self.expert_s * touched
+            + self.expert_s * self.touched_experts(batch * (self.draft_tokens + 1.0))
             + self.sequence_s * batch
             + self.kv_token_s * kv_tokens / self.ranks
         )
@@ -136,6 +177,8 @@ class StepModel:
         """
         if self.experts_per_token >= self.experts:
             return 1.0
+        if self.law is not None:
+            return max(1.0, self.law.tokens_at(share) / (self.draft_tokens + 1.0))
         tokens = math.log1p(-share) / math.log1p(-self.experts_per_token / self.experts)
         return max(1.0, tokens / (self.draft_tokens + 1.0))
 
@@ -176,10 +219,13 @@ class StepModels:
         "experts",
         "experts_per_token",
         "kv_token_s",
+        "laws",
         "prefill_context_s",
         "prefill_s",
         "prefill_token_s",
         "sequence_s",
+        "sort_logs",
+        "sort_shares",
         "speculate",
         "tokens_per_step",
         "touched_s",
@@ -201,19 +247,50 @@ class StepModels:
             self.tokens_per_step,
         ) = np.ascontiguousarray(rows.T)
         self.speculate = bool((self.tokens_per_step != 1.0).any())
+        self.laws = [model.law for model in models]
+        self.sort_shares: FloatArray = np.zeros((0, len(models)))
+        self.sort_logs: FloatArray = np.zeros((0, len(models)))
+        self._set_sorts(range(len(models)))
 
     def set(self, index: int, model: StepModel) -> None:
         """Replaces the coefficients of one group, after a new fit."""
         for name, value in zip(_COLUMNS, _row(model), strict=True):
             getattr(self, name)[index] = value
         self.speculate = bool((self.tokens_per_step != 1.0).any())
+        if self.laws[index] != model.law:
+            self.laws[index] = model.law
+            self._set_sorts((index,))
+
+    def _set_sorts(self, groups: Sequence[int]) -> None:
+        """Writes the sorts of some groups' laws. The arrays are of shape (sorts, groups), and empty
+        as long as nothing is observed; a group without a law has one sort, the uniform one."""
+        laws = (self.laws[group] for group in groups)
+        most = max((len(law.sorts) for law in laws if law is not None), default=0)
+        if most > len(self.sort_shares):
+            self.sort_shares = np.zeros((most, len(self.laws)))
+            self.sort_logs = np.zeros((most, len(self.laws)))
+            groups = range(len(self.laws))
+        for group in groups if len(self.sort_shares) else ():
+            law = self.laws[group]
+            uniform = ((1.0, self.experts_per_token[group] / self.experts[group]),)
+            self.sort_shares[:, group] = 0.0
+            for row, (share, chance) in enumerate(uniform if law is None else law.sorts):
+                self.sort_shares[row, group] = share
+                self.sort_logs[row, group] = math.log1p(-chance) if chance < 1.0 else _NEVER
 
     def decode_step_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
         """T(B) of every group, seconds; 0 where `batch` is 0."""
         tokens = np.maximum(batch, 0) * (self.draft_tokens + 1.0)
-        touched_s = self.touched_s * _distinct(self.experts, self.experts_per_token, tokens)
+        touched_s = self.touched_s * self._distinct(tokens)
         step_s = self.base_s + touched_s + self.sequence_s * batch + self.kv_token_s * kv_tokens
         return np.where(np.asarray(batch) > 0, step_s, 0.0)
+
+    def _distinct(self, tokens: FloatArray) -> FloatArray:
+        if not len(self.sort_shares):
+            return _distinct(self.experts, self.experts_per_token, tokens)
+        missed = (self.sort_shares * np.exp(self.sort_logs * tokens)).sum(axis=0)
+        distinct: FloatArray = self.experts * (1.0 - missed)
+        return distinct
 
     def tpot_s(self, batch: Counts, kv_tokens: Counts) -> FloatArray:
         """T(B) / tau of every group, seconds per output token of a sequence."""
@@ -249,7 +326,7 @@ def _row(model: StepModel) -> tuple[float, ...]:
         model.experts,
         model.experts_per_token,
         model.base_s,
-        model.expert_s * model.overlap,
+        model.expert_s * (model.overlap if model.law is None else 1.0),
         model.sequence_s,
         model.kv_token_s / model.ranks,
         model.prefill_s,

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from scheduler.contract import EngineCounts, EngineReport
+from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineCounts
 
 Number = TypeVar("Number", int, float)
 

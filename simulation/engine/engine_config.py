@@ -19,6 +19,7 @@ class EngineConfig:
         noise_sigma: sigma of the lognormal factor on each step's time; its mean is 1.
         ranks: data-parallel ranks.
         extent_blocks: blocks that the prefix cache finds as a whole; 1 is vLLM.
+        max_loras: different LoRA adapters that a rank computes in one batch.
     """
 
     max_num_seqs: int = 256
@@ -29,9 +30,10 @@ class EngineConfig:
     noise_sigma: float = 0.05
     ranks: int = 1
     extent_blocks: int = 1
+    max_loras: int = 1
 
     def __post_init__(self) -> None:
-        least = min(self.max_num_seqs, self.max_num_batched_tokens, self.block_size)
+        least = min(self.max_num_seqs, self.max_num_batched_tokens, self.block_size, self.max_loras)
         if min(least, self.ranks, self.extent_blocks) < 1 or self.max_model_len < 2:
             raise ValueError(f"{self}: sizes are positive")
         if self.noise_sigma < 0:
@@ -50,4 +52,5 @@ class EngineConfig:
             num_gpu_blocks=self.num_gpu_blocks,
             block_size=self.block_size,
             extent_blocks=self.extent_blocks,
+            max_loras=self.max_loras,
         )

@@ -28,9 +28,10 @@ def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
     return blake2b(parent + data, digest_size=_HASH_BYTES).digest()
 
 
-def root_hash(cache_salt: str) -> bytes:
-    """Parent of the first block: requests with other salts share nothing."""
-    return blake2b(cache_salt.encode(), digest_size=_HASH_BYTES).digest()
+def root_hash(cache_salt: str, adapter: str = "") -> bytes:
+    """Parent of the first block: requests with other salts or adapters share nothing."""
+    named = f"{cache_salt}\n{adapter}" if adapter else cache_salt
+    return blake2b(named.encode(), digest_size=_HASH_BYTES).digest()
 
 
 def blocks_for(tokens: int, block_size: int) -> int:

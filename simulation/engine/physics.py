@@ -74,6 +74,18 @@ class Physics:
         per_rank = (1.0 - untouched)[self._ranks].sum(axis=1)
         return float(per_rank.max() * len(per_rank)) * self.model.overlap
 
+    def touched_experts(self, tokens: int) -> float:
+        """Experts per layer that so many tokens touch, on whatever rank they lie."""
+        untouched = np.exp(tokens * np.log1p(-self._popularity))
+        touched = float((1.0 - untouched).sum()) * self.model.overlap
+        return max(touched, float(self.model.experts_per_token)) if tokens > 0 else 0.0
+
+    def rank_choices(self, tokens: int) -> tuple[float, ...]:
+        """Choices of so many tokens that fall on each expert rank; empty without such ranks."""
+        if self._load.expert_ranks == 1:
+            return ()
+        return tuple(map(float, tokens * self._popularity[self._ranks].sum(axis=1)))
+
     def imbalance(self, batch: int) -> float:
         """phi: tokens on the fullest expert rank over the mean, skew and chance together.
 

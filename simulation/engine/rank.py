@@ -32,6 +32,7 @@ class RankSize:
     num_gpu_blocks: int
     block_size: int
     extent_blocks: int
+    max_loras: int = 1
 
 
 class Rank:
@@ -81,7 +82,11 @@ class Rank:
             else:
                 self._partial = partial
                 self._preempt_youngest(now)
+        skipped: list[Sequence] = []
         while not self._preempted and self.waiting and budget > 0:
+            if not self._has_adapter_slot(self.waiting[0]):
+                skipped.append(self.waiting.popleft())
+                continue
             if len(self.running) >= size.max_num_seqs or not self._admit(self.waiting[0], now):
                 break
             sequence = self.waiting.popleft()
@@ -89,6 +94,7 @@ class Rank:
             self._grow(sequence, tokens)
             self.prefills.append((sequence, tokens))
             budget -= tokens
+        self.waiting.extendleft(reversed(skipped))
 
     def quiet_steps(self, most: int) -> int:
         """Steps, the one just scheduled included, in which nothing but decoding happens."""
@@ -183,6 +189,14 @@ class Rank:
 
     def _is_valid(self, entry: tuple[int, int, Sequence]) -> bool:
         return entry[2].decodes and entry[2].end_step == entry[0]
+
+    def _has_adapter_slot(self, sequence: Sequence) -> bool:
+        """Whether its adapter may be computed beside those of the batch."""
+        adapter = sequence.request.adapter
+        if not adapter:
+            return True
+        adapters = {other.request.adapter for other in self.running} - {""}
+        return adapter in adapters or len(adapters) < self.size.max_loras
 
     def _admit(self, sequence: Sequence, now: float) -> bool:
         """Moves the head of the queue into the batch if all its tokens have room."""

@@ -42,6 +42,10 @@ class SequenceRequest(Protocol):
     def outputs(self) -> Ids[Answer]:
         """One answer per choice."""
 
+    @property
+    def adapter(self) -> str:
+        """LoRA adapter that computes it; empty: none."""
+
     def keys(self, known: Ids[Key], choice: int, extents: int, extent_tokens: int) -> Ids[Key]:
         """Keys of the first `extents` full extents, as far as any are there; `known` go before."""
 
@@ -50,13 +54,14 @@ class SequenceRequest(Protocol):
 class TokenRequest:
     """A prompt of tokens.
 
-    `cache_salt`: only requests with the same salt share cached blocks.
+    `cache_salt`: only requests with the same salt, and the same adapter, share cached blocks.
     """
 
     request_id: str
     prompt_ids: Ids[int]
     outputs: tuple[Output, ...]
     cache_salt: str = ""
+    adapter: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -66,7 +71,7 @@ class TokenRequest:
     def keys(self, known: Ids[Key], choice: int, extents: int, extent_tokens: int) -> Ids[Key]:
         """Chained hashes of prompt and answer."""
         keys: list[Key] = list(known)
-        parent = keys[-1] if keys else root_hash(self.cache_salt)
+        parent = keys[-1] if keys else root_hash(self.cache_salt, self.adapter)
         while len(keys) < extents:
             start = len(keys) * extent_tokens
             tokens = self._tokens(choice, start, start + extent_tokens)
@@ -93,6 +98,7 @@ class LengthRequest:
     prompt_tokens: int
     tokens: int
     content: Ids[Key] = ()
+    adapter: str = ""
 
     @property
     def finish_reason(self) -> FinishReason:

@@ -8,8 +8,10 @@ import math
 from hypothesis import strategies as st
 
 from gateway.upstream.vllm.steps_feed import BadFeed, parse_steps
-from moegate.vllm_plugin.feed import Feed, FinishedRequest, Step
-from scheduler.engine_steps import EngineSteps
+from moegate.vllm_plugin.feed import ExpertStep, Feed, FinishedRequest, Signature, Step
+from scheduler.engine_steps import EngineSteps, ExpertSteps
+from scheduler.step_time.expert_law import ExpertCounts
+from scheduler.step_time.expert_loads import ExpertLoads
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -43,6 +45,11 @@ def written() -> bytes:
             )
         )
     feed.add(FinishedRequest(0, 1.0, "chatcmpl-a", "stop", 9, 0, 4, 0, 0.1, 0.2, 0.3, 0.1))
+    feed.moe = {"experts": 16, "experts_per_token": 4, "layers": 2}
+    for tokens, distinct in ((1, 4.0), (4, 9.5), (900, 16.0)):
+        for _ in range(10):
+            feed.add(ExpertStep(0, 1.0, tokens, 0, distinct, [2.0 * tokens, 2.0 * tokens]))
+    feed.add(Signature(0, "chatcmpl-a", 12, [[1, 2], [3]]))
     return feed.answer([])
 
 
@@ -67,6 +74,21 @@ def check_feed(text: bytes) -> None:
     fit = StepFit(QWEN3_30B_H100)
     for _ in range(3):
         fit.observe_steps(windows_of(event, kv_capacity_tokens=100_000, from_s=0.0))
+    if answer.experts is not None:
+        check_experts(answer.experts, fit)
     step_s = fit.model.decode_step_s(4, 1000)
     assert math.isfinite(step_s)
     assert step_s >= 0.0
+
+
+def check_experts(told: ExpertSteps, fit: StepFit) -> None:
+    """A law within its bounds, and a load of at least the mean."""
+    counts, loads = ExpertCounts(told.experts, told.experts_per_token), ExpertLoads()
+    if counts.observe(told.steps) and counts.law is not None:
+        touched = [counts.law.touched(tokens) for tokens in (1, 2, 7, 40, 1000)]
+        assert touched == sorted(touched)
+        assert all(-1e-6 <= share <= 1.0 + 1e-6 for share in touched)
+        assert counts.law.tokens_at(0.95) >= 0.0
+        fit.use_law(counts.law)
+    loads.observe(told.steps)
+    assert loads.imbalance is None or loads.imbalance >= 1.0 - 1e-9

@@ -49,10 +49,9 @@ async def nothing_is_left(gateway: Serving, engines: list[SimulatedVllm], tasks:
         assert (engine.engine.running, engine.engine.waiting) == (0, 0)
     for backend in gateway.gateway.parts.fleet.connections.clients.values():
         assert isinstance(backend, VllmClient | OpenAIClient)
-        connector = backend.session.connector
-        assert connector is not None
         # Idle connections may stay for the next request; busy ones would be leaks.
-        await serving.until(lambda connector=connector: not connector._acquired)  # type: ignore[misc]
+        session = backend.session
+        await serving.until(lambda session=session: session.busy_connections == 0)  # type: ignore[misc]
     gc.collect()
     await serving.until(lambda: busy_tasks() <= tasks)
 

@@ -9,7 +9,9 @@ import pytest
 
 from gateway.config.gateway import GatewayConfig, SecretConfig
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import QWEN3_30B_H100
+from simulation.engine.physics import ExpertLoad, Physics
 from tests import serving
 from tests.serving import METADATA, chat_request, read_stream, until
 
@@ -55,3 +57,50 @@ async def test_a_gateway_fits_single_steps(
             truth_s = SLOWER.decode_step_s(batch, 500 * batch)
             fitted_s = group.fit.model.decode_step_s(batch, 500 * batch)
             assert fitted_s == pytest.approx(truth_s, rel=0.25)
+
+
+@pytest.mark.parametrize("count_experts", [True, False])
+async def test_a_gateway_predicts_the_experts_that_it_saw(
+    count_experts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY_OF_TESTS", KEY)
+    load = ExpertLoad(zipf_exponent=1.0, expert_ranks=8, eplb=False)
+    truth = Physics(QWEN3_30B_H100, load)
+    simulated = SimulatedVllmConfig(
+        served_model_name=serving.MODEL,
+        api_key=KEY,
+        speed=4.0,
+        expert_load=load,
+        count_experts=count_experts,
+    )
+    async with (
+        simulated_vllm(simulated) as server,
+        serving.serving(settings(server.url, engine_feed=True)) as gateway,
+    ):
+        core = gateway.gateway.scheduler.core
+        [group] = core._model_states[serving.MODEL].fleet.groups
+        for concurrency in (2, 5, 10):
+            request = chat_request("Hello", max_output_tokens=40, ignore_eos=True)
+            streams = (
+                read_stream(gateway.stub.Generate(request, metadata=METADATA))
+                for _ in range(concurrency)
+            )
+            await asyncio.gather(*streams)
+        clock = asyncio.get_running_loop().time
+        await until(lambda: group.has_steps(clock()) and group.fit.state.windows >= 6)
+        if count_experts:
+            await until(lambda: group.fit.model.law is not None)
+        [shown] = core.snapshot(clock()).placements
+        uniform = QWEN3_30B_H100.distinct_experts(10)
+        predicted = group.fit.model.distinct_experts(10)
+    assert truth.touched_experts(10) < 0.85 * uniform
+    if not count_experts:
+        assert predicted == pytest.approx(uniform)
+        assert shown.distinct_experts_source is Provenance.ASSUMED
+        assert (shown.expert_imbalance, shown.busiest_expert_rank) == (None, None)
+        return
+    assert predicted == pytest.approx(truth.touched_experts(10), rel=0.03)
+    assert shown.distinct_experts_source is Provenance.DERIVED
+    choices = truth.rank_choices(8)
+    assert shown.busiest_expert_rank == choices.index(max(choices))
+    assert shown.expert_imbalance == pytest.approx(max(choices) * 8 / sum(choices), rel=0.01)

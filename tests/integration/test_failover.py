@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import grpc
 import pytest
 
@@ -12,6 +11,7 @@ from gateway.config.gateway import PoolConfig, ReplicaConfig, TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.slices import finish
 from gateway.doors.grpc.requests import generation_steps
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 from moegate.v1 import inference_pb2
 from tests import serving
@@ -96,7 +96,7 @@ class AlwaysHolding:
 
 async def test_a_deadline_holds_though_every_read_finds_output() -> None:
     endless = Scripted(frames=[word(1)] * 4000, pause_s=0.002)
-    async with upstreams(endless) as gateway, aiohttp.ClientSession() as session:
+    async with upstreams(endless) as gateway, HttpSession() as session:
         backend = VllmClient(
             session=session,
             base_url=endless.url,

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
 from gateway.config.discovery import DiscoveryConfig
@@ -21,6 +20,7 @@ from gateway.config.remote import Feature, RemoteApi
 from gateway.domain.generation import Generation
 from gateway.fleet.connections import fleet_settings
 from gateway.fleet.fleet import Fleet
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Unhurried
 from gateway.upstream.moegate.client import MoegateClient
 from scheduler.contract import Event, ServingChanged
@@ -67,7 +67,7 @@ class Observed:
 @contextlib.asynccontextmanager
 async def running(config: GatewayConfig) -> AsyncIterator[Observed]:
     events: list[Event] = []
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession() as session:
         fleet = Fleet(
             fleet_settings(config, HERE),
             session=session,

@@ -10,15 +10,15 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.openai.client import OpenAIClient
-from gateway.upstream.vllm.client import VllmClient
+from gateway.upstream.vllm.client import ListedModel, VllmClient
 from scheduler.contract import Usage
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vllm_0_32"
@@ -42,12 +42,10 @@ def frame(content: str, finish: str | None = None, **fields: Any) -> bytes:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+async def session() -> AsyncIterator[HttpSession]:
+    async with HttpSession() as session:
         yield session
-        connector = session.connector
-        assert isinstance(connector, aiohttp.TCPConnector)
-        assert not connector._acquired, "a connection was not given back"
+        assert session.busy_connections == 0, "a connection was not given back"
 
 
 @asynccontextmanager
@@ -90,11 +88,11 @@ async def raw_upstream(answer: bytes, *, then_hang: bool = False) -> AsyncIterat
         yield f"{host}:{port}"
 
 
-def backend(session: aiohttp.ClientSession, url: str, **fields: Any) -> VllmClient:
+def backend(session: HttpSession, url: str, **fields: Any) -> VllmClient:
     return VllmClient(session=session, base_url=url, **settings(**fields))
 
 
-def remote(session: aiohttp.ClientSession, url: str, **fields: Any) -> OpenAIClient:
+def remote(session: HttpSession, url: str, **fields: Any) -> OpenAIClient:
     return OpenAIClient(session=session, base_url=f"{url}/v1", **settings(**fields))
 
 
@@ -155,7 +153,7 @@ def answer(body: bytes, status: int = 200, headers: dict[str, str] | None = None
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, len(STREAM)])
-async def test_a_stream_split_anywhere(session: aiohttp.ClientSession, size: int) -> None:
+async def test_a_stream_split_anywhere(session: HttpSession, size: int) -> None:
     pieces = [STREAM[i : i + size] for i in range(0, len(STREAM), size)]
     async with upstream(sse(*pieces)) as url:
         chunks = await collect(backend(session, url))
@@ -167,7 +165,7 @@ async def test_a_stream_split_anywhere(session: aiohttp.ClientSession, size: int
     assert last.model == "tiny-moe"
 
 
-async def test_what_is_sent(session: aiohttp.ClientSession) -> None:
+async def test_what_is_sent(session: HttpSession) -> None:
     requests: list[tuple[web.Request, Any]] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -186,7 +184,7 @@ async def test_what_is_sent(session: aiohttp.ClientSession) -> None:
     assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
-async def test_no_key_no_header(session: aiohttp.ClientSession) -> None:
+async def test_no_key_no_header(session: HttpSession) -> None:
     headers: list[Any] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -198,7 +196,7 @@ async def test_no_key_no_header(session: aiohttp.ClientSession) -> None:
     assert "Authorization" not in headers[0]
 
 
-async def test_large_prompts(session: aiohttp.ClientSession) -> None:
+async def test_large_prompts(session: HttpSession) -> None:
     sizes: list[int] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -212,7 +210,7 @@ async def test_large_prompts(session: aiohttp.ClientSession) -> None:
 
 
 async def test_one_connection_serves_streams_one_after_the_other(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     peers: set[object] = set()
 
@@ -227,16 +225,14 @@ async def test_one_connection_serves_streams_one_after_the_other(
     assert len(peers) == 1
 
 
-async def test_an_end_that_trails_done_is_not_waited_for(session: aiohttp.ClientSession) -> None:
+async def test_an_end_that_trails_done_is_not_waited_for(session: HttpSession) -> None:
     async with upstream(sse(STREAM, then=hang)) as url:
         chunks = await collect(backend(session, url))
     assert chunks[-1].usage is not None
 
 
 @pytest.mark.parametrize("way", ["cancel", "close"])
-async def test_leaving_a_stream_closes_its_connection(
-    session: aiohttp.ClientSession, way: str
-) -> None:
+async def test_leaving_a_stream_closes_its_connection(session: HttpSession, way: str) -> None:
     gone = asyncio.Event()
 
     async def until_gone() -> None:
@@ -266,7 +262,7 @@ async def test_leaving_a_stream_closes_its_connection(
 
 
 async def test_cancelling_before_the_headers_closes_the_connection(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     arrived, gone = asyncio.Event(), asyncio.Event()
 
@@ -296,14 +292,14 @@ async def test_cancelling_before_the_headers_closes_the_connection(
     ],
 )
 async def test_http_errors(
-    session: aiohttp.ClientSession, status: int, body: str, kind: FailureKind, param: str
+    session: HttpSession, status: int, body: str, kind: FailureKind, param: str
 ) -> None:
     async with upstream(answer((GOLDEN / body).read_bytes(), status)) as url:
         failure = await failure_of(backend(session, url))
     assert (failure.kind, failure.param) == (kind, param)
 
 
-async def test_busy_with_retry_after(session: aiohttp.ClientSession) -> None:
+async def test_busy_with_retry_after(session: HttpSession) -> None:
     async with upstream(answer(b'{"error": "full"}', 503, {"Retry-After": "7"})) as url:
         failure = await failure_of(backend(session, url))
     assert failure.kind is FailureKind.BUSY
@@ -311,7 +307,7 @@ async def test_busy_with_retry_after(session: aiohttp.ClientSession) -> None:
     assert failure.message == "HTTP 503: full"
 
 
-async def test_redirects_are_not_followed(session: aiohttp.ClientSession) -> None:
+async def test_redirects_are_not_followed(session: HttpSession) -> None:
     paths: list[str] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -325,7 +321,7 @@ async def test_redirects_are_not_followed(session: aiohttp.ClientSession) -> Non
     assert paths == ["/v1/chat/completions"]
 
 
-async def test_a_huge_error_body_is_not_read_whole(session: aiohttp.ClientSession) -> None:
+async def test_a_huge_error_body_is_not_read_whole(session: HttpSession) -> None:
     sent: list[int] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -356,7 +352,7 @@ async def test_a_huge_error_body_is_not_read_whole(session: aiohttp.ClientSessio
     ],
 )
 async def test_broken_streams(
-    session: aiohttp.ClientSession, pieces: list[bytes], kind: FailureKind, words: str
+    session: HttpSession, pieces: list[bytes], kind: FailureKind, words: str
 ) -> None:
     async with upstream(sse(*pieces)) as url:
         failure = await failure_of(backend(session, url))
@@ -371,9 +367,7 @@ async def test_broken_streams(
         (b'{"error": {"message": "no", "code": 400}}', FailureKind.BAD_REQUEST),
     ],
 )
-async def test_another_content_type(
-    session: aiohttp.ClientSession, body: bytes, kind: FailureKind
-) -> None:
+async def test_another_content_type(session: HttpSession, body: bytes, kind: FailureKind) -> None:
     async with upstream(answer(body, headers={"Content-Type": "application/json"})) as url:
         assert (await failure_of(backend(session, url))).kind is kind
 
@@ -395,13 +389,13 @@ def chunked(data: bytes) -> bytes:
     ],
 )
 async def test_connections_that_break(
-    session: aiohttp.ClientSession, bytes_sent: bytes, kind: FailureKind
+    session: HttpSession, bytes_sent: bytes, kind: FailureKind
 ) -> None:
     async with raw_upstream(bytes_sent) as address:
         assert (await failure_of(backend(session, f"http://{address}"))).kind is kind
 
 
-async def test_a_refused_connection(session: aiohttp.ClientSession) -> None:
+async def test_a_refused_connection(session: HttpSession) -> None:
     async with raw_upstream(b"") as address:
         pass
     failure = await failure_of(backend(session, f"http://{address}"))
@@ -409,7 +403,7 @@ async def test_a_refused_connection(session: aiohttp.ClientSession) -> None:
     assert address not in failure.message
 
 
-async def test_the_connect_timeout(session: aiohttp.ClientSession) -> None:
+async def test_the_connect_timeout(session: HttpSession) -> None:
     # A TLS handshake that gets no answer: connecting takes for ever, on any machine.
     async with raw_upstream(b"", then_hang=True) as address:
         failure = await failure_of(
@@ -419,7 +413,7 @@ async def test_the_connect_timeout(session: aiohttp.ClientSession) -> None:
     assert failure.message == "no connection within 0.05 s"
 
 
-async def test_a_stall_of_this_process_is_not_the_servers(session: aiohttp.ClientSession) -> None:
+async def test_a_stall_of_this_process_is_not_the_servers(session: HttpSession) -> None:
     async with upstream(sse(STREAM)) as url:
         client = backend(session, url, timeouts=TimeoutsConfig(connect_s=0.05))
         collecting = asyncio.create_task(collect(client))
@@ -442,7 +436,7 @@ ROLE = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content
     [hang_at_once, sse(then=hang), sse(b": ping\n\n", then=hang), sse(ROLE, then=hang)],
     ids=["no headers", "no bytes", "a comment", "a role"],
 )
-async def test_the_first_token_timeout(session: aiohttp.ClientSession, handler: Handler) -> None:
+async def test_the_first_token_timeout(session: HttpSession, handler: Handler) -> None:
     timeouts = TimeoutsConfig(first_token_s=0.05)
     async with upstream(handler) as url:
         failure = await failure_of(backend(session, url, timeouts=timeouts))
@@ -450,7 +444,7 @@ async def test_the_first_token_timeout(session: aiohttp.ClientSession, handler: 
     assert failure.message == "no output within 0.05 s"
 
 
-async def test_the_idle_timeout(session: aiohttp.ClientSession) -> None:
+async def test_the_idle_timeout(session: HttpSession) -> None:
     timeouts = TimeoutsConfig(idle_s=0.05, first_token_s=PATIENT_S)
     async with upstream(sse(frame("a"), then=hang)) as url:
         failure = await failure_of(backend(session, url, timeouts=timeouts))
@@ -458,7 +452,7 @@ async def test_the_idle_timeout(session: aiohttp.ClientSession) -> None:
     assert "silent for 0.05 s" in failure.message
 
 
-async def test_comments_are_no_sign_of_life(session: aiohttp.ClientSession) -> None:
+async def test_comments_are_no_sign_of_life(session: HttpSession) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -473,7 +467,7 @@ async def test_comments_are_no_sign_of_life(session: aiohttp.ClientSession) -> N
 
 
 async def test_the_time_of_a_slow_consumer_is_not_the_servers(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     release = asyncio.Event()
 
@@ -504,9 +498,7 @@ async def test_the_time_of_a_slow_consumer_is_not_the_servers(
 
 @pytest.mark.parametrize("pieces", [[], [frame("a")]])
 @pytest.mark.parametrize("bound", ["deadline", "total"])
-async def test_the_deadline(
-    session: aiohttp.ClientSession, pieces: list[bytes], bound: str
-) -> None:
+async def test_the_deadline(session: HttpSession, pieces: list[bytes], bound: str) -> None:
     timeouts = TimeoutsConfig(total_s=0.05 if bound == "total" else PATIENT_S)
     deadline_s = 0.05 if bound == "deadline" else PATIENT_S
     async with upstream(sse(*pieces, then=hang)) as url:
@@ -515,14 +507,14 @@ async def test_the_deadline(
     assert not failure.retryable
 
 
-async def test_nothing_is_sent_after_the_deadline(session: aiohttp.ClientSession) -> None:
+async def test_nothing_is_sent_after_the_deadline(session: HttpSession) -> None:
     client = backend(session, "http://127.0.0.1:1")
     assert (await failure_of(client, deadline_s=-1.0)).kind is FailureKind.DEADLINE
 
 
 @pytest.mark.parametrize("ending", ["idle", "broken"])
 async def test_a_whole_answer_survives_the_loss_of_its_usage(
-    session: aiohttp.ClientSession, ending: str
+    session: HttpSession, ending: str
 ) -> None:
     whole = HEAD + chunked(frame("a" * 40, "stop"))
     async with raw_upstream(whole, then_hang=ending == "idle") as address:
@@ -536,7 +528,7 @@ async def test_a_whole_answer_survives_the_loss_of_its_usage(
     assert chunks[-1].usage == Usage(prompt_tokens=2, completion_tokens=10, estimated=True)
 
 
-async def test_small_questions(session: aiohttp.ClientSession) -> None:
+async def test_small_questions(session: HttpSession) -> None:
     asked: list[tuple[str, str, Any]] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -549,7 +541,7 @@ async def test_small_questions(session: aiohttp.ClientSession) -> None:
     async with upstream(handler) as url:
         client = backend(session, url)
         assert await client.count_tokens(GENERATION) == (15, 8192)
-        assert await client.list_models() == {"tiny-moe": 8192}
+        assert await client.list_models() == {"tiny-moe": ListedModel(8192)}
         assert await client.metrics() == (GOLDEN / "metrics.txt").read_bytes()
         ids = Generation(request_id="r", model="moe", input=(1, 2, 3), max_output_tokens=1)
         assert await client.count_tokens(ids) == (3, None)
@@ -561,7 +553,7 @@ async def test_small_questions(session: aiohttp.ClientSession) -> None:
     ]
 
 
-async def test_small_questions_fail_alike(session: aiohttp.ClientSession) -> None:
+async def test_small_questions_fail_alike(session: HttpSession) -> None:
     async def kind_of(handler: Handler) -> FailureKind:
         async with upstream(handler) as url:
             client = backend(session, url, control_timeout_s=0.2)
@@ -574,7 +566,7 @@ async def test_small_questions_fail_alike(session: aiohttp.ClientSession) -> Non
     assert await kind_of(hang_at_once) is FailureKind.TIMEOUT
 
 
-async def test_small_questions_have_bounded_answers(session: aiohttp.ClientSession) -> None:
+async def test_small_questions_have_bounded_answers(session: HttpSession) -> None:
     async with upstream(answer(b"x" * (5 << 20))) as url:
         with pytest.raises(UpstreamFailure, match="more than 4194304 bytes") as caught:
             await backend(session, url).metrics()
@@ -582,7 +574,7 @@ async def test_small_questions_have_bounded_answers(session: aiohttp.ClientSessi
 
 
 async def test_an_unsupported_generation_is_the_callers_mistake(
-    session: aiohttp.ClientSession,
+    session: HttpSession,
 ) -> None:
     ids = Generation(request_id="r", model="moe", input=(1, 2, 3), max_output_tokens=1)
     with pytest.raises(ValueError, match="prompt_tokens"):

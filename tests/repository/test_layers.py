@@ -106,6 +106,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *(*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", "gateway.doors.entry"),
     ),
     "gateway.doors.openai": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
+    "gateway.doors.anthropic": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
     # The front's side: pipeline and doors in one process.

@@ -8,7 +8,6 @@ from scheduler.contract import (
     Action,
     AttemptEnded,
     AttemptOutcome,
-    EngineCounts,
     EngineReport,
     Evict,
     Fault,
@@ -17,6 +16,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.engine_steps import EngineCounts
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.queue.model_queue import QueueLimits
 from scheduler.step_time.step_model import QWEN3_30B_H100

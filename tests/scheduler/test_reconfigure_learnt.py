@@ -10,10 +10,10 @@ import pytest
 
 from scheduler.contract import (
     AttemptOutcome,
-    EngineCounts,
     Fault,
     Progress,
 )
+from scheduler.engine_steps import EngineCounts
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.prefix.token_blocks import (

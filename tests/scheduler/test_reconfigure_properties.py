@@ -20,7 +20,6 @@ from scheduler.contract import (
     AttemptEnded,
     AttemptOutcome,
     Cancelled,
-    EngineCounts,
     EngineReport,
     Event,
     Evict,
@@ -35,6 +34,7 @@ from scheduler.contract import (
     Start,
 )
 from scheduler.core import Scheduler, SchedulerLimits
+from scheduler.engine_steps import EngineCounts
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
 from scheduler.limits.retry_budget import RetryLimits
 from scheduler.placement_state import Placement, PlacementState

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.contract import EngineCounts, EngineReport
+from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineCounts
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import FloatArray, StepModel
 from scheduler.step_time.step_windows import OwnLoad, WindowMeter

@@ -55,6 +55,28 @@ def drain(simulated: Engine, now: float = 0.0) -> list[StepResult]:
     return results
 
 
+def test_at_most_max_loras_adapters_run_at_once_and_share_no_cache() -> None:
+    size = EngineConfig(
+        max_num_seqs=8, max_num_batched_tokens=512, max_model_len=512, max_loras=2, block_size=4
+    )
+    simulated = engine(size)
+    for name, adapter in (("x1", "x"), ("y1", "y"), ("z1", "z"), ("x2", "x"), ("m1", "")):
+        simulated.add(replace(request(name, 40), adapter=adapter), 0.0)
+    simulated.step(0.0)
+    [rank] = simulated.ranks
+    assert [s.request.request_id for s in rank.running] == ["x1", "y1", "x2", "m1"]
+    assert [s.request.request_id for s in rank.waiting] == ["z1"], "it waits, others pass it"
+    drain(simulated)
+    assert not rank.waiting
+    hits = rank.counters.cache_hits_tokens
+    simulated.add(replace(request("w1", 40), adapter="w"), 9.0)
+    drain(simulated, 9.0)
+    assert rank.counters.cache_hits_tokens == hits, "no prompt of another adapter"
+    simulated.add(replace(request("z2", 40), adapter="z"), 19.0)
+    drain(simulated, 19.0)
+    assert rank.counters.cache_hits_tokens > hits
+
+
 lengths = st.tuples(
     st.integers(1, 40),  # prompt tokens
     st.integers(1, 24),  # output tokens

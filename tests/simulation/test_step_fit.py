@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.contract import EngineCounts, EngineReport
+from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineCounts
 from scheduler.step_time.step_fit import FEWEST_WINDOWS, POOR_ERROR, StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from scheduler.step_time.step_windows import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.contract import EngineCounts, EngineReport
+from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineCounts
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.step_time.step_windows import OwnCounts, WindowMeter

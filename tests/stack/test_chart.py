@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gateway.telemetry import semconv
+from moegate.up.engine_plugin import COUNT_EXPERTS
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from tests.stack import crd_schemas
 from tests.stack.helm import CHART, EXAMPLES, Helm, Object, Refused, Rendered
@@ -187,6 +188,7 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
     args = server["args"]
     assert "--enable-expert-parallel" in args
     assert "--data-parallel-size=8" in args
+    assert "--host=::" in args, "a socket on 0.0.0.0 is closed to IPv6"
     (events,) = (a for a in args if a.startswith("--kv-events-config="))
     published = json.loads(events.partition("=")[2])
     assert published["endpoint"] == "tcp://*:6000"
@@ -233,6 +235,7 @@ def vllm_over_eight_ranks(rendered: Rendered) -> None:
         assert folder.startswith(paths["plugin"])
     assert {"name": "plugin", "emptyDir": {}} in pod["volumes"]
     assert set(PLUGIN_FLAGS) <= set(args)
+    assert {"name": COUNT_EXPERTS, "value": "1"} in server["env"]
     assert "engine_feed" not in pool
 
 
@@ -316,7 +319,7 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "pinRanks": True,
                 "apiKey": {"existingSecret": "s", "key": "k"},
                 "kvEvents": {"enabled": True, "port": 6000},
-                "engineFeed": {"enabled": True},
+                "engineFeed": {"enabled": True, "countExperts": True},
                 "resources": {"limits": {"memory": "900Gi"}},
             },
         },
@@ -382,6 +385,7 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"vllm": {**VLLM, "dataParallelSize": 8}}, "dataParallelSize times tensorParallelSize is 8"),
     ({"vllm": {**VLLM, "pinRanks": True}}, "there is one rank, and nothing to choose from"),
     ({"vllm": {**VLLM, "engineFeed": {"enabled": True}}}, "set vllm.apiKey"),
+    ({"vllm": {**VLLM, "engineFeed": {"countExperts": True}}}, "set vllm.engineFeed.enabled"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),
     ({"config": REMOTE, "replicas": 2}, "replicas"),

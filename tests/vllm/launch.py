@@ -114,18 +114,21 @@ def vllm_venv() -> Path:
     return venv
 
 
-def build_model(venv: Path) -> Path:
+def build_model(venv: Path, router_skew: float = 0.0) -> Path:
     """Make the tiny checkpoint unless it is there; about 10 s the first time."""
     script = REPOSITORY / "vllm_cpu" / "tiny_moe.py"
+    folder = MODEL_DIR
+    if router_skew:
+        folder = MODEL_DIR.with_name(f"{MODEL_DIR.name}-skew-{router_skew:g}")
     build = subprocess.run(
-        [venv / "bin" / "python", script, MODEL_DIR],
+        [venv / "bin" / "python", script, folder, f"--router-skew={router_skew}"],
         env=_environment(),
         capture_output=True,
         text=True,
     )
     if build.returncode != 0:
         raise VllmFailed(f"{script.name} failed:\n{build.stdout}{build.stderr}")
-    return MODEL_DIR
+    return folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,16 +159,18 @@ def started_vllm(
     *,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    experts: bool = False,
+    router_skew: float = 0.0,
     rust: bool = False,
     thinking: bool = False,
 ) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block.
 
-    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY. `rust`: with the front end in
-    Rust. `thinking`: with a parser of reasoning.
+    `plugin`: with moegate's plugin, whose route needs ENGINE_KEY; `experts`: which counts them.
+    `rust`: with the front end in Rust. `thinking`: with a parser of reasoning.
     """
     venv = vllm_venv()
-    model_dir = build_model(venv)
+    model_dir = build_model(venv, router_skew)
     port = _free_port()
     log_path = log_dir / f"vllm-{port}.log"
     if thinking:
@@ -178,9 +183,13 @@ def started_vllm(
     if data_parallel_size > 1:
         command.append(f"--data-parallel-size={data_parallel_size}")
         import_paths.append(DATA_PARALLEL_PLUGIN)
+        # Else 0.33 gives each rank the memory node of its number, which most computers lack.
+        environment["VLLM_CPU_SIM_MULTI_NUMA"] = "1"
     if plugin:
         command += PLUGIN_FLAGS
         environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
+        if experts:
+            environment["MOEGATE_EXPERTS"] = "1"
         import_paths.append(make_plugin_folder(log_dir / f"plugin-{port}"))
     grpc_port = _free_port() if rust else None
     if rust:
@@ -219,6 +228,8 @@ def running_vllm(
     kv_events: bool = False,
     data_parallel_size: int = 1,
     plugin: bool = False,
+    experts: bool = False,
+    router_skew: float = 0.0,
     rust: bool = False,
     thinking: bool = False,
 ) -> Iterator[VllmProcess]:
@@ -239,6 +250,8 @@ def running_vllm(
         extra_flags,
         data_parallel_size=data_parallel_size,
         plugin=plugin,
+        experts=experts,
+        router_skew=router_skew,
         rust=rust,
         thinking=thinking,
     ) as started:

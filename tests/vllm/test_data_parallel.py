@@ -23,11 +23,15 @@ RANK_TOKENS = 600 * 128
 
 
 @pytest.fixture(scope="module")
-def ranks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+def ranks_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmProcess]:
     """A server with two ranks, which share the experts and step together."""
     if reason := unsupported_cpu():
         pytest.skip(reason)
-    with running_vllm(tmp_path_factory.mktemp("ranks"), data_parallel_size=RANKS) as server:
+    directory = tmp_path_factory.mktemp("ranks")
+    rust = request.param == "rust"
+    with running_vllm(directory, data_parallel_size=RANKS, rust=rust) as server:
         yield server
 
 
@@ -36,7 +40,9 @@ def serving_ranks(
 ) -> AbstractAsyncContextManager[serving.Serving]:
     """A gateway in front of the server."""
     own = serving.pool([server.base_url], upstream_model=server.model, max_num_seqs=32)
-    own = msgspec.structs.replace(own, data_parallel_ranks=RANKS, pin_ranks=pin_ranks)
+    own = msgspec.structs.replace(
+        own, data_parallel_ranks=RANKS, pin_ranks=pin_ranks, grpc_port=server.grpc_port
+    )
     return serving.serving(serving.config(pools=[own], interactive=serving.PATIENT))
 
 
@@ -68,6 +74,7 @@ async def by_rank(server: VllmProcess) -> tuple[EngineReport, ...]:
     return parse_rank_metrics(await page(server), ("a/0", "a/1"), 0.0, None)
 
 
+@pytest.mark.parametrize("ranks_server", ["python"], indirect=True)  # the other one tells over gRPC
 async def test_the_kv_cache_is_that_of_both_ranks_once(
     pinned: serving.Serving, ranks_server: VllmProcess
 ) -> None:
@@ -87,6 +94,7 @@ async def test_the_gateway_knows_the_capacity(
     def told(gateway: serving.Serving) -> list[int | None]:
         return [state.kv_capacity_tokens for state in gateway.gateway.scheduler.core.placements]
 
+    await serving.until(lambda: None not in (*told(pinned), *told(unpinned)))
     assert told(pinned) == [RANK_TOKENS] * RANKS
     assert told(unpinned) == [RANKS * RANK_TOKENS]
 

@@ -301,6 +301,7 @@ async def test_a_fault_that_only_vllm_sees_is_the_clients(gateway: Serving, name
     assert all(state.serving for state in gateway.gateway.scheduler.core.placements)
 
 
+@pytest.mark.parametrize("vllm_server", ["python"], indirect=True)  # in Rust: one choice
 async def test_vllm_takes_the_most_choices_and_logprobs(gateway: Serving) -> None:
     request = chat_request(
         PROMPT,
@@ -316,6 +317,7 @@ async def test_vllm_takes_the_most_choices_and_logprobs(gateway: Serving) -> Non
     assert done.usage.completion_tokens == 32
 
 
+@pytest.mark.parametrize("vllm_server", ["python"], indirect=True)  # in Rust: one choice
 async def test_two_choices_stream_side_by_side(gateway: Serving) -> None:
     request = chat_request(
         PROMPT,
@@ -349,7 +351,6 @@ SAMPLING = {
     "frequency_penalty": generation_pb2.Sampling(frequency_penalty=2.0),
     "repetition_penalty": generation_pb2.Sampling(repetition_penalty=1.2),
     "least repetition_penalty": generation_pb2.Sampling(repetition_penalty=0.01),
-    "most repetition_penalty": generation_pb2.Sampling(repetition_penalty=100.0),
     "seed": generation_pb2.Sampling(seed=42),
     "least seed": generation_pb2.Sampling(seed=-(2**63)),
     "most seed": generation_pb2.Sampling(seed=2**63 - 1),
@@ -359,7 +360,20 @@ SAMPLING = {
 @pytest.mark.parametrize("raw", [False, True], ids=["chat", "raw"])
 @pytest.mark.parametrize("name", SAMPLING)
 async def test_vllm_takes_every_sampling_parameter(gateway: Serving, name: str, raw: bool) -> None:
-    request = chat_request(PROMPT, sampling=SAMPLING[name], max_output_tokens=3, ignore_eos=True)
+    await check_taken(gateway, SAMPLING[name], raw=raw)
+
+
+async def test_vllm_takes_the_most_repetition_penalty(gateway: Serving) -> None:
+    await check_taken(gateway, generation_pb2.Sampling(repetition_penalty=100.0), raw=True)
+
+
+@pytest.mark.parametrize("vllm_server", ["python"], indirect=True)  # in Rust: at most 2 in chats
+async def test_vllm_takes_the_most_repetition_penalty_in_chats(gateway: Serving) -> None:
+    await check_taken(gateway, generation_pb2.Sampling(repetition_penalty=100.0), raw=False)
+
+
+async def check_taken(gateway: Serving, sampling: generation_pb2.Sampling, *, raw: bool) -> None:
+    request = chat_request(PROMPT, sampling=sampling, max_output_tokens=3, ignore_eos=True)
     if raw:
         request.prompt = PROMPT
     seen = await read_stream(gateway.stub.Generate(request, metadata=METADATA))

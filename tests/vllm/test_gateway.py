@@ -144,6 +144,7 @@ async def test_the_second_identical_prompt_comes_from_the_cache(gateway: Serving
     assert second.done.usage.prompt_tokens == first.done.usage.prompt_tokens
 
 
+@pytest.mark.parametrize("vllm_server", ["python"], indirect=True)  # in Rust: one choice
 async def test_choices_logprobs_and_stop(gateway: Serving) -> None:
     request = chat_request(
         PROMPT,

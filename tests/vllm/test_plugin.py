@@ -16,6 +16,7 @@ import pytest
 
 from gateway.config.gateway import SecretConfig, TimeoutsConfig
 from gateway.fleet.engine_feed import EngineFeed
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 from scheduler.engine_steps import EngineStep, EngineSteps
 from scheduler.step_time.single_steps import STALL_FACTOR, windows_of
@@ -47,12 +48,13 @@ class Told:
 
     server: VllmProcess
     session: aiohttp.ClientSession
+    upstream: HttpSession
     events: list[EngineSteps] = field(default_factory=list)
     sent: int = 0
 
     def __post_init__(self) -> None:
         self._client = VllmClient(
-            session=self.session,
+            session=self.upstream,
             base_url=self.server.base_url,
             upstream_model=self.server.model,
             api_key=ENGINE_KEY,
@@ -92,8 +94,9 @@ class Told:
 
 @pytest.fixture
 async def told(plugin_server: VllmProcess) -> AsyncIterator[Told]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        one = Told(plugin_server, session)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session, HttpSession() as upstream:
+        one = Told(plugin_server, session, upstream)
         await one.run(4)
         await one.read()
         yield one

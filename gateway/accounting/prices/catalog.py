@@ -55,17 +55,18 @@ class Prices:
         """`catalogs`: where two have rows of one subject, only those of the first count."""
         self._gpu_hours: dict[tuple[str, str], list[GpuHourRow]] = {}
         self._remotes: dict[str, list[RemoteRow]] = {}
-        self._showback: dict[str, list[ShowbackRow]] = {}
+        self._showback: dict[tuple[str, str], list[ShowbackRow]] = {}
         for catalog in catalogs:
             gpu_hours: dict[tuple[str, str], list[GpuHourRow]] = {}
             remotes: dict[str, list[RemoteRow]] = {}
-            showback: dict[str, list[ShowbackRow]] = {}
+            showback: dict[tuple[str, str], list[ShowbackRow]] = {}
             for gpu_row in catalog.gpu_hours:
                 gpu_hours.setdefault((gpu_row.pool or "", gpu_row.gpu), []).append(gpu_row)
             for remote_row in catalog.remote_tokens:
                 remotes.setdefault(remote_key(remote_row), []).append(remote_row)
             for own_row in catalog.showback:
-                showback.setdefault(own_row.pool, []).append(own_row)
+                key = own_row.pool, own_row.adapter or ""
+                showback.setdefault(key, []).append(own_row)
             self._gpu_hours = {**gpu_hours, **self._gpu_hours}
             self._remotes = {**remotes, **self._remotes}
             self._showback = {**showback, **self._showback}
@@ -89,10 +90,17 @@ class Prices:
                 return _rates(f"{row.id}@{window.name}", window.usd_per_mtok, ())
         return _rates(row.id, row.usd_per_mtok, row.tiers)
 
-    def showback_rates(self, pool: str, at_s: float) -> TokenRates | None:
-        """Token rates that tenants pay for a self-hosted pool; None where unknown."""
-        row = _active(self._showback.get(pool, ()), at_s)
+    def showback_rates(self, pool: str, at_s: float, adapter: str = "") -> TokenRates | None:
+        """Token rates that tenants pay for the model of a self-hosted pool, or by the rows of one
+        of its adapters; None where unknown."""
+        row = _active(self._showback.get((pool, adapter), ()), at_s)
         return None if row is None else _rates(row.id, row.usd_per_mtok, row.tiers)
+
+    def adapter_rates(self, pool: str, at_s: float) -> tuple[tuple[str, TokenRates], ...]:
+        """Token rates of the adapters of a self-hosted pool that have a row of their own now."""
+        adapters = sorted(adapter for name, adapter in self._showback if name == pool and adapter)
+        found = ((adapter, self.showback_rates(pool, at_s, adapter)) for adapter in adapters)
+        return tuple((adapter, rates) for adapter, rates in found if rates is not None)
 
     def gpu_price(self, pool: str, gpu: str, at_s: float) -> GpuPrice | None:
         """Price of a GPU of a pool; None where unknown. A row of the pool precedes one of all

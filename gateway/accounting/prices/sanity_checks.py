@@ -148,7 +148,7 @@ def _key(path: str, row: Validity) -> tuple[str, ...]:
         case RemoteRow():
             return ("remote", row.provider, row.model)
         case ShowbackRow():
-            return ("showback", row.pool)
+            return ("showback", row.pool, row.adapter or "")
     raise TypeError(f"{path}: no key for {type(row).__name__}")
 
 

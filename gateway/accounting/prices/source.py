@@ -67,7 +67,12 @@ def _local(placement: Placement, pool: PoolConfig, prices: Prices, at_s: float) 
     per_s = None
     if per_hour is not None:
         per_s = int((Decimal(per_hour) / 3600).to_integral_value(ROUND_HALF_UP))
-    return replace(placement, rates=prices.showback_rates(pool.name, at_s), nano_usd_per_s=per_s)
+    return replace(
+        placement,
+        rates=prices.showback_rates(pool.name, at_s),
+        adapter_rates=prices.adapter_rates(pool.name, at_s),
+        nano_usd_per_s=per_s,
+    )
 
 
 def _remote(placement: Placement, remote: RemoteConfig, prices: Prices, at_s: float) -> Placement:

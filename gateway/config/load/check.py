@@ -18,6 +18,7 @@ from gateway.config.gateway import (
     TimeoutsConfig,
 )
 from gateway.config.limits import LimitsConfig
+from gateway.config.load.check_adapters import adapter_problems
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_gateway import shared_class_problems
 from gateway.config.load.check_grpc_port import grpc_port_problems
@@ -60,6 +61,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     yield from kv_events_problems(config.pools)
     yield from grpc_port_problems(config.pools)
     yield from rank_problems(config.pools)
+    yield from adapter_problems(config.pools)
     yield from task_problems(config)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)
@@ -250,15 +252,19 @@ def _prior(path: str, pool: PoolConfig, base_dir: Path) -> Iterator[Problem]:
 
 def _key(path: str, key: KeyConfig, config: GatewayConfig) -> Iterator[Problem]:
     known: dict[str, set[str]] = defaultdict(set)
+    discovers = False
     for _, upstream in _upstreams(config):
         known["models"].add(upstream.model)
         if isinstance(upstream, RemoteConfig):
             known["remote_classes"].add(upstream.remote_class)
+        elif upstream.adapters is not None:
+            known["models"].update(adapter.model for adapter in upstream.adapters.models)
+            discovers |= upstream.adapters.discover
     wanted = {"models": key.models, "remote_classes": key.remote_classes or ()}
     sources = {"models": "no pool or remote serves it", "remote_classes": "no remote has it"}
     for field, names in wanted.items():
         for i, name in enumerate(names):
-            if name not in known[field]:
+            if name not in known[field] and not (field == "models" and discovers):
                 guess = nearest(name, known[field])
                 listed = ", ".join(sorted(known[field])) or "none: remove it"
                 fix = f"did you mean {guess}?" if guess else f"there are: {listed}"

@@ -89,6 +89,9 @@ def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.Place
         external_sequences=state.external_sequences,
         predicted_batch=state.predicted_batch,
         distinct_experts=state.distinct_experts,
+        distinct_experts_source=SOURCE[state.distinct_experts_source],
+        expert_imbalance=state.expert_imbalance,
+        busiest_expert_rank=state.busiest_expert_rank,
         output_tokens_per_second=per_s,
         releasable=state.releasable,
         error_share=state.error_share,
@@ -98,6 +101,10 @@ def _placement(state: PlacementSnapshot, per_s: float | None) -> usage_pb2.Place
         max_sequences=state.max_running,
         max_sequences_source=SOURCE[state.max_running_source],
         gauges_source=SOURCE[state.gauges_source],
+        adapters=[
+            usage_pb2.AdapterState(name=name, active=name in state.active_adapters)
+            for name in state.adapters
+        ],
     )
     if state.report_age_s is not None:
         message.report_age.CopyFrom(duration(state.report_age_s))

@@ -203,25 +203,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             caller = current_caller()
             tasks = self._pipeline.settings.tasks
             models: dict[str, inference_pb2.Model] = {}
-            for placement in self._port.fleet.placements:
-                name = placement.model
-                if not caller.allows_model(name):
-                    continue
-                model = models.get(name)
-                if model is None:
-                    model = models[name] = inference_pb2.Model(name=name)
-                    model.tasks.extend(_TASKS[each] for each in sorted(tasks.get(name, ())))
-                if placement.context_tokens is not None:
-                    model.context_tokens = max(model.context_tokens, placement.context_tokens)
-                if placement.kind is PlacementKind.SELF_HOSTED:
-                    # A placement without an address is waiting for DNS to resolve a replica.
-                    model.local_replicas += bool(placement.address)
-                    model.local_replicas_serving += placement.serving
-                else:
-                    model.remotes += 1
-            return inference_pb2.ListModelsResponse(
-                models=[models[name] for name in sorted(models)]
-            )
+            fleet = self._port.fleet
+            for name in sorted(filter(caller.allows_model, fleet.by_model)):
+                models[name] = model = inference_pb2.Model(name=name)
+                its_tasks = tasks.get(fleet.base_model(name), ())
+                model.tasks.extend(_TASKS[each] for each in sorted(its_tasks))
+                if name in fleet.bases:
+                    model.adapter_of = fleet.bases[name]
+                for placement in fleet.of_model(name):
+                    if placement.context_tokens is not None:
+                        model.context_tokens = max(model.context_tokens, placement.context_tokens)
+                    if placement.kind is PlacementKind.SELF_HOSTED:
+                        # A placement without an address is waiting for DNS to resolve a replica.
+                        model.local_replicas += bool(placement.address)
+                        model.local_replicas_serving += placement.serving and placement.has(name)
+                    else:
+                        model.remotes += 1
+            return inference_pb2.ListModelsResponse(models=models.values())
 
     async def Quote(
         self, request: inference_pb2.QuoteRequest, context: Context

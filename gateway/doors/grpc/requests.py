@@ -6,10 +6,9 @@ fix. Up to 20 violations are reported together, as far as they fit into one resp
 
 from __future__ import annotations
 
-import math
-import re
 import secrets
 
+from gateway.domain import request_bounds as bounds
 from gateway.domain.generation import Chat, Generation, Sampling
 from gateway.domain.slices import Steps
 from gateway.doors.grpc import errors
@@ -17,36 +16,11 @@ from gateway.doors.grpc.times import seconds_of
 from gateway.translation.chat_input import EnoughFaults, Violations, parse_chat
 from moegate.v1 import generation_pb2, pooling_pb2
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _MAX_STOPS = 4
-_MAX_CHOICES = 16
-_MAX_LOGPROBS = 20
 _MAX_PRIORITY = 10
-_MAX_ID_BYTES = 128
-_MAX_MODEL_CHARS = 256
-"""Same limit as for model names in the configuration. A longer name would not fit into the error
-response that rejects it."""
-_MAX_STOP_BYTES = 1024
-_MAX_LOGIT_BIASES = 300
-"""Same limit as OpenAI's."""
-_MAX_LOGIT_BIAS = 100
-_MAX_STOP_TOKEN_IDS = 128
-_MAX_TOKEN_ID = 2**31 - 1
-"""Largest token id of an engine: no vocabulary is as large. The engine refuses others itself."""
-_MAX_NANO_USD = 2**62
-"""Bound of sums of money: half of what a 64-bit integer holds, so that two add up."""
 _STEP_TOKENS = 16_384
 """Token ids that are converted in one step."""
 
-_SAMPLING_BOUNDS = {
-    "temperature": (0.0, 2.0),
-    "top_p": (math.ulp(0.0), 1.0),
-    "min_p": (0.0, 1.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-    # An engine divides logits by it, in 32 bits: a smaller one becomes 0 there, and the logits NaN.
-    "repetition_penalty": (0.01, 100.0),
-}
 _NO_SAMPLING = Sampling()
 _SLO_CLASSES = frozenset(generation_pb2.SloClass.values())
 
@@ -108,13 +82,13 @@ def _generation(
         fault("stop", f"{len(stops)} texts: at most {_MAX_STOPS}")
     for i, stop in enumerate(stops):
         size = len(stop.encode())
-        if not 0 < size <= _MAX_STOP_BYTES:
-            fault(f"stop[{i}]", f"{size} bytes: give 1 to {_MAX_STOP_BYTES}")
+        if not 0 < size <= bounds.MAX_STOP_BYTES:
+            fault(f"stop[{i}]", f"{size} bytes: give 1 to {bounds.MAX_STOP_BYTES}")
     choices, logprobs = proto.choices, proto.logprobs
-    if choices > _MAX_CHOICES:
-        fault("choices", f"{choices}: at most {_MAX_CHOICES}")
-    if logprobs > _MAX_LOGPROBS:
-        fault("logprobs", f"{logprobs}: at most {_MAX_LOGPROBS}")
+    if choices > bounds.MAX_CHOICES:
+        fault("choices", f"{choices}: at most {bounds.MAX_CHOICES}")
+    if logprobs > bounds.MAX_LOGPROBS:
+        fault("logprobs", f"{logprobs}: at most {bounds.MAX_LOGPROBS}")
     logit_bias, stop_token_ids = _token_rules(proto, max_output_tokens, violations)
     return Generation(
         request_id=request_id,
@@ -167,14 +141,14 @@ def check_model_name(model: str, violations: Violations) -> None:
     size = len(model)
     if not size:
         violations.add("model", "empty: name a model that ListModels gives")
-    elif size > _MAX_MODEL_CHARS:
-        violations.add("model", f"{size} characters: at most {_MAX_MODEL_CHARS}")
+    elif size > bounds.MAX_MODEL_CHARS:
+        violations.add("model", f"{size} characters: at most {bounds.MAX_MODEL_CHARS}")
 
 
 def checked_request_id(given: str, violations: Violations) -> str:
     """Returns the id, or a new one if none is given."""
     request_id = given or secrets.token_hex(12)
-    if _REQUEST_ID.match(request_id) is None:
+    if bounds.REQUEST_ID.match(request_id) is None:
         fix = 'give at most 128 letters, digits or "._:-"'
         violations.add("request_id", f"{given[:140]!r}: {fix}")
     return request_id
@@ -189,33 +163,32 @@ def _token_rules(
         most = f"give at most max_output_tokens, which is {max_output_tokens}"
         fault("min_tokens", f"{proto.min_tokens}: {most}")
     biases = tuple(sorted(proto.logit_bias.items())) if proto.logit_bias else ()
-    if len(biases) > _MAX_LOGIT_BIASES:
-        fault("logit_bias", f"{len(biases)} tokens: at most {_MAX_LOGIT_BIASES}")
+    if len(biases) > bounds.MAX_LOGIT_BIASES:
+        fault("logit_bias", f"{len(biases)} tokens: at most {bounds.MAX_LOGIT_BIASES}")
     for token, bias in biases:
-        if token > _MAX_TOKEN_ID:
-            fault(f"logit_bias[{token}]", f"{token} is no token id: at most {_MAX_TOKEN_ID}")
-        if not abs(bias) <= _MAX_LOGIT_BIAS:
-            fault(f"logit_bias[{token}]", f"{bias}: give {-_MAX_LOGIT_BIAS} to {_MAX_LOGIT_BIAS}")
+        if token > bounds.MAX_TOKEN_ID:
+            fault(f"logit_bias[{token}]", f"{token} is no token id: at most {bounds.MAX_TOKEN_ID}")
+        if not abs(bias) <= bounds.MAX_LOGIT_BIAS:
+            fault(
+                f"logit_bias[{token}]",
+                f"{bias}: give {-bounds.MAX_LOGIT_BIAS} to {bounds.MAX_LOGIT_BIAS}",
+            )
     stops = tuple(dict.fromkeys(proto.stop_token_ids))
-    if len(stops) > _MAX_STOP_TOKEN_IDS:
-        fault("stop_token_ids", f"{len(stops)} token ids: at most {_MAX_STOP_TOKEN_IDS}")
+    if len(stops) > bounds.MAX_STOP_TOKEN_IDS:
+        fault("stop_token_ids", f"{len(stops)} token ids: at most {bounds.MAX_STOP_TOKEN_IDS}")
     for i, token in enumerate(stops):
-        if token > _MAX_TOKEN_ID:
-            fault(f"stop_token_ids[{i}]", f"{token} is no token id: at most {_MAX_TOKEN_ID}")
+        if token > bounds.MAX_TOKEN_ID:
+            fault(f"stop_token_ids[{i}]", f"{token} is no token id: at most {bounds.MAX_TOKEN_ID}")
     return biases, stops
 
 
 def _parse_sampling(proto: generation_pb2.Sampling, violations: Violations) -> Sampling:
     values: dict[str, float | None] = {}
-    for name, (least, most) in _SAMPLING_BOUNDS.items():
+    for name, (least, most) in bounds.SAMPLING_BOUNDS.items():
         value = getattr(proto, name) if proto.HasField(name) else None
         values[name] = value
-        lower = "above 0" if least == math.ulp(0.0) else f"{least:g}"
-        violations.check(
-            value is None or least <= value <= most,
-            f"sampling.{name}",
-            f"{value}: give {lower} to {most:g}",
-        )
+        if not (value is None or least <= value <= most):
+            violations.add(f"sampling.{name}", f"{value}: {bounds.bounds_text(name)}")
     top_k = proto.top_k if proto.HasField("top_k") else None
     violations.check(
         top_k is None or top_k >= -1, "sampling.top_k", f"{top_k}: give 1 or more, or -1 for all"
@@ -243,10 +216,10 @@ def check_scheduling_fields(
         fault("priority", f"{proto.priority}: give {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
     session_id = proto.session_id if isinstance(proto, generation_pb2.GenerateRequest) else ""
     for name, value in (("session_id", session_id), ("idempotency_key", proto.idempotency_key)):
-        if (size := len(value.encode())) > _MAX_ID_BYTES:
-            fault(name, f"{size} bytes: at most {_MAX_ID_BYTES}")
+        if (size := len(value.encode())) > bounds.MAX_ID_BYTES:
+            fault(name, f"{size} bytes: at most {bounds.MAX_ID_BYTES}")
     if "\0" in session_id:  # PostgreSQL rejects NUL: the row would block all later rows
         fault("session_id", f"{session_id[:140]!r}: leave NUL characters out")
     cost = proto.max_cost_nano_usd
-    if proto.HasField("max_cost_nano_usd") and not 0 < cost < _MAX_NANO_USD:
-        fault("max_cost_nano_usd", f"{cost}: give 1 to {_MAX_NANO_USD - 1}, or leave it out")
+    if proto.HasField("max_cost_nano_usd") and not 0 < cost < bounds.MAX_NANO_USD:
+        fault("max_cost_nano_usd", f"{cost}: give 1 to {bounds.MAX_NANO_USD - 1}, or leave it out")

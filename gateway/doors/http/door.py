@@ -25,7 +25,7 @@ from gateway.doors.http import errors
 from gateway.doors.http.cors import cors_headers, preflight
 from gateway.doors.http.dialect import Dialect, Found, Routes
 from gateway.doors.http.errors import ErrorKind, HttpError
-from gateway.doors.http.exchange import Exchange, Services, lower_items
+from gateway.doors.http.exchange import Exchange, Services, id_headers, lower_items
 from gateway.doors.http.observer import HttpObserver, Observed
 from gateway.doors.http.terms import terms_of
 
@@ -184,7 +184,7 @@ def _error_response(
     dialect: Dialect, error: HttpError, request_id: str, extra: dict[str, str]
 ) -> web.Response:
     shape = dialect.error(error, request_id)
-    headers = {"x-request-id": request_id, "request-id": request_id, **extra}
+    headers = id_headers(request_id) | extra
     headers["x-should-retry"] = "true" if error.may_retry else "false"
     if error.retry_after_s is not None:
         # Whole seconds for everyone, milliseconds for the SDKs of OpenAI and Anthropic.

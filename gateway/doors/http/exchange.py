@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from gateway.auth.authenticator import Caller
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
+from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
+from gateway.domain.outcomes import RequestRefused
 from gateway.doors.entry.active_settings import ActiveSettings
-from gateway.doors.http.errors import HttpError
+from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
 from gateway.doors.http.terms import Terms
@@ -24,6 +28,14 @@ from scheduler.contract import Start
 from scheduler.port import SchedulerPort
 
 T = TypeVar("T")
+WIDE = 1.5
+"""Multiple of the estimated prompt for which the context surely has room."""
+SPARE_TOKENS = 16
+"""Left free beside the prompt."""
+LEAST_OUTPUT_TOKENS = 64
+"""Least room that is believed where no replica can count the prompt."""
+ESTIMATE_ERROR = 1.03
+"""Multiple of the estimated prompt that is believed where no replica can count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +84,27 @@ class Exchange:
         self.body_bytes = len(raw)
         return await parse_body(raw, decode, limits.elements)
 
-    def default_output_tokens(self, model: str, choices: int) -> int:
-        """Output limit of a request that sets none."""
-        return self.services.pipeline.default_output_tokens(model, self.caller, choices)
+    def output_tokens(self, model: str, asked: int | None, choices: int, field: str) -> int:
+        """Output limit of a request. `asked`: what it asks for; None: it sets none. `field`: its
+        path, for errors.
 
-    def generate_call(
+        Agents ask for the most that any model gives. It is a bound, so that it is lowered to what
+        the model and the key allow. Raises HttpError (INVALID) for less than 1.
+        """
+        pipeline = self.services.pipeline
+        if asked is None:
+            return pipeline.default_output_tokens(model, self.caller, choices)
+        if asked < 1:
+            raise invalid(field, f"{asked}: give at least 1, or leave it out")
+        return min(asked, pipeline.most_output_tokens(model, self.caller, choices))
+
+    async def generate_call(
         self, generation: Generation, *, whole_answer: bool, session_id: str = ""
     ) -> GenerateCall:
         """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
-        one."""
+        one. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
+        generation = await self._fitted(generation)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -101,14 +124,40 @@ class Exchange:
             on_start=self._started,
         )
 
+    async def _fitted(self, generation: Generation) -> Generation:
+        """Lowers the output limit to what the context leaves beside the prompt: engines refuse a
+        limit that does not fit. Where the room is narrow, a replica counts the prompt."""
+        pipeline = self.services.pipeline
+        context = pipeline.context_tokens(generation.model)
+        if context is None:
+            return generation
+        most = generation.max_output_tokens
+        estimate = pipeline.admission.estimate(generation, self.caller.tenant)
+        if WIDE * estimate + most <= context:
+            return generation
+        try:
+            pipeline.admission.check_model(generation.model, self.caller)
+            prompt = await pipeline.admission.count(generation)
+        except (RequestRefused, UpstreamFailure) as error:
+            raise from_outcome(error) from error
+        counted = prompt is not None
+        if prompt is None:
+            prompt = math.ceil(ESTIMATE_ERROR * estimate)
+        room = context - prompt - SPARE_TOKENS
+        if not counted and room < LEAST_OUTPUT_TOKENS:
+            return generation  # the estimate may be wrong: the engine knows
+        if room < 1:
+            text = f"{prompt} tokens > {context} maximum"
+            raise HttpError(ErrorKind.INVALID, text, code="context_length_exceeded")
+        if room >= most:
+            return generation
+        least = min(generation.min_tokens, room)
+        return replace(generation, max_output_tokens=room, min_tokens=least)
+
     def answer_headers(self) -> dict[str, str]:
         """Headers that every answer has: the request's id and, where known, its placement and why
         it was chosen."""
-        found = {
-            "x-request-id": self.request_id,
-            "request-id": self.request_id,
-            **self.headers,
-        }
+        found = id_headers(self.request_id) | self.headers
         if self.start is not None:
             found["x-moegate-placement"] = header_text(self.start.placement)
             found["x-moegate-reason"] = header_text(self.start.reason)
@@ -116,6 +165,12 @@ class Exchange:
 
     def _started(self, start: Start) -> None:
         self.start = start
+
+
+def id_headers(request_id: str) -> dict[str, str]:
+    """Headers of every answer: the request's id by the names that OpenAI and Anthropic have for it,
+    and no version of a server."""
+    return {"x-request-id": request_id, "request-id": request_id, "Server": "moegate"}
 
 
 def lower_items(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import msgspec
 
+from gateway.domain.request_bounds import MAX_ID_BYTES, MAX_NANO_USD, REQUEST_ID
 from gateway.doors.http.errors import HttpError, invalid
 from scheduler.contract import SloClass
 
@@ -23,12 +24,9 @@ SESSION_HEADERS = (
 )
 """Headers that name the conversation, the first one counts: moegate's own, Claude Code, Codex (new
 and old), OpenCode."""
-MAX_ID_BYTES = 128
 LONGEST_S = 86_400.0
 MOST_PRIORITY = 10
 NANO = 1_000_000_000
-MOST_NANO_USD = 2**62
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?\Z")
 _USD = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?\Z")
 _CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -69,7 +67,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
             raise _fault("class", text, f"give one of {classes}") from None
     local_only, remote_classes = _data_policy(given.get("data-policy"))
     request_id = given.get("request-id", "")
-    if request_id and _REQUEST_ID.match(request_id) is None:
+    if request_id and REQUEST_ID.match(request_id) is None:
         raise _fault("request-id", request_id, 'give at most 128 letters, digits or "._:-"')
     idempotency_key = headers.get("idempotency-key", "")
     if len(idempotency_key.encode()) > MAX_ID_BYTES:
@@ -138,7 +136,7 @@ def _data_policy(text: str | None) -> tuple[bool, frozenset[str]]:
 def _max_cost(text: str | None) -> int | None:
     if text is None:
         return None
-    if _USD.match(text) is None or not 0 < (cost := int(Decimal(text) * NANO)) < MOST_NANO_USD:
+    if _USD.match(text) is None or not 0 < (cost := int(Decimal(text) * NANO)) < MAX_NANO_USD:
         raise _fault("max-cost", text, "give US dollars above 0 such as 0.05")
     return cost
 

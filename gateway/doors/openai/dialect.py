@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from gateway.doors.http.dialect import Dialect, Route
-from gateway.doors.openai.errors import error_shape
+from gateway.doors.openai.chat.handler import chat_completions
 from gateway.doors.openai.models import list_models, retrieve_model
+from gateway.doors.openai.responses.handler import RESPONSE_PREFIX, Responses
+from gateway.doors.openai.responses.stored import ResponseStore
+from gateway.doors.openai.wire.errors import error_shape
 
-OPENAI = Dialect(
-    name="openai",
-    routes=(
-        Route(method="GET", path="/v1/models", handle=list_models),
-        Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
-    ),
-    is_spoken=lambda headers: True,
-    error=error_shape,
-)
-"""Spoken by every client that is not known to speak another dialect."""
+
+def openai_dialect() -> Dialect:
+    """The dialect, with a store of responses of its own. Spoken by every client that is not known
+    to speak another one."""
+    responses = Responses(ResponseStore())
+    one_response = f"/v1/responses/{RESPONSE_PREFIX}{{id}}"
+    return Dialect(
+        name="openai",
+        routes=(
+            Route(
+                method="POST",
+                path="/v1/chat/completions",
+                handle=chat_completions,
+                generates=True,
+            ),
+            Route(method="POST", path="/v1/responses", handle=responses.create, generates=True),
+            Route(method="GET", path=one_response, handle=responses.retrieve),
+            Route(method="DELETE", path=one_response, handle=responses.delete),
+            Route(method="GET", path="/v1/models", handle=list_models),
+            Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
+        ),
+        is_spoken=lambda headers: True,
+        error=error_shape,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
@@ -25,6 +24,7 @@ from gateway.upstream.features import Capabilities
 from gateway.upstream.features import capabilities as capabilities_of
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.session_hint import SessionHint
@@ -45,7 +45,7 @@ class AnthropicClient:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         base_url: str,
         upstream_model: str,
         api_key: str | None,

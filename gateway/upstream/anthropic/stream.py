@@ -46,6 +46,8 @@ class MessageDecoder:
     none are kept. `bounds`: what the answer can hold at most.
     """
 
+    last_event = b"message_stop"
+
     def __init__(
         self,
         prompt_tokens: Callable[[], int],

@@ -8,27 +8,32 @@ early, because a timer for each read costs as much as the read.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Mapping
+from typing import Protocol, TypeVar
 
-import aiohttp
 import msgspec
 
 from gateway.domain.failures import FailureKind, UpstreamFailure, one_line
-from gateway.upstream.http.connections import Reuse, is_stale, unpooled_session
-from gateway.upstream.http.large_body import LARGE_BODY_BYTES, LargeBody
+from gateway.upstream.http import connections
+from gateway.upstream.http.connection import PIECE_BYTES, Connection
+from gateway.upstream.http.connections import HttpSession
+from gateway.upstream.http.response import Response
+from gateway.upstream.http.target import Origin, request_head, target_of
 
-END_GRACE_S = 0.25
-"""Longest wait for the end of a body after its last event; then its connection is closed."""
-MAX_END_BYTES = 64 * 1024
-"""Most bytes that are read after the last event; then its connection is closed."""
-_STALL_S = 0.25
-"""A timer that is this late shows that the event loop stood still."""
 _PLAIN = frozenset({"", "identity", "none", "utf-8", "utf8"})
 """Values of Content-Encoding that leave the body as it is; some servers put the charset there."""
 _PLAIN_TRANSFER = frozenset({"", "identity", "chunked"})
+
+
+T = TypeVar("T")
+
+
+class Waits(Protocol):
+    """What a call waits for."""
+
+    def time_out(self) -> None:
+        """Ends the wait with TimeoutError."""
 
 
 class CallBounds:
@@ -78,17 +83,18 @@ class CallBounds:
         self._started = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
-        self._waits: aiohttp.StreamReader | None = None
+        self._waits: Waits | None = None
         self.next_s = min(now_s + first_s, end_s)
 
-    async def read(self, content: aiohttp.StreamReader) -> bytes:
-        """The bytes that have come, or that come next by `next_s`; empty: the end. Raises
-        TimeoutError, after which `content` cannot be read any more."""
-        if (self._timer is None or self.next_s < self._armed_s) and not content.is_eof():
-            self._arm()  # at the end of the body there is nothing to wait for
-        self._waits = content
+    async def wait(self, on: Waits, awaited: Awaitable[T]) -> T:
+        """Awaits what waits on `on`, until `next_s`. Raises UpstreamFailure after that."""
+        if self._timer is None or self.next_s < self._armed_s:
+            self._arm()
+        self._waits = on
         try:
-            return await content.readany()
+            return await awaited
+        except TimeoutError as error:
+            raise self.failure() from error
         finally:
             self._waits = None
 
@@ -112,7 +118,7 @@ class CallBounds:
         if loop.time() < self.next_s:
             self._arm()
         else:
-            self._waits.set_exception(TimeoutError())
+            self._waits.time_out()
 
     def record_output(self, now_s: float) -> None:
         """Output has come: the idle limit starts anew."""
@@ -152,9 +158,10 @@ class CallBounds:
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, and how long a connection for it may take. `headers`: all that are sent."""
+    """A request, and how long a connection for it may take. `headers`: all that are sent but
+    `Host`, `User-Agent` and `Content-Length`."""
 
-    session: aiohttp.ClientSession
+    session: HttpSession
     url: str
     headers: Mapping[str, str]
     connect_s: float
@@ -162,82 +169,73 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
 
 
-@functools.lru_cache
-def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
-    """Limits the connection only; the default of aiohttp would cut a stream after 5 minutes."""
-    return aiohttp.ClientTimeout(total=None, connect=connect_s)
+async def open_response(request: HttpRequest, bounds: CallBounds) -> Response:
+    """Sends a request. Returns the response once its headers have come; the caller closes it.
 
-
-async def open_response(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
-    """Sends a request. Returns the response once its headers have come; the caller closes it."""
-    connect_s = request.connect_s
+    Where a pooled connection was stale, sends it once more on a fresh one.
+    """
+    origin, rest_of_line = target_of(request.url)
+    body = request.body
+    head = request_head(
+        request.method, rest_of_line, request.headers, None if body is None else len(body)
+    )
+    connection = request.session.take_idle(origin)
+    if connection is None:
+        connection = await _connect(request, origin, bounds)
+        return await _exchange(connection, head, body, bounds)
     now_s = asyncio.get_running_loop().time
+    sent_s = now_s()
+    try:
+        return await _exchange(connection, head, body, bounds)
+    except UpstreamFailure as failure:
+        is_stale = failure.kind is FailureKind.SERVER_ERROR and not connection.began
+        if not is_stale or now_s() - sent_s > connections.STALE_S:
+            raise
+        stale = failure
+    try:
+        connection = await _connect(request, origin, bounds, look_up_anew=True)
+    except UpstreamFailure as failure:
+        raise stale if failure.kind is FailureKind.CONNECT else failure from None
+    return await _exchange(connection, head, body, bounds)
+
+
+async def _connect(
+    request: HttpRequest, origin: Origin, bounds: CallBounds, *, look_up_anew: bool = False
+) -> Connection:
     try:
         async with asyncio.timeout_at(bounds.next_s):
-            late_s = now_s() + connect_s + _STALL_S
-            try:
-                return await _send_unless_stale(request)
-            except aiohttp.ConnectionTimeoutError:
-                # A late timer means that this process stalled, not the server. Try once more.
-                if now_s() < late_s:
-                    raise
-            return await _send(request, request.session, Reuse())
-    except aiohttp.ConnectionTimeoutError as error:
-        message = f"no connection within {connect_s:g} s"
-        raise UpstreamFailure(FailureKind.CONNECT, message) from error
+            return await request.session.connect(
+                origin, request.connect_s, look_up_anew=look_up_anew
+            )
     except TimeoutError as error:
         raise bounds.failure() from error
-    except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or type(error.os_error).__name__
-        raise UpstreamFailure(FailureKind.CONNECT, f"no connection: {reason}") from error
-    except aiohttp.ClientConnectionError as error:
-        raise UpstreamFailure(
-            FailureKind.SERVER_ERROR, "the connection broke before an answer"
-        ) from error
-    except aiohttp.ClientError as error:
-        raise UpstreamFailure(FailureKind.PROTOCOL, "the answer is not HTTP") from error
 
 
-async def _send_unless_stale(request: HttpRequest) -> aiohttp.ClientResponse:
-    """Sends a request; where a pooled connection was stale, once more on a fresh one."""
-    now_s = asyncio.get_running_loop().time
-    sent_s, reuse = now_s(), Reuse()
+async def _exchange(
+    connection: Connection, head: bytes, body: bytes | None, bounds: CallBounds
+) -> Response:
+    """Sends a request and awaits the head of its answer."""
+    is_large = body is not None and len(body) > PIECE_BYTES
+    response = connection.send(head, None if is_large else body)
     try:
-        return await _send(request, request.session, reuse)
-    except aiohttp.ClientError as error:
-        if not is_stale(error, reuse, now_s() - sent_s):
-            raise
-        broken = error
-    fresh = unpooled_session()
-    try:
-        response = await _send(request, fresh, Reuse())
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        await fresh.close()
-        raise broken from None
+        if is_large:
+            await _send_body(connection, body or b"", bounds)
+        await bounds.wait(response, response.await_head())
     except BaseException:
-        await fresh.close()
+        connection.abort()
         raise
-    fresh.detach()
     return response
 
 
-async def _send(
-    request: HttpRequest, session: aiohttp.ClientSession, reuse: Reuse
-) -> aiohttp.ClientResponse:
-    body = request.body
-    data = LargeBody(body) if body is not None and len(body) > LARGE_BODY_BYTES else body
-    return await session.request(
-        request.method,
-        request.url,
-        data=data,
-        headers=request.headers,
-        timeout=_timeout(request.connect_s),
-        allow_redirects=False,
-        trace_request_ctx=reuse,
-    )
+async def _send_body(connection: Connection, body: bytes, bounds: CallBounds) -> None:
+    try:
+        async with asyncio.timeout_at(bounds.next_s):
+            await connection.send_body(body)
+    except TimeoutError as error:
+        raise bounds.failure() from error
 
 
-def foreign_encoding(response: aiohttp.ClientResponse) -> str:
+def foreign_encoding(response: Response) -> str:
     """The encoding in which the body has come although plain bytes were asked for; empty: none."""
     for name, plain in (("Content-Encoding", _PLAIN), ("Transfer-Encoding", _PLAIN_TRANSFER)):
         for value in response.headers.getall(name, ()):
@@ -247,44 +245,16 @@ def foreign_encoding(response: aiohttp.ClientResponse) -> str:
     return ""
 
 
-async def gather(response: aiohttp.ClientResponse, window_s: float) -> None:
-    """Waits while output gathers: for `window_s` seconds, or until the body has ended or broken."""
-    content = response.content
-    if content.is_eof() or content.exception() is not None:
-        return
-    with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(window_s):
-            await content.wait_eof()
-
-
-async def read_some(response: aiohttp.ClientResponse, bounds: CallBounds) -> bytes:
+async def read_some(response: Response, bounds: CallBounds) -> bytes:
     """The bytes that have come, or that come next; empty: the end of the body."""
-    try:
-        return await bounds.read(response.content)
-    except TimeoutError as error:
-        raise bounds.failure() from error
-    except aiohttp.ClientError as error:
-        raise UpstreamFailure(
-            FailureKind.SERVER_ERROR, "the stream was cut: the connection broke"
-        ) from error
+    if response.needs_wait:
+        return await bounds.wait(response, response.read())
+    return await response.read()
 
 
-async def read_at_most(
-    response: aiohttp.ClientResponse, max_bytes: int, bounds: CallBounds
-) -> bytes:
+async def read_at_most(response: Response, max_bytes: int, bounds: CallBounds) -> bytes:
     """The body; one that is longer than `max_bytes` is cut to `max_bytes + 1`."""
     body = bytearray()
     while len(body) <= max_bytes and (data := await read_some(response, bounds)):
         body += data
     return bytes(body[: max_bytes + 1])
-
-
-async def await_end(response: aiohttp.ClientResponse) -> None:
-    """Reads the end of a body after its last event, so that its connection can be used again."""
-    if response.content.at_eof():
-        return  # it came with the last event
-    received = 0
-    with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(END_GRACE_S):
-            while received <= MAX_END_BYTES and (data := await response.content.readany()):
-                received += len(data)

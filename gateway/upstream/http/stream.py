@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Protocol
 
-import aiohttp
 import msgspec
 from msgspec import structs
 
@@ -24,6 +23,7 @@ from gateway.upstream.http import call as http_call
 from gateway.upstream.http import failures
 from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace
+from gateway.upstream.http.response import Response
 from gateway.upstream.http.sse import EventTooLarge, SseReader
 
 ERROR_BODY_S = 2.0
@@ -40,6 +40,9 @@ PINGS_IDLE = 4.0
 
 class Decoder(Protocol):
     """Payloads of one stream into chunks."""
+
+    last_event: bytes
+    """Bytes that only the last event of a stream has."""
 
     @property
     def ended(self) -> bool:
@@ -89,7 +92,7 @@ async def stream_chunks(
         while not decoder.ended:
             if decoder.started and not decoder.finished and (window_s := pace.window_s) > 0:
                 # Under load: all output of the window is read, decoded and sent at once.
-                await http_call.gather(response, window_s)
+                await response.gather(window_s, decoder.last_event)
             try:
                 bounds.check_end(now())
                 data = await http_call.read_some(response, bounds)
@@ -121,11 +124,12 @@ async def stream_chunks(
                     await asyncio.sleep(0)  # a flood of small events holds nobody else
                     if decoder.ended:
                         break
-        yield decoder.end()
-        await http_call.await_end(response)
+        last = decoder.end()
+        if decoder.ended:
+            response.finish()
+        yield last
     finally:
         bounds.close()
-        # No effect after the body's end: the connection is back in the pool by then.
         response.close()
 
 
@@ -148,7 +152,7 @@ def too_long(max_bytes: int) -> UpstreamFailure:
     return UpstreamFailure(FailureKind.PROTOCOL, message)
 
 
-async def open_good(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientResponse:
+async def open_good(request: HttpRequest, bounds: CallBounds) -> Response:
     """A response with status 200 and a plain body, for the caller to close."""
     response = await http_call.open_response(request, bounds)
     encoding = http_call.foreign_encoding(response)
@@ -174,7 +178,7 @@ async def open_good(request: HttpRequest, bounds: CallBounds) -> aiohttp.ClientR
     raise failures.http_failure(response.status, text, response.headers, time.time())
 
 
-async def _check_event_stream(response: aiohttp.ClientResponse, bounds: CallBounds) -> None:
+async def _check_event_stream(response: Response, bounds: CallBounds) -> None:
     """Raises UpstreamFailure for another content type: the error in the body, if there is one."""
     if response.content_type == "text/event-stream":
         return

@@ -24,7 +24,8 @@ from gateway.domain.slices import in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
-from gateway.upstream.http.call import END_GRACE_S, CallBounds
+from gateway.upstream.http.call import CallBounds
+from gateway.upstream.http.connection import END_GRACE_S
 from gateway.upstream.http.stream import stream_bounds, too_long
 from gateway.upstream.moegate.failures import failure_of
 from gateway.upstream.moegate.messages import MOEGATE_FEATURES, AnswerDecoder, generate_request

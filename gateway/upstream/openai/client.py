@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from functools import partial
 
-import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
@@ -18,6 +17,7 @@ from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.features import Capabilities
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import HttpRequest
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, stream_chunks
 from gateway.upstream.http.whole import whole_chunk
@@ -45,7 +45,7 @@ class OpenAIClient:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         base_url: str,
         upstream_model: str,
         api_key: str | None,

@@ -25,7 +25,7 @@ from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
-from gateway.upstream.openai.usage import UsageTotals, claim_of
+from gateway.upstream.openai.usage import UsageTotals, claim_of, engine_seconds
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.usage_claims import Claim, Seen, judged, larger
 
@@ -44,6 +44,8 @@ class StreamDecoder:
         ended: [DONE], a failure or too much output came, so that nothing that follows matters.
         started: the first token has come.
     """
+
+    last_event = b"[DONE]"
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class StreamDecoder:
         self._failure: UpstreamFailure | None = None
         self._unread: str | None = None
         self._complete = self._cut = False
+        self._engine_s: float | None = None
         self.ended = False
         self.started = False
         self._output_tokens = 0
@@ -152,6 +155,7 @@ class StreamDecoder:
             response_id=self._response_id,
             missing_choices=missing,
             deviations=(*self._deviations(missing), *refused),
+            engine_s=self._engine_s,
         )
 
     def _fail(self, failure: UpstreamFailure) -> None:
@@ -200,6 +204,8 @@ class StreamDecoder:
                 state.add(choice, halves=halves)
                 if choice.usage is not None:
                     self._add_choice_usage(state, choice.usage)
+        if frame.metrics is not None:
+            self._engine_s = engine_seconds(frame.metrics)
         usage = frame.usage
         if usage is None and frame.x_groq is not None:
             usage = frame.x_groq.usage

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from gateway.upstream.openai import wire
 from gateway.upstream.usage_claims import Claim, larger
+
+_ENGINE_TIMES = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
+"""Parts of the time that vLLM spends on a request. The second one begins when it is scheduled."""
+
+
+_MOST_MS = 1e10
+"""Largest time that is believed, some months."""
 
 
 class UsageTotals:
@@ -38,6 +46,22 @@ class UsageTotals:
         if not self._seen:
             return claim_of(self._last)
         return claim_of(_largest([*self._seen, self._last]))
+
+
+def engine_seconds(metrics: Any) -> float | None:
+    """Seconds from the arrival in vLLM's queue to the last token, from the `metrics` of its last
+    event; None: it does not tell all of them."""
+    if not isinstance(metrics, dict):
+        return None
+    total_s = 0.0
+    for name in _ENGINE_TIMES:
+        value = metrics.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not 0 <= value <= _MOST_MS:
+            return None
+        total_s += value / 1e3
+    return total_s
 
 
 def claim_of(usage: wire.Usage) -> Claim:

@@ -159,6 +159,8 @@ class Frame(msgspec.Struct, gc=False):
     model: str | None = None
     error: Any = None
     x_groq: Groq | None = None
+    metrics: Any = None
+    """vLLM's, with `--enable-per-request-metrics`, beside the last usage."""
 
 
 class TokenCount(msgspec.Struct, gc=False):
@@ -169,10 +171,11 @@ class TokenCount(msgspec.Struct, gc=False):
 
 
 class Model(msgspec.Struct, gc=False):
-    """A served model. `max_model_len`: tokens, vLLM only."""
+    """A served model. `max_model_len`: tokens; `parent`: base model of an adapter; vLLM only."""
 
     id: str
     max_model_len: int | None = None
+    parent: str | None = None
 
 
 class ModelList(msgspec.Struct, gc=False):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
 from gateway.config.gateway import TimeoutsConfig
@@ -20,6 +21,7 @@ from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.http.call import CallBounds, HttpRequest
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
 from gateway.upstream.http.whole import whole_chunk
@@ -39,22 +41,35 @@ TOKENIZE_BYTES_PER_BYTE = 16
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model that a server lists. `context_tokens`: None if not reported. `parent`: base model of
+    a LoRA adapter; empty: it is no adapter."""
+
+    context_tokens: int | None = None
+    parent: str = ""
+
+
 class VllmClient:
     """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
-    `base_url`: without /v1. `session` is the caller's, and outlives this. `pace`: how large pieces
-    of streams shall be; `extra`: fields that every body of a generation gets;
+    `base_url`: without /v1. `session` is the caller's, and outlives this. `adapters`: the server's
+    names of LoRA adapters, by those of clients. A generation for any other adapter names it as the
+    server does; `model`: the name that is none (None: no generation is for an adapter). `pace`: how
+    large pieces of streams shall be; `extra`: fields that every body of a generation gets;
     `control_timeout_s`: of each call but `stream`.
     """
 
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         base_url: str,
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
+        model: str | None = None,
+        adapters: Mapping[str, str] | None = None,
         pace: Pace | None = None,
         extra: Mapping[str, msgspec.Raw] | None = None,
         control_timeout_s: float = 10.0,
@@ -62,6 +77,9 @@ class VllmClient:
         self.session = session
         self._base_url = base_url.rstrip("/")
         self._upstream_model = upstream_model
+        self._names = frozenset((upstream_model, model or upstream_model))
+        self._has_adapters = model is not None
+        self._adapters = adapters or {}
         self._timeouts = timeouts
         self._pace: Pace = pace or Unhurried()
         self._extra: Mapping[str, msgspec.Raw] = extra or {}
@@ -79,11 +97,12 @@ class VllmClient:
         """
         pooling = generation.input
         if isinstance(pooling, PoolingInput):
-            body = vllm_pooling_body(generation, pooling, self._upstream_model, self._extra)
+            body = vllm_pooling_body(generation, pooling, self._name_of(generation), self._extra)
             call = self._call(generation, vllm_pooling_path(pooling), body, "application/json")
             decode = partial(pooled_chunk, generation, pooling)
-            return whole_chunk(call, decode, deadline_s=deadline_s)
-        body = vllm_body(generation, self._upstream_model, self._pace.tokens_per_chunk, self._extra)
+            return self._known(generation, whole_chunk(call, decode, deadline_s=deadline_s))
+        name, tokens = self._name_of(generation), self._pace.tokens_per_chunk
+        body = vllm_body(generation, name, tokens, self._extra)
         call = self._call(generation, generation_path(generation), body, "text/event-stream")
         decoder = StreamDecoder(
             generation.choices,
@@ -91,7 +110,21 @@ class VllmClient:
             usage_by_choice=True,
             bounds=bounds_of(generation),
         )
-        return stream_chunks(call, decoder, deadline_s=deadline_s)
+        return self._known(generation, stream_chunks(call, decoder, deadline_s=deadline_s))
+
+    def _is_adapter(self, generation: Generation) -> bool:
+        return self._has_adapters and generation.model not in self._names
+
+    def _name_of(self, generation: Generation) -> str:
+        """The server's name of the model or adapter."""
+        if not self._is_adapter(generation):
+            return self._upstream_model
+        return self._adapters.get(generation.model, generation.model)
+
+    def _known(
+        self, generation: Generation, chunks: AsyncGenerator[Chunk, None]
+    ) -> AsyncGenerator[Chunk, None]:
+        return _adapter_chunks(chunks) if self._is_adapter(generation) else chunks
 
     def _call(self, generation: Generation, path: str, body: Steps[bytes], accept: str) -> Call:
         """`path`: behind /v1."""
@@ -129,12 +162,12 @@ class VllmClient:
         counted = _decoded(wire.decode_token_count, answer)
         return counted.count, counted.max_model_len
 
-    async def list_models(self) -> dict[str, int | None]:
-        """Context length in tokens by name of a served model; None: not reported."""
+    async def list_models(self) -> dict[str, ListedModel]:
+        """What the server lists, by name."""
         models = _decoded(
             wire.decode_models, await self._request("GET", "/v1/models", MAX_ANSWER_BYTES)
         )
-        return {model.id: model.max_model_len for model in models.data}
+        return {m.id: ListedModel(m.max_model_len, m.parent or "") for m in models.data}
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
@@ -173,6 +206,18 @@ class VllmClient:
             message = f"{path} answers with more than {max_bytes} bytes"
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         return answer
+
+
+async def _adapter_chunks(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+    """The chunks of a generation for an adapter, which may have been unloaded meanwhile."""
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+    except UpstreamFailure as failure:
+        if failure.kind is not FailureKind.MODEL_NOT_FOUND:
+            raise
+        raise UpstreamFailure(FailureKind.ADAPTER_NOT_FOUND, failure.message) from failure
 
 
 def _decoded(decode: Callable[[bytes], T], answer: bytes) -> T:

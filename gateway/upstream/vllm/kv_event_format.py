@@ -8,7 +8,7 @@ group that keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -65,9 +65,11 @@ _STORED, _REMOVED = msgspec.msgpack.Decoder(_Stored), msgspec.msgpack.Decoder(_R
 
 
 class EventReader:
-    """Reads the batches of one rank."""
+    """Reads the batches of one rank. `adapters`: clients' names of LoRA adapters, by those of the
+    engine, where they differ."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapters: Mapping[str, str] | None = None) -> None:
+        self._adapters = adapters or {}
         self._group: int | None = None
 
     def read(self, payload: bytes) -> list[CacheChange]:
@@ -106,6 +108,7 @@ class EventReader:
         else:
             plain, salt = _plain(stored)
         parent = stored.parent_block_hash
+        adapter = stored.lora_name or ""
         for start in (*range(0, plain, SLICE_BLOCKS), *range(plain, count, SLICE_BLOCKS)):
             end = min(start + SLICE_BLOCKS, plain if start < plain else count)
             hashes = stored.block_hashes[start:end]
@@ -115,19 +118,25 @@ class EventReader:
                 token_ids=stored.token_ids[start * size : end * size],
                 block_tokens=size,
                 salt=salt if start < plain else None,
+                adapter=self._adapters.get(adapter, adapter),
             )
             parent = hashes[-1]
 
 
 def _plain(stored: _Stored) -> tuple[int, str | None]:
-    """Number of leading blocks that are identified by tokens and a salt alone, and the salt."""
-    keys = stored.extra_keys
-    if stored.lora_id is not None or stored.lora_name is not None or keys is None:
+    """Number of leading blocks that are identified by tokens, an adapter and a salt alone, and the
+    salt. vLLM names an adapter first in the keys of each of its blocks."""
+    keys, adapter = stored.extra_keys, stored.lora_name
+    if keys is None or (stored.lora_id is not None and adapter is None):
         return 0, None
     if len(keys) != len(stored.block_hashes):
         return 0, None
     salt = ""
     for i, key in enumerate(keys):
+        if adapter is not None:
+            if not key or key[0] != adapter:
+                return i, salt
+            key = key[1:]
         match key:
             case None | []:
                 continue

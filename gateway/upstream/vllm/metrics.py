@@ -15,7 +15,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.contract import EngineCounts, EngineReport
+from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineCounts
 
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"

@@ -1,7 +1,8 @@
 """An answer of the plugin `moegate-vllm` (`moegate/vllm_plugin/feed.py`), read leniently.
 
 Columns are found by their names: a later plugin may have more of them. A value that cannot be is
-the error of the whole answer, since the others would not be right either.
+the error of the whole answer, since the others would not be right either; one of the experts, which
+come from elsewhere, costs only the experts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from scheduler.engine_steps import EngineRequest, EngineStep
+from scheduler.engine_steps import EngineRequest, EngineStep, ExpertStep, ExpertSteps
 
 PATH = "/moegate/steps"
 _FORMAT = 1
@@ -27,6 +28,7 @@ _Share = Annotated[float, Meta(ge=0, le=1.001)]
 _Rank = Annotated[int, Meta(ge=0, le=65_535)]
 _Name = Annotated[str, Meta(max_length=1024)]
 _Rows = Annotated[list[list[Any]], Meta(max_length=16_384)]
+_Loads = Annotated[list[Annotated[float, Meta(ge=0, le=1e12)]], Meta(max_length=4096)]
 _Names = Annotated[list[_Name], Meta(max_length=256)]
 
 
@@ -35,6 +37,11 @@ T = TypeVar("T")
 
 class BadFeed(ValueError):
     """The answer is none of the plugin; the text says why."""
+
+
+class _Moe(msgspec.Struct):
+    experts: Annotated[int, Meta(ge=1, le=65_536)]
+    experts_per_token: Annotated[int, Meta(ge=1, le=65_536)]
 
 
 class _Answer(msgspec.Struct):
@@ -49,6 +56,9 @@ class _Answer(msgspec.Struct):
     processes: Annotated[int, Meta(ge=1, le=65_535)] = 1
     lost: _Count = 0
     more: bool = False
+    moe: Any = None
+    expert_fields: Any = ()
+    expert_steps: Any = ()
 
 
 class _Step(msgspec.Struct):
@@ -65,6 +75,14 @@ class _Step(msgspec.Struct):
     dummy: bool = False
     kv_usage: _Share = 0.0
     preemptions: _Count = 0
+
+
+class _ExpertStep(msgspec.Struct):
+    at_s: _Seconds
+    tokens: _Count
+    distinct: Annotated[float, Meta(ge=0, le=65_536)]
+    prefill_tokens: _Count = 0
+    load: _Loads = []
 
 
 class _Request(msgspec.Struct):
@@ -86,6 +104,7 @@ class FeedAnswer:
     more: bool
     steps: tuple[EngineStep, ...]
     requests: tuple[EngineRequest, ...]
+    experts: ExpertSteps | None
 
 
 def parse_steps(text: bytes, at_s: float) -> FeedAnswer:
@@ -119,6 +138,32 @@ def parse_steps(text: bytes, at_s: float) -> FeedAnswer:
             )
             for one in requests
             if (found := _REQUEST_ID.fullmatch(one.id)) is not None
+        ),
+        experts=_experts(answer),
+    )
+
+
+def _experts(answer: _Answer) -> ExpertSteps | None:
+    try:
+        moe = msgspec.convert(answer.moe, _Moe | None)
+        names = msgspec.convert(answer.expert_fields, _Names)
+        rows = _rows(names, msgspec.convert(answer.expert_steps, _Rows), list[_ExpertStep])
+    except msgspec.ValidationError:
+        return None
+    if moe is None or moe.experts_per_token > moe.experts:
+        return None
+    return ExpertSteps(
+        experts=moe.experts,
+        experts_per_token=moe.experts_per_token,
+        steps=tuple(
+            ExpertStep(
+                tokens=step.tokens,
+                prefill_tokens=step.prefill_tokens,
+                distinct=step.distinct,
+                load=tuple(step.load),
+            )
+            for step in rows
+            if 0 <= answer.now_s - step.at_s <= _OLDEST_S
         ),
     )
 

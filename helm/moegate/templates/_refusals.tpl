@@ -58,6 +58,9 @@
 {{- end -}}
 
 {{- define "moegate.vllm.refusals" -}}
+{{- if and .Values.vllm.engineFeed.countExperts (not .Values.vllm.engineFeed.enabled) -}}
+{{- fail "\nvllm.engineFeed.countExperts: the feed tells of experts: set vllm.engineFeed.enabled" -}}
+{{- end -}}
 {{- if and .Values.vllm.engineFeed.enabled (not .Values.vllm.apiKey) -}}
 {{- fail "\nvllm.engineFeed.enabled: the feed is told only to who has the server's key: set vllm.apiKey" -}}
 {{- end -}}

@@ -78,6 +78,10 @@ def _summary(config: GatewayConfig, base_dir: Path) -> Iterator[str]:
         yield _pool_line(pool)
         prior = checked_step_model_prior(pool, base_dir)
         yield f"  its step times before any was seen: {prior.basis}"
+        if pool.adapters is not None:
+            names = ", ".join(adapter.model for adapter in pool.adapters.models) or "none by name"
+            others = ", and those that its servers list" if pool.adapters.discover else ""
+            yield f"  its LoRA adapters: {names}{others}"
         if pool.max_num_seqs is None:
             asked = pool.grpc_port or any(replica.grpc_port for replica in pool.replicas)
             until = ", until its servers tell theirs" if asked else ""

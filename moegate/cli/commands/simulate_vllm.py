@@ -14,8 +14,10 @@ import uvloop
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
+from moegate.simulated_vllm.lora.adapters import module_of
 from moegate.simulated_vllm.server import simulated_vllm
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
+from simulation.engine.physics import ExpertLoad
 
 _DEFAULTS = SimulatedVllmConfig()
 _MODEL = QWEN3_30B_H100
@@ -70,6 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell the cached tokens in the usage",
     )
+    add("--enable-lora", action="store_true", help="have LoRA adapters, also loaded at run time")
+    add(
+        "--lora-modules",
+        nargs="+",
+        type=module_of,
+        default=(),
+        metavar="NAME=PATH",
+        help="adapters that are loaded; the path is only told",
+    )
+    add("--max-loras", type=int, default=1, metavar="N", help="adapters in one batch of a rank")
     add(
         "--reasoning-parser",
         metavar="NAME",
@@ -98,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("prefill-token-us", _MODEL.prefill_token_s * 1e6, "per uncached prompt token"),
     ):
         add(f"--{name}", type=float, default=round(time, 9), metavar=name[-2:].upper(), help=text)
+    add("--expert-zipf", type=float, default=0.0, metavar="X", help="skew of the routers: 0 none")
+    add("--expert-ranks", type=int, default=1, metavar="N", help="ranks that the experts lie on")
+    add("--count-experts", action="store_true", help="tell the experts of each step in the feed")
     parser.set_defaults(run=run)
 
 
@@ -132,8 +147,12 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     names = {field.name for field in dataclasses.fields(SimulatedVllmConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    given["lora_modules"] = tuple(args.lora_modules)
     faults = parse_faults(args.fault or ())
-    return SimulatedVllmConfig(**given, step_model=_step_model(args), faults=faults)
+    load = ExpertLoad(zipf_exponent=args.expert_zipf, expert_ranks=args.expert_ranks, eplb=False)
+    return SimulatedVllmConfig(
+        **given, step_model=_step_model(args), faults=faults, expert_load=load
+    )
 
 
 def _step_model(args: argparse.Namespace) -> StepModel:

@@ -66,7 +66,11 @@ def _lines(row: PriceRow, prices: Prices, at_s: float) -> list[tuple[str, ...]]:
             batch_rates = prices.remote_rates(key, at_s, batch=True)
             return _tier_lines(name, rates) + _tier_lines(f"{key} (batch)", batch_rates)
         case ShowbackRow():
-            return _tier_lines(f"pool {row.pool}", prices.showback_rates(row.pool, at_s))
+            name = f"pool {row.pool}"
+            if row.adapter is not None:
+                name = f"{name}, adapter {row.adapter}"
+            rates = prices.showback_rates(row.pool, at_s, row.adapter or "")
+            return _tier_lines(name, rates)
 
 
 def _tier_lines(name: str, rates: TokenRates | None) -> list[tuple[str, ...]]:

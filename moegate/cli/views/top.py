@@ -16,6 +16,8 @@ KV_BAR_CELLS = 6
 UNKNOWN = "-"
 NANO = 1_000_000_000
 STALE_S = 5.0
+UNEVEN = 1.2
+"""Expert imbalance from which on it is shown."""
 _RATES = (
     ("allocated", "allocated_nano_usd_per_mtok"),
     ("floor", "saturated_nano_usd_per_mtok"),
@@ -187,4 +189,8 @@ def _condition(state: usage_pb2.PlacementState) -> str:
     if age_s > STALE_S:
         return f"report {age_s:.0f} s old"
     unknown = state.gauges_source == usage_pb2.FIGURE_SOURCE_UNKNOWN
-    return "gauges stale" if unknown and state.HasField("report_age") else ""
+    if unknown and state.HasField("report_age"):
+        return "gauges stale"
+    if state.expert_imbalance >= UNEVEN:
+        return f"expert rank {state.busiest_expert_rank}: {state.expert_imbalance:.1f}x the load"
+    return ""

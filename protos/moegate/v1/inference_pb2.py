@@ -27,15 +27,15 @@ from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 from moegate.v1 import pooling_pb2 as moegate_dot_v1_dot_pooling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoegate/v1/inference.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bmoegate/v1/generation.proto\x1a\x18moegate/v1/pooling.proto\"C\n\x13GenerateOnceRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"`\n\x14GenerateOnceResponse\x12(\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChoiceDelta\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Done\"B\n\x12\x43ountTokensRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"k\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x1b\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_context_tokens\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.moegate.v1.Model\"\xb4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x63ontext_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x16local_replicas_serving\x18\x03 \x01(\r\x12\x16\n\x0elocal_replicas\x18\x04 \x01(\r\x12\x0f\n\x07remotes\x18\x05 \x01(\r\x12$\n\x05tasks\x18\x06 \x03(\x0e\x32\x15.moegate.v1.ModelTaskB\x11\n\x0f_context_tokens\"<\n\x0cQuoteRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"?\n\rQuoteResponse\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.moegate.v1.QuoteCandidate\"\x8a\x03\n\x0eQuoteCandidate\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.moegate.v1.PlacementKind\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\'\n\x04ttft\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11marginal_nano_usd\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10\x63harged_nano_usd\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x10\n\x08\x66\x65\x61sible\x18\t \x01(\x08\x12\x1e\n\x16\x65xpected_cached_tokens\x18\n \x01(\x03\x12\x1b\n\x0eharmed_streams\x18\x0b \x01(\x01H\x02\x88\x01\x01\x42\x14\n\x12_marginal_nano_usdB\x13\n\x11_charged_nano_usdB\x11\n\x0f_harmed_streams\"4\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\x85\x02\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x11\n\tplacement\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\x03\x12\x1e\n\x16\x65xpected_output_tokens\x18\t \x01(\x01\x12.\n\ncandidates\x18\n \x03(\x0b\x32\x1a.moegate.v1.QuoteCandidate*l\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x12\x14\n\x10MODEL_TASK_SCORE\x10\x03\x32\xc9\x04\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.moegate.v1.GenerateRequest\x1a\x1c.moegate.v1.GenerateResponse0\x01\x12Q\n\x0cGenerateOnce\x12\x1f.moegate.v1.GenerateOnceRequest\x1a .moegate.v1.GenerateOnceResponse\x12<\n\x05\x45mbed\x12\x18.moegate.v1.EmbedRequest\x1a\x19.moegate.v1.EmbedResponse\x12<\n\x05Score\x12\x18.moegate.v1.ScoreRequest\x1a\x19.moegate.v1.ScoreResponse\x12N\n\x0b\x43ountTokens\x12\x1e.moegate.v1.CountTokensRequest\x1a\x1f.moegate.v1.CountTokensResponse\x12K\n\nListModels\x12\x1d.moegate.v1.ListModelsRequest\x1a\x1e.moegate.v1.ListModelsResponse\x12<\n\x05Quote\x12\x18.moegate.v1.QuoteRequest\x1a\x19.moegate.v1.QuoteResponse\x12\x42\n\x07\x45xplain\x12\x1a.moegate.v1.ExplainRequest\x1a\x1b.moegate.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoegate/v1/inference.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bmoegate/v1/generation.proto\x1a\x18moegate/v1/pooling.proto\"C\n\x13GenerateOnceRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"`\n\x14GenerateOnceResponse\x12(\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x17.moegate.v1.ChoiceDelta\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Done\"B\n\x12\x43ountTokensRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"k\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x1b\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_context_tokens\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.moegate.v1.Model\"\xc8\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x63ontext_tokens\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x16local_replicas_serving\x18\x03 \x01(\r\x12\x16\n\x0elocal_replicas\x18\x04 \x01(\r\x12\x0f\n\x07remotes\x18\x05 \x01(\r\x12$\n\x05tasks\x18\x06 \x03(\x0e\x32\x15.moegate.v1.ModelTask\x12\x12\n\nadapter_of\x18\x07 \x01(\tB\x11\n\x0f_context_tokens\"<\n\x0cQuoteRequest\x12,\n\x07request\x18\x01 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\"?\n\rQuoteResponse\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.moegate.v1.QuoteCandidate\"\x8a\x03\n\x0eQuoteCandidate\x12\x11\n\tplacement\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.moegate.v1.PlacementKind\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\'\n\x04ttft\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04tpot\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11marginal_nano_usd\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10\x63harged_nano_usd\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x10\n\x08\x66\x65\x61sible\x18\t \x01(\x08\x12\x1e\n\x16\x65xpected_cached_tokens\x18\n \x01(\x03\x12\x1b\n\x0eharmed_streams\x18\x0b \x01(\x01H\x02\x88\x01\x01\x42\x14\n\x12_marginal_nano_usdB\x13\n\x11_charged_nano_usdB\x11\n\x0f_harmed_streams\"4\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\x85\x02\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x11\n\tplacement\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\x03\x12\x1e\n\x16\x65xpected_output_tokens\x18\t \x01(\x01\x12.\n\ncandidates\x18\n \x03(\x0b\x32\x1a.moegate.v1.QuoteCandidate*l\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x12\x14\n\x10MODEL_TASK_SCORE\x10\x03\x32\xc9\x04\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.moegate.v1.GenerateRequest\x1a\x1c.moegate.v1.GenerateResponse0\x01\x12Q\n\x0cGenerateOnce\x12\x1f.moegate.v1.GenerateOnceRequest\x1a .moegate.v1.GenerateOnceResponse\x12<\n\x05\x45mbed\x12\x18.moegate.v1.EmbedRequest\x1a\x19.moegate.v1.EmbedResponse\x12<\n\x05Score\x12\x18.moegate.v1.ScoreRequest\x1a\x19.moegate.v1.ScoreResponse\x12N\n\x0b\x43ountTokens\x12\x1e.moegate.v1.CountTokensRequest\x1a\x1f.moegate.v1.CountTokensResponse\x12K\n\nListModels\x12\x1d.moegate.v1.ListModelsRequest\x1a\x1e.moegate.v1.ListModelsResponse\x12<\n\x05Quote\x12\x18.moegate.v1.QuoteRequest\x1a\x19.moegate.v1.QuoteResponse\x12\x42\n\x07\x45xplain\x12\x1a.moegate.v1.ExplainRequest\x1a\x1b.moegate.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELTASK']._serialized_start=1576
-  _globals['_MODELTASK']._serialized_end=1684
+  _globals['_MODELTASK']._serialized_start=1596
+  _globals['_MODELTASK']._serialized_end=1704
   _globals['_GENERATEONCEREQUEST']._serialized_start=129
   _globals['_GENERATEONCEREQUEST']._serialized_end=196
   _globals['_GENERATEONCERESPONSE']._serialized_start=198
@@ -49,17 +49,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=494
   _globals['_LISTMODELSRESPONSE']._serialized_end=549
   _globals['_MODEL']._serialized_start=552
-  _globals['_MODEL']._serialized_end=732
-  _globals['_QUOTEREQUEST']._serialized_start=734
-  _globals['_QUOTEREQUEST']._serialized_end=794
-  _globals['_QUOTERESPONSE']._serialized_start=796
-  _globals['_QUOTERESPONSE']._serialized_end=859
-  _globals['_QUOTECANDIDATE']._serialized_start=862
-  _globals['_QUOTECANDIDATE']._serialized_end=1256
-  _globals['_EXPLAINREQUEST']._serialized_start=1258
-  _globals['_EXPLAINREQUEST']._serialized_end=1310
-  _globals['_EXPLAINRESPONSE']._serialized_start=1313
-  _globals['_EXPLAINRESPONSE']._serialized_end=1574
-  _globals['_INFERENCESERVICE']._serialized_start=1687
-  _globals['_INFERENCESERVICE']._serialized_end=2272
+  _globals['_MODEL']._serialized_end=752
+  _globals['_QUOTEREQUEST']._serialized_start=754
+  _globals['_QUOTEREQUEST']._serialized_end=814
+  _globals['_QUOTERESPONSE']._serialized_start=816
+  _globals['_QUOTERESPONSE']._serialized_end=879
+  _globals['_QUOTECANDIDATE']._serialized_start=882
+  _globals['_QUOTECANDIDATE']._serialized_end=1276
+  _globals['_EXPLAINREQUEST']._serialized_start=1278
+  _globals['_EXPLAINREQUEST']._serialized_end=1330
+  _globals['_EXPLAINRESPONSE']._serialized_start=1333
+  _globals['_EXPLAINRESPONSE']._serialized_end=1594
+  _globals['_INFERENCESERVICE']._serialized_start=1707
+  _globals['_INFERENCESERVICE']._serialized_end=2292
 # @@protoc_insertion_point(module_scope)

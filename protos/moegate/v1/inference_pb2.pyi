@@ -64,20 +64,22 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "context_tokens", "local_replicas_serving", "local_replicas", "remotes", "tasks")
+    __slots__ = ("name", "context_tokens", "local_replicas_serving", "local_replicas", "remotes", "tasks", "adapter_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOCAL_REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
     LOCAL_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     REMOTES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
     context_tokens: int
     local_replicas_serving: int
     local_replicas: int
     remotes: int
     tasks: _containers.RepeatedScalarFieldContainer[ModelTask]
-    def __init__(self, name: _Optional[str] = ..., context_tokens: _Optional[int] = ..., local_replicas_serving: _Optional[int] = ..., local_replicas: _Optional[int] = ..., remotes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ...) -> None: ...
+    adapter_of: str
+    def __init__(self, name: _Optional[str] = ..., context_tokens: _Optional[int] = ..., local_replicas_serving: _Optional[int] = ..., local_replicas: _Optional[int] = ..., remotes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., adapter_of: _Optional[str] = ...) -> None: ...
 
 class QuoteRequest(_message.Message):
     __slots__ = ("request",)

@@ -336,7 +336,7 @@ class QueueState(_message.Message):
     def __init__(self, model: _Optional[str] = ..., slo_class: _Optional[_Union[_generation_pb2.SloClass, str]] = ..., requests: _Optional[int] = ..., oldest_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PlacementState(_message.Message):
-    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age", "kind", "pool", "model", "group", "dp_rank", "reason", "external_sequences", "predicted_batch", "distinct_experts", "decode_step", "output_tokens_per_second", "releasable", "error_share", "kv_capacity_source", "context_tokens", "context_source", "max_sequences", "max_sequences_source", "gauges_source")
+    __slots__ = ("placement", "serving", "running_requests", "waiting_requests", "kv_tokens", "kv_capacity_tokens", "report_age", "kind", "pool", "model", "group", "dp_rank", "reason", "external_sequences", "predicted_batch", "distinct_experts", "decode_step", "output_tokens_per_second", "releasable", "error_share", "kv_capacity_source", "context_tokens", "context_source", "max_sequences", "max_sequences_source", "gauges_source", "distinct_experts_source", "expert_imbalance", "busiest_expert_rank", "adapters")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +363,10 @@ class PlacementState(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_SEQUENCES_SOURCE_FIELD_NUMBER: _ClassVar[int]
     GAUGES_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_EXPERTS_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_IMBALANCE_FIELD_NUMBER: _ClassVar[int]
+    BUSIEST_EXPERT_RANK_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     placement: str
     serving: bool
     running_requests: int
@@ -389,4 +393,16 @@ class PlacementState(_message.Message):
     max_sequences: int
     max_sequences_source: FigureSource
     gauges_source: FigureSource
-    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., group: _Optional[str] = ..., dp_rank: _Optional[int] = ..., reason: _Optional[str] = ..., external_sequences: _Optional[int] = ..., predicted_batch: _Optional[int] = ..., distinct_experts: _Optional[float] = ..., decode_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_tokens_per_second: _Optional[float] = ..., releasable: _Optional[bool] = ..., error_share: _Optional[float] = ..., kv_capacity_source: _Optional[_Union[FigureSource, str]] = ..., context_tokens: _Optional[int] = ..., context_source: _Optional[_Union[FigureSource, str]] = ..., max_sequences: _Optional[int] = ..., max_sequences_source: _Optional[_Union[FigureSource, str]] = ..., gauges_source: _Optional[_Union[FigureSource, str]] = ...) -> None: ...
+    distinct_experts_source: FigureSource
+    expert_imbalance: float
+    busiest_expert_rank: int
+    adapters: _containers.RepeatedCompositeFieldContainer[AdapterState]
+    def __init__(self, placement: _Optional[str] = ..., serving: _Optional[bool] = ..., running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., kv_tokens: _Optional[int] = ..., kv_capacity_tokens: _Optional[int] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[_generation_pb2.PlacementKind, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., group: _Optional[str] = ..., dp_rank: _Optional[int] = ..., reason: _Optional[str] = ..., external_sequences: _Optional[int] = ..., predicted_batch: _Optional[int] = ..., distinct_experts: _Optional[float] = ..., decode_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_tokens_per_second: _Optional[float] = ..., releasable: _Optional[bool] = ..., error_share: _Optional[float] = ..., kv_capacity_source: _Optional[_Union[FigureSource, str]] = ..., context_tokens: _Optional[int] = ..., context_source: _Optional[_Union[FigureSource, str]] = ..., max_sequences: _Optional[int] = ..., max_sequences_source: _Optional[_Union[FigureSource, str]] = ..., gauges_source: _Optional[_Union[FigureSource, str]] = ..., distinct_experts_source: _Optional[_Union[FigureSource, str]] = ..., expert_imbalance: _Optional[float] = ..., busiest_expert_rank: _Optional[int] = ..., adapters: _Optional[_Iterable[_Union[AdapterState, _Mapping]]] = ...) -> None: ...
+
+class AdapterState(_message.Message):
+    __slots__ = ("name", "active")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    active: bool
+    def __init__(self, name: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...

@@ -13,10 +13,12 @@ import pytest
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.fleet.engine_feed import ABSENT_S, MOST_ANSWERS, EngineFeed
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.vllm_plugin.feed import MOST_TOLD, Feed, Step
 from scheduler.engine_steps import EngineSteps
+from simulation.engine.physics import ExpertLoad
 from tests.gateway.upstream.vllm.test_steps_feed import STEP
 
 
@@ -132,7 +134,11 @@ async def test_a_garbled_answer_reports_nothing() -> None:
 
 async def test_the_simulated_vllm_tells_its_steps_to_those_who_have_the_key() -> None:
     config = SimulatedVllmConfig(speed=20.0, api_key="right")
-    async with simulated_vllm(config) as server, aiohttp.ClientSession() as session:
+    async with (
+        simulated_vllm(config) as server,
+        HttpSession() as session,
+        aiohttp.ClientSession() as caller,
+    ):
         clock = asyncio.get_running_loop().time
         events: list[EngineSteps] = []
 
@@ -152,7 +158,8 @@ async def test_the_simulated_vllm_tells_its_steps_to_those_who_have_the_key() ->
             "ignore_eos": True,
         }
         headers = {"Authorization": "Bearer right", "X-Request-Id": "mine"}
-        async with session.post(f"{server.url}/v1/completions", json=body, headers=headers) as got:
+        url = f"{server.url}/v1/completions"
+        async with caller.post(url, json=body, headers=headers) as got:
             assert got.status == 200
         await EngineFeed("a", "a", clock).read(client("wrong"), events.append)
         await EngineFeed("a", "a", clock).read(client(None), events.append)
@@ -169,3 +176,37 @@ async def test_the_simulated_vllm_tells_its_steps_to_those_who_have_the_key() ->
     assert ended.decode_s is not None
     decoded_s = sum(step.took_s for step in event.steps if step.sequences)
     assert abs(ended.decode_s / decoded_s - 1.0) < 0.02
+
+
+async def test_the_simulated_vllm_tells_its_experts() -> None:
+    load = ExpertLoad(zipf_exponent=0.6, expert_ranks=4, eplb=False)
+    config = SimulatedVllmConfig(speed=20.0, api_key="right", count_experts=True, expert_load=load)
+    async with (
+        simulated_vllm(config) as server,
+        HttpSession() as session,
+        aiohttp.ClientSession() as caller,
+    ):
+        body = {"model": config.served_model_name, "prompt": [7] * 9, "max_tokens": 4, "n": 3}
+        headers = {"Authorization": "Bearer right"}
+        url = f"{server.url}/v1/completions"
+        async with caller.post(url, json=body, headers=headers) as got:
+            assert got.status == 200
+        client = VllmClient(
+            session=session,
+            base_url=server.url,
+            upstream_model=config.served_model_name,
+            api_key="right",
+            timeouts=TimeoutsConfig(),
+        )
+        events: list[EngineSteps] = []
+        await EngineFeed("a", "a", time.monotonic).read(client, events.append)
+    [event] = events
+    assert event.experts is not None
+    assert (event.experts.experts, event.experts.experts_per_token) == (128, 8)
+    prefill, *decodes = event.experts.steps
+    assert prefill.tokens == prefill.prefill_tokens
+    assert {step.prefill_tokens for step in decodes} == {0}
+    assert all(8 <= step.distinct <= 8 * step.tokens for step in decodes)
+    for step in decodes:
+        assert len(step.load) == 4
+        assert sum(step.load) == pytest.approx(8 * step.tokens, rel=0.01)

@@ -19,6 +19,7 @@ from gateway.domain.generation import Chunk, Generation
 from gateway.fleet import probes
 from gateway.fleet.probes import Prober, WatchedReplica
 from gateway.fleet.server_info import ServerInfoWatch
+from gateway.upstream.vllm.client import ListedModel
 from scheduler.contract import EngineReport, Event, ServingChanged
 from tests.known import IDLE_METRICS
 
@@ -30,7 +31,7 @@ IDLE = IDLE_METRICS
 class Engine:
     """A vLLM server that answers by its fields."""
 
-    models: dict[str, int | None] = field(default_factory=lambda: {"up": 1000})
+    models: dict[str, ListedModel] = field(default_factory=lambda: {"up": ListedModel(1000)})
     text: bytes = IDLE
     refuses: bool = False
     hangs: bool = False
@@ -53,7 +54,7 @@ class Engine:
         return
         yield
 
-    async def list_models(self) -> dict[str, int | None]:
+    async def list_models(self) -> dict[str, ListedModel]:
         self._answer()
         return self.models
 
@@ -171,7 +172,7 @@ async def test_every_pinned_rank_must_generate() -> None:
 
 
 async def test_another_model_and_a_refused_connection_are_told_once_each() -> None:
-    engine = Engine(models={"other": None})
+    engine = Engine(models={"other": ListedModel()})
     async with watching(replica(engine)) as watched:
         await watched.until(lambda: len(watched.reasons()) == 1)
         engine.refuses = True
@@ -180,7 +181,7 @@ async def test_another_model_and_a_refused_connection_are_told_once_each() -> No
         assert "serves other, not up" in watched.reasons()[0]
         assert "no connection" in watched.reasons()[1]
         assert len(watched.reasons()) == 2
-        engine.refuses, engine.models = False, {"up": None}
+        engine.refuses, engine.models = False, {"up": ListedModel()}
         await watched.until(lambda: watched.serving() == {"own/a": True})
 
 
@@ -241,7 +242,7 @@ async def test_what_stays_the_same_is_not_disturbed() -> None:
 @pytest.mark.parametrize("change", ["url", "upstream_model", "ranks"])
 async def test_another_server_is_out_of_service_until_it_proves_itself(change: str) -> None:
     old = Engine()
-    new = Engine(models={"up": 1, "other": 1}, hangs=True)
+    new = Engine(models={"up": ListedModel(1), "other": ListedModel(1)}, hangs=True)
     async with watching(replica(old)) as watched:
         await watched.until(lambda: watched.serving() == {"own/a": True})
         fields = {"url": "http://new", "upstream_model": "other", "ranks": 2}

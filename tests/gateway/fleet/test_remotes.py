@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -34,6 +33,7 @@ from gateway.domain.slices import finish
 from gateway.fleet.placements import placements_of
 from gateway.fleet.remotes import RemoteClient, remote_client, remote_connection
 from gateway.upstream.anthropic.client import AnthropicClient
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Unhurried
 from gateway.upstream.moegate.client import MoegateClient
 from gateway.upstream.openai.body import OPENAI_FEATURES, BodyOptions, generation_body
@@ -57,7 +57,7 @@ def generation(**fields: object) -> Generation:
 
 
 async def client_of(made: RemoteConfig) -> RemoteClient:
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession() as session:
         return remote_client(remote_connection(made, HERE), session, Unhurried())
 
 

@@ -133,6 +133,7 @@ class ScriptedUpstreams:
     unsupported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
+    adapters_missing: list[str] = field(default_factory=list)
 
     def signed_by(self, generation: Generation) -> frozenset[str]:
         return frozenset()
@@ -142,6 +143,9 @@ class ScriptedUpstreams:
 
     def notify_refused(self, placement: str, reason: str) -> None:
         self.refused.append(placement)
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        self.adapters_missing.append(placement)
 
     def notify_silent(self, placement: str) -> None:
         self.silent.append(placement)

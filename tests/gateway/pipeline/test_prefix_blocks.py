@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from gateway.domain.generation import Chat, Generation, Image, Message, Role
 from gateway.domain.slices import finish
-from gateway.pipeline.prefix_blocks import BLOCK_BYTES, MAX_BLOCKS, prefix_blocks
+from gateway.pipeline.prefix_blocks import (
+    BLOCK_BYTES,
+    MAX_BLOCKS,
+    prefix_blocks,
+    token_blocks,
+)
 from scheduler.prefix.prefix_index import PrefixIndex
 
 
@@ -43,6 +48,17 @@ async def test_token_ids_and_pictures_are_hashed_and_the_work_is_bounded() -> No
     assert not set(one) & set(two)
     huge, _, _ = finish(prefix_blocks(generation("y" * (6 << 20)), "", 1_500_000))
     assert len(huge) == MAX_BLOCKS
+
+
+async def test_blocks_of_token_ids_are_named_by_salt_and_adapter() -> None:
+    ids = Generation(request_id="r", model="moe", input=tuple(range(50)), max_output_tokens=9)
+    (plain,) = finish(token_blocks(ids, "", (16,)))
+    assert len(plain.names) == 3
+    (salted,) = finish(token_blocks(ids, "tenant", (16,)))
+    (adapted,) = finish(token_blocks(ids, "", (16,), adapter="tenant"))
+    (both,) = finish(token_blocks(ids, "tenant", (16,), adapter="tenant"))
+    named = [plain.names, salted.names, adapted.names, both.names]
+    assert len({name for names in named for name in names}) == 12
 
 
 def test_hits_are_the_leading_blocks_that_a_placement_holds() -> None:

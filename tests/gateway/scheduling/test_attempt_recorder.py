@@ -144,6 +144,20 @@ def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> N
     assert (settled.pool, settled.charged_nano_usd) == ("", None)
 
 
+def test_a_request_that_is_alone_costs_the_seconds_that_come_with_its_end() -> None:
+    costs = []
+    for engine_s in (None, 0.75):
+        made = Recorded()
+        attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
+        made.clock.now_s += 0.6
+        attempt.record_progress(5, made.clock())
+        made.clock.now_s += 0.4
+        end = replace(attempt_end("r1"), engine_s=engine_s)
+        costs.append(attempt.settle(end, made.clock()).metered_nano_usd)
+    assert costs[0] is not None
+    assert costs[1] == pytest.approx(0.75 * costs[0], rel=1e-6)
+
+
 def test_the_engines_own_seconds_correct_the_phases_once() -> None:
     made = Recorded()
     attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())

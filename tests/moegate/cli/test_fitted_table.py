@@ -101,6 +101,16 @@ def test_top_fits() -> None:
     assert "in a wider terminal" not in wide
 
 
+def test_an_expert_rank_that_lags_is_shown() -> None:
+    shown = fleet()
+    for placement, imbalance in zip(shown.placements, (1.43, 1.1, 0.0), strict=True):
+        placement.serving = True
+        placement.expert_imbalance, placement.busiest_expert_rank = imbalance, 5
+    text = " ".join(" ".join(drawn(top_view.view(shown, "x:1"), 160)).split())
+    assert "expert rank 5:" in text
+    assert text.count("expert rank") == 1
+
+
 def test_spend_fits() -> None:
     row = usage_pb2.SpendRow(
         group=["acme-research", "Qwen/Qwen3-30B-A3B"],

@@ -13,9 +13,10 @@ import pytest
 
 from moegate.cli.commands import up
 from moegate.up import arguments, machine, tiny
-from moegate.up.engine_plugin import ROUTE, make_plugin_folder, with_plugin
+from moegate.up.engine_plugin import COUNT_EXPERTS, ROUTE, make_plugin_folder, with_plugin
 from moegate.up.machine import CannotLaunch
 from moegate.up.plan import UpPlan, gateway_config
+from moegate.vllm_plugin import experts
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def flags(vllm: Path, *argv: str) -> list[str]:
         *("--host=127.0.0.1", "--port=8001"),
         *("--enable-prompt-tokens-details", "--shutdown-timeout=20"),
         *("--enable-logging-iteration-details", f"--middleware={ROUTE}"),
+        "--enable-per-request-metrics",
     ):
         command.remove(flag)
     [kv_events] = [flag for flag in command if flag.startswith("--kv-events-config=")]
@@ -65,6 +67,16 @@ def test_the_plugin_can_be_left_out(vllm: Path) -> None:
     assert not any("middleware" in flag for flag in plan.launch.command(vllm, 8001, 8002))
     assert not gateway_config(plan, 8001, "key").pools[0].engine_feed
     assert gateway_config(planned(vllm, "org/model"), 8001, "key").pools[0].engine_feed
+
+
+def test_experts_are_counted_on_demand(vllm: Path, tmp_path: Path) -> None:
+    assert not planned(vllm, "org/model").launch.count_experts
+    assert planned(vllm, "org/model", "--count-experts").launch.count_experts
+    with pytest.raises(CannotLaunch, match="--count-experts needs"):
+        planned(vllm, "org/model", "--count-experts", "--no-engine-feed")
+    assert with_plugin({}, tmp_path, count_experts=True)[COUNT_EXPERTS] == experts.ON
+    assert COUNT_EXPERTS == experts.SWITCH
+    assert COUNT_EXPERTS not in with_plugin({}, tmp_path)
 
 
 def test_the_front_end_in_rust_gets_no_plugin(vllm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

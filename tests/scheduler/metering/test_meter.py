@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.meter import Meter, MeteredGroup
-from scheduler.metering.runs import NodeShare, Run
+from scheduler.metering.runs import NodeShare, Run, Share
 from scheduler.metering.totals import (
     HOUR_NS,
     SECOND_NS,
@@ -106,6 +106,67 @@ def test_others_take_their_share_and_only_while_reports_are_fresh() -> None:
     assert group.totals.external == stale
 
 
+def lone(engine_s: float | None) -> tuple[GroupMeter, Share]:
+    """A run of a second that had the group for itself, its first token after half of it."""
+    group = meter()
+    group.set_serving(True, 0)
+    run = group.start(0, prompt_tokens=1000)
+    group.progress(run, 1, SECOND_NS // 2)
+    group.progress(run, 20, SECOND_NS)
+    return group, group.end(
+        run, SECOND_NS, uncached_tokens=1000, output_tokens=20, engine_s=engine_s
+    )
+
+
+@pytest.mark.parametrize("engine_s", [0.95, 0.8, 0.3])
+def test_a_lone_run_costs_the_engines_own_seconds(engine_s: float) -> None:
+    _, whole = lone(None)
+    group, share = lone(engine_s)
+    metered = share.uncached_input + share.output
+    assert metered == pytest.approx(RATE / 3600 * engine_s, abs=3)
+    if engine_s > 0.5:
+        assert share.output == whole.output, "time outside the engine comes before the first token"
+    accounts = accounts_nano_usd(group.totals)
+    assert accounts["requests"] == metered
+    assert accounts["idle"] == pytest.approx(RATE / 3600 * (1 - engine_s), abs=3)
+    assert sum(accounts.values()) == bill_nano_usd(PLAN, 0, SECOND_NS)
+
+
+@pytest.mark.parametrize("engine_s", [None, 0.0, 0.09, 1.0, 1.7, float("nan"), float("inf")])
+def test_seconds_that_cannot_be_the_attempts_change_nothing(engine_s: float | None) -> None:
+    assert lone(engine_s)[1] == lone(None)[1]
+
+
+def test_beside_others_time_outside_the_engine_costs_nothing_extra() -> None:
+    shares = []
+    for engine_s in (None, 0.5):
+        group = meter()
+        other = group.start(0, prompt_tokens=100)
+        group.progress(other, 1, SECOND_NS)
+        run = group.start(SECOND_NS, prompt_tokens=1000)
+        group.progress(run, 1, 2 * SECOND_NS)
+        end_ns = 3 * SECOND_NS
+        shares.append(
+            group.end(run, end_ns, uncached_tokens=1000, output_tokens=9, engine_s=engine_s)
+        )
+    assert shares[0] == shares[1]
+
+
+def test_a_run_that_others_load_is_not_alone() -> None:
+    shares = []
+    for engine_s in (None, 1.0):
+        group = meter()
+        take(group, report(0, running=4), 0)
+        run = group.start(0, prompt_tokens=100)
+        group.progress(run, 1, SECOND_NS)
+        take(group, report(SECOND_NS, running=4), SECOND_NS)
+        alone = run.alone
+        group.advance(2 * SECOND_NS)
+        assert run.alone == alone, "the others run too"
+        shares.append(group.end(run, 2 * SECOND_NS, output_tokens=1, engine_s=engine_s))
+    assert shares[1].output <= shares[0].output
+
+
 def test_a_failed_attempt_is_waste() -> None:
     group = meter()
     run = group.start(0, prompt_tokens=1000)
@@ -178,6 +239,11 @@ PRICES = st.lists(
 )
 
 
+def told_s(number: int, whole_ns: int) -> float | None:
+    """The engine's seconds of an attempt: unknown, or 0 to 1.2 of the whole."""
+    return None if number % 3 == 0 else number % 121 / 100 * whole_ns * 1e-9
+
+
 @settings(max_examples=300, deadline=None)
 @given(EVENTS, PRICES, st.booleans(), st.booleans())
 def test_accounts_sum_to_the_bill_under_any_interleaving(
@@ -222,6 +288,7 @@ def test_accounts_sum_to_the_bill_under_any_interleaving(
                     cached_tokens=run.prompt_tokens // 2,
                     output_tokens=number % 700,
                     waste=what == "fail",
+                    engine_s=told_s(number, now_ns - run.sent_ns),
                 )
                 assert min(share.uncached_input, share.cached_input, share.output) >= 0
                 if what == "end":

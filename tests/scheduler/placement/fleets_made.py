@@ -91,6 +91,9 @@ def _queries(draw: st.DrawFn, fleet: SelfHostedFleet) -> PlacementQuery:
     blocks = [Block.FREE, Block.FREE, Block.NOT_SERVING, Block.TRIED, Block.PAUSED]
     excluded = np.array([draw(st.sampled_from(blocks)) for _ in range(count)], dtype=np.int8)
     choices = draw(st.sampled_from((1, 1, 3)))
+    activation_s = None
+    if draw(st.booleans()):
+        activation_s = np.array([draw(st.sampled_from((0.0, 0.02))) for _ in range(count)])
     return PlacementQuery(
         request=request(
             "asked", arrival_s=NOW - draw(st.floats(0.0, 3.0)), prompt_tokens=prompt_tokens,
@@ -103,6 +106,7 @@ def _queries(draw: st.DrawFn, fleet: SelfHostedFleet) -> PlacementQuery:
         reserve_tokens=prompt_tokens + draw(st.integers(1, 1000)),
         spread_tokens=draw(st.floats(0.0, 20_000.0)),
         late=draw(st.booleans()),
+        activation_s=activation_s,
     )  # fmt: skip
 
 

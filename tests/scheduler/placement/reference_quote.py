@@ -50,6 +50,8 @@ def plain_quotes(
         # Prefills: the rank's own queue, then the stall of all ranks, which step together.
         wait_s = max(0.0, state.prefill_end_s - now) if state.pending else 0.0
         prefill_s = model.prefill_time_s(request.prompt_tokens - hit, request.prompt_tokens)
+        if query.activation_s is not None:
+            prefill_s += float(query.activation_s[i])
         ends_s = [max(0.0, rank.prefill_end_s - now) for rank in ranks if rank.pending]
         stall_s = max(ends_s, default=0.0)
         stall_with_s = max(stall_s, wait_s + prefill_s)

@@ -13,7 +13,9 @@ from scheduler.placement.quoting import quote_fleet
 from tests.scheduler.placement.fleets_made import NOW, Made, made
 from tests.scheduler.placement.reference_quote import plain_quotes
 
-ALL_REASONS = set(Block) - {Block.NOT_PERMITTED, Block.CONTEXT}
+ALL_REASONS = set(Block) - {
+    *(Block.NOT_PERMITTED, Block.CONTEXT, Block.NOT_LOADED, Block.ADAPTER_SLOTS)
+}
 
 
 def test_a_quote_is_the_plain_one_for_every_placement() -> None:

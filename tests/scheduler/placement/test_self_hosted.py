@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from scheduler.contract import EngineReport, Objective
-from scheduler.engine_steps import EngineStep, EngineSteps
+from scheduler.engine_steps import EngineStep, EngineSteps, ExpertStep, ExpertSteps
+from scheduler.placement.carry_over import carry_over
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Resident
 from scheduler.step_time.step_fit import StepSource
+from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.step_time.step_windows import SETTLE_S
 from tests.scheduler.meters_made import report
 from tests.scheduler.placement.fleets_made import idle_fleet
@@ -153,3 +155,45 @@ def test_steps_after_a_restart_wait_until_the_engine_is_warm() -> None:
     assert fit.state.windows == 0
     fleet.take_steps(0, told_steps(5.1 + SETTLE_S), 5.1 + SETTLE_S)
     assert fit.state.windows > 0
+
+
+def told_experts(*, restarted: bool = False) -> EngineSteps:
+    """Steps of eight tokens that touch 40 of 128 experts (uniform routing: 52), on two ranks."""
+    step = ExpertStep(tokens=8, prefill_tokens=0, distinct=40.0, load=(24.0, 40.0))
+    experts = ExpertSteps(experts=128, experts_per_token=8, steps=(step,) * 100)
+    return EngineSteps(placement="a", at_s=1.0, steps=(), experts=experts, restarted=restarted)
+
+
+def test_the_experts_that_were_seen_are_quoted() -> None:
+    fleet, _ = idle_fleet(2, Objective.LATENCY)
+    before_s = fleet.models.decode_step_s(np.array([8, 8]), np.array([0, 0]))
+    fleet.take_steps(0, told_experts(), 1.0)
+    group = fleet.groups[0]
+    assert group.model.distinct_experts(8) == pytest.approx(40.0, rel=0.01)
+    assert group.step_s(8) == pytest.approx(group.model.decode_step_s(8, 0))
+    after_s = fleet.models.decode_step_s(np.array([8, 8]), np.array([0, 0]))
+    assert after_s[0] < 0.95 * before_s[0]
+    assert after_s[1] == before_s[1]
+    assert group.expert_loads.imbalance == pytest.approx(1.25)
+    assert group.expert_loads.busiest_rank == 1
+
+
+def test_a_restart_forgets_which_rank_lagged() -> None:
+    fleet, _ = idle_fleet(1, Objective.LATENCY)
+    fleet.take_steps(0, told_experts(), 1.0)
+    law = fleet.groups[0].model.law
+    again = replace(told_experts(restarted=True), experts=None)
+    fleet.take_steps(0, again, 2.0)
+    assert fleet.groups[0].expert_loads.imbalance is None
+    assert fleet.groups[0].model.law is law
+
+
+def test_another_prior_keeps_the_experts_that_were_seen() -> None:
+    fleet, policy = idle_fleet(1, Objective.LATENCY)
+    fleet.take_steps(0, told_experts(), 1.0)
+    slower = QWEN3_30B_H100.scaled(base=2.0)
+    [state] = fleet.states
+    state.facts = replace(state.facts, step_model=slower)
+    after = carry_over(fleet, [state], policy, 2.0)
+    assert after.groups[0].fit.prior == slower
+    assert after.groups[0].model.distinct_experts(8) == pytest.approx(40.0, rel=0.01)

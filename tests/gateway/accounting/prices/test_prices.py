@@ -96,6 +96,29 @@ def test_unknown_is_unknown(prices: Prices) -> None:
     assert prices.remote_rates("anthropic/opus", now, batch=True) is None
 
 
+ADAPTER_ROW = """\
+  - id: own-sql
+    pool: own
+    adapter: sql
+    usd_per_mtok: {input: "0.5", output: "2"}
+    valid_from: 2026-06-01
+    valid_to: 2026-12-01
+    source: finance
+    checked_at: 2026-11-01
+"""
+
+
+def test_an_adapter_has_the_rates_of_its_own_rows_while_they_hold() -> None:
+    prices = Prices([parse_catalog(CATALOG + ADAPTER_ROW, "test")])
+    for at, row_ids in (("2026-05-31", []), ("2026-11-25", ["own-sql"]), ("2026-12-01", [])):
+        found = prices.adapter_rates("own", unix_s(at))
+        assert [(name, rates.row_id) for name, rates in found] == [("sql", id) for id in row_ids]
+        base = prices.showback_rates("own", unix_s(at))
+        assert base is not None
+        assert base.row_id == "own-2026"
+    assert prices.adapter_rates("other", unix_s("2026-11-25")) == ()
+
+
 def test_absent_cache_prices_are_the_input_price_and_tiers_price_all(prices: Prices) -> None:
     rates = prices.remote_rates("anthropic/opus", unix_s("2026-11-25"))
     assert rates is not None

@@ -77,7 +77,7 @@ def test_every_reason_has_its_answer() -> None:
 
 PASSES = {
     *(FailureKind.CONNECT, FailureKind.BUSY, FailureKind.SERVER_ERROR, FailureKind.PROTOCOL),
-    *(FailureKind.TIMEOUT, FailureKind.EMPTY),
+    *(FailureKind.TIMEOUT, FailureKind.EMPTY, FailureKind.ADAPTER_NOT_FOUND),
 }
 """Failures that a retry may not meet again."""
 

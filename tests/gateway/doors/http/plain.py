@@ -61,9 +61,9 @@ async def run(exchange: Exchange) -> web.StreamResponse:
         request_id=exchange.request_id,
         model=serving.MODEL,
         input=Chat(messages=(Message(role=Role.USER, parts=(body.text,)),)),
-        max_output_tokens=exchange.default_output_tokens(serving.MODEL, 1),
+        max_output_tokens=exchange.output_tokens(serving.MODEL, None, 1, ""),
     )
-    call = exchange.generate_call(generation, whole_answer=not body.stream)
+    call = await exchange.generate_call(generation, whole_answer=not body.stream)
     if body.stream:
         return await run_stream(exchange, call, Lines(), ping=b": ping\n\n")
     choices, finished = await run_whole(exchange, call)

@@ -6,11 +6,10 @@ import json
 from contextlib import aclosing
 from typing import Any, Protocol
 
-import aiohttp
-
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.upstream.anthropic.client import AnthropicClient
+from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.openai.client import OpenAIClient
 
@@ -28,7 +27,7 @@ class Dialect(Protocol):
 
     def client(
         self,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         url: str,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
@@ -57,7 +56,7 @@ class OpenAI:
 
     def client(
         self,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         url: str,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
@@ -92,7 +91,7 @@ class Anthropic:
 
     def client(
         self,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         url: str,
         timeouts: TimeoutsConfig,
         pace: Pace | None = None,
@@ -134,7 +133,7 @@ DIALECTS = (OpenAI(), Anthropic())
 
 async def run(
     dialect: Dialect,
-    session: aiohttp.ClientSession,
+    session: HttpSession,
     url: str,
     timeouts: TimeoutsConfig,
     got: list[Chunk],

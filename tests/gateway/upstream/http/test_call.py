@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from unittest.mock import Mock
 
-import aiohttp
 import pytest
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.upstream.http.call import CallBounds
+from gateway.upstream.http.call import CallBounds, read_some
+from gateway.upstream.http.response import Response
 
 
 def bounds(first_s: float = 5.0, idle_s: float = 1.0, end_s: float = math.inf) -> CallBounds:
     return CallBounds(100.0, first_s=first_s, idle_s=idle_s, end_s=end_s)
 
 
-def body() -> aiohttp.StreamReader:
-    protocol = Mock(_reading_paused=False)
-    return aiohttp.StreamReader(protocol, 1 << 16, loop=asyncio.get_running_loop())
+def body() -> Response:
+    loop = asyncio.get_running_loop()
+    return Response(loop, pause=lambda _: None, finish=lambda: None, abort=lambda: None)
 
 
 def test_before_the_first_output_its_own_limit_holds() -> None:
@@ -59,8 +58,8 @@ def test_a_call_whose_reads_never_wait_still_ends() -> None:
 async def test_a_read_that_waits_too_long_times_out() -> None:
     now_s = asyncio.get_running_loop().time()
     made = CallBounds(now_s, first_s=0.01, idle_s=1.0, end_s=math.inf)
-    with pytest.raises(TimeoutError):
-        await made.read(body())
+    with pytest.raises(UpstreamFailure, match="no output within"):
+        await read_some(body(), made)
 
 
 async def test_one_timer_serves_many_reads_and_fires_at_the_newest_limit() -> None:
@@ -68,14 +67,14 @@ async def test_one_timer_serves_many_reads_and_fires_at_the_newest_limit() -> No
     made = CallBounds(loop.time(), first_s=0.03, idle_s=0.1, end_s=math.inf)
     content = body()
     started_s = loop.time()
-    content.feed_data(b"a")
-    assert await made.read(content) == b"a"
+    content.add(b"a")
+    assert await read_some(content, made) == b"a"
     made.record_output(loop.time())
-    loop.call_later(0.06, content.feed_data, b"b")
-    assert await made.read(content) == b"b", "the timer of the first read is not this one's"
+    loop.call_later(0.06, content.add, b"b")
+    assert await read_some(content, made) == b"b", "the timer of the first read is not this one's"
     made.record_output(loop.time())
-    with pytest.raises(TimeoutError):
-        await made.read(content)
+    with pytest.raises(UpstreamFailure, match="silent for"):
+        await read_some(content, made)
     assert loop.time() - started_s >= 0.15
     made.close()
 
@@ -83,6 +82,6 @@ async def test_one_timer_serves_many_reads_and_fires_at_the_newest_limit() -> No
 async def test_without_limits_there_is_no_timer_and_the_end_is_empty() -> None:
     made = CallBounds(0.0, first_s=math.inf, idle_s=math.inf, end_s=math.inf)
     content = body()
-    asyncio.get_running_loop().call_later(0.005, content.feed_eof)
-    assert await made.read(content) == b""
+    asyncio.get_running_loop().call_later(0.005, content.end)
+    assert await read_some(content, made) == b""
     made.close()

@@ -8,7 +8,6 @@ import itertools
 import zlib
 from collections.abc import AsyncIterator
 
-import aiohttp
 import msgspec
 import pytest
 
@@ -16,7 +15,7 @@ from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, FinishReason
 from gateway.upstream.http.answer_size import OVERHEAD_BYTES, max_answer_bytes
-from gateway.upstream.http.connections import upstream_session
+from gateway.upstream.http.connections import HttpSession, upstream_session
 from gateway.upstream.http.sse import SseReader
 from gateway.upstream.http.stream import LARGE_EVENT_BYTES, MAX_EVENT_ELEMENTS, PART_BYTES
 from gateway.upstream.vllm.client import MAX_ANSWER_BYTES, VllmClient
@@ -31,7 +30,7 @@ each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: type(d
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
+async def session() -> AsyncIterator[HttpSession]:
     async with upstream_session() as session:
         yield session
 
@@ -50,9 +49,7 @@ def endless(first: bytes, piece: bytes, counted: list[int], stop_bytes: int = 1 
 
 
 @each_dialect
-async def test_text_without_end_ends_as_too_long(
-    dialect: Dialect, session: aiohttp.ClientSession
-) -> None:
+async def test_text_without_end_ends_as_too_long(dialect: Dialect, session: HttpSession) -> None:
     counted, got = [0], list[Chunk]()
     piece = dialect.text("x" * 1000) * 64
     async with raw_server(endless(dialect.head(), piece, counted)) as server:
@@ -69,7 +66,7 @@ async def test_text_without_end_ends_as_too_long(
 @each_dialect
 @pytest.mark.parametrize("kind", ["pings", "one event", "comments"])
 async def test_an_answer_without_end_is_cut(
-    dialect: Dialect, kind: str, session: aiohttp.ClientSession
+    dialect: Dialect, kind: str, session: HttpSession
 ) -> None:
     pieces = {
         "pings": dialect.signs_of_life()[1] * 1000,
@@ -88,7 +85,7 @@ async def test_an_answer_without_end_is_cut(
 
 @each_dialect
 async def test_a_complete_answer_is_kept_although_the_server_goes_on(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     first = dialect.head() + dialect.text("hi") + dialect.finish()
     counted, got = [0], list[Chunk]()
@@ -100,7 +97,7 @@ async def test_a_complete_answer_is_kept_although_the_server_goes_on(
 
 @each_dialect
 async def test_bytes_after_the_end_marker_are_not_read_for_long(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     first = dialect.head() + dialect.text("hi") + dialect.finish() + dialect.marker()
     counted, got = [0], list[Chunk]()
@@ -128,9 +125,7 @@ async def ask(client: VllmClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/tokenize"])
-async def test_answers_about_the_server_are_bounded(
-    path: str, session: aiohttp.ClientSession
-) -> None:
+async def test_answers_about_the_server_are_bounded(path: str, session: HttpSession) -> None:
     counted = [0]
     async with raw_server(endless(b"", b"x" * 65536, counted)) as server:
         client = VllmClient(
@@ -147,9 +142,7 @@ async def test_answers_about_the_server_are_bounded(
 
 
 @each_dialect
-async def test_the_body_of_an_error_is_bounded(
-    dialect: Dialect, session: aiohttp.ClientSession
-) -> None:
+async def test_the_body_of_an_error_is_bounded(dialect: Dialect, session: HttpSession) -> None:
     counted = [0]
 
     async def answer(exchange: Exchange) -> None:
@@ -180,7 +173,7 @@ def encoded(coding: str, body: bytes) -> bytes:
 @pytest.mark.parametrize("header", ["Content-Encoding", "Transfer-Encoding"])
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZip", "deflate", "br", "zstd", "foo"])
 async def test_an_encoding_that_was_not_asked_for_is_refused(
-    dialect: Dialect, status: int, header: str, coding: str, session: aiohttp.ClientSession
+    dialect: Dialect, status: int, header: str, coding: str, session: HttpSession
 ) -> None:
     stream = dialect.head() + dialect.text("hi") + dialect.finish() + dialect.marker()
     body = encoded(coding, stream + b": " + b"x" * (1 << 20))
@@ -207,7 +200,7 @@ async def test_an_encoding_that_was_not_asked_for_is_refused(
 @each_dialect
 @pytest.mark.parametrize("coding", ["identity", "", "utf-8"])
 async def test_a_plain_body_is_read_whatever_its_header_calls_it(
-    dialect: Dialect, coding: str, session: aiohttp.ClientSession
+    dialect: Dialect, coding: str, session: HttpSession
 ) -> None:
     stream = dialect.head() + dialect.text("hi") + dialect.finish() + dialect.marker()
 
@@ -223,7 +216,7 @@ async def test_a_plain_body_is_read_whatever_its_header_calls_it(
 @each_dialect
 @pytest.mark.parametrize("kind", ["many", "long", "endless line"])
 async def test_heads_of_answers_are_bounded(
-    dialect: Dialect, kind: str, session: aiohttp.ClientSession
+    dialect: Dialect, kind: str, session: HttpSession
 ) -> None:
     counted = [0]
 
@@ -249,7 +242,7 @@ async def test_heads_of_answers_are_bounded(
 
 @each_dialect
 async def test_a_head_that_comes_too_slowly_times_out(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\n")
@@ -296,7 +289,7 @@ each_sign = pytest.mark.parametrize("kind", [0, 1, 2])
 @each_dialect
 @each_sign
 async def test_hidden_reasoning_survives_while_the_server_shows_that_it_lives(
-    dialect: Dialect, kind: int, session: aiohttp.ClientSession
+    dialect: Dialect, kind: int, session: HttpSession
 ) -> None:
     async with raw_server(living(15, 6, dialect, kind, end=True)) as server:
         assert await run(dialect, session, server.url, SHORT, []) == "hi!"
@@ -305,7 +298,7 @@ async def test_hidden_reasoning_survives_while_the_server_shows_that_it_lives(
 @each_dialect
 @each_sign
 async def test_signs_of_life_alone_end_at_their_own_bound(
-    dialect: Dialect, kind: int, session: aiohttp.ClientSession
+    dialect: Dialect, kind: int, session: HttpSession
 ) -> None:
     timeouts = msgspec.structs.replace(SHORT, pings_first_s=0.8)
     async with raw_server(living(300, 0, dialect, kind, end=True)) as server:
@@ -317,7 +310,7 @@ async def test_signs_of_life_alone_end_at_their_own_bound(
 @each_dialect
 @each_sign
 async def test_after_text_signs_of_life_do_not_keep_a_dead_stream(
-    dialect: Dialect, kind: int, session: aiohttp.ClientSession
+    dialect: Dialect, kind: int, session: HttpSession
 ) -> None:
     got = list[Chunk]()
     async with raw_server(living(0, 300, dialect, kind, end=True)) as server:
@@ -329,7 +322,7 @@ async def test_after_text_signs_of_life_do_not_keep_a_dead_stream(
 @each_dialect
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 3)])
 async def test_a_server_that_falls_silent_after_its_signs_of_life_times_out(
-    dialect: Dialect, before: int, after: int, session: aiohttp.ClientSession
+    dialect: Dialect, before: int, after: int, session: HttpSession
 ) -> None:
     async with raw_server(living(before, after, dialect, 0, end=False)) as server:
         with pytest.raises(UpstreamFailure, match=r"silent for 0\.3 s") as caught:
@@ -339,7 +332,7 @@ async def test_a_server_that_falls_silent_after_its_signs_of_life_times_out(
 
 @each_dialect
 async def test_a_server_that_is_silent_from_the_head_on_times_out(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(HEAD + dialect.head())
@@ -353,7 +346,7 @@ async def test_a_server_that_is_silent_from_the_head_on_times_out(
 
 @each_dialect
 async def test_after_the_finish_signs_of_life_hold_nobody(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.send(HEAD + dialect.head() + dialect.text("hi") + dialect.finish())
@@ -380,7 +373,7 @@ async def test_after_the_finish_signs_of_life_hold_nobody(
     ],
 )
 async def test_a_refusal_says_how_long_to_wait(
-    dialect: Dialect, headers: bytes, body: bytes, seconds: float, session: aiohttp.ClientSession
+    dialect: Dialect, headers: bytes, body: bytes, seconds: float, session: HttpSession
 ) -> None:
     async def answer(exchange: Exchange) -> None:
         length = b"Content-Length: %d\r\n\r\n" % len(body)
@@ -396,7 +389,7 @@ async def test_a_refusal_says_how_long_to_wait(
 @each_dialect
 @pytest.mark.parametrize("event", [b"\n", b"data: {}\n\n", b"data:\n\n", b"id: x\n\n"])
 async def test_a_flood_of_small_events_is_decoded_in_parts(
-    dialect: Dialect, event: bytes, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    dialect: Dialect, event: bytes, session: HttpSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = list[int]()
     decode = SseReader.feed
@@ -417,7 +410,7 @@ async def test_a_flood_of_small_events_is_decoded_in_parts(
 
 @each_dialect
 async def test_an_answer_that_comes_at_once_is_whole(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     words = [f" w{i}" for i in range(2000)]
     stream = dialect.head() + b"".join(map(dialect.text, words)) + dialect.finish()
@@ -434,7 +427,7 @@ async def test_an_answer_that_comes_at_once_is_whole(
 
 @each_dialect
 async def test_an_event_of_very_many_elements_is_not_decoded(
-    dialect: Dialect, session: aiohttp.ClientSession
+    dialect: Dialect, session: HttpSession
 ) -> None:
     many = b",".join([b"{}"] * (MAX_EVENT_ELEMENTS + 1))
     event = b'data: {"type": "x", "choices": [' + many + b" " * LARGE_EVENT_BYTES + b"]}\n\n"

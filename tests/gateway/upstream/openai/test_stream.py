@@ -133,6 +133,32 @@ def test_what_vllm_sent(name: str, finish: str, expected: Usage | None) -> None:
     )
 
 
+TIMES = {"time_to_first_token_ms": 40.5, "generation_time_ms": 900, "queue_time_ms": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "engine_s"),
+    [
+        ({**TIMES, "mean_itl_ms": 5.0, "tokens_per_second": None}, 0.941),
+        (None, None),
+        ({}, None),
+        ({**TIMES, "queue_time_ms": None}, None),
+        ({**TIMES, "generation_time_ms": -1.0}, None),
+        ({**TIMES, "generation_time_ms": "900"}, None),
+        ({**TIMES, "generation_time_ms": True}, None),
+        ({**TIMES, "generation_time_ms": 10**400}, None),
+        ([1], None),
+        ("fast", None),
+    ],
+)
+def test_how_long_vllm_worked_on_it(metrics: object, engine_s: float | None) -> None:
+    *frames, usage, done = golden("chat_stream.sse")
+    told = json.loads(usage) | {"metrics": metrics}
+    _, last = run(*frames, json.dumps(told).encode(), done)
+    assert last.engine_s == (None if engine_s is None else pytest.approx(engine_s))
+    assert last.usage is not None
+
+
 @pytest.mark.parametrize(
     ("name", "finish"),
     [
@@ -377,6 +403,31 @@ def test_without_usage_it_is_estimated() -> None:
     assert usage_of(*payloads) == Usage(prompt_tokens=77, completion_tokens=11, estimated=True)
     payloads = [frame(text("a")) for _ in range(9)] + [frame(END)]
     assert usage_of(*payloads) == Usage(prompt_tokens=77, completion_tokens=9, estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "reasoning_tokens", "has_answer"),
+    [
+        ("reasoning_stream.sse", 3, True),
+        ("reasoning_stream_continuous_usage.sse", 3, True),
+        ("reasoning_stream_interval.sse", 3, True),
+        ("reasoning_stream_logprobs.sse", 3, True),
+        ("reasoning_stream_cut.sse", 4, False),
+        ("reasoning_stream_hidden.sse", 3, True),
+        ("reasoning_stream_off.sse", 0, True),
+        ("reasoning_stream_choice.sse", 3, True),
+    ],
+)
+def test_reasoning_of_vllm(name: str, reasoning_tokens: int, has_answer: bool) -> None:
+    payloads = golden(name)
+    deltas = [c["delta"] for p in payloads[:-1] for c in json.loads(p)["choices"]]
+    [choice], last = run(*payloads)
+    assert choice.reasoning_text == "".join(d.get("reasoning") or "" for d in deltas)
+    assert choice.text == "".join(d.get("content") or "" for d in deltas)
+    assert bool(choice.text) is has_answer
+    assert last.usage is not None
+    assert last.usage.reasoning_tokens == reasoning_tokens
+    assert bool(choice.reasoning_text) is (reasoning_tokens > 0 and "hidden" not in name)
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])

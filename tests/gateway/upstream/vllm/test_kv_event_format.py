@@ -63,6 +63,21 @@ def test_blocks_that_more_than_tokens_and_a_salt_identify_have_no_salt() -> None
     assert salts({**stored(PROMPT), "token_ids": [1]}) == [(3, None)]
 
 
+def test_blocks_of_an_adapter_are_named_by_it_as_clients_do() -> None:
+    keys = [["sql-v3", "tenant"], ["sql-v3"], ["sql-v3"]]
+    event = stored(PROMPT, lora_id=1, lora_name="sql-v3", extra_keys=keys)
+    for reader, name in ((EventReader(), "sql-v3"), (EventReader({"sql-v3": "sql"}), "sql")):
+        [found] = reader.read(batch(event))
+        assert isinstance(found, BlocksStored)
+        assert (len(found.hashes), found.salt, found.adapter) == (3, "tenant", name)
+    keys[1] = ["sql-v3", "image"]
+    changes = read(stored(PROMPT, lora_id=1, lora_name="sql-v3", extra_keys=keys))
+    assert [(len(c.hashes), c.salt) for c in changes if isinstance(c, BlocksStored)] == [
+        (1, "tenant"),
+        (2, None),
+    ]
+
+
 def test_long_events_come_in_slices_that_follow_each_other() -> None:
     prompt = tuple(range((SLICE_BLOCKS + 5) * SIZE))
     first, second = read(stored(prompt))

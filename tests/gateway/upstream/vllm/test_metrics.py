@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
-from scheduler.contract import EngineCounts
+from scheduler.engine_steps import EngineCounts
 from tests.known import IDLE_METRICS, known
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden/vllm_0_32/metrics.txt"

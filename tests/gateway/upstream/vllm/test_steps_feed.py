@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstream.vllm.steps_feed import BadFeed, parse_steps
-from moegate.vllm_plugin.feed import Feed, FinishedRequest, Step
+from moegate.vllm_plugin.feed import Entry, ExpertStep, Feed, FinishedRequest, Signature, Step
 
 STEP = Step(
     engine=1,
@@ -33,8 +33,14 @@ STEP = Step(
 REQUEST = FinishedRequest(0, 0.0, "chatcmpl-agent-7", "stop", 9, 0, 4, 0, 0.1, 0.2, 0.3, 0.1)
 
 
-def written(*entries: Step | FinishedRequest) -> dict[str, Any]:
+EXPERTS = ExpertStep(engine=1, at_s=0.0, tokens=5, prefill_tokens=2, distinct=7.5, load=[12.0, 8.0])
+SIGNATURE = Signature(engine=1, id="chatcmpl-agent-7", tokens=30, experts=[[3, 1], [0]])
+MOE = {"experts": 16, "experts_per_token": 4, "layers": 2}
+
+
+def written(*entries: Entry, moe: dict[str, int] | None = None) -> dict[str, Any]:
     feed = Feed()
+    feed.moe = moe
     for entry in entries:
         feed.add(entry)
     read: dict[str, Any] = json.loads(feed.answer([]))
@@ -57,6 +63,43 @@ def test_what_the_plugin_writes_is_read() -> None:
         *("agent-7", 0.1, 0.2, 0.3),
     )
     assert (answer.next, answer.processes, answer.lost, answer.more) == (2, 1, 0, False)
+
+
+def test_experts_are_read_where_they_are_counted() -> None:
+    answer = parse_steps(dumped(written(STEP, EXPERTS, SIGNATURE, moe=MOE)), 100.0)
+    assert (len(answer.steps), answer.next) == (1, 3)
+    told = answer.experts
+    assert told is not None
+    assert (told.experts, told.experts_per_token) == (16, 4)
+    [step] = told.steps
+    assert (step.tokens, step.prefill_tokens, step.distinct) == (5, 2, 7.5)
+    assert step.load == (12.0, 8.0)
+    no_ranks = parse_steps(dumped(written(EXPERTS._replace(load=None), moe=MOE)), 100.0).experts
+    assert no_ranks is not None
+    assert no_ranks.steps[0].load == ()
+    assert parse_steps(dumped(written(STEP, EXPERTS)), 100.0).experts is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("moe", {"experts": 0, "experts_per_token": 4}),
+        ("moe", {"experts": 4, "experts_per_token": 8}),
+        ("moe", [1]),
+        ("expert_fields", "tokens"),
+        ("expert_fields", ["tokens"]),
+        ("expert_steps", [[0, 0.0, -5, 0, 7.5, None]]),
+        ("expert_steps", [[0, 0.0, 5, 0, 7.5, ["x"]]]),
+        ("expert_steps", [[0, 0.0, 5, 0, 7.5, [1.0] * 5000]]),
+        ("expert_steps", {"a": 1}),
+    ],
+)
+def test_garbled_experts_cost_the_experts_only(name: str, value: object) -> None:
+    answer = written(STEP, EXPERTS, moe=MOE)
+    answer[name] = value
+    read = parse_steps(dumped(answer), 100.0)
+    assert read.experts is None
+    assert len(read.steps) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,305 @@
+"""How near the step fit and the meter come to a real engine's own seconds.
+
+    MOEGATE_VLLM_VENV=… python -m benchmarks.engine_truth [--json FILE]
+
+starts vLLM's CPU build with a tiny MoE and the plugin `moegate-vllm`; some four minutes on
+a quiet machine. On a busy one the engine's own seconds scatter by tens of per cent, and the figures
+with them; the last column of the first table says how much.
+
+The step fit sees single steps of batches of 1 to 16 sequences. Its miss is held against the mean of
+the engine's steps of each batch, stalls cut off.
+
+The meter's truth is the engine's steps again. A step of B sequences costs each of them 1/B of its
+time. A step that also computes prompts costs its sequences what such a step takes without them, and
+the prompts the rest. A request's seconds are the sum over its steps, found by the times that the
+engine tells of it. For a request that is alone this is its prefill and decode time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import tempfile
+import time
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from benchmarks.engine_fit import FitPoint, measure_fit
+from gateway.config.gateway import SecretConfig
+from moegate.vllm_plugin.feed import PATH
+from tests import serving
+from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm
+
+KEY_VARIABLE = "MOEGATE_ENGINE_TRUTH_KEY"
+USD_PER_HOUR = 2.50
+"""Of `serving.pool`."""
+MAX_NUM_SEQS = 32
+WARM_S = 15.0
+"""The gateway leaves out the first seconds of an engine, and fits after some more."""
+FEED_S = 0.5
+EPSILON_S = 1e-4
+"""The engine's clock of requests and the feed's are read microseconds apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A closed loop. Words of the prompt and tokens of the answer are drawn evenly."""
+
+    name: str
+    clients: int
+    requests: int
+    prompt_words: tuple[int, int]
+    output_tokens: tuple[int, int]
+
+
+LOADS = (
+    Load(name="alone", clients=1, requests=40, prompt_words=(5, 60), output_tokens=(100, 300)),
+    Load(name="8 at once", clients=8, requests=120, prompt_words=(5, 200), output_tokens=(40, 250)),
+    Load(
+        name="40 on 32 slots",
+        clients=40,
+        requests=280,
+        prompt_words=(5, 100),
+        output_tokens=(40, 160),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A finished request, seconds on the engine's clock and of its time."""
+
+    end_s: float
+    queued_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metered:
+    """A request by the gateway: its metered share, and its attempt from sending to its end."""
+
+    metered_s: float
+    whole_s: float
+
+
+@dataclass
+class Feed:
+    """Everything that the engine has told since the start."""
+
+    server: VllmProcess
+    session: aiohttp.ClientSession
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    requests: dict[str, Told] = field(default_factory=dict)
+    cursor: str = ""
+
+    async def read(self) -> None:
+        """Reads what is new."""
+        headers = {"Authorization": f"Bearer {ENGINE_KEY}"}
+        while True:
+            url = f"{self.server.base_url}{PATH}?after={self.cursor}"
+            async with self.session.get(url, headers=headers) as response:
+                response.raise_for_status()
+                answer = await response.json()
+            assert not (self.cursor and answer["lost"]), "the feed was read too late"
+            self.cursor = f"{answer['instance']}.{answer['next']}"
+            self.steps += [
+                dict(zip(answer["step_fields"], row, strict=True)) for row in answer["steps"]
+            ]
+            for row in answer["requests"]:
+                one = dict(zip(answer["request_fields"], row, strict=True))
+                if one["decode_s"] is not None:
+                    self.requests[one["id"].removeprefix("chatcmpl-")] = Told(
+                        end_s=one["at_s"],
+                        queued_s=one["queued_s"],
+                        prefill_s=one["prefill_s"],
+                        decode_s=one["decode_s"],
+                    )
+            if not answer["more"]:
+                return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misses:
+    """Metered seconds of a load beside the engine's, as shares. `sum`: of all requests together;
+    `way`: median time outside the engine (HTTP, tokenizer, event loops) of an attempt."""
+
+    load: str
+    requests: int
+    p50: float
+    p90: float
+    bias: float
+    sum: float
+    whole_p50: float
+    way: float
+
+
+def engine_seconds(feed: Feed) -> dict[str, float]:
+    """The time of the engine that each request took, by its id."""
+    steps = [step for step in feed.steps if not step["dummy"]]
+    took = [step["period_s"] or step["elapsed_s"] for step in steps]
+    ends = [step["at_s"] for step in steps]
+    pure: defaultdict[int, list[float]] = defaultdict(list)
+    for step, took_s in zip(steps, took, strict=True):
+        if step["decode_requests"] and not step["prefill_requests"]:
+            pure[step["decode_requests"]].append(took_s)
+    alone = {batch: median(times) for batch, times in pure.items()}
+    decode_sums, prefill_each = [0.0], []
+    for step, took_s in zip(steps, took, strict=True):
+        batch = step["decode_requests"]
+        decode_s = took_s if not step["prefill_requests"] else 0.0
+        if step["prefill_requests"] and batch:
+            nearest = min(alone, key=lambda each: abs(each - batch))
+            decode_s = min(took_s, alone[nearest])
+        decode_sums.append(decode_sums[-1] + (decode_s / batch if batch else 0.0))
+        prompts = step["prefill_requests"]
+        prefill_each.append((took_s - decode_s) / prompts if prompts else 0.0)
+    found = {}
+    for name, told in feed.requests.items():
+        first_s = told.end_s - told.decode_s
+        begin_s = first_s - told.prefill_s
+        after = bisect_right(ends, first_s + EPSILON_S)
+        last = bisect_right(ends, told.end_s + EPSILON_S)
+        begin = bisect_left(ends, begin_s + EPSILON_S)
+        found[name] = decode_sums[last] - decode_sums[after] + sum(prefill_each[begin:after])
+    return found
+
+
+def misses_of(load: Load, metered: dict[str, Metered], feed: Feed) -> Misses:
+    """Compares the requests of a load that both sides know."""
+    engine = engine_seconds(feed)
+    names = [name for name in metered if name in engine and engine[name] > 0]
+    shares = [metered[name].metered_s / engine[name] - 1.0 for name in names]
+    wholes = sorted(
+        metered[n].whole_s / (t.queued_s + t.prefill_s + t.decode_s) - 1.0
+        for n in names
+        if (t := feed.requests[n])
+    )
+    ways = sorted(
+        metered[n].whole_s - (t.queued_s + t.prefill_s + t.decode_s)
+        for n in names
+        if (t := feed.requests[n])
+    )
+    absolute = sorted(map(abs, shares))
+    return Misses(
+        load=load.name,
+        requests=len(names),
+        p50=absolute[len(names) // 2],
+        p90=absolute[len(names) * 9 // 10],
+        bias=median(shares),
+        sum=sum(metered[n].metered_s for n in names) / sum(engine[n] for n in names) - 1.0,
+        whole_p50=wholes[len(names) // 2],
+        way=ways[len(names) // 2],
+    )
+
+
+async def run_load(gateway: serving.Serving, load: Load, draw: random.Random) -> dict[str, Metered]:
+    """Runs a closed loop through the gateway; returns its requests by their ids."""
+    waiting = list(range(load.requests))
+    found: dict[str, Metered] = {}
+
+    async def client() -> None:
+        while waiting:
+            name = f"{load.name.split()[0]}-{waiting.pop()}"
+            words = draw.randint(*load.prompt_words)
+            request = serving.chat_request(
+                f"{draw.random()} " + " ".join(f"word{draw.randrange(999)}" for _ in range(words)),
+                max_output_tokens=draw.randint(*load.output_tokens),
+                ignore_eos=True,
+                request_id=name,
+            )
+            call = gateway.stub.Generate(request, metadata=serving.METADATA)
+            done = (await serving.read_stream(call)).done
+            assert done is not None
+            found[name] = Metered(
+                metered_s=done.cost.metered_nano_usd / 1e9 / USD_PER_HOUR * 3600,
+                whole_s=done.route.attempts[-1].duration.ToNanoseconds() / 1e9,
+            )
+
+    await asyncio.gather(*(client() for _ in range(load.clients)))
+    return found
+
+
+async def measure_meter(server: VllmProcess) -> list[Misses]:
+    """Runs the loads through a gateway in this process."""
+    os.environ[KEY_VARIABLE] = ENGINE_KEY
+    pool = msgspec.structs.replace(
+        serving.pool([server.base_url], upstream_model=server.model, max_num_seqs=MAX_NUM_SEQS),
+        api_key=SecretConfig(env=KEY_VARIABLE),
+    )
+    settings = serving.config(pools=[pool])
+    settings = msgspec.structs.replace(
+        settings, server=msgspec.structs.replace(settings.server, probe_interval_s=FEED_S)
+    )
+    found: list[Misses] = []
+    draw = random.Random(7)
+    async with (
+        aiohttp.ClientSession() as session,
+        serving.serving(settings) as gateway,
+    ):
+        feed = Feed(server, session)
+        warm = Load(
+            name="warm", clients=4, requests=20, prompt_words=(5, 200), output_tokens=(20, 200)
+        )
+        begun_s = time.monotonic()
+        while time.monotonic() - begun_s < WARM_S:
+            await run_load(gateway, warm, draw)
+        for load in LOADS:
+            metered = await run_load(gateway, load, draw)
+            await asyncio.sleep(2 * FEED_S)
+            await feed.read()
+            found.append(misses_of(load, metered, feed))
+    return found
+
+
+def show(points: list[FitPoint], misses: list[Misses]) -> None:
+    """Prints both tables."""
+    print("| sequences | engine's own ms | fit ms | miss | halves of the engine's differ by |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for each in points:
+        print(
+            f"| {each.batch} | {each.own_ms:.2f} | {each.fit_ms:.2f} | {each.miss:+.1%} "
+            f"| {each.noise:.1%} |"
+        )
+    print()
+    print("| load | requests | p50 | p90 | median | sum | whole / engine's, p50 | way ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for one in misses:
+        print(
+            f"| {one.load} | {one.requests} | {one.p50:.1%} | {one.p90:.1%} | {one.bias:+.1%} "
+            f"| {one.sum:+.1%} | {one.whole_p50:+.1%} | {one.way * 1e3:.1f} |"
+        )
+
+
+async def measure(server: VllmProcess) -> tuple[list[FitPoint], list[Misses]]:
+    """Measures the fit, then the meter."""
+    return await measure_fit(server), await measure_meter(server)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    args = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="moegate-truth-") as folder,
+        running_vllm(Path(folder), plugin=True) as server,
+    ):
+        points, misses = asyncio.run(measure(server))
+    show(points, misses)
+    if args.json is not None:
+        figures = {"fit": [asdict(p) for p in points], "meter": [asdict(m) for m in misses]}
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

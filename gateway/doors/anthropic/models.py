@@ -1,0 +1,59 @@
+"""GET /v1/models in the shape of the Messages API's provider."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gateway.doors.http.answers import json_answer
+from gateway.doors.http.errors import ErrorKind, HttpError
+from gateway.doors.http.exchange import Exchange
+
+_CREATED_AT = "1970-01-01T00:00:00Z"
+"""What the provider's API gives for a release date that is not known."""
+
+
+async def list_models(exchange: Exchange) -> web.StreamResponse:
+    """The models that the key may use, on one page."""
+    names = _names(exchange)
+    return json_answer(
+        exchange,
+        {
+            "data": [_model(exchange, name) for name in names],
+            "has_more": False,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+        },
+    )
+
+
+async def retrieve_model(exchange: Exchange) -> web.StreamResponse:
+    """One model."""
+    name = exchange.parameters["model"]
+    if name not in _names(exchange):
+        text = f"model {name[:256]!r} is not served here: see /v1/models"
+        raise HttpError(ErrorKind.NOT_FOUND, text, code="model_not_found")
+    return json_answer(exchange, _model(exchange, name))
+
+
+def _names(exchange: Exchange) -> list[str]:
+    placements = exchange.services.port.fleet.placements
+    names = {placement.model for placement in placements}
+    return sorted(name for name in names if exchange.caller.allows_model(name))
+
+
+def _model(exchange: Exchange, name: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": _CREATED_AT,
+        "lifecycle": "active",
+    }
+    contexts = [
+        placement.context_tokens
+        for placement in exchange.services.port.fleet.of_model(name)
+        if placement.context_tokens is not None
+    ]
+    if contexts:
+        found["max_input_tokens"] = found["max_tokens"] = max(contexts)
+    return found
