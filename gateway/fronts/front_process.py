@@ -131,6 +131,7 @@ class FrontProcess:
                 pace=load,
                 on_refused=self.scheduler.notify_refused,
                 on_silent=self.scheduler.notify_silent,
+                on_adapter_missing=self.scheduler.notify_adapter_missing,
             )
             parts = self._parts = _Parts(
                 base_dir, ActiveConfiguration(prepared), connections, prepared

@@ -223,8 +223,7 @@ async def running_fronts(
             host = SchedulerHost(
                 parts.scheduler,
                 clock=clock,
-                on_refused=parts.fleet.notify_refused,
-                on_silent=parts.fleet.notify_silent,
+                met=parts.fleet,
                 setting=setting,
                 handlers=handlers,
             )
