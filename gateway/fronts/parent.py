@@ -281,7 +281,6 @@ async def _kept(processes: FrontProcesses) -> AsyncIterator[None]:
     finally:
         starting.cancel()
         processes.kill()
-        keeping.cancel()
         await asyncio.gather(starting, keeping, return_exceptions=True)
 
 

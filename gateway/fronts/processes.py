@@ -43,7 +43,7 @@ class FrontProcesses:
         self._count = count
         self._command = command
         self._running: dict[int, asyncio.subprocess.Process] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._ready: dict[int, asyncio.Event] = {n: asyncio.Event() for n in self.numbers}
 
     @property
@@ -76,7 +76,7 @@ class FrontProcesses:
     async def stop(self, hurry: asyncio.Event | None, bound_s: float) -> None:
         """Drains all fronts, and returns when they have ended. `hurry`: skips the waiting once set.
         `bound_s`: longest time of a drain; what has not ended soon after it is killed."""
-        self._stopping = True
+        self._stopping.set()
         waiting = {asyncio.ensure_future(p.wait()) for p in self._running.values()}
         if not waiting:
             return
@@ -100,7 +100,7 @@ class FrontProcesses:
 
     def kill(self) -> None:
         """Ends all fronts at once, without a drain."""
-        self._stopping = True
+        self._stopping.set()
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -111,15 +111,17 @@ class FrontProcesses:
     async def _keep(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         wait_s = FIRST_WAIT_S
-        while not self._stopping:
+        while not self._stopping.is_set():
             began_s = loop.time()
             process = await asyncio.create_subprocess_exec(
                 *self._command(number), stdin=asyncio.subprocess.DEVNULL
             )
             self._running[number] = process
+            if self._stopping.is_set():  # too late to hear of it by a signal
+                process.kill()
             status = await process.wait()
             self._running.pop(number, None)
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if not self._ready[number].is_set():
                 raise OSError(f"front {number} ended with status {status} before it could serve")
@@ -130,5 +132,7 @@ class FrontProcesses:
                 " again in %g s",
                 *(number, status, wait_s),
             )
-            await asyncio.sleep(wait_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -42,6 +42,16 @@ async def test_one_that_dies_after_it_was_ready_is_started_again() -> None:
     assert made.pid(1) is made.pid(2) is None
 
 
+async def test_none_starts_once_all_shall_end() -> None:
+    made = FrontProcesses(1, command(SLEEPS))
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the process is being started
+    await made.stop(None, 5.0)
+    await running
+    assert made.pid(1) is None
+
+
 async def test_one_that_was_never_ready_ends_all() -> None:
     made = FrontProcesses(1, command("raise SystemExit(7)"))
     with pytest.raises(ExceptionGroup) as ended:
