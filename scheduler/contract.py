@@ -180,8 +180,8 @@ class Request:
         prefix_blocks: chained hashes of the prompt's full blocks of `prefix_block_tokens` each. The
             first hash covers the cache salt, so equal hashes mean an equal prefix in the same
             cache.
-        token_blocks: hashes of blocks of token ids, one entry per block size of the model's
-            engines.
+        token_blocks: hashes of blocks of token ids, one entry per block size of the engines.
+        inputs: sequences that an engine makes of the prompt, where nothing is generated.
         whole_answer: the client receives no output before the answer is complete.
         fingerprint: hash of everything that the engine is asked; equal for a retry of the client.
             0: unknown.
@@ -203,6 +203,7 @@ class Request:
     size_bytes: int
     remote_classes: frozenset[str]
     prompt_tokens_exact: bool = False
+    inputs: int = 1
     session_id: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()

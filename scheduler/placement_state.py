@@ -141,6 +141,9 @@ class PlacementState:
     reason: str = "not probed yet"
     residents: dict[str, Resident] = field(default_factory=dict)
     sequences: int = 0
+    more_inputs: int = 0
+    """Sequences that the engine makes of the residents' inputs beyond `sequences`. They need no
+    slot here: they are as short as their prefill."""
     kv_tokens: int = 0
     kv_reserved_tokens: int = 0
     kv_variance: float = 0.0
@@ -250,6 +253,7 @@ class PlacementState:
             self.adapters.begin(request.model)
         self.idle_since_s = None
         self.sequences += request.choices
+        self.more_inputs += request.inputs - 1
         self.kv_tokens += resident.kv_tokens
         self.kv_reserved_tokens += resident.kv_reserved_tokens
         self.kv_variance += resident.kv_spread_tokens**2
@@ -300,6 +304,7 @@ class PlacementState:
         if resident.request.model != self.facts.model:
             self.adapters.end(resident.request.model)
         self.sequences -= resident.request.choices
+        self.more_inputs -= resident.request.inputs - 1
         self.kv_tokens -= resident.kv_tokens
         self.kv_reserved_tokens -= resident.kv_reserved_tokens
         # Sums of floats drift by rounding; without residents the variance is exactly 0.
@@ -341,7 +346,8 @@ class PlacementState:
         if report.running is None or report.waiting is None:
             beyond = 0  # what other clients send is unknown
         else:
-            beyond = max(0, report.running + report.waiting - self.sequences)
+            own = self.sequences + self.more_inputs
+            beyond = max(0, report.running + report.waiting - own)
         self.external_sequences = min(beyond, self._beyond)
         self._beyond = beyond
         self.report = report

@@ -55,6 +55,7 @@ class Job:
         call: the tool call that the answer is; None: it is a text.
         has_reasoning: whether a parser tells reasoning apart; `include_reasoning`: whether it is
             told. If not, the answer has no log-probabilities or token ids either.
+        tells_times: whether the answer tells how long the engine worked on it.
     """
 
     response_id: str
@@ -71,6 +72,7 @@ class Job:
     call: ForcedAnswer | None = None
     has_reasoning: bool = False
     include_reasoning: bool = True
+    tells_times: bool = False
 
     @property
     def hides_reasoning(self) -> bool:
@@ -128,6 +130,7 @@ def make_job(
         call=forced if forced is not None and forced.tool is not None else None,
         has_reasoning=is_chat and config.reasoning_parser is not None,
         include_reasoning=body.include_reasoning,
+        tells_times=config.enable_per_request_metrics,
     )
 
 

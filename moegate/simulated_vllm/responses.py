@@ -19,14 +19,18 @@ from moegate.simulated_vllm.wire import (
     CompletionChoice,
     CompletionDetails,
     PromptDetails,
+    RequestTimes,
     Usage,
     encode,
 )
 from simulation.output import Output, OutputText, ReasoningSplit
 
 
-def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> bytes:
-    """The JSON of an answer. `cached_tokens`: None if the server does not report them."""
+def response_body(
+    job: Job, fingerprint: str, cached_tokens: int | None, times: RequestTimes | None = None
+) -> bytes:
+    """The JSON of an answer. `cached_tokens`: None if the server does not report them; `times`: as
+    in `Frames.end`."""
     request = job.request
     prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
     completion_tokens = sum(output.tokens for output in request.outputs)
@@ -60,6 +64,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
                 usage=usage,
                 prompt_logprobs=None,
                 prompt_token_ids=prompt_ids,
+                metrics=times if job.tells_times else None,
             )
         )
     return encode(
@@ -72,6 +77,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
             service_tier=None,
             system_fingerprint=fingerprint,
             usage=usage,
+            metrics=times if job.tells_times else None,
         )
     )
 

@@ -157,6 +157,18 @@ class ToolCallDelta(msgspec.Struct):
     function: FunctionCall
 
 
+class RequestTimes(msgspec.Struct):
+    """How long the engine worked on a request, of `--enable-per-request-metrics`. The first token's
+    time begins when the request is scheduled."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+    speculative_decoding: None = None
+
+
 class ChatMessage(msgspec.Struct):
     """The message of a choice."""
 
@@ -198,7 +210,7 @@ class ChatAnswer(msgspec.Struct):
     prompt_text: None = None
     kv_transfer_params: None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestTimes | None = None
 
 
 class CompletionChoice(msgspec.Struct):
@@ -228,7 +240,7 @@ class CompletionAnswer(msgspec.Struct):
     usage: Usage
     kv_transfer_params: None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestTimes | None = None
 
 
 decode_generation = msgspec.json.Decoder(GenerationBody, strict=False).decode

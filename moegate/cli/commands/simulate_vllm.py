@@ -83,6 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-loras", type=int, default=1, metavar="N", help="adapters in one batch of a rank")
     add(
+        "--enable-per-request-metrics",
+        action="store_true",
+        help="tell how long the engine worked on each request",
+    )
+    add(
         "--reasoning-parser",
         metavar="NAME",
         help="the model thinks first, and its reasoning is told apart from the answer",
