@@ -113,14 +113,7 @@ class FrontProcesses:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             began_s = loop.time()
-            process = await asyncio.create_subprocess_exec(
-                *self._command(number), stdin=asyncio.subprocess.DEVNULL
-            )
-            self._running[number] = process
-            if self._stopping.is_set():  # too late to hear of it by a signal
-                process.kill()
-            status = await process.wait()
-            self._running.pop(number, None)
+            status = await self._run_once(number)
             if self._stopping.is_set():
                 return
             if not self._ready[number].is_set():
@@ -136,3 +129,23 @@ class FrontProcesses:
                 async with asyncio.timeout(wait_s):
                     await self._stopping.wait()
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _run_once(self, number: int) -> int:
+        """Runs a process to its end, and returns its status. It does not outlive this task."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(*self._command(number), stdin=asyncio.subprocess.DEVNULL)
+        )
+        try:
+            process = await asyncio.shield(starting)
+            self._running[number] = process
+            if self._stopping.is_set():  # too late to hear of it by a signal
+                process.kill()
+            return await process.wait()
+        except asyncio.CancelledError:
+            process = await starting
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        finally:
+            self._running.pop(number, None)

@@ -53,9 +53,11 @@ async def test_none_starts_once_all_shall_end() -> None:
 
 
 async def test_one_that_was_never_ready_ends_all() -> None:
-    made = FrontProcesses(1, command("raise SystemExit(7)"))
+    ends = "import sys, time; time.sleep(600 if sys.argv[1] == '2' else 0); raise SystemExit(7)"
+    made = FrontProcesses(2, lambda number: (sys.executable, "-c", ends, str(number)))
     with pytest.raises(ExceptionGroup) as ended:
         await made.run()
+    assert made.pid(2) is None, "it has ended the others"
     assert "front 1 ended with status 7 before it could serve" in str(ended.value.exceptions[0])
 
 
