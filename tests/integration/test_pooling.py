@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from msgspec import structs
 
-from gateway.config.gateway import KeyConfig, PoolConfig, RemoteConfig, SecretConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, PoolConfig, RemoteConfig, SecretConfig
 from gateway.config.limits import ElementLimitsConfig, KeyLimitsConfig, LimitsConfig
 from gateway.config.remote import RemoteApi
 from gateway.config.resolve.api_keys import key_sha256
@@ -65,12 +65,22 @@ async def embedding_gateway(
     config: SimulatedVllmConfig = EMBEDS, limits: LimitsConfig | None = None
 ) -> AsyncIterator[tuple[serving.Serving, SimulatedVllm, list[SettledAttempt]]]:
     """A gateway before one server that embeds."""
-    task = Task(config.task.value)
     settled: list[SettledAttempt] = []
+    async with (
+        embedding_settings(config, limits) as (settings, server),
+        serving.serving(settings, sinks=(settled.append,)) as running,
+    ):
+        yield running, server, settled
+
+
+@contextlib.asynccontextmanager
+async def embedding_settings(
+    config: SimulatedVllmConfig = EMBEDS, limits: LimitsConfig | None = None
+) -> AsyncIterator[tuple[GatewayConfig, SimulatedVllm]]:
+    """A server that embeds, and the configuration of a gateway before it."""
+    task = Task(config.task.value)
     async with simulated_vllm(config) as server:
-        settings = serving.config(pools=[pool([server.url], task)], limits=limits)
-        async with serving.serving(settings, sinks=(settled.append,)) as running:
-            yield running, server, settled
+        yield serving.config(pools=[pool([server.url], task)], limits=limits), server
 
 
 async def refusal(call: Awaitable[object]) -> grpc.aio.AioRpcError:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from moegate.up.engine_plugin import make_plugin_folder
+from moegate.up.launch import TIMES_FLAG
 from tests.vllm.thinking_model import FLAGS as THINKING_FLAGS
 from tests.vllm.thinking_model import make_thinking_model
 
@@ -217,7 +218,7 @@ def started_vllm(
         # computers lack. "0": nothing is simulated.
         environment["VLLM_CPU_SIM_MULTI_NUMA"] = "0"
     if plugin:
-        command += PLUGIN_FLAGS
+        command += [*PLUGIN_FLAGS, TIMES_FLAG]
         environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
         if experts:
             environment["MOEGATE_EXPERTS"] = "1"
