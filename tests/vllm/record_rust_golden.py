@@ -27,10 +27,12 @@ def record_server_info(server: VllmProcess) -> None:
 def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     sections = [(Path(__file__).parent / "rust_golden_readme.md").read_text()]
-    with tempfile.TemporaryDirectory(prefix="moegate-golden-") as folder:
-        with running_vllm(Path(folder), rust=True) as server:
-            sections += record(server, RECORDINGS, GOLDEN)
-            record_server_info(server)
+    with (
+        tempfile.TemporaryDirectory(prefix="moegate-golden-") as folder,
+        running_vllm(Path(folder), rust=True) as server,
+    ):
+        sections += record(server, RECORDINGS, GOLDEN)
+        record_server_info(server)
     (GOLDEN / "README.md").write_text("\n".join(sections))
 
 
