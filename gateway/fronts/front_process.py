@@ -25,7 +25,7 @@ import uvloop
 from gateway.config.gateway import GatewayConfig, PoolConfig
 from gateway.config.problems import ConfigError
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.forwarded_accounts import (
+from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     accounts_target,
     add_forwarded_accounts,

@@ -23,7 +23,7 @@ from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.admin_service import AdminService
-from gateway.doors.grpc.forwarded_accounts import (
+from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     ForwardedKeys,
     accounts_target,
