@@ -129,7 +129,7 @@ class Exchange:
         limit that does not fit. Where the room is narrow, a replica counts the prompt."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
-        if context is None:
+        if context is None or not generation.max_output_tokens:
             return generation
         most = generation.max_output_tokens
         estimate = pipeline.admission.estimate(generation, self.caller.tenant)

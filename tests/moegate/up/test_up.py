@@ -62,6 +62,14 @@ def flags(vllm: Path, *argv: str) -> list[str]:
     return command[2:]
 
 
+def test_vllm_tells_its_times_unless_it_keeps_no_statistics(vllm: Path) -> None:
+    """It refuses to start with both flags."""
+    for extra, is_told in (((), True), (("--", "--disable-log-stats"), False)):
+        launch = planned(vllm, "MODEL", *extra).launch
+        command = launch.command(vllm, 8001, kv_events_port=8002)
+        assert ("--enable-per-request-metrics" in command) is is_told
+
+
 def test_the_plugin_can_be_left_out(vllm: Path) -> None:
     plan = planned(vllm, "org/model", "--no-engine-feed")
     assert not any("middleware" in flag for flag in plan.launch.command(vllm, 8001, 8002))
