@@ -226,7 +226,8 @@ class EngineReport:
     None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     `kv_capacity_derived`: the capacity was computed from other figures of the engine.
-    `max_running`: most sequences that it runs at once.
+    `max_running`: most sequences that it runs at once. `prefills`: of a disaggregated replica, the
+    counts of its engines that prefill; `counts` and the KV cache are then those that decode.
     """
 
     placement: str
@@ -242,6 +243,7 @@ class EngineReport:
     kv_capacity_derived: bool = False
     max_running: int | None = None
     counts: EngineCounts | None = None
+    prefills: EngineCounts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

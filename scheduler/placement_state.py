@@ -43,6 +43,8 @@ class Placement:
         dp_rank: the rank to pin, or None.
         kv_capacity_tokens, context_tokens: None if unknown.
         step_model: None for a remote, whose engine is not observed.
+        prefill_price_share: of a disaggregated replica, the share of `nano_usd_per_s` that pays the
+            nodes which only prefill, 0 to 1; None: prefill and decode share all steps.
         adapters: LoRA adapters that the configuration names; requests may give their names.
         rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
             an unknown rate never counts as free.
@@ -70,6 +72,7 @@ class Placement:
     context_tokens: int | None = None
     step_model: StepModel | None = None
     adapters: tuple[str, ...] = ()
+    prefill_price_share: float | None = None
     rates: TokenRates | None = None
     adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
     nano_usd_per_s: int | None = None

@@ -51,6 +51,7 @@ def response_body(
         completion_tokens_details=made,
     )
     numbered = list(enumerate(request.outputs))
+    transfer = _transfer(job) if job.hands_over else None
     if job.is_chat:
         return encode(
             ChatAnswer(
@@ -64,6 +65,7 @@ def response_body(
                 usage=usage,
                 prompt_logprobs=None,
                 prompt_token_ids=prompt_ids,
+                kv_transfer_params=transfer,
                 metrics=times if job.tells_times else None,
             )
         )
@@ -77,6 +79,7 @@ def response_body(
             service_tier=None,
             system_fingerprint=fingerprint,
             usage=usage,
+            kv_transfer_params=transfer,
             metrics=times if job.tells_times else None,
         )
     )
@@ -129,6 +132,20 @@ def _ids(job: Job, output: Output) -> list[int] | None:
     if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]
+
+
+def _transfer(job: Job) -> dict[str, object]:
+    """What vLLM's NIXL connector tells the engine that decodes."""
+    return {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [list(range(len(job.request.prompt_ids) // 16 + 1))],
+        "remote_engine_id": "simulated",
+        "remote_request_id": job.request.request_id,
+        "remote_host": "127.0.0.1",
+        "remote_port": 5600,
+        "tp_size": 1,
+    }
 
 
 def model_list(config: SimulatedVllmConfig, adapters: Mapping[str, str], created_s: int) -> bytes:

@@ -79,6 +79,7 @@ class GenerationBody(msgspec.Struct):
     return_token_ids: bool | None = None
     request_id: str | None = None
     cache_salt: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
 
 
 class TokenizeBody(msgspec.Struct):
@@ -208,7 +209,7 @@ class ChatAnswer(msgspec.Struct):
     prompt_logprobs: None
     prompt_token_ids: list[int] | None
     prompt_text: None = None
-    kv_transfer_params: None = None
+    kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: None = None
     metrics: RequestTimes | None = None
 
@@ -238,7 +239,7 @@ class CompletionAnswer(msgspec.Struct):
     service_tier: None
     system_fingerprint: str
     usage: Usage
-    kv_transfer_params: None = None
+    kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: None = None
     metrics: RequestTimes | None = None
 

@@ -89,6 +89,10 @@ def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -
         stalls_s = np.array((stall_s, np.fmax(stall_s, buffers.own_end_s)))
     stall_position(stalls_s, buffers.stall_positions)
     np.subtract(stalls_s[1], stalls_s[0], buffers.stall_added_s)
+    if (weights := fleet.stall_weights) is not None:  # prefill nodes are paid, and nobody stalls
+        apart = ~np.isnan(weights)
+        buffers.stall_positions[:, apart] = 0.0
+        buffers.stall_added_s[apart] *= weights[apart]
     return stalls_s
 
 

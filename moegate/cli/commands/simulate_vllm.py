@@ -15,6 +15,7 @@ from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
 from moegate.simulated_vllm.lora.adapters import module_of
+from moegate.simulated_vllm.pair.proxy import simulated_pair
 from moegate.simulated_vllm.server import simulated_vllm
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.physics import ExpertLoad
@@ -93,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model thinks first, and its reasoning is told apart from the answer",
     )
     add(
+        "--disaggregated",
+        action="store_true",
+        help="a prefill and a decode engine on the next two ports, behind a proxy on --port",
+    )
+    add(
         "--fault",
         action="append",
         metavar="KIND[:KEY=VALUE,...]",
@@ -124,18 +130,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT."""
     try:
-        uvloop.run(_serve(_config(args)))
+        serve = _serve_pair if args.disaggregated else _serve
+        uvloop.run(serve(_config(args)))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(config: SimulatedVllmConfig) -> None:
+def _stop_signal() -> asyncio.Event:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _serve_pair(config: SimulatedVllmConfig) -> None:
+    stopped = _stop_signal()
+    prefill, decode = (
+        dataclasses.replace(config, port=config.port and config.port + further)
+        for further in (1, 2)
+    )
+    async with simulated_pair(prefill, decode, host=config.host, port=config.port) as pair:
+        print(
+            f"simulated vLLM on {pair.url} serving {config.served_model_name}:"
+            f" prefill {pair.prefill.url}, decode {pair.decode.url}",
+            flush=True,
+        )
+        await stopped.wait()
+
+
+async def _serve(config: SimulatedVllmConfig) -> None:
+    stopped = _stop_signal()
     async with simulated_vllm(config, _die) as server:
         name = config.served_model_name
         print(f"simulated vLLM on {server.url} serving {name}", flush=True)
