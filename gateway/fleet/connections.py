@@ -237,7 +237,8 @@ class Connections:
                     known = connection, self._server(connection)
                 self._servers[name] = known
                 placements = placement_names(name, pinned_ranks(pool))
-                self._pools_by_model.setdefault(pool.model, []).append((pool, placements))
+                for model in (pool.model, *adapter_names(pool)):
+                    self._pools_by_model.setdefault(model, []).append((pool, placements))
                 self._clients.update(dict.fromkeys(placements, known[1]))
                 target = url, connection.upstream_model
                 self._targets.update(dict.fromkeys(placements, target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -268,3 +269,16 @@ def test_the_line_to_paste(address: str, target: str, monkeypatch: pytest.Monkey
     assert up.chat_command(address, "mg-key", "my model").startswith(
         f"MOEGATE_API_KEY=mg-key .venv/bin/moegate chat --target {target} --model 'my model' "
     )
+
+
+def test_free_ports_are_below_those_of_outgoing_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = machine.free_ports(3)
+    assert 20_000 <= first < 32_768 - 2
+    monkeypatch.setattr(machine, "PORTS", range(first, first + 4))
+    assert machine.free_ports(3) == first
+    with socket.socket() as taken:
+        taken.bind((machine.HOST, first + 2))
+        with pytest.raises(CannotLaunch, match="no 3 free ports in a row"):
+            machine.free_ports(3)
