@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 # Messages of other servers, as far as the gateway reads them.
 UPSTREAM_PROTOS := $(sort $(wildcard gateway/upstream/*/*.proto))
 
-.PHONY: demo test lint proto release-protos chart bench fuzz soak test-vllm test-stack lock clean help
+.PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack test-clients lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -55,6 +55,16 @@ FUZZ_SEED ?=
 fuzz: $(VENV)/.ready  ## fuzz what reads foreign bytes, for FUZZ_S seconds; other examples each time, or those of FUZZ_SEED
 	$(BIN)/python -m tests.fuzz.fuzz --seconds $(FUZZ_S) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
+PEERS := .venv-peers
+$(PEERS)/.ready: Makefile
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check \
+	    smg==1.13.0 vllm-router==0.1.17 sglang-router==0.3.2 'litellm[proxy]==1.108.7'
+	touch $@
+
+peers: $(VENV)/.ready $(PEERS)/.ready  ## measure other gateways beside this one (benchmarks/peers.py)
+	$(BIN)/python -m benchmarks.peers
+
 soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway must stay flat
 	$(BIN)/python -m benchmarks.soak
 
@@ -70,6 +80,13 @@ test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environm
 test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm), which it installs (as root)
 	$(BIN)/pytest tests/stack
 
+CLIENTS := .cache/clients
+
+test-clients: export MOEGATE_CLIENTS ?= $(CLIENTS)
+test-clients: $(VENV)/.ready  ## real agents and SDKs against the gateway; installs them (2 GB)
+	tests/clients/install.sh $(MOEGATE_CLIENTS)
+	$(BIN)/pytest tests/clients
+
 lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on the PATH)
 	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
 	    --no-annotate --no-header -q -o requirements.lock pyproject.toml
@@ -79,4 +96,4 @@ lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on th
 	sed -i '1i # Every package of the container image, as in requirements.lock; `make lock` renews it.' requirements-image.lock
 
 clean:  ## remove everything that was built here
-	rm -rf $(VENV) .venv-vllm .venv-vllm-0.33 .cache examples/node/node_modules
+	rm -rf $(VENV) $(PEERS) .venv-vllm .venv-vllm-0.33 .cache examples/node/node_modules

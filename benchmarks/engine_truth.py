@@ -11,8 +11,9 @@ the engine's steps of each batch, stalls cut off.
 
 The meter's truth is the engine's steps again. A step of B sequences costs each of them 1/B of its
 time. A step that also computes prompts costs its sequences what such a step takes without them, and
-the prompts the rest. A request's seconds are the sum over its steps, found by the times that the
-engine tells of it. For a request that is alone this is its prefill and decode time.
+the prompts the rest. A request's seconds are the sum over its steps: the last one is told at the
+same time as its end, and each one before gave one token. For a request that is alone this is its
+prefill and decode time. Prompts of several steps are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import os
 import random
 import tempfile
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,8 +48,6 @@ MAX_NUM_SEQS = 32
 WARM_S = 15.0
 """The gateway leaves out the first seconds of an engine, and fits after some more."""
 FEED_S = 0.5
-EPSILON_S = 1e-4
-"""The engine's clock of requests and the feed's are read microseconds apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +82,7 @@ class Told:
     queued_s: float
     prefill_s: float
     decode_s: float
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,7 @@ class Feed:
                         queued_s=one["queued_s"],
                         prefill_s=one["prefill_s"],
                         decode_s=one["decode_s"],
+                        output_tokens=one["output_tokens"],
                     )
             if not answer["more"]:
                 return
@@ -154,24 +155,28 @@ def engine_seconds(feed: Feed) -> dict[str, float]:
         if step["decode_requests"] and not step["prefill_requests"]:
             pure[step["decode_requests"]].append(took_s)
     alone = {batch: median(times) for batch, times in pure.items()}
+    decoding: list[int] = []
     decode_sums, prefill_each = [0.0], []
-    for step, took_s in zip(steps, took, strict=True):
-        batch = step["decode_requests"]
-        decode_s = took_s if not step["prefill_requests"] else 0.0
-        if step["prefill_requests"] and batch:
+    for number, (step, took_s) in enumerate(zip(steps, took, strict=True)):
+        batch, prompts = step["decode_requests"], step["prefill_requests"]
+        decode_s = took_s if not prompts else 0.0
+        if prompts and batch:
             nearest = min(alone, key=lambda each: abs(each - batch))
             decode_s = min(took_s, alone[nearest])
-        decode_sums.append(decode_sums[-1] + (decode_s / batch if batch else 0.0))
-        prompts = step["prefill_requests"]
+        if batch:
+            decoding.append(number)
+            decode_sums.append(decode_sums[-1] + decode_s / batch)
         prefill_each.append((took_s - decode_s) / prompts if prompts else 0.0)
     found = {}
     for name, told in feed.requests.items():
-        first_s = told.end_s - told.decode_s
-        begin_s = first_s - told.prefill_s
-        after = bisect_right(ends, first_s + EPSILON_S)
-        last = bisect_right(ends, told.end_s + EPSILON_S)
-        begin = bisect_left(ends, begin_s + EPSILON_S)
-        found[name] = decode_sums[last] - decode_sums[after] + sum(prefill_each[begin:after])
+        # The step with its last token has its time, and each step before it one token.
+        last = bisect_right(decoding, bisect_right(ends, told.end_s) - 1)
+        first = last - (told.output_tokens - 1)
+        if first < 0 or told.output_tokens < 2:
+            continue
+        prompt_at = decoding[first] - 1
+        if prompt_at >= 0 and prefill_each[prompt_at]:
+            found[name] = prefill_each[prompt_at] + decode_sums[last] - decode_sums[first]
     return found
 
 
@@ -237,7 +242,7 @@ async def measure_meter(server: VllmProcess) -> list[Misses]:
         serving.pool([server.base_url], upstream_model=server.model, max_num_seqs=MAX_NUM_SEQS),
         api_key=SecretConfig(env=KEY_VARIABLE),
     )
-    settings = serving.config(pools=[pool])
+    settings = serving.config(pools=[pool], interactive=serving.PATIENT)
     settings = msgspec.structs.replace(
         settings, server=msgspec.structs.replace(settings.server, probe_interval_s=FEED_S)
     )

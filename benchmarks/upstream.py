@@ -20,8 +20,10 @@ METRICS = b'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting
 class Ask(msgspec.Struct):
     """What is read of a request."""
 
-    max_tokens: int
+    max_tokens: int = 0
+    max_completion_tokens: int = 0
     stream_interval: int = 1
+    stream: bool = False
 
 
 def frame(tokens: int, finish: str) -> bytes:
@@ -34,17 +36,41 @@ def frame(tokens: int, finish: str) -> bytes:
     ) % (finish.encode(), 15 + tokens, tokens)
 
 
+async def whole(words: int, interval_s: float) -> web.Response:
+    """The same words as one answer. moegate asks for streams only; other routers pass this on."""
+    if interval_s:
+        await asyncio.sleep(interval_s * words)
+    message = {"role": "assistant", "content": " word" * words}
+    usage = {
+        "prompt_tokens": 15,
+        "completion_tokens": words,
+        "total_tokens": 15 + words,
+    }
+    answer = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion",
+        "created": 1795467777,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": "length"}],
+        "usage": usage,
+    }
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+
 async def chat(request: web.Request) -> web.StreamResponse:
-    """Streams `max_tokens` words, one each interval, some in a chunk if that is asked for."""
+    """Streams so many words, one each interval, some in a chunk if that is asked for."""
     ask = msgspec.json.decode(await request.read(), type=Ask)
+    words = ask.max_tokens or ask.max_completion_tokens
     interval_s = request.app[INTERVAL_S]
+    if not ask.stream:
+        return await whole(words, interval_s)
     per_chunk = min(ask.stream_interval, request.app[MOST_PER_CHUNK])
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    for token in range(1, ask.max_tokens + 1):
+    for token in range(1, words + 1):
         if interval_s:
             await asyncio.sleep(interval_s)
-        last = token == ask.max_tokens
+        last = token == words
         if last or (token - 1) % per_chunk == 0:
             try:
                 await response.write(frame(token, '"length"' if last else "null"))
@@ -58,7 +84,13 @@ async def chat(request: web.Request) -> web.StreamResponse:
 async def models(request: web.Request) -> web.Response:
     """One model."""
     context_tokens = request.app[CONTEXT_TOKENS]
-    return web.json_response({"data": [{"id": MODEL, "max_model_len": context_tokens}]})
+    model = {"id": MODEL, "object": "model", "max_model_len": context_tokens}
+    return web.json_response({"object": "list", "data": [model]})
+
+
+async def health(_: web.Request) -> web.Response:
+    """Always well."""
+    return web.Response()
 
 
 async def metrics(_: web.Request) -> web.Response:
@@ -82,6 +114,7 @@ async def serve(interval_s: float, most_per_chunk: int, context_tokens: int) -> 
     app.router.add_post("/v1/completions", chat)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/health", health)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

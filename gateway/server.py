@@ -30,12 +30,13 @@ from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.listening.health import HealthService, health_port
 from gateway.doors.grpc.usage_service import UsageService
 from gateway.front import FrontSurroundings, RunningFront, running_front
+from gateway.fronts.parent import RunningFronts, running_fronts
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
 from gateway.runtime.configuration import prepare
-from gateway.runtime.file_access import certificate_problems
 from gateway.runtime.memory import return_large_blocks
+from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
@@ -49,14 +50,6 @@ from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
-
-_AT_ONCE = frozenset(
-    {
-        *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
-        *("cors_origins", "ping_s"),
-    }
-)
-"""Fields of `server` that a reload puts into force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +71,16 @@ class RunningGateway:
     def address(self) -> str:
         """Address of the gRPC door."""
         return self.front.address
+
+    @property
+    def http_address(self) -> str | None:
+        """Address of the HTTP doors; None: there are none."""
+        return None if self.front.http is None else self.front.http.address
+
+    @property
+    def active_requests(self) -> int:
+        """Number of client requests in progress."""
+        return self.pipeline.active_requests
 
     @property
     def active(self) -> ActiveConfiguration:
@@ -143,53 +146,41 @@ class RunningGateway:
         await self.front.stop()
 
 
-def check_reload(old: GatewayConfig, new: GatewayConfig) -> None:
-    """Raises ReloadRefused for a change that needs a restart and cannot be ignored."""
-    if (old.server.tls is None) != (new.server.tls is None):
-        raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
-
-
-def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> None:
-    """Logs what a reload leaves as it was, and dates of certificates."""
-    # Dates prevent a start, but no reload: a key has to be revocable at any time.
-    for _, found in certificate_problems(new, base_dir, time.time()):
-        log.warning("%s", found)
-    for name in new.server.__struct_fields__:
-        if name not in _AT_ONCE and getattr(old.server, name) != getattr(new.server, name):
-            log.warning("server.%s: takes effect at the next start", name)
-    if old.ledger != new.ledger:
-        log.warning("ledger: takes effect at the next start")
-
-
-async def serve(path: Path, log_level: str) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ConfigError or OSError if it cannot start."""
+async def serve(path: Path, log_level: str, fronts: int = 0) -> None:
+    """Serves until SIGTERM or SIGINT. `fronts`: number of front processes; 0: one process does it
+    all. Raises ConfigError or OSError if it cannot start."""
     config = load(path)
     return_large_blocks()
     with to_stderr(config.telemetry.log_format, log_level):
-        await _serve(config, path)
+        await _serve(config, path, log_level, fronts)
 
 
-async def _serve(config: GatewayConfig, path: Path) -> None:
+async def _serve(config: GatewayConfig, path: Path, log_level: str, fronts: int) -> None:
     stop, hurry, reload_requested = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
-    async with running_gateway(config, path.parent, path=path) as gateway:
+    running: contextlib.AbstractAsyncContextManager[RunningGateway | RunningFronts]
+    if fronts:
+        running = running_fronts(config, path.parent, fronts, path=path, log_level=log_level)
+    else:
+        running = running_gateway(config, path.parent, path=path)
+    async with running as gateway:
         # Freezes the loaded objects: a full collection that scanned them would stall every stream
         # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
         gc.freeze()
         print(f"moegate listens on {gateway.address}", flush=True)
-        if gateway.front.http is not None:
-            print(f"moegate speaks HTTP on {gateway.front.http.address}", flush=True)
+        if gateway.http_address is not None:
+            print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
         await stop.wait()
         reloading.cancel()
         log.info(
             "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
             " a second signal ends the waiting",
-            gateway.pipeline.active_requests,
+            gateway.active_requests,
             config.server.drain_delay_s,
             config.server.drain_s,
         )
@@ -282,7 +273,9 @@ async def running_gateway(
             await parts.close()
 
 
-async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
+async def _reload_on(
+    reload_requested: asyncio.Event, gateway: RunningGateway | RunningFronts
+) -> None:
     """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
         await reload_requested.wait()

@@ -180,8 +180,8 @@ class Request:
         prefix_blocks: chained hashes of the prompt's full blocks of `prefix_block_tokens` each. The
             first hash covers the cache salt, so equal hashes mean an equal prefix in the same
             cache.
-        token_blocks: hashes of blocks of token ids, one entry per block size of the model's
-            engines.
+        token_blocks: hashes of blocks of token ids, one entry per block size of the engines.
+        inputs: sequences that an engine makes of the prompt, where nothing is generated.
         whole_answer: the client receives no output before the answer is complete.
         fingerprint: hash of everything that the engine is asked; equal for a retry of the client.
             0: unknown.
@@ -203,6 +203,7 @@ class Request:
     size_bytes: int
     remote_classes: frozenset[str]
     prompt_tokens_exact: bool = False
+    inputs: int = 1
     session_id: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
@@ -225,7 +226,8 @@ class EngineReport:
     None: not reported, or not believed, thus unknown. Token counters are totals since the engine's
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     `kv_capacity_derived`: the capacity was computed from other figures of the engine.
-    `max_running`: most sequences that it runs at once.
+    `max_running`: most sequences that it runs at once. `prefills`: of a disaggregated replica, the
+    counts of its engines that prefill; `counts` and the KV cache are then those that decode.
     """
 
     placement: str
@@ -241,6 +243,7 @@ class EngineReport:
     kv_capacity_derived: bool = False
     max_running: int | None = None
     counts: EngineCounts | None = None
+    prefills: EngineCounts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

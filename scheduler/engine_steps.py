@@ -18,6 +18,8 @@ class EngineCounts:
         steps: steps with any output, over all ranks.
         cached_prompt_tokens: prompt tokens found in the prefix cache.
         preemptions: sequences preempted because KV blocks ran out.
+        prefill_s: time from the start of a request's computation to its first token, summed over
+            the requests that have ended.
         drafts, draft_tokens, accepted_tokens: speculative decoding; 0 without it.
     """
 
@@ -28,6 +30,7 @@ class EngineCounts:
     steps: int | None = None
     cached_prompt_tokens: int | None = None
     preemptions: int | None = None
+    prefill_s: float | None = None
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0

@@ -43,6 +43,8 @@ class Placement:
         dp_rank: the rank to pin, or None.
         kv_capacity_tokens, context_tokens: None if unknown.
         step_model: None for a remote, whose engine is not observed.
+        prefill_price_share: of a disaggregated replica, the share of `nano_usd_per_s` that pays the
+            nodes which only prefill, 0 to 1; None: prefill and decode share all steps.
         adapters: LoRA adapters that the configuration names; requests may give their names.
         rates: list price of a remote, or showback rate of a self-hosted pool; None if unknown,
             an unknown rate never counts as free.
@@ -70,6 +72,7 @@ class Placement:
     context_tokens: int | None = None
     step_model: StepModel | None = None
     adapters: tuple[str, ...] = ()
+    prefill_price_share: float | None = None
     rates: TokenRates | None = None
     adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
     nano_usd_per_s: int | None = None
@@ -141,6 +144,9 @@ class PlacementState:
     reason: str = "not probed yet"
     residents: dict[str, Resident] = field(default_factory=dict)
     sequences: int = 0
+    more_inputs: int = 0
+    """Sequences that the engine makes of the residents' inputs beyond `sequences`. They need no
+    slot here: they are as short as their prefill."""
     kv_tokens: int = 0
     kv_reserved_tokens: int = 0
     kv_variance: float = 0.0
@@ -250,6 +256,7 @@ class PlacementState:
             self.adapters.begin(request.model)
         self.idle_since_s = None
         self.sequences += request.choices
+        self.more_inputs += request.inputs - 1
         self.kv_tokens += resident.kv_tokens
         self.kv_reserved_tokens += resident.kv_reserved_tokens
         self.kv_variance += resident.kv_spread_tokens**2
@@ -300,6 +307,7 @@ class PlacementState:
         if resident.request.model != self.facts.model:
             self.adapters.end(resident.request.model)
         self.sequences -= resident.request.choices
+        self.more_inputs -= resident.request.inputs - 1
         self.kv_tokens -= resident.kv_tokens
         self.kv_reserved_tokens -= resident.kv_reserved_tokens
         # Sums of floats drift by rounding; without residents the variance is exactly 0.
@@ -341,7 +349,8 @@ class PlacementState:
         if report.running is None or report.waiting is None:
             beyond = 0  # what other clients send is unknown
         else:
-            beyond = max(0, report.running + report.waiting - self.sequences)
+            own = self.sequences + self.more_inputs
+            beyond = max(0, report.running + report.waiting - own)
         self.external_sequences = min(beyond, self._beyond)
         self._beyond = beyond
         self.report = report

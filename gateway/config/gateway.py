@@ -17,7 +17,12 @@ from gateway.config.discovery import DiscoveryConfig
 from gateway.config.kv_events import KvEventsConfig, Port
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.limits import KeyLimitsConfig, LimitsConfig
-from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
+from gateway.config.prices import (
+    DisaggregatedNodesConfig,
+    EnginesConfig,
+    MeteringConfig,
+    PricesConfig,
+)
 from gateway.config.prior import PriorConfig
 from gateway.config.remote import (
     FailuresConfig,
@@ -130,6 +135,9 @@ class ReplicaConfig(_Part, frozen=True, kw_only=True):
     as far from it as the pool's."""
     grpc_port: Port | None = None
     """Port of its vLLM's own gRPC services (--grpc-port); absent: that of the pool."""
+    engines: EnginesConfig | None = None
+    """Engines behind `url`, where that is the proxy of a disaggregated replica; absent: `url` tells
+    the metrics itself. Needs `disaggregated` in the pool."""
 
 
 class PoolConfig(_Part, frozen=True, kw_only=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
+from gateway.config.prices import EnginesConfig
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation
@@ -64,9 +65,28 @@ class _ServerConnection:
     model: str
     upstream_model: str
     adapters: Mapping[str, str] | None
+    engines: EnginesConfig | None
     api_key: str | None
     extra_body_json: str | None
     timeouts: TimeoutsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineClients:
+    """Clients of the engines behind the proxy of a disaggregated replica."""
+
+    prefill: tuple[VllmClient, ...]
+    decode: tuple[VllmClient, ...]
+
+
+def engines_of(pool: PoolConfig, replica: str) -> EnginesConfig | None:
+    """The engines behind a replica's proxy; None: it has none."""
+    engines = {f"{pool.name}/{each.name}": each.engines for each in pool.replicas}
+    return engines.get(replica)
+
+
+def _of_engine(connection: _ServerConnection, url: str) -> _ServerConnection:
+    return replace(connection, url=url, engines=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +98,8 @@ class ConnectedReplica:
     url: str
     upstream_model: str
     client: VllmClient
+    engines: EngineClients | None
+    """Of a disaggregated replica behind a proxy."""
     pool: PoolConfig
     api_key: str | None = field(repr=False)
 
@@ -205,6 +227,7 @@ class Connections:
                     model=pool.model,
                     upstream_model=pool.upstream_model or pool.model,
                     adapters=None if pool.adapters is None else adapter_names(pool),
+                    engines=engines_of(pool, name),
                     api_key=api_key,
                     extra_body_json=pool.extra_body_json,
                     timeouts=pool.timeouts,
@@ -214,7 +237,8 @@ class Connections:
                     known = connection, self._server(connection)
                 self._servers[name] = known
                 placements = placement_names(name, pinned_ranks(pool))
-                self._pools_by_model.setdefault(pool.model, []).append((pool, placements))
+                for model in (pool.model, *adapter_names(pool)):
+                    self._pools_by_model.setdefault(model, []).append((pool, placements))
                 self._clients.update(dict.fromkeys(placements, known[1]))
                 target = url, connection.upstream_model
                 self._targets.update(dict.fromkeys(placements, target))
@@ -224,6 +248,7 @@ class Connections:
                     url=url,
                     upstream_model=connection.upstream_model,
                     client=known[1],
+                    engines=self._engines(connection),
                     pool=pool,
                     api_key=api_key,
                 )
@@ -251,10 +276,21 @@ class Connections:
             upstream_model=connection.upstream_model,
             model=None if connection.adapters is None else connection.model,
             adapters=connection.adapters,
+            control_url=None if connection.engines is None else connection.engines.decode[0],
             api_key=connection.api_key,
             timeouts=connection.timeouts,
             pace=self._pace,
             extra=extra_body(connection.extra_body_json),
+        )
+
+    def _engines(self, connection: _ServerConnection) -> EngineClients | None:
+        """Clients that only read metrics; they hold nothing."""
+        engines = connection.engines
+        if engines is None:
+            return None
+        return EngineClients(
+            prefill=tuple(self._server(_of_engine(connection, url)) for url in engines.prefill),
+            decode=tuple(self._server(_of_engine(connection, url)) for url in engines.decode),
         )
 
     def _close_when_idle(self, client: RemoteClient) -> None:

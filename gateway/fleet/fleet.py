@@ -143,7 +143,12 @@ def _watched(replica: ConnectedReplica) -> WatchedReplica:
         engine=replica.client,
         adapters=adapter_rules(replica.pool),
         task=replica.pool.task,
-        reads_feed=replica.pool.engine_feed and replica.api_key is not None,
+        # The feed of an engine that only decodes tells a part of each request.
+        reads_feed=replica.pool.engine_feed
+        and replica.api_key is not None
+        and replica.engines is None,
+        prefill=() if replica.engines is None else replica.engines.prefill,
+        decode=() if replica.engines is None else replica.engines.decode,
     )
 
 

@@ -53,6 +53,9 @@ def _self_hosted(
     `address`: empty for a place of DNS, whose server comes and goes."""
     ranks, capacity = pool.data_parallel_ranks, pool.kv_capacity_tokens
     sequences = pool.max_num_seqs or ASSUMED_MAX_NUM_SEQS
+    nodes, prefill_share = pool.disaggregated, None
+    if nodes is not None:
+        prefill_share = nodes.prefill / (nodes.prefill + nodes.decode)
     label = replica.removeprefix(f"{pool.name}/")
     whole = Placement(
         name=replica,
@@ -66,6 +69,7 @@ def _self_hosted(
         kv_capacity_tokens=capacity,
         context_tokens=pool.context_tokens,
         adapters=tuple(adapter_names(pool)),
+        prefill_price_share=prefill_share,
         step_model=step_model,
         objective=pool.objective,
         release_delay_s=pool.release_delay_s,

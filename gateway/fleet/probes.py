@@ -29,7 +29,12 @@ from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
 from gateway.fleet.standing_gauges import StandingGauges
 from gateway.upstream.vllm.client import ListedModel
-from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
+from gateway.upstream.vllm.metrics import (
+    BadMetrics,
+    parse_metrics,
+    parse_rank_metrics,
+    parse_stage_metrics,
+)
 from scheduler.contract import EngineReport, Event, ServingChanged
 
 log = logging.getLogger(__name__)
@@ -88,6 +93,10 @@ class WatchedReplica:
     url: str
     upstream_model: str
     engine: Engine
+    prefill: tuple[Engine, ...] = ()
+    decode: tuple[Engine, ...] = ()
+    """Engines behind the proxy of a disaggregated replica, which tell its metrics; empty: `engine`
+    does."""
     adapters: AdapterRules | None = None
     """Which of its LoRA adapters are offered; None: the pool has none."""
     reads_feed: bool = True
@@ -290,12 +299,17 @@ class Prober:
         self, replica: WatchedReplica, context_tokens: int | None
     ) -> tuple[bytes, Sequence[EngineReport]]:
         """The page, and the report of each placement."""
-        text, at_s, names = await replica.engine.metrics(), self._clock(), replica.placements
-        reports: Sequence[EngineReport] = (
-            [parse_metrics(text, names[0], at_s, context_tokens)]
-            if len(names) == 1
-            else parse_rank_metrics(text, names, at_s, context_tokens)
-        )
+        names = replica.placements
+        pages = [await engine.metrics() for engine in replica.prefill or (replica.engine,)]
+        decode = [await engine.metrics() for engine in replica.decode]
+        text, at_s = (decode or pages)[0], self._clock()
+        reports: Sequence[EngineReport]
+        if decode:
+            reports = [parse_stage_metrics(pages, decode, names[0], at_s, context_tokens)]
+        elif len(names) == 1:
+            reports = [parse_metrics(text, names[0], at_s, context_tokens)]
+        else:
+            reports = parse_rank_metrics(text, names, at_s, context_tokens)
         completed = self._server_info.completed
         return text, [completed(replica.name, report, len(names)) for report in reports]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.link.connection import Connection, Handler
 from gateway.link.front_session import FrontSession
@@ -27,6 +27,19 @@ from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import FleetFigures
 
 log = logging.getLogger(__name__)
+
+
+class Met(Protocol):
+    """Is told what requests have met at self-hosted placements."""
+
+    def notify_refused(self, placement: str, reason: str) -> None:
+        """A placement refused the connection."""
+
+    def notify_silent(self, placement: str) -> None:
+        """A placement brought no token in time."""
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        """A placement does not have an adapter that it had."""
 
 
 class HostedFront:
@@ -72,9 +85,11 @@ class HostedFront:
             case Kind.WITHDRAWN:
                 session.withdraw(number)
             case Kind.PLACEMENT_REFUSED:
-                host.on_refused(payload.placement, payload.reason)
+                host.met.notify_refused(payload.placement, payload.reason)
             case Kind.PLACEMENT_SILENT:
-                host.on_silent(payload.placement)
+                host.met.notify_silent(payload.placement)
+            case Kind.ADAPTER_MISSING:
+                host.met.notify_adapter_missing(payload.placement)
             case _:
                 raise LinkError(f"a front sent {kind.name}")
 
@@ -94,17 +109,15 @@ class SchedulerHost:
         scheduler: InProcessScheduler,
         *,
         clock: Callable[[], float],
-        on_refused: Callable[[str, str], None],
-        on_silent: Callable[[str], None],
+        met: Met,
         setting: Callable[[], bytes] = lambda: b"",
         handlers: Callable[[HostedFront], dict[str, Handler]] = lambda front: {},
     ) -> None:
-        """`clock`: monotonic seconds. `on_refused`, `on_silent`: told what a front has met at a
-        placement. `setting`: see `Welcome`. `handlers`: further calls that a front may make."""
+        """`clock`: monotonic seconds. `met`: told what a front has met at a placement. `setting`:
+        see `Welcome`. `handlers`: further calls that a front may make."""
         self.scheduler = scheduler
         self.clock = clock
-        self.on_refused = on_refused
-        self.on_silent = on_silent
+        self.met = met
         self.setting = setting
         self.handlers = handlers
         self._fronts: dict[int, HostedFront] = {}

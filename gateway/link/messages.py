@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from scheduler.contract import Evict, Progress, Refuse, Request
-from scheduler.fleet_view import FleetView, PlacementView
+from scheduler.fleet_view import FleetView, PlacementView, fleet_view
 from scheduler.port import (
     AttemptEnd,
     CountPrompt,
@@ -58,6 +58,7 @@ class Kind(enum.IntEnum):
     """The submission with this number is taken back: no attempt has reached an upstream."""
     PLACEMENT_REFUSED = 17
     PLACEMENT_SILENT = 18
+    ADAPTER_MISSING = 19
     STARTED = 30
     REFUSE = 31
     EVICT = 32
@@ -99,16 +100,37 @@ class PlacementSilent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterMissing:
+    """A self-hosted placement does not have an adapter that it had."""
+
+    placement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetUpdate:
-    """A new view of the fleet, which replaces the one before."""
+    """A new view of the fleet, which replaces the one before. `bases`: base model of each
+    adapter."""
 
     placements: tuple[PlacementView, ...]
     token_block_sizes: dict[str, tuple[int, ...]]
+    bases: dict[str, str]
 
 
 def fleet_update(view: FleetView) -> FleetUpdate:
     """Returns the message of a view."""
-    return FleetUpdate(placements=view.placements, token_block_sizes=dict(view.token_block_sizes))
+    return FleetUpdate(
+        placements=view.placements,
+        token_block_sizes=dict(view.token_block_sizes),
+        bases=dict(view.bases),
+    )
+
+
+def view_of_update(update: FleetUpdate) -> FleetView:
+    """Returns the view of a message."""
+    bases = update.bases
+    return fleet_view(
+        update.placements, update.token_block_sizes, lambda model: bases.get(model, model)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +164,7 @@ PAYLOADS: dict[Kind, Any] = {
     Kind.WITHDRAWN: None,
     Kind.PLACEMENT_REFUSED: PlacementRefused,
     Kind.PLACEMENT_SILENT: PlacementSilent,
+    Kind.ADAPTER_MISSING: AdapterMissing,
     Kind.STARTED: Started,
     Kind.REFUSE: Refuse,
     Kind.EVICT: Evict,

@@ -15,6 +15,7 @@ from gateway.link.connection import Connection, Handler
 from gateway.link.messages import (
     REPORTS,
     WIRE_VERSION,
+    AdapterMissing,
     FleetUpdate,
     Hello,
     Kind,
@@ -24,12 +25,13 @@ from gateway.link.messages import (
     PromptCounted,
     Welcome,
     check_version,
+    view_of_update,
     with_durations,
 )
 from gateway.scheduling.claims import request_in_flight
 from scheduler.contract import Progress, RefusalReason, Refuse, Request
 from scheduler.decision_record import DecisionRecord
-from scheduler.fleet_view import FleetView, fleet_view
+from scheduler.fleet_view import FleetView
 from scheduler.limits.rate_limit import RateLimits, Refusal
 from scheduler.metering.report import KindRates
 from scheduler.port import (
@@ -209,6 +211,10 @@ class RemoteScheduler:
         """Tells the scheduler's side that a placement brought no token in time."""
         self.connection.post(Kind.PLACEMENT_SILENT, 0, PlacementSilent(placement=placement))
 
+    def notify_adapter_missing(self, placement: str) -> None:
+        """Tells the scheduler's side that a placement does not have an adapter that it had."""
+        self.connection.post(Kind.ADAPTER_MISSING, 0, AdapterMissing(placement=placement))
+
     # Internals.
 
     async def _call(self, name: str, argument: Any, type_: Any) -> Any:
@@ -257,7 +263,7 @@ class RemoteScheduler:
                 sent.answered.set_result(None)
 
     def _use(self, update: FleetUpdate) -> None:
-        self.fleet = fleet_view(update.placements, update.token_block_sizes)
+        self.fleet = view_of_update(update)
         self._on_fleet(self.fleet)
 
     def _lost(self, reason: str) -> None:

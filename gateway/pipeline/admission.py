@@ -10,6 +10,7 @@ from msgspec import structs
 from gateway.auth.authenticator import Caller
 from gateway.domain.generation import Generation, Session
 from gateway.domain.outcomes import RequestRefused
+from gateway.domain.pooling import PoolingInput, input_count
 from gateway.domain.slices import in_one_slice, in_slices
 from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.fingerprint import constraint, features, fingerprint
@@ -143,6 +144,7 @@ def scheduler_request(
         prompt_tokens_exact=isinstance(generation.input, tuple),
         max_output_tokens=generation.max_output_tokens,
         choices=generation.choices,
+        inputs=(input_count(generation.input) if isinstance(generation.input, PoolingInput) else 1),
         size_bytes=call.size_bytes,
         remote_classes=_remote_classes(call, settings),
         session_id=call.session_id,

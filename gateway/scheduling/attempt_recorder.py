@@ -66,7 +66,7 @@ class OpenAttempt:
                 metering.ns(now_s),
                 prompt_tokens=request.prompt_tokens,
                 cached_tokens=start.predicted_cached_tokens,
-                choices=request.choices,
+                choices=max(request.choices, request.inputs),
                 generates=request.max_output_tokens > 0,
             )
 

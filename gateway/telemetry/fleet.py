@@ -6,7 +6,7 @@ the page and reads only the values of the last `refresh`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,7 +65,9 @@ class Sources(Protocol):
 class FleetMetrics(Collector):
     """Collector of the gauges for a registry."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, dropped: Callable[[], int] = dropped_lines) -> None:
+        """`dropped`: log lines that found no room, since the start."""
+        self._dropped = dropped
         self._sources = sources
         self._samples: Samples = {}
 
@@ -118,7 +120,7 @@ class FleetMetrics(Collector):
                 family.add_metric(labels, value)
             yield family
         dropped = semconv.LOG_LINES_DROPPED
-        yield CounterMetricFamily(dropped.prometheus, dropped.about, value=dropped_lines())
+        yield CounterMetricFamily(dropped.prometheus, dropped.about, value=self._dropped())
 
 
 def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:

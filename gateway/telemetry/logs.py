@@ -33,7 +33,8 @@ GATHER_S = 0.1
 CLOSE_S = 2.0
 """Longest wait at the end for a reader that does not read."""
 MAX_MESSAGE_CHARACTERS = 8_192
-PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+PLAIN_REST = "%(levelname)s %(name)s: %(message)s"
+"""Format of a plain line after its time and process."""
 _SECRETS = (
     # a header or a field, by its name
     re.compile(
@@ -61,6 +62,11 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object: time, level, logger, message, trace ids, extra
     fields."""
 
+    def __init__(self, process: str = "") -> None:
+        """`process`: name of the process, where a gateway has several; empty: left out."""
+        super().__init__()
+        self._process = {"process": process} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         """Formats the line."""
         at = time.gmtime(record.created)
@@ -70,6 +76,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": redacted(record.getMessage()[:MAX_MESSAGE_CHARACTERS]),
         }
+        line |= self._process
         line |= getattr(record, "trace", None) or {}
         line |= getattr(record, "fields", None) or {}
         if record.exc_info:
@@ -120,13 +127,17 @@ def _count_drop() -> None:
 
 
 @contextlib.contextmanager
-def logging_to(stream: TextIO, log_format: LogFormat, level: str) -> Iterator[None]:
-    """Sets up the log of the process. Writes the remaining lines at the end."""
+def logging_to(
+    stream: TextIO, log_format: LogFormat, level: str, *, process: str = ""
+) -> Iterator[None]:
+    """Sets up the log of the process. Writes the remaining lines at the end. `process`: name of the
+    process in its lines, where a gateway has several."""
     root = logging.getLogger()
     root.setLevel(level)
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
     REQUESTS.setLevel(logging.NOTSET if as_json else logging.WARNING)
-    form = JsonFormatter() if as_json else _RedactedPlain(PLAIN)
+    plain = f"%(asctime)s {process} {PLAIN_REST}" if process else f"%(asctime)s {PLAIN_REST}"
+    form = JsonFormatter(process) if as_json else _RedactedPlain(plain)
     lines: _Lines = queue.SimpleQueue()
     handler = _Queued(lines, _count_drop)
     root.addHandler(handler)
@@ -168,6 +179,8 @@ def _line(form: logging.Formatter, record: logging.LogRecord) -> str:
         return f"{record.name}: a line that cannot be written: {error!r}\n"
 
 
-def to_stderr(log_format: LogFormat, level: str) -> contextlib.AbstractContextManager[None]:
-    """Sets up the log of `moegate serve`, on standard error."""
-    return logging_to(sys.stderr, log_format, level)
+def to_stderr(
+    log_format: LogFormat, level: str, *, process: str = ""
+) -> contextlib.AbstractContextManager[None]:
+    """Sets up the log of `moegate serve`, on standard error. `process`: see `logging_to`."""
+    return logging_to(sys.stderr, log_format, level, process=process)

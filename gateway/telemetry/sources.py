@@ -7,13 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.fleet import BudgetLeft
-from gateway.upstream.http.loop_load import LoopLoad
 from scheduler.budgets.budget import Budget, Holder, Limit
 from scheduler.metering.report import KindRates
 from scheduler.port import FleetFigures, SchedulerPort
@@ -26,13 +26,20 @@ MAX_BUDGETS = 500
 """Most budgets on the page, which more would slow down."""
 
 
+class Load(Protocol):
+    """How busy the gateway is."""
+
+    def share_now(self) -> float:
+        """CPU time of its busiest process as a share of one core."""
+
+
 @dataclass(slots=True, kw_only=True)
 class GatewayFigures:
     """Values of one gateway. The budgets are those that `watch_budgets` has read."""
 
     port: SchedulerPort
     accounting: Accounting
-    load: LoopLoad
+    load: Load
     active_requests: Callable[[], int]
     seen_budgets: Sequence[BudgetLeft] = field(default=())
 

@@ -21,6 +21,7 @@ from gateway.domain.generation import (
     TokenLogprob,
     ToolCall,
 )
+from gateway.domain.pooling import Scores, Vectors
 from scheduler.contract import Usage
 
 
@@ -69,6 +70,14 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """Successful end of a request for vectors or scores: the whole answer."""
+
+    answer: Vectors | Scores
+    prompt_tokens: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
     """Failed end."""
 
@@ -83,8 +92,8 @@ class Hang:
     """No end: nothing more comes until the stream is closed."""
 
 
-Step = Output | Turns | Sleep | Wait | Finish | Fail | Hang
-_LAST_STEPS = Finish | Fail | Hang
+Step = Output | Turns | Sleep | Wait | Finish | Pooled | Fail | Hang
+_LAST_STEPS = Finish | Pooled | Fail | Hang
 
 
 def text_answer(*pieces: str) -> tuple[Step, ...]:
@@ -117,14 +126,14 @@ class ScriptedUpstream:
     and so on; the last script serves all further streams."""
 
     def __init__(self, *scripts: Sequence[Step], model: str = "scripted") -> None:
-        """Raises ValueError unless every script ends with `Finish`, `Fail` or `Hang`, and has none
-        of them before."""
+        """Raises ValueError unless every script ends with `Finish`, `Pooled`, `Fail` or `Hang`,
+        and has none of them before."""
         if not scripts:
             raise ValueError("give at least one script")
         for script in scripts:
             ends = [isinstance(step, _LAST_STEPS) for step in script]
             if ends.count(True) != 1 or not ends[-1]:
-                raise ValueError(f"end the script with one Finish, Fail or Hang: {script}")
+                raise ValueError(f"end the script with one Finish, Pooled, Fail or Hang: {script}")
         self.streams: list[ScriptedStream] = []
         """Every stream that began, in order."""
         self._scripts = scripts
@@ -157,6 +166,9 @@ class ScriptedUpstream:
                         delta = ChoiceDelta(index=0, finish_reason=step.reason)
                         yield self._chunk(stream, delta, _usage(step, stream.output_tokens))
                         stream.state = StreamState.FINISHED
+                    case Pooled():
+                        yield self._pooled(step)
+                        stream.state = StreamState.FINISHED
                     case Fail():
                         stream.state = StreamState.FAILED
                         raise UpstreamFailure(
@@ -170,6 +182,16 @@ class ScriptedUpstream:
         finally:
             if stream.state is StreamState.OPEN:
                 stream.state = StreamState.CLOSED
+
+    def _pooled(self, step: Pooled) -> Chunk:
+        return Chunk(
+            deltas=(),
+            output_tokens=1,
+            usage=Usage(prompt_tokens=step.prompt_tokens, completion_tokens=0),
+            model=self._model,
+            response_id=f"{self._model}-{len(self.streams)}",
+            pooled=step.answer,
+        )
 
     def _chunk(
         self, stream: ScriptedStream, delta: ChoiceDelta, usage: Usage | None = None

@@ -9,16 +9,18 @@
 `AsyncClient` is the same for asyncio.
 """
 
-from moegate.client.answers import Answer, Choice, Cost, Piece, Route, Timings, Usage
+from moegate.client.answers import Account, Answer, Choice, Cost, Piece, Route, Timings, Usage
 from moegate.client.async_client import AsyncClient, AsyncStream
 from moegate.client.connection import Tls
 from moegate.client.errors import MoegateError
 from moegate.client.generation_options import GenerationOptions
 from moegate.client.messages import Chat, Image, Message, Signature, Tool, ToolCall, tool_result
+from moegate.client.pooling import Embeddings, PoolingOptions, Scores
 from moegate.client.reports import Candidate, Explanation, Model, Spend, SpendRow, TokenCount
 from moegate.client.sync_client import Client, Stream
 
 __all__ = [
+    "Account",
     "Answer",
     "AsyncClient",
     "AsyncStream",
@@ -27,6 +29,7 @@ __all__ = [
     "Choice",
     "Client",
     "Cost",
+    "Embeddings",
     "Explanation",
     "GenerationOptions",
     "Image",
@@ -34,7 +37,9 @@ __all__ = [
     "Model",
     "MoegateError",
     "Piece",
+    "PoolingOptions",
     "Route",
+    "Scores",
     "Signature",
     "Spend",
     "SpendRow",

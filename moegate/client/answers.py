@@ -80,6 +80,18 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What is known of a request that is complete. `cost`: None: the gateway could not price it."""
+
+    request_id: str
+    model: str
+    usage: Usage
+    cost: Cost | None
+    route: Route
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """New output of one choice. `tool_calls`: their next pieces, as the server sent them."""
 
@@ -265,6 +277,18 @@ def cost_of(cost: generation_pb2.Cost) -> Cost:
         cheapest_remote_nano_usd=_told(cost, "cheapest_remote_nano_usd"),
         price_row_id=cost.price_row_id,
         estimated=cost.basis == generation_pb2.COST_BASIS_ESTIMATED,
+    )
+
+
+def account_of(done: generation_pb2.Done) -> Account:
+    """The account of a complete request."""
+    return Account(
+        request_id=done.request_id,
+        model=done.model,
+        usage=usage_of(done.usage),
+        cost=cost_of(done.cost) if done.HasField("cost") else None,
+        route=_route(done.route),
+        timings=_timings(done.timings),
     )
 
 

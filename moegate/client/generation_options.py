@@ -118,9 +118,7 @@ def generate_request(
     if any(name in given for name in _SAMPLING):
         _merge(request.sampling, given, _SAMPLING)
     if "slo_class" in options:
-        request.slo.slo_class = _enum(
-            generation_pb2.SloClass, "SLO_CLASS_", "slo_class", options["slo_class"]
-        )
+        request.slo.slo_class = slo_class_of(options["slo_class"])
     for name, field in (("ttft_s", "ttft"), ("tpot_s", "tpot")):
         if name in given:
             getattr(request.slo, field).CopyFrom(_duration(name, given[name]))
@@ -129,6 +127,12 @@ def generate_request(
     if "remote_classes" in options:
         request.data_policy.remote_classes.extend(options["remote_classes"])
     return request
+
+
+def slo_class_of(name: str) -> generation_pb2.SloClass:
+    """The class of service of a name. Raises ValueError."""
+    found: generation_pb2.SloClass = _enum(generation_pb2.SloClass, "SLO_CLASS_", "slo_class", name)
+    return found
 
 
 def _merge(message: Fields, given: Mapping[str, Any], names: Sequence[str]) -> None:

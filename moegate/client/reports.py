@@ -16,13 +16,17 @@ Group = Literal["tenant", "key", "model", "hour", "day", "week", "placement", "s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model that the key may use. `context_tokens`: None: not yet known."""
+    """A model that the key may use. `context_tokens`: None: not yet known. `adapter_of`: base model
+    of a LoRA adapter; empty: it is none."""
 
     name: str
     context_tokens: int | None
     replicas_serving: int
     replicas: int
     remotes: int
+    adapter_of: str = ""
+    tasks: tuple[str, ...] = ()
+    """What it does: "generate", "embed", "score"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,11 @@ def models_of(answer: inference_pb2.ListModelsResponse) -> tuple[Model, ...]:
             replicas_serving=model.local_replicas_serving,
             replicas=model.local_replicas,
             remotes=model.remotes,
+            adapter_of=model.adapter_of,
+            tasks=tuple(
+                inference_pb2.ModelTask.Name(task).removeprefix("MODEL_TASK_").lower()
+                for task in model.tasks
+            ),
         )
         for model in answer.models
     )

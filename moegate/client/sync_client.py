@@ -14,6 +14,16 @@ from moegate.client.connection import DEFAULT_TARGET, Tls, call_metadata, channe
 from moegate.client.errors import error_of
 from moegate.client.generation_options import GenerationOptions, generate_request
 from moegate.client.messages import Chat
+from moegate.client.pooling import (
+    Embeddings,
+    Inputs,
+    PoolingOptions,
+    Scores,
+    embed_request,
+    embeddings_of,
+    score_request,
+    scores_of,
+)
 from moegate.client.reports import (
     Candidate,
     Explanation,
@@ -94,6 +104,18 @@ class Client:
         request = generate_request(model, chat, options)
         call = self._inference.Generate(request, metadata=self._metadata, timeout=self._timeout_s)
         return Stream(call)
+
+    def embed(self, model: str, inputs: Inputs, **options: Unpack[PoolingOptions]) -> Embeddings:
+        """Returns one vector per input: texts, or token ids of each."""
+        request = embed_request(model, inputs, options)
+        return embeddings_of(self._call(self._inference.Embed, request, self._timeout_s))
+
+    def score(
+        self, model: str, query: str, documents: Sequence[str], **options: Unpack[PoolingOptions]
+    ) -> Scores:
+        """Returns how well each document answers the query."""
+        request = score_request(model, query, documents, options)
+        return scores_of(self._call(self._inference.Score, request, self._timeout_s))
 
     def count_tokens(
         self, model: str, chat: Chat, **options: Unpack[GenerationOptions]

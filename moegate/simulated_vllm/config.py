@@ -36,10 +36,13 @@ class SimulatedVllmConfig:
         lora_modules: names and paths of the LoRA adapters that are loaded at the start.
         max_loras: adapters that a rank computes in one batch.
         mean_answer_tokens: mean length of an answer without a stop by the caller.
+        enable_per_request_metrics: whether an answer tells how long the engine worked on it.
         reasoning_parser: name of a parser; reasoning is then told apart from the answer. Whatever
             the name, the model thinks between tags like Qwen3. None: it does not think.
         task: what the model does, which decides about its routes.
         matryoshka: a model that embeds can shorten its vectors.
+        tool_calls: tools that are called where a chat offers them and has no result yet, each with
+            its arguments as JSON text.
         faults: the injected faults.
         expert_load: how tokens fall on the experts.
         count_experts: whether the feed tells the experts of each step.
@@ -65,7 +68,9 @@ class SimulatedVllmConfig:
     lora_modules: tuple[tuple[str, str], ...] = ()
     max_loras: int = 1
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
+    enable_per_request_metrics: bool = False
     reasoning_parser: str | None = None
+    tool_calls: tuple[tuple[str, str], ...] = ()
     task: ModelTask = ModelTask.GENERATE
     matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 
 from moegate.simulated_vllm.step_recorder import StepRecorder
+from moegate.simulated_vllm.wire import RequestTimes
 from simulation.engine.engine import Engine
-from simulation.engine.sequences import TokenRequest
+from simulation.engine.sequences import Sequence, TokenRequest
 
 MAX_LAG_S = 0.005
 """Longest lag of the steps behind the clock that later steps catch up with. It covers timers, which
@@ -29,6 +30,8 @@ class RequestProgress:
         self.tokens = [0] * len(request.outputs)
         """Output tokens generated, by choice."""
         self.cached_tokens = 0
+        self.times: RequestTimes | None = None
+        """Of a request with one choice that has ended."""
         self.unfinished = len(request.outputs)
         self._only_end = only_end
         self._changed = asyncio.Event()
@@ -108,4 +111,22 @@ class EngineDriver:
                 if progress is not None:
                     tokens = engine.output_tokens(sequence)
                     ended = sequence.ended
+                    if ended and len(progress.tokens) == 1:
+                        progress.times = request_times(sequence, self._due_s)
                     progress.record(sequence.choice, tokens, sequence.cached_tokens, ended)
+
+
+def request_times(sequence: Sequence, end_s: float) -> RequestTimes | None:
+    """Times of a sequence that has ended; None: it got no token."""
+    if sequence.admitted_s is None or not sequence.first_token_s:
+        return None
+    tokens, first_s = sequence.output.tokens, sequence.first_token_s
+    decode_ms = (end_s - first_s) * 1e3
+    whole_s = end_s - sequence.admitted_s
+    return RequestTimes(
+        time_to_first_token_ms=(first_s - sequence.admitted_s) * 1e3,
+        generation_time_ms=decode_ms,
+        queue_time_ms=(sequence.admitted_s - sequence.arrival_s) * 1e3,
+        mean_itl_ms=decode_ms / (tokens - 1) if tokens > 1 else None,
+        tokens_per_second=tokens / whole_s if whole_s > 0 else None,
+    )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import asdict
+
 from moegate.simulated_vllm.forced import CallDeltas
 from moegate.simulated_vllm.jobs import Job, finish_reason
 from moegate.simulated_vllm.logprobs import chat_logprobs, completion_logprobs
-from moegate.simulated_vllm.wire import encode
+from moegate.simulated_vllm.wire import RequestTimes, encode
 from simulation.output import OutputText, ReasoningSplit
 
 DONE = b"data: [DONE]\n\n"
@@ -72,8 +74,9 @@ class Frames:
                 parts[:0] = (self._role(choice) for choice in range(len(self._texts)))
         return b"".join(parts)
 
-    def end(self, cached_tokens: int) -> bytes:
-        """The usage chunk, if the request includes usage, and `[DONE]`."""
+    def end(self, cached_tokens: int, times: RequestTimes | None = None) -> bytes:
+        """The usage chunk, if the request includes usage, and `[DONE]`. `times`: told beside the
+        usage, if the server tells them."""
         if not self._job.include_usage:
             return DONE
         completion_tokens = sum(text.tokens for text in self._texts)
@@ -84,7 +87,11 @@ class Frames:
         if self._job.has_reasoning:
             reasoned = sum(each.output.reasoned_tokens(each.tokens) for each in self._texts)
             usage += b',"completion_tokens_details":{"reasoning_tokens":%d}' % reasoned
-        return self._head + b"]" + usage + b"}" + self._fingerprint + b"}\n\n" + DONE
+        metrics = b""
+        if self._job.tells_times and times is not None:
+            known = {name: value for name, value in asdict(times).items() if value is not None}
+            metrics = b',"metrics":' + encode(known)
+        return self._head + b"]" + usage + b"}" + self._fingerprint + metrics + b"}\n\n" + DONE
 
     def _role(self, choice: int) -> bytes:
         return b"".join(

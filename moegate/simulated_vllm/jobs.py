@@ -53,8 +53,10 @@ class Job:
         logprobs: number of alternatives for each token; None: no log-probabilities.
         stream_interval: tokens in a chunk.
         call: the tool call that the answer is; None: it is a text.
+        hands_over: another engine decodes, so the answer tells it where the KV cache is.
         has_reasoning: whether a parser tells reasoning apart; `include_reasoning`: whether it is
             told. If not, the answer has no log-probabilities or token ids either.
+        tells_times: whether the answer tells how long the engine worked on it.
     """
 
     response_id: str
@@ -69,8 +71,10 @@ class Job:
     logprobs: int | None
     return_token_ids: bool
     call: ForcedAnswer | None = None
+    hands_over: bool = False
     has_reasoning: bool = False
     include_reasoning: bool = True
+    tells_times: bool = False
 
     @property
     def hides_reasoning(self) -> bool:
@@ -94,7 +98,7 @@ def make_job(
     prompt_ids = _prompt(body, config, is_chat)
     logprobs = _logprobs(body, is_chat)
     rules = _stop_rules(body, config, len(prompt_ids), is_chat)
-    forced = forced_answer(body, is_chat)
+    forced = forced_answer(body, is_chat, config.tool_calls)
     rules = replace(
         rules,
         forced_ids=() if forced is None else forced.token_ids,
@@ -103,12 +107,14 @@ def make_job(
     choices = _choices(body)
     _check_sampling(body)
     seeds = (answer_seed(config.seed, prompt_ids, body.seed, i) for i in range(choices))
+    transfer = body.kv_transfer_params or {}
     request = TokenRequest(
         request_id=engine_id,
         prompt_ids=prompt_ids,
         outputs=tuple(plan_output(seed, rules, config.mean_answer_tokens) for seed in seeds),
         cache_salt=body.cache_salt or "",
         adapter="" if model == config.served_model_name else model,
+        transferred=bool(transfer.get("do_remote_prefill")),
     )
     options = body.stream_options
     usage = bool(options and options.include_usage)
@@ -126,8 +132,10 @@ def make_job(
         logprobs=logprobs,
         return_token_ids=bool(body.return_token_ids),
         call=forced if forced is not None and forced.tool is not None else None,
+        hands_over=bool(transfer.get("do_remote_decode")),
         has_reasoning=is_chat and config.reasoning_parser is not None,
         include_reasoning=body.include_reasoning,
+        tells_times=config.enable_per_request_metrics,
     )
 
 

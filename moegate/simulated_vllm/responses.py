@@ -19,14 +19,18 @@ from moegate.simulated_vllm.wire import (
     CompletionChoice,
     CompletionDetails,
     PromptDetails,
+    RequestTimes,
     Usage,
     encode,
 )
 from simulation.output import Output, OutputText, ReasoningSplit
 
 
-def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> bytes:
-    """The JSON of an answer. `cached_tokens`: None if the server does not report them."""
+def response_body(
+    job: Job, fingerprint: str, cached_tokens: int | None, times: RequestTimes | None = None
+) -> bytes:
+    """The JSON of an answer. `cached_tokens`: None if the server does not report them; `times`: as
+    in `Frames.end`."""
     request = job.request
     prompt_ids = list(request.prompt_ids) if job.return_token_ids else None
     completion_tokens = sum(output.tokens for output in request.outputs)
@@ -47,6 +51,7 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
         completion_tokens_details=made,
     )
     numbered = list(enumerate(request.outputs))
+    transfer = _transfer(job) if job.hands_over else None
     if job.is_chat:
         return encode(
             ChatAnswer(
@@ -60,6 +65,8 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
                 usage=usage,
                 prompt_logprobs=None,
                 prompt_token_ids=prompt_ids,
+                kv_transfer_params=transfer,
+                metrics=times if job.tells_times else None,
             )
         )
     return encode(
@@ -72,6 +79,8 @@ def response_body(job: Job, fingerprint: str, cached_tokens: int | None) -> byte
             service_tier=None,
             system_fingerprint=fingerprint,
             usage=usage,
+            kv_transfer_params=transfer,
+            metrics=times if job.tells_times else None,
         )
     )
 
@@ -123,6 +132,20 @@ def _ids(job: Job, output: Output) -> list[int] | None:
     if not job.return_token_ids or job.hides_reasoning:
         return None
     return [output.token_id(position) for position in range(output.tokens)]
+
+
+def _transfer(job: Job) -> dict[str, object]:
+    """What vLLM's NIXL connector tells the engine that decodes."""
+    return {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [list(range(len(job.request.prompt_ids) // 16 + 1))],
+        "remote_engine_id": "simulated",
+        "remote_request_id": job.request.request_id,
+        "remote_host": "127.0.0.1",
+        "remote_port": 5600,
+        "tp_size": 1,
+    }
 
 
 def model_list(config: SimulatedVllmConfig, adapters: Mapping[str, str], created_s: int) -> bytes:

@@ -279,7 +279,7 @@ class SimulatedVllm:
                 if effects.is_due(progress):
                     return await effects.replace_answer(self.driver, progress)
             cached = progress.cached_tokens if self.config.enable_prompt_tokens_details else None
-            return _json(response_body(job, self._fingerprint, cached))
+            return _json(response_body(job, self._fingerprint, cached, progress.times))
         finally:
             self.driver.close(progress)
 
@@ -353,7 +353,7 @@ class SimulatedVllm:
                     await effects.break_stream(response, self.driver, progress)
                     break
                 if not progress.unfinished:
-                    data += frames.end(progress.cached_tokens)
+                    data += frames.end(progress.cached_tokens, progress.times)
                     self.driver.close(progress)
                 if data:
                     await response.write(data)

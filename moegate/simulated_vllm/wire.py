@@ -79,6 +79,7 @@ class GenerationBody(msgspec.Struct):
     return_token_ids: bool | None = None
     request_id: str | None = None
     cache_salt: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
 
 
 class TokenizeBody(msgspec.Struct):
@@ -157,6 +158,18 @@ class ToolCallDelta(msgspec.Struct):
     function: FunctionCall
 
 
+class RequestTimes(msgspec.Struct):
+    """How long the engine worked on a request, of `--enable-per-request-metrics`. The first token's
+    time begins when the request is scheduled."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+    speculative_decoding: None = None
+
+
 class ChatMessage(msgspec.Struct):
     """The message of a choice."""
 
@@ -196,9 +209,9 @@ class ChatAnswer(msgspec.Struct):
     prompt_logprobs: None
     prompt_token_ids: list[int] | None
     prompt_text: None = None
-    kv_transfer_params: None = None
+    kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestTimes | None = None
 
 
 class CompletionChoice(msgspec.Struct):
@@ -226,9 +239,9 @@ class CompletionAnswer(msgspec.Struct):
     service_tier: None
     system_fingerprint: str
     usage: Usage
-    kv_transfer_params: None = None
+    kv_transfer_params: dict[str, Any] | None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestTimes | None = None
 
 
 decode_generation = msgspec.json.Decoder(GenerationBody, strict=False).decode

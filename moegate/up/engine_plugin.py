@@ -16,13 +16,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "vllm_plugin"
 ROUTE = "moegate.vllm_plugin.route.StepsRoute"
-FLAGS = (
-    "--enable-logging-iteration-details",
-    f"--middleware={ROUTE}",
-    "--enable-per-request-metrics",
-)
-"""Flags of `vllm serve` that the plugin needs; with the last one vLLM tells how long it worked on a
-request, for its cost."""
+FLAGS = ("--enable-logging-iteration-details", f"--middleware={ROUTE}")
+"""Flags of `vllm serve` that the plugin needs."""
 COUNT_EXPERTS = "MOEGATE_EXPERTS"
 """Variable that makes the plugin count experts, if it is 1."""
 

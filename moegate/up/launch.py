@@ -21,6 +21,10 @@ SHUTDOWN_TIMEOUT_S = 20
 DEFAULT_MAX_NUM_SEQS = 256
 """Explicit, because vLLM's default depends on the GPU and the gateway must know the value."""
 KV_EVENTS_TOPIC = "kv-events"
+TIMES_FLAG = "--enable-per-request-metrics"
+"""vLLM tells how long it worked on a request, for its cost. It does not start with this flag and
+NO_STATISTICS_FLAG."""
+NO_STATISTICS_FLAG = "--disable-log-stats"
 OWN_FLAGS = {
     **dict.fromkeys(("--host", "--port", "--uds", "--grpc", "--api-key"), "moegate sets it itself"),
     **dict.fromkeys(("--shutdown-timeout", "--kv-events-config"), "moegate sets it itself"),
@@ -90,6 +94,8 @@ class Launch:
         command += ["--enable-prompt-tokens-details", f"--shutdown-timeout={SHUTDOWN_TIMEOUT_S}"]
         command += [f"--kv-events-config={json.dumps(kv_events)}"]
         command += [f"--max-num-seqs={self.max_num_seqs}"]
+        if NO_STATISTICS_FLAG not in self.flags:
+            command += [TIMES_FLAG]
         if self.max_model_len is not None:
             command += [f"--max-model-len={self.max_model_len}"]
         if self.data_parallel_size > 1:

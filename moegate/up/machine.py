@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -13,6 +14,9 @@ HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The checkout, if moegate runs from one."""
 PORT_TRIES = 100
+PORTS = range(20_000, 32_768)
+"""Ports for vLLM, below those that Linux gives to outgoing connections: vLLM binds some of them a
+minute after they were found free."""
 
 
 class CannotLaunch(Exception):
@@ -64,11 +68,9 @@ def environment_for(vllm: Path, additions: Mapping[str, str]) -> dict[str, str]:
 def free_ports(count: int) -> int:
     """The first of `count` consecutive free loopback ports. Raises CannotLaunch."""
     for _ in range(PORT_TRIES):
-        with socket.socket() as first:
-            first.bind((HOST, 0))
-            port: int = first.getsockname()[1]
-            if all(_is_free(port + i) for i in range(1, count)):
-                return port
+        port = PORTS.start + secrets.randbelow(len(PORTS) - count)
+        if all(_is_free(port + i) for i in range(count)):
+            return port
     raise CannotLaunch(f"no {count} free ports in a row on {HOST}")
 
 
@@ -80,6 +82,6 @@ def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
             probe.bind((HOST, port))
-        except (OSError, OverflowError):
+        except OSError:
             return False
     return True

@@ -151,7 +151,8 @@ class GroupMeter:
             generates=generates,
         )
         self._runs.add(run)
-        if prefill_s:
+        self.external.pooled = not generates
+        if prefill_s and generates:
             self._prompts.sent(run)
             self.external.sent(choices)
         else:
@@ -207,9 +208,7 @@ class GroupMeter:
         self._changed()
         totals = self.totals
         return_outside(totals, run, engine_s, now_ns)
-        prefill, decode = run.prefill // UNIT, run.decode // UNIT
-        if not run.generates:
-            prefill, decode = prefill + decode, 0
+        prefill, decode = run.whole_amounts
         cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
         totals.decode -= run.decode
@@ -374,6 +373,7 @@ class GroupMeter:
                 kv_tokens=others_kv_tokens,
                 prefill_share=self.external.prefill_share,
             ),
+            by_tokens=self.external.pooled,
         )
         self._stale = False
 

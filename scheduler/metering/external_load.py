@@ -55,6 +55,9 @@ class ExternalLoad:
     """Sequences in the engine's queue, by the last reports."""
     own_waiting: int = 0
     """Own sequences in the engine's queue, by what is known now."""
+    pooled: bool = False
+    """Nothing is generated here. A request has many inputs, whose prompts the engine counts before
+    the answer shows them, so external prompts count only beside external sequences."""
     _reports: dict[str, EngineReport] = field(default_factory=dict)
     _beyond: tuple[int, int] = (0, 0)
     _own_prompt_tokens: int = 0
@@ -142,6 +145,8 @@ class ExternalLoad:
         self._seen_ns = now_ns
         if model is not None and report.placement == next(reversed(self._reports)):
             self._prefills(report.at_s, model)
+            if self.pooled and not self.sequences:
+                self.prefill_share = 0.0
 
     def _external_kv_tokens(self, own: Own) -> int:
         """KV tokens of the external sequences; where an engine does not tell its KV cache, they are

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.metering.totals import UNIT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeShare:
@@ -26,7 +28,7 @@ class Run:
     sent_ns: int
     opened_unpriced_ns: int
     generates: bool = True
-    """False: all of its time counts as prefill."""
+    """False: all of its time counts as prefill, in proportion to its prompt tokens."""
     kv_tokens: int = 0
     """KV tokens that weigh its share while it decodes; the choices share the prompt."""
     output_tokens: int = 0
@@ -37,6 +39,13 @@ class Run:
     seen_kv: int = 0
     prefill: int = 0
     decode: int = 0
+
+    @property
+    def whole_amounts(self) -> tuple[int, int]:
+        """Its prefill and decode in whole units; all is prefill if it generates nothing."""
+        prefill, decode = self.prefill // UNIT, self.decode // UNIT
+        return (prefill, decode) if self.generates else (prefill + decode, 0)
+
     alone: int = 0
     """Part of both that it was charged as the only run of a group without external load."""
 

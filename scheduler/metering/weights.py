@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     @property
     def busy(self) -> bool:
         """Whether any weight is positive."""
-        return bool(self.prompt or self.sequence or self.external)
+        return bool(self.prompt or self.sequence or self.kv or self.external)
 
 
 NOTHING = Weights()
@@ -89,11 +89,13 @@ def weigh(
     sequences: int,
     kv_tokens: int,
     others: Others,
+    by_tokens: bool = False,
 ) -> Weights:
     """Weights of the instant. `prompts_s`: predicted prefill of the prompts that are at their turn
     or wait for it; None: no prompt is computed. `owed`: the prompt was computed in time that was
     charged to other sequences, so those are not charged now. `sequences`, `kv_tokens`: own
-    sequences that decode, and their KV tokens."""
+    sequences that decode, and their KV tokens. `by_tokens`: nothing is generated, and what runs at
+    the same time shares by its prompt tokens."""
     batch, all_kv = sequences + others.sequences, kv_tokens + others.kv_tokens
     if prompts_s is None and not batch and not others.prefill_share:
         return NOTHING
@@ -120,6 +122,8 @@ def weigh(
     prompt = int(prompt_part * left * SCALE)
     sequence = int(decode_part * left * sequence_part * SCALE)
     kv = int(decode_part * left * kv_part * SCALE)
+    if by_tokens and all_kv:
+        sequence, kv = 0, int(decode_part * left * SCALE) // all_kv
     free = SCALE - prompt
     over = sequence * batch + kv * all_kv - free
     if over > 0:  # by the last bits of floats

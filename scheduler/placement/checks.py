@@ -75,7 +75,10 @@ def _check_tpot(
     policy: Policy,
     waited_s: float,
 ) -> Blocks:
-    """Tokens would be slow; an idle group takes the request however slow it is."""
+    """Tokens would be slow; an idle group takes the request however slow it is. A request that
+    generates nothing has none."""
+    if not query.request.max_output_tokens:
+        return blocked
     most_s = policy.tpot_share * query.request.slo.tpot_s
     if largest(quote.tpot_s) <= most_s:
         return blocked

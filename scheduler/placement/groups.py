@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
@@ -16,7 +17,7 @@ from scheduler.step_time.expert_loads import ExpertLoads
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import SETTLE_S, OwnLoad, WindowMeter
+from scheduler.step_time.step_windows import SETTLE_S, OwnLoad, WindowMeter, prefill_window
 
 MOST_STEPS_KEPT = 4096
 STEPS_STALE_S = 10.0
@@ -39,6 +40,8 @@ class Group:
     expert_loads: ExpertLoads = field(default_factory=ExpertLoads)
     steps_at_s: float = -math.inf
     """When the engine last told single steps that the fit could use."""
+    last_report: EngineReport | None = None
+    """The newest one that tells the prefills of a disaggregated replica."""
     batch: int = 0
     kv_paced_tokens: int = 0
     steps_s: list[float] = field(default_factory=list)
@@ -52,6 +55,21 @@ class Group:
         while len(steps_s) <= batch:
             steps_s.append(self.model.decode_step_s(len(steps_s), 0))
         return steps_s[batch]
+
+    def observe(self, report: EngineReport, *, sequences: int, now: float) -> bool:
+        """Feeds a report of all members to the fit; returns whether the model has changed.
+        `sequences`: own ones."""
+        version, last = self.fit.version, self.last_report
+        own = self.own.at(sequences=sequences, kv_tokens=self.kv_paced_tokens)
+        window = self.meter.take(report, own)
+        # Single steps say more than the counters of the same time.
+        if window is not None and not self.has_steps(now):
+            self.fit.observe(window)
+        if report.prefills is not None:
+            if last is not None and (prefills := prefill_window(last, report)) is not None:
+                self.fit.observe_steps((prefills,))
+            self.last_report = report
+        return self.fit.version != version
 
     def observe_steps(self, event: EngineSteps, kv_capacity_tokens: int, now: float) -> bool:
         """Feeds single steps to the fit; returns whether it could use any. `kv_capacity_tokens`:
@@ -105,6 +123,28 @@ class CarriedOver:
     groups: Mapping[str, Group] = field(default_factory=dict)
     lengths: OutputLengths = field(default_factory=OutputLengths)
     pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
+
+
+CHUNK_TOKENS = 8192
+"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
+LEAST_CHUNK_S = 1e-6
+WHOLE_S = 1e9
+"""Longer than any prefill."""
+
+
+def chunk_s(facts: Placement, model: StepModel) -> float:
+    """Time of the part of a prefill that shares one step with decodes. In a disaggregated replica
+    it shares none, and the first step that decodes follows it."""
+    if facts.prefill_price_share is not None:
+        return WHOLE_S
+    return max(LEAST_CHUNK_S, model.prefill_token_s * CHUNK_TOKENS)
+
+
+def stall_weight(facts: Placement) -> float | None:
+    """Price of a second of prefill over that of a second of decode, where nodes of their own do
+    each; None: a prefill stalls the decodes of its group."""
+    share = facts.prefill_price_share
+    return None if share is None else share / (1.0 - share)
 
 
 def prior_of(facts: Placement) -> StepModel:

@@ -69,7 +69,10 @@ def _predict_prefills(
     """Writes `wait_s`, `prefill_s` and `own_end_s`."""
     prompt, hits = np.array(float(query.request.prompt_tokens)), query.hit_tokens
     uncached = prompt if hits is fleet.no_hits else prompt - hits
-    fleet.models.prefill_time_s(uncached, prompt, buffers.prefill_s)
+    inputs = query.request.inputs
+    # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
+    context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
+    fleet.models.prefill_time_s(uncached, context, buffers.prefill_s)
     if query.activation_s is not None:
         buffers.prefill_s += query.activation_s
     np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
@@ -86,6 +89,10 @@ def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -
         stalls_s = np.array((stall_s, np.fmax(stall_s, buffers.own_end_s)))
     stall_position(stalls_s, buffers.stall_positions)
     np.subtract(stalls_s[1], stalls_s[0], buffers.stall_added_s)
+    if (weights := fleet.stall_weights) is not None:  # prefill nodes are paid, and nobody stalls
+        apart = ~np.isnan(weights)
+        buffers.stall_positions[:, apart] = 0.0
+        buffers.stall_added_s[apart] *= weights[apart]
     return stalls_s
 
 

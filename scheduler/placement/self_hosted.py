@@ -17,7 +17,7 @@ from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import Floats
 from scheduler.placement.checks import checks_for
 from scheduler.placement.decision_model import full_token_s, priced, trusted
-from scheduler.placement.groups import CarriedOver, Group, prior_of
+from scheduler.placement.groups import CarriedOver, Group, chunk_s, prior_of, stall_weight
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
@@ -28,11 +28,8 @@ from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import StepModel, StepModels
 from scheduler.step_time.step_windows import has_restarted, joined, new_preemptions
 
-CHUNK_TOKENS = 8192
-"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 CURVE_AGE_S = 0.1
 """An interference curve older than this is refreshed before it decides."""
-LEAST_CHUNK_S = 1e-6
 SAME_TIME_S = 0.5
 """Reports of a group's ranks within this time are joined to one."""
 _STALE_MARGIN_S = 1e-3
@@ -107,7 +104,9 @@ class SelfHostedFleet:
         """When the first pending prefill should yield its token; infinite without one."""
         self.stall_end_s: Floats = np.zeros(count)
         """The latest `prefill_end_s` of the group's ranks; kept only where a group has several."""
-        self.chunk_s: Floats = np.maximum(self.models.prefill_token_s * CHUNK_TOKENS, LEAST_CHUNK_S)
+        self.chunk_s: Floats = np.array(
+            [chunk_s(s.facts, g.model) for s, g in zip(self.states, self.groups, strict=True)]
+        )
         self.step_s: Floats = np.zeros(count)
         """T(B) of the group when its batch last changed."""
         self.next_step_s: Floats = np.zeros(count)
@@ -146,6 +145,14 @@ class SelfHostedFleet:
         # A new array: records of decisions hold the old one.
         rates = known if whole else [NANO_USD_PER_S] * len(prices)
         self.nano_usd_per_s: Floats = np.array(rates, dtype=np.float64)
+        weights = [stall_weight(facts) for facts in self.facts]
+        self.stall_weights: Floats | None = None
+        """Of groups whose prefills stall no decode, see `stall_weight`; NaN for others. None: the
+        prefills of all groups do."""
+        if any(weight is not None for weight in weights):
+            self.stall_weights = np.array(weights, dtype=np.float64)
+            decode_shares = 1.0 / (1.0 + np.nan_to_num(self.stall_weights))
+            self.nano_usd_per_s = self.nano_usd_per_s * decode_shares
 
     def __len__(self) -> int:
         return len(self.states)
@@ -283,16 +290,8 @@ class SelfHostedFleet:
             or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
         ):
             return
-        own = group.own.at(
-            sequences=sum(self.states[m].sequences for m in group.members),
-            kv_tokens=group.kv_paced_tokens,
-        )
-        window = group.meter.take(joined(whole), own)
-        version = group.fit.version
-        # Single steps say more than the counters of the same time.
-        if window is not None and not group.has_steps(now):
-            group.fit.observe(window)
-        if group.fit.version != version:
+        sequences = sum(self.states[m].sequences for m in group.members)
+        if group.observe(joined(whole), sequences=sequences, now=now):
             self._set_model(group)
 
     def _set_model(self, group: Group) -> None:
@@ -308,8 +307,7 @@ class SelfHostedFleet:
         group.steps_s.clear()
         for member in group.members:
             self.models.set(member, group.model)
-            chunk_s = group.model.prefill_token_s * CHUNK_TOKENS
-            self.chunk_s[member] = max(LEAST_CHUNK_S, chunk_s)
+            self.chunk_s[member] = chunk_s(self.states[member].facts, group.model)
 
     def sync(self, index: int, now: float) -> None:
         """Copies the state of a placement and the shared figures of its group into the arrays."""

@@ -193,6 +193,8 @@ class WindowMeter:
         window = _engine_window(last, report, own, before) or _own_window(last, report, own, before)
         if window is None:
             return None
+        if report.prefills is not None:  # they are computed by other engines, and stall no step
+            window = replace(window, prompts=0, prompt_tokens=0, uncached_tokens=0)
         return self._judged(replace(window, kv_tokens=kv_tokens), last, report)
 
     def _keep(self, report: EngineReport, own: OwnCounts) -> None:
@@ -207,6 +209,43 @@ class WindowMeter:
         elif new_preemptions(last, report) > 0:
             reason = "preemptions"
         return replace(window, disturbance=reason) if reason else window
+
+
+def prefill_window(last: EngineReport, report: EngineReport) -> Window | None:
+    """The prefills between two reports of a disaggregated replica, as steps without decodes; None:
+    none ended, or their counts are unknown.
+
+    Times of prefills that share a step are told for each, so that their sum is bounded by the time
+    that passed.
+    """
+    before, now = last.prefills, report.prefills
+    passed_s = report.at_s - last.at_s
+    if before is None or now is None or not 0 < passed_s <= LONGEST_S:
+        return None
+    prompts, took_s = (
+        _rise(before.first_tokens, now.first_tokens),
+        _rise(before.prefill_s, now.prefill_s),
+    )
+    tokens = _rise(last.prompt_tokens_total, report.prompt_tokens_total)
+    cached = _rise(before.cached_prompt_tokens, now.cached_prompt_tokens)
+    if not prompts or not took_s or tokens is None or cached is None:
+        return None
+    if min(prompts, took_s, tokens - cached) <= 0 or cached < 0:
+        return None
+    return Window(
+        start_s=last.at_s,
+        end_s=report.at_s,
+        source=WindowSource.ENGINE,
+        step_s=min(took_s, passed_s) / prompts,
+        gaps=0,
+        batch=0.0,
+        prompts=prompts,
+        prompt_tokens=tokens,
+        uncached_tokens=tokens - cached,
+        tokens_per_step=None,
+        draft_tokens=None,
+        single_steps=prompts,
+    )
 
 
 def joined(reports: Sequence[EngineReport]) -> EngineReport:

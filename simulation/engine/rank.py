@@ -213,6 +213,8 @@ class Rank:
         sequence.named_upto = len(shared)
         sequence.blocks = shared_blocks
         sequence.found_tokens = sequence.computed_tokens = len(shared) * self._extent_tokens
+        if sequence.request.transferred and not sequence.output_tokens:
+            sequence.found_tokens = sequence.computed_tokens = sequence.total_tokens - 1
         if sequence.admitted_s is None:
             sequence.admitted_s = now
             sequence.cached_tokens = sequence.computed_tokens

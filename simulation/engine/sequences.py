@@ -46,6 +46,10 @@ class SequenceRequest(Protocol):
     def adapter(self) -> str:
         """LoRA adapter that computes it; empty: none."""
 
+    @property
+    def transferred(self) -> bool:
+        """Whether the KV cache of its prompt comes from another engine, but for the last token."""
+
     def keys(self, known: Ids[Key], choice: int, extents: int, extent_tokens: int) -> Ids[Key]:
         """Keys of the first `extents` full extents, as far as any are there; `known` go before."""
 
@@ -62,6 +66,7 @@ class TokenRequest:
     outputs: tuple[Output, ...]
     cache_salt: str = ""
     adapter: str = ""
+    transferred: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -99,6 +104,7 @@ class LengthRequest:
     tokens: int
     content: Ids[Key] = ()
     adapter: str = ""
+    transferred: bool = False
 
     @property
     def finish_reason(self) -> FinishReason:

@@ -20,6 +20,7 @@ from moegate.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.metering.totals import SECOND_NS
 from tests import serving
+from tests.http_serving import serving_http
 from tests.integration.test_gateway import UPSTREAM, engine, failure
 from tests.serving import METADATA, Serving, chat_request, first_message, read_stream, until
 
@@ -234,3 +235,25 @@ async def test_an_adapter_is_charged_by_its_own_row_and_the_bill_stays_that_of_t
     assert metered == sum(part.nano_usd for attempt in settled for part in attempt.parts)
     assert 0 < metered <= cost.bill
     assert cost.charged == sum(charged)
+
+
+async def test_the_http_doors_list_and_run_adapters() -> None:
+    async with engine(**lora("sql-v3", "other")) as a:
+        config = settings(pool(a, adapters=AdaptersConfig(models=(SQL,), discover=True)))
+        async with serving_http(config) as gateway:
+            async with gateway.session.get(f"{gateway.url}/v1/models") as answer:
+                listed = (await answer.json())["data"]
+            assert [(model["id"], model.get("parent")) for model in listed] == [
+                ("moe", None),
+                ("other", "moe"),
+                ("sql", "moe"),
+            ]
+            length = a.config.max_model_len
+            assert {model["max_model_len"] for model in listed} == {length}
+            async with gateway.session.get(
+                f"{gateway.url}/v1/models/sql", headers={"anthropic-version": "2023-06-01"}
+            ) as answer:
+                assert (await answer.json())["id"] == "sql"
+            chat = {"model": "sql", "messages": [{"role": "user", "content": "Hello."}]}
+            status, told = await gateway.post("/v1/chat/completions", {**chat, "max_tokens": 4})
+            assert (status, told["usage"]["completion_tokens"]) == (200, 4)

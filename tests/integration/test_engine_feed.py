@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.config.gateway import GatewayConfig, SecretConfig
+from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -104,3 +105,35 @@ async def test_a_gateway_predicts_the_experts_that_it_saw(
     choices = truth.rank_choices(8)
     assert shown.busiest_expert_rank == choices.index(max(choices))
     assert shown.expert_imbalance == pytest.approx(max(choices) * 8 / sum(choices), rel=0.01)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_request_alone_costs_the_seconds_of_the_engine(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delay before the engine sees a request stands for networks and HTTP servers. The accounts
+    sum to the bill in either case."""
+    monkeypatch.setenv("ENGINE_KEY_OF_TESTS", KEY)
+    delay_s = 1.0
+    simulated = SimulatedVllmConfig(
+        served_model_name=serving.MODEL,
+        api_key=KEY,
+        enable_per_request_metrics=told,
+        faults=parse_faults([f"delay:seconds={delay_s}"]),
+    )
+    async with (
+        simulated_vllm(simulated) as server,
+        serving.serving(settings(server.url, engine_feed=False)) as gateway,
+    ):
+        request = chat_request("Hello", max_output_tokens=60, ignore_eos=True)
+        done = (await read_stream(gateway.stub.Generate(request, metadata=METADATA))).done
+        assert done is not None
+        [attempt] = done.route.attempts
+        whole_s = attempt.duration.ToNanoseconds() / 1e9
+        metered_s = done.cost.metered_nano_usd * 3600 / 2.5e9
+        assert whole_s > delay_s
+        if told:
+            assert metered_s < whole_s - 0.9 * delay_s
+            assert metered_s > 60 * QWEN3_30B_H100.base_s
+        else:
+            assert metered_s == pytest.approx(whole_s, rel=0.05)

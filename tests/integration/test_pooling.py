@@ -11,8 +11,9 @@ import pytest
 from google.rpc import error_details_pb2
 from msgspec import structs
 
-from gateway.config.gateway import KeyConfig, PoolConfig, RemoteConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, PoolConfig, RemoteConfig, SecretConfig
 from gateway.config.limits import ElementLimitsConfig, KeyLimitsConfig, LimitsConfig
+from gateway.config.remote import RemoteApi
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.tasks import Task
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
@@ -21,6 +22,8 @@ from moegate.simulated_vllm.server import SimulatedVllm, simulated_vllm
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, pooling_pb2
 from scheduler.metering.settlement import SettledAttempt
 from tests import serving
+from tests.ledgers import a_nano_dollar_a_token
+from tests.otlp_receiver import Receiver
 
 TEXTS = ("a fox in the forest", "the capital of France", "a fox in the woods")
 EMBEDS = SimulatedVllmConfig(
@@ -62,12 +65,22 @@ async def embedding_gateway(
     config: SimulatedVllmConfig = EMBEDS, limits: LimitsConfig | None = None
 ) -> AsyncIterator[tuple[serving.Serving, SimulatedVllm, list[SettledAttempt]]]:
     """A gateway before one server that embeds."""
-    task = Task(config.task.value)
     settled: list[SettledAttempt] = []
+    async with (
+        embedding_settings(config, limits) as (settings, server),
+        serving.serving(settings, sinks=(settled.append,)) as running,
+    ):
+        yield running, server, settled
+
+
+@contextlib.asynccontextmanager
+async def embedding_settings(
+    config: SimulatedVllmConfig = EMBEDS, limits: LimitsConfig | None = None
+) -> AsyncIterator[tuple[GatewayConfig, SimulatedVllm]]:
+    """A server that embeds, and the configuration of a gateway before it."""
+    task = Task(config.task.value)
     async with simulated_vllm(config) as server:
-        settings = serving.config(pools=[pool([server.url], task)], limits=limits)
-        async with serving.serving(settings, sinks=(settled.append,)) as running:
-            yield running, server, settled
+        yield serving.config(pools=[pool([server.url], task)], limits=limits), server
 
 
 async def refusal(call: Awaitable[object]) -> grpc.aio.AioRpcError:
@@ -318,3 +331,107 @@ async def test_a_decision_about_an_embedding_can_be_explained() -> None:
         )
     assert explained.placement == "own/a"
     assert explained.expected_output_tokens == 0.0
+
+
+async def test_another_gateway_makes_vectors_and_scores_as_a_remote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOEGATE_INNER_KEY", serving.KEY)
+    async with embedding_gateway(replace(EMBEDS, matryoshka=True)) as (inner, _, _):
+        beyond = RemoteConfig(
+            name="far",
+            remote_class="eu",
+            model=serving.MODEL,
+            task=Task.EMBED,
+            api=RemoteApi.MOEGATE,
+            url=f"grpc://{inner.gateway.address}",
+            api_key=SecretConfig(env="MOEGATE_INNER_KEY"),
+        )
+        async with serving.serving(serving.config(remotes=[beyond])) as outer:
+            request = embed_request(dimensions=16, truncate_tokens=-1)
+            far = await outer.stub.Embed(request, metadata=serving.METADATA)
+            near = await inner.stub.Embed(request, metadata=serving.METADATA)
+            scores = await outer.stub.Score(score_request(), metadata=serving.METADATA)
+            tokens = pooling_pb2.EmbedRequest(
+                model=serving.MODEL,
+                tokens=pooling_pb2.TokenInputs(inputs=[chat_pb2.TokenInput(token_ids=[300, 301])]),
+            )
+            of_tokens = await outer.stub.Embed(tokens, metadata=serving.METADATA)
+            # What the server refuses reaches the client, through both gateways.
+            error = await refusal(
+                outer.stub.Embed(embed_request(("word " * 40_000,)), metadata=serving.METADATA)
+            )
+    assert [list(each.values) for each in far.embeddings] == [
+        list(each.values) for each in near.embeddings
+    ]
+    assert far.done.usage == near.done.usage
+    assert far.done.route.target == "far"
+    assert of_tokens.done.usage.prompt_tokens == 2
+    capital, woods = scores.scores
+    assert woods > capital
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "maximum context length" in (error.details() or "")
+
+
+async def test_only_input_is_charged_and_a_cost_limit_is_held() -> None:
+    async with embedding_gateway() as (running, _, settled):
+        a_nano_dollar_a_token(running.gateway)
+        response = await running.stub.Embed(
+            embed_request(max_cost_nano_usd=10_000), metadata=serving.METADATA
+        )
+        tokens = response.done.usage.prompt_tokens
+        assert response.done.cost.charged_nano_usd == tokens
+        error = await refusal(
+            running.stub.Embed(
+                embed_request(max_cost_nano_usd=tokens - 1), metadata=serving.METADATA
+            )
+        )
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert [attempt.charged_nano_usd for attempt in settled] == [tokens]
+
+
+async def test_an_idempotency_key_and_a_request_id_are_those_of_one_request() -> None:
+    async with embedding_gateway() as (running, _, _):
+        request = embed_request(idempotency_key="once")
+        await running.stub.Embed(request, metadata=serving.METADATA)
+        error = await refusal(running.stub.Embed(request, metadata=serving.METADATA))
+    assert error.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_the_trace_names_the_operation_and_what_it_took(otlp: Receiver) -> None:
+    name = f"embeddings {serving.MODEL}"
+    async with embedding_gateway(replace(EMBEDS, matryoshka=True)) as (running, _, _):
+        response = await running.stub.Embed(embed_request(dimensions=16), metadata=serving.METADATA)
+        await running.stub.Score(score_request(), metadata=serving.METADATA)
+    await otlp.until("admission", name, f"score {serving.MODEL}")
+    attempt = otlp.one(name)
+    assert attempt.attributes.items() >= {
+        ("gen_ai.operation.name", "embeddings"),
+        ("gen_ai.embeddings.dimension.count", 16),
+        ("gen_ai.request.stream", False),
+        ("gen_ai.usage.input_tokens", response.done.usage.prompt_tokens),
+        ("gen_ai.usage.output_tokens", 0),
+    }
+    assert "gen_ai.request.max_tokens" not in attempt.attributes
+
+
+async def test_a_batch_larger_than_the_engine_is_no_load_of_others() -> None:
+    config = replace(EMBEDS, max_num_seqs=4, speed=0.2)
+    async with embedding_gateway(config) as (running, server, settled):
+        texts = [f"{i} words of a text that no other one begins like" for i in range(300)]
+        call = running.stub.Embed(embed_request(texts), metadata=serving.METADATA)
+        (state,) = running.gateway.scheduler.core.placements
+        seen = []
+
+        def answered() -> bool:
+            seen.append((state.external_sequences, server.engine.waiting))
+            return call.done()
+
+        await serving.until(answered)
+        response = await call
+    assert len(response.embeddings) == 300
+    assert max(waiting for _, waiting in seen) > 100
+    assert max(external for external, _ in seen) == 0
+    (attempt,) = settled
+    took_s = attempt.ended_unix_s - attempt.started_unix_s
+    assert attempt.metered_nano_usd == pytest.approx(took_s * 2.5e9 / 3600, rel=0.05)

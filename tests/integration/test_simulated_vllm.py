@@ -354,6 +354,27 @@ async def test_cached_tokens_by_full_blocks_and_salt(client: Client) -> None:
     assert [await cached(cache_salt="a"), await cached(cache_salt="a")] == [0, 256]
 
 
+async def test_times_of_a_request_where_the_server_tells_them() -> None:
+    names = [
+        *("time_to_first_token_ms", "generation_time_ms", "queue_time_ms"),
+        *("mean_itl_ms", "tokens_per_second"),
+    ]
+    async with serving(config(enable_per_request_metrics=True, speed=10.0)) as client:
+        for path, body in ((CHAT, HELLO), (RAW, HELLO | {"prompt": "Hello"})):
+            last = (await client.stream(path, body | STREAM))[-1]
+            assert list(last)[-1] == "metrics"
+            assert list(last["metrics"]) == names
+            metrics = (await client.answer(path, body))["metrics"]
+            assert list(metrics) == [*names, "speculative_decoding"]
+            assert metrics["mean_itl_ms"] == pytest.approx(metrics["generation_time_ms"] / 7)
+            assert min(metrics[name] for name in names) >= 0
+            one = (await client.stream(path, body | STREAM | {"max_tokens": 1}))[-1]["metrics"]
+            assert "mean_itl_ms" not in one, "there is none with one token"
+        two = {"n": 2, "temperature": 1}
+        assert "metrics" not in (await client.stream(CHAT, HELLO | STREAM | two))[-1]
+        assert (await client.answer(CHAT, HELLO | two))["metrics"] is None
+
+
 async def test_without_the_flag_cached_tokens_are_not_told() -> None:
     async with serving(config(enable_prompt_tokens_details=False)) as client:
         answer = await client.answer(CHAT, HELLO)

@@ -114,9 +114,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *(*BELOW_DOORS, "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", GRPC),
     ),
+    # Several front processes, and their parent.
+    "gateway.fronts": (
+        *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
+        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+    ),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", "gateway.front", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.front", "gateway.fronts", GRPC),
     ),
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.

@@ -31,6 +31,7 @@ def request(
     prefix_block_tokens: int = 512,
     token_blocks: tuple[TokenBlocks, ...] = (),
     whole_answer: bool = False,
+    inputs: int = 1,
 ) -> Request:
     return Request(
         request_id=request_id,
@@ -58,4 +59,5 @@ def request(
         prefix_block_tokens=prefix_block_tokens,
         token_blocks=token_blocks,
         whole_answer=whole_answer,
+        inputs=inputs,
     )

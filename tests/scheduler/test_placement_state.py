@@ -161,3 +161,17 @@ def test_external_load_without_figures_is_estimated_or_unknown_never_free() -> N
     assert one.external_kv_tokens == 3 * own_tokens, "each holds as much as an own one"
     one.record_report(replace(report(5, at_s=2.0), running=None))
     assert (one.external(2.0), one.external_kv_tokens) == (0, 0), "only own requests count"
+
+
+def test_the_inputs_of_an_own_request_are_no_external_load() -> None:
+    one = state()
+    one.add(resident("r1", inputs=500, max_output_tokens=0), 0.0)
+    assert one.sequences == 1, "a request that generates nothing takes one slot"
+    for at_s in (1.0, 2.0):
+        one.record_report(report(400, at_s=at_s))
+    assert one.external(2.0) == 0
+    for at_s in (3.0, 4.0):
+        one.record_report(report(507, at_s=at_s))
+    assert one.external(4.0) == 7
+    one.remove("r1", 5.0)
+    assert one.more_inputs == 0

@@ -100,6 +100,22 @@ def test_the_services_and_the_probes(helm: Helm) -> None:
     assert template["metadata"]["annotations"]["checksum/config"] == digest
 
 
+def test_the_http_port_is_there_when_it_is_wanted(helm: Helm) -> None:
+    values = {"config": REMOTE, "http": {"enabled": True, "port": 80}}
+    rendered = helm.render(values | {"networkPolicy": {"enabled": True}})
+    (container,) = pod_of(rendered)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    config = yaml.safe_load(rendered.config)
+    assert config["server"]["http_listen"] == f"[::]:{ports['http']}"
+    for name, wanted in (("x-moegate", 80), ("x-moegate-headless", ports["http"])):
+        found = {port["name"]: port for port in rendered.one("Service", name)["spec"]["ports"]}
+        assert (found["http"]["port"], found["http"]["appProtocol"]) == (wanted, "http")
+    allowed = rendered.one("NetworkPolicy")["spec"]["ingress"][0]["ports"]
+    assert {"port": ports["http"]} in allowed
+    without = yaml.safe_load(helm.render({"config": REMOTE}).config)
+    assert "http_listen" not in without["server"]
+
+
 def test_the_grace_period_outlasts_the_longest_stream(helm: Helm) -> None:
     def remote(total_s: float | None) -> Object:
         (found,) = REMOTE["remotes"]

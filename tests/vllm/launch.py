@@ -20,6 +20,7 @@ from pathlib import Path
 
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from moegate.up.engine_plugin import make_plugin_folder
+from moegate.up.launch import TIMES_FLAG
 from tests.vllm.thinking_model import FLAGS as THINKING_FLAGS
 from tests.vllm.thinking_model import make_thinking_model
 
@@ -66,6 +67,35 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",  # on two cores a second thread spins against the API server: 10x slower
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRequest:
+    """A request that shows that the server serves."""
+
+    path: str
+    body: dict[str, object]
+
+
+CHAT = FirstRequest(
+    "/v1/chat/completions",
+    {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": "ready?"}],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 1,
+    },
+)
+"""One chat token with its log-probability. vLLM compiles that kernel on first use and answers
+nobody meanwhile (17 s measured): so it does before the tests' traffic."""
+_READY = "Is the server ready? Some sixteen tokens, or a CPU with AMX kills it."
+SCORE = FirstRequest("/score", {"model": MODEL_NAME, "text_1": _READY, "text_2": _READY})
+"""One score, of a server that pools."""
+EMBEDDING_FLAGS = ("--runner=pooling", "--convert=embed")
+SCORING_FLAGS = ("--runner=pooling", "--convert=classify", '--hf-overrides={"num_labels": 1}')
+"""Flags by which the tiny model makes vectors, or scores of pairs."""
 
 
 class VllmFailed(Exception):
@@ -145,11 +175,10 @@ class StartedVllm:
     def base_url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
-    def wait_until_serving(self) -> None:
-        """Raises VllmFailed if no one-token request succeeds within START_LIMIT_S of the start."""
-        _wait_until_serving(
-            self.process, self.port, self.log_path, deadline=self.started_s + START_LIMIT_S
-        )
+    def wait_until_serving(self, request: FirstRequest | None = None) -> None:
+        """Raises VllmFailed if the request, by default `CHAT`, does not succeed within
+        START_LIMIT_S of the start."""
+        _wait_until_serving(self, request or CHAT, deadline=self.started_s + START_LIMIT_S)
 
 
 @contextmanager
@@ -163,11 +192,13 @@ def started_vllm(
     router_skew: float = 0.0,
     rust: bool = False,
     thinking: bool = False,
+    pooling: Sequence[str] = (),
 ) -> Iterator[StartedVllm]:
     """Start the tiny model's server on a free loopback port; it is stopped after the block.
 
     `plugin`: with moegate's plugin, whose route needs ENGINE_KEY; `experts`: which counts them.
-    `rust`: with the front end in Rust. `thinking`: with a parser of reasoning.
+    `rust`: with the front end in Rust. `thinking`: with a parser of reasoning. `pooling`: flags of
+    a server that makes vectors or scores instead of text.
     """
     venv = vllm_venv()
     model_dir = build_model(venv, router_skew)
@@ -183,10 +214,11 @@ def started_vllm(
     if data_parallel_size > 1:
         command.append(f"--data-parallel-size={data_parallel_size}")
         import_paths.append(DATA_PARALLEL_PLUGIN)
-        # Else 0.33 gives each rank the memory node of its number, which most computers lack.
-        environment["VLLM_CPU_SIM_MULTI_NUMA"] = "1"
+        # Whatever the value: else 0.33 gives each rank the memory node of its number, which most
+        # computers lack. "0": nothing is simulated.
+        environment["VLLM_CPU_SIM_MULTI_NUMA"] = "0"
     if plugin:
-        command += PLUGIN_FLAGS
+        command += [*PLUGIN_FLAGS, TIMES_FLAG]
         environment["MOEGATE_FEED_KEY"] = ENGINE_KEY
         if experts:
             environment["MOEGATE_EXPERTS"] = "1"
@@ -200,7 +232,7 @@ def started_vllm(
     started_s = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [*command, *FLAGS, *extra_flags],
+            [*command, *FLAGS, *pooling, *extra_flags],
             env=environment,
             cwd=log_dir,
             stdin=subprocess.DEVNULL,
@@ -232,6 +264,7 @@ def running_vllm(
     router_skew: float = 0.0,
     rust: bool = False,
     thinking: bool = False,
+    pooling: Sequence[str] = (),
 ) -> Iterator[VllmProcess]:
     """The same, once it serves. Raises VllmFailed if it does not within START_LIMIT_S."""
     ports = (_free_port(), _free_port()) if kv_events else None
@@ -254,8 +287,9 @@ def running_vllm(
         router_skew=router_skew,
         rust=rust,
         thinking=thinking,
+        pooling=pooling,
     ) as started:
-        started.wait_until_serving()
+        started.wait_until_serving(SCORE if pooling else CHAT)
         yield VllmProcess(
             port=started.port,
             pid=started.process.pid,
@@ -276,16 +310,16 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _wait_until_serving(
-    process: subprocess.Popen[bytes], port: int, log_path: Path, *, deadline: float
-) -> None:
+def _wait_until_serving(started: StartedVllm, request: FirstRequest, *, deadline: float) -> None:
     """Poll with a real request: /health is 200 even where the first request kills the engine."""
     problem = "no connection"
+    process, log_path = started.process, started.log_path
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise VllmFailed(f"vLLM exited with {process.returncode}\n{_tail(log_path)}")
         try:
-            status, body = _one_token(port, timeout_s=max(1.0, deadline - time.monotonic()))
+            timeout_s = max(1.0, deadline - time.monotonic())
+            status, body = _answer(started.port, request, timeout_s=timeout_s)
         except (OSError, http.client.HTTPException) as error:
             problem = repr(error)
         else:
@@ -296,28 +330,11 @@ def _wait_until_serving(
     raise VllmFailed(f"vLLM not up in {START_LIMIT_S:.0f} s ({problem})\n{_tail(log_path)}")
 
 
-def _one_token(port: int, *, timeout_s: float) -> tuple[int, bytes]:
-    """One chat token with its log-probability.
-
-    vLLM compiles that kernel on first use and answers nobody meanwhile (17 s measured): here it
-    does so before the tests' traffic.
-    """
-    request = {
-        "model": MODEL_NAME,
-        "messages": [{"role": "user", "content": "ready?"}],
-        "max_tokens": 1,
-        "temperature": 0,
-        "logprobs": True,
-        "top_logprobs": 1,
-    }
+def _answer(port: int, request: FirstRequest, *, timeout_s: float) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
-        connection.request(
-            "POST",
-            "/v1/chat/completions",
-            json.dumps(request),
-            {"Content-Type": "application/json"},
-        )
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", request.path, json.dumps(request.body), headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

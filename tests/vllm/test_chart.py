@@ -20,7 +20,10 @@ from tests.vllm.launch import ENVIRONMENT, build_model, unsupported_cpu, vllm_ve
 
 PARSE = """
 import json, sys
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+try:
+    from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
+except ImportError:  # 0.32
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(json.load(sys.stdin))
 validate_parsed_serve_args(parsed)

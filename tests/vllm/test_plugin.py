@@ -174,9 +174,8 @@ def own_s(steps: list[EngineStep]) -> float:
 async def test_metered_seconds_follow_the_engines_own(
     told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A lone request costs the machine's whole time while it runs: beside the engine's own seconds
-    that is only the way to the engine and back, which a busy machine stretches. The misses are
-    printed."""
+    """A lone request costs the engine's own seconds, which vLLM tells with its last event: not
+    the way to the engine and back, however long a busy machine makes it."""
     os.environ["ENGINE_KEY_OF_TESTS"] = ENGINE_KEY
     pool = msgspec.structs.replace(
         serving.pool([told.server.base_url], upstream_model=told.server.model, max_num_seqs=32),
@@ -205,7 +204,8 @@ async def test_metered_seconds_follow_the_engines_own(
     ]
     assert len(own_s) == REQUESTS
     misses = sorted(abs(m / own - 1.0) for m, own in zip(metered_s, own_s, strict=True))
+    p50, p90 = misses[REQUESTS // 2], misses[REQUESTS * 9 // 10]
     with capsys.disabled():
-        p50, p90 = misses[REQUESTS // 2], misses[REQUESTS * 9 // 10]
         print(f"\nmetered seconds beside the engine's own: p50 {p50:.1%}, p90 {p90:.1%}")
-    assert median(misses) < 0.5
+    assert p50 < 0.05
+    assert p90 < 0.15

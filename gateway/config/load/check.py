@@ -20,6 +20,7 @@ from gateway.config.gateway import (
 from gateway.config.limits import LimitsConfig
 from gateway.config.load.check_adapters import adapter_problems
 from gateway.config.load.check_discovery import discovery_problems
+from gateway.config.load.check_engines import engine_problems
 from gateway.config.load.check_gateway import shared_class_problems
 from gateway.config.load.check_grpc_port import grpc_port_problems
 from gateway.config.load.check_kv_events import kv_events_problems
@@ -62,6 +63,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     yield from grpc_port_problems(config.pools)
     yield from rank_problems(config.pools)
     yield from adapter_problems(config.pools)
+    yield from engine_problems(config.pools)
     yield from task_problems(config)
     yield from _contexts(config.pools)
     yield from _objectives(config.pools)

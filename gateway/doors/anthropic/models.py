@@ -36,9 +36,8 @@ async def retrieve_model(exchange: Exchange) -> web.StreamResponse:
 
 
 def _names(exchange: Exchange) -> list[str]:
-    placements = exchange.services.port.fleet.placements
-    names = {placement.model for placement in placements}
-    return sorted(name for name in names if exchange.caller.allows_model(name))
+    """Models and LoRA adapters that the key may use."""
+    return sorted(filter(exchange.caller.allows_model, exchange.services.port.fleet.by_model))
 
 
 def _model(exchange: Exchange, name: str) -> dict[str, str | int]:

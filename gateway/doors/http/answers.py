@@ -14,6 +14,7 @@ from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import ChoiceDelta, Chunk
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
+from gateway.domain.pooling import Scores, Vectors
 from gateway.doors.http.costs import charged_nano_usd, usd_text
 from gateway.doors.http.errors import HttpError, from_outcome, unread
 from gateway.doors.http.exchange import Exchange
@@ -74,10 +75,30 @@ async def run_whole(exchange: Exchange, call: GenerateCall) -> tuple[list[Choice
                 for delta in output.deltas:
                     choices.add(delta)
     assert result is not None
+    _tell_cost(exchange, result)
+    return choices.choices(), result
+
+
+async def run_pooled(exchange: Exchange, call: GenerateCall) -> tuple[Vectors | Scores, Finished]:
+    """Runs a request for vectors or scores, as `run_whole` does. Raises HttpError."""
+    pooled: Vectors | Scores | None = None
+    result: Finished | None = None
+    async with http_errors(), aclosing(exchange.services.pipeline.run(call)) as outputs:
+        async for output in outputs:
+            if isinstance(output, Finished):
+                result = output
+            elif output.pooled is not None:
+                pooled = output.pooled
+    assert pooled is not None
+    assert result is not None
+    _tell_cost(exchange, result)
+    return pooled, result
+
+
+def _tell_cost(exchange: Exchange, result: Finished) -> None:
     charged = charged_nano_usd(result)
     if charged is not None:
         exchange.headers["x-moegate-cost-usd"] = usd_text(charged)
-    return choices.choices(), result
 
 
 async def run_stream(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gateway.doors.http.dialect import Dialect, Route
 from gateway.doors.openai.chat.handler import chat_completions
+from gateway.doors.openai.completions import completions
+from gateway.doors.openai.embeddings import embeddings
 from gateway.doors.openai.models import list_models, retrieve_model
 from gateway.doors.openai.responses.handler import RESPONSE_PREFIX, Responses
 from gateway.doors.openai.responses.stored import ResponseStore
@@ -24,6 +26,8 @@ def openai_dialect() -> Dialect:
                 handle=chat_completions,
                 generates=True,
             ),
+            Route(method="POST", path="/v1/completions", handle=completions, generates=True),
+            Route(method="POST", path="/v1/embeddings", handle=embeddings, generates=True),
             Route(method="POST", path="/v1/responses", handle=responses.create, generates=True),
             Route(method="GET", path=one_response, handle=responses.retrieve),
             Route(method="DELETE", path=one_response, handle=responses.delete),

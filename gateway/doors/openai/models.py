@@ -16,38 +16,34 @@ CREATED_UNIX_S = 1_735_689_600
 
 async def list_models(exchange: Exchange) -> web.Response:
     """GET /v1/models."""
-    found = sorted(_contexts(exchange).items())
-    return json_answer(
-        exchange, {"object": "list", "data": [_model(name, context) for name, context in found]}
-    )
+    models = [_model(exchange, name) for name in _names(exchange)]
+    return json_answer(exchange, {"object": "list", "data": models})
 
 
 async def retrieve_model(exchange: Exchange) -> web.Response:
     """GET /v1/models/{model}. Raises HttpError (NOT_FOUND)."""
-    name, contexts = exchange.parameters["model"], _contexts(exchange)
-    if name not in contexts:
+    name = exchange.parameters["model"]
+    if name not in _names(exchange):
         text = f"model {name[:256]!r} is not served here: see /v1/models"
         raise HttpError(ErrorKind.NOT_FOUND, text, code="model_not_found", param="model")
-    return json_answer(exchange, _model(name, contexts[name]))
+    return json_answer(exchange, _model(exchange, name))
 
 
-def _contexts(exchange: Exchange) -> dict[str, int]:
-    """Context length by model; 0: unknown."""
-    contexts: dict[str, int] = {}
-    for placement in exchange.services.port.fleet.placements:
-        name = placement.model
-        if exchange.caller.allows_model(name):
-            contexts[name] = max(contexts.get(name, 0), placement.context_tokens or 0)
-    return contexts
+def _names(exchange: Exchange) -> list[str]:
+    """Models and LoRA adapters that the key may use."""
+    return sorted(filter(exchange.caller.allows_model, exchange.services.port.fleet.by_model))
 
 
-def _model(name: str, context: int) -> dict[str, Any]:
+def _model(exchange: Exchange, name: str) -> dict[str, Any]:
+    fleet = exchange.services.port.fleet
     model: dict[str, Any] = {
         "id": name,
         "object": "model",
         "created": CREATED_UNIX_S,
         "owned_by": "moegate",
     }
-    if context:
+    if name in fleet.bases:
+        model["parent"] = fleet.bases[name]  # as vLLM says it
+    if context := max(placement.context_tokens or 0 for placement in fleet.of_model(name)):
         model["max_model_len"] = context  # as vLLM says it
     return model

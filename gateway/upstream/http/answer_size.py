@@ -18,8 +18,9 @@ BYTES_PER_NUMBER = 24
 """Bytes of a number of a vector, at the most digits; in base64 it has 5.4."""
 BYTES_PER_SCORE = 4096
 """Bytes of a score, with what servers repeat of its document."""
-MAX_POOLED_BYTES = 48 * 1024 * 1024
-"""Longest answer to a request for vectors: 2,048 of 4,096 numbers in base64 fit."""
+MAX_POOLED_BYTES = 24 * 1024 * 1024
+"""Longest answer to a request for vectors: 2,048 of 2,048 numbers in base64 fit. A larger one would
+hold the event loop for more than 50 ms, when it is read and when it is sent on."""
 OVERHEAD_BYTES = 2 * 1024 * 1024
 """Bytes that do not depend on the output's length: heads, pings, signatures, citations.
 Room for one event of the longest kind (`SseReader`) and as much again."""

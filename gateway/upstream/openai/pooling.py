@@ -135,7 +135,9 @@ def _vector(raw: msgspec.Raw) -> bytes:
     """A vector that came as base64 or as a list of numbers."""
     text = bytes(raw)
     if not text.startswith(b'"'):
-        return np.asarray(msgspec.json.decode(text, type=list[float]), "<f4").tobytes()
+        numbers = msgspec.json.decode(text, type=list[float])
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused for that
+            return np.asarray(numbers, "<f4").tobytes()
     coded = text[1:-1] if b"\\" not in text else msgspec.json.decode(text, type=str)
     try:
         return base64.b64decode(coded, validate=True)

@@ -38,7 +38,9 @@ class StreamDecoder:
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `usage_by_choice`: the usage in an event with one choice is that of the choice, and its counts
     are those of the tokens so far (vLLM's continuous_usage_stats). `origin`: of the signatures;
-    empty: none are kept. `bounds`: what the answer can hold at most.
+    empty: none are kept. `bounds`: what the answer can hold at most. `is_stage`: the answer is
+    that of an engine that only decodes, to which the whole prompt comes as if from a cache, so that
+    cached tokens and the engine's time of the whole request are unknown.
 
     Attributes:
         ended: [DONE], a failure or too much output came, so that nothing that follows matters.
@@ -55,7 +57,9 @@ class StreamDecoder:
         usage_by_choice: bool = False,
         origin: str = "",
         bounds: AnswerBounds = UNBOUNDED,
+        is_stage: bool = False,
     ) -> None:
+        self._is_stage = is_stage
         self._choices = [
             ChoiceDecoder(index, origin, bounds.tool_names) for index in range(choices)
         ]
@@ -155,7 +159,7 @@ class StreamDecoder:
             response_id=self._response_id,
             missing_choices=missing,
             deviations=(*self._deviations(missing), *refused),
-            engine_s=self._engine_s,
+            engine_s=None if self._is_stage else self._engine_s,
         )
 
     def _fail(self, failure: UpstreamFailure) -> None:
@@ -254,6 +258,12 @@ class StreamDecoder:
 
     def _claim(self) -> Claim:
         """What the server says of the whole answer."""
+        claim = self._told()
+        if self._is_stage:
+            claim.cached_tokens = None
+        return claim
+
+    def _told(self) -> Claim:
         if self._running is not None:
             self._totals.add(self._running)
         if self._totals:

@@ -53,11 +53,12 @@ class ListedModel:
 class VllmClient:
     """One self-hosted vLLM server. Server and connection errors raise UpstreamFailure.
 
-    `base_url`: without /v1. `session` is the caller's, and outlives this. `adapters`: the server's
-    names of LoRA adapters, by those of clients. A generation for any other adapter names it as the
-    server does; `model`: the name that is none (None: no generation is for an adapter). `pace`: how
-    large pieces of streams shall be; `extra`: fields that every body of a generation gets;
-    `control_timeout_s`: of each call but `stream`.
+    `base_url`: without /v1. `control_url`: of an engine behind the proxy at `base_url`, which is
+    asked all but generations; None: there is no proxy. `session` is the caller's, and outlives
+    this. `adapters`: the server's names of LoRA adapters, by those of clients. A generation for any
+    other adapter names it as the server does; `model`: the name that is none (None: no generation
+    is for an adapter). `pace`: how large pieces of streams shall be; `extra`: fields that every
+    body of a generation gets; `control_timeout_s`: of each call but `stream`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class VllmClient:
         upstream_model: str,
         api_key: str | None,
         timeouts: TimeoutsConfig,
+        control_url: str | None = None,
         model: str | None = None,
         adapters: Mapping[str, str] | None = None,
         pace: Pace | None = None,
@@ -76,6 +78,8 @@ class VllmClient:
     ) -> None:
         self.session = session
         self._base_url = base_url.rstrip("/")
+        self._control_url = (control_url or base_url).rstrip("/")
+        self._is_stage = control_url is not None
         self._upstream_model = upstream_model
         self._names = frozenset((upstream_model, model or upstream_model))
         self._has_adapters = model is not None
@@ -109,6 +113,7 @@ class VllmClient:
             prompt_tokens=lambda: estimated_prompt_tokens(generation),
             usage_by_choice=True,
             bounds=bounds_of(generation),
+            is_stage=self._is_stage,
         )
         return self._known(generation, stream_chunks(call, decoder, deadline_s=deadline_s))
 
@@ -191,7 +196,7 @@ class VllmClient:
         request = HttpRequest(
             session=self.session,
             method=method,
-            url=self._base_url + path,
+            url=self._control_url + path,
             headers=headers,
             body=body,
             connect_s=self._timeouts.connect_s,

@@ -13,10 +13,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.step_windows import joined, total
 
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
@@ -26,6 +28,7 @@ _GENERATION = b"vllm:generation_tokens_total"
 _CACHE_CONFIG = b"vllm:cache_config_info"
 _GAPS = b"vllm:inter_token_latency_seconds_count"
 _GAPS_S = b"vllm:inter_token_latency_seconds_sum"
+_PREFILL_S = b"vllm:request_prefill_time_seconds_sum"
 _COUNTS = {
     "gaps": _GAPS,
     "first_tokens": b"vllm:time_to_first_token_seconds_count",
@@ -43,7 +46,7 @@ _SPECULATION = {
 _WANTED = frozenset(
     (
         *(_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG),
-        *(_GAPS_S, *_COUNTS.values(), *_SPECULATION.values()),
+        *(_GAPS_S, _PREFILL_S, *_COUNTS.values(), *_SPECULATION.values()),
     )
 )
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0-9]{1,15})"')
@@ -99,6 +102,7 @@ def _report(
     counts: dict[str, Any] = {
         "ranks": len(values[_RUNNING]),
         "gaps_s": sum(values[_GAPS_S]) if values[_GAPS_S] else None,
+        "prefill_s": sum(values[_PREFILL_S]) if values[_PREFILL_S] else None,
         **{field: _count(values[name]) for field, name in _COUNTS.items()},
         **{field: round(sum(values[name])) for field, name in _SPECULATION.items()},
     }
@@ -148,6 +152,31 @@ def parse_rank_metrics(
     return tuple(
         _report(its, placement, at_s, context_tokens, ranks)
         for placement, its in zip(placements, lines, strict=True)
+    )
+
+
+def parse_stage_metrics(
+    prefill: Sequence[bytes],
+    decode: Sequence[bytes],
+    placement: str,
+    at_s: float,
+    context_tokens: int | None,
+) -> EngineReport:
+    """The report of a disaggregated replica, from the pages of its engines: load of both stages,
+    prompts as the first one computed them, steps and KV cache of the second. A request is in one
+    stage at a time. Raises BadMetrics."""
+    stages = [
+        joined([parse_metrics(text, placement, at_s, context_tokens) for text in texts])
+        for texts in (prefill, decode)
+    ]
+    first, second = stages
+    return replace(
+        second,
+        running=total(stage.running for stage in stages),
+        waiting=total(stage.waiting for stage in stages),
+        prompt_tokens_total=first.prompt_tokens_total,
+        kv_capacity_derived=second.kv_capacity_derived,
+        prefills=first.counts,
     )
 
 

@@ -4,6 +4,9 @@
 {{- $server := dig "server" dict $config -}}
 {{- $_ := set $server "listen" "[::]:50051" -}}
 {{- $_ := set $server "health_listen" "[::]:50052" -}}
+{{- if .Values.http.enabled -}}
+{{- $_ := set $server "http_listen" "[::]:8080" -}}
+{{- end -}}
 {{- $_ := set $server "drain_s" (include "moegate.drainSeconds" . | float64) -}}
 {{- if include "moegate.tlsSecret" . -}}
 {{- $tls := dict "cert" "../tls/tls.crt" "key" "../tls/tls.key" -}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.faults.kinds import OWN_KEYS
 from moegate.simulated_vllm.lora.adapters import module_of
+from moegate.simulated_vllm.pair.proxy import simulated_pair
 from moegate.simulated_vllm.server import simulated_vllm
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.physics import ExpertLoad
@@ -83,9 +85,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-loras", type=int, default=1, metavar="N", help="adapters in one batch of a rank")
     add(
+        "--enable-per-request-metrics",
+        action="store_true",
+        help="tell how long the engine worked on each request",
+    )
+    add(
         "--reasoning-parser",
         metavar="NAME",
         help="the model thinks first, and its reasoning is told apart from the answer",
+    )
+    add(
+        "--call",
+        nargs="+",
+        type=_call,
+        default=(),
+        metavar="TOOL=JSON",
+        help="call this tool with these arguments, where a chat offers it and has no result yet",
+    )
+    add(
+        "--disaggregated",
+        action="store_true",
+        help="a prefill and a decode engine on the next two ports, behind a proxy on --port",
     )
     add(
         "--fault",
@@ -119,18 +139,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT."""
     try:
-        uvloop.run(_serve(_config(args)))
+        serve = _serve_pair if args.disaggregated else _serve
+        uvloop.run(serve(_config(args)))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(config: SimulatedVllmConfig) -> None:
+def _stop_signal() -> asyncio.Event:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _serve_pair(config: SimulatedVllmConfig) -> None:
+    stopped = _stop_signal()
+    prefill, decode = (
+        dataclasses.replace(config, port=config.port and config.port + further)
+        for further in (1, 2)
+    )
+    async with simulated_pair(prefill, decode, host=config.host, port=config.port) as pair:
+        print(
+            f"simulated vLLM on {pair.url} serving {config.served_model_name}:"
+            f" prefill {pair.prefill.url}, decode {pair.decode.url}",
+            flush=True,
+        )
+        await stopped.wait()
+
+
+async def _serve(config: SimulatedVllmConfig) -> None:
+    stopped = _stop_signal()
     async with simulated_vllm(config, _die) as server:
         name = config.served_model_name
         print(f"simulated vLLM on {server.url} serving {name}", flush=True)
@@ -148,6 +189,7 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
     given["lora_modules"] = tuple(args.lora_modules)
+    given["tool_calls"] = tuple(args.call)
     faults = parse_faults(args.fault or ())
     load = ExpertLoad(zipf_exponent=args.expert_zipf, expert_ranks=args.expert_ranks, eplb=False)
     return SimulatedVllmConfig(
@@ -171,3 +213,15 @@ def _step_model(args: argparse.Namespace) -> StepModel:
         kv_token_s=args.kv_token_ns / 1e9,
         prefill_token_s=args.prefill_token_us / 1e6,
     )
+
+
+def _call(text: str) -> tuple[str, str]:
+    """Name and arguments of TOOL=JSON."""
+    name, _, arguments = text.partition("=")
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except ValueError:
+        is_object = False
+    if not name or not is_object:
+        raise argparse.ArgumentTypeError(f"{text!r}: write TOOL=JSON, with a JSON object")
+    return name, arguments

@@ -74,17 +74,25 @@ class Joined:
 
     made: Hosted
     host: SchedulerHost = field(init=False)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
+    met: list[tuple[str, ...]] = field(default_factory=list)
+    """What fronts have met at placements."""
 
     def __post_init__(self) -> None:
         self.host = SchedulerHost(
             self.made.local,
             clock=self.made.clock,
-            on_refused=lambda *told: self.refused.append(told),
-            on_silent=self.silent.append,
+            met=self,
             setting=lambda: b"setting",
         )
+
+    def notify_refused(self, placement: str, reason: str) -> None:
+        self.met.append(("refused", placement, reason))
+
+    def notify_silent(self, placement: str) -> None:
+        self.met.append(("silent", placement))
+
+    def notify_adapter_missing(self, placement: str) -> None:
+        self.met.append(("adapter missing", placement))
 
     async def join(self, number: int) -> JoinedFront:
         """A front says hello."""

@@ -81,8 +81,13 @@ async def test_what_a_front_meets_at_placements_is_told() -> None:
     front = await two.join(1)
     front.remote.notify_refused("own/a", "no connection")
     front.remote.notify_silent("own/a")
+    front.remote.notify_adapter_missing("own/a")
     front.exchange()
-    assert (two.refused, two.silent) == ([("own/a", "no connection")], ["own/a"])
+    assert two.met == [
+        ("refused", "own/a", "no connection"),
+        ("silent", "own/a"),
+        ("adapter missing", "own/a"),
+    ]
 
 
 async def test_a_front_cannot_speak_of_another_ones_requests() -> None:

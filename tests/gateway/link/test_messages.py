@@ -10,6 +10,7 @@ import pytest
 from gateway.link.messages import (
     PAYLOADS,
     WIRE_VERSION,
+    AdapterMissing,
     FleetUpdate,
     Kind,
     LinkError,
@@ -21,11 +22,13 @@ from gateway.link.messages import (
     decode_value,
     encode,
     encode_value,
+    fleet_update,
+    view_of_update,
     with_durations,
     with_times,
 )
 from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse
-from scheduler.fleet_view import PlacementView
+from scheduler.fleet_view import PlacementView, fleet_view
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import CountPrompt, RequestEnded, Settled, SlotFreed, Started, Waiting
 from scheduler.prefix.token_blocks import TokenBlocks
@@ -50,6 +53,7 @@ VIEW = PlacementView(
     serving=True,
     reason="test",
     context_tokens=None,
+    adapters=frozenset({"lora"}),
 )
 
 
@@ -96,13 +100,27 @@ async def test_every_message_arrives_as_it_was_sent() -> None:
         (Kind.WAITING, found[Waiting]),
         (Kind.COUNT_PROMPT, CountPrompt(request_id="r")),
         (Kind.SETTLED, found[Settled]),
-        (Kind.FLEET, FleetUpdate(placements=(VIEW,), token_block_sizes={"moe": (16, 32)})),
+        (Kind.ADAPTER_MISSING, AdapterMissing(placement="own/a")),
+        (
+            Kind.FLEET,
+            FleetUpdate(
+                placements=(VIEW,), token_block_sizes={"moe": (16, 32)}, bases={"lora": "moe"}
+            ),
+        ),
         (Kind.FAIL, "no"),
     ]
     assert found[Started].decision is not None
     sent = [(kind, number, payload) for number, (kind, payload) in enumerate(made)]
     assert list(decode(encode(sent))) == sent
     assert {kind for kind, _ in made} == PAYLOADS.keys() - {Kind.CALL, Kind.RETURN}
+
+
+def test_a_view_with_adapters_arrives_as_it_was() -> None:
+    bases = {"lora": "moe"}
+    view = fleet_view((VIEW,), {"moe": (16,)}, lambda model: bases.get(model, model))
+    assert view.of_model("lora") == (VIEW,)
+    [(_, _, update)] = decode(encode([(Kind.FLEET, 0, fleet_update(view))]))
+    assert view_of_update(update) == view
 
 
 def test_times_travel_as_durations() -> None:

@@ -25,6 +25,7 @@ from gateway.auth.authenticator import Caller
 from gateway.config.gateway import GatewayConfig, KeyRole
 from gateway.config.limits import LimitsConfig
 from gateway.config.remote import FailuresConfig
+from gateway.config.tasks import Task
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
 from gateway.fleet.placements import placements_of
@@ -250,13 +251,16 @@ async def running(
     budgets: Budgets | None = None,
     serving_now: bool = True,
     wants_content: bool = False,
+    task: Task = Task.GENERATE,
 ) -> AsyncIterator[Rig]:
     """Runs a pipeline. Self-hosted placements are named own/a, own/b; the remote is `REMOTE`."""
     local = [name for name in scripted if name != REMOTE]
+    own = serving.pool([f"http://{name}" for name in local], max_num_seqs=max_running)
+    far = msgspec.structs.replace(serving.remote("http://far"), task=task)
     config: GatewayConfig = msgspec.structs.replace(
         serving.config(
-            pools=[serving.pool([f"http://{name}" for name in local], max_num_seqs=max_running)],
-            remotes=[serving.remote("http://far")] if REMOTE in scripted else [],
+            pools=[msgspec.structs.replace(own, task=task)],
+            remotes=[far] if REMOTE in scripted else [],
             limits=limits,
             interactive=serving.PATIENT,
         ),
@@ -296,8 +300,8 @@ async def running(
             accounts=accounts,
         )
     finally:
-        for task in tasks:
-            task.cancel()
+        for each in tasks:
+            each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

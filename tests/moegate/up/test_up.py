@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +61,14 @@ def flags(vllm: Path, *argv: str) -> list[str]:
         "topic": "kv-events",
     }
     return command[2:]
+
+
+def test_vllm_tells_its_times_unless_it_keeps_no_statistics(vllm: Path) -> None:
+    """It refuses to start with both flags."""
+    for extra, is_told in (((), True), (("--", "--disable-log-stats"), False)):
+        launch = planned(vllm, "MODEL", *extra).launch
+        command = launch.command(vllm, 8001, kv_events_port=8002)
+        assert ("--enable-per-request-metrics" in command) is is_told
 
 
 def test_the_plugin_can_be_left_out(vllm: Path) -> None:
@@ -260,3 +269,16 @@ def test_the_line_to_paste(address: str, target: str, monkeypatch: pytest.Monkey
     assert up.chat_command(address, "mg-key", "my model").startswith(
         f"MOEGATE_API_KEY=mg-key .venv/bin/moegate chat --target {target} --model 'my model' "
     )
+
+
+def test_free_ports_are_below_those_of_outgoing_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = machine.free_ports(3)
+    assert 20_000 <= first < 32_768 - 2
+    monkeypatch.setattr(machine, "PORTS", range(first, first + 4))
+    assert machine.free_ports(3) == first
+    with socket.socket() as taken:
+        taken.bind((machine.HOST, first + 2))
+        with pytest.raises(CannotLaunch, match="no 3 free ports in a row"):
+            machine.free_ports(3)

@@ -340,3 +340,32 @@ def test_a_reload_changes_what_a_known_group_can_hold() -> None:
     assert group.nodes == nodes
     kept.tick(3 * SECOND_NS)
     assert group.totals.prefill_busy_ns > before_ns
+
+
+def test_what_generates_nothing_shares_by_tokens_and_all_of_it_is_input() -> None:
+    group = meter()
+    short = group.start(0, prompt_tokens=1000, choices=4, generates=False)
+    group.advance(SECOND_NS)
+    long = group.start(SECOND_NS, prompt_tokens=9000, choices=64, generates=False)
+    assert group.running == 68, "as many sequences as the engine tells of"
+    one = group.end(short, 3 * SECOND_NS, uncached_tokens=1000)
+    other = group.end(long, 3 * SECOND_NS, uncached_tokens=9000)
+    second = RATE * SECOND_NS // HOUR_NS
+    assert one.uncached_input == pytest.approx(second + 0.1 * 2 * second, abs=5)
+    assert other.uncached_input == pytest.approx(0.9 * 2 * second, abs=5)
+    assert (one.output, other.output) == (0, 0)
+    accounts = accounts_nano_usd(group.totals)
+    bill = bill_nano_usd(PLAN, 0, 3 * SECOND_NS)
+    assert sum(accounts.values()) == bill
+
+
+def test_the_inputs_of_a_request_are_no_external_load_before_it_is_answered() -> None:
+    group = meter()
+    run = group.start(0, prompt_tokens=20_000, choices=500, generates=False)
+    for second in range(1, 6):
+        # The engine has computed 3000 tokens more, and the rest of the inputs wait in it.
+        told = report(second * SECOND_NS, running=64, waiting=436, prompt_tokens=3000 * second)
+        group.report(told, second * SECOND_NS, second * SECOND_NS)
+    share = group.end(run, 6 * SECOND_NS, uncached_tokens=20_000)
+    assert share.uncached_input == pytest.approx(6 * (RATE * SECOND_NS // HOUR_NS), abs=10)
+    assert accounts_nano_usd(group.totals)["external"] == 0

@@ -9,8 +9,8 @@ import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, ServingChanged
 from scheduler.decisions import Decisions
-from scheduler.model.model_state import PATIENCE, ModelState
-from scheduler.model.transitions import start_self_hosted
+from scheduler.model.model_state import PATIENCE, PREFILL_STEP_TOKENS, ModelState
+from scheduler.model.transitions import learn_from_end, remove_attempt, start_self_hosted
 from scheduler.placement.quotes import Block
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
@@ -148,3 +148,35 @@ def test_a_request_that_only_remotes_can_take_has_no_prefill_here() -> None:
     assert queued.spill_s == pytest.approx(2.0), "a remote that was never used answers at once"
     assert queued.expires_s == 10.0
     assert state.queued(tracked(state), None, 5.0, 0.0).spill_s is None
+
+
+def test_a_request_that_generates_nothing_expects_no_output_and_little_cache() -> None:
+    state = model(own("a"))
+    short = tracked(state, prompt_tokens=500, max_output_tokens=0)
+    assert (short.output_tokens, short.reserve_tokens, short.spread_tokens) == (0.0, 500, 0.0)
+    long = tracked(state, prompt_tokens=500_000, max_output_tokens=0, inputs=1000)
+    assert long.reserve_tokens == PREFILL_STEP_TOKENS
+    before = state.fleet.lengths.table.copy()
+    query = state.query(short, 0.0)
+    result = state.try_place(query, 0.0)
+    assert result.chosen == 0
+    start_self_hosted(state, short, 0, query, result.quote, 0.0)
+    placement, resident = remove_attempt(state, short, 1.0)
+    ended = AttemptEnded(request_id="r", attempt=1, outcome=AttemptOutcome.OK, output_tokens=0)
+    learn_from_end(state, placement, resident, ended)
+    assert np.array_equal(state.fleet.lengths.table, before), "its output is no answer's length"
+
+
+def test_inputs_of_one_request_do_not_attend_to_each_other() -> None:
+    state = model(own("a"))
+    figures = [
+        state.figures(
+            state.query(tracked(state, prompt_tokens=100_000, inputs=inputs), 0.0), 0.0
+        ).prefill_s.item(0)
+        for inputs in (1, 100)
+    ]
+    whole = QWEN3_30B_H100.prefill_time_s(100_000, 100_000)
+    assert figures[0] == pytest.approx(whole)
+    fixed = QWEN3_30B_H100.prefill_s
+    parts = 100 * (QWEN3_30B_H100.prefill_time_s(1000, 1000) - fixed) + fixed
+    assert figures[1] == pytest.approx(parts)

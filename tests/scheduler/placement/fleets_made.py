@@ -38,6 +38,7 @@ def made(draw: st.DrawFn) -> Made:
         model = QWEN3_30B_H100.scaled(base=pace, experts=pace, prefill=draw(st.floats(0.5, 2.0)))
         ranks = draw(st.integers(1, 3))
         model = replace(model, ranks=ranks, tokens_per_step=draw(st.sampled_from((1.0, 1.0, 1.8))))
+        share = draw(st.sampled_from((None, None, 0.25))) if ranks == 1 else None
         states += [
             PlacementState(
                 Placement(
@@ -46,6 +47,7 @@ def made(draw: st.DrawFn) -> Made:
                     kv_capacity_tokens=draw(st.none() | st.integers(5_000, 90_000)),
                     step_model=model, objective=objective,
                     nano_usd_per_s=draw(st.integers(1, 10**6)) if priced else None,
+                    prefill_price_share=share,
                 )
             )
             for rank in range(ranks)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.contract import Objective
+from scheduler.placement.groups import CHUNK_TOKENS
 from scheduler.placement.interference import STALLS_S
 from scheduler.placement.quotes import Block, PlacementQuery
-from scheduler.placement.self_hosted import CHUNK_TOKENS, SelfHostedFleet
+from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
 
 STALL_GRID = np.log1p(STALLS_S / 0.02)
@@ -62,12 +63,19 @@ def plain_quotes(
         step_s = model.decode_step_s(batch, kv_tokens) if batch else 0.0
         next_s = model.decode_step_s(batch + request.choices, max(kv_tokens, kv_with * len(ranks)))
         tpot_s = next_s / model.tokens_per_step
+        prefill_share = state.facts.prefill_price_share
         chunks = math.ceil(stall_with_s / (model.prefill_token_s * CHUNK_TOKENS))
+        if prefill_share is not None:  # nodes of their own prefill: one step of decode follows
+            chunks = 1
         ttft_s = wait_s + prefill_s + (chunks + 0.5) * next_s
         # Money: the time that the group works longer.
         steps = query.output_tokens / request.choices / model.tokens_per_step
         rate = state.facts.nano_usd_per_s if all(rates) else 1e9
-        marginal = (stall_with_s - stall_s + steps * (next_s - step_s)) * (rate or 0.0)
+        prefill_part, decode_part = 1.0, 1.0
+        if prefill_share is not None:
+            prefill_part, decode_part = prefill_share, 1.0 - prefill_share
+        added_s = (stall_with_s - stall_s) * prefill_part + steps * (next_s - step_s) * decode_part
+        marginal = added_s * (rate or 0.0)
         score = marginal if packed else batch * (next_s - step_s) + next_s + ttft_s
         # Interference: the rise of the curve from the stall without to that with the request.
         starts_s: dict[str, float] = {}
@@ -80,7 +88,7 @@ def plain_quotes(
         curve = group.streams.curve(starts_s, more_s, fleet.lengths, now)
         without, with_it = np.interp(np.log1p(np.array((stall_s, stall_with_s)) / 0.02), STALL_GRID,
                                      curve)  # fmt: skip
-        violations = float(with_it - without)
+        violations = float(with_it - without) if prefill_share is None else 0.0
         # What forbids it, the strongest reason first.
         left_s = query.ttft_s - (now - request.arrival_s)
         near = not query.late and left_s - ttft_s < policy.last_call_share * query.ttft_s

@@ -33,6 +33,17 @@ def test_a_later_check_overrides_an_earlier_one() -> None:
     assert quote.blocked.tolist() == [Block.TRIED, Block.FREE]
 
 
+def test_a_request_that_generates_nothing_waits_for_no_time_per_token() -> None:
+    fleet, policy = idle_fleet(1, Objective.LATENCY)
+    fleet.warm[0], fleet.batch[0] = True, 1.0
+    asked = query(fleet)
+    slow = replace(asked.request, slo=replace(asked.request.slo, tpot_s=1e-9))
+    for most_tokens, block in ((100, Block.TPOT), (0, Block.FREE)):
+        request = replace(slow, max_output_tokens=most_tokens)
+        quote = quote_fleet(fleet, replace(asked, request=request), policy, NOW)
+        assert quote.blocked.tolist() == [block]
+
+
 def test_a_check_writes_nothing_that_the_next_quote_reads() -> None:
     fleet, policy = idle_fleet(2, Objective.LATENCY)
     fleet.slot_room[0] = 0.0

@@ -22,6 +22,12 @@ def chat_usage(finished: Finished) -> dict[str, Any]:
     return found | _details(usage, "prompt", "completion") | _cost(finished)
 
 
+def input_usage(finished: Finished) -> dict[str, Any]:
+    """`usage` of Embeddings."""
+    tokens = finished.usage.prompt_tokens
+    return {"prompt_tokens": tokens, "total_tokens": tokens} | _cost(finished)
+
+
 def responses_usage(finished: Finished) -> dict[str, Any]:
     """`usage` of Responses, whose schema wants both details."""
     usage = finished.usage

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics, parse_rank_metrics
+from gateway.upstream.vllm.metrics import (
+    BadMetrics,
+    parse_metrics,
+    parse_rank_metrics,
+    parse_stage_metrics,
+)
 from scheduler.engine_steps import EngineCounts
 from tests.known import IDLE_METRICS, known
 
@@ -52,6 +57,40 @@ def test_the_counts_that_the_fit_of_step_times_needs() -> None:
     assert known(counts.steps) > known(counts.gaps) / 32  # at most 32 sequences share a step
     assert counts.cached_prompt_tokens == 768
     assert (counts.preemptions, counts.drafts) == (0, 0)
+
+
+def stage(running: int, waiting: int, prompt: int, output: int, usage: float) -> bytes:
+    """A page of one engine."""
+    return b"\n".join(
+        (
+            b'vllm:num_requests_running{engine="0"} %d' % running,
+            b'vllm:num_requests_waiting{engine="0"} %d' % waiting,
+            b'vllm:prompt_tokens_total{engine="0"} %d' % prompt,
+            b'vllm:prompt_tokens_cached_total{engine="0"} %d' % (prompt // 2),
+            b'vllm:generation_tokens_total{engine="0"} %d' % output,
+            b'vllm:kv_cache_usage_perc{engine="0"} %.2f' % usage,
+            b'vllm:cache_config_info{engine="0",kv_cache_size_tokens="%d"} 1' % (1000 * output),
+            b'vllm:time_to_first_token_seconds_count{engine="0"} 7',
+            b'vllm:request_prefill_time_seconds_sum{engine="0"} 3.5',
+            b"",
+        )
+    )
+
+
+def test_a_disaggregated_replica_tells_each_figure_from_the_stage_that_has_it() -> None:
+    prefill = [stage(1, 2, 500, 7, 0.9)]
+    decode = [stage(10, 1, 9999, 60, 0.2), stage(20, 0, 9999, 40, 0.4)]
+    report = parse_stage_metrics(prefill, decode, "own/a", 5.0, 4096)
+    assert (report.running, report.waiting) == (31, 3)
+    assert (report.prompt_tokens_total, report.generation_tokens_total) == (500, 100)
+    assert (report.kv_capacity_tokens, report.context_tokens) == (100_000, 4096)
+    assert known(report.kv_usage) == pytest.approx(0.3)
+    prefills = report.prefills
+    assert prefills is not None
+    assert (prefills.first_tokens, prefills.cached_prompt_tokens) == (7, 250)
+    assert prefills.prefill_s == 3.5
+    with pytest.raises(BadMetrics, match="num_requests_waiting"):
+        parse_stage_metrics(prefill, [b"vllm:num_requests_running 1\n"], "own/a", 5.0, None)
 
 
 def test_the_counts_of_ranks_and_of_speculation() -> None:

@@ -1,0 +1,1 @@
+"""Several front processes on one machine, and their parent, which has the scheduler."""

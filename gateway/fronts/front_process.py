@@ -1,0 +1,266 @@
+"""A front's process: doors and pipeline, joined to the scheduler of the parent process.
+
+The parent starts it. It ends with the connection to its parent: requests that nobody could book
+would run on otherwise. SIGTERM drains it; a second one skips the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import msgspec
+import uvloop
+
+from gateway.config.gateway import GatewayConfig, PoolConfig
+from gateway.config.problems import ConfigError
+from gateway.delivery.watches import Watches
+from gateway.doors.grpc.listening.forwarded_accounts import (
+    CHANNEL_OPTIONS,
+    accounts_target,
+    add_forwarded_accounts,
+)
+from gateway.doors.grpc.listening.health import HealthService
+from gateway.fleet.connections import Connections
+from gateway.fleet.placement_names import placement_names
+from gateway.fleet.placements import pinned_ranks, replica_names
+from gateway.front import FrontSurroundings, RunningFront, running_front
+from gateway.fronts.messages import (
+    APPLY,
+    MEASURE,
+    PREPARE,
+    READY,
+    FrontAddresses,
+    FrontSetting,
+    Measured,
+)
+from gateway.link.connection import CallFailed
+from gateway.link.messages import LinkError
+from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.transport import connect
+from gateway.runtime.active_configuration import ActiveConfiguration
+from gateway.runtime.configuration import PreparedConfiguration, prepare
+from gateway.runtime.memory import return_large_blocks
+from gateway.telemetry.logs import dropped_lines, to_stderr
+from gateway.telemetry.observer import Telemetry, telemetry
+from gateway.telemetry.page_samples import page_samples
+from gateway.upstream.http.connections import upstream_session
+from gateway.upstream.http.loop_load import LoopLoad
+from scheduler.fleet_view import FleetView
+
+log = logging.getLogger(__name__)
+
+LOST_STATUS = 3
+"""Exit status after the loss of the connection to the parent."""
+LOST_S = 0.5
+"""Time for the last log lines after that loss."""
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What calls of the parent act on, once the front runs."""
+
+    base_dir: Path
+    active: ActiveConfiguration
+    connections: Connections
+    prepared: PreparedConfiguration
+    front: RunningFront | None = None
+    observing: Telemetry | None = None
+    load: LoopLoad | None = None
+    next: PreparedConfiguration | None = None
+    """The configuration that was prepared last, until it is applied."""
+
+
+class FrontProcess:
+    """The front with this number. `run` returns when it has drained."""
+
+    def __init__(self, socket: Path, number: int) -> None:
+        """Must be made inside a running event loop."""
+        self._socket = socket
+        self._number = number
+        self._clock = asyncio.get_running_loop().time
+        self._parts: _Parts | None = None
+        self._health: HealthService | None = None
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self.scheduler = RemoteScheduler(
+            clock=self._clock,
+            handlers={
+                PREPARE: (GatewayConfig, self._prepare),
+                APPLY: (None, self._apply),
+                MEASURE: (None, self._measure),
+            },
+            on_fleet=self._fleet_changed,
+        )
+
+    async def run(self) -> None:
+        """Serves until SIGTERM. Raises ConfigError, OSError or LinkLost if it cannot start."""
+        loop = asyncio.get_running_loop()
+        stop, hurry = self._stop, self._hurry
+        loop.add_signal_handler(signal.SIGTERM, lambda: (hurry if stop.is_set() else stop).set())
+        await connect(self._socket, lambda: self.scheduler.connection)
+        encoded = await self.scheduler.hello(self._number)
+        setting = msgspec.msgpack.decode(encoded, type=FrontSetting)
+        log_format = setting.config.telemetry.log_format
+        with to_stderr(log_format, setting.log_level, process=f"front-{self._number}"):
+            await self._serve(setting)
+
+    async def _serve(self, setting: FrontSetting) -> None:
+        config, base_dir = setting.config, Path(setting.base_dir)
+        prepared = await asyncio.to_thread(prepare, config, base_dir)
+        load = LoopLoad(self._clock, time.process_time, config.server.longest_hold_s)
+        watches = Watches()
+        health = self._health = HealthService(watches, config.server.blocked_write_s)
+        target = accounts_target(Path(setting.accounts))
+        async with (
+            upstream_session() as upstream,
+            telemetry(config.telemetry, self._clock) as observing,
+            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel,
+        ):
+            connections = Connections(
+                session=upstream,
+                pace=load,
+                on_refused=self.scheduler.notify_refused,
+                on_silent=self.scheduler.notify_silent,
+                on_adapter_missing=self.scheduler.notify_adapter_missing,
+            )
+            parts = self._parts = _Parts(
+                base_dir, ActiveConfiguration(prepared), connections, prepared
+            )
+            parts.observing, parts.load = observing, load
+            self._connect()
+            around = FrontSurroundings(
+                port=self.scheduler,
+                upstreams=connections,
+                load=load,
+                observing=observing,
+                watches=watches,
+                health=health,
+                add_accounts=lambda server: add_forwarded_accounts(
+                    server, channel, watches, config.server.blocked_write_s
+                ),
+                shares_port=True,
+            )
+            async with running_front(parts.active, prepared, base_dir, around) as front:
+                parts.front = front
+                health.publish(self.scheduler.fleet.serves)
+                gc.collect()
+                gc.freeze()
+                addresses = FrontAddresses(
+                    address=front.address,
+                    http_address=None if front.http is None else front.http.address,
+                )
+                await self.scheduler.connection.call(READY, addresses, None)
+                await self._until_the_end(front)
+            await self.scheduler.connection.finish()
+            await connections.close()
+
+    async def _until_the_end(self, front: RunningFront) -> None:
+        stopping = asyncio.create_task(self._stop.wait())
+        losing = asyncio.create_task(self.scheduler.lost.wait())
+        draining = asyncio.create_task(self._drain(front, stopping))
+        await asyncio.wait({losing, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if losing.done():
+            reason = self.scheduler.connection.lost
+            log.error("the scheduler's process is lost, this front ends: %s", reason)
+            await asyncio.sleep(LOST_S)
+            # Nothing that runs could be booked any more: it ends as when a process is killed.
+            os._exit(LOST_STATUS)
+        losing.cancel()
+        await draining
+
+    async def _drain(self, front: RunningFront, stopping: asyncio.Task[bool]) -> None:
+        await stopping
+        await front.drain(self._hurry)
+
+    # Calls of the parent.
+
+    async def _prepare(self, config: GatewayConfig) -> str:
+        parts = self._parts
+        if parts is None:
+            return "the front has not started"
+        try:
+            parts.next = await asyncio.to_thread(prepare, config, parts.base_dir)
+        except (ConfigError, OSError) as error:
+            return str(error)
+        return ""
+
+    def _apply(self, _: None) -> None:
+        parts = self._parts
+        assert parts is not None
+        assert parts.front is not None
+        assert parts.next is not None
+        parts.prepared, parts.next = parts.next, None
+        parts.front.apply(parts.prepared, parts.base_dir)
+        self._connect()
+
+    def _measure(self, _: None) -> Measured:
+        parts = self._parts
+        front = None if parts is None else parts.front
+        if parts is None or front is None or parts.observing is None or parts.load is None:
+            raise RuntimeError("the front has not started")
+        instruments = parts.observing.instruments
+        return Measured(
+            page=page_samples(None if instruments is None else instruments.registry),
+            active_requests=front.parts.pipeline.active_requests,
+            busy_share=parts.load.share_now(),
+            dropped_log_lines=dropped_lines(),
+        )
+
+    # The fleet, as the scheduler tells it.
+
+    def _fleet_changed(self, view: FleetView) -> None:
+        if self._health is not None:
+            self._health.publish(view.serves)
+        if self._parts is not None:
+            self._connect()
+
+    def _connect(self) -> None:
+        """Makes clients for the addresses of the configuration, and for those found in DNS."""
+        assert self._parts is not None
+        self._parts.connections.connect(self._parts.prepared.fleet, self._addresses)
+
+    def _addresses(self, pool: PoolConfig) -> Iterator[tuple[str, str]]:
+        if pool.discover is None:
+            for replica in pool.replicas:
+                yield f"{pool.name}/{replica.name}", replica.url
+            return
+        placements = self.scheduler.fleet.by_name
+        for name in replica_names(pool):
+            first, *_ = placement_names(name, pinned_ranks(pool))
+            view = placements.get(first)
+            if view is not None and view.address:
+                yield name, view.address
+
+
+def main() -> int:
+    """Runs the front: `python -m gateway.fronts.front_process SOCKET NUMBER`."""
+    socket, number = Path(sys.argv[1]), int(sys.argv[2])
+    # Control-C reaches all processes of a terminal: the parent drains the fronts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return_large_blocks()
+
+    async def run() -> None:
+        await FrontProcess(socket, number).run()
+
+    try:
+        uvloop.run(run())
+    except (ConfigError, OSError, CallFailed, LinkError) as error:
+        print(f"front {number}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

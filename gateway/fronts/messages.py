@@ -1,0 +1,48 @@
+"""What a front's process and its parent tell each other, beside the scheduler port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.config.gateway import GatewayConfig
+from gateway.telemetry.page_samples import PageSamples
+
+PREPARE = "prepare"
+"""Call to a front: read another configuration, without using it. Answers why it cannot; empty: it
+can."""
+APPLY = "apply"
+"""Call to a front: use the configuration that was prepared last."""
+MEASURE = "measure"
+"""Call to a front: its `Measured`."""
+READY = "ready"
+"""Call of a front: it accepts calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontSetting:
+    """What a front needs to start. The parent has read the configuration; the front reads the files
+    that it names. `base_dir`: what these are relative to; `accounts`: socket of the services of
+    usage and administration."""
+
+    config: GatewayConfig
+    base_dir: str
+    accounts: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontAddresses:
+    """Where a front accepts calls."""
+
+    address: str
+    http_address: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Figures of one front. `busy_share`: CPU time of its process as a share of one core."""
+
+    page: PageSamples
+    active_requests: int
+    busy_share: float
+    dropped_log_lines: int

@@ -1,0 +1,124 @@
+"""One metrics page for all processes of a gateway, each figure once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from prometheus_client import CollectorRegistry
+
+from gateway.accounting.accounting import Accounting
+from gateway.config.telemetry import TelemetryConfig
+from gateway.fronts.messages import MEASURE, Measured
+from gateway.link.connection import CallFailed, LinkLost
+from gateway.link.host import HostedFront, SchedulerHost
+from gateway.link.messages import LinkError
+from gateway.telemetry.exposition import exposition
+from gateway.telemetry.fleet import FleetMetrics
+from gateway.telemetry.logs import dropped_lines
+from gateway.telemetry.observer import Telemetry
+from gateway.telemetry.page_samples import AddedPages, PageSamples, added, page_samples
+from gateway.telemetry.sources import GatewayFigures
+from gateway.upstream.http.loop_load import LoopLoad
+from scheduler.port import SchedulerPort
+
+log = logging.getLogger(__name__)
+
+MEASURE_S = 2.0
+"""Longest wait for the figures of a front. One that is late is shown as it was."""
+
+
+class AllFronts:
+    """Figures of all fronts as of the last `measure`, and what fronts that have ended have left."""
+
+    def __init__(self, host: SchedulerHost, load: LoopLoad) -> None:
+        """`load`: of the parent's process."""
+        self._host = host
+        self._load = load
+        self._measured: dict[HostedFront, Measured] = {}
+        self._left = PageSamples()
+        self._left_dropped = 0
+
+    @property
+    def port(self) -> SchedulerPort:
+        """The scheduler."""
+        return self._host.scheduler
+
+    @property
+    def active_requests(self) -> int:
+        """Requests in the gateway, waiting or running."""
+        return sum(measured.active_requests for measured in self._measured.values())
+
+    @property
+    def dropped_log_lines(self) -> int:
+        """Log lines that found no room, since the start."""
+        found = sum(measured.dropped_log_lines for measured in self._measured.values())
+        return dropped_lines() + self._left_dropped + found
+
+    def share_now(self) -> float:
+        """CPU time of the busiest process as a share of one core."""
+        shares = [measured.busy_share for measured in self._measured.values()]
+        return max([self._load.share_now(), *shares])
+
+    def page(self, own: PageSamples) -> PageSamples:
+        """Adds the counters of all processes. `own`: those of the parent."""
+        return added([self._left, own, *(m.page for m in self._measured.values())])
+
+    async def measure(self) -> None:
+        """Asks all fronts."""
+        fronts = self._host.fronts
+        found = await asyncio.gather(*map(_measured, fronts))
+        for front in [front for front in self._measured if front not in fronts]:
+            last = self._measured.pop(front)
+            self._left = added([self._left, last.page])
+            self._left_dropped += last.dropped_log_lines
+        for front, measured in zip(fronts, found, strict=True):
+            if measured is not None:
+                self._measured[front] = measured
+
+
+async def _measured(front: HostedFront) -> Measured | None:
+    try:
+        async with asyncio.timeout(MEASURE_S):
+            found: Measured = await front.connection.call(MEASURE, None, Measured)
+    except (LinkLost, CallFailed, LinkError, TimeoutError) as error:
+        log.warning("front %d gives no figures: %s", front.number, error or "it is late")
+        return None
+    return found
+
+
+@contextlib.asynccontextmanager
+async def fronts_page(
+    settings: TelemetryConfig, observing: Telemetry, fronts: AllFronts, accounting: Accounting
+) -> AsyncIterator[str | None]:
+    """Serves the metrics page if metrics are on. Yields its address or None. Raises OSError."""
+    instruments = observing.instruments
+    if instruments is None or settings.metrics_listen is None:
+        yield None
+        return
+    figures = GatewayFigures(
+        port=fronts.port,
+        accounting=accounting,
+        load=fronts,
+        active_requests=lambda: fronts.active_requests,
+    )
+    fleet = FleetMetrics(figures, lambda: fronts.dropped_log_lines)
+    pages = AddedPages()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(fleet)
+    registry.register(pages)
+
+    async def refresh() -> None:
+        await fronts.measure()
+        pages.page = fronts.page(page_samples(instruments.registry))
+        await fleet.refresh()
+
+    watching = asyncio.create_task(figures.watch_budgets(), name="moegate-budget-metrics")
+    try:
+        async with exposition(settings.metrics_listen, registry, refresh) as address:
+            yield address
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

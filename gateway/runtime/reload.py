@@ -1,0 +1,39 @@
+"""What a reload of the configuration may change, and what it warns of."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from gateway.config.gateway import GatewayConfig
+from gateway.config.problems import ReloadRefused
+from gateway.runtime.file_access import certificate_problems
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = frozenset(
+    {
+        *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
+        *("cors_origins", "ping_s"),
+    }
+)
+"""Fields of `server` that a reload puts into force."""
+
+
+def check_reload(old: GatewayConfig, new: GatewayConfig) -> None:
+    """Raises ReloadRefused for a change that needs a restart and cannot be ignored."""
+    if (old.server.tls is None) != (new.server.tls is None):
+        raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+
+
+def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> None:
+    """Logs what a reload leaves as it was, and dates of certificates."""
+    # Dates prevent a start, but no reload: a key has to be revocable at any time.
+    for _, found in certificate_problems(new, base_dir, time.time()):
+        log.warning("%s", found)
+    for name in new.server.__struct_fields__:
+        if name not in _AT_ONCE and getattr(old.server, name) != getattr(new.server, name):
+            log.warning("server.%s: takes effect at the next start", name)
+    if old.ledger != new.ledger:
+        log.warning("ledger: takes effect at the next start")

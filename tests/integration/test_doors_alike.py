@@ -1,0 +1,189 @@
+"""The same conversation through each door: the same request to the engine, the same usage, cost and
+decision."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.config.gateway import GatewayConfig
+from gateway.config.prices import PricesConfig
+from gateway.doors.http.costs import usd_text
+from moegate.v1 import chat_pb2, generation_pb2
+from scheduler.metering.settlement import SettledAttempt
+from tests import serving
+from tests.gateway.doors.openai.rig import call_frames
+from tests.http_serving import ServingHttp, serving_http
+from tests.scripted import Scripted, listening
+from tests.serving import METADATA, MODEL, read_stream
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+ARGUMENTS = '{"city": "Oslo"}'
+PNG = b"\x89PNG"
+IMAGE = "data:image/png;base64,iVBORw=="
+
+
+def part(text: str) -> chat_pb2.ContentPart:
+    return chat_pb2.ContentPart(text=text)
+
+
+def grpc_request() -> generation_pb2.GenerateRequest:
+    call = chat_pb2.ToolCall(id="c1", name="weather", arguments_json=ARGUMENTS)
+    image = chat_pb2.ContentPart(image=chat_pb2.ImagePart(data=PNG, media_type="image/png"))
+    messages = [
+        chat_pb2.ChatMessage(role=chat_pb2.ROLE_SYSTEM, parts=[part("Be brief.")]),
+        chat_pb2.ChatMessage(role=chat_pb2.ROLE_USER, parts=[part("Where?"), image]),
+        chat_pb2.ChatMessage(
+            role=chat_pb2.ROLE_ASSISTANT, reasoning_text="Ask.", tool_calls=[call]
+        ),
+        chat_pb2.ChatMessage(role=chat_pb2.ROLE_TOOL, parts=[part("rain")], tool_call_id="c1"),
+        chat_pb2.ChatMessage(role=chat_pb2.ROLE_USER, parts=[part("And now?")]),
+    ]
+    tool = chat_pb2.ToolDefinition(
+        name="weather", description="Weather", parameters_json_schema=json.dumps(SCHEMA)
+    )
+    return generation_pb2.GenerateRequest(
+        model=MODEL,
+        chat=chat_pb2.ChatInput(
+            messages=messages,
+            tools=[tool],
+            tool_choice=chat_pb2.ToolChoice(mode=chat_pb2.TOOL_CHOICE_MODE_AUTO),
+            reasoning=chat_pb2.Reasoning(effort=chat_pb2.REASONING_EFFORT_LOW),
+        ),
+        max_output_tokens=50,
+        sampling=generation_pb2.Sampling(temperature=0.5, top_p=0.9),
+        session_id="s1",
+    )
+
+
+CHAT: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Where?"},
+                {"type": "image_url", "image_url": {"url": IMAGE}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Ask.",
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": ARGUMENTS},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+        {"role": "user", "content": "And now?"},
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "weather", "description": "Weather", "parameters": SCHEMA},
+        }
+    ],
+    "tool_choice": "auto",
+    "reasoning_effort": "low",
+    "max_completion_tokens": 50,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "stream_options": {"include_usage": True},
+}
+RESPONSES: dict[str, Any] = {
+    "instructions": "Be brief.",
+    "input": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Where?"},
+                {"type": "input_image", "image_url": IMAGE},
+            ],
+        },
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Ask."}]},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": ARGUMENTS},
+        {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+        {"role": "user", "content": "And now?"},
+    ],
+    "tools": [
+        {"type": "function", "name": "weather", "description": "Weather", "parameters": SCHEMA}
+    ],
+    "tool_choice": "auto",
+    "reasoning": {"effort": "low"},
+    "max_output_tokens": 50,
+    "temperature": 0.5,
+    "top_p": 0.9,
+}
+
+
+BODIES = {"chat": ("/v1/chat/completions", CHAT), "responses": ("/v1/responses", RESPONSES)}
+DOORS = ("chat", "chat-streamed", "responses", "responses-streamed")
+FIELDS = (
+    *("usage", "placement", "tenant", "key_id", "session_id", "basis", "outcome"),
+    *("charged_nano_usd", "price_row_id", "slo_class"),
+)
+CATALOG = """
+showback:
+  - id: own-2026
+    pool: own
+    usd_per_mtok: {input: "2.00", output: "8.00"}
+    valid_from: 2026-01-01
+    source: test
+    checked_at: 2026-01-01
+"""
+
+
+async def through(door: str, http: ServingHttp) -> str | None:
+    """Sends the conversation, and reads the answer. Returns what it says that it cost, in USD."""
+    if door == "grpc":
+        call = http.serving.stub.Generate(grpc_request(), metadata=METADATA)
+        done = (await read_stream(call)).done
+        assert done is not None
+        return usd_text(done.cost.charged_nano_usd)
+    name, _, streamed = door.partition("-")
+    path, body = BODIES[name]
+    sent = {"model": MODEL, "stream": bool(streamed), **body}
+    headers = {"x-moegate-session-id": "s1"}
+    async with http.session.post(http.url + path, json=sent, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        costs = re.findall(r'"cost":([0-9.]+)', await response.text())
+        if not streamed:
+            assert response.headers["x-moegate-cost-usd"] == costs[-1]
+        return costs[-1] if costs else None
+
+
+def settings(url: str, folder: Path) -> GatewayConfig:
+    (folder / "prices.yaml").write_text(CATALOG)
+    made = serving.config(pools=[serving.pool([url])], interactive=serving.PATIENT)
+    return msgspec.structs.replace(made, prices=PricesConfig(catalog=str(folder / "prices.yaml")))
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_each_door_says_the_same_as_grpc(door: str, tmp_path: Path) -> None:
+    script = Scripted(frames=call_frames(("weather", ARGUMENTS)))
+    settled: list[SettledAttempt] = []
+    found: list[tuple[dict[str, Any], SettledAttempt, str | None]] = []
+    async with listening(script):
+        config = settings(script.url, tmp_path)
+        async with serving_http(config, sinks=(settled.append,)) as http:
+            for each in ("grpc", door):
+                cost = await through(each, http)
+                await serving.until(lambda: len(settled) > len(found))
+                found.append((script.body, settled[-1], cost))
+    (engine_grpc, account_grpc, cost_grpc), (engine_http, account_http, cost_http) = found
+    for name in ("request_id", "priority"):
+        engine_grpc.pop(name, None)
+        engine_http.pop(name, None)
+    assert engine_http == engine_grpc
+    for name in FIELDS:
+        assert getattr(account_http, name) == getattr(account_grpc, name), name
+    assert cost_http == cost_grpc == usd_text(12 * 2_000 + 7 * 8_000)
