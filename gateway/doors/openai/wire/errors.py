@@ -24,7 +24,7 @@ _TYPES = {
 
 
 _PREFIXES = ("chat.", "sampling.")
-_FIELDS = {"max_output_tokens": "max_completion_tokens", "choices": "n"}
+_FIELDS = {"choices": "n"}
 
 
 def field_name(path: str) -> str:

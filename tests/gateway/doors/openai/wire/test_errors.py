@@ -25,7 +25,7 @@ def test_every_kind_has_a_type(kind: ErrorKind) -> None:
     ("path", "name"),
     [
         ("chat.messages[0].parts[1].image", "messages[0].parts[1].image"),
-        ("max_output_tokens", "max_completion_tokens"),
+        ("max_output_tokens", "max_output_tokens"),
         ("choices", "n"),
         ("sampling.top_k", "top_k"),
         ("response_format", "response_format"),
