@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 # Messages of other servers, as far as the gateway reads them.
 UPSTREAM_PROTOS := $(sort $(wildcard gateway/upstream/*/*.proto))
 
-.PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack lock clean help
+.PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack test-clients lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -79,6 +79,13 @@ test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environm
 
 test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm), which it installs (as root)
 	$(BIN)/pytest tests/stack
+
+CLIENTS := .cache/clients
+
+test-clients: export MOEGATE_CLIENTS ?= $(CLIENTS)
+test-clients: $(VENV)/.ready  ## real agents and SDKs against the gateway; installs them (2 GB)
+	tests/clients/install.sh $(MOEGATE_CLIENTS)
+	$(BIN)/pytest tests/clients
 
 lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on the PATH)
 	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \

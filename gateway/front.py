@@ -31,7 +31,7 @@ from gateway.doors.grpc.listening.key_check import KeyCheck
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
 from gateway.doors.grpc.listening.rpc_observer import RpcObserver
-from gateway.doors.http.port import HttpParts, HttpPort, http_port
+from gateway.doors.http.listening.port import HttpParts, HttpPort, http_port
 from gateway.doors.openai.dialect import openai_dialect
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.active_configuration import ActiveConfiguration

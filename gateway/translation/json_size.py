@@ -1,5 +1,5 @@
-"""Number of values of JSON text, without parsing it: many small ones cost far more than their
-bytes."""
+"""Number of values and objects of JSON text, without parsing it: many small ones cost far more than
+their bytes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import numpy as np
 from gateway.domain.slices import Steps
 from gateway.translation.json_depth import PIECE_BYTES
 
-_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_QUOTE, _BACKSLASH, _BRACE = ord('"'), ord("\\"), ord("{")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b'"[{,')
 
 
-def more_values_than(text: bytes, most: int) -> Steps[bool]:
-    """Whether the text may hold more than `most` values, keys not counted.
+def holds_more_than(text: bytes, most_values: int, most_objects: int) -> Steps[bool]:
+    """Whether the text holds more than `most_values` values, keys not counted, or more than
+    `most_objects` objects.
 
     Each value but the first follows a comma or an opening bracket. Text that is no JSON gets some
     answer, because its parser refuses it afterwards.
     """
-    if text.count(b",") + text.count(b"[") + text.count(b"{") < most:
+    braces = text.count(b"{")
+    yield
+    others = text.count(b",") + text.count(b"[")
+    yield
+    if braces <= most_objects and braces + others < most_values:
         return False  # those within strings included
-    values = 1
+    values, objects = 1, 0
     in_string = 0
     start = 0
     while start < len(text):
@@ -32,8 +37,10 @@ def more_values_than(text: bytes, most: int) -> Steps[bool]:
         quotes = kept == _QUOTE
         # The sum of the quotes wraps at 256, which keeps its parity.
         inside = (np.cumsum(quotes, dtype=np.uint8) + np.uint8(in_string)) & 1
-        values += int(np.count_nonzero((inside == 0) & ~quotes))
-        if values > most:
+        outside = kept[(inside == 0) & ~quotes]
+        values += outside.size
+        objects += int(np.count_nonzero(outside == _BRACE))
+        if values > most_values or objects > most_objects:
             return True
         if inside.size:
             in_string = int(inside[-1])

@@ -25,6 +25,8 @@ class Model:
     replicas: int
     remotes: int
     adapter_of: str = ""
+    tasks: tuple[str, ...] = ()
+    """What it does: "generate", "embed", "score"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,10 @@ def models_of(answer: inference_pb2.ListModelsResponse) -> tuple[Model, ...]:
             replicas=model.local_replicas,
             remotes=model.remotes,
             adapter_of=model.adapter_of,
+            tasks=tuple(
+                inference_pb2.ModelTask.Name(task).removeprefix("MODEL_TASK_").lower()
+                for task in model.tasks
+            ),
         )
         for model in answer.models
     )

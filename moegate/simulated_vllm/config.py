@@ -41,6 +41,8 @@ class SimulatedVllmConfig:
             the name, the model thinks between tags like Qwen3. None: it does not think.
         task: what the model does, which decides about its routes.
         matryoshka: a model that embeds can shorten its vectors.
+        tool_calls: tools that are called where a chat offers them and has no result yet, each with
+            its arguments as JSON text.
         faults: the injected faults.
         expert_load: how tokens fall on the experts.
         count_experts: whether the feed tells the experts of each step.
@@ -68,6 +70,7 @@ class SimulatedVllmConfig:
     mean_answer_tokens: float = MEAN_ANSWER_TOKENS
     enable_per_request_metrics: bool = False
     reasoning_parser: str | None = None
+    tool_calls: tuple[tuple[str, str], ...] = ()
     task: ModelTask = ModelTask.GENERATE
     matryoshka: bool = False
     step_model: StepModel = QWEN3_30B_H100

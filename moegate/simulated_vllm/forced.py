@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,16 @@ class ForcedAnswer:
         return (*encode(self.prefix), *encode(self.text), *encode(suffix))
 
 
-def forced_answer(body: GenerationBody, is_chat: bool) -> ForcedAnswer | None:
-    """Returns what the request forces; None: nothing. Raises Refused, of a form BadForm."""
+def forced_answer(
+    body: GenerationBody, is_chat: bool, calls: Sequence[tuple[str, str]] = ()
+) -> ForcedAnswer | None:
+    """Returns what the request forces; None: nothing. Raises Refused, of a form BadForm.
+
+    `calls`: pairs of a tool and its arguments. The first tool that a chat offers is called, unless
+    the chat has the result of a call already.
+    """
     try:
-        if is_chat and (call := _forced_call(body)) is not None:
+        if is_chat and (call := _forced_call(body) or _wanted_call(body, calls)) is not None:
             return call
         text = _structured(body, is_chat)
     except (Unsupported, RecursionError) as error:
@@ -84,6 +91,17 @@ def _forced_call(body: GenerationBody) -> ForcedAnswer | None:
     if name not in tools:
         raise bad_value("tool_choice", _UNKNOWN_TOOL)
     return ForcedAnswer(text=_json(value_of(tools[name])), tool=name)
+
+
+def _wanted_call(body: GenerationBody, calls: Sequence[tuple[str, str]]) -> ForcedAnswer | None:
+    messages = body.messages or []
+    if not calls or body.tool_choice == "none" or any(each.role == "tool" for each in messages):
+        return None
+    offered = _functions(body.tools or [])
+    for name, arguments in calls:
+        if name in offered:
+            return ForcedAnswer(text=arguments, tool=name, finish_reason="tool_calls")
+    return None
 
 
 def _functions(tools: list[Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def make_job(
     prompt_ids = _prompt(body, config, is_chat)
     logprobs = _logprobs(body, is_chat)
     rules = _stop_rules(body, config, len(prompt_ids), is_chat)
-    forced = forced_answer(body, is_chat)
+    forced = forced_answer(body, is_chat, config.tool_calls)
     rules = replace(
         rules,
         forced_ids=() if forced is None else forced.token_ids,

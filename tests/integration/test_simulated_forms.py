@@ -6,8 +6,10 @@ import json
 import re
 from typing import Any
 
+import aiohttp
 import pytest
 
+from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from tests.integration.test_simulated_vllm import (
     CHAT,
     HELLO,
@@ -166,3 +168,32 @@ async def test_rules_for_tokens(client: Client) -> None:
     assert (len(said), said[-1], reason) == (6, 2, "stop")
     plain, _ = await tokens()
     assert (await tokens(logit_bias={str(BIASED): 1}))[0] == plain
+
+
+async def test_a_tool_of_the_settings_is_called_until_its_result_is_there() -> None:
+    function = TOOLS["tools"][0]["function"]["name"]
+    settings = SimulatedVllmConfig(
+        served_model_name="m", speed=100.0, tool_calls=((function, '{"city": "Rome"}'),)
+    )
+    async with simulated_vllm(settings) as server, aiohttp.ClientSession() as session:
+
+        async def answer(**body: Any) -> Any:
+            async with session.post(f"{server.url}{CHAT}", json={"model": "m", **body}) as found:
+                return (await found.json())["choices"][0]
+
+        asked: list[Any] = [{"role": "user", "content": "hi"}]
+        called = await answer(messages=asked, **TOOLS)
+        assert called["finish_reason"] == "tool_calls"
+        [call] = called["message"]["tool_calls"]
+        assert call["function"] == {"name": function, "arguments": '{"city": "Rome"}'}
+        done = [
+            *asked,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
+        ]
+        for body in (
+            {"messages": done, **TOOLS},
+            {"messages": asked, "max_tokens": 9},
+            {"messages": asked, **TOOLS, "tool_choice": "none"},
+        ):
+            assert not (await answer(**body))["message"].get("tool_calls")

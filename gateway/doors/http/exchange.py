@@ -77,12 +77,14 @@ class Exchange:
     start: Start | None = None
     failed: HttpError | None = None
 
-    async def body(self, decode: Callable[[bytes], T]) -> T:
-        """Receives the body and parses it. `decode`: a msgspec decoder's. Raises HttpError."""
+    async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
+        """Receives the body and parses it. `decode`: a msgspec decoder's. `has_token_ids`: whether
+        prompts may be lists of them. Raises HttpError."""
         limits = self.services.active.config.limits
         raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
         self.body_bytes = len(raw)
-        return await parse_body(raw, decode, limits.elements)
+        token_ids = limits.elements.token_ids if has_token_ids else 0
+        return await parse_body(raw, decode, limits.elements, token_ids)
 
     def output_tokens(self, model: str, asked: int | None, choices: int, field: str) -> int:
         """Output limit of a request. `asked`: what it asks for; None: it sets none. `field`: its

@@ -15,7 +15,7 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.slices import in_one_slice, in_slices
 from gateway.doors.entry.inflate import TooLarge, inflated
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
-from gateway.translation.json_size import more_values_than
+from gateway.translation.json_size import holds_more_than
 
 T = TypeVar("T")
 _ENCODINGS = ("gzip", "deflate")
@@ -66,12 +66,18 @@ async def _continue(request: web.BaseRequest) -> None:
         writer.output_size = 0  # or a later error would count as one within the answer
 
 
-async def parse_body(body: bytes, decode: Callable[[bytes], T], elements: ElementLimitsConfig) -> T:
-    """Returns the value of a JSON body. `decode`: a msgspec decoder's. Raises HttpError (INVALID)
-    that names the field at fault."""
-    most = elements.fields + elements.token_ids
-    if await in_slices(more_values_than(body, most)):
-        text = f"more than {most} JSON values: limits.elements allows no more"
+async def parse_body(
+    body: bytes,
+    decode: Callable[[bytes], T],
+    elements: ElementLimitsConfig,
+    token_ids: int = 0,
+) -> T:
+    """Returns the value of a JSON body. `decode`: a msgspec decoder's. `token_ids`: values that it
+    may hold beside others. Raises HttpError (INVALID) that names the field at fault."""
+    objects = elements.messages + elements.parts + elements.tool_calls + elements.unknown_fields
+    values = elements.fields + token_ids
+    if await in_slices(holds_more_than(body, values, objects)):
+        text = f"more than {values} JSON values or {objects} objects: limits.elements forbids it"
         raise HttpError(ErrorKind.INVALID, text, code="too_many_elements")
     try:
         return await in_one_slice(lambda: decode(body))

@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(CompletionsBody).decode
 
 async def completions(exchange: Exchange) -> web.StreamResponse:
     """POST /v1/completions."""
-    body = await exchange.body(_decode)
+    body = await exchange.body(_decode, has_token_ids=True)
     generation = _generation(body, exchange)
     stream, usage = bool(body.stream), body.stream_options
     del body

@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder(EmbeddingsBody).decode
 
 async def embeddings(exchange: Exchange) -> web.StreamResponse:
     """POST /v1/embeddings."""
-    body = await exchange.body(_decode)
+    body = await exchange.body(_decode, has_token_ids=True)
     generation = _generation(body, exchange)
     form = body.encoding_format or FORMATS[0]
     if form not in FORMATS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -94,6 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model thinks first, and its reasoning is told apart from the answer",
     )
     add(
+        "--call",
+        nargs="+",
+        type=_call,
+        default=(),
+        metavar="TOOL=JSON",
+        help="call this tool with these arguments, where a chat offers it and has no result yet",
+    )
+    add(
         "--disaggregated",
         action="store_true",
         help="a prefill and a decode engine on the next two ports, behind a proxy on --port",
@@ -180,6 +189,7 @@ def _config(args: argparse.Namespace) -> SimulatedVllmConfig:
     given = {name: value for name, value in vars(args).items() if name in names}
     given["api_key"] = args.api_key or os.environ.get("VLLM_API_KEY") or None
     given["lora_modules"] = tuple(args.lora_modules)
+    given["tool_calls"] = tuple(args.call)
     faults = parse_faults(args.fault or ())
     load = ExpertLoad(zipf_exponent=args.expert_zipf, expert_ranks=args.expert_ranks, eplb=False)
     return SimulatedVllmConfig(
@@ -203,3 +213,15 @@ def _step_model(args: argparse.Namespace) -> StepModel:
         kv_token_s=args.kv_token_ns / 1e9,
         prefill_token_s=args.prefill_token_us / 1e6,
     )
+
+
+def _call(text: str) -> tuple[str, str]:
+    """Name and arguments of TOOL=JSON."""
+    name, _, arguments = text.partition("=")
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except ValueError:
+        is_object = False
+    if not name or not is_object:
+        raise argparse.ArgumentTypeError(f"{text!r}: write TOOL=JSON, with a JSON object")
+    return name, arguments

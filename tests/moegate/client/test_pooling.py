@@ -41,6 +41,7 @@ async def test_both_clients_return_the_vectors_and_what_they_cost(
         found = await client.embed(MODEL, TEXTS, dimensions=16, request_id="r-1", local_only=True)
         of_tokens = await client.embed(MODEL, [[300, 301], [302]], truncate_tokens=-1)
         scores = await client.score(MODEL, TEXTS[0], TEXTS[1:], slo_class="batch")
+        (model,) = await client.models()
         with pytest.raises(MoegateError) as caught:
             await client.chat(MODEL, "Hello")
     assert [len(vector) for vector in found.vectors] == [16, 16, 16]
@@ -50,6 +51,7 @@ async def test_both_clients_return_the_vectors_and_what_they_cost(
     assert found.account.route.placement == "own/a"
     assert of_tokens.account.usage.prompt_tokens == 3
     assert scores.best_first == (1, 0)
+    assert model.tasks == ("embed", "score")
     assert "call Embed or Score" in str(caught.value)
 
     def synchronous() -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:

@@ -9,13 +9,13 @@ from gateway.doors.openai.wire.reasoning_details import Detail
 from gateway.doors.openai.wire.tools import ChoiceBody, FunctionBody, SchemaBody
 
 
-class ImageUrl(msgspec.Struct, kw_only=True):
+class ImageUrl(msgspec.Struct, kw_only=True, gc=False):
     """The address of an image."""
 
     url: str
 
 
-class Part(msgspec.Struct, kw_only=True):
+class Part(msgspec.Struct, kw_only=True, gc=False):
     """A part of a message's content. Which field is set depends on the type."""
 
     type: str = "text"
@@ -25,21 +25,21 @@ class Part(msgspec.Struct, kw_only=True):
     image_url: ImageUrl | str | None = None
 
 
-class CallFunction(msgspec.Struct, kw_only=True):
+class CallFunction(msgspec.Struct, kw_only=True, gc=False):
     """The function of a tool call. Some clients send the arguments as an object."""
 
     name: str = ""
     arguments: msgspec.Raw = msgspec.Raw()
 
 
-class CustomCall(msgspec.Struct, kw_only=True):
+class CustomCall(msgspec.Struct, kw_only=True, gc=False):
     """A call of a custom tool."""
 
     name: str = ""
     input: str = ""
 
 
-class Call(msgspec.Struct, kw_only=True):
+class Call(msgspec.Struct, kw_only=True, gc=False):
     """A tool call of an assistant's message."""
 
     id: str | None = None
@@ -48,7 +48,7 @@ class Call(msgspec.Struct, kw_only=True):
     custom: CustomCall | None = None
 
 
-class MessageBody(msgspec.Struct, kw_only=True):
+class MessageBody(msgspec.Struct, kw_only=True, gc=False):
     """One message. The reasoning stands in one of two fields, by the server that the client
     knows."""
 
@@ -63,7 +63,7 @@ class MessageBody(msgspec.Struct, kw_only=True):
     reasoning_details: list[Detail] | None = None
 
 
-class ToolBody(msgspec.Struct, kw_only=True):
+class ToolBody(msgspec.Struct, kw_only=True, gc=False):
     """A tool."""
 
     type: str = "function"

@@ -6,9 +6,11 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain import request_bounds as bounds
 from gateway.domain.generation import Chat, Generation, Grammar, Regex, TextChoice, Tool
 from gateway.domain.slices import Steps
+from gateway.doors.http.elements import too_many
 from gateway.doors.http.errors import HttpError, invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.json_texts import is_given, schema_text
+from gateway.doors.http.system_turns import joined_system
 from gateway.doors.openai.chat.body import ChatBody, ConstraintBody, ToolBody
 from gateway.doors.openai.chat.messages import convert_messages
 from gateway.doors.openai.wire import options
@@ -49,7 +51,7 @@ def generation_steps(body: ChatBody, exchange: Exchange) -> Steps[Generation]:
 
 
 def _chat(body: ChatBody, elements: ElementLimitsConfig) -> Steps[Chat]:
-    messages = yield from convert_messages(body.messages, elements)
+    messages = joined_system((yield from convert_messages(body.messages, elements)))
     given, skipped = _tools(body.tools or [], elements)
     choice, tools = tool_choice(body.tool_choice, given, skipped)
     json_object = False
@@ -95,6 +97,8 @@ def _tools(
     bodies: list[ToolBody], elements: ElementLimitsConfig
 ) -> tuple[tuple[Tool, ...], frozenset[str]]:
     """Returns the functions, and the types of the tools that nobody here honours."""
+    if len(bodies) > elements.tools:
+        raise too_many("tools", elements.tools)
     tools = []
     skipped = set()
     for i, body in enumerate(bodies):
@@ -104,7 +108,7 @@ def _tools(
             raise invalid(f"tools[{i}].function", "missing: describe the function")
         else:
             skipped.add(body.type)
-    return check_tools(tools, elements), frozenset(skipped)
+    return check_tools(tools), frozenset(skipped)
 
 
 def _logprobs(body: ChatBody) -> int | None:

@@ -8,7 +8,7 @@ from gateway.doors.openai.wire.options import ReasoningFields, SamplingFields
 from gateway.doors.openai.wire.tools import ChoiceBody
 
 
-class Part(msgspec.Struct, kw_only=True):
+class Part(msgspec.Struct, kw_only=True, gc=False):
     """A part of an item's content. Which field is set depends on the type."""
 
     type: str = "input_text"
@@ -17,7 +17,7 @@ class Part(msgspec.Struct, kw_only=True):
     image_url: str | None = None
 
 
-class Item(msgspec.Struct, kw_only=True):
+class Item(msgspec.Struct, kw_only=True, gc=False):
     """An item of the input. Without a type it is a message. Which fields are set depends on the
     type."""
 
@@ -34,7 +34,7 @@ class Item(msgspec.Struct, kw_only=True):
     encrypted_content: str | None = None
 
 
-class ToolBody(msgspec.Struct, kw_only=True):
+class ToolBody(msgspec.Struct, kw_only=True, gc=False):
     """A tool. Types other than `function` are those of servers, which nobody here runs."""
 
     type: str

@@ -11,9 +11,11 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain import request_bounds as bounds
 from gateway.domain.generation import Chat, Generation, JsonSchema, Message, Role, Tool
 from gateway.domain.slices import Steps
+from gateway.doors.http.elements import too_many
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.json_texts import is_given, schema_text
+from gateway.doors.http.system_turns import joined_system
 from gateway.doors.openai.responses.body import FormatBody, ResponsesBody, ToolBody
 from gateway.doors.openai.responses.items import convert_items
 from gateway.doors.openai.wire import options
@@ -53,7 +55,7 @@ def generation_steps(
         request_id=exchange.request_id,
         model=body.model,
         input=Chat(
-            messages=messages,
+            messages=joined_system(messages),
             tools=tools,
             tool_choice=choice,
             json_object=json_object,
@@ -78,6 +80,8 @@ def _tools(
     bodies: list[ToolBody], elements: ElementLimitsConfig
 ) -> tuple[tuple[Tool, ...], frozenset[str]]:
     """Returns the functions, and the types of the tools that nobody here honours."""
+    if len(bodies) > elements.tools:
+        raise too_many("tools", elements.tools)
     tools = []
     for i, body in enumerate(bodies):
         if body.type == "function":
@@ -89,7 +93,7 @@ def _tools(
             )
             tools.append(function_tool(function, f"tools[{i}]", elements))
     skipped = frozenset(body.type for body in bodies if body.type != "function")
-    return check_tools(tools, elements), skipped
+    return check_tools(tools), skipped
 
 
 def _form(form: FormatBody | None, elements: ElementLimitsConfig) -> tuple[bool, JsonSchema | None]:

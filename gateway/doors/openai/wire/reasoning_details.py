@@ -41,7 +41,7 @@ class _Sealed(msgspec.Struct, array_like=True):
     signatures: list[tuple[str, bytes, int]]
 
 
-class Detail(msgspec.Struct, kw_only=True):
+class Detail(msgspec.Struct, kw_only=True, gc=False):
     """An entry of `reasoning_details`."""
 
     type: str = ""

@@ -4,13 +4,13 @@ them."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import msgspec
 
 from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import JsonSchema, NamedTool, Tool, ToolMode
-from gateway.doors.http.elements import too_many
 from gateway.doors.http.errors import HttpError, invalid
 from gateway.doors.http.json_texts import arguments_schema, is_given, schema_text
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
-class FunctionBody(msgspec.Struct, kw_only=True):
+class FunctionBody(msgspec.Struct, kw_only=True, gc=False):
     """A function that the model may call."""
 
     name: str
@@ -40,18 +40,16 @@ def function_tool(body: FunctionBody, field: str, elements: ElementLimitsConfig)
     )
 
 
-def check_tools(tools: Sequence[Tool], elements: ElementLimitsConfig) -> tuple[Tool, ...]:
-    """Raises HttpError (INVALID) if there are too many, or two have one name."""
-    if len(tools) > elements.tools:
-        raise too_many("tools", elements.tools)
+def check_tools(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """Raises HttpError (INVALID) if two have one name."""
     names = [tool.name for tool in tools]
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise invalid("tools", f"two tools have the name {twice!r}: names must differ")
     return tuple(tools)
 
 
-class AllowedTool(msgspec.Struct, kw_only=True):
+class AllowedTool(msgspec.Struct, kw_only=True, gc=False):
     """A tool of `allowed_tools`; its name stands here, or below `function`."""
 
     name: str | None = None

@@ -19,7 +19,7 @@ from gateway.doors.http.answers import json_answer, run_stream, run_whole
 from gateway.doors.http.dialect import Dialect, ErrorShape, Route
 from gateway.doors.http.errors import HttpError
 from gateway.doors.http.exchange import Exchange
-from gateway.doors.http.port import HttpParts, HttpPort, http_port
+from gateway.doors.http.listening.port import HttpParts, HttpPort, http_port
 from tests import serving
 from tests.http_serving import BEARER, with_http
 from tests.serving import Serving

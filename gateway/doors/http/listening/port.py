@@ -16,7 +16,7 @@ from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.http.dialect import Dialect, Routes
 from gateway.doors.http.door import HttpDoor
 from gateway.doors.http.exchange import Services
-from gateway.doors.http.listener import HttpListener
+from gateway.doors.http.listening.listener import HttpListener
 from gateway.doors.http.observer import HttpObserver
 from gateway.doors.http.sse import SilentStreams
 from gateway.pipeline.pipeline import Pipeline
