@@ -18,8 +18,9 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.fleet import probes
 from gateway.fleet.probes import Prober, WatchedReplica
-from gateway.fleet.server_info import ServerInfoWatch
+from gateway.fleet.server_info import ControlAddress, ServerInfoWatch
 from gateway.upstream.vllm.client import ListedModel
+from gateway.upstream.vllm_grpc.server_info import ServerFigures
 from scheduler.contract import EngineReport, Event, ServingChanged
 from tests.known import IDLE_METRICS
 
@@ -116,7 +117,9 @@ def replica(
 
 @contextlib.asynccontextmanager
 async def watching(
-    *replicas: WatchedReplica, remotes: tuple[str, ...] = ()
+    *replicas: WatchedReplica,
+    remotes: tuple[str, ...] = (),
+    server_info: ServerInfoWatch | None = None,
 ) -> AsyncIterator[Watched]:
     events: list[Event] = []
     made = Watched(
@@ -125,7 +128,7 @@ async def watching(
             clock=asyncio.get_running_loop().time,
             report=events.append,
             on_change=lambda: made.changed(),
-            server_info=ServerInfoWatch(),
+            server_info=server_info or ServerInfoWatch(),
         ),
         events,
     )
@@ -142,6 +145,31 @@ async def watching(
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "FIRST_BACKOFF_S", 0.002)
     monkeypatch.setattr(probes, "LONGEST_BACKOFF_S", 0.01)
+
+
+async def test_a_server_that_comes_into_service_is_asked_what_it_is() -> None:
+    engine = Engine()
+    figures = ServerFigures(
+        version="", ranks=1, context_tokens=None, rank_max_running=7, kv_capacity_tokens=None
+    )
+
+    async def ask(control: ControlAddress) -> ServerFigures:
+        if not engine.tokens:
+            raise UpstreamFailure(FailureKind.CONNECT, f"{control.address}: no connection")
+        return figures
+
+    info = ServerInfoWatch(ask)
+    info.apply({"own/a": ControlAddress(address="a:9000", tls=False)})
+    asking = asyncio.create_task(info.run())
+    try:
+        await asyncio.sleep(0)  # it is asked in vain, and would be again a minute later
+        async with watching(replica(engine), server_info=info) as watched:
+            await watched.until(
+                lambda: any(isinstance(e, EngineReport) and e.max_running for e in watched.events)
+            )
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
 
 
 async def test_a_replica_enters_service_after_a_token_and_with_a_report() -> None:
