@@ -174,11 +174,8 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> Response:
 
     Where a pooled connection was stale, sends it once more on a fresh one.
     """
-    origin, rest_of_line = target_of(request.url)
+    origin, head = _target_and_head(request)
     body = request.body
-    head = request_head(
-        request.method, rest_of_line, request.headers, None if body is None else len(body)
-    )
     connection = request.session.take_idle(origin)
     if connection is None:
         connection = await _connect(request, origin, bounds)
@@ -197,6 +194,19 @@ async def open_response(request: HttpRequest, bounds: CallBounds) -> Response:
     except UpstreamFailure as failure:
         raise stale if failure.kind is FailureKind.CONNECT else failure from None
     return await _exchange(connection, head, body, bounds)
+
+
+def _target_and_head(request: HttpRequest) -> tuple[Origin, bytes]:
+    """Where the request goes, and its head. Raises UpstreamFailure."""
+    try:
+        origin, rest_of_line = target_of(request.url)
+    except ValueError as error:
+        raise UpstreamFailure(FailureKind.CONNECT, f"no connection: {error}") from error
+    length = None if request.body is None else len(request.body)
+    try:
+        return origin, request_head(request.method, rest_of_line, request.headers, length)
+    except ValueError as error:
+        raise UpstreamFailure(FailureKind.BAD_REQUEST, str(error)) from error
 
 
 async def _connect(

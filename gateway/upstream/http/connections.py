@@ -114,7 +114,7 @@ class HttpSession:
                     raise UpstreamFailure(FailureKind.CONNECT, message) from error
                 if not limit.expired():
                     raise _no_connection(error) from error
-            except OSError as error:  # also DNS and TLS
+            except (OSError, UnicodeError) as error:  # also DNS, TLS, and what is no name
                 raise _no_connection(error) from error
         raise AssertionError("unreachable")
 
@@ -126,20 +126,17 @@ class HttpSession:
         )
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(
-                    loop,
-                    on_idle=lambda it: self._keep(origin, it),
-                    on_closed=lambda it: self._forget(origin, it),
-                ),
-                sock=opened,
-                ssl=self._tls if origin.is_tls else None,
-                server_hostname=origin.host if origin.is_tls else None,
-            )
-        except BaseException:
-            opened.close()
-            raise
+        # From here on the socket is the loop's, which closes it if this fails.
+        _, connection = await loop.create_connection(
+            lambda: Connection(
+                loop,
+                on_idle=lambda it: self._keep(origin, it),
+                on_closed=lambda it: self._forget(origin, it),
+            ),
+            sock=opened,
+            ssl=self._tls if origin.is_tls else None,
+            server_hostname=origin.host if origin.is_tls else None,
+        )
         self._open.add(connection)
         return connection
 
@@ -187,6 +184,7 @@ def upstream_session() -> HttpSession:
     return HttpSession()
 
 
-def _no_connection(error: OSError) -> UpstreamFailure:
-    reason = one_line(error.strerror or str(error) or type(error).__name__, 200)
+def _no_connection(error: Exception) -> UpstreamFailure:
+    stated = error.strerror if isinstance(error, OSError) else None
+    reason = one_line(stated or str(error) or type(error).__name__, 200)
     return UpstreamFailure(FailureKind.CONNECT, f"no connection: {reason}")

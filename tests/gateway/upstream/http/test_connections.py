@@ -272,6 +272,38 @@ async def test_the_certificate_of_a_server_is_checked(
         assert caught.value.kind is FailureKind.CONNECT
 
 
+async def test_an_idle_connection_is_closed(
+    session: HttpSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "UPSTREAM_KEEPALIVE_S", 0.05)
+    async with raw_server(good) as server:
+        await run(OpenAI(), session, server.url, TIMEOUTS, [])
+        assert session.open_connections == 1
+        while session.open_connections:
+            await asyncio.sleep(0.01)
+        assert await run(OpenAI(), session, server.url, TIMEOUTS, []) == "hi"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999", "http://a..b:1", f"http://{'a' * 70}:1", "http://[::1:1"]
+)
+async def test_an_address_that_is_none_is_no_connection(url: str, session: HttpSession) -> None:
+    """It is a typing error in a configuration, and must not end the tasks that probe servers."""
+    with pytest.raises(UpstreamFailure, match="no connection: ") as caught:
+        await run(OpenAI(), session, url, TIMEOUTS, [])
+    assert caught.value.kind is FailureKind.CONNECT
+
+
+async def test_an_id_with_a_line_break_is_the_fault_of_the_request(session: HttpSession) -> None:
+    generation = Generation(request_id="a\r\nX: y", model="moe", input="x", max_output_tokens=16)
+    async with raw_server(good) as server:
+        with pytest.raises(UpstreamFailure, match="line break") as caught:
+            await run(OpenAI(), session, server.url, TIMEOUTS, [], generation)
+    assert caught.value.kind is FailureKind.BAD_REQUEST
+    assert not server.requests
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
