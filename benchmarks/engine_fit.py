@@ -31,12 +31,14 @@ PROMPT_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPoint:
-    """One batch: the engine's own mean step time and the fit's. `noise`: difference of the means of
-    every other turn."""
+    """One batch: the engine's own mean step time and the fit's. `used_ms`: of the model in use,
+    which is the prior while that misses less; `noise`: difference of the means of every other turn.
+    """
 
     batch: int
     own_ms: float
     fit_ms: float
+    used_ms: float
     noise: float
 
     @property
@@ -85,8 +87,8 @@ class Batches:
         return tuple(step for event in events for step in event.steps)
 
 
-async def measure_fit(server: VllmProcess) -> list[FitPoint]:
-    """Fits 200 steps, and compares."""
+async def measure_fit(server: VllmProcess) -> tuple[str, list[FitPoint]]:
+    """Fits 200 steps, and compares; with it, which model is in use and why."""
     fit = StepFit(STAND_IN)
     by_turn: list[dict[int, list[EngineStep]]] = []
     async with aiohttp.ClientSession() as session, HttpSession() as upstream:
@@ -102,7 +104,9 @@ async def measure_fit(server: VllmProcess) -> list[FitPoint]:
             if turn < TURNS:
                 event = EngineSteps(placement="vllm", at_s=steps[-1].at_s, steps=steps)
                 fit.observe_steps(windows_of(event, kv_capacity_tokens=KV_TOKENS, from_s=0.0))
-    return [_point(fit, batch, [like[batch] for like in by_turn]) for batch in BATCHES]
+    state = fit.state
+    points = [_point(fit, batch, [like[batch] for like in by_turn]) for batch in BATCHES]
+    return f"in use: {state.source}, since {state.reason}", points
 
 
 def _point(fit: StepFit, batch: int, turns: list[list[EngineStep]]) -> FitPoint:
@@ -113,9 +117,14 @@ def _point(fit: StepFit, batch: int, turns: list[list[EngineStep]]) -> FitPoint:
     def mean_s(some: list[list[EngineStep]]) -> float:
         return mean(min(step.took_s, most_s) for turn in some for step in turn)
 
+    base, experts, sequences, kv, prefill = fit.state.factors
+    fitted = fit.prior.scaled(
+        base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill
+    )
     return FitPoint(
         batch=batch,
         own_ms=mean_s(turns) * 1e3,
-        fit_ms=fit.model.decode_step_s(batch, kv_tokens) * 1e3,
+        fit_ms=fitted.decode_step_s(batch, kv_tokens) * 1e3,
+        used_ms=fit.model.decode_step_s(batch, kv_tokens) * 1e3,
         noise=abs(mean_s(turns[::2]) / mean_s(turns[1::2]) - 1.0),
     )

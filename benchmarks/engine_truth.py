@@ -267,16 +267,16 @@ async def measure_meter(server: VllmProcess) -> list[Misses]:
     return found
 
 
-def show(points: list[FitPoint], misses: list[Misses]) -> None:
-    """Prints both tables."""
-    print("| sequences | engine's own ms | fit ms | miss | halves of the engine's differ by |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
+def show(reason: str, points: list[FitPoint], misses: list[Misses]) -> None:
+    """Prints both tables. `reason`: why the fit is in use or not."""
+    print("| sequences | engine's own ms | fit ms | miss | in use ms | engine's halves differ by |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for each in points:
         print(
             f"| {each.batch} | {each.own_ms:.2f} | {each.fit_ms:.2f} | {each.miss:+.1%} "
-            f"| {each.noise:.1%} |"
+            f"| {each.used_ms:.2f} | {each.noise:.1%} |"
         )
-    print()
+    print(f"\n{reason}\n")
     print("| load | requests | p50 | p90 | median | sum | whole / engine's, p50 | way ms |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for one in misses:
@@ -286,9 +286,10 @@ def show(points: list[FitPoint], misses: list[Misses]) -> None:
         )
 
 
-async def measure(server: VllmProcess) -> tuple[list[FitPoint], list[Misses]]:
+async def measure(server: VllmProcess) -> tuple[str, list[FitPoint], list[Misses]]:
     """Measures the fit, then the meter."""
-    return await measure_fit(server), await measure_meter(server)
+    reason, points = await measure_fit(server)
+    return reason, points, await measure_meter(server)
 
 
 def main() -> None:
@@ -299,8 +300,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="moegate-truth-") as folder,
         running_vllm(Path(folder), plugin=True) as server,
     ):
-        points, misses = asyncio.run(measure(server))
-    show(points, misses)
+        reason, points, misses = asyncio.run(measure(server))
+    show(reason, points, misses)
     if args.json is not None:
         figures = {"fit": [asdict(p) for p in points], "meter": [asdict(m) for m in misses]}
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

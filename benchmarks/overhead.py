@@ -104,13 +104,16 @@ def gateway(
     log_level: str = "ERROR",
     log: IO[str] | None = None,
     environment: Mapping[str, str] | None = None,
+    fronts: int = 0,
 ) -> Iterator[tuple[int, str]]:
-    """A gateway in front of the upstream: its process id and port."""
+    """A gateway in front of the upstream: its process id and port. `fronts`: processes beside the
+    scheduler's; 0: one process does it all."""
     settings = configuration(upstream_port, longest_hold_s) + more_settings
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moegate.yaml"
         path.write_text(settings)
-        command = ("-m", "moegate", "serve", str(path), "--log-level", log_level)
+        options = ("--log-level", log_level, "--fronts", str(fronts))
+        command = ("-m", "moegate", "serve", str(path), *options)
         with process(*command, environment=environment, stderr=log) as (running, address):
             yield running.pid, address.rpartition(":")[2]
 

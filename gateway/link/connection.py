@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 GATHER_S = 0.001
 """Longest time for which a message waits for others."""
-FREE_FRAMES = 4
+FREE_FRAMES = 8
 """Frames that leave without gathering in each `GATHER_S`."""
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
 """Bytes in the transport's buffer from which on the connection is congested."""

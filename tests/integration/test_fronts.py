@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import grpc
 import msgspec
 import pytest
@@ -319,6 +320,28 @@ async def test_a_reload_holds_in_every_process_or_in_none(tmp_path: Path) -> Non
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.GenerateOnce(once(), metadata=METADATA)
                 assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_the_http_port_is_shared_too(tmp_path: Path) -> None:
+    upstream = Scripted(frames=GOOD)
+    async with listening(upstream):
+        settings = config_of(upstream.url)
+        server = msgspec.structs.replace(settings.server, http_listen="127.0.0.1:0")
+        settings = msgspec.structs.replace(settings, server=server)
+        async with two_fronts(settings, tmp_path) as two:
+            url = f"http://{two.gateway.http_address}/v1/chat/completions"
+            body = {"model": "moe", "messages": [{"role": "user", "content": "Hello"}]}
+            headers = {"Authorization": f"Bearer {serving.KEY}"}
+            for _ in range(CHANNELS):
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.post(url, json=body, headers=headers) as answer,
+                ):
+                    assert answer.status == 200, await answer.text()
+                    found = await answer.json()
+                    assert found["choices"][0]["message"]["content"] == " w1 w2"
+            assert len(two.accounts) == CHANNELS
+            await two.nothing_is_left()
 
 
 async def test_the_command_drains_and_shares_its_port_with_nobody(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import torch
+from vllm import forward_context
 
 from moegate.vllm_plugin import experts, signatures
 from moegate.vllm_plugin.experts import ExpertCounter
@@ -66,6 +67,17 @@ def run():
     choose(one, [[0, 3]], [[1, 4]])
     one.count(1, 0)
     found["round robin"] = steps(one.take())
+
+    across = SimpleNamespace(num_tokens_across_dp_cpu=torch.tensor([1, 3]))
+    context = SimpleNamespace(dp_metadata=across)
+    forward_context.get_forward_context = lambda: context
+    gathered = [[0, 1], [2, 3], [2, 3], [2, 4]]
+    for name, rows in (("gathered", gathered), ("own", gathered[1:]), ("unknown", gathered[:2])):
+        one = counter(engine=1, runner=None)
+        choose(one, rows, rows)
+        one.step(scheduled({"a": 3}, outputs={"a": 1}))
+        found[name] = steps(one.take())
+    forward_context.get_forward_context = lambda: SimpleNamespace(dp_metadata=None)
 
     one = counter(runner=None)
     choose(one, [[0, 1]], [[2, 3]])

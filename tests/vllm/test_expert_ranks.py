@@ -13,7 +13,7 @@ from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm, unsupported
 
 
 @pytest.fixture(scope="module")
-def ranks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+def counting_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
     """A server with two ranks that counts experts."""
     if reason := unsupported_cpu():
         pytest.skip(reason)
@@ -22,7 +22,7 @@ def ranks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProce
         yield server
 
 
-async def test_each_rank_tells_the_experts_of_its_own_tokens(ranks_server: VllmProcess) -> None:
+async def test_each_rank_tells_the_experts_of_its_own_tokens(counting_ranks: VllmProcess) -> None:
     """The routers see the tokens of both ranks together: each rank counts its own."""
     seen: dict[int, list[tuple[int, float]]] = {0: [], 1: []}
     cursors: dict[str, int] = {}
@@ -30,12 +30,12 @@ async def test_each_rank_tells_the_experts_of_its_own_tokens(ranks_server: VllmP
 
         async def run(rank: int, sequences: int) -> None:
             body = {
-                "model": ranks_server.model,
+                "model": counting_ranks.model,
                 "prompt": [[200 + 7 * one + i for i in range(20)] for one in range(sequences)],
                 "max_tokens": 30,
                 "ignore_eos": True,
             }
-            url = f"{ranks_server.base_url}/v1/completions"
+            url = f"{counting_ranks.base_url}/v1/completions"
             headers = {"X-data-parallel-rank": str(rank)}
             async with http.post(url, json=body, headers=headers) as response:
                 response.raise_for_status()
@@ -44,7 +44,7 @@ async def test_each_rank_tells_the_experts_of_its_own_tokens(ranks_server: VllmP
             """Asks one of the API servers."""
             query = {"after": [f"{instance}.{number}" for instance, number in cursors.items()]}
             headers = {"Authorization": f"Bearer {ENGINE_KEY}"}
-            url = f"{ranks_server.base_url}/moegate/steps"
+            url = f"{counting_ranks.base_url}/moegate/steps"
             async with http.get(url, params=query, headers=headers) as response:
                 answer = await response.json()
             cursors[answer["instance"]] = answer["next"]

@@ -28,7 +28,8 @@ from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm, vllm_venv
 EXPERTS, PER_TOKEN = 16, 4
 LEARNT = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-OUTPUT_TOKENS = 65
+ROUNDS, OUTPUT_TOKENS = 16, 25
+"""Many short answers: the tokens of one answer choose alike, so that long ones say little more."""
 
 
 @pytest.fixture(scope="module", params=[0.0, 4.0, 12.0], ids=lambda skew: f"skew {skew:g}")
@@ -108,7 +109,7 @@ async def test_the_law_predicts_the_experts_of_a_step(
     running, skew = server
     async with aiohttp.ClientSession() as session:
         asked = Asked(running, session)
-        for _ in range(6):
+        for _ in range(ROUNDS):
             for batch in LEARNT:
                 await asked.run(batch)
         await asked.read()
@@ -119,10 +120,14 @@ async def test_the_law_predicts_the_experts_of_a_step(
             assert 1 <= len(layers) <= MOST_LAYERS
             assert all(PER_TOKEN <= len(set(layer)) <= MOST_EXPERTS for layer in layers)
             assert all(0 <= expert < EXPERTS for layer in layers for expert in layer)
-        last = [one for one in asked.signatures if one["id"].startswith("cmpl-r30-")]
+        last = [
+            one
+            for one in asked.signatures
+            if one["id"].startswith(f"cmpl-r{ROUNDS * len(LEARNT)}-")
+        ]
         assert [one["tokens"] for one in last] == [32 + OUTPUT_TOKENS - 1] * 16
         asked.steps.clear()
-        for _ in range(6):
+        for _ in range(ROUNDS):
             for batch in BATCHES:
                 await asked.run(batch)
         await asked.read()
@@ -173,6 +178,12 @@ def test_the_counter_tells_each_step_once(counted: dict[str, Any]) -> None:
     assert counted["facts"] == [6, 2]
     assert counted["again"] == []
     assert counted["round robin"] == [[1, 0, 2.0, [1.0, 1.0, 0.0]]]
+
+
+def test_a_data_parallel_rank_counts_its_own_tokens(counted: dict[str, Any]) -> None:
+    # Gathered from both ranks before the routing, not gathered, and neither.
+    assert counted["gathered"] == counted["own"] == [[3, 0, 3.0, None]]
+    assert counted["unknown"] == []
 
 
 def test_a_signature_is_of_the_requests_own_tokens(counted: dict[str, Any]) -> None:

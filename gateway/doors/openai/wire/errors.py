@@ -23,16 +23,31 @@ _TYPES = {
 }
 
 
+_PREFIXES = ("chat.", "sampling.")
+_FIELDS = {"choices": "n"}
+
+
+def field_name(path: str) -> str:
+    """A field of the gateway's API by OpenAI's name. Other names pass unchanged."""
+    for prefix in _PREFIXES:
+        path = path.removeprefix(prefix)
+    return _FIELDS.get(path, path)
+
+
 def error_object(error: HttpError) -> dict[str, str | None]:
     """The error as it stands in bodies and streams. Here, as in OpenAI's schema, what is unknown is
     null."""
     code = error.code
     if error.kind is ErrorKind.BUDGET:
         code = "insufficient_quota"
+    param = field_name(error.param)
+    message = error.message
+    if error.param and message.startswith(error.param):
+        message = param + message.removeprefix(error.param)
     return {
-        "message": error.message,
+        "message": message,
         "type": _TYPES[error.kind],
-        "param": error.param or None,
+        "param": param or None,
         "code": code or None,
     }
 

@@ -1,0 +1,84 @@
+"""Terms of service from the headers of a request."""
+
+from __future__ import annotations
+
+import pytest
+from multidict import CIMultiDict
+
+from gateway.doors.http.errors import HttpError
+from gateway.doors.http.terms import Terms, terms_of
+from scheduler.contract import SloClass
+
+
+def test_no_header_asks_for_nothing() -> None:
+    assert terms_of(CIMultiDict({"accept": "*/*"})) == Terms()
+
+
+def test_every_header_is_read() -> None:
+    headers = {
+        "X-Moegate-Request-Id": "r-1",
+        "X-Moegate-Deadline": "90s",
+        "X-Moegate-Class": "Batch",
+        "X-Moegate-Slo-Ttft": "500ms",
+        "X-Moegate-Slo-Tpot": "0.05",
+        "X-Moegate-Priority": "-3",
+        "X-Moegate-Data-Policy": "eu, us",
+        "X-Moegate-Max-Cost": "0.05",
+        "X-Moegate-Session-Id": "s-1",
+        "Idempotency-Key": "k-1",
+    }
+    assert terms_of(CIMultiDict(headers)) == Terms(
+        request_id="r-1",
+        remaining_s=90.0,
+        slo_class=SloClass.BATCH,
+        ttft_s=0.5,
+        tpot_s=0.05,
+        priority=-3,
+        remote_classes=frozenset({"eu", "us"}),
+        max_cost_nano_usd=50_000_000,
+        session_id="s-1",
+        idempotency_key="k-1",
+    )
+    local = terms_of(CIMultiDict({"x-moegate-data-policy": "local-only"}))
+    assert (local.local_only, local.remote_classes) == (True, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("request-id", "a b"),
+        ("deadline", "soon"),
+        ("deadline", "0s"),
+        ("deadline", "1h"),
+        ("class", "fast"),
+        ("slo-ttft", "-1s"),
+        ("slo-tpot", "nan"),
+        ("priority", "11"),
+        ("priority", "1.5"),
+        ("data-policy", ""),
+        ("data-policy", "eu,,us"),
+        ("max-cost", "0"),
+        ("max-cost", "$1"),
+        ("max-cost", "1e3"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused_by_the_name_of_its_header(
+    name: str, value: str
+) -> None:
+    with pytest.raises(HttpError) as caught:
+        terms_of(CIMultiDict({f"x-moegate-{name}": value}))
+    assert caught.value.status == 400
+    assert caught.value.param == f"x-moegate-{name}"
+    assert "give " in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x-claude-code-session-id", "session-id", "session_id", "x-session-id", "x-session-affinity"],
+)
+def test_sessions_come_from_the_headers_of_clients(name: str) -> None:
+    assert terms_of(CIMultiDict({name: "s-2"})).session_id == "s-2"
+    mine = {name: "s-2", "x-moegate-session-id": "s-1"}
+    assert terms_of(CIMultiDict(mine)).session_id == "s-1"
+    for unusable in ("", "x" * 129, "\u00e9"):
+        assert terms_of(CIMultiDict({name: unusable})).session_id == ""
