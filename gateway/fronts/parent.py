@@ -22,6 +22,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
+from gateway.doors.entry.certificates import Certificates
 from gateway.doors.grpc.admin_service import AdminService
 from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
@@ -96,6 +97,8 @@ class RunningFronts:
         old = self.active.config
         check_reload(old, config)
         prepared = prepare(config, base_dir)
+        if config.server.tls is not None:
+            Certificates(config.server.tls, base_dir)  # raises for files that cannot be used
         told = self.host.fronts
         for front, problem in zip(
             told, await asyncio.gather(*(_prepare(each, config) for each in told)), strict=True

@@ -147,12 +147,11 @@ def render(engine: Engine, served: Served) -> bytes:
         "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
     )
     if served.adapters is not None:
-        running = (s.request.adapter for rank in ranks for s in rank.running)
-        waiting = (s.request.adapter for rank in ranks for s in rank.waiting)
+        active = (s.request.adapter for r in ranks for s in (*r.running, *r.waiting))
         text.samples(
             "lora_requests_info",
             "Running stats on lora requests.",
-            served.adapters.samples(filter(None, running), filter(None, waiting), time.time()),
+            served.adapters.samples(filter(None, active), time.time()),
         )
     return text.encode()
 

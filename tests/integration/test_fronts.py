@@ -370,6 +370,26 @@ async def test_the_command_drains_and_shares_its_port_with_nobody(tmp_path: Path
             assert await process.wait() == 0
 
 
+async def test_fronts_end_with_their_parent(tmp_path: Path) -> None:
+    upstream = Scripted(frames=[ROLE, word(1)], end="hang")
+    async with listening(upstream), contextlib.AsyncExitStack() as stack:
+        file = tmp_path / "moegate.yaml"
+        file.write_bytes(msgspec.yaml.encode(msgspec.to_builtins(config_of(upstream.url))))
+        process = await stack.enter_async_context(served(file))
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        async with grpc.aio.insecure_channel(line.split()[-1]) as channel:
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            call = stub.Generate(chat_request(), metadata=METADATA, wait_for_ready=True)
+            await first_message(call)
+            process.kill()
+            with pytest.raises(grpc.aio.AioRpcError) as broken:
+                await read_stream(call)
+            assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with asyncio.timeout(serving.READY_S):
+            await upstream.left.wait()
+
+
 @contextlib.asynccontextmanager
 async def served(file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(

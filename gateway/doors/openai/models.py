@@ -16,8 +16,8 @@ CREATED_UNIX_S = 1_735_689_600
 
 async def list_models(exchange: Exchange) -> web.Response:
     """GET /v1/models."""
-    models = [_model(exchange, name) for name in _names(exchange)]
-    return json_answer(exchange, {"object": "list", "data": models})
+    found = [_model(exchange, name) for name in _names(exchange)]
+    return json_answer(exchange, {"object": "list", "data": found})
 
 
 async def retrieve_model(exchange: Exchange) -> web.Response:
@@ -35,6 +35,7 @@ def _names(exchange: Exchange) -> list[str]:
 
 
 def _model(exchange: Exchange, name: str) -> dict[str, Any]:
+    """A model. `max_model_len` and, of an adapter, `parent` are said as vLLM says them."""
     fleet = exchange.services.port.fleet
     model: dict[str, Any] = {
         "id": name,
@@ -42,8 +43,10 @@ def _model(exchange: Exchange, name: str) -> dict[str, Any]:
         "created": CREATED_UNIX_S,
         "owned_by": "moegate",
     }
+    contexts = [each.context_tokens for each in fleet.of_model(name)]
+    known = [each for each in contexts if each is not None]
+    if known:
+        model["max_model_len"] = max(known)
     if name in fleet.bases:
-        model["parent"] = fleet.bases[name]  # as vLLM says it
-    if context := max(placement.context_tokens or 0 for placement in fleet.of_model(name)):
-        model["max_model_len"] = context  # as vLLM says it
+        model["parent"] = fleet.bases[name]
     return model

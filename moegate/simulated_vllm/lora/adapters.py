@@ -52,7 +52,7 @@ class LoadedAdapters:
         """`modules`: names and paths."""
         self.paths = dict(modules)
         self.max_loras = max_loras
-        self._samples: dict[tuple[str, str], float] = {}
+        self._samples: dict[str, float] = {}
 
     def load(self, body: LoadBody, served: str) -> str:
         """Loads an adapter and returns vLLM's text. Raises AdapterRefused."""
@@ -85,18 +85,18 @@ class LoadedAdapters:
         return f"Success: LoRA adapter '{name}' removed successfully."
 
     def samples(
-        self, running: Iterable[str], waiting: Iterable[str], now_unix_s: float
+        self, active: Iterable[str], now_unix_s: float
     ) -> list[tuple[dict[str, str], float]]:
         """Labels and values of `vllm:lora_requests_info`: like vLLM one sample for each set of
-        adapters that was ever seen, with the time when it was seen last."""
-        key = ",".join(dict.fromkeys(running)), ",".join(dict.fromkeys(waiting))
-        self._samples[key] = now_unix_s
+        adapters that was ever seen, with the time when it was seen last. vLLM names each adapter
+        with a request in both labels, whether it runs or waits. `active`: of these requests."""
+        self._samples[",".join(dict.fromkeys(active))] = now_unix_s
         return [
             (
                 {
                     "max_lora": str(self.max_loras),
-                    "running_lora_adapters": names[0],
-                    "waiting_lora_adapters": names[1],
+                    "running_lora_adapters": names,
+                    "waiting_lora_adapters": names,
                 },
                 at_s,
             )

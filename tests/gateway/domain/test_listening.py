@@ -88,6 +88,18 @@ def test_a_taken_port_is_no_lack_of_ipv6() -> None:
             listening_sockets(taken, field="server.x")
 
 
+def test_a_port_may_be_shared() -> None:
+    first = open_sockets("[::]:0", shares_port=True)
+    second = open_sockets(f"[::]:{port_of(first[0])}", shares_port=True)
+    for one in (*first, *second):
+        one.close()
+
+
+def test_a_port_that_is_none_is_told() -> None:
+    with pytest.raises(OSError, match=r"^server\.x: cannot listen on \[::\]:70000"):
+        listening_sockets("[::]:70000", field="server.x")
+
+
 def test_a_name_without_an_address_is_an_error_that_names_the_field() -> None:
     with pytest.raises(OSError, match=r"^server\.x: cannot listen on no\.such\.invalid:1: "):
         listening_sockets("no.such.invalid:1", field="server.x")

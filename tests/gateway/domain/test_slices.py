@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from gateway.domain import slices
 from gateway.domain.slices import SLICE_S, Steps, finish, in_one_slice, in_slices
 
 
@@ -64,16 +66,23 @@ async def test_an_error_of_a_step_arrives() -> None:
 
 
 @pytest.mark.parametrize(("step_s", "turns"), [(SLICE_S, 1), (0, 0)])
-async def test_long_work_at_the_end_is_followed_by_a_turn(step_s: float, turns: int) -> None:
-    taken = 0
+async def test_long_work_at_the_end_is_followed_by_a_turn(
+    step_s: float, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, now_s = 0, 1.0
+    monkeypatch.setattr(slices, "time", SimpleNamespace(perf_counter=lambda: now_s))
 
     async def other() -> None:
         nonlocal taken
         taken += 1
 
-    def last() -> Steps[str]:
-        finish(spend(1, step_s))
+    def work() -> str:
+        nonlocal now_s
+        now_s += step_s
         return "done"
+
+    def last() -> Steps[str]:
+        return work()
         yield
 
     task = asyncio.create_task(other())
@@ -82,7 +91,7 @@ async def test_long_work_at_the_end_is_followed_by_a_turn(step_s: float, turns: 
     await task
     taken = 0
     task = asyncio.create_task(other())
-    assert await in_one_slice(lambda: finish(spend(1, step_s))) == "done"
+    assert await in_one_slice(work) == "done"
     assert taken == turns
     await task
 

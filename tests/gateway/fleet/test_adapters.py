@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.fleet.adapters import AdapterRules, adapters_told, loaded_adapters
+from gateway.upstream.openai import wire
 from gateway.upstream.vllm.client import ListedModel
 
+GOLDEN = Path(__file__).resolve().parents[2] / "golden/vllm_0_32"
 LISTED = {
     "base": ListedModel(4096),
     "alias-of-base": ListedModel(4096),
@@ -52,6 +56,17 @@ def test_the_newest_sample_tells_what_is_active() -> None:
     assert told.loaded == {"sql"}
     assert told.active == frozenset({"chat", "sql", "third"})
     assert told.most_active == 2
+
+
+def test_what_a_real_server_with_two_adapters_lists_and_tells() -> None:
+    """Recorded while four requests for the adapters ran, with --max-loras 1."""
+    models = wire.decode_models((GOLDEN / "lora_models.json").read_bytes()).data
+    listed = {m.id: ListedModel(m.max_model_len, m.parent or "") for m in models}
+    rules = AdapterRules(names={"helper": "assistant"}, discover=True)
+    assert loaded_adapters(listed, rules) == {"assistant", "other"}
+    page = (GOLDEN / "lora_metrics.txt").read_bytes()
+    told = adapters_told("p", frozenset(), page, rules, pinned=False)
+    assert (told.active, told.most_active) == (frozenset({"other"}), 1)
 
 
 def test_several_ranks_share_one_metric_so_what_is_active_is_unknown() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from gateway.config.server import ServerConfig
+from gateway.domain.listening import listening_sockets
 from gateway.doors.entry.caller_noise import HTTP_LOGGER, bound_caller_noise
 from gateway.doors.entry.open_files import connections_that_fit
 from gateway.doors.http.door import HttpDoor
@@ -50,7 +51,7 @@ class HttpListener:
         self._most = connections_that_fit(config.max_connections)
         self._open: set[_Connection] = set()
         self._server = web.Server(self._handle, handler_cancellation=True)
-        self._listening: asyncio.Server | None = None
+        self._listening: list[asyncio.Server] = []
         bound_caller_noise(HTTP_LOGGER)
 
     @property
@@ -62,21 +63,19 @@ class HttpListener:
         self, listen: str, tls: ssl.SSLContext | None, *, shares_port: bool = False
     ) -> str:
         """Listens and returns the bound address. Raises OSError that names the field."""
-        host, _, port = listen.rpartition(":")
-        try:
-            self._listening = await asyncio.get_running_loop().create_server(
-                self._accept,
-                host.strip("[]"),
-                int(port),
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else self._config.handshake_timeout_s,
-                backlog=BACKLOG,
-                reuse_port=shares_port or None,
+        sockets = listening_sockets(listen, field="server.http_listen", shares_port=shares_port)
+        port = sockets[0].getsockname()[1]
+        for opened in sockets:
+            self._listening.append(
+                await asyncio.get_running_loop().create_server(
+                    self._accept,
+                    sock=opened,
+                    ssl=tls,
+                    ssl_handshake_timeout=None if tls is None else self._config.handshake_timeout_s,
+                    backlog=BACKLOG,
+                )
             )
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OSError(f"server.http_listen: cannot listen on {listen}: {reason}") from None
-        return f"{host}:{self._listening.sockets[0].getsockname()[1]}"
+        return f"{listen.rpartition(':')[0]}:{port}"
 
     async def run(self) -> None:
         """Closes connections whose first request does not come, until cancelled."""
@@ -91,8 +90,8 @@ class HttpListener:
     def close(self) -> None:
         """Takes no more connections, and closes those that are idle. Requests go on."""
         self.begin_drain()
-        if self._listening is not None:
-            self._listening.close()
+        for server in self._listening:
+            server.close()
         self._server.pre_shutdown()
 
     async def stop(self) -> None:

@@ -41,6 +41,17 @@ async def closed(reader: asyncio.StreamReader) -> None:
             return
 
 
+async def test_every_address_is_for_ipv4_and_ipv6() -> None:
+    async with plain_port(settings(http_listen="[::]:0"), ready=False) as (_, port, _):
+        number = port.address.rpartition(":")[2]
+        assert port.address == f"[::]:{number}"
+        for host in ("127.0.0.1", "::1"):
+            reader, writer = await asyncio.open_connection(host, int(number))
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
 async def test_connections_beyond_the_bound_are_closed() -> None:
     async with plain_port(settings(max_connections=3), ready=False) as (_, port, _):
         opened = [await connected(port.address) for _ in range(3)]
