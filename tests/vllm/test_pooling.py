@@ -11,7 +11,6 @@ import pytest
 from msgspec import structs
 
 from gateway.config.tasks import Task
-from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.v1 import chat_pb2, generation_pb2, pooling_pb2
 from tests import serving
 from tests.serving import METADATA, MODEL, Serving
@@ -107,28 +106,6 @@ async def test_scores_by_vectors_are_those_of_the_server(
     expected = [each["score"] for each in direct["data"]]
     assert list(response.scores) == pytest.approx(expected, abs=0.02)
     assert response.done.usage.prompt_tokens == direct["usage"]["prompt_tokens"]
-
-
-async def test_a_client_that_leaves_ends_the_work_of_the_server(
-    embedding_server: VllmProcess, gateway: Serving
-) -> None:
-    texts = [f"{i} " + "word " * 3000 for i in range(200)]
-    request = pooling_pb2.EmbedRequest(model=MODEL, texts=pooling_pb2.TextInputs(texts=texts))
-    call = gateway.stub.Embed(request, metadata=METADATA)
-
-    async with aiohttp.ClientSession() as http:
-
-        async def busy() -> int:
-            async with http.get(f"{embedding_server.base_url}/metrics") as response:
-                report = parse_metrics(await response.read(), "vllm", 0.0, None)
-            return (report.running or 0) + (report.waiting or 0)
-
-        while not await busy():
-            assert not call.done()
-        call.cancel()
-        while await busy():
-            pass
-    await serving.until(lambda: gateway.gateway.pipeline.active_requests == 0)
 
 
 async def test_a_server_that_scores_pairs_is_probed_and_asked_for_scores(
