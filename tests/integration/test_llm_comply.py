@@ -18,7 +18,7 @@ from tests.gateway.doors.openai.rig import call_frames, frame, text_frames
 from tests.http_serving import serving_http
 from tests.scripted import Scripted, listening
 
-FORMATS = ("openai-chat", "open-responses")
+FORMATS = ("openai-chat", "open-responses", "anthropic")
 MODEL = "deepseek-r-claude-3-5"
 """By such names llm-comply believes that a model reasons, and skips nothing."""
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gateway.domain.generation import ChoiceDelta, Chunk, FinishReason
 from gateway.domain.outcomes import Finished
 from gateway.doors.anthropic.blocks import BlockEvents, Event, whole_blocks
-from gateway.doors.anthropic.usage import stop_reason, usage_fields
+from gateway.doors.anthropic.usage import delta_usage_fields, stop_reason, usage_fields
+from scheduler.contract import Usage
 
 
 def message(
@@ -26,9 +27,18 @@ def message(
         "role": "assistant",
         "model": model,
         "content": whole_blocks(choices, show_thinking=show_thinking),
+        **_stop(finish),
+        "usage": usage_fields(finished.usage),
+    }
+
+
+def _stop(finish: FinishReason | None) -> Event:
+    """Why an answer ended. Which text ended it, no upstream tells."""
+    return {
         "stop_reason": stop_reason(finish),
         "stop_sequence": None,
-        "usage": usage_fields(finished.usage),
+        "stop_details": None,
+        "container": None,
     }
 
 
@@ -60,7 +70,11 @@ class MessageEvents:
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,
-                "usage": {"input_tokens": self._prompt_tokens, "output_tokens": 0},
+                "stop_details": None,
+                "container": None,
+                "usage": usage_fields(
+                    Usage(prompt_tokens=self._prompt_tokens, completion_tokens=0)
+                ),
             },
         }
 
@@ -78,8 +92,8 @@ class MessageEvents:
             *self._blocks.end(),
             {
                 "type": "message_delta",
-                "delta": {"stop_reason": stop_reason(self._finish), "stop_sequence": None},
-                "usage": usage_fields(finished.usage),
+                "delta": _stop(self._finish),
+                "usage": delta_usage_fields(finished.usage),
             },
             {"type": "message_stop"},
         ]

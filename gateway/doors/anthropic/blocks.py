@@ -48,7 +48,7 @@ class BlockEvents:
                 events.append(self._delta("thinking_delta", thinking=delta.reasoning_text))
         self._signatures += delta.signatures
         if delta.text:
-            events += self._begin("text", {"text": ""})
+            events += self._begin("text", {"text": "", "citations": None})
             events.append(self._delta("text_delta", text=delta.text))
         for piece in delta.tool_calls:
             events += self._add_piece(piece)
@@ -78,8 +78,8 @@ class BlockEvents:
         for piece in pieces:
             self._signatures += piece.signatures
         events = self._signed()
-        name, call_id = pieces[0].name, pieces[0].id
-        events += self._begin("tool_use", {"id": call_id, "name": name, "input": {}})
+        head = {"id": pieces[0].id, "name": pieces[0].name, "input": {}}
+        events += self._begin("tool_use", {**head, "caller": {"type": "direct"}})
         self._call = _OpenCall(index)
         for piece in pieces:
             events += self._add_arguments(piece.arguments_json)

@@ -130,8 +130,9 @@ def test_whole_blocks_hold_arguments_as_objects() -> None:
     whole = delta("Hi", reasoning_text="hm", tool_calls=(ToolCall(index=0, id="c", name="f"),))
     thinking, text, tool = whole_blocks([whole])
     assert thinking == {"type": "thinking", "thinking": "hm", "signature": ""}
-    assert text == {"type": "text", "text": "Hi"}
-    assert tool == {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    assert text == {"type": "text", "text": "Hi", "citations": None}
+    head = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    assert tool == {**head, "caller": {"type": "direct"}}
     broken = delta(tool_calls=(ToolCall(index=0, id="c", name="f", arguments_json='{"a":'),))
     assert whole_blocks([broken])[0]["input"] == {"invalid_json": '{"a":'}
     assert whole_blocks([]) == []
