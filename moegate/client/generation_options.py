@@ -15,7 +15,7 @@ from moegate.v1 import chat_pb2, generation_pb2
 
 SloClass = Literal["interactive", "standard", "batch"]
 Fields = TypeVar("Fields", generation_pb2.GenerateRequest, generation_pb2.Sampling)
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class GenerationOptions(TypedDict, total=False):
