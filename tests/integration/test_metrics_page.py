@@ -48,7 +48,7 @@ async def test_every_metric_of_the_fleet_is_there_from_the_start() -> None:
         families = {family.name for family in plain(await page(gateway))}
     unknown = {  # what is not known, or not configured, has no sample
         *(semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE, semconv.OUTPUT_RATE),
-        *(semconv.BUDGET_CAP, semconv.BUDGET_LEFT),
+        *(semconv.BUDGET_CAP, semconv.BUDGET_LEFT, semconv.EXPERT_IMBALANCE),
     }
     for metric in semconv.FLEET_GAUGES:
         assert metric.prometheus in families
