@@ -1,15 +1,32 @@
-"""Number of values and objects of JSON text, without parsing it: many small ones cost far more than
-their bytes."""
+"""What is checked of JSON text before it is parsed: its encoding, and the number of its values and
+objects, since many small ones cost far more than their bytes."""
 
 from __future__ import annotations
+
+import codecs
 
 import numpy as np
 
 from gateway.domain.slices import Steps
 from gateway.translation.json_depth import PIECE_BYTES
 
+UTF8_PIECE_BYTES = 262_144
+"""Bytes that one step decodes, less than a millisecond."""
 _QUOTE, _BACKSLASH, _BRACE = ord('"'), ord("\\"), ord("{")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b'"[{,')
+
+
+def is_utf8(text: bytes) -> Steps[bool]:
+    """Whether the text is UTF-8. A parser does not look at the parts that it keeps as text."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(text), UTF8_PIECE_BYTES):
+            decoder.decode(text[start : start + UTF8_PIECE_BYTES])
+            yield
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def holds_more_than(text: bytes, most_values: int, most_objects: int) -> Steps[bool]:

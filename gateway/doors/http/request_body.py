@@ -15,7 +15,7 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.slices import in_one_slice, in_slices
 from gateway.doors.entry.inflate import TooLarge, inflated
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
-from gateway.translation.json_size import holds_more_than
+from gateway.translation.json_size import holds_more_than, is_utf8
 
 T = TypeVar("T")
 _ENCODINGS = ("gzip", "deflate")
@@ -79,6 +79,9 @@ async def parse_body(
     if await in_slices(holds_more_than(body, values, objects)):
         text = f"more than {values} JSON values or {objects} objects: limits.elements forbids it"
         raise HttpError(ErrorKind.INVALID, text, code="too_many_elements")
+    if not await in_slices(is_utf8(body)):
+        text = "the body is no UTF-8: send JSON in that encoding"
+        raise HttpError(ErrorKind.INVALID, text, code="invalid_json")
     try:
         return await in_one_slice(lambda: decode(body))
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""The number of values and objects of JSON text, beside what a parser finds."""
+"""The encoding of JSON text, and its values and objects beside what a parser finds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.slices import finish
-from gateway.translation.json_size import holds_more_than
+from gateway.translation.json_size import UTF8_PIECE_BYTES, holds_more_than, is_utf8
 
 TEXTS = st.text(st.sampled_from('a"\\,[{}]:'), max_size=6)
 VALUES = st.recursive(
@@ -47,3 +47,14 @@ def test_pieces_end_between_escapes(size: int) -> None:
     text = b'["' + b"a" * (size - 4) + b'\\\\\\"' + b"{,[" * 50_000 + b'", {}]'
     assert not finish(holds_more_than(text, 4, 1))
     assert finish(holds_more_than(text, 4, 0))
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), st.integers(0, 6))
+def test_the_encoding_is_judged_across_pieces(text: bytes, before: int) -> None:
+    try:
+        text.decode()
+        right = True
+    except UnicodeDecodeError:
+        right = False
+    whole = b" " * (UTF8_PIECE_BYTES - before) + text
+    assert finish(is_utf8(whole)) == right

@@ -246,6 +246,29 @@ async def test_every_fault_of_a_body_is_named(gateway: ServingHttp) -> None:
     assert "limits.elements.messages" in body["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/v1/messages", b'"tools": [{"name": "f", "input_schema": {"type": "\x80"}}]'),
+        ("/v1/messages", b'"system": "\x80"'),
+        (
+            "/v1/chat/completions",
+            b'"tools": [{"type": "function",'
+            b' "function": {"name": "f", "parameters": {"a": "\x80"}}}]',
+        ),
+    ],
+)
+async def test_a_body_of_another_encoding_is_refused(
+    gateway: ServingHttp, path: str, part: bytes
+) -> None:
+    """Also where the parser keeps a part of it as it came."""
+    start = b'{"model": "moe", "max_tokens": 1, "messages": [{"role": "user", "content": "a"}], '
+    url = gateway.url + path
+    async with gateway.session.post(url, data=start + part + b"}", headers=VERSION) as response:
+        assert response.status == 400
+        assert "no UTF-8" in (await response.json())["error"]["message"]
+
+
 async def test_a_stream_that_breaks_off_ends_with_an_error_event() -> None:
     script = Scripted(frames=[ROLE, word(1)], end="cut")
     async with listening(script):

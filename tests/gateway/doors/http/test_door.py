@@ -153,7 +153,7 @@ async def test_headers_beyond_the_bound_are_refused() -> None:
         (b'{"text": 7}', "text: Expected `str`, got `int`"),
         (b'{"text": "", "numbers": [1, "2"]}', "numbers[1]: Expected `int`, got `str`"),
         (b"[]", "body: Expected `object`, got `array`"),
-        (b'{"text": "\xff"}', "the body is no JSON"),
+        (b'{"text": "\xff"}', "the body is no UTF-8"),
         (b'{"text": "", "x": ' + b"[" * 100_000, "the body is no JSON"),
         (b'{"text": "", "x": [' + b"[]," * 2_000_000 + b"1]}", "limits.elements"),
     ],
