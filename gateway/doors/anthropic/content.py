@@ -84,13 +84,13 @@ def messages_of(
             fault(f"{path}.role", f"{turn.role[:80]!r}: give user, assistant or system")
             continue
         blocks = yield from _blocks(turn.content, f"{path}.content", fault)
-        turns = (
-            [_assistant(blocks)]
-            if role is Role.ASSISTANT
-            else _others(role, blocks, f"{path}.content", fault)
-        )
+        if role is Role.ASSISTANT:
+            turns = [_assistant([block for _, block in blocks])]
+        else:
+            turns = yield from _others(role, blocks, fault)
         for message in turns:
             _append(found, count.add(message))
+        yield
     return tuple(found)
 
 
@@ -118,24 +118,25 @@ def _texts(raw: msgspec.Raw, path: str, fault: Fault) -> Steps[list[str]]:
     if raw == wire.NOTHING:
         return []
     blocks = yield from _blocks(raw, path, fault)
-    return [block.text for block in blocks if isinstance(block, wire.TextBlock)]
+    return [block.text for _, block in blocks if isinstance(block, wire.TextBlock)]
 
 
-def _blocks(raw: msgspec.Raw, path: str, fault: Fault) -> Steps[list[wire.Block]]:
-    """The blocks of a content. A text is one block. Blocks of unknown types are left out."""
+def _blocks(raw: msgspec.Raw, path: str, fault: Fault) -> Steps[list[tuple[str, wire.Block]]]:
+    """The blocks of a content, each with its path. A text is one block. Blocks of unknown types are
+    left out."""
     content = decode(raw, _TEXT_OR_LIST, path, fault)
     if content is None:
         return []
     if isinstance(content, str):
-        return [wire.TextBlock(text=content)]
-    found: list[wire.Block] = []
+        return [(path, wire.TextBlock(text=content))]
+    found: list[tuple[str, wire.Block]] = []
     for number, each in enumerate(content):
         where = f"{path}[{number}]"
         kind = decode(each, _ANY_BLOCK, where, fault)
         if kind is not None and kind.type in wire.KNOWN_TYPES:
             block = decode(each, _BLOCK, where, fault)
             if block is not None:
-                found.append(block)
+                found.append((where, block))
         yield
     return found
 
@@ -178,36 +179,28 @@ def _assistant(blocks: list[wire.Block]) -> Message:
     )
 
 
-def _others(role: Role, blocks: list[wire.Block], path: str, fault: Fault) -> list[Message]:
+def _others(role: Role, blocks: list[tuple[str, wire.Block]], fault: Fault) -> Steps[list[Message]]:
     """A turn of the user or the system: results of tools and what else it holds, in order."""
     found: list[Message] = []
     parts: list[Part] = []
-    for number, block in enumerate(blocks):
-        where = f"{path}[{number}]"
+    for path, block in blocks:
         if isinstance(block, wire.ToolResultBlock):
             if parts:
                 found.append(Message(role=role, parts=tuple(parts)))
                 parts = []
-            found.append(_tool_result(block, where, fault))
+            found.append((yield from _tool_result(block, path, fault)))
         else:
-            parts += _parts(block, where, fault)
+            parts += _parts(block, path, fault)
     if parts or not found:
         found.append(Message(role=role, parts=tuple(parts) or ("",)))
     return found
 
 
-def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Message:
+def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Steps[Message]:
     parts: list[Part] = []
     if block.content != wire.NOTHING:
-        content = decode(block.content, _TEXT_OR_LIST, f"{path}.content", fault)
-        if isinstance(content, str):
-            parts.append(content)
-        for number, each in enumerate(content if isinstance(content, list) else ()):
-            where = f"{path}.content[{number}]"
-            kind = decode(each, _ANY_BLOCK, where, fault)
-            if kind is not None and kind.type in wire.KNOWN_TYPES:
-                inner = decode(each, _BLOCK, where, fault)
-                parts += [] if inner is None else _parts(inner, where, fault)
+        for where, inner in (yield from _blocks(block.content, f"{path}.content", fault)):
+            parts += _parts(inner, where, fault)
     if block.is_error:
         first = parts[0] if parts and isinstance(parts[0], str) else ""
         if not first.lower().startswith("error"):

@@ -299,6 +299,19 @@ def test_the_session_of_claude_code() -> None:
             {},
             "messages[0].content[0].source",
         ),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "brand_new"},
+                        {"type": "image", "source": {"type": "url", "url": "http://u"}},
+                    ],
+                }
+            ],
+            {},
+            "messages[0].content[1].source.url",
+        ),
         ("hi", {"tools": [{"name": "a b"}]}, "tools[0].name"),
         ("hi", {"tools": [{**WEATHER, "input_schema": []}]}, "tools[0].input_schema"),
         ("hi", {"tools": [WEATHER, WEATHER]}, "tools"),
