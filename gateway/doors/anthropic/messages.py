@@ -24,15 +24,11 @@ from gateway.doors.http.answers import http_errors, json_answer, run_stream, run
 from gateway.doors.http.errors import HttpError, all_invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.sse import event
+from gateway.translation.chat_input import EnoughFaults, Violations
 
-MAX_FAULTS = 20
 _decode = msgspec.json.Decoder(wire.MessagesBody).decode
 _encode = msgspec.json.Encoder().encode
 _PING = event("ping", b'{"type": "ping"}')
-
-
-class _Enough(Exception):
-    """A body has more faults than are told."""
 
 
 async def create_message(exchange: Exchange) -> web.StreamResponse:
@@ -76,13 +72,8 @@ def _generation(
     body: wire.MessagesBody, exchange: Exchange, *, counted: bool = False
 ) -> Steps[Generation]:
     """Checks and converts a body. Raises HttpError that names every field at fault."""
-    faults: list[tuple[str, str]] = []
-
-    def fault(field: str, description: str) -> None:
-        faults.append((field, description))
-        if len(faults) >= MAX_FAULTS:
-            raise _Enough
-
+    violations = Violations()
+    fault = violations.add
     chat, sampling, most = Chat(messages=()), None, 1
     stops: tuple[str, ...] = ()
     try:
@@ -98,10 +89,10 @@ def _generation(
         chat = yield from chat_of(body, limits, fault)
         sampling = sampling_of(body, fault)
         stops = stops_of(body.stop_sequences, fault)
-    except _Enough:
+    except EnoughFaults:
         pass
-    if faults or sampling is None:
-        raise all_invalid(faults)
+    if violations or sampling is None:
+        raise all_invalid(violations)
     return Generation(
         request_id=exchange.request_id,
         model=body.model,

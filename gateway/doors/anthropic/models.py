@@ -5,7 +5,6 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.doors.http.answers import json_answer
-from gateway.doors.http.errors import ErrorKind, HttpError
 from gateway.doors.http.exchange import Exchange
 
 _CREATED_AT = "1970-01-01T00:00:00Z"
@@ -14,7 +13,7 @@ _CREATED_AT = "1970-01-01T00:00:00Z"
 
 async def list_models(exchange: Exchange) -> web.StreamResponse:
     """The models that the key may use, on one page."""
-    names = _names(exchange)
+    names = exchange.model_names()
     return json_answer(
         exchange,
         {
@@ -27,17 +26,8 @@ async def list_models(exchange: Exchange) -> web.StreamResponse:
 
 
 async def retrieve_model(exchange: Exchange) -> web.StreamResponse:
-    """One model."""
-    name = exchange.parameters["model"]
-    if name not in _names(exchange):
-        text = f"model {name[:256]!r} is not served here: see /v1/models"
-        raise HttpError(ErrorKind.NOT_FOUND, text, code="model_not_found")
-    return json_answer(exchange, _model(exchange, name))
-
-
-def _names(exchange: Exchange) -> list[str]:
-    """Models and LoRA adapters that the key may use."""
-    return sorted(filter(exchange.caller.allows_model, exchange.services.port.fleet.by_model))
+    """One model. Raises HttpError (NOT_FOUND)."""
+    return json_answer(exchange, _model(exchange, exchange.named_model()))
 
 
 def _model(exchange: Exchange, name: str) -> dict[str, str | int]:
@@ -48,11 +38,7 @@ def _model(exchange: Exchange, name: str) -> dict[str, str | int]:
         "created_at": _CREATED_AT,
         "lifecycle": "active",
     }
-    contexts = [
-        placement.context_tokens
-        for placement in exchange.services.port.fleet.of_model(name)
-        if placement.context_tokens is not None
-    ]
-    if contexts:
-        found["max_input_tokens"] = found["max_tokens"] = max(contexts)
+    context = exchange.largest_context(name)
+    if context is not None:
+        found["max_input_tokens"] = found["max_tokens"] = context
     return found

@@ -1,6 +1,24 @@
-"""Why a call is refused before its request is read, whatever door it came to."""
+"""What every door says of a refusal: of a call before its request is read, and of a request."""
 
 from __future__ import annotations
+
+from gateway.config.remote import TOGETHER
+from gateway.domain.hops import HOPS_FIELD
+
+UNTOLD_RETRY_S = 2.0
+"""Retry delay after a failure that may pass, where the upstream tells none."""
+
+
+def not_honoured(field: str) -> str:
+    """Why a request is refused for a field that no permitted server honours, with the fix."""
+    if field == HOPS_FIELD:
+        return (
+            "it came through as many gateways as it may, and none of the own servers may run it:"
+            " gateways overflow to each other, or gateway.max_hops of a remote is too low"
+        )
+    if TOGETHER in field:
+        return "no server that may run this request honours them together: leave one out"
+    return "no server that may run this request honours it"
 
 
 class CallRefused(Exception):

@@ -18,12 +18,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from gateway.config.remote import TOGETHER
 from gateway.delivery.unread import UnreadOutput
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.hops import HOPS_FIELD
 from gateway.domain.outcomes import PartialOutput, RequestRefused
-from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.refusals import UNTOLD_RETRY_S, CallRefused, not_honoured
 from gateway.translation.metadata import (
     COST_TRAILER,
     ERROR_DOMAIN,
@@ -35,8 +33,6 @@ from scheduler.contract import RefusalReason, Usage
 from scheduler.metering.settlement import SettledAttempt
 
 NEVER_RETRY_MS = -1
-UNTOLD_RETRY_S = 2.0
-"""Retry delay after a failure that may pass, where the upstream tells none."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -285,7 +281,7 @@ def from_failure(failure: UpstreamFailure) -> RpcError:
 def from_refused(error: RequestRefused) -> RpcError:
     """Converts a refusal, using the table `_STATUSES`."""
     if error.fields:
-        return invalid((field, _not_honoured(field)) for field in error.fields)
+        return invalid((field, not_honoured(field)) for field in error.fields)
     return _STATUSES[error.reason](error)
 
 
@@ -302,17 +298,6 @@ def quota(subject: str, text: str, reason: str, retry_after_s: float | None) -> 
 def _too_long(message: str) -> RpcError:
     text = message.removesuffix(_SHORTEN)  # another gateway may have added the suffix
     return invalid([("input", text + _SHORTEN)], FailureKind.CONTEXT_LENGTH.name)
-
-
-def _not_honoured(field: str) -> str:
-    if field == HOPS_FIELD:
-        return (
-            "it came through as many gateways as it may, and none of the own servers may run it:"
-            " gateways overflow to each other, or gateway.max_hops of a remote is too low"
-        )
-    if TOGETHER in field:
-        return "no server that may run this request honours them together: leave one out"
-    return "no server that may run this request honours it"
 
 
 def _retryable(

@@ -9,14 +9,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-from gateway.config.remote import TOGETHER
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused
-from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.refusals import UNTOLD_RETRY_S, CallRefused, not_honoured
 from scheduler.contract import RefusalReason
 
-UNTOLD_RETRY_S = 2.0
-"""Retry delay after a failure that may pass, where the upstream tells none."""
 MAX_MESSAGE_CHARS = 1500
 
 
@@ -223,7 +220,7 @@ _CODES = {
 
 def _from_refused(error: RequestRefused) -> HttpError:
     if error.fields:
-        return all_invalid((field, _not_honoured(field)) for field in error.fields)
+        return all_invalid((field, not_honoured(field)) for field in error.fields)
     kind = _KINDS[error.reason]
     message = error.message
     if error.subject:
@@ -236,9 +233,3 @@ def _from_refused(error: RequestRefused) -> HttpError:
         retry_after_s=error.retry_after_s,
         may_retry=kind in _MAY_PASS and error.retry_after_s is not None,
     )
-
-
-def _not_honoured(field: str) -> str:
-    if TOGETHER in field:
-        return "no server that may run this request honours them together: leave one out"
-    return "no server that may run this request honours it"

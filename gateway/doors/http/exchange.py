@@ -156,6 +156,24 @@ class Exchange:
         least = min(generation.min_tokens, room)
         return replace(generation, max_output_tokens=room, min_tokens=least)
 
+    def model_names(self) -> list[str]:
+        """Models and LoRA adapters that the key may use."""
+        return sorted(filter(self.caller.allows_model, self.services.port.fleet.by_model))
+
+    def named_model(self) -> str:
+        """The model that the path names. Raises HttpError (NOT_FOUND)."""
+        name = self.parameters["model"]
+        if name not in self.model_names():
+            text = f"model {name[:256]!r} is not served here: see /v1/models"
+            raise HttpError(ErrorKind.NOT_FOUND, text, code="model_not_found", param="model")
+        return name
+
+    def largest_context(self, model: str) -> int | None:
+        """Largest context of the model's placements, as far as it is known; None: of none."""
+        placements = self.services.port.fleet.of_model(model)
+        known = [each.context_tokens for each in placements if each.context_tokens is not None]
+        return max(known, default=None)
+
     def answer_headers(self) -> dict[str, str]:
         """Headers that every answer has: the request's id and, where known, its placement and why
         it was chosen."""
