@@ -15,6 +15,8 @@ import msgspec
 from gateway.domain.generation import Chat, Generation, Image
 
 MAX_URL_CHARS = 2048
+_REGISTERED = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+"""Names that are in use for registered media types, which servers insist on."""
 IMAGE_TYPES = frozenset(
     f"image/{name}"
     for name in ("png", "jpeg", "gif", "webp", "bmp", "tiff", "avif", "heic", "heif", "jp2")
@@ -33,6 +35,12 @@ class ImageRules(msgspec.Struct, frozen=True, kw_only=True):
     url_hosts: frozenset[str]
     max_bytes: int
     most: int
+
+
+def registered_type(media_type: str) -> str:
+    """The registered name of a media type, in lower case."""
+    name = media_type.strip().lower()
+    return _REGISTERED.get(name, name)
 
 
 def image_fault(generation: Generation, rules: ImageRules) -> tuple[str, str] | None:

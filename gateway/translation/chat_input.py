@@ -27,6 +27,7 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.image_policy import registered_type
 from gateway.domain.slices import Steps
 from gateway.translation.argument_schema import NO_ARGUMENTS, object_schema
 from gateway.translation.chat_options import (
@@ -55,8 +56,6 @@ MAX_FAULTS = 20
 """Most violations that are collected. The check of a request ends with the next one."""
 SHOWN_CHARACTERS = 80
 """Of a value in the description of a violation."""
-_MEDIA_TYPES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
-"""Names that are in use for registered media types, which servers insist on."""
 
 
 class EnoughFaults(Exception):
@@ -224,8 +223,7 @@ def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations)
     if source == "url" and url.startswith("data:"):
         media_type, data, url = _parse_data_url(url, f"{path}.image.url", violations)
     if source == "data":
-        media_type = media_type.partition(";")[0].strip().lower()
-        media_type = _MEDIA_TYPES.get(media_type, media_type)
+        media_type = registered_type(media_type.partition(";")[0])
         if not media_type.startswith("image/"):
             shown = f"{image.media_type[:SHOWN_CHARACTERS]!r}"
             fault = f"{shown} is no image type: give one such as image/png"
@@ -237,7 +235,7 @@ def _parse_data_url(url: str, path: str, violations: Violations) -> tuple[str, b
     """Media type and bytes of a data URL (RFC 2397); a URL is no longer needed."""
     head, comma, encoded = url[len("data:") :].partition(",")
     words = [word.strip().lower() for word in head.split(";")]
-    media_type = _MEDIA_TYPES.get(words[0], words[0])
+    media_type = registered_type(words[0])
     data = b""
     if not comma or words[-1] != "base64":
         violations.add(path, "a data URL without base64: give data:image/png;base64,...")

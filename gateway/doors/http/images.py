@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 
 from gateway.domain.generation import Image
+from gateway.domain.image_policy import registered_type
 from gateway.doors.http.errors import invalid
 
-_TYPES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
-"""Names that are in use for registered media types, which servers insist on."""
 SHOWN_CHARS = 80
 
 
@@ -28,8 +27,7 @@ def image_of_url(url: str, field: str) -> Image:
 
 def image_of_base64(encoded: str, media_type: str, field: str) -> Image:
     """An image as base64 text. Raises HttpError (INVALID)."""
-    media_type = media_type.strip().lower()
-    media_type = _TYPES.get(media_type, media_type)
+    media_type = registered_type(media_type)
     if not media_type.startswith("image/"):
         shown = f"{media_type[:SHOWN_CHARS]!r}"
         raise invalid(field, f"{shown} is no image type: give one such as image/png")
