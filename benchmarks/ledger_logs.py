@@ -147,7 +147,9 @@ async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncI
     ledger = Ledger(database, commits.write, 10_000_000, spool)
     budgets = Budgets(ledger, owner)
     budgets.configure(map(configured_budget, settings(budgets=True).budgets))
-    accounting = Accounting(database, ledger, budgets, owner, shared=False, retain_days=36_500)
+    accounting = Accounting(
+        database, ledger, budgets, owner, shared=False, retain_days=36_500, retain_hourly_days=36_500
+    )
     writer = asyncio.create_task(ledger.run())
     try:
         yield Running(variant, accounting, commits)

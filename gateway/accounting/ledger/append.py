@@ -86,8 +86,16 @@ async def apply(tx: Tx, accounts: dict[str, tuple[int, int]]) -> None:
     )
 
 
+async def register_epoch(tx: Tx, epoch: str) -> None:
+    """Lets the roll-ups find the rows of an epoch. It comes before the epoch's first row."""
+    await tx.run(
+        "INSERT INTO fold (epoch, folded_seq) VALUES ($1, -1) ON CONFLICT (epoch) DO NOTHING", epoch
+    )
+
+
 async def next_seq(tx: Tx, epoch: str) -> int:
-    """The next free number of an epoch."""
+    """The next free number of an epoch, which is registered."""
+    await register_epoch(tx, epoch)
     [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
     return 0 if last is None else int(last) + 1
 

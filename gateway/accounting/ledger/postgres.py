@@ -13,8 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
-from gateway.accounting.ledger.migrations import Dialect, migrate
+from gateway.accounting.ledger.database import (
+    Dialect,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Row,
+    Tx,
+)
+from gateway.accounting.ledger.migrations import migrate
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,6 +40,8 @@ _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 class PostgresTx:
     """`Tx` of PostgreSQL."""
+
+    dialect = Dialect.POSTGRES
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -71,14 +79,7 @@ class PostgresDatabase:
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""
-        try:
-            async with (
-                self._pool.acquire(timeout=CONNECT_S) as connection,
-                connection.transaction(),
-            ):
-                return await transaction(PostgresTx(connection))
-        except self._failures as error:
-            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        return await self._in_transaction(transaction, None)
 
     async def at_once(self, sql: str, *values: object) -> Sequence[Row]:
         """The rows of one statement, committed with it. Raises LedgerUnavailable."""
@@ -89,8 +90,20 @@ class PostgresDatabase:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
-        return await self.write(transaction)
+        """See `Database`. All of its statements see the same rows."""
+        return await self._in_transaction(transaction, "repeatable_read")
+
+    async def _in_transaction(
+        self, transaction: Callable[[Tx], Awaitable[T]], isolation: str | None
+    ) -> T:
+        try:
+            async with (
+                self._pool.acquire(timeout=CONNECT_S) as connection,
+                connection.transaction(isolation=isolation, readonly=isolation is not None),
+            ):
+                return await transaction(PostgresTx(connection))
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
 
     @property
     def claim_lost(self) -> bool:

@@ -13,7 +13,9 @@ from functools import partial
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
+from gateway.accounting.ledger.queries import Selection, pages
+from gateway.accounting.rollups.calendar import HOUR_US, next_month
+from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
@@ -49,6 +51,10 @@ _GROUPS = {
     usage_pb2.SPEND_GROUP_WEEK: Group.WEEK,
     usage_pb2.SPEND_GROUP_PLACEMENT: Group.PLACEMENT,
     usage_pb2.SPEND_GROUP_SESSION: Group.SESSION,
+    usage_pb2.SPEND_GROUP_MONTH: Group.MONTH,
+    usage_pb2.SPEND_GROUP_YEAR: Group.YEAR,
+    usage_pb2.SPEND_GROUP_POOL: Group.POOL,
+    usage_pb2.SPEND_GROUP_KIND: Group.KIND,
 }
 _ORDERS = {
     usage_pb2.SPEND_ORDER_UNSPECIFIED: Order.GROUP,
@@ -82,6 +88,9 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
             check_texts(texts)
             from_us, to_us = _window(request, DEFAULT_SPAN_S)
+            if not request.HasField("to"):
+                # Nothing has ended later, so that whole hours, days and months may be read.
+                to_us = next_month(to_us // HOUR_US) * HOUR_US
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
                 from_us=from_us,
@@ -96,6 +105,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
                 )
             except (LedgerUnavailable, TooManyReads) as error:
                 raise unread(error) from error
+            except WindowTooFine as error:
+                raise errors.invalid([("from", str(error))]) from None
             return usage_pb2.GetSpendResponse(
                 rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
             )

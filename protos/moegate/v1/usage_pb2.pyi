@@ -23,6 +23,10 @@ class SpendGroup(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPEND_GROUP_WEEK: _ClassVar[SpendGroup]
     SPEND_GROUP_PLACEMENT: _ClassVar[SpendGroup]
     SPEND_GROUP_SESSION: _ClassVar[SpendGroup]
+    SPEND_GROUP_MONTH: _ClassVar[SpendGroup]
+    SPEND_GROUP_YEAR: _ClassVar[SpendGroup]
+    SPEND_GROUP_POOL: _ClassVar[SpendGroup]
+    SPEND_GROUP_KIND: _ClassVar[SpendGroup]
 
 class SpendOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +51,10 @@ SPEND_GROUP_DAY: SpendGroup
 SPEND_GROUP_WEEK: SpendGroup
 SPEND_GROUP_PLACEMENT: SpendGroup
 SPEND_GROUP_SESSION: SpendGroup
+SPEND_GROUP_MONTH: SpendGroup
+SPEND_GROUP_YEAR: SpendGroup
+SPEND_GROUP_POOL: SpendGroup
+SPEND_GROUP_KIND: SpendGroup
 SPEND_ORDER_UNSPECIFIED: SpendOrder
 SPEND_ORDER_SPEND: SpendOrder
 SPEND_ORDER_TOKENS: SpendOrder
@@ -85,7 +93,7 @@ class GetSpendResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[SpendRow, _Mapping]]] = ..., truncated: _Optional[bool] = ...) -> None: ...
 
 class SpendRow(_message.Message):
-    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts", "corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd")
+    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts", "corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd", "cheapest_remote_attempts", "attempts", "metered_attempts", "own_nano_usd", "remote_nano_usd", "wasted_nano_usd", "uncached_input_nano_usd", "cached_input_nano_usd", "output_nano_usd", "cache_write_tokens")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +106,16 @@ class SpendRow(_message.Message):
     CORRECTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     RECOVERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     CHEAPEST_REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHEAPEST_REMOTE_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    METERED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    OWN_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    WASTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     group: _containers.RepeatedScalarFieldContainer[str]
     requests: int
     uncached_input_tokens: int
@@ -110,7 +128,17 @@ class SpendRow(_message.Message):
     corrected_nano_usd: int
     recovered_nano_usd: int
     cheapest_remote_nano_usd: int
-    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_attempts: _Optional[int] = ..., estimated_attempts: _Optional[int] = ..., corrected_nano_usd: _Optional[int] = ..., recovered_nano_usd: _Optional[int] = ..., cheapest_remote_nano_usd: _Optional[int] = ...) -> None: ...
+    cheapest_remote_attempts: int
+    attempts: int
+    metered_attempts: int
+    own_nano_usd: int
+    remote_nano_usd: int
+    wasted_nano_usd: int
+    uncached_input_nano_usd: int
+    cached_input_nano_usd: int
+    output_nano_usd: int
+    cache_write_tokens: int
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_attempts: _Optional[int] = ..., estimated_attempts: _Optional[int] = ..., corrected_nano_usd: _Optional[int] = ..., recovered_nano_usd: _Optional[int] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., cheapest_remote_attempts: _Optional[int] = ..., attempts: _Optional[int] = ..., metered_attempts: _Optional[int] = ..., own_nano_usd: _Optional[int] = ..., remote_nano_usd: _Optional[int] = ..., wasted_nano_usd: _Optional[int] = ..., uncached_input_nano_usd: _Optional[int] = ..., cached_input_nano_usd: _Optional[int] = ..., output_nano_usd: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ...) -> None: ...
 
 class ExportAttemptsRequest(_message.Message):
     __slots__ = ("to", "tenant")
