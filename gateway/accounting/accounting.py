@@ -29,6 +29,7 @@ from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old, delete_o
 from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.spool import Spool, recover_spool
 from gateway.accounting.ledger.sqlite import SqliteDatabase
+from gateway.accounting.pool_accounts import PoolAccounts, open_pool_accounts
 from gateway.accounting.rollups import fold
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
@@ -63,6 +64,7 @@ class Accounting:
     database: Database
     ledger: Ledger
     budgets: Budgets
+    pool_accounts: PoolAccounts
     owner: Owner
     shared: bool
     retain_days: int
@@ -85,6 +87,11 @@ class Accounting:
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """Runs a transaction after the rows that were recorded before. Raises LedgerUnavailable."""
         return await self.ledger.after_rows(transaction, WRITE_S)
+
+    async def write_rows(self) -> None:
+        """Returns when every row that was recorded before is in the database. Raises
+        LedgerUnavailable."""
+        await self.write(_nothing)
 
     async def maintain(self) -> None:
         """Returns unused leases, writes heartbeats, recovers leases of dead gateways, sums new rows
@@ -184,6 +191,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
             database,
             ledger,
             budgets,
+            await open_pool_accounts(database, owner),
             owner,
             shared=dsn is not None,
             retain_days=settings.retain_days,
@@ -213,6 +221,10 @@ def configured_budget(entry: BudgetConfig) -> Budget:
         cap_nano_usd=nano_usd(entry.cap_usd),
         hard=entry.hard,
     )
+
+
+async def _nothing(_: Tx) -> None:
+    pass
 
 
 def _unusable(error: Exception) -> ConfigError:

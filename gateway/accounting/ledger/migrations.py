@@ -198,7 +198,7 @@ _ROLLUPS = (
         one BIGINT NOT NULL PRIMARY KEY,
         gateway TEXT NOT NULL,
         epoch TEXT NOT NULL,
-        observed_ns BIGINT NOT NULL,
+        booking BIGINT NOT NULL,
         seen_unix_us BIGINT NOT NULL,
         state TEXT NOT NULL
     )""",

@@ -207,12 +207,8 @@ class _Query:
 def _expression(group: Group, first_hour: int, last_hour: int) -> str:
     """SQL of a group over the sources."""
     match group:
-        case Group.HOUR:
-            return "hour"
-        case Group.DAY:
-            return f"hour / {DAY_HOURS}"
-        case Group.WEEK:
-            return f"(hour / {DAY_HOURS} + 3) / 7"
+        case Group.HOUR | Group.DAY | Group.WEEK:
+            return time_expression(group)
         case Group.MONTH:
             return start_expression(months(first_hour, last_hour), "hour")
         case Group.YEAR:
@@ -220,6 +216,12 @@ def _expression(group: Group, first_hour: int, last_hour: int) -> str:
         case Group.SESSION:
             return "t0"
     return _COLUMNS[group]
+
+
+def time_expression(group: Group) -> str:
+    """SQL of an hour, day or week, as `group_text` reads it."""
+    days = f"hour / {DAY_HOURS}"
+    return {Group.HOUR: "hour", Group.DAY: days, Group.WEEK: f"({days} + 3) / 7"}[group]
 
 
 async def _check_kept(tx: Tx, query: _Query) -> None:
@@ -266,11 +268,12 @@ async def _hours_kept(tx: Tx, selection: Selection) -> tuple[int, int]:
 
 
 def _spend(row: Row, groups: Sequence[Group]) -> Spend:
-    values = tuple(_text(group, row[i]) for i, group in enumerate(groups))
+    values = tuple(group_text(group, row[i]) for i, group in enumerate(groups))
     return Spend(group=values, **dict(zip(SUMS, row[len(groups) :], strict=True)))
 
 
-def _text(group: Group, value: object) -> str:
+def group_text(group: Group, value: object) -> str:
+    """The value of a group for a reader."""
     if not isinstance(value, int):
         return str(value)
     match group:
