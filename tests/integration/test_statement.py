@@ -117,7 +117,7 @@ async def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
             ({"group_by": [usage_pb2.SPEND_GROUP_MODEL]}, ADMIN, "group by tenant, too"),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as invalid:
-                await ask(served, metadata, **fields)  # type: ignore[arg-type]
+                await ask(served, metadata, **fields)
             assert invalid.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert words in str(invalid.value.details())
 
