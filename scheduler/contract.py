@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from scheduler.adapters.told import AdaptersTold
+from scheduler.budgets.budget_window import Window
 from scheduler.engine_steps import EngineCounts, EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
@@ -356,6 +357,7 @@ class Refuse:
         retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
         subject: the exhausted budget or the missing price; empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
+        window: that of the spent budget; None: none is spent.
     """
 
     request_id: str
@@ -364,6 +366,7 @@ class Refuse:
     retry_after_s: float | None
     subject: str = ""
     other_request_id: str = ""
+    window: Window | None = None
 
 
 Action = Start | Refuse | Evict
