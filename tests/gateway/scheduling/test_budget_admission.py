@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
@@ -76,7 +76,7 @@ async def test_a_prompt_that_is_too_dear_is_refused_and_holds_nothing(counted: i
     await made.local.prompt_counted("r1", counted)
     assert kinds(answers) == ["CountPrompt", RefusalReason.BUDGET_SPENT]
     assert (made.local.active_requests, made.reserved()) == (0, 0)
-    cheap = replace(asked, prompt_tokens_bound=10)
+    cheap = structs.replace(asked, prompt_tokens_bound=10)
     assert kinds(await made.submit(cheap)) == ["start 1 at own/a"]
 
 
