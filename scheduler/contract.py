@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from scheduler.adapters.told import AdaptersTold
+from scheduler.budgets.budget_window import Window
 from scheduler.engine_steps import EngineCounts, EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
@@ -350,6 +351,7 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True):
         retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
         subject: the exhausted budget or the missing price; empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
+        window: that of the spent budget; None: none is spent.
     """
 
     request_id: str
@@ -358,6 +360,7 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None
     subject: str = ""
     other_request_id: str = ""
+    window: Window | None = None
 
 
 Action = Start | Refuse | Evict

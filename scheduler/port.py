@@ -23,6 +23,7 @@ from typing import Protocol
 
 import msgspec
 
+from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import (
     AttemptOutcome,
     Evict,
@@ -269,6 +270,13 @@ class SchedulerPort(Protocol):
 
     async def token_rates(self) -> Mapping[str, TokenRates]:
         """Returns the token rates in force, by placement; absent where unknown."""
+
+    async def budget_standings(self, tenant: str, key_id: str) -> tuple[BudgetStanding, ...] | None:
+        """Returns how the budgets of a key stand, those of single sessions apart; None: unknown,
+        because the ledger does not answer."""
+
+    async def key_spend(self, tenant: str, key_id: str) -> KeySpend | None:
+        """Returns what a key has spent; None: unknown, because the ledger does not answer."""
 
     async def drain(self, name: str) -> int:
         """Stops new requests to a placement, or to all ranks of a replica. Returns the number of

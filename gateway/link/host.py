@@ -178,6 +178,8 @@ def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:
         "pool_cost": (tuple[str, int], lambda args: scheduler.pool_cost(*args)),
         "pool_rates": (None, lambda _: scheduler.pool_rates()),
         "token_rates": (None, lambda _: scheduler.token_rates()),
+        "budget_standings": (tuple[str, str], lambda args: scheduler.budget_standings(*args)),
+        "key_spend": (tuple[str, str], lambda args: scheduler.key_spend(*args)),
         "drain": (str, scheduler.drain),
         "undrain": (str, scheduler.undrain),
     }

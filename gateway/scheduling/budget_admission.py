@@ -257,6 +257,7 @@ def _refusal(
         message=text,
         retry_after_s=error.retry_after_s,
         subject=str(error),
+        window=limit.window if reason is RefusalReason.BUDGET_SPENT else None,
     )
 
 

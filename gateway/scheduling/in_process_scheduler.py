@@ -19,6 +19,7 @@ from gateway.scheduling.branches import Branches, ClaimedRequest, OpenBranch
 from gateway.scheduling.budget_admission import BudgetAdmission
 from gateway.scheduling.claims import Claims, request_in_flight
 from gateway.scheduling.hedges import Hedges
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.meter_setup import price_changes, set_up_meter
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
@@ -78,6 +79,7 @@ class InProcessScheduler:
         clock: Callable[[], float],
         metering: Metering,
         budgets: Budgets,
+        accounts: KeyAccounts,
         targets: Targets,
         sinks: tuple[Sink, ...] = (),
     ) -> None:
@@ -86,6 +88,8 @@ class InProcessScheduler:
         callbacks that receive every settled attempt."""
         self._clock = clock
         self._metering = metering
+        self.budget_standings = accounts.standings
+        self.key_spend = accounts.spend
         self._targets = targets
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
