@@ -2,9 +2,10 @@
 
 A window measures y, the mean time between two outputs of a sequence. The model of y is
 
-    y = x0 t0 + x1 a eta D(B) + x2 c B + x3 kappa K + x4 P/steps
+    y = x0 t0 + x1 a eta D + x2 c B + x3 kappa K + x4 P/steps
 
-with the terms of the prior. P is the prior's time of the window's prefills, which stall all
+with the terms of the prior. D is the mean over the steps of the distinct experts that decoding and
+prompt tokens touch together, P the prior's time of the window's prompt tokens, which stall all
 sequences that decode. The factors x are fitted; they are 1 in the prior. The terms grow together,
 so a window gives little information on each factor. Ridges therefore hold the factors to a common
 factor s (a server that is twice as slow is so in all parts), and hold s weakly to 1. Residuals are
@@ -240,8 +241,9 @@ class StepFit:
 
     def _terms(self, window: Window) -> FloatArray:
         """Seconds of each part under the prior."""
-        prior, batch = self._terms_of, window.batch
-        touched = prior.touched_experts(batch * (self._draft_tokens + 1.0))
+        prior, batch, steps = self._terms_of, window.batch, window.steps
+        decoded = batch * (self._draft_tokens + 1.0)
+        touched = prior.touched_experts(decoded)
         prefill_s = 0.0
         if window.prompts > 0 and window.uncached_tokens > 0:
             uncached = window.uncached_tokens / window.prompts
@@ -249,14 +251,19 @@ class StepFit:
             # A prefill does not stall its own sequence; if that is alone, it stalls none. In single
             # steps the batch has no sequence that is in its prefill.
             others = 1.0 if window.single_steps else (batch - 1.0) / batch
-            prefill_s = window.prompts * prior.prefill_time_s(uncached, context) * others
+            prefill_s = window.prompts * prior.prompt_work_s(uncached, context) * others
+            chunks = steps  # single steps with prefills are apart from the others
+            if not window.single_steps:
+                chunks = min(steps, window.prompts * math.ceil(uncached / prior.chunk_tokens))
+            both = prior.touched_experts(decoded + window.uncached_tokens / chunks)
+            touched += others * chunks / steps * (both - touched)
         return np.array(
             (
-                prior.base_s if batch > 0 else 0.0,
+                prior.base_s,
                 prior.expert_s * touched,
                 prior.sequence_s * batch,
                 prior.kv_token_s * window.kv_tokens / prior.ranks if batch > 0 else 0.0,
-                prefill_s / window.steps,
+                prefill_s / steps,
             )
         )
 

@@ -36,7 +36,7 @@ def told(*steps: EngineStep, whole: bool = True) -> EngineSteps:
 
 def truth_step(model: StepModel, sequences: int, noise: float, prefill: int = 0) -> EngineStep:
     took_s = model.decode_step_s(sequences, 0.1 * CAPACITY)
-    took_s += model.prefill_time_s(prefill, prefill)
+    took_s += model.prefill_time_s(prefill, prefill, sequences)
     one = step(sequences, took_s * noise)
     return replace(one, prefills=int(prefill > 0), prefill_tokens=prefill, prompt_tokens=prefill)
 
