@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.accounting.ledger.postgres import connect
-from gateway.batch.desk import MAX_PAGE
 from gateway.batch.jobs import JobState
 from gateway.batch.port import PageQuery
 from gateway.batch.running import runner
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retention import delete_piece
+from gateway.batch.store.desk import MAX_PAGE
 from tests.gateway.batch.rig import OWNER, Rig, answered, lane, line, lines
 from tests.stack.postgres import Postgres
 

@@ -18,7 +18,6 @@ from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.auth.authenticator import Caller
-from gateway.batch.desk import BatchDesk
 from gateway.batch.files import Chunks, FileDraft, FileInfo, FileKind
 from gateway.batch.intake import openai_line
 from gateway.batch.jobs import Form, Item, Job, JobDraft, JobTokens, StoredResult
@@ -27,6 +26,7 @@ from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.runner import BatchRunner
 from gateway.batch.running.validation import in_arrival_order
+from gateway.batch.store.desk import BatchDesk
 from gateway.config.batch import BatchConfig
 from gateway.config.gateway import KeyRole
 from scheduler.budgets.budget import BudgetAccount
