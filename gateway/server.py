@@ -238,6 +238,7 @@ async def running_gateway(
             ),
             pool_accounts=accounting.pool_accounts,
             budgets=accounting.budgets,
+            reads=accounting.reads,
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )

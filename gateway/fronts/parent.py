@@ -225,6 +225,7 @@ async def running_fronts(
                 ),
                 pool_accounts=accounting.pool_accounts,
                 budgets=accounting.budgets,
+                reads=accounting.reads,
                 on_change=update_health,
                 sinks=(accounting.record_attempt, *sinks),
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budgets import Budgets
+from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.pool_accounts import PoolAccounts
 from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
@@ -21,6 +22,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad, Pace
@@ -62,15 +64,16 @@ def assemble_scheduler(
     pace: Pace,
     metering: Metering,
     budgets: Budgets,
+    reads: CallerReads,
     pool_accounts: PoolAccounts | None = None,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
 ) -> SchedulerParts:
     """Builds the scheduler's side and starts its tasks.
 
-    `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `sinks`: callbacks that
-    receive every settled attempt. `pool_accounts`: books what the meter measures. `on_change`:
-    awaited after each change of the fleet.
+    `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `reads`: of the ledger,
+    for callers. `sinks`: callbacks that receive every settled attempt. `pool_accounts`: books what
+    the meter measures. `on_change`: awaited after each change of the fleet.
     """
 
     async def changed() -> None:
@@ -91,6 +94,7 @@ def assemble_scheduler(
         clock=clock,
         metering=metering,
         budgets=budgets,
+        accounts=KeyAccounts(budgets, reads),
         targets=fleet.connections.targets,
         sinks=sinks,
     )

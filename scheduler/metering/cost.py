@@ -140,7 +140,7 @@ class GroupMeter:
         self.advance(now_ns)
         prefill_s, uncached = 0.0, max(1, prompt_tokens - cached_tokens)
         if self._times is not None:
-            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens)
+            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens, self._sequences)
         run = Run(
             choices=choices,
             prompt_tokens=prompt_tokens,
