@@ -36,6 +36,8 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
     fresh = rows[written:]
     if not fresh:
         return
+    if first_seq == 0:
+        await register_epoch(tx, epoch)
     first_seq += written
     await tx.many(INSERT, [(epoch, first_seq + i, *row.values) for i, row in enumerate(fresh)])
     settled: dict[str, int] = defaultdict(int)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.accounting.ledger.append import add_to, apply, next_seq, register_epoch
+from gateway.accounting.ledger.append import add_to, apply, next_seq
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
 from gateway.accounting.ledger.schema import RowState
@@ -179,8 +179,7 @@ async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
 
 
 async def record_heartbeat(tx: Tx, owner: Owner) -> None:
-    """Records that this gateway is alive, and will write rows of its epoch."""
-    await register_epoch(tx, owner.epoch)
+    """Records that this gateway is alive."""
     await tx.run(
         "INSERT INTO gateway (name, epoch, seen_unix_us) VALUES ($1, $2, $3)"
         " ON CONFLICT (name) DO UPDATE SET epoch = $2, seen_unix_us = $3",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.accounting.ledger.append import append, register_epoch
+from gateway.accounting.ledger.append import append
 from gateway.accounting.ledger.database import Database, LedgerUnusable, Tx
 from gateway.accounting.ledger.rows import PendingRow
 
@@ -185,7 +185,6 @@ async def recover_spool(spool: Spool, database: Database) -> int:
 
 
 async def _append(epoch: str, first_seq: int, rows: list[PendingRow], tx: Tx) -> None:
-    await register_epoch(tx, epoch)
     await append(tx, epoch, first_seq, rows)
 
 
