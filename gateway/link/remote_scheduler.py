@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from gateway.link.connection import Connection, Handler
 from gateway.link.messages import (
     REPORTS,
@@ -132,7 +134,7 @@ class RemoteScheduler:
         )
         self._sent[number] = sent
         self._requests.setdefault(original_id, []).append(number)
-        travelling = replace(submission, request=with_durations(request, self._clock()))
+        travelling = structs.replace(submission, request=with_durations(request, self._clock()))
         self.connection.post(Kind.SUBMIT, number, travelling)
         try:
             await sent.answered

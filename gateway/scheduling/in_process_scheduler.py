@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.prices.source import group_of, priced
@@ -316,7 +317,7 @@ class InProcessScheduler:
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
             claimed.charge_limit_nano_usd = answer.charge_limit_nano_usd
-            self._enter(claimed, replace(submission, request=answer), deliver)
+            self._enter(claimed, structs.replace(submission, request=answer), deliver)
         else:  # the request ended during the reservation
             self._budgets.release(submission)
 

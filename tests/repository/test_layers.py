@@ -30,7 +30,7 @@ CORE = "scheduler.core"
 BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
-    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*"),
+    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
     *("gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -82,6 +82,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
+    ),
+    # Offline jobs: their files, items and results, and the runner.
+    "gateway.batch": (
+        *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),
+        "scheduler.*",
     ),
     # The scheduler's side of its port.
     "gateway.scheduling": (
@@ -159,7 +164,7 @@ PURE = {"scheduler": {"scheduler"}, "simulation": {"simulation", "scheduler"}}
 # in none of these; numpy's generators take a seed (see below).
 ALLOWED = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions",
-    "functools", "hashlib", "heapq", "itertools", "json", "math", "numpy", "operator",
+    "functools", "hashlib", "heapq", "itertools", "json", "math", "msgspec", "numpy", "operator",
     "types", "typing",
 }  # fmt: skip
 SOURCES = [path for package in PURE for path in sorted((ROOT / package).rglob("*.py"))]

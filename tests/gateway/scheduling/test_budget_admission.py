@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
@@ -85,7 +85,7 @@ async def test_a_prompt_that_is_too_dear_is_refused_and_holds_nothing(counted: i
         standing.ends_unix_s,
     )
     assert (made.local.active_requests, made.reserved()) == (0, 0)
-    cheap = replace(asked, prompt_tokens_bound=10)
+    cheap = structs.replace(asked, prompt_tokens_bound=10)
     assert kinds(await made.submit(cheap)) == ["start 1 at own/a"]
 
 
