@@ -83,6 +83,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
     ),
+    # Which process of a cluster leads.
+    "gateway.leadership": ("gateway.accounting.ledger",),
     # The scheduler's side of its port.
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),

@@ -11,9 +11,10 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
+from gateway.accounting.ledger.fence import Fence
 from gateway.accounting.ledger.migrations import Dialect, migrate
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 4
 CONNECT_S = 5.0
 STATEMENT_S = 10.0
+IDLE_S = 1.0
+"""How long a leader's transaction may rest between two statements."""
 CLAIM_S = 10.0
 CLAIM_POLL_S = 0.1
 MIGRATION_LOCK = 7_163_054_881
@@ -62,35 +65,63 @@ class PostgresDatabase:
         claim: asyncpg.Connection,
         reconnect: Callable[[], Awaitable[asyncpg.Connection]],
         failures: tuple[type[Exception], ...],
+        fence: Fence | None,
     ) -> None:
-        """`claim`: the connection that holds the gateway's name; `reconnect` makes another."""
+        """`claim`: the connection that holds the gateway's name; `reconnect` makes another.
+        `fence`: lets only the leader write; None: there is no cluster."""
         self._pool = pool
         self._claim = claim
         self._reconnect = reconnect
         self._failures = failures
+        self._fence = fence
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
+        """See `Database`. Raises LedgerFenced if this process does not lead its cluster."""
+        fence = self._fence
+
+        async def fenced(tx: Tx) -> T:
+            result = await transaction(tx)
+            if fence is not None:
+                await fence.check(tx)
+            return result
+
+        return await self._in_transaction(fenced, None)
+
+    async def write_at_once(self, ctes: str, answer: str, *values: object) -> Any:
+        """Runs one statement, which is committed with its answer.
+
+        `ctes`: common table expressions, which may write only if there is a row in `fence`, the
+        first of them; `answer`: expression of the one value to return. Raises LedgerUnavailable;
+        LedgerFenced if this process does not lead its cluster.
+        """
+        fence = "SELECT 0 AS term" if self._fence is None else self._fence.sql
+        sql = f"WITH fence AS MATERIALIZED ({fence}), {ctes}"
+        try:
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                [(holds, value)] = await PostgresTx(connection).rows(
+                    f"{sql} SELECT EXISTS (SELECT FROM fence), {answer}", *values
+                )
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        if self._fence is not None and not holds:
+            raise self._fence.refusal()
+        return value
+
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`. All of its statements see the same rows."""
+        return await self._in_transaction(transaction, "repeatable_read")
+
+    async def _in_transaction(
+        self, transaction: Callable[[Tx], Awaitable[T]], isolation: str | None
+    ) -> T:
         try:
             async with (
                 self._pool.acquire(timeout=CONNECT_S) as connection,
-                connection.transaction(),
+                connection.transaction(isolation=isolation, readonly=isolation is not None),
             ):
                 return await transaction(PostgresTx(connection))
         except self._failures as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-
-    async def at_once(self, sql: str, *values: object) -> Sequence[Row]:
-        """The rows of one statement, committed with it. Raises LedgerUnavailable."""
-        try:
-            async with self._pool.acquire(timeout=CONNECT_S) as connection:
-                return await PostgresTx(connection).rows(sql, *values)
-        except self._failures as error:
-            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-
-    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
-        return await self.write(transaction)
 
     @property
     def claim_lost(self) -> bool:
@@ -98,8 +129,9 @@ class PostgresDatabase:
         return bool(self._claim.is_closed())
 
     async def hold_name(self, gateway: str) -> None:
-        """See `Database`: takes the name again after the connection that held it was lost."""
-        if not self.claim_lost:
+        """See `Database`: takes the name again after the connection that held it was lost. The
+        name of a cluster is held by its leader's lease."""
+        if self._fence is not None or not self.claim_lost:
             return
         try:
             self._claim = await self._reconnect()
@@ -120,10 +152,10 @@ class PostgresDatabase:
             self._pool.terminate()
 
 
-async def connect(dsn: str, gateway: str) -> PostgresDatabase:
+async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> PostgresDatabase:
     """Connects as the gateway of this name and brings the schema forward.
 
-    Raises LedgerUnusable.
+    `fence`: this process leads a cluster, and may write while it does. Raises LedgerUnusable.
     """
     try:
         import asyncpg
@@ -134,6 +166,10 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
     failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     where = _PASSWORD.sub(r"\1:***@", dsn)
     settings = {"application_name": "moegate"}
+    if fence is not None:
+        # A process that is stopped between the fence and its commit must not keep a new leader
+        # waiting.
+        settings["idle_in_transaction_session_timeout"] = str(round(IDLE_S * 1000))
 
     async def reconnect() -> asyncpg.Connection:
         return await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
@@ -143,7 +179,8 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
     except failures as error:
         raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
     try:
-        await _claim(claim, gateway)
+        if fence is None:
+            await _claim(claim, gateway)
         # Not in the pool: a step may take longer than its statements may.
         await migrate(partial(write_migration, claim), Dialect.POSTGRES)
         pool = await asyncpg.create_pool(
@@ -156,7 +193,7 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             reset=_as_it_is,
             server_settings=settings,
         )
-        database = PostgresDatabase(pool, claim, reconnect, failures)
+        database = PostgresDatabase(pool, claim, reconnect, failures, fence)
     except failures as error:
         claim.terminate()
         raise LedgerUnusable(f"ledger.postgres: {where}: {error}") from error
