@@ -232,6 +232,7 @@ async def running_gateway(
             pace=loop_load,
             metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
             budgets=accounting.budgets,
+            reads=accounting.reads,
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from gateway.domain.failures import UpstreamFailure
+from scheduler.budgets.budget_window import Window
 from scheduler.contract import PlacementKind, RefusalReason, Refuse, Usage
 from scheduler.metering.settlement import SettledAttempt
 
@@ -69,6 +70,7 @@ class RequestRefused(Exception):
         other_request_id: the request that holds the id or the idempotency key; empty: none.
         model: the unknown model; empty: none.
         fields: request fields that no permitted placement supports.
+        window: that of the spent budget; None: none is spent.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class RequestRefused(Exception):
         other_request_id: str = "",
         model: str = "",
         fields: tuple[str, ...] = (),
+        window: Window | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -90,6 +93,7 @@ class RequestRefused(Exception):
         self.other_request_id = other_request_id
         self.model = model
         self.fields = fields
+        self.window = window
 
 
 def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
@@ -102,6 +106,7 @@ def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
         subject=refuse.subject,
         other_request_id=refuse.other_request_id,
         fields=fields if refuse.reason is RefusalReason.NO_PLACEMENT_ALLOWED else (),
+        window=refuse.window,
     )
 
 

@@ -219,6 +219,7 @@ async def running_fronts(
                 pace=load_of_loop,
                 metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
                 budgets=accounting.budgets,
+                reads=accounting.reads,
                 on_change=update_health,
                 sinks=(accounting.record_attempt, *sinks),
             )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from gateway.link.connection import Connection, Handler
 from gateway.link.front_session import FrontSession
 from gateway.link.messages import (
@@ -71,7 +73,7 @@ class HostedFront:
         match kind:
             case Kind.SUBMIT:
                 request = with_times(payload.request, host.clock())
-                session.submit(number, replace(payload, request=request))
+                session.submit(number, structs.replace(payload, request=request))
             case Kind.PROMPT_COUNTED:
                 session.prompt_counted(payload)
             case Kind.PROGRESS:
@@ -176,6 +178,8 @@ def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:
         "pool_cost": (tuple[str, int], lambda args: scheduler.pool_cost(*args)),
         "pool_rates": (None, lambda _: scheduler.pool_rates()),
         "token_rates": (None, lambda _: scheduler.token_rates()),
+        "budget_standings": (tuple[str, str], lambda args: scheduler.budget_standings(*args)),
+        "key_spend": (tuple[str, str], lambda args: scheduler.key_spend(*args)),
         "drain": (str, scheduler.drain),
         "undrain": (str, scheduler.undrain),
     }

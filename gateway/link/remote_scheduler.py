@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from gateway.link.connection import Connection, Handler
 from gateway.link.messages import (
     REPORTS,
@@ -29,6 +31,7 @@ from gateway.link.messages import (
     with_durations,
 )
 from gateway.scheduling.claims import request_in_flight
+from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import Progress, RefusalReason, Refuse, Request
 from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
@@ -131,7 +134,7 @@ class RemoteScheduler:
         )
         self._sent[number] = sent
         self._requests.setdefault(original_id, []).append(number)
-        travelling = replace(submission, request=with_durations(request, self._clock()))
+        travelling = structs.replace(submission, request=with_durations(request, self._clock()))
         self.connection.post(Kind.SUBMIT, number, travelling)
         try:
             await sent.answered
@@ -189,6 +192,18 @@ class RemoteScheduler:
         found: Mapping[str, TokenRates] = await self._call(
             "token_rates", None, dict[str, TokenRates]
         )
+        return found
+
+    async def budget_standings(self, tenant: str, key_id: str) -> tuple[BudgetStanding, ...] | None:
+        """See `SchedulerPort`."""
+        found: tuple[BudgetStanding, ...] | None = await self._call(
+            "budget_standings", (tenant, key_id), tuple[BudgetStanding, ...] | None
+        )
+        return found
+
+    async def key_spend(self, tenant: str, key_id: str) -> KeySpend | None:
+        """See `SchedulerPort`."""
+        found: KeySpend | None = await self._call("key_spend", (tenant, key_id), KeySpend | None)
         return found
 
     async def drain(self, name: str) -> int:

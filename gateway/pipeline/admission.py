@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -84,7 +83,7 @@ class Admission:
         exact_blocks = await in_slices(
             token_blocks(generation, hints.cache_salt, sizes, adapter=adapter)
         )
-        request = replace(
+        request = structs.replace(
             request,
             prefix_blocks=blocks,
             prefix_block_tokens=block_tokens,

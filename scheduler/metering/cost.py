@@ -140,7 +140,7 @@ class GroupMeter:
         prefill_s = 0.0
         if self._times is not None:
             uncached = max(1, prompt_tokens - cached_tokens)
-            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens)
+            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens, self._sequences)
         run = Run(
             choices=choices,
             prompt_tokens=prompt_tokens,

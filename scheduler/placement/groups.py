@@ -46,6 +46,8 @@ class Group:
     kv_paced_tokens: int = 0
     steps_s: list[float] = field(default_factory=list)
     """Cache of `step_s`, indexed by batch size."""
+    experts_s: list[float] = field(default_factory=list)
+    """Cache of `untouched_s`, indexed by batch size."""
 
     def step_s(self, batch: int) -> float:
         """T(B) without the term of the KV cache."""
@@ -55,6 +57,22 @@ class Group:
         while len(steps_s) <= batch:
             steps_s.append(self.model.decode_step_s(len(steps_s), 0))
         return steps_s[batch]
+
+    def untouched_s(self, batch: int) -> float:
+        """Seconds to read the experts that a full chunk touches and the batch does not."""
+        model = self.model
+        if batch > MOST_STEPS_KEPT:
+            return model.prompt_experts_s(batch, model.chunk_tokens)
+        experts_s = self.experts_s
+        while len(experts_s) <= batch:
+            experts_s.append(model.prompt_experts_s(len(experts_s), model.chunk_tokens))
+        return experts_s[batch]
+
+    def set_model(self, model: StepModel) -> None:
+        """Replaces the model that decisions use."""
+        self.model = model
+        self.steps_s.clear()
+        self.experts_s.clear()
 
     def observe(self, report: EngineReport, *, sequences: int, now: float) -> bool:
         """Feeds a report of all members to the fit; returns whether the model has changed.
@@ -125,8 +143,6 @@ class CarriedOver:
     pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
 
 
-CHUNK_TOKENS = 8192
-"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 LEAST_CHUNK_S = 1e-6
 WHOLE_S = 1e9
 """Longer than any prefill."""
@@ -137,7 +153,7 @@ def chunk_s(facts: Placement, model: StepModel) -> float:
     it shares none, and the first step that decodes follows it."""
     if facts.prefill_price_share is not None:
         return WHOLE_S
-    return max(LEAST_CHUNK_S, model.prefill_token_s * CHUNK_TOKENS)
+    return max(LEAST_CHUNK_S, model.prefill_time_s(model.chunk_tokens, model.chunk_tokens, 1.0))
 
 
 def stall_weight(facts: Placement) -> float | None:

@@ -111,6 +111,8 @@ class SelfHostedFleet:
         """T(B) of the group when its batch last changed."""
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without the term of the KV cache."""
+        self.untouched_s: Floats = np.zeros(count)
+        """Seconds to read the experts that a full chunk touches beside those of B + 1 sequences."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -301,10 +303,9 @@ class SelfHostedFleet:
         pooled.update(group.name, own if used else None)
         model = pooled.model(group.name, own, group.batch, group.kv_paced_tokens)
         before_s = full_token_s(group.model)
-        group.model = priced(trusted(model, group.fit.prior), self._policy)
+        group.set_model(priced(trusted(model, group.fit.prior), self._policy))
         added_s = (full_token_s(group.model) - before_s) * len(group.members)
         self.full_token_s += added_s / len(self)
-        group.steps_s.clear()
         for member in group.members:
             self.models.set(member, group.model)
             self.chunk_s[member] = chunk_s(self.states[member].facts, group.model)
@@ -338,6 +339,7 @@ class SelfHostedFleet:
             self.warm[index] = sequences > 0
             self.step_s[index] = group.full_step_s(group.batch)
             self.next_step_s[index] = group.step_s(group.batch + 1)
+            self.untouched_s[index] = group.untouched_s(group.batch + 1)
             if self.grouped:
                 self.kv_paced_tokens[index] = group.kv_paced_tokens
                 self.stall_end_s[index] = self.prefill_end_s[index]
@@ -349,6 +351,7 @@ class SelfHostedFleet:
         self.warm[members] = group.batch > 0
         self.step_s[members] = group.full_step_s(group.batch)
         self.next_step_s[members] = group.step_s(group.batch + 1)
+        self.untouched_s[members] = group.untouched_s(group.batch + 1)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 

@@ -161,7 +161,7 @@ PURE = {"scheduler": {"scheduler"}, "simulation": {"simulation", "scheduler"}}
 # in none of these; numpy's generators take a seed (see below).
 ALLOWED = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions",
-    "functools", "hashlib", "heapq", "itertools", "json", "math", "numpy", "operator",
+    "functools", "hashlib", "heapq", "itertools", "json", "math", "msgspec", "numpy", "operator",
     "types", "typing",
 }  # fmt: skip
 SOURCES = [path for package in PURE for path in sorted((ROOT / package).rglob("*.py"))]

@@ -70,7 +70,7 @@ class SeenEngine:
             took_s = truth.decode_step_s(batch, kv) * (1 + self.noise * rng.standard_normal())
             if self.prefill_every and rng.random() < 1 / self.prefill_every:
                 prompt = int(rng.lognormal(np.log(self.prompt_tokens), 1.0))
-                took_s += truth.prefill_time_s(prompt, prompt)
+                took_s += truth.prefill_time_s(prompt, prompt, batch)
                 prompts += prompt
                 prefills += 1
                 own.first_token(sequences=1, prompt_tokens=prompt, uncached_tokens=prompt)

@@ -6,7 +6,6 @@ The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/respons
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -274,7 +273,7 @@ class AnswerDecoder:
         claim = claim_of(done.usage) if done.HasField("usage") else Claim()
         usage, refused = judged(claim, seen, self._bounds, self._estimated_prompt_tokens)
         if done.usage.estimated:
-            usage = replace(usage, estimated=True)
+            usage = structs.replace(usage, estimated=True)
         return Chunk(
             deltas=(),
             output_tokens=usage.completion_tokens,

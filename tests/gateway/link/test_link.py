@@ -13,6 +13,8 @@ from gateway.link.connection import CallFailed, LinkLost
 from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.transport import connect, listen
+from scheduler.budgets.budget import Budget
+from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import Answer, RequestEnded, Settled, SlotFreed, Started
@@ -26,9 +28,11 @@ from tests.gateway.scheduling.scheduling_made import (
     submission,
 )
 
+BUDGET = Budget(tenant="team", period=Period.DAY, cap_nano_usd=10**12)
 
-def joined(**fields: Any) -> Joined:
-    return Joined(running(settings_of(config(**fields), catalog=ONE_USD)))
+
+def joined(*, budgets: tuple[Budget, ...] = (), **fields: Any) -> Joined:
+    return Joined(running(settings_of(config(**fields), catalog=ONE_USD), budgets=budgets))
 
 
 async def test_a_request_from_submission_to_settlement() -> None:
@@ -151,7 +155,7 @@ async def test_a_lost_front_frees_its_slots_and_wakes_who_waits() -> None:
 
 
 async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
-    two = joined()
+    two = joined(budgets=(BUDGET,))
     server = await listen(tmp_path / "link", two.host.connection)
     assert (tmp_path / "link").stat().st_mode & 0o777 == 0o600
     remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
@@ -164,6 +168,13 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     assert await remote.pool_cost("own", 10**9) == await local.pool_cost("own", 10**9)
     assert await remote.pool_rates() == await local.pool_rates()
     assert await remote.token_rates() == await local.token_rates()
+    standings = await remote.budget_standings("team", "k")
+    assert standings == await local.budget_standings("team", "k")
+    assert standings is not None
+    assert [each.cap_nano_usd for each in standings] == [BUDGET.cap_nano_usd]
+    spend = await remote.key_spend("team", "k")
+    assert spend is not None
+    assert spend == await local.key_spend("team", "k")
     assert await remote.drain("own/a") == 0
     await remote.undrain("own/a")
     with pytest.raises(CallFailed, match="no such call"):
