@@ -30,7 +30,7 @@ CORE = "scheduler.core"
 BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
-    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*"),
+    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
     *("gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -85,6 +85,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     # Which process of a cluster leads.
     "gateway.leadership": ("gateway.accounting.ledger",),
+    # Offline jobs: their files, items and results, and the runner.
+    "gateway.batch": (
+        *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),
+        "scheduler.*",
+    ),
     # The scheduler's side of its port.
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
