@@ -319,9 +319,6 @@ async def test_settlements_and_budgets_of_an_old_leader_are_refused(
         await old.budgets.reserve("first", holder, 1000)
         await leads(dsn, 2)
         async with open_accounting(config, tmp_path, fence=Fence("c", 2)) as new:
-            assert await new.database.read(lambda tx: tx.rows("SELECT state FROM lease")) == [
-                ("closed",)
-            ], "what it had leased and not spent is free again"
             old.record_attempt(settled("late", charged=7))
             await until(lambda: old.ledger.status.error)
             assert "term 1 of cluster c is over" in old.ledger.status.error
