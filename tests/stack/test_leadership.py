@@ -295,7 +295,9 @@ def settings(dsn: str, folder: Path) -> GatewayConfig:
 async def rows_of(dsn: str) -> list[str]:
     connection = await asyncpg.connect(dsn)
     try:
-        found = await connection.fetch("SELECT request_id FROM attempt ORDER BY request_id")
+        found = await connection.fetch(
+            "SELECT request_id FROM attempt WHERE request_id <> '' ORDER BY 1"
+        )
     finally:
         await connection.close()
     return [request_id for (request_id,) in found]
