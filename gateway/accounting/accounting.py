@@ -18,7 +18,6 @@ from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
-from gateway.accounting.ledger.fence import Fence
 from gateway.accounting.ledger.leases import (
     Owner,
     record_heartbeat,
@@ -26,6 +25,8 @@ from gateway.accounting.ledger.leases import (
     recover_silent_gateways,
 )
 from gateway.accounting.ledger.ledger import Ledger
+from gateway.accounting.ledger.postgres import Fence, connect
+from gateway.accounting.ledger.postgres_append import single_statement_append
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
 from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.spool import Spool, recover_spool
@@ -144,9 +145,6 @@ async def open_accounting(
             database = await asyncio.to_thread(SqliteDatabase, path)
             append = transactional_append(database, owner.epoch)
         else:
-            from gateway.accounting.ledger.postgres import connect
-            from gateway.accounting.ledger.postgres_append import single_statement_append
-
             database = postgres = await connect(dsn, owner.gateway, fence)
             append = single_statement_append(postgres, owner.epoch)
     except LedgerUnusable as error:

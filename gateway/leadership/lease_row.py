@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
-from gateway.accounting.ledger.fence import TABLE
+from gateway.accounting.ledger.postgres import LEADER_TABLE
 from gateway.leadership.candidate import LEASE_S, Leader, Row
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ async def _make_row(connection: asyncpg.Connection, cluster: str) -> None:
         async with connection.transaction():
             # Two processes that made the table at once would fail.
             await connection.execute(f"SELECT pg_advisory_xact_lock({TABLE_LOCK})")
-            await connection.execute(TABLE)
+            await connection.execute(LEADER_TABLE)
     await connection.execute(_MAKE, cluster)
 
 

@@ -13,9 +13,8 @@ import msgspec
 import pytest
 
 from gateway.accounting.accounting import Accounting, open_accounting
-from gateway.accounting.ledger.database import LedgerUnavailable, Tx
-from gateway.accounting.ledger.fence import Fence, LedgerFenced
-from gateway.accounting.ledger.postgres import PostgresDatabase, connect
+from gateway.accounting.ledger.database import LedgerFenced, LedgerUnavailable, Tx
+from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, connect
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig

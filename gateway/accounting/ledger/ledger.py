@@ -20,8 +20,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from gateway.accounting.ledger.append import Append
-from gateway.accounting.ledger.database import Database, LedgerUnavailable, Tx
-from gateway.accounting.ledger.fence import LedgerFenced
+from gateway.accounting.ledger.database import Database, LedgerFenced, LedgerUnavailable, Tx
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool
 

@@ -2,6 +2,13 @@
 
 A transaction runs on one connection of a small pool. Rows that a decision depends on are locked by
 an UPDATE before they are read, always in the order of their ids.
+
+**The fence.** Only the leader of a cluster writes. Table `leader` has one row for each cluster: who
+leads, in which term, until when. Each new leader counts the term up. A transaction ends by locking
+the row of its own term (`FOR KEY SHARE`): a leader of a later term can be made only before this
+lock, and then there is no such row, or after the commit. So what an old leader writes is refused,
+and what it has written is visible to the new one. A renewal of the lease changes no key of the row
+and waits for no writer.
 """
 
 from __future__ import annotations
@@ -10,11 +17,17 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
-from gateway.accounting.ledger.fence import Fence
+from gateway.accounting.ledger.database import (
+    LedgerFenced,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Row,
+    Tx,
+)
 from gateway.accounting.ledger.migrations import Dialect, migrate
 
 if TYPE_CHECKING:
@@ -32,7 +45,44 @@ CLAIM_POLL_S = 0.1
 MIGRATION_LOCK = 7_163_054_881
 """Number of the advisory lock under which the schema's steps are applied: two gateways may start at
 once."""
+LEADER_TABLE = """CREATE TABLE IF NOT EXISTS leader (
+    cluster TEXT NOT NULL UNIQUE,
+    term BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    address TEXT NOT NULL,
+    wire_version BIGINT NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (cluster, term)
+)"""
+"""The term is part of a key, so that an update of it waits for `FOR KEY SHARE`. The table
+stands outside of the numbered steps: processes of two versions read it during an upgrade."""
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write of one leader. `cluster`: a `Name`; `term`: its term."""
+
+    cluster: str
+    term: int
+
+    @property
+    def sql(self) -> str:
+        """A query that locks the row of the term; no row: the term is over."""
+        assert "'" not in self.cluster
+        return (
+            f"SELECT term FROM leader WHERE cluster = '{self.cluster}' AND term = {self.term}"
+            " FOR KEY SHARE"
+        )
+
+    async def check(self, tx: Tx) -> None:
+        """Lets the transaction commit only as that of the leader. Raises LedgerFenced."""
+        if not await tx.rows(self.sql):
+            raise self.refusal()
+
+    def refusal(self) -> LedgerFenced:
+        """Returns the error of a write after the end of the term."""
+        return LedgerFenced(f"term {self.term} of cluster {self.cluster} is over")
 
 
 class PostgresTx:
