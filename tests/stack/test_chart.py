@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,9 +93,32 @@ def test_the_services_and_the_probes(helm: Helm) -> None:
     assert config["telemetry"]["metrics_listen"] == f"[::]:{ports['metrics']}"
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
-    template = rendered.one("Deployment")["spec"]["template"]
-    digest = hashlib.sha256(rendered.config.rstrip("\n").encode()).hexdigest()
-    assert template["metadata"]["annotations"]["checksum/config"] == digest
+
+
+def test_only_what_a_running_gateway_cannot_change_makes_pods_anew(helm: Helm) -> None:
+    def template(**values: Any) -> Object:
+        found: Object = helm.render(values).one("Deployment")["spec"]["template"]
+        return found
+
+    before = template(config=REMOTE)
+    server = yaml.safe_load(helm.render({"config": REMOTE}).config)["server"]
+    assert server["watch_files_s"] == 10
+    reloaded: list[Object] = [
+        {**REMOTE, "tenants": [{"name": "t", "keys": []}]},
+        {**REMOTE, "limits": {"queue_bytes": 1 << 30}},
+        {**REMOTE, "server": {"ping_s": 5}},
+    ]
+    for config in reloaded:
+        assert template(config=config) == before
+    assert template(config=REMOTE, priceCatalog="rows:\n  - one\n") == before
+    fixed: list[Object] = [
+        {"config": {**REMOTE, "server": {"max_connections": 5}}},
+        {"config": {**REMOTE, "ledger": {"backlog_rows": 5000}}},
+        {"config": REMOTE, "tls": {"existingSecret": "s"}},
+        {"config": REMOTE, "metrics": {"enabled": False}},
+    ]
+    for values in fixed:
+        assert template(**values)["metadata"] != before["metadata"], values
 
 
 def test_the_http_port_is_there_when_it_is_wanted(helm: Helm) -> None:

@@ -7,6 +7,7 @@
 {{- if .Values.http.enabled -}}
 {{- $_ := set $server "http_listen" "[::]:8080" -}}
 {{- end -}}
+{{- $server = mergeOverwrite (dict "watch_files_s" 10) $server -}}
 {{- $_ := set $server "drain_s" (include "moegate.drainSeconds" . | float64) -}}
 {{- if include "moegate.tlsSecret" . -}}
 {{- $tls := dict "cert" "../tls/tls.crt" "key" "../tls/tls.key" -}}
@@ -84,4 +85,11 @@
 {{/* Whether there may be more than one gateway at once, now or by an autoscaler. */}}
 {{- define "moegate.isShared" -}}
 {{- if or (gt (int .Values.replicaCount) 1) (ne .Values.autoscaling.mode "none") -}}true{{- end -}}
+{{- end -}}
+
+{{/* What a running gateway cannot change: a pod with another one is made anew. */}}
+{{- define "moegate.fixedConfig" -}}
+{{- $config := include "moegate.config" . | fromYaml -}}
+{{- $server := omit $config.server "tls" "drain_delay_s" "drain_s" "blocked_write_s" "probe_interval_s" "cors_origins" "ping_s" "watch_files_s" -}}
+{{- dict "server" $server "tls" (hasKey $config.server "tls") "ledger" (dig "ledger" dict $config) "telemetry" (dig "telemetry" dict $config) "metering" $config.metering.state | toYaml -}}
 {{- end -}}
