@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
@@ -38,6 +39,7 @@ class HttpParts:
     telemetry: Telemetry
     certificates: Certificates | None
     clock: Callable[[], float]
+    batches: BatchPort
     shares_port: bool = False
     """Whether other fronts of the same gateway listen on the same port."""
 
@@ -69,6 +71,7 @@ async def http_port(
         watches=parts.watches,
         silences=silences,
         clock=parts.clock,
+        batches=parts.batches,
     )
     observing = parts.telemetry
     door = HttpDoor(
