@@ -25,6 +25,7 @@ from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.grpc.batch.execution import MessageExecution
 from gateway.doors.http.exchange import Services
 from gateway.doors.http.sse import SilentStreams
@@ -95,6 +96,7 @@ class BatchLane:
             deliveries=Deliveries(lambda: _NOTHING_UNREAD, self._clock),
             watches=Watches(),
             silences=SilentStreams(lambda: 1.0, self._clock),
+            standings=BudgetStandings(port, self._clock),
             clock=self._clock,
             batches=self.desk,
         )

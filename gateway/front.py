@@ -25,6 +25,7 @@ from gateway.doors.anthropic.dialect import ANTHROPIC
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.grpc.batch.service import BatchService
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening.grpc_server import grpc_server
@@ -156,9 +157,10 @@ async def running_front(
     try:
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         in_progress = CallsInProgress(lambda: active.config.limits, observing.rpc_refused)
+        tenant_calls = TenantCalls(around.port, lambda: active.config.limits, observing.rpc_refused)
         key_limits = KeyLimits(around.port, clock, observing.rpc_refused)
         interceptors: list[grpc.aio.ServerInterceptor] = [
-            KeyCheck(active, key_limits, in_progress),
+            KeyCheck(active, key_limits, in_progress, tenant_calls),
             OpenRpcs(lambda: active.config.limits, in_progress),
         ]
         if observing.is_on:
@@ -182,6 +184,7 @@ async def running_front(
             watches=watches,
             key_limits=key_limits,
             in_progress=in_progress,
+            tenant_calls=tenant_calls,
             telemetry=observing,
             certificates=certificates,
             clock=clock,

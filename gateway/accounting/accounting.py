@@ -25,6 +25,8 @@ from gateway.accounting.ledger.leases import (
     recover_silent_gateways,
 )
 from gateway.accounting.ledger.ledger import Ledger
+from gateway.accounting.ledger.postgres import Fence, connect
+from gateway.accounting.ledger.postgres_append import single_statement_append
 from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
 from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.spool import Spool, recover_spool
@@ -122,12 +124,19 @@ class Accounting:
 
 
 @contextlib.asynccontextmanager
-async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounting]:
+async def open_accounting(
+    config: GatewayConfig, base_dir: Path, *, fence: Fence | None = None
+) -> AsyncIterator[Accounting]:
     """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
-    closes everything in order. Raises ConfigError where the ledger cannot be opened."""
+    closes everything in order.
+
+    `fence`: this process leads a cluster, and writes in its name and only while it does; None:
+    there is no cluster. Raises ConfigError where the ledger cannot be opened.
+    """
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
-    owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
+    name = f"{socket.gethostname()}-{port}" if fence is None else fence.cluster
+    owner = Owner(settings.gateway or name, secrets.token_hex(8))
     database: Database
     try:
         dsn = resolve(settings.postgres, base_dir)
@@ -136,10 +145,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
             database = await asyncio.to_thread(SqliteDatabase, path)
             append = transactional_append(database, owner.epoch)
         else:
-            from gateway.accounting.ledger.postgres import connect
-            from gateway.accounting.ledger.postgres_append import single_statement_append
-
-            database = postgres = await connect(dsn, owner.gateway)
+            database = postgres = await connect(dsn, owner.gateway, fence)
             append = single_statement_append(postgres, owner.epoch)
     except LedgerUnusable as error:
         raise _unusable(error) from error

@@ -83,6 +83,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
     ),
+    # Which process of a cluster leads.
+    "gateway.leadership": ("gateway.accounting.ledger",),
     # Offline jobs: their files, items and results, and the runner.
     "gateway.batch": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),

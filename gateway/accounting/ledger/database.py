@@ -18,6 +18,10 @@ class LedgerUnavailable(Exception):
     """The database did not answer or refused (full disk, lost connection); a retry may succeed."""
 
 
+class LedgerFenced(LedgerUnavailable):
+    """Another process leads the cluster: this one may write nothing more."""
+
+
 class LedgerUnusable(Exception):
     """The ledger cannot be opened as configured; the text says what to change."""
 

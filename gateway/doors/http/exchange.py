@@ -18,6 +18,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, RequestRefused
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
@@ -49,6 +50,7 @@ class Services:
     deliveries: Deliveries
     watches: Watches
     silences: SilentStreams
+    standings: BudgetStandings
     clock: Callable[[], float]
     batches: BatchPort
 
@@ -65,6 +67,7 @@ class Exchange:
         request_id: id of the request, in the answer's headers and for Explain.
         body_bytes: size of the body; 0 before it is read.
         headers: further headers of the answer, whatever it is.
+        good_headers: further headers of an answer that is no error, made when it begins.
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
         finished: the summary of a generation that succeeded; None: none yet.
@@ -79,6 +82,7 @@ class Exchange:
     request_id: str
     body_bytes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    good_headers: Callable[[], Mapping[str, str]] = dict
     start: Start | None = None
     failed: HttpError | None = None
     finished: Finished | None = None
@@ -195,6 +199,10 @@ class Exchange:
             found["x-moegate-placement"] = header_text(self.start.placement)
             found["x-moegate-reason"] = header_text(self.start.reason)
         return found
+
+    def headers_of_good_answer(self) -> dict[str, str]:
+        """Headers of an answer that is no error."""
+        return self.answer_headers() | dict(self.good_headers())
 
     def _started(self, start: Start) -> None:
         self.start = start

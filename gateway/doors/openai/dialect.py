@@ -10,6 +10,7 @@ from gateway.doors.openai.embeddings import embeddings
 from gateway.doors.openai.models import list_models, retrieve_model
 from gateway.doors.openai.responses.handler import RESPONSE_PREFIX, Responses
 from gateway.doors.openai.responses.stored import ResponseStore
+from gateway.doors.openai.router_reports import catalog, usage
 from gateway.doors.openai.wire.errors import error_shape
 
 
@@ -33,6 +34,8 @@ def openai_dialect() -> Dialect:
             Route(method="GET", path=one_response, handle=responses.retrieve),
             Route(method="DELETE", path=one_response, handle=responses.delete),
             *BATCH_ROUTES,
+            Route(method="GET", path="/v1/catalog", handle=catalog),
+            Route(method="GET", path="/v1/usage", handle=usage),
             Route(method="GET", path="/v1/models", handle=list_models),
             Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
         ),
