@@ -27,9 +27,9 @@ from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.parent import RunningFronts, running_fronts
 from gateway.pipeline.pipeline import Pipeline
@@ -238,7 +238,13 @@ async def running_gateway(
             upstream=upstream,
             clock=clock,
             pace=loop_load,
-            metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
+            metering=Metering(
+                clock,
+                time.time_ns,
+                metering_state(config, base_dir),
+                accounting.pool_accounts.checkpoint,
+            ),
+            pool_accounts=accounting.pool_accounts,
             budgets=accounting.budgets,
             reads=accounting.reads,
             on_change=update_health,

@@ -24,7 +24,8 @@ from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     ForwardedKeys,
@@ -32,7 +33,6 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
 )
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.listening import shared_port
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
@@ -223,7 +223,13 @@ async def running_fronts(
                 upstream=upstream,
                 clock=clock,
                 pace=load_of_loop,
-                metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
+                metering=Metering(
+                    clock,
+                    time.time_ns,
+                    metering_state(config, base_dir),
+                    accounting.pool_accounts.checkpoint,
+                ),
+                pool_accounts=accounting.pool_accounts,
                 budgets=accounting.budgets,
                 reads=accounting.reads,
                 on_change=update_health,

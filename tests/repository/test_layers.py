@@ -79,6 +79,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # What was used, and what it costs.
     "gateway.accounting.prices": ("gateway.config", "gateway.config.syntax", "scheduler.*"),
     "gateway.accounting.ledger": ("gateway.config", "scheduler.*"),
+    "gateway.accounting.rollups": ("gateway.accounting.ledger", "gateway.config", "scheduler.*"),
+    "gateway.accounting.reports": (
+        *("gateway.accounting.rollups", "gateway.accounting.ledger", "scheduler.*"),
+    ),
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),

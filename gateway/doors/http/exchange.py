@@ -121,7 +121,9 @@ class Exchange:
         """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
         one. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
-        generation = await self._fitted(generation)
+        admission = self.services.pipeline.admission
+        estimate = await admission.estimate(generation, self.caller.tenant)
+        generation = await self._fitted(replace(generation, hops=terms.hops), estimate)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -140,18 +142,19 @@ class Exchange:
             trace_headers=(
                 () if self.request is None else trace_headers(lower_items(self.request.headers))
             ),
+            prompt_tokens=estimate,
             on_start=self._started,
         )
 
-    async def _fitted(self, generation: Generation) -> Generation:
+    async def _fitted(self, generation: Generation, estimate: int) -> Generation:
         """Lowers the output limit to what the context leaves beside the prompt: engines refuse a
-        limit that does not fit. Where the room is narrow, a replica counts the prompt."""
+        limit that does not fit. Where the room is narrow, a replica counts the prompt. `estimate`:
+        of the prompt's tokens."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
         if context is None or not generation.max_output_tokens:
             return generation
         most = generation.max_output_tokens
-        estimate = pipeline.admission.estimate(generation, self.caller.tenant)
         if WIDE * estimate + most <= context:
             return generation
         try:
