@@ -58,6 +58,7 @@ class PrefillPeriods:
 
     def __init__(self) -> None:
         self._spoiled = False
+        self._first_token_s = -math.inf
         self._begin(0.0, 0, joined=False)
 
     def sent(self, now: float, *, pending: int, sequences: int) -> None:
@@ -115,6 +116,8 @@ class PrefillPeriods:
     def _begin(self, now: float, sequences: int, *, joined: bool) -> None:
         self._began_s, self._sequences, self._joined = now, sequences, joined
         self._first_token_s = -math.inf
-        self._steps = self._prompts = 0
-        self._tokens = self._pairs = 0.0
-        self._unsure = False
+        self._steps: int = 0
+        self._prompts: int = 0
+        self._tokens: float = 0.0
+        self._pairs: float = 0.0
+        self._unsure: bool = False

@@ -22,13 +22,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.accounting.ledger.database import (
+    Dialect,
     LedgerFenced,
     LedgerUnavailable,
     LedgerUnusable,
     Row,
     Tx,
 )
-from gateway.accounting.ledger.migrations import Dialect, migrate
+from gateway.accounting.ledger.migrations import migrate
 
 if TYPE_CHECKING:
     import asyncpg
@@ -87,6 +88,8 @@ class Fence:
 
 class PostgresTx:
     """`Tx` of PostgreSQL."""
+
+    dialect = Dialect.POSTGRES
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.accounting.ledger.append import Append, append
+from gateway.accounting.ledger.append import Append, append, register_epoch
 from gateway.accounting.ledger.postgres import PostgresDatabase
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.schema import ATTEMPT, ATTEMPT_COLUMNS
@@ -71,6 +71,8 @@ def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
     """An `Append` that writes the rows of one process."""
 
     async def write(first_seq: int, rows: Sequence[PendingRow]) -> None:
+        if first_seq == 0:
+            await database.write(lambda tx: register_epoch(tx, epoch))
         others = [
             (first_seq + i, name) for i, row in enumerate(rows) for name in row.other_account_ids
         ]

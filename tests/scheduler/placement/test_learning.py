@@ -68,5 +68,5 @@ def test_a_fit_is_applied_at_the_next_report() -> None:
 def test_prompts_of_other_clients_and_prompts_given_up_tell_nothing() -> None:
     for how in ({"external": 3}, {"given_up": True}):
         fleet, _ = idle_fleet(1, Objective.LATENCY)
-        work(fleet, **how)  # type: ignore[arg-type]
+        work(fleet, **how)
         assert learnt_s(fleet) == pytest.approx(PRIOR_S, rel=0.01), how

@@ -62,7 +62,8 @@ def test_a_period_that_does_not_end_is_cut_and_the_next_one_begins_there() -> No
     assert cut.prompts == 2
     rest = first(periods, MOST_PERIOD_S + 2.0, 0)
     assert rest is not None
-    assert (rest.took_s, rest.prompts, rest.sequences) == (pytest.approx(1.0), 1, 5)
+    assert rest.took_s == pytest.approx(1.0)
+    assert (rest.prompts, rest.sequences) == (1, 5)
 
 
 def test_a_spoiled_period_tells_nothing_and_the_next_one_does() -> None:
