@@ -21,6 +21,7 @@ from pathlib import Path
 import grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
@@ -59,6 +60,7 @@ class RunningGateway:
 
     front: RunningFront
     parts: SchedulerParts
+    lane: BatchLane
     accounting: Accounting
     health_address: str | None
     telemetry: Telemetry
@@ -140,6 +142,7 @@ class RunningGateway:
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
+        self.lane.begin_drain()
         await self.front.drain(hurry)
 
     async def stop(self) -> None:
@@ -247,6 +250,7 @@ async def running_gateway(
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
+        lane = BatchLane(accounting, active, clock)
         try:
             await update_health()
             around = FrontSurroundings(
@@ -257,8 +261,12 @@ async def running_gateway(
                 watches=watches,
                 health=servicer,
                 add_accounts=add_accounts,
+                batches=lane.desk,
             )
-            async with running_front(active, prepared, base_dir, around) as front:
+            async with (
+                running_front(active, prepared, base_dir, around) as front,
+                lane.running(front.parts.pipeline, parts.scheduler),
+            ):
                 figures = GatewayFigures(
                     port=parts.scheduler,
                     accounting=accounting,
@@ -269,6 +277,7 @@ async def running_gateway(
                     gateway = RunningGateway(
                         front=front,
                         parts=parts,
+                        lane=lane,
                         accounting=accounting,
                         health_address=health_address,
                         telemetry=observing,

@@ -11,11 +11,12 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.auth.authenticator import Caller
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
-from gateway.domain.outcomes import RequestRefused
+from gateway.domain.outcomes import Finished, RequestRefused
 from gateway.domain.tags import is_end_user
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.budget_standings import BudgetStandings
@@ -52,6 +53,7 @@ class Services:
     silences: SilentStreams
     standings: BudgetStandings
     clock: Callable[[], float]
+    batches: BatchPort
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -59,7 +61,8 @@ class Exchange:
     """A request with a known key.
 
     Attributes:
-        request: the request; its body is read by `body`.
+        request: the request; its body is read by `body`. None: the exchange is an item of a batch,
+            whose body is `given_body`.
         terms: terms of service from the headers.
         parameters: parts of the path, by the names in braces of the route.
         request_id: id of the request, in the answer's headers and for Explain.
@@ -68,9 +71,11 @@ class Exchange:
         good_headers: further headers of an answer that is no error, made when it begins.
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
+        finished: the summary of a generation that succeeded; None: none yet.
+        on_start: called as `GenerateCall.on_start`; None: nobody asks.
     """
 
-    request: web.BaseRequest
+    request: web.BaseRequest | None
     caller: Caller
     services: Services
     terms: Terms
@@ -81,12 +86,18 @@ class Exchange:
     good_headers: Callable[[], Mapping[str, str]] = dict
     start: Start | None = None
     failed: HttpError | None = None
+    finished: Finished | None = None
+    given_body: bytes = b""
+    on_start: Callable[[Start], None] | None = None
 
     async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
         """Receives the body and parses it. `decode`: a msgspec decoder's. `has_token_ids`: whether
         prompts may be lists of them. Raises HttpError."""
         limits = self.services.active.config.limits
-        raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
+        if self.request is None:
+            raw = self.given_body
+        else:
+            raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
         self.body_bytes = len(raw)
         token_ids = limits.elements.token_ids if has_token_ids else 0
         return await parse_body(raw, decode, limits.elements, token_ids)
@@ -137,8 +148,10 @@ class Exchange:
             labels_json=terms.labels_json,
             idempotency_key=terms.idempotency_key,
             max_cost_nano_usd=terms.max_cost_nano_usd,
+            trace_headers=(
+                () if self.request is None else trace_headers(lower_items(self.request.headers))
+            ),
             prompt_tokens=estimate,
-            trace_headers=trace_headers(lower_items(self.request.headers)),
             on_start=self._started,
         )
 
@@ -205,6 +218,8 @@ class Exchange:
 
     def _started(self, start: Start) -> None:
         self.start = start
+        if self.on_start is not None:
+            self.on_start(start)
 
 
 def id_headers(request_id: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
@@ -41,6 +42,7 @@ class HttpParts:
     telemetry: Telemetry
     certificates: Certificates | None
     clock: Callable[[], float]
+    batches: BatchPort
     shares_port: bool = False
     """Whether other fronts of the same gateway listen on the same port."""
 
@@ -73,6 +75,7 @@ async def http_port(
         silences=silences,
         standings=BudgetStandings(parts.port, parts.clock),
         clock=parts.clock,
+        batches=parts.batches,
     )
     observing = parts.telemetry
     door = HttpDoor(

@@ -105,6 +105,7 @@ def parts_of(served: Serving) -> HttpParts:
         telemetry=served.gateway.telemetry,
         certificates=front.certificates,
         clock=clock,
+        batches=served.gateway.lane.desk,
     )
 
 
