@@ -60,8 +60,8 @@ async def test_tags_reach_the_ledger_and_its_reports(
 
             stub = usage_pb2_grpc.UsageServiceStub(http.serving.channel)
 
-            async def spend(group: str, **fields: str) -> dict[str, int]:
-                asked = usage_pb2.GetSpendRequest(group_by=[group], **fields)
+            async def spend(group: str, label: str = "") -> dict[str, int]:
+                asked = usage_pb2.GetSpendRequest(group_by=[group], label=label)
                 answer = await stub.GetSpend(asked, metadata=METADATA)
                 assert all(row.charged_nano_usd > 0 for row in answer.rows)
                 return {row.group[0]: row.requests for row in answer.rows}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
-from moegate.cli.commands import bill
 from moegate.cli.groups import GROUPS, group_value, label_of, parse_groups
+from moegate.cli.reports import bill
 from moegate.cli.spans import add_window_arguments, set_window
 from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
