@@ -27,6 +27,7 @@ from scheduler.model import transitions
 from scheduler.model.comparison import compare_end, quarantined
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import (
+    FOR_LACK_OF_ROOM,
     UNAVAILABLE_RETRY_S,
     queue_full,
     retry_after_failures_s,
@@ -383,6 +384,8 @@ class ModelScheduler:
         now: float,
     ) -> Refuse:
         tracked = self._tracked.pop(request.request_id)
+        if reason in FOR_LACK_OF_ROOM and not tracked.attempts:
+            transitions.count_arrival(self.model_state, tracked, now, in_time=False)
         transitions.record_decision(self.model_state, tracked, now, Tier.REFUSE, message)
         return Refuse(
             request_id=request.request_id,

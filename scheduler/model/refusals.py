@@ -12,6 +12,11 @@ from scheduler.placement_state import PlacementState
 from scheduler.queue.model_queue import ModelQueue
 from scheduler.tracked_request import TrackedRequest
 
+FOR_LACK_OF_ROOM = (
+    *(RefusalReason.QUEUE_FULL, RefusalReason.SHED, RefusalReason.QUEUE_TIMEOUT),
+    *(RefusalReason.DEADLINE, RefusalReason.UNAVAILABLE),
+)
+"""Reasons that own servers did not take a request in time."""
 UNAVAILABLE_RETRY_S = 2.0
 """Retry delay in seconds when every placement is down: two probe intervals."""
 
