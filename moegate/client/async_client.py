@@ -163,9 +163,11 @@ class AsyncClient:
         tenant: str = "",
         model: str = "",
         limit: int = 1000,
+        label: str = "",
     ) -> Spend:
-        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now."""
-        request = spend_request(by, since, until, tenant, model, limit)
+        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now.
+        `label`: key of the label of the group "label", which has only requests with the label."""
+        request = spend_request(by, since, until, tenant, model, limit, label)
         return spend_of(await self._call(self._usage.GetSpend, request))
 
     async def submit_batch(

@@ -160,9 +160,11 @@ class Client:
         tenant: str = "",
         model: str = "",
         limit: int = 1000,
+        label: str = "",
     ) -> Spend:
-        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now."""
-        request = spend_request(by, since, until, tenant, model, limit)
+        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now.
+        `label`: key of the label of the group "label", which has only requests with the label."""
+        request = spend_request(by, since, until, tenant, model, limit, label)
         return spend_of(self._call(self._usage.GetSpend, request))
 
     def submit_batch(

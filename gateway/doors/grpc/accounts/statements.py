@@ -67,6 +67,9 @@ def _query(request: usage_pb2.GetStatementRequest) -> StatementQuery:
     for i, group in enumerate(groups):
         if group in TIMES:
             raise errors.invalid([(f"group_by[{i}]", f"{group}: give it as `period`")])
+        if group is Group.LABEL:
+            text = "label: a bill has lines for all requests, also those without the label"
+            raise errors.invalid([(f"group_by[{i}]", text)])
     period = GROUPS.get(request.period)
     if request.period and period not in TIMES:
         raise errors.invalid([("period", "give hour, day, week, month or year")])
@@ -113,6 +116,16 @@ def _message(part: PeriodStatement) -> usage_pb2.Statement:
         unshared_nano_usd=closed.unshared_nano_usd,
         wasted_nano_usd=closed.wasted_nano_usd,
         pools=[_pool(bill) for bill in part.bills],
+        overflow=[
+            usage_pb2.ModelOverflow(
+                model=model.model,
+                requests=model.requests,
+                tokens=model.tokens,
+                remote_nano_usd=model.remote_nano_usd,
+                own_nano_usd=model.own_nano_usd,
+            )
+            for model in part.overflow
+        ],
     )
     message.unpriced.FromNanoseconds(closed.unpriced_ns)
     return message

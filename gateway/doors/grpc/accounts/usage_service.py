@@ -14,15 +14,18 @@ from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Selection, pages
 from gateway.accounting.rollups.calendar import HOUR_US, next_month
-from gateway.accounting.rollups.spend import Order, WindowTooFine, spend
+from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
+from gateway.domain.tags import LABEL_KEY
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
 from gateway.doors.grpc.accounts.ledger_errors import unread
+from gateway.doors.grpc.accounts.outlooks import get_outlook
 from gateway.doors.grpc.accounts.pool_cost import pool_cost
+from gateway.doors.grpc.accounts.request_costs import get_requests
 from gateway.doors.grpc.accounts.statements import get_statement
 from gateway.doors.grpc.accounts.usage_messages import attempt_row, spend_row
 from gateway.doors.grpc.accounts.windows import groups_of, window_of
@@ -40,7 +43,7 @@ from scheduler.port import SchedulerPort
 
 DEFAULT_SPAN_S = 30 * 86_400
 DEFAULT_ROWS, MAX_ROWS = 1000, 10_000
-MAX_GROUPS = 4
+MAX_GROUPS = 6
 
 _ORDERS = {
     usage_pb2.SPEND_ORDER_UNSPECIFIED: Order.GROUP,
@@ -71,6 +74,9 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with rpc_errors(context):
             caller = current_caller()
             groups = groups_of(request.group_by, MAX_GROUPS)
+            if (Group.LABEL in groups) != bool(LABEL_KEY.match(request.label)):
+                fault = f"{request.label[:40]!r}: give the key of the label to group by, or neither"
+                raise errors.invalid([("label", fault)])
             texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
             check_texts(texts)
             from_us, to_us = window_of(request, DEFAULT_SPAN_S)
@@ -87,7 +93,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             order = _ORDERS.get(request.order_by, Order.GROUP)
             try:
                 rows = await self._accounting.reads.read(
-                    caller.tenant, lambda tx: spend(tx, selection, groups, order, limit + 1)
+                    caller.tenant,
+                    lambda tx: spend(tx, selection, groups, order, limit + 1, label=request.label),
                 )
             except (LedgerUnavailable, TooManyReads) as error:
                 raise unread(error) from error
@@ -105,6 +112,26 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             caller = current_caller()
             require(caller, {KeyRole.OPERATOR, KeyRole.TENANT_ADMIN}, "the bill")
             return await get_statement(self._accounting, caller, request)
+
+    async def ListRequests(
+        self, request: usage_pb2.ListRequestsRequest, context: Context
+    ) -> usage_pb2.ListRequestsResponse:
+        """Lists requests with all their attempts."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            check_texts({"tenant": request.tenant, "key_id": request.key_id})
+            seen = _selection(caller, request.tenant, request.key_id)
+            return await get_requests(self._accounting, caller.tenant, seen, request)
+
+    async def GetOutlook(
+        self, request: usage_pb2.GetOutlookRequest, context: Context
+    ) -> usage_pb2.GetOutlookResponse:
+        """Compares the month with the one before, and forecasts it and its budgets."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            check_texts({"tenant": request.tenant, "key_id": request.key_id})
+            seen = _selection(caller, request.tenant, request.key_id)
+            return await get_outlook(self._accounting, caller.tenant, seen)
 
     async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
