@@ -38,6 +38,7 @@ from gateway.runtime.configuration import prepare
 from gateway.runtime.memory import return_large_blocks
 from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
+from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
@@ -175,8 +176,12 @@ async def _serve(config: GatewayConfig, path: Path, log_level: str, fronts: int)
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
+        watching = asyncio.create_task(
+            watch_files(path, lambda: gateway.active.config, reload_requested.set)
+        )
         await stop.wait()
         reloading.cancel()
+        watching.cancel()
         log.info(
             "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
             " a second signal ends the waiting",

@@ -68,7 +68,7 @@ class RequestRefused(Exception):
         subject: the exhausted budget, the missing price, or the field that is out of bounds;
             empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
-        model: the unknown model; empty: none.
+        model: the model that is unknown, or that the key may not use; empty: none.
         fields: request fields that no permitted placement supports.
         window: that of the spent budget; None: none is spent.
     """

@@ -46,7 +46,8 @@ class Admission:
     def check_model(self, model: str, caller: Caller) -> None:
         """Raises RequestRefused if the key may not use the model or no placement serves it."""
         if not caller.allows_model(model):
-            raise denied(f"key {caller.key_id} may not use model {model!r}")
+            message = f"key {caller.key_id} may not use model {model!r}"
+            raise RequestRefused(RefusalReason.PERMISSION_DENIED, message, model=model)
         if not self._port.fleet.of_model(model):
             message = f"model {model!r} is not served here: see ListModels"
             raise RequestRefused(RefusalReason.UNKNOWN_MODEL, message, model=model)

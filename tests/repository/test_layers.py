@@ -30,7 +30,7 @@ CORE = "scheduler.core"
 BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
-    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*"),
+    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
     *("gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -82,6 +82,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
+    ),
+    # Offline jobs: their files, items and results, and the runner.
+    "gateway.batch": (
+        *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),
+        "scheduler.*",
     ),
     # The scheduler's side of its port.
     "gateway.scheduling": (

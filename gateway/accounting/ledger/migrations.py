@@ -128,10 +128,100 @@ _TABLES = (
     )""",
 )
 
+
+def _batch_tables(blob: str) -> tuple[str, ...]:
+    """Tables of offline jobs. `blob`: the type of bytes."""
+    return (
+        """CREATE TABLE batch_file (
+            file_id TEXT NOT NULL PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            filename TEXT NOT NULL,
+            is_complete BIGINT NOT NULL,
+            size_bytes BIGINT NOT NULL,
+            job_id TEXT NOT NULL,
+            created_unix_us BIGINT NOT NULL,
+            expires_unix_us BIGINT NOT NULL
+        )""",
+        "CREATE INDEX batch_file_by_tenant ON batch_file (tenant, created_unix_us)",
+        "CREATE INDEX batch_file_by_expiry ON batch_file (expires_unix_us)",
+        f"""CREATE TABLE batch_chunk (
+            file_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            content {blob} NOT NULL,
+            PRIMARY KEY (file_id, number)
+        )""",
+        """CREATE TABLE batch_job (
+            job_id TEXT NOT NULL PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            form TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            file_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            terms TEXT NOT NULL,
+            faults TEXT NOT NULL,
+            items BIGINT NOT NULL,
+            succeeded BIGINT NOT NULL,
+            failed BIGINT NOT NULL,
+            bad_lines BIGINT NOT NULL,
+            charged_nano_usd BIGINT NOT NULL,
+            unpriced BIGINT NOT NULL,
+            prompt_tokens BIGINT NOT NULL,
+            cached_tokens BIGINT NOT NULL,
+            completion_tokens BIGINT NOT NULL,
+            reasoning_tokens BIGINT NOT NULL,
+            result_bytes BIGINT NOT NULL,
+            created_unix_us BIGINT NOT NULL,
+            deadline_unix_us BIGINT NOT NULL,
+            started_unix_us BIGINT,
+            cancelling_unix_us BIGINT,
+            ended_unix_us BIGINT,
+            runner TEXT NOT NULL,
+            fence BIGINT NOT NULL,
+            runner_until_unix_us BIGINT NOT NULL
+        )""",
+        "CREATE INDEX batch_job_by_tenant ON batch_job (tenant, created_unix_us)",
+        "CREATE INDEX batch_job_by_end ON batch_job (ended_unix_us)",
+        """CREATE TABLE batch_item (
+            job_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            custom_id TEXT NOT NULL,
+            model TEXT NOT NULL,
+            start_byte BIGINT NOT NULL,
+            size_bytes BIGINT NOT NULL,
+            place BIGINT NOT NULL,
+            state BIGINT NOT NULL,
+            taken_unix_us BIGINT NOT NULL,
+            PRIMARY KEY (job_id, number)
+        )""",
+        "CREATE INDEX batch_item_by_place ON batch_item (job_id, state, model, place)",
+        f"""CREATE TABLE batch_result (
+            job_id TEXT NOT NULL,
+            seq BIGINT NOT NULL,
+            number BIGINT NOT NULL,
+            custom_id TEXT NOT NULL,
+            is_ok BIGINT NOT NULL,
+            charged_nano_usd BIGINT,
+            content {blob} NOT NULL,
+            PRIMARY KEY (job_id, seq)
+        )""",
+        "CREATE UNIQUE INDEX batch_result_by_number ON batch_result (job_id, number)",
+    )
+
+
 MIGRATIONS = (
     # Databases from before there were steps have these tables and the number 1.
     Migration(
         number=1, name="attempts, budgets, accounts, leases", sqlite=_TABLES, postgres=_TABLES
+    ),
+    Migration(
+        number=2,
+        name="offline jobs",
+        sqlite=_batch_tables("BLOB"),
+        postgres=_batch_tables("BYTEA"),
     ),
 )
 

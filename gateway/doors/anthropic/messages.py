@@ -12,6 +12,7 @@ from gateway.domain.slices import Steps, in_slices
 from gateway.doors.anthropic import wire
 from gateway.doors.anthropic.answers import MessageEvents, message
 from gateway.doors.anthropic.blocks import Event
+from gateway.doors.anthropic.budgets import allowed_headers
 from gateway.doors.anthropic.errors import error_body
 from gateway.doors.anthropic.requests import (
     chat_of,
@@ -33,6 +34,9 @@ _PING = event("ping", b'{"type": "ping"}')
 
 async def create_message(exchange: Exchange) -> web.StreamResponse:
     """Answers with one message, or with the events of a stream."""
+    standings, caller = exchange.services.standings, exchange.caller
+    standings.refresh(caller)
+    exchange.good_headers = lambda: allowed_headers(standings.known(caller))
     body = await exchange.body(_decode)
     generation = await in_slices(_generation(body, exchange))
     call = await exchange.generate_call(
@@ -85,6 +89,8 @@ def _generation(
             fault("max_tokens", f"{body.max_tokens}: give at least 1")
         else:
             most = exchange.output_tokens(body.model, body.max_tokens, 1, "max_tokens")
+        if body.safeguards != wire.NOTHING:
+            fault("safeguards", "no server here runs them: leave the field out")
         limits = exchange.services.active.config.limits.elements
         chat = yield from chat_of(body, limits, fault)
         sampling = sampling_of(body, fault)

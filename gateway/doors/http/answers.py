@@ -58,7 +58,7 @@ def json_answer(exchange: Exchange, value: object, status: int = 200) -> web.Res
         status=status,
         body=encode(value),
         content_type="application/json",
-        headers=exchange.answer_headers(),
+        headers=exchange.headers_of_good_answer(),
     )
 
 
@@ -111,7 +111,7 @@ async def run_stream(
     services = exchange.services
     stream = EventStream(
         exchange.request,
-        exchange.answer_headers,
+        exchange.headers_of_good_answer,
         opening=events.opening,
         ping=ping,
         clock=services.clock,

@@ -23,7 +23,7 @@ from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.entry.refusals import CallRefused
 from gateway.doors.http import errors
 from gateway.doors.http.cors import cors_headers, preflight
-from gateway.doors.http.dialect import Dialect, Found, Routes
+from gateway.doors.http.dialect import Dialect, ErrorShapeOf, Found, Routes
 from gateway.doors.http.errors import ErrorKind, HttpError
 from gateway.doors.http.exchange import Exchange, Services, id_headers, lower_items
 from gateway.doors.http.observer import HttpObserver, Observed
@@ -124,7 +124,7 @@ class HttpDoor:
             request_id = exchange.request_id
         dialect = found.dialect if isinstance(found, Found) else self._spoken(request)
         extra = {} if exchange is None else exchange.answer_headers()
-        return _error_response(dialect, failed, request_id, extra)
+        return error_response(dialect.error, failed, request_id, extra)
 
     async def _run(self, found: Found, exchange: Exchange) -> web.StreamResponse:
         if found.route.generates:
@@ -180,10 +180,12 @@ class HttpDoor:
                 request.transport.abort()
 
 
-def _error_response(
-    dialect: Dialect, error: HttpError, request_id: str, extra: dict[str, str]
+def error_response(
+    shape_of: ErrorShapeOf, error: HttpError, request_id: str, extra: dict[str, str]
 ) -> web.Response:
-    shape = dialect.error(error, request_id)
+    """The answer for an error, with the words about retries that clients obey. `extra`: further
+    headers."""
+    shape = shape_of(error, request_id)
     headers = id_headers(request_id) | extra
     headers["x-should-retry"] = "true" if error.may_retry else "false"
     if error.retry_after_s is not None:

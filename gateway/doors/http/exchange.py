@@ -17,6 +17,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import RequestRefused
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
@@ -48,6 +49,7 @@ class Services:
     deliveries: Deliveries
     watches: Watches
     silences: SilentStreams
+    standings: BudgetStandings
     clock: Callable[[], float]
 
 
@@ -62,6 +64,7 @@ class Exchange:
         request_id: id of the request, in the answer's headers and for Explain.
         body_bytes: size of the body; 0 before it is read.
         headers: further headers of the answer, whatever it is.
+        good_headers: further headers of an answer that is no error, made when it begins.
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
     """
@@ -74,6 +77,7 @@ class Exchange:
     request_id: str
     body_bytes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    good_headers: Callable[[], Mapping[str, str]] = dict
     start: Start | None = None
     failed: HttpError | None = None
 
@@ -182,6 +186,10 @@ class Exchange:
             found["x-moegate-placement"] = header_text(self.start.placement)
             found["x-moegate-reason"] = header_text(self.start.reason)
         return found
+
+    def headers_of_good_answer(self) -> dict[str, str]:
+        """Headers of an answer that is no error."""
+        return self.answer_headers() | dict(self.good_headers())
 
     def _started(self, start: Start) -> None:
         self.start = start

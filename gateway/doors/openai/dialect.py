@@ -9,6 +9,7 @@ from gateway.doors.openai.embeddings import embeddings
 from gateway.doors.openai.models import list_models, retrieve_model
 from gateway.doors.openai.responses.handler import RESPONSE_PREFIX, Responses
 from gateway.doors.openai.responses.stored import ResponseStore
+from gateway.doors.openai.router_reports import catalog, usage
 from gateway.doors.openai.wire.errors import error_shape
 
 
@@ -31,6 +32,8 @@ def openai_dialect() -> Dialect:
             Route(method="POST", path="/v1/responses", handle=responses.create, generates=True),
             Route(method="GET", path=one_response, handle=responses.retrieve),
             Route(method="DELETE", path=one_response, handle=responses.delete),
+            Route(method="GET", path="/v1/catalog", handle=catalog),
+            Route(method="GET", path="/v1/usage", handle=usage),
             Route(method="GET", path="/v1/models", handle=list_models),
             Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
         ),

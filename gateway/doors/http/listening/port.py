@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates
 from gateway.doors.entry.key_limits import KeyLimits
@@ -68,6 +69,7 @@ async def http_port(
         deliveries=parts.deliveries,
         watches=parts.watches,
         silences=silences,
+        standings=BudgetStandings(parts.port, parts.clock),
         clock=parts.clock,
     )
     observing = parts.telemetry
