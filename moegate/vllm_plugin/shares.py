@@ -1,4 +1,4 @@
-"""What each request had of the engine's steps, in seconds of the whole engine. Knows nothing of vLLM.
+"""What each request had of the engine's steps, in seconds of the engine. Knows nothing of vLLM.
 
 A step that decodes B sequences takes 1/B of its time for each. A step that computes prompts too
 costs its sequences what such a step usually takes without them, and the prompts what it takes
