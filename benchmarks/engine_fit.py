@@ -139,10 +139,8 @@ def _point(
     most_s = STALL_FACTOR * median(step.took_s for step in (*fitted, *judged))
     kv_tokens = KV_TOKENS * mean(step.kv_usage for step in judged)
     own_s, seen_s = (mean(min(s.took_s, most_s) for s in half) for half in (judged, fitted))
-    base, experts, sequences, kv, prefill = fit.state.factors
-    model = fit.prior.scaled(
-        base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill
-    )
+    base, experts, sequences, kv, *_ = fit.state.factors
+    model = fit.prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
     return FitPoint(
         batch=batch,
         own_ms=own_s * 1e3,

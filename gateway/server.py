@@ -21,14 +21,15 @@ from pathlib import Path
 import grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.parent import RunningFronts, running_fronts
 from gateway.pipeline.pipeline import Pipeline
@@ -59,6 +60,7 @@ class RunningGateway:
 
     front: RunningFront
     parts: SchedulerParts
+    lane: BatchLane
     accounting: Accounting
     health_address: str | None
     telemetry: Telemetry
@@ -140,6 +142,7 @@ class RunningGateway:
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
+        self.lane.begin_drain()
         await self.front.drain(hurry)
 
     async def stop(self) -> None:
@@ -235,12 +238,19 @@ async def running_gateway(
             upstream=upstream,
             clock=clock,
             pace=loop_load,
-            metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
+            metering=Metering(
+                clock,
+                time.time_ns,
+                metering_state(config, base_dir),
+                accounting.pool_accounts.checkpoint,
+            ),
+            pool_accounts=accounting.pool_accounts,
             budgets=accounting.budgets,
             reads=accounting.reads,
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
+        lane = BatchLane(accounting, active, clock)
         try:
             await update_health()
             around = FrontSurroundings(
@@ -251,8 +261,12 @@ async def running_gateway(
                 watches=watches,
                 health=servicer,
                 add_accounts=add_accounts,
+                batches=lane.desk,
             )
-            async with running_front(active, prepared, base_dir, around) as front:
+            async with (
+                running_front(active, prepared, base_dir, around) as front,
+                lane.running(front.parts.pipeline, parts.scheduler),
+            ):
                 figures = GatewayFigures(
                     port=parts.scheduler,
                     accounting=accounting,
@@ -263,6 +277,7 @@ async def running_gateway(
                     gateway = RunningGateway(
                         front=front,
                         parts=parts,
+                        lane=lane,
                         accounting=accounting,
                         health_address=health_address,
                         telemetry=observing,

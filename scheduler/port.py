@@ -140,7 +140,7 @@ class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotFreed(msgspec.Struct, frozen=True, kw_only=True):
-    """An RPC that generates nothing has ended. It held a slot of its key, from `take_slot` on."""
+    """A slot of a key or of a tenant is free again, which was held from `take_slot` on."""
 
     key_id: str
 
@@ -241,8 +241,9 @@ class SchedulerPort(Protocol):
         """Takes one of a key's requests per minute, for any RPC. Returns the refusal, or None."""
 
     async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
-        """Takes one of a key's concurrent requests, for an RPC that generates nothing. `SlotFreed`
-        gives it back. Returns the refusal, or None."""
+        """Takes one of the `concurrent_requests` of a key, for an RPC that generates nothing, or of
+        a tenant, for any RPC; `key_id` names either. `SlotFreed` gives it back. Returns the
+        refusal, or None."""
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """Submits a branch. `deliver` receives the answers, possibly before this returns."""

@@ -35,6 +35,11 @@ class BatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     becomes free, and no more fill the queue."""
     deadline_s: Seconds = 86_400.0
     """Time of a job that names none. What has not run by then fails."""
-    keep_results_s: Annotated[float, Meta(gt=0, le=366 * 86_400)] = 30 * 86_400.0
-    """How long results, and files that name no time, are kept after the end of the job or after the
+    keep_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """How long results are kept after the end of their job, and files that name no time after their
     upload."""
+
+    @property
+    def keep_us(self) -> int:
+        """`keep_days` in microseconds."""
+        return self.keep_days * 86_400_000_000

@@ -57,6 +57,13 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float
     missing_choices: int = 0
 
+    @property
+    def charged_nano_usd(self) -> int | None:
+        """The charge of the answer, earlier attempts that broke off included; None: unknown."""
+        parts = [part.charged_nano_usd for part in (self.settled, *self.broken)]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
 
 class RequestRefused(Exception):
     """The gateway refuses the request or stops trying. The client has received no output.

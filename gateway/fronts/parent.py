@@ -18,12 +18,14 @@ from pathlib import Path
 import msgspec
 
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     ForwardedKeys,
@@ -31,7 +33,7 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
 )
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
+from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.listening import shared_port
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
 from gateway.fronts.metrics import AllFronts, fronts_page
@@ -40,8 +42,9 @@ from gateway.link.connection import CallFailed, Handler, LinkLost
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
 from gateway.link.transport import listen
+from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
+from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
 from gateway.runtime.configuration import prepare
 from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
@@ -71,6 +74,8 @@ class RunningFronts:
     metrics_address: str | None
     active: ActiveConfiguration
     parts: SchedulerParts
+    lane: BatchLane
+    batch_pipeline: Pipeline
     accounting: Accounting
     host: SchedulerHost
     processes: FrontProcesses
@@ -106,7 +111,7 @@ class RunningFronts:
             if problem:
                 raise ReloadRefused(f"front {front.number}: {problem}")
         warn_of_reload(old, config, base_dir)
-        self.active.replace(prepared)
+        self.active.replace(prepared, self.batch_pipeline)
         for front in self.host.fronts:
             if front not in told:  # it has started meanwhile, with the old configuration
                 front.connection.close("it has an old configuration")
@@ -118,6 +123,7 @@ class RunningFronts:
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
         self.health.begin_drain()
+        self.lane.begin_drain()
         server = self.active.config.server
         await self.processes.stop(hurry, server.drain_delay_s + server.drain_s)
 
@@ -203,7 +209,7 @@ async def running_fronts(
                 processes.notify_ready(front.number)
                 await update_health()
 
-            return {READY: (FrontAddresses, accepts)}
+            return {READY: (FrontAddresses, accepts), **batch_handlers(lane.desk)}
 
         async with contextlib.AsyncExitStack() as stack:
             upstream = await stack.enter_async_context(upstream_session())
@@ -217,13 +223,32 @@ async def running_fronts(
                 upstream=upstream,
                 clock=clock,
                 pace=load_of_loop,
-                metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
+                metering=Metering(
+                    clock,
+                    time.time_ns,
+                    metering_state(config, base_dir),
+                    accounting.pool_accounts.checkpoint,
+                ),
+                pool_accounts=accounting.pool_accounts,
                 budgets=accounting.budgets,
                 reads=accounting.reads,
                 on_change=update_health,
                 sinks=(accounting.record_attempt, *sinks),
             )
             stack.push_async_callback(parts.close)
+            lane = BatchLane(accounting, active, clock)
+            # Items of batches run in this process: one runner, whatever fronts come and go.
+            batch_front = assemble_front(
+                prepared,
+                parts.scheduler,
+                parts.fleet.connections,
+                clock=clock,
+                load=load_of_loop,
+                observe=lambda request, generation: observing.observe(
+                    request, generation, lambda: parts.scheduler.fleet
+                ),
+            )
+            stack.push_async_callback(batch_front.close)
             host = SchedulerHost(
                 parts.scheduler,
                 clock=clock,
@@ -245,6 +270,7 @@ async def running_fronts(
             stack.callback(server.close)
             processes = FrontProcesses(count, front_command(folder / "link"))
             await stack.enter_async_context(_kept(processes))
+            await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
             metrics_address = await stack.enter_async_context(
                 fronts_page(config.telemetry, observing, AllFronts(host, load_of_loop), accounting)
             )
@@ -255,6 +281,8 @@ async def running_fronts(
                 metrics_address=metrics_address,
                 active=active,
                 parts=parts,
+                lane=lane,
+                batch_pipeline=batch_front.pipeline,
                 accounting=accounting,
                 host=host,
                 processes=processes,

@@ -64,12 +64,13 @@ class Admission:
         check_output_tokens(call, settings, self._port.fleet)
         check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
+        prompt_tokens = call.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = await self.estimate(generation, call.caller.tenant)
         request = scheduler_request(
             call,
             settings,
-            prompt_tokens=await in_one_slice(
-                lambda: self._sizes.estimate(generation, call.caller.tenant)
-            ),
+            prompt_tokens=prompt_tokens,
             unsupported_by=unsupported,
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
@@ -110,9 +111,9 @@ class Admission:
         """
         return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
-    def estimate(self, generation: Generation, tenant: str) -> int:
-        """Returns an estimate of the prompt tokens."""
-        return self._sizes.estimate(generation, tenant)
+    async def estimate(self, generation: Generation, tenant: str) -> int:
+        """Returns an estimate of the prompt tokens. It measures every text of the prompt."""
+        return await in_one_slice(lambda: self._sizes.estimate(generation, tenant))
 
     def learn(self, generation: Generation, tenant: str, prompt_tokens: int) -> None:
         """Updates the estimator with the prompt tokens that an engine reported."""

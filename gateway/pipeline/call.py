@@ -26,6 +26,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
         session_id: session of the request, for budgets and the ledger; empty: none.
         idempotency_key: the client's idempotency key; empty: none.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
+        prompt_tokens: estimate by `Admission.estimate`; None: not estimated yet.
         trace_headers: W3C trace context for the engines.
         on_start: called with each placement that the request is sent to, before its output; a hedge
             excluded. None: nobody asks.
@@ -45,5 +46,6 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str = ""
     idempotency_key: str = ""
     max_cost_nano_usd: int | None = None
+    prompt_tokens: int | None = None
     trace_headers: tuple[tuple[str, str], ...] = ()
     on_start: Callable[[Start], None] | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.caller_reads import CallerReads
+from gateway.accounting.pool_accounts import PoolAccounts
 from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
 from gateway.pipeline.pipeline import Pipeline
@@ -64,14 +65,15 @@ def assemble_scheduler(
     metering: Metering,
     budgets: Budgets,
     reads: CallerReads,
+    pool_accounts: PoolAccounts | None = None,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
 ) -> SchedulerParts:
     """Builds the scheduler's side and starts its tasks.
 
     `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `reads`: of the ledger,
-    for callers. `sinks`: callbacks that receive every settled attempt. `on_change`: awaited after
-    each change of the fleet.
+    for callers. `sinks`: callbacks that receive every settled attempt. `pool_accounts`: books what
+    the meter measures. `on_change`: awaited after each change of the fleet.
     """
 
     async def changed() -> None:
@@ -96,16 +98,20 @@ def assemble_scheduler(
         targets=fleet.connections.targets,
         sinks=sinks,
     )
+    tasks = [
+        asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
+        asyncio.create_task(fleet.run(), name="moegate-fleet"),
+        asyncio.create_task(metering.run(), name="moegate-meter"),
+    ]
+    if pool_accounts is not None:
+        keeping = pool_accounts.keep(metering.meter, lambda: metering.now_ns)
+        tasks.append(asyncio.create_task(keeping, name="moegate-pool-accounts"))
     return SchedulerParts(
         scheduler=scheduler,
         fleet=fleet,
         metering=metering,
         budgets=budgets,
-        tasks=(
-            asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
-            asyncio.create_task(fleet.run(), name="moegate-fleet"),
-            asyncio.create_task(metering.run(), name="moegate-meter"),
-        ),
+        tasks=tuple(tasks),
     )
 
 

@@ -10,7 +10,8 @@ from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.budgets import standings
 from gateway.accounting.ledger.caller_reads import CallerReads, TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
-from gateway.accounting.ledger.queries import Order, Selection, spend
+from gateway.accounting.ledger.queries import Selection
+from gateway.accounting.rollups.spend import Order, spend
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import DAY_S, Period, window_at
 from scheduler.budgets.standing import BudgetStanding, KeySpend, SpendSince

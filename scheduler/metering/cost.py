@@ -10,8 +10,8 @@ queue take none. In a disaggregated group prefill and decode nodes are paid apar
 
 Each instant is allocated with the facts known at it. With a run's end the engine may tell what it
 had of the steps (`clearing.py`) or how long it was there (`engine_phases.py`); nothing is
-re-allocated later. Sequences share by counters, so an event costs O(1) for any number of runs.
-Amounts are exact integers (`totals.py`); the caller gives the time in nanoseconds of one clock.
+re-allocated later. Sequences share by counters, so an event costs O(1). Amounts are exact integers
+(`totals.py`), cut at the ends of hours (`hours.py`). Times are nanoseconds of one clock.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from scheduler.engine_steps import EngineTimes
 from scheduler.metering.clearing import Clearing, had_of_engine
 from scheduler.metering.engine_phases import return_outside
 from scheduler.metering.external_load import ExternalLoad, Own, own_at
+from scheduler.metering.hours import HourCuts
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import Counters, NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
@@ -39,7 +40,8 @@ HISTORY = 256
 class GroupMeter:
     """Meters one group from `opened_ns` on.
 
-    `plan`: what it costs, sorted by time; `max_running`: sequences that its engine runs at once.
+    `plan`: its price, sorted by time; `max_running`: sequences that its engine runs at once;
+    `totals`: sums before.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class GroupMeter:
         *,
         max_running: int,
         nodes: NodeShare | None = None,
+        totals: Totals | None = None,
     ) -> None:
-        self.totals = Totals()
+        self.totals = Totals() if totals is None else totals.copy()
+        self.hours = HourCuts(opened_ns, self.totals)
         self.external = ExternalLoad()
         self.serving = False
         self._present = True
@@ -64,11 +68,8 @@ class GroupMeter:
         self._runs: dict[Run, None] = {}
         self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
         self._prompts = Prompts()
-        self._sequences = 0
-        self._kv_tokens = 0
-        self._counters = Counters()
-        self._clearing = Clearing()
-        self._price = 0
+        self._sequences = self._kv_tokens = self._price = 0
+        self._counters, self._clearing = Counters(), Clearing()
         self._stale = True
         self._weights = NOTHING
         self.set_plan(plan)
@@ -139,9 +140,8 @@ class GroupMeter:
     ) -> Run:
         """Adds an attempt. `cached_tokens`: those of its prompt predicted to be in the cache."""
         self.advance(now_ns)
-        prefill_s = 0.0
+        prefill_s, uncached = 0.0, max(1, prompt_tokens - cached_tokens)
         if self._times is not None:
-            uncached = max(1, prompt_tokens - cached_tokens)
             prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens, self._sequences)
         run = Run(
             choices=choices,
@@ -198,8 +198,7 @@ class GroupMeter:
         waste: bool = False,
         engine: EngineTimes | None = None,
     ) -> Share:
-        """Ends an attempt, with the token counts that it is billed for. `engine`: the engine's own
-        seconds of it; None: not told."""
+        """Ends an attempt, with the tokens that it is billed for. `engine`: its own seconds."""
         self.advance(now_ns)
         if run.decodes:
             self._counters.collect(run)
@@ -259,11 +258,10 @@ class GroupMeter:
     def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
         """Records an engine's report of time `at_ns`."""
         self.advance(now_ns)
-        own = own_at(self._history, at_ns)
         sent_since = self._prompts.sent_after(at_ns)
         self.external.take(
             report,
-            own,
+            own_at(self._history, at_ns),
             self.model,
             now_ns,
             pending=self._prompts.sequences - sent_since,
@@ -283,20 +281,22 @@ class GroupMeter:
     def advance(self, now_ns: int, *, observed: bool = True) -> None:
         """Allocates the price of the time since the last call; an earlier time changes nothing."""
         while self._at_ns < now_ns:
-            end_ns = now_ns
+            end_ns = min(now_ns, self.hours.next_ns)
             if self._plan and self._plan[0].start_ns < end_ns:
                 end_ns = self._plan[0].start_ns
             if observed:
                 self._spend(end_ns)
             else:
                 self._book(end_ns, "unobserved")
+            if end_ns == self.hours.next_ns:
+                self.hours.cut(self.totals)
             while self._plan and self._plan[0].start_ns <= self._at_ns:
                 self._rate = self._plan.popleft().nano_usd_per_hour
 
     def _book(self, end_ns: int, account: str) -> None:
         """Books the whole price up to `end_ns` to one account."""
-        amount = self._pass(end_ns) << SCALE_BITS
-        setattr(self.totals, account, getattr(self.totals, account) + amount)
+        before = getattr(self.totals, account)
+        setattr(self.totals, account, before + (self._pass(end_ns) << SCALE_BITS))
 
     def _pass(self, end_ns: int) -> int:
         """Moves the meter to `end_ns`; returns the price of that time, nano-USD per hour x ns."""

@@ -2,11 +2,14 @@
 
 A window measures y, the mean time between two outputs of a sequence. The model of y is
 
-    y = x0 t0 + x1 a eta D + x2 c B + x3 kappa K + x4 P/steps
+    y = x0 t0 + x1 a eta D + x2 c B + x3 kappa K + P/steps
 
 with the terms of the prior. D is the mean over the steps of the distinct experts that decoding and
-prompt tokens touch together, P the prior's time of the window's prompt tokens, which stall all
-sequences that decode. The factors x are fitted; they are 1 in the prior. The terms grow together,
+prompt tokens touch together. P, the time of the window's prompt tokens, is that of a fit of its own
+(`prefill_fit.py`), which learns from other events; the larger its part of a window, the less the
+window says of the other terms.
+
+The factors x are fitted; they are 1 in the prior. The terms grow together,
 so a window gives little information on each factor. Ridges therefore hold the factors to a common
 factor s (a server that is twice as slow is so in all parts), and hold s weakly to 1, as strongly as
 the windows scatter: precise ones soon outweigh them. Residuals are relative to the prediction.
@@ -18,6 +21,7 @@ Only T(B) over the batches that occurred is judged, never single factors.
     window = meter.take(report, own)          at each report of its engine
     if window is not None: fit.observe(window)
     fit.observe_steps(windows_of(...))        where the engine tells its single steps, instead
+    fit.observe_period(period, ...)           when prompts have their first tokens
     fit.model                                 for every prediction; changes with `fit.version`
 
 The fit predicts each window before it learns from it; the mean miss is its error. The fit is used
@@ -34,11 +38,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scheduler.step_time.prefill_fit import PrefillFit
+from scheduler.step_time.prefill_periods import PrefillPeriod
+from scheduler.step_time.prefill_samples import sample_of_period, sample_of_steps
 from scheduler.step_time.ridge import mean_square, ridge_factors
 from scheduler.step_time.step_model import ExpertLaw, FloatArray, StepModel
+from scheduler.step_time.step_terms import decode_terms, prompt_terms
 from scheduler.step_time.step_windows import Window, WindowSource
 
-TERMS = 5
+TERMS = 4
 FADE_S = 180.0
 """Time in which the weight of a window falls to 1/e."""
 FEWEST_WINDOWS = 5
@@ -73,9 +81,10 @@ MOST_DRIFT = 3.0
 """Windows of one event that count as recent, so that a busy second alone is no change."""
 OUTLIER = 0.3
 """A settled fit learns from a window as if it missed it by no more."""
-PREFILL_WEIGHT = 0.1
-"""Weight of single steps with prefills once some without were seen: the time of a prompt is long,
-follows its formula less closely, and would bend the times of decodes."""
+LEAST_SHARE = 0.25
+"""Share of a window's time that is no prefill, from which on it tells of the other terms."""
+MOST_COMMON = 4.0
+"""Bound of the factor that prefills take from the decode terms."""
 JUMP_KEEPS = 0.05
 """Weight that the windows before a change keep."""
 OWN_WEIGHT = 0.5
@@ -106,7 +115,8 @@ class FitState:
         windows: number of fitted windows.
         excluded: number of windows left out because of a disturbance.
         disturbance: the last such disturbance.
-        factors: x0 to x4, for t0, a eta, c, kappa and prefill.
+        factors: x0 to x3, for t0, a eta, c and kappa, then those of p1 and p2.
+        prefill_s: p0.
     """
 
     source: StepSource
@@ -117,6 +127,7 @@ class FitState:
     excluded: int
     disturbance: str
     factors: tuple[float, ...]
+    prefill_s: float
 
 
 class StepFit:
@@ -137,11 +148,10 @@ class StepFit:
         self._weight = self._counters = 0.0
         """Faded number of windows, and of those from counters among them."""
         self._factors: FloatArray = np.ones(TERMS)
+        self._prefill = PrefillFit(prior)
         self._error: float | None = None
         self._prior_error: float | None = None
         self._drift = 0.0
-        self._knows_decodes = False
-        """Whether it has seen single steps without prefills."""
         self._windows = 0
         self._since_jump = 0
         self._full_windows = 0.0
@@ -189,17 +199,36 @@ class StepFit:
             # The windows of an event differ by batch: only together they tell that the engine has
             # changed. Else a few of one batch would make the fit forget the others.
             self._follow(misses / weights, min(weights, MOST_DRIFT))
-            self._solve()
+        self._solve()
+
+    def observe_period(self, period: PrefillPeriod, kv_tokens: float) -> None:
+        """Learns from the time from dispatch to first tokens of own prompts. `kv_tokens`: of the
+        group, see `StepModel.decode_step_s`."""
+        sample = sample_of_period(period, self._terms_of, self._model, kv_tokens)
+        self._prefill.observe(sample)
+        self._model = self._chosen()
+        self.version += 1
 
     def _learn(self, window: Window, weight: float) -> float:
         """Learns from a window; returns by how much it was missed, OUTLIER at most to each side."""
         self._speculation(window)
-        terms = self._terms(window)
-        predicted_s = float(terms @ self._factors)
+        terms = decode_terms(self._terms_of, window, self._draft_tokens)
+        prompts = prompt_terms(self._terms_of, window)
+        if window.single_steps and window.prompts:  # those without tell of the other terms
+            decode_s = float(terms @ self._factors)
+            self._prefill.observe(sample_of_steps(window, prompts, decode_s))
+            return 0.0
+        prefill_s = self._prefill.seconds(*prompts) / window.steps
+        decode_share = 1.0 - prefill_s / window.step_s
+        if decode_share < LEAST_SHARE:
+            return 0.0
+        weight *= decode_share**2
+        predicted_s = float(terms @ self._factors) + prefill_s
         miss = window.step_s / predicted_s - 1.0 if predicted_s > 0 else 1.0
         error_weight = self._error_weight(weight) if window.single_steps else ERROR_WEIGHT
         self._error = _mean(self._error, miss if self._windows else None, error_weight)
-        prior_miss = window.step_s / float(terms.sum()) - 1.0
+        prior_s = float(terms.sum()) + prompts.prior_s(self.prior) / window.steps
+        prior_miss = window.step_s / prior_s - 1.0
         self._prior_error = _mean(self._prior_error, prior_miss, error_weight)
         self._fade(window)
         step_s = scale_s = window.step_s
@@ -207,7 +236,7 @@ class StepFit:
             step_s = min(max(step_s, predicted_s * (1.0 - OUTLIER)), predicted_s * (1.0 + OUTLIER))
         if self._windows:
             scale_s = min(max(predicted_s, step_s / MOST_OFF), step_s * MOST_OFF)
-        relative, measured = terms / scale_s, step_s / scale_s
+        relative, measured = terms / scale_s, max(0.0, step_s - prefill_s) / scale_s
         if window.batch > 0:
             tokens = window.batch * (self._draft_tokens + 1.0)
             share = LAW_WEIGHT if self._seen_tokens else 1.0
@@ -217,7 +246,6 @@ class StepFit:
         self._energy += weight * measured**2
         self._weight += 1.0
         self._counters += not window.single_steps
-        self._knows_decodes |= window.single_steps > 0 and not window.prompts
         self._windows += 1
         self._since_jump += 1
         return min(OUTLIER, max(-OUTLIER, miss))
@@ -249,7 +277,8 @@ class StepFit:
             windows=self._windows,
             excluded=self._excluded,
             disturbance=self._disturbance,
-            factors=tuple(float(factor) for factor in self._factors),
+            factors=(*map(float, self._factors), self._prefill.tokens, self._prefill.context),
+            prefill_s=self._prefill.constant_s,
         )
 
     def _judged(self) -> tuple[StepSource, str]:
@@ -262,34 +291,6 @@ class StepFit:
         if error > POOR_ERROR and error > prior_error / 2.0:
             return StepSource.PRIOR, f"the fit {told}, and more than {POOR_ERROR:.0%} is poor"
         return StepSource.FIT, told
-
-    def _terms(self, window: Window) -> FloatArray:
-        """Seconds of each part under the prior."""
-        prior, batch, steps = self._terms_of, window.batch, window.steps
-        decoded = batch * (self._draft_tokens + 1.0)
-        touched = prior.touched_experts(decoded)
-        prefill_s = 0.0
-        if window.prompts > 0 and window.uncached_tokens > 0:
-            uncached = window.uncached_tokens / window.prompts
-            context = window.prompt_tokens / window.prompts
-            # A prefill does not stall its own sequence; if that is alone, it stalls none. In single
-            # steps the batch has no sequence that is in its prefill.
-            others = 1.0 if window.single_steps else (batch - 1.0) / batch
-            prefill_s = window.prompts * prior.prompt_work_s(uncached, context) * others
-            chunks = steps  # single steps with prefills are apart from the others
-            if not window.single_steps:
-                chunks = min(steps, window.prompts * math.ceil(uncached / prior.chunk_tokens))
-            both = prior.touched_experts(decoded + window.uncached_tokens / chunks)
-            touched += others * chunks / steps * (both - touched)
-        return np.array(
-            (
-                prior.base_s,
-                prior.expert_s * touched,
-                prior.sequence_s * batch,
-                prior.kv_token_s * window.kv_tokens / prior.ranks if batch > 0 else 0.0,
-                prefill_s / steps,
-            )
-        )
 
     def _error_weight(self, full: float) -> float:
         """Weight of a window of single steps in the running means of the misses: at first that of a
@@ -324,8 +325,7 @@ class StepFit:
         if not window.single_steps:
             full = min(1.0, window.gaps / FULL_GAPS)
             return full * OWN_WEIGHT if window.source is WindowSource.GATEWAY else full
-        full = min(1.0, window.single_steps / FULL_STEPS)
-        return full * PREFILL_WEIGHT if window.prompts and self._knows_decodes else full
+        return 0.0 if window.prompts else min(1.0, window.single_steps / FULL_STEPS)
 
     def _follow(self, miss: float, windows: float) -> None:
         """Forgets older windows when all recent ones miss to one side: the engine has changed.
@@ -356,6 +356,8 @@ class StepFit:
             granted=NOISE**2 * (1.0 + self._counters), windows=1.0 + self._weight,
         )  # fmt: skip
         self._factors = ridge_factors(self._square, self._moment, noise)
+        common = min(MOST_COMMON, max(1.0 / MOST_COMMON, float(self._factors.mean())))
+        self._prefill.follow(common if self.source is StepSource.FIT else 1.0)
         self._model = self._chosen()
         self.version += 1
 
@@ -365,10 +367,17 @@ class StepFit:
             tokens_per_step=max(1.0, self._tokens_per_step),
             draft_tokens=self._draft_tokens,
         )
+        prefill = self._prefill
+        prior = replace(
+            prior,
+            prefill_s=prefill.constant_s,
+            prefill_token_s=prior.prefill_token_s * prefill.tokens,
+            prefill_context_s=prior.prefill_context_s * prefill.context,
+        )
         if self.source is StepSource.PRIOR:
             return prior
-        base, experts, sequences, kv, prefill = (float(factor) for factor in self._factors)
-        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
+        base, experts, sequences, kv = (float(factor) for factor in self._factors)
+        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
 
 
 def _mean(mean: float | None, miss: float | None, weight: float) -> float | None:

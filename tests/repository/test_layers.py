@@ -79,10 +79,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # What was used, and what it costs.
     "gateway.accounting.prices": ("gateway.config", "gateway.config.syntax", "scheduler.*"),
     "gateway.accounting.ledger": ("gateway.config", "scheduler.*"),
+    "gateway.accounting.rollups": ("gateway.accounting.ledger", "gateway.config", "scheduler.*"),
+    "gateway.accounting.reports": (
+        *("gateway.accounting.rollups", "gateway.accounting.ledger", "scheduler.*"),
+    ),
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
     ),
+    # Which process of a cluster leads.
+    "gateway.leadership": ("gateway.accounting.ledger",),
     # Offline jobs: their files, items and results, and the runner.
     "gateway.batch": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),
@@ -119,14 +125,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *(*BELOW_DOORS, "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", GRPC),
     ),
+    # The batch lane with its runner, on the scheduler's side.
+    "gateway.batch_lane": (*BELOW_DOORS, "gateway.doors.*", "gateway.delivery", GRPC),
     # Several front processes, and their parent.
     "gateway.fronts": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        "gateway.batch_lane",
     ),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", "gateway.front", "gateway.fronts", GRPC),
+        "gateway.batch_lane",
     ),
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.

@@ -83,7 +83,7 @@ async def test_a_stopped_gateways_items_run_again_and_are_charged_once(postgres:
         output = await rig.desk.file(OWNER, ended.output_file_id)
         assert output.size_bytes == sum(len(each.content) + 1 for each in results)
         await rig.desk.delete_file(OWNER, ended.output_file_id)
-        rig.now_us += round(1e6 * rig.bounds.keep_results_s) + 1
+        rig.now_us += rig.bounds.keep_us + 1
         assert not await delete_piece(rig.database, rig.bounds, rig.now_us)
         assert (await rig.desk.jobs(OWNER, PageQuery())).jobs == ()
         assert (await rig.desk.files(OWNER, PageQuery())).files == ()

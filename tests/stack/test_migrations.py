@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from gateway.accounting.accounting import open_accounting
-from gateway.accounting.ledger.database import LedgerUnusable
-from gateway.accounting.ledger.migrations import MIGRATIONS, Dialect, Migration, migrate
+from gateway.accounting.ledger.database import Dialect, LedgerUnusable
+from gateway.accounting.ledger.migrations import MIGRATIONS, Migration, migrate
 from gateway.accounting.ledger.postgres import PostgresTx, connect, write_migration
 from gateway.accounting.ledger.schema import ATTEMPT
 from gateway.config.gateway import GatewayConfig

@@ -56,6 +56,6 @@ async def end_rest(running: RunningJob, parts: RunnerParts) -> Job:
             ended = await parts.database.write(
                 lambda tx: fail_waiting(tx, claim, PIECE_ITEMS, failed)
             )
-    keep_us = round(parts.bounds().keep_results_s * 1e6)
+    keep_us = parts.bounds().keep_us
     state = _STATES[code]
     return await parts.database.write(lambda tx: end_job(tx, claim, state, parts.now_us(), keep_us))

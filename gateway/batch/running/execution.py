@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import NO_TOKENS, Item, JobTerms, JobTokens
 from gateway.batch.running.retries import Retry
+from gateway.domain.outcomes import Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,29 @@ class ItemAnswer:
     has_run: bool = False
     tokens: JobTokens = NO_TOKENS
     retry: Retry | None = None
+
+    @classmethod
+    def of(
+        cls, content: bytes, finished: Finished | None, *, is_ok: bool, retry: Retry | None
+    ) -> ItemAnswer:
+        """An answer with the figures of its generation. `finished`: None: there was none."""
+        if finished is None:
+            return cls(is_ok=is_ok, content=content, retry=retry)
+        usage = finished.usage
+        tokens = JobTokens(
+            prompt=usage.prompt_tokens,
+            cached=usage.cached_tokens or 0,
+            completion=usage.completion_tokens,
+            reasoning=usage.reasoning_tokens or 0,
+        )
+        return cls(
+            is_ok=is_ok,
+            content=content,
+            charged_nano_usd=finished.charged_nano_usd,
+            has_run=True,
+            tokens=tokens,
+            retry=retry,
+        )
 
 
 class Execution(Protocol):

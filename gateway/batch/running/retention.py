@@ -34,7 +34,7 @@ async def delete_old(
 
 async def delete_piece(database: Database, bounds: BatchConfig, now_us: int) -> bool:
     """Deletes some of what is old. Returns whether there may be more."""
-    before_us = now_us - round(bounds.keep_results_s * 1e6)
+    before_us = now_us - bounds.keep_us
     abandoned_us = now_us - round(2e6 * bounds.upload_s)
     jobs = await database.write(lambda tx: remove_old_jobs(tx, before_us, PIECE_JOBS))
     files = await database.write(lambda tx: remove_expired_files(tx, now_us, abandoned_us))

@@ -45,6 +45,7 @@ class BatchRunner:
         self._recorder = Recorder(parts.write)
         self._wake = asyncio.Event()
         self._look = False
+        self._is_draining = False
         self._preparing: set[asyncio.Task[None]] = set()
         self.runs = ItemRuns(parts, self._recorder, on_change=self._wake.set, on_lost=self._forget)
 
@@ -57,6 +58,10 @@ class BatchRunner:
         """A job was submitted or cancelled here."""
         self._look = True
         self._wake.set()
+
+    def begin_drain(self) -> None:
+        """Starts no more items. What is in flight goes on until the runner is cancelled."""
+        self._is_draining = True
 
     async def run(self) -> None:
         """Runs jobs until cancelled. What is in flight then is left to the next runner."""
@@ -83,7 +88,8 @@ class BatchRunner:
                         await self._claim(is_first=False)
                     await self._end_jobs()
                     ready = [job for job in self.jobs if job.is_ready and not job.stopped]
-                    await self.runs.start(ready)
+                    if not self._is_draining:
+                        await self.runs.start(ready)
                 except LedgerUnavailable as error:
                     log.warning("batches wait for the ledger's database: %s", error)
                     await asyncio.sleep(RETRY_S)

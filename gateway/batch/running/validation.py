@@ -55,7 +55,7 @@ async def validate(
         await begin_job(tx, claim, intake.items, intake.bad, faults, now_us())
         if intake.items:
             return None
-        keep_us = round(bounds.keep_results_s * 1e6)
+        keep_us = bounds.keep_us
         return await end_job(tx, claim, JobState.FAILED, now_us(), keep_us)
 
     return await database.write(begin)

@@ -178,7 +178,7 @@ class BatchDesk:
         )
 
         async def insert(tx: Tx) -> None:
-            info = await files.find_file(tx, owner.tenant, draft.file_id)
+            info = await files.find_file(tx, owner.tenant, draft.file_id, "input_file_id")
             kind = FileKind.LINES if draft.form is Form.OPENAI else FileKind.FRAMES
             if info.kind is not kind or not info.is_complete:
                 text = f"file {draft.file_id} holds no requests: upload one with purpose batch"
@@ -225,8 +225,8 @@ class BatchDesk:
         return await self._read(read)
 
     def _expiry_us(self, keep_s: float | None) -> int:
-        kept_s = self._bounds().keep_results_s if keep_s is None else keep_s
-        return self._now_us() + round(kept_s * 1e6)
+        kept_us = self._bounds().keep_us if keep_s is None else round(keep_s * 1e6)
+        return self._now_us() + kept_us
 
     async def _read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         try:

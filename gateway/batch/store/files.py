@@ -68,14 +68,15 @@ async def check_room(tx: Tx, tenant: str, bounds: BatchConfig) -> None:
         raise BatchRefused(BatchReason.LIMIT, f"{text} {fix}")
 
 
-async def find_file(tx: Tx, tenant: str, file_id: str) -> FileInfo:
-    """Returns a file of the tenant. Raises BatchRefused (NOT_FOUND)."""
+async def find_file(tx: Tx, tenant: str, file_id: str, param: str = "file_id") -> FileInfo:
+    """Returns a file of the tenant. `param`: field that names it, for errors. Raises BatchRefused
+    (NOT_FOUND)."""
     found = await tx.rows(
         f"SELECT {_COLUMNS} FROM batch_file WHERE file_id = $1 AND tenant = $2", file_id, tenant
     )
     if not found:
         text = f"there is no file {file_id[:80]!r}: see the list of files"
-        raise BatchRefused(BatchReason.NOT_FOUND, text, "file_id")
+        raise BatchRefused(BatchReason.NOT_FOUND, text, param)
     return file_of(found[0])
 
 

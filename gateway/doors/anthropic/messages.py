@@ -45,18 +45,24 @@ async def create_message(exchange: Exchange) -> web.StreamResponse:
     message_id = f"msg_{exchange.request_id}"
     show_thinking = shows_thinking(body)
     if body.stream:
-        admission = exchange.services.pipeline.admission
         events = MessageEvents(
             message_id,
             body.model,
-            admission.estimate(generation, exchange.caller.tenant),
+            call.prompt_tokens or 0,
+            stops=generation.stop,
             show_thinking=show_thinking,
         )
         return await run_stream(exchange, call, _Stream(events, exchange.request_id), ping=_PING)
     choices, finished = await run_whole(exchange, call)
-    return json_answer(
-        exchange, message(message_id, body.model, choices, finished, show_thinking=show_thinking)
+    answer = message(
+        message_id,
+        body.model,
+        choices,
+        finished,
+        stops=generation.stop,
+        show_thinking=show_thinking,
     )
+    return json_answer(exchange, answer)
 
 
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
@@ -68,7 +74,7 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
         admission.check_model(generation.model, exchange.caller)
         counted = await admission.count(generation)
     if counted is None:
-        counted = admission.estimate(generation, exchange.caller.tenant)
+        counted = await admission.estimate(generation, exchange.caller.tenant)
     return json_answer(exchange, {"input_tokens": counted})
 
 

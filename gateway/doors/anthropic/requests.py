@@ -69,6 +69,7 @@ def chat_of(body: wire.MessagesBody, limits: ElementLimitsConfig, fault: Fault) 
         json_schema=_json_schema(body, limits, fault),
         parallel_tool_calls=parallel,
         reasoning=_reasoning(body, fault),
+        adaptive_thinking=body.thinking is not None and body.thinking.type == "adaptive",
     )
 
 
@@ -175,7 +176,8 @@ def _json_schema(
 
 
 def _reasoning(body: wire.MessagesBody, fault: Fault) -> Reasoning | None:
-    """How the model reasons. "adaptive" leaves it to the model, as no field at all does."""
+    """How the model reasons. "adaptive" leaves it to the model, as no field at all does with models
+    that think by themselves; for others see `Chat.adaptive_thinking`."""
     thinking = body.thinking
     wanted = None if body.output_config is None else body.output_config.effort
     effort = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from gateway.auth.authenticator import Caller
+from gateway.batch.running.execution import ItemCall
 from gateway.domain.generation import Generation
 from gateway.domain.slices import Steps
 from gateway.doors.grpc.hops import hops_of
@@ -14,6 +17,7 @@ from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import trace_headers
 from gateway.translation.slo_classes import CLASS_OF
 from moegate.v1 import generation_pb2
+from scheduler.contract import SloClass
 
 
 def generate_call(
@@ -33,7 +37,7 @@ def generate_call(
         proto,
         generation,
         caller=caller,
-        context=context,
+        remaining_s=context.time_remaining(),
         metadata=metadata,
         size_bytes=size_bytes,
         whole_answer=whole_answer,
@@ -50,11 +54,36 @@ def pooling_call(
         proto,
         generation,
         caller=caller,
-        context=context,
+        remaining_s=context.time_remaining(),
         metadata=metadata,
         size_bytes=size_bytes,
         whole_answer=True,
         session_id="",
+    )
+
+
+def batch_call(
+    proto: generation_pb2.GenerateRequest, item: ItemCall, *, default_max_output_tokens: int
+) -> Steps[GenerateCall]:
+    """The same of an item of a batch: whatever it says, it has the batch's class and request id,
+    and costs no more than the batch has left."""
+    generation = yield from generation_steps(proto, default_max_output_tokens)
+    call = _call(
+        proto,
+        structs.replace(generation, request_id=item.request_id),
+        caller=item.caller,
+        remaining_s=item.remaining_s,
+        metadata=(),
+        size_bytes=len(item.content),
+        whole_answer=True,
+        session_id=proto.session_id,
+    )
+    caps = [cap for cap in (call.max_cost_nano_usd, item.max_cost_nano_usd) if cap is not None]
+    return structs.replace(
+        call,
+        slo_class=SloClass.BATCH,
+        idempotency_key="",
+        max_cost_nano_usd=min(caps, default=None),
     )
 
 
@@ -63,7 +92,7 @@ def _call(
     generation: Generation,
     *,
     caller: Caller,
-    context: Context,
+    remaining_s: float | None,
     metadata: Metadata,
     size_bytes: int,
     whole_answer: bool,
@@ -73,7 +102,7 @@ def _call(
     return GenerateCall(
         generation=generation,
         caller=caller,
-        remaining_s=context.time_remaining(),
+        remaining_s=remaining_s,
         size_bytes=size_bytes,
         whole_answer=whole_answer,
         slo_class=CLASS_OF.get(slo.slo_class),

@@ -15,7 +15,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import ChoiceDelta, Chunk
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.pooling import Scores, Vectors
-from gateway.doors.http.costs import charged_nano_usd, usd_text
+from gateway.doors.http.costs import usd_text
 from gateway.doors.http.errors import HttpError, from_outcome, unread
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.sse import EventStream
@@ -96,7 +96,8 @@ async def run_pooled(exchange: Exchange, call: GenerateCall) -> tuple[Vectors | 
 
 
 def _tell_cost(exchange: Exchange, result: Finished) -> None:
-    charged = charged_nano_usd(result)
+    exchange.finished = result
+    charged = result.charged_nano_usd
     if charged is not None:
         exchange.headers["x-moegate-cost-usd"] = usd_text(charged)
 
@@ -109,6 +110,7 @@ async def run_stream(
     Raises HttpError for a failure before the status line. A later one is told within the stream.
     """
     services = exchange.services
+    assert exchange.request is not None, "an item of a batch does not stream"
     stream = EventStream(
         exchange.request,
         exchange.headers_of_good_answer,

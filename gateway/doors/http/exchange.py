@@ -11,11 +11,12 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.auth.authenticator import Caller
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
-from gateway.domain.outcomes import RequestRefused
+from gateway.domain.outcomes import Finished, RequestRefused
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
@@ -51,6 +52,7 @@ class Services:
     silences: SilentStreams
     standings: BudgetStandings
     clock: Callable[[], float]
+    batches: BatchPort
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -58,7 +60,8 @@ class Exchange:
     """A request with a known key.
 
     Attributes:
-        request: the request; its body is read by `body`.
+        request: the request; its body is read by `body`. None: the exchange is an item of a batch,
+            whose body is `given_body`.
         terms: terms of service from the headers.
         parameters: parts of the path, by the names in braces of the route.
         request_id: id of the request, in the answer's headers and for Explain.
@@ -67,9 +70,11 @@ class Exchange:
         good_headers: further headers of an answer that is no error, made when it begins.
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
+        finished: the summary of a generation that succeeded; None: none yet.
+        on_start: called as `GenerateCall.on_start`; None: nobody asks.
     """
 
-    request: web.BaseRequest
+    request: web.BaseRequest | None
     caller: Caller
     services: Services
     terms: Terms
@@ -80,12 +85,18 @@ class Exchange:
     good_headers: Callable[[], Mapping[str, str]] = dict
     start: Start | None = None
     failed: HttpError | None = None
+    finished: Finished | None = None
+    given_body: bytes = b""
+    on_start: Callable[[Start], None] | None = None
 
     async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
         """Receives the body and parses it. `decode`: a msgspec decoder's. `has_token_ids`: whether
         prompts may be lists of them. Raises HttpError."""
         limits = self.services.active.config.limits
-        raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
+        if self.request is None:
+            raw = self.given_body
+        else:
+            raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
         self.body_bytes = len(raw)
         token_ids = limits.elements.token_ids if has_token_ids else 0
         return await parse_body(raw, decode, limits.elements, token_ids)
@@ -110,7 +121,9 @@ class Exchange:
         """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
         one. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
-        generation = await self._fitted(generation)
+        admission = self.services.pipeline.admission
+        estimate = await admission.estimate(generation, self.caller.tenant)
+        generation = await self._fitted(replace(generation, hops=terms.hops), estimate)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -126,19 +139,22 @@ class Exchange:
             session_id=terms.session_id or session_id,
             idempotency_key=terms.idempotency_key,
             max_cost_nano_usd=terms.max_cost_nano_usd,
-            trace_headers=trace_headers(lower_items(self.request.headers)),
+            trace_headers=(
+                () if self.request is None else trace_headers(lower_items(self.request.headers))
+            ),
+            prompt_tokens=estimate,
             on_start=self._started,
         )
 
-    async def _fitted(self, generation: Generation) -> Generation:
+    async def _fitted(self, generation: Generation, estimate: int) -> Generation:
         """Lowers the output limit to what the context leaves beside the prompt: engines refuse a
-        limit that does not fit. Where the room is narrow, a replica counts the prompt."""
+        limit that does not fit. Where the room is narrow, a replica counts the prompt. `estimate`:
+        of the prompt's tokens."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
         if context is None or not generation.max_output_tokens:
             return generation
         most = generation.max_output_tokens
-        estimate = pipeline.admission.estimate(generation, self.caller.tenant)
         if WIDE * estimate + most <= context:
             return generation
         try:
@@ -193,6 +209,8 @@ class Exchange:
 
     def _started(self, start: Start) -> None:
         self.start = start
+        if self.on_start is not None:
+            self.on_start(start)
 
 
 def id_headers(request_id: str) -> dict[str, str]:

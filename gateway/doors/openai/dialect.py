@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.doors.http.dialect import Dialect, Route
+from gateway.doors.http.dialect import Dialect, Handler, Route
+from gateway.doors.openai.batches.routes import BATCH_ROUTES
 from gateway.doors.openai.chat.handler import chat_completions
 from gateway.doors.openai.completions import completions
 from gateway.doors.openai.embeddings import embeddings
@@ -32,6 +33,7 @@ def openai_dialect() -> Dialect:
             Route(method="POST", path="/v1/responses", handle=responses.create, generates=True),
             Route(method="GET", path=one_response, handle=responses.retrieve),
             Route(method="DELETE", path=one_response, handle=responses.delete),
+            *BATCH_ROUTES,
             Route(method="GET", path="/v1/catalog", handle=catalog),
             Route(method="GET", path="/v1/usage", handle=usage),
             Route(method="GET", path="/v1/models", handle=list_models),
@@ -40,3 +42,13 @@ def openai_dialect() -> Dialect:
         is_spoken=lambda headers: True,
         error=error_shape,
     )
+
+
+def line_handlers() -> dict[str, Handler]:
+    """Handlers of the paths that a line of a batch may name."""
+    return {
+        "/v1/chat/completions": chat_completions,
+        "/v1/completions": completions,
+        "/v1/embeddings": embeddings,
+        "/v1/responses": Responses(ResponseStore()).create,
+    }

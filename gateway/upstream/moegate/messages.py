@@ -28,6 +28,7 @@ from gateway.domain.generation import (
     TokenLogprob,
     ToolCall,
 )
+from gateway.domain.request_bounds import MAX_STOP_BYTES
 from gateway.domain.slices import Steps
 from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
 from gateway.translation.chat_options import EFFORTS
@@ -166,6 +167,7 @@ def _fill_chat(proto: chat_pb2.ChatInput, chat: Chat, origin: str) -> Steps[None
     if chat.parallel_tool_calls is not None:
         proto.parallel_tool_calls = chat.parallel_tool_calls
     proto.chat_template_kwargs_json = chat.template_kwargs_json
+    proto.adaptive_thinking = chat.adaptive_thinking
     if (reasoning := chat.reasoning) is not None:
         if reasoning.effort is not None:
             proto.reasoning.effort = _EFFORTS[reasoning.effort]
@@ -315,6 +317,7 @@ class AnswerDecoder:
             ),
             finish_reason=_FINISH[proto.finish_reason],
             signatures=self._kept(proto.index, proto.signatures),
+            matched_stop=proto.matched_stop[:MAX_STOP_BYTES],
         )
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.index)

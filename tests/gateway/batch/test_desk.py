@@ -152,7 +152,7 @@ async def test_what_is_old_is_deleted(made: Rig) -> None:
     with pytest.raises(BatchRefused):
         await made.desk.file(OWNER, info.file_id)
     assert await made.job(job) == ended
-    made.now_us += round(1e6 * made.bounds.keep_results_s)
+    made.now_us += made.bounds.keep_us
     assert not await delete_piece(made.database, made.bounds, made.now_us)
     for file_id in (job.file_id, ended.output_file_id):
         with pytest.raises(BatchRefused):

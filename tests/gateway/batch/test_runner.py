@@ -120,8 +120,19 @@ async def test_items_in_flight_and_waiting_are_bounded(made: Rig) -> None:
 
 async def test_two_jobs_take_turns(made: Rig) -> None:
     made.limit(items_in_flight=1)
+    both_ready = asyncio.Event()
+
+    async def script(call: ItemCall) -> ItemAnswer:
+        await both_ready.wait()
+        return await answered(call)
+
+    made.execution.script = script
     one, two = await made.submit(lines(20)), await made.submit(lines(20))
-    async with made.running():
+    async with made.running() as lane:
+        async with asyncio.timeout(30.0):
+            while sum(job.is_ready for job in lane.jobs) < 2:
+                await asyncio.sleep(0.01)
+        both_ready.set()
         await asyncio.gather(made.ended(one), made.ended(two))
     first = Counter(call.request_id.rpartition("-")[0] for call in made.execution.calls[:20])
     assert min(first[one.job_id], first[two.job_id]) >= 5

@@ -1,4 +1,4 @@
-"""Changes of the configuration file and of what it names are noticed, each once, when it is whole."""
+"""Changes of the configuration file and of what it names are noticed, each once and whole."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import calendar
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
+from gateway.accounting.ledger.append import register_epoch
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
@@ -43,7 +44,9 @@ def write(ledger: MemoryLedger, seq: int, ended_s: int, charged: int, key_id: st
         charged_nano_usd=charged,
         budgeted_nano_usd=charged,
     )
-    run_now(SqliteTx(ledger.connection).many(INSERT, [row]))
+    tx = SqliteTx(ledger.connection)
+    run_now(register_epoch(tx, "e"))
+    run_now(tx.many(INSERT, [row]))
 
 
 async def test_budgets_of_the_key_and_of_its_tenant_are_told_with_what_is_spent() -> None:

@@ -67,7 +67,7 @@ def plain_quotes(
         prefill_share = state.facts.prefill_price_share
         chunks = math.ceil(stall_with_s / chunk_s(state.facts, model))
         if prefill_share is not None:  # nodes of their own prefill: one step of decode follows
-            chunks = 1
+            chunks = int(stall_with_s > 0.0)
         ttft_s = wait_s + prefill_s + (chunks + 0.5) * next_s
         # Money: the time that the group works longer.
         steps = query.output_tokens / request.choices / model.tokens_per_step

@@ -149,10 +149,8 @@ def cpu_steps(rng: np.random.Generator, scatter: float, pace: float) -> list[Eng
 
 
 def fitted_ms(fit: StepFit, batch: int) -> float:
-    base, experts, sequences, kv, prefill = fit.state.factors
-    model = fit.prior.scaled(
-        base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill
-    )
+    base, experts, sequences, kv, *_ = fit.state.factors
+    model = fit.prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
     return 1e3 * model.decode_step_s(batch, 0.1 * CAPACITY)
 
 

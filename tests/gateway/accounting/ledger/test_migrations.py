@@ -13,10 +13,9 @@ import msgspec
 import pytest
 
 from gateway.accounting.accounting import open_accounting
-from gateway.accounting.ledger.database import LedgerUnusable
+from gateway.accounting.ledger.database import Dialect, LedgerUnusable
 from gateway.accounting.ledger.migrations import (
     MIGRATIONS,
-    Dialect,
     Migration,
     apply_next,
     migrate,

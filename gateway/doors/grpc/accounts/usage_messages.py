@@ -7,8 +7,8 @@ from dataclasses import asdict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.accounting.ledger.database import Row
-from gateway.accounting.ledger.queries import Spend
 from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
+from gateway.accounting.rollups.spend import Spend
 from moegate.v1 import usage_pb2
 
 _RENAMED = {"parts": "parts_json"}
@@ -17,7 +17,7 @@ _TIMES = {"started_unix_us": "started_at", "ended_unix_us": "ended_at"}
 
 def spend_row(spend: Spend) -> usage_pb2.SpendRow:
     """Converts the sums of one group. The message fields have the same names."""
-    return usage_pb2.SpendRow(**asdict(spend))
+    return usage_pb2.SpendRow(metered_nano_usd=spend.metered_nano_usd, **asdict(spend))
 
 
 def attempt_row(row: Row) -> usage_pb2.AttemptRow:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.pool_cost import rate_message
+from gateway.doors.grpc.accounts.pool_cost import rate_message
 from gateway.doors.grpc.times import seconds_of
 from gateway.translation.responses import KIND, duration
 from gateway.translation.slo_classes import PROTO_OF

@@ -22,6 +22,8 @@ from gateway.config.gateway import KeyRole
 from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.accounts.ledger_errors import unavailable, unread
+from gateway.doors.grpc.accounts.usage_messages import timestamp
 from gateway.doors.grpc.rpc_context import (
     Context,
     check_texts,
@@ -29,8 +31,6 @@ from gateway.doors.grpc.rpc_context import (
     require,
     rpc_errors,
 )
-from gateway.doors.grpc.usage_messages import timestamp
-from gateway.doors.grpc.usage_service import unavailable, unread
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope

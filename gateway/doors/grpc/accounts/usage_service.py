@@ -6,21 +6,26 @@ key sees all spend.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
+from gateway.accounting.ledger.queries import Selection, pages
+from gateway.accounting.rollups.calendar import HOUR_US, next_month
+from gateway.accounting.rollups.spend import Order, WindowTooFine, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.fleet_watch import watch_fleet
-from gateway.doors.grpc.pool_cost import pool_cost
+from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
+from gateway.doors.grpc.accounts.ledger_errors import unread
+from gateway.doors.grpc.accounts.pool_cost import pool_cost
+from gateway.doors.grpc.accounts.statements import get_statement
+from gateway.doors.grpc.accounts.usage_messages import attempt_row, spend_row
+from gateway.doors.grpc.accounts.windows import groups_of, window_of
 from gateway.doors.grpc.rpc_context import (
     BoundedWriter,
     Context,
@@ -30,26 +35,13 @@ from gateway.doors.grpc.rpc_context import (
     require,
     rpc_errors,
 )
-from gateway.doors.grpc.times import microseconds_of
-from gateway.doors.grpc.usage_messages import attempt_row, spend_row
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 from scheduler.port import SchedulerPort
 
 DEFAULT_SPAN_S = 30 * 86_400
 DEFAULT_ROWS, MAX_ROWS = 1000, 10_000
 MAX_GROUPS = 4
-RETRY_S = 2.0
 
-_GROUPS = {
-    usage_pb2.SPEND_GROUP_TENANT: Group.TENANT,
-    usage_pb2.SPEND_GROUP_KEY: Group.KEY,
-    usage_pb2.SPEND_GROUP_MODEL: Group.MODEL,
-    usage_pb2.SPEND_GROUP_HOUR: Group.HOUR,
-    usage_pb2.SPEND_GROUP_DAY: Group.DAY,
-    usage_pb2.SPEND_GROUP_WEEK: Group.WEEK,
-    usage_pb2.SPEND_GROUP_PLACEMENT: Group.PLACEMENT,
-    usage_pb2.SPEND_GROUP_SESSION: Group.SESSION,
-}
 _ORDERS = {
     usage_pb2.SPEND_ORDER_UNSPECIFIED: Order.GROUP,
     usage_pb2.SPEND_ORDER_SPEND: Order.SPEND,
@@ -78,10 +70,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Sums ledger rows by up to MAX_GROUPS groups."""
         async with rpc_errors(context):
             caller = current_caller()
-            groups = _groups(request)
+            groups = groups_of(request.group_by, MAX_GROUPS)
             texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
             check_texts(texts)
-            from_us, to_us = _window(request, DEFAULT_SPAN_S)
+            from_us, to_us = window_of(request, DEFAULT_SPAN_S)
+            if not request.HasField("to"):
+                # Nothing has ended later, so that whole hours, days and months may be read.
+                to_us = next_month(to_us // HOUR_US) * HOUR_US
             selection = replace(
                 _selection(caller, request.tenant, request.key_id),
                 from_us=from_us,
@@ -96,9 +91,20 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
                 )
             except (LedgerUnavailable, TooManyReads) as error:
                 raise unread(error) from error
+            except WindowTooFine as error:
+                raise errors.invalid([("from", str(error))]) from None
             return usage_pb2.GetSpendResponse(
                 rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
             )
+
+    async def GetStatement(
+        self, request: usage_pb2.GetStatementRequest, context: Context
+    ) -> usage_pb2.GetStatementResponse:
+        """Closes the books of a window. For operators and tenant admins."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            require(caller, {KeyRole.OPERATOR, KeyRole.TENANT_ADMIN}, "the bill")
+            return await get_statement(self._accounting, caller, request)
 
     async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context
@@ -108,7 +114,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with rpc_errors(context), self._watches.open():
             caller = current_caller()
             check_texts({"tenant": request.tenant})
-            from_us, to_us = _window(request, None)
+            from_us, to_us = window_of(request, None)
             selection = replace(
                 _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
             )
@@ -151,18 +157,6 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         return BoundedWriter(context, self._active.config.server.blocked_write_s)
 
 
-def unavailable(error: LedgerUnavailable) -> errors.RpcError:
-    """UNAVAILABLE: the ledger's database does not respond."""
-    return errors.unavailable(f"the ledger does not answer: {error}", "LEDGER", RETRY_S)
-
-
-def unread(error: LedgerUnavailable | TooManyReads) -> errors.RpcError:
-    """UNAVAILABLE as above; RESOURCE_EXHAUSTED: the tenant has too many reads of the ledger."""
-    if isinstance(error, TooManyReads):
-        return errors.exhausted(str(error), "LEDGER_READS", RETRY_S)
-    return unavailable(error)
-
-
 def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:
     """Restricts the selection to the rows that the caller may see. Raises RpcError
     (PERMISSION_DENIED)."""
@@ -175,41 +169,3 @@ def _selection(caller: Caller, tenant: str, key_id: str) -> Selection:
             raise errors.denied(f"key_id: key {caller.key_id} may see only its own spend")
         key_id = caller.key_id
     return Selection(from_us=0, to_us=0, tenant=tenant, key_id=key_id)
-
-
-def _groups(request: usage_pb2.GetSpendRequest) -> list[Group]:
-    if len(request.group_by) > MAX_GROUPS:
-        text = f"{len(request.group_by)} groups: at most {MAX_GROUPS}"
-        raise errors.invalid([("group_by", text)])
-    groups = []
-    for i, number in enumerate(request.group_by):
-        group = _GROUPS.get(number)
-        if group is None or group in groups:
-            raise errors.invalid([(f"group_by[{i}]", f"{number}: no group, or there twice")])
-        groups.append(group)
-    return groups
-
-
-def _window(
-    request: usage_pb2.GetSpendRequest | usage_pb2.ExportAttemptsRequest, span_s: float | None
-) -> tuple[int, int]:
-    """Returns `from` and `to` of the request in Unix microseconds. An absent `to` means now. An
-    absent `from` means `span_s` before the end; None: the oldest row. Raises RpcError
-    (INVALID_ARGUMENT)."""
-    given: dict[str, int] = {}
-    faults = []
-    for name in ("from", "to"):
-        if request.HasField(name):
-            try:
-                given[name] = microseconds_of(getattr(request, name))
-            except ValueError as error:
-                faults.append((name, str(error)))
-    if faults:
-        raise errors.invalid(faults)
-    to_us = given.get("to", round(time.time() * 1e6))
-    first_us = min(0, to_us) if span_s is None else to_us - round(span_s * 1e6)
-    from_us = given.get("from", first_us)
-    if from_us > to_us:
-        end = "`to`" if "to" in given else "`to`, which is now"
-        raise errors.invalid([("from", f"later than {end}: give an earlier time")])
-    return from_us, to_us
