@@ -29,6 +29,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -248,7 +249,7 @@ async def run_load(gateway: serving.Serving, load: Load, draw: random.Random) ->
     return found
 
 
-async def measure_meter(server: VllmProcess) -> list[Misses]:
+async def measure_meter(server: VllmProcess, loads: Sequence[Load] = LOADS) -> list[Misses]:
     """Runs the loads through a gateway in this process."""
     os.environ[KEY_VARIABLE] = ENGINE_KEY
     pool = msgspec.structs.replace(
@@ -272,7 +273,7 @@ async def measure_meter(server: VllmProcess) -> list[Misses]:
         begun_s = time.monotonic()
         while time.monotonic() - begun_s < WARM_S:
             await run_load(gateway, warm, draw)
-        for load in LOADS:
+        for load in loads:
             metered = await run_load(gateway, load, draw)
             await asyncio.sleep(2 * FEED_S)
             await feed.read()
