@@ -1,4 +1,4 @@
-"""Changes of the configuration file and of what it names are noticed, each once and whole."""
+"""Changes of the configuration file and of what it names are noticed, each of them once."""
 
 from __future__ import annotations
 
