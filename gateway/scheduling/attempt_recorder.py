@@ -23,8 +23,14 @@ from scheduler.metering.cost import GroupMeter
 from scheduler.metering.engine_phases import EndedRun, correct_phases
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.runs import Run
-from scheduler.metering.settlement import Metered, SettledAttempt, Sink, is_useful, settle
-from scheduler.metering.token_counts import token_counts
+from scheduler.metering.settlement import (
+    Metered,
+    SettledAttempt,
+    Sink,
+    is_useful,
+    settle,
+    token_counts,
+)
 from scheduler.metering.totals import SECOND_NS
 from scheduler.port import AttemptEnd
 from scheduler.pricing import NO_TOKENS
