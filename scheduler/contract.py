@@ -206,6 +206,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_exact: bool = False
     inputs: int = 1
     session_id: str = ""
+    end_user: str = ""
+    labels_json: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
     signed_by: frozenset[str] = frozenset()

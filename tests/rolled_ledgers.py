@@ -18,6 +18,8 @@ from gateway.accounting.rollups.spend import Group
 
 START_S = int(datetime(2026, 1, 30, 20, 30, tzinfo=UTC).timestamp())
 Attempt = dict[str, Any]
+LABEL = "team"
+"""The label of `Group.LABEL`."""
 
 
 def random_attempts(chance: random.Random, count: int, days: float) -> list[Attempt]:
@@ -38,6 +40,8 @@ def random_attempts(chance: random.Random, count: int, days: float) -> list[Atte
             "key_id": chance.choice(["k1", "k2"]),
             "tenant": chance.choice(["search", "ads"]),
             "session_id": chance.choice(["", "s1", "s2", 'it\'s a "session"']),
+            "end_user": chance.choice(["", "", "u1", "Zoë"]),
+            "labels": chance.choice(["", '{"team":"a"}', '{"app.x-y":"it\'s","team":"b \\" c"}']),
             "model": chance.choice(["moe", "big"]),
             "placement": "cloud" if remote else chance.choice(["own/a", "own/b"]),
             "pool": "" if remote else "own",
@@ -80,6 +84,8 @@ def expected(
             continue
         if any(row[column] != value for column, value in selection.filters()):
             continue
+        if Group.LABEL in groups and LABEL not in json.loads(row["labels"] or "{}"):
+            continue
         into = sums[tuple(_value(row, group) for group in groups)]
         is_attempt = row["attempt"] > 0
         metered, charged = row["metered_nano_usd"], row["charged_nano_usd"]
@@ -118,6 +124,8 @@ def _value(row: Attempt, group: Group) -> str:
             return f"{at:%Y-%m}"
         case Group.YEAR:
             return f"{at:%Y}"
+        case Group.LABEL:
+            return str(json.loads(row["labels"])[LABEL])
     column = {Group.KEY: "key_id", Group.SESSION: "session_id"}.get(group, group.value)
     assert column in ATTEMPT_COLUMNS
     return str(row[column])

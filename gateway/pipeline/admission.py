@@ -149,6 +149,8 @@ def scheduler_request(
         size_bytes=call.size_bytes,
         remote_classes=_remote_classes(call, settings),
         session_id=call.session_id,
+        end_user=call.end_user,
+        labels_json=call.labels_json,
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),

@@ -74,7 +74,8 @@ class SettledAttempt(msgspec.Struct, frozen=True, kw_only=True):
     `usage`: None: tokens unknown, because the attempt failed before the first. `parts`: parts of
     the metered cost, which sum to it. `price_row_id`: price row of the charge; empty: no price.
     `cheapest_remote_nano_usd`: cost of the same tokens at the cheapest remote that the request
-    allows; None: no such remote, or no price. `final`: no other attempt of the request can follow;
+    allows; None: no such remote, or no price. `end_user`, `labels_json`: tags of the request for
+    reports. `final`: no other attempt of the request can follow;
     False: the scheduler may try again or refuse.
     """
 
@@ -99,6 +100,8 @@ class SettledAttempt(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[CostPart, ...]
     cheapest_remote_nano_usd: int | None
     final: bool
+    end_user: str = ""
+    labels_json: str = ""
 
 
 Sink = Callable[[SettledAttempt], None]
@@ -155,6 +158,8 @@ def settle(
         key_id=request.key_id,
         tenant=request.tenant,
         session_id=request.session_id,
+        end_user=request.end_user,
+        labels_json=request.labels_json,
         model=request.model,
         slo_class=request.slo.slo_class,
         placement=start.placement,

@@ -59,6 +59,8 @@ def grpc_request() -> generation_pb2.GenerateRequest:
         max_output_tokens=50,
         sampling=generation_pb2.Sampling(temperature=0.5, top_p=0.9),
         session_id="s1",
+        labels={"team": "a"},
+        end_user="u1",
     )
 
 
@@ -99,6 +101,7 @@ CHAT: dict[str, Any] = {
     "temperature": 0.5,
     "top_p": 0.9,
     "stream_options": {"include_usage": True},
+    "user": "u1",
 }
 RESPONSES: dict[str, Any] = {
     "instructions": "Be brief.",
@@ -120,6 +123,7 @@ RESPONSES: dict[str, Any] = {
     ],
     "tool_choice": "auto",
     "reasoning": {"effort": "low"},
+    "safety_identifier": "u1",
     "max_output_tokens": 50,
     "temperature": 0.5,
     "top_p": 0.9,
@@ -161,6 +165,7 @@ MESSAGES: dict[str, Any] = {
     "tools": [{"name": "weather", "description": "Weather", "input_schema": SCHEMA}],
     "tool_choice": {"type": "auto"},
     "output_config": {"effort": "low"},
+    "metadata": {"user_id": "u1"},
     "max_tokens": 50,
     "temperature": 0.5,
     "top_p": 0.9,
@@ -175,6 +180,7 @@ BODIES = {
 DOORS = tuple(f"{name}{how}" for name in BODIES for how in ("", "-streamed"))
 FIELDS = (
     *("usage", "placement", "tenant", "key_id", "session_id", "basis", "outcome"),
+    *("end_user", "labels_json"),
     *("charged_nano_usd", "price_row_id", "slo_class"),
 )
 CATALOG = """
@@ -206,7 +212,7 @@ async def through(door: str, http: ServingHttp) -> Told:
     name, _, streamed = door.partition("-")
     path, body = BODIES[name]
     sent = {"model": MODEL, "stream": bool(streamed), **body}
-    headers = {"x-moegate-session-id": "s1"}
+    headers = {"x-moegate-session-id": "s1", "x-moegate-labels": "team=a"}
     async with http.session.post(http.url + path, json=sent, headers=headers) as response:
         assert response.status == 200, await response.text()
         costs = re.findall(r'"cost":([0-9.]+)', await response.text())

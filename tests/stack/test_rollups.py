@@ -10,13 +10,14 @@ from gateway.accounting.ledger.postgres import connect
 from gateway.accounting.ledger.queries import Selection
 from gateway.accounting.rollups.fold import fold
 from gateway.accounting.rollups.spend import Group, Order, spend
-from tests.rolled_ledgers import START_S, Attempt, expected, insert, random_attempts
+from tests.rolled_ledgers import LABEL, START_S, Attempt, expected, insert, random_attempts
 from tests.stack.postgres import Postgres
 
 DAY_US = 86_400_000_000
 GROUPS = (
     *[(), (Group.TENANT, Group.KEY), (Group.HOUR,), (Group.MONTH,), (Group.WEEK, Group.MODEL)],
     *[(Group.SESSION, Group.DAY), (Group.SESSION, Group.PLACEMENT), (Group.YEAR, Group.KIND)],
+    *[(Group.END_USER,), (Group.LABEL, Group.DAY), (Group.LABEL, Group.END_USER)],
 )
 
 
@@ -46,7 +47,7 @@ async def test_two_gateways_write_and_sum_at_once(postgres: Postgres) -> None:
         for selection in (Selection(from_us=0, to_us=2**62), window):
             for groups in GROUPS:
                 found = await second.read(
-                    lambda tx: spend(tx, selection, groups, Order.GROUP, 9999)  # noqa: B023
+                    lambda tx: spend(tx, selection, groups, Order.GROUP, 9999, label=LABEL)  # noqa: B023
                 )
                 wanted = expected(attempts, selection, groups)
                 assert {row.group: _known(asdict(row)) for row in found} == {

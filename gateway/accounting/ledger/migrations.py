@@ -292,6 +292,18 @@ _ROLLUPS = (
 _CLUSTERED = ("CREATE TABLE spend (", "CREATE TABLE tagged_spend (")
 """SQLite keeps these in the order of their keys."""
 
+_SUMMED = [line.split()[0] for line in _SPEND_SUMS.strip().splitlines()]
+_TAGS = (
+    "ALTER TABLE attempt ADD COLUMN end_user TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE attempt ADD COLUMN labels TEXT NOT NULL DEFAULT ''",
+    # What is rolled up already named no end user.
+    "INSERT INTO tagged_spend"
+    f" (span, tag, starts_hour, value, tenant, key_id, model, {', '.join(_SUMMED)})"
+    " SELECT span, 'end_user', starts_hour, '', tenant, key_id, model,"
+    f" {', '.join(f'CAST(SUM({name}) AS BIGINT)' for name in _SUMMED)}"
+    " FROM spend WHERE span > 0 GROUP BY span, starts_hour, tenant, key_id, model",
+)
+
 MIGRATIONS = (
     # Databases from before there were steps have these tables and the number 1.
     Migration(
@@ -311,6 +323,7 @@ MIGRATIONS = (
         ),
         postgres=_ROLLUPS,
     ),
+    Migration(number=4, name="end users and labels", sqlite=_TAGS, postgres=_TAGS),
 )
 
 

@@ -9,6 +9,7 @@ late row or a correction changes the periods that it ended in.
 from __future__ import annotations
 
 import enum
+import re
 
 from gateway.accounting.ledger.database import Dialect
 
@@ -25,7 +26,28 @@ DIMENSIONS = ("tenant", "key_id", "model", "placement", "pool", "kind")
 """Of table `spend`."""
 TAG_DIMENSIONS = ("value", "tenant", "key_id", "model")
 """Of table `tagged_spend`, for each tag."""
-SESSION_TAG = "session"
+SESSION_TAG, END_USER_TAG = "session", "end_user"
+LABEL_TAG = "label:"
+"""Begins the tag of a label; its key follows."""
+LABELS = {
+    Dialect.SQLITE: "json_each(NULLIF(attempt.labels, '')) AS label",
+    Dialect.POSTGRES: "json_each_text(NULLIF(attempt.labels, '')::json) AS label",
+}
+"""The labels of a row of `attempt` as rows with `key` and `value`."""
+_LABEL = {
+    Dialect.SQLITE: "json_extract(NULLIF(labels, ''), '$.\"{key}\"')",
+    Dialect.POSTGRES: "(NULLIF(labels, '')::json ->> '{key}')",
+}
+_LABEL_KEY = re.compile(r"[a-z0-9_.-]{1,64}\Z")
+
+
+def label_value(dialect: Dialect, key: str) -> str:
+    """SQL of a label's value in a row of `attempt`; NULL where it has none. Raises ValueError for a
+    key that no label can have."""
+    if _LABEL_KEY.match(key) is None:
+        raise ValueError(f"{key[:40]!r} is no key of a label")
+    return _LABEL[dialect].format(key=key)
+
 
 _PART = {
     Dialect.SQLITE: (

@@ -13,6 +13,9 @@ from gateway.accounting.ledger.database import Dialect, Tx
 from gateway.accounting.rollups.calendar import DAY_HOURS, HOUR_US, months
 from gateway.accounting.rollups.columns import (
     DIMENSIONS,
+    END_USER_TAG,
+    LABEL_TAG,
+    LABELS,
     SESSION_TAG,
     SUMS,
     TAG_DIMENSIONS,
@@ -59,7 +62,9 @@ async def _add(tx: Tx, epoch: str, after: int, last: int) -> None:
     for span, starts in ((Span.HOUR, hour), (Span.DAY, day), (Span.MONTH, month)):
         await tx.run(_spend(tx.dialect, span, starts), *values)
     for span, starts in ((Span.DAY, day), (Span.MONTH, month)):
-        await tx.run(_tagged(tx.dialect, span, starts, SESSION_TAG, "session_id"), *values)
+        for tag, column in ((SESSION_TAG, "session_id"), (END_USER_TAG, "end_user")):
+            await tx.run(_tagged(tx.dialect, span, starts, tag, column), *values)
+        await tx.run(_labelled(tx.dialect, span, starts), *values)
 
 
 def start_expression(periods: Iterable[tuple[int, int]], hour: str) -> str:
@@ -76,12 +81,30 @@ def _spend(dialect: Dialect, span: Span, starts: str) -> str:
     return _upsert(dialect, "spend", ("span", "starts_hour", *DIMENSIONS), (str(int(span)), starts))
 
 
+_TAG_KEYS = ("span", "tag", "starts_hour", *TAG_DIMENSIONS)
+
+
 def _tagged(dialect: Dialect, span: Span, starts: str, tag: str, value: str) -> str:
-    keys = ("span", "tag", "starts_hour", *TAG_DIMENSIONS)
-    return _upsert(dialect, "tagged_spend", keys, (str(int(span)), f"'{tag}'", starts, value))
+    constants = (str(int(span)), f"'{tag}'", starts, value)
+    return _upsert(dialect, "tagged_spend", _TAG_KEYS, constants)
 
 
-def _upsert(dialect: Dialect, table: str, keys: tuple[str, ...], constants: tuple[str, ...]) -> str:
+def _labelled(dialect: Dialect, span: Span, starts: str) -> str:
+    """Adds each row once for each of its labels."""
+    constants = (str(int(span)), f"'{LABEL_TAG}' || label.key", starts, "label.value")
+    source = f"attempt CROSS JOIN {LABELS[dialect]}"
+    if dialect is Dialect.POSTGRES:
+        source = f"attempt CROSS JOIN LATERAL {LABELS[dialect]}"
+    return _upsert(dialect, "tagged_spend", _TAG_KEYS, constants, source)
+
+
+def _upsert(
+    dialect: Dialect,
+    table: str,
+    keys: tuple[str, ...],
+    constants: tuple[str, ...],
+    source: str = "attempt",
+) -> str:
     """Adds the sums of a piece. `constants`: SQL of the first keys; the others are columns."""
     sums = [f"CAST(COALESCE(SUM({sql}), 0) AS BIGINT)" for sql in of_rows(dialect).values()]
     grouped = [*constants, *keys[len(constants) :]]
@@ -90,6 +113,6 @@ def _upsert(dialect: Dialect, table: str, keys: tuple[str, ...], constants: tupl
     added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     return (
         f"INSERT INTO {table} ({', '.join([*keys, *SUMS])})"
-        f" SELECT {', '.join([*grouped, *sums])} FROM attempt WHERE {_PIECE} GROUP BY {by}"
+        f" SELECT {', '.join([*grouped, *sums])} FROM {source} WHERE {_PIECE} GROUP BY {by}"
         f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
     )

@@ -21,7 +21,15 @@ from gateway.accounting.rollups.calendar import (
     week_start,
     years,
 )
-from gateway.accounting.rollups.columns import SESSION_TAG, SUMS, Span, of_rows
+from gateway.accounting.rollups.columns import (
+    END_USER_TAG,
+    LABEL_TAG,
+    SESSION_TAG,
+    SUMS,
+    Span,
+    label_value,
+    of_rows,
+)
 from gateway.accounting.rollups.fold import start_expression
 from gateway.accounting.rollups.tiles import Tiles, tiles
 
@@ -41,6 +49,9 @@ class Group(enum.StrEnum):
     YEAR = "year"
     POOL = "pool"
     KIND = "kind"
+    END_USER = "end_user"
+    LABEL = "label"
+    """The value of one label; only rows that have it."""
 
 
 class Order(enum.StrEnum):
@@ -59,8 +70,8 @@ _COLUMNS = {
     Group.POOL: "pool",
     Group.KIND: "kind",
 }
-_TAGS = {Group.SESSION: (SESSION_TAG, "session_id")}
-"""The tag in `tagged_spend`, and the SQL of its value in a row."""
+_TAGS = {Group.SESSION: (SESSION_TAG, "session_id"), Group.END_USER: (END_USER_TAG, "end_user")}
+"""The tag in `tagged_spend`, and the SQL of its value in a row. That of a label has its key."""
 _UNTAGGED = ("placement", "pool", "kind")
 """Columns that `tagged_spend` lacks."""
 _TIMES = (Group.HOUR, Group.DAY, Group.WEEK, Group.MONTH, Group.YEAR)
@@ -110,17 +121,24 @@ class Spend:
 
 
 async def spend(
-    tx: Tx, selection: Selection, groups: Sequence[Group], order: Order, limit: int
+    tx: Tx,
+    selection: Selection,
+    groups: Sequence[Group],
+    order: Order,
+    limit: int,
+    *,
+    label: str = "",
 ) -> list[Spend]:
-    """Spend by group, at most `limit` rows. Raises WindowTooFine."""
-    query = _Query(tx.dialect, selection, groups)
+    """Spend by group, at most `limit` rows. `label`: key of the label of `Group.LABEL`. Raises
+    WindowTooFine."""
+    query = _Query(tx.dialect, selection, groups, label)
     await _check_kept(tx, query)
     first = last = 0
     if Group.MONTH in groups or Group.YEAR in groups:
         first, last = await _hours_kept(tx, selection)
     names = [f"g{i}" for i in range(len(groups))]
     columns = [
-        f"{_expression(group, first, last)} AS {name}"
+        f"{query.tag_name(group) or _expression(group, first, last)} AS {name}"
         for group, name in zip(groups, names, strict=True)
     ]
     columns += [f"CAST(COALESCE(SUM({name}), 0) AS BIGINT) AS s_{name}" for name in SUMS]
@@ -143,11 +161,20 @@ async def spend(
 class _Query:
     """The sources that a report adds, with numbered values."""
 
-    def __init__(self, dialect: Dialect, selection: Selection, groups: Sequence[Group]) -> None:
+    def __init__(
+        self, dialect: Dialect, selection: Selection, groups: Sequence[Group], label: str
+    ) -> None:
         self.selection = selection
         self.values: list[object] = []
         self._rows = of_rows(dialect)
-        self._tags = [_TAGS[group] for group in groups if group in _TAGS]
+        tags = dict(_TAGS)
+        self._labelled = ""
+        if Group.LABEL in groups:
+            value = label_value(dialect, label)
+            tags[Group.LABEL] = (f"{LABEL_TAG}{label}", value)
+            self._labelled = f" AND {value} IS NOT NULL"
+        self._tag_groups = [group for group in groups if group in tags]
+        self._tags = [tags[group] for group in self._tag_groups]
         self._columns = {_COLUMNS[group] for group in groups if group in _COLUMNS}
         self.tiles = self._tiles(groups)
 
@@ -160,6 +187,10 @@ class _Query:
             return Tiles(whole=(), edges=(window,))
         coarsest = Span.HOUR if hourly else Span.DAY if daily else Span.MONTH
         return tiles(*window, Span.DAY if self._tags else Span.HOUR, coarsest)
+
+    def tag_name(self, group: Group) -> str:
+        """The name of a tag's values in the sources; empty: the group is no tag."""
+        return f"t{self._tag_groups.index(group)}" if group in self._tag_groups else ""
 
     def sources(self) -> Iterator[str]:
         """SELECTs with the hour, the columns to group by, and the sums."""
@@ -178,13 +209,14 @@ class _Query:
         )
         for from_us, to_us in self.tiles.edges:
             where = self._between("ended_unix_us", from_us, to_us)
+            where += self._labelled
             yield f"SELECT {single} FROM attempt WHERE {where}{self._filters()}"
         if self.tiles.whole:
             where = self._between("ended_unix_us", *self.tiles.whole_us)
             yield (
                 # The order of the join is given: of each epoch the rows after the folded ones.
                 f"SELECT {single} FROM fold CROSS JOIN attempt WHERE attempt.epoch = fold.epoch"
-                f" AND attempt.seq > fold.folded_seq AND {where}{self._filters()}"
+                f" AND attempt.seq > fold.folded_seq AND {where}{self._labelled}{self._filters()}"
             )
 
     def _tag_columns(self, kept: str) -> list[str]:
@@ -213,8 +245,6 @@ def _expression(group: Group, first_hour: int, last_hour: int) -> str:
             return start_expression(months(first_hour, last_hour), "hour")
         case Group.YEAR:
             return start_expression(years(first_hour, last_hour), "hour")
-        case Group.SESSION:
-            return "t0"
     return _COLUMNS[group]
 
 

@@ -16,6 +16,7 @@ from gateway.doors.anthropic.budgets import allowed_headers
 from gateway.doors.anthropic.errors import error_body
 from gateway.doors.anthropic.requests import (
     chat_of,
+    end_user_of,
     sampling_of,
     session_of,
     shows_thinking,
@@ -40,7 +41,10 @@ async def create_message(exchange: Exchange) -> web.StreamResponse:
     body = await exchange.body(_decode)
     generation = await in_slices(_generation(body, exchange))
     call = await exchange.generate_call(
-        generation, whole_answer=not body.stream, session_id=session_of(body)
+        generation,
+        whole_answer=not body.stream,
+        session_id=session_of(body),
+        end_user=end_user_of(body),
     )
     message_id = f"msg_{exchange.request_id}"
     show_thinking = shows_thinking(body)

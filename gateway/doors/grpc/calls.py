@@ -8,6 +8,7 @@ from gateway.auth.authenticator import Caller
 from gateway.batch.running.execution import ItemCall
 from gateway.domain.generation import Generation
 from gateway.domain.slices import Steps
+from gateway.domain.tags import labels_json
 from gateway.doors.grpc.hops import hops_of
 from gateway.doors.grpc.pooling_requests import PoolingRequest, pooling_steps
 from gateway.doors.grpc.requests import generation_steps
@@ -112,6 +113,8 @@ def _call(
         local_only=policy.local_only,
         remote_classes=frozenset(policy.remote_classes),
         session_id=session_id,
+        end_user=proto.end_user,
+        labels_json=labels_json(proto.labels),
         idempotency_key=proto.idempotency_key,
         max_cost_nano_usd=(
             proto.max_cost_nano_usd if proto.HasField("max_cost_nano_usd") else None

@@ -17,6 +17,7 @@ from gateway.delivery.watches import Watches
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
 from gateway.domain.outcomes import Finished, RequestRefused
+from gateway.domain.tags import is_end_user
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
@@ -116,10 +117,16 @@ class Exchange:
         return min(asked, pipeline.most_output_tokens(model, self.caller, choices))
 
     async def generate_call(
-        self, generation: Generation, *, whole_answer: bool, session_id: str = ""
+        self,
+        generation: Generation,
+        *,
+        whole_answer: bool,
+        session_id: str = "",
+        end_user: str | None = "",
     ) -> GenerateCall:
-        """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
-        one. Raises HttpError: the prompt leaves no room for an answer."""
+        """Makes the pipeline's call. `session_id`, `end_user`: the conversation, and whom the
+        caller acts for, by the body, if no header names them; an end user that cannot be kept is
+        none. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
         admission = self.services.pipeline.admission
         estimate = await admission.estimate(generation, self.caller.tenant)
@@ -137,6 +144,8 @@ class Exchange:
             local_only=terms.local_only,
             remote_classes=terms.remote_classes,
             session_id=terms.session_id or session_id,
+            end_user=terms.end_user or (end_user if end_user and is_end_user(end_user) else ""),
+            labels_json=terms.labels_json,
             idempotency_key=terms.idempotency_key,
             max_cost_nano_usd=terms.max_cost_nano_usd,
             trace_headers=(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
-from moegate.cli.commands import bill
-from moegate.cli.groups import GROUPS, parse_groups
+from moegate.cli.groups import GROUPS, group_value, label_of, parse_groups
+from moegate.cli.reports import bill
 from moegate.cli.spans import add_window_arguments, set_window
 from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_groups,
         default=["tenant", "model"],
         metavar="GROUPS",
-        help=f"of {', '.join(GROUPS)}; several with commas between them (tenant,model)",
+        help=f"of {', '.join(GROUPS)}, label:KEY; several with commas (tenant,model)",
     )
     spend.add_argument("--order", choices=ORDERS, default="group", help="of the rows")
     models = kinds.add_parser("models", help="models ranked, week by week")
@@ -72,7 +72,8 @@ def run_export(args: argparse.Namespace) -> int:
 
 async def _report(args: argparse.Namespace) -> None:
     request = usage_pb2.GetSpendRequest(
-        group_by=[f"SPEND_GROUP_{name.upper()}" for name in args.by],
+        group_by=[group_value(name) for name in args.by],
+        label=label_of(args.by),
         tenant=args.tenant,
         key_id=args.key_id,
         model=args.model,

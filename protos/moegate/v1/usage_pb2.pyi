@@ -27,6 +27,8 @@ class SpendGroup(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPEND_GROUP_YEAR: _ClassVar[SpendGroup]
     SPEND_GROUP_POOL: _ClassVar[SpendGroup]
     SPEND_GROUP_KIND: _ClassVar[SpendGroup]
+    SPEND_GROUP_END_USER: _ClassVar[SpendGroup]
+    SPEND_GROUP_LABEL: _ClassVar[SpendGroup]
 
 class SpendOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -62,6 +64,8 @@ SPEND_GROUP_MONTH: SpendGroup
 SPEND_GROUP_YEAR: SpendGroup
 SPEND_GROUP_POOL: SpendGroup
 SPEND_GROUP_KIND: SpendGroup
+SPEND_GROUP_END_USER: SpendGroup
+SPEND_GROUP_LABEL: SpendGroup
 SPEND_ORDER_UNSPECIFIED: SpendOrder
 SPEND_ORDER_SPEND: SpendOrder
 SPEND_ORDER_TOKENS: SpendOrder
@@ -77,7 +81,7 @@ FIGURE_SOURCE_ASSUMED: FigureSource
 FIGURE_SOURCE_UNKNOWN: FigureSource
 
 class GetSpendRequest(_message.Message):
-    __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit")
+    __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit", "label")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +90,7 @@ class GetSpendRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     group_by: _containers.RepeatedScalarFieldContainer[SpendGroup]
     tenant: str
@@ -93,7 +98,8 @@ class GetSpendRequest(_message.Message):
     model: str
     order_by: SpendOrder
     limit: int
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., order_by: _Optional[_Union[SpendOrder, str]] = ..., limit: _Optional[int] = ..., **kwargs) -> None: ...
+    label: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., order_by: _Optional[_Union[SpendOrder, str]] = ..., limit: _Optional[int] = ..., label: _Optional[str] = ..., **kwargs) -> None: ...
 
 class GetSpendResponse(_message.Message):
     __slots__ = ("rows", "truncated")
@@ -261,7 +267,7 @@ class ExportAttemptsResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[AttemptRow, _Mapping]]] = ...) -> None: ...
 
 class AttemptRow(_message.Message):
-    __slots__ = ("epoch", "seq", "state", "request_id", "attempt", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool", "kind", "outcome", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "metered_nano_usd", "charged_nano_usd", "budgeted_nano_usd", "basis", "price_row_id", "parts_json", "cheapest_remote_nano_usd", "last_attempt", "lease_id", "note")
+    __slots__ = ("epoch", "seq", "state", "request_id", "attempt", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool", "kind", "outcome", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "metered_nano_usd", "charged_nano_usd", "budgeted_nano_usd", "basis", "price_row_id", "parts_json", "cheapest_remote_nano_usd", "last_attempt", "lease_id", "note", "end_user", "labels_json")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +299,8 @@ class AttemptRow(_message.Message):
     LAST_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_JSON_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     seq: int
     state: str
@@ -324,7 +332,9 @@ class AttemptRow(_message.Message):
     last_attempt: bool
     lease_id: str
     note: str
-    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ..., state: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., key_id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placement: _Optional[str] = ..., pool: _Optional[str] = ..., kind: _Optional[str] = ..., outcome: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., budgeted_nano_usd: _Optional[int] = ..., basis: _Optional[str] = ..., price_row_id: _Optional[str] = ..., parts_json: _Optional[str] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., last_attempt: _Optional[bool] = ..., lease_id: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+    end_user: str
+    labels_json: str
+    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ..., state: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., key_id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placement: _Optional[str] = ..., pool: _Optional[str] = ..., kind: _Optional[str] = ..., outcome: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., budgeted_nano_usd: _Optional[int] = ..., basis: _Optional[str] = ..., price_row_id: _Optional[str] = ..., parts_json: _Optional[str] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., last_attempt: _Optional[bool] = ..., lease_id: _Optional[str] = ..., note: _Optional[str] = ..., end_user: _Optional[str] = ..., labels_json: _Optional[str] = ...) -> None: ...
 
 class GetPoolCostRequest(_message.Message):
     __slots__ = ("pool", "window")

@@ -67,6 +67,9 @@ def _query(request: usage_pb2.GetStatementRequest) -> StatementQuery:
     for i, group in enumerate(groups):
         if group in TIMES:
             raise errors.invalid([(f"group_by[{i}]", f"{group}: give it as `period`")])
+        if group is Group.LABEL:
+            text = "label: a bill has lines for all requests, also those without the label"
+            raise errors.invalid([(f"group_by[{i}]", text)])
     period = GROUPS.get(request.period)
     if request.period and period not in TIMES:
         raise errors.invalid([("period", "give hour, day, week, month or year")])

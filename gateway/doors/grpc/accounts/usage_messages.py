@@ -11,7 +11,7 @@ from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
 from gateway.accounting.rollups.spend import Spend
 from moegate.v1 import usage_pb2
 
-_RENAMED = {"parts": "parts_json"}
+_RENAMED = {"parts": "parts_json", "labels": "labels_json"}
 _TIMES = {"started_unix_us": "started_at", "ended_unix_us": "ended_at"}
 
 

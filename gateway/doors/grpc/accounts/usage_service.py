@@ -14,10 +14,11 @@ from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.queries import Selection, pages
 from gateway.accounting.rollups.calendar import HOUR_US, next_month
-from gateway.accounting.rollups.spend import Order, WindowTooFine, spend
+from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
+from gateway.domain.tags import LABEL_KEY
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
@@ -71,6 +72,9 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with rpc_errors(context):
             caller = current_caller()
             groups = groups_of(request.group_by, MAX_GROUPS)
+            if (Group.LABEL in groups) != bool(LABEL_KEY.match(request.label)):
+                fault = f"{request.label[:40]!r}: give the key of the label to group by, or neither"
+                raise errors.invalid([("label", fault)])
             texts = {"tenant": request.tenant, "key_id": request.key_id, "model": request.model}
             check_texts(texts)
             from_us, to_us = window_of(request, DEFAULT_SPAN_S)
@@ -87,7 +91,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             order = _ORDERS.get(request.order_by, Order.GROUP)
             try:
                 rows = await self._accounting.reads.read(
-                    caller.tenant, lambda tx: spend(tx, selection, groups, order, limit + 1)
+                    caller.tenant,
+                    lambda tx: spend(tx, selection, groups, order, limit + 1, label=request.label),
                 )
             except (LedgerUnavailable, TooManyReads) as error:
                 raise unread(error) from error

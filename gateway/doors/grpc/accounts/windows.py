@@ -27,6 +27,8 @@ GROUPS = {
     usage_pb2.SPEND_GROUP_YEAR: Group.YEAR,
     usage_pb2.SPEND_GROUP_POOL: Group.POOL,
     usage_pb2.SPEND_GROUP_KIND: Group.KIND,
+    usage_pb2.SPEND_GROUP_END_USER: Group.END_USER,
+    usage_pb2.SPEND_GROUP_LABEL: Group.LABEL,
 }
 TIMES = (Group.HOUR, Group.DAY, Group.WEEK, Group.MONTH, Group.YEAR)
 

@@ -16,7 +16,7 @@ from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from gateway.accounting.rollups.fold import fold
 from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
 from tests.ledgers import make_tables
-from tests.rolled_ledgers import START_S, Attempt, expected, insert, random_attempts
+from tests.rolled_ledgers import LABEL, START_S, Attempt, expected, insert, random_attempts
 
 DAY_US = 86_400_000_000
 EVER = Selection(from_us=0, to_us=2**62)
@@ -24,7 +24,9 @@ GROUPS = (
     *[(), (Group.TENANT, Group.KEY), (Group.MODEL, Group.WEEK), (Group.HOUR,), (Group.DAY,)],
     *[(Group.PLACEMENT, Group.KIND, Group.POOL), (Group.MONTH, Group.TENANT), (Group.YEAR,)],
     *[(Group.SESSION,), (Group.SESSION, Group.MONTH), (Group.SESSION, Group.PLACEMENT)],
-    (Group.SESSION, Group.HOUR),
+    *[(Group.SESSION, Group.HOUR), (Group.END_USER,), (Group.END_USER, Group.DAY)],
+    *[(Group.LABEL,), (Group.LABEL, Group.MONTH), (Group.WEEK, Group.LABEL, Group.TENANT)],
+    *[(Group.LABEL, Group.END_USER), (Group.LABEL, Group.PLACEMENT), (Group.LABEL, Group.HOUR)],
 )
 
 
@@ -40,7 +42,7 @@ def reported(
     tx: Tx, selection: Selection, groups: Sequence[Group]
 ) -> dict[tuple[str, ...], dict[str, int]]:
     """Sums that are not 0, by group."""
-    found = run_now(spend(tx, selection, groups, Order.GROUP, 10_000))
+    found = run_now(spend(tx, selection, groups, Order.GROUP, 10_000, label=LABEL))
     assert len({row.group for row in found}) == len(found)
     sums = {row.group: asdict(row) for row in found}
     return {
