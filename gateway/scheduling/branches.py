@@ -25,7 +25,7 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler
 from scheduler.decision_record import decision_record
-from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.rate_snapshot import NO_RATES, RateSnapshot
 from scheduler.placement_state import Placement
 from scheduler.port import (
     AttemptEnd,
@@ -45,7 +45,7 @@ class ClaimedRequest:
     submission: Submission
     deliver: Deliver
     budgeted: bool = False
-    rates: RateSnapshot = field(default_factory=RateSnapshot)
+    rates: RateSnapshot = NO_RATES
     """Prices at the request's admission."""
     attempts: int = 0
     charge_limit_nano_usd: int | None = None

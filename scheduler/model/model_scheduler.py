@@ -87,6 +87,7 @@ class ModelScheduler:
         if blame := quarantined(self.model_state, self._quarantine, request, now):
             return (self._refuse(request, RefusalReason.QUARANTINED, blame, None, now),)
         self.model_state.advance(now)
+        self.model_state.urgent_pace.record(request, now)
         late = now - request.arrival_s >= tracked.ttft_s
         query = self.model_state.query(tracked, now, late=late)
         remotes_open = bool(self.model_state.remotes.open(tracked, now))

@@ -23,6 +23,7 @@ from scheduler.contract import (
 from scheduler.decisions import Decisions
 from scheduler.engine_steps import EngineSteps
 from scheduler.model.exclusions import activation_s, exclusions
+from scheduler.model.urgent_pace import UrgentPace
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
@@ -96,6 +97,7 @@ class ModelState:
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
+        self.urgent_pace = UrgentPace()
         self.batch: dict[str, int] = {}
         """Placement index of each batch-class request that runs on a self-hosted placement."""
         self.suspect: set[int] = set()
@@ -267,6 +269,7 @@ class ModelState:
             reserve_tokens=tracked.reserve_tokens,
             spread_tokens=tracked.spread_tokens,
             late=late,
+            most_step_s=self.urgent_pace.most_step_s(request, self.policy, now),
             activation_s=activation_s(self.fleet, request.model, now),
         )
 
