@@ -14,12 +14,14 @@ from scheduler.contract import (
     Fault,
     OverflowReason,
     PlacementKind,
+    RefusalReason,
     SloClass,
     Start,
 )
 from scheduler.decisions import Decision, Tier
 from scheduler.model.comparison import must_compare
 from scheduler.model.model_state import URGENT, ModelState
+from scheduler.model.refusals import FOR_LACK_OF_ROOM
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
@@ -253,6 +255,14 @@ def count_arrival(
     """Counts, at the first start or refusal of a request, whether own servers took it in time."""
     if tracked.attempts <= 1 and tracked.request.slo.slo_class in URGENT:
         model_state.turned_away.record(now, in_time=in_time)
+
+
+def count_refusal(
+    model_state: ModelState, tracked: TrackedRequest, reason: RefusalReason, now: float
+) -> None:
+    """Counts a refusal for lack of room, of a request that never ran."""
+    if reason in FOR_LACK_OF_ROOM and not tracked.attempts:
+        count_arrival(model_state, tracked, now, in_time=False)
 
 
 def _count_start(
