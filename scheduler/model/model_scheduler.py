@@ -2,8 +2,7 @@
 
 A request takes the first option that applies: a self-hosted placement that meets every SLO now; the
 queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
-queue although the request will be late; a refusal. Price never moves a request away from the first
-option.
+queue although the request will be late; a refusal. Price moves no request away from the first.
 """
 
 from __future__ import annotations
