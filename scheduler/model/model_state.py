@@ -301,10 +301,15 @@ class ModelState:
         return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
-        self, tracked: TrackedRequest, quote: Quote | None, last_start_s: float, now: float
+        self,
+        tracked: TrackedRequest,
+        quote: Quote | None,
+        last_start_s: float,
+        now: float,
+        server_start_s: float | None = None,
     ) -> Queued:
-        """Builds the queue entry of a request. `quote`: None if only remotes can take the
-        request."""
+        """Builds the queue entry of a request. `quote`: None if only remotes can take the request,
+        or if it waits for a server that starts within `server_start_s`."""
         request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if quote is None else quote.best_s()
         late_s = request.arrival_s + tracked.ttft_s - service_s
@@ -314,7 +319,7 @@ class ModelState:
             spill_s=None if spill_s is None else max(now, min(spill_s, late_s)),
             last_call_s=late_s - self.policy.last_call_share * tracked.ttft_s,
             late_s=late_s,
-            expires_s=min(now + request.slo.max_queue_s, last_start_s),
+            expires_s=min(now + (server_start_s or request.slo.max_queue_s), last_start_s),
             prefill_s=prefill_s,
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
