@@ -41,7 +41,7 @@ RELEASABLE = gauge(
     "moegate.pool.groups.releasable",
     "{group}",
     (POOL, REQUEST_MODEL),
-    "Empty groups that an autoscaler may remove.",
+    "Groups that may go.",
 )
 POOL_GAUGES = (
     *(SATURATION, PREDICTED_WAIT, TURNED_AWAY, OVERFLOWING),
