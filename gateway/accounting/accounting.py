@@ -19,7 +19,9 @@ from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
 from gateway.accounting.ledger.leases import (
+    OpenLease,
     Owner,
+    adopt_own_leases,
     record_heartbeat,
     recover_own_leases,
     recover_silent_gateways,
@@ -122,9 +124,13 @@ class Accounting:
 
 
 @contextlib.asynccontextmanager
-async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterator[Accounting]:
+async def open_accounting(
+    config: GatewayConfig, base_dir: Path, *, adopt: bool = False
+) -> AsyncIterator[Accounting]:
     """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
-    closes everything in order. Raises ConfigError where the ledger cannot be opened."""
+    closes everything in order. `adopt`: the requests of the killed process go on, so that its
+    leases are taken over instead, until `Budgets.end_adoption`. Raises ConfigError where the ledger
+    cannot be opened."""
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
     owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
@@ -155,9 +161,12 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
                 await recover_spool(spool, database)
             except (LedgerUnusable, LedgerUnavailable, OSError) as error:
                 raise _unusable(error) from error
-        _log_recovered(
-            await database.write(lambda tx: recover_own_leases(tx, owner)), "a killed gateway"
-        )
+        adopted: list[OpenLease] = []
+        if adopt:
+            adopted = await database.write(lambda tx: adopt_own_leases(tx, owner))
+        else:
+            recovered = await database.write(lambda tx: recover_own_leases(tx, owner))
+            _log_recovered(recovered, "a killed gateway")
         if dsn is None:
             # No other gateway can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
@@ -166,6 +175,7 @@ async def open_accounting(config: GatewayConfig, base_dir: Path) -> AsyncIterato
         budgets = Budgets(ledger, owner)
         budgets.configure(map(configured_budget, config.budgets))
         budgets.override(await database.read(overrides))
+        budgets.adopt(adopted)
         opened = Accounting(
             database,
             ledger,

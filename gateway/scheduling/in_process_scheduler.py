@@ -21,6 +21,7 @@ from gateway.scheduling.hedges import Hedges
 from gateway.scheduling.meter_setup import price_changes, set_up_meter
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
+from gateway.scheduling.resumption import Resumption
 from gateway.scheduling.settings import SchedulingSettings
 from gateway.scheduling.views import (
     FLEET_REPORTS,
@@ -104,6 +105,11 @@ class InProcessScheduler:
         self.on_fleet: Callable[[FleetView], None] = lambda view: None
         """Called with each new view of the fleet."""
         self._branches = Branches(self.core, self._recorder, clock)
+        self.resumption = Resumption(
+            *(self._requests, self._branches, self.claims, self._budgets),
+            rates=lambda: self._recorder.rates,
+            clock=clock,
+        )
         self._hedges = Hedges(self._branches, settings.hedges, clock)
         self._configured(placements)
 
@@ -312,6 +318,7 @@ class InProcessScheduler:
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
             claimed.charge_limit_nano_usd = answer.charge_limit_nano_usd
+            claimed.reservation = self._budgets.reservation(answer)
             self._enter(claimed, replace(submission, request=answer), deliver)
         else:  # the request ended during the reservation
             self._budgets.release(submission)
