@@ -90,7 +90,7 @@ class InProcessScheduler:
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
         self.claims = Claims()
-        self._drains = DrainFilter()
+        self.drains = DrainFilter()
         self._costs = PoolCosts(metering, clock)
         self._requests: dict[str, ClaimedRequest] = {}
         self._wake = asyncio.Event()
@@ -141,7 +141,7 @@ class InProcessScheduler:
         if isinstance(event, EngineReport):
             self._throughput.record_reports((event,))
         elif isinstance(event, ServingChanged):
-            event = self._drains.filtered(event, group_of(facts))
+            event = self.drains.filtered(event, group_of(facts))
         self._branches.handle(event)
         if isinstance(event, ServingChanged) or shows_more(self.core, self.fleet, event):
             self.refresh_fleet()
@@ -279,7 +279,7 @@ class InProcessScheduler:
 
     async def drain(self, name: str) -> int:
         """See `SchedulerPort`."""
-        self._drains.drain(name)
+        self.drains.drain(name)
         self._filter_again(name)
         names = {member.name for member in self.fleet.members(name)}
         return sum(
@@ -288,14 +288,14 @@ class InProcessScheduler:
 
     async def undrain(self, name: str) -> None:
         """See `SchedulerPort`."""
-        self._drains.undrain(name)
+        self.drains.undrain(name)
         self._filter_again(name)
 
     # Internals.
 
     def _filter_again(self, name: str) -> None:
         for member in self.fleet.members(name):
-            event = self._drains.current(member.name, member.group)
+            event = self.drains.current(member.name, member.group)
             self._recorder.observe(event, self._clock())
             self._branches.handle(event)
         self.refresh_fleet()

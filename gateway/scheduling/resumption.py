@@ -58,27 +58,30 @@ class Resumption:
         *,
         attempts: int,
         charged: Iterable[int | None],
-    ) -> ClaimedRequest | None:
-        """Takes over a client's request, without its branches. `attempts`: started so far;
-        `charged`: what each of those that are booked was charged, nano-USD; None: unknown. Returns
-        None, and holds nothing, if another request has its id or its idempotency key."""
+    ) -> tuple[ClaimedRequest, bool]:
+        """Takes over a client's request, without its branches.
+
+        `attempts`: started so far; `charged`: what each of those that are booked was charged,
+        nano-USD; None: unknown. Returns the request, and whether it holds its claims: another
+        request may have its id or its idempotency key, if the front was away for too long.
+        """
         request = submission.request
-        if request.request_id in self._requests or not self._claims.resume(submission):
-            return None
         claimed = ClaimedRequest(
             submission=submission,
             deliver=deliver,
             rates=self._rates(),
             attempts=attempts,
         )
-        self._requests[request.request_id] = claimed
         amounts = list(charged)
         claimed.charged_nano_usd = sum(amount or 0 for amount in amounts)
+        if request.request_id in self._requests or not self._claims.resume(submission):
+            return claimed, False
+        self._requests[request.request_id] = claimed
         if reservation is not None:
             claimed.budgeted = True
             claimed.charge_limit_nano_usd = reservation.charge_limit_nano_usd
             self._budgets.resume(submission, reservation, amounts)
-        return claimed
+        return claimed, True
 
     def run(
         self,
