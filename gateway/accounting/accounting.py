@@ -8,13 +8,14 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.append import transactional_append
+from gateway.accounting.ledger.booked import Sought, booked
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
@@ -73,6 +74,11 @@ class Accounting:
     def record_attempt(self, settled: SettledAttempt) -> None:
         """Adds a settled attempt to the ledger and to its budgets. A `Sink`: never blocks."""
         self.ledger.add(pending_row(settled, self.budgets.settle(settled)))
+
+    async def booked(self, sought: Sequence[Sought]) -> dict[tuple[str, int], SettledAttempt]:
+        """Returns the accounts of those attempts that are in the ledger. Raises
+        LedgerUnavailable."""
+        return await self.write(lambda tx: booked(tx, sought))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
         """Sets a budget, or deletes it (None). This gateway applies it at once, other gateways

@@ -245,10 +245,10 @@ class FrontRecord:
         if report.ended is not None and branch is not None:
             report.ended.received = True
             _drop_if_done(branch, report.ended)
-        elif report.kind is Kind.WITHDRAWN and branch is not None and request is not None:
-            request.branches.remove(branch)
+        elif branch is not None and branch.submission.kind is not BranchKind.ORIGINAL:
+            branch.request.branches.remove(branch)
             self._forget_branch(branch)
-        if request is not None and request.ended is not None and report.ended is None:
+        elif request is not None:
             for each in request.branches:
                 self._forget_branch(each)
 
