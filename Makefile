@@ -7,7 +7,7 @@ PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
 # Messages of other servers, as far as the gateway reads them.
 UPSTREAM_PROTOS := $(sort $(wildcard gateway/upstream/*/*.proto))
 
-.PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack test-clients lock clean help
+.PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack test-clients test-image sbom lock clean help
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -48,6 +48,7 @@ chart: $(VENV)/.ready  ## regenerate the chart's values.schema.json and table of
 
 bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks.doors
 
 FUZZ_S ?= 120
 FUZZ_SEED ?=
@@ -86,6 +87,19 @@ test-clients: export MOEGATE_CLIENTS ?= $(CLIENTS)
 test-clients: $(VENV)/.ready  ## real agents and SDKs against the gateway; installs them (2 GB)
 	tests/clients/install.sh $(MOEGATE_CLIENTS)
 	$(BIN)/pytest tests/clients
+
+test-image: $(VENV)/.ready  ## build the image with buildah on a Debian base and run it with runc (as root)
+	$(BIN)/pytest tests/image
+
+SBOM := .venv-sbom
+$(SBOM)/.ready: Makefile
+	$(PYTHON) -m venv --clear $(SBOM)
+	$(SBOM)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	touch $@
+
+sbom: $(SBOM)/.ready  ## write sbom.cdx.json: the image's packages with their hashes (CycloneDX)
+	$(SBOM)/bin/cyclonedx-py requirements --of JSON --output-reproducible --pyproject pyproject.toml \
+	    -o sbom.cdx.json requirements-image.lock
 
 lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on the PATH)
 	uv pip compile --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \

@@ -1,9 +1,15 @@
-"""The step fit of `engine_truth.py`: what it makes of single steps of a real engine."""
+"""The step fit of `engine_truth.py`: what it makes of single steps of a real engine.
+
+Steps of a kind go in turn to the fit and to the judge: each sees half of them, from the same
+seconds. The difference between the halves is what no fit can go below, for both halves measure the
+same engine. A fit that is judged by later seconds would answer for the machine's changes, too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -16,23 +22,26 @@ from gateway.upstream.vllm.client import VllmClient
 from scheduler.engine_steps import EngineStep, EngineSteps
 from scheduler.step_time.single_steps import STALL_FACTOR, windows_of
 from scheduler.step_time.step_fit import StepFit
+from scheduler.step_time.step_windows import SETTLE_S
 from tests.vllm.launch import ENGINE_KEY, VllmProcess
 from tests.vllm.step_times import STAND_IN
 
 KV_TOKENS = 76_800
 BATCHES = (1, 2, 4, 8, 16)
 OUTPUT_TOKENS = 11
-TURNS = 4
-"""Short turns, so that a busy second of the machine meets all batches alike: 200 steps in all."""
-LATER_TURNS = 8
-"""Turns after the fit was made, which it is held against too."""
+TURNS = 8
+"""Short turns, so that a busy second of the machine meets all batches alike: 200 steps for the fit
+and as many for the judge."""
 PROMPT_TOKENS = 32
+Like = defaultdict[int, list[EngineStep]]
+"""Steps by batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPoint:
-    """One batch: the engine's own mean step time and the fit's. `used_ms`: of the model in use,
-    which is the prior while that misses less; `noise`: difference of the means of every other turn.
+    """One batch: the engine's own mean step time, by the steps that the fit has not seen, and the
+    fit's. `used_ms`: of the model in use, which is the prior while that misses less; `noise`: miss
+    of the mean of the steps that the fit has seen.
     """
 
     batch: int
@@ -90,41 +99,52 @@ class Batches:
 async def measure_fit(server: VllmProcess) -> tuple[str, list[FitPoint]]:
     """Fits 200 steps, and compares; with it, which model is in use and why."""
     fit = StepFit(STAND_IN)
-    by_turn: list[dict[int, list[EngineStep]]] = []
+    fitted: Like = defaultdict(list)
+    judged: Like = defaultdict(list)
     async with aiohttp.ClientSession() as session, HttpSession() as upstream:
         batches = Batches(server, session, upstream)
-        await batches.turn()
-        for turn in range(TURNS + LATER_TURNS):
-            steps = await batches.turn()
-            like: defaultdict[int, list[EngineStep]] = defaultdict(list)
-            for step in steps:
-                if not step.prefills:
-                    like[step.sequences].append(step)
-            by_turn.append(like)
-            if turn < TURNS:
-                event = EngineSteps(placement="vllm", at_s=steps[-1].at_s, steps=steps)
-                fit.observe_steps(windows_of(event, kv_capacity_tokens=KV_TOKENS, from_s=0.0))
+        warm_s = time.monotonic() + SETTLE_S  # as the gateway leaves out the first seconds
+        while time.monotonic() < warm_s:
+            await batches.turn()
+        for turn in range(TURNS):
+            seen = _dealt(await batches.turn(), turn, fitted, judged)
+            event = EngineSteps(placement="vllm", at_s=seen[-1].at_s, steps=seen)
+            fit.observe_steps(windows_of(event, kv_capacity_tokens=KV_TOKENS, from_s=0.0))
     state = fit.state
-    points = [_point(fit, batch, [like[batch] for like in by_turn]) for batch in BATCHES]
+    points = [_point(fit, batch, fitted[batch], judged[batch]) for batch in BATCHES]
     return f"in use: {state.source}, since {state.reason}", points
 
 
-def _point(fit: StepFit, batch: int, turns: list[list[EngineStep]]) -> FitPoint:
-    own = [step for turn in turns for step in turn]
-    most_s = STALL_FACTOR * median(step.took_s for step in own)
-    kv_tokens = KV_TOKENS * mean(step.kv_usage for step in own)
+def _dealt(
+    steps: Sequence[EngineStep], turn: int, fitted: Like, judged: Like
+) -> tuple[EngineStep, ...]:
+    """Deals the steps of each kind in turn, and keeps those without prefills; returns those of the
+    fit."""
+    dealt: defaultdict[tuple[int, bool], int] = defaultdict(lambda: turn)
+    seen: list[EngineStep] = []
+    for step in steps:
+        kind = step.sequences, step.prefills > 0
+        dealt[kind] += 1
+        for_fit = dealt[kind] % 2 == 1
+        if for_fit:
+            seen.append(step)
+        if not step.prefills:
+            (fitted if for_fit else judged)[step.sequences].append(step)
+    return tuple(seen)
 
-    def mean_s(some: list[list[EngineStep]]) -> float:
-        return mean(min(step.took_s, most_s) for turn in some for step in turn)
 
-    base, experts, sequences, kv, prefill = fit.state.factors
-    fitted = fit.prior.scaled(
-        base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill
-    )
+def _point(
+    fit: StepFit, batch: int, fitted: list[EngineStep], judged: list[EngineStep]
+) -> FitPoint:
+    most_s = STALL_FACTOR * median(step.took_s for step in (*fitted, *judged))
+    kv_tokens = KV_TOKENS * mean(step.kv_usage for step in judged)
+    own_s, seen_s = (mean(min(s.took_s, most_s) for s in half) for half in (judged, fitted))
+    base, experts, sequences, kv, *_ = fit.state.factors
+    model = fit.prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
     return FitPoint(
         batch=batch,
-        own_ms=mean_s(turns) * 1e3,
-        fit_ms=fitted.decode_step_s(batch, kv_tokens) * 1e3,
+        own_ms=own_s * 1e3,
+        fit_ms=model.decode_step_s(batch, kv_tokens) * 1e3,
         used_ms=fit.model.decode_step_s(batch, kv_tokens) * 1e3,
-        noise=abs(mean_s(turns[::2]) / mean_s(turns[1::2]) - 1.0),
+        noise=seen_s / own_s - 1.0,
     )

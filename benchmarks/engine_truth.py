@@ -6,8 +6,8 @@ starts vLLM's CPU build with a tiny MoE and the plugin `moegate-vllm`; some four
 a quiet machine. On a busy one the engine's own seconds scatter by tens of per cent, and the figures
 with them; the last column of the first table says how much.
 
-The step fit sees single steps of batches of 1 to 16 sequences. Its miss is held against the mean of
-the engine's steps of each batch, stalls cut off.
+The step fit sees every other step of batches of 1 to 16 sequences, and is held against the mean of
+the steps between, stalls cut off. The other half's mean says what those that it saw miss by.
 
 The meter's truth is the engine's steps again. A step of B sequences costs each of them 1/B of its
 time. A step that also computes prompts costs its sequences what such a step takes without them, and
@@ -269,12 +269,12 @@ async def measure_meter(server: VllmProcess) -> list[Misses]:
 
 def show(reason: str, points: list[FitPoint], misses: list[Misses]) -> None:
     """Prints both tables. `reason`: why the fit is in use or not."""
-    print("| sequences | engine's own ms | fit ms | miss | in use ms | engine's halves differ by |")
+    print("| sequences | engine's own ms | fit ms | miss | in use ms | other half's mean |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for each in points:
         print(
             f"| {each.batch} | {each.own_ms:.2f} | {each.fit_ms:.2f} | {each.miss:+.1%} "
-            f"| {each.used_ms:.2f} | {each.noise:.1%} |"
+            f"| {each.used_ms:.2f} | {each.noise:+.1%} |"
         )
     print(f"\n{reason}\n")
     print("| load | requests | p50 | p90 | median | sum | whole / engine's, p50 | way ms |")

@@ -103,11 +103,15 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched_gateway(upstream_port: str) -> Iterator[Watched]:
-    """A fresh gateway in front of the upstream."""
+def watched_gateway(upstream_port: str, *, http_port: int | None = None) -> Iterator[Watched]:
+    """A fresh gateway in front of the upstream. `http_port`: None: it has no HTTP port."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moegate.yaml"
-        path.write_text(configuration(upstream_port, longest_hold_s=0.0) + MORE_SETTINGS)
+        settings = configuration(upstream_port, longest_hold_s=0.0) + MORE_SETTINGS
+        if http_port is not None:
+            address = f'server: {{http_listen: "127.0.0.1:{http_port}", '
+            settings = settings.replace("server: {", address)
+        path.write_text(settings)
         running = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.watched_gateway", str(path)],
             stdin=subprocess.PIPE,

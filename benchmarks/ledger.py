@@ -14,11 +14,11 @@ import asyncio
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import uvloop
+from msgspec import structs
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.ledger.database import Tx
@@ -75,7 +75,7 @@ def settings(*, budgets: bool) -> GatewayConfig:
 def requests(count: int) -> list[SettledAttempt]:
     """Attempts of requests of all keys in turn: made before anything is measured."""
     return [
-        replace(_SETTLED, request_id=f"key{i % KEYS}/{i}", key_id=f"key{i % KEYS}")
+        structs.replace(_SETTLED, request_id=f"key{i % KEYS}/{i}", key_id=f"key{i % KEYS}")
         for i in range(count)
     ]
 

@@ -44,6 +44,7 @@ from gateway.accounting.ledger.postgres import connect
 from gateway.accounting.ledger.postgres_append import single_statement_append
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool, recover_spool
+from gateway.accounting.pool_accounts import open_pool_accounts
 from scheduler.metering.settlement import SettledAttempt
 from tests.stack.postgres import Postgres, running_postgres
 
@@ -147,7 +148,16 @@ async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncI
     ledger = Ledger(database, commits.write, 10_000_000, spool)
     budgets = Budgets(ledger, owner)
     budgets.configure(map(configured_budget, settings(budgets=True).budgets))
-    accounting = Accounting(database, ledger, budgets, owner, shared=False, retain_days=36_500)
+    accounting = Accounting(
+        database,
+        ledger,
+        budgets,
+        await open_pool_accounts(database, owner),
+        owner,
+        shared=False,
+        retain_days=36_500,
+        retain_hourly_days=36_500,
+    )
     writer = asyncio.create_task(ledger.run())
     try:
         yield Running(variant, accounting, commits)

@@ -17,12 +17,11 @@ import contextlib
 import math
 import os
 import secrets
-import socket
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,21 +31,18 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.door_calls import CHAT, Call, both_ports, free_port, grpc_call, http_call
 from benchmarks.overhead import (
     HERE,
     KEY,
-    METADATA,
     TOKEN_INTERVAL_S,
     TOKENS_PER_STREAM,
-    ask,
-    configuration,
     cpu_s,
     process,
     resident_mb,
 )
-from gateway.upstream.http.call import CallBounds, HttpRequest, open_response, read_some
 from gateway.upstream.http.connections import HttpSession
-from moegate.v1 import inference_pb2, inference_pb2_grpc
+from moegate.v1 import inference_pb2_grpc
 
 BIN = HERE.parent / ".venv-peers" / "bin"
 START_S = 120.0
@@ -57,9 +53,6 @@ STREAMS = 64
 BURST = 300
 BURST_TOKENS = 16
 OURS = "moegate, HTTP"
-
-Call = Callable[[int, bool], Awaitable[None]]
-"""Asks for an answer of so many tokens, streamed or not, and reads it whole."""
 
 
 @dataclass(slots=True)
@@ -88,13 +81,6 @@ def family(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += map(int, tasks.read_text().split())
     return found
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def commands(upstream_port: str, folder: Path) -> dict[str, tuple[list[str], int, str]]:
@@ -147,56 +133,6 @@ def started(command: list[str], log: Path) -> Iterator[int]:
                 running.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 running.kill()
-
-
-def http_call(session: HttpSession, port: int, key: str) -> Call:
-    """Asks as an OpenAI client does."""
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-
-    async def call(tokens: int, streamed: bool) -> None:
-        body = {
-            "model": "bench",
-            "max_tokens": tokens,
-            "stream": streamed,
-            "messages": [{"role": "user", "content": "Tell me a story."}],
-        }
-        bounds = CallBounds(asyncio.get_running_loop().time(), first_s=60, idle_s=60, end_s=1e12)
-        url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        request = HttpRequest(
-            session=session,
-            url=url,
-            headers=headers,
-            connect_s=10.0,
-            body=msgspec.json.encode(body),
-        )
-        response = await open_response(request, bounds)
-        last = b""
-        try:
-            while data := await read_some(response, bounds):
-                last = (last + data)[-64:]
-        finally:
-            bounds.close()
-            response.close()
-        if response.status != 200 or (streamed and b"[DONE]" not in last):
-            raise RuntimeError(f"status {response.status}, ends in {last!r}")
-
-    return call
-
-
-def grpc_call(stub: inference_pb2_grpc.InferenceServiceAsyncStub) -> Call:
-    """Asks through gRPC."""
-
-    async def call(tokens: int, streamed: bool) -> None:
-        if not streamed:
-            once = inference_pb2.GenerateOnceRequest(request=ask(tokens))
-            await stub.GenerateOnce(once, metadata=METADATA)
-            return
-        async for _ in stub.Generate(ask(tokens), metadata=METADATA):
-            pass
-
-    return call
 
 
 async def until_ready(peer: Peer, log: Path) -> None:
@@ -268,21 +204,6 @@ async def burst(peer: Peer) -> None:
     peer.record(f"{name}: all after, s", passed_s)
 
 
-@contextlib.contextmanager
-def ours(upstream_port: str, folder: Path) -> Iterator[tuple[int, str, int]]:
-    """moegate: its process id, gRPC port and HTTP port."""
-    http_port = free_port()
-    file = folder / "moegate.yaml"
-    file.write_text(
-        configuration(upstream_port).replace(
-            "server: {", f'server: {{http_listen: "127.0.0.1:{http_port}", '
-        )
-    )
-    command = ("-m", "moegate", "serve", str(file), "--log-level", "ERROR")
-    with process(*command) as (running, address):
-        yield running.pid, address.rpartition(":")[2], http_port
-
-
 async def measure(pace_s: float, only: set[str], rounds: int) -> list[Peer]:
     """Every figure of the gateways, in front of an upstream with that pace."""
     async with contextlib.AsyncExitStack() as stack:
@@ -291,17 +212,17 @@ async def measure(pace_s: float, only: set[str], rounds: int) -> list[Peer]:
         silent = stack.enter_context((folder / "upstream.log").open("w"))
         _, upstream_port = stack.enter_context(process(*arguments, stderr=silent))
         session = await stack.enter_async_context(HttpSession())
-        pid, grpc_port, http_port = stack.enter_context(ours(upstream_port, folder))
+        pid, grpc_port, http_port = stack.enter_context(both_ports(upstream_port, folder))
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}")
         stub = inference_pb2_grpc.InferenceServiceStub(await stack.enter_async_context(channel))
         peers = [
-            Peer(OURS, pid, http_call(session, http_port, KEY)),
+            Peer(OURS, pid, http_call(session, CHAT, http_port, KEY)),
             Peer("moegate, gRPC", pid, grpc_call(stub)),
         ]
         for name, (command, port, key) in commands(upstream_port, folder).items():
             if not only or name in only:
                 started_pid = stack.enter_context(started(command, folder / f"{name}.log"))
-                peers.append(Peer(name, started_pid, http_call(session, port, key)))
+                peers.append(Peer(name, started_pid, http_call(session, CHAT, port, key)))
         for peer in peers:
             await until_ready(peer, folder / f"{peer.name}.log")
         for turn in range(rounds + 1):

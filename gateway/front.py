@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
+from gateway.batch.port import BatchPort
 from gateway.config.gateway import GatewayConfig
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
@@ -24,6 +25,8 @@ from gateway.doors.anthropic.dialect import ANTHROPIC
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.tenant_calls import TenantCalls
+from gateway.doors.grpc.batch.service import BatchService
 from gateway.doors.grpc.inference_service import InferenceService
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, ReflectionService
@@ -39,7 +42,7 @@ from gateway.runtime.assembly import FrontParts, assemble_front
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.telemetry.observer import Telemetry
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import inference_pb2_grpc
+from moegate.v1 import batch_pb2_grpc, inference_pb2_grpc
 from scheduler.port import SchedulerPort
 
 TELL_S = 0.05
@@ -59,6 +62,7 @@ class FrontSurroundings:
         health: health service of the process.
         add_accounts: adds the services of usage and administration to a server. They need the
             ledger, which stands on the scheduler's side.
+        batches: the batch lane, which stands on the scheduler's side.
         shares_port: other fronts of the same gateway listen on the same port.
     """
 
@@ -69,6 +73,7 @@ class FrontSurroundings:
     watches: Watches
     health: HealthService
     add_accounts: Callable[[grpc.aio.Server], None]
+    batches: BatchPort
     shares_port: bool = False
 
 
@@ -152,9 +157,10 @@ async def running_front(
     try:
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         in_progress = CallsInProgress(lambda: active.config.limits, observing.rpc_refused)
+        tenant_calls = TenantCalls(around.port, lambda: active.config.limits, observing.rpc_refused)
         key_limits = KeyLimits(around.port, clock, observing.rpc_refused)
         interceptors: list[grpc.aio.ServerInterceptor] = [
-            KeyCheck(active, key_limits, in_progress),
+            KeyCheck(active, key_limits, in_progress, tenant_calls),
             OpenRpcs(lambda: active.config.limits, in_progress),
         ]
         if observing.is_on:
@@ -164,6 +170,8 @@ async def running_front(
         inference = InferenceService(active, parts.pipeline, around.port, deliveries)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         around.add_accounts(server)
+        batches = BatchService(active, around.batches, watches)
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(batches, server)
         health_pb2_grpc.add_HealthServicer_to_server(around.health, server)
         if config.server.reflection:
             reflecting = ReflectionService(watches, config.server.blocked_write_s)
@@ -176,9 +184,11 @@ async def running_front(
             watches=watches,
             key_limits=key_limits,
             in_progress=in_progress,
+            tenant_calls=tenant_calls,
             telemetry=observing,
             certificates=certificates,
             clock=clock,
+            batches=around.batches,
             shares_port=around.shares_port,
         )
         async with http_port(http_parts, (ANTHROPIC, openai_dialect())) as http:

@@ -21,14 +21,15 @@ from pathlib import Path
 import grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.supervisor import serve_fronts
 from gateway.pipeline.pipeline import Pipeline
@@ -38,6 +39,7 @@ from gateway.runtime.configuration import prepare
 from gateway.runtime.memory import return_large_blocks
 from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
+from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import metering_state
@@ -58,6 +60,7 @@ class RunningGateway:
 
     front: RunningFront
     parts: SchedulerParts
+    lane: BatchLane
     accounting: Accounting
     health_address: str | None
     telemetry: Telemetry
@@ -139,6 +142,7 @@ class RunningGateway:
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
+        self.lane.begin_drain()
         await self.front.drain(hurry)
 
     async def stop(self) -> None:
@@ -173,8 +177,12 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
         reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
+        watching = asyncio.create_task(
+            watch_files(path, lambda: gateway.active.config, reload_requested.set)
+        )
         await stop.wait()
         reloading.cancel()
+        watching.cancel()
         log.info(
             "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
             " a second signal ends the waiting",
@@ -228,11 +236,19 @@ async def running_gateway(
             upstream=upstream,
             clock=clock,
             pace=loop_load,
-            metering=Metering(clock, time.time_ns, metering_state(config, base_dir)),
+            metering=Metering(
+                clock,
+                time.time_ns,
+                metering_state(config, base_dir),
+                accounting.pool_accounts.checkpoint,
+            ),
+            pool_accounts=accounting.pool_accounts,
             budgets=accounting.budgets,
+            reads=accounting.reads,
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
+        lane = BatchLane(accounting, active, clock)
         try:
             await update_health()
             around = FrontSurroundings(
@@ -243,8 +259,12 @@ async def running_gateway(
                 watches=watches,
                 health=servicer,
                 add_accounts=add_accounts,
+                batches=lane.desk,
             )
-            async with running_front(active, prepared, base_dir, around) as front:
+            async with (
+                running_front(active, prepared, base_dir, around) as front,
+                lane.running(front.parts.pipeline, parts.scheduler),
+            ):
                 figures = GatewayFigures(
                     port=parts.scheduler,
                     accounting=accounting,
@@ -255,6 +275,7 @@ async def running_gateway(
                     gateway = RunningGateway(
                         front=front,
                         parts=parts,
+                        lane=lane,
                         accounting=accounting,
                         health_address=health_address,
                         telemetry=observing,

@@ -27,6 +27,16 @@ _SECRET_KEY = {
     "additionalProperties": False,
     "dependencies": {"existingSecret": ["key"], "key": ["existingSecret"]},
 }
+
+
+def _probes(*names: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"type": "object"} for name in names},
+        "additionalProperties": False,
+    }
+
+
 RULES: dict[str, dict[str, Any]] = {
     "config": {"$ref": "#/$defs/GatewayConfig"},
     "replicaCount": _NATURAL,
@@ -61,17 +71,41 @@ RULES: dict[str, dict[str, Any]] = {
     "terminationGracePeriodSeconds": {"type": ["integer", "null"], "minimum": 1},
     "preStopSeconds": {"type": "integer", "minimum": 0},
     "logLevel": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]},
-    "vllm.image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-    "vllm.replicas": {"type": "integer", "minimum": 0},
-    "vllm.gpu.count": _NATURAL,
-    "vllm.gpu.usdPerGpuHour": {"type": "string", "pattern": r"^([0-9]{1,6}(\.[0-9]{1,9})?)?$"},
-    "vllm.dataParallelSize": _NATURAL,
-    "vllm.tensorParallelSize": _NATURAL,
-    "vllm.maxModelLen": {"type": ["integer", "null"], "minimum": 1},
-    "vllm.maxNumSeqs": _NATURAL,
-    "vllm.apiKey": _SECRET_KEY,
-    "vllm.hfToken": _SECRET_KEY,
-    "vllm.extraArgs": {"type": "array", "items": {"type": "string"}},
+    "service.ipFamilyPolicy": {"enum": ["", "SingleStack", "PreferDualStack", "RequireDualStack"]},
+    "service.ipFamilies": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}, "maxItems": 2},
+    "service.externalTrafficPolicy": {"enum": ["", "Cluster", "Local"]},
+    "probes": _probes("startup", "readiness", "liveness"),
+    "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
+    "vllm": {"type": "array", "items": {"$ref": "#/$defs/VllmServers"}},
+    "vllmDefaults.name": _NAME,
+    "vllmDefaults.image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "vllmDefaults.image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "vllmDefaults.replicas": {"type": "integer", "minimum": 0},
+    "vllmDefaults.nodes": _NATURAL,
+    "vllmDefaults.gpu.count": _NATURAL,
+    "vllmDefaults.gpu.usdPerGpuHour": {
+        "type": "string",
+        "pattern": r"^([0-9]{1,6}(\.[0-9]{1,9})?)?$",
+    },
+    "vllmDefaults.dataParallelSize": _NATURAL,
+    "vllmDefaults.tensorParallelSize": _NATURAL,
+    "vllmDefaults.pipelineParallelSize": _NATURAL,
+    "vllmDefaults.maxModelLen": {"type": ["integer", "null"], "minimum": 1},
+    "vllmDefaults.maxNumSeqs": _NATURAL,
+    "vllmDefaults.disaggregated.prefill": _NATURAL,
+    "vllmDefaults.disaggregated.decode": _NATURAL,
+    "vllmDefaults.autoscaling.mode": {"enum": ["none", "keda"]},
+    "vllmDefaults.autoscaling.minReplicas": {"type": "integer", "minimum": 0},
+    "vllmDefaults.autoscaling.maxReplicas": _NATURAL,
+    "vllmDefaults.autoscaling.saturation": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "vllmDefaults.apiKey": _SECRET_KEY,
+    "vllmDefaults.hfToken": _SECRET_KEY,
+    "vllmDefaults.extraArgs": {"type": "array", "items": {"type": "string"}},
+    "vllmDefaults.modelVolume.mountPath": {"type": "string", "pattern": "^/[^ ]*[^/ ]$"},
+    "vllmDefaults.podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
+    "vllmDefaults.updateStrategy.type": {"enum": ["RollingUpdate", "OnDelete"]},
+    "vllmDefaults.updateStrategy.maxUnavailable": {"type": ["integer", "string"]},
+    "vllmDefaults.probes": _probes("startup", "readiness", "liveness", "proxy"),
 }
 """Schemas of values whose default does not determine them, keyed by path."""
 
@@ -119,11 +153,12 @@ def schema() -> dict[str, Any]:
     own = json.loads(json.dumps(json_schema()))  # tuples as lists, as they are read again
     definitions = own["$defs"]
     assert own["$ref"] == "#/$defs/GatewayConfig"
+    shape = _shape(values(), "", described())
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the moegate chart",
-        **_shape(values(), "", described()),
-        "$defs": definitions,
+        **shape,
+        "$defs": {**definitions, "VllmServers": shape["properties"]["vllmDefaults"]},
     }
 
 

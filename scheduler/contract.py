@@ -1,7 +1,8 @@
 """Values that cross the boundary of the scheduler: requests, events and actions.
 
-All are frozen and hold plain data only, so they can be logged, replayed and later sent between
-processes. Times are seconds on one monotonic clock that the caller owns.
+All are frozen and hold plain data only, so they can be logged, replayed and sent between processes.
+Times are seconds on one monotonic clock that the caller owns. What is made for every request is a
+msgspec struct, because building one takes a tenth of the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import msgspec
+
 from scheduler.adapters.told import AdaptersTold
+from scheduler.budgets.budget_window import Window
 from scheduler.engine_steps import EngineCounts, EngineSteps
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
@@ -122,8 +126,7 @@ class Fault(enum.StrEnum):
     for a while."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one attempt, summed over all choices. None: the upstream does not report them.
 
     `prompt_tokens` includes cached tokens and tokens written to a cache. `cache_write_tokens`:
@@ -147,8 +150,7 @@ class Usage:
         return (self.cache_write_tokens or 0) + (self.long_cache_write_tokens or 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
+class Slo(msgspec.Struct, frozen=True, kw_only=True):
     """Service level objective of a request, in seconds.
 
     `ttft_s`: time to first token. `tpot_s`: mean time per output token. `max_queue_s`: longest time
@@ -161,8 +163,7 @@ class Slo:
     max_queue_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request, as the scheduler sees it.
 
     Attributes:
@@ -205,6 +206,8 @@ class Request:
     prompt_tokens_exact: bool = False
     inputs: int = 1
     session_id: str = ""
+    end_user: str = ""
+    labels_json: str = ""
     key_id: str = ""
     unsupported_by: frozenset[str] = frozenset()
     signed_by: frozenset[str] = frozenset()
@@ -265,8 +268,7 @@ class PricesChanged:
     adapter_rates: tuple[tuple[str, TokenRates], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative output tokens of an attempt, summed over all choices."""
 
     request_id: str
@@ -274,8 +276,7 @@ class Progress:
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnded:
+class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt has ended. Token counts are those of the engine; None: not reported.
 
     `fault`: party at fault. `retry_after_s`: seconds for which the placement asks for no requests.
@@ -292,8 +293,7 @@ class AttemptEnded:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """The client cancelled the request, whether it is queued or running."""
 
     request_id: str
@@ -305,8 +305,7 @@ PlacementEvent = (
 Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Action: send the request to this placement now.
 
     Attributes:
@@ -335,8 +334,7 @@ class Start:
     compare: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evict:
+class Evict(msgspec.Struct, frozen=True, kw_only=True):
     """Action: end the attempt's upstream call and report `AttemptEnded` with EVICTED.
 
     The action is a request. An attempt that has sent content continues and ends normally.
@@ -347,8 +345,7 @@ class Evict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True, kw_only=True):
     """Action: refuse the request.
 
     Attributes:
@@ -356,6 +353,7 @@ class Refuse:
         retry_after_s: suggested retry delay in seconds; None: a retry cannot succeed.
         subject: the exhausted budget or the missing price; empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
+        window: that of the spent budget; None: none is spent.
     """
 
     request_id: str
@@ -364,13 +362,13 @@ class Refuse:
     retry_after_s: float | None
     subject: str = ""
     other_request_id: str = ""
+    window: Window | None = None
 
 
 Action = Start | Refuse | Evict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a tick. `next_wake_s`: time of the next tick, monotonic seconds; None: at the next
     event."""
 

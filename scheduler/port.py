@@ -21,6 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
+from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import (
     AttemptOutcome,
     Evict,
@@ -53,8 +56,7 @@ class BranchKind(enum.StrEnum):
     """Continues an answer that broke off."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A branch to run.
 
     Attributes:
@@ -82,8 +84,7 @@ class Submission:
     wants_decision: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEnd:
+class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
     """Result of one attempt, from which the scheduler, the meter and the ledger are updated.
 
     Attributes:
@@ -124,8 +125,7 @@ class AttemptEnd:
     engine_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestEnded:
+class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request has ended. Its remaining branches are cancelled and its claims released.
 
     `used_tokens`: prompt and output tokens, as counted for the key's limits.
@@ -138,15 +138,13 @@ class RequestEnded:
     keep_idempotency_key: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotFreed:
-    """An RPC that generates nothing has ended. It held a slot of its key, from `take_slot` on."""
+class SlotFreed(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of a key or of a tenant is free again, which was held from `take_slot` on."""
 
     key_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, kw_only=True):
     """A placement was chosen for the branch. `start.attempt` numbers the attempts of the client's
     request over all branches. `decision`: decision record, if requested."""
 
@@ -154,24 +152,21 @@ class Started:
     decision: DecisionRecord | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """The branch waits. `position`: number of waiting requests, including this one."""
 
     request_id: str
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountPrompt:
+class CountPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """A budget cannot reserve the upper bound. The caller must count the prompt tokens and call
     `prompt_counted`."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """The cost of an attempt that has ended."""
 
     attempt: SettledAttempt
@@ -256,8 +251,9 @@ class SchedulerPort(Protocol):
         """Takes one of a key's requests per minute, for any RPC. Returns the refusal, or None."""
 
     async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
-        """Takes one of a key's concurrent requests, for an RPC that generates nothing. `SlotFreed`
-        gives it back. Returns the refusal, or None."""
+        """Takes one of the `concurrent_requests` of a key, for an RPC that generates nothing, or of
+        a tenant, for any RPC; `key_id` names either. `SlotFreed` gives it back. Returns the
+        refusal, or None."""
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """Submits a branch. `deliver` receives the answers, possibly before this returns."""
@@ -286,6 +282,13 @@ class SchedulerPort(Protocol):
 
     async def token_rates(self) -> Mapping[str, TokenRates]:
         """Returns the token rates in force, by placement; absent where unknown."""
+
+    async def budget_standings(self, tenant: str, key_id: str) -> tuple[BudgetStanding, ...] | None:
+        """Returns how the budgets of a key stand, those of single sessions apart; None: unknown,
+        because the ledger does not answer."""
+
+    async def key_spend(self, tenant: str, key_id: str) -> KeySpend | None:
+        """Returns what a key has spent; None: unknown, because the ledger does not answer."""
 
     async def drain(self, name: str) -> int:
         """Stops new requests to a placement, or to all ranks of a replica. Returns the number of

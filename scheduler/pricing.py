@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one request by price class. No token is counted twice.
 
     `cache_write_tokens`: input written to a cache for about 5 minutes. `long_cache_write_tokens`:

@@ -30,12 +30,12 @@ def step(*statements: str, after: tuple[Migration, ...], name: str) -> tuple[Mig
 
 
 LATER = step(
-    "UPDATE attempt SET labels = key_id",
-    name="labels are filled",
+    "UPDATE attempt SET stamps = key_id",
+    name="stamps are filled",
     after=step(
-        "ALTER TABLE attempt ADD COLUMN labels TEXT NOT NULL DEFAULT ''",
-        "CREATE INDEX attempt_by_label ON attempt (labels)",
-        name="labels",
+        "ALTER TABLE attempt ADD COLUMN stamps TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX attempt_by_stamp ON attempt (stamps)",
+        name="stamps",
         after=MIGRATIONS,
     ),
 )

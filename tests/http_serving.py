@@ -48,7 +48,7 @@ class ServingHttp:
 def with_http(settings: GatewayConfig, **server: Any) -> GatewayConfig:
     """The configuration with an HTTP port; `server`: further fields of its `server` part."""
     listen = settings.server.http_listen or "127.0.0.1:0"
-    changed = msgspec.structs.replace(settings.server, http_listen=listen, **server)
+    changed = msgspec.structs.replace(settings.server, **({"http_listen": listen} | server))
     return msgspec.structs.replace(settings, server=changed)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.accounting.ledger.database import Tx
-from gateway.accounting.ledger.migrations import Dialect, apply_next
+from gateway.accounting.ledger.database import Dialect, Tx
+from gateway.accounting.ledger.migrations import apply_next
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from gateway.server import RunningGateway
 from scheduler.contract import AttemptOutcome, PlacementKind, SloClass, Usage

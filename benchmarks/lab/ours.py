@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
+
+from msgspec import structs
 
 from benchmarks.lab.fleets import LabFleet
 from scheduler.contract import Action, Objective, PlacementKind, Request
@@ -47,7 +49,9 @@ class WithoutPrefixes:
 
     def submit(self, request: Request, now: float) -> Sequence[Action]:
         """A new request."""
-        return self._scheduler.submit(replace(request, prefix_blocks=(), token_blocks=()), now)
+        return self._scheduler.submit(
+            structs.replace(request, prefix_blocks=(), token_blocks=()), now
+        )
 
 
 _ANY_VIOLATIONS = {

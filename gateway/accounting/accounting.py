@@ -28,10 +28,14 @@ from gateway.accounting.ledger.leases import (
     recover_silent_gateways,
 )
 from gateway.accounting.ledger.ledger import Ledger
-from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old
+from gateway.accounting.ledger.postgres import Fence, connect
+from gateway.accounting.ledger.postgres_append import single_statement_append
+from gateway.accounting.ledger.retention import PIECE_ROWS, delete_old, delete_old_hours
 from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.spool import Spool, recover_spool
 from gateway.accounting.ledger.sqlite import SqliteDatabase
+from gateway.accounting.pool_accounts import PoolAccounts, open_pool_accounts
+from gateway.accounting.rollups import fold
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, nano_usd
 from gateway.config.problems import ConfigError, Problem
@@ -50,6 +54,8 @@ SETTLE_S = 60.0
 """No gateway is declared dead this soon after the start or after the database was unavailable: the
 others need time to write a heartbeat again."""
 RETENTION_S = 3600.0
+FOLD_S = 15.0
+"""Seconds between two additions to the roll-ups; reports add the rows since then."""
 WRITE_S = 10.0
 
 
@@ -63,9 +69,11 @@ class Accounting:
     database: Database
     ledger: Ledger
     budgets: Budgets
+    pool_accounts: PoolAccounts
     owner: Owner
     shared: bool
     retain_days: int
+    retain_hourly_days: int
     reads: CallerReads = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,10 +98,15 @@ class Accounting:
         """Runs a transaction after the rows that were recorded before. Raises LedgerUnavailable."""
         return await self.ledger.after_rows(transaction, WRITE_S)
 
+    async def write_rows(self) -> None:
+        """Returns when every row that was recorded before is in the database. Raises
+        LedgerUnavailable."""
+        await self.write(_nothing)
+
     async def maintain(self) -> None:
-        """Returns unused leases, writes heartbeats, recovers leases of dead gateways and deletes
-        old rows, until cancelled."""
-        beat_s = retain_s = 0.0
+        """Returns unused leases, writes heartbeats, recovers leases of dead gateways, sums new rows
+        and deletes old ones, until cancelled."""
+        beat_s = retain_s = folded_s = 0.0
         calm_since_s = time.monotonic()
         while True:
             await asyncio.sleep(MAINTENANCE_S)
@@ -103,6 +116,10 @@ class Accounting:
                 continue
             try:
                 await self.budgets.return_unused()
+                if now_s - folded_s >= FOLD_S:
+                    added = await self.database.write(fold.fold)
+                    # What is left of a long backlog comes next second.
+                    folded_s = now_s if added < fold.PIECE_ROWS else -FOLD_S
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
                     await self.database.hold_name(self.owner.gateway)
@@ -122,24 +139,39 @@ class Accounting:
                 log.exception("maintenance of the ledger failed")
 
     async def _retain(self) -> None:
-        before_us = round((time.time() - self.retain_days * 86_400) * 1e6)
+        now_s = time.time()
+        before_us = round((now_s - self.retain_days * 86_400) * 1e6)
+        hours_before_us = round((now_s - self.retain_hourly_days * 86_400) * 1e6)
         deleted = PIECE_ROWS
         while deleted >= PIECE_ROWS:
             deleted = await self.write(lambda tx: delete_old(tx, before_us))
             await asyncio.sleep(MAINTENANCE_S)  # the rows of requests come first
+        deleted = 1
+        while deleted:
+            deleted = await self.database.write(lambda tx: delete_old_hours(tx, hours_before_us))
+            await asyncio.sleep(MAINTENANCE_S)
 
 
 @contextlib.asynccontextmanager
 async def open_accounting(
-    config: GatewayConfig, base_dir: Path, *, adopt: bool = False
+    config: GatewayConfig,
+    base_dir: Path,
+    *,
+    fence: Fence | None = None,
+    adopt: bool = False,
 ) -> AsyncIterator[Accounting]:
     """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
-    closes everything in order. `adopt`: the requests of the killed process go on, so that its
-    leases are taken over instead, until `Budgets.end_adoption`. Raises ConfigError where the ledger
-    cannot be opened."""
+    closes everything in order.
+
+    `fence`: this process leads a cluster, and writes in its name and only while it does; None:
+    there is no cluster. `adopt`: the requests of the killed process go on, so that its leases are
+    taken over instead, until `Budgets.end_adoption`. Raises ConfigError where the ledger cannot be
+    opened.
+    """
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
-    owner = Owner(settings.gateway or f"{socket.gethostname()}-{port}", secrets.token_hex(8))
+    name = f"{socket.gethostname()}-{port}" if fence is None else fence.cluster
+    owner = Owner(settings.gateway or name, secrets.token_hex(8))
     database: Database
     try:
         dsn = resolve(settings.postgres, base_dir)
@@ -148,10 +180,7 @@ async def open_accounting(
             database = await asyncio.to_thread(SqliteDatabase, path)
             append = transactional_append(database, owner.epoch)
         else:
-            from gateway.accounting.ledger.postgres import connect
-            from gateway.accounting.ledger.postgres_append import single_statement_append
-
-            database = postgres = await connect(dsn, owner.gateway)
+            database = postgres = await connect(dsn, owner.gateway, fence)
             append = single_statement_append(postgres, owner.epoch)
     except LedgerUnusable as error:
         raise _unusable(error) from error
@@ -186,9 +215,11 @@ async def open_accounting(
             database,
             ledger,
             budgets,
+            await open_pool_accounts(database, owner),
             owner,
             shared=dsn is not None,
             retain_days=settings.retain_days,
+            retain_hourly_days=settings.retain_hourly_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
         maintenance = asyncio.create_task(opened.maintain(), name="moegate-accounting")
@@ -199,7 +230,9 @@ async def open_accounting(
             if not ledger.status.error:
                 await budgets.close()
             await _end(writer)
-            await ledger.flush()
+            if await ledger.flush():
+                with contextlib.suppress(LedgerUnavailable):
+                    await database.write(fold.fold)
 
 
 def configured_budget(entry: BudgetConfig) -> Budget:
@@ -212,6 +245,10 @@ def configured_budget(entry: BudgetConfig) -> Budget:
         cap_nano_usd=nano_usd(entry.cap_usd),
         hard=entry.hard,
     )
+
+
+async def _nothing(_: Tx) -> None:
+    pass
 
 
 def _unusable(error: Exception) -> ConfigError:

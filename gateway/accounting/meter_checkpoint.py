@@ -37,15 +37,20 @@ def read_checkpoint(path: Path) -> MeterCheckpoint | None:
     except OSError as error:
         raise UnreadableCheckpoint(f"{path}: {error.strerror}") from None
     try:
-        file = msgspec.json.decode(data, type=_File)
-        if file.version != VERSION:
-            raise UnreadableCheckpoint(f"{path}: version {file.version}, this is {VERSION}")
-        totals = {
-            name: Totals(**{field: int(sums.get(field, "0")) for field in FIELDS})
-            for name, sums in file.groups.items()
-        }
+        return decode_checkpoint(data)
     except (msgspec.DecodeError, ValueError) as error:
         raise UnreadableCheckpoint(f"{path}: not what the meter writes: {error}") from None
+
+
+def decode_checkpoint(data: bytes) -> MeterCheckpoint:
+    """The checkpoint of `encode_checkpoint`. Raises DecodeError or ValueError."""
+    file = msgspec.json.decode(data, type=_File)
+    if file.version != VERSION:
+        raise ValueError(f"version {file.version}, this is {VERSION}")
+    totals = {
+        name: Totals(**{field: int(sums.get(field, "0")) for field in FIELDS})
+        for name, sums in file.groups.items()
+    }
     return MeterCheckpoint(observed_ns=file.observed_ns, totals=totals)
 
 

@@ -73,11 +73,13 @@ class Authenticator:
         # Looked up by the first bytes of the hash, so that a thousand keys cost no more than one.
         # The time of that look-up reveals nothing useful: nobody can choose a key by its hash.
         self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
+        self._by_id: dict[str, Caller] = {}
         for tenant in config.tenants:
             for key in tenant.keys:
                 digest = bytes.fromhex(key_hash(key, base_dir))
                 same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                same_prefix.append((digest, _caller(tenant, key, config.limits)))
+                caller = self._by_id[key.id] = _caller(tenant, key, config.limits)
+                same_prefix.append((digest, caller))
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -89,6 +91,11 @@ class Authenticator:
             if hmac.compare_digest(known, digest):
                 return caller
         raise Unauthenticated("the API key is not known")
+
+    def caller_of(self, key_id: str) -> Caller | None:
+        """The caller of a key that was authenticated before, by the id of the key; None: there is
+        no such key any more."""
+        return self._by_id.get(key_id)
 
 
 def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.config.adapters import AdaptersConfig
+from gateway.config.batch import BatchConfig
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.kv_events import KvEventsConfig, Port
 from gateway.config.ledger import BudgetConfig, LedgerConfig
@@ -380,3 +381,5 @@ class GatewayConfig(_Part, frozen=True, kw_only=True):
     """Where every attempt is recorded."""
     budgets: tuple[BudgetConfig, ...] = ()
     """Caps on spend."""
+    batch: BatchConfig = BatchConfig()
+    """Offline jobs."""

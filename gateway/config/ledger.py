@@ -42,7 +42,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Most rows that wait in memory while the disk is full or the database is away, some 2 kB
     each; more are counted and their sum is reported, but they are lost."""
     retain_days: Annotated[int, Meta(ge=62, le=36_500)] = 400
-    """Age at which rows are deleted: export them before."""
+    """Age at which rows are deleted: export them before. Their sums by hour, day and month stay."""
+    retain_hourly_days: Annotated[int, Meta(ge=62, le=36_500)] = 800
+    """Age at which sums by hour are deleted; sums by day and by month stay for good."""
 
 
 class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

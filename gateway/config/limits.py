@@ -88,11 +88,11 @@ class LimitsConfig(_Part, frozen=True, kw_only=True):
     request_s: Seconds = 60.0
     """How long a request may take to arrive after its metadata."""
     rpcs: Count = 8192
-    """Most RPCs in progress, those that wait in a queue included."""
+    """Most RPCs in progress in one process, those that wait in a queue included."""
     tenant_rpcs: Count = 4096
-    """Most RPCs in progress of one tenant."""
+    """Most RPCs in progress of one tenant, in all front processes together."""
     keyless_rpcs: Count = 1024
-    """Most RPCs in progress that need no key: health watches and reflection."""
+    """Most RPCs in progress in one process that need no key: health watches and reflection."""
     elements: ElementLimitsConfig = ElementLimitsConfig()
     """Bounds on what one request message may hold."""
     unread_stream_bytes: Count = 4 * 1024 * 1024

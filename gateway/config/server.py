@@ -61,6 +61,10 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     blocked_write_s: Seconds = 30.0
     """How long a client may leave one write of its stream unread, or hold up an upstream in total,
     before the stream is ended."""
+    watch_files_s: Seconds | None = None
+    """Time between two looks at the configuration file and the files that it names: secrets,
+    certificates, price catalogs. What has changed is put into force, as on SIGHUP. Absent: nobody
+    looks."""
     keepalive_s: Seconds = 30.0
     """Idle time after which a connection is probed."""
     keepalive_timeout_s: Seconds = 10.0

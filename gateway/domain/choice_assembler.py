@@ -21,6 +21,7 @@ class _Choice:
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     signatures: list[Signature] = field(default_factory=list)
+    matched_stop: str = ""
 
 
 class ChoiceAssembler:
@@ -37,6 +38,7 @@ class ChoiceAssembler:
         choice.logprobs.extend(delta.logprobs)
         choice.signatures.extend(delta.signatures)
         choice.finish_reason = delta.finish_reason or choice.finish_reason
+        choice.matched_stop = delta.matched_stop or choice.matched_stop
         for piece in delta.tool_calls:
             call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
             choice.tool_calls[piece.index] = ToolCall(
@@ -60,6 +62,7 @@ class ChoiceAssembler:
                 logprobs=tuple(choice.logprobs),
                 finish_reason=choice.finish_reason,
                 signatures=tuple(choice.signatures),
+                matched_stop=choice.matched_stop,
             )
             for index, choice in sorted(self._choices.items())
         ]

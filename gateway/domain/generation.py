@@ -155,6 +155,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
     `parallel_tool_calls`: whether an answer may hold several tool calls; None: the model's default.
     `template_kwargs_json`: variables of the chat template, text of a JSON object; empty: none.
+    `adaptive_thinking`: a model that thinks only when it is asked to may think as much as it wants;
+    other models do so by themselves.
     """
 
     messages: tuple[Message, ...]
@@ -166,6 +168,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     template_kwargs_json: str = ""
+    adaptive_thinking: bool = False
 
 
 Prompt = Chat | str | tuple[int, ...]
@@ -262,7 +265,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     """New output of one choice. `signatures`: to be given back with the message in a later
-    request."""
+    request. `matched_stop`: the text of `stop` that ended the choice, as the server tells it;
+    empty: none did, or it does not tell."""
 
     index: int
     text: str = ""
@@ -271,6 +275,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     signatures: tuple[Signature, ...] = ()
+    matched_stop: str = ""
 
     @property
     def has_content(self) -> bool:

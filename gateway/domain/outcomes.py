@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from gateway.domain.failures import UpstreamFailure
+from scheduler.budgets.budget_window import Window
 from scheduler.contract import PlacementKind, RefusalReason, Refuse, Usage
 from scheduler.metering.settlement import SettledAttempt
 
@@ -56,6 +57,13 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float
     missing_choices: int = 0
 
+    @property
+    def charged_nano_usd(self) -> int | None:
+        """The charge of the answer, earlier attempts that broke off included; None: unknown."""
+        parts = [part.charged_nano_usd for part in (self.settled, *self.broken)]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
 
 class RequestRefused(Exception):
     """The gateway refuses the request or stops trying. The client has received no output.
@@ -67,8 +75,9 @@ class RequestRefused(Exception):
         subject: the exhausted budget, the missing price, or the field that is out of bounds;
             empty: none.
         other_request_id: the request that holds the id or the idempotency key; empty: none.
-        model: the unknown model; empty: none.
+        model: the model that is unknown, or that the key may not use; empty: none.
         fields: request fields that no permitted placement supports.
+        window: that of the spent budget; None: none is spent.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class RequestRefused(Exception):
         other_request_id: str = "",
         model: str = "",
         fields: tuple[str, ...] = (),
+        window: Window | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -90,6 +100,7 @@ class RequestRefused(Exception):
         self.other_request_id = other_request_id
         self.model = model
         self.fields = fields
+        self.window = window
 
 
 def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
@@ -102,6 +113,7 @@ def refused(refuse: Refuse, fields: tuple[str, ...] = ()) -> RequestRefused:
         subject=refuse.subject,
         other_request_id=refuse.other_request_id,
         fields=fields if refuse.reason is RefusalReason.NO_PLACEMENT_ALLOWED else (),
+        window=refuse.window,
     )
 
 

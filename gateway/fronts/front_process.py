@@ -36,6 +36,7 @@ from gateway.fleet.connections import Connections
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.front import FrontSurroundings, RunningFront, running_front
+from gateway.fronts.batch_link import RemoteBatches
 from gateway.fronts.messages import (
     APPLY,
     MEASURE,
@@ -157,6 +158,7 @@ class FrontProcess:
                 add_accounts=lambda server: add_forwarded_accounts(
                     server, channel, watches, config.server.blocked_write_s
                 ),
+                batches=RemoteBatches(self.scheduler.present),
                 shares_port=True,
             )
             async with running_front(parts.active, prepared, base_dir, around) as front:

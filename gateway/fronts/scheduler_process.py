@@ -23,6 +23,7 @@ from gateway.fronts.messages import SchedulerAnswer, SchedulerSetting
 from gateway.fronts.orphans import until_orphaned
 from gateway.fronts.scheduler_side import SchedulerSide, kept_config, running_scheduler_side
 from gateway.runtime.memory import return_large_blocks
+from gateway.runtime.watched_files import watch_files
 from gateway.telemetry.logs import to_stderr
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ async def _run(setting: SchedulerSetting) -> None:
                     health_address=side.health_address, metrics_address=side.metrics_address
                 )
             )
+            watching = watch_files(path, lambda: side.active.config, reloads.set)
             tasks = (
+                asyncio.create_task(watching),
                 asyncio.create_task(_reload_on(reloads, side)),
                 asyncio.create_task(_drain_on(drains, side)),
             )
@@ -66,6 +69,7 @@ async def _run(setting: SchedulerSetting) -> None:
 async def _drain_on(drains: asyncio.Event, side: SchedulerSide) -> None:
     await drains.wait()
     side.health.begin_drain()
+    side.lane.begin_drain()
 
 
 async def _reload_on(reloads: asyncio.Event, side: SchedulerSide) -> None:

@@ -17,12 +17,14 @@ from pathlib import Path
 import msgspec
 
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates
-from gateway.doors.grpc.admin_service import AdminService
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     ForwardedKeys,
@@ -30,7 +32,7 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
 )
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, health_port
-from gateway.doors.grpc.usage_service import UsageService
+from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
 from gateway.fronts.metrics import AllFronts, fronts_page
@@ -40,8 +42,9 @@ from gateway.link.messages import LinkError
 from gateway.link.opening import Opening
 from gateway.link.resume import Resumed
 from gateway.link.transport import listen
+from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
+from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
 from gateway.runtime.configuration import prepare
 from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
@@ -71,6 +74,8 @@ class SchedulerSide:
     metrics_address: str | None
     active: ActiveConfiguration
     parts: SchedulerParts
+    lane: BatchLane
+    batch_pipeline: Pipeline
     accounting: Accounting
     host: SchedulerHost
     health: HealthService
@@ -108,7 +113,7 @@ class SchedulerSide:
         warn_of_reload(old, config, base_dir)
         # Before any front uses it: another scheduler, and fronts that join, must find it.
         await asyncio.to_thread(keep_config, self.sockets, config)
-        self.active.replace(prepared)
+        self.active.replace(prepared, self.batch_pipeline)
         for front in self.host.fronts:
             if front not in told:  # it has started meanwhile, with the old configuration
                 self.host.dismiss(front, OLD)
@@ -196,7 +201,7 @@ async def running_scheduler_side(
             ready.add(front.number)
             await update_health()
 
-        return {READY: (FrontAddresses, accepts)}
+        return {READY: (FrontAddresses, accepts), **batch_handlers(lane.desk)}
 
     async def opened(told: Resumed | None, complete: bool) -> None:
         """What an operator has drained stays drained, and what served is taken to serve, until
@@ -214,18 +219,37 @@ async def running_scheduler_side(
         accounting = await stack.enter_async_context(
             open_accounting(config, base_dir, adopt=fronts_before > 0)
         )
-        state = metering_state(config, base_dir) or sockets / "meter.json"
         parts = assemble_scheduler(
             prepared,
             upstream=upstream,
             clock=clock,
             pace=load_of_loop,
-            metering=Metering(clock, time.time_ns, state),
+            metering=Metering(
+                clock,
+                time.time_ns,
+                metering_state(config, base_dir),
+                accounting.pool_accounts.checkpoint,
+            ),
+            pool_accounts=accounting.pool_accounts,
             budgets=accounting.budgets,
+            reads=accounting.reads,
             on_change=update_health,
             sinks=(accounting.record_attempt, *sinks),
         )
         stack.push_async_callback(parts.close)
+        lane = BatchLane(accounting, active, clock)
+        # Items of batches run in this process: one runner, whatever fronts come and go.
+        batch_front = assemble_front(
+            prepared,
+            parts.scheduler,
+            parts.fleet.connections,
+            clock=clock,
+            load=load_of_loop,
+            observe=lambda request, generation: observing.observe(
+                request, generation, lambda: parts.scheduler.fleet
+            ),
+        )
+        stack.push_async_callback(batch_front.close)
         host = SchedulerHost(
             parts.scheduler,
             clock=clock,
@@ -252,6 +276,7 @@ async def running_scheduler_side(
         server = await listen(sockets / "link", host.connection)
         stack.callback(host.close)
         stack.callback(server.close)
+        await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
         metrics_address = await stack.enter_async_context(
             fronts_page(config.telemetry, observing, AllFronts(host, load_of_loop), accounting)
         )
@@ -260,6 +285,8 @@ async def running_scheduler_side(
             metrics_address=metrics_address,
             active=active,
             parts=parts,
+            lane=lane,
+            batch_pipeline=batch_front.pipeline,
             accounting=accounting,
             host=host,
             health=health,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from gateway.link.connection import Connection, Handler
 from gateway.link.front_session import FrontSession
 from gateway.link.messages import (
@@ -299,7 +301,7 @@ class SchedulerHost:
 
 
 def _with_times(submission: Submission, now: float) -> Submission:
-    return replace(submission, request=with_times(submission.request, now))
+    return structs.replace(submission, request=with_times(submission.request, now))
 
 
 def _at(state: RequestState, now: float) -> RequestState:
@@ -336,6 +338,8 @@ def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:
         "pool_cost": (tuple[str, int], lambda args: scheduler.pool_cost(*args)),
         "pool_rates": (None, lambda _: scheduler.pool_rates()),
         "token_rates": (None, lambda _: scheduler.token_rates()),
+        "budget_standings": (tuple[str, str], lambda args: scheduler.budget_standings(*args)),
+        "key_spend": (tuple[str, str], lambda args: scheduler.key_spend(*args)),
         "drain": (str, scheduler.drain),
         "undrain": (str, scheduler.undrain),
     }

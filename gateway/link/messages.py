@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -263,13 +263,17 @@ def decode_value(raw: msgspec.Raw, type_: Any) -> Any:
 
 def with_durations(request: Request, now: float) -> Request:
     """Replaces the times of a request by seconds from `now`, as they travel."""
-    return replace(request, arrival_s=request.arrival_s - now, deadline_s=request.deadline_s - now)
+    return msgspec.structs.replace(
+        request, arrival_s=request.arrival_s - now, deadline_s=request.deadline_s - now
+    )
 
 
 def with_times(request: Request, now: float) -> Request:
     """Replaces the seconds that have travelled by times of the receiver's clock, which says
     `now`."""
-    return replace(request, arrival_s=request.arrival_s + now, deadline_s=request.deadline_s + now)
+    return msgspec.structs.replace(
+        request, arrival_s=request.arrival_s + now, deadline_s=request.deadline_s + now
+    )
 
 
 def check_version(version: int) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from gateway.link.away import AwayLimits, expired, has_room, unavailable, unknown_account
 from gateway.link.connection import Connection, Handler, LinkLost
 from gateway.link.front_record import FrontRecord
@@ -35,6 +37,7 @@ from gateway.link.messages import (
 from gateway.link.resume import Standing
 from gateway.link.sent import Report, SentBranch
 from gateway.scheduling.claims import request_in_flight
+from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import Progress, Request
 from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
@@ -122,6 +125,12 @@ class RemoteScheduler:
         if self._update is before:  # no newer one came meanwhile
             self._use(welcome.fleet)
         return welcome.setting
+
+    def present(self) -> Connection:
+        """Returns the connection to the scheduler. Raises LinkLost if the front is not joined."""
+        if self.connection is None or not self.joined.is_set():
+            raise LinkLost("the scheduler cannot be reached now")
+        return self.connection
 
     async def leave(self) -> None:
         """Ends the connection for good, once everything has left this process."""
@@ -240,6 +249,18 @@ class RemoteScheduler:
         )
         return found
 
+    async def budget_standings(self, tenant: str, key_id: str) -> tuple[BudgetStanding, ...] | None:
+        """See `SchedulerPort`."""
+        found: tuple[BudgetStanding, ...] | None = await self._call(
+            "budget_standings", (tenant, key_id), tuple[BudgetStanding, ...] | None
+        )
+        return found
+
+    async def key_spend(self, tenant: str, key_id: str) -> KeySpend | None:
+        """See `SchedulerPort`."""
+        found: KeySpend | None = await self._call("key_spend", (tenant, key_id), KeySpend | None)
+        return found
+
     async def drain(self, name: str) -> int:
         """See `SchedulerPort`."""
         found: int = await self._call("drain", name, int)
@@ -301,7 +322,7 @@ class RemoteScheduler:
         branch.told = True
         request = with_durations(branch.submission.request, self._clock())
         self.connection.post(
-            Kind.SUBMIT, branch.number, replace(branch.submission, request=request)
+            Kind.SUBMIT, branch.number, structs.replace(branch.submission, request=request)
         )
 
     def _count(self, branch: SentBranch) -> None:

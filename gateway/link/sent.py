@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from gateway.link.messages import Kind, with_durations
 from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
@@ -101,10 +103,10 @@ def _branch_state(branch: SentBranch, now: float) -> BranchState:
     runs = branch.standing is Standing.RUNNING
     if branch.standing is not Standing.WAITING:
         # A prompt of a million tokens has a megabyte of names of its blocks.
-        asked = replace(asked, prefix_blocks=(), token_blocks=())
+        asked = structs.replace(asked, prefix_blocks=(), token_blocks=())
     return BranchState(
         number=branch.number,
-        submission=replace(branch.submission, request=asked),
+        submission=structs.replace(branch.submission, request=asked),
         standing=branch.standing,
         start=branch.start if runs else None,
         started_ago_s=now - branch.started_s if runs else 0.0,

@@ -9,8 +9,9 @@ ledger has already is answered from there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
+
+from msgspec import structs
 
 from gateway.link.front_session import FrontSession
 from gateway.link.messages import ANSWERS, Kind
@@ -174,10 +175,10 @@ def _take_over_branch(
             session.refuse_stray(branch)
             return
         if state.reservation is not None and submission.kind is BranchKind.ORIGINAL:
-            request = replace(
+            request = structs.replace(
                 submission.request,
                 unsupported_by=state.reservation.unsupported_by,
                 charge_limit_nano_usd=state.reservation.charge_limit_nano_usd,
             )
-            submission = replace(submission, request=request)
+            submission = structs.replace(submission, request=request)
         resumption.wait(claimed, submission, deliver, state.attempts)

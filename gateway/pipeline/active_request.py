@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, Deviation, Generation
@@ -96,7 +98,7 @@ class ActiveRequest:
         if not parts:
             return usage
         # A continuation's prompt includes the earlier output, which the client did not send.
-        return replace(
+        return structs.replace(
             usage,
             prompt_tokens=parts[0].prompt_tokens,
             cached_tokens=parts[0].cached_tokens,

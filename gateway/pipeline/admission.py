@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -47,7 +46,8 @@ class Admission:
     def check_model(self, model: str, caller: Caller) -> None:
         """Raises RequestRefused if the key may not use the model or no placement serves it."""
         if not caller.allows_model(model):
-            raise denied(f"key {caller.key_id} may not use model {model!r}")
+            message = f"key {caller.key_id} may not use model {model!r}"
+            raise RequestRefused(RefusalReason.PERMISSION_DENIED, message, model=model)
         if not self._port.fleet.of_model(model):
             message = f"model {model!r} is not served here: see ListModels"
             raise RequestRefused(RefusalReason.UNKNOWN_MODEL, message, model=model)
@@ -64,12 +64,13 @@ class Admission:
         check_output_tokens(call, settings, self._port.fleet)
         check_images(generation, settings)
         unsupported = self._upstreams.unsupported_by(generation)
+        prompt_tokens = call.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = await self.estimate(generation, call.caller.tenant)
         request = scheduler_request(
             call,
             settings,
-            prompt_tokens=await in_one_slice(
-                lambda: self._sizes.estimate(generation, call.caller.tenant)
-            ),
+            prompt_tokens=prompt_tokens,
             unsupported_by=unsupported,
             signed_by=self._upstreams.signed_by(generation),
             now=self._clock(),
@@ -84,7 +85,7 @@ class Admission:
         exact_blocks = await in_slices(
             token_blocks(generation, hints.cache_salt, sizes, adapter=adapter)
         )
-        request = replace(
+        request = structs.replace(
             request,
             prefix_blocks=blocks,
             prefix_block_tokens=block_tokens,
@@ -110,9 +111,9 @@ class Admission:
         """
         return await exact_prompt_tokens(self._port.fleet, self._upstreams.clients, generation)
 
-    def estimate(self, generation: Generation, tenant: str) -> int:
-        """Returns an estimate of the prompt tokens."""
-        return self._sizes.estimate(generation, tenant)
+    async def estimate(self, generation: Generation, tenant: str) -> int:
+        """Returns an estimate of the prompt tokens. It measures every text of the prompt."""
+        return await in_one_slice(lambda: self._sizes.estimate(generation, tenant))
 
     def learn(self, generation: Generation, tenant: str, prompt_tokens: int) -> None:
         """Updates the estimator with the prompt tokens that an engine reported."""
@@ -148,6 +149,8 @@ def scheduler_request(
         size_bytes=call.size_bytes,
         remote_classes=_remote_classes(call, settings),
         session_id=call.session_id,
+        end_user=call.end_user,
+        labels_json=call.labels_json,
         weight=caller.weight,
         key_id=caller.key_id,
         unsupported_by=frozenset(unsupported_by),

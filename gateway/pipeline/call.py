@@ -24,8 +24,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
         priority: priority within the service class. Higher values run first.
         local_only, remote_classes: data policy. Empty `remote_classes`: all that the key may use.
         session_id: session of the request, for budgets and the ledger; empty: none.
+        end_user, labels_json: for the ledger (`gateway/domain/tags.py`); empty: none.
         idempotency_key: the client's idempotency key; empty: none.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
+        prompt_tokens: estimate by `Admission.estimate`; None: not estimated yet.
         trace_headers: W3C trace context for the engines.
         on_start: called with each placement that the request is sent to, before its output; a hedge
             excluded. None: nobody asks.
@@ -43,7 +45,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     local_only: bool = False
     remote_classes: frozenset[str] = frozenset()
     session_id: str = ""
+    end_user: str = ""
+    labels_json: str = ""
     idempotency_key: str = ""
     max_cost_nano_usd: int | None = None
+    prompt_tokens: int | None = None
     trace_headers: tuple[tuple[str, str], ...] = ()
     on_start: Callable[[Start], None] | None = None

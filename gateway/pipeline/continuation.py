@@ -8,7 +8,6 @@ the remaining output limit.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -84,7 +83,7 @@ def continuation(
             return None
     request = branch.request
     return (
-        replace(
+        structs.replace(
             request,
             request_id=f"{request.request_id}~continued",
             prompt_tokens=request.prompt_tokens + branch.output_tokens,

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
+
+from msgspec import structs
 
 from gateway.auth.authenticator import Caller
 from gateway.domain.failures import FailureKind, UpstreamFailure
@@ -324,7 +325,7 @@ class Pipeline:
         """Submits a hedge. Returns None unless the scheduler starts it at once."""
         active = beside.active
         assert beside.start is not None
-        request = replace(beside.request, request_id=f"{beside.request.request_id}~hedge")
+        request = structs.replace(beside.request, request_id=f"{beside.request.request_id}~hedge")
         branch = self._branch(active, BranchKind.HEDGE, request, beside.generation)
         await self._port.submit(
             Submission(

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 from gateway.accounting.accounting import configured_budget
 from gateway.accounting.budgets import Budgets
+from gateway.accounting.ledger.caller_reads import CallerReads
+from gateway.accounting.pool_accounts import PoolAccounts
 from gateway.fleet.fleet import Fleet
 from gateway.pipeline.observer import Observe
 from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.upstreams import Upstreams
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad, Pace
@@ -61,13 +64,16 @@ def assemble_scheduler(
     pace: Pace,
     metering: Metering,
     budgets: Budgets,
+    reads: CallerReads,
+    pool_accounts: PoolAccounts | None = None,
     on_change: Callable[[], Awaitable[None]],
     sinks: tuple[Sink, ...] = (),
 ) -> SchedulerParts:
     """Builds the scheduler's side and starts its tasks.
 
-    `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `sinks`: callbacks that
-    receive every settled attempt. `on_change`: awaited after each change of the fleet.
+    `upstream`: HTTP session for all upstreams. `clock`: monotonic seconds. `reads`: of the ledger,
+    for callers. `sinks`: callbacks that receive every settled attempt. `pool_accounts`: books what
+    the meter measures. `on_change`: awaited after each change of the fleet.
     """
 
     async def changed() -> None:
@@ -88,19 +94,24 @@ def assemble_scheduler(
         clock=clock,
         metering=metering,
         budgets=budgets,
+        accounts=KeyAccounts(budgets, reads),
         targets=fleet.connections.targets,
         sinks=sinks,
     )
+    tasks = [
+        asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
+        asyncio.create_task(fleet.run(), name="moegate-fleet"),
+        asyncio.create_task(metering.run(), name="moegate-meter"),
+    ]
+    if pool_accounts is not None:
+        keeping = pool_accounts.keep(metering.meter, lambda: metering.now_ns)
+        tasks.append(asyncio.create_task(keeping, name="moegate-pool-accounts"))
     return SchedulerParts(
         scheduler=scheduler,
         fleet=fleet,
         metering=metering,
         budgets=budgets,
-        tasks=(
-            asyncio.create_task(scheduler.run(), name="moegate-scheduler"),
-            asyncio.create_task(fleet.run(), name="moegate-fleet"),
-            asyncio.create_task(metering.run(), name="moegate-meter"),
-        ),
+        tasks=tuple(tasks),
     )
 
 

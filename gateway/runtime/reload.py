@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = frozenset(
     {
         *("tls", "drain_delay_s", "drain_s", "blocked_write_s", "probe_interval_s"),
-        *("cors_origins", "ping_s"),
+        *("cors_origins", "ping_s", "watch_files_s"),
     }
 )
 """Fields of `server` that a reload puts into force."""
@@ -35,5 +35,6 @@ def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> No
     for name in new.server.__struct_fields__:
         if name not in _AT_ONCE and getattr(old.server, name) != getattr(new.server, name):
             log.warning("server.%s: takes effect at the next start", name)
-    if old.ledger != new.ledger:
-        log.warning("ledger: takes effect at the next start")
+    for name in ("ledger", "telemetry"):
+        if getattr(old, name) != getattr(new, name):
+            log.warning("%s: takes effect at the next start", name)

@@ -5,7 +5,6 @@ No function here raises or blocks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +94,7 @@ class OpenAttempt:
     ) -> SettledAttempt:
         """Settles the cost of the attempt, passes it to the sinks and returns it.
         `charge_limit_nano_usd`: most that is charged for it; None: no limit."""
-        now_unix_s = time.time()
+        now_unix_s = self._metering.ns(now_s) / SECOND_NS  # as the meter books it
         settled = settle(
             self._request,
             self._start,

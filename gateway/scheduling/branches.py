@@ -7,7 +7,9 @@ attempt recorder meters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from gateway.scheduling.attempt_recorder import AttemptRecorder, OpenAttempt, Resumed
 from gateway.scheduling.budget_admission import Reservation
@@ -178,7 +180,7 @@ class Branches:
             return
         branch.attempt.record_progress(progress.output_tokens, self._clock())
         if progress.attempt != branch.core_attempt:
-            progress = replace(progress, attempt=branch.core_attempt)
+            progress = structs.replace(progress, attempt=branch.core_attempt)
         self.handle(progress)
 
     def end_attempt(self, end: AttemptEnd) -> None:
@@ -232,7 +234,7 @@ class Branches:
             match action:
                 case Evict():
                     if branch.attempt is not None and action.attempt == branch.core_attempt:
-                        branch.deliver(replace(action, attempt=branch.number))
+                        branch.deliver(structs.replace(action, attempt=branch.number))
                 case Refuse():
                     branch.decided = True
                     branch.deliver(action)
@@ -262,14 +264,14 @@ class Branches:
         branch.decided = True
         branch.core_attempt, branch.number = start.attempt, claimed.attempts
         facts = self.placements.get(start.placement)
-        start = replace(
+        start = structs.replace(
             start,
             attempt=claimed.attempts,
             pool="" if facts is None else facts.pool,
             replica="" if facts is None else facts.replica,
         )
         if submission.kind is BranchKind.HEDGE:
-            start = replace(start, reason=f"hedge: {start.reason}")
+            start = structs.replace(start, reason=f"hedge: {start.reason}")
         branch.attempt = self._recorder.begin(
             claimed.submission.request, start, claimed.rates, self._clock()
         )

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+
+from msgspec import structs
 
 from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
 from gateway.config.ledger import NANO_USD
@@ -161,10 +163,10 @@ class BudgetAdmission:
             # What is held is all that may be charged, whatever an upstream counts.
             most = submission.max_cost_nano_usd
             held = level if is_hard or most is None else most
-            request = replace(request, charge_limit_nano_usd=held)
+            request = structs.replace(request, charge_limit_nano_usd=held)
         if not left_out:
             return request
-        return replace(request, unsupported_by=request.unsupported_by | left_out)
+        return structs.replace(request, unsupported_by=request.unsupported_by | left_out)
 
     async def _hold(
         self, submission: Submission, holder: Holder | None, levels: Sequence[int]
@@ -295,6 +297,7 @@ def _refusal(
         message=text,
         retry_after_s=error.retry_after_s,
         subject=str(error),
+        window=limit.window if reason is RefusalReason.BUDGET_SPENT else None,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from gateway.scheduling.branches import Branches, ClaimedRequest
 from gateway.scheduling.claims import no_hedge
@@ -35,8 +36,8 @@ class Hedges:
             deliver(no_hedge(request, "the budget of hedges is used up"))
             return
         avoided = same_failure_domain(facts, submission.beside) | {submission.beside}
-        request = replace(request, unsupported_by=request.unsupported_by | avoided)
-        submission = replace(submission, request=request)
+        request = structs.replace(request, unsupported_by=request.unsupported_by | avoided)
+        submission = structs.replace(submission, request=request)
         branch = self._branches.submit(claimed, submission, deliver, may_wait=False)
         if not branch.decided:  # a queued hedge is useless
             self._branches.withdraw(request.request_id)

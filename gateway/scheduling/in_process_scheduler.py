@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.prices.source import group_of, priced
@@ -18,6 +19,7 @@ from gateway.scheduling.branches import Branches, ClaimedRequest, OpenBranch
 from gateway.scheduling.budget_admission import BudgetAdmission
 from gateway.scheduling.claims import Claims, request_in_flight
 from gateway.scheduling.hedges import Hedges
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.meter_setup import price_changes, set_up_meter
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
@@ -78,6 +80,7 @@ class InProcessScheduler:
         clock: Callable[[], float],
         metering: Metering,
         budgets: Budgets,
+        accounts: KeyAccounts,
         targets: Targets,
         sinks: tuple[Sink, ...] = (),
     ) -> None:
@@ -86,6 +89,8 @@ class InProcessScheduler:
         callbacks that receive every settled attempt."""
         self._clock = clock
         self._metering = metering
+        self.budget_standings = accounts.standings
+        self.key_spend = accounts.spend
         self._targets = targets
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
@@ -319,7 +324,7 @@ class InProcessScheduler:
         elif self._requests.get(request_id) is claimed:
             claimed.charge_limit_nano_usd = answer.charge_limit_nano_usd
             claimed.reservation = self._budgets.reservation(answer)
-            self._enter(claimed, replace(submission, request=answer), deliver)
+            self._enter(claimed, structs.replace(submission, request=answer), deliver)
         else:  # the request ended during the reservation
             self._budgets.release(submission)
 

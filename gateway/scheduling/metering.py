@@ -38,9 +38,10 @@ class Metering:
         clock: Callable[[], float],
         unix_ns: Callable[[], int],
         state: Path | None = None,
+        checkpoint: MeterCheckpoint | None = None,
     ) -> None:
         """`clock`: the event loop's seconds. `unix_ns`: read once. `state`: checkpoint file; None:
-        no checkpoint."""
+        none. `checkpoint`: where the ledger's accounts end; it precedes the file's."""
         self._clock = clock
         self._base_s = clock()
         self._base_ns = unix_ns()
@@ -50,7 +51,7 @@ class Metering:
         self._exists: Callable[[str], bool] = lambda _: True
         self._fitted: Callable[[str], StepModel] | None = None
         self._failed = False
-        self.meter = Meter(self._read())
+        self.meter = Meter(self._read() if checkpoint is None else checkpoint)
 
     def _read(self) -> MeterCheckpoint | None:
         if self._state is None:

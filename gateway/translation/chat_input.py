@@ -114,6 +114,7 @@ def parse_chat(
         parallel_tool_calls=parallel,
         reasoning=parse_reasoning(proto, max_output_tokens, violations.add),
         template_kwargs_json=parse_template_kwargs(proto.chat_template_kwargs_json, violations.add),
+        adaptive_thinking=proto.adaptive_thinking,
     )
 
 

@@ -57,6 +57,7 @@ def write_choice(message: generation_pb2.ChoiceDelta, delta: ChoiceDelta) -> Non
     message.text = delta.text
     if delta.finish_reason is not None:
         message.finish_reason = FINISH[delta.finish_reason]
+        message.matched_stop = delta.matched_stop
     if delta.reasoning_text:
         message.reasoning_text = delta.reasoning_text
     if delta.tool_calls:

@@ -25,6 +25,7 @@ COMMANDS = {
     "simulate-vllm": "a simulated vLLM server, no GPU needed",
     "inspect": "a model's facts, KV cache per token, knees and smallest deployments",
     "plan": "how many GPUs, at what cost per token, and how much overflow",
+    "batch": "offline jobs: submit a file, progress, results",
     "usage": "what was spent, by tenant, key, model, time",
     "cost": "what an own pool's tokens cost (an operator's key)",
     "admin": "drain, reload, budgets, corrections",

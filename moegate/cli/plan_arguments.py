@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.config.gateway import SloClassesConfig
 from moegate.cli.models import KV_BYTES, declare_memory, named_model, server_memory
-from scheduler.step_time.step_model import expected_tokens_per_step
+from simulation.catalog.arithmetic import expected_tokens_per_step
 from simulation.catalog.deployment import (
     FORMATS,
     KvCapacity,

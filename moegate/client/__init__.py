@@ -11,6 +11,7 @@
 
 from moegate.client.answers import Account, Answer, Choice, Cost, Piece, Route, Timings, Usage
 from moegate.client.async_client import AsyncClient, AsyncStream
+from moegate.client.batches import Batch, BatchItem, BatchResult
 from moegate.client.connection import Tls
 from moegate.client.errors import MoegateError
 from moegate.client.generation_options import GenerationOptions
@@ -24,6 +25,9 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "AsyncStream",
+    "Batch",
+    "BatchItem",
+    "BatchResult",
     "Candidate",
     "Chat",
     "Choice",

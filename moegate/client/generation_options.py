@@ -37,6 +37,7 @@ class GenerationOptions(TypedDict, total=False):
         ttft_s, tpot_s: time to first token and per output token that are aimed at, in seconds.
         priority: rank within the class, -10 to 10.
         session_id: requests of one session go to one place where that pays.
+        labels, end_user: for reports: what the caller wants to tell apart, and whom it acts for.
         local_only: never leaves the self-hosted servers.
         remote_classes: classes of remotes that may serve it.
         max_cost_nano_usd: most that it may be charged.
@@ -77,6 +78,8 @@ class GenerationOptions(TypedDict, total=False):
     tpot_s: float
     priority: int
     session_id: str
+    labels: Mapping[str, str]
+    end_user: str
     local_only: bool
     remote_classes: Sequence[str]
     max_cost_nano_usd: int
@@ -91,6 +94,7 @@ _SAMPLING = (
 _PLAIN = (
     *("max_output_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logit_bias"),
     *("choices", "logprobs", "priority", "session_id", "max_cost_nano_usd", "request_id"),
+    *("labels", "end_user"),
 )
 """Options that are fields of the request, of the same name."""
 _MODES: Mapping[str, chat_pb2.ToolChoiceMode] = {

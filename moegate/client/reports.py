@@ -11,7 +11,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from moegate.v1 import generation_pb2, inference_pb2, usage_pb2
 
-Group = Literal["tenant", "key", "model", "hour", "day", "week", "placement", "session"]
+Group = Literal[
+    "tenant",
+    "key",
+    "model",
+    "hour",
+    "day",
+    "week",
+    "month",
+    "year",
+    "placement",
+    "pool",
+    "kind",
+    "session",
+    "end_user",
+    "label",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +184,7 @@ def spend_request(
     tenant: str,
     model: str,
     limit: int,
+    label: str,
 ) -> usage_pb2.GetSpendRequest:
     """The question for spend. Raises ValueError, which names the argument."""
     known = {name: f"SPEND_GROUP_{name.upper()}" for name in get_args(Group)}
@@ -176,7 +192,11 @@ def spend_request(
     if unknown:
         raise ValueError(f"by: {unknown[0]!r} is none of {list(known)}")
     request = usage_pb2.GetSpendRequest(
-        group_by=[known[name] for name in by], tenant=tenant, model=model, limit=limit
+        group_by=[known[name] for name in by],
+        tenant=tenant,
+        model=model,
+        limit=limit,
+        label=label,
     )
     if since is not None:
         getattr(request, "from").CopyFrom(_timestamp("since", since))

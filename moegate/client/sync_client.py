@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -10,6 +10,15 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from moegate.client.answers import Answer, AnswerAssembler, Piece
+from moegate.client.batches import (
+    Batch,
+    BatchItem,
+    BatchResult,
+    batch_of,
+    file_messages,
+    result_of,
+    submit_messages,
+)
 from moegate.client.connection import DEFAULT_TARGET, Tls, call_metadata, channel_options
 from moegate.client.errors import error_of
 from moegate.client.generation_options import GenerationOptions, generate_request
@@ -38,7 +47,7 @@ from moegate.client.reports import (
     spend_request,
     token_count_of,
 )
-from moegate.v1 import inference_pb2, inference_pb2_grpc, usage_pb2_grpc
+from moegate.v1 import batch_pb2, batch_pb2_grpc, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 
 Found = TypeVar("Found")
 SHORT_TIMEOUT_S = 30.0
@@ -72,6 +81,7 @@ class Client:
             else grpc.secure_channel(target, tls.credentials(), options)
         )
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._batch = batch_pb2_grpc.BatchServiceStub(self._channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -150,10 +160,72 @@ class Client:
         tenant: str = "",
         model: str = "",
         limit: int = 1000,
+        label: str = "",
     ) -> Spend:
-        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now."""
-        request = spend_request(by, since, until, tenant, model, limit)
+        """Returns what was spent, by group. `since`: None: 30 days before `until`, None: now.
+        `label`: key of the label of the group "label", which has only requests with the label."""
+        request = spend_request(by, since, until, tenant, model, limit, label)
         return spend_of(self._call(self._usage.GetSpend, request))
+
+    def submit_batch(
+        self,
+        items: Iterable[BatchItem],
+        *,
+        complete_before: datetime | None = None,
+        max_cost_nano_usd: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Hands in an offline job. `complete_before`: None: within a day. `max_cost_nano_usd`: of
+        all items together."""
+        messages = submit_messages(items, complete_before, max_cost_nano_usd, metadata or {})
+        found = self._call(self._batch.SubmitBatch, messages, self._timeout_s)
+        return batch_of(found.batch)
+
+    def submit_batch_file(
+        self,
+        content: Iterable[bytes],
+        endpoint: str = "/v1/chat/completions",
+        *,
+        complete_before: datetime | None = None,
+        max_cost_nano_usd: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Hands in a file in the format of OpenAI's Batch API, such as an open one: its bytes in
+        pieces of any size."""
+        pairs = metadata or {}
+        messages = file_messages(content, endpoint, complete_before, max_cost_nano_usd, pairs)
+        found = self._call(self._batch.SubmitBatch, messages, self._timeout_s)
+        return batch_of(found.batch)
+
+    def batch(self, batch_id: str) -> Batch:
+        """Returns the state of a job."""
+        request = batch_pb2.GetBatchRequest(batch_id=batch_id)
+        return batch_of(self._call(self._batch.GetBatch, request).batch)
+
+    def batches(self, limit: int = 100) -> tuple[Batch, ...]:
+        """Returns the newest jobs of the key's tenant, 1000 at most."""
+        request = batch_pb2.ListBatchesRequest(page_size=limit)
+        found = self._call(self._batch.ListBatches, request)
+        return tuple(map(batch_of, found.batches))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Stops a job."""
+        request = batch_pb2.CancelBatchRequest(batch_id=batch_id)
+        return batch_of(self._call(self._batch.CancelBatch, request).batch)
+
+    def batch_results(
+        self, batch_id: str, *, skip: int = 0, in_order: bool = False
+    ) -> Iterator[BatchResult]:
+        """Yields results as they finish, until the job has ended; `in_order`: as submitted, once it
+        has. `skip`: results to leave out, to go on after a break."""
+        request = batch_pb2.StreamBatchResultsRequest(
+            batch_id=batch_id, skip=skip, in_order=in_order
+        )
+        try:
+            for message in self._batch.StreamBatchResults(request, metadata=self._metadata):
+                yield result_of(message)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
 
     def _call(
         self, method: Callable[..., Found], request: Any, timeout_s: float = SHORT_TIMEOUT_S

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.budgets.budget_window import Period
+from scheduler.budgets.budget_window import Period, Window
 from scheduler.pricing import MILLION, TokenRates
 
 MOST_FREE_DIVISOR = 50
@@ -81,6 +81,15 @@ class Limit:
     cap_nano_usd: int
     hard: bool
     ends_unix_s: int
+
+    @property
+    def window(self) -> Window:
+        """The window of the account."""
+        return Window(
+            period=self.account.period,
+            starts_unix_s=self.account.starts_unix_s,
+            ends_unix_s=self.ends_unix_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,10 @@ class BudgetBook:
             return applying.holder
         return Holder(tenant, key_id, session_id)
 
+    def budgets_of(self, tenant: str, key_id: str) -> tuple[Budget, ...]:
+        """The budgets that apply to the key: its own and its tenant's."""
+        return self._applying(tenant, key_id).budgets
+
     def is_hard(self, holder: Holder) -> bool:
         """Whether any budget of the holder refuses requests."""
         return self._applying(holder.tenant, holder.key_id).hard

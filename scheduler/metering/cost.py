@@ -10,9 +10,8 @@ queue take none. In a disaggregated group prefill and decode nodes are paid apar
 
 Each instant is allocated with the facts known at it. Nothing is re-allocated after a run's end, and
 before it only the charge for time outside the engine (`engine_phases.py`). Sequences share by two
-counters (per sequence and per KV token), so an event costs O(1) for any number of runs. Amounts are
-exact integers (`totals.py`); the caller gives the time in nanoseconds of one
-clock.
+counters (per sequence and per KV token), so an event costs O(1). Amounts are exact integers
+(`totals.py`), cut at the ends of hours (`hours.py`). Times are nanoseconds of one clock.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from scheduler.contract import EngineReport
 from scheduler.metering.engine_phases import return_outside
 from scheduler.metering.external_load import ExternalLoad, Own, own_at
+from scheduler.metering.hours import HourCuts
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
@@ -38,7 +38,8 @@ HISTORY = 256
 class GroupMeter:
     """Meters one group from `opened_ns` on.
 
-    `plan`: what it costs, sorted by time; `max_running`: sequences that its engine runs at once.
+    `plan`: its price, sorted by time; `max_running`: sequences that its engine runs at once;
+    `totals`: sums before.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class GroupMeter:
         *,
         max_running: int,
         nodes: NodeShare | None = None,
+        totals: Totals | None = None,
     ) -> None:
-        self.totals = Totals()
+        self.totals = Totals() if totals is None else totals.copy()
+        self.hours = HourCuts(opened_ns, self.totals)
         self.external = ExternalLoad()
         self.serving = False
         self._present = True
@@ -63,10 +66,8 @@ class GroupMeter:
         self._runs: set[Run] = set()
         self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
         self._prompts = Prompts()
-        self._sequences = 0
-        self._kv_tokens = 0
-        self._per_sequence = 0
-        self._per_kv = 0
+        self._sequences = self._kv_tokens = 0
+        self._per_sequence = self._per_kv = 0
         self._stale = True
         self._weights = NOTHING
         self.set_plan(plan)
@@ -137,10 +138,9 @@ class GroupMeter:
     ) -> Run:
         """Adds an attempt. `cached_tokens`: those of its prompt predicted to be in the cache."""
         self.advance(now_ns)
-        prefill_s = 0.0
+        prefill_s, uncached = 0.0, max(1, prompt_tokens - cached_tokens)
         if self._times is not None:
-            uncached = max(1, prompt_tokens - cached_tokens)
-            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens)
+            prefill_s = self._times.model.prefill_time_s(uncached, prompt_tokens, self._sequences)
         run = Run(
             choices=choices,
             prompt_tokens=prompt_tokens,
@@ -206,8 +206,7 @@ class GroupMeter:
         self._runs.discard(run)
         self.external.ended(run.choices)
         self._changed()
-        totals = self.totals
-        return_outside(totals, run, engine_s, now_ns)
+        return_outside(totals := self.totals, run, engine_s, now_ns)
         prefill, decode = run.whole_amounts
         cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
@@ -234,11 +233,11 @@ class GroupMeter:
         """The sums if all running attempts were lost now: their cost so far counts as waste."""
         lost = self.totals.copy()
         for run in self._runs:
-            prefill, decode, tokens = run.prefill, run.decode + self._owed(run), run.output_tokens
+            prefill, decode = run.prefill, run.decode + self._owed(run)
             lost.prefill -= prefill
             lost.decode -= decode
             lost.waste += prefill + decode
-            lost.output_tokens -= tokens
+            lost.output_tokens -= run.output_tokens
         return lost
 
     def unobserved(self, until_ns: int) -> None:
@@ -248,11 +247,10 @@ class GroupMeter:
     def report(self, report: EngineReport, at_ns: int, now_ns: int) -> None:
         """Records an engine's report of time `at_ns`."""
         self.advance(now_ns)
-        own = own_at(self._history, at_ns)
         sent_since = self._prompts.sent_after(at_ns)
         self.external.take(
             report,
-            own,
+            own_at(self._history, at_ns),
             self.model,
             now_ns,
             pending=self._prompts.sequences - sent_since,
@@ -273,20 +271,22 @@ class GroupMeter:
         """Allocates the price of the time since the last call; an earlier `now_ns` changes
         nothing."""
         while self._at_ns < now_ns:
-            end_ns = now_ns
+            end_ns = min(now_ns, self.hours.next_ns)
             if self._plan and self._plan[0].start_ns < end_ns:
                 end_ns = self._plan[0].start_ns
             if observed:
                 self._spend(end_ns)
             else:
                 self._book(end_ns, "unobserved")
+            if end_ns == self.hours.next_ns:
+                self.hours.cut(self.totals)
             while self._plan and self._plan[0].start_ns <= self._at_ns:
                 self._rate = self._plan.popleft().nano_usd_per_hour
 
     def _book(self, end_ns: int, account: str) -> None:
         """Books the whole price up to `end_ns` to one account."""
-        amount = self._pass(end_ns) << SCALE_BITS
-        setattr(self.totals, account, getattr(self.totals, account) + amount)
+        before = getattr(self.totals, account)
+        setattr(self.totals, account, before + (self._pass(end_ns) << SCALE_BITS))
 
     def _pass(self, end_ns: int) -> int:
         """Moves the meter to `end_ns`; returns the price of that time, nano-USD per hour x ns."""

@@ -13,7 +13,7 @@ the request cost, and what its tenant pays, stays: only the rates by kind of tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from scheduler.engine_steps import EngineRequest
 from scheduler.metering.runs import Run
@@ -47,8 +47,7 @@ def return_outside(totals: Totals, run: Run, engine_s: float | None, now_ns: int
     return outside
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedRun:
+class EndedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run of one choice that was charged. Amounts in nano-USD; `decode_s`: that it was charged as
     decoding; `whole_s`: from sending to its end."""
 

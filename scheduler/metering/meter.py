@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.metering.cost import GroupMeter
+from scheduler.metering.hours import Amounts, PoolHours, difference, plus
 from scheduler.metering.minutes import Minutes, Sums, newest_at
 from scheduler.metering.rates import PhaseLoad, RateKind, imbalance
 from scheduler.metering.report import KindRates, LoadPoint, kind_rates, phase_load
 from scheduler.metering.runs import NodeShare
 from scheduler.metering.totals import (
+    HOUR_NS,
     SECOND_NS,
     UNIT,
     RateSegment,
@@ -49,6 +51,16 @@ class MeterCheckpoint:
 
     observed_ns: int
     totals: Mapping[str, Totals]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolHour:
+    """What was added to the accounts of a pool in an hour (since 1970). `amounts`: by name of
+    `hours.AMOUNTS`."""
+
+    pool: str
+    hour: int
+    amounts: Amounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +104,7 @@ class _Pool:
     minutes: Minutes
     gone: Totals = field(default_factory=Totals)
     """Sums of groups that are no longer configured."""
+    hours: PoolHours = field(default_factory=PoolHours)
 
 
 class Meter:
@@ -142,10 +155,13 @@ class Meter:
         if self._checkpoint is not None and before is not None:
             observed_ns = min(now_ns, self._checkpoint.observed_ns)
         meter = GroupMeter(
-            facts.model, facts.plan, observed_ns, max_running=facts.max_running, nodes=facts.nodes
+            facts.model,
+            facts.plan,
+            observed_ns,
+            max_running=facts.max_running,
+            nodes=facts.nodes,
+            totals=before,
         )
-        if before is not None:
-            meter.totals = before.copy()
         self._groups[facts.name] = meter
         self._pool_of[facts.name] = facts.pool
         pool = self._pools.get(facts.pool)
@@ -153,12 +169,13 @@ class Meter:
             # Windows begin here; after a restart at the checkpoint, so that they hold the gap.
             begin = (observed_ns, meter.totals.copy())
             fine = deque([begin], maxlen=FINE_KEPT)
-            self._pools[facts.pool] = _Pool(fine=fine, minutes=Minutes(begin))
+            pool = self._pools[facts.pool] = _Pool(fine=fine, minutes=Minutes(begin))
         elif before is not None:
             at_ns, sums = pool.minutes.last
             start = summed([sums, before])
             pool.fine[-1] = (at_ns, start)
             pool.minutes.restate(start)
+        pool.hours.sums = plus(pool.hours.sums, meter.totals)
         meter.unobserved(now_ns)
 
     def _let_go(self) -> None:
@@ -167,6 +184,7 @@ class Meter:
             meter = self._groups.pop(name)
             pool = self._pools[self._pool_of.pop(name)]
             pool.gone = summed([pool.gone, meter.totals])
+            pool.hours.add(meter.hours.take(meter.totals))
 
     def tick(self, now_ns: int) -> None:
         """Books the time until now, and keeps the sums that later windows start from."""
@@ -187,6 +205,34 @@ class Meter:
             meter.advance(now_ns)
             totals[name] = meter.totals_if_lost()
         return MeterCheckpoint(observed_ns=now_ns, totals=totals)
+
+    def take_hours(self, now_ns: int) -> list[PoolHour]:
+        """What the hours have added to each pool's accounts since the last call."""
+        self.tick(now_ns)
+        for name, meter in self._groups.items():
+            self._pools[self._pool_of[name]].hours.add(meter.hours.take(meter.totals))
+        return [
+            PoolHour(pool=name, hour=hour, amounts=amounts)
+            for name, pool in self._pools.items()
+            for hour, amounts in pool.hours.take()
+        ]
+
+    def lost_hours(self) -> list[PoolHour]:
+        """What a crash now would change in the accounts after `take_hours`: the cost of the running
+        attempts counts as waste."""
+        changed: dict[str, Totals] = {}
+        for name, meter in self._groups.items():
+            lost = meter.totals_if_lost().minus(meter.totals)
+            pool = self._pool_of[name]
+            changed[pool] = plus(changed.get(pool, Totals()), lost)
+        found = []
+        for pool, lost in changed.items():
+            sums = self._pools[pool].hours.sums
+            amounts = difference(plus(sums, lost), sums)
+            if any(amounts.values()):
+                hour = max(m.observed_ns for m in self._groups.values()) // HOUR_NS
+                found.append(PoolHour(pool=pool, hour=hour, amounts=amounts))
+        return found
 
     def cost(self, pool_name: str, window_ns: int, now_ns: int) -> PoolCost | None:
         """Cost of a pool over the window that ends now; None: no such pool."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from scheduler.metering.totals import UNIT
 
 
@@ -50,8 +52,7 @@ class Run:
     """Part of both that it was charged as the only run of a group without external load."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Share(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing."""
 
     uncached_input: int

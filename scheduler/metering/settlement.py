@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start, Usage
 from scheduler.metering.rate_snapshot import RateSnapshot
@@ -46,8 +47,7 @@ _KINDS = tuple(TokenKind)
 """Members as a tuple, because iterating an enumeration creates a generator each time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostPart:
+class CostPart(msgspec.Struct, frozen=True, kw_only=True):
     """Cost of the tokens of one kind, in nano-USD."""
 
     kind: TokenKind
@@ -55,8 +55,7 @@ class CostPart:
     nano_usd: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metered:
+class Metered(msgspec.Struct, frozen=True, kw_only=True):
     """Share of a self-hosted placement's bill per token kind, in nano-USD."""
 
     uncached_input: int
@@ -69,14 +68,14 @@ class Metered:
         return self.uncached_input + self.cached_input + self.output
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettledAttempt:
+class SettledAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One ended attempt with its cost. Times are Unix seconds; `pool` is empty for a remote.
 
     `usage`: None: tokens unknown, because the attempt failed before the first. `parts`: parts of
     the metered cost, which sum to it. `price_row_id`: price row of the charge; empty: no price.
     `cheapest_remote_nano_usd`: cost of the same tokens at the cheapest remote that the request
-    allows; None: no such remote, or no price. `final`: no other attempt of the request can follow;
+    allows; None: no such remote, or no price. `end_user`, `labels_json`: tags of the request for
+    reports. `final`: no other attempt of the request can follow;
     False: the scheduler may try again or refuse.
     """
 
@@ -101,6 +100,8 @@ class SettledAttempt:
     parts: tuple[CostPart, ...]
     cheapest_remote_nano_usd: int | None
     final: bool
+    end_user: str = ""
+    labels_json: str = ""
 
 
 Sink = Callable[[SettledAttempt], None]
@@ -157,6 +158,8 @@ def settle(
         key_id=request.key_id,
         tenant=request.tenant,
         session_id=request.session_id,
+        end_user=request.end_user,
+        labels_json=request.labels_json,
         model=request.model,
         slo_class=request.slo.slo_class,
         placement=start.placement,

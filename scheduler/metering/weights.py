@@ -1,7 +1,7 @@
 """Weights by which a group's price is shared at an instant, from the step model.
 
-A step that computes a chunk of prompt for P seconds beside B sequences that decode spends
-P / (P + T(B)) of its time on the prompt. The sequences share the rest: kappa for each KV token, and
+A chunk of a prompt that adds P seconds to a step of B sequences that decode takes P / (P + T(B)) of
+its time. The sequences share the rest: kappa for each KV token, and
 equal parts of the remaining T(B).
 """
 
@@ -12,9 +12,6 @@ from typing import NamedTuple
 from scheduler.metering.runs import NodeShare
 from scheduler.metering.totals import SCALE, SCALE_BITS
 from scheduler.step_time.step_model import StepModel
-
-CHUNK_TOKENS = 8192
-"""Most tokens of one step, vLLM's default for online serving on large GPUs."""
 
 
 class Weights(NamedTuple):
@@ -55,7 +52,7 @@ class StepTimes:
     def __init__(self, model: StepModel) -> None:
         self.model = model
         self.kv_s = model.kv_token_s / model.ranks
-        self.chunk_s = model.prefill_time_s(CHUNK_TOKENS, CHUNK_TOKENS)
+        self.chunk_s = model.prefill_time_s(model.chunk_tokens, model.chunk_tokens, 1.0)
         self._fixed: dict[int, float] = {}
 
     def step_s(self, batch: int, kv_tokens: int) -> float:

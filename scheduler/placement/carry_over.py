@@ -71,6 +71,6 @@ def _carried(
     fit = StepFit(prior)
     if group.experts is not None and group.experts.law is not None:
         fit.use_law(group.experts.law)
-    return replace(
-        group, members=[], meter=meter, fit=fit, model=priced(fit.model, policy), steps_s=[]
-    )
+    changed = replace(group, members=[], meter=meter, fit=fit, steps_s=[], experts_s=[])
+    changed.set_model(priced(fit.model, policy))
+    return changed

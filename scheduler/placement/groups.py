@@ -14,10 +14,12 @@ from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement_state import Placement
 from scheduler.step_time.expert_law import ExpertCounts
 from scheduler.step_time.expert_loads import ExpertLoads
+from scheduler.step_time.own_load import OwnLoad, PromptsUnderway
+from scheduler.step_time.prefill_periods import PrefillPeriods
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import SETTLE_S, OwnLoad, WindowMeter, prefill_window
+from scheduler.step_time.step_windows import SETTLE_S, WindowMeter, prefill_window
 
 MOST_STEPS_KEPT = 4096
 STEPS_STALE_S = 10.0
@@ -35,6 +37,10 @@ class Group:
     streams: Streams = field(default_factory=Streams)
     meter: WindowMeter = field(default_factory=WindowMeter)
     own: OwnLoad = field(default_factory=OwnLoad)
+    periods: dict[str, PrefillPeriods] = field(default_factory=dict)
+    """Periods of own prefills, by the name of the placement."""
+    applied_version: int = 0
+    """Version of the fit that `model` came from."""
     experts: ExpertCounts | None = None
     """Distinct experts that the engine told; None: it never told any."""
     expert_loads: ExpertLoads = field(default_factory=ExpertLoads)
@@ -46,6 +52,8 @@ class Group:
     kv_paced_tokens: int = 0
     steps_s: list[float] = field(default_factory=list)
     """Cache of `step_s`, indexed by batch size."""
+    experts_s: list[float] = field(default_factory=list)
+    """Cache of `untouched_s`, indexed by batch size."""
 
     def step_s(self, batch: int) -> float:
         """T(B) without the term of the KV cache."""
@@ -56,11 +64,29 @@ class Group:
             steps_s.append(self.model.decode_step_s(len(steps_s), 0))
         return steps_s[batch]
 
-    def observe(self, report: EngineReport, *, sequences: int, now: float) -> bool:
+    def untouched_s(self, batch: int) -> float:
+        """Seconds to read the experts that a full chunk touches and the batch does not."""
+        model = self.model
+        if batch > MOST_STEPS_KEPT:
+            return model.prompt_experts_s(batch, model.chunk_tokens)
+        experts_s = self.experts_s
+        while len(experts_s) <= batch:
+            experts_s.append(model.prompt_experts_s(len(experts_s), model.chunk_tokens))
+        return experts_s[batch]
+
+    def set_model(self, model: StepModel) -> None:
+        """Replaces the model that decisions use."""
+        self.model, self.applied_version = model, self.fit.version
+        self.steps_s.clear()
+        self.experts_s.clear()
+
+    def observe(
+        self, report: EngineReport, *, sequences: int, underway: PromptsUnderway, now: float
+    ) -> bool:
         """Feeds a report of all members to the fit; returns whether the model has changed.
-        `sequences`: own ones."""
-        version, last = self.fit.version, self.last_report
-        own = self.own.at(sequences=sequences, kv_tokens=self.kv_paced_tokens)
+        `sequences`: own ones; `underway`: what is computed of pending prompts."""
+        last = self.last_report
+        own = self.own.at(sequences=sequences, kv_tokens=self.kv_paced_tokens, underway=underway)
         window = self.meter.take(report, own)
         # Single steps say more than the counters of the same time.
         if window is not None and not self.has_steps(now):
@@ -69,7 +95,11 @@ class Group:
             if last is not None and (prefills := prefill_window(last, report)) is not None:
                 self.fit.observe_steps((prefills,))
             self.last_report = report
-        return self.fit.version != version
+        return self.fit.version != self.applied_version
+
+    def prefills(self, placement: str) -> PrefillPeriods:
+        """The periods of a placement."""
+        return self.periods.setdefault(placement, PrefillPeriods())
 
     def observe_steps(self, event: EngineSteps, kv_capacity_tokens: int, now: float) -> bool:
         """Feeds single steps to the fit; returns whether it could use any. `kv_capacity_tokens`:
@@ -125,8 +155,6 @@ class CarriedOver:
     pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
 
 
-CHUNK_TOKENS = 8192
-"""Prompt tokens of one engine step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 LEAST_CHUNK_S = 1e-6
 WHOLE_S = 1e9
 """Longer than any prefill."""
@@ -137,7 +165,7 @@ def chunk_s(facts: Placement, model: StepModel) -> float:
     it shares none, and the first step that decodes follows it."""
     if facts.prefill_price_share is not None:
         return WHOLE_S
-    return max(LEAST_CHUNK_S, model.prefill_token_s * CHUNK_TOKENS)
+    return max(LEAST_CHUNK_S, model.prefill_time_s(model.chunk_tokens, model.chunk_tokens, 1.0))
 
 
 def stall_weight(facts: Placement) -> float | None:

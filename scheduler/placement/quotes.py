@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -64,8 +65,7 @@ _NOT_SERVING = np.int8(Block.NOT_SERVING)
 """numpy compares plain integers faster than enum members."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementQuery:
+class PlacementQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A request in the form that a quote needs.
 
     Attributes:

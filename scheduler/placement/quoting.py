@@ -1,6 +1,7 @@
 """Predicts what every self-hosted placement would give a request, in one vectorised pass.
 
-    TTFT       = pending prefills + own prefill + T (1/2 + chunks), T the step with the request
+    TTFT       = pending prefills + own prefill + T (1/2 + chunks), T the step with the request;
+                 a prefill is what a prompt adds to the steps
     TPOT       = T / tau
     marginal   = added stall of the group + expected steps x added step time, in the group's $/s
     violations = rise of the group's interference curve from the pending stall to that with the
@@ -72,7 +73,7 @@ def _predict_prefills(
     inputs = query.request.inputs
     # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
     context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
-    fleet.models.prefill_time_s(uncached, context, buffers.prefill_s)
+    fleet.models.prefill_time_s(uncached, context, fleet.untouched_s, buffers.prefill_s)
     if query.activation_s is not None:
         buffers.prefill_s += query.activation_s
     np.subtract(fleet.prefill_end_s, now, buffers.wait_s)

@@ -15,8 +15,9 @@ import numpy as np
 from scheduler.contract import EngineReport, Objective, ServingChanged
 from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import Floats
+from scheduler.placement import learning
 from scheduler.placement.checks import checks_for
-from scheduler.placement.decision_model import full_token_s, priced, trusted
+from scheduler.placement.decision_model import full_token_s, priced
 from scheduler.placement.groups import CarriedOver, Group, chunk_s, prior_of, stall_weight
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES
@@ -24,14 +25,12 @@ from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.quotes import QuoteBuffers
 from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
-from scheduler.step_time.step_fit import StepFit, StepSource
+from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import StepModel, StepModels
-from scheduler.step_time.step_windows import has_restarted, joined, new_preemptions
+from scheduler.step_time.step_windows import has_restarted, new_preemptions
 
 CURVE_AGE_S = 0.1
 """An interference curve older than this is refreshed before it decides."""
-SAME_TIME_S = 0.5
-"""Reports of a group's ranks within this time are joined to one."""
 _STALE_MARGIN_S = 1e-3
 """Added to the time at which a report becomes stale, because sums of times are rounded."""
 NANO_USD_PER_S = 1e9
@@ -52,7 +51,7 @@ class SelfHostedFleet:
         self.states = list(states)
         self.model = self.states[0].facts.model if self.states else ""
         self.lengths = carried.lengths
-        self._policy = policy
+        self.policy = policy
         count = len(self.states)
         by_group = dict(carried.groups)
         self.groups: list[Group] = []
@@ -111,6 +110,8 @@ class SelfHostedFleet:
         """T(B) of the group when its batch last changed."""
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without the term of the KV cache."""
+        self.untouched_s: Floats = np.zeros(count)
+        """Seconds to read the experts that a full chunk touches beside those of B + 1 sequences."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -165,6 +166,7 @@ class SelfHostedFleet:
     def add(self, index: int, resident: Resident, now: float) -> None:
         """Adds an attempt to a placement."""
         request = resident.request
+        learning.prompt_sent(self, index, now)
         self.states[index].add(resident, now)
         self.groups[index].streams.add(
             request.request_id,
@@ -192,6 +194,7 @@ class SelfHostedFleet:
                 prompt_tokens=request.prompt_tokens,
                 uncached_tokens=request.prompt_tokens - resident.hit_tokens,
             )
+            learning.first_token(self, index, resident, now)
             in_time = now - request.arrival_s <= resident.promised_ttft_s
             group.streams.first_token(request_id, now, in_time=in_time)
         else:
@@ -216,6 +219,7 @@ class SelfHostedFleet:
         older_s = CURVE_AGE_S / (len(group.streams) or 0.5)
         for member in group.members:
             self.curve_at_s[member] -= older_s
+        learning.attempt_removed(self, index, request_id)
         resident = self.states[index].remove(request_id, now)
         self.sync(index, now)
         return resident
@@ -233,7 +237,7 @@ class SelfHostedFleet:
         (self._with_external.add if state.external_sequences else self._with_external.discard)(
             index
         )
-        self._observe(self.groups[index], now)
+        learning.observe_reports(self, self.groups[index], now)
         self.sync(index, now)
         return anew
 
@@ -243,7 +247,7 @@ class SelfHostedFleet:
         capacities = [self.states[member].kv_capacity_tokens or 0 for member in group.members]
         other_law = group.observe_experts(event)
         if group.observe_steps(event, sum(capacities), now) or other_law:
-            self._set_model(group)
+            learning.apply_fit(self, group)
             for member in group.members:
                 self.sync(member, now)
 
@@ -281,34 +285,6 @@ class SelfHostedFleet:
         stale_s = (r.at_s + REPORT_STALE_S + _STALE_MARGIN_S for r in reports if r is not None)
         return min(stale_s, default=None)
 
-    def _observe(self, group: Group, now: float) -> None:
-        """Feeds the group's reports to its fit once all its ranks have reported."""
-        reports = [self.states[member].report for member in group.members]
-        whole = [report for report in reports if report is not None]
-        if (
-            len(whole) < len(reports)
-            or max(r.at_s for r in whole) - min(r.at_s for r in whole) > SAME_TIME_S
-        ):
-            return
-        sequences = sum(self.states[m].sequences for m in group.members)
-        if group.observe(joined(whole), sequences=sequences, now=now):
-            self._set_model(group)
-
-    def _set_model(self, group: Group) -> None:
-        own = group.fit.model
-        used = group.fit.source is StepSource.FIT
-        pooled = self.pooled[group.fit.prior]
-        pooled.update(group.name, own if used else None)
-        model = pooled.model(group.name, own, group.batch, group.kv_paced_tokens)
-        before_s = full_token_s(group.model)
-        group.model = priced(trusted(model, group.fit.prior), self._policy)
-        added_s = (full_token_s(group.model) - before_s) * len(group.members)
-        self.full_token_s += added_s / len(self)
-        group.steps_s.clear()
-        for member in group.members:
-            self.models.set(member, group.model)
-            self.chunk_s[member] = chunk_s(self.states[member].facts, group.model)
-
     def sync(self, index: int, now: float) -> None:
         """Copies the state of a placement and the shared figures of its group into the arrays."""
         state, group = self.states[index], self.groups[index]
@@ -320,7 +296,7 @@ class SelfHostedFleet:
         self.kv_tokens[index] = state.kv_tokens + external_kv
         capacity = state.kv_capacity_tokens
         if capacity is not None:
-            share = 1.0 - max(self._policy.kv_reserve, state.reserve_share(now))
+            share = 1.0 - max(self.policy.kv_reserve, state.reserve_share(now))
             self.kv_free_tokens[index] = capacity * share - state.kv_reserved_tokens - external_kv
         if (context := state.context_tokens) is not None:
             self.context_tokens[index] = context
@@ -338,6 +314,7 @@ class SelfHostedFleet:
             self.warm[index] = sequences > 0
             self.step_s[index] = group.full_step_s(group.batch)
             self.next_step_s[index] = group.step_s(group.batch + 1)
+            self.untouched_s[index] = group.untouched_s(group.batch + 1)
             if self.grouped:
                 self.kv_paced_tokens[index] = group.kv_paced_tokens
                 self.stall_end_s[index] = self.prefill_end_s[index]
@@ -349,6 +326,7 @@ class SelfHostedFleet:
         self.warm[members] = group.batch > 0
         self.step_s[members] = group.full_step_s(group.batch)
         self.next_step_s[members] = group.step_s(group.batch + 1)
+        self.untouched_s[members] = group.untouched_s(group.batch + 1)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 

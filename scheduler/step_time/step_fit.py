@@ -2,19 +2,26 @@
 
 A window measures y, the mean time between two outputs of a sequence. The model of y is
 
-    y = x0 t0 + x1 a eta D(B) + x2 c B + x3 kappa K + x4 P/steps
+    y = x0 t0 + x1 a eta D + x2 c B + x3 kappa K + P/steps
 
-with the terms of the prior. P is the prior's time of the window's prefills, which stall all
-sequences that decode. The factors x are fitted; they are 1 in the prior. The terms grow together,
+with the terms of the prior. D is the mean over the steps of the distinct experts that decoding and
+prompt tokens touch together. P, the time of the window's prompt tokens, is that of a fit of its own
+(`prefill_fit.py`), which learns from other events; the larger its part of a window, the less the
+window says of the other terms.
+
+The factors x are fitted; they are 1 in the prior. The terms grow together,
 so a window gives little information on each factor. Ridges therefore hold the factors to a common
-factor s (a server that is twice as slow is so in all parts), and hold s weakly to 1. Residuals are
-relative, older windows fade, and factors are not below 0. Only T(B) over the batches that occurred
-is judged, never single factors.
+factor s (a server that is twice as slow is so in all parts), and hold s weakly to 1, as strongly as
+the windows scatter: precise ones soon outweigh them. Residuals are relative to the prediction.
+Relative to the measured time a slow window would count less than a fast one, and the fit would be
+too fast by twice the variance of the windows. Older windows fade, and factors are not below 0.
+Only T(B) over the batches that occurred is judged, never single factors.
 
     fit = StepFit(prior)                      one per group
     window = meter.take(report, own)          at each report of its engine
     if window is not None: fit.observe(window)
     fit.observe_steps(windows_of(...))        where the engine tells its single steps, instead
+    fit.observe_period(period, ...)           when prompts have their first tokens
     fit.model                                 for every prediction; changes with `fit.version`
 
 The fit predicts each window before it learns from it; the mean miss is its error. The fit is used
@@ -31,10 +38,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scheduler.step_time.prefill_fit import PrefillFit
+from scheduler.step_time.prefill_periods import PrefillPeriod
+from scheduler.step_time.prefill_samples import sample_of_period, sample_of_steps
+from scheduler.step_time.ridge import mean_square, ridge_factors
 from scheduler.step_time.step_model import ExpertLaw, FloatArray, StepModel
+from scheduler.step_time.step_terms import decode_terms, prompt_terms
 from scheduler.step_time.step_windows import Window, WindowSource
 
-TERMS = 5
+TERMS = 4
 FADE_S = 180.0
 """Time in which the weight of a window falls to 1/e."""
 FEWEST_WINDOWS = 5
@@ -53,18 +65,26 @@ MOST_MISS = 1.0
 """Largest relative miss that is counted: one stall of a second must not dominate minutes."""
 ERROR_WEIGHT = 0.1
 """Weight of a window in the running means of the misses."""
-COMMON_RIDGE = 0.02
-"""Strength of the ridge from each factor to the common one, in windows of relative error 1."""
-PRIOR_RIDGE = 0.002
-"""Strength of the ridge from the common factor to 1."""
+NOISE = 0.1
+"""Relative scatter that is taken for granted of counters, which mix steps of many batches; of
+single steps it is only the first guess."""
+MOST_OFF = 1.5
+"""A window's residual is relative to the prediction as far as the two differ by no larger
+factor: a fit that does not know a batch yet may be far off."""
 JUMP = 0.12
 """Mean signed miss of recent windows above which the engine has changed; below it is noise."""
 LARGEST_JUMP = 0.25
 """Upper bound of this threshold, for engines of any noise."""
 JUMP_WEIGHT = 0.3
+"""Weight of a window in the mean of recent ones."""
+MOST_DRIFT = 3.0
+"""Windows of one event that count as recent, so that a busy second alone is no change."""
 OUTLIER = 0.3
-"""A settled fit gives a window with a larger miss OUTLIER_WEIGHT, unless more of them follow."""
-OUTLIER_WEIGHT = 0.1
+"""A settled fit learns from a window as if it missed it by no more."""
+LEAST_SHARE = 0.25
+"""Share of a window's time that is no prefill, from which on it tells of the other terms."""
+MOST_COMMON = 4.0
+"""Bound of the factor that prefills take from the decode terms."""
 JUMP_KEEPS = 0.05
 """Weight that the windows before a change keep."""
 OWN_WEIGHT = 0.5
@@ -95,7 +115,8 @@ class FitState:
         windows: number of fitted windows.
         excluded: number of windows left out because of a disturbance.
         disturbance: the last such disturbance.
-        factors: x0 to x4, for t0, a eta, c, kappa and prefill.
+        factors: x0 to x3, for t0, a eta, c and kappa, then those of p1 and p2.
+        prefill_s: p0.
     """
 
     source: StepSource
@@ -106,6 +127,7 @@ class FitState:
     excluded: int
     disturbance: str
     factors: tuple[float, ...]
+    prefill_s: float
 
 
 class StepFit:
@@ -121,7 +143,12 @@ class StepFit:
         """Grows whenever `model` changes."""
         self._square = np.zeros((TERMS, TERMS))
         self._moment = np.zeros(TERMS)
+        self._energy = 0.0
+        """Sum of the squared measured times, relative as the terms are."""
+        self._weight = self._counters = 0.0
+        """Faded number of windows, and of those from counters among them."""
         self._factors: FloatArray = np.ones(TERMS)
+        self._prefill = PrefillFit(prior)
         self._error: float | None = None
         self._prior_error: float | None = None
         self._drift = 0.0
@@ -141,7 +168,7 @@ class StepFit:
             self._excluded += 1
             self._disturbance = window.disturbance
             return
-        self._learn(window)
+        self._follow(self._learn(window, self._weight_of(window)), 1.0)
         self._solve()
 
     def use_law(self, law: ExpertLaw) -> None:
@@ -153,8 +180,7 @@ class StepFit:
             factor = self._terms_of.touched_experts(self._seen_tokens) / was
             # Right at that batch only: the more the law has changed, the less they count.
             keep = math.exp(-abs(factor - 1.0) / LAW_CHANGE)
-            self._square *= keep
-            self._moment *= keep
+            self._keep(keep)
             self._square[1] *= factor
             self._square[:, 1] *= factor
             self._moment[1] *= factor
@@ -162,40 +188,67 @@ class StepFit:
 
     def observe_steps(self, windows: Sequence[Window]) -> None:
         """Learns from the windows of single steps."""
+        misses = weights = 0.0
         for count, window in enumerate(windows, start=1):
-            self._learn(window)
-            young = self._windows < SOLVED_EACH
-            if young or count % SOLVED_TOGETHER == 0 or count == len(windows):
+            weight = self._weight_of(window)
+            misses += weight * self._learn(window, weight)
+            weights += weight
+            if self._windows < SOLVED_EACH or count % SOLVED_TOGETHER == 0:
                 self._solve()
+        if weights:
+            # The windows of an event differ by batch: only together they tell that the engine has
+            # changed. Else a few of one batch would make the fit forget the others.
+            self._follow(misses / weights, min(weights, MOST_DRIFT))
+        self._solve()
 
-    def _learn(self, window: Window) -> None:
+    def observe_period(self, period: PrefillPeriod, kv_tokens: float) -> None:
+        """Learns from the time from dispatch to first tokens of own prompts. `kv_tokens`: of the
+        group, see `StepModel.decode_step_s`."""
+        sample = sample_of_period(period, self._terms_of, self._model, kv_tokens)
+        self._prefill.observe(sample)
+        self._model = self._chosen()
+        self.version += 1
+
+    def _learn(self, window: Window, weight: float) -> float:
+        """Learns from a window; returns by how much it was missed, OUTLIER at most to each side."""
         self._speculation(window)
-        terms = self._terms(window)
-        predicted_s = float(terms @ self._factors)
+        terms = decode_terms(self._terms_of, window, self._draft_tokens)
+        prompts = prompt_terms(self._terms_of, window)
+        if window.single_steps and window.prompts:  # those without tell of the other terms
+            decode_s = float(terms @ self._factors)
+            self._prefill.observe(sample_of_steps(window, prompts, decode_s))
+            return 0.0
+        prefill_s = self._prefill.seconds(*prompts) / window.steps
+        decode_share = 1.0 - prefill_s / window.step_s
+        if decode_share < LEAST_SHARE:
+            return 0.0
+        weight *= decode_share**2
+        predicted_s = float(terms @ self._factors) + prefill_s
         miss = window.step_s / predicted_s - 1.0 if predicted_s > 0 else 1.0
-        full = min(1.0, window.gaps / FULL_GAPS)
-        if window.single_steps:
-            full = min(1.0, window.single_steps / FULL_STEPS)
-        error_weight = self._error_weight(full) if window.single_steps else ERROR_WEIGHT
+        error_weight = self._error_weight(weight) if window.single_steps else ERROR_WEIGHT
         self._error = _mean(self._error, miss if self._windows else None, error_weight)
-        prior_miss = window.step_s / float(terms.sum()) - 1.0
+        prior_s = float(terms.sum()) + prompts.prior_s(self.prior) / window.steps
+        prior_miss = window.step_s / prior_s - 1.0
         self._prior_error = _mean(self._prior_error, prior_miss, error_weight)
         self._fade(window)
-        self._follow(miss)
-        weight = full
-        if window.source is WindowSource.GATEWAY:
-            weight *= OWN_WEIGHT
-        if self.source is StepSource.FIT and abs(miss) > OUTLIER:
-            weight *= OUTLIER_WEIGHT
-        relative = terms / window.step_s
+        step_s = scale_s = window.step_s
+        if self.source is StepSource.FIT and not self._changes:
+            step_s = min(max(step_s, predicted_s * (1.0 - OUTLIER)), predicted_s * (1.0 + OUTLIER))
+        if self._windows:
+            scale_s = min(max(predicted_s, step_s / MOST_OFF), step_s * MOST_OFF)
+        relative, measured = terms / scale_s, max(0.0, step_s - prefill_s) / scale_s
         if window.batch > 0:
             tokens = window.batch * (self._draft_tokens + 1.0)
             share = LAW_WEIGHT if self._seen_tokens else 1.0
             self._seen_tokens += share * (tokens - self._seen_tokens)
         self._square += weight * np.outer(relative, relative)
-        self._moment += weight * relative
+        self._moment += weight * measured * relative
+        self._energy += weight * measured**2
+        self._weight += 1.0
+        self._counters += not window.single_steps
         self._windows += 1
         self._since_jump += 1
+        return min(OUTLIER, max(-OUTLIER, miss))
 
     @property
     def model(self) -> StepModel:
@@ -224,7 +277,8 @@ class StepFit:
             windows=self._windows,
             excluded=self._excluded,
             disturbance=self._disturbance,
-            factors=tuple(float(factor) for factor in self._factors),
+            factors=(*map(float, self._factors), self._prefill.tokens, self._prefill.context),
+            prefill_s=self._prefill.constant_s,
         )
 
     def _judged(self) -> tuple[StepSource, str]:
@@ -238,28 +292,6 @@ class StepFit:
             return StepSource.PRIOR, f"the fit {told}, and more than {POOR_ERROR:.0%} is poor"
         return StepSource.FIT, told
 
-    def _terms(self, window: Window) -> FloatArray:
-        """Seconds of each part under the prior."""
-        prior, batch = self._terms_of, window.batch
-        touched = prior.touched_experts(batch * (self._draft_tokens + 1.0))
-        prefill_s = 0.0
-        if window.prompts > 0 and window.uncached_tokens > 0:
-            uncached = window.uncached_tokens / window.prompts
-            context = window.prompt_tokens / window.prompts
-            # A prefill does not stall its own sequence; if that is alone, it stalls none. In single
-            # steps the batch has no sequence that is in its prefill.
-            others = 1.0 if window.single_steps else (batch - 1.0) / batch
-            prefill_s = window.prompts * prior.prefill_time_s(uncached, context) * others
-        return np.array(
-            (
-                prior.base_s if batch > 0 else 0.0,
-                prior.expert_s * touched,
-                prior.sequence_s * batch,
-                prior.kv_token_s * window.kv_tokens / prior.ranks if batch > 0 else 0.0,
-                prefill_s / window.steps,
-            )
-        )
-
     def _error_weight(self, full: float) -> float:
         """Weight of a window of single steps in the running means of the misses: at first that of a
         plain mean, since the factors come into place within a few windows. `full`: its share of a
@@ -269,24 +301,44 @@ class StepFit:
         self._full_windows += full
         return max(ERROR_WEIGHT, 1.0 / self._full_windows) * full
 
+    @property
+    def _changes(self) -> bool:
+        """Whether the engine seems to change, or has just done so."""
+        return abs(self._drift) > JUMP / 2.0 or self._since_jump < FEWEST_WINDOWS
+
     def _fade(self, window: Window) -> None:
         if self._seen_s is not None:
             keep = math.exp(-max(0.0, window.end_s - self._seen_s) / FADE_S)
-            self._square *= keep
-            self._moment *= keep
+            self._keep(keep)
         self._seen_s = window.end_s
 
-    def _follow(self, miss: float) -> None:
-        """Forgets older windows when all recent ones miss to one side: the engine has changed."""
-        bounded = min(OUTLIER, max(-OUTLIER, miss))  # one window alone is no change
-        self._drift += JUMP_WEIGHT * (bounded - self._drift)
+    def _keep(self, share: float) -> None:
+        """Lets the windows so far weigh only this share."""
+        self._square *= share
+        self._moment *= share
+        self._energy *= share
+        self._weight *= share
+        self._counters *= share
+
+    def _weight_of(self, window: Window) -> float:
+        """Weight of a window, 0 to 1."""
+        if not window.single_steps:
+            full = min(1.0, window.gaps / FULL_GAPS)
+            return full * OWN_WEIGHT if window.source is WindowSource.GATEWAY else full
+        return 0.0 if window.prompts else min(1.0, window.single_steps / FULL_STEPS)
+
+    def _follow(self, miss: float, windows: float) -> None:
+        """Forgets older windows when all recent ones miss to one side: the engine has changed.
+        `miss`: mean of the newest ones; `windows`: how many they are."""
+        self._drift += (1.0 - (1.0 - JUMP_WEIGHT) ** windows) * (miss - self._drift)
         # Noise of this size moves the mean by half of its size, so a larger mean is a change.
         enough = min(max(JUMP, self._error or 0.0), LARGEST_JUMP)
         if abs(self._drift) > enough and self._since_jump >= FEWEST_WINDOWS:
             # Windows of other batches keep their shape, are scaled to the new pace, and weigh less.
             pace = 1.0 + self._drift
-            self._square *= JUMP_KEEPS / pace**2
-            self._moment *= JUMP_KEEPS / pace
+            self._keep(JUMP_KEEPS)
+            self._square /= pace**2
+            self._moment /= pace
             self._drift = 0.0
             self._since_jump = 0
 
@@ -299,22 +351,13 @@ class StepFit:
             self._draft_tokens += weight * (window.draft_tokens - self._draft_tokens)
 
     def _solve(self) -> None:
-        """Least squares with both ridges. Factors below 0 become 0; the others are solved again."""
-        # The unknowns are the factors, and the common factor s to which the ridges hold them.
-        matrix = np.zeros((TERMS + 1, TERMS + 1))
-        matrix[:TERMS, :TERMS] = self._square + COMMON_RIDGE * np.eye(TERMS)
-        matrix[:TERMS, TERMS] = matrix[TERMS, :TERMS] = -COMMON_RIDGE
-        matrix[TERMS, TERMS] = TERMS * COMMON_RIDGE + PRIOR_RIDGE
-        vector = np.append(self._moment, PRIOR_RIDGE)
-        free = np.ones(TERMS + 1, dtype=bool)
-        solution = np.zeros(TERMS + 1)
-        for _ in range(TERMS):
-            solution[:] = 0.0
-            solution[free] = np.linalg.solve(matrix[np.ix_(free, free)], vector[free])
-            if not (negative := solution[:TERMS] < 0.0).any():
-                break
-            free[:TERMS] &= ~negative
-        self._factors = np.maximum(solution[:TERMS], 0.0)
+        noise = mean_square(
+            self._square, self._moment, self._energy, self._factors,
+            granted=NOISE**2 * (1.0 + self._counters), windows=1.0 + self._weight,
+        )  # fmt: skip
+        self._factors = ridge_factors(self._square, self._moment, noise)
+        common = min(MOST_COMMON, max(1.0 / MOST_COMMON, float(self._factors.mean())))
+        self._prefill.follow(common if self.source is StepSource.FIT else 1.0)
         self._model = self._chosen()
         self.version += 1
 
@@ -324,10 +367,17 @@ class StepFit:
             tokens_per_step=max(1.0, self._tokens_per_step),
             draft_tokens=self._draft_tokens,
         )
+        prefill = self._prefill
+        prior = replace(
+            prior,
+            prefill_s=prefill.constant_s,
+            prefill_token_s=prior.prefill_token_s * prefill.tokens,
+            prefill_context_s=prior.prefill_context_s * prefill.context,
+        )
         if self.source is StepSource.PRIOR:
             return prior
-        base, experts, sequences, kv, prefill = (float(factor) for factor in self._factors)
-        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv, prefill=prefill)
+        base, experts, sequences, kv = (float(factor) for factor in self._factors)
+        return prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
 
 
 def _mean(mean: float | None, miss: float | None, weight: float) -> float | None:

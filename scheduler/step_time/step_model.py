@@ -2,7 +2,12 @@
 
     T(B) = t0 + a eta D(B (n + 1)) + c B + kappa K        one decode step of B sequences
     D(x) = E (1 - (1 - k/E)^x)                            distinct experts that x tokens touch
-    P    = p0 + p1 u + p2 u (2 n - u)                     prefill of u tokens that end at n
+    P(u) = p0 + p1 u + p2 u (2 m - u)                     work on u prompt tokens that end at m
+    T(B) + a eta (D(B (n + 1) + u) - D(B (n + 1))) + P(u) a step that computes u such tokens, too
+
+An engine computes prompts in chunks beside the sequences that decode: such a step pays t0 and the
+experts once, and only the experts that the decoding tokens leave untouched come on top. An idle
+engine pays both for the prompt alone.
 
 D is the law for independent, uniform routing; real tokens overlap more, which eta carries. Where an
 engine tells distinct experts, the law that fits them (`expert_law.py`) replaces eta D. With
@@ -30,6 +35,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _Figure = TypeVar("_Figure", float, FloatArray)
 
+CHUNK_TOKENS = 8192
+"""Prompt tokens of one step: vLLM's --max-num-batched-tokens on data-centre GPUs."""
 _NEVER = -1e3
 """Logarithm of the chance to miss an expert that every token takes."""
 TOUCH_ALL_SHARE = 0.95
@@ -77,7 +84,7 @@ class StepModel:
         expert_s: time per distinct expert touched, all layers together, a.
         sequence_s: time per sequence in the batch, c.
         kv_token_s: time per KV token resident on the slowest rank, kappa.
-        prefill_s: time per prefill, p0.
+        prefill_s: time per prefill beside that of its tokens, p0.
         prefill_token_s: time per uncached prompt token, p1.
         prefill_context_s: time per pair of an uncached prompt token and a token before it, counted
             from both sides, p2.
@@ -85,6 +92,7 @@ class StepModel:
         draft_tokens: tokens that each sequence verifies in a step beside its own, n.
         tokens_per_step: tokens that a sequence gains in a step, tau; 1 without speculation.
         ranks: data-parallel ranks that step together.
+        chunk_tokens: most prompt tokens of a step.
         law: distinct experts as observed, in place of eta D; None: not observed.
     """
 
@@ -101,6 +109,7 @@ class StepModel:
     draft_tokens: float = 0.0
     tokens_per_step: float = 1.0
     ranks: int = 1
+    chunk_tokens: int = CHUNK_TOKENS
     law: ExpertLaw | None = None
 
     def distinct_experts(self, tokens: float) -> float:
@@ -137,17 +146,38 @@ class StepModel:
         after_s = self.decode_step_s(batch + 1, kv_tokens + newcomer_kv_tokens)
         return after_s - self.decode_step_s(batch, kv_tokens)
 
-    def prefill_time_s(self, uncached_tokens: float, context_tokens: float) -> float:
-        """Seconds to prefill `uncached_tokens` that end at `context_tokens`."""
+    def prefill_time_s(
+        self, uncached_tokens: float, context_tokens: float, batch: float = 0.0
+    ) -> float:
+        """Seconds by which a prompt prolongs the steps of `batch` sequences that decode; on an idle
+        engine those of its own steps.
+
+        It computes `uncached_tokens` that end at `context_tokens`.
+        """
         if uncached_tokens <= 0:
             return 0.0
-        return _prefill(
+        chunks = math.ceil(uncached_tokens / self.chunk_tokens)
+        step_s = self.prompt_experts_s(batch, uncached_tokens / chunks)
+        if batch <= 0:
+            step_s += self.base_s
+        return chunks * step_s + self.prompt_work_s(uncached_tokens, context_tokens)
+
+    def prompt_work_s(self, uncached_tokens: float, context_tokens: float) -> float:
+        """The part of `prefill_time_s` that the tokens themselves take, P(u)."""
+        return _prompt_work(
             self.prefill_s,
             self.prefill_token_s,
             self.prefill_context_s,
             float(uncached_tokens),
             float(context_tokens),
         )
+
+    def prompt_experts_s(self, batch: float, tokens: float) -> float:
+        """Seconds to read the experts that `tokens` of a prompt touch in one step and the decoding
+        sequences beside them do not."""
+        decoded = max(0.0, batch) * (self.draft_tokens + 1.0)
+        added = self.touched_experts(decoded + tokens) - self.touched_experts(decoded)
+        return self.expert_s * added
 
     def scaled(
         self,
@@ -183,30 +213,6 @@ class StepModel:
         return max(1.0, tokens / (self.draft_tokens + 1.0))
 
 
-def expected_tokens_per_step(acceptance: float, draft_tokens: int) -> float:
-    """tau of speculative decoding when each draft token is accepted with `acceptance` (0..1)."""
-    if not 0.0 <= acceptance < 1.0:
-        return float(draft_tokens + 1)
-    return float((1.0 - acceptance ** (draft_tokens + 1)) / (1.0 - acceptance))
-
-
-def compute_knee_batch(
-    *,
-    experts: int,
-    experts_per_token: int,
-    flops_per_s: float,
-    bytes_per_s: float,
-    bytes_per_parameter: float,
-) -> float:
-    """Tokens in a step above which the experts' arithmetic takes longer than reading their weights.
-
-    A token does 2 operations on each parameter of its experts, so an expert that serves x tokens
-    takes 2 x operations on q bytes: x = (F/BW) q / 2, and B = x E/k. The figures are of one GPU.
-    """
-    tokens_per_expert = flops_per_s / bytes_per_s * bytes_per_parameter / 2.0
-    return tokens_per_expert * experts / experts_per_token
-
-
 class StepModels:
     """Coefficients of many groups as arrays of shape (groups,): one call quotes them all.
 
@@ -215,11 +221,13 @@ class StepModels:
 
     __slots__ = (
         "base_s",
+        "chunk_tokens",
         "draft_tokens",
         "experts",
         "experts_per_token",
         "kv_token_s",
         "laws",
+        "miss_logs",
         "prefill_context_s",
         "prefill_s",
         "prefill_token_s",
@@ -247,6 +255,8 @@ class StepModels:
             self.tokens_per_step,
         ) = np.ascontiguousarray(rows.T)
         self.speculate = bool((self.tokens_per_step != 1.0).any())
+        self.miss_logs: FloatArray = np.array([_miss_log(model) for model in models])
+        self.chunk_tokens = models[0].chunk_tokens if models else CHUNK_TOKENS
         self.laws = [model.law for model in models]
         self.sort_shares: FloatArray = np.zeros((0, len(models)))
         self.sort_logs: FloatArray = np.zeros((0, len(models)))
@@ -257,6 +267,7 @@ class StepModels:
         for name, value in zip(_COLUMNS, _row(model), strict=True):
             getattr(self, name)[index] = value
         self.speculate = bool((self.tokens_per_step != 1.0).any())
+        self.miss_logs[index] = _miss_log(model)
         if self.laws[index] != model.law:
             self.laws[index] = model.law
             self._set_sorts((index,))
@@ -298,17 +309,29 @@ class StepModels:
         return gap_s
 
     def prefill_time_s(
-        self, uncached_tokens: Counts, context_tokens: Counts, whole_s: FloatArray | None = None
+        self,
+        uncached_tokens: Counts,
+        context_tokens: Counts,
+        untouched_s: FloatArray,
+        whole_s: FloatArray | None = None,
     ) -> FloatArray:
-        """Seconds to prefill `uncached_tokens` that end at `context_tokens`, on every group.
+        """Seconds by which a prompt prolongs the steps of every group that decodes.
 
+        It computes `uncached_tokens` that end at `context_tokens`. `untouched_s`: seconds to read
+        the experts that a full chunk would touch beside the group's batch, `prompt_experts_s`.
         `whole_s`: array of shape (groups,) that receives the result; None for a new array.
         """
         uncached = np.asarray(uncached_tokens, dtype=np.float64)
+        chunks = np.ceil(uncached / self.chunk_tokens)
+        # A prompt token finds one of the experts that are left as often as any other.
+        experts_s = np.expm1(self.miss_logs * (uncached / np.fmax(chunks, 1.0)))
+        experts_s *= chunks
+        experts_s *= untouched_s
         whole_s = np.multiply(self.prefill_context_s, 2.0 * context_tokens - uncached, whole_s)
         whole_s += self.prefill_token_s
         whole_s *= uncached
         whole_s += self.prefill_s
+        whole_s -= experts_s
         if uncached.size and uncached.item(uncached.argmin()) > 0.0:
             return whole_s
         whole_s[np.broadcast_to(uncached, whole_s.shape) <= 0.0] = 0.0
@@ -342,7 +365,13 @@ def _distinct(experts: _Figure, experts_per_token: _Figure, tokens: _Figure) -> 
     return experts * (1.0 - untouched)
 
 
-def _prefill(
+def _miss_log(model: StepModel) -> float:
+    """Logarithm of the chance that a token misses an expert."""
+    chance = model.experts_per_token / model.experts
+    return math.log1p(-chance) if chance < 1.0 else _NEVER
+
+
+def _prompt_work(
     prefill_s: _Figure, token_s: _Figure, context_s: _Figure, uncached: _Figure, context: _Figure
 ) -> _Figure:
     return prefill_s + token_s * uncached + context_s * uncached * (2.0 * context - uncached)
@@ -358,7 +387,7 @@ QWEN3_30B_H100 = StepModel(
     expert_s=1.7e-4,
     sequence_s=2.0e-5,
     kv_token_s=3.7e-8,
-    prefill_s=4.0e-3,
+    prefill_s=2.0e-5,
     prefill_token_s=2.8e-5,
     prefill_context_s=1.0e-10,
 )

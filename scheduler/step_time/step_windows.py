@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.own_load import OwnCounts, PromptsUnderway
 
 Number = TypeVar("Number", int, float)
 
@@ -56,7 +57,7 @@ class Window:
         batch: sequences that shared a step, foreign ones included.
         external_batch: number of foreign sequences among them.
         kv_tokens: resident KV of the group; with several ranks, the fullest rank's KV on each.
-        prompts, prompt_tokens, uncached_tokens: totals of the prefills that ended.
+        prompts, prompt_tokens, uncached_tokens: totals of what was computed of prompts.
         tokens_per_step, draft_tokens: values per sequence, see `StepModel`; None: unknown.
         single_steps: number of steps that were told one by one; 0: the steps follow from the times.
         disturbance: reason not to fit the window; empty if it may be fitted.
@@ -70,9 +71,9 @@ class Window:
     batch: float
     external_batch: float = 0.0
     kv_tokens: float = 0.0
-    prompts: int = 0
-    prompt_tokens: int = 0
-    uncached_tokens: int = 0
+    prompts: float = 0
+    prompt_tokens: float = 0
+    uncached_tokens: float = 0
     tokens_per_step: float | None = 1.0
     draft_tokens: float | None = 0.0
     single_steps: int = 0
@@ -84,69 +85,6 @@ class Window:
         if self.single_steps:
             return float(self.single_steps)
         return (self.end_s - self.start_s) / self.step_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnCounts:
-    """Totals that the scheduler counted itself from its own streams on a group.
-
-    Attributes:
-        sequences: own sequences on the group now, a gauge.
-        kv_tokens: KV tokens of the group now by the scheduler's count, external load included; with
-            several ranks, the fullest rank's KV on each. It replaces what the engine does not tell.
-        output_tokens: output tokens received.
-        gaps: outputs beyond the first of each sequence.
-        gaps_s: total time of these gaps. Several tokens in one piece are as many gaps in the time
-            since the previous piece, so coalescing and a late read change no sum.
-        prompts, prompt_tokens, uncached_tokens: totals of the sequences that got their first token.
-    """
-
-    sequences: int = 0
-    kv_tokens: float | None = None
-    output_tokens: int = 0
-    gaps: int = 0
-    gaps_s: float = 0.0
-    prompts: int = 0
-    prompt_tokens: int = 0
-    uncached_tokens: int = 0
-
-
-@dataclass(slots=True)
-class OwnLoad:
-    """Keeps `OwnCounts` from token events, by a few additions each; one per group."""
-
-    _output_tokens: int = 0
-    _gaps: int = 0
-    _gaps_s: float = 0.0
-    _prompts: int = 0
-    _prompt_tokens: int = 0
-    _uncached_tokens: int = 0
-
-    def first_token(self, *, sequences: int, prompt_tokens: int, uncached_tokens: int) -> None:
-        """Counts the end of the prefill of a request with `sequences` choices."""
-        self._output_tokens += sequences
-        self._prompts += 1
-        self._prompt_tokens += prompt_tokens
-        self._uncached_tokens += uncached_tokens
-
-    def tokens(self, tokens: int, waited_s: float, sequences: int = 1) -> None:
-        """Counts `tokens` more of a request, which came `waited_s` after the previous ones."""
-        self._output_tokens += tokens
-        self._gaps += tokens
-        self._gaps_s += waited_s * sequences
-
-    def at(self, *, sequences: int, kv_tokens: float | None = None) -> OwnCounts:
-        """The totals now. `sequences`: own sequences on the group, including those that prefill."""
-        return OwnCounts(
-            sequences=sequences,
-            kv_tokens=kv_tokens,
-            output_tokens=self._output_tokens,
-            gaps=self._gaps,
-            gaps_s=self._gaps_s,
-            prompts=self._prompts,
-            prompt_tokens=self._prompt_tokens,
-            uncached_tokens=self._uncached_tokens,
-        )
 
 
 class WindowMeter:
@@ -195,6 +133,8 @@ class WindowMeter:
             return None
         if report.prefills is not None:  # they are computed by other engines, and stall no step
             window = replace(window, prompts=0, prompt_tokens=0, uncached_tokens=0)
+        else:
+            window = _shifted(window, before.underway, own.underway)
         return self._judged(replace(window, kv_tokens=kv_tokens), last, report)
 
     def _keep(self, report: EngineReport, own: OwnCounts) -> None:
@@ -209,6 +149,21 @@ class WindowMeter:
         elif new_preemptions(last, report) > 0:
             reason = "preemptions"
         return replace(window, disturbance=reason) if reason else window
+
+
+def _shifted(window: Window, before: PromptsUnderway, now: PromptsUnderway) -> Window:
+    """The window with the parts of prompts that were computed in it. A prompt is counted when it
+    has ended, and a long one takes several windows."""
+    if before == now:
+        return window
+    return replace(
+        window,
+        prompts=max(0.0, window.prompts + now.prompts - before.prompts),
+        prompt_tokens=max(0.0, window.prompt_tokens + now.tokens - before.tokens),
+        uncached_tokens=max(
+            0.0, window.uncached_tokens + now.uncached_tokens - before.uncached_tokens
+        ),
+    )
 
 
 def prefill_window(last: EngineReport, report: EngineReport) -> Window | None:

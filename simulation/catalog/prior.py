@@ -53,11 +53,11 @@ class Constants:
     """
 
     bandwidth_share: float = 0.9
-    prefill_share: float = 0.25
+    prefill_share: float = 0.23
     layer_s: float = 75e-6
     collective_s: float = 20e-6
     sequence_s: float = 20e-6
-    host_s: float = 4.6e-3
+    host_s: float = 5.1e-3
     overlap: float = 0.87
     link_share: float = 0.5
 
@@ -65,7 +65,7 @@ class Constants:
 CONSTANTS = {
     Architecture.HOPPER: Constants(),
     Architecture.BLACKWELL: Constants(bandwidth_share=0.85, prefill_share=0.3, layer_s=60e-6),
-    Architecture.CDNA: Constants(bandwidth_share=0.6, prefill_share=0.15, layer_s=110e-6),
+    Architecture.CDNA: Constants(bandwidth_share=0.6, prefill_share=0.135, layer_s=110e-6),
 }
 """Set on the published tables of each architecture (`simulation/planner/published.py`)."""
 COLLECTIVES_PER_LAYER = 2
@@ -120,8 +120,8 @@ def prior(
         expert_s=expert_s,
         sequence_s=constants.sequence_s + token_s,
         kv_token_s=read_bytes / context_tokens / bandwidth,
-        # A prefill touches every expert, and its step has the fixed parts too.
-        prefill_s=fixed_s + expert_s * model.experts,
+        # Sampling of the first token; the fixed parts and the experts are those of the steps.
+        prefill_s=constants.sequence_s,
         prefill_token_s=token_s,
         prefill_context_s=per_pair / (compute * gpu.bf16_flops),
         overlap=constants.overlap if model.moe_layers else 1.0,

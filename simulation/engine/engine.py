@@ -185,7 +185,7 @@ class Engine:
             fixed_s = self.physics.decode_fixed_s(batch) * noise
             under_way.first_s = fixed_s + under_way.kv_token_s * slowest.kv_tokens
             self._charge_decode(under_way, under_way.first_s, 1, ahead=0)
-        under_way.first_s += self._charge_prefills(noise)
+        under_way.first_s += self._charge_prefills(batch, noise)
         return under_way.duration_s(steps)
 
     def settle(self, now: float) -> None:
@@ -284,26 +284,26 @@ class Engine:
                 steps = min(steps, gap // (rank.batch - slowest.batch) + 1)
         return steps
 
-    def _charge_prefills(self, noise: float) -> float:
-        """Charges the prefills of the step; returns the seconds of the slowest rank's prefills."""
+    def _charge_prefills(self, batch: int, noise: float) -> float:
+        """Charges the prompt chunks of a step in which `batch` sequences decode; returns the
+        seconds that they add to it. The slowest rank's work counts, and the experts of all."""
+        prompt_tokens = sum(tokens for rank in self.ranks for _, tokens in rank.prefills)
+        if not prompt_tokens:
+            return 0.0
         model = self.physics
+        step_s = model.prompt_step_s(batch, prompt_tokens)
         times: list[tuple[Sequence, float]] = []
         slowest_s = 0.0
         for rank in self.ranks:
             rank_s = 0.0
-            # The fixed part is that all experts are read: once a step, and once for a prompt, by
-            # those that have their first chunk in it.
-            first = sum(s.computed_tokens == s.found_tokens for s, _ in rank.prefills)
             for sequence, tokens in rank.prefills:
-                seconds = model.prefill_time_s(tokens, sequence.computed_tokens + tokens)
-                seconds -= model.prefill_s
-                if sequence.computed_tokens == sequence.found_tokens:
-                    seconds += model.prefill_s / first
+                seconds = model.prompt_work_s(tokens, sequence.computed_tokens + tokens)
+                if sequence.computed_tokens != sequence.found_tokens:
+                    seconds -= model.prefill_s  # paid with the first chunk
                 rank_s += seconds
-                times.append((sequence, seconds))
+                times.append((sequence, seconds + step_s * tokens / prompt_tokens))
             slowest_s = max(slowest_s, rank_s)
-        if not times:
-            return 0.0
+        slowest_s += step_s
         share = noise * slowest_s / sum(seconds for _, seconds in times)
         for sequence, seconds in times:
             self.truth.charge_prefill(sequence, share * seconds)

@@ -8,6 +8,9 @@ It has the form of `scheduler.step_model` with figures of its own, and what that
   the tokens the fullest rank counts. Without EPLB experts lie in random order, so that popular
   ones meet; with it they are dealt by popularity, and only the chance of the draw is left.
 
+A step computes prompt chunks beside the sequences that decode, as vLLM's does: the fixed part and
+the experts are paid once, by all of its tokens together.
+
 `perturbed` makes a truth from a prior: every coefficient off by a factor of its own.
 """
 
@@ -52,7 +55,7 @@ class Physics:
         self.model = model
         self.kv_token_s = model.kv_token_s
         self.prefill_s = model.prefill_s
-        self.prefill_time_s: Callable[[float, float], float] = model.prefill_time_s
+        self.prompt_work_s: Callable[[float, float], float] = model.prompt_work_s
         self._load = load or ExpertLoad()
         self._uniform = self._load.zipf_exponent == 0.0 and self._load.expert_ranks == 1
         self._popularity = popularity(model, self._load.zipf_exponent)
@@ -65,6 +68,15 @@ class Physics:
         if found is None:
             found = self._fixed[batch] = self._decode_fixed_s(batch)
         return found
+
+    def prompt_step_s(self, batch: int, tokens: int) -> float:
+        """Seconds that `tokens` of prompts add to a step of `batch` sequences beside their own
+        work: experts that only they touch, and the fixed part of a step that decodes nothing."""
+        if tokens <= 0:
+            return 0.0
+        added = self.distinct_experts(batch + tokens) - self.distinct_experts(batch)
+        fixed_s = 0.0 if batch else self.model.base_s
+        return fixed_s + self.model.expert_s * added
 
     def distinct_experts(self, batch: int) -> float:
         """Experts per layer that the slowest rank's pace counts: E/ranks of it, times the ranks."""

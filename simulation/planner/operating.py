@@ -1,8 +1,9 @@
 """Where one replica settles under a steady load: batch, step time, time to the first token.
 
-With prefills of P seconds at rate r, decode steps have the share 1 - r P of the time, so that a
-sequence waits T(B) / (1 - r P) for its next output, and by Little's law B = r L TPOT for L output
-tokens. Both are solved together. Means stand for distributions: bursts need headroom on top.
+With prefills that add P seconds each to the steps, at rate r, decode steps have the share 1 - r P
+of the time, so that a sequence waits T(B) / (1 - r P) for its next output, and by Little's law
+B = r L TPOT for L output tokens. Both are solved together. Means stand for distributions: bursts
+need headroom on top.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Operating:
 def at_batch(model: StepModel, lengths: Lengths, batch: float) -> Operating:
     """The state in which `batch` sequences decode at all times."""
     prefill_s = model.prefill_time_s(
-        lengths.prompt_tokens - lengths.cached_tokens, lengths.prompt_tokens
+        lengths.prompt_tokens - lengths.cached_tokens, lengths.prompt_tokens, batch
     )
     step_s = model.decode_step_s(batch, batch * lengths.resident_tokens)
     outputs = lengths.output_tokens / model.tokens_per_step

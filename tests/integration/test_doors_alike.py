@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from gateway.config.gateway import GatewayConfig
 from gateway.config.prices import PricesConfig
 from gateway.doors.http.costs import usd_text
-from moegate.v1 import chat_pb2, generation_pb2
+from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.metering.settlement import SettledAttempt
 from tests import serving
 from tests.gateway.doors.openai.rig import call_frames
@@ -58,6 +59,8 @@ def grpc_request() -> generation_pb2.GenerateRequest:
         max_output_tokens=50,
         sampling=generation_pb2.Sampling(temperature=0.5, top_p=0.9),
         session_id="s1",
+        labels={"team": "a"},
+        end_user="u1",
     )
 
 
@@ -98,6 +101,7 @@ CHAT: dict[str, Any] = {
     "temperature": 0.5,
     "top_p": 0.9,
     "stream_options": {"include_usage": True},
+    "user": "u1",
 }
 RESPONSES: dict[str, Any] = {
     "instructions": "Be brief.",
@@ -119,16 +123,64 @@ RESPONSES: dict[str, Any] = {
     ],
     "tool_choice": "auto",
     "reasoning": {"effort": "low"},
+    "safety_identifier": "u1",
     "max_output_tokens": 50,
     "temperature": 0.5,
     "top_p": 0.9,
 }
 
 
-BODIES = {"chat": ("/v1/chat/completions", CHAT), "responses": ("/v1/responses", RESPONSES)}
-DOORS = ("chat", "chat-streamed", "responses", "responses-streamed")
+MESSAGES: dict[str, Any] = {
+    "system": "Be brief.",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Where?"},
+                {
+                    "type": "image",
+                    "source": {
+                        "type": "base64",
+                        "media_type": "image/png",
+                        "data": IMAGE.rpartition(",")[2],
+                    },
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Ask.", "signature": ""},
+                {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "c1", "content": "rain"},
+                {"type": "text", "text": "And now?"},
+            ],
+        },
+    ],
+    "tools": [{"name": "weather", "description": "Weather", "input_schema": SCHEMA}],
+    "tool_choice": {"type": "auto"},
+    "output_config": {"effort": "low"},
+    "metadata": {"user_id": "u1"},
+    "max_tokens": 50,
+    "temperature": 0.5,
+    "top_p": 0.9,
+}
+
+
+BODIES = {
+    "chat": ("/v1/chat/completions", CHAT),
+    "responses": ("/v1/responses", RESPONSES),
+    "messages": ("/v1/messages", MESSAGES),
+}
+DOORS = tuple(f"{name}{how}" for name in BODIES for how in ("", "-streamed"))
 FIELDS = (
     *("usage", "placement", "tenant", "key_id", "session_id", "basis", "outcome"),
+    *("end_user", "labels_json"),
     *("charged_nano_usd", "price_row_id", "slo_class"),
 )
 CATALOG = """
@@ -142,23 +194,45 @@ showback:
 """
 
 
-async def through(door: str, http: ServingHttp) -> str | None:
-    """Sends the conversation, and reads the answer. Returns what it says that it cost, in USD."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client was told. `usd`: the cost; None: the dialect has no place for it."""
+
+    request_id: str
+    usd: str | None
+
+
+async def through(door: str, http: ServingHttp) -> Told:
+    """Sends the conversation, and reads the answer."""
     if door == "grpc":
         call = http.serving.stub.Generate(grpc_request(), metadata=METADATA)
         done = (await read_stream(call)).done
         assert done is not None
-        return usd_text(done.cost.charged_nano_usd)
+        return Told(done.request_id, usd_text(done.cost.charged_nano_usd))
     name, _, streamed = door.partition("-")
     path, body = BODIES[name]
     sent = {"model": MODEL, "stream": bool(streamed), **body}
-    headers = {"x-moegate-session-id": "s1"}
+    headers = {"x-moegate-session-id": "s1", "x-moegate-labels": "team=a"}
     async with http.session.post(http.url + path, json=sent, headers=headers) as response:
         assert response.status == 200, await response.text()
         costs = re.findall(r'"cost":([0-9.]+)', await response.text())
         if not streamed:
-            assert response.headers["x-moegate-cost-usd"] == costs[-1]
-        return costs[-1] if costs else None
+            costs.append(response.headers["x-moegate-cost-usd"])
+        assert len(set(costs)) < 2
+        return Told(response.headers["x-request-id"], costs[-1] if costs else None)
+
+
+async def decision(told: Told, http: ServingHttp) -> inference_pb2.ExplainResponse:
+    """The decision for the request, without its id and times."""
+    request = inference_pb2.ExplainRequest(request_id=told.request_id)
+    found = await http.serving.stub.Explain(request, metadata=METADATA)
+    return inference_pb2.ExplainResponse(
+        model=found.model,
+        attempt=found.attempt,
+        tier=found.tier,
+        placement=found.placement,
+        reason=found.reason,
+    )
 
 
 def settings(url: str, folder: Path) -> GatewayConfig:
@@ -171,19 +245,24 @@ def settings(url: str, folder: Path) -> GatewayConfig:
 async def test_each_door_says_the_same_as_grpc(door: str, tmp_path: Path) -> None:
     script = Scripted(frames=call_frames(("weather", ARGUMENTS)))
     settled: list[SettledAttempt] = []
-    found: list[tuple[dict[str, Any], SettledAttempt, str | None]] = []
+    found: list[tuple[dict[str, Any], SettledAttempt, Told]] = []
+    decisions = []
     async with listening(script):
         config = settings(script.url, tmp_path)
         async with serving_http(config, sinks=(settled.append,)) as http:
             for each in ("grpc", door):
-                cost = await through(each, http)
+                told = await through(each, http)
                 await serving.until(lambda: len(settled) > len(found))
-                found.append((script.body, settled[-1], cost))
-    (engine_grpc, account_grpc, cost_grpc), (engine_http, account_http, cost_http) = found
+                found.append((script.body, settled[-1], told))
+                decisions.append(await decision(told, http))
+    (engine_grpc, account_grpc, told_grpc), (engine_http, account_http, told_http) = found
     for name in ("request_id", "priority"):
         engine_grpc.pop(name, None)
         engine_http.pop(name, None)
     assert engine_http == engine_grpc
     for name in FIELDS:
         assert getattr(account_http, name) == getattr(account_grpc, name), name
-    assert cost_http == cost_grpc == usd_text(12 * 2_000 + 7 * 8_000)
+    assert decisions[0] == decisions[1]
+    assert decisions[0].placement == "own/a"
+    assert told_grpc.usd == usd_text(12 * 2_000 + 7 * 8_000)
+    assert told_http.usd == (None if door == "messages-streamed" else told_grpc.usd)

@@ -20,7 +20,7 @@ import pytest
 
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole
 from gateway.config.ledger import BudgetConfig
-from gateway.config.limits import KeyLimitsConfig
+from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.problems import ConfigError
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.telemetry import TelemetryConfig
@@ -97,7 +97,7 @@ def once(**fields: object) -> inference_pb2.GenerateOnceRequest:
 
 @contextlib.asynccontextmanager
 async def two_fronts(
-    settings: GatewayConfig, folder: Path, *, path: Path | None = None
+    settings: GatewayConfig, folder: Path, *, path: Path | None = None, serves: bool = True
 ) -> AsyncIterator[Two]:
     """The fronts are processes; the scheduler's side is in this one."""
     accounts: list[SettledAttempt] = []
@@ -127,7 +127,7 @@ async def two_fronts(
             for _ in range(CHANNELS)
         ]
         states = gateway.parts.scheduler.core.placements
-        await until(lambda: all(state.serving for state in states))
+        await until(lambda: not serves or all(state.serving for state in states))
         http_address = addresses.get("http_listen")
         yield Two(gateway, processes, http_address, channels, accounts)
 
@@ -231,6 +231,26 @@ async def test_limits_and_idempotency_are_those_of_one_process(tmp_path: Path) -
         good = sum(not isinstance(answer, BaseException) for answer in answers)
         assert 20 <= good <= 22, "one or two may have come back to a slow machine"
         await two.nothing_is_left()
+
+
+async def test_a_tenant_has_its_calls_once_over_all_fronts(tmp_path: Path) -> None:
+    most = 10
+    settings = msgspec.structs.replace(
+        config_of("http://127.0.0.1:1"), limits=LimitsConfig(tenant_rpcs=most)
+    )
+    async with two_fronts(settings, tmp_path, serves=False) as two:
+        watches = []
+        for channel in two.channels:
+            stub = usage_pb2_grpc.UsageServiceStub(channel)
+            watches.append(stub.WatchFleet(usage_pb2.WatchFleetRequest(), metadata=BOSS))
+        found = await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
+        refused = [error for error in found if isinstance(error, grpc.aio.AioRpcError)]
+        assert len(found) - len(refused) == most
+        assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for watch in watches:
+            watch.cancel()
+        counted = two.gateway.parts.scheduler.claims._limiter.running
+        await until(lambda: counted("tenant:team") == 0)
 
 
 async def test_a_hard_budget_holds_over_all_fronts(tmp_path: Path) -> None:

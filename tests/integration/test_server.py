@@ -265,6 +265,23 @@ async def test_sighup_reloads_and_sigterm_drains(sim: SimulatedVllm, tmp_path: P
             assert await process.wait() == 0
 
 
+async def test_a_changed_file_is_put_into_force_without_a_signal(
+    sim: SimulatedVllm, tmp_path: Path
+) -> None:
+    path = tmp_path / "moegate.yaml"
+    config = with_server(serving.config(pools=[serving.pool([sim.url])]), watch_files_s=0.1)
+    path.write_bytes(msgspec.yaml.encode(config))
+    async with serve_command(path) as (process, address), grpc.aio.insecure_channel(address) as ch:
+        await log_says(process, "own/a in service")
+        stub = inference_pb2_grpc.InferenceServiceStub(ch)
+        path.write_text("pools: nonsense")
+        await log_says(process, "the old configuration stays in force")
+        assert (await stub.ListModels(LIST, metadata=METADATA)).models
+        path.write_bytes(msgspec.yaml.encode(with_key(config, "mg-new")))
+        await log_says(process, "reloaded")
+        assert (await stub.ListModels(LIST, metadata=(("x-api-key", "mg-new"),))).models
+
+
 async def test_a_second_signal_ends_the_waiting(sim: SimulatedVllm, tmp_path: Path) -> None:
     path = tmp_path / "moegate.yaml"
     config = with_server(

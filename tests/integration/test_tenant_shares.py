@@ -14,11 +14,12 @@ from google.rpc import error_details_pb2
 from gateway.accounting.ledger import sqlite
 from gateway.accounting.ledger.caller_reads import MOST_OF_TENANT
 from gateway.accounting.ledger.database import Tx
-from gateway.accounting.ledger.queries import Selection, Spend, spend
+from gateway.accounting.ledger.queries import Selection
+from gateway.accounting.rollups.spend import Spend, spend
 from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
-from gateway.doors.grpc import usage_service
+from gateway.doors.grpc.accounts import usage_service
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import generation_pb2, inference_pb2, usage_pb2, usage_pb2_grpc
 from tests import serving

@@ -26,7 +26,7 @@ def written() -> dict[str, Any]:
 def test_the_schema_is_that_of_the_gateways_types() -> None:
     assert written() == generate.schema(), STALE
     assert written()["properties"]["config"] == {"$ref": "#/$defs/GatewayConfig"}
-    assert written()["$defs"].keys() == json_schema()["$defs"].keys(), STALE
+    assert written()["$defs"].keys() - {"VllmServers"} == json_schema()["$defs"].keys(), STALE
 
 
 def test_the_readme_has_the_table_of_now() -> None:

@@ -30,7 +30,7 @@ CORE = "scheduler.core"
 BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
-    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*"),
+    *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
     *("gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -79,9 +79,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # What was used, and what it costs.
     "gateway.accounting.prices": ("gateway.config", "gateway.config.syntax", "scheduler.*"),
     "gateway.accounting.ledger": ("gateway.config", "scheduler.*"),
+    "gateway.accounting.rollups": ("gateway.accounting.ledger", "gateway.config", "scheduler.*"),
+    "gateway.accounting.reports": (
+        *("gateway.accounting.rollups", "gateway.accounting.ledger", "scheduler.*"),
+    ),
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
+    ),
+    # Which process of a cluster leads.
+    "gateway.leadership": ("gateway.accounting.ledger",),
+    # Offline jobs: their files, items and results, and the runner.
+    "gateway.batch": (
+        *("gateway.domain", "gateway.config", "gateway.auth", "gateway.accounting.*"),
+        "scheduler.*",
     ),
     # The scheduler's side of its port.
     "gateway.scheduling": (
@@ -114,14 +125,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *(*BELOW_DOORS, "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", GRPC),
     ),
+    # The batch lane with its runner, on the scheduler's side.
+    "gateway.batch_lane": (*BELOW_DOORS, "gateway.doors.*", "gateway.delivery", GRPC),
     # Several front processes, and their parent.
     "gateway.fronts": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        "gateway.batch_lane",
     ),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", "gateway.front", "gateway.fronts", GRPC),
+        "gateway.batch_lane",
     ),
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.
@@ -159,7 +174,7 @@ PURE = {"scheduler": {"scheduler"}, "simulation": {"simulation", "scheduler"}}
 # in none of these; numpy's generators take a seed (see below).
 ALLOWED = {
     "__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions",
-    "functools", "hashlib", "heapq", "itertools", "json", "math", "numpy", "operator",
+    "functools", "hashlib", "heapq", "itertools", "json", "math", "msgspec", "numpy", "operator",
     "types", "typing",
 }  # fmt: skip
 SOURCES = [path for package in PURE for path in sorted((ROOT / package).rglob("*.py"))]

@@ -6,11 +6,12 @@ Each request runs to its end before the next one comes, so that chance decides o
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.blame.quarantine import DEFAULT_QUARANTINE
 from scheduler.contract import (
@@ -66,7 +67,7 @@ class Fleet:
         self.number += 1
         name = f"r{self.number}"
         made = request(name, arrival_s=self.now, tenant=tenant, key_id=f"{tenant}-key")
-        asked = replace(made, fingerprint=fingerprint or 1000 + self.number, **fields)
+        asked = structs.replace(made, fingerprint=fingerprint or 1000 + self.number, **fields)
         actions = self.core.submit(asked, self.now)
         while True:
             [action] = [action for action in actions if action.request_id == name]

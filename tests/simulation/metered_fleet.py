@@ -21,9 +21,10 @@ from scheduler.contract import (
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.runs import Run
 from scheduler.metering.totals import HOUR_NS, SECOND_NS, RateSegment
+from scheduler.step_time.own_load import OwnLoad
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import OwnLoad, WindowMeter
+from scheduler.step_time.step_windows import WindowMeter
 from simulation.arrivals import Arrival, ExternalArrival, Outcome
 from simulation.decider import FleetTiming, SimulatedPlacement
 from simulation.engine.engine import Engine

@@ -9,9 +9,11 @@ import numpy as np
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.own_load import OwnLoad
+from scheduler.step_time.prefill_periods import PrefillPeriod
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import FloatArray, StepModel
-from scheduler.step_time.step_windows import OwnLoad, WindowMeter
+from scheduler.step_time.step_windows import WindowMeter
 
 CAPACITY_TOKENS = 1_000_000
 REPORT_S = 1.0
@@ -67,15 +69,19 @@ class SeenEngine:
             batch = round(level)
             kv = batch * self.context_tokens
             visited.append((batch, kv))
+            period: PrefillPeriod | None = None
             took_s = truth.decode_step_s(batch, kv) * (1 + self.noise * rng.standard_normal())
             if self.prefill_every and rng.random() < 1 / self.prefill_every:
                 prompt = int(rng.lognormal(np.log(self.prompt_tokens), 1.0))
-                took_s += truth.prefill_time_s(prompt, prompt)
+                took_s += truth.prefill_time_s(prompt, prompt, batch)
                 prompts += prompt
                 prefills += 1
                 own.first_token(sequences=1, prompt_tokens=prompt, uncached_tokens=prompt)
+                period = one_step(now, took_s, prompt, batch)
             took_s = max(took_s, 1e-4)
             now += took_s
+            if period is not None:
+                fit.observe_period(period, kv)
             foreign = round(batch * self.foreign_share)
             mine = batch - foreign
             held += mine * self.tokens_per_step
@@ -123,4 +129,19 @@ def misses(fitted: StepModel, truth: StepModel, visited: list[tuple[float, float
             abs(fitted.decode_step_s(batch, kv) / truth.decode_step_s(batch, kv) - 1.0)
             for batch, kv in visited
         ]
+    )
+
+
+def one_step(began_s: float, took_s: float, prompt: int, batch: int) -> PrefillPeriod:
+    """A prompt that one step computed beside `batch` sequences."""
+    return PrefillPeriod(
+        began_s=began_s,
+        ended_s=began_s + took_s,
+        prompts=1,
+        tokens=prompt,
+        pairs=float(prompt) ** 2,
+        steps=-(-prompt // 8192),
+        joined=False,
+        sequences=batch,
+        weight=1.0,
     )

@@ -265,17 +265,28 @@ def test_long_prompts_are_prefilled_in_chunks_beside_decodes() -> None:
     assert seen[:4] == [["short"], ["short"], ["short", "long"], ["short"]]
 
 
-def test_the_fixed_part_of_a_prefill_is_paid_once() -> None:
-    model = QWEN3_30B_H100
-    whole = Engine(replace(SMALL, noise_sigma=0.0), Physics(model), 0)
+def test_each_chunk_of_a_prompt_pays_the_step_that_it_is_alone_in() -> None:
+    model = replace(QWEN3_30B_H100, chunk_tokens=8)
     chunked = Engine(replace(SMALL, max_num_batched_tokens=8, noise_sigma=0.0), Physics(model), 0)
-    times = []
-    for simulated in (whole, chunked):
-        simulated.add(request("a", 24, 1), 0.0)
-        times.append(sum(result.duration_s for result in drain(simulated)))
-    assert times[0] == pytest.approx(model.prefill_time_s(24, 24))
-    # Chunks see less context than the whole, so they are a little cheaper.
-    assert 0.0 <= times[0] - times[1] < 1e-6
+    chunked.add(request("a", 24, 1), 0.0)
+    durations = [result.duration_s for result in drain(chunked)]
+    assert len(durations) == 3
+    assert sum(durations) == pytest.approx(model.prefill_time_s(24, 24))
+
+
+def test_a_chunk_beside_decodes_pays_no_step_and_only_experts_that_they_leave() -> None:
+    model = QWEN3_30B_H100
+    simulated = Engine(replace(SMALL, noise_sigma=0.0), Physics(model), 0)
+    for number in range(2):
+        simulated.add(request(f"r{number}", 8, 9, first=number * 100), 0.0)
+    simulated.step(0.0)
+    simulated.add(request("more", 6, 2, first=900), 0.0)
+    simulated.add(request("yet more", 3, 2, first=950), 0.0)
+    took_s = simulated.step(0.0).duration_s
+    tokens_s = model.prompt_work_s(6, 6) + model.prompt_work_s(3, 3)
+    experts_s = model.expert_s * model.touched_experts(2 + 9)
+    fixed_s = model.base_s + 2 * model.sequence_s + model.kv_token_s * 2 * 9
+    assert took_s == pytest.approx(fixed_s + experts_s + tokens_s), "each of them once"
 
 
 def test_a_decode_step_takes_what_the_step_model_says() -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.contract import (
     Action,
@@ -289,7 +290,7 @@ class EvictsOnce:
 def test_an_evicted_attempt_is_paid_and_begins_anew(whole_answer: bool) -> None:
     placements = engines(1)
     made = arrival("a", 0.0, 500, 200)
-    made = replace(made, request=replace(made.request, whole_answer=whole_answer))
+    made = replace(made, request=structs.replace(made.request, whole_answer=whole_answer))
     decider, outcomes = EvictsOnce(), list[Outcome]()
     # The first token is there before the first tick.
     FleetSimulation(placements, decider, [made], outcomes.append).run()

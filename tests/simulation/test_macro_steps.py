@@ -174,7 +174,8 @@ def test_ranks_in_lock_step_go_at_the_pace_of_the_slowest() -> None:
         engine.add(LengthRequest(request_id=name, prompt_tokens=prompt, tokens=3), 0.0, rank=rank)
     first_s = engine.begin_step(0.0)
     engine.finish()
-    assert first_s == pytest.approx(physics.prefill_time_s(4000, 4000)), "the longest prefill"
+    longest_s = physics.prompt_work_s(4000, 4000)
+    assert first_s == pytest.approx(longest_s + physics.prompt_step_s(0, 4200)), "the longest"
     second_s = engine.begin_step(first_s)
     fullest_s = QWEN3_30B_H100.kv_token_s * 4001
     assert second_s == pytest.approx(physics.decode_fixed_s(3) + fullest_s)

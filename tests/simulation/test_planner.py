@@ -84,10 +84,10 @@ def test_what_bounds_a_replica() -> None:
     assert fast.bound is Bound.TPOT
     assert fast.state is not None
     assert fast.state.tpot_s == pytest.approx(0.02, rel=1e-6)
-    early = capacity(REPLICA, CHAT, Slo(ttft_s=0.05, tpot_s=1.0))
+    early = capacity(REPLICA, CHAT, Slo(ttft_s=0.065, tpot_s=1.0))
     assert early.bound is Bound.TTFT
     assert early.state is not None
-    assert early.state.ttft_s == pytest.approx(0.05, rel=1e-6)
+    assert early.state.ttft_s == pytest.approx(0.065, rel=1e-6)
     assert capacity(replace(REPLICA, kv_capacity_tokens=1000), CHAT, SLO).state is None
 
 

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.own_load import OwnCounts
 from scheduler.step_time.step_fit import FEWEST_WINDOWS, POOR_ERROR, StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import (
-    SETTLE_S,
-    OwnCounts,
-    Window,
-    WindowMeter,
-    WindowSource,
-    joined,
-)
+from scheduler.step_time.step_windows import SETTLE_S, Window, WindowMeter, WindowSource, joined
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.models import model_facts
 from simulation.catalog.prior import Parallelism, prior

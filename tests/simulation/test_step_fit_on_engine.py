@@ -7,9 +7,10 @@ import pytest
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.own_load import OwnCounts
 from scheduler.step_time.step_fit import StepFit, StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from scheduler.step_time.step_windows import OwnCounts, WindowMeter
+from scheduler.step_time.step_windows import WindowMeter
 from simulation.engine.engine import Engine
 from simulation.engine.engine_config import EngineConfig
 from simulation.engine.physics import ExpertLoad, Physics

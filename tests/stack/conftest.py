@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack.helm import Helm, new_helm, old_helm
+from tests.stack.helm import LAYERS, Helm, layer_helm, new_helm, old_helm
 from tests.stack.postgres import Postgres, running_postgres
 
 
@@ -25,3 +25,9 @@ def helm() -> Helm:
 def _new_helm() -> Helm:
     """Helm 4."""
     return new_helm()
+
+
+@pytest.fixture(scope="session")
+def helms() -> list[Helm]:
+    """All versions, from 3.6 on."""
+    return [old_helm(), *map(layer_helm, LAYERS)]

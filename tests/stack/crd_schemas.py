@@ -46,6 +46,43 @@ SCALE_DOWN = closed(
 RULE = closed({"expr": TEXT}, annotations=LABELS, labels=LABELS, alert=TEXT, record=TEXT)
 RULE["properties"]["for"] = DURATION
 
+TRIGGER_FIELDS: dict[str, Schema] = {
+    "serverAddress": TEXT,
+    "query": TEXT,
+    "threshold": TEXT,
+}
+POD_TEMPLATE = closed(
+    {
+        "metadata": closed({"labels": LABELS}, annotations=LABELS),
+        "spec": {"type": "object", "required": ["containers"]},
+    }
+)
+LEADER_WORKER_SET = closed(
+    {
+        "leaderWorkerTemplate": closed(
+            {
+                "size": {"type": "integer", "minimum": 1},
+                "restartPolicy": {"enum": ["RecreateGroupOnPodRestart", "None"]},
+                "leaderTemplate": POD_TEMPLATE,
+                "workerTemplate": POD_TEMPLATE,
+            }
+        ),
+        "rolloutStrategy": closed(
+            {
+                "type": {"const": "RollingUpdate"},
+                "rollingUpdateConfiguration": closed(
+                    {
+                        "maxUnavailable": {"type": ["integer", "string"]},
+                        "maxSurge": {"type": ["integer", "string"]},
+                    }
+                ),
+            }
+        ),
+        "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
+    },
+    replicas={"type": "integer", "minimum": 0},
+)
+
 SPECS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "PodMonitor"): closed(
         {
@@ -53,8 +90,10 @@ SPECS: dict[tuple[str, str], Schema] = {
             "podMetricsEndpoints": items(
                 closed({"port": TEXT}, path=TEXT, interval=DURATION, scheme=TEXT)
             ),
-        }
+        },
+        podTargetLabels=items(TEXT),
     ),
+    ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"): LEADER_WORKER_SET,
     ("monitoring.coreos.com/v1", "PrometheusRule"): closed(
         {"groups": items(closed({"name": TEXT, "rules": items(RULE)}, interval=DURATION))}
     ),
@@ -66,12 +105,16 @@ SPECS: dict[tuple[str, str], Schema] = {
                     {
                         "type": {"const": "prometheus"},
                         "metadata": closed(
-                            {"serverAddress": TEXT, "query": TEXT, "threshold": TEXT}
+                            TRIGGER_FIELDS,
+                            activationThreshold=TEXT,
+                            ignoreNullValues={"enum": ["true", "false"]},
                         ),
-                    }
+                    },
+                    metricType={"enum": ["AverageValue", "Value"]},
                 )
             ),
         },
+        cooldownPeriod={"type": "integer", "minimum": 0},
         minReplicaCount={"type": "integer", "minimum": 0},
         maxReplicaCount={"type": "integer", "minimum": 1},
         advanced=closed(

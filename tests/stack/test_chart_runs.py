@@ -14,7 +14,7 @@ import trustme
 import yaml
 
 from moegate.cli.main import main as moegate
-from tests.stack.helm import EXAMPLES, NAMESPACE, Helm, Rendered
+from tests.stack.helm import CHART, EXAMPLES, NAMESPACE, Helm, Rendered
 from tests.stack.sandbox import in_sandbox
 
 KEY = "mg-key-of-the-chart-test"
@@ -71,6 +71,36 @@ def _lay_out_volumes(rendered: Rendered, config: Path, volumes: Path) -> None:
     config.write_text(named.sub(lambda found: f"{volumes}{found[1]}", config.read_text()))
 
 
+def secrets_of(values: Any) -> set[str]:
+    """Names of the Secrets that values refer to."""
+    if isinstance(values, list):
+        return {name for item in values for name in secrets_of(item)}
+    if isinstance(values, dict):
+        own = {values[key] for key in ("secretName", "existingSecret") if values.get(key)}
+        return own | {name for item in values.values() for name in secrets_of(item)}
+    return set()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_shows_every_secret_that_it_needs(example: str) -> None:
+    text = (CHART / "examples" / f"{example}.yaml").read_text()
+    values = yaml.safe_load(text)
+    pulls = {item["name"] for item in values.get("imagePullSecrets", [])}
+    shown = {}
+    shell = text.replace("\\\n#", "")
+    for name, rest in re.findall(r"create secret \S+ (\S+)(.*)", shell):
+        shown[name] = set(re.findall(r"--from-(?:literal|file)=([a-z.-]+)", rest))
+    assert shown.keys() == secrets_of(values) | pulls
+    files = {
+        (item["secretName"], file.rpartition("/")[2])
+        for item in values.get("secrets", [])
+        for file in _secret_files(values["config"])
+        if f"/{item['name']}/" in file
+    }
+    for name, key in files:
+        assert key in shown[name], f"{example}: the key {key} of Secret {name} is not shown"
+
+
 def mounted(rendered: Rendered) -> set[str]:
     """Paths where the pod has volumes."""
     (container,) = rendered.one("Deployment")["spec"]["template"]["spec"]["containers"]
@@ -101,7 +131,7 @@ def test_the_rendered_pod_starts_serves_and_ends(
     rendered = helm.render(quick, example=example)
     lay_out(rendered, tmp_path / "etc")
     (pool,) = yaml.safe_load(rendered.config)["pools"]
-    (tenant,) = yaml.safe_load(rendered.config)["tenants"]
+    tenant = yaml.safe_load(rendered.config)["tenants"][0]
     last_line = new_helm.notes(quick, example=example).strip().splitlines()[-1]
     in_the_pod = shlex.split(last_line.partition(" -- ")[2])
     assert in_the_pod[0] == "env"

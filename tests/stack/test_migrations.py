@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from gateway.accounting.accounting import open_accounting
-from gateway.accounting.ledger.database import LedgerUnusable
-from gateway.accounting.ledger.migrations import MIGRATIONS, Dialect, Migration, migrate
+from gateway.accounting.ledger.database import Dialect, LedgerUnusable
+from gateway.accounting.ledger.migrations import MIGRATIONS, Migration, migrate
 from gateway.accounting.ledger.postgres import PostgresTx, connect, write_migration
 from gateway.accounting.ledger.schema import ATTEMPT
 from gateway.config.gateway import GatewayConfig
@@ -99,7 +99,7 @@ async def test_later_steps_keep_every_row_and_a_broken_one_leaves_the_step_befor
         await bring_forward(connection, LATER)
         assert await version(tx) == len(LATER)
         assert await content(tx) == expected()
-        assert await tx.rows("SELECT COUNT(*) FROM attempt WHERE labels <> key_id") == [(0,)]
+        assert await tx.rows("SELECT COUNT(*) FROM attempt WHERE stamps <> key_id") == [(0,)]
         failure = rf"step {len(BROKEN)} .*\(a slip\) failed.* stays at version {len(LATER)}: "
         for _ in range(2):
             with pytest.raises(LedgerUnusable, match=failure):

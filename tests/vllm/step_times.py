@@ -22,9 +22,10 @@ import aiohttp
 from gateway.upstream.vllm.metrics import parse_metrics
 from moegate.up.tiny import MOE
 from scheduler.contract import EngineReport
+from scheduler.step_time.own_load import OwnCounts
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import OwnCounts, WindowMeter
+from scheduler.step_time.step_windows import WindowMeter
 from tests.known import known
 from tests.vllm.launch import VllmProcess, running_vllm
 

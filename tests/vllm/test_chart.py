@@ -40,7 +40,7 @@ def vllm_args(rendered: Rendered) -> list[str]:
 
 @pytest.mark.parametrize("example", ["one-node", "deepseek-8xh200"])
 def test_the_rendered_flags_are_those_of_a_real_vllm(example: str) -> None:
-    rendered = new_helm().render({"vllm": {"kvEvents": {"enabled": True}}}, example=example)
+    rendered = new_helm().render({"vllmDefaults": {"kvEvents": {"enabled": True}}}, example=example)
     done = subprocess.run(
         [vllm_venv() / "bin" / "python", "-c", PARSE],
         input=json.dumps(vllm_args(rendered)),
@@ -51,9 +51,8 @@ def test_the_rendered_flags_are_those_of_a_real_vllm(example: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     parsed = json.loads(done.stdout.splitlines()[-1])
-    expected = yaml.safe_load((Path("helm/moegate/examples") / f"{example}.yaml").read_text())[
-        "vllm"
-    ]
+    values = yaml.safe_load((Path("helm/moegate/examples") / f"{example}.yaml").read_text())
+    (expected,) = values["vllm"]
     assert parsed["model_tag"] == expected["model"]
     assert parsed["enable_expert_parallel"] is expected["enableExpertParallel"]
     assert parsed["data_parallel_size"] == expected.get("dataParallelSize", 1)
@@ -67,18 +66,24 @@ def test_the_rendered_pods_run_together_and_streams_outlive_vllms_end(tmp_path: 
     values: dict[str, Any] = {
         "preStopSeconds": 1,
         "config": {"server": {"drain_delay_s": 3}},
-        "vllm": {
-            "model": "/etc/moegate/model",
-            "servedModelName": "tiny-moe",
-            "maxModelLen": 8192,
-            "maxNumSeqs": 32,
-            "preStopSeconds": 3,
-            "extraArgs": [
-                "--dtype=bfloat16",
-                "--enforce-eager",
-                "--num-gpu-blocks-override=600",
-            ],
-        },
+        "vllm": [
+            {
+                "model": "/etc/moegate/model",
+                "servedModelName": "tiny-moe",
+                "gpu": {"type": "CPU"},
+                "enableExpertParallel": False,
+                "extraVolumeMounts": [{"name": "model", "mountPath": "/etc/moegate/model"}],
+                "extraVolumes": [{"name": "model", "emptyDir": {}}],
+                "maxModelLen": 8192,
+                "maxNumSeqs": 32,
+                "preStopSeconds": 3,
+                "extraArgs": [
+                    "--dtype=bfloat16",
+                    "--enforce-eager",
+                    "--num-gpu-blocks-override=600",
+                ],
+            }
+        ],
     }
     helm = new_helm()
     rendered = helm.render(values, example="one-node")

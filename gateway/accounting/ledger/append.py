@@ -36,6 +36,8 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
     fresh = rows[written:]
     if not fresh:
         return
+    if first_seq == 0:
+        await register_epoch(tx, epoch)
     first_seq += written
     await tx.many(INSERT, [(epoch, first_seq + i, *row.values) for i, row in enumerate(fresh)])
     settled: dict[str, int] = defaultdict(int)
@@ -86,8 +88,16 @@ async def apply(tx: Tx, accounts: dict[str, tuple[int, int]]) -> None:
     )
 
 
+async def register_epoch(tx: Tx, epoch: str) -> None:
+    """Lets the roll-ups find the rows of an epoch. It comes before the epoch's first row."""
+    await tx.run(
+        "INSERT INTO fold (epoch, folded_seq) VALUES ($1, -1) ON CONFLICT (epoch) DO NOTHING", epoch
+    )
+
+
 async def next_seq(tx: Tx, epoch: str) -> int:
-    """The next free number of an epoch."""
+    """The next free number of an epoch, which is registered."""
+    await register_epoch(tx, epoch)
     [(last,)] = await tx.rows("SELECT MAX(seq) FROM attempt WHERE epoch = $1", epoch)
     return 0 if last is None else int(last) + 1
 

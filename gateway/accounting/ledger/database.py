@@ -7,6 +7,7 @@ Statements number their parameters $1, $2.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -18,12 +19,27 @@ class LedgerUnavailable(Exception):
     """The database did not answer or refused (full disk, lost connection); a retry may succeed."""
 
 
+class LedgerFenced(LedgerUnavailable):
+    """Another process leads the cluster: this one may write nothing more."""
+
+
 class LedgerUnusable(Exception):
     """The ledger cannot be opened as configured; the text says what to change."""
 
 
+class Dialect(enum.Enum):
+    """SQL of which database."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+
+
 class Tx(Protocol):
     """An open transaction."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which database it runs on, for the few statements that differ."""
 
     async def run(self, sql: str, *values: object) -> int:
         """Runs a statement; returns the number of rows that it changed."""

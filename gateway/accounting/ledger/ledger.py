@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from gateway.accounting.ledger.append import Append
-from gateway.accounting.ledger.database import Database, LedgerUnavailable, Tx
+from gateway.accounting.ledger.database import Database, LedgerFenced, LedgerUnavailable, Tx
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool
 
@@ -185,14 +185,14 @@ class Ledger:
 
     async def flush(self) -> bool:
         """Writes the waiting rows at the end, for a bounded time, when `run` has ended. Returns
-        whether it could."""
+        whether it could: not where another process leads the cluster now."""
         give_up_s = time.monotonic() + CLOSE_S
         while self._rows or self._jobs:
             try:
                 await self._step()
             except LedgerUnavailable as error:
                 self._fails(str(error))
-                if time.monotonic() >= give_up_s:
+                if time.monotonic() >= give_up_s or isinstance(error, LedgerFenced):
                     left = "lost" if self._spool is None else "left to the next start"
                     log.error("%d rows of the ledger are %s: %s", len(self._rows), left, error)
                     return False

@@ -11,23 +11,15 @@ A released step is never changed: a later one follows it. A step that changes th
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from gateway.accounting.ledger.database import LedgerUnusable, Tx
+from gateway.accounting.ledger.database import Dialect, LedgerUnusable, Tx
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Dialect(enum.Enum):
-    """SQL of which database."""
-
-    SQLITE = "sqlite"
-    POSTGRES = "postgres"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +120,210 @@ _TABLES = (
     )""",
 )
 
+
+def _batch_tables(blob: str) -> tuple[str, ...]:
+    """Tables of offline jobs. `blob`: the type of bytes."""
+    return (
+        """CREATE TABLE batch_file (
+            file_id TEXT NOT NULL PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            filename TEXT NOT NULL,
+            is_complete BIGINT NOT NULL,
+            size_bytes BIGINT NOT NULL,
+            job_id TEXT NOT NULL,
+            created_unix_us BIGINT NOT NULL,
+            expires_unix_us BIGINT NOT NULL
+        )""",
+        "CREATE INDEX batch_file_by_tenant ON batch_file (tenant, created_unix_us)",
+        "CREATE INDEX batch_file_by_expiry ON batch_file (expires_unix_us)",
+        f"""CREATE TABLE batch_chunk (
+            file_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            content {blob} NOT NULL,
+            PRIMARY KEY (file_id, number)
+        )""",
+        """CREATE TABLE batch_job (
+            job_id TEXT NOT NULL PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            form TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            file_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            terms TEXT NOT NULL,
+            faults TEXT NOT NULL,
+            items BIGINT NOT NULL,
+            succeeded BIGINT NOT NULL,
+            failed BIGINT NOT NULL,
+            bad_lines BIGINT NOT NULL,
+            charged_nano_usd BIGINT NOT NULL,
+            unpriced BIGINT NOT NULL,
+            prompt_tokens BIGINT NOT NULL,
+            cached_tokens BIGINT NOT NULL,
+            completion_tokens BIGINT NOT NULL,
+            reasoning_tokens BIGINT NOT NULL,
+            result_bytes BIGINT NOT NULL,
+            created_unix_us BIGINT NOT NULL,
+            deadline_unix_us BIGINT NOT NULL,
+            started_unix_us BIGINT,
+            cancelling_unix_us BIGINT,
+            ended_unix_us BIGINT,
+            runner TEXT NOT NULL,
+            fence BIGINT NOT NULL,
+            runner_until_unix_us BIGINT NOT NULL
+        )""",
+        "CREATE INDEX batch_job_by_tenant ON batch_job (tenant, created_unix_us)",
+        "CREATE INDEX batch_job_by_end ON batch_job (ended_unix_us)",
+        """CREATE TABLE batch_item (
+            job_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            custom_id TEXT NOT NULL,
+            model TEXT NOT NULL,
+            start_byte BIGINT NOT NULL,
+            size_bytes BIGINT NOT NULL,
+            place BIGINT NOT NULL,
+            state BIGINT NOT NULL,
+            taken_unix_us BIGINT NOT NULL,
+            PRIMARY KEY (job_id, number)
+        )""",
+        "CREATE INDEX batch_item_by_place ON batch_item (job_id, state, model, place)",
+        f"""CREATE TABLE batch_result (
+            job_id TEXT NOT NULL,
+            seq BIGINT NOT NULL,
+            number BIGINT NOT NULL,
+            custom_id TEXT NOT NULL,
+            is_ok BIGINT NOT NULL,
+            charged_nano_usd BIGINT,
+            content {blob} NOT NULL,
+            PRIMARY KEY (job_id, seq)
+        )""",
+        "CREATE UNIQUE INDEX batch_result_by_number ON batch_result (job_id, number)",
+    )
+
+
+_SPEND_SUMS = """
+    requests BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    uncached_input_tokens BIGINT NOT NULL,
+    cached_input_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    own_nano_usd BIGINT NOT NULL,
+    remote_nano_usd BIGINT NOT NULL,
+    wasted_nano_usd BIGINT NOT NULL,
+    metered_attempts BIGINT NOT NULL,
+    uncached_input_nano_usd BIGINT NOT NULL,
+    cached_input_nano_usd BIGINT NOT NULL,
+    output_nano_usd BIGINT NOT NULL,
+    charged_nano_usd BIGINT NOT NULL,
+    unpriced_attempts BIGINT NOT NULL,
+    estimated_attempts BIGINT NOT NULL,
+    corrected_nano_usd BIGINT NOT NULL,
+    recovered_nano_usd BIGINT NOT NULL,
+    cheapest_remote_nano_usd BIGINT NOT NULL,
+    cheapest_remote_attempts BIGINT NOT NULL"""
+_ROLLUPS = (
+    # Up to which row of each epoch the roll-ups are made; the epoch "" is their lock.
+    "CREATE TABLE fold (epoch TEXT NOT NULL PRIMARY KEY, folded_seq BIGINT NOT NULL)",
+    "INSERT INTO fold (epoch, folded_seq) SELECT DISTINCT epoch, -1 FROM attempt",
+    "INSERT INTO fold (epoch, folded_seq) VALUES ('', -1)",
+    # `span`: 0 an hour, 1 a day, 2 a month; `starts_hour`: hours since 1970, UTC.
+    f"""CREATE TABLE spend (
+    span BIGINT NOT NULL,
+    starts_hour BIGINT NOT NULL,
+    tenant TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    placement TEXT NOT NULL,
+    pool TEXT NOT NULL,
+    kind TEXT NOT NULL,{_SPEND_SUMS},
+    PRIMARY KEY (span, starts_hour, tenant, key_id, model, placement, pool, kind)
+    )""",
+    f"""CREATE TABLE tagged_spend (
+    span BIGINT NOT NULL,
+    tag TEXT NOT NULL,
+    starts_hour BIGINT NOT NULL,
+    value TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    model TEXT NOT NULL,{_SPEND_SUMS},
+    PRIMARY KEY (span, tag, starts_hour, value, tenant, key_id, model)
+    )""",
+    # The bill of each pool, by the same spans.
+    """CREATE TABLE pool_account (
+        span BIGINT NOT NULL,
+        starts_hour BIGINT NOT NULL,
+        pool TEXT NOT NULL,
+        prefill_nano_usd BIGINT NOT NULL,
+        cached_nano_usd BIGINT NOT NULL,
+        decode_nano_usd BIGINT NOT NULL,
+        waste_nano_usd BIGINT NOT NULL,
+        idle_nano_usd BIGINT NOT NULL,
+        unavailable_nano_usd BIGINT NOT NULL,
+        external_nano_usd BIGINT NOT NULL,
+        unobserved_nano_usd BIGINT NOT NULL,
+        charged_nano_usd BIGINT NOT NULL,
+        paid_ns BIGINT NOT NULL,
+        busy_ns BIGINT NOT NULL,
+        unpriced_ns BIGINT NOT NULL,
+        uncached_tokens BIGINT NOT NULL,
+        cached_tokens BIGINT NOT NULL,
+        output_tokens BIGINT NOT NULL,
+        ended BIGINT NOT NULL,
+        slo_known BIGINT NOT NULL,
+        slo_met BIGINT NOT NULL,
+        PRIMARY KEY (span, starts_hour, pool)
+    )""",
+    # One row: whose meter writes the accounts, and from where it goes on.
+    """CREATE TABLE meter (
+        one BIGINT NOT NULL PRIMARY KEY,
+        gateway TEXT NOT NULL,
+        epoch TEXT NOT NULL,
+        booking BIGINT NOT NULL,
+        seen_unix_us BIGINT NOT NULL,
+        state TEXT NOT NULL
+    )""",
+    # Before which hour there are no rows (`what` = 0), or only sums of days and months (1).
+    "CREATE TABLE retained (what BIGINT NOT NULL PRIMARY KEY, from_hour BIGINT NOT NULL)",
+)
+_CLUSTERED = ("CREATE TABLE spend (", "CREATE TABLE tagged_spend (")
+"""SQLite keeps these in the order of their keys."""
+
+_SUMMED = [line.split()[0] for line in _SPEND_SUMS.strip().splitlines()]
+_TAGS = (
+    "ALTER TABLE attempt ADD COLUMN end_user TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE attempt ADD COLUMN labels TEXT NOT NULL DEFAULT ''",
+    # What is rolled up already named no end user.
+    "INSERT INTO tagged_spend"
+    f" (span, tag, starts_hour, value, tenant, key_id, model, {', '.join(_SUMMED)})"
+    " SELECT span, 'end_user', starts_hour, '', tenant, key_id, model,"
+    f" {', '.join(f'CAST(SUM({name}) AS BIGINT)' for name in _SUMMED)}"
+    " FROM spend WHERE span > 0 GROUP BY span, starts_hour, tenant, key_id, model",
+)
+
 MIGRATIONS = (
     # Databases from before there were steps have these tables and the number 1.
     Migration(
         number=1, name="attempts, budgets, accounts, leases", sqlite=_TABLES, postgres=_TABLES
     ),
+    Migration(
+        number=2,
+        name="offline jobs",
+        sqlite=_batch_tables("BLOB"),
+        postgres=_batch_tables("BYTEA"),
+    ),
+    Migration(
+        number=3,
+        name="roll-ups of spend, accounts of pools",
+        sqlite=tuple(
+            f"{sql} WITHOUT ROWID" if sql.startswith(_CLUSTERED) else sql for sql in _ROLLUPS
+        ),
+        postgres=_ROLLUPS,
+    ),
+    Migration(number=4, name="end users and labels", sqlite=_TAGS, postgres=_TAGS),
 )
 
 

@@ -2,6 +2,13 @@
 
 A transaction runs on one connection of a small pool. Rows that a decision depends on are locked by
 an UPDATE before they are read, always in the order of their ids.
+
+**The fence.** Only the leader of a cluster writes. Table `leader` has one row for each cluster: who
+leads, in which term, until when. Each new leader counts the term up. A transaction ends by locking
+the row of its own term (`FOR KEY SHARE`): a leader of a later term can be made only before this
+lock, and then there is no such row, or after the commit. So what an old leader writes is refused,
+and what it has written is visible to the new one. A renewal of the lease changes no key of the row
+and waits for no writer.
 """
 
 from __future__ import annotations
@@ -10,11 +17,19 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
-from gateway.accounting.ledger.migrations import Dialect, migrate
+from gateway.accounting.ledger.database import (
+    Dialect,
+    LedgerFenced,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Row,
+    Tx,
+)
+from gateway.accounting.ledger.migrations import migrate
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,16 +39,57 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 4
 CONNECT_S = 5.0
 STATEMENT_S = 10.0
+IDLE_S = 1.0
+"""How long a leader's transaction may rest between two statements."""
 CLAIM_S = 10.0
 CLAIM_POLL_S = 0.1
 MIGRATION_LOCK = 7_163_054_881
 """Number of the advisory lock under which the schema's steps are applied: two gateways may start at
 once."""
+LEADER_TABLE = """CREATE TABLE IF NOT EXISTS leader (
+    cluster TEXT NOT NULL UNIQUE,
+    term BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    address TEXT NOT NULL,
+    wire_version BIGINT NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (cluster, term)
+)"""
+"""The term is part of a key, so that an update of it waits for `FOR KEY SHARE`. The table
+stands outside of the numbered steps: processes of two versions read it during an upgrade."""
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write of one leader. `cluster`: a `Name`; `term`: its term."""
+
+    cluster: str
+    term: int
+
+    @property
+    def sql(self) -> str:
+        """A query that locks the row of the term; no row: the term is over."""
+        assert "'" not in self.cluster
+        return (
+            f"SELECT term FROM leader WHERE cluster = '{self.cluster}' AND term = {self.term}"
+            " FOR KEY SHARE"
+        )
+
+    async def check(self, tx: Tx) -> None:
+        """Lets the transaction commit only as that of the leader. Raises LedgerFenced."""
+        if not await tx.rows(self.sql):
+            raise self.refusal()
+
+    def refusal(self) -> LedgerFenced:
+        """Returns the error of a write after the end of the term."""
+        return LedgerFenced(f"term {self.term} of cluster {self.cluster} is over")
 
 
 class PostgresTx:
     """`Tx` of PostgreSQL."""
+
+    dialect = Dialect.POSTGRES
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -62,35 +118,63 @@ class PostgresDatabase:
         claim: asyncpg.Connection,
         reconnect: Callable[[], Awaitable[asyncpg.Connection]],
         failures: tuple[type[Exception], ...],
+        fence: Fence | None,
     ) -> None:
-        """`claim`: the connection that holds the gateway's name; `reconnect` makes another."""
+        """`claim`: the connection that holds the gateway's name; `reconnect` makes another.
+        `fence`: lets only the leader write; None: there is no cluster."""
         self._pool = pool
         self._claim = claim
         self._reconnect = reconnect
         self._failures = failures
+        self._fence = fence
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
+        """See `Database`. Raises LedgerFenced if this process does not lead its cluster."""
+        fence = self._fence
+
+        async def fenced(tx: Tx) -> T:
+            result = await transaction(tx)
+            if fence is not None:
+                await fence.check(tx)
+            return result
+
+        return await self._in_transaction(fenced, None)
+
+    async def write_at_once(self, ctes: str, answer: str, *values: object) -> Any:
+        """Runs one statement, which is committed with its answer.
+
+        `ctes`: common table expressions, which may write only if there is a row in `fence`, the
+        first of them; `answer`: expression of the one value to return. Raises LedgerUnavailable;
+        LedgerFenced if this process does not lead its cluster.
+        """
+        fence = "SELECT 0 AS term" if self._fence is None else self._fence.sql
+        sql = f"WITH fence AS MATERIALIZED ({fence}), {ctes}"
+        try:
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                [(holds, value)] = await PostgresTx(connection).rows(
+                    f"{sql} SELECT EXISTS (SELECT FROM fence), {answer}", *values
+                )
+        except self._failures as error:
+            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+        if self._fence is not None and not holds:
+            raise self._fence.refusal()
+        return value
+
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`. All of its statements see the same rows."""
+        return await self._in_transaction(transaction, "repeatable_read")
+
+    async def _in_transaction(
+        self, transaction: Callable[[Tx], Awaitable[T]], isolation: str | None
+    ) -> T:
         try:
             async with (
                 self._pool.acquire(timeout=CONNECT_S) as connection,
-                connection.transaction(),
+                connection.transaction(isolation=isolation, readonly=isolation is not None),
             ):
                 return await transaction(PostgresTx(connection))
         except self._failures as error:
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-
-    async def at_once(self, sql: str, *values: object) -> Sequence[Row]:
-        """The rows of one statement, committed with it. Raises LedgerUnavailable."""
-        try:
-            async with self._pool.acquire(timeout=CONNECT_S) as connection:
-                return await PostgresTx(connection).rows(sql, *values)
-        except self._failures as error:
-            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-
-    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
-        """See `Database`."""
-        return await self.write(transaction)
 
     @property
     def claim_lost(self) -> bool:
@@ -98,8 +182,9 @@ class PostgresDatabase:
         return bool(self._claim.is_closed())
 
     async def hold_name(self, gateway: str) -> None:
-        """See `Database`: takes the name again after the connection that held it was lost."""
-        if not self.claim_lost:
+        """See `Database`: takes the name again after the connection that held it was lost. The
+        name of a cluster is held by its leader's lease."""
+        if self._fence is not None or not self.claim_lost:
             return
         try:
             self._claim = await self._reconnect()
@@ -120,10 +205,10 @@ class PostgresDatabase:
             self._pool.terminate()
 
 
-async def connect(dsn: str, gateway: str) -> PostgresDatabase:
+async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> PostgresDatabase:
     """Connects as the gateway of this name and brings the schema forward.
 
-    Raises LedgerUnusable.
+    `fence`: this process leads a cluster, and may write while it does. Raises LedgerUnusable.
     """
     try:
         import asyncpg
@@ -134,6 +219,10 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
     failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
     where = _PASSWORD.sub(r"\1:***@", dsn)
     settings = {"application_name": "moegate"}
+    if fence is not None:
+        # A process that is stopped between the fence and its commit must not keep a new leader
+        # waiting.
+        settings["idle_in_transaction_session_timeout"] = str(round(IDLE_S * 1000))
 
     async def reconnect() -> asyncpg.Connection:
         return await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
@@ -143,7 +232,8 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
     except failures as error:
         raise LedgerUnusable(f"ledger.postgres: cannot connect to {where}: {error}") from error
     try:
-        await _claim(claim, gateway)
+        if fence is None:
+            await _claim(claim, gateway)
         # Not in the pool: a step may take longer than its statements may.
         await migrate(partial(write_migration, claim), Dialect.POSTGRES)
         pool = await asyncpg.create_pool(
@@ -156,7 +246,7 @@ async def connect(dsn: str, gateway: str) -> PostgresDatabase:
             reset=_as_it_is,
             server_settings=settings,
         )
-        database = PostgresDatabase(pool, claim, reconnect, failures)
+        database = PostgresDatabase(pool, claim, reconnect, failures, fence)
     except failures as error:
         claim.terminate()
         raise LedgerUnusable(f"ledger.postgres: {where}: {error}") from error

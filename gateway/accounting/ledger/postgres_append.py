@@ -2,7 +2,8 @@
 
 It does what `append.append` does in a transaction of several statements: it skips rows that the
 database already has, and adds what the new rows settle to their leases and then to the accounts. It
-takes locks in the same order: leases, then accounts, each in the order of their ids. Where a lease
+takes locks in the same order: leases, then accounts, each in the order of their ids; that of the
+leader's term comes first. Where a lease
 is no longer open (this process counted as dead), it writes nothing, and `append.append` runs.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.accounting.ledger.append import Append, append
+from gateway.accounting.ledger.append import Append, append, register_epoch
 from gateway.accounting.ledger.postgres import PostgresDatabase
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.schema import ATTEMPT, ATTEMPT_COLUMNS
@@ -24,14 +25,15 @@ _OVERRUNS, _OTHER_SEQS, _OTHER_ACCOUNTS = range(len(_COLUMNS) + 2, len(_COLUMNS)
 _LEASES = len(_COLUMNS) + 5
 
 _APPEND = f"""
-WITH given AS (
+given AS (
   SELECT * FROM unnest({_ARRAYS}, ${_OVERRUNS}::bigint[]) AS g ({", ".join(_COLUMNS)}, overrun)
 ), held AS MATERIALIZED (
   SELECT state FROM lease WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id FOR UPDATE
 ), fresh AS (
   INSERT INTO attempt (epoch, {", ".join(_COLUMNS)})
   SELECT $1, {", ".join(_COLUMNS)} FROM given
-  WHERE (SELECT COALESCE(bool_and(state = 'open'), true) FROM held)
+  WHERE EXISTS (SELECT FROM fence)
+    AND (SELECT COALESCE(bool_and(state = 'open'), true) FROM held)
   ON CONFLICT (epoch, seq) DO NOTHING
   RETURNING seq, lease_id, budgeted_nano_usd
 ), spent AS (
@@ -61,19 +63,22 @@ WITH given AS (
   FROM added
   WHERE account.account_id = added.account_id AND (SELECT COUNT(*) FROM locked) >= 0
 )
-SELECT COALESCE(bool_and(state = 'open'), true) FROM held
 """
+_ALL_OPEN = "(SELECT COALESCE(bool_and(state = 'open'), true) FROM held)"
 
 
 def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
     """An `Append` that writes the rows of one process."""
 
     async def write(first_seq: int, rows: Sequence[PendingRow]) -> None:
+        if first_seq == 0:
+            await database.write(lambda tx: register_epoch(tx, epoch))
         others = [
             (first_seq + i, name) for i, row in enumerate(rows) for name in row.other_account_ids
         ]
-        found = await database.at_once(
+        all_open = await database.write_at_once(
             _APPEND,
+            _ALL_OPEN,
             epoch,
             list(range(first_seq, first_seq + len(rows))),
             *zip(*(row.values for row in rows), strict=True),
@@ -82,7 +87,7 @@ def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
             [name for _, name in others],
             list({row.lease_id for row in rows if row.lease_id}),
         )
-        if not found[0][0]:
+        if not all_open:
             await database.write(lambda tx: append(tx, epoch, first_seq, rows))
 
     return write

@@ -90,6 +90,8 @@ def _values(
         int(settled.final),
         lease_id,
         "",
+        settled.end_user,
+        settled.labels_json,
     )
 
 

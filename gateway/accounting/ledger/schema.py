@@ -65,6 +65,8 @@ ATTEMPT = {
     "last_attempt": "BIGINT NOT NULL",
     "lease_id": "TEXT NOT NULL",
     "note": "TEXT NOT NULL",
+    "end_user": "TEXT NOT NULL",
+    "labels": "TEXT NOT NULL",
 }
 """Columns of the table of attempts and their types, as the newest migration leaves them."""
 ATTEMPT_COLUMNS = tuple(ATTEMPT)

@@ -28,7 +28,9 @@ from gateway.accounting.ledger.rows import PendingRow
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+_WITHOUT_TAGS = 1
+"""Version of rows without the two last columns, which have no tags."""
 _HEAD = struct.Struct("<II")
 """Head of a record: the length of its body, and the body's CRC-32."""
 PIECE_ROWS = 2000
@@ -153,7 +155,7 @@ def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
         if not length or len(body) < length or zlib.crc32(body) != checksum:
             break
         version, epoch, seq, entry = _decoder.decode(body)
-        if version != VERSION:
+        if version not in (VERSION, _WITHOUT_TAGS):
             raise LedgerUnusable(
                 f"a spool of version {version}, this moegate reads {VERSION}: let the moegate that "
                 "wrote it start and end once"
@@ -161,7 +163,10 @@ def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
         if last is not None and (epoch != last[0] or seq <= last[1]):
             break
         last = epoch, seq
-        found[last] = msgspec.msgpack.decode(entry, type=PendingRow)
+        row = msgspec.msgpack.decode(entry, type=PendingRow)
+        if version == _WITHOUT_TAGS:
+            row = msgspec.structs.replace(row, values=(*row.values, "", ""))
+        found[last] = row
         at += _HEAD.size + length
     return found
 

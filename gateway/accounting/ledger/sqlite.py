@@ -12,6 +12,7 @@ import fcntl
 import functools
 import math
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,8 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable, Row, Tx
-from gateway.accounting.ledger.migrations import Dialect, migrate
+from gateway.accounting.ledger.database import (
+    Dialect,
+    LedgerUnavailable,
+    LedgerUnusable,
+    Row,
+    Tx,
+)
+from gateway.accounting.ledger.migrations import migrate
 
 T = TypeVar("T")
 BUSY_S = 10.0
@@ -38,11 +45,13 @@ has written, could not go on."""
 @functools.cache
 def _numbered(sql: str) -> str:
     """The statement with SQLite's parameter names."""
-    return sql.replace("$", "?")
+    return re.sub(r"\$(?=[0-9])", "?", sql)
 
 
 class SqliteTx:
     """`Tx` of SQLite. Its calls never suspend."""
+
+    dialect = Dialect.SQLITE
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway.config import adapters as config_adapters
+from gateway.config import batch as config_batch
 from gateway.config import discovery as config_discovery
 from gateway.config import gateway as config
 from gateway.config import kv_events as config_kv_events
@@ -56,6 +57,7 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(config_adapters),
         **_docs(config_discovery),
         **_docs(config_kv_events),
+        **_docs(config_batch),
         **_docs(config_ledger),
         **_docs(config_prices),
         **_docs(config_prior),

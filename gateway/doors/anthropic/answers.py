@@ -17,26 +17,31 @@ def message(
     choices: Sequence[ChoiceDelta],
     finished: Finished,
     *,
+    stops: Sequence[str],
     show_thinking: bool,
 ) -> Event:
-    """A whole answer. `model`: as the client named it."""
-    finish = choices[0].finish_reason if choices else None
+    """A whole answer. `model`: as the client named it; `stops`: the request's `stop_sequences`."""
+    finish, matched = None, ""
+    if choices:
+        finish, matched = choices[0].finish_reason, choices[0].matched_stop
     return {
         "id": message_id,
         "type": "message",
         "role": "assistant",
         "model": model,
         "content": whole_blocks(choices, show_thinking=show_thinking),
-        **_stop(finish),
+        **_stop(finish, matched, stops),
         "usage": usage_fields(finished.usage),
     }
 
 
-def _stop(finish: FinishReason | None) -> Event:
-    """Why an answer ended. Which text ended it, no upstream tells."""
+def _stop(finish: FinishReason | None, matched: str, stops: Sequence[str]) -> Event:
+    """Why an answer ended. `matched`: the text that ended it, as the upstream tells. Some upstreams
+    have other words in that place."""
+    by_text = finish is FinishReason.STOP and matched in stops
     return {
-        "stop_reason": stop_reason(finish),
-        "stop_sequence": None,
+        "stop_reason": "stop_sequence" if by_text else stop_reason(finish),
+        "stop_sequence": matched if by_text else None,
         "stop_details": None,
         "container": None,
     }
@@ -46,17 +51,25 @@ class MessageEvents:
     """The events of one streamed answer.
 
     `prompt_tokens`: an estimate, since the count is known at the end only; the last event corrects
-    it.
+    it. `stops`: the request's `stop_sequences`.
     """
 
     def __init__(
-        self, message_id: str, model: str, prompt_tokens: int, *, show_thinking: bool
+        self,
+        message_id: str,
+        model: str,
+        prompt_tokens: int,
+        *,
+        stops: Sequence[str],
+        show_thinking: bool,
     ) -> None:
         self._message_id = message_id
         self._model = model
         self._prompt_tokens = prompt_tokens
         self._blocks = BlockEvents(show_thinking=show_thinking)
+        self._stops = stops
         self._finish: FinishReason | None = None
+        self._matched = ""
 
     def start(self) -> Event:
         """The first event."""
@@ -83,6 +96,7 @@ class MessageEvents:
         events: list[Event] = []
         for delta in chunk.deltas:
             self._finish = delta.finish_reason or self._finish
+            self._matched = delta.matched_stop or self._matched
             events += self._blocks.add(delta)
         return events
 
@@ -92,7 +106,7 @@ class MessageEvents:
             *self._blocks.end(),
             {
                 "type": "message_delta",
-                "delta": _stop(self._finish),
+                "delta": _stop(self._finish, self._matched, self._stops),
                 "usage": delta_usage_fields(finished.usage),
             },
             {"type": "message_stop"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.doors.anthropic.budgets import oauth_usage
 from gateway.doors.anthropic.errors import error_shape
 from gateway.doors.anthropic.messages import count_tokens, create_message
 from gateway.doors.anthropic.models import list_models, retrieve_model
@@ -22,6 +23,7 @@ ANTHROPIC = Dialect(
     routes=(
         Route(method="POST", path="/v1/messages", handle=create_message, generates=True),
         Route(method="POST", path="/v1/messages/count_tokens", handle=count_tokens),
+        Route(method="GET", path="/api/oauth/usage", handle=oauth_usage),
         Route(method="GET", path="/v1/models", handle=list_models),
         Route(method="GET", path="/v1/models/{model...}", handle=retrieve_model),
     ),

@@ -6,10 +6,12 @@ agent shorten its conversation; 529 `overloaded_error` makes it wait and try aga
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import msgspec
 
+from gateway.doors.anthropic.budgets import spent_headers
 from gateway.doors.http.dialect import ErrorShape
 from gateway.doors.http.errors import ErrorKind, HttpError
 
@@ -30,7 +32,6 @@ _TYPES = {
 }
 _STATUSES = {ErrorKind.OVERLOADED: 529, ErrorKind.UPSTREAM: 529}
 """Statuses that differ from those of other dialects."""
-_DENIED_MODEL = "permission_denied"
 _TOO_LONG = "context_length_exceeded"
 _TOO_LONG_WORDS = "prompt is too long: "
 """Begins the message after which clients compact a conversation."""
@@ -41,7 +42,8 @@ def error_body(error: HttpError, request_id: str) -> bytes:
     message = error.message
     if error.code == _TOO_LONG and not message.startswith(_TOO_LONG_WORDS):
         message = _TOO_LONG_WORDS + message
-    fields = {"type": _TYPES[error.kind], "message": message}
+    kind = ErrorKind.INVALID if _denies_model(error) else error.kind
+    fields = {"type": _TYPES[kind], "message": message}
     return msgspec.json.encode({"type": "error", "error": fields, "request_id": request_id})
 
 
@@ -51,4 +53,13 @@ def error_shape(error: HttpError, request_id: str) -> ErrorShape:
     headers: Mapping[str, str] = {}
     if error.kind in _STATUSES and error.may_retry:
         status = _STATUSES[error.kind]
+    if _denies_model(error):
+        status = 400
+    if error.window is not None:
+        headers = spent_headers(error.window, time.time())
     return ErrorShape(status=status, body=error_body(error, request_id), headers=headers)
+
+
+def _denies_model(error: HttpError) -> bool:
+    """Whether the key may not use the model. Clients take a 403 for a key without any rights."""
+    return error.kind is ErrorKind.PERMISSION and error.param == "model"

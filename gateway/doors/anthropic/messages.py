@@ -12,9 +12,11 @@ from gateway.domain.slices import Steps, in_slices
 from gateway.doors.anthropic import wire
 from gateway.doors.anthropic.answers import MessageEvents, message
 from gateway.doors.anthropic.blocks import Event
+from gateway.doors.anthropic.budgets import allowed_headers
 from gateway.doors.anthropic.errors import error_body
 from gateway.doors.anthropic.requests import (
     chat_of,
+    end_user_of,
     sampling_of,
     session_of,
     shows_thinking,
@@ -33,26 +35,38 @@ _PING = event("ping", b'{"type": "ping"}')
 
 async def create_message(exchange: Exchange) -> web.StreamResponse:
     """Answers with one message, or with the events of a stream."""
+    standings, caller = exchange.services.standings, exchange.caller
+    standings.refresh(caller)
+    exchange.good_headers = lambda: allowed_headers(standings.known(caller))
     body = await exchange.body(_decode)
     generation = await in_slices(_generation(body, exchange))
     call = await exchange.generate_call(
-        generation, whole_answer=not body.stream, session_id=session_of(body)
+        generation,
+        whole_answer=not body.stream,
+        session_id=session_of(body),
+        end_user=end_user_of(body),
     )
     message_id = f"msg_{exchange.request_id}"
     show_thinking = shows_thinking(body)
     if body.stream:
-        admission = exchange.services.pipeline.admission
         events = MessageEvents(
             message_id,
             body.model,
-            admission.estimate(generation, exchange.caller.tenant),
+            call.prompt_tokens or 0,
+            stops=generation.stop,
             show_thinking=show_thinking,
         )
         return await run_stream(exchange, call, _Stream(events, exchange.request_id), ping=_PING)
     choices, finished = await run_whole(exchange, call)
-    return json_answer(
-        exchange, message(message_id, body.model, choices, finished, show_thinking=show_thinking)
+    answer = message(
+        message_id,
+        body.model,
+        choices,
+        finished,
+        stops=generation.stop,
+        show_thinking=show_thinking,
     )
+    return json_answer(exchange, answer)
 
 
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
@@ -64,7 +78,7 @@ async def count_tokens(exchange: Exchange) -> web.StreamResponse:
         admission.check_model(generation.model, exchange.caller)
         counted = await admission.count(generation)
     if counted is None:
-        counted = admission.estimate(generation, exchange.caller.tenant)
+        counted = await admission.estimate(generation, exchange.caller.tenant)
     return json_answer(exchange, {"input_tokens": counted})
 
 
@@ -85,6 +99,8 @@ def _generation(
             fault("max_tokens", f"{body.max_tokens}: give at least 1")
         else:
             most = exchange.output_tokens(body.model, body.max_tokens, 1, "max_tokens")
+        if body.safeguards != wire.NOTHING:
+            fault("safeguards", "no server here runs them: leave the field out")
         limits = exchange.services.active.config.limits.elements
         chat = yield from chat_of(body, limits, fault)
         sampling = sampling_of(body, fault)

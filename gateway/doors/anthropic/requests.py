@@ -69,6 +69,7 @@ def chat_of(body: wire.MessagesBody, limits: ElementLimitsConfig, fault: Fault) 
         json_schema=_json_schema(body, limits, fault),
         parallel_tool_calls=parallel,
         reasoning=_reasoning(body, fault),
+        adaptive_thinking=body.thinking is not None and body.thinking.type == "adaptive",
     )
 
 
@@ -107,15 +108,30 @@ def shows_thinking(body: wire.MessagesBody) -> bool:
 
 def session_of(body: wire.MessagesBody) -> str:
     """The session that a client names in `metadata.user_id`: JSON of some clients; empty: none."""
+    session = _user_names(body).get("session_id")
+    return session if isinstance(session, str) and is_session_id(session) else ""
+
+
+def end_user_of(body: wire.MessagesBody) -> str:
+    """Whom the client acts for: `metadata.user_id`, of clients with JSON there the account or the
+    device; empty: none."""
     user_id = None if body.metadata is None else body.metadata.user_id
     if not user_id or not user_id.startswith("{"):
-        return ""
+        return user_id or ""
+    named = _user_names(body)
+    found = named.get("account_uuid") or named.get("device_id")
+    return found if isinstance(found, str) else ""
+
+
+def _user_names(body: wire.MessagesBody) -> dict[str, object]:
+    """The JSON object that some clients send as `metadata.user_id`; empty: it is none."""
+    user_id = None if body.metadata is None else body.metadata.user_id
+    if not user_id or not user_id.startswith("{"):
+        return {}
     try:
-        named = msgspec.json.decode(user_id, type=dict[str, object])
+        return msgspec.json.decode(user_id, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    session = named.get("session_id")
-    return session if isinstance(session, str) and is_session_id(session) else ""
+        return {}
 
 
 def _tool(tool: wire.Tool, path: str, limits: ElementLimitsConfig, fault: Fault) -> Tool:
@@ -175,7 +191,8 @@ def _json_schema(
 
 
 def _reasoning(body: wire.MessagesBody, fault: Fault) -> Reasoning | None:
-    """How the model reasons. "adaptive" leaves it to the model, as no field at all does."""
+    """How the model reasons. "adaptive" leaves it to the model, as no field at all does with models
+    that think by themselves; for others see `Chat.adaptive_thinking`."""
     thinking = body.thinking
     wanted = None if body.output_config is None else body.output_config.effort
     effort = None

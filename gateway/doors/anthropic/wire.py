@@ -190,3 +190,4 @@ class MessagesBody(msgspec.Struct, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     metadata: Metadata | None = None
+    safeguards: msgspec.Raw = NOTHING

@@ -1,9 +1,10 @@
-"""Counts the calls in progress at all doors, and refuses those that are too many.
+"""Counts the calls in progress at all doors of a front, and refuses those that are too many.
 
 grpc core has a queue of its own in front of the gateway and cancels what is too much for it, in no
 log and no metric. The gRPC door raises its limits out of the way, and these bounds take its place:
-of the server, of each tenant, and of the calls that need no key. They are read for each call, so
-that a reload holds at once. A call is an RPC, or a request to an HTTP door.
+of the server, and of the calls that need no key (`tenant_calls.py` bounds those of each tenant).
+They are read for each call, so that a reload holds at once. A call is an RPC, or a request to an
+HTTP door.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gateway.doors.entry.refusals import CallRefused
 RETRY_S = (0.5, 1.5)
 """Bounds of the time after which a refused call may come again. It is random, so that a burst does
 not come again as one."""
-SERVER, TENANT, KEYLESS = "SERVER_RPCS", "TENANT_RPCS", "KEYLESS_RPCS"
+SERVER, KEYLESS = "SERVER_RPCS", "KEYLESS_RPCS"
 """Reasons of refusals."""
 
 
@@ -30,7 +31,7 @@ class CallsInProgress:
         self._limits = limits
         self._refused = refused
         self._all = 0
-        self._by_tenant: dict[str | None, int] = {}
+        self._keyless = 0
 
     @property
     def total(self) -> int:
@@ -43,29 +44,29 @@ class CallsInProgress:
         if self._all >= most:
             raise self._refusal(SERVER, f"{most} RPCs are in progress here: limits.rpcs")
 
-    def begin(self, tenant: str | None) -> None:
-        """Counts a call until the current task ends. `tenant`: None if the call needs no key.
+    def begin(self) -> None:
+        """Counts a call with a key until the current task ends."""
+        self._count(keyless=0)
 
-        Raises CallRefused, and then counts nothing.
-        """
-        count = self._by_tenant.get(tenant, 0)
-        if tenant is None and count >= (most := self._limits().keyless_rpcs):
+    def begin_keyless(self) -> None:
+        """Counts a call that needs no key until the current task ends. Raises CallRefused, and then
+        counts nothing."""
+        most = self._limits().keyless_rpcs
+        if self._keyless >= most:
             text = f"{most} RPCs without a key are in progress here: limits.keyless_rpcs"
             raise self._refusal(KEYLESS, text)
-        if tenant is not None and count >= (most := self._limits().tenant_rpcs):
-            text = f"{most} RPCs of tenant {tenant} are in progress here: limits.tenant_rpcs"
-            raise self._refusal(TENANT, text)
+        self._count(keyless=1)
+
+    def _count(self, keyless: int) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._all += 1
-        self._by_tenant[tenant] = count + 1
-        task.add_done_callback(functools.partial(self._end, tenant))
+        self._keyless += keyless
+        task.add_done_callback(functools.partial(self._end, keyless))
 
-    def _end(self, tenant: str | None, _: asyncio.Task[object]) -> None:
+    def _end(self, keyless: int, _: asyncio.Task[object]) -> None:
         self._all -= 1
-        left = self._by_tenant.pop(tenant) - 1
-        if left:
-            self._by_tenant[tenant] = left
+        self._keyless -= keyless
 
     def _refusal(self, reason: str, text: str) -> CallRefused:
         self._refused(reason)

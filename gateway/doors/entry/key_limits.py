@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from gateway.auth.authenticator import Caller
 from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.slots import take_slot
 from scheduler.contract import RefusalReason
 from scheduler.limits.rate_limit import Refusal
 from scheduler.port import SchedulerPort, SlotFreed
@@ -39,13 +40,15 @@ class KeyLimits:
 
     async def take_request(self, caller: Caller) -> None:
         """Takes a request from the key's limit. Raises CallRefused."""
+        if caller.limits.requests_per_minute is None:
+            return  # no question between processes
         refusal = await self._port.take_request(caller.key_id, caller.limits)
         if refusal is not None:
             raise self._error(caller, refusal)
 
     async def take_slot(self, caller: Caller) -> None:
         """Takes a slot of the key, until `free_slot`. Raises CallRefused."""
-        refusal = await self._port.take_slot(caller.key_id, caller.limits)
+        refusal = await take_slot(self._port, caller.key_id, caller.limits)
         if refusal is not None:
             raise self._error(caller, refusal)
 

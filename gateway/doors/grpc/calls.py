@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from gateway.auth.authenticator import Caller
+from gateway.batch.running.execution import ItemCall
 from gateway.domain.generation import Generation
 from gateway.domain.slices import Steps
+from gateway.domain.tags import labels_json
 from gateway.doors.grpc.hops import hops_of
 from gateway.doors.grpc.pooling_requests import PoolingRequest, pooling_steps
 from gateway.doors.grpc.requests import generation_steps
@@ -14,6 +18,7 @@ from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import trace_headers
 from gateway.translation.slo_classes import CLASS_OF
 from moegate.v1 import generation_pb2
+from scheduler.contract import SloClass
 
 
 def generate_call(
@@ -33,7 +38,7 @@ def generate_call(
         proto,
         generation,
         caller=caller,
-        context=context,
+        remaining_s=context.time_remaining(),
         metadata=metadata,
         size_bytes=size_bytes,
         whole_answer=whole_answer,
@@ -50,11 +55,36 @@ def pooling_call(
         proto,
         generation,
         caller=caller,
-        context=context,
+        remaining_s=context.time_remaining(),
         metadata=metadata,
         size_bytes=size_bytes,
         whole_answer=True,
         session_id="",
+    )
+
+
+def batch_call(
+    proto: generation_pb2.GenerateRequest, item: ItemCall, *, default_max_output_tokens: int
+) -> Steps[GenerateCall]:
+    """The same of an item of a batch: whatever it says, it has the batch's class and request id,
+    and costs no more than the batch has left."""
+    generation = yield from generation_steps(proto, default_max_output_tokens)
+    call = _call(
+        proto,
+        structs.replace(generation, request_id=item.request_id),
+        caller=item.caller,
+        remaining_s=item.remaining_s,
+        metadata=(),
+        size_bytes=len(item.content),
+        whole_answer=True,
+        session_id=proto.session_id,
+    )
+    caps = [cap for cap in (call.max_cost_nano_usd, item.max_cost_nano_usd) if cap is not None]
+    return structs.replace(
+        call,
+        slo_class=SloClass.BATCH,
+        idempotency_key="",
+        max_cost_nano_usd=min(caps, default=None),
     )
 
 
@@ -63,7 +93,7 @@ def _call(
     generation: Generation,
     *,
     caller: Caller,
-    context: Context,
+    remaining_s: float | None,
     metadata: Metadata,
     size_bytes: int,
     whole_answer: bool,
@@ -73,7 +103,7 @@ def _call(
     return GenerateCall(
         generation=generation,
         caller=caller,
-        remaining_s=context.time_remaining(),
+        remaining_s=remaining_s,
         size_bytes=size_bytes,
         whole_answer=whole_answer,
         slo_class=CLASS_OF.get(slo.slo_class),
@@ -83,6 +113,8 @@ def _call(
         local_only=policy.local_only,
         remote_classes=frozenset(policy.remote_classes),
         session_id=session_id,
+        end_user=proto.end_user,
+        labels_json=labels_json(proto.labels),
         idempotency_key=proto.idempotency_key,
         max_cost_nano_usd=(
             proto.max_cost_nano_usd if proto.HasField("max_cost_nano_usd") else None

@@ -187,7 +187,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 raise errors.from_outcome(error) from error
             response.exact = exact is not None
             if exact is None:
-                response.prompt_tokens = admission.estimate(generation, caller.tenant)
+                response.prompt_tokens = await admission.estimate(generation, caller.tenant)
             else:
                 response.prompt_tokens = exact
             for placement in self._port.fleet.of_model(generation.model):

@@ -11,6 +11,7 @@ import secrets
 from gateway.domain import request_bounds as bounds
 from gateway.domain.generation import Chat, Generation, Sampling
 from gateway.domain.slices import Steps
+from gateway.domain.tags import is_end_user, labels_json
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.times import seconds_of
 from gateway.translation.chat_input import EnoughFaults, Violations, parse_chat
@@ -220,6 +221,13 @@ def check_scheduling_fields(
             fault(name, f"{size} bytes: at most {bounds.MAX_ID_BYTES}")
     if "\0" in session_id:  # PostgreSQL rejects NUL: the row would block all later rows
         fault("session_id", f"{session_id[:140]!r}: leave NUL characters out")
+    try:
+        labels_json(proto.labels)
+    except ValueError as error:
+        fault("labels", str(error))
+    if proto.end_user and not is_end_user(proto.end_user):
+        fix = f"give at most {bounds.MAX_ID_BYTES} bytes, all printable"
+        fault("end_user", f"{proto.end_user[:80]!r}: {fix}")
     cost = proto.max_cost_nano_usd
     if proto.HasField("max_cost_nano_usd") and not 0 < cost < bounds.MAX_NANO_USD:
         fault("max_cost_nano_usd", f"{cost}: give 1 to {bounds.MAX_NANO_USD - 1}, or leave it out")

@@ -15,7 +15,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import ChoiceDelta, Chunk
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.pooling import Scores, Vectors
-from gateway.doors.http.costs import charged_nano_usd, usd_text
+from gateway.doors.http.costs import usd_text
 from gateway.doors.http.errors import HttpError, from_outcome, unread
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.sse import EventStream
@@ -58,7 +58,7 @@ def json_answer(exchange: Exchange, value: object, status: int = 200) -> web.Res
         status=status,
         body=encode(value),
         content_type="application/json",
-        headers=exchange.answer_headers(),
+        headers=exchange.headers_of_good_answer(),
     )
 
 
@@ -96,7 +96,8 @@ async def run_pooled(exchange: Exchange, call: GenerateCall) -> tuple[Vectors | 
 
 
 def _tell_cost(exchange: Exchange, result: Finished) -> None:
-    charged = charged_nano_usd(result)
+    exchange.finished = result
+    charged = result.charged_nano_usd
     if charged is not None:
         exchange.headers["x-moegate-cost-usd"] = usd_text(charged)
 
@@ -109,9 +110,10 @@ async def run_stream(
     Raises HttpError for a failure before the status line. A later one is told within the stream.
     """
     services = exchange.services
+    assert exchange.request is not None, "an item of a batch does not stream"
     stream = EventStream(
         exchange.request,
-        exchange.answer_headers,
+        exchange.headers_of_good_answer,
         opening=events.opening,
         ping=ping,
         clock=services.clock,

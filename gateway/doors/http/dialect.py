@@ -24,6 +24,9 @@ class ErrorShape:
     headers: Mapping[str, str]
 
 
+ErrorShapeOf: TypeAlias = Callable[[HttpError, str], ErrorShape]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A method and path. `{name}` stands for one part of the path, `{name...}` for the rest.
@@ -44,7 +47,7 @@ class Dialect:
     name: str
     routes: tuple[Route, ...]
     is_spoken: Callable[[Mapping[str, str]], bool]
-    error: Callable[[HttpError, str], ErrorShape]
+    error: ErrorShapeOf
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.http import errors
 from gateway.doors.http.cors import cors_headers, preflight
-from gateway.doors.http.dialect import Dialect, Found, Routes
+from gateway.doors.http.dialect import Dialect, ErrorShapeOf, Found, Routes
 from gateway.doors.http.errors import ErrorKind, HttpError
 from gateway.doors.http.exchange import Exchange, Services, id_headers, lower_items
 from gateway.doors.http.observer import HttpObserver, Observed
@@ -48,12 +49,14 @@ class HttpDoor:
         *,
         key_limits: KeyLimits,
         in_progress: CallsInProgress,
+        tenant_calls: TenantCalls,
         observer: HttpObserver,
     ) -> None:
         self._routes = routes
         self._services = services
         self._key_limits = key_limits
         self._in_progress = in_progress
+        self._tenant_calls = tenant_calls
         self._observer = observer
         self.is_draining = False
 
@@ -91,7 +94,8 @@ class HttpDoor:
             if not isinstance(found, Found):
                 return self._unrouted(request, found)
             caller = self._caller(request)
-            self._in_progress.begin(caller.tenant)
+            self._in_progress.begin()
+            await self._tenant_calls.begin(caller.tenant)
             await self._key_limits.take_request(caller)
             terms = terms_of(request.headers)
             exchange = Exchange(
@@ -124,7 +128,7 @@ class HttpDoor:
             request_id = exchange.request_id
         dialect = found.dialect if isinstance(found, Found) else self._spoken(request)
         extra = {} if exchange is None else exchange.answer_headers()
-        return _error_response(dialect, failed, request_id, extra)
+        return error_response(dialect.error, failed, request_id, extra)
 
     async def _run(self, found: Found, exchange: Exchange) -> web.StreamResponse:
         if found.route.generates:
@@ -147,7 +151,7 @@ class HttpDoor:
 
     def _unrouted(self, request: web.BaseRequest, methods: frozenset[str]) -> web.StreamResponse:
         """Answers a preflight. Raises HttpError for anything else without a route."""
-        self._in_progress.begin(None)
+        self._in_progress.begin_keyless()
         allowed = preflight(request, methods, self._services.active.config.server.cors_origins)
         if allowed is not None:
             return allowed
@@ -180,10 +184,12 @@ class HttpDoor:
                 request.transport.abort()
 
 
-def _error_response(
-    dialect: Dialect, error: HttpError, request_id: str, extra: dict[str, str]
+def error_response(
+    shape_of: ErrorShapeOf, error: HttpError, request_id: str, extra: dict[str, str]
 ) -> web.Response:
-    shape = dialect.error(error, request_id)
+    """The answer for an error, with the words about retries that clients obey. `extra`: further
+    headers."""
+    shape = shape_of(error, request_id)
     headers = id_headers(request_id) | extra
     headers["x-should-retry"] = "true" if error.may_retry else "false"
     if error.retry_after_s is not None:

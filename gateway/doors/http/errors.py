@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.doors.entry.refusals import UNTOLD_RETRY_S, CallRefused, not_honoured
+from scheduler.budgets.budget_window import Window
 from scheduler.contract import RefusalReason
 
 MAX_MESSAGE_CHARS = 1500
@@ -69,7 +70,7 @@ class HttpError(Exception):
             knows.
         status: HTTP status.
         may_retry: whether a client should send the same request again.
-        upstream_text: whether `message` is the text of the server that generates.
+        window: that of the spent budget; None: none is spent.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class HttpError(Exception):
         retry_after_s: float | None = None,
         status: int | None = None,
         may_retry: bool | None = None,
-        upstream_text: bool = False,
+        window: Window | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -92,7 +93,7 @@ class HttpError(Exception):
         self.retry_after_s = retry_after_s
         self.status = _STATUSES[kind] if status is None else status
         self.may_retry = kind in _MAY_PASS if may_retry is None else may_retry
-        self.upstream_text = upstream_text
+        self.window = window
 
 
 def invalid(param: str, message: str, code: str = "") -> HttpError:
@@ -118,6 +119,12 @@ def call_refused(refusal: CallRefused) -> HttpError:
         retry_after_s=retry_s,
         may_retry=retry_s is not None,
     )
+
+
+def ledger_away() -> HttpError:
+    """503: the ledger does not answer, or the tenant has too many reads of it."""
+    text = "the ledger does not answer now: call again"
+    return HttpError(ErrorKind.UPSTREAM, text, code="ledger", retry_after_s=UNTOLD_RETRY_S)
 
 
 def internal() -> HttpError:
@@ -159,11 +166,11 @@ def _from_failure(failure: UpstreamFailure) -> HttpError:
     match failure.kind:
         case FailureKind.BAD_REQUEST:
             param = failure.param.removeprefix("body.")
-            return HttpError(ErrorKind.INVALID, message, param=param, upstream_text=True)
+            return HttpError(ErrorKind.INVALID, message, param=param)
         case FailureKind.CONTEXT_LENGTH:
             return _too_long(message)
         case FailureKind.CONTENT_FILTER:
-            return HttpError(ErrorKind.INVALID, message, code=code, upstream_text=True)
+            return HttpError(ErrorKind.INVALID, message, code=code)
         case FailureKind.DEADLINE:
             return HttpError(ErrorKind.DEADLINE, message, code=code)
         case FailureKind.QUARANTINED:
@@ -186,7 +193,7 @@ def _from_failure(failure: UpstreamFailure) -> HttpError:
 
 
 def _too_long(message: str) -> HttpError:
-    return HttpError(ErrorKind.INVALID, message, code="context_length_exceeded", upstream_text=True)
+    return HttpError(ErrorKind.INVALID, message, code="context_length_exceeded")
 
 
 _KINDS: dict[RefusalReason, ErrorKind] = {
@@ -225,11 +232,15 @@ def _from_refused(error: RequestRefused) -> HttpError:
     message = error.message
     if error.subject:
         message = f"{error.subject}: {message}"
+    param = error.subject if error.reason is RefusalReason.OUT_OF_BOUNDS else ""
+    if error.model:
+        param = "model"
     return HttpError(
         kind,
         message,
         code=_CODES.get(error.reason, error.reason.value),
-        param=error.subject if error.reason is RefusalReason.OUT_OF_BOUNDS else "",
+        param=param,
         retry_after_s=error.retry_after_s,
         may_retry=kind in _MAY_PASS and error.retry_after_s is not None,
+        window=error.window,
     )

@@ -11,12 +11,15 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.auth.authenticator import Caller
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Generation
-from gateway.domain.outcomes import RequestRefused
+from gateway.domain.outcomes import Finished, RequestRefused
+from gateway.domain.tags import is_end_user
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.http.errors import ErrorKind, HttpError, from_outcome, invalid
 from gateway.doors.http.request_body import parse_body, receive_body
 from gateway.doors.http.sse import SilentStreams
@@ -48,7 +51,9 @@ class Services:
     deliveries: Deliveries
     watches: Watches
     silences: SilentStreams
+    standings: BudgetStandings
     clock: Callable[[], float]
+    batches: BatchPort
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -56,17 +61,21 @@ class Exchange:
     """A request with a known key.
 
     Attributes:
-        request: the request; its body is read by `body`.
+        request: the request; its body is read by `body`. None: the exchange is an item of a batch,
+            whose body is `given_body`.
         terms: terms of service from the headers.
         parameters: parts of the path, by the names in braces of the route.
         request_id: id of the request, in the answer's headers and for Explain.
         body_bytes: size of the body; 0 before it is read.
         headers: further headers of the answer, whatever it is.
+        good_headers: further headers of an answer that is no error, made when it begins.
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
+        finished: the summary of a generation that succeeded; None: none yet.
+        on_start: called as `GenerateCall.on_start`; None: nobody asks.
     """
 
-    request: web.BaseRequest
+    request: web.BaseRequest | None
     caller: Caller
     services: Services
     terms: Terms
@@ -74,14 +83,21 @@ class Exchange:
     request_id: str
     body_bytes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    good_headers: Callable[[], Mapping[str, str]] = dict
     start: Start | None = None
     failed: HttpError | None = None
+    finished: Finished | None = None
+    given_body: bytes = b""
+    on_start: Callable[[Start], None] | None = None
 
     async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
         """Receives the body and parses it. `decode`: a msgspec decoder's. `has_token_ids`: whether
         prompts may be lists of them. Raises HttpError."""
         limits = self.services.active.config.limits
-        raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
+        if self.request is None:
+            raw = self.given_body
+        else:
+            raw = await receive_body(self.request, self.caller.body_bytes, limits.request_s)
         self.body_bytes = len(raw)
         token_ids = limits.elements.token_ids if has_token_ids else 0
         return await parse_body(raw, decode, limits.elements, token_ids)
@@ -101,12 +117,20 @@ class Exchange:
         return min(asked, pipeline.most_output_tokens(model, self.caller, choices))
 
     async def generate_call(
-        self, generation: Generation, *, whole_answer: bool, session_id: str = ""
+        self,
+        generation: Generation,
+        *,
+        whole_answer: bool,
+        session_id: str = "",
+        end_user: str | None = "",
     ) -> GenerateCall:
-        """Makes the pipeline's call. `session_id`: the conversation by the body, if no header names
-        one. Raises HttpError: the prompt leaves no room for an answer."""
+        """Makes the pipeline's call. `session_id`, `end_user`: the conversation, and whom the
+        caller acts for, by the body, if no header names them; an end user that cannot be kept is
+        none. Raises HttpError: the prompt leaves no room for an answer."""
         terms = self.terms
-        generation = await self._fitted(generation)
+        admission = self.services.pipeline.admission
+        estimate = await admission.estimate(generation, self.caller.tenant)
+        generation = await self._fitted(replace(generation, hops=terms.hops), estimate)
         return GenerateCall(
             generation=generation,
             caller=self.caller,
@@ -120,21 +144,26 @@ class Exchange:
             local_only=terms.local_only,
             remote_classes=terms.remote_classes,
             session_id=terms.session_id or session_id,
+            end_user=terms.end_user or (end_user if end_user and is_end_user(end_user) else ""),
+            labels_json=terms.labels_json,
             idempotency_key=terms.idempotency_key,
             max_cost_nano_usd=terms.max_cost_nano_usd,
-            trace_headers=trace_headers(lower_items(self.request.headers)),
+            trace_headers=(
+                () if self.request is None else trace_headers(lower_items(self.request.headers))
+            ),
+            prompt_tokens=estimate,
             on_start=self._started,
         )
 
-    async def _fitted(self, generation: Generation) -> Generation:
+    async def _fitted(self, generation: Generation, estimate: int) -> Generation:
         """Lowers the output limit to what the context leaves beside the prompt: engines refuse a
-        limit that does not fit. Where the room is narrow, a replica counts the prompt."""
+        limit that does not fit. Where the room is narrow, a replica counts the prompt. `estimate`:
+        of the prompt's tokens."""
         pipeline = self.services.pipeline
         context = pipeline.context_tokens(generation.model)
         if context is None or not generation.max_output_tokens:
             return generation
         most = generation.max_output_tokens
-        estimate = pipeline.admission.estimate(generation, self.caller.tenant)
         if WIDE * estimate + most <= context:
             return generation
         try:
@@ -183,8 +212,14 @@ class Exchange:
             found["x-moegate-reason"] = header_text(self.start.reason)
         return found
 
+    def headers_of_good_answer(self) -> dict[str, str]:
+        """Headers of an answer that is no error."""
+        return self.answer_headers() | dict(self.good_headers())
+
     def _started(self, start: Start) -> None:
         self.start = start
+        if self.on_start is not None:
+            self.on_start(start)
 
 
 def id_headers(request_id: str) -> dict[str, str]:

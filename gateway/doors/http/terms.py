@@ -9,7 +9,9 @@ from decimal import Decimal
 
 import msgspec
 
+from gateway.domain.hops import HOPS_METADATA, MAX_HOPS, MAX_HTTP_HOPS
 from gateway.domain.request_bounds import MAX_ID_BYTES, MAX_NANO_USD, REQUEST_ID
+from gateway.domain.tags import is_end_user, labels_json
 from gateway.doors.http.errors import HttpError, invalid
 from scheduler.contract import SloClass
 
@@ -47,6 +49,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str = ""
     idempotency_key: str = ""
     max_cost_nano_usd: int | None = None
+    end_user: str = ""
+    labels_json: str = ""
+    hops: int = 0
 
 
 def terms_of(headers: Mapping[str, str]) -> Terms:
@@ -84,12 +89,15 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
         session_id=session_of(headers),
         idempotency_key=idempotency_key,
         max_cost_nano_usd=_max_cost(given.get("max-cost")),
+        end_user=_end_user(given.get("end-user", "")),
+        labels_json=_labels(given.get("labels", "")),
+        hops=_hops(headers.get(HOPS_METADATA)),
     )
 
 
 _OWN = (
     *("request-id", "deadline", "class", "slo-ttft", "slo-tpot", "priority"),
-    *("data-policy", "max-cost"),
+    *("data-policy", "max-cost", "labels", "end-user"),
 )
 
 
@@ -105,6 +113,37 @@ def session_of(headers: Mapping[str, str]) -> str:
 def is_session_id(text: str) -> bool:
     """Whether the text can name a conversation in the ledger."""
     return 0 < len(text) <= MAX_ID_BYTES and text.isascii() and text.isprintable()
+
+
+def _end_user(text: str) -> str:
+    if text and not is_end_user(text):
+        raise _fault("end-user", text, f"give at most {MAX_ID_BYTES} bytes, all printable")
+    return text
+
+
+def _labels(text: str) -> str:
+    """`key=value` with commas between them."""
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    labels = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(labels) < len(pairs):
+        raise _fault("labels", text, "give each key once, such as team=search,app=chat")
+    try:
+        return labels_json(labels)
+    except ValueError as error:
+        raise invalid(f"{PREFIX}labels", str(error)) from None
+
+
+def _hops(text: str | None) -> int:
+    """Number of gateways that the request came through. Raises HttpError (INVALID) for too many: a
+    gateway that calls itself would go on for ever."""
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 2):
+        raise invalid(HOPS_METADATA, f"{text[:40]!r}: give 0 to {MAX_HOPS}, or leave it out")
+    if int(text) > MAX_HTTP_HOPS:
+        fault = f"it came through {text} gateways, at most {MAX_HTTP_HOPS} may be"
+        raise invalid(HOPS_METADATA, f"{fault}: does a gateway name itself as a server?")
+    return int(text)
 
 
 def _seconds(name: str, given: Mapping[str, str]) -> float | None:

@@ -41,6 +41,7 @@ class CompletionsBody(SamplingFields, kw_only=True):
     logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
+    user: Any = None
 
 
 _decode = msgspec.json.Decoder(CompletionsBody).decode
@@ -51,8 +52,9 @@ async def completions(exchange: Exchange) -> web.StreamResponse:
     body = await exchange.body(_decode, has_token_ids=True)
     generation = _generation(body, exchange)
     stream, usage = bool(body.stream), body.stream_options
+    end_user = options.end_user_of(body.user)
     del body
-    call = await exchange.generate_call(generation, whole_answer=not stream)
+    call = await exchange.generate_call(generation, whole_answer=not stream, end_user=end_user)
     events = CompletionEvents(
         exchange.request_id,
         generation.model,

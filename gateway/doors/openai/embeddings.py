@@ -31,6 +31,7 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
     encoding_format: str | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
+    user: Any = None
 
 
 _decode = msgspec.json.Decoder(EmbeddingsBody).decode
@@ -43,8 +44,9 @@ async def embeddings(exchange: Exchange) -> web.StreamResponse:
     form = body.encoding_format or FORMATS[0]
     if form not in FORMATS:
         raise invalid("encoding_format", f"{form[:40]!r}: give float or base64")
+    end_user = options.end_user_of(body.user)
     del body
-    call = await exchange.generate_call(generation, whole_answer=True)
+    call = await exchange.generate_call(generation, whole_answer=True, end_user=end_user)
     pooled, finished = await run_pooled(exchange, call)
     assert isinstance(pooled, Vectors)
     data = await in_slices(_data(pooled, form))

@@ -133,6 +133,8 @@ def messages_body(
         body |= _thinking(chat.reasoning)
         if chat.reasoning.effort is not None:
             config["effort"] = chat.reasoning.effort.value
+    if "thinking" not in body and _may_think(generation, chat, features):
+        body["thinking"] = {"type": "adaptive"}
     body["max_tokens"] = generation.max_output_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -193,6 +195,20 @@ def _unsupported_reasoning(
     too_few = not MIN_THINKING_TOKENS <= budget < generation.max_output_tokens
     if too_few or has_foreign_calls:
         yield "chat.reasoning.budget_tokens"
+
+
+def _may_think(generation: Generation, chat: Chat, features: frozenset[Feature]) -> bool:
+    """Whether the request leaves thinking to the model, and nothing excludes it. It is no more than
+    a permission, so that it is left out where the API refuses it beside other fields."""
+    sampling = generation.sampling
+    return (
+        chat.adaptive_thinking
+        and Feature.THINKING in features
+        and sampling.temperature in (None, 1.0)
+        and (sampling.top_k is None or sampling.top_k <= 0)
+        and (sampling.top_p is None or sampling.top_p >= MIN_THINKING_TOP_P)
+        and chat.tool_choice in (None, ToolMode.AUTO, ToolMode.NONE)
+    )
 
 
 def _thinking(reasoning: Reasoning) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, HistoryConfig
 from gateway.domain.generation import Chunk, Generation
+from gateway.domain.hops import hop_headers
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
@@ -101,7 +102,7 @@ class AnthropicClient:
         """Chunks as they come; the last carries the usage. `deadline_s`: on the event loop's
         clock. Raises ValueError if the API cannot express the generation (`unsupported_fields`)."""
         generation = self._capabilities.fitted(plain(generation))
-        headers, extra = self._headers, self._extra
+        headers, extra = self._headers | hop_headers(generation.hops), self._extra
         if (hint := self._session_hint) is not None:
             headers = {**headers, **hint.headers(generation.session)}
             extra = {**extra, **hint.fields(generation.session)}

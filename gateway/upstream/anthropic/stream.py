@@ -22,6 +22,7 @@ from gateway.domain.generation import (
     FinishReason,
     ToolCall,
 )
+from gateway.domain.request_bounds import MAX_STOP_BYTES
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.anthropic import wire
 from gateway.upstream.anthropic.signatures import ThinkingDecoder
@@ -64,6 +65,7 @@ class MessageDecoder:
         self._failure: UpstreamFailure | None = None
         self._stopped = self._cut = False
         self._finish_reason: FinishReason | None = None
+        self._matched_stop = ""
         self._finish_sent = False
         self._model = self._response_id = ""
         self._events_with_content = 0
@@ -174,6 +176,7 @@ class MessageDecoder:
             case "message_delta":
                 self._counts.update(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
+                    self._matched_stop = (event.delta.stop_sequence or "")[:MAX_STOP_BYTES]
                     self._finish(event.delta.stop_reason)
             case "message_stop":
                 self._counts.update(event.usage)
@@ -292,6 +295,7 @@ class MessageDecoder:
                 tool_calls=tuple(self._pieces),
                 finish_reason=finish,
                 signatures=signatures,
+                matched_stop=self._matched_stop if finish is not None else "",
             )
             excess = self._output_bytes - self._bounds.most_bytes
             if self._cut and excess > 0:

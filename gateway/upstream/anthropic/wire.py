@@ -59,7 +59,7 @@ class ContentBlock(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a block, or the end of the message (`stop_reason`)."""
+    """New output of a block, or the end of the message (`stop_reason`, `stop_sequence`)."""
 
     type: str = ""
     text: str | None = None
@@ -67,6 +67,7 @@ class Delta(msgspec.Struct, gc=False):
     signature: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
+    stop_sequence: str | None = None
 
 
 class Event(msgspec.Struct, gc=False):

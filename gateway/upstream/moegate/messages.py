@@ -6,7 +6,6 @@ The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/respons
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -29,6 +28,7 @@ from gateway.domain.generation import (
     TokenLogprob,
     ToolCall,
 )
+from gateway.domain.request_bounds import MAX_STOP_BYTES
 from gateway.domain.slices import Steps
 from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
 from gateway.translation.chat_options import EFFORTS
@@ -167,6 +167,7 @@ def _fill_chat(proto: chat_pb2.ChatInput, chat: Chat, origin: str) -> Steps[None
     if chat.parallel_tool_calls is not None:
         proto.parallel_tool_calls = chat.parallel_tool_calls
     proto.chat_template_kwargs_json = chat.template_kwargs_json
+    proto.adaptive_thinking = chat.adaptive_thinking
     if (reasoning := chat.reasoning) is not None:
         if reasoning.effort is not None:
             proto.reasoning.effort = _EFFORTS[reasoning.effort]
@@ -274,7 +275,7 @@ class AnswerDecoder:
         claim = claim_of(done.usage) if done.HasField("usage") else Claim()
         usage, refused = judged(claim, seen, self._bounds, self._estimated_prompt_tokens)
         if done.usage.estimated:
-            usage = replace(usage, estimated=True)
+            usage = structs.replace(usage, estimated=True)
         return Chunk(
             deltas=(),
             output_tokens=usage.completion_tokens,
@@ -316,6 +317,7 @@ class AnswerDecoder:
             ),
             finish_reason=_FINISH[proto.finish_reason],
             signatures=self._kept(proto.index, proto.signatures),
+            matched_stop=proto.matched_stop[:MAX_STOP_BYTES],
         )
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.index)

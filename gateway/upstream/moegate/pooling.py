@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from msgspec import structs
 
 from gateway.domain.generation import MAX_ID_CHARACTERS, Chunk, Generation
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, Scores, Vectors, input_count
@@ -83,7 +83,7 @@ def pooled_chunk(generation: Generation, pooling: PoolingInput, response: Respon
         claim, _NO_OUTPUT, bounds_of(generation), partial(estimated_prompt_tokens, generation)
     )
     if done.usage.estimated:
-        usage = replace(usage, estimated=True)
+        usage = structs.replace(usage, estimated=True)
     return Chunk(
         deltas=(),
         output_tokens=1,

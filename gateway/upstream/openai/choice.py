@@ -12,6 +12,7 @@ from gateway.domain.generation import (
     TokenLogprob,
     ToolCall,
 )
+from gateway.domain.request_bounds import MAX_STOP_BYTES
 from gateway.upstream.finish_words import finish_of
 from gateway.upstream.half_characters import HalfCharacters
 from gateway.upstream.openai import wire
@@ -38,6 +39,7 @@ class ChoiceDecoder:
         "_calls",
         "_halves",
         "_logprobs",
+        "_matched_stop",
         "_new_calls",
         "_new_finish_reason",
         "_reasoning",
@@ -66,6 +68,7 @@ class ChoiceDecoder:
         self.frames = 0
         self.deviation: Deviation | None = None
         self._new_finish_reason: FinishReason | None = None
+        self._matched_stop = ""
         self._text = ""
         self._reasoning = ""
         self._calls = ToolCallNormaliser(tool_names)
@@ -133,6 +136,8 @@ class ChoiceDecoder:
             self.has_new_output = True
         if choice.finish_reason and not self.finished:
             # Some servers repeat it on later frames; the client gets it once.
+            if isinstance(choice.stop_reason, str):
+                self._matched_stop = choice.stop_reason[:MAX_STOP_BYTES]
             self._finish(choice.finish_reason)
 
     def cut(self) -> None:
@@ -154,6 +159,7 @@ class ChoiceDecoder:
             logprobs=self._logprobs,
             finish_reason=self._new_finish_reason,
             signatures=signatures,
+            matched_stop=self._matched_stop if self._new_finish_reason is not None else "",
         )
         if text:
             self.output_bytes += len(text) if text.isascii() else len(text.encode())

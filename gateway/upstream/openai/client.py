@@ -11,6 +11,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.config.remote import Feature, HistoryConfig, MaxTokensField, ReasoningRequest
 from gateway.domain.generation import Chunk, Generation
+from gateway.domain.hops import hop_headers
 from gateway.domain.pooling import PoolingInput
 from gateway.domain.slices import Steps
 from gateway.upstream.answer_bounds import bounds_of
@@ -103,6 +104,7 @@ class OpenAIClient:
         """
         generation = self._capabilities.fitted(generation)
         headers = self._headers | {"X-Request-Id": generation.request_id}
+        headers |= hop_headers(generation.hops)
         options = self._options
         if (hint := self._session_hint) is not None:
             headers |= hint.headers(generation.session)

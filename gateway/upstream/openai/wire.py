@@ -133,7 +133,8 @@ class Logprobs(msgspec.Struct, gc=False):
 
 class Choice(msgspec.Struct, gc=False):
     """New output of one choice. `message`: the whole answer, in place of `delta`. `usage`:
-    Moonshot's API has it here."""
+    Moonshot's API has it here. `stop_reason`: vLLM's, the text or token id that ended the choice;
+    other servers have other words here."""
 
     index: int | None = None
     delta: Delta | None = None
@@ -141,6 +142,7 @@ class Choice(msgspec.Struct, gc=False):
     text: str | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
     usage: Usage | None = None
 
 

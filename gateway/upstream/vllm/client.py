@@ -15,6 +15,7 @@ import msgspec
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
+from gateway.domain.hops import hop_headers
 from gateway.domain.pooling import PoolingInput
 from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.answer_bounds import bounds_of
@@ -139,6 +140,7 @@ class VllmClient:
             "Accept": accept,
             "Content-Type": "application/json",
             "X-Request-Id": generation.request_id,
+            **hop_headers(generation.hops),
             **dict(hints.trace_headers),
         }
         if hints.dp_rank is not None:

@@ -7,6 +7,7 @@
 {{- if .Values.http.enabled -}}
 {{- $_ := set $server "http_listen" "[::]:8080" -}}
 {{- end -}}
+{{- $server = mergeOverwrite (dict "watch_files_s" 10) $server -}}
 {{- $_ := set $server "drain_s" (include "moegate.drainSeconds" . | float64) -}}
 {{- if include "moegate.tlsSecret" . -}}
 {{- $tls := dict "cert" "../tls/tls.crt" "key" "../tls/tls.key" -}}
@@ -38,62 +39,20 @@
 {{- $spool := dict "spool" "/var/lib/moegate/ledger.spool" -}}
 {{- $_ := set $config "ledger" (mergeOverwrite $spool (dig "ledger" dict $config)) -}}
 {{- end -}}
-{{- if .Values.vllm.enabled -}}
-{{- $_ := set $config "pools" (append (dig "pools" list $config) (include "moegate.vllm.pool" . | fromYaml)) -}}
+{{- range .Values.vllm -}}
+{{- $server := include "moegate.vllm" (list $ .) | fromYaml -}}
+{{- $pool := include "moegate.vllm.pool" (dict "root" $ "vllm" $server) | fromYaml -}}
+{{- $_ := set $config "pools" (append (dig "pools" list $config) $pool) -}}
 {{- end -}}
 {{- toYaml $config -}}
-{{- end -}}
-
-{{/* The pool of the chart's own vLLM servers. */}}
-{{- define "moegate.vllm.pool" -}}
-{{- $vllm := .Values.vllm -}}
-{{- $gpu := dict "type" $vllm.gpu.type "count" (int $vllm.gpu.count) -}}
-{{- if $vllm.gpu.usdPerGpuHour -}}
-{{- $_ := set $gpu "usd_per_gpu_hour" $vllm.gpu.usdPerGpuHour -}}
-{{- end -}}
-{{- $discover := dict "dns" (include "moegate.vllm.dns" .) "port" 8000 -}}
-{{- $pool := dict "name" "vllm" "model" (default $vllm.model $vllm.servedModelName) -}}
-{{- $_ := set $pool "discover" (mergeOverwrite $discover (dict "max_replicas" (max 16 (mul 2 (int $vllm.replicas))))) -}}
-{{- $_ := set $pool "gpu" $gpu -}}
-{{- $_ := set $pool "data_parallel_ranks" (int $vllm.dataParallelSize) -}}
-{{- $_ := set $pool "pin_ranks" $vllm.pinRanks -}}
-{{- $_ := set $pool "max_num_seqs" (int $vllm.maxNumSeqs) -}}
-{{- if $vllm.maxModelLen -}}
-{{- $_ := set $pool "context_tokens" (int $vllm.maxModelLen) -}}
-{{- end -}}
-{{- if $vllm.kvEvents.enabled -}}
-{{- $replay := include "moegate.vllm.replayPort" . | int -}}
-{{- $_ := set $pool "kv_events" (dict "port" (int $vllm.kvEvents.port) "replay_port" $replay "topic" "kv-events") -}}
-{{- end -}}
-{{- if not $vllm.engineFeed.enabled -}}
-{{- $_ := set $pool "engine_feed" false -}}
-{{- end -}}
-{{- if $vllm.apiKey -}}
-{{- $_ := set $pool "api_key" (dict "file" "../secrets/vllm/api-key") -}}
-{{- end -}}
-{{- toYaml (mergeOverwrite $pool (deepCopy $vllm.pool)) -}}
-{{- end -}}
-
-{{/* Where the first rank of a server replays its KV events: after the ranks' own ports. */}}
-{{- define "moegate.vllm.replayPort" -}}
-{{- add (int .Values.vllm.kvEvents.port) (int .Values.vllm.dataParallelSize) -}}
-{{- end -}}
-
-{{- define "moegate.vllm.lastKvPort" -}}
-{{- sub (add (include "moegate.vllm.replayPort" . | int) (int .Values.vllm.dataParallelSize)) 1 -}}
-{{- end -}}
-
-{{/* Without the cluster's domain: the resolver's search list has it. */}}
-{{- define "moegate.vllm.dns" -}}
-{{ include "moegate.fullname" . }}-vllm.{{ .Release.Namespace }}.svc
 {{- end -}}
 
 {{/* The longest that a stream may run, seconds: the largest total_s; 3600 is the gateway's own. */}}
 {{- define "moegate.longestStreamSeconds" -}}
 {{- $longest := 0.0 -}}
 {{- $upstreams := concat (dig "pools" list .Values.config) (dig "remotes" list .Values.config) -}}
-{{- if .Values.vllm.enabled -}}
-{{- $upstreams = append $upstreams .Values.vllm.pool -}}
+{{- range .Values.vllm -}}
+{{- $upstreams = append $upstreams (dig "pool" dict .) -}}
 {{- end -}}
 {{- range $upstreams -}}
 {{- $total := dig "timeouts" "total_s" 3600.0 . | float64 -}}
@@ -126,4 +85,11 @@
 {{/* Whether there may be more than one gateway at once, now or by an autoscaler. */}}
 {{- define "moegate.isShared" -}}
 {{- if or (gt (int .Values.replicaCount) 1) (ne .Values.autoscaling.mode "none") -}}true{{- end -}}
+{{- end -}}
+
+{{/* What a running gateway cannot change: a pod with another one is made anew. */}}
+{{- define "moegate.fixedConfig" -}}
+{{- $config := include "moegate.config" . | fromYaml -}}
+{{- $server := omit $config.server "tls" "drain_delay_s" "drain_s" "blocked_write_s" "probe_interval_s" "cors_origins" "ping_s" "watch_files_s" -}}
+{{- dict "server" $server "tls" (hasKey $config.server "tls") "ledger" (dig "ledger" dict $config) "telemetry" (dig "telemetry" dict $config) "metering" $config.metering.state | toYaml -}}
 {{- end -}}

@@ -18,12 +18,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: gateway
 {{- end -}}
 
-{{- define "moegate.vllm.selector" -}}
-app.kubernetes.io/name: {{ include "moegate.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: vllm
-{{- end -}}
-
 {{/* Labels of every object but pods. */}}
 {{- define "moegate.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
@@ -44,6 +38,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .repository }}:{{ default $.Chart.AppVersion .tag }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "moegate.serviceAccountName" -}}
+{{- $own := ternary (include "moegate.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- default $own .Values.serviceAccount.name -}}
 {{- end -}}
 
 {{- define "moegate.tlsSecret" -}}

@@ -2,8 +2,8 @@
 {{- define "moegate.refusals" -}}
 {{- $config := .Values.config -}}
 {{/* `required` and not `fail`: `helm lint` of the bare defaults lets it pass. */}}
-{{- $served := ternary "" "yes" (empty (or $config.pools $config.remotes .Values.vllm.enabled)) -}}
-{{- $_ := required "\nconfig: there is no server: give config.pools or config.remotes, or set vllm.enabled" $served -}}
+{{- $served := ternary "" "yes" (empty (or $config.pools $config.remotes .Values.vllm)) -}}
+{{- $_ := required "\nconfig: there is no server: give config.pools or config.remotes, or servers in vllm" $served -}}
 {{- range $field := list "listen" "health_listen" "http_listen" "tls" -}}
 {{- if hasKey (dig "server" dict $config) $field -}}
 {{- fail (printf "\nconfig.server.%s: the chart sets it: remove it (see service, http, tls)" $field) -}}
@@ -20,6 +20,9 @@
 {{- end -}}
 {{- if and .Values.ledger.persistence.enabled (eq (include "moegate.ledgerKind" .) "postgres") -}}
 {{- fail "\nledger.persistence.enabled: the ledger is in PostgreSQL (config.ledger): nothing would be on the volume" -}}
+{{- end -}}
+{{- if and (not .Values.serviceAccount.create) .Values.serviceAccount.annotations -}}
+{{- fail "\nserviceAccount.annotations: there is no account of the chart's to annotate: set serviceAccount.create" -}}
 {{- end -}}
 {{- if and .Values.tls.existingSecret .Values.tls.certManager.enabled -}}
 {{- fail "\ntls: existingSecret and certManager.enabled are both set: keep one" -}}
@@ -52,35 +55,5 @@
 {{- fail (printf "\nterminationGracePeriodSeconds: %d would cut streams that the drain allows: at least %v, or lower config.server.drain_s" (int .Values.terminationGracePeriodSeconds) $needed) -}}
 {{- end -}}
 {{- end -}}
-{{- if .Values.vllm.enabled -}}
 {{- include "moegate.vllm.refusals" . -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "moegate.vllm.refusals" -}}
-{{- if and .Values.vllm.engineFeed.countExperts (not .Values.vllm.engineFeed.enabled) -}}
-{{- fail "\nvllm.engineFeed.countExperts: the feed tells of experts: set vllm.engineFeed.enabled" -}}
-{{- end -}}
-{{- if and .Values.vllm.engineFeed.enabled (not .Values.vllm.apiKey) -}}
-{{- fail "\nvllm.engineFeed.enabled: the feed is told only to who has the server's key: set vllm.apiKey" -}}
-{{- end -}}
-{{- $vllm := .Values.vllm -}}
-{{- if not $vllm.model -}}
-{{- fail "\nvllm.model: name the model" -}}
-{{- end -}}
-{{- if not $vllm.gpu.type -}}
-{{- fail "\nvllm.gpu.type: name the GPU, such as H200-141GB: the gateway predicts with it" -}}
-{{- end -}}
-{{- $ranks := mul (int $vllm.dataParallelSize) (int $vllm.tensorParallelSize) -}}
-{{- if ne (int $ranks) (int $vllm.gpu.count) -}}
-{{- fail (printf "\nvllm.gpu.count: %d, but dataParallelSize times tensorParallelSize is %d" (int $vllm.gpu.count) (int $ranks)) -}}
-{{- end -}}
-{{- if and $vllm.pinRanks (eq (int $vllm.dataParallelSize) 1) -}}
-{{- fail "\nvllm.pinRanks: dataParallelSize is 1: there is one rank, and nothing to choose from" -}}
-{{- end -}}
-{{- range .Values.config.pools -}}
-{{- if eq .name "vllm" -}}
-{{- fail "\nconfig.pools: the name vllm is that of the chart's own servers (vllm.enabled): choose another one" -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}

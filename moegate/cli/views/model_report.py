@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from scheduler.step_time.step_model import compute_knee_batch
+from simulation.catalog.arithmetic import compute_knee_batch
 from simulation.catalog.deployment import smallest_deployment
 from simulation.catalog.facts import ModelFacts
 from simulation.catalog.gpus import GPUS, GpuFacts

@@ -19,14 +19,27 @@ class BatchState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BATCH_STATE_RUNNING: _ClassVar[BatchState]
     BATCH_STATE_ENDED: _ClassVar[BatchState]
     BATCH_STATE_CANCELLED: _ClassVar[BatchState]
+    BATCH_STATE_EXPIRED: _ClassVar[BatchState]
+    BATCH_STATE_FAILED: _ClassVar[BatchState]
+    BATCH_STATE_CANCELLING: _ClassVar[BatchState]
 BATCH_STATE_UNSPECIFIED: BatchState
 BATCH_STATE_QUEUED: BatchState
 BATCH_STATE_RUNNING: BatchState
 BATCH_STATE_ENDED: BatchState
 BATCH_STATE_CANCELLED: BatchState
+BATCH_STATE_EXPIRED: BatchState
+BATCH_STATE_FAILED: BatchState
+BATCH_STATE_CANCELLING: BatchState
 
 class Batch(_message.Message):
-    __slots__ = ("batch_id", "state", "requests", "succeeded", "failed", "created_at", "ended_at")
+    __slots__ = ("batch_id", "state", "requests", "succeeded", "failed", "created_at", "ended_at", "started_at", "complete_before", "charged_nano_usd", "unpriced", "prompt_tokens", "completion_tokens", "bad_lines", "faults", "endpoint", "metadata", "estimated_end", "estimated_nano_usd")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +47,18 @@ class Batch(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BAD_LINES_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_END_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     state: BatchState
     requests: int
@@ -41,17 +66,58 @@ class Batch(_message.Message):
     failed: int
     created_at: _timestamp_pb2.Timestamp
     ended_at: _timestamp_pb2.Timestamp
-    def __init__(self, batch_id: _Optional[str] = ..., state: _Optional[_Union[BatchState, str]] = ..., requests: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    started_at: _timestamp_pb2.Timestamp
+    complete_before: _timestamp_pb2.Timestamp
+    charged_nano_usd: int
+    unpriced: int
+    prompt_tokens: int
+    completion_tokens: int
+    bad_lines: int
+    faults: _containers.RepeatedCompositeFieldContainer[BatchFault]
+    endpoint: str
+    metadata: _containers.ScalarMap[str, str]
+    estimated_end: _timestamp_pb2.Timestamp
+    estimated_nano_usd: int
+    def __init__(self, batch_id: _Optional[str] = ..., state: _Optional[_Union[BatchState, str]] = ..., requests: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., charged_nano_usd: _Optional[int] = ..., unpriced: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., bad_lines: _Optional[int] = ..., faults: _Optional[_Iterable[_Union[BatchFault, _Mapping]]] = ..., endpoint: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., estimated_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_nano_usd: _Optional[int] = ...) -> None: ...
+
+class BatchFault(_message.Message):
+    __slots__ = ("line", "code", "message", "param")
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PARAM_FIELD_NUMBER: _ClassVar[int]
+    line: int
+    code: str
+    message: str
+    param: str
+    def __init__(self, line: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., param: _Optional[str] = ...) -> None: ...
 
 class SubmitBatchRequest(_message.Message):
-    __slots__ = ("item_id", "request", "complete_before")
+    __slots__ = ("item_id", "request", "complete_before", "openai_lines", "endpoint", "max_cost_nano_usd", "metadata", "data_policy")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    OPENAI_LINES_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    DATA_POLICY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     request: _generation_pb2.GenerateRequest
     complete_before: _timestamp_pb2.Timestamp
-    def __init__(self, item_id: _Optional[str] = ..., request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    openai_lines: bytes
+    endpoint: str
+    max_cost_nano_usd: int
+    metadata: _containers.ScalarMap[str, str]
+    data_policy: _generation_pb2.DataPolicy
+    def __init__(self, item_id: _Optional[str] = ..., request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., openai_lines: _Optional[bytes] = ..., endpoint: _Optional[str] = ..., max_cost_nano_usd: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ...) -> None: ...
 
 class SubmitBatchResponse(_message.Message):
     __slots__ = ("batch",)
@@ -100,22 +166,26 @@ class CancelBatchResponse(_message.Message):
     def __init__(self, batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
 class StreamBatchResultsRequest(_message.Message):
-    __slots__ = ("batch_id", "skip")
+    __slots__ = ("batch_id", "skip", "in_order")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
+    IN_ORDER_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     skip: int
-    def __init__(self, batch_id: _Optional[str] = ..., skip: _Optional[int] = ...) -> None: ...
+    in_order: bool
+    def __init__(self, batch_id: _Optional[str] = ..., skip: _Optional[int] = ..., in_order: _Optional[bool] = ...) -> None: ...
 
 class StreamBatchResultsResponse(_message.Message):
-    __slots__ = ("item_id", "response", "error")
+    __slots__ = ("item_id", "response", "error", "openai_line")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    OPENAI_LINE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     response: _inference_pb2.GenerateOnceResponse
     error: BatchItemError
-    def __init__(self, item_id: _Optional[str] = ..., response: _Optional[_Union[_inference_pb2.GenerateOnceResponse, _Mapping]] = ..., error: _Optional[_Union[BatchItemError, _Mapping]] = ...) -> None: ...
+    openai_line: bytes
+    def __init__(self, item_id: _Optional[str] = ..., response: _Optional[_Union[_inference_pb2.GenerateOnceResponse, _Mapping]] = ..., error: _Optional[_Union[BatchItemError, _Mapping]] = ..., openai_line: _Optional[bytes] = ...) -> None: ...
 
 class BatchItemError(_message.Message):
     __slots__ = ("code", "message", "reason")

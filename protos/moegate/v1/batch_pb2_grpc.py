@@ -95,7 +95,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamBatchResults(self, request, context):
-        """Results as they finish, until the job has ended.
+        """Results as they finish, until the job has ended; or in the order of the items, once it has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

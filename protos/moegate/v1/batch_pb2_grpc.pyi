@@ -42,7 +42,7 @@ class BatchServiceStub:
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.CancelBatchRequest, _batch_pb2.CancelBatchResponse]
     """Stops a job; finished results stay."""
     StreamBatchResults: _grpc.UnaryStreamMultiCallable[_batch_pb2.StreamBatchResultsRequest, _batch_pb2.StreamBatchResultsResponse]
-    """Results as they finish, until the job has ended."""
+    """Results as they finish, until the job has ended; or in the order of the items, once it has."""
 
 @_typing.type_check_only
 class BatchServiceAsyncStub(BatchServiceStub):
@@ -58,7 +58,7 @@ class BatchServiceAsyncStub(BatchServiceStub):
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.CancelBatchRequest, _batch_pb2.CancelBatchResponse]  # type: ignore[assignment]
     """Stops a job; finished results stay."""
     StreamBatchResults: _aio.UnaryStreamMultiCallable[_batch_pb2.StreamBatchResultsRequest, _batch_pb2.StreamBatchResultsResponse]  # type: ignore[assignment]
-    """Results as they finish, until the job has ended."""
+    """Results as they finish, until the job has ended; or in the order of the items, once it has."""
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Offline jobs."""
@@ -101,6 +101,6 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.StreamBatchResultsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_batch_pb2.StreamBatchResultsResponse], _abc.AsyncIterator[_batch_pb2.StreamBatchResultsResponse]]:
-        """Results as they finish, until the job has ended."""
+        """Results as they finish, until the job has ended; or in the order of the items, once it has."""
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -106,7 +106,7 @@ class DataPolicy(_message.Message):
     def __init__(self, local_only: _Optional[bool] = ..., remote_classes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "chat", "prompt", "prompt_tokens", "sampling", "max_output_tokens", "stop", "choices", "logprobs", "ignore_eos", "min_tokens", "logit_bias", "stop_token_ids", "slo", "priority", "session_id", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id")
+    __slots__ = ("model", "chat", "prompt", "prompt_tokens", "sampling", "max_output_tokens", "stop", "choices", "logprobs", "ignore_eos", "min_tokens", "logit_bias", "stop_token_ids", "slo", "priority", "session_id", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id", "labels", "end_user")
     class LogitBiasEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,13 @@ class GenerateRequest(_message.Message):
         key: int
         value: float
         def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +141,8 @@ class GenerateRequest(_message.Message):
     MAX_COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
     model: str
     chat: _chat_pb2.ChatInput
     prompt: str
@@ -154,7 +163,9 @@ class GenerateRequest(_message.Message):
     max_cost_nano_usd: int
     idempotency_key: str
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., chat: _Optional[_Union[_chat_pb2.ChatInput, _Mapping]] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[_chat_pb2.TokenInput, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_output_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., choices: _Optional[int] = ..., logprobs: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., min_tokens: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., priority: _Optional[int] = ..., session_id: _Optional[str] = ..., data_policy: _Optional[_Union[DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    end_user: str
+    def __init__(self, model: _Optional[str] = ..., chat: _Optional[_Union[_chat_pb2.ChatInput, _Mapping]] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[_chat_pb2.TokenInput, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_output_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., choices: _Optional[int] = ..., logprobs: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., min_tokens: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., priority: _Optional[int] = ..., session_id: _Optional[str] = ..., data_policy: _Optional[_Union[DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., end_user: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("delta", "done")
@@ -171,7 +182,7 @@ class Delta(_message.Message):
     def __init__(self, choices: _Optional[_Iterable[_Union[ChoiceDelta, _Mapping]]] = ...) -> None: ...
 
 class ChoiceDelta(_message.Message):
-    __slots__ = ("index", "text", "reasoning_text", "tool_calls", "logprobs", "finish_reason", "signatures")
+    __slots__ = ("index", "text", "reasoning_text", "tool_calls", "logprobs", "finish_reason", "signatures", "matched_stop")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     REASONING_TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +190,7 @@ class ChoiceDelta(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_STOP_FIELD_NUMBER: _ClassVar[int]
     index: int
     text: str
     reasoning_text: str
@@ -186,7 +198,8 @@ class ChoiceDelta(_message.Message):
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
     finish_reason: FinishReason
     signatures: _containers.RepeatedCompositeFieldContainer[_chat_pb2.ReasoningSignature]
-    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., reasoning_text: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[_chat_pb2.ToolCall, _Mapping]]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., signatures: _Optional[_Iterable[_Union[_chat_pb2.ReasoningSignature, _Mapping]]] = ...) -> None: ...
+    matched_stop: str
+    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., reasoning_text: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[_chat_pb2.ToolCall, _Mapping]]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., signatures: _Optional[_Iterable[_Union[_chat_pb2.ReasoningSignature, _Mapping]]] = ..., matched_stop: _Optional[str] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token", "logprob", "top")

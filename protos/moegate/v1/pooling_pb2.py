@@ -26,25 +26,33 @@ from moegate.v1 import chat_pb2 as moegate_dot_v1_dot_chat__pb2
 from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moegate/v1/pooling.proto\x12\nmoegate.v1\x1a\x15moegate/v1/chat.proto\x1a\x1bmoegate/v1/generation.proto\"\x1b\n\nTextInputs\x12\r\n\x05texts\x18\x01 \x03(\t\"5\n\x0bTokenInputs\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.moegate.v1.TokenInput\"\x94\x03\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x05texts\x18\x02 \x01(\x0b\x32\x16.moegate.v1.TextInputsH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.moegate.v1.TokenInputsH\x00\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0ftruncate_tokens\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\tB\x07\n\x05inputB\r\n\x0b_dimensionsB\x12\n\x10_truncate_tokensB\x14\n\x12_max_cost_nano_usd\"Z\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.moegate.v1.Embedding\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Done\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xb1\x02\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\x1c\n\x0ftruncate_tokens\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\tB\x12\n\x10_truncate_tokensB\x14\n\x12_max_cost_nano_usd\"?\n\rScoreResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Doneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moegate/v1/pooling.proto\x12\nmoegate.v1\x1a\x15moegate/v1/chat.proto\x1a\x1bmoegate/v1/generation.proto\"\x1b\n\nTextInputs\x12\r\n\x05texts\x18\x01 \x03(\t\"5\n\x0bTokenInputs\x12&\n\x06inputs\x18\x01 \x03(\x0b\x32\x16.moegate.v1.TokenInput\"\x8b\x04\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x05texts\x18\x02 \x01(\x0b\x32\x16.moegate.v1.TextInputsH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.moegate.v1.TokenInputsH\x00\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0ftruncate_tokens\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\t\x12\x34\n\x06labels\x18\x1b \x03(\x0b\x32$.moegate.v1.EmbedRequest.LabelsEntry\x12\x10\n\x08\x65nd_user\x18\x1c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\r\n\x0b_dimensionsB\x12\n\x10_truncate_tokensB\x14\n\x12_max_cost_nano_usd\"Z\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.moegate.v1.Embedding\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Done\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xa8\x03\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\x1c\n\x0ftruncate_tokens\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x03slo\x18\x14 \x01(\x0b\x32\x0f.moegate.v1.Slo\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12+\n\x0b\x64\x61ta_policy\x18\x17 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12\x1e\n\x11max_cost_nano_usd\x18\x18 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x19 \x01(\t\x12\x12\n\nrequest_id\x18\x1a \x01(\t\x12\x34\n\x06labels\x18\x1b \x03(\x0b\x32$.moegate.v1.ScoreRequest.LabelsEntry\x12\x10\n\x08\x65nd_user\x18\x1c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x12\n\x10_truncate_tokensB\x14\n\x12_max_cost_nano_usd\"?\n\rScoreResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x10.moegate.v1.Doneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.pooling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EMBEDREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_SCOREREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_SCOREREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TEXTINPUTS']._serialized_start=92
   _globals['_TEXTINPUTS']._serialized_end=119
   _globals['_TOKENINPUTS']._serialized_start=121
   _globals['_TOKENINPUTS']._serialized_end=174
   _globals['_EMBEDREQUEST']._serialized_start=177
-  _globals['_EMBEDREQUEST']._serialized_end=581
-  _globals['_EMBEDRESPONSE']._serialized_start=583
-  _globals['_EMBEDRESPONSE']._serialized_end=673
-  _globals['_EMBEDDING']._serialized_start=675
-  _globals['_EMBEDDING']._serialized_end=702
-  _globals['_SCOREREQUEST']._serialized_start=705
-  _globals['_SCOREREQUEST']._serialized_end=1010
-  _globals['_SCORERESPONSE']._serialized_start=1012
-  _globals['_SCORERESPONSE']._serialized_end=1075
+  _globals['_EMBEDREQUEST']._serialized_end=700
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_start=589
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_end=634
+  _globals['_EMBEDRESPONSE']._serialized_start=702
+  _globals['_EMBEDRESPONSE']._serialized_end=792
+  _globals['_EMBEDDING']._serialized_start=794
+  _globals['_EMBEDDING']._serialized_end=821
+  _globals['_SCOREREQUEST']._serialized_start=824
+  _globals['_SCOREREQUEST']._serialized_end=1248
+  _globals['_SCOREREQUEST_LABELSENTRY']._serialized_start=589
+  _globals['_SCOREREQUEST_LABELSENTRY']._serialized_end=634
+  _globals['_SCORERESPONSE']._serialized_start=1250
+  _globals['_SCORERESPONSE']._serialized_end=1313
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,14 @@ class TokenInputs(_message.Message):
     def __init__(self, inputs: _Optional[_Iterable[_Union[_chat_pb2.TokenInput, _Mapping]]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "texts", "tokens", "dimensions", "truncate_tokens", "slo", "priority", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id")
+    __slots__ = ("model", "texts", "tokens", "dimensions", "truncate_tokens", "slo", "priority", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id", "labels", "end_user")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +40,8 @@ class EmbedRequest(_message.Message):
     MAX_COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
     model: str
     texts: TextInputs
     tokens: TokenInputs
@@ -44,7 +53,9 @@ class EmbedRequest(_message.Message):
     max_cost_nano_usd: int
     idempotency_key: str
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Union[TextInputs, _Mapping]] = ..., tokens: _Optional[_Union[TokenInputs, _Mapping]] = ..., dimensions: _Optional[int] = ..., truncate_tokens: _Optional[int] = ..., slo: _Optional[_Union[_generation_pb2.Slo, _Mapping]] = ..., priority: _Optional[int] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    end_user: str
+    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Union[TextInputs, _Mapping]] = ..., tokens: _Optional[_Union[TokenInputs, _Mapping]] = ..., dimensions: _Optional[int] = ..., truncate_tokens: _Optional[int] = ..., slo: _Optional[_Union[_generation_pb2.Slo, _Mapping]] = ..., priority: _Optional[int] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., end_user: _Optional[str] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("embeddings", "done")
@@ -61,7 +72,14 @@ class Embedding(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "query", "documents", "truncate_tokens", "slo", "priority", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id")
+    __slots__ = ("model", "query", "documents", "truncate_tokens", "slo", "priority", "data_policy", "max_cost_nano_usd", "idempotency_key", "request_id", "labels", "end_user")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +90,8 @@ class ScoreRequest(_message.Message):
     MAX_COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
     model: str
     query: str
     documents: _containers.RepeatedScalarFieldContainer[str]
@@ -82,7 +102,9 @@ class ScoreRequest(_message.Message):
     max_cost_nano_usd: int
     idempotency_key: str
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., query: _Optional[str] = ..., documents: _Optional[_Iterable[str]] = ..., truncate_tokens: _Optional[int] = ..., slo: _Optional[_Union[_generation_pb2.Slo, _Mapping]] = ..., priority: _Optional[int] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    end_user: str
+    def __init__(self, model: _Optional[str] = ..., query: _Optional[str] = ..., documents: _Optional[_Iterable[str]] = ..., truncate_tokens: _Optional[int] = ..., slo: _Optional[_Union[_generation_pb2.Slo, _Mapping]] = ..., priority: _Optional[int] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ..., max_cost_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., request_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., end_user: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("scores", "done")

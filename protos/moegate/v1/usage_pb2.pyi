@@ -23,12 +23,25 @@ class SpendGroup(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPEND_GROUP_WEEK: _ClassVar[SpendGroup]
     SPEND_GROUP_PLACEMENT: _ClassVar[SpendGroup]
     SPEND_GROUP_SESSION: _ClassVar[SpendGroup]
+    SPEND_GROUP_MONTH: _ClassVar[SpendGroup]
+    SPEND_GROUP_YEAR: _ClassVar[SpendGroup]
+    SPEND_GROUP_POOL: _ClassVar[SpendGroup]
+    SPEND_GROUP_KIND: _ClassVar[SpendGroup]
+    SPEND_GROUP_END_USER: _ClassVar[SpendGroup]
+    SPEND_GROUP_LABEL: _ClassVar[SpendGroup]
 
 class SpendOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SPEND_ORDER_UNSPECIFIED: _ClassVar[SpendOrder]
     SPEND_ORDER_SPEND: _ClassVar[SpendOrder]
     SPEND_ORDER_TOKENS: _ClassVar[SpendOrder]
+
+class SharingRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHARING_RULE_UNSPECIFIED: _ClassVar[SharingRule]
+    SHARING_RULE_USE: _ClassVar[SharingRule]
+    SHARING_RULE_WEIGHT: _ClassVar[SharingRule]
+    SHARING_RULE_ROW: _ClassVar[SharingRule]
 
 class FigureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,9 +60,19 @@ SPEND_GROUP_DAY: SpendGroup
 SPEND_GROUP_WEEK: SpendGroup
 SPEND_GROUP_PLACEMENT: SpendGroup
 SPEND_GROUP_SESSION: SpendGroup
+SPEND_GROUP_MONTH: SpendGroup
+SPEND_GROUP_YEAR: SpendGroup
+SPEND_GROUP_POOL: SpendGroup
+SPEND_GROUP_KIND: SpendGroup
+SPEND_GROUP_END_USER: SpendGroup
+SPEND_GROUP_LABEL: SpendGroup
 SPEND_ORDER_UNSPECIFIED: SpendOrder
 SPEND_ORDER_SPEND: SpendOrder
 SPEND_ORDER_TOKENS: SpendOrder
+SHARING_RULE_UNSPECIFIED: SharingRule
+SHARING_RULE_USE: SharingRule
+SHARING_RULE_WEIGHT: SharingRule
+SHARING_RULE_ROW: SharingRule
 FIGURE_SOURCE_UNSPECIFIED: FigureSource
 FIGURE_SOURCE_CONFIGURED: FigureSource
 FIGURE_SOURCE_TOLD: FigureSource
@@ -58,7 +81,7 @@ FIGURE_SOURCE_ASSUMED: FigureSource
 FIGURE_SOURCE_UNKNOWN: FigureSource
 
 class GetSpendRequest(_message.Message):
-    __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit")
+    __slots__ = ("to", "group_by", "tenant", "key_id", "model", "order_by", "limit", "label")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +90,7 @@ class GetSpendRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     group_by: _containers.RepeatedScalarFieldContainer[SpendGroup]
     tenant: str
@@ -74,7 +98,8 @@ class GetSpendRequest(_message.Message):
     model: str
     order_by: SpendOrder
     limit: int
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., order_by: _Optional[_Union[SpendOrder, str]] = ..., limit: _Optional[int] = ..., **kwargs) -> None: ...
+    label: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., order_by: _Optional[_Union[SpendOrder, str]] = ..., limit: _Optional[int] = ..., label: _Optional[str] = ..., **kwargs) -> None: ...
 
 class GetSpendResponse(_message.Message):
     __slots__ = ("rows", "truncated")
@@ -85,7 +110,7 @@ class GetSpendResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[SpendRow, _Mapping]]] = ..., truncated: _Optional[bool] = ...) -> None: ...
 
 class SpendRow(_message.Message):
-    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts", "corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd")
+    __slots__ = ("group", "requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts", "corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd", "cheapest_remote_attempts", "attempts", "metered_attempts", "own_nano_usd", "remote_nano_usd", "wasted_nano_usd", "uncached_input_nano_usd", "cached_input_nano_usd", "output_nano_usd", "cache_write_tokens")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +123,16 @@ class SpendRow(_message.Message):
     CORRECTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     RECOVERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     CHEAPEST_REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHEAPEST_REMOTE_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    METERED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    OWN_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    WASTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     group: _containers.RepeatedScalarFieldContainer[str]
     requests: int
     uncached_input_tokens: int
@@ -110,7 +145,111 @@ class SpendRow(_message.Message):
     corrected_nano_usd: int
     recovered_nano_usd: int
     cheapest_remote_nano_usd: int
-    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_attempts: _Optional[int] = ..., estimated_attempts: _Optional[int] = ..., corrected_nano_usd: _Optional[int] = ..., recovered_nano_usd: _Optional[int] = ..., cheapest_remote_nano_usd: _Optional[int] = ...) -> None: ...
+    cheapest_remote_attempts: int
+    attempts: int
+    metered_attempts: int
+    own_nano_usd: int
+    remote_nano_usd: int
+    wasted_nano_usd: int
+    uncached_input_nano_usd: int
+    cached_input_nano_usd: int
+    output_nano_usd: int
+    cache_write_tokens: int
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., requests: _Optional[int] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., unpriced_attempts: _Optional[int] = ..., estimated_attempts: _Optional[int] = ..., corrected_nano_usd: _Optional[int] = ..., recovered_nano_usd: _Optional[int] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., cheapest_remote_attempts: _Optional[int] = ..., attempts: _Optional[int] = ..., metered_attempts: _Optional[int] = ..., own_nano_usd: _Optional[int] = ..., remote_nano_usd: _Optional[int] = ..., wasted_nano_usd: _Optional[int] = ..., uncached_input_nano_usd: _Optional[int] = ..., cached_input_nano_usd: _Optional[int] = ..., output_nano_usd: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ...) -> None: ...
+
+class GetStatementRequest(_message.Message):
+    __slots__ = ("to", "group_by", "period", "sharing", "weights")
+    class WeightsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    SHARING_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    group_by: _containers.RepeatedScalarFieldContainer[SpendGroup]
+    period: SpendGroup
+    sharing: SharingRule
+    weights: _containers.ScalarMap[str, int]
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[SpendGroup, str]]] = ..., period: _Optional[_Union[SpendGroup, str]] = ..., sharing: _Optional[_Union[SharingRule, str]] = ..., weights: _Optional[_Mapping[str, int]] = ..., **kwargs) -> None: ...
+
+class GetStatementResponse(_message.Message):
+    __slots__ = ("statements", "booked_until")
+    STATEMENTS_FIELD_NUMBER: _ClassVar[int]
+    BOOKED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    statements: _containers.RepeatedCompositeFieldContainer[Statement]
+    booked_until: _timestamp_pb2.Timestamp
+    def __init__(self, statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., booked_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Statement(_message.Message):
+    __slots__ = ("period", "lines", "gpu_bill_nano_usd", "remote_bill_nano_usd", "idle_nano_usd", "unavailable_nano_usd", "external_nano_usd", "unobserved_nano_usd", "unsettled_nano_usd", "unshared_nano_usd", "wasted_nano_usd", "unpriced", "pools")
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    GPU_BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    IDLE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNOBSERVED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNSHARED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    WASTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNPRICED_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    period: str
+    lines: _containers.RepeatedCompositeFieldContainer[StatementLine]
+    gpu_bill_nano_usd: int
+    remote_bill_nano_usd: int
+    idle_nano_usd: int
+    unavailable_nano_usd: int
+    external_nano_usd: int
+    unobserved_nano_usd: int
+    unsettled_nano_usd: int
+    unshared_nano_usd: int
+    wasted_nano_usd: int
+    unpriced: _duration_pb2.Duration
+    pools: _containers.RepeatedCompositeFieldContainer[PoolBill]
+    def __init__(self, period: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[StatementLine, _Mapping]]] = ..., gpu_bill_nano_usd: _Optional[int] = ..., remote_bill_nano_usd: _Optional[int] = ..., idle_nano_usd: _Optional[int] = ..., unavailable_nano_usd: _Optional[int] = ..., external_nano_usd: _Optional[int] = ..., unobserved_nano_usd: _Optional[int] = ..., unsettled_nano_usd: _Optional[int] = ..., unshared_nano_usd: _Optional[int] = ..., wasted_nano_usd: _Optional[int] = ..., unpriced: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolBill, _Mapping]]] = ...) -> None: ...
+
+class StatementLine(_message.Message):
+    __slots__ = ("group", "own_nano_usd", "remote_nano_usd", "shared_nano_usd", "charged_nano_usd")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    OWN_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    SHARED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.RepeatedScalarFieldContainer[str]
+    own_nano_usd: int
+    remote_nano_usd: int
+    shared_nano_usd: int
+    charged_nano_usd: int
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., own_nano_usd: _Optional[int] = ..., remote_nano_usd: _Optional[int] = ..., shared_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ...) -> None: ...
+
+class PoolBill(_message.Message):
+    __slots__ = ("pool", "bill_nano_usd", "accounts", "uncached_input_tokens", "cached_input_tokens", "output_tokens", "utilisation", "rates")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    bill_nano_usd: int
+    accounts: _containers.RepeatedCompositeFieldContainer[PoolAccount]
+    uncached_input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    utilisation: float
+    rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
+    def __init__(self, pool: _Optional[str] = ..., bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., utilisation: _Optional[float] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ...) -> None: ...
 
 class ExportAttemptsRequest(_message.Message):
     __slots__ = ("to", "tenant")
@@ -128,7 +267,7 @@ class ExportAttemptsResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[AttemptRow, _Mapping]]] = ...) -> None: ...
 
 class AttemptRow(_message.Message):
-    __slots__ = ("epoch", "seq", "state", "request_id", "attempt", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool", "kind", "outcome", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "metered_nano_usd", "charged_nano_usd", "budgeted_nano_usd", "basis", "price_row_id", "parts_json", "cheapest_remote_nano_usd", "last_attempt", "lease_id", "note")
+    __slots__ = ("epoch", "seq", "state", "request_id", "attempt", "key_id", "tenant", "session_id", "model", "slo_class", "placement", "pool", "kind", "outcome", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "metered_nano_usd", "charged_nano_usd", "budgeted_nano_usd", "basis", "price_row_id", "parts_json", "cheapest_remote_nano_usd", "last_attempt", "lease_id", "note", "end_user", "labels_json")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +299,8 @@ class AttemptRow(_message.Message):
     LAST_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_JSON_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     seq: int
     state: str
@@ -191,7 +332,9 @@ class AttemptRow(_message.Message):
     last_attempt: bool
     lease_id: str
     note: str
-    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ..., state: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., key_id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placement: _Optional[str] = ..., pool: _Optional[str] = ..., kind: _Optional[str] = ..., outcome: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., budgeted_nano_usd: _Optional[int] = ..., basis: _Optional[str] = ..., price_row_id: _Optional[str] = ..., parts_json: _Optional[str] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., last_attempt: _Optional[bool] = ..., lease_id: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+    end_user: str
+    labels_json: str
+    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ..., state: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., key_id: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placement: _Optional[str] = ..., pool: _Optional[str] = ..., kind: _Optional[str] = ..., outcome: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ..., budgeted_nano_usd: _Optional[int] = ..., basis: _Optional[str] = ..., price_row_id: _Optional[str] = ..., parts_json: _Optional[str] = ..., cheapest_remote_nano_usd: _Optional[int] = ..., last_attempt: _Optional[bool] = ..., lease_id: _Optional[str] = ..., note: _Optional[str] = ..., end_user: _Optional[str] = ..., labels_json: _Optional[str] = ...) -> None: ...
 
 class GetPoolCostRequest(_message.Message):
     __slots__ = ("pool", "window")

@@ -41,6 +41,11 @@ class UsageServiceStub:
                 request_serializer=moegate_dot_v1_dot_usage__pb2.GetSpendRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_usage__pb2.GetSpendResponse.FromString,
                 _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/moegate.v1.UsageService/GetStatement',
+                request_serializer=moegate_dot_v1_dot_usage__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_usage__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
         self.ExportAttempts = channel.unary_stream(
                 '/moegate.v1.UsageService/ExportAttempts',
                 request_serializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsRequest.SerializeToString,
@@ -65,6 +70,14 @@ class UsageServiceServicer:
 
     def GetSpend(self, request, context):
         """Spend, grouped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
+        admin sees the lines of its tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +111,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetSpend,
                     request_deserializer=moegate_dot_v1_dot_usage__pb2.GetSpendRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_usage__pb2.GetSpendResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=moegate_dot_v1_dot_usage__pb2.GetStatementRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_usage__pb2.GetStatementResponse.SerializeToString,
             ),
             'ExportAttempts': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAttempts,
@@ -144,6 +162,33 @@ class UsageService:
             '/moegate.v1.UsageService/GetSpend',
             moegate_dot_v1_dot_usage__pb2.GetSpendRequest.SerializeToString,
             moegate_dot_v1_dot_usage__pb2.GetSpendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.UsageService/GetStatement',
+            moegate_dot_v1_dot_usage__pb2.GetStatementRequest.SerializeToString,
+            moegate_dot_v1_dot_usage__pb2.GetStatementResponse.FromString,
             options,
             channel_credentials,
             insecure,

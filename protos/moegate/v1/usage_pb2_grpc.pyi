@@ -37,6 +37,10 @@ class UsageServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     GetSpend: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]
     """Spend, grouped."""
+    GetStatement: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetStatementRequest, _usage_pb2.GetStatementResponse]
+    """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
+    admin sees the lines of its tenant.
+    """
     ExportAttempts: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]
@@ -53,6 +57,10 @@ class UsageServiceAsyncStub(UsageServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSpend: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetSpendRequest, _usage_pb2.GetSpendResponse]  # type: ignore[assignment]
     """Spend, grouped."""
+    GetStatement: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetStatementRequest, _usage_pb2.GetStatementResponse]  # type: ignore[assignment]
+    """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
+    admin sees the lines of its tenant.
+    """
     ExportAttempts: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]  # type: ignore[assignment]
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]  # type: ignore[assignment]
@@ -72,6 +80,16 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetSpendResponse, _abc.Awaitable[_usage_pb2.GetSpendResponse]]:
         """Spend, grouped."""
+
+    @_abc_1.abstractmethod
+    def GetStatement(
+        self,
+        request: _usage_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetStatementResponse, _abc.Awaitable[_usage_pb2.GetStatementResponse]]:
+        """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
+        admin sees the lines of its tenant.
+        """
 
     @_abc_1.abstractmethod
     def ExportAttempts(

@@ -14,6 +14,8 @@ from gateway.link.joining import Joining
 from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.transport import connect, listen
+from scheduler.budgets.budget import Budget
+from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import Answer, RequestEnded, Settled, SlotFreed, Started
@@ -27,9 +29,11 @@ from tests.gateway.scheduling.scheduling_made import (
     submission,
 )
 
+BUDGET = Budget(tenant="team", period=Period.DAY, cap_nano_usd=10**12)
 
-def joined(**fields: Any) -> Joined:
-    return Joined(running(settings_of(config(**fields), catalog=ONE_USD)))
+
+def joined(*, budgets: tuple[Budget, ...] = (), **fields: Any) -> Joined:
+    return Joined(running(settings_of(config(**fields), catalog=ONE_USD), budgets=budgets))
 
 
 async def test_a_request_from_submission_to_settlement() -> None:
@@ -143,7 +147,7 @@ async def test_a_front_that_is_gone_frees_its_slots() -> None:
 
 
 async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
-    two = joined()
+    two = joined(budgets=(BUDGET,))
     server = await listen(tmp_path / "link", two.host.connection)
     assert (tmp_path / "link").stat().st_mode & 0o777 == 0o600
     remote = await joined_at(two, tmp_path / "link")
@@ -154,6 +158,13 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     assert await remote.pool_cost("own", 10**9) == await local.pool_cost("own", 10**9)
     assert await remote.pool_rates() == await local.pool_rates()
     assert await remote.token_rates() == await local.token_rates()
+    standings = await remote.budget_standings("team", "k")
+    assert standings == await local.budget_standings("team", "k")
+    assert standings is not None
+    assert [each.cap_nano_usd for each in standings] == [BUDGET.cap_nano_usd]
+    spend = await remote.key_spend("team", "k")
+    assert spend is not None
+    assert spend == await local.key_spend("team", "k")
     assert await remote.drain("own/a") == 0
     await remote.undrain("own/a")
     with pytest.raises(CallFailed, match="no such call"):

@@ -576,4 +576,6 @@ class LinkMachine(RuleBasedStateMachine):
 
 
 TestLink = LinkMachine.TestCase
-TestLink.settings = settings(report_multiple_bugs=False, max_examples=40, stateful_step_count=50, deadline=None)
+TestLink.settings = settings(
+    report_multiple_bugs=False, max_examples=40, stateful_step_count=50, deadline=None
+)

@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.accounting.budgets import Budgets
+from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.leases import Owner
 from gateway.accounting.ledger.ledger import Ledger
@@ -36,6 +37,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.settings import pipeline_settings
 from gateway.pipeline.upstreams import Upstream
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import scheduling_settings
 from gateway.upstream.scripted import ScriptedUpstream
@@ -267,13 +269,15 @@ async def running(
         failures=failures or FailuresConfig(),
     )
     clock = asyncio.get_running_loop().time
+    budgets = budgets or unanswered_budgets()
     accounts: list[SettledAttempt] = []
     observers: list[RecordedObserver] = []
     scheduler = RecordedScheduler(
         scheduling_settings(config, Path(), tuple(placements_of(config, Path()))),
         clock=clock,
         metering=Metering(clock, lambda: NOW_NS),
-        budgets=budgets or unanswered_budgets(),
+        budgets=budgets,
+        accounts=KeyAccounts(budgets, CallerReads(_NoDatabase())),
         targets={name: (f"http://{name}", serving.MODEL) for name in scripted},
         sinks=(accounts.append,),
     )

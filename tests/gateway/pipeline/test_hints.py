@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from msgspec import structs
@@ -23,7 +21,7 @@ def test_each_tenant_has_its_own_salt_and_always_the_same() -> None:
     mine = request("r1")
     salt = engine_hints(mine, (), isolated=True).cache_salt
     assert salt == engine_hints(request("r2"), (), isolated=True).cache_salt
-    assert salt != engine_hints(replace(mine, tenant="other"), (), isolated=True).cache_salt
+    assert salt != engine_hints(structs.replace(mine, tenant="other"), (), isolated=True).cache_salt
     assert "team" not in salt
     assert engine_hints(mine, (), isolated=False).cache_salt == ""
 

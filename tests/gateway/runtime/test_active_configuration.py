@@ -59,6 +59,7 @@ async def sides() -> AsyncIterator[Sides]:
     clock = asyncio.get_running_loop().time
     prepared = prepare(CONFIG, Path())
     load = LoopLoad(clock, lambda: 0.0, 1.0)
+    made = hosted(settings_of(CONFIG))
     async with upstream_session() as upstream:
         scheduler = assemble_scheduler(
             prepared,
@@ -66,7 +67,8 @@ async def sides() -> AsyncIterator[Sides]:
             clock=clock,
             pace=load,
             metering=Metering(clock, lambda: UNIX_NS),
-            budgets=hosted(settings_of(CONFIG)).budgets,
+            budgets=made.budgets,
+            reads=made.reads,
             on_change=changed,
         )
         front = assemble_front(

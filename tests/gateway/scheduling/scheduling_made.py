@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.caller_reads import CallerReads
+from gateway.accounting.ledger.database import Database, Tx
 from gateway.accounting.ledger.leases import Owner
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
@@ -23,6 +24,7 @@ from gateway.config.price_rows import CatalogFile
 from gateway.config.remote import FailuresConfig, HedgingConfig
 from gateway.fleet.placements import placements_of
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
+from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.settings import SchedulingSettings, scheduling_settings
 from scheduler.budgets.budget import Budget
@@ -89,6 +91,10 @@ class MemoryLedger:
             self.waiting -= 1
         return run_now(transaction(SqliteTx(self.connection)))
 
+    async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        """See `Database`."""
+        return run_now(transaction(SqliteTx(self.connection)))
+
     def lost(self, _: str) -> int:
         """See `Ledger`."""
         return 0
@@ -128,6 +134,11 @@ class Hosted:
         )
         self.local.send(message)
 
+    @property
+    def reads(self) -> CallerReads:
+        """Reads of the ledger."""
+        return CallerReads(cast(Database, self.ledger))
+
     def reserved(self) -> int:
         """What running requests hold of all budgets, nano-USD."""
         return sum(lease.reserved_nano_usd for lease in self.budgets.book.leases)
@@ -157,7 +168,13 @@ def hosted(
 
     targets = {p.name: (f"http://{p.name}", "m") for p in settings.placements}
     local = InProcessScheduler(
-        settings, clock=clock, metering=metering, budgets=book, targets=targets, sinks=(settle,)
+        settings,
+        clock=clock,
+        metering=metering,
+        budgets=book,
+        accounts=KeyAccounts(book, CallerReads(cast(Database, ledger))),
+        targets=targets,
+        sinks=(settle,),
     )
     return Hosted(local, clock, metering, book, ledger, targets, accounts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from gateway.scheduling.attempt_recorder import AttemptRecorder
 from gateway.scheduling.metering import Metering
@@ -89,7 +90,7 @@ def test_a_good_attempt_counts_for_the_slo(
 ) -> None:
     made = Recorded()
     attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
-    attempt.settle(replace(attempt_end("r1"), ttft_s=ttft_s, tpot_s=tpot_s), made.clock())
+    attempt.settle(structs.replace(attempt_end("r1"), ttft_s=ttft_s, tpot_s=tpot_s), made.clock())
     group = made.metering.group("own/a")
     assert group is not None
     totals = group.totals
@@ -136,7 +137,7 @@ def test_no_more_is_charged_than_the_limit_of_the_request() -> None:
 
 def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> None:
     made = Recorded()
-    start = replace(START, placement="far", kind=PlacementKind.REMOTE)
+    start = structs.replace(START, placement="far", kind=PlacementKind.REMOTE)
     attempt = made.recorder.begin(request("r1"), start, RateSnapshot(), made.clock())
     assert made.running == 0
     attempt.record_progress(3, made.clock())
@@ -152,7 +153,7 @@ def test_a_request_that_is_alone_costs_the_seconds_that_come_with_its_end() -> N
         made.clock.now_s += 0.6
         attempt.record_progress(5, made.clock())
         made.clock.now_s += 0.4
-        end = replace(attempt_end("r1"), engine_s=engine_s)
+        end = structs.replace(attempt_end("r1"), engine_s=engine_s)
         costs.append(attempt.settle(end, made.clock()).metered_nano_usd)
     assert costs[0] is not None
     assert costs[1] == pytest.approx(0.75 * costs[0], rel=1e-6)
@@ -184,7 +185,7 @@ def test_a_failed_run_waits_for_no_engine() -> None:
     attempt = made.recorder.begin(request("r1"), START, PRICED, made.clock())
     attempt.record_progress(5, made.clock())
     made.clock.now_s += 1.0
-    end = replace(attempt_end("r1"), outcome=AttemptOutcome.RETRYABLE, committed=False)
+    end = structs.replace(attempt_end("r1"), outcome=AttemptOutcome.RETRYABLE, committed=False)
     attempt.settle(end, made.clock())
     group = made.metering.group("own/a")
     assert group is not None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import (
     AttemptOutcome,
     RefusalReason,
+    Refuse,
 )
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import (
@@ -75,8 +76,16 @@ async def test_a_prompt_that_is_too_dear_is_refused_and_holds_nothing(counted: i
     answers = await made.submit(asked)
     await made.local.prompt_counted("r1", counted)
     assert kinds(answers) == ["CountPrompt", RefusalReason.BUDGET_SPENT]
+    refuse = answers[-1]
+    assert isinstance(refuse, Refuse)
+    [standing] = await made.local.budget_standings("team", "k") or ()
+    assert refuse.window is not None
+    assert (refuse.window.period, refuse.window.ends_unix_s) == (
+        standing.period,
+        standing.ends_unix_s,
+    )
     assert (made.local.active_requests, made.reserved()) == (0, 0)
-    cheap = replace(asked, prompt_tokens_bound=10)
+    cheap = structs.replace(asked, prompt_tokens_bound=10)
     assert kinds(await made.submit(cheap)) == ["start 1 at own/a"]
 
 

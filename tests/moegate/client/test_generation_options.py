@@ -41,6 +41,8 @@ EVERY: dict[str, Any] = {
     "tpot_s": 1.5,
     "priority": -1,
     "session_id": "s",
+    "labels": {"team": "a"},
+    "end_user": "u",
     "local_only": True,
     "remote_classes": ["eu"],
     "max_cost_nano_usd": 0,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.blame.evidence import Evidence, EvidenceLimits
 from scheduler.blame.likeness import like_of
@@ -16,7 +15,7 @@ LIMITS = EvidenceLimits()
 
 
 def made(name: str, key: str = "k", tenant: str = "t", features: str = "chat") -> Request:
-    return replace(request(name, key_id=key, tenant=tenant), features=features)
+    return structs.replace(request(name, key_id=key, tenant=tenant), features=features)
 
 
 def fail(evidence: Evidence, count: int, key: str, tenant: str = "t", now: float = 0.0) -> None:

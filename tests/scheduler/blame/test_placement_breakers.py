@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.blame.placement_breakers import MAX_KINDS, PlacementBreakers
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, Request
@@ -17,7 +17,7 @@ LIMITS = BreakerLimits()
 
 
 def made(name: str, key: str = "k", features: str = "chat") -> Request:
-    return replace(request(name, key_id=key), features=features)
+    return structs.replace(request(name, key_id=key), features=features)
 
 
 def run(

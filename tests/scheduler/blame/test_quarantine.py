@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.blame.likeness import NewestByLike, constraint_like, like_of
 from scheduler.blame.quarantine import Quarantine, QuarantineLimits, Strike
@@ -18,7 +17,7 @@ LIMITS = QuarantineLimits()
 
 def made(fingerprint: int, *, tenant: str = "team", constraint: int = 0, key: str = "k") -> Request:
     plain = request(f"r{fingerprint}", tenant=tenant, key_id=key)
-    return replace(plain, fingerprint=fingerprint, constraint=constraint)
+    return structs.replace(plain, fingerprint=fingerprint, constraint=constraint)
 
 
 def strike(placement: str, now: float = 0.0, *, serves_others: bool = True) -> Strike:
@@ -140,7 +139,7 @@ def test_the_table_is_bounded_and_its_size_exact(
 
 def test_a_request_without_a_fingerprint_is_like_no_other() -> None:
     assert like_of(request("a")) != like_of(request("b"))
-    assert like_of(made(1)) == like_of(replace(made(1), request_id="again"))
+    assert like_of(made(1)) == like_of(structs.replace(made(1), request_id="again"))
     assert constraint_like(made(1)) is None
 
 

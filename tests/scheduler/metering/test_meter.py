@@ -58,7 +58,7 @@ def test_a_prompt_takes_its_share_from_those_that_decode() -> None:
     decoding = group.start(0, prompt_tokens=100)
     group.progress(decoding, 1, SECOND_NS)
     reading = group.start(SECOND_NS, prompt_tokens=5000)
-    predicted_s = QWEN3_30B_H100.prefill_time_s(5000, 5000)
+    predicted_s = QWEN3_30B_H100.prefill_time_s(5000, 5000, batch=1)
     step_s = QWEN3_30B_H100.decode_step_s(1, 101)
     now_ns = SECOND_NS + int((predicted_s + step_s) * 1e9)
     group.progress(reading, 1, now_ns)

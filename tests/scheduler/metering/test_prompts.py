@@ -11,7 +11,7 @@ from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.meters_made import MS, PLAN, RATE, meter, report, take
 
 PROMPT = 5000
-PROMPT_NS = int(QWEN3_30B_H100.prefill_time_s(PROMPT, PROMPT) * 1e9)
+PROMPT_NS = int(QWEN3_30B_H100.prefill_time_s(PROMPT, PROMPT, batch=2) * 1e9)
 PROMPT_COST = RATE * PROMPT_NS // HOUR_NS
 BEGIN_NS = SECOND_NS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.contract import AttemptOutcome, EngineReport, PlacementKind, SloClass, Usage
 from scheduler.metering.settlement import SettledAttempt
@@ -76,8 +77,8 @@ def test_a_remote_is_measured_by_what_ended_lately() -> None:
     throughput = Throughput()
     assert rate(throughput, 100.0, "far") is None
     throughput.settled(ENDED)
-    throughput.settled(replace(ENDED, ended_unix_s=105.0))
-    throughput.settled(replace(ENDED, kind=PlacementKind.SELF_HOSTED, placement="own/a"))
+    throughput.settled(structs.replace(ENDED, ended_unix_s=105.0))
+    throughput.settled(structs.replace(ENDED, kind=PlacementKind.SELF_HOSTED, placement="own/a"))
     assert throughput.overflowed_requests == 2
     assert rate(throughput, 105.0, "far") == pytest.approx(100 / WINDOW_S)
     assert rate(throughput, 100.0 + WINDOW_S, "far") == pytest.approx(50 / WINDOW_S)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from scheduler.blame.quarantine import Strike
 from scheduler.contract import (
@@ -21,7 +22,7 @@ from tests.scheduler.requests_made import request
 
 
 def made(name: str, key: str = "k", **fields: Any) -> Request:
-    return replace(request(name, key_id=key, remote_classes=EU), **fields)
+    return structs.replace(request(name, key_id=key, remote_classes=EU), **fields)
 
 
 def begin(core: Scheduler, asked: Request, now: float) -> Start:

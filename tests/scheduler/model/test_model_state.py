@@ -127,7 +127,7 @@ def test_a_try_in_vain_tells_whether_time_may_help() -> None:
     state.fleet.progress(0, "talks", 1, 0.1)
     long = state.try_place(state.query(tracked(state, prompt_tokens=40_000), 0.1), 0.1)
     assert (long.chosen, long.time_may_help) == (None, True)
-    whole_s = QWEN3_30B_H100.prefill_time_s(40_000, 40_000)
+    whole_s = QWEN3_30B_H100.prefill_time_s(40_000, 40_000, batch=2)
     assert long.interfering_prefill_s == pytest.approx(whole_s, rel=1e-6)
 
 
@@ -175,8 +175,8 @@ def test_inputs_of_one_request_do_not_attend_to_each_other() -> None:
         ).prefill_s.item(0)
         for inputs in (1, 100)
     ]
-    whole = QWEN3_30B_H100.prefill_time_s(100_000, 100_000)
+    prior = QWEN3_30B_H100
+    whole = prior.prefill_time_s(100_000, 100_000, batch=1)
     assert figures[0] == pytest.approx(whole)
-    fixed = QWEN3_30B_H100.prefill_s
-    parts = 100 * (QWEN3_30B_H100.prefill_time_s(1000, 1000) - fixed) + fixed
-    assert figures[1] == pytest.approx(parts)
+    tokens = 100 * (prior.prompt_work_s(1000, 1000) - prior.prefill_s) + prior.prefill_s
+    assert figures[1] == pytest.approx(whole - prior.prompt_work_s(100_000, 100_000) + tokens)

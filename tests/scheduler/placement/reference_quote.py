@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.contract import Objective
-from scheduler.placement.groups import CHUNK_TOKENS
+from scheduler.placement.groups import chunk_s
 from scheduler.placement.interference import STALLS_S
 from scheduler.placement.quotes import Block, PlacementQuery
 from scheduler.placement.self_hosted import SelfHostedFleet
@@ -50,23 +50,24 @@ def plain_quotes(
         ranks, model = [fleet.states[m] for m in group.members], group.model
         # Prefills: the rank's own queue, then the stall of all ranks, which step together.
         wait_s = max(0.0, state.prefill_end_s - now) if state.pending else 0.0
-        prefill_s = model.prefill_time_s(request.prompt_tokens - hit, request.prompt_tokens)
+        batch = sum(rank.sequences for rank in ranks)
+        uncached = request.prompt_tokens - hit
+        prefill_s = model.prefill_time_s(uncached, request.prompt_tokens, batch + 1)
         if query.activation_s is not None:
             prefill_s += float(query.activation_s[i])
         ends_s = [max(0.0, rank.prefill_end_s - now) for rank in ranks if rank.pending]
         stall_s = max(ends_s, default=0.0)
         stall_with_s = max(stall_s, wait_s + prefill_s)
         # Decode steps: the fullest rank sets the pace.
-        batch = sum(rank.sequences for rank in ranks)
         kv_tokens = max(rank.kv_tokens for rank in ranks) * len(ranks)
         kv_with = state.kv_tokens + request.prompt_tokens * request.choices
         step_s = model.decode_step_s(batch, kv_tokens) if batch else 0.0
         next_s = model.decode_step_s(batch + request.choices, max(kv_tokens, kv_with * len(ranks)))
         tpot_s = next_s / model.tokens_per_step
         prefill_share = state.facts.prefill_price_share
-        chunks = math.ceil(stall_with_s / (model.prefill_token_s * CHUNK_TOKENS))
+        chunks = math.ceil(stall_with_s / chunk_s(state.facts, model))
         if prefill_share is not None:  # nodes of their own prefill: one step of decode follows
-            chunks = 1
+            chunks = int(stall_with_s > 0.0)
         ttft_s = wait_s + prefill_s + (chunks + 0.5) * next_s
         # Money: the time that the group works longer.
         steps = query.output_tokens / request.choices / model.tokens_per_step

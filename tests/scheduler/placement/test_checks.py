@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from scheduler.contract import Objective
 from scheduler.placement.checks import largest, least
@@ -16,7 +17,7 @@ from tests.scheduler.placement.fleets_made import NOW, idle_fleet, query
 
 
 def blocked(fleet: SelfHostedFleet, policy: Policy, ttft_s: float = 2.0) -> list[int]:
-    quote = quote_fleet(fleet, replace(query(fleet), ttft_s=ttft_s), policy, NOW)
+    quote = quote_fleet(fleet, structs.replace(query(fleet), ttft_s=ttft_s), policy, NOW)
     return [int(block) for block in quote.blocked]
 
 
@@ -29,7 +30,7 @@ def test_a_later_check_overrides_an_earlier_one() -> None:
     fleet.slot_room[0] = 0.0
     assert blocked(fleet, policy, ttft_s=1e-6) == [Block.SLOTS, Block.TTFT]
     excluded: Blocks = np.array((Block.TRIED, Block.FREE), dtype=np.int8)
-    quote = quote_fleet(fleet, replace(query(fleet), excluded=excluded), policy, NOW)
+    quote = quote_fleet(fleet, structs.replace(query(fleet), excluded=excluded), policy, NOW)
     assert quote.blocked.tolist() == [Block.TRIED, Block.FREE]
 
 
@@ -37,10 +38,10 @@ def test_a_request_that_generates_nothing_waits_for_no_time_per_token() -> None:
     fleet, policy = idle_fleet(1, Objective.LATENCY)
     fleet.warm[0], fleet.batch[0] = True, 1.0
     asked = query(fleet)
-    slow = replace(asked.request, slo=replace(asked.request.slo, tpot_s=1e-9))
+    slow = structs.replace(asked.request, slo=structs.replace(asked.request.slo, tpot_s=1e-9))
     for most_tokens, block in ((100, Block.TPOT), (0, Block.FREE)):
-        request = replace(slow, max_output_tokens=most_tokens)
-        quote = quote_fleet(fleet, replace(asked, request=request), policy, NOW)
+        request = structs.replace(slow, max_output_tokens=most_tokens)
+        quote = quote_fleet(fleet, structs.replace(asked, request=request), policy, NOW)
         assert quote.blocked.tolist() == [block]
 
 

@@ -6,12 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.contract import PlacementKind
 from scheduler.placement.pooled_fit import PooledFit
-from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Placement, PlacementState
-from scheduler.policy import Policy
-from scheduler.step_time.step_fit import StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 
 BATCH, KV_TOKENS = 20, 40_000
@@ -71,18 +66,3 @@ def test_only_the_newest_fits_count(changes: list[tuple[int, float | None]]) -> 
     assert len(groups) == len(fresh)
     own = paced(1.2)
     assert used(groups, 7, own) == pytest.approx(used(fresh, 7, own))
-
-
-def test_a_fit_that_finds_prefills_free_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = QWEN3_30B_H100
-    facts = Placement(
-        name="a", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=9, step_model=prior
-    )
-    fleet = SelfHostedFleet([PlacementState(facts)], Policy())
-    fit = fleet.groups[0].fit
-    monkeypatch.setattr(fit, "_model", prior.scaled(prefill=0.0, base=2.0))
-    monkeypatch.setattr(type(fit), "source", StepSource.FIT)
-    fleet._set_model(fleet.groups[0])
-    assert fleet.groups[0].model.base_s == 2.0 * prior.base_s
-    assert fleet.groups[0].model.prefill_token_s > 0.5 * prior.prefill_token_s
-    assert fleet.chunk_s[0] > 0.1

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec import structs
 
 from scheduler.contract import Objective
 from scheduler.placement.quotes import BLOCK_TEXT, Block, Quote, QuoteBuffers
@@ -26,7 +25,7 @@ def test_a_query_is_possible_while_one_placement_may_take_it_later(
 ) -> None:
     fleet, _ = idle_fleet(2, Objective.LATENCY)
     blocks = None if excluded is None else np.array(excluded, dtype=np.int8)
-    assert replace(query(fleet), excluded=blocks).possible is possible
+    assert structs.replace(query(fleet), excluded=blocks).possible is possible
 
 
 def test_a_query_without_placements_is_not_possible() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts
+from scheduler.step_time.own_load import OwnCounts
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100
-from scheduler.step_time.step_windows import OwnCounts, WindowMeter, prefill_window
+from scheduler.step_time.step_windows import WindowMeter, prefill_window
 
 
 def report(at_s: float, prompts: int, tokens: int, cached: int, took_s: float) -> EngineReport:

@@ -36,7 +36,7 @@ def told(*steps: EngineStep, whole: bool = True) -> EngineSteps:
 
 def truth_step(model: StepModel, sequences: int, noise: float, prefill: int = 0) -> EngineStep:
     took_s = model.decode_step_s(sequences, 0.1 * CAPACITY)
-    took_s += model.prefill_time_s(prefill, prefill)
+    took_s += model.prefill_time_s(prefill, prefill, sequences)
     one = step(sequences, took_s * noise)
     return replace(one, prefills=int(prefill > 0), prefill_tokens=prefill, prompt_tokens=prefill)
 
@@ -127,3 +127,73 @@ def test_a_step_that_only_prefills_teaches_the_prefill() -> None:
     assert fit.model.decode_step_s(4, 0.1 * CAPACITY) == pytest.approx(
         truth.decode_step_s(4, 0.1 * CAPACITY), rel=0.05
     )
+
+
+CPU_MS = {1: 1.65, 2: 1.72, 4: 1.82, 8: 1.98, 16: 2.35}
+"""Steps of vLLM's CPU build with a tiny model on an idle machine, unlike those of the prior."""
+
+
+def cpu_steps(rng: np.random.Generator, scatter: float, pace: float) -> list[EngineStep]:
+    """Ten steps of each batch after one that computes its prompts. `scatter`: of single steps;
+    `pace`: of all steps of a batch together."""
+    steps: list[EngineStep] = []
+    for batch, step_ms in CPU_MS.items():
+        common = float(rng.lognormal(-(pace**2) / 2, pace))
+        prompts = replace(
+            step(0, (1.7e-3 + 2.7e-4 * batch) * common),
+            prefills=batch, prefill_tokens=32 * batch, prompt_tokens=32 * batch,
+        )  # fmt: skip
+        own = rng.lognormal(-(scatter**2) / 2, scatter, 10)
+        steps += [prompts, *(step(batch, step_ms / 1e3 * common * float(one)) for one in own)]
+    return steps
+
+
+def fitted_ms(fit: StepFit, batch: int) -> float:
+    base, experts, sequences, kv, *_ = fit.state.factors
+    model = fit.prior.scaled(base=base, experts=experts, sequences=sequences, kv=kv)
+    return 1e3 * model.decode_step_s(batch, 0.1 * CAPACITY)
+
+
+TINY = replace(QWEN3_30B_H100, experts=16, experts_per_token=4)
+
+
+def fit_of(turns: int, seed: int = 1, *, scatter: float = 0.0, pace: float = 0.0) -> StepFit:
+    fit, rng = StepFit(TINY), np.random.default_rng(seed)
+    for _ in range(turns):
+        event = told(*cpu_steps(rng, scatter, pace))
+        fit.observe_steps(windows_of(event, kv_capacity_tokens=CAPACITY, from_s=0.0))
+    return fit
+
+
+def test_precise_steps_soon_outweigh_the_prior() -> None:
+    """Two hundred steps, and prompts whose times have another shape than the formula."""
+    fit = fit_of(4)
+    for batch, step_ms in CPU_MS.items():
+        assert fitted_ms(fit, batch) == pytest.approx(step_ms, rel=0.02)
+
+
+def test_the_fit_of_scattered_steps_is_neither_too_fast_nor_too_slow() -> None:
+    """On a busy machine whole turns are slow or fast. Weighed by its own time each, batches of 1
+    would be 12 % too fast."""
+    for batch, step_ms in CPU_MS.items():
+        found = [fitted_ms(fit_of(12, seed, scatter=0.3, pace=0.2), batch) for seed in range(12)]
+        assert np.mean(found) == pytest.approx(step_ms, rel=0.07)
+
+
+def test_the_last_windows_of_an_event_are_no_change_of_the_engine() -> None:
+    """A few odd steps at the end of an event leave the fit of the other batches alone."""
+    fit = fit_of(4)
+    before_ms = fitted_ms(fit, 1)
+    odd = [step(16, 4e-3)] * 30 + [step(8, 4e-3)] * 30
+    event = told(*[step(1, 1.65e-3)] * 60, *odd)
+    fit.observe_steps(windows_of(event, kv_capacity_tokens=CAPACITY, from_s=0.0))
+    assert fitted_ms(fit, 1) == pytest.approx(before_ms, rel=0.05)
+
+
+def test_a_change_of_the_engine_is_followed_within_a_few_events() -> None:
+    fit = fit_of(8)
+    for _ in range(4):
+        steps = [step(batch, 2 * step_ms / 1e3) for batch, step_ms in CPU_MS.items()] * 20
+        fit.observe_steps(windows_of(told(*steps), kv_capacity_tokens=CAPACITY, from_s=0.0))
+    for batch, step_ms in CPU_MS.items():
+        assert fitted_ms(fit, batch) == pytest.approx(2 * step_ms, rel=0.12)

@@ -14,8 +14,6 @@ from scheduler.step_time.step_model import (
     QWEN3_30B_H100,
     StepModel,
     StepModels,
-    compute_knee_batch,
-    expected_tokens_per_step,
 )
 
 SPECULATIVE = replace(
@@ -54,28 +52,6 @@ def test_the_touch_all_knee(experts: int, taken: int, b95: int, b99: int) -> Non
     assert replace(model, experts_per_token=experts).touch_all_batch() == 1.0
 
 
-def test_the_compute_knee() -> None:
-    # DeepSeek-V3 in FP8 on H200: 206 tokens per expert, 6,600 in the group.
-    knee = compute_knee_batch(
-        experts=256,
-        experts_per_token=8,
-        flops_per_s=1979e12,
-        bytes_per_s=4.8e12,
-        bytes_per_parameter=1.0,
-    )
-    assert knee == pytest.approx(6600, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("acceptance", "tokens"), [(0.6, (1.6, 1.96, 2.18)), (0.85, (1.85, 2.57, 3.19))]
-)
-def test_tokens_per_step(acceptance: float, tokens: tuple[float, ...]) -> None:
-    for drafts, expected in enumerate(tokens, 1):
-        assert expected_tokens_per_step(acceptance, drafts) == pytest.approx(expected, abs=0.005)
-    assert expected_tokens_per_step(1.0, 3) == 4.0
-    assert expected_tokens_per_step(0.0, 3) == 1.0
-
-
 def test_speculation_touches_more_experts_and_yields_more_tokens() -> None:
     plain = replace(SPECULATIVE, draft_tokens=0, tokens_per_step=1.0)
     assert SPECULATIVE.decode_step_s(8, 0) > plain.decode_step_s(8, 0)
@@ -96,15 +72,32 @@ def test_the_slowest_rank_sets_the_pace() -> None:
 def test_chunks_of_a_prompt_add_up_to_it(new: int, cached: int, cuts: list[int]) -> None:
     model = replace(QWEN3_30B_H100, prefill_s=0.0)
     edges = [cached, *sorted(cached + cut for cut in cuts if cut < new), cached + new]
-    chunks = [model.prefill_time_s(b - a, b) for a, b in pairwise(edges)]
-    assert sum(chunks) == pytest.approx(model.prefill_time_s(new, cached + new))
+    chunks = [model.prompt_work_s(b - a, b) for a, b in pairwise(edges)]
+    assert sum(chunks) == pytest.approx(model.prompt_work_s(new, cached + new))
 
 
 def test_a_cached_prefix_saves_its_own_prefill() -> None:
     model = replace(QWEN3_30B_H100, prefill_s=0.0)
-    saved_s = model.prefill_time_s(8000, 8000) - model.prefill_time_s(3000, 8000)
-    assert saved_s == pytest.approx(model.prefill_time_s(5000, 5000))
+    saved_s = model.prompt_work_s(8000, 8000) - model.prompt_work_s(3000, 8000)
+    assert saved_s == pytest.approx(model.prompt_work_s(5000, 5000))
     assert model.prefill_time_s(0, 8000) == 0.0
+
+
+@given(st.integers(1, 40_000), st.integers(0, 300))
+def test_a_prompt_pays_neither_the_step_nor_the_experts_of_those_it_shares_it_with(
+    prompt: int, batch: int
+) -> None:
+    model = QWEN3_30B_H100
+    chunks = -(-prompt // model.chunk_tokens)
+    beside_s = model.prefill_time_s(prompt, prompt, batch)
+    decoded = model.touched_experts(batch)
+    both = model.touched_experts(batch + prompt / chunks)
+    step_s = model.expert_s * (both - decoded) + (0.0 if batch else model.base_s)
+    assert beside_s == pytest.approx(chunks * step_s + model.prompt_work_s(prompt, prompt))
+    if batch:
+        assert beside_s < model.prefill_time_s(prompt, prompt)
+        # The more sequences decode, the fewer experts it finds untouched.
+        assert beside_s >= model.prefill_time_s(prompt, prompt, batch + 1)
 
 
 @given(st.integers(0, 300), st.integers(0, 10**6), st.integers(0, 10**5))
@@ -128,8 +121,9 @@ def test_many_groups_at_once_say_the_same_as_each_alone(loads: list[tuple[int, i
         [m.decode_step_s(b, k) for m, (b, k) in rows]
     )
     assert together.tpot_s(batch, kv) == pytest.approx([m.tpot_s(b, k) for m, (b, k) in rows])
-    assert together.prefill_time_s(batch, batch + kv) == pytest.approx(
-        [m.prefill_time_s(b, b + k) for m, (b, k) in rows]
+    prompts, untouched_s = 100 * batch, [m.prompt_experts_s(9, 8192) for m in models]
+    assert together.prefill_time_s(prompts, prompts + kv, np.array(untouched_s)) == pytest.approx(
+        [m.prefill_time_s(100 * b, 100 * b + k, 9) for m, (b, k) in rows]
     )
 
 

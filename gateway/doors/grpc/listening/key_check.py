@@ -13,6 +13,7 @@ from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
 from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
 from gateway.doors.grpc.listening.held_slots import GENERATIONS, holding_slot
@@ -30,11 +31,16 @@ class KeyCheck(grpc.aio.ServerInterceptor):
     bounds how many are in progress and what each may send."""
 
     def __init__(
-        self, active: ActiveSettings, key_limits: KeyLimits, in_progress: CallsInProgress
+        self,
+        active: ActiveSettings,
+        key_limits: KeyLimits,
+        in_progress: CallsInProgress,
+        tenant_calls: TenantCalls,
     ) -> None:
         self._active = active
         self._key_limits = key_limits
         self._in_progress = in_progress
+        self._tenant_calls = tenant_calls
         self._handlers = WrappedHandlers(self._wrap)
 
     async def intercept_service(
@@ -70,7 +76,8 @@ class KeyCheck(grpc.aio.ServerInterceptor):
             caller = self._active.authenticator.authenticate(metadata)
         except Unauthenticated as error:
             raise errors.unauthenticated(str(error)) from None
-        self._in_progress.begin(caller.tenant)
+        self._in_progress.begin()
+        await self._tenant_calls.begin(caller.tenant)
         await self._key_limits.take_request(caller)
         CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
 

@@ -38,7 +38,7 @@ class OpenRpcs(grpc.aio.ServerInterceptor):
             return None
         try:
             self._in_progress.check_server()
-            self._in_progress.begin(None)
+            self._in_progress.begin_keyless()
         except CallRefused as refusal:
             return refusing(errors.call_refused(refusal))
         return handler

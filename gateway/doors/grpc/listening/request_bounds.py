@@ -77,8 +77,8 @@ def bounded(handler: Handler, limits: Callable[[], LimitsConfig], *, needs_key: 
         while (request := await received(context)) is not None:
             yield request
 
-    async def many(_: object, context: Context) -> None:
-        await inner(requests(context), context)
+    async def many(_: object, context: Context) -> Any:
+        return await inner(requests(context), context)
 
     make: Any = (
         grpc.stream_stream_rpc_method_handler

@@ -7,12 +7,15 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.batch.port import BatchPort
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.budget_standings import BudgetStandings
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.http.dialect import Dialect, Routes
 from gateway.doors.http.door import HttpDoor
 from gateway.doors.http.exchange import Services
@@ -35,9 +38,11 @@ class HttpParts:
     watches: Watches
     key_limits: KeyLimits
     in_progress: CallsInProgress
+    tenant_calls: TenantCalls
     telemetry: Telemetry
     certificates: Certificates | None
     clock: Callable[[], float]
+    batches: BatchPort
     shares_port: bool = False
     """Whether other fronts of the same gateway listen on the same port."""
 
@@ -68,7 +73,9 @@ async def http_port(
         deliveries=parts.deliveries,
         watches=parts.watches,
         silences=silences,
+        standings=BudgetStandings(parts.port, parts.clock),
         clock=parts.clock,
+        batches=parts.batches,
     )
     observing = parts.telemetry
     door = HttpDoor(
@@ -76,6 +83,7 @@ async def http_port(
         services,
         key_limits=parts.key_limits,
         in_progress=parts.in_progress,
+        tenant_calls=parts.tenant_calls,
         observer=HttpObserver(
             observing.tracer, parts.clock, observing.http_ended, is_on=observing.is_on
         ),

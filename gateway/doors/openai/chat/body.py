@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from gateway.doors.openai.wire.options import ReasoningFields, SamplingFields, ThinkingFields
@@ -113,6 +115,8 @@ class ChatBody(SamplingFields, kw_only=True):
     thinking: ThinkingFields | None = None
     chat_template_kwargs: msgspec.Raw = msgspec.Raw()
     prompt_cache_key: str | None = None
+    safety_identifier: Any = None
+    user: Any = None
 
 
 decode_chat = msgspec.json.Decoder(ChatBody).decode

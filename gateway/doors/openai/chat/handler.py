@@ -11,6 +11,7 @@ from gateway.doors.http.terms import is_session_id
 from gateway.doors.openai.chat.answer import PING, ChatEvents, whole_answer
 from gateway.doors.openai.chat.body import decode_chat
 from gateway.doors.openai.chat.request import generation_steps
+from gateway.doors.openai.wire.options import end_user_of
 
 
 async def chat_completions(exchange: Exchange) -> web.StreamResponse:
@@ -18,12 +19,14 @@ async def chat_completions(exchange: Exchange) -> web.StreamResponse:
     body = await exchange.body(decode_chat)
     generation = await in_slices(generation_steps(body, exchange))
     session = body.prompt_cache_key or ""
+    end_user = end_user_of(body.safety_identifier, body.user)
     stream, usage = bool(body.stream), body.stream_options
     del body  # a large one would stay in memory as long as the stream
     call = await exchange.generate_call(
         generation,
         whole_answer=not stream,
         session_id=session if is_session_id(session) else "",
+        end_user=end_user,
     )
     if not stream:
         choices, finished = await run_whole(exchange, call)

@@ -17,6 +17,7 @@ from gateway.doors.openai.responses.events import ResponseEvents
 from gateway.doors.openai.responses.output import Output
 from gateway.doors.openai.responses.request import ENCRYPTED, answer_head, generation_steps
 from gateway.doors.openai.responses.stored import ENTRY_BYTES, ResponseStore, StoredResponse
+from gateway.doors.openai.wire.options import end_user_of
 
 PING = b": ping\n\n"
 RESPONSE_PREFIX = "resp_"
@@ -46,6 +47,7 @@ class Responses:
         messages = generation.input.messages if is_stored else ()  # type: ignore[union-attr]
         asked = messages[1:] if body.instructions else messages
         session = body.prompt_cache_key or ""
+        end_user = end_user_of(body.safety_identifier, body.user)
         size = exchange.body_bytes
         del body  # a large one would stay in memory as long as the stream
 
@@ -58,6 +60,7 @@ class Responses:
             generation,
             whole_answer=not stream,
             session_id=session if is_session_id(session) else "",
+            end_user=end_user,
         )
         if stream:
             return await run_stream(exchange, call, events, ping=PING)

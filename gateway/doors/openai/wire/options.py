@@ -31,6 +31,11 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     stop_token_ids: list[int] | None = None
 
 
+def end_user_of(*names: object) -> str:
+    """Whom the caller acts for: the first of the fields that is a text; empty: none is."""
+    return next((name for name in names if isinstance(name, str) and name), "")
+
+
 def sampling_of(body: SamplingFields) -> Sampling:
     """Raises HttpError (INVALID)."""
     values: dict[str, float | None] = {}

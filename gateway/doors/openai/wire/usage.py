@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.domain.outcomes import Finished
-from gateway.doors.http.costs import charged_nano_usd, usd_text
+from gateway.doors.http.costs import usd_text
 from scheduler.contract import Usage
 
 
@@ -54,5 +54,5 @@ def _details(usage: Usage, prompt: str, completion: str) -> dict[str, Any]:
 
 
 def _cost(finished: Finished) -> dict[str, Any]:
-    charged = charged_nano_usd(finished)
+    charged = finished.charged_nano_usd
     return {} if charged is None else {"cost": msgspec.Raw(usd_text(charged).encode())}

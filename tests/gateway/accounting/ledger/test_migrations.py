@@ -13,10 +13,9 @@ import msgspec
 import pytest
 
 from gateway.accounting.accounting import open_accounting
-from gateway.accounting.ledger.database import LedgerUnusable
+from gateway.accounting.ledger.database import Dialect, LedgerUnusable
 from gateway.accounting.ledger.migrations import (
     MIGRATIONS,
-    Dialect,
     Migration,
     apply_next,
     migrate,
@@ -116,7 +115,7 @@ def test_later_steps_bring_it_forward_and_keep_every_row(path: Path) -> None:
     bring_forward(connection, LATER)
     assert run_now(version(tx)) == len(LATER)
     assert run_now(content(tx)) == expected()
-    assert run_now(tx.rows("SELECT COUNT(*) FROM attempt WHERE labels <> key_id")) == [(0,)]
+    assert run_now(tx.rows("SELECT COUNT(*) FROM attempt WHERE stamps <> key_id")) == [(0,)]
     bring_forward(connection, LATER)  # nothing is left to do
     assert run_now(version(tx)) == len(LATER)
     connection.close()

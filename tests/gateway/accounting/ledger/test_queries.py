@@ -13,12 +13,14 @@ from gateway.accounting.ledger import queries
 from gateway.accounting.ledger.budgets import overrides, standings, top_sessions
 from gateway.accounting.ledger.corrections import NoSuchRow, correct
 from gateway.accounting.ledger.database import Row, Tx
-from gateway.accounting.ledger.queries import Group, Order, Selection, pages, spend
+from gateway.accounting.ledger.queries import Selection, pages
 from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
 from gateway.accounting.ledger.sqlite import SqliteDatabase, SqliteTx, run_now
+from gateway.accounting.rollups.spend import Group, Order, spend
 from scheduler.budgets.budget import Budget, BudgetAccount
 from scheduler.budgets.budget_window import Period
 from tests.golden_ledger import EPOCH, OTHER_SESSION, SCHEMA_1, WRITTEN_UNIX_S
+from tests.ledgers import make_tables
 
 ALL = Selection(from_us=0, to_us=2**62)
 MONTH = Budget(tenant="team", key_id="capped", period=Period.MONTH, cap_nano_usd=10**9)
@@ -33,6 +35,7 @@ def tx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tx]:
     monkeypatch.setattr("time.time", lambda: WRITTEN_UNIX_S)
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.executescript(SCHEMA_1)
+    make_tables(connection)
     yield SqliteTx(connection)
     connection.close()
 

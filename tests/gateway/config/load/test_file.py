@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import example, given
@@ -89,6 +90,13 @@ def test_what_is_right_loads_with_its_defaults() -> None:
     assert config.limits.attempts == 3
     assert config.server.listen == "[::1]:50051"
     assert check(changed()) == config
+
+
+def test_every_default_lies_within_its_own_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "whole.yaml"
+    config = check(BASE)
+    path.write_bytes(msgspec.yaml.encode(config))
+    assert load(path) == config
 
 
 def test_the_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:

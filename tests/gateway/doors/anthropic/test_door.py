@@ -22,7 +22,7 @@ from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from tests import serving
 from tests.http_serving import ServingHttp, serving_http
-from tests.scripted import ROLE, Scripted, listening, word
+from tests.scripted import DONE, ROLE, Scripted, listening, word
 from tests.serving import KEY, MODEL
 
 CONTEXT_TOKENS = 8192
@@ -294,3 +294,31 @@ async def test_leaving_a_stream_frees_the_engine(
         async for _ in stream:
             break
     await serving.until(lambda: engine.open_requests == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [(b'"END"', ("stop_sequence", "END")), (b"151645", ("end_turn", None)), (b'"eos"', None)],
+)
+async def test_the_text_that_ended_the_answer_is_told(
+    stream: bool, told: bytes, expected: tuple[str, str | None] | None
+) -> None:
+    """Some servers have other words in its place."""
+    last = b'{"index":0,"delta":{},"finish_reason":"stop","stop_reason":%s}' % told
+    frames = [ROLE, word(1), b'data: {"model":"m","choices":[%s]}\n\n' % last, DONE]
+    script = Scripted(frames=frames)
+    async with listening(script):
+        settings = serving.config(pools=[serving.pool([script.url])])
+        async with (
+            serving_http(settings) as gateway,
+            anthropic.AsyncAnthropic(base_url=gateway.url, auth_token=KEY, api_key=None) as client,
+        ):
+            asked: Any = {"model": MODEL, "max_tokens": 6, "messages": user()}
+            asked["stop_sequences"] = ["END", "FIN"]
+            if stream:
+                async with client.messages.stream(**asked) as events:
+                    answer: Any = await events.get_final_message()
+            else:
+                answer = await client.messages.create(**asked)
+    assert (answer.stop_reason, answer.stop_sequence) == (expected or ("end_turn", None))

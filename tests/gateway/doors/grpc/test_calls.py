@@ -48,6 +48,8 @@ FULL = generation_pb2.GenerateRequest(
     ),
     priority=-3,
     session_id="s",
+    labels={"team": "a"},
+    end_user="u",
     data_policy=generation_pb2.DataPolicy(local_only=True, remote_classes=["eu", "us"]),
     max_cost_nano_usd=99,
     idempotency_key="once",

@@ -15,6 +15,7 @@ from gateway.domain.generation import Chat, Chunk, Generation, Message, Role
 from gateway.domain.outcomes import Finished
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.http.answers import json_answer, run_stream, run_whole
 from gateway.doors.http.dialect import Dialect, ErrorShape, Route
 from gateway.doors.http.errors import HttpError
@@ -98,9 +99,13 @@ def parts_of(served: Serving) -> HttpParts:
         watches=front.watches,
         key_limits=KeyLimits(served.gateway.scheduler, clock, refused),
         in_progress=CallsInProgress(lambda: front.active.config.limits, refused),
+        tenant_calls=TenantCalls(
+            served.gateway.scheduler, lambda: front.active.config.limits, refused
+        ),
         telemetry=served.gateway.telemetry,
         certificates=front.certificates,
         clock=clock,
+        batches=served.gateway.lane.desk,
     )
 
 

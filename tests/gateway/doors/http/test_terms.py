@@ -82,3 +82,16 @@ def test_sessions_come_from_the_headers_of_clients(name: str) -> None:
     assert terms_of(CIMultiDict(mine)).session_id == "s-1"
     for unusable in ("", "x" * 129, "\u00e9"):
         assert terms_of(CIMultiDict({name: unusable})).session_id == ""
+
+
+@pytest.mark.parametrize(("value", "hops"), [("0", 0), ("4", 4)])
+def test_the_gateways_on_the_way_are_counted(value: str, hops: int) -> None:
+    assert terms_of(CIMultiDict({"moegate-hops": value})).hops == hops
+
+
+@pytest.mark.parametrize("value", ["5", "99", "100", "-1", "a", ""])
+def test_too_many_gateways_are_refused(value: str) -> None:
+    with pytest.raises(HttpError) as caught:
+        terms_of(CIMultiDict({"moegate-hops": value}))
+    assert (caught.value.status, caught.value.may_retry) == (400, False)
+    assert caught.value.param == "moegate-hops"

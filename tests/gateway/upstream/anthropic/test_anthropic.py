@@ -352,6 +352,20 @@ def test_without_usage_it_is_estimated() -> None:
     assert decoder.end().usage == Usage(prompt_tokens=77, completion_tokens=3, estimated=True)
 
 
+def test_the_text_that_ended_the_answer_is_told_once() -> None:
+    decoder = MessageDecoder(lambda: 77)
+    chunk = decoder.feed(
+        [
+            b'{"type":"content_block_delta","index":0,"delta":{"text":"a"}}',
+            b'{"type":"message_delta","delta":{"stop_reason":"stop_sequence",'
+            b'"stop_sequence":"END"}}',
+        ]
+    )
+    assert chunk is not None
+    [delta] = chunk.deltas
+    assert (delta.finish_reason, delta.matched_stop) == (FinishReason.STOP, "END")
+
+
 @pytest.mark.parametrize(
     ("payload", "kind"),
     [

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from gateway.config.remote import Feature
 from gateway.domain.generation import (
     Chat,
     Generation,
@@ -21,9 +22,11 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
+from gateway.domain.slices import finish
 from gateway.upstream.anthropic.body import (
     ANTHROPIC_FEATURES,
     REFUSED_TOGETHER,
+    messages_body,
     plain,
     unsupported_fields,
 )
@@ -69,6 +72,42 @@ def test_how_to_think(
 ) -> None:
     made = body(asked(reasoning))
     assert (made.get("thinking"), made.get("output_config")) == (thinking, config)
+
+
+def adaptive(**fields: Any) -> Generation:
+    """A request that leaves it to the model whether it thinks."""
+    tools = {k: fields.pop(k) for k in ("tools", "tool_choice", "reasoning") if k in fields}
+    return replace(generation(Chat(messages=(USER,), adaptive_thinking=True, **tools)), **fields)
+
+
+@pytest.mark.parametrize(
+    ("made", "thinking"),
+    [
+        (adaptive(), {"type": "adaptive"}),
+        (adaptive(reasoning=Reasoning(effort=ReasoningEffort.LOW)), {"type": "adaptive"}),
+        (adaptive(sampling=Sampling(temperature=1.0, top_p=0.95)), {"type": "adaptive"}),
+        (adaptive(tools=(TOOL,), tool_choice=ToolMode.AUTO), {"type": "adaptive"}),
+        # A permission is given up for what was asked.
+        (adaptive(sampling=Sampling(temperature=0.5)), None),
+        (adaptive(sampling=Sampling(top_k=5)), None),
+        (adaptive(sampling=Sampling(top_p=0.9)), None),
+        (adaptive(tools=(TOOL,), tool_choice=ToolMode.REQUIRED), None),
+    ],
+)
+def test_a_model_that_may_think(made: Generation, thinking: dict[str, str] | None) -> None:
+    assert not refused(made)
+    assert body(made).get("thinking") == thinking
+
+
+def test_a_model_that_cannot_think_is_not_asked_to() -> None:
+    features = ANTHROPIC_FEATURES - {Feature.THINKING}
+    made = finish(messages_body(adaptive(), "m", features, {}))
+    assert "thinking" not in msgspec.json.decode(made)
+
+
+def test_the_configuration_goes_before_a_permission() -> None:
+    extra = {"thinking": msgspec.Raw(b'{"type": "disabled"}')}
+    assert body(adaptive(), extra)["thinking"] == {"type": "disabled"}
 
 
 def test_the_request_goes_before_the_configuration() -> None:

@@ -78,6 +78,7 @@ CHAT = Chat(
     parallel_tool_calls=False,
     reasoning=Reasoning(effort=ReasoningEffort.MAX, thinking=True, budget_tokens=50),
     template_kwargs_json='{"enable_thinking": true}',
+    adaptive_thinking=True,
 )
 FULL = Generation(
     request_id="r",
@@ -255,6 +256,7 @@ def done(**fields: object) -> pb.GenerateResponse:
             ),
         ),
         *(ChoiceDelta(index=1, finish_reason=reason) for reason in FinishReason),
+        ChoiceDelta(index=1, finish_reason=FinishReason.STOP, matched_stop="END"),
     ],
 )
 def test_a_piece_comes_back_as_it_was(delta: ChoiceDelta) -> None:

@@ -658,3 +658,10 @@ def test_a_recorded_refusal_inside_a_stream_is_the_requests_own() -> None:
         run(*golden("chat_stream_bad_regex.sse"))
     assert caught.value.kind is FailureKind.BAD_REQUEST
     assert "Grammar error" in str(caught.value)
+
+
+@pytest.mark.parametrize(("told", "matched"), [("END", "END"), (2, ""), (None, ""), ([1], "")])
+def test_the_text_that_ended_the_answer_is_told(told: Any, matched: str) -> None:
+    """vLLM tells the text, or the id of a token."""
+    [choice], _ = run(frame(text("a")), frame({**END, "stop_reason": told}), b"[DONE]")
+    assert (choice.finish_reason, choice.matched_stop) == (FinishReason.STOP, matched)

@@ -1,0 +1,158 @@
+"""How long reports over a year take, with ten million attempts in the ledger.
+
+    python -m benchmarks.ledger_reports [--rows 10000000] [--postgres]
+
+Attempts spread over a year, of 40 keys, 4 models, 6 placements and many sessions, are written and
+rolled up as the gateway does it. Then each report is read five times; the slowest counts. The
+PostgreSQL is Debian's, started for this (tests/stack/postgres.py). It takes an hour and 10 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.accounting.ledger.database import Database, Tx
+from gateway.accounting.ledger.queries import Selection
+from gateway.accounting.ledger.rows import INSERT, bare_row
+from gateway.accounting.ledger.schema import ATTEMPT_COLUMNS
+from gateway.accounting.rollups.fold import fold
+from gateway.accounting.rollups.spend import Group, Order, spend
+from tests.ledgers import TIME_S
+
+DAY_US = 86_400_000_000
+YEAR_US = 365 * DAY_US
+KEYS, MODELS, PLACEMENTS = 40, 4, 6
+SESSIONS_A_DAY = 800
+EPOCH = "benchmark"
+BATCH_ROWS = 20_000
+FOLD_ROWS = 200_000
+"""The gateway adds 5,000 rows at once, so that others are not held up. Here nobody waits."""
+REPEATS = 5
+AIM_S = 2.0
+REPORTS: tuple[tuple[Group, ...], ...] = (
+    *[(), (Group.TENANT,), (Group.KEY, Group.MODEL), (Group.PLACEMENT,), (Group.MODEL, Group.WEEK)],
+    *[(Group.MONTH, Group.TENANT), (Group.DAY,), (Group.HOUR,), (Group.SESSION,)],
+)
+
+
+def batches(rows: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows in the order of their time."""
+    chance = random.Random(1)
+    start_us = int(TIME_S * 1e6) // YEAR_US * YEAR_US
+    blank = dict(zip(ATTEMPT_COLUMNS, bare_row(epoch=EPOCH), strict=True))
+    for first in range(0, rows, BATCH_ROWS):
+        batch = []
+        for seq in range(first, min(rows, first + BATCH_ROWS)):
+            at_us = start_us + seq * YEAR_US // rows
+            session = min(chance.randrange(SESSIONS_A_DAY), chance.randrange(SESSIONS_A_DAY))
+            key = session % KEYS
+            place = (session + chance.randrange(2)) % PLACEMENTS
+            row = blank | {
+                "seq": seq,
+                "state": "final",
+                "request_id": f"request-{seq}",
+                "attempt": 1,
+                "key_id": f"key-{key}",
+                "tenant": f"tenant-{key % 8}",
+                "session_id": f"{at_us // DAY_US}-{session}",
+                "model": f"model-{place % MODELS}",
+                "slo_class": "interactive",
+                "placement": f"placement-{place}",
+                "pool": f"pool-{place % MODELS}",
+                "kind": "local" if place else "remote",
+                "outcome": "ok",
+                "started_unix_us": at_us - 10**6,
+                "ended_unix_us": at_us,
+                "prompt_tokens": 1000,
+                "cached_tokens": 300,
+                "completion_tokens": 200,
+                "metered_nano_usd": 90_000,
+                "charged_nano_usd": 100_000,
+                "budgeted_nano_usd": 100_000,
+                "parts": '[["uncached_input",700,30000],["output",200,60000]]',
+                "cheapest_remote_nano_usd": 200_000,
+            }
+            batch.append(tuple(row.values()))
+        yield batch
+
+
+async def fill(database: Database, rows: int) -> None:
+    """Writes the rows and makes the roll-ups."""
+    began_s = time.perf_counter()
+
+    async def register(tx: Tx) -> None:
+        await tx.run("INSERT INTO fold (epoch, folded_seq) VALUES ($1, -1)", EPOCH)
+
+    await database.write(register)
+    for batch in batches(rows):
+        await database.write(lambda tx: tx.many(INSERT, batch))  # noqa: B023
+    wrote_s = time.perf_counter()
+    while await database.write(lambda tx: fold(tx, FOLD_ROWS)):
+        pass
+    folded_s = time.perf_counter()
+    print(
+        f"  {rows:,} rows written in {wrote_s - began_s:.0f} s, rolled up in"
+        f" {folded_s - wrote_s:.0f} s ({(folded_s - wrote_s) / rows * 1e6:.0f} us a row)"
+    )
+
+
+async def report(database: Database) -> None:
+    """Reads each report."""
+    start_us = int(TIME_S * 1e6) // YEAR_US * YEAR_US
+    # An hour and a half later, so that both edges are of single rows.
+    window = Selection(from_us=start_us + 5_400_000_000, to_us=start_us + YEAR_US)
+    for groups in REPORTS:
+        took_s = 0.0
+        for _ in range(REPEATS):
+            began_s = time.perf_counter()
+            found = await database.read(
+                lambda tx: spend(tx, window, groups, Order.SPEND, 10_000)  # noqa: B023
+            )
+            took_s = max(took_s, time.perf_counter() - began_s)
+        name = ", ".join(groups) or "the sum"
+        remark = "" if took_s <= AIM_S else f"  (aim: {AIM_S:g} s)"
+        print(f"  by {name}: {len(found):,} rows in {took_s:.2f} s{remark}", flush=True)
+
+
+async def measure(rows: int, folder: Path, dsn: str | None) -> None:
+    """Fills a new ledger, and reads it."""
+    from gateway.accounting.ledger.postgres import connect
+    from gateway.accounting.ledger.sqlite import SqliteDatabase
+
+    print("SQLite" if dsn is None else "PostgreSQL", flush=True)
+    path = folder / "ledger"
+    database = SqliteDatabase(path) if dsn is None else await connect(dsn, "benchmark")
+    try:
+        await fill(database, rows)
+        await report(database)
+    finally:
+        await database.close()
+    if dsn is None:
+        print(f"  {path.stat().st_size / 1e9:.1f} GB")
+
+
+def main() -> None:
+    """Prints the times."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--postgres", action="store_true", help="on PostgreSQL, not on SQLite")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        if not args.postgres:
+            asyncio.run(measure(args.rows, Path(name), None))
+            return
+        from tests.stack.postgres import running_postgres
+
+        with running_postgres() as server:
+            asyncio.run(measure(args.rows, Path(name), server.dsn))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The batch lane: offline jobs, their files, and the runner that runs their items."""

@@ -1,0 +1,29 @@
+"""When a job will have ended, and what it will have been charged, by what has ended so far."""
+
+from __future__ import annotations
+
+from gateway.batch.jobs import Job, JobState
+
+LEAST_US = 1_000_000
+"""Time of a job before its pace is told."""
+
+
+def estimated_end_us(job: Job, now_us: int) -> int | None:
+    """Unix microsecond at which a job ends at its mean pace; None: it has ended, is being stopped,
+    or has no pace yet. Never after its deadline, at which it is ended."""
+    ended = job.succeeded + job.failed
+    if job.state is not JobState.IN_PROGRESS or job.started_unix_us is None or not ended:
+        return None
+    ran_us = now_us - job.started_unix_us
+    if ran_us < LEAST_US:
+        return None
+    return min(job.deadline_unix_us, now_us + ran_us * job.left // ended)
+
+
+def estimated_nano_usd(job: Job) -> int | None:
+    """What the whole job will have been charged at the mean of the items that ended so far; None:
+    none has, or some have no price."""
+    ended = job.succeeded + job.failed
+    if not ended or job.unpriced:
+        return None
+    return job.charged_nano_usd * job.items // ended

@@ -1,0 +1,170 @@
+"""Items in flight, of all jobs: starts them within the bounds, runs each in a task, and records
+what comes of it.
+
+An item stays in flight until its result is on the disk, so that the bound on items in flight also
+bounds what waits for the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.batch.jobs import Item, ItemResult, request_id
+from gateway.batch.running.execution import ItemAnswer, ItemCall
+from gateway.batch.running.parts import RunnerParts
+from gateway.batch.running.recorder import Recorder
+from gateway.batch.running.retries import Retry
+from gateway.batch.running.running_job import RunningJob
+from gateway.batch.store.files import read_bytes
+from gateway.batch.store.items import take_items
+from gateway.batch.store.jobs import ClaimLost
+from scheduler.limits.rate_limit import NO_RATE_LIMITS
+
+log = logging.getLogger(__name__)
+TAKE_ITEMS = 64
+"""Items that are taken from the database at once."""
+_KEY_GONE = "key_removed"
+_INTERNAL = "internal_error"
+
+
+class ItemRuns:
+    """Runs items. `on_change`: called when another item may be startable; `on_lost`: when another
+    runner has the job."""
+
+    def __init__(
+        self,
+        parts: RunnerParts,
+        recorder: Recorder,
+        *,
+        on_change: Callable[[], None],
+        on_lost: Callable[[RunningJob], None],
+    ) -> None:
+        self._parts = parts
+        self._recorder = recorder
+        self._on_change = on_change
+        self._on_lost = on_lost
+        self._turn = 0
+        self.in_flight = 0
+        self.waiting: Counter[str] = Counter()
+        """Items by model that have no placement yet."""
+
+    async def start(self, jobs: Sequence[RunningJob]) -> None:
+        """Starts items of jobs in turns, as far as the bounds let them. Raises
+        LedgerUnavailable."""
+        bounds, now_s = self._parts.bounds(), self._parts.clock()
+        for running in jobs:
+            running.release_due(now_s)
+        progress = bool(jobs)
+        while progress:
+            progress = False
+            self._turn += 1
+            for offset in range(len(jobs)):
+                running = jobs[(self._turn + offset) % len(jobs)]
+                for model in sorted(running.models()):
+                    if self.in_flight >= bounds.items_in_flight:
+                        return
+                    if self.waiting[model] < bounds.items_waiting:
+                        progress |= await self._start_next(running, model)
+
+    async def _start_next(self, running: RunningJob, model: str) -> bool:
+        if not running.taken.get(model) and running.waiting.get(model):
+            now_us = self._parts.now_us()
+            try:
+                taken = await self._parts.database.write(
+                    lambda tx: take_items(tx, running.claim, model, TAKE_ITEMS, now_us)
+                )
+            except ClaimLost:
+                self._on_lost(running)
+                return False
+            running.add_taken(model, taken)
+        item = None if running.stopped else running.next_item(model)
+        if item is None:
+            return False
+        share = running.begin(item)
+        self.in_flight += 1
+        self.waiting[model] += 1
+        running.tasks[item.number] = asyncio.create_task(
+            self._run(running, item, share), name="moegate-batch-item"
+        )
+        return True
+
+    async def _run(self, running: RunningJob, item: Item, share: int | None) -> None:
+        waits = True
+
+        def started() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                self.waiting[item.model] -= 1
+                self._on_change()
+
+        try:
+            answer = await self._answer(running, item, share, started)
+            if answer.retry is None or not running.try_again(
+                item, answer.retry, self._parts.clock()
+            ):
+                await self._record(running, item, answer)
+        except ClaimLost:
+            self._on_lost(running)
+        except LedgerUnavailable as error:
+            log.warning("an item of batch %s waits: %s", running.job.job_id, error)
+            running.try_again(item, Retry(), self._parts.clock())
+        except asyncio.CancelledError:
+            if not running.stopped:
+                raise
+        finally:
+            started()
+            self.in_flight -= 1
+            running.tasks.pop(item.number, None)
+            self._on_change()
+
+    async def _answer(
+        self, running: RunningJob, item: Item, share: int | None, on_start: Callable[[], None]
+    ) -> ItemAnswer:
+        parts, job = self._parts, running.job
+        execution = parts.executions[job.form]
+        caller = parts.caller_of(job.key_id)
+        if caller is None:
+            text = f"key {job.key_id} is not configured any more"
+            content = execution.failed(job.job_id, item, _KEY_GONE, text)
+            return ItemAnswer(is_ok=False, content=content)
+        content = await parts.database.read(
+            lambda tx: read_bytes(tx, job.file_id, item.start_byte, item.size_bytes)
+        )
+        call = ItemCall(
+            request_id=request_id(job.job_id, item.number),
+            item=item,
+            content=content,
+            endpoint=job.endpoint,
+            # The lane has bounds of its own, and takes nothing from the limits of interactive work.
+            caller=replace(caller, limits=NO_RATE_LIMITS),
+            terms=job.terms,
+            remaining_s=max(0.001, (job.deadline_unix_us - parts.now_us()) / 1e6),
+            max_cost_nano_usd=share,
+            on_start=on_start,
+        )
+        try:
+            return await execution.run(call)
+        except Exception:
+            log.exception("an item of batch %s failed inside the gateway", job.job_id)
+            text = "the gateway failed: its log says why"
+            content = execution.failed(job.job_id, item, _INTERNAL, text)
+            return ItemAnswer(is_ok=False, content=content, retry=Retry(is_failure=True))
+
+    async def _record(self, running: RunningJob, item: Item, answer: ItemAnswer) -> None:
+        result = ItemResult(
+            number=item.number,
+            custom_id=item.custom_id,
+            is_ok=answer.is_ok,
+            content=answer.content,
+            charged_nano_usd=answer.charged_nano_usd,
+            has_run=answer.has_run,
+            tokens=answer.tokens,
+        )
+        await self._recorder.record(running.claim, result)
+        running.end(item, answer.charged_nano_usd)

@@ -1,0 +1,80 @@
+"""Bounds the calls in progress of each tenant, over all fronts together.
+
+The scheduler counts them, as slots of the tenant. A front keeps a few free slots of a tenant for
+its next calls, so that most calls ask nothing. At most one in `KEPT_PARTS` of `limits.tenant_rpcs`
+is kept in each front: by so much a tenant whose calls come through several fronts may be refused
+too early, and never too late. A bound below `KEPT_PARTS` is exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable
+
+from gateway.config.limits import LimitsConfig
+from gateway.doors.entry.calls_in_progress import RETRY_S
+from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.slots import take_slot
+from scheduler.limits.rate_limit import RateLimits
+from scheduler.port import SchedulerPort, SlotFreed
+
+KEPT_PARTS = 64
+TENANT = "TENANT_RPCS"
+"""Reason of refusals."""
+
+
+class TenantCalls:
+    """The calls of all tenants. `limits`: those in force. `refused` receives the reason of every
+    refusal."""
+
+    def __init__(
+        self,
+        port: SchedulerPort,
+        limits: Callable[[], LimitsConfig],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._port = port
+        self._limits = limits
+        self._refused = refused
+        self._most = 0
+        self._kept: dict[str, int] = {}
+        """Free slots that are kept here, by tenant."""
+
+    async def begin(self, tenant: str) -> None:
+        """Counts a call until the current task ends. Raises CallRefused, and then counts
+        nothing."""
+        most = self._limits().tenant_rpcs
+        if most != self._most:  # slots that were kept under another bound may be too many
+            self._most = most
+            for name in tuple(self._kept):
+                self._keep(name, 0)
+        kept = self._kept.get(tenant, 0)
+        if kept:
+            self._kept[tenant] = kept - 1
+        elif await take_slot(self._port, _holder(tenant), RateLimits(concurrent_requests=most)):
+            self._refused(TENANT)
+            text = f"{most} RPCs of tenant {tenant} are in progress here: limits.tenant_rpcs"
+            raise CallRefused(TENANT, text, random.uniform(*RETRY_S))
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(functools.partial(self._end, tenant))
+
+    def _end(self, tenant: str, _: asyncio.Task[object]) -> None:
+        kept = self._kept.get(tenant, 0) + 1
+        self._kept[tenant] = kept
+        self._keep(tenant, self._most // KEPT_PARTS)
+
+    def _keep(self, tenant: str, most: int) -> None:
+        """Gives back what is kept beyond `most` slots."""
+        kept = self._kept.pop(tenant, 0)
+        for _ in range(kept - most):
+            self._port.send(SlotFreed(key_id=_holder(tenant)))
+        if kept := min(kept, most):
+            self._kept[tenant] = kept
+
+
+def _holder(tenant: str) -> str:
+    """Names the tenant among the holders of slots; no key's id has a colon."""
+    return f"tenant:{tenant}"

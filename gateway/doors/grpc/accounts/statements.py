@@ -1,0 +1,150 @@
+"""GetStatement: the bill of a window, and whose it is."""
+
+from __future__ import annotations
+
+from gateway.accounting.accounting import Accounting
+from gateway.accounting.ledger.caller_reads import TooManyReads
+from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.accounting.reports.statement import SharingRule
+from gateway.accounting.reports.statement import Statement as Closed
+from gateway.accounting.reports.windows import (
+    PeriodStatement,
+    StatementQuery,
+    TooManyLines,
+    window_statement,
+)
+from gateway.accounting.rollups.pool_bills import PoolBill
+from gateway.accounting.rollups.spend import Group, WindowTooFine
+from gateway.auth.authenticator import Caller
+from gateway.config.gateway import KeyRole
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.accounts.ledger_errors import unread
+from gateway.doors.grpc.accounts.windows import GROUPS, TIMES, groups_of, whole_hours_of
+from gateway.doors.grpc.rpc_context import check_texts
+from moegate.v1 import usage_pb2
+
+DEFAULT_SPAN_S = 30 * 86_400
+MOST_GROUPS = 3
+MOST_WEIGHTS = 1000
+MILLION = 1_000_000
+_RULES = {
+    usage_pb2.SHARING_RULE_UNSPECIFIED: SharingRule.NONE,
+    usage_pb2.SHARING_RULE_USE: SharingRule.BY_USE,
+    usage_pb2.SHARING_RULE_WEIGHT: SharingRule.BY_WEIGHT,
+    usage_pb2.SHARING_RULE_ROW: SharingRule.OWN_ROW,
+}
+_ACCOUNTS = ("waste", "idle", "unavailable", "external", "unobserved")
+
+
+async def get_statement(
+    accounting: Accounting, caller: Caller, request: usage_pb2.GetStatementRequest
+) -> usage_pb2.GetStatementResponse:
+    """Builds the response. Raises RpcError."""
+    query = _query(request)
+    own_lines = None
+    if caller.role is not KeyRole.OPERATOR:
+        if Group.TENANT not in query.groups:
+            fault = f"key {caller.key_id} sees the lines of its tenant: group by tenant, too"
+            raise errors.invalid([("group_by", fault)])
+        own_lines = query.groups.index(Group.TENANT)
+    await accounting.pool_accounts.catch_up()
+    try:
+        await accounting.write_rows()
+        found = await accounting.reads.read(caller.tenant, lambda tx: window_statement(tx, query))
+    except (LedgerUnavailable, TooManyReads) as error:
+        raise unread(error) from error
+    except (WindowTooFine, TooManyLines) as error:
+        raise errors.invalid([("from", str(error))]) from None
+    statements = [_message(part) for part in found]
+    if own_lines is not None:
+        statements = [_of_tenant(part, own_lines, caller.tenant) for part in statements]
+    return usage_pb2.GetStatementResponse(statements=statements)
+
+
+def _query(request: usage_pb2.GetStatementRequest) -> StatementQuery:
+    from_hour, to_hour = whole_hours_of(request, DEFAULT_SPAN_S)
+    groups = groups_of(request.group_by, MOST_GROUPS) or [Group.TENANT]
+    for i, group in enumerate(groups):
+        if group in TIMES:
+            raise errors.invalid([(f"group_by[{i}]", f"{group}: give it as `period`")])
+        if group is Group.LABEL:
+            text = "label: a bill has lines for all requests, also those without the label"
+            raise errors.invalid([(f"group_by[{i}]", text)])
+    period = GROUPS.get(request.period)
+    if request.period and period not in TIMES:
+        raise errors.invalid([("period", "give hour, day, week, month or year")])
+    rule = _RULES.get(request.sharing)
+    if rule is None:
+        raise errors.invalid([("sharing", f"{request.sharing}: no rule")])
+    weights = dict(request.weights)
+    if len(weights) > MOST_WEIGHTS:
+        raise errors.invalid([("weights", f"{len(weights)}: give at most {MOST_WEIGHTS}")])
+    check_texts({f"weights[{i}]": name for i, name in enumerate(weights)})
+    if rule is SharingRule.BY_WEIGHT and (not any(weights.values()) or len(groups) > 1):
+        raise errors.invalid([("weights", "give one group, and weights of its values")])
+    return StatementQuery(
+        from_hour=from_hour,
+        to_hour=to_hour,
+        groups=groups,
+        period=period,
+        rule=rule,
+        weights=weights,
+    )
+
+
+def _message(part: PeriodStatement) -> usage_pb2.Statement:
+    closed: Closed = part.statement
+    message = usage_pb2.Statement(
+        period=part.period,
+        lines=[
+            usage_pb2.StatementLine(
+                group=line.group,
+                own_nano_usd=line.own_nano_usd,
+                remote_nano_usd=line.remote_nano_usd,
+                shared_nano_usd=line.shared_nano_usd,
+                charged_nano_usd=line.charged_nano_usd,
+            )
+            for line in closed.lines
+        ],
+        gpu_bill_nano_usd=closed.gpu_bill_nano_usd,
+        remote_bill_nano_usd=closed.remote_bill_nano_usd,
+        idle_nano_usd=closed.idle_nano_usd,
+        unavailable_nano_usd=closed.unavailable_nano_usd,
+        external_nano_usd=closed.external_nano_usd,
+        unobserved_nano_usd=closed.unobserved_nano_usd,
+        unsettled_nano_usd=closed.unsettled_nano_usd,
+        unshared_nano_usd=closed.unshared_nano_usd,
+        wasted_nano_usd=closed.wasted_nano_usd,
+        pools=[_pool(bill) for bill in part.bills],
+    )
+    message.unpriced.FromNanoseconds(closed.unpriced_ns)
+    return message
+
+
+def _pool(bill: PoolBill) -> usage_pb2.PoolBill:
+    amounts = bill.amounts
+    accounts = {"requests": bill.requests_nano_usd}
+    accounts |= {name: amounts[f"{name}_nano_usd"] for name in _ACCOUNTS}
+    message = usage_pb2.PoolBill(
+        pool=bill.pool,
+        bill_nano_usd=bill.bill_nano_usd,
+        accounts=[
+            usage_pb2.PoolAccount(name=name, nano_usd=amount) for name, amount in accounts.items()
+        ],
+        uncached_input_tokens=amounts["uncached_tokens"],
+        cached_input_tokens=amounts["cached_tokens"],
+        output_tokens=amounts["output_tokens"],
+        rates=[
+            usage_pb2.PoolRate(token_kind=kind, allocated_nano_usd_per_mtok=rate)
+            for kind, rate in bill.allocated_nano_usd_per_mtok().items()
+        ],
+    )
+    if amounts["paid_ns"]:
+        message.utilisation = amounts["busy_ns"] / amounts["paid_ns"]
+    return message
+
+
+def _of_tenant(statement: usage_pb2.Statement, column: int, tenant: str) -> usage_pb2.Statement:
+    """What the tenant may see of a statement."""
+    lines = [line for line in statement.lines if line.group[column] == tenant]
+    return usage_pb2.Statement(period=statement.period, lines=lines)

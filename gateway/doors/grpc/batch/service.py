@@ -1,0 +1,251 @@
+"""BatchService: offline jobs of the caller's tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from gateway.batch.files import Chunks, FileDraft, FileKind
+from gateway.batch.intake import ENDPOINTS, FRAME_HEAD, MAX_CUSTOM_ID_CHARS
+from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
+from gateway.batch.port import BatchPort, Owner, PageQuery, ResultQuery
+from gateway.config.batch import BatchConfig
+from gateway.delivery.watches import Watches
+from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.grpc import errors
+from gateway.doors.grpc.batch.messages import batch_errors, batch_message, result_message
+from gateway.doors.grpc.rpc_context import (
+    BoundedWriter,
+    Context,
+    check_texts,
+    current_caller,
+    rpc_errors,
+)
+from moegate.v1 import batch_pb2, batch_pb2_grpc
+from scheduler.contract import SloClass
+
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+POLL_S = 0.5
+"""Seconds between two looks for new results."""
+MAX_PIECE_BYTES = 1 << 20
+MOST_PAIRS, MAX_VALUE_CHARS = 16, 512
+FILENAME = "SubmitBatch"
+
+
+class BatchService(batch_pb2_grpc.BatchServiceServicer):
+    """The RPCs of offline jobs. A tenant's keys share its jobs."""
+
+    def __init__(self, active: ActiveSettings, batches: BatchPort, watches: Watches) -> None:
+        self._active = active
+        self._batches = batches
+        self._watches = watches
+
+    async def SubmitBatch(
+        self, request_iterator: AsyncIterator[batch_pb2.SubmitBatchRequest], context: Context
+    ) -> batch_pb2.SubmitBatchResponse:
+        """Stores the requests, or the pieces of a file, as they arrive, and makes a job of them.
+        The file of a job that is refused is deleted."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            if not caller.allows_slo_class(SloClass.BATCH):
+                mine = ", ".join(caller.slo_classes)
+                text = f"key {caller.key_id} may use the classes {mine}: a batch needs batch"
+                raise errors.denied(text)
+            owner = Owner(tenant=caller.tenant, key_id=caller.key_id)
+            first = await anext(aiter(request_iterator), None)
+            if first is None:
+                raise errors.invalid([("request", "none: send one message or more")])
+            draft = _draft(first, self._active.config.batch)
+            async with batch_errors():
+                job = await self._submit(owner, draft, first, request_iterator)
+            return batch_pb2.SubmitBatchResponse(batch=batch_message(job, _now_us()))
+
+    async def _submit(
+        self,
+        owner: Owner,
+        draft: Callable[[str], JobDraft],
+        first: batch_pb2.SubmitBatchRequest,
+        others: AsyncIterator[batch_pb2.SubmitBatchRequest],
+    ) -> Job:
+        is_lines = bool(first.openai_lines)
+        kind = FileKind.LINES if is_lines else FileKind.FRAMES
+        purpose = "batch" if is_lines else ""
+        batches = self._batches
+        info = await batches.create_file(
+            owner, FileDraft(kind=kind, purpose=purpose, filename=FILENAME)
+        )
+        file_id = info.file_id
+        try:
+            writer = _Writer(batches, owner, file_id, self._active.config.batch.job_items)
+            await writer.add(first, is_lines=is_lines)
+            del first
+            async for message in others:
+                await writer.add(message, is_lines=is_lines)
+            await writer.end()
+            await batches.finish_file(owner, file_id, purpose, FILENAME, None)
+            return await batches.submit(owner, draft(file_id))
+        except BaseException:
+            await asyncio.shield(self._drop(owner, file_id))
+            raise
+
+    async def _drop(self, owner: Owner, file_id: str) -> None:
+        async with batch_errors():
+            await self._batches.delete_file(owner, file_id)
+
+    async def GetBatch(
+        self, request: batch_pb2.GetBatchRequest, context: Context
+    ) -> batch_pb2.GetBatchResponse:
+        """Returns one job. Raises NOT_FOUND."""
+        async with rpc_errors(context), batch_errors():
+            job = await self._batches.job(_owner(), request.batch_id[:MAX_CUSTOM_ID_CHARS])
+            return batch_pb2.GetBatchResponse(batch=batch_message(job, _now_us()))
+
+    async def ListBatches(
+        self, request: batch_pb2.ListBatchesRequest, context: Context
+    ) -> batch_pb2.ListBatchesResponse:
+        """Lists the tenant's jobs, newest first."""
+        async with rpc_errors(context), batch_errors():
+            size = request.page_size or DEFAULT_PAGE
+            if not 1 <= size <= MAX_PAGE:
+                raise errors.invalid([("page_size", f"{size}: give 1 to {MAX_PAGE}, or none")])
+            check_texts({"page_token": request.page_token})
+            query = PageQuery(after=request.page_token, limit=size)
+            page = await self._batches.jobs(_owner(), query)
+            now_us = _now_us()
+            response = batch_pb2.ListBatchesResponse(
+                batches=[batch_message(job, now_us) for job in page.jobs]
+            )
+            if page.has_more:
+                response.next_page_token = page.jobs[-1].job_id
+            return response
+
+    async def CancelBatch(
+        self, request: batch_pb2.CancelBatchRequest, context: Context
+    ) -> batch_pb2.CancelBatchResponse:
+        """Stops a job. Raises NOT_FOUND, or FAILED_PRECONDITION if it has ended."""
+        async with rpc_errors(context), batch_errors():
+            job = await self._batches.cancel(_owner(), request.batch_id[:MAX_CUSTOM_ID_CHARS])
+            return batch_pb2.CancelBatchResponse(batch=batch_message(job, _now_us()))
+
+    async def StreamBatchResults(  # type: ignore[override]  # the stub types generators only
+        self, request: batch_pb2.StreamBatchResultsRequest, context: Context
+    ) -> None:
+        """Streams results until the job has ended. A drain ends it; `skip` lets the client go on
+        elsewhere."""
+        async with rpc_errors(context), batch_errors(), self._watches.open():
+            if request.skip < 0:
+                raise errors.invalid([("skip", f"{request.skip}: give 0 or more")])
+            owner = _owner()
+            job = await self._batches.job(owner, request.batch_id[:MAX_CUSTOM_ID_CHARS])
+            writer = BoundedWriter(context, self._active.config.server.blocked_write_s)
+            in_order, left = request.in_order, request.skip
+            # As they end, results have ranks without gaps; item numbers may have gaps.
+            cursor: int | None = 0 if in_order else request.skip
+            while cursor is not None:
+                page = await self._batches.results(
+                    owner, ResultQuery(job_id=job.job_id, cursor=cursor, in_order=in_order)
+                )
+                for result in page.results:
+                    if in_order and left:
+                        left -= 1
+                        continue
+                    await writer.write(result_message(job.form, result))
+                if not page.results and page.next_cursor is not None:
+                    await asyncio.sleep(POLL_S)
+                cursor = page.next_cursor
+
+
+class _Writer:
+    """Writes what arrives into the file of a new job."""
+
+    def __init__(self, batches: BatchPort, owner: Owner, file_id: str, most: int) -> None:
+        self._batches = batches
+        self._owner = owner
+        self._file_id = file_id
+        self._most = most
+        self._chunks = Chunks()
+        self._names: set[str] = set()
+
+    async def add(self, message: batch_pb2.SubmitBatchRequest, *, is_lines: bool) -> None:
+        """Adds a request or a piece. Raises RpcError (INVALID_ARGUMENT)."""
+        if is_lines:
+            if message.HasField("request") or not message.openai_lines:
+                raise errors.invalid([("openai_lines", "none in a message after the first one")])
+            if len(message.openai_lines) > MAX_PIECE_BYTES:
+                text = f"{len(message.openai_lines)} bytes: send at most {MAX_PIECE_BYTES} at once"
+                raise errors.invalid([("openai_lines", text)])
+            await self._write(message.openai_lines)
+            return
+        number = len(self._names) + 1
+        if not message.HasField("request") or message.openai_lines:
+            raise errors.invalid([("request", f"none in message {number}: send requests only")])
+        if number > self._most:
+            text = f"more than {self._most} requests, batch.job_items: split the batch"
+            raise errors.invalid([("request", text)], "TOO_MANY_REQUESTS")
+        name = message.item_id or str(number)
+        if len(name) > MAX_CUSTOM_ID_CHARS or "\0" in name:
+            text = f"of message {number}: give at most {MAX_CUSTOM_ID_CHARS} characters, no NUL"
+            raise errors.invalid([("item_id", text)])
+        if name in self._names:
+            text = f"{name!r} of message {number} stands on an earlier one: give each its own"
+            raise errors.invalid([("item_id", text)], "DUPLICATE_ITEM")
+        self._names.add(name)
+        item = batch_pb2.SubmitBatchRequest(item_id=name, request=message.request)
+        content = item.SerializeToString()
+        await self._write(FRAME_HEAD.pack(len(content)) + content)
+
+    async def end(self) -> None:
+        """Writes the last chunk."""
+        for number, chunk in self._chunks.end():
+            await self._batches.write_chunk(self._owner, self._file_id, number, chunk)
+
+    async def _write(self, data: bytes) -> None:
+        for number, chunk in self._chunks.add(data):
+            await self._batches.write_chunk(self._owner, self._file_id, number, chunk)
+
+
+def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable[[str], JobDraft]:
+    """Checks the settings of a job, and returns what makes its draft from the id of its file.
+    Raises RpcError (INVALID_ARGUMENT)."""
+    faults: list[tuple[str, str]] = []
+    deadline_s = None
+    if first.HasField("complete_before"):
+        deadline_s = (first.complete_before.ToMicroseconds() - _now_us()) / 1e6
+        if not 0 < deadline_s <= bounds.keep_us / 1e6:
+            text = f"{deadline_s:.0f} s from now: give a time within {bounds.keep_days} days"
+            faults.append(("complete_before", text))
+    if first.openai_lines and first.endpoint not in ENDPOINTS:
+        text = f"{first.endpoint[:80]!r}: give one of {', '.join(ENDPOINTS)}"
+        faults.append(("endpoint", text))
+    most = first.max_cost_nano_usd if first.HasField("max_cost_nano_usd") else None
+    if most is not None and most <= 0:
+        faults.append(("max_cost_nano_usd", f"{most}: give more than 0, or leave it out"))
+    pairs = dict(first.metadata)
+    if len(pairs) > MOST_PAIRS or any(
+        len(key) > MAX_VALUE_CHARS or len(value) > MAX_VALUE_CHARS or "\0" in key + value
+        for key, value in pairs.items()
+    ):
+        text = f"give at most {MOST_PAIRS} pairs of at most {MAX_VALUE_CHARS} characters, no NUL"
+        faults.append(("metadata", text))
+    if faults:
+        raise errors.invalid(faults)
+    terms = JobTerms(
+        local_only=first.data_policy.local_only,
+        remote_classes=frozenset(first.data_policy.remote_classes),
+        max_cost_nano_usd=most,
+        metadata=pairs,
+    )
+    form, endpoint = (Form.OPENAI, first.endpoint) if first.openai_lines else (Form.GRPC, "")
+    return lambda file_id: JobDraft(
+        form=form, file_id=file_id, endpoint=endpoint, deadline_s=deadline_s, terms=terms
+    )
+
+
+def _owner() -> Owner:
+    caller = current_caller()
+    return Owner(tenant=caller.tenant, key_id=caller.key_id)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,1 @@
+"""Which process of a cluster leads, decided by a row in PostgreSQL."""

@@ -1,0 +1,126 @@
+"""The online fit of P(u) = p0 + p1 u + p2 u (2 m - u), the time of prompt tokens (`step_model.py`).
+
+Counters of a second mix prefills with the steps that they share, so prefills are learnt from what
+tells them: from dispatch to first token of own requests, and from single steps that computed
+prompts. Each sample is a time, of which the fitted decode steps and experts are taken off; the rest
+is y = d + f1 (p1 u) + f2 (p2 u (2 m - u)) with the terms of the prior.
+
+Samples count by the noise of what was taken off; they fade, and one that is far off counts little,
+because its prefix was cached otherwise than predicted. Until samples contradict, both factors are
+the one that the decode terms have in common (a server that is twice as slow is so in all parts),
+and d is p0 of the prior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from scheduler.step_time.prefill_samples import PrefillSample
+from scheduler.step_time.step_model import FloatArray, StepModel
+
+FADE_S = 180.0
+"""Time in which the weight of a sample falls to 1/e."""
+LONGEST_FADE_S = 60.0
+"""Of a pause without samples, what counts as time that passed: what was learnt stays."""
+LEAST_NOISE = 0.05
+"""Relative noise of a sample."""
+FACTOR_SPREAD = 1.0
+"""Deviation by which a factor may be expected to differ from the common one."""
+CONSTANT_SPREAD_S = 0.005
+"""The same of p0, in seconds: what lies between a gateway and an engine is in it, too."""
+FAR = 1.0
+"""Relative miss at which a sample counts half."""
+LEAST_FACTOR = 0.02
+"""No prompt token is free."""
+JUMP = 0.3
+"""Mean signed miss of recent samples above which the engine has changed."""
+JUMP_WEIGHT = 0.2
+JUMP_KEEPS = 0.1
+FEWEST_SAMPLES = 5
+
+
+class PrefillFit:
+    """Fits p0, p1 and p2 of one group."""
+
+    def __init__(self, prior: StepModel) -> None:
+        self._constant_s = prior.prefill_s
+        self._square = np.zeros((3, 3))
+        self._moment = np.zeros(3)
+        self._common = 1.0
+        self._seen_s: float | None = None
+        self._drift = 0.0
+        self._since_jump = 0
+        self.samples = 0
+        self.constant_s = prior.prefill_s
+        self.tokens = 1.0
+        """Factors on p1 and p2 of the prior."""
+        self.context = 1.0
+
+    def observe(self, sample: PrefillSample) -> None:
+        """Learns from a sample."""
+        self._fade(sample.at_s)
+        predicted_s = self.seconds(sample.prompts, sample.tokens_s, sample.context_s)
+        noise_s = math.hypot(sample.noise_s, LEAST_NOISE * max(predicted_s, sample.took_s))
+        if noise_s <= 0.0:
+            return
+        miss = (sample.took_s - predicted_s) / max(predicted_s, noise_s, 1e-9)
+        self._follow(miss, sample.took_s > noise_s)
+        weight = sample.weight / noise_s**2
+        if not sample.sure:
+            weight /= 1.0 + (miss / FAR) ** 2
+        row = np.array((sample.prompts, sample.tokens_s, sample.context_s))
+        self._square += weight * np.outer(row, row)
+        self._moment += weight * row * sample.took_s
+        self.samples += 1
+        self._solve()
+
+    def follow(self, common: float) -> None:
+        """Takes the factor that the decode terms have in common."""
+        if abs(common - self._common) > 0.01 * self._common:
+            self._common = common
+            self._solve()
+
+    def seconds(self, prompts: float, tokens_s: float, context_s: float) -> float:
+        """Predicted seconds of prompts whose terms under the prior are these."""
+        return prompts * self.constant_s + tokens_s * self.tokens + context_s * self.context
+
+    def _fade(self, at_s: float) -> None:
+        if self._seen_s is not None:
+            passed_s = min(LONGEST_FADE_S, max(0.0, at_s - self._seen_s))
+            keep = math.exp(-passed_s / FADE_S)
+            self._square *= keep
+            self._moment *= keep
+        self._seen_s = at_s
+
+    def _follow(self, miss: float, tells: bool) -> None:
+        """Forgets older samples when all recent ones miss to one side."""
+        if not tells:
+            return
+        self._drift += JUMP_WEIGHT * (min(1.0, max(-1.0, miss)) - self._drift)
+        self._since_jump += 1
+        if abs(self._drift) > JUMP and self._since_jump >= FEWEST_SAMPLES:
+            self._square *= JUMP_KEEPS
+            self._moment *= JUMP_KEEPS
+            self._drift = 0.0
+            self._since_jump = 0
+
+    def _solve(self) -> None:
+        """Least squares with a ridge to what is expected, and nothing below its least."""
+        expected = np.array((self._constant_s, self._common, self._common))
+        spread = np.array((CONSTANT_SPREAD_S, FACTOR_SPREAD, FACTOR_SPREAD))
+        least = np.array((0.0, LEAST_FACTOR, LEAST_FACTOR))
+        matrix = self._square + np.diag(spread**-2)
+        vector = self._moment + expected * spread**-2
+        free = np.ones(3, dtype=bool)
+        found: FloatArray = least.copy()
+        for _ in range(3):
+            found = least.copy()
+            known = vector[free] - matrix[np.ix_(free, ~free)] @ least[~free]
+            found[free] = np.linalg.solve(matrix[np.ix_(free, free)], known)
+            if not (below := found < least).any():
+                break
+            free &= ~below
+        found = np.maximum(found, least)
+        self.constant_s, self.tokens, self.context = (float(one) for one in found)

@@ -1,0 +1,164 @@
+"""A candidate takes, renews, loses and gives back the lease."""
+
+from __future__ import annotations
+
+from math import inf
+
+from gateway.leadership.candidate import (
+    LEASE_S,
+    LOOK_S,
+    MARGIN_S,
+    RENEW_S,
+    REST_S,
+    RETRY_S,
+    Ask,
+    Candidate,
+    Leader,
+    Row,
+)
+
+FREE = Row(leader=Leader(term=4, name="old", address="old:1", wire_version=1), left_s=-1.0)
+
+
+def leader(term: int, name: str = "me") -> Leader:
+    return Leader(term=term, name=name, address=f"{name}:1", wire_version=1)
+
+
+def leading(asked_s: float = 10.0) -> Candidate:
+    candidate = Candidate("me")
+    candidate.saw(FREE, 9.0)
+    candidate.took(leader(5), asked_s, asked_s + 0.1)
+    return candidate
+
+
+def test_it_looks_first_and_takes_what_is_free() -> None:
+    candidate = Candidate("me")
+    assert candidate.next(9.0) == (Ask.LOOK, -inf)
+    candidate.saw(FREE, 9.0)
+    assert candidate.leader(9.0) is None
+    assert candidate.next(9.0) == (Ask.TAKE, 9.0)
+    candidate.took(leader(5), 10.0, 10.2)
+    assert candidate.term(10.2) == 5
+    assert candidate.leader(10.2) == leader(5)
+
+
+def test_the_lease_counts_from_before_the_question_and_ends_early() -> None:
+    candidate = leading(asked_s=10.0)
+    assert candidate.until_s == 10.0 + LEASE_S - MARGIN_S
+    assert candidate.term(candidate.until_s - 0.001) == 5
+    assert candidate.term(candidate.until_s) == 0
+    assert candidate.next(10.2) == (Ask.RENEW, 10.0 + RENEW_S)
+
+
+def test_a_renewal_extends_it_from_before_its_question() -> None:
+    candidate = leading()
+    candidate.renewed(True, 11.0, 11.9)
+    assert candidate.until_s == 11.0 + LEASE_S - MARGIN_S
+    assert candidate.next(11.9) == (Ask.RENEW, 12.0)
+
+
+def test_an_answer_that_comes_too_late_does_not_bring_it_back() -> None:
+    candidate = leading()
+    candidate.renewed(True, 12.4, 12.6)  # the lease was over at 12.5
+    assert candidate.term(12.6) == 0
+    assert candidate.leader(12.6) is None
+    assert candidate.next(12.6) == (Ask.RELEASE, -inf)
+    assert candidate.given_back() == 5
+    candidate.released(12.7)
+    assert candidate.next(12.7) == (Ask.LOOK, 12.7)
+
+
+def test_a_lease_that_was_taken_too_late_is_given_back() -> None:
+    candidate = Candidate("me")
+    candidate.saw(FREE, 9.0)
+    candidate.took(leader(5), 10.0, 13.0)
+    assert candidate.term(13.0) == 0
+    assert candidate.next(13.0)[0] is Ask.RELEASE
+
+
+def test_another_leader_is_followed() -> None:
+    candidate = Candidate("me")
+    candidate.saw(Row(leader=leader(7, "other"), left_s=2.0), 10.0)
+    assert candidate.leader(10.0) == leader(7, "other")
+    assert candidate.next(10.0) == (Ask.LOOK, 10.0 + LOOK_S)
+    candidate.notified(10.4)
+    assert candidate.next(10.4) == (Ask.LOOK, 10.4)
+
+
+def test_it_looks_again_when_the_lease_of_another_ends() -> None:
+    candidate = Candidate("me")
+    candidate.saw(Row(leader=leader(7, "other"), left_s=0.25), 10.0)
+    assert candidate.next(10.0) == (Ask.LOOK, 10.25)
+
+
+def test_another_one_was_faster() -> None:
+    candidate = Candidate("me")
+    candidate.saw(FREE, 9.0)
+    candidate.took(None, 9.0, 9.1)
+    assert candidate.next(9.1) == (Ask.LOOK, 9.1)
+
+
+def test_a_refused_renewal_ends_the_term() -> None:
+    candidate = leading()
+    candidate.renewed(False, 11.0, 11.1)
+    assert candidate.term(11.1) == 0
+    assert candidate.next(11.1) == (Ask.LOOK, 11.1)
+
+
+def test_failures_are_tried_again_and_change_nothing_before_the_end() -> None:
+    candidate = leading()
+    candidate.failed(11.5)
+    assert candidate.term(11.5) == 5
+    assert candidate.next(11.5) == (Ask.RENEW, 11.5 + RETRY_S)
+    candidate.failed(12.6)
+    assert candidate.term(12.6) == 0
+    assert candidate.next(12.6) == (Ask.RELEASE, 12.6 + RETRY_S)
+    candidate.failed(12.8)
+    assert candidate.next(12.8) == (Ask.RELEASE, 12.8 + RETRY_S)
+
+
+def test_a_lease_whose_answer_was_lost_is_given_back() -> None:
+    candidate = Candidate("me")
+    candidate.saw(FREE, 9.0)
+    candidate.failed(9.5)
+    candidate.saw(Row(leader=leader(5), left_s=2.0), 10.0)
+    assert candidate.leader(10.0) is None
+    assert candidate.next(10.0) == (Ask.RELEASE, 10.0)
+    assert candidate.given_back() == 5
+
+
+def test_who_resigns_lets_others_try() -> None:
+    candidate = leading()
+    candidate.resign(11.0)
+    assert candidate.term(11.0) == 0
+    candidate.released(11.1)
+    candidate.saw(FREE, 11.2)
+    assert candidate.next(11.2) == (Ask.LOOK, 11.2 + LOOK_S)
+    candidate.saw(FREE, 11.0 + REST_S)
+    assert candidate.next(11.0 + REST_S)[0] is Ask.TAKE
+
+
+def test_who_may_not_lead_only_looks() -> None:
+    candidate = Candidate("me")
+    candidate.may_lead = False
+    candidate.saw(FREE, 9.0)
+    assert candidate.next(9.0) == (Ask.LOOK, 9.0 + LOOK_S)
+
+
+def test_a_leader_whose_process_has_ended_need_not_be_waited_for() -> None:
+    candidate = Candidate("me")
+    candidate.saw(Row(leader=leader(7, "other"), left_s=2.0), 10.0)
+    candidate.found_gone(6)
+    assert candidate.next(10.1)[0] is Ask.LOOK
+    candidate.found_gone(7)
+    assert candidate.gone() == 7
+    assert candidate.next(10.1)[0] is Ask.TAKE
+    candidate.took(None, 10.1, 10.2)  # its connection to the database stands
+    assert candidate.next(10.2) == (Ask.LOOK, 10.2)
+    assert candidate.gone() == 0
+
+
+def test_a_leader_that_is_notified_renews_at_once() -> None:
+    candidate = leading()
+    candidate.notified(10.3)
+    assert candidate.next(10.3) == (Ask.RENEW, 10.3)

@@ -1,0 +1,332 @@
+"""The lease and the fence on a real PostgreSQL: clocks that are wrong, a leader that is stopped, a
+network that is cut, a database that is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+
+from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.accounting.ledger.database import LedgerFenced, LedgerUnavailable, Tx
+from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, connect
+from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.values import SecretConfig
+from gateway.leadership.candidate import LEASE_S, MARGIN_S
+from gateway.leadership.leadership import Leadership, lease_clock
+from gateway.leadership.lease_row import LeaseRow
+from scheduler.budgets.budget_window import Period
+from tests.ledgers import settled
+from tests.stack.postgres import Postgres
+
+WAIT_S = 30.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def member(
+    dsn: str, name: str, cluster: str = "c", clock: Callable[[], float] = lease_clock
+) -> AsyncIterator[Leadership]:
+    found = Leadership(
+        name=name,
+        address="127.0.0.1:1",
+        wire_version=1,
+        on_change=lambda: None,
+        clock=clock,
+    )
+    row = LeaseRow(dsn, cluster, found.notify_changed)
+    running = asyncio.create_task(found.run(row))
+    try:
+        yield found
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await row.close()
+
+
+async def lease_row(dsn: str) -> LeaseRow:
+    row = LeaseRow(dsn, "c", lambda: None)
+    await row.prepare()
+    return row
+
+
+async def test_the_row_is_taken_renewed_and_released(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("row")
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn))
+    assert (await one.look()).left_s < 0
+    first = await one.take("one", "h:1", 3, 0)
+    assert first is not None
+    assert first.term == 1
+    assert await two.take("two", "h:2", 3, 0) is None
+    seen = await two.look()
+    assert seen.leader == first
+    assert LEASE_S - 1.0 < seen.left_s <= LEASE_S
+    assert await one.renew(1)
+    assert not await two.renew(2)
+    await two.release(2)  # of no effect
+    assert await one.renew(1)
+    await one.release(1)
+    assert not await one.renew(1)
+    second = await two.take("two", "h:2", 3, 0)
+    assert second is not None
+    assert second.term == 2
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_many_take_at_once_and_one_gets_it(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("many")
+    rows = await asyncio.gather(*(lease_row(dsn) for _ in range(8)))
+    taken = await asyncio.gather(*(row.take(f"p{i}", "h:1", 1, 0) for i, row in enumerate(rows)))
+    assert [leader.term for leader in taken if leader is not None] == [1]
+    await asyncio.gather(*(row.close() for row in rows))
+
+
+async def test_clusters_share_a_database(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("clusters")
+    async with member(dsn, "one", "east") as one, member(dsn, "two", "west") as two:
+        await until(lambda: one.term == 1 and two.term == 1)
+
+
+async def test_the_connection_shows_whether_the_process_lives(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("lives")
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn))
+    assert await one.take("one", "h:1", 1, 0) is not None
+    assert await two.take("two", "h:2", 1, 1) is None, "it is connected"
+    await one.close()
+    assert await two.take("two", "h:2", 1, 7) is None, "that is not the leader"
+    async with asyncio.timeout(LEASE_S):
+        while (leader := await two.take("two", "h:2", 1, 1)) is None:
+            await asyncio.sleep(0.01)
+    assert leader.term == 2
+    await two.close()
+
+
+async def test_a_notification_comes_before_the_next_look(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("notified")
+    async with member(dsn, "one") as one:
+        await until(lambda: one.term)
+        async with member(dsn, "two") as two:
+            await until(lambda: two.leader is not None)
+            one.withdraw()
+            await one.withdrawn(WAIT_S)
+            await until(lambda: two.term == 2)
+            await until(lambda: one.leader == two.leader)
+
+
+@pytest.mark.parametrize("offset_s", [-86_400.0, 0.0, 86_400.0])
+async def test_clocks_of_processes_may_be_wrong(postgres: Postgres, offset_s: float) -> None:
+    dsn = await postgres.new_database("skew")
+    leading: list[tuple[int, int]] = []
+    async with (
+        member(dsn, "one") as one,
+        member(dsn, "two", clock=lambda: lease_clock() + offset_s) as two,
+    ):
+        for term in range(1, 4):
+            async with asyncio.timeout(WAIT_S):
+                while max(one.term, two.term) < term:
+                    leading.append((one.term, two.term))
+                    await asyncio.sleep(0.005)
+            (one if one.term else two).resign(0.5)
+    assert all(0 in pair for pair in leading)
+
+
+async def test_the_wall_clock_of_a_process_does_not_matter(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = await postgres.new_database("wall")
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    async with member(dsn, "one") as one:
+        await until(lambda: one.term)
+        monkeypatch.setattr("time.time", lambda: 1.0)
+        began_s = lease_clock()
+        await until(lambda: lease_clock() > began_s + LEASE_S + 1.0)
+        assert one.term == 1
+
+
+@contextlib.asynccontextmanager
+async def locked(dsn: str) -> AsyncIterator[None]:
+    """The row is locked by a connection that does nothing else: no renewal gets through."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM leader FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_a_slow_database_ends_the_term_before_another_begins(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("slow")
+    async with member(dsn, "one") as one, member(dsn, "two") as two:
+        await until(lambda: one.term or two.term)
+        async with locked(dsn):
+            await until(lambda: not one.term and not two.term)
+            row = await lease_row(dsn)
+            assert (await row.look()).left_s > 0, "it has stopped before the lease ends"
+            await row.close()
+        await until(lambda: one.term or two.term)
+        assert max(one.term, two.term) >= 2
+
+
+async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("away")
+    async with member(dsn, "one") as one:
+        await until(lambda: one.term)
+        postgres.stop()
+        try:
+            await until(lambda: not one.term)
+        finally:
+            postgres.start()
+        await until(lambda: one.term == 2)
+
+
+# The fence.
+
+
+async def leads(dsn: str, term: int) -> None:
+    """Some process leads in this term."""
+    row = await lease_row(dsn)
+    await row._rows("UPDATE leader SET term = $2, expires_at = 'infinity' WHERE cluster = $1", term)
+    await row.close()
+
+
+def a_write(tx: Tx) -> object:
+    return tx.run("INSERT INTO gateway (name, epoch, seen_unix_us) VALUES ('x', 'y', 1)")
+
+
+async def gateways(database: PostgresDatabase) -> list[str]:
+    rows = await database.read(lambda tx: tx.rows("SELECT name FROM gateway"))
+    return [name for (name,) in rows]
+
+
+async def test_an_old_leader_cannot_write(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("fence")
+    await leads(dsn, 1)
+    old = await connect(dsn, "c", Fence("c", 1))
+    await old.write(a_write)  # type: ignore[arg-type]
+    assert await gateways(old) == ["x"]
+    await old.write(lambda tx: tx.run("DELETE FROM gateway"))
+    await leads(dsn, 2)
+    with pytest.raises(LedgerFenced, match="term 1 of cluster c is over"):
+        await old.write(a_write)  # type: ignore[arg-type]
+    assert await gateways(old) == [], "reads go on"
+    await old.close()
+
+
+async def test_reads_cannot_write(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("reads")
+    await leads(dsn, 1)
+    database = await connect(dsn, "c", Fence("c", 1))
+    with pytest.raises(LedgerUnavailable, match="ReadOnly"):
+        await database.read(a_write)  # type: ignore[arg-type]
+    await database.close()
+
+
+async def test_a_new_term_waits_for_a_commit_that_has_passed_the_fence(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("order")
+    row = await lease_row(dsn)
+    assert await row.take("one", "h:1", 1, 0) is not None
+    database = await connect(dsn, "c", Fence("c", 1))
+    renewed: list[bool] = []
+    taken: list[asyncio.Task[object]] = []
+
+    async def transaction(tx: Tx) -> None:
+        await a_write(tx)  # type: ignore[misc]
+        await Fence("c", 1).check(tx)
+        renewed.append(await row.renew(1))  # the leader's own renewals do not wait
+        await row.release(1)
+        taken.append(asyncio.ensure_future(row.take("two", "h:2", 1, 0)))
+        done, _ = await asyncio.wait(taken, timeout=0.3)
+        assert not done
+
+    await database.write(transaction)
+    assert renewed == [True]
+    assert await taken[0] is not None
+    assert await gateways(database) == ["x"]
+    await asyncio.gather(row.close(), database.close())
+
+
+async def test_a_writer_that_is_stopped_after_the_fence_does_not_hold_up_the_next_leader(
+    postgres: Postgres,
+) -> None:
+    dsn = await postgres.new_database("stopped")
+    row = await lease_row(dsn)
+    assert await row.take("one", "h:1", 1, 0) is not None
+    database = await connect(dsn, "c", Fence("c", 1))
+
+    async def transaction(tx: Tx) -> None:
+        await a_write(tx)  # type: ignore[misc]
+        await Fence("c", 1).check(tx)
+        async with asyncio.timeout(WAIT_S):
+            await row.release(1)
+            while True:
+                with contextlib.suppress(LedgerUnavailable):
+                    if await row.take("two", "h:2", 1, 0) is not None:
+                        return
+
+    with pytest.raises(LedgerUnavailable):
+        await database.write(transaction)  # the database has ended its connection
+    assert await gateways(database) == []
+    await asyncio.gather(row.close(), database.close())
+
+
+def settings(dsn: str, folder: Path) -> GatewayConfig:
+    (folder / "dsn").write_text(dsn)
+    (folder / "dsn").chmod(0o600)
+    return msgspec.structs.replace(
+        GatewayConfig(),
+        ledger=LedgerConfig(postgres=SecretConfig(file="dsn")),
+        budgets=(BudgetConfig(tenant="team", period=Period.MONTH, cap_usd="1000.00"),),
+    )
+
+
+async def rows_of(dsn: str) -> list[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found = await connection.fetch(
+            "SELECT request_id FROM attempt WHERE request_id <> '' ORDER BY 1"
+        )
+    finally:
+        await connection.close()
+    return [request_id for (request_id,) in found]
+
+
+async def written(made: Accounting, rows: int) -> None:
+    await until(lambda: made.ledger.status.written_rows >= rows or made.ledger.status.error)
+
+
+async def test_settlements_and_budgets_of_an_old_leader_are_refused(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    dsn = await postgres.new_database("settlements")
+    config = settings(dsn, tmp_path)
+    await leads(dsn, 1)
+    async with open_accounting(config, tmp_path, fence=Fence("c", 1)) as old:
+        old.record_attempt(settled("first", charged=5))
+        await written(old, 1)
+        holder = old.budgets.holder("team", "key", "")
+        assert holder is not None
+        await old.budgets.reserve("first", holder, 1000)
+        await leads(dsn, 2)
+        async with open_accounting(config, tmp_path, fence=Fence("c", 2)) as new:
+            old.record_attempt(settled("late", charged=7))
+            await until(lambda: old.ledger.status.error)
+            assert "term 1 of cluster c is over" in old.ledger.status.error
+            new.record_attempt(settled("second", charged=6))
+            await written(new, 1)
+    assert await rows_of(dsn) == ["first", "second"]
+
+
+def test_the_leader_stops_first() -> None:
+    assert MARGIN_S > 0
