@@ -43,8 +43,6 @@ showback:
     checked_at: 2026-01-01
 """
 """1000 nano-USD a token."""
-ADMITTED_S = 2.0
-"""The aim for admissions after a kill. Told, and not asserted: the machine is shared."""
 
 
 @dataclass
@@ -91,13 +89,19 @@ async def ready(killed: Killed) -> None:
     """Returns when a request is answered at each channel."""
     async with asyncio.timeout(serving.READY_S):
         for stub in killed.stubs:
-            while True:
-                try:
-                    await stub.GenerateOnce(once(max_output_tokens=1), metadata=METADATA)
-                    break
-                except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE, error
-                    await asyncio.sleep(0.1)
+            while await refusal(stub) is not None:
+                await asyncio.sleep(0.1)
+
+
+async def refusal(
+    stub: inference_pb2_grpc.InferenceServiceAsyncStub, **fields: object
+) -> grpc.StatusCode | None:
+    """How a small request is refused; None: it is answered."""
+    try:
+        await stub.GenerateOnce(once(max_output_tokens=1, **fields), metadata=METADATA)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
 
 
 def config_of(url: str, folder: Path) -> GatewayConfig:
@@ -163,11 +167,10 @@ async def test_streams_go_on_and_each_is_booked_once(tmp_path: Path) -> None:
 async def test_keys_stay_in_use_and_drains_hold(tmp_path: Path) -> None:
     upstream = Counting(pause_s=0.05)
     async with counting(upstream):
-        async with served(config_of(upstream.url, tmp_path), tmp_path) as killed:
+        settings = config_of(upstream.url, tmp_path)
+        async with served(settings, tmp_path) as killed:
             first, *others = killed.stubs
-            await first.GenerateOnce(
-                once(idempotency_key="ended", max_output_tokens=1), metadata=METADATA
-            )
+            assert await refusal(first, idempotency_key="ended") is None
             call = first.Generate(
                 chat_request(idempotency_key="running", max_output_tokens=80), metadata=METADATA
             )
@@ -176,24 +179,14 @@ async def test_keys_stay_in_use_and_drains_hold(tmp_path: Path) -> None:
             requests = upstream.requests
             for stub in others:
                 for key in ("ended", "running"):
-                    asked = once(idempotency_key=key, max_output_tokens=1)
-                    try:
-                        await stub.GenerateOnce(asked, metadata=METADATA)
-                    except grpc.aio.AioRpcError as error:
-                        assert error.code() is grpc.StatusCode.ALREADY_EXISTS, error
-                    else:
-                        raise AssertionError(f"{key} ran twice")
+                    code = await refusal(stub, idempotency_key=key)
+                    assert code is grpc.StatusCode.ALREADY_EXISTS, key
             assert upstream.requests == requests
             assert (await read_stream(call)).done is not None
             admin = admin_pb2_grpc.AdminServiceStub(killed.channels[0])
             await admin.Drain(admin_pb2.DrainRequest(placement="own/a"), metadata=BOSS)
             await killed.kill()
-            try:
-                await first.GenerateOnce(once(max_output_tokens=1), metadata=METADATA)
-            except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
-            else:
-                raise AssertionError("a drained placement runs requests")
+            assert await refusal(first) is grpc.StatusCode.UNAVAILABLE, "it is drained"
             undrain = admin_pb2.UndrainRequest(placement="own/a")
             await admin.Undrain(undrain, metadata=BOSS, wait_for_ready=True)
             await ready(killed)

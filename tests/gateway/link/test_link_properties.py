@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec import structs
 
 from gateway.link.opening import Opening
 from gateway.link.remote_scheduler import RemoteScheduler
@@ -320,7 +321,7 @@ class LinkMachine(RuleBasedStateMachine):
         end = attempt_end(branch.request_id, branch.ending, outcome)
         # The tokens tell in the ledger which end was booked.
         usage = Usage(prompt_tokens=100, completion_tokens=1000 + self.marks)
-        self._send(branch.front, replace(end, usage=usage))
+        self._send(branch.front, structs.replace(end, usage=usage))
 
     @precondition(lambda self: bool(self.originals()))
     @rule(data=st.data(), keep=st.booleans())
