@@ -260,13 +260,8 @@ class InProcessScheduler:
 
     async def figures(self) -> FleetFigures:
         """See `SchedulerPort`."""
-        return fleet_figures(
-            self.core,
-            self._throughput,
-            self._targets,
-            now=self._clock(),
-            now_unix_s=time.time(),
-        )
+        now, unix_s = self._clock(), time.time()
+        return fleet_figures(self.core, self._throughput, self._targets, now=now, now_unix_s=unix_s)
 
     async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:
         """See `SchedulerPort`."""
