@@ -129,6 +129,12 @@ async def measure(rows: int, folder: Path, dsn: str | None) -> None:
     print("SQLite" if dsn is None else "PostgreSQL", flush=True)
     path = folder / "ledger"
     database = SqliteDatabase(path) if dsn is None else await connect(dsn, "benchmark")
+    if isinstance(database, SqliteDatabase):
+
+        async def hurry(tx: Tx) -> None:
+            await tx.run("PRAGMA cache_size = -200000")
+
+        await database.write(hurry)
     try:
         await fill(database, rows)
         await report(database)

@@ -116,6 +116,11 @@ class OutputLengths:
         position += flat.take(at)
         return position
 
+    def survival_of_first(self, row: Floats) -> Floats:
+        """S(1) of the given rows."""
+        first: Floats = self.table[row.astype(np.intp), 0]
+        return first
+
     def expected(self, key: str, longest: int) -> tuple[float, int]:
         """Mean length, and the length that `LONGER_SHARE` of answers exceed, cut at `longest`."""
         found = self._expected.get((key, longest))

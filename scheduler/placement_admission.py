@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from scheduler.blame.likeness import Like, like_of
 from scheduler.blame.placement_breakers import PlacementBreakers
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
@@ -42,8 +44,7 @@ class Broken:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Attempt(msgspec.Struct, frozen=True):
     """An attempt that runs. `breakers`: the breakers that admitted it. After a reload that changed
     the incarnation, these are not the placement's present breakers."""
 

@@ -19,13 +19,19 @@ from scheduler.contract import (
     Start,
     Usage,
 )
-from scheduler.engine_steps import EngineRequest, EngineSteps
+from scheduler.engine_steps import EngineRequest, EngineSteps, EngineTimes
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.engine_phases import EndedRun, correct_phases
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.runs import Run
-from scheduler.metering.settlement import Metered, SettledAttempt, Sink, is_useful, settle
-from scheduler.metering.token_counts import token_counts
+from scheduler.metering.settlement import (
+    Metered,
+    SettledAttempt,
+    Sink,
+    is_useful,
+    settle,
+    token_counts,
+)
 from scheduler.metering.totals import SECOND_NS
 from scheduler.port import AttemptEnd
 from scheduler.pricing import NO_TOKENS
@@ -103,7 +109,7 @@ class OpenAttempt:
             outcome=end.outcome,
             committed=end.committed,
             usage=end.usage,
-            metered=self._end_run(end.usage, end.outcome, end.committed, now_s, end.engine_s),
+            metered=self._end_run(end.usage, end.outcome, end.committed, now_s, end.engine),
             started_unix_s=now_unix_s - end.duration_s,
             ended_unix_s=now_unix_s,
             may_be_continued=end.may_be_continued,
@@ -128,7 +134,7 @@ class OpenAttempt:
         outcome: AttemptOutcome,
         committed: bool,
         now_s: float,
-        engine_s: float | None = None,
+        engine: EngineTimes | None = None,
     ) -> Metered | None:
         group, run = self._group, self._run
         if group is None or run is None:
@@ -144,9 +150,9 @@ class OpenAttempt:
             cached_tokens=counts.cached_input_tokens,
             output_tokens=counts.output_tokens,
             waste=not useful,
-            engine_s=engine_s,
+            engine=engine,
         )
-        if useful and run.decodes and run.generates and run.choices == 1:
+        if useful and run.decodes and run.generates and run.choices == 1 and not share.by_steps:
             self._on_run_ended(
                 EndedRun(
                     prefill=share.uncached_input + share.cached_input,

@@ -26,7 +26,7 @@ from scheduler.contract import (
 )
 from scheduler.core import Scheduler
 from scheduler.decision_record import decision_record
-from scheduler.metering.rate_snapshot import RateSnapshot
+from scheduler.metering.rate_snapshot import NO_RATES, RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.model.resumed import RunningAttempt
 from scheduler.placement_state import Placement
@@ -50,7 +50,7 @@ class ClaimedRequest:
     budgeted: bool = False
     reservation: Reservation | None = None
     """What it holds of its budgets; None: none applies, or it is not admitted yet."""
-    rates: RateSnapshot = field(default_factory=RateSnapshot)
+    rates: RateSnapshot = NO_RATES
     """Prices at the request's admission."""
     attempts: int = 0
     charge_limit_nano_usd: int | None = None

@@ -6,7 +6,6 @@ them at once. The work is divided into steps, because a chat may have thousands 
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Sequence
 
@@ -27,7 +26,7 @@ from gateway.domain.generation import (
     ToolCall,
     ToolMode,
 )
-from gateway.domain.image_policy import registered_type
+from gateway.domain.image_data import DATA_URL, image_of_data_url, image_type
 from gateway.domain.slices import Steps
 from gateway.translation.argument_schema import NO_ARGUMENTS, object_schema
 from gateway.translation.chat_options import (
@@ -155,7 +154,8 @@ def _parse_message(
         if part.WhichOneof("part") == "text":
             parts.append(part.text)
         else:
-            parts.append(_parse_other(part, f"chat.messages[{index}].parts[{i}]", violations))
+            where = f"chat.messages[{index}].parts[{i}]"
+            parts.append((yield from _parse_other(part, where, violations)))
         yield
     return Message(
         role=role,
@@ -207,50 +207,32 @@ def _check_signatures(
         )
 
 
-def _parse_other(proto: chat_pb2.ContentPart, path: str, violations: Violations) -> str | Image:
+def _parse_other(
+    proto: chat_pb2.ContentPart, path: str, violations: Violations
+) -> Steps[str | Image]:
     """Converts a message part other than text."""
     if proto.WhichOneof("part") is None:
         violations.add(path, "empty: set text or image")
         return ""
-    image = proto.image
-    source = image.WhichOneof("source")
-    violations.check(source is not None, f"{path}.image", "empty: set data or url")
-    violations.check(
-        source != "url" or image.url.startswith(("https://", "data:")),
-        f"{path}.image.url",
-        "not an https address",
-    )
-    media_type, data, url = image.media_type, image.data, image.url
-    if source == "url" and url.startswith("data:"):
-        media_type, data, url = _parse_data_url(url, f"{path}.image.url", violations)
-    if source == "data":
-        media_type = registered_type(media_type.partition(";")[0])
-        if not media_type.startswith("image/"):
-            shown = f"{image.media_type[:SHOWN_CHARACTERS]!r}"
-            fault = f"{shown} is no image type: give one such as image/png"
-            violations.add(f"{path}.image.media_type", fault)
-    return Image(data=data, media_type=media_type, url=url)
-
-
-def _parse_data_url(url: str, path: str, violations: Violations) -> tuple[str, bytes, str]:
-    """Media type and bytes of a data URL (RFC 2397); a URL is no longer needed."""
-    head, comma, encoded = url[len("data:") :].partition(",")
-    words = [word.strip().lower() for word in head.split(";")]
-    media_type = registered_type(words[0])
-    data = b""
-    if not comma or words[-1] != "base64":
-        violations.add(path, "a data URL without base64: give data:image/png;base64,...")
-    elif not media_type.startswith("image/"):
-        shown = f"{media_type[:SHOWN_CHARACTERS]!r}"
-        violations.add(path, f"{shown} is no image type: give one such as image/png")
-    else:
-        try:
-            data = base64.b64decode(encoded, validate=True)
-        except ValueError:
-            violations.add(path, "not base64: check the characters after the comma")
-        else:
-            violations.check(bool(data), path, "empty: give the bytes of the image")
-    return media_type, data, ""
+    image, field = proto.image, f"{path}.image"
+    try:
+        match image.WhichOneof("source"):
+            case "data":
+                field = f"{path}.image.media_type"
+                return Image(data=image.data, media_type=image_type(image.media_type))
+            case "url" if image.url.startswith(DATA_URL):
+                field = f"{path}.image.url"
+                return (yield from image_of_data_url(image.url))
+            case "url":
+                violations.check(
+                    image.url.startswith("https://"), f"{path}.image.url", "not an https address"
+                )
+                return Image(url=image.url)
+            case _:
+                violations.add(field, "empty: set data or url")
+    except ValueError as error:
+        violations.add(field, str(error))
+    return Image()
 
 
 def _parse_tool(proto: chat_pb2.ToolDefinition, path: str, violations: Violations) -> Tool:

@@ -87,7 +87,7 @@ def _period(text: str) -> tuple[datetime, datetime]:
         if match := _QUARTER.match(text):
             return _months(int(match[1]), 3 * int(match[2]) - 2, 3)
         if match := _MONTH.match(text):
-            return _months(int(match[1]), int(match[2]), 1)
+            return _months(int(match[1]), datetime(2000, int(match[2]), 1).month, 1)
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise argparse.ArgumentTypeError(
@@ -99,8 +99,6 @@ def _period(text: str) -> tuple[datetime, datetime]:
 def _months(year: int, month: int, count: int) -> tuple[datetime, datetime]:
     """Begin and end of some months; month 0 is the last one of the year before."""
     first = 12 * year + month - 1
-    if count == 1 and month > 12:
-        raise ValueError(f"month {month}")
     ends = [divmod(number, 12) for number in (first, first + count)]
     begin, end = (datetime(y, m + 1, 1, tzinfo=UTC) for y, m in ends)
     return begin, end

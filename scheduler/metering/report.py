@@ -132,11 +132,17 @@ def kind_rates(
         KindRates(
             kind=kind,
             allocated=now.get(kind),
-            saturated=floor.get(kind),
+            saturated=_floor(floor.get(kind), None if window.unpriced_ns else now.get(kind)),
             marginal=more.get(kind),
         )
         for kind in (*KINDS, RateKind.TOTAL)
     )
+
+
+def _floor(best: int | None, mean: int | None) -> int | None:
+    """The least that tokens of a kind cost: a window that costs less than the best whole minute has
+    a mean below it, and is a lower cost itself."""
+    return best if best is None or mean is None else min(best, mean)
 
 
 def load_point(brought: Totals, elapsed_ns: int) -> LoadPoint | None:

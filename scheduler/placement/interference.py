@@ -122,17 +122,19 @@ class Streams:
             return np.zeros(STALL_POINTS)
         table = self._table[:, :count]
         limit_s, most, weight, rows = table[_LIMIT:]
+        if not np.count_nonzero(weight):
+            return np.zeros(STALL_POINTS)
         elapsed_s, tokens = now - table[:_TOKENS]  # since the first token, and since the newest
         np.fmin(tokens, _SILENCE, tokens)
         tokens /= step_s
         tokens += table[_TOKENS]
-        begins = [self._rows[request_id] for request_id in starts_s]
-        if begins:
+        if starts_s:
+            begins = np.array([self._rows[request_id] for request_id in starts_s])
             elapsed_s[begins] = [-start_s for start_s in starts_s.values()]
             tokens[begins] = 1.0
             # An answer of one token has no time per token.
             weight = weight.copy()
-            weight[begins] *= lengths.survival(rows[begins], np.ones(len(begins)))
+            weight[begins] *= lengths.survival_of_first(rows[begins])
         late_s = elapsed_s - limit_s * (tokens - _ONE)
         regained_s = limit_s - step_s
         # Row 0: the tokens of each stream; then the tokens at which it has recovered, per stall.

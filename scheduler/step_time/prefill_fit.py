@@ -9,16 +9,18 @@ Samples count by the noise of what was taken off; they fade, and one that is far
 because its prefix was cached otherwise than predicted. Until samples contradict, both factors are
 the one that the decode terms have in common (a server that is twice as slow is so in all parts),
 and d is p0 of the prior.
+
+A sample comes with every request, and three unknowns are few: the sums and the solution are plain
+numbers, because numpy takes several times as long for them.
 """
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from collections.abc import Sequence
 
 from scheduler.step_time.prefill_samples import PrefillSample
-from scheduler.step_time.step_model import FloatArray, StepModel
+from scheduler.step_time.step_model import StepModel
 
 FADE_S = 180.0
 """Time in which the weight of a sample falls to 1/e."""
@@ -34,6 +36,9 @@ FAR = 1.0
 """Relative miss at which a sample counts half."""
 LEAST_FACTOR = 0.02
 """No prompt token is free."""
+_RIDGE = (CONSTANT_SPREAD_S**-2, FACTOR_SPREAD**-2, FACTOR_SPREAD**-2)
+_LEAST = (0.0, LEAST_FACTOR, LEAST_FACTOR)
+_TERMS = range(3)
 JUMP = 0.3
 """Mean signed miss of recent samples above which the engine has changed."""
 JUMP_WEIGHT = 0.2
@@ -46,8 +51,8 @@ class PrefillFit:
 
     def __init__(self, prior: StepModel) -> None:
         self._constant_s = prior.prefill_s
-        self._square = np.zeros((3, 3))
-        self._moment = np.zeros(3)
+        self._square = [[0.0] * 3 for _ in _TERMS]
+        self._moment = [0.0] * 3
         self._common = 1.0
         self._seen_s: float | None = None
         self._drift = 0.0
@@ -70,9 +75,12 @@ class PrefillFit:
         weight = sample.weight / noise_s**2
         if not sample.sure:
             weight /= 1.0 + (miss / FAR) ** 2
-        row = np.array((sample.prompts, sample.tokens_s, sample.context_s))
-        self._square += weight * np.outer(row, row)
-        self._moment += weight * row * sample.took_s
+        terms = (sample.prompts, sample.tokens_s, sample.context_s)
+        for i, row in enumerate(self._square):
+            weighed = weight * terms[i]
+            for j in _TERMS:
+                row[j] += weighed * terms[j]
+            self._moment[i] += weighed * sample.took_s
         self.samples += 1
         self._solve()
 
@@ -89,10 +97,13 @@ class PrefillFit:
     def _fade(self, at_s: float) -> None:
         if self._seen_s is not None:
             passed_s = min(LONGEST_FADE_S, max(0.0, at_s - self._seen_s))
-            keep = math.exp(-passed_s / FADE_S)
-            self._square *= keep
-            self._moment *= keep
+            self._keep(math.exp(-passed_s / FADE_S))
         self._seen_s = at_s
+
+    def _keep(self, share: float) -> None:
+        """Keeps a share of what was learnt."""
+        self._square = [[share * one for one in row] for row in self._square]
+        self._moment = [share * one for one in self._moment]
 
     def _follow(self, miss: float, tells: bool) -> None:
         """Forgets older samples when all recent ones miss to one side."""
@@ -101,26 +112,45 @@ class PrefillFit:
         self._drift += JUMP_WEIGHT * (min(1.0, max(-1.0, miss)) - self._drift)
         self._since_jump += 1
         if abs(self._drift) > JUMP and self._since_jump >= FEWEST_SAMPLES:
-            self._square *= JUMP_KEEPS
-            self._moment *= JUMP_KEEPS
+            self._keep(JUMP_KEEPS)
             self._drift = 0.0
             self._since_jump = 0
 
     def _solve(self) -> None:
         """Least squares with a ridge to what is expected, and nothing below its least."""
-        expected = np.array((self._constant_s, self._common, self._common))
-        spread = np.array((CONSTANT_SPREAD_S, FACTOR_SPREAD, FACTOR_SPREAD))
-        least = np.array((0.0, LEAST_FACTOR, LEAST_FACTOR))
-        matrix = self._square + np.diag(spread**-2)
-        vector = self._moment + expected * spread**-2
-        free = np.ones(3, dtype=bool)
-        found: FloatArray = least.copy()
-        for _ in range(3):
-            found = least.copy()
-            known = vector[free] - matrix[np.ix_(free, ~free)] @ least[~free]
-            found[free] = np.linalg.solve(matrix[np.ix_(free, free)], known)
-            if not (below := found < least).any():
+        expected = (self._constant_s, self._common, self._common)
+        matrix = [list(row) for row in self._square]
+        vector = list(self._moment)
+        for i in _TERMS:
+            matrix[i][i] += _RIDGE[i]
+            vector[i] += _RIDGE[i] * expected[i]
+        found, free = list(_LEAST), list(_TERMS)
+        while free:
+            known = [
+                vector[i] - sum(matrix[i][j] * _LEAST[j] for j in _TERMS if j not in free)
+                for i in free
+            ]
+            solution = solve([[matrix[i][j] for j in free] for i in free], known)
+            above = [i for i, one in zip(free, solution, strict=True) if one >= _LEAST[i]]
+            if len(above) == len(free):
+                for i, one in zip(free, solution, strict=True):
+                    found[i] = one
                 break
-            free &= ~below
-        found = np.maximum(found, least)
-        self.constant_s, self.tokens, self.context = (float(one) for one in found)
+            free = above
+        self.constant_s, self.tokens, self.context = found
+
+
+def solve(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    """The x of `matrix` x = `vector`, for a symmetric positive definite matrix."""
+    rows = [[*row, known] for row, known in zip(matrix, vector, strict=True)]
+    count = len(rows)
+    for i, pivot in enumerate(rows):
+        for row in rows[i + 1 :]:
+            factor = row[i] / pivot[i]
+            for j in range(i, count + 1):
+                row[j] -= factor * pivot[j]
+    found = [0.0] * count
+    for i in reversed(range(count)):
+        row = rows[i]
+        found[i] = (row[count] - sum(row[j] * found[j] for j in range(i + 1, count))) / row[i]
+    return found

@@ -161,6 +161,8 @@ class StepFit:
         self._tokens_per_step = prior.tokens_per_step
         self._draft_tokens = prior.draft_tokens
         self._model = prior
+        self._is_outdated = False
+        """Whether prompts were learnt from since `_model` was made."""
 
     def observe(self, window: Window) -> None:
         """Learns from a window; a disturbed one is only counted."""
@@ -204,9 +206,10 @@ class StepFit:
     def observe_period(self, period: PrefillPeriod, kv_tokens: float) -> None:
         """Learns from the time from dispatch to first tokens of own prompts. `kv_tokens`: of the
         group, see `StepModel.decode_step_s`."""
+        # The decode terms of the model before hold: this learns those of prompts alone.
         sample = sample_of_period(period, self._terms_of, self._model, kv_tokens)
         self._prefill.observe(sample)
-        self._model = self._chosen()
+        self._is_outdated = True
         self.version += 1
 
     def _learn(self, window: Window, weight: float) -> float:
@@ -253,6 +256,8 @@ class StepFit:
     @property
     def model(self) -> StepModel:
         """The step model to predict with. It does not age: it stays until windows contradict it."""
+        if self._is_outdated:
+            self._model, self._is_outdated = self._chosen(), False
         return self._model
 
     @property
@@ -358,21 +363,18 @@ class StepFit:
         self._factors = ridge_factors(self._square, self._moment, noise)
         common = min(MOST_COMMON, max(1.0 / MOST_COMMON, float(self._factors.mean())))
         self._prefill.follow(common if self.source is StepSource.FIT else 1.0)
-        self._model = self._chosen()
+        self._model, self._is_outdated = self._chosen(), False
         self.version += 1
 
     def _chosen(self) -> StepModel:
+        terms, prefill = self._terms_of, self._prefill
         prior = replace(
-            self._terms_of,
+            terms,
             tokens_per_step=max(1.0, self._tokens_per_step),
             draft_tokens=self._draft_tokens,
-        )
-        prefill = self._prefill
-        prior = replace(
-            prior,
             prefill_s=prefill.constant_s,
-            prefill_token_s=prior.prefill_token_s * prefill.tokens,
-            prefill_context_s=prior.prefill_context_s * prefill.context,
+            prefill_token_s=terms.prefill_token_s * prefill.tokens,
+            prefill_context_s=terms.prefill_context_s * prefill.context,
         )
         if self.source is StepSource.PRIOR:
             return prior

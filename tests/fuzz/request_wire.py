@@ -73,8 +73,10 @@ def elements(message: Message) -> Counter[str]:
     for field, value in message.ListFields():
         items = [value]
         if field.is_repeated:
-            items = list(value.items()) if isinstance(value, dict) else list(value)
+            items = list(value)
             found[field.name if field.name in NAMED else "values"] += len(items)
+            if hasattr(value, "items"):  # a map: its keys, and its values
+                items += value.values()
         for item in items:
             if isinstance(item, Message):
                 found += elements(item)

@@ -133,7 +133,7 @@ async def test_the_command_prints_and_writes_the_bill(
         await read_stream(served.stub.Generate(chat_request(), metadata=METADATA))
         common = ["usage", "bill", "--target", served.gateway.address, "--key", OPERATOR_KEY]
         table, picture = tmp_path / "bill.csv", tmp_path / "bill.png"
-        files = ["--csv", str(table), "--png", str(picture), "--in", "this-month"]
+        files = ["--out", str(table), "--png", str(picture), "--in", "this-month"]
         assert await asyncio.to_thread(main, [*common, "--share", "row", *files]) == 0
         out = capsys.readouterr().out
         assert await asyncio.to_thread(main, [*common, "--per", "day", "--json"]) == 0

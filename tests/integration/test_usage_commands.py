@@ -57,7 +57,8 @@ async def test_usage_prints_tables_json_and_pictures(moegate: Command, tmp_path:
         ("2026-01-12", "small"),
         ("2026-01-12", "large"),
     ]
-    assert sum(row["charged_nano_usd"] for row in rows) == 411
+    assert sum(row["charged_nano_usd"] or 0 for row in rows) == 411
+    assert [row["model"] for row in rows if row["charged_nano_usd"] is None] == ["small"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

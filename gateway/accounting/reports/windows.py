@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.queries import Selection
+from gateway.accounting.reports.overflow import ModelOverflow, ModelUse, overflow
 from gateway.accounting.reports.statement import SharingRule, Statement, Use, statement
 from gateway.accounting.rollups.calendar import HOUR_US
 from gateway.accounting.rollups.pool_bills import PoolBill, pool_bills
@@ -39,6 +40,7 @@ class PeriodStatement:
     period: str
     bills: tuple[PoolBill, ...]
     statement: Statement
+    overflow: tuple[ModelOverflow, ...]
 
 
 async def window_statement(tx: Tx, query: StatementQuery) -> list[PeriodStatement]:
@@ -66,6 +68,7 @@ async def window_statement(tx: Tx, query: StatementQuery) -> list[PeriodStatemen
     periods = sorted({bill.period for bill in bills} | uses.keys())
     if query.period is None:
         periods = [""]
+    models = await _models(tx, window, before)
     weights: dict[tuple[str, ...], int] = {
         (name,): weight for name, weight in (query.weights or {}).items()
     }
@@ -73,5 +76,30 @@ async def window_statement(tx: Tx, query: StatementQuery) -> list[PeriodStatemen
     for period in periods:
         pools = tuple(bill for bill in bills if bill.period == period)
         closed = statement(pools, uses.get(period, ()), query.rule, weights)
-        found.append(PeriodStatement(period=period, bills=pools, statement=closed))
+        found.append(
+            PeriodStatement(
+                period=period,
+                bills=pools,
+                statement=closed,
+                overflow=tuple(overflow(models.get(period, ()), pools)),
+            )
+        )
+    return found
+
+
+async def _models(tx: Tx, window: Selection, period: Sequence[Group]) -> dict[str, list[ModelUse]]:
+    """What each model used of pools and remotes, by period."""
+    found: dict[str, list[ModelUse]] = {}
+    groups = (*period, Group.MODEL, Group.POOL)
+    for row in await spend(tx, window, groups, Order.GROUP, MOST_LINES):
+        *when, model, pool = row.group
+        found.setdefault(when[0] if when else "", []).append(
+            ModelUse(
+                model=model,
+                pool=pool,
+                requests=row.requests,
+                tokens=(row.uncached_input_tokens, row.cached_input_tokens, row.output_tokens),
+                remote_nano_usd=row.remote_nano_usd,
+            )
+        )
     return found

@@ -14,12 +14,12 @@ import msgspec
 
 from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import Image, Message, Role, Signature, ToolCall
+from gateway.domain.image_data import image_of_base64
 from gateway.domain.slices import Steps
 from gateway.doors.anthropic import wire
 from gateway.doors.anthropic.thinking_signatures import signatures_of
 from gateway.doors.http.elements import ElementCount
 from gateway.doors.http.errors import HttpError
-from gateway.doors.http.images import image_of_base64
 
 Fault = Callable[[str, str], None]
 """Records a fault: path of the field, description with a fix."""
@@ -190,7 +190,7 @@ def _others(role: Role, blocks: list[tuple[str, wire.Block]], fault: Fault) -> S
                 parts = []
             found.append((yield from _tool_result(block, path, fault)))
         else:
-            parts += _parts(block, path, fault)
+            parts += yield from _parts(block, path, fault)
     if parts or not found:
         found.append(Message(role=role, parts=tuple(parts) or ("",)))
     return found
@@ -200,7 +200,7 @@ def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Steps[
     parts: list[Part] = []
     if block.content != wire.NOTHING:
         for where, inner in (yield from _blocks(block.content, f"{path}.content", fault)):
-            parts += _parts(inner, where, fault)
+            parts += yield from _parts(inner, where, fault)
     if block.is_error:
         first = parts[0] if parts and isinstance(parts[0], str) else ""
         if not first.lower().startswith("error"):
@@ -208,13 +208,13 @@ def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Steps[
     return Message(role=Role.TOOL, parts=tuple(parts) or ("",), tool_call_id=block.tool_use_id)
 
 
-def _parts(block: wire.Block, path: str, fault: Fault) -> list[Part]:
+def _parts(block: wire.Block, path: str, fault: Fault) -> Steps[list[Part]]:
     """What a block holds for the model, as texts and images."""
     match block:
         case wire.TextBlock():
             return [block.text]
         case wire.ImageBlock(source=source):
-            return _image(source, f"{path}.source", fault)
+            return (yield from _image(source, f"{path}.source", fault))
         case wire.SearchResultBlock():
             texts = "\n".join(each.text for each in block.content)
             return [f"{block.title}\n{block.source}\n{texts}"]
@@ -224,14 +224,18 @@ def _parts(block: wire.Block, path: str, fault: Fault) -> list[Part]:
             return []  # calls and thinking are the model's
 
 
-def _image(source: wire.Base64Source | wire.UrlSource, path: str, fault: Fault) -> list[Part]:
+def _image(
+    source: wire.Base64Source | wire.UrlSource, path: str, fault: Fault
+) -> Steps[list[Part]]:
     if isinstance(source, wire.UrlSource):
         if not source.url.startswith("https://"):
             fault(f"{path}.url", "not an https address")
         return [Image(url=source.url)]
-    media_type = source.media_type.partition(";")[0]
-    image = told(lambda: image_of_base64(source.data, media_type, path), fault)
-    return [] if image is None else [image]
+    try:
+        return [(yield from image_of_base64(source.data, source.media_type))]
+    except ValueError as error:
+        fault(path, str(error))
+        return []
 
 
 def _document(

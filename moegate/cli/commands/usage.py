@@ -12,12 +12,14 @@ from pathlib import Path
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.groups import GROUPS, group_value, label_of, parse_groups
-from moegate.cli.reports import bill
+from moegate.cli.reports import bill, focus, outlook, rates, request_costs
+from moegate.cli.reports.files import add_file_argument, write_rows
 from moegate.cli.spans import add_window_arguments, set_window
 from moegate.cli.views.fitted_table import table_console
+from moegate.cli.views.models_by_week import models_table
 from moegate.cli.views.pictures import NoMatplotlib
 from moegate.cli.views.usage_export import NoPyarrow, write_csv, write_parquet
-from moegate.cli.views.usage_report import as_json, save_png, table
+from moegate.cli.views.usage_report import NUMBERS, as_json, known, save_png, table
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 ORDERS = {
@@ -49,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         report.add_argument("--limit", type=int, default=1000, help="rows (%(default)s)")
         report.add_argument("--json", action="store_true", help="print JSON instead of a table")
         report.add_argument("--png", type=Path, metavar="FILE", help="draw it too")
+        add_file_argument(report)
         report.set_defaults(run=run_report)
+    models.set_defaults(ranked=True)
     export = kinds.add_parser("export", help="every row of the ledger, as CSV or Parquet")
     export.add_argument("file", type=Path, help="to write; its ending says how: .csv or .parquet")
     export.set_defaults(run=run_export)
@@ -57,7 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_channel_arguments(kind)
         kind.add_argument("--tenant", default="", help="only this one")
         add_window_arguments(kind)
-    bill.add_arguments(kinds.add_parser("bill", help="the whole bill: whose it is, idle included"))
+    for name, declare, text in (
+        ("bill", bill.add_arguments, "the whole bill: whose it is, idle included"),
+        (
+            "outlook",
+            outlook.add_arguments,
+            "this month, the last, forecasts, when budgets are gone",
+        ),
+        ("requests", request_costs.add_arguments, "single requests, the dearest first"),
+        ("overflow", rates.add_overflow_arguments, "what remotes cost, and own servers would have"),
+        ("focus", focus.add_arguments, "the bill in the columns of FOCUS, for tools of finance"),
+        ("rates", rates.add_rates_arguments, "cost per million tokens of own pools over time"),
+    ):
+        declare(kinds.add_parser(name, help=text))
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -89,10 +105,17 @@ async def _report(args: argparse.Namespace) -> None:
             await asyncio.to_thread(save_png, args.by, answer, args.png)
         except (NoMatplotlib, OSError) as error:
             raise CommandFailed(str(error)) from error
+    if args.out is not None:
+        rows = [[*row.group, *known(row)] for row in answer.rows]
+        try:
+            await asyncio.to_thread(write_rows, args.out, [*args.by, *NUMBERS], rows)
+        except (NoPyarrow, OSError) as error:
+            raise CommandFailed(str(error)) from error
     if args.json:
         print(json.dumps(as_json(args.by, answer), indent=2))
         return
-    table_console().print(table(args.by, answer))
+    shown = models_table(answer) if "ranked" in args else table(args.by, answer)
+    table_console().print(shown)
     if answer.truncated:
         print(f"only the first {len(answer.rows)} rows: raise --limit", file=sys.stderr)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import json
 from pathlib import Path
 
 from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.groups import GROUPS, TIMES, group_value, parse_groups
+from moegate.cli.reports import statement
+from moegate.cli.reports.files import add_file_argument, write_rows
 from moegate.cli.spans import add_window_arguments, set_window
-from moegate.cli.views import statement
 from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
+from moegate.cli.views.usage_export import NoPyarrow
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 TIMEOUT_S = 60.0
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight", type=_weights, default={}, metavar="NAME=N,...", help="as search=3,ads=1"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the lines as CSV, too")
+    add_file_argument(parser)
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw it, too")
     add_channel_arguments(parser)
     add_window_arguments(parser)
@@ -73,20 +74,15 @@ async def _bill(args: argparse.Namespace) -> None:
     try:
         if args.png is not None:
             await asyncio.to_thread(statement.save_png, args.by, answer, args.png)
-        if args.csv is not None:
-            await asyncio.to_thread(_write_csv, args.csv, args.by, answer)
-    except (NoMatplotlib, OSError) as error:
+        if args.out is not None:
+            header = [*args.by, *statement.HEADER]
+            await asyncio.to_thread(write_rows, args.out, header, statement.rows(answer))
+    except (NoMatplotlib, NoPyarrow, OSError) as error:
         raise CommandFailed(str(error)) from error
     if args.json:
         print(json.dumps(statement.as_json(args.by, answer), indent=2))
     else:
         table_console().print(statement.view(args.by, answer))
-
-
-def _write_csv(path: Path, groups: list[str], answer: usage_pb2.GetStatementResponse) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerow([*groups, *statement.HEADER])
-        csv.writer(file).writerows(statement.rows(answer))
 
 
 def _weights(text: str) -> dict[str, int]:

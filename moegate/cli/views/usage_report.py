@@ -12,10 +12,17 @@ from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.cli.views.pictures import new_figure
 from moegate.v1 import usage_pb2
 
-_NUMBERS = (
-    *("requests", "uncached_input_tokens", "cached_input_tokens", "output_tokens"),
-    *("metered_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts"),
-    *("corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_nano_usd"),
+NUMBERS = (
+    *("requests", "attempts", "uncached_input_tokens", "cached_input_tokens", "output_tokens"),
+    *("cache_write_tokens", "metered_attempts", "metered_nano_usd", "own_nano_usd"),
+    *("remote_nano_usd", "wasted_nano_usd", "uncached_input_nano_usd", "cached_input_nano_usd"),
+    *("output_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts"),
+    *("corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_attempts"),
+    "cheapest_remote_nano_usd",
+)
+_METERED = (
+    *("metered_nano_usd", "own_nano_usd", "remote_nano_usd", "wasted_nano_usd"),
+    *("uncached_input_nano_usd", "cached_input_nano_usd", "output_nano_usd"),
 )
 MAX_BARS = 40
 
@@ -39,7 +46,10 @@ def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTa
             number("output", leaves=2),
             number("charged $"),
             number("metered $", leaves=1),
-            number("remote $", leaves=5),
+            number("own $", leaves=6),
+            number("remote $", leaves=6),
+            number("wasted $", leaves=7),
+            number("at the cheapest\nremote $", leaves=5),
             Column(header="notes", wraps=16),
         ]
     )
@@ -52,14 +62,23 @@ def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTa
     return rows
 
 
+def known(row: usage_pb2.SpendRow) -> list[int | None]:
+    """Values of `NUMBERS`; None: unknown, since of no attempt it is known."""
+    found: dict[str, int | None] = {name: getattr(row, name) for name in NUMBERS}
+    if row.attempts and not row.metered_attempts:
+        found |= dict.fromkeys(_METERED)
+    if row.attempts and row.unpriced_attempts == row.attempts and not row.charged_nano_usd:
+        found["charged_nano_usd"] = None
+    if not row.cheapest_remote_attempts:
+        found["cheapest_remote_nano_usd"] = None
+    return list(found.values())
+
+
 def as_json(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> dict[str, Any]:
-    """All figures; money in nano-USD."""
+    """All figures; money in nano-USD, null where it is unknown."""
     return {
         "rows": [
-            {
-                **dict(zip(groups, row.group, strict=True)),
-                **{name: getattr(row, name) for name in _NUMBERS},
-            }
+            dict(zip([*groups, *NUMBERS], [*row.group, *known(row)], strict=True))
             for row in answer.rows
         ],
         "truncated": answer.truncated,
@@ -98,19 +117,23 @@ def _cells(row: usage_pb2.SpendRow) -> tuple[str, ...]:
         notes.append(f"${usd(row.corrected_nano_usd)} of corrections")
     if row.recovered_nano_usd:
         notes.append(f"${usd(row.recovered_nano_usd)} of recovered leases")
+    unmetered = row.attempts - row.metered_attempts
+    if 0 < unmetered < row.attempts:
+        notes.append(f"{unmetered} of unknown cost")
+    amounts = dict(zip(NUMBERS, known(row), strict=True))
+    shown = (
+        *("charged_nano_usd", "metered_nano_usd", "own_nano_usd", "remote_nano_usd"),
+        *("wasted_nano_usd", "cheapest_remote_nano_usd"),
+    )
     return (
         f"{row.requests:,}",
         f"{row.uncached_input_tokens:,}",
         f"{row.cached_input_tokens:,}",
         f"{row.output_tokens:,}",
-        usd(row.charged_nano_usd),
-        usd(row.metered_nano_usd),
-        usd(row.cheapest_remote_nano_usd),
+        *("" if (amount := amounts[name]) is None else usd(amount) for name in shown),
         ", ".join(notes),
     )
 
 
 def _sum(rows: Sequence[usage_pb2.SpendRow]) -> usage_pb2.SpendRow:
-    return usage_pb2.SpendRow(
-        **{name: sum(getattr(row, name) for row in rows) for name in _NUMBERS}
-    )
+    return usage_pb2.SpendRow(**{name: sum(getattr(row, name) for row in rows) for name in NUMBERS})

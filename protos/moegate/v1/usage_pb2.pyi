@@ -43,6 +43,14 @@ class SharingRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SHARING_RULE_WEIGHT: _ClassVar[SharingRule]
     SHARING_RULE_ROW: _ClassVar[SharingRule]
 
+class RequestOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REQUEST_ORDER_UNSPECIFIED: _ClassVar[RequestOrder]
+    REQUEST_ORDER_METERED: _ClassVar[RequestOrder]
+    REQUEST_ORDER_TOKENS: _ClassVar[RequestOrder]
+    REQUEST_ORDER_DURATION: _ClassVar[RequestOrder]
+    REQUEST_ORDER_ENDED: _ClassVar[RequestOrder]
+
 class FigureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FIGURE_SOURCE_UNSPECIFIED: _ClassVar[FigureSource]
@@ -73,6 +81,11 @@ SHARING_RULE_UNSPECIFIED: SharingRule
 SHARING_RULE_USE: SharingRule
 SHARING_RULE_WEIGHT: SharingRule
 SHARING_RULE_ROW: SharingRule
+REQUEST_ORDER_UNSPECIFIED: RequestOrder
+REQUEST_ORDER_METERED: RequestOrder
+REQUEST_ORDER_TOKENS: RequestOrder
+REQUEST_ORDER_DURATION: RequestOrder
+REQUEST_ORDER_ENDED: RequestOrder
 FIGURE_SOURCE_UNSPECIFIED: FigureSource
 FIGURE_SOURCE_CONFIGURED: FigureSource
 FIGURE_SOURCE_TOLD: FigureSource
@@ -188,7 +201,7 @@ class GetStatementResponse(_message.Message):
     def __init__(self, statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., booked_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Statement(_message.Message):
-    __slots__ = ("period", "lines", "gpu_bill_nano_usd", "remote_bill_nano_usd", "idle_nano_usd", "unavailable_nano_usd", "external_nano_usd", "unobserved_nano_usd", "unsettled_nano_usd", "unshared_nano_usd", "wasted_nano_usd", "unpriced", "pools")
+    __slots__ = ("period", "lines", "gpu_bill_nano_usd", "remote_bill_nano_usd", "idle_nano_usd", "unavailable_nano_usd", "external_nano_usd", "unobserved_nano_usd", "unsettled_nano_usd", "unshared_nano_usd", "wasted_nano_usd", "unpriced", "pools", "overflow")
     PERIOD_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     GPU_BILL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +215,7 @@ class Statement(_message.Message):
     WASTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     UNPRICED_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_FIELD_NUMBER: _ClassVar[int]
     period: str
     lines: _containers.RepeatedCompositeFieldContainer[StatementLine]
     gpu_bill_nano_usd: int
@@ -215,7 +229,22 @@ class Statement(_message.Message):
     wasted_nano_usd: int
     unpriced: _duration_pb2.Duration
     pools: _containers.RepeatedCompositeFieldContainer[PoolBill]
-    def __init__(self, period: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[StatementLine, _Mapping]]] = ..., gpu_bill_nano_usd: _Optional[int] = ..., remote_bill_nano_usd: _Optional[int] = ..., idle_nano_usd: _Optional[int] = ..., unavailable_nano_usd: _Optional[int] = ..., external_nano_usd: _Optional[int] = ..., unobserved_nano_usd: _Optional[int] = ..., unsettled_nano_usd: _Optional[int] = ..., unshared_nano_usd: _Optional[int] = ..., wasted_nano_usd: _Optional[int] = ..., unpriced: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolBill, _Mapping]]] = ...) -> None: ...
+    overflow: _containers.RepeatedCompositeFieldContainer[ModelOverflow]
+    def __init__(self, period: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[StatementLine, _Mapping]]] = ..., gpu_bill_nano_usd: _Optional[int] = ..., remote_bill_nano_usd: _Optional[int] = ..., idle_nano_usd: _Optional[int] = ..., unavailable_nano_usd: _Optional[int] = ..., external_nano_usd: _Optional[int] = ..., unobserved_nano_usd: _Optional[int] = ..., unsettled_nano_usd: _Optional[int] = ..., unshared_nano_usd: _Optional[int] = ..., wasted_nano_usd: _Optional[int] = ..., unpriced: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolBill, _Mapping]]] = ..., overflow: _Optional[_Iterable[_Union[ModelOverflow, _Mapping]]] = ...) -> None: ...
+
+class ModelOverflow(_message.Message):
+    __slots__ = ("model", "requests", "tokens", "remote_nano_usd", "own_nano_usd")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    OWN_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    requests: int
+    tokens: int
+    remote_nano_usd: int
+    own_nano_usd: int
+    def __init__(self, model: _Optional[str] = ..., requests: _Optional[int] = ..., tokens: _Optional[int] = ..., remote_nano_usd: _Optional[int] = ..., own_nano_usd: _Optional[int] = ...) -> None: ...
 
 class StatementLine(_message.Message):
     __slots__ = ("group", "own_nano_usd", "remote_nano_usd", "shared_nano_usd", "charged_nano_usd")
@@ -250,6 +279,123 @@ class PoolBill(_message.Message):
     utilisation: float
     rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
     def __init__(self, pool: _Optional[str] = ..., bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., utilisation: _Optional[float] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ...) -> None: ...
+
+class ListRequestsRequest(_message.Message):
+    __slots__ = ("to", "tenant", "key_id", "model", "placement", "session_id", "outcome", "min_charged_nano_usd", "order_by", "limit")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    MIN_CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    tenant: str
+    key_id: str
+    model: str
+    placement: str
+    session_id: str
+    outcome: str
+    min_charged_nano_usd: int
+    order_by: RequestOrder
+    limit: int
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., placement: _Optional[str] = ..., session_id: _Optional[str] = ..., outcome: _Optional[str] = ..., min_charged_nano_usd: _Optional[int] = ..., order_by: _Optional[_Union[RequestOrder, str]] = ..., limit: _Optional[int] = ..., **kwargs) -> None: ...
+
+class ListRequestsResponse(_message.Message):
+    __slots__ = ("requests", "truncated")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[RequestCost]
+    truncated: bool
+    def __init__(self, requests: _Optional[_Iterable[_Union[RequestCost, _Mapping]]] = ..., truncated: _Optional[bool] = ...) -> None: ...
+
+class RequestCost(_message.Message):
+    __slots__ = ("request_id", "tenant", "key_id", "session_id", "model", "slo_class", "placements", "outcome", "attempts", "started_at", "ended_at", "prompt_tokens", "cached_tokens", "completion_tokens", "metered_nano_usd", "charged_nano_usd")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    METERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    key_id: str
+    session_id: str
+    model: str
+    slo_class: str
+    placements: _containers.RepeatedScalarFieldContainer[str]
+    outcome: str
+    attempts: int
+    started_at: _timestamp_pb2.Timestamp
+    ended_at: _timestamp_pb2.Timestamp
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    metered_nano_usd: int
+    charged_nano_usd: int
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., slo_class: _Optional[str] = ..., placements: _Optional[_Iterable[str]] = ..., outcome: _Optional[str] = ..., attempts: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., metered_nano_usd: _Optional[int] = ..., charged_nano_usd: _Optional[int] = ...) -> None: ...
+
+class GetOutlookRequest(_message.Message):
+    __slots__ = ("tenant", "key_id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    key_id: str
+    def __init__(self, tenant: _Optional[str] = ..., key_id: _Optional[str] = ...) -> None: ...
+
+class GetOutlookResponse(_message.Message):
+    __slots__ = ("at", "month_to_date", "last_month_to_date", "last_month", "forecast_charged_nano_usd", "forecast_metered_nano_usd", "budgets")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    MONTH_TO_DATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_MONTH_TO_DATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_MONTH_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_METERED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    month_to_date: SpendRow
+    last_month_to_date: SpendRow
+    last_month: SpendRow
+    forecast_charged_nano_usd: int
+    forecast_metered_nano_usd: int
+    budgets: _containers.RepeatedCompositeFieldContainer[BudgetOutlook]
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., month_to_date: _Optional[_Union[SpendRow, _Mapping]] = ..., last_month_to_date: _Optional[_Union[SpendRow, _Mapping]] = ..., last_month: _Optional[_Union[SpendRow, _Mapping]] = ..., forecast_charged_nano_usd: _Optional[int] = ..., forecast_metered_nano_usd: _Optional[int] = ..., budgets: _Optional[_Iterable[_Union[BudgetOutlook, _Mapping]]] = ...) -> None: ...
+
+class BudgetOutlook(_message.Message):
+    __slots__ = ("tenant", "key_id", "period", "cap_nano_usd", "spent_nano_usd", "hard", "ends_at", "forecast_nano_usd", "reached_at")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    CAP_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    SPENT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    HARD_FIELD_NUMBER: _ClassVar[int]
+    ENDS_AT_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REACHED_AT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    key_id: str
+    period: str
+    cap_nano_usd: int
+    spent_nano_usd: int
+    hard: bool
+    ends_at: _timestamp_pb2.Timestamp
+    forecast_nano_usd: int
+    reached_at: _timestamp_pb2.Timestamp
+    def __init__(self, tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., period: _Optional[str] = ..., cap_nano_usd: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., hard: _Optional[bool] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast_nano_usd: _Optional[int] = ..., reached_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExportAttemptsRequest(_message.Message):
     __slots__ = ("to", "tenant")

@@ -46,6 +46,16 @@ class UsageServiceStub:
                 request_serializer=moegate_dot_v1_dot_usage__pb2.GetStatementRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_usage__pb2.GetStatementResponse.FromString,
                 _registered_method=True)
+        self.ListRequests = channel.unary_unary(
+                '/moegate.v1.UsageService/ListRequests',
+                request_serializer=moegate_dot_v1_dot_usage__pb2.ListRequestsRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_usage__pb2.ListRequestsResponse.FromString,
+                _registered_method=True)
+        self.GetOutlook = channel.unary_unary(
+                '/moegate.v1.UsageService/GetOutlook',
+                request_serializer=moegate_dot_v1_dot_usage__pb2.GetOutlookRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_usage__pb2.GetOutlookResponse.FromString,
+                _registered_method=True)
         self.ExportAttempts = channel.unary_stream(
                 '/moegate.v1.UsageService/ExportAttempts',
                 request_serializer=moegate_dot_v1_dot_usage__pb2.ExportAttemptsRequest.SerializeToString,
@@ -78,6 +88,20 @@ class UsageServiceServicer:
     def GetStatement(self, request, context):
         """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
         admin sees the lines of its tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRequests(self, request, context):
+        """Requests with all their attempts, the dearest first or as asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOutlook(self, request, context):
+        """The month so far, the one before, and what is to be expected of the month and of budgets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +140,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetStatement,
                     request_deserializer=moegate_dot_v1_dot_usage__pb2.GetStatementRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_usage__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'ListRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRequests,
+                    request_deserializer=moegate_dot_v1_dot_usage__pb2.ListRequestsRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_usage__pb2.ListRequestsResponse.SerializeToString,
+            ),
+            'GetOutlook': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOutlook,
+                    request_deserializer=moegate_dot_v1_dot_usage__pb2.GetOutlookRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_usage__pb2.GetOutlookResponse.SerializeToString,
             ),
             'ExportAttempts': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAttempts,
@@ -189,6 +223,60 @@ class UsageService:
             '/moegate.v1.UsageService/GetStatement',
             moegate_dot_v1_dot_usage__pb2.GetStatementRequest.SerializeToString,
             moegate_dot_v1_dot_usage__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.UsageService/ListRequests',
+            moegate_dot_v1_dot_usage__pb2.ListRequestsRequest.SerializeToString,
+            moegate_dot_v1_dot_usage__pb2.ListRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOutlook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.UsageService/GetOutlook',
+            moegate_dot_v1_dot_usage__pb2.GetOutlookRequest.SerializeToString,
+            moegate_dot_v1_dot_usage__pb2.GetOutlookResponse.FromString,
             options,
             channel_credentials,
             insecure,

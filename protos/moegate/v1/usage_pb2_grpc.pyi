@@ -41,6 +41,10 @@ class UsageServiceStub:
     """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
     admin sees the lines of its tenant.
     """
+    ListRequests: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]
+    """Requests with all their attempts, the dearest first or as asked."""
+    GetOutlook: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetOutlookRequest, _usage_pb2.GetOutlookResponse]
+    """The month so far, the one before, and what is to be expected of the month and of budgets."""
     ExportAttempts: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]
@@ -61,6 +65,10 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
     admin sees the lines of its tenant.
     """
+    ListRequests: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]  # type: ignore[assignment]
+    """Requests with all their attempts, the dearest first or as asked."""
+    GetOutlook: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetOutlookRequest, _usage_pb2.GetOutlookResponse]  # type: ignore[assignment]
+    """The month so far, the one before, and what is to be expected of the month and of budgets."""
     ExportAttempts: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportAttemptsRequest, _usage_pb2.ExportAttemptsResponse]  # type: ignore[assignment]
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]  # type: ignore[assignment]
@@ -90,6 +98,22 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """The whole bill of a window, own servers and remotes, and whose it is. For operators; a tenant
         admin sees the lines of its tenant.
         """
+
+    @_abc_1.abstractmethod
+    def ListRequests(
+        self,
+        request: _usage_pb2.ListRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.ListRequestsResponse, _abc.Awaitable[_usage_pb2.ListRequestsResponse]]:
+        """Requests with all their attempts, the dearest first or as asked."""
+
+    @_abc_1.abstractmethod
+    def GetOutlook(
+        self,
+        request: _usage_pb2.GetOutlookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetOutlookResponse, _abc.Awaitable[_usage_pb2.GetOutlookResponse]]:
+        """The month so far, the one before, and what is to be expected of the month and of budgets."""
 
     @_abc_1.abstractmethod
     def ExportAttempts(

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scheduler.metering.meter import MINUTE_NS, Meter, MeteredGroup
 from scheduler.metering.minutes import Minutes, Sums
 from scheduler.metering.rates import RateKind
-from scheduler.metering.report import SLO_SHARE, LoadPoint, direct_cost, load_point, tokens_of
+from scheduler.metering.report import (
+    SLO_SHARE,
+    LoadPoint,
+    direct_cost,
+    kind_rates,
+    load_point,
+    tokens_of,
+)
 from scheduler.metering.totals import SECOND_NS, UNIT, RateSegment, Totals, summed
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.meters_made import PLAN, RATE
@@ -164,3 +171,26 @@ def test_a_window_holds_what_came_in_it() -> None:
         assert sum(cost.accounts.values()) == cost.bill
         assert cost.output_tokens == 20 * requests
         assert len(cost.load) in {requests, requests - 1}
+
+
+def test_a_floor_is_never_above_the_mean() -> None:
+    dear = Totals(
+        prefill=200 * UNIT,
+        decode=400 * UNIT,
+        uncached_tokens=10,
+        output_tokens=10,
+        paid_ns=1,
+    )
+    cheap = Totals(
+        prefill=20 * UNIT,
+        decode=40 * UNIT,
+        uncached_tokens=10,
+        output_tokens=10,
+        paid_ns=1,
+    )
+    for window, best in ((cheap, dear), (dear, cheap)):
+        for rates in kind_rates(window, best, (), None):
+            if rates.allocated is not None:
+                assert rates.saturated is not None
+                assert rates.saturated <= rates.allocated
+    assert {rates.saturated for rates in kind_rates(dear, None, (), None)} == {None}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from scheduler.step_time.prefill_fit import PrefillFit
+from scheduler.step_time.prefill_fit import PrefillFit, solve
 from scheduler.step_time.prefill_samples import PrefillSample
 from scheduler.step_time.step_model import QWEN3_30B_H100
 
@@ -70,7 +69,7 @@ def test_a_prompt_that_was_in_the_cache_misleads_little() -> None:
     for at in range(40):
         tokens = 8000
         usual = sample(tokens, at_s=float(at))
-        fit.observe(usual if at % 10 else replace(usual, took_s=0.004))
+        fit.observe(usual if at % 10 else structs.replace(usual, took_s=0.004))
     assert work_s(fit, 8000) == pytest.approx(PRIOR.prompt_work_s(8000, 8000), rel=0.1)
 
 
@@ -100,3 +99,13 @@ def test_a_long_pause_forgets_little() -> None:
     before_s = work_s(fit, 8000)
     fit.observe(sample(100, at_s=100_000.0, scale=2.0))
     assert work_s(fit, 8000) == pytest.approx(before_s, rel=0.02)
+
+
+@given(st.integers(1, 3), st.integers(0, 10_000))
+def test_plain_numbers_solve_as_numpy_does(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(5, count)) * 10.0 ** rng.uniform(-3.0, 3.0, size=count)
+    matrix, vector = rows.T @ rows + np.eye(count), rng.normal(size=count)
+    found = solve(matrix.tolist(), vector.tolist())
+    assert matrix @ found == pytest.approx(vector, abs=1e-6)
+    assert found == pytest.approx(np.linalg.solve(matrix, vector), rel=1e-6, abs=1e-9)

@@ -116,6 +116,16 @@ def _message(part: PeriodStatement) -> usage_pb2.Statement:
         unshared_nano_usd=closed.unshared_nano_usd,
         wasted_nano_usd=closed.wasted_nano_usd,
         pools=[_pool(bill) for bill in part.bills],
+        overflow=[
+            usage_pb2.ModelOverflow(
+                model=model.model,
+                requests=model.requests,
+                tokens=model.tokens,
+                remote_nano_usd=model.remote_nano_usd,
+                own_nano_usd=model.own_nano_usd,
+            )
+            for model in part.overflow
+        ],
     )
     message.unpriced.FromNanoseconds(closed.unpriced_ns)
     return message

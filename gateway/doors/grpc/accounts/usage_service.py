@@ -23,7 +23,9 @@ from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
 from gateway.doors.grpc.accounts.ledger_errors import unread
+from gateway.doors.grpc.accounts.outlooks import get_outlook
 from gateway.doors.grpc.accounts.pool_cost import pool_cost
+from gateway.doors.grpc.accounts.request_costs import get_requests
 from gateway.doors.grpc.accounts.statements import get_statement
 from gateway.doors.grpc.accounts.usage_messages import attempt_row, spend_row
 from gateway.doors.grpc.accounts.windows import groups_of, window_of
@@ -41,7 +43,7 @@ from scheduler.port import SchedulerPort
 
 DEFAULT_SPAN_S = 30 * 86_400
 DEFAULT_ROWS, MAX_ROWS = 1000, 10_000
-MAX_GROUPS = 4
+MAX_GROUPS = 6
 
 _ORDERS = {
     usage_pb2.SPEND_ORDER_UNSPECIFIED: Order.GROUP,
@@ -110,6 +112,26 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             caller = current_caller()
             require(caller, {KeyRole.OPERATOR, KeyRole.TENANT_ADMIN}, "the bill")
             return await get_statement(self._accounting, caller, request)
+
+    async def ListRequests(
+        self, request: usage_pb2.ListRequestsRequest, context: Context
+    ) -> usage_pb2.ListRequestsResponse:
+        """Lists requests with all their attempts."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            check_texts({"tenant": request.tenant, "key_id": request.key_id})
+            seen = _selection(caller, request.tenant, request.key_id)
+            return await get_requests(self._accounting, caller.tenant, seen, request)
+
+    async def GetOutlook(
+        self, request: usage_pb2.GetOutlookRequest, context: Context
+    ) -> usage_pb2.GetOutlookResponse:
+        """Compares the month with the one before, and forecasts it and its budgets."""
+        async with rpc_errors(context):
+            caller = current_caller()
+            check_texts({"tenant": request.tenant, "key_id": request.key_id})
+            seen = _selection(caller, request.tenant, request.key_id)
+            return await get_outlook(self._accounting, caller.tenant, seen)
 
     async def ExportAttempts(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.ExportAttemptsRequest, context: Context

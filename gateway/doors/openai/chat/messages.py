@@ -33,18 +33,18 @@ def convert_messages(
     count = ElementCount(elements)
     messages = []
     for i, body in enumerate(bodies):
-        messages.append(count.add(_message(body, f"messages[{i}]")))
+        messages.append(count.add((yield from _message(body, f"messages[{i}]"))))
         yield
     return tuple(messages)
 
 
-def _message(body: MessageBody, field: str) -> Message:
+def _message(body: MessageBody, field: str) -> Steps[Message]:
     role = _ROLES.get(body.role)
     if role is None:
         shown = f"{body.role[:40]!r}: give system, developer, user, assistant or tool"
         raise invalid(f"{field}.role", shown)
     thoughts: list[str] = []
-    parts = _parts(body, field, thoughts)
+    parts = yield from _parts(body, field, thoughts)
     kept = open_details(body.reasoning_details or ())
     calls: tuple[ToolCall, ...] = ()
     if role is Role.ASSISTANT:
@@ -67,7 +67,7 @@ def _message(body: MessageBody, field: str) -> Message:
     )
 
 
-def _parts(body: MessageBody, field: str, thoughts: list[str]) -> tuple[str | Image, ...]:
+def _parts(body: MessageBody, field: str, thoughts: list[str]) -> Steps[tuple[str | Image, ...]]:
     """Texts and images of a message. Reasoning among them, as Mistral has it, is added to
     `thoughts`."""
     content = body.content
@@ -82,11 +82,11 @@ def _parts(body: MessageBody, field: str, thoughts: list[str]) -> tuple[str | Im
         elif part.type == "thinking":
             thoughts.append(_thinking(part))
         else:
-            found.append(_part(part, f"{field}.content[{i}]"))
+            found.append((yield from _part(part, f"{field}.content[{i}]")))
     return tuple(found)
 
 
-def _part(part: Part, field: str) -> str | Image:
+def _part(part: Part, field: str) -> Steps[str | Image]:
     if part.type in _TEXT_TYPES:
         if part.text is None:
             raise invalid(f"{field}.text", "missing: give a text")
@@ -97,7 +97,8 @@ def _part(part: Part, field: str) -> str | Image:
         image = part.image_url
         if image is None:
             raise invalid(f"{field}.image_url", "missing: give an https address or a data URL")
-        return image_of_url(image if isinstance(image, str) else image.url, f"{field}.image_url")
+        url = image if isinstance(image, str) else image.url
+        return (yield from image_of_url(url, f"{field}.image_url"))
     raise _unknown_part(part.type, field)
 
 

@@ -50,13 +50,13 @@ def convert_items(
             turn.call(item, field)
         elif item.type == "message" and item.role == "assistant":
             messages += map(count.add, turn.ended(bool(turn.calls)))
-            turn.parts += _parts(item.content, f"{field}.content")
+            turn.parts += yield from _parts(item.content, f"{field}.content")
         elif item.type == "message":
             messages += map(count.add, turn.ended())
-            messages.append(count.add(_message(item, field)))
+            messages.append(count.add((yield from _message(item, field))))
         elif item.type in _OUTPUTS:
             messages += map(count.add, turn.ended())
-            messages.append(count.add(_output(item, field)))
+            messages.append(count.add((yield from _output(item, field))))
         # Other items are those of servers' tools, which have run elsewhere.
         yield
     messages += map(count.add, turn.ended())
@@ -129,30 +129,34 @@ def _thought(item: Item) -> Thought:
     return msgspec.structs.replace(found, text=_text(content) or _text(item.summary or ()))
 
 
-def _message(item: Item, field: str) -> Message:
+def _message(item: Item, field: str) -> Steps[Message]:
     role = _ROLES.get(item.role or "")
     if role is None:
         shown = f"{(item.role or '')[:40]!r}: give user, assistant, system or developer"
         raise invalid(f"{field}.role", shown)
-    return Message(role=role, parts=_parts(item.content, f"{field}.content") or ("",))
+    parts = yield from _parts(item.content, f"{field}.content")
+    return Message(role=role, parts=parts or ("",))
 
 
-def _output(item: Item, field: str) -> Message:
+def _output(item: Item, field: str) -> Steps[Message]:
     if not item.call_id:
         raise invalid(f"{field}.call_id", "missing: name the call that this answers")
-    parts = _parts(item.output, f"{field}.output") or ("",)
+    parts = (yield from _parts(item.output, f"{field}.output")) or ("",)
     return Message(role=Role.TOOL, parts=parts, tool_call_id=item.call_id)
 
 
-def _parts(content: str | list[Part] | None, field: str) -> tuple[str | Image, ...]:
+def _parts(content: str | list[Part] | None, field: str) -> Steps[tuple[str | Image, ...]]:
     if content is None:
         return ()
     if isinstance(content, str):
         return (content,)
-    return tuple(_part(part, f"{field}[{i}]") for i, part in enumerate(content))
+    found = []
+    for i, part in enumerate(content):
+        found.append((yield from _part(part, f"{field}[{i}]")))
+    return tuple(found)
 
 
-def _part(part: Part, field: str) -> str | Image:
+def _part(part: Part, field: str) -> Steps[str | Image]:
     if part.type in _TEXT_TYPES:
         return part.text or ""
     if part.type == "refusal":
@@ -160,7 +164,7 @@ def _part(part: Part, field: str) -> str | Image:
     if part.type == "input_image":
         if part.image_url is None:
             raise invalid(f"{field}.image_url", "missing: give an https address or a data URL")
-        return image_of_url(part.image_url, f"{field}.image_url")
+        return (yield from image_of_url(part.image_url, f"{field}.image_url"))
     shown = f"{part.type[:40]!r} is not served here: give input_text or input_image"
     raise invalid(f"{field}.type", shown)
 
