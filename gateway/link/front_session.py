@@ -62,6 +62,7 @@ class FrontSession:
         self._reports: deque[tuple[int, int]] = deque()
         """Reports that are not acknowledged: number, and the ledger's rows after it."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.is_lost = False
 
     def attach(self, send: Send) -> None:
         """The front has another connection."""
@@ -88,8 +89,10 @@ class FrontSession:
         return refusal
 
     def submit(self, number: int, submission: Submission) -> None:
-        """Submits a branch. `number` names it in the answers."""
+        """Submits a branch. `number` names it in the answers. One that is known is ignored."""
         request = submission.request
+        if number in self.numbers:
+            return
         if submission.kind is BranchKind.ORIGINAL:
             owned = OwnedRequest(submission=submission)
         else:
@@ -212,7 +215,7 @@ class FrontSession:
 
     def lose(self) -> None:
         """Ends everything that the front has, because it is gone. Nothing is sent any more."""
-        self._send = None
+        self.is_lost, self._send = True, None
         requests = list(self.requests.values())
         # Waiting branches first, so that none of them starts in the room that a running one leaves.
         for branch in self.branches.values():

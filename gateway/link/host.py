@@ -27,7 +27,7 @@ from gateway.link.messages import (
 from gateway.link.opening import Opening
 from gateway.link.owned import Booking
 from gateway.link.resume import AttemptKey, RequestState, Resumed, attempt_keys
-from gateway.link.session_resumption import Booked, resume
+from gateway.link.session_resumption import Booked, Later, resume
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.contract import Request
 from scheduler.decision_record import DecisionRecord
@@ -111,13 +111,14 @@ class HostedFront:
         booked = await host.booked(keys) if keys else {}
         if self.connection.lost:
             return
-        resume(self.session, states, told, booked)
+        later = resume(self.session, states, told, booked)
         self._states = []
         log.info(
             "front %d has joined with %d requests, %d of its attempts were booked already",
             *(self.number, len(states), len(booked)),
         )
-        await host.wait_until_open(self.incarnation, told)
+        # Even if this connection breaks meanwhile: the session has these requests.
+        await asyncio.shield(host.submit_later(self.session, self.incarnation, told, later))
 
     def _receive(self, kind: Kind, number: int, payload: Any) -> None:
         if not self.number:
@@ -202,6 +203,7 @@ class SchedulerHost:
         self._kept: dict[str, _Kept] = {}
         """Sessions by the incarnation of their fronts."""
         self._version = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         scheduler.on_fleet = self._publish
 
     @property
@@ -269,10 +271,23 @@ class SchedulerHost:
             self.tick()
             await asyncio.sleep(TICK_S)
 
-    async def wait_until_open(self, incarnation: str, told: Resumed) -> None:
-        """Returns when requests are admitted: once all fronts of before are back, or soon."""
-        if self._opening is not None:
-            await self._opening.joined(incarnation, told)
+    def submit_later(
+        self, session: FrontSession, incarnation: str, told: Resumed, later: list[Later]
+    ) -> asyncio.Task[None]:
+        """Submits what waits at a front when requests are admitted: once all fronts of before are
+        back, or soon. Returns the task."""
+
+        async def submit_when_open() -> None:
+            if self._opening is not None:
+                await self._opening.joined(incarnation, told)
+            if not session.is_lost:
+                for submit in later:
+                    submit()
+
+        task = asyncio.create_task(submit_when_open())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def fleet_update(self) -> FleetUpdate:
         """Returns the message of the newest view."""

@@ -8,7 +8,7 @@ ledger has already is answered from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from msgspec import structs
@@ -21,19 +21,22 @@ from scheduler.contract import Progress, Refuse
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import BranchKind, CountPrompt, Settled, SlotFreed, Started, Waiting
 
+Later = Callable[[], None]
 Booked = Mapping[tuple[str, int], SettledAttempt]
 """Accounts of attempts that the ledger has, by request id and attempt number."""
 
 
 def resume(
     session: FrontSession, states: Iterable[RequestState], told: Resumed, booked: Booked
-) -> None:
-    """Brings the session to the state of its front. Times of requests are on this clock."""
+) -> list[Later]:
+    """Brings the session to the state of its front. Times of requests are on this clock. Returns
+    what is to be submitted once requests are admitted: what other fronts run comes first."""
+    later: list[Later] = []
     unknown = set(session.requests.values())
     for state in states:
         known = session.numbers.get(state.branches[0].number)
         if known is None:
-            _take_over(session, state, booked)
+            _take_over(session, state, booked, later)
         else:
             unknown.discard(known.owned)
             _compare(session, known.owned, state)
@@ -48,6 +51,7 @@ def resume(
             session.free_slot(SlotFreed(key_id=key_id))
     session.scheduler.resumption.remember(told.remembered)
     session.reported(told.reports)
+    return later
 
 
 def _compare(session: FrontSession, owned: OwnedRequest, state: RequestState) -> None:
@@ -97,12 +101,14 @@ def _decide_again(session: FrontSession, branch: OwnedBranch) -> None:
             pass
 
 
-def _take_over(session: FrontSession, state: RequestState, booked: Booked) -> None:
+def _take_over(
+    session: FrontSession, state: RequestState, booked: Booked, later: list[Later]
+) -> None:
     """A request that this scheduler does not know."""
     first = state.branches[0]
     if not state.admitted:
         if state.ended is None and first.standing is Standing.WAITING:
-            session.submit(first.number, first.submission)
+            later.append(partial(session.submit, first.number, first.submission))
         return
     original_id = first.submission.original_id
     charged = list(state.charged)
@@ -126,7 +132,7 @@ def _take_over(session: FrontSession, state: RequestState, booked: Booked) -> No
     for told in state.branches:
         branch = original if told is first else _owned_branch(owned, told)
         if told.standing is not Standing.WITHDRAWN:
-            _take_over_branch(session, owned, branch, told, state, booked)
+            _take_over_branch(session, branch, told, state, booked, later)
     if state.ended is not None:
         session.end_request(state.ended)
 
@@ -137,18 +143,19 @@ def _owned_branch(owned: OwnedRequest, told: BranchState) -> OwnedBranch:
 
 def _take_over_branch(
     session: FrontSession,
-    owned: OwnedRequest,
     branch: OwnedBranch,
     told: BranchState,
     state: RequestState,
     booked: Booked,
+    later: list[Later],
 ) -> None:
-    resumption, claimed = session.scheduler.resumption, owned.claimed
+    owned, resumption = branch.owned, session.scheduler.resumption
+    claimed = owned.claimed
     assert claimed is not None
     submission, original_id = told.submission, told.submission.original_id
     is_new = told.standing is Standing.WAITING and not told.ended and not told.had_attempts
     if is_new and submission.kind is not BranchKind.ORIGINAL:
-        session.submit(told.number, submission)
+        later.append(partial(session.submit, told.number, submission))
         return
     session.add(branch)
     deliver = partial(session.deliver, branch)
@@ -170,7 +177,7 @@ def _take_over_branch(
                 started_ago_s=told.started_ago_s,
                 output_tokens=told.output_tokens,
             )
-    elif told.standing is Standing.WAITING:
+    elif told.standing is Standing.WAITING and state.ended is None:
         if owned.stray:
             session.refuse_stray(branch)
             return
@@ -181,4 +188,4 @@ def _take_over_branch(
                 charge_limit_nano_usd=state.reservation.charge_limit_nano_usd,
             )
             submission = structs.replace(submission, request=request)
-        resumption.wait(claimed, submission, deliver, state.attempts)
+        later.append(partial(resumption.wait, claimed, submission, deliver, state.attempts))
