@@ -56,6 +56,8 @@ class Placement:
         failure_domain: placements of the same domain fail together; empty if no other shares it.
         objective: whether requests are packed or spread; the same for all pools of one model.
         release_delay_s: a group that has been empty for this long is reported as releasable.
+        start_s: an autoscaler starts a server within this time when requests wait and none is in
+            service; None: nobody does, and requests are refused then.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Placement:
     failure_domain: str = ""
     objective: Objective = Objective.LATENCY
     release_delay_s: float = 30.0
+    start_s: float | None = None
 
     @property
     def group_name(self) -> str:
