@@ -278,7 +278,13 @@ async def running_scheduler_side(
         stack.callback(server.close)
         await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
         metrics_address = await stack.enter_async_context(
-            fronts_page(config.telemetry, observing, AllFronts(host, load_of_loop), accounting)
+            fronts_page(
+                config.telemetry,
+                observing,
+                AllFronts(host, load_of_loop),
+                accounting,
+                lane.load,
+            )
         )
         side = SchedulerSide(
             health_address=health_address,
