@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from gateway.accounting.booked import Sought, booked
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.append import transactional_append
-from gateway.accounting.ledger.booked import Sought, booked
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from gateway.accounting.accounting import Accounting
-from gateway.accounting.ledger.booked import Sought
+from gateway.accounting.booked import Sought
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.link.resume import AttemptKey
 from scheduler.metering.settlement import SettledAttempt
