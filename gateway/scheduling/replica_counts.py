@@ -16,11 +16,15 @@ from scheduler.overflow.replica_count import ReplicaLimits, WantedReplicas, want
 from scheduler.placement.decision_model import full_token_s
 from scheduler.placement_state import Placement
 from scheduler.port import FleetFigures
+from scheduler.snapshot import PoolSnapshot
 from scheduler.step_time.step_model import StepModel
 
 LATE_SATURATION = 1.5
 """Saturation from which requests wait so long that no remote can have been open to them: others
 leave the queue for one before."""
+LATE_SHARE = 0.05
+"""Share of arrivals that own servers turn away, from which it counts where no request overflows:
+then they were late or refused."""
 
 
 class ScaledFleet(Protocol):
@@ -83,7 +87,7 @@ class ReplicaCounts:
         window.observe(
             now_s,
             sum(p.groups_serving for p in pools),
-            late=any(p.saturation > LATE_SATURATION for p in pools),
+            late=any(_late(pool) for pool in pools),
         )
         buckets = window.buckets(now_s)
         if not buckets:
@@ -126,6 +130,12 @@ class ReplicaCounts:
         pools = {placement.pool for placement in facts.values()}
         self._windows = {model: w for model, w in self._windows.items() if model in models}
         self._wanted = {pool: n for pool, n in self._wanted.items() if pool in pools}
+
+
+def _late(pool: PoolSnapshot) -> bool:
+    """Whether requests that no remote takes are late or refused."""
+    refused = pool.turned_away_share > LATE_SHARE and not pool.overflows
+    return refused or pool.saturation > LATE_SATURATION
 
 
 def _work_s(step_model: StepModel, usage: Usage) -> float:

@@ -18,7 +18,7 @@ from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.open_rpcs import OpenRpcs
 from gateway.doors.grpc.listening.port import bind, server_options
-from gateway.doors.grpc.rpc_context import Context
+from gateway.doors.grpc.rpc_context import BoundedWriter, Context, rpc_errors
 from gateway.doors.keda.externalscaler_pb2 import (
     GetMetricSpecResponse,
     GetMetricsRequest,
@@ -53,24 +53,26 @@ class Counts(Protocol):
 class ExternalScaler:
     """The service. It holds nothing: each RPC tells pool and limits."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, write_limit_s: float) -> None:
+        """`write_limit_s`: how long one write of a stream may block."""
         self._counts = counts
+        self._write_limit_s = write_limit_s
 
     async def is_active(self, request: ScaledObjectRef, context: Context) -> IsActiveResponse:
         """Whether the pool should have any replica."""
         return IsActiveResponse(result=await self._active(request, context))
 
-    async def stream_is_active(
-        self, request: ScaledObjectRef, context: Context
-    ) -> AsyncIterator[IsActiveResponse]:
+    async def stream_is_active(self, request: ScaledObjectRef, context: Context) -> None:
         """The same now, and whenever it changes."""
+        writer = BoundedWriter(context, self._write_limit_s)
         last: bool | None = None
-        while True:
-            active = await self._active(request, context)
-            if active != last:
-                yield IsActiveResponse(result=active)
-                last = active
-            await asyncio.sleep(STREAM_S)
+        async with rpc_errors(context):
+            while True:
+                active = await self._active(request, context)
+                if active != last:
+                    await writer.write(IsActiveResponse(result=active))
+                    last = active
+                await asyncio.sleep(STREAM_S)
 
     async def metric_spec(
         self, request: ScaledObjectRef, context: Context
@@ -134,7 +136,7 @@ async def scaler_port(
     in_progress = CallsInProgress(lambda: config.limits, refused)
     open_rpcs = OpenRpcs(lambda: config.limits, in_progress)
     server = grpc_server(server_options(config, MAX_CONNECTIONS), (open_rpcs,))
-    _add(ExternalScaler(counts), server)
+    _add(ExternalScaler(counts, config.server.blocked_write_s), server)
     address = bind(server, listen, None, field="server.scaler_listen")
     await server.start()
     try:
