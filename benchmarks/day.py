@@ -153,7 +153,7 @@ def play(day: Day, fleet: LabFleet = FLEETS["qwen"]) -> Result:
     fleet = replace(fleet, replicas=day.replicas)
     own_usd_per_request = fleet.usd_per_s / day.capacity_per_s
     rates = _rates(REMOTE_PRICE_FACTOR * own_usd_per_request)
-    arrivals = list(_arrivals(day, fleet))
+    arrivals = list(day_arrivals(day, fleet))
     own = fleet.placements(TRUTH_SEED, 16)
     decider = _Watched(_scheduler(fleet, [p.name for p in own], rates))
     outcomes: list[Outcome] = []
@@ -260,7 +260,7 @@ def _far() -> SimulatedPlacement:
     return SimulatedPlacement(FAR, Engine(config, Physics(model, ExpertLoad()), 1))
 
 
-def _arrivals(day: Day, fleet: LabFleet) -> Iterator[Arrival]:
+def day_arrivals(day: Day, fleet: LabFleet) -> Iterator[Arrival]:
     """Requests of the conversation trace's statistics, as a Poisson process of changing rate."""
     rng = np.random.default_rng(day.seed)
     mean_per_s = day.load * day.replicas * day.capacity_per_s

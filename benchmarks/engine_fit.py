@@ -101,7 +101,9 @@ async def measure_fit(server: VllmProcess) -> tuple[str, list[FitPoint]]:
     fit = StepFit(STAND_IN)
     fitted: Like = defaultdict(list)
     judged: Like = defaultdict(list)
-    async with aiohttp.ClientSession() as session, HttpSession() as upstream:
+    # A connection that the server closes while a request is on its way would end the run.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session, HttpSession() as upstream:
         batches = Batches(server, session, upstream)
         warm_s = time.monotonic() + SETTLE_S  # as the gateway leaves out the first seconds
         while time.monotonic() < warm_s:

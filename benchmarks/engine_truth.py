@@ -1,6 +1,6 @@
 """How near the step fit and the meter come to a real engine's own seconds.
 
-    MOEGATE_VLLM_VENV=… python -m benchmarks.engine_truth [--json FILE]
+    MOEGATE_VLLM_VENV=… python -m benchmarks.engine_truth [--json FILE] [--without-shares]
 
 starts vLLM's CPU build with a tiny MoE and the plugin `moegate-vllm`; some four minutes on
 a quiet machine. On a busy one the engine's own seconds scatter by tens of per cent, and the figures
@@ -11,9 +11,11 @@ the steps between, stalls cut off. The other half's mean says what those that it
 
 The meter's truth is the engine's steps again. A step of B sequences costs each of them 1/B of its
 time. A step that also computes prompts costs its sequences what such a step takes without them, and
-the prompts the rest. A request's seconds are the sum over its steps: the last one is told at the
-same time as its end, and each one before gave one token. For a request that is alone this is its
-prefill and decode time. Prompts of several steps are left out.
+the prompts the rest, by their tokens. A request's seconds are the sum over its steps: the last one
+is told at the same time as its end, and each one before gave one token. For a request that is alone
+this is its prefill and decode time. Prompts of several steps are left out. It is computed here from
+the feed of steps, apart from what the plugin tells with each answer, which the meter goes by.
+`--without-shares` hides that from the meter: what is left is what it makes of tokens as they come.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import msgspec
@@ -38,6 +43,7 @@ import msgspec
 from benchmarks.engine_fit import FitPoint, measure_fit
 from gateway.config.gateway import SecretConfig
 from moegate.vllm_plugin.feed import PATH
+from moegate.vllm_plugin.shares import STALL_FACTOR
 from tests import serving
 from tests.vllm.launch import ENGINE_KEY, VllmProcess, running_vllm
 
@@ -82,6 +88,8 @@ class Told:
     queued_s: float
     prefill_s: float
     decode_s: float
+    prompt_tokens: int
+    """Computed ones."""
     output_tokens: int
 
 
@@ -124,6 +132,7 @@ class Feed:
                         queued_s=one["queued_s"],
                         prefill_s=one["prefill_s"],
                         decode_s=one["decode_s"],
+                        prompt_tokens=one["prompt_tokens"] - one["cached_tokens"],
                         output_tokens=one["output_tokens"],
                     )
             if not answer["more"]:
@@ -154,9 +163,12 @@ def engine_seconds(feed: Feed) -> dict[str, float]:
     for step, took_s in zip(steps, took, strict=True):
         if step["decode_requests"] and not step["prefill_requests"]:
             pure[step["decode_requests"]].append(took_s)
-    alone = {batch: median(times) for batch, times in pure.items()}
+    alone = {
+        batch: mean(min(each, STALL_FACTOR * median(times)) for each in times)
+        for batch, times in pure.items()
+    }
     decoding: list[int] = []
-    decode_sums, prefill_each = [0.0], []
+    decode_sums, prompt_token_s = [0.0], []
     for number, (step, took_s) in enumerate(zip(steps, took, strict=True)):
         batch, prompts = step["decode_requests"], step["prefill_requests"]
         decode_s = took_s if not prompts else 0.0
@@ -166,7 +178,7 @@ def engine_seconds(feed: Feed) -> dict[str, float]:
         if batch:
             decoding.append(number)
             decode_sums.append(decode_sums[-1] + decode_s / batch)
-        prefill_each.append((took_s - decode_s) / prompts if prompts else 0.0)
+        prompt_token_s.append((took_s - decode_s) / step["prefill_tokens"] if prompts else 0.0)
     found = {}
     for name, told in feed.requests.items():
         # The step with its last token has its time, and each step before it one token.
@@ -175,8 +187,10 @@ def engine_seconds(feed: Feed) -> dict[str, float]:
         if first < 0 or told.output_tokens < 2:
             continue
         prompt_at = decoding[first] - 1
-        if prompt_at >= 0 and prefill_each[prompt_at]:
-            found[name] = prefill_each[prompt_at] + decode_sums[last] - decode_sums[first]
+        if prompt_at < 0 or steps[prompt_at]["prefill_tokens"] < told.prompt_tokens:
+            continue
+        prefill_s = prompt_token_s[prompt_at] * told.prompt_tokens
+        found[name] = prefill_s + decode_sums[last] - decode_sums[first]
     return found
 
 
@@ -235,7 +249,7 @@ async def run_load(gateway: serving.Serving, load: Load, draw: random.Random) ->
     return found
 
 
-async def measure_meter(server: VllmProcess) -> list[Misses]:
+async def measure_meter(server: VllmProcess, loads: Sequence[Load] = LOADS) -> list[Misses]:
     """Runs the loads through a gateway in this process."""
     os.environ[KEY_VARIABLE] = ENGINE_KEY
     pool = msgspec.structs.replace(
@@ -259,7 +273,7 @@ async def measure_meter(server: VllmProcess) -> list[Misses]:
         begun_s = time.monotonic()
         while time.monotonic() - begun_s < WARM_S:
             await run_load(gateway, warm, draw)
-        for load in LOADS:
+        for load in loads:
             metered = await run_load(gateway, load, draw)
             await asyncio.sleep(2 * FEED_S)
             await feed.read()
@@ -295,8 +309,11 @@ async def measure(server: VllmProcess) -> tuple[str, list[FitPoint], list[Misses
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--without-shares", action="store_true", help="hide them from the meter")
     args = parser.parse_args()
+    hidden = patch("scheduler.metering.cost.had_of_engine", return_value=None)
     with (
+        hidden if args.without_shares else nullcontext(),
         tempfile.TemporaryDirectory(prefix="moegate-truth-") as folder,
         running_vllm(Path(folder), plugin=True) as server,
     ):

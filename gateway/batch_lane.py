@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from gateway.accounting.accounting import Accounting
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
 from gateway.batch.running.parts import RunnerParts
-from gateway.batch.running.runner import BatchRunner
-from gateway.batch.running.validation import in_arrival_order
+from gateway.batch.running.runner import BatchRunner, TenantLoad
 from gateway.batch.store.desk import BatchDesk
 from gateway.config.batch import BatchConfig
 from gateway.delivery.deliveries import Deliveries
@@ -34,6 +33,7 @@ from gateway.doors.openai.dialect import line_handlers
 from gateway.pipeline.pipeline import Pipeline
 from scheduler.budgets.budget import BudgetAccount, Holder
 from scheduler.port import SchedulerPort
+from scheduler.prefix.item_order import order_items
 
 log = logging.getLogger(__name__)
 _NOTHING_UNREAD = UnreadLimits(blocked_write_s=1.0, stream_bytes=0, tenant_bytes=0, total_bytes=0)
@@ -71,7 +71,7 @@ class BatchLane:
                 clock=self._clock,
                 now_us=_now_us,
                 owns_database=not accounting.shared,
-                order=in_arrival_order,
+                order=order_items,
             )
         )
         task = asyncio.create_task(self.runner.run(), name="moegate-batch")
@@ -82,6 +82,10 @@ class BatchLane:
             (result,) = await asyncio.gather(task, return_exceptions=True)
             if isinstance(result, Exception):
                 log.error("the batch lane failed", exc_info=result)
+
+    def load(self) -> Sequence[TenantLoad]:
+        """Returns what runs here, by tenant."""
+        return () if self.runner is None else self.runner.load()
 
     def begin_drain(self) -> None:
         """Starts no more items."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCounts:
@@ -94,6 +96,19 @@ class ExpertSteps:
     experts: int
     experts_per_token: int
     steps: tuple[ExpertStep, ...]
+
+
+class EngineTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of one request by the engine, which it tells with the end of the answer.
+
+    `whole_s`: from its arrival in the engine's queue to the last token. `prefill_had_s`,
+    `decode_had_s`: what it had of the engine's steps, shared with those that ran beside it; None:
+    not told.
+    """
+
+    whole_s: float
+    prefill_had_s: float | None = None
+    decode_had_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

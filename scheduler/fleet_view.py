@@ -23,6 +23,7 @@ class PlacementView:
         context_tokens: context length; None: unknown.
         adapters: LoRA adapters that requests may name, loaded there now or not.
         loaded_adapters: those that the server has loaded.
+        starts_on_demand: requests wait for its server, which an autoscaler then starts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PlacementView:
     context_tokens: int | None
     adapters: frozenset[str] = frozenset()
     loaded_adapters: frozenset[str] = frozenset()
+    starts_on_demand: bool = False
 
     def has(self, model: str) -> bool:
         """Whether the placement has the model, or has loaded the adapter of this name."""
@@ -63,8 +65,8 @@ class FleetView:
 
     @property
     def serves(self) -> bool:
-        """Whether any placement is in service."""
-        return any(placement.serving for placement in self.placements)
+        """Whether requests are taken: a placement is in service, or is started for them."""
+        return any(each.serving or each.starts_on_demand for each in self.placements)
 
     def of_model(self, model: str) -> tuple[PlacementView, ...]:
         """Returns the placements of a model or adapter, in service or not; empty: unknown model."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from scheduler.blame.likeness import Like, like_of
 from scheduler.blame.placement_breakers import PlacementBreakers
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, Request
@@ -42,8 +44,7 @@ class Broken:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Attempt(msgspec.Struct, frozen=True):
     """An attempt that runs. `breakers`: the breakers that admitted it. After a reload that changed
     the incarnation, these are not the placement's present breakers."""
 
@@ -197,6 +198,14 @@ class PlacementAdmission:
             refusal = entry.window.refusal(entry.facts.send_limits, tokens, now)
             if refusal is not None:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
+            entry.window.take(tokens, now)
+
+    def record_resumed(self, name: str, request: Request, now: float) -> None:
+        """Records an attempt that runs already, as if it started now. It may exceed a limit."""
+        entry = self._admission[name]
+        tokens = _tokens(request)
+        entry.running[request.request_id] = _Attempt(request, now, tokens, entry.breakers)
+        if entry.facts.kind is PlacementKind.REMOTE:
             entry.window.take(tokens, now)
 
     def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:

@@ -56,6 +56,8 @@ class Placement:
         failure_domain: placements of the same domain fail together; empty if no other shares it.
         objective: whether requests are packed or spread; the same for all pools of one model.
         release_delay_s: a group that has been empty for this long is reported as releasable.
+        start_s: an autoscaler starts a server within this time when requests wait and none is in
+            service; None: nobody does, and requests are refused then.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Placement:
     failure_domain: str = ""
     objective: Objective = Objective.LATENCY
     release_delay_s: float = 30.0
+    start_s: float | None = None
 
     @property
     def group_name(self) -> str:
@@ -287,6 +290,17 @@ class PlacementState:
             resident.kv_reserved_tokens += more
             self.kv_reserved_tokens += more
         return news
+
+    def resume_output(self, request_id: str, output_tokens: int) -> None:
+        """Records tokens that an attempt had before it was added here. Its time to first token is
+        not known."""
+        resident = self.residents[request_id]
+        self.prefill_end_s -= self.pending.pop(request_id)
+        resident.output_tokens = output_tokens
+        self.kv_tokens += output_tokens
+        more = max(0, resident.kv_tokens - resident.kv_reserved_tokens)
+        resident.kv_reserved_tokens += more
+        self.kv_reserved_tokens += more
 
     def extend_overdue_prefill(self, model: StepModel, now: float) -> None:
         """Extends the first pending prefill, which takes longer than predicted.

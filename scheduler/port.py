@@ -36,6 +36,7 @@ from scheduler.contract import (
     Usage,
 )
 from scheduler.decision_record import DecisionRecord
+from scheduler.engine_steps import EngineTimes
 from scheduler.fleet_view import FleetView
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits, Refusal
@@ -91,7 +92,7 @@ class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
         attempt: attempt number, as in `Start`.
         detail: reason, for a person.
         usage: tokens used, as far as known; None: unknown.
-        engine_s: seconds that the engine says it spent on it, its queue included; None: not told.
+        engine: seconds that the engine says it spent on it; None: not told.
         reported: the upstream reported `usage` for the whole attempt. Only then does the scheduler
             learn from it.
         committed: the client has received output of the attempt.
@@ -122,7 +123,7 @@ class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     fault: Fault
     retry_after_s: float | None
-    engine_s: float | None = None
+    engine: EngineTimes | None = None
 
 
 class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +185,17 @@ NOT_ADMITTED = frozenset(
     }
 )
 """Reasons of refusals before admission. Nothing is held, and no `RequestEnded` follows."""
+RETRY_AFTER_S = 1.0
+"""Retry hint where the scheduler cannot be reached."""
+
+
+class SchedulerAway(Exception):
+    """The scheduler, in another process, cannot be reached now."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler cannot be reached now")
+
+
 Deliver = Callable[[Answer], None]
 """Receives the answers for one branch. Must neither block nor raise."""
 

@@ -17,6 +17,8 @@ import msgspec
 from gateway.batch.jobs import MOST_FAULTS, Item, LineFault
 
 MAX_CUSTOM_ID_CHARS = 256
+BEGINNING_BYTES = 4096
+"""Of each item, what is compared."""
 FRAME_HEAD = struct.Struct(">I")
 """Before each message of a file of messages: its length."""
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
@@ -120,6 +122,16 @@ _line = msgspec.json.Decoder(LineHead).decode
 _body = msgspec.json.Decoder(LineBody).decode
 
 
+@dataclass(frozen=True, slots=True)
+class ItemHead:
+    """What is read of an item before it runs. `name`: that of the caller; `beginning`: of what the
+    model is sent, from which the order of items is found."""
+
+    name: str
+    model: str
+    beginning: bytes
+
+
 class BadLine(Exception):
     """A line is no item. `code`, `param`: as OpenAI words them."""
 
@@ -128,8 +140,8 @@ class BadLine(Exception):
         self.fault = LineFault(code=code, message=message, param=param)
 
 
-def openai_line(content: bytes, endpoint: str) -> tuple[str, str]:
-    """Checks a line. Returns its custom_id and the name of its model. Raises BadLine."""
+def openai_line(content: bytes, endpoint: str) -> ItemHead:
+    """Checks a line. Raises BadLine."""
     try:
         head = _line(content)
         body = _body(head.body)
@@ -153,7 +165,7 @@ def openai_line(content: bytes, endpoint: str) -> tuple[str, str]:
         raise BadLine("invalid_request", "body.stream: a batch does not stream", "body.stream")
     if not 0 < len(body.model) <= MAX_CUSTOM_ID_CHARS or "\0" in body.model:
         raise BadLine("invalid_request", "body.model: name a model of /v1/models", "body.model")
-    return custom_id, body.model
+    return ItemHead(custom_id, body.model, bytes(head.body)[:BEGINNING_BYTES])
 
 
 class Intake:
@@ -167,8 +179,9 @@ class Intake:
         self.bad = 0
         self.faults: list[LineFault] = []
 
-    def item(self, cut: Cut, custom_id: str, model: str) -> Item | None:
+    def item(self, cut: Cut, head: ItemHead) -> Item | None:
         """Returns the item; None: it is refused, which is recorded as a fault."""
+        custom_id = head.name
         digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         key = int.from_bytes(digest, "big")
         if key in self._known:
@@ -185,7 +198,7 @@ class Intake:
         return Item(
             number=cut.number,
             custom_id=custom_id,
-            model=model,
+            model=head.model,
             start_byte=cut.start_byte,
             size_bytes=cut.size_bytes,
         )

@@ -36,6 +36,10 @@ class DiscoveryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     max_replicas: Annotated[int, Meta(ge=1, le=256)] = 16
     """Most replicas at once, with those that only finish their streams. The pool has one numbered
     place for each."""
+    start_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    """Longest time until an autoscaler that follows the queue (`moegate_queue_depth`) has started a
+    server when there is none: requests wait for it within their deadlines, unless a remote may take
+    them. Absent: without a server they are refused."""
     min_refresh_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     """Shortest time between two look-ups, however short the answer's TTL."""
     max_refresh_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.domain.pooling import PoolingInput, Scores, Vectors
 from scheduler.contract import SloClass, Usage
+from scheduler.engine_steps import EngineTimes
 
 MAX_ID_CHARACTERS = 200
 """Longest upstream response id that is kept. Longer ids are cut."""
@@ -319,8 +320,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     usage with each frame; otherwise it counts frames with content. An answer of vectors or scores
     counts as one. `usage`: final usage, at most
     once, at the end. `response_id`: the upstream's id of the answer; empty until known.
-    `missing_choices`, `deviations`: of the whole answer, with the usage. `engine_s`: seconds that
-    the engine spent on it, waiting in its queue included; None: not told. `pooled`: the whole
+    `missing_choices`, `deviations`: of the whole answer, with the usage. `engine`: seconds that
+    the engine says it spent on it; None: not told. `pooled`: the whole
     answer to a request for vectors or scores, at once.
     """
 
@@ -331,5 +332,5 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     response_id: str = ""
     missing_choices: int = 0
     deviations: tuple[Deviation, ...] = ()
-    engine_s: float | None = None
+    engine: EngineTimes | None = None
     pooled: Vectors | Scores | None = None

@@ -73,6 +73,7 @@ def _self_hosted(
         step_model=step_model,
         objective=pool.objective,
         release_delay_s=pool.release_delay_s,
+        start_s=None if pool.discover is None else pool.discover.start_s,
     )
     if not pool.pin_ranks:
         return [whole]

@@ -18,6 +18,7 @@ from gateway.domain.generation import Chunk, Deviation, Generation
 from gateway.domain.outcomes import AttemptRecord, Finished
 from gateway.pipeline.observer import AttemptAnswer, RequestObserver
 from scheduler.contract import Evict, Refuse, Request, Start, Usage
+from scheduler.engine_steps import EngineTimes
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import (
     Answer,
@@ -145,7 +146,7 @@ class Branch:
     first_token: asyncio.Future[None] | None = None
     last_token_s: float = 0.0
     usage: Usage | None = None
-    engine_s: float | None = None
+    engine: EngineTimes | None = None
     model: str = ""
     response_id: str = ""
     last: Chunk | None = None
@@ -190,7 +191,7 @@ class Branch:
         self.start = start
         self.output_tokens = self.reported_tokens = 0
         self.first_token_s = self.last = self.usage = self.ended = self.settled = None
-        self.engine_s = None
+        self.engine = None
         self.response_id = self.evicted = ""
         self.missing_choices, self.deviations = 0, ()
         self.failure = None

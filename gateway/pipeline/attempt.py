@@ -168,7 +168,7 @@ class Attempts:
                     branch.first_token.set_result(None)
                 self.report_progress(branch)
         if chunk.usage is not None:
-            branch.usage, branch.engine_s = chunk.usage, chunk.engine_s
+            branch.usage, branch.engine = chunk.usage, chunk.engine
             branch.missing_choices, branch.deviations = chunk.missing_choices, chunk.deviations
             if chunk.deviations and branch.start is not None:
                 self.deviations.record(branch.start.placement, chunk.deviations)
@@ -242,7 +242,7 @@ class Attempts:
             output_tokens=branch.output_tokens,
             fault=Fault.NONE if failure is None else failure.fault,
             retry_after_s=failure.retry_after_s if failure else None,
-            engine_s=branch.engine_s,
+            engine=branch.engine,
         )
         # The scheduler may answer within this call or later.
         branch.decision = asyncio.get_running_loop().create_future()

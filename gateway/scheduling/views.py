@@ -43,6 +43,7 @@ def view_of(core: Scheduler, targets: Targets) -> FleetView:
                 address=address,
                 upstream_model=upstream_model,
                 serving=state.serving,
+                starts_on_demand=state.facts.start_s is not None,
                 reason=state.reason,
                 context_tokens=state.context_tokens,
                 loaded_adapters=state.adapters.loaded,

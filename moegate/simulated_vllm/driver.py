@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from moegate.simulated_vllm.step_recorder import StepRecorder
 from moegate.simulated_vllm.wire import RequestTimes
+from moegate.vllm_plugin.shares import Had
 from simulation.engine.engine import Engine
 from simulation.engine.sequences import Sequence, TokenRequest
 
@@ -108,16 +111,17 @@ class EngineDriver:
             recorder.ended(self._due_s, sequences)
             for sequence in sequences:
                 progress = self._in_progress.get(sequence.request.request_id)
+                ended = sequence.ended
+                had = recorder.had(sequence) if ended else None
                 if progress is not None:
                     tokens = engine.output_tokens(sequence)
-                    ended = sequence.ended
                     if ended and len(progress.tokens) == 1:
-                        progress.times = request_times(sequence, self._due_s)
+                        progress.times = request_times(sequence, self._due_s, had)
                     progress.record(sequence.choice, tokens, sequence.cached_tokens, ended)
 
 
-def request_times(sequence: Sequence, end_s: float) -> RequestTimes | None:
-    """Times of a sequence that has ended; None: it got no token."""
+def request_times(sequence: Sequence, end_s: float, had: Had | None) -> RequestTimes | None:
+    """Times of a sequence that has ended; None: it got no token. `had`: of the engine's steps."""
     if sequence.admitted_s is None or not sequence.first_token_s:
         return None
     tokens, first_s = sequence.output.tokens, sequence.first_token_s
@@ -129,4 +133,6 @@ def request_times(sequence: Sequence, end_s: float) -> RequestTimes | None:
         queue_time_ms=(sequence.admitted_s - sequence.arrival_s) * 1e3,
         mean_itl_ms=decode_ms / (tokens - 1) if tokens > 1 else None,
         tokens_per_second=tokens / whole_s if whole_s > 0 else None,
+        moegate_prefill_ms=msgspec.UNSET if had is None else had.prefill_s * 1e3,
+        moegate_decode_ms=msgspec.UNSET if had is None else had.decode_s * 1e3,
     )

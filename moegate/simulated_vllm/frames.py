@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from moegate.simulated_vllm.forced import CallDeltas
@@ -89,7 +90,7 @@ class Frames:
             usage += b',"completion_tokens_details":{"reasoning_tokens":%d}' % reasoned
         metrics = b""
         if self._job.tells_times and times is not None:
-            known = {name: value for name, value in asdict(times).items() if value is not None}
+            known = {n: v for n, v in asdict(times).items() if v is not None and v is not UNSET}
             metrics = b',"metrics":' + encode(known)
         return self._head + b"]" + usage + b"}" + self._fingerprint + metrics + b"}\n\n" + DONE
 

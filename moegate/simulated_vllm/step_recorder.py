@@ -1,14 +1,29 @@
-"""Records the steps and finished sequences of the engine in the feed of moegate's plugin."""
+"""Records the steps and finished sequences of the engine as moegate's plugin does."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from moegate.vllm_plugin.feed import ExpertStep, Feed, FinishedRequest, Step
+from moegate.vllm_plugin.shares import Had, StepShares
 from simulation.engine.engine import Engine
 from simulation.engine.rank import Rank
 from simulation.engine.sequences import Sequence
+
+MOST_FOLLOWED = 4096
+"""Sequences that are followed at once; aborted ones are forgotten only then."""
+
+
+@dataclass
+class Stats:
+    """A sequence as the plugin sees it, on the engine's clock."""
+
+    scheduled_ts: float
+    first_token_ts: float
+    last_token_ts: float
+    num_preemptions: int = 0
 
 
 class StepRecorder:
@@ -27,6 +42,8 @@ class StepRecorder:
             }
         self._engine = engine
         self._begun: list[Step] = []
+        self._shares = StepShares() if len(engine.ranks) == 1 else None
+        self._followed: dict[Sequence, Stats] = {}
 
     def begun(self, duration_s: float, period_s: float | None) -> None:
         """Records what the step computes. `period_s`: since the end of the step before; None: the
@@ -48,9 +65,39 @@ class StepRecorder:
                 )
                 if self.feed.moe is not None:
                     self.feed.add(self._expert_step(step, at_s))
+        if self._shares is not None:
+            self._divide(self._shares, self._begun[0], end_s, sequences)
         for sequence in sequences:
             if sequence.ended:
                 self.feed.add(_finished(sequence, at_s, end_s))
+
+    def had(self, sequence: Sequence) -> Had | None:
+        """What a sequence that ended with the last step had of the engine's steps; None:
+        unknown."""
+        stats = self._followed.pop(sequence, None)
+        if stats is None or self._shares is None:
+            return None
+        stats.num_preemptions = int(sequence.preempted_s > 0.0)
+        return self._shares.had(stats)
+
+    def _divide(
+        self, shares: StepShares, step: Step, end_s: float, sequences: Iterable[Sequence]
+    ) -> None:
+        """Divides a step of the only rank."""
+        shares.outputs(end_s)
+        for sequence in sequences:
+            stats = self._followed.get(sequence)
+            if stats is None and sequence.admitted_s is not None:
+                if len(self._followed) >= MOST_FOLLOWED:
+                    del self._followed[next(iter(self._followed))]
+                stats = self._followed[sequence] = Stats(sequence.admitted_s, end_s, end_s)
+                shares.answered(stats, sequence.prompt_tokens - sequence.cached_tokens)
+            if stats is not None:
+                stats.last_token_ts = end_s
+        took_s = step.elapsed_s if step.period_s is None else step.period_s
+        shares.step(
+            took_s=took_s, sequences=step.decode_requests, prefill_tokens=step.prefill_tokens
+        )
 
     def _expert_step(self, step: Step, at_s: float) -> ExpertStep:
         """The expected experts of a step: single choices are not simulated."""

@@ -160,7 +160,7 @@ class ToolCallDelta(msgspec.Struct):
 
 class RequestTimes(msgspec.Struct):
     """How long the engine worked on a request, of `--enable-per-request-metrics`. The first token's
-    time begins when the request is scheduled."""
+    time begins when the request is scheduled. The last two are those of moegate's plugin."""
 
     time_to_first_token_ms: float
     generation_time_ms: float
@@ -168,6 +168,8 @@ class RequestTimes(msgspec.Struct):
     mean_itl_ms: float | None
     tokens_per_second: float | None
     speculative_decoding: None = None
+    moegate_prefill_ms: float | msgspec.UnsetType = msgspec.UNSET
+    moegate_decode_ms: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatMessage(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 Entry point group `vllm.stat_logger_plugins`. The steps need `--enable-logging-iteration-details`,
 finished requests do not. vLLM calls this in each API server, for what that server was told.
+Where it sees all steps of its engine, answers also tell what each request had of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import time
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 from vllm.version import __version__ as vllm_version
 
+from moegate.vllm_plugin import request_shares
 from moegate.vllm_plugin.feed import FEED, FinishedRequest, Step
+from moegate.vllm_plugin.shares import StepShares
 
 ITERATION_LINE = "%sIteration(%d)"
 """Begin of the line that vLLM logs for every step with iteration details."""
@@ -27,13 +30,26 @@ class StepLogger(AggregateStatLoggerBase):
         FEED.processes = max(1, getattr(parallel, "_api_process_count", 1) or 1)
         loggers = logging.getLogger("vllm.v1.metrics.loggers")
         loggers.addFilter(_without_iteration_lines)
+        self._shares = None
+        details = vllm_config.observability_config.enable_logging_iteration_details
+        if details and FEED.processes == 1 and parallel.data_parallel_size == 1:
+            shares = StepShares()
+            if request_shares.install(shares):
+                self._shares = shares
 
     def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx=0):
         """One step of one engine; either statistics may be missing."""
         at_s = time.monotonic()
         details = getattr(scheduler_stats, "iteration_details", None)
         if details is not None:
-            FEED.add(_step(engine_idx, at_s, scheduler_stats, details, iteration_stats))
+            step = _step(engine_idx, at_s, scheduler_stats, details, iteration_stats)
+            FEED.add(step)
+            if self._shares is not None and not step.dummy:
+                self._shares.step(
+                    took_s=step.elapsed_s if step.period_s is None else step.period_s,
+                    sequences=step.decode_requests,
+                    prefill_tokens=step.prefill_tokens,
+                )
         if iteration_stats is not None:
             for ended in iteration_stats.finished_requests:
                 FEED.add(_finished(engine_idx, at_s, ended))

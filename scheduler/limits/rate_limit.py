@@ -66,7 +66,7 @@ class _Account:
     __slots__ = ("leaving", "limits", "requests", "running", "tokens")
 
     def __init__(self) -> None:
-        self.limits = RateLimits()
+        self.limits = NO_RATE_LIMITS
         self.leaving = False
         self.running = 0
         self.requests = _Bucket()
@@ -102,7 +102,7 @@ class RateLimiter:
         limit = limits.requests_per_minute
         if limit is None:
             return None
-        bucket = self._accounts.setdefault(key_id, _Account()).requests
+        bucket = self._account(key_id).requests
         refusal = _refusal("requests_per_minute", limit, bucket, 1, now)
         if refusal is None:
             bucket.take(1, limit, now)
@@ -113,7 +113,7 @@ class RateLimiter:
         the refusal is returned."""
         refusal = self._no_slot(key_id, limits)
         if refusal is None:
-            self._accounts.setdefault(key_id, _Account()).running += 1
+            self._account(key_id).running += 1
         return refusal
 
     def admit(
@@ -129,7 +129,7 @@ class RateLimiter:
         refusal = self.refusal(key_id, limits, tokens, now, requests=requests)
         if refusal is not None:
             return refusal
-        account = self._accounts.setdefault(key_id, _Account())
+        account = self._account(key_id)
         account.limits = limits
         for limit, bucket, amount in (
             (limits.requests_per_minute, account.requests, requests),
@@ -139,6 +139,13 @@ class RateLimiter:
                 bucket.take(amount, limit, now)
         account.running += 1
         return None
+
+    def resume(self, key_id: str, limits: RateLimits) -> None:
+        """Adds a request that an earlier limiter has admitted. It takes a slot, whatever is free,
+        and is settled like any other."""
+        account = self._accounts.setdefault(key_id, _Account())
+        account.limits = limits
+        account.running += 1
 
     def refusal(
         self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
@@ -178,6 +185,12 @@ class RateLimiter:
         limit = account.limits.tokens_per_minute
         if limit is not None:
             account.tokens.take(used - reserved, limit, now)
+
+    def _account(self, key_id: str) -> _Account:
+        account = self._accounts.get(key_id)
+        if account is None:
+            account = self._accounts[key_id] = _Account()
+        return account
 
     def _no_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
         slots = limits.concurrent_requests

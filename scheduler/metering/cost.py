@@ -8,9 +8,9 @@ prompts count in the order in which they were sent, each for its predicted time.
 its first token on. Load of other clients takes its share as external load; requests in the engine's
 queue take none. In a disaggregated group prefill and decode nodes are paid apart, by node share.
 
-Each instant is allocated with the facts known at it. Nothing is re-allocated after a run's end, and
-before it only the charge for time outside the engine (`engine_phases.py`). Sequences share by two
-counters (per sequence and per KV token), so an event costs O(1). Amounts are exact integers
+Each instant is allocated with the facts known at it. With a run's end the engine may tell what it
+had of the steps (`clearing.py`) or how long it was there (`engine_phases.py`); nothing is
+re-allocated later. Sequences share by counters, so an event costs O(1). Amounts are exact integers
 (`totals.py`), cut at the ends of hours (`hours.py`). Times are nanoseconds of one clock.
 """
 
@@ -20,11 +20,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from scheduler.contract import EngineReport
+from scheduler.engine_steps import EngineTimes
+from scheduler.metering.clearing import Clearing, had_of_engine
 from scheduler.metering.engine_phases import return_outside
 from scheduler.metering.external_load import ExternalLoad, Own, own_at
 from scheduler.metering.hours import HourCuts
 from scheduler.metering.prompts import SPENT_S, Prompts
-from scheduler.metering.runs import NodeShare, Run, Share
+from scheduler.metering.runs import Counters, NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
 from scheduler.metering.weights import NOTHING, Others, StepTimes, cached_amount, weigh
 from scheduler.step_time.step_model import StepModel
@@ -63,11 +65,11 @@ class GroupMeter:
         self._plan: deque[RateSegment] = deque()
         self._rate: int | None = None
         self._times = None if model is None else StepTimes(model)
-        self._runs: set[Run] = set()
+        self._runs: dict[Run, None] = {}
         self._history: deque[tuple[int, Own]] = deque(maxlen=HISTORY)
         self._prompts = Prompts()
-        self._sequences = self._kv_tokens = 0
-        self._per_sequence = self._per_kv = 0
+        self._sequences = self._kv_tokens = self._price = 0
+        self._counters, self._clearing = Counters(), Clearing()
         self._stale = True
         self._weights = NOTHING
         self.set_plan(plan)
@@ -148,9 +150,10 @@ class GroupMeter:
             left_s=prefill_s,
             sent_ns=now_ns,
             opened_unpriced_ns=self.totals.unpriced_ns,
+            opened_price=self._price,
             generates=generates,
         )
-        self._runs.add(run)
+        self._runs[run] = None
         self.external.pooled = not generates
         if prefill_s and generates:
             self._prompts.sent(run)
@@ -177,7 +180,7 @@ class GroupMeter:
             self.external.prompt_done(run.prompt_tokens)
         if not run.decodes:
             self._decode(run)
-        self._collect(run)
+        self._counters.collect(run)
         self._kv_tokens += kv_tokens - run.kv_tokens
         run.kv_tokens = kv_tokens
         self._stale = True
@@ -193,20 +196,26 @@ class GroupMeter:
         cached_tokens: int = 0,
         output_tokens: int = 0,
         waste: bool = False,
-        engine_s: float | None = None,
+        engine: EngineTimes | None = None,
     ) -> Share:
-        """Ends an attempt, with the token counts that it is billed for. `engine_s`: the
-        engine's own seconds of it, its queue included; None: not told."""
+        """Ends an attempt, with the tokens that it is billed for. `engine`: its own seconds."""
         self.advance(now_ns)
         if run.decodes:
-            self._collect(run)
+            self._counters.collect(run)
             self._sequences -= run.choices
             self._kv_tokens -= run.kv_tokens
         self._prompts.gone(run)
-        self._runs.discard(run)
+        self._runs.pop(run, None)
         self.external.ended(run.choices)
         self._changed()
-        return_outside(totals := self.totals, run, engine_s, now_ns)
+        totals, clearing, price = self.totals, self._clearing, self._price - run.opened_price
+        clearing.end(totals, run)
+        had = None if self.nodes else had_of_engine(run, engine, now_ns - run.sent_ns, price)
+        if had is None and clearing.balance >= 0:
+            return_outside(totals, run, engine, now_ns)
+        oldest = next(iter(self._runs), run)
+        enough = (self._price - oldest.opened_price) << SCALE_BITS if self._runs else 0
+        clearing.settle(totals, run, had or (run.prefill, run.decode), enough)
         prefill, decode = run.whole_amounts
         cached = cached_amount(self._times, prefill, uncached_tokens, cached_tokens)
         totals.prefill -= run.prefill
@@ -226,6 +235,7 @@ class GroupMeter:
             uncached_input=prefill - cached,
             cached_input=cached,
             output=decode,
+            by_steps=had is not None,
             priced=run.opened_unpriced_ns == totals.unpriced_ns,
         )
 
@@ -233,11 +243,12 @@ class GroupMeter:
         """The sums if all running attempts were lost now: their cost so far counts as waste."""
         lost = self.totals.copy()
         for run in self._runs:
-            prefill, decode = run.prefill, run.decode + self._owed(run)
-            lost.prefill -= prefill
+            decode = run.decode + self._counters.owed(run)
+            lost.prefill -= run.prefill
             lost.decode -= decode
-            lost.waste += prefill + decode
+            lost.waste += run.prefill + decode
             lost.output_tokens -= run.output_tokens
+        self._clearing.lose(lost)
         return lost
 
     def unobserved(self, until_ns: int) -> None:
@@ -268,8 +279,7 @@ class GroupMeter:
         self._history.append((self._at_ns, own))
 
     def advance(self, now_ns: int, *, observed: bool = True) -> None:
-        """Allocates the price of the time since the last call; an earlier `now_ns` changes
-        nothing."""
+        """Allocates the price of the time since the last call; an earlier time changes nothing."""
         while self._at_ns < now_ns:
             end_ns = min(now_ns, self.hours.next_ns)
             if self._plan and self._plan[0].start_ns < end_ns:
@@ -298,6 +308,7 @@ class GroupMeter:
         if self._rate is None:
             self.totals.unpriced_ns += elapsed_ns
             return 0
+        self._price += self._rate * elapsed_ns
         return self._rate * elapsed_ns
 
     def _spend(self, until_ns: int) -> None:
@@ -329,14 +340,15 @@ class GroupMeter:
             amount = price * weights.prompt
             head.prefill += amount
             totals.prefill += amount
+            self._clearing.charge(amount, 0)
             rest -= amount
             if head.left_s:
                 spent_s = elapsed_ns * 1e-9 * self._weights.prompt_speed
                 head.left_s = max(1e-15, head.left_s - spent_s)
-        self._per_sequence += price * weights.sequence
-        self._per_kv += price * weights.kv
+        self._counters.add(price, sequence=weights.sequence, kv=weights.kv, even=weights.even)
         amount = price * weights.own
         totals.decode += amount
+        self._clearing.charge(0, amount)
         external = price * weights.external
         if len(self._runs) == 1 and not external:
             (run,) = self._runs
@@ -381,20 +393,8 @@ class GroupMeter:
         """Charges the run as decoding sequences from now on."""
         self._prompts.answered(run, self._at_ns, queued=self.external.waiting > 0)
         run.decodes, run.decodes_ns = True, self._at_ns
-        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
+        self._counters.mark(run)
         self._sequences += run.choices
         run.kv_tokens = run.prompt_tokens + run.output_tokens
         self._kv_tokens += run.kv_tokens
         self._stale = True
-
-    def _collect(self, run: Run) -> None:
-        """Books to a decoding run what its counters have accrued."""
-        run.decode += self._owed(run)
-        run.seen_sequence, run.seen_kv = self._per_sequence, self._per_kv
-
-    def _owed(self, run: Run) -> int:
-        """The amount that a run's counters have accrued since it was last booked."""
-        if not run.decodes:
-            return 0
-        shared = run.choices * (self._per_sequence - run.seen_sequence)
-        return shared + run.kv_tokens * (self._per_kv - run.seen_kv)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
-from scheduler.engine_steps import EngineRequest
+from scheduler.engine_steps import EngineRequest, EngineTimes
 from scheduler.metering.runs import Run
 from scheduler.metering.totals import UNIT, Totals
 
@@ -26,17 +26,16 @@ LEAST_ENGINE_SHARE = 0.1
 """The same of the seconds that come with the answer itself, so that they are no other attempt's."""
 
 
-def return_outside(totals: Totals, run: Run, engine_s: float | None, now_ns: int) -> int:
+def return_outside(totals: Totals, run: Run, engine: EngineTimes | None, now_ns: int) -> int:
     """Moves what a run was charged, alone, for time outside the engine to idle; returns it.
 
-    `engine_s`: from its arrival in the engine's queue to its last token; None: not told. Seconds
-    that cannot be those of the whole attempt count for nothing. The time before the first token is
-    most of it, so the amount is taken from the prefill first.
+    Seconds that cannot be those of the whole attempt count for nothing. The time before the first
+    token is most of it, so the amount is taken from the prefill first.
     """
     whole_s = (now_ns - run.sent_ns) * 1e-9
-    if engine_s is None or not LEAST_ENGINE_SHARE * whole_s <= engine_s < whole_s:
+    if engine is None or not LEAST_ENGINE_SHARE * whole_s <= engine.whole_s < whole_s:
         return 0
-    outside = int((1.0 - engine_s / whole_s) * run.alone)
+    outside = int((1.0 - engine.whole_s / whole_s) * run.alone)
     outside = min(max(0, outside), run.prefill + run.decode)
     prefill = min(outside, run.prefill)
     run.prefill -= prefill

@@ -68,3 +68,7 @@ def rate_snapshot(placements: Iterable[Placement]) -> RateSnapshot:
         unpriced=frozenset(unpriced),
         remotes=remotes,
     )
+
+
+NO_RATES = RateSnapshot()
+"""No rate is known."""

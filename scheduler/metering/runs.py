@@ -39,8 +39,13 @@ class Run:
     """Since when it is charged as decoding."""
     seen_sequence: int = 0
     seen_kv: int = 0
+    seen_even: int = 0
     prefill: int = 0
     decode: int = 0
+    even: int = 0
+    """What `decode` would be if all sequences of a step had the same part of it."""
+    opened_price: int = 0
+    """Price of the group up to the sending."""
 
     @property
     def whole_amounts(self) -> tuple[int, int]:
@@ -52,10 +57,45 @@ class Run:
     """Part of both that it was charged as the only run of a group without external load."""
 
 
+class Counters:
+    """What each decoding sequence has accrued since the beginning, so that sharing an instant costs
+    the same for any number of runs. Amounts count as in `Totals`."""
+
+    __slots__ = ("_even", "_kv", "_sequence")
+
+    def __init__(self) -> None:
+        self._sequence = self._kv = self._even = 0
+
+    def add(self, price: int, *, sequence: int, kv: int, even: int) -> None:
+        """Shares a price by the weights of a sequence, of a KV token, and of an even part."""
+        self._sequence += price * sequence
+        self._kv += price * kv
+        self._even += price * even
+
+    def mark(self, run: Run) -> None:
+        """Begins or continues a run that decodes, from here on."""
+        run.seen_sequence, run.seen_kv, run.seen_even = self._sequence, self._kv, self._even
+
+    def owed(self, run: Run) -> int:
+        """The amount that a run has accrued since it was last booked."""
+        if not run.decodes:
+            return 0
+        shared = run.choices * (self._sequence - run.seen_sequence)
+        return shared + run.kv_tokens * (self._kv - run.seen_kv)
+
+    def collect(self, run: Run) -> None:
+        """Books to a decoding run what it has accrued."""
+        run.decode += self.owed(run)
+        run.even += run.choices * (self._even - run.seen_even)
+        self.mark(run)
+
+
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing."""
+    """What an attempt has cost, nano-USD by kind of token; `priced`: no price was missing;
+    `by_steps`: by what the engine says that it had of its steps."""
 
     uncached_input: int
     cached_input: int
     output: int
     priced: bool
+    by_steps: bool = False

@@ -15,7 +15,6 @@ import msgspec
 
 from scheduler.contract import AttemptOutcome, PlacementKind, Request, SloClass, Start, Usage
 from scheduler.metering.rate_snapshot import RateSnapshot
-from scheduler.metering.token_counts import token_counts
 from scheduler.pricing import NO_TOKENS, TokenCounts, TokenRates
 
 _TRIED_AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
@@ -182,6 +181,24 @@ def settle(
             None if counts is None else rate_snapshot.cheapest_remote_nano_usd(request, counts)
         ),
         final=outcome not in _NOT_FINAL and not may_be_continued,
+    )
+
+
+def token_counts(usage: Usage) -> TokenCounts:
+    """Tokens by price; unknown cached counts are 0, so that all input counts as computed.
+
+    `Usage` is the one normal form: `prompt_tokens` holds everything that was read, cached tokens
+    and cache writes inside; `completion_tokens` everything that was written, reasoning inside.
+    """
+    cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
+    written = min(usage.cache_write_tokens or 0, usage.prompt_tokens - cached)
+    long_written = min(usage.long_cache_write_tokens or 0, usage.prompt_tokens - cached - written)
+    return TokenCounts(
+        uncached_input_tokens=usage.prompt_tokens - cached - written - long_written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        long_cache_write_tokens=long_written,
+        output_tokens=usage.completion_tokens,
     )
 
 

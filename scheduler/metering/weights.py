@@ -16,8 +16,8 @@ from scheduler.step_time.step_model import StepModel
 
 class Weights(NamedTuple):
     """Fractions of SCALE, which together are never more: of the prompt that is computed, of each
-    sequence and each KV token, of all own sequences, and of others. `prompt_speed`: seconds of
-    predicted prefill that pass in a second."""
+    sequence and each KV token, of all own sequences, and of others. `even`: of a sequence, if all
+    had the same part. `prompt_speed`: seconds of predicted prefill that pass in a second."""
 
     prompt: int = 0
     sequence: int = 0
@@ -25,6 +25,7 @@ class Weights(NamedTuple):
     own: int = 0
     external: int = 0
     prompt_speed: float = 0.0
+    even: int = 0
 
     @property
     def busy(self) -> bool:
@@ -128,4 +129,5 @@ def weigh(
     own = sequence * sequences + kv * kv_tokens
     theirs = sequence * others.sequences + kv * others.kv_tokens
     external = min(theirs + int(others.prefill_share * SCALE), free - own)
-    return Weights(prompt, sequence, kv, own, external, speed * left)
+    even = (sequence * batch + kv * all_kv) // max(1, batch)
+    return Weights(prompt, sequence, kv, own, external, speed * left, even)

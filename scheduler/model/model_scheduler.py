@@ -2,11 +2,12 @@
 
 A request takes the first option that applies: a self-hosted placement that meets every SLO now; the
 queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
-queue although the request will be late; a refusal. Price never moves a request away from the first
-option.
+queue although the request will be late; a refusal. Price moves no request away from the first.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from scheduler.blame.quarantine import Quarantine
 from scheduler.contract import (
@@ -24,12 +25,16 @@ from scheduler.contract import (
 from scheduler.decisions import Tier
 from scheduler.limits.retry_budget import SharedRetryBudget
 from scheduler.model import transitions
+from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
 from scheduler.model.comparison import compare_end, quarantined
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import (
+    LONGEST_RETRY_S,
     UNAVAILABLE_RETRY_S,
+    expired,
     queue_full,
     retry_after_failures_s,
+    retry_delay_s,
     unknown_model,
     why_none_is_open,
 )
@@ -38,9 +43,6 @@ from scheduler.queue.model_queue import Due, Queued, QueueLimits
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
 from scheduler.tracked_request import TrackedRequest
 
-SHORTEST_RETRY_S = 0.2
-LONGEST_RETRY_S = 60.0
-"""Bounds of the retry delay, so a wrong prediction has limited effect."""
 SPILL_AGAIN_S = 0.25
 """Seconds between two attempts to send a queued request to a remote."""
 TRY_AGAIN_S = 0.05
@@ -84,10 +86,13 @@ class ModelScheduler:
         if blame := quarantined(self.model_state, self._quarantine, request, now):
             return (self._refuse(request, RefusalReason.QUARANTINED, blame, None, now),)
         self.model_state.advance(now)
+        self.model_state.urgent_pace.record(request, now)
         late = now - request.arrival_s >= tracked.ttft_s
         query = self.model_state.query(tracked, now, late=late)
         remotes_open = bool(self.model_state.remotes.open(tracked, now))
-        if not query.possible and not remotes_open:
+        is_open = query.possible or remotes_open
+        start_s = None if is_open else awaited_server_s(self.model_state.fleet.states, request)
+        if not is_open and start_s is None:
             refusal = why_none_is_open(self.model_state.states, self._admission, request, now)
             return (self._refuse(request, *refusal, now),)
         optimistic_s = 0.0 if remotes_open else self.model_state.fleet.optimistic_s
@@ -109,7 +114,8 @@ class ModelScheduler:
                 evictions = self._evict(request, quote)
             else:
                 quote = self.model_state.figures(query, now)
-        queued = self.model_state.queued(tracked, quote, request.deadline_s - optimistic_s, now)
+        last_start_s = request.deadline_s - optimistic_s
+        queued = self.model_state.queued(tracked, quote, last_start_s, now, start_s)
         wait_s = self.model_state.wait_s(request, queued.prefill_s)
         first_s = now + wait_s + queued.service_s
         late = quote is None or first_s > self.model_state.latest_wait_s(tracked)
@@ -125,14 +131,11 @@ class ModelScheduler:
             if action is not None:
                 return (action,)
             message = queue_full(self.model_state.queue, request)
-            return (
-                self._refuse(
-                    request, RefusalReason.QUEUE_FULL, message, self._retry_after_s(), now
-                ),
-            )
+            retry_s = self._retry_after_s()
+            return (self._refuse(request, RefusalReason.QUEUE_FULL, message, retry_s, now),)
         self.model_state.queue.push(queued)
         tier = Tier.WAIT_LATE if late else Tier.WAIT
-        reason = f"waits, {wait_s:.1f} s predicted"
+        reason = f"waits, {wait_s:.1f} s predicted" if start_s is None else AWAITS_SERVER
         transitions.record_decision(self.model_state, tracked, now, tier, reason, quote=quote)
         return (*shed, *evictions)
 
@@ -204,6 +207,8 @@ class ModelScheduler:
                 opens_s = [self._admission.opens_s(name, request, now) for name in names]
                 again_s = min((at_s for at_s in opens_s if at_s is not None), default=None)
                 return TryResult(None, restricted=True, again_s=again_s)
+        elif awaited_server_s(self.model_state.fleet.states, request) is not None:
+            return TryResult(None, restricted=True)
         else:
             message = f"no server of model {request.model!r} is in service"
             action = self._refuse(
@@ -295,24 +300,27 @@ class ModelScheduler:
         return self.start_waiting(now)
 
     def refuse_orphaned(self, now: float) -> tuple[Action, ...]:
-        """Refuses all queued requests if no placement of the model serves. Otherwise tries them."""
+        """Refuses what waits for no server to start, if none serves. Otherwise tries the queue."""
         if any(state.serving for state in self.model_state.states):
             return self.start_waiting(now)
         message = "no server of the model is in service"
+        states = self.model_state.fleet.states
         return tuple(
             self._refuse(request, RefusalReason.UNAVAILABLE, message, UNAVAILABLE_RETRY_S, now)
-            for request in self._empty_queue()
+            for request in self._dequeue(lambda waiting: awaited_server_s(states, waiting) is None)
         )
 
     def refuse_unknown_model(self, now: float) -> tuple[Action, ...]:
         """Refuses all queued requests because the model is no longer configured."""
-        return tuple(self._refuse_unknown(request, now) for request in self._empty_queue())
+        return tuple(
+            self._refuse_unknown(request, now) for request in self._dequeue(lambda _: True)
+        )
 
-    def _empty_queue(self) -> list[Request]:
-        waiting = [queued.request for queued in self.model_state.queue]
-        for request in waiting:
+    def _dequeue(self, leaves: Callable[[Request], bool]) -> list[Request]:
+        left = [queued.request for queued in self.model_state.queue if leaves(queued.request)]
+        for request in left:
             self.model_state.queue.remove(request.request_id)
-        return waiting
+        return left
 
     def _refuse_unknown(self, request: Request, now: float) -> Refuse:
         message = unknown_model(request.model)
@@ -365,14 +373,9 @@ class ModelScheduler:
         return (Evict(request_id=request_id, attempt=attempt, reason=reason),)
 
     def _expire(self, request: Request, now: float) -> Refuse:
-        waited_s = now - request.arrival_s
-        if now + SHORTEST_RETRY_S >= request.deadline_s:
-            message = f"no room before the deadline: {waited_s:.1f} s in the queue"
-            return self._refuse(request, RefusalReason.DEADLINE, message, None, now)
-        message = f"no room within {request.slo.max_queue_s:g} s (class {request.slo.slo_class})"
-        return self._refuse(
-            request, RefusalReason.QUEUE_TIMEOUT, message, self._retry_after_s(), now
-        )
+        reason, message = expired(request, now)
+        retry_s = None if reason is RefusalReason.DEADLINE else self._retry_after_s()
+        return self._refuse(request, reason, message, retry_s, now)
 
     def _refuse(
         self,
@@ -383,6 +386,7 @@ class ModelScheduler:
         now: float,
     ) -> Refuse:
         tracked = self._tracked.pop(request.request_id)
+        transitions.count_refusal(self.model_state, tracked, reason, now)
         transitions.record_decision(self.model_state, tracked, now, Tier.REFUSE, message)
         return Refuse(
             request_id=request.request_id,
@@ -393,4 +397,4 @@ class ModelScheduler:
 
     def _retry_after_s(self) -> float:
         """Retry delay in seconds: the predicted time to drain the queue, within bounds."""
-        return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, self.model_state.drain_s()))
+        return retry_delay_s(self.model_state.drain_s())

@@ -23,9 +23,11 @@ from scheduler.contract import (
 from scheduler.decisions import Decisions
 from scheduler.engine_steps import EngineSteps
 from scheduler.model.exclusions import activation_s, exclusions
+from scheduler.model.urgent_pace import UrgentPace
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
+from scheduler.overflow.turned_away import TurnedAway
 from scheduler.placement.carry_over import carry_over
 from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
@@ -96,6 +98,8 @@ class ModelState:
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
+        self.turned_away = TurnedAway()
+        self.urgent_pace = UrgentPace()
         self.batch: dict[str, int] = {}
         """Placement index of each batch-class request that runs on a self-hosted placement."""
         self.suspect: set[int] = set()
@@ -267,6 +271,7 @@ class ModelState:
             reserve_tokens=tracked.reserve_tokens,
             spread_tokens=tracked.spread_tokens,
             late=late,
+            most_step_s=self.urgent_pace.most_step_s(request, self.policy, now),
             activation_s=activation_s(self.fleet, request.model, now),
         )
 
@@ -298,10 +303,15 @@ class ModelState:
         return quote_fleet(self.fleet, query, self.policy, now)
 
     def queued(
-        self, tracked: TrackedRequest, quote: Quote | None, last_start_s: float, now: float
+        self,
+        tracked: TrackedRequest,
+        quote: Quote | None,
+        last_start_s: float,
+        now: float,
+        server_start_s: float | None = None,
     ) -> Queued:
-        """Builds the queue entry of a request. `quote`: None if only remotes can take the
-        request."""
+        """Builds the queue entry of a request. `quote`: None if only remotes can take the request,
+        or if it waits for a server that starts within `server_start_s`."""
         request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if quote is None else quote.best_s()
         late_s = request.arrival_s + tracked.ttft_s - service_s
@@ -311,7 +321,7 @@ class ModelState:
             spill_s=None if spill_s is None else max(now, min(spill_s, late_s)),
             last_call_s=late_s - self.policy.last_call_share * tracked.ttft_s,
             late_s=late_s,
-            expires_s=min(now + request.slo.max_queue_s, last_start_s),
+            expires_s=min(now + (server_start_s or request.slo.max_queue_s), last_start_s),
             prefill_s=prefill_s,
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scheduler.contract import Request
 from scheduler.decisions import Decision, Tier
 from scheduler.model import transitions
+from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import why_none_is_open
 from scheduler.tracked_request import TrackedRequest
@@ -25,16 +26,20 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
     first_s = now + wait_s + quote.best_s()[1]
     late = not query.possible or first_s > model_state.latest_wait_s(tracked)
     chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
+    awaits_server = awaited_server_s(model_state.fleet.states, request) is not None
+    if awaits_server:
+        reason = AWAITS_SERVER
     if index is not None:
         chosen, tier = model_state.fleet.states[index].facts.name, Tier.LOCAL
         reason = transitions.start_reason(quote, index)
     elif remote is not None and (late or not has_room):
         chosen, tier, reason = remote.placement, Tier.REMOTE, remote_reason
-    elif not query.possible and not model_state.remotes.open(tracked, now):
+    elif query.possible or model_state.remotes.open(tracked, now) or awaits_server:
+        if not has_room:
+            tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
+        elif late:
+            tier = Tier.WAIT_LATE
+    else:
         _, reason, _ = why_none_is_open(model_state.states, model_state.admission, request, now)
         tier = Tier.REFUSE
-    elif not has_room:
-        tier, reason = Tier.REFUSE, "no place can take it, and the queue is full"
-    elif late:
-        tier = Tier.WAIT_LATE
     return transitions.make_decision(model_state, tracked, now, tier, reason, quote, chosen, quotes)

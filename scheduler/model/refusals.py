@@ -12,6 +12,14 @@ from scheduler.placement_state import PlacementState
 from scheduler.queue.model_queue import ModelQueue
 from scheduler.tracked_request import TrackedRequest
 
+FOR_LACK_OF_ROOM = (
+    *(RefusalReason.QUEUE_FULL, RefusalReason.SHED, RefusalReason.QUEUE_TIMEOUT),
+    *(RefusalReason.DEADLINE, RefusalReason.UNAVAILABLE),
+)
+"""Reasons that own servers did not take a request in time."""
+SHORTEST_RETRY_S = 0.2
+LONGEST_RETRY_S = 60.0
+"""Bounds of a retry delay in seconds, so a wrong prediction has limited effect."""
 UNAVAILABLE_RETRY_S = 2.0
 """Retry delay in seconds when every placement is down: two probe intervals."""
 
@@ -65,6 +73,23 @@ def queue_full(queue: ModelQueue, request: Request) -> str:
         f"tenant {request.tenant} has its share of the queue of model {request.model!r}"
         f" ({waiting} requests)"
     )
+
+
+def retry_delay_s(drain_s: float) -> float:
+    """Returns the retry delay for a queue that is predicted to be empty in `drain_s`."""
+    return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, drain_s))
+
+
+def expired(request: Request, now: float) -> tuple[RefusalReason, str]:
+    """Returns reason and message of a refusal because a request has waited as long as it may."""
+    waited_s = now - request.arrival_s
+    if now + SHORTEST_RETRY_S >= request.deadline_s:
+        message = f"no room before the deadline: {waited_s:.1f} s in the queue"
+        return RefusalReason.DEADLINE, message
+    if waited_s > request.slo.max_queue_s + SHORTEST_RETRY_S:
+        return RefusalReason.QUEUE_TIMEOUT, f"no server has started within {waited_s:.1f} s"
+    message = f"no room within {request.slo.max_queue_s:g} s (class {request.slo.slo_class})"
+    return RefusalReason.QUEUE_TIMEOUT, message
 
 
 def unknown_model(model: str) -> str:

@@ -79,7 +79,7 @@ def _check_tpot(
     generates nothing has none."""
     if not query.request.max_output_tokens:
         return blocked
-    most_s = policy.tpot_share * query.request.slo.tpot_s
+    most_s = min(policy.tpot_share * query.request.slo.tpot_s, query.most_step_s)
     if largest(quote.tpot_s) <= most_s:
         return blocked
     return _mark(blocked, (quote.tpot_s > most_s) & fleet.warm, _TPOT)

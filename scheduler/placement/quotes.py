@@ -7,6 +7,7 @@ placement of its model. `QuoteBuffers` is the memory that one fleet reuses for a
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -77,6 +78,7 @@ class PlacementQuery(msgspec.Struct, frozen=True, kw_only=True):
         reserve_tokens: KV tokens to reserve: the prompt and the expected output.
         spread_tokens: output tokens beyond the expected ones that one answer in ten exceeds.
         late: the promised time to first token has passed, so it no longer constrains the choice.
+        most_step_s: longest time per token with which it may start, beside its own promise.
         activation_s: time in which each placement makes the request's adapter active, shape
             (placements,); None: the request names no adapter.
     """
@@ -89,6 +91,7 @@ class PlacementQuery(msgspec.Struct, frozen=True, kw_only=True):
     reserve_tokens: int
     spread_tokens: float
     late: bool
+    most_step_s: float = math.inf
     activation_s: Floats | None = None
 
     @property

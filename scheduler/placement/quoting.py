@@ -68,15 +68,15 @@ def _predict_prefills(
     fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery, now: float
 ) -> None:
     """Writes `wait_s`, `prefill_s` and `own_end_s`."""
-    prompt, hits = np.array(float(query.request.prompt_tokens)), query.hit_tokens
-    uncached = prompt if hits is fleet.no_hits else prompt - hits
+    prompt, hits = float(query.request.prompt_tokens), query.hit_tokens
+    uncached = prompt if hits is fleet.no_hits else np.array(prompt) - hits
     inputs = query.request.inputs
     # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
     context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
     fleet.models.prefill_time_s(uncached, context, fleet.untouched_s, buffers.prefill_s)
     if query.activation_s is not None:
         buffers.prefill_s += query.activation_s
-    np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
+    np.subtract(fleet.prefill_end_s, np.array(now), buffers.wait_s)
     np.fmax(buffers.wait_s, _ZERO, buffers.wait_s)
     np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)
 

@@ -8,7 +8,8 @@ the first dispatch until no own prompt is pending is that of all prompts in it t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 MOST_PERIOD_S = 10.0
 """A period is cut at the first token after so long; the prompts that are pending then begin the
@@ -19,8 +20,7 @@ UNSURE_WEIGHT = 0.1
 """Weight of a period with a prompt whose prefix was expected in the cache."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillPeriod:
+class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
     began_s, ended_s: on the scheduler's clock.
     prompts, tokens: number of prompts, and their uncached tokens.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from scheduler.step_time.prefill_periods import PrefillPeriod
 from scheduler.step_time.step_model import StepModel
@@ -14,8 +15,7 @@ STEP_NOISE = 0.1
 """Relative deviation of the time of one step."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillSample:
+class PrefillSample(msgspec.Struct, frozen=True, kw_only=True):
     """A time in which prompts were computed, and the rest of what it held.
 
     Attributes:

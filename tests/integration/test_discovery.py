@@ -12,6 +12,7 @@ import dns.rcode
 import grpc
 import msgspec
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.gateway import GatewayConfig, GpuConfig
@@ -44,7 +45,9 @@ async def fleet(data_parallel_size: int = 1) -> AsyncIterator[tuple[dict[str, Si
         yield servers, port
 
 
-def config(dns: DnsServer, port: int, max_replicas: int = 16) -> GatewayConfig:
+def config(
+    dns: DnsServer, port: int, max_replicas: int = 16, start_s: float | None = None
+) -> GatewayConfig:
     discover = DiscoveryConfig(
         dns=NAME,
         port=port,
@@ -53,6 +56,7 @@ def config(dns: DnsServer, port: int, max_replicas: int = 16) -> GatewayConfig:
         max_refresh_s=0.05,
         timeout_s=0.5,
         max_replicas=max_replicas,
+        start_s=start_s,
     )
     pool = msgspec.structs.replace(serving.pool([]), discover=discover)
     return serving.config(pools=[pool])
@@ -103,6 +107,33 @@ async def test_replicas_come_and_go_and_running_streams_end_well() -> None:
         snapshot = (await gateway.gateway.scheduler.figures()).snapshot
         assert len(snapshot.placements) == 2, "free places are no replicas"
         assert [(pool.groups, pool.groups_serving) for pool in snapshot.pools] == [(2, 2)]
+
+
+async def test_requests_wait_for_the_first_server_of_a_pool_that_is_scaled_from_none() -> None:
+    async with (
+        fleet() as (_, port),
+        dns_server(NAME) as dns,
+        serving.serving(config(dns, port, start_s=600.0), ready=False) as gateway,
+    ):
+        # It takes calls, so that a Service of Kubernetes sends it some.
+        health = health_pb2_grpc.HealthStub(gateway.channel)
+        await serving.until(lambda: dns.asked > 2)
+        told = await health.Check(health_pb2.HealthCheckRequest())
+        assert told.status == health_pb2.HealthCheckResponse.SERVING
+        waiting = asyncio.create_task(generate(gateway))
+        leaving = gateway.stub.Generate(chat_request(), metadata=METADATA)
+        await serving.until(lambda: gateway.gateway.scheduler.core.queued_requests == 2)
+        leaving.cancel()
+        await serving.until(lambda: gateway.gateway.scheduler.core.queued_requests == 1)
+        dns.addresses = [FIRST]  # what an autoscaler does that sees the queue
+        assert await waiting
+        # And back to none: what is in service no more makes nobody fail.
+        dns.addresses = []
+        await until_in_service(gateway)
+        again = asyncio.create_task(generate(gateway))
+        await serving.until(lambda: gateway.gateway.scheduler.core.queued_requests == 1)
+        dns.addresses = [SECOND]
+        assert await again
 
 
 @pytest.mark.parametrize("failure", ["SERVFAIL", "REFUSED", "silent"])

@@ -54,7 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.upstream": ("gateway.domain", "gateway.config", "scheduler.contract"),
     "gateway.upstream.http": ("gateway.domain", "gateway.config", "gateway.upstream"),
     "gateway.upstream.openai": (
-        *("gateway.domain", "gateway.config", "scheduler.contract"),
+        *("gateway.domain", "gateway.config", "scheduler.contract", "scheduler.engine_steps"),
         *("gateway.upstream", "gateway.upstream.http"),
     ),
     "gateway.upstream.anthropic": (

@@ -226,10 +226,15 @@ def pools_that_publish(rendered: Rendered) -> None:
     assert sorted(ports) == [*(5557, 5558, 5600, 5601, 7000, 7001, 7043, 7044, 8000, 9000, 9001)]
 
 
+RUNBOOK = "https://wiki.example.com/moegate"
+
+
 def watched(rendered: Rendered) -> None:
     rule = rendered.one("PrometheusRule")
     assert rule["metadata"]["labels"]["release"] == "prometheus"
-    assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text())
+    alerts = (CHART / "alerts.yaml").read_text().replace("docs/runbook.md", RUNBOOK)
+    assert rule["spec"] == yaml.safe_load(alerts)
+    assert f"{RUNBOOK}#moegatedown" in alerts
     dashboard = rendered.one("ConfigMap", "x-moegate-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     shown = json.loads(dashboard["data"]["moegate.json"])
@@ -239,8 +244,10 @@ def watched(rendered: Rendered) -> None:
 
 def open_to_the_outside(rendered: Rendered) -> None:
     assert rendered.one("Service")["spec"]["type"] == "LoadBalancer"
-    (port,) = rendered.one("Service")["spec"]["ports"]
+    port, http = rendered.one("Service")["spec"]["ports"]
     assert (port["port"], port["appProtocol"]) == (443, "https")
+    (way,) = rendered.one("HTTPRoute")["spec"]["rules"]
+    assert way["backendRefs"] == [{"name": "x-moegate", "port": http["port"]}]
     assert rendered.one("Certificate")["spec"]["secretName"] == "x-moegate-tls"
     (rule,) = rendered.one("GRPCRoute")["spec"]["rules"]
     assert rule["backendRefs"] == [{"name": "x-moegate", "port": 443}]
@@ -292,7 +299,11 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         {
             "config": REMOTE,
             "podMonitor": {"enabled": True},
-            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+            "prometheusRule": {
+                "enabled": True,
+                "labels": {"release": "prometheus"},
+                "runbookUrl": RUNBOOK,
+            },
             "dashboard": {"enabled": True},
         },
         watched,
@@ -305,7 +316,9 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "clientCa": True,
                 "certManager": {"enabled": True, "issuerRef": {"name": "i", "kind": "Issuer"}},
             },
+            "http": {"enabled": True},
             "grpcRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+            "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
             "metrics": {"enabled": False},
         },
         open_to_the_outside,
@@ -337,6 +350,11 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"config": SHARED, "autoscaling": {"mode": "both"}}, "autoscaling.mode"),
     ({"config": REMOTE, "podMonitor": {"enabled": True}, "metrics": {"enabled": False}}, "no page"),
     ({"config": REMOTE, "grpcRoute": {"enabled": True}}, "name the Gateway"),
+    ({"config": REMOTE, "httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name the Gateway"),
+    (
+        {"config": REMOTE, "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}},
+        "there is no HTTP port to lead to",
+    ),
     ({"config": REMOTE, "terminationGracePeriodSeconds": 60}, "would cut streams"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),

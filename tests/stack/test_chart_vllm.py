@@ -253,6 +253,7 @@ def scaled_from_none(rendered: Rendered) -> None:
     assert 'moegate_pool="vllm"' in queries[0]
     assert 'gen_ai_request_model="org/model"' in queries[2]
     assert scaled["triggers"][2]["metadata"]["activationThreshold"] == "0"
+    assert pool_of(rendered)["discover"]["start_s"] == 3600
     assert rendered.one("PodDisruptionBudget", SET)["spec"]["maxUnavailable"] == 1
 
 

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from benchmarks.engine_truth import LOADS, measure_meter
 from gateway.config.gateway import SecretConfig, TimeoutsConfig
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.upstream.http.connections import HttpSession
@@ -209,3 +210,16 @@ async def test_metered_seconds_follow_the_engines_own(
         print(f"\nmetered seconds beside the engine's own: p50 {p50:.1%}, p90 {p90:.1%}")
     assert p50 < 0.05
     assert p90 < 0.15
+
+
+async def test_requests_that_run_together_cost_their_part_of_the_steps(
+    plugin_server: VllmProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However late a busy machine hands on what the engine has made. The truth is computed from the
+    feed of steps, apart from what the plugin tells with each answer."""
+    [misses] = await measure_meter(plugin_server, [LOADS[1]])
+    with capsys.disabled():
+        print(f"\n{misses.load}: p50 {misses.p50:.1%}, p90 {misses.p90:.1%}")
+    assert misses.requests > LOADS[1].requests * 0.8
+    assert misses.p50 < 0.05
+    assert misses.p90 < 0.15

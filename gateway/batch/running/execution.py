@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.auth.authenticator import Caller
+from gateway.batch.intake import ItemHead
 from gateway.batch.jobs import NO_TOKENS, Item, JobTerms, JobTokens
 from gateway.batch.running.retries import Retry
 from gateway.domain.outcomes import Finished
@@ -75,9 +76,8 @@ class ItemAnswer:
 class Execution(Protocol):
     """Items of one form."""
 
-    def read(self, content: bytes, endpoint: str) -> tuple[str, str]:
-        """Checks a line or message. Returns the caller's name of the item and the name of its
-        model. Raises BadLine."""
+    def read(self, content: bytes, endpoint: str) -> ItemHead:
+        """Checks a line or message. Raises BadLine."""
 
     async def run(self, call: ItemCall) -> ItemAnswer:
         """Runs an item through the pipeline, in the class batch. A failure is an answer."""

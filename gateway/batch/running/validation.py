@@ -23,9 +23,7 @@ WINDOW_ITEMS = 5_000
 """Items that are put in order, and written, together."""
 EMPTY = LineFault(code="empty_file", message="the file has no requests: one JSON object a line")
 Order = Callable[[Sequence[bytes]], Sequence[int]]
-"""Gives the order in which items are started, as indices, from their contents."""
-SKETCH_BYTES = 4096
-"""Beginning of a line from which its place is found."""
+"""Gives the order in which items are started, as indices, from their beginnings."""
 
 
 async def validate(
@@ -75,13 +73,13 @@ async def _take(
             intake.refuse(cut.number, LineFault(code="line_too_long", message=text))
             continue
         try:
-            custom_id, model = execution.read(cut.content, job.endpoint)
+            head = execution.read(cut.content, job.endpoint)
         except BadLine as error:
             intake.refuse(cut.number, error.fault)
         else:
-            item = intake.item(cut, custom_id, model)
+            item = intake.item(cut, head)
             if item is not None:
-                window.add(item, cut.content)
+                window.add(item, head.beginning)
         if len(window) >= WINDOW_ITEMS:
             await window.write()
         elif count % SLICE_LINES == 0:
@@ -96,20 +94,20 @@ class _Window:
         self._claim = claim
         self._order = order
         self._items: list[Item] = []
-        self._sketches: list[bytes] = []
+        self._beginnings: list[bytes] = []
         self._next_place = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, item: Item, content: bytes) -> None:
+    def add(self, item: Item, beginning: bytes) -> None:
         self._items.append(item)
-        self._sketches.append(content[:SKETCH_BYTES])
+        self._beginnings.append(beginning)
 
     async def write(self) -> None:
         if not self._items:
             return
-        order = await asyncio.to_thread(self._order, self._sketches)
+        order = await asyncio.to_thread(self._order, self._beginnings)
         first = self._next_place
         placed = [
             msgspec.structs.replace(self._items[index], place=first + rank)
@@ -118,13 +116,8 @@ class _Window:
         self._next_place += len(placed)
         await self._database.write(lambda tx: insert_items(tx, self._claim, placed))
         self._items.clear()
-        self._sketches.clear()
+        self._beginnings.clear()
 
 
 async def _chunk(database: Database, file_id: str, number: int) -> bytes | None:
     return await database.read(lambda tx: read_chunk(tx, file_id, number))
-
-
-def in_arrival_order(contents: Sequence[bytes]) -> Sequence[int]:
-    """The order of the file."""
-    return range(len(contents))

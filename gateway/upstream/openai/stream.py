@@ -25,9 +25,10 @@ from gateway.upstream.http.failures import error_event, failure_of_event
 from gateway.upstream.lenient import Fitting, NotJson, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
-from gateway.upstream.openai.usage import UsageTotals, claim_of, engine_seconds
+from gateway.upstream.openai.usage import UsageTotals, claim_of, engine_times
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.usage_claims import Claim, Seen, judged, larger
+from scheduler.engine_steps import EngineTimes
 
 _DONE = ("[DONE]", "DONE", '"[DONE]"')
 
@@ -75,7 +76,7 @@ class StreamDecoder:
         self._failure: UpstreamFailure | None = None
         self._unread: str | None = None
         self._complete = self._cut = False
-        self._engine_s: float | None = None
+        self._engine: EngineTimes | None = None
         self.ended = False
         self.started = False
         self._output_tokens = 0
@@ -159,7 +160,7 @@ class StreamDecoder:
             response_id=self._response_id,
             missing_choices=missing,
             deviations=(*self._deviations(missing), *refused),
-            engine_s=None if self._is_stage else self._engine_s,
+            engine=None if self._is_stage else self._engine,
         )
 
     def _fail(self, failure: UpstreamFailure) -> None:
@@ -209,7 +210,7 @@ class StreamDecoder:
                 if choice.usage is not None:
                     self._add_choice_usage(state, choice.usage)
         if frame.metrics is not None:
-            self._engine_s = engine_seconds(frame.metrics)
+            self._engine = engine_times(frame.metrics)
         usage = frame.usage
         if usage is None and frame.x_groq is not None:
             usage = frame.x_groq.usage

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.upstream.openai import wire
 from gateway.upstream.usage_claims import Claim, larger
+from scheduler.engine_steps import EngineTimes
 
 _ENGINE_TIMES = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
 """Parts of the time that vLLM spends on a request. The second one begins when it is scheduled."""
@@ -48,20 +49,27 @@ class UsageTotals:
         return claim_of(_largest([*self._seen, self._last]))
 
 
-def engine_seconds(metrics: Any) -> float | None:
-    """Seconds from the arrival in vLLM's queue to the last token, from the `metrics` of its last
-    event; None: it does not tell all of them."""
+def engine_times(metrics: Any) -> EngineTimes | None:
+    """The engine's own seconds, from the `metrics` of vLLM's last event; None: it does not tell all
+    of them. moegate's plugin adds what the request had of the engine's steps."""
     if not isinstance(metrics, dict):
         return None
-    total_s = 0.0
-    for name in _ENGINE_TIMES:
-        value = metrics.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        if not 0 <= value <= _MOST_MS:
-            return None
-        total_s += value / 1e3
-    return total_s
+    parts_s = [_seconds(metrics.get(name)) for name in _ENGINE_TIMES]
+    known_s = [part_s for part_s in parts_s if part_s is not None]
+    if len(known_s) < len(parts_s):
+        return None
+    return EngineTimes(
+        whole_s=sum(known_s),
+        prefill_had_s=_seconds(metrics.get("moegate_prefill_ms")),
+        decode_had_s=_seconds(metrics.get("moegate_decode_ms")),
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    """A time in milliseconds; None: it cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value / 1e3 if 0 <= value <= _MOST_MS else None
 
 
 def claim_of(usage: wire.Usage) -> Claim:

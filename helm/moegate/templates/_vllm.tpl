@@ -85,6 +85,9 @@ moegate-stage: {{ . }}
 {{- else -}}
 {{- $discover := dict "dns" (include "moegate.vllm.dns" .) "port" 8000 -}}
 {{- $most := max 16 (mul 2 (max (int $vllm.replicas) (ternary 0 (int $vllm.autoscaling.maxReplicas) (eq $vllm.autoscaling.mode "none")))) -}}
+{{- if and (ne $vllm.autoscaling.mode "none") (eq (int $vllm.autoscaling.minReplicas) 0) -}}
+{{- $_ := set $discover "start_s" (int $vllm.startupSeconds) -}}
+{{- end -}}
 {{- $_ := set $pool "discover" (mergeOverwrite $discover (dict "max_replicas" $most)) -}}
 {{- end -}}
 {{- $gpu := dict "type" $vllm.gpu.type "count" $count -}}

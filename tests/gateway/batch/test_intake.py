@@ -13,6 +13,7 @@ from gateway.batch.intake import (
     Cut,
     FrameCutter,
     Intake,
+    ItemHead,
     LineCutter,
     openai_line,
 )
@@ -82,7 +83,9 @@ def test_the_chunks_of_a_range_hold_it(start: int, size: int) -> None:
 
 
 def test_a_good_line() -> None:
-    assert openai_line(line("a", model="m"), CHAT) == ("a", "m")
+    head = openai_line(line("a", "text", model="m"), CHAT)
+    assert (head.name, head.model) == ("a", "m")
+    assert head.beginning.startswith(b'{"model": "m", "messages": [')
 
 
 @pytest.mark.parametrize(
@@ -116,11 +119,15 @@ def a_cut(number: int) -> Cut:
     return Cut(number, 0, 1, b"x")
 
 
+def a_head(name: str) -> ItemHead:
+    return ItemHead(name, "m", b"")
+
+
 def test_the_second_of_a_custom_id_is_refused() -> None:
     intake = Intake(10)
-    assert intake.item(a_cut(1), "same", "m") is not None
-    assert intake.item(a_cut(2), "same", "m") is None
-    assert intake.item(a_cut(3), "other", "m") is not None
+    assert intake.item(a_cut(1), a_head("same")) is not None
+    assert intake.item(a_cut(2), a_head("same")) is None
+    assert intake.item(a_cut(3), a_head("other")) is not None
     assert (intake.items, intake.bad) == (2, 1)
     [fault] = intake.faults
     assert (fault.code, fault.line) == ("duplicate_custom_id", 2)
@@ -128,7 +135,7 @@ def test_the_second_of_a_custom_id_is_refused() -> None:
 
 def test_lines_beyond_the_bound_are_refused_and_not_all_described() -> None:
     intake = Intake(2)
-    made = [intake.item(a_cut(number), str(number), "m") for number in range(1, 301)]
+    made = [intake.item(a_cut(number), a_head(str(number))) for number in range(1, 301)]
     assert [item is not None for item in made] == [True] * 2 + [False] * 298
     assert (intake.bad, len(intake.faults)) == (298, MOST_FAULTS)
     assert intake.faults[0].code == "too_many_requests"

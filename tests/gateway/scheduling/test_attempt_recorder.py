@@ -10,7 +10,7 @@ from msgspec import structs
 from gateway.scheduling.attempt_recorder import AttemptRecorder
 from gateway.scheduling.metering import Metering
 from scheduler.contract import AttemptOutcome, PlacementKind, ServingChanged, Start
-from scheduler.engine_steps import EngineRequest, EngineSteps
+from scheduler.engine_steps import EngineRequest, EngineSteps, EngineTimes
 from scheduler.metering.meter import MeteredGroup
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import CostBasis, SettledAttempt
@@ -145,6 +145,10 @@ def test_an_attempt_of_a_place_that_nobody_meters_is_settled_all_the_same() -> N
     assert (settled.pool, settled.charged_nano_usd) == ("", None)
 
 
+def times(engine_s: float | None) -> EngineTimes | None:
+    return None if engine_s is None else EngineTimes(whole_s=engine_s)
+
+
 def test_a_request_that_is_alone_costs_the_seconds_that_come_with_its_end() -> None:
     costs = []
     for engine_s in (None, 0.75):
@@ -153,7 +157,7 @@ def test_a_request_that_is_alone_costs_the_seconds_that_come_with_its_end() -> N
         made.clock.now_s += 0.6
         attempt.record_progress(5, made.clock())
         made.clock.now_s += 0.4
-        end = structs.replace(attempt_end("r1"), engine_s=engine_s)
+        end = structs.replace(attempt_end("r1"), engine=times(engine_s))
         costs.append(attempt.settle(end, made.clock()).metered_nano_usd)
     assert costs[0] is not None
     assert costs[1] == pytest.approx(0.75 * costs[0], rel=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
 from moegate.simulated_vllm.step_recorder import StepRecorder
+from moegate.vllm_plugin.feed import Step
 from simulation.engine.engine import Engine
 from simulation.engine.physics import Physics
 from simulation.engine.sequences import TokenRequest
@@ -93,3 +95,25 @@ async def test_an_id_that_runs_is_refused() -> None:
         driver.submit(request("r", tokens=5000), only_end=True)
         with pytest.raises(ValueError, match="r"):
             driver.submit(request("r"), only_end=True)
+
+
+async def test_what_requests_had_of_the_steps_is_told_with_their_ends() -> None:
+    async with running() as driver:
+        made = [driver.submit(request(f"r{n}", tokens=20 + n), only_end=False) for n in range(4)]
+        for progress in made:
+            await until_done(progress)
+        had_ms = []
+        for progress in made:
+            assert progress.times is not None
+            assert isinstance(progress.times.moegate_prefill_ms, float)
+            assert isinstance(progress.times.moegate_decode_ms, float)
+            had_ms.append(progress.times.moegate_prefill_ms + progress.times.moegate_decode_ms)
+            assert had_ms[-1] < progress.times.generation_time_ms
+        columns, rows = Step._fields, json.loads(driver._recorder.feed.answer([]))["steps"]
+        steps = [dict(zip(columns, row, strict=True)) for row in rows]
+        stepped_s = sum(step["period_s"] or step["elapsed_s"] for step in steps)
+        assert sum(had_ms) == pytest.approx(1e3 * stepped_s, rel=1e-3)
+        two = driver.submit(request("two", choices=2), only_end=False)
+        await until_done(two)
+        assert two.times is None
+        assert not driver._recorder._followed

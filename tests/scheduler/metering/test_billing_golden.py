@@ -15,7 +15,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.upstream.anthropic.stream import MessageDecoder
 from gateway.upstream.openai.stream import StreamDecoder
 from scheduler.contract import Usage
-from scheduler.metering.token_counts import token_counts
+from scheduler.metering.settlement import token_counts
 from scheduler.pricing import RateTier, TokenRates
 
 PRICES = TokenRates(

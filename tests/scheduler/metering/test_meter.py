@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.engine_steps import EngineTimes
 from scheduler.metering.cost import GroupMeter
 from scheduler.metering.meter import Meter, MeteredGroup
 from scheduler.metering.runs import NodeShare, Run, Share
@@ -106,6 +107,10 @@ def test_others_take_their_share_and_only_while_reports_are_fresh() -> None:
     assert group.totals.external == stale
 
 
+def times(engine_s: float | None) -> EngineTimes | None:
+    return None if engine_s is None else EngineTimes(whole_s=engine_s)
+
+
 def lone(engine_s: float | None) -> tuple[GroupMeter, Share]:
     """A run of a second that had the group for itself, its first token after half of it."""
     group = meter()
@@ -114,7 +119,7 @@ def lone(engine_s: float | None) -> tuple[GroupMeter, Share]:
     group.progress(run, 1, SECOND_NS // 2)
     group.progress(run, 20, SECOND_NS)
     return group, group.end(
-        run, SECOND_NS, uncached_tokens=1000, output_tokens=20, engine_s=engine_s
+        run, SECOND_NS, uncached_tokens=1000, output_tokens=20, engine=times(engine_s)
     )
 
 
@@ -147,7 +152,7 @@ def test_beside_others_time_outside_the_engine_costs_nothing_extra() -> None:
         group.progress(run, 1, 2 * SECOND_NS)
         end_ns = 3 * SECOND_NS
         shares.append(
-            group.end(run, end_ns, uncached_tokens=1000, output_tokens=9, engine_s=engine_s)
+            group.end(run, end_ns, uncached_tokens=1000, output_tokens=9, engine=times(engine_s))
         )
     assert shares[0] == shares[1]
 
@@ -163,7 +168,7 @@ def test_a_run_that_others_load_is_not_alone() -> None:
         alone = run.alone
         group.advance(2 * SECOND_NS)
         assert run.alone == alone, "the others run too"
-        shares.append(group.end(run, 2 * SECOND_NS, output_tokens=1, engine_s=engine_s))
+        shares.append(group.end(run, 2 * SECOND_NS, output_tokens=1, engine=times(engine_s)))
     assert shares[1].output <= shares[0].output
 
 
@@ -239,9 +244,19 @@ PRICES = st.lists(
 )
 
 
-def told_s(number: int, whole_ns: int) -> float | None:
-    """The engine's seconds of an attempt: unknown, or 0 to 1.2 of the whole."""
-    return None if number % 3 == 0 else number % 121 / 100 * whole_ns * 1e-9
+def told(number: int, whole_ns: int) -> EngineTimes | None:
+    """The engine's seconds of an attempt: unknown, or 0 to 1.2 of the whole, with or without what
+    it had of the steps."""
+    if number % 3 == 0:
+        return None
+    whole_s = number % 121 / 100 * whole_ns * 1e-9
+    if number % 3 == 1:
+        return EngineTimes(whole_s=whole_s)
+    had_s = whole_s * (number % 107 / 100)
+    share = number % 11 / 10
+    return EngineTimes(
+        whole_s=whole_s, prefill_had_s=had_s * share, decode_had_s=had_s * (1 - share)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -288,7 +303,7 @@ def test_accounts_sum_to_the_bill_under_any_interleaving(
                     cached_tokens=run.prompt_tokens // 2,
                     output_tokens=number % 700,
                     waste=what == "fail",
-                    engine_s=told_s(number, now_ns - run.sent_ns),
+                    engine=told(number, now_ns - run.sent_ns),
                 )
                 assert min(share.uncached_input, share.cached_input, share.output) >= 0
                 if what == "end":
@@ -311,6 +326,9 @@ def test_accounts_sum_to_the_bill_under_any_interleaving(
                 group.set_plan(plan)  # as a reload does: the same prices, read again
         accounts = accounts_nano_usd(group.totals)
         assert sum(accounts.values()) * UNIT <= group.totals.accrued
+        for sums in (group.totals, group.totals_if_lost()):
+            assert sums.accrued == group.totals.accrued
+            assert min(sums.prefill, sums.decode, sums.waste, sums.idle) >= 0
     group.advance(now_ns)
     accounts = accounts_nano_usd(group.totals)
     assert sum(accounts.values()) == bill_nano_usd(plan, 0, now_ns)

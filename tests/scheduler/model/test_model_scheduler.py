@@ -208,3 +208,27 @@ def test_the_reason_of_a_refusal_is_that_of_the_placements() -> None:
     one.state.fleet.states[0].serving = False
     one.state.fleet.sync(0, 0.0)
     assert one.submit("r") == [f"r {RefusalReason.UNAVAILABLE}"]
+
+
+def test_batch_work_fills_up_to_the_pace_that_higher_classes_need() -> None:
+    """Alone it fills the engine; beside a higher class it stops where the step gets too long."""
+    tight_s = 0.012
+
+    def started(*, beside_urgent: bool) -> int:
+        one = Model(own("a", 200))
+        if beside_urgent:
+            assert one.submit("urgent", tpot_s=tight_s) == ["urgent to a"]
+        count = 0
+        for number in range(200):
+            name = f"b{number}"
+            fields = {"slo_class": SloClass.BATCH, "tpot_s": 1.0, "ttft_s": 60.0}
+            if one.submit(name, float(number), **fields) != [f"{name} to a"]:
+                break
+            count += 1
+        if beside_urgent:
+            most_s = one.state.policy.batch_pace_share * tight_s
+            assert one.state.fleet.step_s[0] <= most_s < one.state.fleet.next_step_s[0] * 1.2
+        return count
+
+    alone, beside = started(beside_urgent=False), started(beside_urgent=True)
+    assert 0 < beside < alone / 10, (alone, beside)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.step_time.prefill_fit import PrefillFit, solve
 from scheduler.step_time.prefill_samples import PrefillSample
@@ -70,7 +69,7 @@ def test_a_prompt_that_was_in_the_cache_misleads_little() -> None:
     for at in range(40):
         tokens = 8000
         usual = sample(tokens, at_s=float(at))
-        fit.observe(usual if at % 10 else replace(usual, took_s=0.004))
+        fit.observe(usual if at % 10 else structs.replace(usual, took_s=0.004))
     assert work_s(fit, 8000) == pytest.approx(PRIOR.prompt_work_s(8000, 8000), rel=0.1)
 
 

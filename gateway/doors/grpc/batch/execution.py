@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from msgspec import structs
 
-from gateway.batch.intake import BadLine
+from gateway.batch.intake import BEGINNING_BYTES, BadLine, ItemHead
 from gateway.batch.jobs import Item
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry, retry_of
@@ -34,13 +34,14 @@ class MessageExecution:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    def read(self, content: bytes, endpoint: str) -> tuple[str, str]:
+    def read(self, content: bytes, endpoint: str) -> ItemHead:
         """See `Execution`."""
         try:
             message = batch_pb2.SubmitBatchRequest.FromString(content)
         except DecodeError:
             raise BadLine("invalid_request", "the message cannot be read") from None
-        return message.item_id, message.request.model
+        request = message.request.SerializeToString(deterministic=True)
+        return ItemHead(message.item_id, message.request.model, request[:BEGINNING_BYTES])
 
     async def run(self, call: ItemCall) -> ItemAnswer:
         """See `Execution`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from gateway.batch.intake import LineHead, openai_line
+from gateway.batch.intake import ItemHead, LineHead, openai_line
 from gateway.batch.jobs import JOB_PREFIX, Item
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry, retry_of
@@ -34,7 +34,7 @@ class LineExecution:
         self._services = services
         self._handlers = handlers
 
-    def read(self, content: bytes, endpoint: str) -> tuple[str, str]:
+    def read(self, content: bytes, endpoint: str) -> ItemHead:
         """See `Execution`."""
         return openai_line(content, endpoint)
 

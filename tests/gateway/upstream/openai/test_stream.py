@@ -155,7 +155,11 @@ def test_how_long_vllm_worked_on_it(metrics: object, engine_s: float | None) -> 
     *frames, usage, done = golden("chat_stream.sse")
     told = json.loads(usage) | {"metrics": metrics}
     _, last = run(*frames, json.dumps(told).encode(), done)
-    assert last.engine_s == (None if engine_s is None else pytest.approx(engine_s))
+    if engine_s is None:
+        assert last.engine is None
+    else:
+        assert last.engine is not None
+        assert last.engine.whole_s == pytest.approx(engine_s)
     assert last.usage is not None
 
 
@@ -665,3 +669,22 @@ def test_the_text_that_ended_the_answer_is_told(told: Any, matched: str) -> None
     """vLLM tells the text, or the id of a token."""
     [choice], _ = run(frame(text("a")), frame({**END, "stop_reason": told}), b"[DONE]")
     assert (choice.finish_reason, choice.matched_stop) == (FinishReason.STOP, matched)
+
+
+@pytest.mark.parametrize(
+    ("told", "had"),
+    [
+        ({"moegate_prefill_ms": 12.5, "moegate_decode_ms": 300}, (0.0125, 0.3)),
+        ({}, (None, None)),
+        ({"moegate_prefill_ms": -1.0, "moegate_decode_ms": float(10**12)}, (None, None)),
+        ({"moegate_prefill_ms": "1", "moegate_decode_ms": True}, (None, None)),
+    ],
+)
+def test_what_it_had_of_the_engines_steps(
+    told: dict[str, object], had: tuple[float | None, float | None]
+) -> None:
+    *frames, usage, done = golden("chat_stream.sse")
+    last_frame = json.loads(usage) | {"metrics": TIMES | told}
+    _, last = run(*frames, json.dumps(last_frame).encode(), done)
+    assert last.engine is not None
+    assert (last.engine.prefill_had_s, last.engine.decode_had_s) == had
