@@ -48,6 +48,7 @@ def start_self_hosted(
         kv_spread_tokens=query.spread_tokens,
         prefill_s=prefill_s,
         hit_tokens=int(query.hit_tokens.item(index)),
+        predicted_ttft_s=quote.ttft_s.item(index),
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,
