@@ -19,6 +19,7 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decision, Tier
 from scheduler.model.comparison import must_compare
+from scheduler.model.lost_prefix import lost_prefix_nano_usd
 from scheduler.model.model_state import ModelState
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
@@ -134,9 +135,12 @@ def choose_remote(
         return None, "", ()
     hits = model_state.hit_tokens(tracked.request)[len(model_state.fleet) :]
     output_tokens = tracked.output_tokens
+    lost_nano_usd = lost_prefix_nano_usd(model_state, tracked)
     quotes: tuple[RemoteQuote, ...] = ()
     for late_too in (False, True) if any_ttft else (False,):
-        quotes = model_state.remotes.quotes(tracked, hits, output_tokens, now, late_too)
+        quotes = model_state.remotes.quotes(
+            tracked, hits, output_tokens, now, late_too, lost_nano_usd
+        )
         if (choice := model_state.remotes.choose(quotes)) is not None:
             return *choice, quotes
     return None, "", quotes
