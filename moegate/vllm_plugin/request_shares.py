@@ -1,4 +1,5 @@
-"""Tells with each answer what the request had of the engine. Checked against vLLM 0.32.
+"""Tells with each answer what the request had of the engine. Checked against vLLM 0.32; 0.33 has
+the same functions. Whatever goes wrong here, the request goes on without the two fields.
 
 With `--enable-per-request-metrics` vLLM's last event has `metrics` of the request. The two fields
 that are added there come at the very moment at which the gateway settles the request; the feed is
@@ -38,7 +39,10 @@ def install(shares: StepShares) -> bool:
 
     def followed_outputs(self, outputs, timestamp=None, *args, **kwargs):
         if timestamp is not None:
-            _follow(shares, self.request_states, outputs, timestamp)
+            try:
+                _follow(shares, self.request_states, outputs, timestamp)
+            except Exception as error:  # an error here would end the whole engine
+                log.debug("outputs are not followed: %r", error)
         return process_outputs(self, outputs, timestamp, *args, **kwargs)
 
     OutputProcessor.process_outputs = followed_outputs
@@ -61,10 +65,13 @@ def _follow(shares: StepShares, states: Any, outputs: Any, timestamp: float) -> 
 def _with_shares(build: Any, shares: StepShares) -> Any:
     def build_with_shares(metrics, *args, **kwargs):
         told = build(metrics, *args, **kwargs)
-        had = None if metrics is None else shares.had(metrics)
-        if had is not None:
-            told.moegate_prefill_ms = had.prefill_s * 1e3
-            told.moegate_decode_ms = had.decode_s * 1e3
+        try:
+            had = None if metrics is None else shares.had(metrics)
+            if had is not None:
+                told.moegate_prefill_ms = had.prefill_s * 1e3
+                told.moegate_decode_ms = had.decode_s * 1e3
+        except Exception as error:
+            log.debug("a request is not told what it had: %r", error)
         return told
 
     return build_with_shares
