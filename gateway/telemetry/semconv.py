@@ -305,10 +305,7 @@ GROUPS_SERVING = gauge(
     "moegate.pool.groups.serving", "{group}", (POOL, REQUEST_MODEL), "Groups in service."
 )
 RELEASABLE = gauge(
-    "moegate.pool.groups.releasable",
-    "{group}",
-    (POOL, REQUEST_MODEL),
-    "Empty groups that an autoscaler may remove.",
+    "moegate.pool.groups.releasable", "{group}", (POOL, REQUEST_MODEL), "Groups that may go."
 )
 SERVING = gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
 RUNNING = gauge(
@@ -331,17 +328,9 @@ KV_TOKENS = gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predi
 KV_CAPACITY = gauge(
     "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "Capacity of the KV cache."
 )
-BATCH = gauge(
-    "moegate.placement.batch",
-    "{sequence}",
-    (PLACEMENT,),
-    "Predicted sequences of the next decode step, external ones included.",
-)
+BATCH = gauge("moegate.placement.batch", "{sequence}", (PLACEMENT,), "Sequences of the next step.")
 DISTINCT_EXPERTS = gauge(
-    "moegate.placement.distinct_experts",
-    "{expert}",
-    (PLACEMENT,),
-    "Distinct experts per layer that the next step activates, D(B).",
+    "moegate.placement.distinct_experts", "{expert}", (PLACEMENT,), "Of the next step, D(B)."
 )
 EXPERTS_OBSERVED = gauge(
     "moegate.placement.distinct_experts.observed", "1", (PLACEMENT,), "1: D(B) is learnt."
@@ -390,11 +379,16 @@ BUDGET_LEFT = gauge(
 LEDGER_BACKLOG = gauge("moegate.ledger.backlog", "{row}", (), "Rows that wait to be written.")
 LEDGER_LIMIT = gauge("moegate.ledger.backlog.limit", "{row}", (), "Most rows that may wait.")
 LEDGER_LOST = gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of room.")
+BATCH_JOBS = gauge("moegate.batch.jobs", "{job}", (TENANT,), "Offline jobs that run here.")
+BATCH_ITEMS = gauge(
+    "moegate.batch.items", "{item}", (TENANT, "moegate.batch.state"), "Items: left, in_flight."
+)
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
     *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
     *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
     *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(BATCH_JOBS, BATCH_ITEMS),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

@@ -50,6 +50,7 @@ async def test_every_metric_of_the_fleet_is_there_from_the_start() -> None:
     unknown = {  # what is not known, or not configured, has no sample
         *(semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE, semconv.OUTPUT_RATE),
         *(semconv.BUDGET_CAP, semconv.BUDGET_LEFT, semconv.EXPERT_IMBALANCE),
+        *(semconv.BATCH_JOBS, semconv.BATCH_ITEMS),
     }
     for metric in semconv.FLEET_GAUGES:
         assert metric.prometheus in families
