@@ -272,6 +272,7 @@ async def running_gateway(
                     accounting=accounting,
                     load=loop_load,
                     active_requests=lambda: front.parts.pipeline.active_requests,
+                    batches=lane.load,
                 )
                 async with metrics_page(config.telemetry, observing, figures) as metrics_address:
                     gateway = RunningGateway(

@@ -272,7 +272,13 @@ async def running_fronts(
             await stack.enter_async_context(_kept(processes))
             await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
             metrics_address = await stack.enter_async_context(
-                fronts_page(config.telemetry, observing, AllFronts(host, load_of_loop), accounting)
+                fronts_page(
+                    config.telemetry,
+                    observing,
+                    AllFronts(host, load_of_loop),
+                    accounting,
+                    lane.load,
+                )
             )
             gateway = RunningFronts(
                 address=ready[1].address,
