@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ RATE_NANO_USD_PER_S = 700_000
 CHEAP = TokenRates(
     row_id="far", tiers=(RateTier(uncached_input=1, cached_input=1, cache_write=1, output=1),)
 )
-SESSION = {
+SESSION: dict[str, Any] = {
     "prompt_tokens": PROMPT, "prefix_blocks": BLOCKS, "prefix_block_tokens": 512,
     "remote_classes": EU,
 }  # fmt: skip
@@ -36,7 +37,7 @@ def warm(price: TokenRates = CHEAP) -> Model:
     return one
 
 
-def later(one: Model, **fields: object) -> TrackedRequest:
+def later(one: Model, **fields: Any) -> TrackedRequest:
     tracked = TrackedRequest(request("later", **{**SESSION, **fields}))
     one.state.set_expectations(tracked)
     return tracked
@@ -56,7 +57,8 @@ def test_the_next_turn_at_home_computes_the_whole_context() -> None:
 def test_it_is_in_the_effective_price_and_not_in_what_the_remote_takes() -> None:
     one = warm()
     quotes = {}
-    for name, fields in (("warm", {}), ("cold", {"prefix_blocks": tuple(range(900, 940))})):
+    cold: dict[str, Any] = {"prefix_blocks": tuple(range(900, 940))}
+    for name, fields in (("warm", {}), ("cold", cold)):
         [quotes[name]] = choose_remote(one.state, later(one, **fields), 0.0, any_ttft=True)[2]
     assert quotes["warm"].nano_usd == quotes["cold"].nano_usd
     lost = lost_prefix_nano_usd(one.state, later(one))
