@@ -93,7 +93,9 @@ class FleetMetrics(Collector):
         for pool in snapshot.pools:
             labels = (pool.pool, pool.model)
             samples[semconv.SATURATION].append((labels, pool.saturation))
-            samples[semconv.SATURATED].append((labels, pool.saturated))
+            samples[semconv.PREDICTED_WAIT].append((labels, pool.predicted_wait_share))
+            samples[semconv.TURNED_AWAY].append((labels, pool.turned_away_share))
+            samples[semconv.OVERFLOWING].append((labels, pool.overflows))
             samples[semconv.GROUPS].append((labels, pool.groups))
             samples[semconv.GROUPS_SERVING].append((labels, pool.groups_serving))
             samples[semconv.RELEASABLE].append((labels, pool.releasable_groups))

@@ -14,6 +14,16 @@ them.
 from __future__ import annotations
 
 from gateway.telemetry.metric import counter, gauge, histogram
+from gateway.telemetry.pool_gauges import GROUPS as GROUPS
+from gateway.telemetry.pool_gauges import GROUPS_SERVING as GROUPS_SERVING
+from gateway.telemetry.pool_gauges import OVERFLOWING as OVERFLOWING
+from gateway.telemetry.pool_gauges import POOL as POOL
+from gateway.telemetry.pool_gauges import POOL_GAUGES as POOL_GAUGES
+from gateway.telemetry.pool_gauges import PREDICTED_WAIT as PREDICTED_WAIT
+from gateway.telemetry.pool_gauges import RELEASABLE as RELEASABLE
+from gateway.telemetry.pool_gauges import REQUEST_MODEL as REQUEST_MODEL
+from gateway.telemetry.pool_gauges import SATURATION as SATURATION
+from gateway.telemetry.pool_gauges import TURNED_AWAY as TURNED_AWAY
 
 SCOPE = "moegate"
 
@@ -38,7 +48,6 @@ HTTP_STATUS = "http.response.status_code"
 # Attributes of an attempt (GenAI, client); those of the usage are on the RPC span, too.
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
-REQUEST_MODEL = "gen_ai.request.model"
 REQUEST_STREAM = "gen_ai.request.stream"
 REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
 REQUEST_TEMPERATURE = "gen_ai.request.temperature"
@@ -78,7 +87,6 @@ SLO_CLASS = "moegate.slo.class"
 PRIORITY = "moegate.priority"
 PARTIAL_OUTPUT = "moegate.partial_output"
 PLACEMENT = "moegate.placement"
-POOL = "moegate.pool"
 ROUTE = "moegate.route"
 ATTEMPT = "moegate.attempt"
 ATTEMPTS = "moegate.attempts"
@@ -286,27 +294,6 @@ QUEUE_OLDEST = gauge(
 QUEUE_DRAIN = gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to empty.")
 IN_FLIGHT = gauge("moegate.requests.in_flight", "{request}", (), "Requests waiting or running.")
 LOOP_BUSY = gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
-SATURATION = gauge(
-    "moegate.pool.saturation",
-    "1",
-    (POOL, REQUEST_MODEL),
-    "Predicted wait of a new request, and past wait of waiting ones by their work, over the "
-    "promised time to first token.",
-)
-SATURATED = gauge(
-    "moegate.pool.saturated",
-    "1",
-    (POOL, REQUEST_MODEL),
-    "1: the pool overflows, since the saturation of a new request exceeded 1 and until it falls "
-    "below 0.6.",
-)
-GROUPS = gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
-GROUPS_SERVING = gauge(
-    "moegate.pool.groups.serving", "{group}", (POOL, REQUEST_MODEL), "Groups in service."
-)
-RELEASABLE = gauge(
-    "moegate.pool.groups.releasable", "{group}", (POOL, REQUEST_MODEL), "Groups that may go."
-)
 SERVING = gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
 RUNNING = gauge(
     "moegate.placement.running", "{sequence}", (PLACEMENT,), "This gateway's sequences."
@@ -385,7 +372,7 @@ BATCH_ITEMS = gauge(
 )
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
-    *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
+    *POOL_GAUGES,
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
     *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
     *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
