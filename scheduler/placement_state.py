@@ -120,7 +120,6 @@ class Resident:
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     predicted_ttft_s: float | None = None
-    """From its start; None: there was no prediction."""
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0
@@ -166,7 +165,7 @@ class PlacementState:
     prefill_joined: bool = False
     """Whether it was sent while a step ran, so that it waits for the end of that step."""
     computing: int = 0
-    """How many of the pending prefills, the first ones, are computed together."""
+    """Number of pending prefills, from the first, that are computed together."""
     report: EngineReport | None = None
     external_sequences: int = 0
     external_kv_tokens: int = 0
@@ -285,7 +284,6 @@ class PlacementState:
             del self.pending[request_id]
             # A first token shows when a prefill really ended, so the prediction error ends here.
             self.prefill_began_s = now
-            # All that were sent by now are in the step that begins.
             self.prefill_joined, self.computing = False, len(self.pending)
             self.prefill_end_s = now + sum(self.pending.values())
             seen_s = now - resident.started_s
