@@ -58,6 +58,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     longest_gap_s: float | None = None
     """Longest time between two pieces of output; None: there were fewer than two."""
     missing_choices: int = 0
+    dp_rank: int | None = None
+    """Data-parallel rank of the replica, where one was pinned."""
 
     @property
     def charged_nano_usd(self) -> int | None:

@@ -238,6 +238,7 @@ class Branch:
             longest_gap_s=self.longest_gap_s,
             total_s=now - arrival_s,
             missing_choices=self.missing_choices,
+            dp_rank=start.dp_rank,
         )
 
     def _evict(self, evict: Evict) -> None:
