@@ -85,9 +85,9 @@ test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway
 CLIENTS := .cache/clients
 
 test-clients: export MOEGATE_CLIENTS ?= $(CLIENTS)
-test-clients: $(VENV)/.ready  ## real agents and SDKs against the gateway; installs them (2 GB)
+test-clients: $(VENV)/.ready  ## real agents and SDKs against the gateway, or CLIENTS_ONLY='sdk or claude'; installs them (2 GB)
 	tests/clients/install.sh $(MOEGATE_CLIENTS)
-	$(BIN)/pytest tests/clients
+	$(BIN)/pytest tests/clients -k "$(CLIENTS_ONLY)"
 
 test-image: $(VENV)/.ready  ## build the image with buildah on a Debian base and run it with runc (as root)
 	$(BIN)/pytest tests/image
