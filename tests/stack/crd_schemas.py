@@ -83,6 +83,21 @@ LEADER_WORKER_SET = closed(
     replicas={"type": "integer", "minimum": 0},
 )
 
+PROMETHEUS_TRIGGER = closed(
+    {
+        "type": {"const": "prometheus"},
+        "metadata": closed(
+            TRIGGER_FIELDS,
+            activationThreshold=TEXT,
+            ignoreNullValues={"enum": ["true", "false"]},
+        ),
+    },
+    metricType={"enum": ["AverageValue", "Value"]},
+)
+CPU_TRIGGER = closed(
+    {"type": {"const": "cpu"}, "metadata": closed({"value": TEXT})},
+    metricType={"enum": ["AverageValue", "Utilization"]},
+)
 SPECS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "PodMonitor"): closed(
         {
@@ -100,19 +115,7 @@ SPECS: dict[tuple[str, str], Schema] = {
     ("keda.sh/v1alpha1", "ScaledObject"): closed(
         {
             "scaleTargetRef": closed({"name": TEXT}, apiVersion=TEXT, kind=TEXT),
-            "triggers": items(
-                closed(
-                    {
-                        "type": {"const": "prometheus"},
-                        "metadata": closed(
-                            TRIGGER_FIELDS,
-                            activationThreshold=TEXT,
-                            ignoreNullValues={"enum": ["true", "false"]},
-                        ),
-                    },
-                    metricType={"enum": ["AverageValue", "Value"]},
-                )
-            ),
+            "triggers": items({"oneOf": [PROMETHEUS_TRIGGER, CPU_TRIGGER]}),
         },
         cooldownPeriod={"type": "integer", "minimum": 0},
         minReplicaCount={"type": "integer", "minimum": 0},
