@@ -22,6 +22,8 @@ class Policy:
         tpot_share: share of the promised time per token that a step may take.
         batch_pace_share: share of the tightest promised time per token of higher classes that a
             step may take with a batch-class request.
+        batch_opens_s: time before its deadline in which a batch-class request may open an idle
+            group (objective `cost`).
         ageing: prefill seconds that a second of waiting is worth in the order of a queue.
         lower_class_share: share of the service that is kept for each lower class that waits.
         looks: bound of the tries without a start at one event.
@@ -42,6 +44,7 @@ class Policy:
     last_call_share: float = 0.1
     tpot_share: float = 1.0
     batch_pace_share: float = 0.6
+    batch_opens_s: float = 900.0
     ageing: float = 0.1
     lower_class_share: float = 0.05
     looks: int = 8

@@ -27,3 +27,21 @@ def estimated_nano_usd(job: Job) -> int | None:
     if not ended or job.unpriced:
         return None
     return job.charged_nano_usd * job.items // ended
+
+
+LATE_SHARE = 0.1
+"""Part of a job's time that is left when it counts as late, whatever its pace."""
+SPARE = 0.9
+"""Part of the time left in which a job that is in time would end at its pace."""
+
+
+def is_late(job: Job, now_us: int) -> bool:
+    """Whether a job will miss its deadline at its pace so far, or has little time left."""
+    left_us = job.deadline_unix_us - now_us
+    if left_us <= LATE_SHARE * (job.deadline_unix_us - job.created_unix_us):
+        return True
+    ended = job.succeeded + job.failed
+    if job.started_unix_us is None or not ended:
+        return False
+    ran_us = now_us - job.started_unix_us
+    return ran_us >= LEAST_US and ran_us * job.left > SPARE * left_us * ended

@@ -247,6 +247,7 @@ class FrontProcess:
             active_requests=front.parts.pipeline.active_requests,
             busy_share=parts.load.share_now(),
             dropped_log_lines=dropped_lines(),
+            lost_ends=self.scheduler.record.lost_ends,
         )
 
     # The fleet, as the scheduler tells it.

@@ -74,3 +74,5 @@ class Measured:
     active_requests: int
     busy_share: float
     dropped_log_lines: int
+    lost_ends: int = 0
+    """Ends of attempts that it could not keep until a scheduler took them."""

@@ -38,9 +38,11 @@ class AllFronts:
         """`load`: of the parent's process."""
         self._host = host
         self._load = load
-        self._measured: dict[HostedFront, Measured] = {}
+        self._measured: dict[str, Measured] = {}
+        """By the incarnation of the front: a connection that is made again is no other front."""
         self._left = PageSamples()
         self._left_dropped = 0
+        self._left_lost = 0
 
     @property
     def port(self) -> SchedulerPort:
@@ -58,6 +60,11 @@ class AllFronts:
         found = sum(measured.dropped_log_lines for measured in self._measured.values())
         return dropped_lines() + self._left_dropped + found
 
+    @property
+    def lost_ends(self) -> int:
+        """Ends of attempts that fronts could not keep until a scheduler took them."""
+        return self._left_lost + sum(each.lost_ends for each in self._measured.values())
+
     def share_now(self) -> float:
         """CPU time of the busiest process as a share of one core."""
         shares = [measured.busy_share for measured in self._measured.values()]
@@ -71,13 +78,14 @@ class AllFronts:
         """Asks all fronts."""
         fronts = self._host.fronts
         found = await asyncio.gather(*map(_measured, fronts))
-        for front in [front for front in self._measured if front not in fronts]:
-            last = self._measured.pop(front)
+        for incarnation in self._measured.keys() - self._host.incarnations:
+            last = self._measured.pop(incarnation)
             self._left = added([self._left, last.page])
             self._left_dropped += last.dropped_log_lines
+            self._left_lost += last.lost_ends
         for front, measured in zip(fronts, found, strict=True):
             if measured is not None:
-                self._measured[front] = measured
+                self._measured[front.incarnation] = measured
 
 
 async def _measured(front: HostedFront) -> Measured | None:
@@ -110,7 +118,7 @@ async def fronts_page(
         active_requests=lambda: fronts.active_requests,
         batches=batches,
     )
-    fleet = FleetMetrics(figures, lambda: fronts.dropped_log_lines)
+    fleet = FleetMetrics(figures, lambda: fronts.dropped_log_lines, lambda: fronts.lost_ends)
     pages = AddedPages()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(fleet)

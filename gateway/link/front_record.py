@@ -10,6 +10,7 @@ counted.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,6 +37,8 @@ from scheduler.port import (
     Submission,
     Waiting,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_REPORTS = 100_000
 """Reports that are kept, some 200 MB at worst."""
@@ -235,9 +238,19 @@ class FrontRecord:
         self.reports.append(report)
         if len(self.reports) > MAX_REPORTS:
             oldest = self.reports.popleft()
-            self.lost_ends += oldest.kind is Kind.ATTEMPT_END
-            self._drop(oldest)
+            self._lose(oldest)
         return report
+
+    def _lose(self, report: Report) -> None:
+        if report.kind is Kind.ATTEMPT_END:
+            self.lost_ends += 1
+            if self.lost_ends.bit_count() == 1:  # 1, 2, 4, 8 ...
+                log.error(
+                    "no scheduler has taken ends of attempts for too long: %d found no room, and"
+                    " are not booked, or only with the tokens that were told before",
+                    self.lost_ends,
+                )
+        self._drop(report)
 
     def _drop(self, report: Report) -> None:
         """Lets go of what was kept for a report."""

@@ -211,6 +211,11 @@ class SchedulerHost:
         """The fronts that are connected, by number."""
         return tuple(front for _, front in sorted(self._fronts.items()))
 
+    @property
+    def incarnations(self) -> frozenset[str]:
+        """Processes of fronts that are connected, or may come back."""
+        return frozenset(self._kept)
+
     def connection(self) -> Connection:
         """Makes the protocol of a new connection."""
         return HostedFront(self).connection

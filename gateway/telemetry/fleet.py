@@ -69,9 +69,16 @@ class Sources(Protocol):
 class FleetMetrics(Collector):
     """Collector of the gauges for a registry."""
 
-    def __init__(self, sources: Sources, dropped: Callable[[], int] = dropped_lines) -> None:
-        """`dropped`: log lines that found no room, since the start."""
+    def __init__(
+        self,
+        sources: Sources,
+        dropped: Callable[[], int] = dropped_lines,
+        lost_ends: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`dropped`: log lines that found no room, since the start. `lost_ends`: ends of attempts
+        that fronts could not keep until a scheduler took them; they are lost rows of the ledger."""
         self._dropped = dropped
+        self._lost_ends = lost_ends
         self._sources = sources
         self._samples: Samples = {}
 
@@ -117,7 +124,7 @@ class FleetMetrics(Collector):
         ledger = sources.ledger()
         samples[semconv.LEDGER_BACKLOG].append(((), ledger.backlog_rows))
         samples[semconv.LEDGER_LIMIT].append(((), ledger.backlog_limit_rows))
-        samples[semconv.LEDGER_LOST].append(((), ledger.lost_rows))
+        samples[semconv.LEDGER_LOST].append(((), ledger.lost_rows + self._lost_ends()))
         self._samples = samples
 
     def collect(self) -> Iterable[PrometheusMetric]:

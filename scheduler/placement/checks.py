@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.contract import SloClass
 from scheduler.output_length import Floats
 from scheduler.placement.objectives import ObjectiveRule
 from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote
@@ -55,7 +56,12 @@ def _hold_idle_groups(
     policy: Policy,
     waited_s: float,
 ) -> Blocks:
-    """Keeps idle groups shut for the first part of the wait while another group runs."""
+    """Keeps idle groups shut for the first part of the wait while another group runs; for batch
+    work, which may keep a group running but opens none, until its deadline is near."""
+    request = query.request
+    left_s = request.deadline_s - request.arrival_s - waited_s
+    if request.slo.slo_class is SloClass.BATCH and left_s > policy.batch_opens_s:
+        return _mark(blocked, ~fleet.warm, _HELD)
     if waited_s >= policy.open_after_share * query.ttft_s:
         return blocked
     running = fleet.warm & fleet.serving

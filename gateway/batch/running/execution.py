@@ -11,6 +11,7 @@ from gateway.batch.intake import ItemHead
 from gateway.batch.jobs import NO_TOKENS, Item, JobTerms, JobTokens
 from gateway.batch.running.retries import Retry
 from gateway.domain.outcomes import Finished
+from scheduler.contract import SloClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class ItemCall:
         content: the line or message.
         endpoint: path that the line names; empty for messages.
         remaining_s: seconds to the deadline of the job.
+        slo_class: that of the run: a late job rises.
         max_cost_nano_usd: what the job's budget leaves for it; None: no limit.
         on_start: called when a placement has been found for it.
     """
@@ -33,6 +35,7 @@ class ItemCall:
     caller: Caller
     terms: JobTerms
     remaining_s: float
+    slo_class: SloClass
     max_cost_nano_usd: int | None
     on_start: Callable[[], None]
 
@@ -80,7 +83,7 @@ class Execution(Protocol):
         """Checks a line or message. Raises BadLine."""
 
     async def run(self, call: ItemCall) -> ItemAnswer:
-        """Runs an item through the pipeline, in the class batch. A failure is an answer."""
+        """Runs an item through the pipeline. A failure is an answer."""
 
     def failed(self, job_id: str, item: Item, code: str, message: str) -> bytes:
         """The result of an item that the batch lane itself ends: its job was cancelled, its time or

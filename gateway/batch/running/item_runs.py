@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.batch.jobs import Item, ItemResult, request_id
+from gateway.auth.authenticator import Caller
+from gateway.batch.estimates import is_late
+from gateway.batch.jobs import Item, ItemResult, Job, request_id
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.recorder import Recorder
@@ -23,6 +25,7 @@ from gateway.batch.running.running_job import RunningJob
 from gateway.batch.store.files import read_bytes
 from gateway.batch.store.items import take_items
 from gateway.batch.store.jobs import ClaimLost
+from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import NO_RATE_LIMITS
 
 log = logging.getLogger(__name__)
@@ -144,6 +147,7 @@ class ItemRuns:
             # The lane has bounds of its own, and takes nothing from the limits of interactive work.
             caller=replace(caller, limits=NO_RATE_LIMITS),
             terms=job.terms,
+            slo_class=_class_of(job, caller, parts.now_us()),
             remaining_s=max(0.001, (job.deadline_unix_us - parts.now_us()) / 1e6),
             max_cost_nano_usd=share,
             on_start=on_start,
@@ -168,3 +172,10 @@ class ItemRuns:
         )
         await self._recorder.record(running.claim, result)
         running.end(item, answer.charged_nano_usd)
+
+
+def _class_of(job: Job, caller: Caller, now_us: int) -> SloClass:
+    """The class of the next run: above batch for a late job, if its key may."""
+    if is_late(job, now_us) and caller.allows_slo_class(SloClass.STANDARD):
+        return SloClass.STANDARD
+    return SloClass.BATCH

@@ -18,7 +18,6 @@ from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.hints import trace_headers
 from gateway.translation.slo_classes import CLASS_OF
 from moegate.v1 import generation_pb2
-from scheduler.contract import SloClass
 
 
 def generate_call(
@@ -66,7 +65,7 @@ def pooling_call(
 def batch_call(
     proto: generation_pb2.GenerateRequest, item: ItemCall, *, default_max_output_tokens: int
 ) -> Steps[GenerateCall]:
-    """The same of an item of a batch: whatever it says, it has the batch's class and request id,
+    """The same of an item of a batch: whatever it says, it has the run's class and request id,
     and costs no more than the batch has left."""
     generation = yield from generation_steps(proto, default_max_output_tokens)
     call = _call(
@@ -82,7 +81,7 @@ def batch_call(
     caps = [cap for cap in (call.max_cost_nano_usd, item.max_cost_nano_usd) if cap is not None]
     return structs.replace(
         call,
-        slo_class=SloClass.BATCH,
+        slo_class=item.slo_class,
         idempotency_key="",
         max_cost_nano_usd=min(caps, default=None),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from gateway.batch.running import retries, runner
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry
 from gateway.batch.store.jobs import claim_jobs
-from tests.gateway.batch.rig import OWNER, Rig, answered, line, lines, rig
+from scheduler.contract import SloClass
+from tests.gateway.batch.rig import CALLER, OWNER, Rig, answered, line, lines, rig
 
 
 @pytest.fixture
@@ -218,6 +220,31 @@ async def test_a_job_that_is_late_expires(made: Rig) -> None:
     assert (ended.state, ended.succeeded, ended.failed) == (JobState.EXPIRED, 2, 3)
     found = await made.results(job, is_ok=False)
     assert {each.content.partition(b":")[0] for each in found} == {b"batch_expired"}
+
+
+async def test_a_late_job_rises_in_class(made: Rig) -> None:
+    made.limit(items_in_flight=1)
+
+    async def script(call: ItemCall) -> ItemAnswer:
+        if call.item.number == 3:
+            made.now_us += 95_000_000
+        return await answered(call)
+
+    made.execution.script = script
+    job = await made.submit(lines(6), deadline_s=100.0)
+    async with made.running():
+        await made.ended(job)
+    classes = [call.slo_class.value for call in made.execution.calls]
+    assert classes == ["batch"] * 3 + ["standard"] * 3
+
+
+async def test_a_key_that_may_only_use_batch_stays_there(made: Rig) -> None:
+    made.keys["key"] = replace(CALLER, slo_classes=(SloClass.BATCH,))
+    job = await made.submit(lines(1), deadline_s=100.0)
+    made.now_us += 95_000_000
+    async with made.running():
+        await made.ended(job)
+    assert [call.slo_class.value for call in made.execution.calls] == ["batch"]
 
 
 async def test_a_key_that_was_removed_runs_nothing(made: Rig) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from msgspec import structs
 
-from scheduler.contract import Objective
+from scheduler.contract import Objective, SloClass
 from scheduler.placement.checks import largest, least
 from scheduler.placement.quotes import Block, Blocks
 from scheduler.placement.quoting import quote_fleet
@@ -64,6 +64,24 @@ def test_an_idle_group_is_held_only_for_the_first_part_of_the_wait() -> None:
     assert quote_fleet(fleet, asked, policy, later_s).blocked.tolist() == [Block.FREE, Block.FREE]
     at_once = replace(policy, open_after_share=0.0)
     assert quote_fleet(fleet, asked, at_once, NOW).blocked.tolist() == [Block.FREE, Block.FREE]
+
+
+def test_batch_work_opens_no_idle_group_before_its_deadline_is_near() -> None:
+    fleet, policy = idle_fleet(2, Objective.COST)
+    asked = query(fleet)
+    slo = structs.replace(asked.request.slo, slo_class=SloClass.BATCH)
+
+    def found(left_s: float, now: float = NOW) -> list[int]:
+        batch = structs.replace(asked.request, slo=slo, deadline_s=now + left_s)
+        quote = quote_fleet(fleet, structs.replace(asked, request=batch, late=True), policy, now)
+        return [int(block) for block in quote.blocked]
+
+    near_s = policy.batch_opens_s
+    assert found(near_s + 1.0) == [Block.HELD, Block.HELD]
+    assert found(near_s - 1.0) == [Block.FREE, Block.FREE]
+    assert found(near_s + 1.0, NOW + 50.0) == [Block.HELD, Block.HELD]  # however long it waited
+    fleet.warm[0], fleet.batch[0] = True, 1.0
+    assert found(near_s + 1.0) == [Block.FREE, Block.HELD]
 
 
 def test_without_late_binding_only_the_query_excludes() -> None:

@@ -19,7 +19,6 @@ from gateway.doors.http.errors import HttpError, from_outcome
 from gateway.doors.http.exchange import Exchange, Services
 from gateway.doors.http.terms import Terms
 from gateway.doors.openai.wire.errors import error_object
-from scheduler.contract import SloClass
 
 _ENDS = (RequestRefused, PartialOutput, UpstreamFailure)
 _line = msgspec.json.Decoder(LineHead).decode
@@ -48,7 +47,7 @@ class LineExecution:
             services=self._services,
             terms=Terms(
                 remaining_s=call.remaining_s,
-                slo_class=SloClass.BATCH,
+                slo_class=call.slo_class,
                 priority=terms.priority,
                 local_only=terms.local_only,
                 remote_classes=terms.remote_classes,

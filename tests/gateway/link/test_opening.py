@@ -1,0 +1,61 @@
+"""A new scheduler admits requests when the fronts of the one before are back, or soon."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.link.opening import LONGEST_S, Opening
+from gateway.link.resume import Resumed
+from tests.gateway.link.pipes import turns
+
+
+class Opened:
+    """What an opening has led to."""
+
+    def __init__(self, fronts: int) -> None:
+        self.found: list[tuple[Resumed | None, bool]] = []
+        self.opening = Opening(fronts, 100.0, self.on_open)
+
+    async def on_open(self, told: Resumed | None, complete: bool) -> None:
+        self.found.append((told, complete))
+
+    def join(self, incarnation: str, version: int) -> asyncio.Task[None]:
+        told = Resumed(reports=0, slots={}, fleet_version=version)
+        return asyncio.create_task(self.opening.joined(incarnation, told))
+
+
+async def test_it_waits_for_all_and_takes_the_newest_view() -> None:
+    made = Opened(2)
+    first = made.join("a", 7)
+    again = made.join("a", 7)
+    await turns()
+    assert not first.done(), "the same front twice is one"
+    second = made.join("b", 5)
+    await asyncio.gather(first, again, second)
+    [(told, complete)] = made.found
+    assert told is not None
+    assert (told.fleet_version, complete) == (7, True)
+    await made.join("late", 9)
+    assert len(made.found) == 1
+
+
+async def test_it_does_not_wait_for_a_front_that_does_not_come() -> None:
+    made = Opened(2)
+    first = made.join("a", 7)
+    await turns()
+    made.opening.tick(100.0 + LONGEST_S - 0.1)
+    await turns()
+    assert not first.done()
+    made.opening.tick(100.0 + LONGEST_S)
+    await first
+    assert [complete for _, complete in made.found] == [False]
+
+
+async def test_a_fault_in_what_was_told_does_not_keep_it_shut() -> None:
+    made = Opened(1)
+
+    async def fails(told: Resumed | None, complete: bool) -> None:
+        raise RuntimeError("no")
+
+    made.opening._on_open = fails
+    await made.join("a", 1)
