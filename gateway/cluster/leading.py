@@ -30,6 +30,7 @@ from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.forwarded_accounts import CHANNEL_OPTIONS, ForwardedKeys
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.port import bind
+from gateway.doors.keda.external_scaler import scaler_port
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.scheduler_side import take_over_fleet
@@ -45,6 +46,7 @@ from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
 from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.metering import Metering
+from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.telemetry.observer import Telemetry
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad
@@ -120,6 +122,7 @@ async def leader_side(
     """
     cluster, active, clock = around.cluster, around.active, around.clock
     watches = Watches()
+    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     async with contextlib.AsyncExitStack() as stack:
         fence = Fence(cluster.name, term)
         accounting = await stack.enter_async_context(
@@ -135,7 +138,7 @@ async def leader_side(
             budgets=accounting.budgets,
             reads=accounting.reads,
             on_change=_nothing,
-            sinks=(accounting.record_attempt, *around.sinks),
+            sinks=(accounting.record_attempt, counts.settled, *around.sinks),
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
@@ -182,6 +185,9 @@ async def leader_side(
         stack.callback(host.close)
         stack.callback(server.close)
         await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
+        await stack.enter_async_context(
+            scaler_port(counts, active.config, around.observing.rpc_refused)
+        )
         yield side
 
 

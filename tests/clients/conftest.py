@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,10 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
+from aiohttp import web
 
+from gateway.config.ledger import BudgetConfig
+from gateway.doors.http.door import HttpDoor
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
+from scheduler.budgets.budget_window import Period
+from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
+from scheduler.pricing import RateTier, TokenRates
 from tests import serving
 from tests.http_serving import ServingHttp, serving_http
 from tests.serving import MODEL
@@ -25,6 +33,19 @@ CLIENTS = Path(os.environ.get("MOEGATE_CLIENTS", ROOT / ".cache" / "clients")).r
 CLIENT_S = 150.0
 """Bound on one run of a client: generous, the machine is shared."""
 CONTEXT_TOKENS = 131_072
+_NANO_USD = 10_000_000_000
+RATES = TokenRates(
+    row_id="test",
+    tiers=(
+        RateTier(
+            uncached_input=_NANO_USD,
+            cached_input=_NANO_USD,
+            cache_write=_NANO_USD,
+            output=_NANO_USD,
+        ),
+    ),
+)
+"""10 USD for a million tokens."""
 _RUNS = "touch ran-by-the-agent && echo hello"
 CALLS = (
     ("Bash", {"command": _RUNS, "description": "Say hello"}),  # Claude Code
@@ -68,6 +89,8 @@ class Bench:
     attempts: Attempts
     folder: Path
     home: Path
+    requests: list[str]
+    """Paths of the requests for tokens so far."""
 
     def ran_the_tool(self) -> bool:
         """Whether a client ran the command that the model asked for."""
@@ -117,12 +140,56 @@ async def engine() -> AsyncIterator[SimulatedVllm]:
         yield running
 
 
-@pytest.fixture
-async def bench(engine: SimulatedVllm, tmp_path: Path) -> AsyncIterator[Bench]:
-    attempts = Attempts()
+@contextlib.asynccontextmanager
+async def running_bench(
+    engine: SimulatedVllm, path: Path, monkeypatch: pytest.MonkeyPatch, cap_usd: str | None
+) -> AsyncIterator[Bench]:
+    """`cap_usd`: budget of a month, at a cent for a thousand tokens; None: there is none."""
+    attempts, requests = Attempts(), list[str]()
     settings = serving.config(pools=[serving.pool([engine.url])], interactive=serving.PATIENT)
-    folder, home = tmp_path / "work", tmp_path / "home"
+    if cap_usd is not None:
+        budget = BudgetConfig(tenant="team", period=Period.MONTH, cap_usd=cap_usd)
+        settings = msgspec.structs.replace(settings, budgets=(budget,))
+    folder, home = path / "work", path / "home"
     folder.mkdir()
     home.mkdir()
+    handle = HttpDoor.handle
+
+    async def counted(
+        door: HttpDoor, request: web.BaseRequest, *, is_last: bool
+    ) -> web.StreamResponse:
+        if request.method == "POST":
+            requests.append(request.path)
+        return await handle(door, request, is_last=is_last)
+
+    monkeypatch.setattr(HttpDoor, "handle", counted)
     async with serving_http(settings, sinks=(attempts,)) as gateway:
-        yield Bench(gateway, engine, attempts, folder, home)
+        gateway.gateway.scheduler.use_rates(RateSnapshot(rates={"own/a": RATES}))
+        yield Bench(gateway, engine, attempts, folder, home, requests)
+
+
+@pytest.fixture
+async def bench(
+    engine: SimulatedVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """Without a budget."""
+    async with running_bench(engine, tmp_path, monkeypatch, None) as made:
+        yield made
+
+
+@pytest.fixture
+async def capped(
+    engine: SimulatedVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """With a budget that is hardly used."""
+    async with running_bench(engine, tmp_path, monkeypatch, "1000") as made:
+        yield made
+
+
+@pytest.fixture
+async def spent(
+    engine: SimulatedVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """With a budget that holds no request."""
+    async with running_bench(engine, tmp_path, monkeypatch, "0.000001") as made:
+        yield made

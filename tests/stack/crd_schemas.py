@@ -51,6 +51,28 @@ TRIGGER_FIELDS: dict[str, Schema] = {
     "query": TEXT,
     "threshold": TEXT,
 }
+PROMETHEUS_TRIGGER = closed(
+    {
+        "type": {"const": "prometheus"},
+        "metadata": closed(
+            TRIGGER_FIELDS,
+            activationThreshold=TEXT,
+            ignoreNullValues={"enum": ["true", "false"]},
+        ),
+    },
+    metricType={"enum": ["AverageValue", "Value"]},
+)
+EXTERNAL_TRIGGER = closed(
+    {
+        "type": {"const": "external"},
+        # Beside the address KEDA passes on whatever texts stand there.
+        "metadata": {
+            "type": "object",
+            "required": ["scalerAddress"],
+            "additionalProperties": TEXT,
+        },
+    }
+)
 POD_TEMPLATE = closed(
     {
         "metadata": closed({"labels": LABELS}, annotations=LABELS),
@@ -83,17 +105,6 @@ LEADER_WORKER_SET = closed(
     replicas={"type": "integer", "minimum": 0},
 )
 
-PROMETHEUS_TRIGGER = closed(
-    {
-        "type": {"const": "prometheus"},
-        "metadata": closed(
-            TRIGGER_FIELDS,
-            activationThreshold=TEXT,
-            ignoreNullValues={"enum": ["true", "false"]},
-        ),
-    },
-    metricType={"enum": ["AverageValue", "Value"]},
-)
 CPU_TRIGGER = closed(
     {"type": {"const": "cpu"}, "metadata": closed({"value": TEXT})},
     metricType={"enum": ["AverageValue", "Utilization"]},
@@ -115,7 +126,7 @@ SPECS: dict[tuple[str, str], Schema] = {
     ("keda.sh/v1alpha1", "ScaledObject"): closed(
         {
             "scaleTargetRef": closed({"name": TEXT}, apiVersion=TEXT, kind=TEXT),
-            "triggers": items({"oneOf": [PROMETHEUS_TRIGGER, CPU_TRIGGER]}),
+            "triggers": items({"anyOf": [PROMETHEUS_TRIGGER, CPU_TRIGGER, EXTERNAL_TRIGGER]}),
         },
         cooldownPeriod={"type": "integer", "minimum": 0},
         minReplicaCount={"type": "integer", "minimum": 0},

@@ -157,6 +157,7 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
     addresses = (
         ("server.listen", config.server.listen),
         ("server.health_listen", config.server.health_listen),
+        ("server.scaler_listen", config.server.scaler_listen),
         ("telemetry.metrics_listen", config.telemetry.metrics_listen),
         ("cluster.listen", None if config.cluster is None else config.cluster.listen),
     )

@@ -11,7 +11,7 @@ from gateway.doors.openai.models import list_models, retrieve_model
 from gateway.doors.openai.responses.handler import RESPONSE_PREFIX, Responses
 from gateway.doors.openai.responses.stored import ResponseStore
 from gateway.doors.openai.router_reports import catalog, usage
-from gateway.doors.openai.wire.errors import error_shape
+from gateway.doors.openai.wire.errors import error_shape, spent_is_402
 
 
 def openai_dialect() -> Dialect:
@@ -25,10 +25,15 @@ def openai_dialect() -> Dialect:
             Route(
                 method="POST",
                 path="/v1/chat/completions",
-                handle=chat_completions,
+                handle=spent_is_402(chat_completions),
                 generates=True,
             ),
-            Route(method="POST", path="/v1/completions", handle=completions, generates=True),
+            Route(
+                method="POST",
+                path="/v1/completions",
+                handle=spent_is_402(completions),
+                generates=True,
+            ),
             Route(method="POST", path="/v1/embeddings", handle=embeddings, generates=True),
             Route(method="POST", path="/v1/responses", handle=responses.create, generates=True),
             Route(method="GET", path=one_response, handle=responses.retrieve),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from aiohttp import web
+
 from gateway.doors.http.answers import encode
-from gateway.doors.http.dialect import ErrorShape
+from gateway.doors.http.dialect import ErrorShape, Handler
 from gateway.doors.http.errors import ErrorKind, HttpError
+from gateway.doors.http.exchange import Exchange
 
 _TYPES = {
     ErrorKind.INVALID: "invalid_request_error",
@@ -21,6 +24,25 @@ _TYPES = {
     ErrorKind.INTERNAL: "server_error",
     ErrorKind.NOT_SUPPORTED: "not_supported_error",
 }
+
+
+PAYMENT_REQUIRED = 402
+
+
+def spent_is_402(handle: Handler) -> Handler:
+    """A handler that tells a spent budget as a 402 in place of a 429. Clients of Chat Completions
+    that are built on the AI SDK (OpenCode) know a refusal by its status alone, and repeat a 429 for
+    ever. Clients of Responses (Codex) read the code of a 429, and repeat a 402."""
+
+    async def handled(exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await handle(exchange)
+        except HttpError as error:
+            if error.kind is ErrorKind.BUDGET:
+                error.status = PAYMENT_REQUIRED
+            raise
+
+    return handled
 
 
 _PREFIXES = ("chat.", "sampling.")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 
 from gateway.config.gateway import KeyConfig
 from gateway.config.resolve.api_keys import key_sha256
@@ -91,3 +92,24 @@ async def test_without_a_budget_of_the_month_none_is_configured() -> None:
         found = await get(http, "/v1/usage")
         assert found["budget"] == {"configured": False}
         assert found["usage"]["summary"]["requestCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", asked(max_tokens=500), 402),
+        ("/v1/chat/completions", asked(max_tokens=500, stream=True), 402),
+        ("/v1/completions", {"model": MODEL, "prompt": "hi", "max_tokens": 500}, 402),
+        ("/v1/responses", {"model": MODEL, "input": "hi", "max_output_tokens": 500}, 429),
+    ],
+)
+async def test_a_spent_budget_in_the_status_that_clients_do_not_repeat(
+    path: str, body: dict[str, Any], status: int
+) -> None:
+    async with (
+        capped((Period.DAY, "5.00", "test")) as http,
+        http.session.post(http.url + path, json=body) as response,
+    ):
+        assert response.status == status
+        assert (await response.json())["error"]["code"] == "insufficient_quota"
+        assert response.headers["x-should-retry"] == "false"
