@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import pytest
@@ -19,8 +18,6 @@ from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.resolve.api_keys import key_sha256
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import (
-    batch_pb2,
-    batch_pb2_grpc,
     chat_pb2,
     generation_pb2,
     inference_pb2,
@@ -336,12 +333,10 @@ async def test_health_reflection_and_services_of_later_versions(gateway: Serving
     [listed] = [reply async for reply in reflect.ServerReflectionInfo(iter([ask]))]
     names = {service.name for service in listed.list_services_response.service}
     assert "moegate.v1.InferenceService" in names
-    calls: list[grpc.aio.UnaryUnaryCall[Any, Any]] = [
-        batch_pb2_grpc.BatchServiceStub(gateway.channel).GetBatch(batch_pb2.GetBatchRequest()),
-    ]
-    for call in calls:
+    for method in ("LaterService/Get", "InferenceService/Later"):
+        later: Any = gateway.channel.unary_unary(f"/moegate.v1.{method}")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
+            await later(b"", metadata=METADATA)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
