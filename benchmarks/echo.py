@@ -15,12 +15,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Echo:
-    """Streams words at a pace; answers a unary call at once; the other methods are not there."""
-
-    CountTokens = ListModels = Quote = Explain = None
+    """Streams words at a pace; answers a unary call at once."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
+
+    def __getattr__(self, name: str) -> None:
+        """The other methods are not there."""
 
     async def Generate(self, request: generation_pb2.GenerateRequest, context: Context) -> None:
         """As many words as asked for."""

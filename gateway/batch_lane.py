@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from gateway.accounting.accounting import Accounting
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
 from gateway.batch.running.parts import RunnerParts
-from gateway.batch.running.runner import BatchRunner
+from gateway.batch.running.runner import BatchRunner, TenantLoad
 from gateway.batch.store.desk import BatchDesk
 from gateway.config.batch import BatchConfig
 from gateway.delivery.deliveries import Deliveries
@@ -82,6 +82,10 @@ class BatchLane:
             (result,) = await asyncio.gather(task, return_exceptions=True)
             if isinstance(result, Exception):
                 log.error("the batch lane failed", exc_info=result)
+
+    def load(self) -> Sequence[TenantLoad]:
+        """Returns what runs here, by tenant."""
+        return () if self.runner is None else self.runner.load()
 
     def begin_drain(self) -> None:
         """Starts no more items."""

@@ -31,7 +31,7 @@ from gateway.doors.grpc.accounts.admin_service import AdminService
 from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.health import HealthService, health_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
-from gateway.fronts.parent import RunningFronts, running_fronts
+from gateway.fronts.supervisor import serve_fronts
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
@@ -156,21 +156,19 @@ async def serve(path: Path, log_level: str, fronts: int = 0) -> None:
     config = load(path)
     return_large_blocks()
     with to_stderr(config.telemetry.log_format, log_level):
-        await _serve(config, path, log_level, fronts)
+        if fronts:
+            await serve_fronts(config, path, log_level, fronts)
+        else:
+            await _serve(config, path)
 
 
-async def _serve(config: GatewayConfig, path: Path, log_level: str, fronts: int) -> None:
+async def _serve(config: GatewayConfig, path: Path) -> None:
     stop, hurry, reload_requested = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
-    running: contextlib.AbstractAsyncContextManager[RunningGateway | RunningFronts]
-    if fronts:
-        running = running_fronts(config, path.parent, fronts, path=path, log_level=log_level)
-    else:
-        running = running_gateway(config, path.parent, path=path)
-    async with running as gateway:
+    async with running_gateway(config, path.parent, path=path) as gateway:
         # Freezes the loaded objects: a full collection that scanned them would stall every stream
         # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
@@ -272,6 +270,7 @@ async def running_gateway(
                     accounting=accounting,
                     load=loop_load,
                     active_requests=lambda: front.parts.pipeline.active_requests,
+                    batches=lane.load,
                 )
                 async with metrics_page(config.telemetry, observing, figures) as metrics_address:
                     gateway = RunningGateway(
@@ -294,9 +293,7 @@ async def running_gateway(
             await parts.close()
 
 
-async def _reload_on(
-    reload_requested: asyncio.Event, gateway: RunningGateway | RunningFronts
-) -> None:
+async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
     """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
         await reload_requested.wait()

@@ -38,6 +38,7 @@ from scheduler.model.model_scheduler import ModelScheduler
 from scheduler.model.model_state import ModelState
 from scheduler.model.quotation import quote_request
 from scheduler.model.refusals import unknown_model
+from scheduler.model.resumed import RunningAttempt, resume_attempt
 from scheduler.placement_admission import AdmissionReport, PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
@@ -202,8 +203,9 @@ class Scheduler:
         model = self.base_model(self._states[placement].facts.model)
         return self._model_states[model].fleet.fitted(placement)
 
-    def submit(self, request: Request, now: float) -> tuple[Action, ...]:
-        """Decides for a new request. Raises ValueError if its id is that of an open request."""
+    def submit(self, request: Request, now: float, *, attempts: int = 0) -> tuple[Action, ...]:
+        """Decides for a new request, or for one that has had `attempts` at an earlier scheduler.
+        Raises ValueError if its id is that of an open request."""
         if request.request_id in self._tracked:
             raise ValueError(f"request id {request.request_id!r} is in use")
         model = self.base_model(request.model)
@@ -217,10 +219,26 @@ class Scheduler:
                     retry_after_s=None,
                 ),
             )
-        tracked = self._tracked[request.request_id] = TrackedRequest(request, model)
+        tracked = TrackedRequest(request, model, attempts=attempts)
+        self._tracked[request.request_id] = tracked
         self._retries.request(request.tenant)
         model_scheduler.model_state.set_expectations(tracked)
         return model_scheduler.decide(tracked, now)
+
+    def resume(self, running: RunningAttempt, now: float) -> bool:
+        """Takes over an attempt that an earlier scheduler has started. Returns False, and does
+        nothing, if its placement is not configured, or serves another model."""
+        request = running.request
+        if request.request_id in self._tracked:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        state, model = self._states.get(running.placement), self.base_model(request.model)
+        if state is None or self.base_model(state.facts.model) != model:
+            return False
+        tracked = self._tracked[request.request_id] = TrackedRequest(request, model)
+        model_state = self._model_states[model]
+        model_state.set_expectations(tracked, count=False)
+        resume_attempt(model_state, tracked, state, running, now)
+        return True
 
     def quote(self, request: Request, now: float) -> Decision:
         """The decision that `request` would get now. Changes nothing. The model must be known."""

@@ -200,6 +200,14 @@ class PlacementAdmission:
                 raise ValueError(f"{name} was sent a request beyond its {refusal.limit}")
             entry.window.take(tokens, now)
 
+    def record_resumed(self, name: str, request: Request, now: float) -> None:
+        """Records an attempt that runs already, as if it started now. It may exceed a limit."""
+        entry = self._admission[name]
+        tokens = _tokens(request)
+        entry.running[request.request_id] = _Attempt(request, now, tokens, entry.breakers)
+        if entry.facts.kind is PlacementKind.REMOTE:
+            entry.window.take(tokens, now)
+
     def record_end(self, name: str, request_id: str, end: AttemptEnded | None, now: float) -> None:
         """Records the end of an attempt. `end`: None if the client cancelled."""
         entry = self._admission.get(name)

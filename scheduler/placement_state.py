@@ -291,6 +291,17 @@ class PlacementState:
             self.kv_reserved_tokens += more
         return news
 
+    def resume_output(self, request_id: str, output_tokens: int) -> None:
+        """Records tokens that an attempt had before it was added here. Its time to first token is
+        not known."""
+        resident = self.residents[request_id]
+        self.prefill_end_s -= self.pending.pop(request_id)
+        resident.output_tokens = output_tokens
+        self.kv_tokens += output_tokens
+        more = max(0, resident.kv_tokens - resident.kv_reserved_tokens)
+        resident.kv_reserved_tokens += more
+        self.kv_reserved_tokens += more
+
     def extend_overdue_prefill(self, model: StepModel, now: float) -> None:
         """Extends the first pending prefill, which takes longer than predicted.
 

@@ -185,6 +185,17 @@ NOT_ADMITTED = frozenset(
     }
 )
 """Reasons of refusals before admission. Nothing is held, and no `RequestEnded` follows."""
+RETRY_AFTER_S = 1.0
+"""Retry hint where the scheduler cannot be reached."""
+
+
+class SchedulerAway(Exception):
+    """The scheduler, in another process, cannot be reached now."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler cannot be reached now")
+
+
 Deliver = Callable[[Answer], None]
 """Receives the answers for one branch. Must neither block nor raise."""
 

@@ -99,6 +99,9 @@ class PoolSnapshot:
             share a queue and therefore this figure.
         saturated: flag that enables overflow. Set when a new request's share exceeds 1.0, cleared
             below 0.6. Requests that are already late do not set it.
+        predicted_wait_share: predicted wait of a new request over the promised time to first token.
+        turned_away_share: share of the arrivals of the last minute that own servers did not take in
+            time, see `TurnedAway`. overflows: whether one of them went to a remote for that.
         releasable_groups: groups that an autoscaler may remove.
     """
 
@@ -109,6 +112,9 @@ class PoolSnapshot:
     releasable_groups: int
     saturation: float
     saturated: bool
+    predicted_wait_share: float
+    turned_away_share: float
+    overflows: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +174,7 @@ def take_snapshot(
         at_s=now,
         placements=placements,
         pools=tuple(
-            _pool(name, own, shares[own[0].model], model_states[own[0].model].saturation.marked)
+            _pool(name, own, shares[own[0].model], model_states[own[0].model], now)
             for name, own in pools.items()
         ),
         queues=tuple(
@@ -232,7 +238,11 @@ def _experts_source(group: Group | None) -> Provenance:
 
 
 def _pool(
-    name: str, own: list[PlacementSnapshot], saturation: float, saturated: bool
+    name: str,
+    own: list[PlacementSnapshot],
+    saturation: float,
+    model_state: ModelState,
+    now: float,
 ) -> PoolSnapshot:
     return PoolSnapshot(
         pool=name,
@@ -241,7 +251,10 @@ def _pool(
         groups_serving=len({placement.group for placement in own if placement.serving}),
         releasable_groups=len({placement.group for placement in own if placement.releasable}),
         saturation=saturation,
-        saturated=saturated,
+        saturated=model_state.saturation.marked,
+        predicted_wait_share=model_state.saturation.value,
+        turned_away_share=model_state.turned_away.share(now),
+        overflows=model_state.turned_away.overflows(now),
     )
 
 

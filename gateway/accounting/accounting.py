@@ -8,18 +8,21 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from gateway.accounting.booked import Sought, booked
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
 from gateway.accounting.ledger.leases import (
+    OpenLease,
     Owner,
+    adopt_own_leases,
     record_heartbeat,
     recover_own_leases,
     recover_silent_gateways,
@@ -79,6 +82,11 @@ class Accounting:
     def record_attempt(self, settled: SettledAttempt) -> None:
         """Adds a settled attempt to the ledger and to its budgets. A `Sink`: never blocks."""
         self.ledger.add(pending_row(settled, self.budgets.settle(settled)))
+
+    async def booked(self, sought: Sequence[Sought]) -> dict[tuple[str, int], SettledAttempt]:
+        """Returns the accounts of those attempts that are in the ledger. Raises
+        LedgerUnavailable."""
+        return await self.write(lambda tx: booked(tx, sought))
 
     async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
         """Sets a budget, or deletes it (None). This gateway applies it at once, other gateways
@@ -146,13 +154,19 @@ class Accounting:
 
 @contextlib.asynccontextmanager
 async def open_accounting(
-    config: GatewayConfig, base_dir: Path, *, fence: Fence | None = None
+    config: GatewayConfig,
+    base_dir: Path,
+    *,
+    fence: Fence | None = None,
+    adopt: bool = False,
 ) -> AsyncIterator[Accounting]:
     """Opens the ledger, writes the spooled rows of a killed process, recovers its leases, and
     closes everything in order.
 
     `fence`: this process leads a cluster, and writes in its name and only while it does; None:
-    there is no cluster. Raises ConfigError where the ledger cannot be opened.
+    there is no cluster. `adopt`: the requests of the killed process go on, so that its leases are
+    taken over instead, until `Budgets.end_adoption`. Raises ConfigError where the ledger cannot be
+    opened.
     """
     settings = config.ledger
     port = config.server.listen.rpartition(":")[2]
@@ -182,9 +196,12 @@ async def open_accounting(
                 await recover_spool(spool, database)
             except (LedgerUnusable, LedgerUnavailable, OSError) as error:
                 raise _unusable(error) from error
-        _log_recovered(
-            await database.write(lambda tx: recover_own_leases(tx, owner)), "a killed gateway"
-        )
+        adopted: list[OpenLease] = []
+        if adopt:
+            adopted = await database.write(lambda tx: adopt_own_leases(tx, owner))
+        else:
+            recovered = await database.write(lambda tx: recover_own_leases(tx, owner))
+            _log_recovered(recovered, "a killed gateway")
         if dsn is None:
             # No other gateway can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
@@ -193,6 +210,7 @@ async def open_accounting(
         budgets = Budgets(ledger, owner)
         budgets.configure(map(configured_budget, config.budgets))
         budgets.override(await database.read(overrides))
+        budgets.adopt(adopted)
         opened = Accounting(
             database,
             ledger,

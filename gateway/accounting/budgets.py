@@ -14,10 +14,12 @@ import secrets
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import (
     LeaseGone,
+    OpenLease,
     Owner,
     close,
     extend,
@@ -33,9 +35,9 @@ from scheduler.budgets.budget_book import (
     Close,
     Extend,
     GiveBack,
-    Lease,
     NoBudget,
 )
+from scheduler.budgets.lease import Lease
 from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ REFUSED_S = 1.0
 """How long a lasting refusal is remembered, so that a client that retries at once costs the
 database nothing."""
 MAX_REFUSED = 10_000
+UNKNOWN_NOTE = "the scheduler was killed: requests that held it are not known"
 LOST_NOTE = "the ledger's backlog was full: rows that were lost"
 
 
@@ -112,6 +115,38 @@ class Budgets:
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """The holder whose lease pays for a request; None where no budget applies."""
         return self._book.holder(tenant, key_id, session_id)
+
+    def adopt(self, leases: Iterable[OpenLease]) -> None:
+        """Takes over leases of the process before this one, whose requests go on."""
+        self._book.adopt(map(self._adopted, leases))
+
+    def _adopted(self, found: OpenLease) -> Lease:
+        holder = self._book.holder(found.tenant, found.key_id, found.session_id)
+        if holder is None:  # its budget was taken away meanwhile
+            holder = Holder(found.tenant, found.key_id, None)
+        limits = self._book.accounts(holder, found.opened_unix_s)
+        limits = tuple(each for each in limits if each.account.account_id in found.account_ids)
+        return Lease(
+            lease_id=found.lease_id,
+            holder=holder,
+            limits=limits,
+            ends_unix_s=min((limit.ends_unix_s for limit in limits), default=0),
+            granted_nano_usd=found.granted_nano_usd,
+            settled_nano_usd=found.settled_nano_usd,
+        )
+
+    async def end_adoption(self, *, complete: bool) -> None:
+        """Ends the takeover: what is free of an adopted lease returns with its end. `complete`: all
+        requests that the earlier process ran are known; otherwise what they have not accounted for
+        counts as spent."""
+        for lease, nano_usd in self._book.end_adoption(complete=complete):
+            lease_id, amount = lease.lease_id, nano_usd
+            await self._ledger.after_rows(
+                partial(
+                    record_lost_rows, lease_id=lease_id, lost_nano_usd=amount, note=UNKNOWN_NOTE
+                ),
+                GRANT_S,
+            )
 
     def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
         """Reserves the worst case if the holder's lease has room, or if no budget applies any more.

@@ -1,7 +1,7 @@
-"""A front's process: doors and pipeline, joined to the scheduler of the parent process.
+"""A front's process: doors and pipeline, joined to the scheduler's process.
 
-The parent starts it. It ends with the connection to its parent: requests that nobody could book
-would run on otherwise. SIGTERM drains it; a second one skips the waiting.
+The supervisor starts it, and it ends with the supervisor. When the scheduler's process is lost it
+goes on, and joins the next one. SIGTERM drains it; a second one skips the waiting.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
@@ -45,8 +46,9 @@ from gateway.fronts.messages import (
     FrontSetting,
     Measured,
 )
-from gateway.link.connection import CallFailed
-from gateway.link.messages import LinkError
+from gateway.fronts.orphans import until_orphaned
+from gateway.link.away import AwayLimits
+from gateway.link.joining import FAILURES, Joining
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.transport import connect
 from gateway.runtime.active_configuration import ActiveConfiguration
@@ -61,10 +63,10 @@ from scheduler.fleet_view import FleetView
 
 log = logging.getLogger(__name__)
 
-LOST_STATUS = 3
-"""Exit status after the loss of the connection to the parent."""
-LOST_S = 0.5
-"""Time for the last log lines after that loss."""
+ENDED_STATUS = 3
+"""Exit status after the end of the supervisor, or if the scheduler's process has dismissed it."""
+LAST_LINES_S = 0.5
+"""Time for the last log lines then."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,7 @@ class FrontProcess:
         self._parts: _Parts | None = None
         self._health: HealthService | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._following: set[asyncio.Task[None]] = set()
         self.scheduler = RemoteScheduler(
             clock=self._clock,
             handlers={
@@ -102,20 +105,26 @@ class FrontProcess:
             },
             on_fleet=self._fleet_changed,
         )
+        self._joining = Joining(self.scheduler, number, self._locate, connect, self._clock)
 
     async def run(self) -> None:
         """Serves until SIGTERM. Raises ConfigError, OSError or LinkLost if it cannot start."""
         loop = asyncio.get_running_loop()
         stop, hurry = self._stop, self._hurry
         loop.add_signal_handler(signal.SIGTERM, lambda: (hurry if stop.is_set() else stop).set())
-        await connect(self._socket, lambda: self.scheduler.connection)
-        encoded = await self.scheduler.hello(self._number)
+        orphaned = asyncio.create_task(until_orphaned())
+        encoded = await self._joining.join()
         setting = msgspec.msgpack.decode(encoded, type=FrontSetting)
+        self.scheduler.limits = _away_limits(setting.config)
         log_format = setting.config.telemetry.log_format
         with to_stderr(log_format, setting.log_level, process=f"front-{self._number}"):
-            await self._serve(setting)
+            await self._serve(setting, orphaned)
+        orphaned.cancel()
 
-    async def _serve(self, setting: FrontSetting) -> None:
+    async def _locate(self) -> Path:
+        return self._socket
+
+    async def _serve(self, setting: FrontSetting, orphaned: asyncio.Task[None]) -> None:
         config, base_dir = setting.config, Path(setting.base_dir)
         prepared = await asyncio.to_thread(prepare, config, base_dir)
         load = LoopLoad(self._clock, time.process_time, config.server.longest_hold_s)
@@ -149,7 +158,7 @@ class FrontProcess:
                 add_accounts=lambda server: add_forwarded_accounts(
                     server, channel, watches, config.server.blocked_write_s
                 ),
-                batches=RemoteBatches(lambda: self.scheduler.connection),
+                batches=RemoteBatches(self.scheduler.present),
                 shares_port=True,
             )
             async with running_front(parts.active, prepared, base_dir, around) as front:
@@ -157,28 +166,63 @@ class FrontProcess:
                 health.publish(self.scheduler.fleet.serves)
                 gc.collect()
                 gc.freeze()
-                addresses = FrontAddresses(
-                    address=front.address,
-                    http_address=None if front.http is None else front.http.address,
-                )
-                await self.scheduler.connection.call(READY, addresses, None)
-                await self._until_the_end(front)
-            await self.scheduler.connection.finish()
+                await self._tell_ready(front)
+                joining = asyncio.create_task(self._joining.keep(self._joined_again))
+                await self._until_the_end(front, orphaned)
+                joining.cancel()
+            await self.scheduler.leave()
             await connections.close()
 
-    async def _until_the_end(self, front: RunningFront) -> None:
+    async def _tell_ready(self, front: RunningFront) -> None:
+        addresses = FrontAddresses(
+            address=front.address,
+            http_address=None if front.http is None else front.http.address,
+        )
+        assert self.scheduler.connection is not None
+        await self.scheduler.connection.call(READY, addresses, None)
+        print("ready", flush=True)  # for the supervisor
+
+    async def _until_the_end(self, front: RunningFront, orphaned: asyncio.Task[None]) -> None:
         stopping = asyncio.create_task(self._stop.wait())
-        losing = asyncio.create_task(self.scheduler.lost.wait())
         draining = asyncio.create_task(self._drain(front, stopping))
-        await asyncio.wait({losing, draining}, return_when=asyncio.FIRST_COMPLETED)
-        if losing.done():
-            reason = self.scheduler.connection.lost
-            log.error("the scheduler's process is lost, this front ends: %s", reason)
-            await asyncio.sleep(LOST_S)
-            # Nothing that runs could be booked any more: it ends as when a process is killed.
-            os._exit(LOST_STATUS)
-        losing.cancel()
+        dismissed = self.scheduler.dismissed
+        ends: set[asyncio.Future[Any]] = {draining, orphaned, dismissed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            reason = dismissed.result() if dismissed.done() else "the supervisor has ended"
+            log.error("this front ends: %s", reason)
+            await asyncio.sleep(LAST_LINES_S)
+            # What runs ends as when a process is killed.
+            os._exit(ENDED_STATUS)
         await draining
+
+    def _joined_again(self, encoded: bytes) -> None:
+        """Another scheduler, or the same one, knows of this front again."""
+        setting = msgspec.msgpack.decode(encoded, type=FrontSetting)
+        task = asyncio.create_task(self._follow(setting))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _follow(self, setting: FrontSetting) -> None:
+        """Uses the configuration in force, which may have changed meanwhile."""
+        parts = self._parts
+        assert parts is not None
+        assert parts.front is not None
+        problem = ""
+        if setting.config != parts.prepared.config:
+            problem = await self._prepare(setting.config)
+            if not problem:
+                self._apply(None)
+        if problem:
+            # It must not go on with an old configuration, whose keys may be revoked.
+            log.error("the configuration in force cannot be used: %s", problem)
+            if not self.scheduler.dismissed.done():
+                self.scheduler.dismissed.set_result("it has an old configuration")
+            return
+        try:
+            await self._tell_ready(parts.front)
+        except FAILURES as error:
+            log.warning("the scheduler was lost again: %s", error)
 
     async def _drain(self, front: RunningFront, stopping: asyncio.Task[bool]) -> None:
         await stopping
@@ -203,6 +247,7 @@ class FrontProcess:
         assert parts.next is not None
         parts.prepared, parts.next = parts.next, None
         parts.front.apply(parts.prepared, parts.base_dir)
+        self.scheduler.limits = _away_limits(parts.prepared.config)
         self._connect()
 
     def _measure(self, _: None) -> Measured:
@@ -244,10 +289,18 @@ class FrontProcess:
                 yield name, view.address
 
 
+def _away_limits(config: GatewayConfig) -> AwayLimits:
+    limits = config.limits
+    return AwayLimits(
+        requests=limits.queue_requests,
+        tenant_share=limits.queue_tenant_share if len(config.tenants) > 1 else 1.0,
+    )
+
+
 def main() -> int:
     """Runs the front: `python -m gateway.fronts.front_process SOCKET NUMBER`."""
     socket, number = Path(sys.argv[1]), int(sys.argv[2])
-    # Control-C reaches all processes of a terminal: the parent drains the fronts.
+    # Control-C reaches all processes of a terminal: the supervisor drains the fronts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return_large_blocks()
@@ -257,7 +310,7 @@ def main() -> int:
 
     try:
         uvloop.run(run())
-    except (ConfigError, OSError, CallFailed, LinkError) as error:
+    except (ConfigError, *FAILURES) as error:
         print(f"front {number}: {error}", file=sys.stderr)
         return 1
     return 0

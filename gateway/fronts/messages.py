@@ -31,6 +31,34 @@ class FrontSetting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSetting:
+    """What the scheduler's process needs to start.
+
+    Attributes:
+        path: configuration file.
+        sockets: folder of the sockets, and of the configuration in force.
+        addresses: `listen` and `http_listen`, with the ports that were taken.
+        fronts_before: fronts of a scheduler that was killed, which this one replaces: it starts
+            with the configuration that was in force. 0: it starts with the file.
+    """
+
+    path: str
+    sockets: str
+    addresses: dict[str, str]
+    log_level: str
+    fronts_before: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerAnswer:
+    """What the scheduler's process says of its start. `error`: why it cannot; empty: it runs."""
+
+    error: str = ""
+    health_address: str | None = None
+    metrics_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FrontAddresses:
     """Where a front accepts calls."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
 from gateway.accounting.accounting import Accounting
+from gateway.batch.running.runner import TenantLoad
 from gateway.config.telemetry import TelemetryConfig
 from gateway.fronts.messages import MEASURE, Measured
 from gateway.link.connection import CallFailed, LinkLost
@@ -91,7 +92,11 @@ async def _measured(front: HostedFront) -> Measured | None:
 
 @contextlib.asynccontextmanager
 async def fronts_page(
-    settings: TelemetryConfig, observing: Telemetry, fronts: AllFronts, accounting: Accounting
+    settings: TelemetryConfig,
+    observing: Telemetry,
+    fronts: AllFronts,
+    accounting: Accounting,
+    batches: Callable[[], Sequence[TenantLoad]],
 ) -> AsyncIterator[str | None]:
     """Serves the metrics page if metrics are on. Yields its address or None. Raises OSError."""
     instruments = observing.instruments
@@ -103,6 +108,7 @@ async def fronts_page(
         accounting=accounting,
         load=fronts,
         active_requests=lambda: fronts.active_requests,
+        batches=batches,
     )
     fleet = FleetMetrics(figures, lambda: fronts.dropped_log_lines)
     pages = AddedPages()

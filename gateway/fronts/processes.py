@@ -26,6 +26,8 @@ KILL_S = 10.0
 MAX_FRONTS = 64
 """Most fronts. One core of the scheduler is full before."""
 
+READY_LINE = b"ready"
+
 Command = Callable[[int], Sequence[str]]
 """Command line of the front with a number."""
 
@@ -34,6 +36,13 @@ def front_command(socket: Path) -> Command:
     """Returns the command lines of fronts that join at a socket."""
     module = "gateway.fronts.front_process"
     return lambda number: (sys.executable, "-m", module, str(socket), str(number))
+
+
+async def started(command: Sequence[str]) -> asyncio.subprocess.Process:
+    """Starts a process. Its standard input ends with this process. It tells on its standard output
+    that it is ready."""
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
 
 
 class FrontProcesses:
@@ -132,14 +141,16 @@ class FrontProcesses:
 
     async def _run_once(self, number: int) -> int:
         """Runs a process to its end, and returns its status. It does not outlive this task."""
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(*self._command(number), stdin=asyncio.subprocess.DEVNULL)
-        )
+        starting = asyncio.ensure_future(started(self._command(number)))
         try:
             process = await asyncio.shield(starting)
             self._running[number] = process
             if self._stopping.is_set():  # too late to hear of it by a signal
                 process.kill()
+            assert process.stdout is not None
+            while line := await process.stdout.readline():
+                if line.strip() == READY_LINE:
+                    self.notify_ready(number)
             return await process.wait()
         except asyncio.CancelledError:
             process = await starting

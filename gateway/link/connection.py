@@ -138,6 +138,10 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._on_lost(reason)
 
+    def flush(self) -> None:
+        """Sends what waits as a frame now."""
+        self._flush()
+
     async def finish(self) -> None:
         """Sends what waits, and ends the connection once it has left this process."""
         self._flush()

@@ -1,240 +1,311 @@
 """What one front has at the scheduler: branches, claims and slots.
 
-A front may only speak of its own requests. When it is lost, everything that it has is ended:
-waiting branches are cancelled, running attempts are settled from what was last told of them, and
-claims and slots are freed. So nothing leaks, and what the engines were asked to do is in the
-ledger.
+A front may only speak of its own requests. Its session outlives a broken connection for a while
+(`session_resumption.py`). When the front is lost, everything that it has is ended: waiting branches
+are cancelled, running attempts are settled from what was last told of them, and claims and slots
+are freed. So nothing leaks, and what the engines were asked to do is in the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from gateway.link.messages import ANSWERS, Kind, PromptCounted
+from gateway.link.owned import NO_BOOKING, Booking, OwnedBranch, OwnedRequest, Send
+from gateway.link.resume import AGAIN
 from gateway.scheduling.claims import request_in_flight
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
-from scheduler.contract import AttemptOutcome, Fault, Progress, Refuse, Usage
+from scheduler.contract import AttemptOutcome, Evict, Fault, Progress, Refuse, Usage
 from scheduler.limits.rate_limit import RateLimits, Refusal
 from scheduler.port import (
     NOT_ADMITTED,
     Answer,
     AttemptEnd,
     BranchKind,
+    CountPrompt,
     RequestEnded,
+    Settled,
     SlotFreed,
     Started,
     Submission,
+    Waiting,
 )
 
-Send = Callable[[Kind, int, Any], None]
 LOST = "the gateway process that ran the request was lost"
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Owned:
-    """A client's request of this front."""
-
-    submission: Submission
-    branches: list[_Branch] = field(default_factory=list)
-    may_have_output: bool = False
-    """Whether the client may have received output."""
-    seen_tokens: int = 0
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Branch:
-    """A branch of this front. `attempt`: number of the running attempt; 0: none runs."""
-
-    number: int
-    owned: _Owned
-    submission: Submission
-    attempt: int = 0
-    started_s: float = 0.0
-    output_tokens: int = 0
-    reserving: asyncio.Task[None] | None = None
-    """The reservation in budgets that its submission waits for."""
 
 
 class FrontSession:
     """The session of one front, from its connection to its loss."""
 
     def __init__(
-        self, scheduler: InProcessScheduler, send: Send, clock: Callable[[], float]
+        self,
+        scheduler: InProcessScheduler,
+        send: Send,
+        clock: Callable[[], float],
+        booking: Booking = NO_BOOKING,
     ) -> None:
         """`send` sends an answer to the front. `clock`: monotonic seconds."""
-        self._scheduler = scheduler
-        self._send = send
+        self.scheduler = scheduler
+        self._send: Send | None = send
         self._clock = clock
-        self._requests: dict[str, _Owned] = {}
-        self._branches: dict[str, _Branch] = {}
-        """Branches by their request id."""
-        self._numbers: dict[int, _Branch] = {}
-        self._slots: Counter[str] = Counter()
+        self._booking = booking
+        self.requests: dict[str, OwnedRequest] = {}
+        """By the id of their original branch."""
+        self.branches: dict[str, OwnedBranch] = {}
+        """By their request id."""
+        self.numbers: dict[int, OwnedBranch] = {}
+        self.slots: Counter[str] = Counter()
+        self._reports: deque[tuple[int, int]] = deque()
+        """Reports that are not acknowledged: number, and the ledger's rows after it."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_lost = False
+        self.is_lost = False
 
-    @property
-    def requests(self) -> int:
-        """Number of client requests that the front has."""
-        return len(self._requests)
+    def attach(self, send: Send) -> None:
+        """The front has another connection."""
+        self._send = send
+
+    def detach(self) -> None:
+        """The connection of the front is broken. Answers are kept as far as `resume` needs them."""
+        self._send = None
+
+    def send(self, kind: Kind, number: int, payload: Any) -> None:
+        """Sends a message to the front, if it is connected."""
+        if self._send is not None:
+            self._send(kind, number, payload)
 
     def take_request(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        return self._scheduler.claims.take_request(key_id, limits, self._clock())
+        return self.scheduler.claims.take_request(key_id, limits, self._clock())
 
     def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        refusal = self._scheduler.claims.take_slot(key_id, limits)
+        refusal = self.scheduler.claims.take_slot(key_id, limits)
         if refusal is None:
-            self._slots[key_id] += 1
+            self.slots[key_id] += 1
         return refusal
 
     def submit(self, number: int, submission: Submission) -> None:
-        """Submits a branch. `number` names it in the answers."""
+        """Submits a branch. `number` names it in the answers. One that is known is ignored."""
         request = submission.request
+        if number in self.numbers:
+            return
         if submission.kind is BranchKind.ORIGINAL:
-            owned = _Owned(submission=submission)
+            owned = OwnedRequest(submission=submission)
         else:
-            found = self._requests.get(submission.original_id)
+            found = self.requests.get(submission.original_id)
             if found is None:  # ended, or another front's
-                self._send(Kind.REFUSE, number, request_in_flight(request))
+                self.send(Kind.REFUSE, number, request_in_flight(request))
                 return
             owned = found
-        if request.request_id in self._branches:
-            self._send(Kind.REFUSE, number, request_in_flight(request))
+        if request.request_id in self.branches:
+            self.send(Kind.REFUSE, number, request_in_flight(request))
             return
-        branch = _Branch(number=number, owned=owned, submission=submission)
-        self._add(branch)
-        claimed = self._scheduler.begin(submission, partial(self._deliver, branch))
+        branch = OwnedBranch(number=number, owned=owned, submission=submission)
+        self.add(branch)
+        claimed = self.scheduler.begin(submission, partial(self.deliver, branch))
         if claimed is not None:
-            branch.reserving = self._run(self._scheduler.reserve(claimed))
+            owned.claimed = claimed
+            branch.reserving = self._run(self.scheduler.reserve(claimed))
 
     def prompt_counted(self, message: PromptCounted) -> None:
         """See `SchedulerPort`."""
-        branch = self._branches.get(message.request_id)
-        if branch is not None:
+        branch = self.branches.get(message.request_id)
+        # A count that comes again after a broken connection is no answer to a new question.
+        if branch is not None and isinstance(branch.decision, CountPrompt):
+            branch.decision = None
             branch.reserving = self._run(
-                self._scheduler.prompt_counted(message.request_id, message.prompt_tokens)
+                self.scheduler.prompt_counted(message.request_id, message.prompt_tokens)
             )
+
+    def reported(self, number: int) -> None:
+        """A report with this number has taken effect here."""
+        if number:
+            self._reports.append((number, self._booking.accepted_rows))
+            self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Tells the front which reports it need not keep: those whose rows are durable."""
+        last, durable = 0, self._booking.durable_rows
+        while self._reports and self._reports[0][1] <= durable:
+            last, _ = self._reports.popleft()
+        if last and self._send is not None:
+            self._send(Kind.RECEIVED, last, None, key="received")
 
     def withdraw(self, number: int) -> None:
         """Takes back a branch whose submission was cancelled."""
-        branch = self._numbers.get(number)
+        branch = self.numbers.get(number)
         if branch is None:
             return
         request_id = branch.submission.request.request_id
         if branch.submission.kind is BranchKind.ORIGINAL:
             self._forget(branch.owned)
             ended = RequestEnded(request_id=request_id, used_tokens=0, keep_idempotency_key=False)
-            self._after_reservation(branch, lambda: self._scheduler.send(ended))
+            self._after_reservation(branch, lambda: self.scheduler.send(ended))
         else:
             branch.owned.branches.remove(branch)
             self._drop(branch)
-            self._scheduler.withdraw(request_id)
+            self.scheduler.withdraw(request_id)
 
     def record_progress(self, message: Progress) -> None:
         """Reports the progress of a branch."""
-        branch = self._branches.get(message.request_id)
+        branch = self.branches.get(message.request_id)
         if branch is None or branch.attempt != message.attempt:
             return
         branch.output_tokens = max(branch.output_tokens, message.output_tokens)
         branch.owned.may_have_output |= not branch.submission.request.whole_answer
-        self._scheduler.send(message)
+        self.scheduler.send(message)  # ignored if the scheduler does not run it
 
     def end_attempt(self, message: AttemptEnd) -> None:
         """Reports the end of an attempt."""
-        branch = self._branches.get(message.request_id)
+        branch = self.branches.get(message.request_id)
         if branch is None or branch.attempt != message.attempt:
             return
         self._attempt_ended(branch, message.output_tokens)
         branch.owned.may_have_output |= message.committed or message.outcome is AttemptOutcome.OK
-        self._scheduler.send(message)
+        if branch.booked is None and not branch.owned.stray:
+            self.scheduler.send(message)
+        else:
+            self._end_unknown(branch, message)
+
+    def _end_unknown(self, branch: OwnedBranch, end: AttemptEnd) -> None:
+        """Answers the end of an attempt that the scheduler does not run."""
+        owned, resumption = branch.owned, self.scheduler.resumption
+        assert owned.claimed is not None
+        assert branch.start is not None
+        settled, branch.booked = branch.booked, None
+        if settled is None:
+            settled = resumption.book(owned.claimed, branch.start, end)
+        self.deliver(branch, Settled(attempt=settled))
+        if end.abandoned or end.outcome not in AGAIN:
+            return
+        if owned.stray:
+            self.refuse_stray(branch)
+        else:
+            deliver = partial(self.deliver, branch)
+            resumption.wait(owned.claimed, branch.submission, deliver, end.attempt)
+
+    def refuse_stray(self, branch: OwnedBranch) -> None:
+        """Refuses another attempt to a request that holds no claims."""
+        self.deliver(branch, request_in_flight(branch.submission.request))
 
     def end_request(self, message: RequestEnded) -> None:
         """Reports the end of a request."""
-        owned = self._requests.get(message.request_id)
+        owned = self.requests.get(message.request_id)
         if owned is not None:
             self._forget(owned)
-            self._scheduler.send(message)
+            if not owned.stray:
+                # A reservation that still runs would hold a budget for a request that has ended.
+                first = owned.branches[0]
+                self._after_reservation(first, lambda: self.scheduler.send(message))
+
+    def cancel(self, branch: OwnedBranch) -> None:
+        """Takes a branch back, whose request goes on, and which has reached no upstream."""
+        branch.attempt, branch.decision = 0, None
+        self.scheduler.withdraw(branch.submission.request.request_id)
 
     def free_slot(self, message: SlotFreed) -> None:
         """Gives back a slot that the front has taken."""
-        if self._slots[message.key_id] > 0:
-            self._slots[message.key_id] -= 1
-            self._scheduler.send(message)
+        if self.slots[message.key_id] > 0:
+            self.slots[message.key_id] -= 1
+            self.scheduler.send(message)
 
     def lose(self) -> None:
         """Ends everything that the front has, because it is gone. Nothing is sent any more."""
-        self._is_lost = True
-        requests = list(self._requests.values())
+        self.is_lost, self._send = True, None
+        requests = list(self.requests.values())
         # Waiting branches first, so that none of them starts in the room that a running one leaves.
-        for branch in self._branches.values():
+        for branch in self.branches.values():
             if not branch.attempt:
-                self._scheduler.withdraw(branch.submission.request.request_id)
+                self.scheduler.withdraw(branch.submission.request.request_id)
         for owned in requests:
-            self._lose_request(owned)
-        for key_id, slots in self._slots.items():
+            self.lose_request(owned)
+        for key_id, slots in self.slots.items():
             for _ in range(slots):
-                self._scheduler.send(SlotFreed(key_id=key_id))
-        self._slots.clear()
+                self.scheduler.send(SlotFreed(key_id=key_id))
+        self.slots.clear()
 
     # Internals.
 
-    def _add(self, branch: _Branch) -> None:
+    def add(self, branch: OwnedBranch) -> None:
+        """Adds a branch of this front."""
         submission = branch.submission
         if submission.kind is BranchKind.ORIGINAL:
-            self._requests[submission.request.request_id] = branch.owned
+            self.requests[submission.request.request_id] = branch.owned
         branch.owned.branches.append(branch)
-        self._branches[submission.request.request_id] = branch
-        self._numbers[branch.number] = branch
+        self.branches[submission.request.request_id] = branch
+        self.numbers[branch.number] = branch
 
-    def _drop(self, branch: _Branch) -> None:
-        self._branches.pop(branch.submission.request.request_id, None)
-        self._numbers.pop(branch.number, None)
+    def _drop(self, branch: OwnedBranch) -> None:
+        self.branches.pop(branch.submission.request.request_id, None)
+        self.numbers.pop(branch.number, None)
 
-    def _forget(self, owned: _Owned) -> None:
-        self._requests.pop(owned.submission.request.request_id, None)
+    def _forget(self, owned: OwnedRequest) -> None:
+        self.requests.pop(owned.submission.request.request_id, None)
         for branch in owned.branches:
             self._drop(branch)
 
-    def _deliver(self, branch: _Branch, answer: Answer) -> None:
+    def deliver(self, branch: OwnedBranch, answer: Answer) -> None:
         """Passes an answer of the scheduler on to the front."""
         match answer:
             case Started(start=start):
-                branch.attempt, branch.output_tokens = start.attempt, 0
-                branch.started_s = self._clock()
-            case Refuse(reason=reason) if reason in NOT_ADMITTED:
-                if branch.submission.kind is BranchKind.ORIGINAL:
+                branch.resume(start, self._clock(), 0)
+                branch.decision = answer
+            case Refuse(reason=reason):
+                branch.decision = answer
+                if reason in NOT_ADMITTED and branch.submission.kind is BranchKind.ORIGINAL:
                     self._forget(branch.owned)
-            case _:
+            case Settled():
+                branch.settled, branch.decision = answer, None
+            case Waiting() | CountPrompt():
+                branch.decision = answer
+            case Evict():
                 pass
-        if not self._is_lost:
-            self._send(ANSWERS[type(answer)], branch.number, answer)
+        self._tell_reserved(branch)
+        self.send(ANSWERS[type(answer)], branch.number, answer)
 
-    def _attempt_ended(self, branch: _Branch, output_tokens: int) -> None:
+    def _tell_reserved(self, branch: OwnedBranch) -> None:
+        """Tells the front what its request holds of budgets, so that it can tell another
+        scheduler."""
+        owned = branch.owned
+        if owned.reserved or owned.claimed is None or owned.claimed.reservation is None:
+            return
+        owned.reserved = True
+        original = owned.branches[0]
+        self.send(Kind.RESERVED, original.number, owned.claimed.reservation)
+
+    @property
+    def now(self) -> float:
+        """Now on the clock of the scheduler."""
+        return self._clock()
+
+    def _attempt_ended(self, branch: OwnedBranch, output_tokens: int) -> None:
         branch.attempt = 0
+        self.note_tokens(branch, output_tokens)
+
+    def note_tokens(self, branch: OwnedBranch, output_tokens: int) -> None:
+        """Notes the tokens of an attempt, for the limits of the key."""
         tokens = branch.submission.request.prompt_tokens + output_tokens
         branch.owned.seen_tokens = max(branch.owned.seen_tokens, tokens)
 
-    def _lose_request(self, owned: _Owned) -> None:
-        self._forget(owned)
+    def lose_request(self, owned: OwnedRequest) -> None:
+        """Ends a request of which nothing more will be told."""
         for branch in owned.branches:
             if branch.attempt:
-                self._scheduler.send(self._lost_end(branch))
-                self._attempt_ended(branch, branch.output_tokens)
+                self.end_attempt(self._lost_end(branch))
+        self._forget(owned)
         ended = RequestEnded(
             request_id=owned.submission.request.request_id,
             used_tokens=owned.seen_tokens,
             keep_idempotency_key=owned.may_have_output,
         )
-        self._after_reservation(owned.branches[0], lambda: self._scheduler.send(ended))
+        if not owned.stray:
+            self._after_reservation(owned.branches[0], lambda: self.scheduler.send(ended))
 
-    def _lost_end(self, branch: _Branch) -> AttemptEnd:
+    def _lost_end(self, branch: OwnedBranch) -> AttemptEnd:
         """The end of an attempt of which nothing more will be told. Its usage is what was told."""
         request = branch.submission.request
         if not request.whole_answer:
@@ -270,7 +341,7 @@ class FrontSession:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _after_reservation(self, branch: _Branch, end: Callable[[], None]) -> None:
+    def _after_reservation(self, branch: OwnedBranch, end: Callable[[], None]) -> None:
         """Cancels a reservation that runs, and calls `end` afterwards. A cancelled reservation
         frees what it holds, unless it had not begun."""
         if branch.reserving is None or branch.reserving.done():

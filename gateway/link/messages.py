@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.link.resume import RequestState
+from gateway.scheduling.budget_admission import Reservation
 from scheduler.contract import Evict, Progress, Refuse, Request
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
 from scheduler.port import (
@@ -32,7 +34,7 @@ from scheduler.port import (
     Waiting,
 )
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Version of the messages. Two processes may differ by one: the newer one knows both."""
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Largest frame. A submission of a prompt of a million tokens takes about 1 MB of block names."""
@@ -55,10 +57,15 @@ class Kind(enum.IntEnum):
     REQUEST_ENDED = 14
     SLOT_FREED = 15
     WITHDRAWN = 16
-    """The submission with this number is taken back: no attempt has reached an upstream."""
+    """The submission with this number is taken back: no attempt has reached an upstream. The
+    payload is the number of the report."""
     PLACEMENT_REFUSED = 17
     PLACEMENT_SILENT = 18
     ADAPTER_MISSING = 19
+    RESUME = 20
+    """A request that the front has when it joins; `gateway/link/resume.py`."""
+    LEAVING = 21
+    """The front ends, and will not come back."""
     STARTED = 30
     REFUSE = 31
     EVICT = 32
@@ -66,6 +73,12 @@ class Kind(enum.IntEnum):
     COUNT_PROMPT = 34
     SETTLED = 35
     FLEET = 36
+    RECEIVED = 37
+    """All reports up to this number have taken effect, and are kept where they belong."""
+    RESERVED = 38
+    """What the request of this branch holds of its budgets."""
+    DISMISSED = 39
+    """The front must end, for this reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +122,21 @@ class AdapterMissing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetUpdate:
     """A new view of the fleet, which replaces the one before. `bases`: base model of each
-    adapter."""
+    adapter. `version`: of this scheduler's views, rising. `drained`: what an operator has
+    drained."""
 
     placements: tuple[PlacementView, ...]
     token_block_sizes: dict[str, tuple[int, ...]]
     bases: dict[str, str]
+    version: int = 0
+    drained: tuple[str, ...] = ()
 
 
-def fleet_update(view: FleetView) -> FleetUpdate:
+def fleet_update(view: FleetView, version: int = 0, drained: Iterable[str] = ()) -> FleetUpdate:
     """Returns the message of a view."""
     return FleetUpdate(
+        version=version,
+        drained=tuple(sorted(drained)),
         placements=view.placements,
         token_block_sizes=dict(view.token_block_sizes),
         bases=dict(view.bases),
@@ -135,10 +153,13 @@ def view_of_update(update: FleetUpdate) -> FleetView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """First call of a front. `version`: of its messages; `number`: its number, from 1."""
+    """First call of a front on each connection. `version`: of its messages; `number`: its number,
+    from 1. What it has follows as `RESUME`, and at last the call `resumed`."""
 
     version: int
     number: int
+    incarnation: str = ""
+    """New with each start of the front's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +182,15 @@ PAYLOADS: dict[Kind, Any] = {
     Kind.ATTEMPT_END: AttemptEnd,
     Kind.REQUEST_ENDED: RequestEnded,
     Kind.SLOT_FREED: SlotFreed,
-    Kind.WITHDRAWN: None,
+    Kind.WITHDRAWN: int | None,
     Kind.PLACEMENT_REFUSED: PlacementRefused,
     Kind.PLACEMENT_SILENT: PlacementSilent,
     Kind.ADAPTER_MISSING: AdapterMissing,
+    Kind.RESUME: RequestState,
+    Kind.LEAVING: None,
+    Kind.RECEIVED: None,
+    Kind.RESERVED: Reservation,
+    Kind.DISMISSED: str,
     Kind.STARTED: Started,
     Kind.REFUSE: Refuse,
     Kind.EVICT: Evict,

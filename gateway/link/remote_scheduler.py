@@ -1,21 +1,25 @@
 """The front's side of the link: `SchedulerPort` at a scheduler in another process.
 
-When the connection is lost, nothing is guessed: what waits for a placement is refused, and what
-runs is left to the owner of the process, who is told by `lost`.
+The scheduler may go away and come back, or another one may take its place. Running attempts go on
+meanwhile: their ends are kept, and told when the front has joined again. What is new or waits for a
+placement goes on waiting, within the bounds of `away.py`, and is refused after them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
 
-from gateway.link.connection import Connection, Handler
+from gateway.link.away import AwayLimits, expired, has_room, unavailable, unknown_account
+from gateway.link.connection import Connection, Handler, LinkLost
+from gateway.link.front_record import FrontRecord
 from gateway.link.messages import (
-    REPORTS,
     WIRE_VERSION,
     AdapterMissing,
     FleetUpdate,
@@ -30,16 +34,18 @@ from gateway.link.messages import (
     view_of_update,
     with_durations,
 )
+from gateway.link.resume import Standing
+from gateway.link.sent import Report, SentBranch
 from gateway.scheduling.claims import request_in_flight
 from scheduler.budgets.standing import BudgetStanding, KeySpend
-from scheduler.contract import Progress, RefusalReason, Refuse, Request
+from scheduler.contract import Progress, Request
 from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
 from scheduler.limits.rate_limit import RateLimits, Refusal
 from scheduler.metering.report import KindRates
 from scheduler.port import (
-    NOT_ADMITTED,
     Answer,
+    AttemptEnd,
     BranchKind,
     Deliver,
     Explained,
@@ -47,31 +53,17 @@ from scheduler.port import (
     Message,
     PoolCostReport,
     RequestEnded,
-    Settled,
-    Started,
+    SchedulerAway,
+    SlotFreed,
     Submission,
 )
 from scheduler.pricing import TokenRates
 
-RETRY_AFTER_S = 1.0
-"""Retry hint of a refusal because the scheduler is away or overloaded."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Sent:
-    """A branch that was submitted. `answered`: resolved by its first answer."""
-
-    submission: Submission
-    deliver: Deliver
-    answered: asyncio.Future[None]
-    runs: bool = False
-    """Whether an attempt runs, or has ended and is not settled."""
-    over: bool = False
-    """Whether the branch was refused."""
+log = logging.getLogger(__name__)
 
 
 class RemoteScheduler:
-    """Implements `SchedulerPort`. `connection` must be connected before `hello`."""
+    """Implements `SchedulerPort`. `join` joins it to a scheduler, on each new connection."""
 
     def __init__(
         self,
@@ -79,28 +71,87 @@ class RemoteScheduler:
         clock: Callable[[], float],
         handlers: dict[str, Handler],
         on_fleet: Callable[[FleetView], None],
+        limits: AwayLimits | None = None,
     ) -> None:
         """Must be made inside a running event loop. `clock`: monotonic seconds. `handlers`: what
         the scheduler's process may call here. `on_fleet`: called with each new view."""
         self._clock = clock
+        self._handlers = handlers
         self._on_fleet = on_fleet
-        self.connection = Connection(self._receive, handlers, self._lost)
+        self.limits = limits or AwayLimits()
+        self.incarnation = secrets.token_hex(8)
         self.fleet = FleetView()
-        self.lost = asyncio.Event()
-        """Set when the connection is lost."""
-        self._number = 0
-        self._sent: dict[int, _Sent] = {}
-        self._requests: dict[str, list[int]] = {}
-        """Numbers of the branches of each request, by the id of its original."""
+        self.record = FrontRecord()
+        self.connection: Connection | None = None
+        """The present connection; None: there was none yet."""
+        self.joined = asyncio.Event()
+        """Set while a scheduler knows everything that the front has."""
+        self.away = asyncio.Event()
+        """Set while there is none."""
+        self.away.set()
+        self.dismissed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolved when the scheduler's process demands that the front ends, with the reason."""
+        self._update = FleetUpdate(placements=(), token_block_sizes={}, bases={})
+        self._calls_waiting = 0
 
-    async def hello(self, number: int) -> bytes:
-        """Introduces the front with this number. Returns `Welcome.setting`. Raises LinkLost,
-        CallFailed or LinkError."""
-        hello = Hello(version=WIRE_VERSION, number=number)
-        welcome: Welcome = await self.connection.call("hello", hello, Welcome)
+    def new_connection(self) -> Connection:
+        """Makes the next connection, to be connected and then joined."""
+        connection = Connection(self._receive, self._handlers, lambda _: self._lost(connection))
+        self.connection = connection
+        return connection
+
+    async def join(self, number: int, connection: Connection) -> bytes:
+        """Introduces the front with this number, tells what it has, and waits until the scheduler
+        admits requests. Returns `Welcome.setting`. Raises LinkLost, CallFailed or LinkError."""
+        hello = Hello(version=WIRE_VERSION, number=number, incarnation=self.incarnation)
+        welcome: Welcome = await connection.call("hello", hello, Welcome)
         check_version(welcome.version)
-        self._use(welcome.fleet)
+        before = self._update
+        for branch in self.record.by_number.values():
+            branch.told = False
+        for state in self.record.states(self._clock()):
+            for told in state.branches:
+                self.record.by_number[told.number].told = True
+            connection.post(Kind.RESUME, 0, state)
+            connection.flush()  # each in a frame of its own, because each may be large
+        resumed = replace(
+            self.record.resumed(self._clock()),
+            fleet_version=before.version,
+            serving=tuple(p.name for p in before.placements if p.serving),
+            drained=before.drained,
+        )
+        await connection.call("resumed", resumed, None)
+        self._joined(connection, resumed.reports)
+        if self._update is before:  # no newer one came meanwhile
+            self._use(welcome.fleet)
         return welcome.setting
+
+    def present(self) -> Connection:
+        """Returns the connection to the scheduler. Raises LinkLost if the front is not joined."""
+        if self.connection is None or not self.joined.is_set():
+            raise LinkLost("the scheduler cannot be reached now")
+        return self.connection
+
+    async def leave(self) -> None:
+        """Ends the connection for good, once everything has left this process."""
+        self._handlers = {}
+        if self.connection is not None:
+            self.connection.post(Kind.LEAVING, 0, None)
+            await self.connection.finish()
+
+    def expire(self) -> None:
+        """Refuses what has waited too long without a scheduler, and gives up waiting for accounts.
+        To be called about every `SWEEP_S` while there is none."""
+        now = self._clock()
+        for branch in list(self.record.branches):
+            late = expired(branch, now)
+            for ended in branch.ended:
+                if not ended.told and (late or now - ended.ended_s >= self.limits.account_s):
+                    ended.told = True
+                    self._tell(branch, unknown_account(branch.submission.request, ended))
+            if late:
+                branch.standing = Standing.OVER
+                self._tell(branch, unavailable(branch.submission.request))
 
     # Methods of `SchedulerPort`.
 
@@ -112,50 +163,54 @@ class RemoteScheduler:
     async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
         found: Refusal | None = await self._call("take_slot", (key_id, limits), Refusal | None)
+        if found is None:
+            self.record.slots[key_id] += 1
         return found
 
     async def submit(self, submission: Submission, deliver: Deliver) -> None:
         """See `SchedulerPort`."""
         request, original_id = submission.request, submission.original_id
         is_original = submission.kind is BranchKind.ORIGINAL
-        if is_original == (original_id in self._requests):
+        if is_original == (original_id in self.record.requests):
             deliver(request_in_flight(request))
             return
-        if self.lost.is_set() or self.connection.is_congested:
-            self._requests.setdefault(original_id, [])  # until its `RequestEnded`
-            deliver(_unreachable(request))
+        if not self._has_room(request.tenant):
+            self.record.refused(original_id)
+            deliver(unavailable(request))
             return
-        self._number += 1
-        number = self._number
-        sent = _Sent(
-            submission=submission,
-            deliver=deliver,
-            answered=asyncio.get_running_loop().create_future(),
-        )
-        self._sent[number] = sent
-        self._requests.setdefault(original_id, []).append(number)
-        travelling = structs.replace(submission, request=with_durations(request, self._clock()))
-        self.connection.post(Kind.SUBMIT, number, travelling)
+        answered = asyncio.get_running_loop().create_future()
+        branch = self.record.submitted(submission, deliver, answered)
+        if self.joined.is_set():
+            self._submit(branch)
         try:
-            await sent.answered
+            await answered
         except BaseException:
-            self._withdraw(number, sent)
+            if self.record.branch(request.request_id) is branch:
+                self._report(self.record.record_withdrawn(branch))
             raise
 
     async def prompt_counted(self, request_id: str, prompt_tokens: int | None) -> None:
         """See `SchedulerPort`."""
-        counted = PromptCounted(request_id=request_id, prompt_tokens=prompt_tokens)
-        self.connection.post(Kind.PROMPT_COUNTED, 0, counted)
+        branch = self.record.branch(request_id)
+        if branch is not None:
+            branch.counted, branch.prompt_tokens = True, prompt_tokens
+            if self.joined.is_set():
+                self._count(branch)
 
     def send(self, message: Message) -> None:
         """See `SchedulerPort`."""
-        key = ""
+        now = self._clock()
         match message:
             case Progress():
-                key = message.request_id
+                request_id, tokens = message.request_id, message.output_tokens
+                if self.record.record_progress(request_id, message.attempt, tokens):
+                    self._post(Kind.PROGRESS, message, key=request_id)
+            case AttemptEnd():
+                self._report(self.record.record_end(message, now))
             case RequestEnded():
-                self._forget(message.request_id)
-        self.connection.post(REPORTS[type(message)], 0, message, key=key)
+                self._report(self.record.record_request_end(message, now))
+            case SlotFreed():
+                self._report(self.record.free_slot(message))
 
     async def quote(self, request: Request) -> DecisionRecord:
         """See `SchedulerPort`."""
@@ -220,79 +275,118 @@ class RemoteScheduler:
     def notify_refused(self, placement: str, reason: str) -> None:
         """Tells the scheduler's side that a placement refused the connection."""
         refused = PlacementRefused(placement=placement, reason=reason)
-        self.connection.post(Kind.PLACEMENT_REFUSED, 0, refused)
+        self._post(Kind.PLACEMENT_REFUSED, refused)
 
     def notify_silent(self, placement: str) -> None:
         """Tells the scheduler's side that a placement brought no token in time."""
-        self.connection.post(Kind.PLACEMENT_SILENT, 0, PlacementSilent(placement=placement))
+        self._post(Kind.PLACEMENT_SILENT, PlacementSilent(placement=placement))
 
     def notify_adapter_missing(self, placement: str) -> None:
         """Tells the scheduler's side that a placement does not have an adapter that it had."""
-        self.connection.post(Kind.ADAPTER_MISSING, 0, AdapterMissing(placement=placement))
+        self._post(Kind.ADAPTER_MISSING, AdapterMissing(placement=placement))
 
     # Internals.
 
     async def _call(self, name: str, argument: Any, type_: Any) -> Any:
-        return await self.connection.call(name, argument, type_)
+        """Asks the scheduler. While there is none, waits for one, and asks again what a lost one
+        has not answered. Raises SchedulerAway."""
+        if self._calls_waiting >= self.limits.calls:
+            raise SchedulerAway
+        self._calls_waiting += 1
+        try:
+            async with asyncio.timeout(self.limits.call_s):
+                while True:
+                    await self.joined.wait()
+                    assert self.connection is not None
+                    try:
+                        return await self.connection.call(name, argument, type_)
+                    except LinkLost:
+                        await asyncio.sleep(0)  # until its loss was handled
+        except TimeoutError:
+            raise SchedulerAway from None
+        finally:
+            self._calls_waiting -= 1
+
+    def _has_room(self, tenant: str) -> bool:
+        """Whether another request may be told to the scheduler, or wait for one."""
+        if self.joined.is_set():
+            return self.connection is not None and not self.connection.is_congested
+        return has_room(self.record.branches, tenant, self.limits)
+
+    def _post(self, kind: Kind, payload: Any, *, key: str = "") -> None:
+        if self.joined.is_set() and self.connection is not None:
+            self.connection.post(kind, 0, payload, key=key)
+
+    def _submit(self, branch: SentBranch) -> None:
+        assert self.connection is not None
+        branch.told = True
+        request = with_durations(branch.submission.request, self._clock())
+        self.connection.post(
+            Kind.SUBMIT, branch.number, structs.replace(branch.submission, request=request)
+        )
+
+    def _count(self, branch: SentBranch) -> None:
+        counted = PromptCounted(
+            request_id=branch.submission.request.request_id, prompt_tokens=branch.prompt_tokens
+        )
+        self._post(Kind.PROMPT_COUNTED, counted)
+
+    def _report(self, report: Report | None) -> None:
+        if report is None or not self.joined.is_set() or self.connection is None:
+            return
+        if report.kind is Kind.WITHDRAWN:
+            self.connection.post(Kind.WITHDRAWN, report.message_number, report.number)
+        else:
+            self.connection.post(report.kind, report.number, report.message)
+
+    def _joined(self, connection: Connection, reports: int) -> None:
+        """The scheduler knows what the front had when it began to tell; the rest follows."""
+        if connection.lost:
+            raise LinkLost(connection.lost)
+        self.joined.set()
+        self.away.clear()
+        for branch in list(self.record.branches):
+            if not branch.told:
+                self._submit(branch)
+            elif branch.counted and branch.count_asked:
+                self._count(branch)
+        for report in list(self.record.reports):
+            if report.number > reports:
+                self._report(report)
 
     def _receive(self, kind: Kind, number: int, payload: Any) -> None:
-        if kind is Kind.FLEET:
-            self._use(payload)
-            return
-        if kind < Kind.STARTED:
-            raise LinkError(f"the scheduler sent {kind.name}")
-        sent = self._sent.get(number)
-        if sent is not None:
-            self._deliver(sent, payload)
-
-    def _deliver(self, sent: _Sent, answer: Answer) -> None:
-        request = sent.submission.request
-        match answer:
-            case Started():
-                sent.runs = True
-            case Settled():
-                sent.runs = False
-            case Refuse(reason=reason):
-                sent.over = True
-                if reason in NOT_ADMITTED and sent.submission.kind is BranchKind.ORIGINAL:
-                    self._forget(request.request_id)
+        match kind:
+            case Kind.FLEET:
+                self._use(payload)
+            case Kind.RECEIVED:
+                self.record.received(number)
+            case Kind.RESERVED:
+                if (branch := self.record.by_number.get(number)) is not None:
+                    branch.request.reservation = payload
+            case Kind.DISMISSED:
+                if not self.dismissed.done():
+                    self.dismissed.set_result(payload)
+            case _ if kind < Kind.STARTED:
+                raise LinkError(f"the scheduler sent {kind.name}")
             case _:
-                pass
-        sent.deliver(answer)
-        if not sent.answered.done():
-            sent.answered.set_result(None)
+                if (branch := self.record.by_number.get(number)) is not None:
+                    self._deliver(branch, payload)
 
-    def _withdraw(self, number: int, sent: _Sent) -> None:
-        """Takes back a submission that was cancelled before its answer."""
-        original_id = sent.submission.original_id
-        if sent.submission.kind is BranchKind.ORIGINAL:
-            self._forget(original_id)
-        elif self._sent.pop(number, None) is not None:
-            self._requests[original_id].remove(number)
-        self.connection.post(Kind.WITHDRAWN, number, None)
+    def _deliver(self, branch: SentBranch, answer: Answer) -> None:
+        if self.record.record_answer(branch, answer, self._clock()):
+            self._tell(branch, answer)
 
-    def _forget(self, original_id: str) -> None:
-        for number in self._requests.pop(original_id, ()):
-            sent = self._sent.pop(number, None)
-            if sent is not None and not sent.answered.done():
-                sent.answered.set_result(None)
+    def _tell(self, branch: SentBranch, answer: Answer) -> None:
+        branch.deliver(answer)
+        if not branch.answered.done():
+            branch.answered.set_result(None)
 
     def _use(self, update: FleetUpdate) -> None:
+        self._update = update
         self.fleet = view_of_update(update)
         self._on_fleet(self.fleet)
 
-    def _lost(self, reason: str) -> None:
-        self.lost.set()
-        for sent in list(self._sent.values()):
-            if not (sent.runs or sent.over):
-                request = sent.submission.request
-                self._deliver(sent, _unreachable(request))
-
-
-def _unreachable(request: Request) -> Refuse:
-    return Refuse(
-        request_id=request.request_id,
-        reason=RefusalReason.UNAVAILABLE,
-        message="the scheduler cannot be reached now",
-        retry_after_s=RETRY_AFTER_S,
-    )
+    def _lost(self, connection: Connection) -> None:
+        if connection is self.connection:
+            self.joined.clear()
+            self.away.set()

@@ -6,6 +6,7 @@ No function here raises or blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from gateway.scheduling.metering import Metering
@@ -39,6 +40,15 @@ MOST_ENDED = 4096
 """Ended runs that wait for the engine's own seconds; older ones are forgotten."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """How far an attempt was that an earlier scheduler has started. `is_over`: it has ended
+    meanwhile, unobserved, so that its share of the bill is unknown."""
+
+    output_tokens: int = 0
+    is_over: bool = False
+
+
 class OpenAttempt:
     """One running attempt."""
 
@@ -59,6 +69,7 @@ class OpenAttempt:
         sinks: tuple[Sink, ...],
         on_run_ended: Callable[[EndedRun], None],
         now_s: float,
+        resumed: Resumed | None,
     ) -> None:
         """`on_run_ended`: receives a run that the engine may tell its own seconds of."""
         self._request, self._start = request, start
@@ -66,14 +77,18 @@ class OpenAttempt:
         self._rates, self._pool, self._sinks = rates, pool, sinks
         self._metering, self._group = metering, group
         self._run: Run | None = None
-        if group is not None:
+        if group is not None and (resumed is None or not resumed.is_over):
+            decodes = resumed is not None and resumed.output_tokens > 0
             self._run = group.start(
                 metering.ns(now_s),
                 prompt_tokens=request.prompt_tokens,
-                cached_tokens=start.predicted_cached_tokens,
+                # A prompt that was computed before costs nothing from now on.
+                cached_tokens=request.prompt_tokens if decodes else start.predicted_cached_tokens,
                 choices=max(request.choices, request.inputs),
                 generates=request.max_output_tokens > 0,
             )
+            if decodes and resumed is not None:
+                group.progress(self._run, resumed.output_tokens, metering.ns(now_s))
 
     def record_progress(self, output_tokens: int, now_s: float) -> None:
         """Records the cumulative output tokens of all choices. `now_s`: monotonic seconds."""
@@ -182,10 +197,16 @@ class AttemptRecorder:
         self._groups, self._pools = groups, pools
 
     def begin(
-        self, request: Request, start: Start, rates: RateSnapshot, now_s: float
+        self,
+        request: Request,
+        start: Start,
+        rates: RateSnapshot,
+        now_s: float,
+        resumed: Resumed | None = None,
     ) -> OpenAttempt:
         """Opens the record of a starting attempt. `rates`: prices at the request's admission. A
-        placement configured after the admission uses the current prices."""
+        placement configured after the admission uses the current prices. `resumed`: an earlier
+        scheduler has started it; it is metered from now on."""
         if not rates.covers(start.placement):
             rates = self.rates
         group = self._groups.get(start.placement)
@@ -199,6 +220,7 @@ class AttemptRecorder:
             sinks=self._sinks,
             on_run_ended=partial(self._remember, (group or "", request.request_id)),
             now_s=now_s,
+            resumed=resumed,
         )
 
     def observe(self, event: Event, now_s: float) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from gateway.scheduling.attempt_recorder import AttemptRecorder, OpenAttempt
+from gateway.scheduling.attempt_recorder import AttemptRecorder, OpenAttempt, Resumed
+from gateway.scheduling.budget_admission import Reservation
 from scheduler.contract import (
     Action,
     AttemptEnded,
@@ -26,6 +27,8 @@ from scheduler.contract import (
 from scheduler.core import Scheduler
 from scheduler.decision_record import decision_record
 from scheduler.metering.rate_snapshot import NO_RATES, RateSnapshot
+from scheduler.metering.settlement import SettledAttempt
+from scheduler.model.resumed import RunningAttempt
 from scheduler.placement_state import Placement
 from scheduler.port import (
     AttemptEnd,
@@ -45,6 +48,8 @@ class ClaimedRequest:
     submission: Submission
     deliver: Deliver
     budgeted: bool = False
+    reservation: Reservation | None = None
+    """What it holds of its budgets; None: none applies, or it is not admitted yet."""
     rates: RateSnapshot = NO_RATES
     """Prices at the request's admission."""
     attempts: int = 0
@@ -67,6 +72,9 @@ class OpenBranch:
     """The running attempt's number in the core; `number` is its number at the port."""
     number: int = 0
     attempt: OpenAttempt | None = None
+    untracked: bool = False
+    """The core does not know the running attempt: it was started by an earlier scheduler, on a
+    placement that is not configured any more."""
 
 
 class Branches:
@@ -107,6 +115,53 @@ class Branches:
             self._deliver_position(branch)
         return branch
 
+    def resume(
+        self,
+        claimed: ClaimedRequest,
+        submission: Submission,
+        deliver: Deliver,
+        start: Start,
+        *,
+        started_s: float,
+        output_tokens: int,
+    ) -> None:
+        """Takes over an attempt that an earlier scheduler has started. `start`: as it was
+        delivered; `started_s`: on the clock of this scheduler."""
+        branch = self._resumed(claimed, submission, deliver)
+        branch.decided, branch.core_attempt, branch.number = True, start.attempt, start.attempt
+        request = submission.request
+        running = RunningAttempt(
+            request=request,
+            placement=start.placement,
+            attempt=start.attempt,
+            started_s=started_s,
+            output_tokens=output_tokens,
+        )
+        branch.untracked = not self._core.resume(running, self._clock())
+        branch.attempt = self._recorder.begin(
+            claimed.submission.request,
+            start,
+            claimed.rates,
+            self._clock(),
+            Resumed(output_tokens=output_tokens),
+        )
+
+    def wait_again(
+        self, claimed: ClaimedRequest, submission: Submission, deliver: Deliver, attempts: int
+    ) -> None:
+        """Submits a branch that waited at an earlier scheduler. `attempts`: that it has had."""
+        branch = self._resumed(claimed, submission, deliver)
+        self.perform(self._core.submit(submission.request, self._clock(), attempts=attempts))
+        self._deliver_position(branch)
+
+    def book(self, claimed: ClaimedRequest, start: Start, end: AttemptEnd) -> SettledAttempt:
+        """Settles an attempt that an earlier scheduler has started, and that ended while there was
+        none."""
+        resumed = Resumed(is_over=True)
+        request = claimed.submission.request
+        attempt = self._recorder.begin(request, start, claimed.rates, self._clock(), resumed)
+        return self._settle(claimed, attempt, end)
+
     def withdraw(self, request_id: str) -> None:
         """Cancels a branch that waits, or whose attempt has not reached its upstream, and forgets
         it. An unknown one is ignored."""
@@ -135,12 +190,7 @@ class Branches:
             return
         attempt, branch.attempt = branch.attempt, None
         branch.decided = False
-        claimed = branch.claimed
-        limit = claimed.charge_limit_nano_usd
-        left = None if limit is None else max(0, limit - claimed.charged_nano_usd)
-        settled = attempt.settle(end, self._clock(), charge_limit_nano_usd=left)
-        claimed.charged_nano_usd += settled.charged_nano_usd or 0
-        branch.deliver(Settled(attempt=settled))
+        branch.deliver(Settled(attempt=self._settle(branch.claimed, attempt, end)))
         outcome = AttemptOutcome.FAILED if end.abandoned else end.outcome
         usage = end.usage if end.reported else None
         self.handle(
@@ -157,6 +207,10 @@ class Branches:
             )
         )
         if outcome in (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED):
+            if branch.untracked:
+                branch.untracked = False
+                request = branch.submission.request
+                self.perform(self._core.submit(request, self._clock(), attempts=end.attempt))
             self._deliver_position(branch)
 
     def end_all(self, claimed: ClaimedRequest) -> None:
@@ -186,6 +240,23 @@ class Branches:
                     branch.deliver(action)
                 case Start():
                     self._start(branch, action)
+
+    def _resumed(
+        self, claimed: ClaimedRequest, submission: Submission, deliver: Deliver
+    ) -> OpenBranch:
+        branch = OpenBranch(claimed=claimed, submission=submission, deliver=deliver)
+        claimed.branches.append(branch)
+        self._by_id[submission.request.request_id] = branch
+        return branch
+
+    def _settle(
+        self, claimed: ClaimedRequest, attempt: OpenAttempt, end: AttemptEnd
+    ) -> SettledAttempt:
+        limit = claimed.charge_limit_nano_usd
+        left = None if limit is None else max(0, limit - claimed.charged_nano_usd)
+        settled = attempt.settle(end, self._clock(), charge_limit_nano_usd=left)
+        claimed.charged_nano_usd += settled.charged_nano_usd or 0
+        return settled
 
     def _start(self, branch: OpenBranch, start: Start) -> None:
         claimed, submission = branch.claimed, branch.submission

@@ -8,6 +8,7 @@ count the tokens.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,20 @@ class _Option:
 
     nano_usd: int
     names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What an admitted request holds of its budgets, as another scheduler needs it to go on.
+
+    `lease_id`: the lease that pays; empty: none. `reserved_nano_usd`: when it was admitted.
+    `unsupported_by`: placements that it must not use, those that are too expensive included.
+    """
+
+    lease_id: str
+    reserved_nano_usd: int
+    charge_limit_nano_usd: int | None
+    unsupported_by: frozenset[str]
 
 
 class _TooExpensive(Exception):
@@ -82,6 +97,31 @@ class BudgetAdmission:
         except (BudgetRefused, BudgetUnchecked, _TooExpensive) as error:
             self.release(submission)
             return _refusal(submission, error)
+
+    def reservation(self, admitted: Request) -> Reservation:
+        """Returns what a request holds that was admitted just now. `admitted`: as `reserve`
+        returned it."""
+        lease_id, reserved_nano_usd = self._budgets.book.held(admitted.request_id)
+        return Reservation(
+            lease_id=lease_id,
+            reserved_nano_usd=reserved_nano_usd,
+            charge_limit_nano_usd=admitted.charge_limit_nano_usd,
+            unsupported_by=admitted.unsupported_by,
+        )
+
+    def resume(
+        self, submission: Submission, reservation: Reservation, charged: Sequence[int | None]
+    ) -> None:
+        """Holds again what an earlier scheduler has reserved, if its lease is known. `charged`:
+        what each attempt that is booked was charged, nano-USD; None: unknown, and then the whole
+        reservation counts."""
+        left = reservation.reserved_nano_usd
+        for amount in charged:
+            left = 0 if amount is None else max(0, left - amount)
+        if reservation.lease_id:
+            self._budgets.book.hold_again(
+                submission.request.request_id, reservation.lease_id, left, time.time()
+            )
 
     def release(self, submission: Submission) -> None:
         """Releases the reservation after the request has ended and its attempts are settled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
 from scheduler.limits.idempotency import IdempotencyKeys
-from scheduler.limits.rate_limit import RateLimiter, RateLimits, Refusal
+from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimiter, RateLimits, Refusal
 from scheduler.port import Submission
 
 
@@ -56,6 +56,27 @@ class Claims:
             message=f"key {request.key_id} is at its limit {limited.limit}",
             retry_after_s=limited.retry_after_s,
         )
+
+    def resume(self, submission: Submission) -> bool:
+        """Claims again what a request holds that an earlier scheduler has admitted, whatever its
+        limits say now. Returns False, and claims nothing, if another request has its idempotency
+        key."""
+        request, key = submission.request, _key(submission)
+        if key is not None:
+            if self._idempotency.first_request(key, float("-inf")) is not None:
+                return False
+            self._idempotency.claim(key, client_id(request))
+        self._limiter.resume(request.key_id, submission.key_limits)
+        return True
+
+    def resume_slots(self, key_id: str, count: int) -> None:
+        """Takes slots that an earlier scheduler has given."""
+        for _ in range(count):
+            self._limiter.resume(key_id, NO_RATE_LIMITS)
+
+    def remember(self, key: tuple[str, str], tenant: str, first_id: str, until_s: float) -> None:
+        """Remembers the idempotency key of a request that ended at an earlier scheduler."""
+        self._idempotency.remember(key, tenant, first_id, until_s)
 
     def release(
         self, submission: Submission, used_tokens: int, now: float, *, keep_key: bool

@@ -23,6 +23,7 @@ from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.meter_setup import price_changes, set_up_meter
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
+from gateway.scheduling.resumption import Resumption
 from gateway.scheduling.settings import SchedulingSettings
 from gateway.scheduling.views import (
     FLEET_REPORTS,
@@ -94,7 +95,7 @@ class InProcessScheduler:
         self._throughput = Throughput()
         self._recorder = AttemptRecorder(metering, (self._throughput.settled, *sinks))
         self.claims = Claims()
-        self._drains = DrainFilter()
+        self.drains = DrainFilter()
         self._costs = PoolCosts(metering, clock)
         self._requests: dict[str, ClaimedRequest] = {}
         self._wake = asyncio.Event()
@@ -109,6 +110,11 @@ class InProcessScheduler:
         self.on_fleet: Callable[[FleetView], None] = lambda view: None
         """Called with each new view of the fleet."""
         self._branches = Branches(self.core, self._recorder, clock)
+        self.resumption = Resumption(
+            *(self._requests, self._branches, self.claims, self._budgets),
+            rates=lambda: self._recorder.rates,
+            clock=clock,
+        )
         self._hedges = Hedges(self._branches, settings.hedges, clock)
         self._configured(placements)
 
@@ -140,7 +146,7 @@ class InProcessScheduler:
         if isinstance(event, EngineReport):
             self._throughput.record_reports((event,))
         elif isinstance(event, ServingChanged):
-            event = self._drains.filtered(event, group_of(facts))
+            event = self.drains.filtered(event, group_of(facts))
         self._branches.handle(event)
         if isinstance(event, ServingChanged) or shows_more(self.core, self.fleet, event):
             self.refresh_fleet()
@@ -254,13 +260,8 @@ class InProcessScheduler:
 
     async def figures(self) -> FleetFigures:
         """See `SchedulerPort`."""
-        return fleet_figures(
-            self.core,
-            self._throughput,
-            self._targets,
-            now=self._clock(),
-            now_unix_s=time.time(),
-        )
+        now, unix_s = self._clock(), time.time()
+        return fleet_figures(self.core, self._throughput, self._targets, now=now, now_unix_s=unix_s)
 
     async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:
         """See `SchedulerPort`."""
@@ -278,7 +279,7 @@ class InProcessScheduler:
 
     async def drain(self, name: str) -> int:
         """See `SchedulerPort`."""
-        self._drains.drain(name)
+        self.drains.drain(name)
         self._filter_again(name)
         names = {member.name for member in self.fleet.members(name)}
         return sum(
@@ -287,14 +288,14 @@ class InProcessScheduler:
 
     async def undrain(self, name: str) -> None:
         """See `SchedulerPort`."""
-        self._drains.undrain(name)
+        self.drains.undrain(name)
         self._filter_again(name)
 
     # Internals.
 
     def _filter_again(self, name: str) -> None:
         for member in self.fleet.members(name):
-            event = self._drains.current(member.name, member.group)
+            event = self.drains.current(member.name, member.group)
             self._recorder.observe(event, self._clock())
             self._branches.handle(event)
         self.refresh_fleet()
@@ -317,6 +318,7 @@ class InProcessScheduler:
             deliver(answer)
         elif self._requests.get(request_id) is claimed:
             claimed.charge_limit_nano_usd = answer.charge_limit_nano_usd
+            claimed.reservation = self._budgets.reservation(answer)
             self._enter(claimed, structs.replace(submission, request=answer), deliver)
         else:  # the request ended during the reservation
             self._budgets.release(submission)

@@ -12,6 +12,7 @@ import msgspec
 from opentelemetry.util.types import AttributeValue
 
 from gateway.domain.generation import Chat, Generation
+from gateway.domain.outcomes import RequestOutcome
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput, input_texts
 from gateway.pipeline.observer import AttemptAnswer
 from gateway.telemetry import semconv
@@ -36,6 +37,11 @@ MAX_CONTENT_CHARACTERS = 65_536
 """Longest input and longest output on a span, if content is recorded."""
 MAX_CONTENT_TEXTS = 64
 """Most texts of a request for vectors or scores on a span, if content is recorded."""
+
+
+def error_type(outcome: str) -> str:
+    """The type of an error, from an outcome; empty where there is none, and so no label."""
+    return "" if outcome == RequestOutcome.OK.value else outcome
 
 
 def operation(generation: Generation) -> str:

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric as PrometheusMetric
 from prometheus_client.registry import Collector
 
 from gateway.accounting.ledger.ledger import LedgerStatus
+from gateway.batch.running.runner import TenantLoad
 from gateway.telemetry import semconv
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
@@ -61,6 +62,9 @@ class Sources(Protocol):
     def budgets(self) -> Sequence[BudgetLeft]:
         """Budgets as of the last read."""
 
+    def batch(self) -> Sequence[TenantLoad]:
+        """Offline jobs that run here, by tenant."""
+
 
 class FleetMetrics(Collector):
     """Collector of the gauges for a registry."""
@@ -89,7 +93,9 @@ class FleetMetrics(Collector):
         for pool in snapshot.pools:
             labels = (pool.pool, pool.model)
             samples[semconv.SATURATION].append((labels, pool.saturation))
-            samples[semconv.SATURATED].append((labels, pool.saturated))
+            samples[semconv.PREDICTED_WAIT].append((labels, pool.predicted_wait_share))
+            samples[semconv.TURNED_AWAY].append((labels, pool.turned_away_share))
+            samples[semconv.OVERFLOWING].append((labels, pool.overflows))
             samples[semconv.GROUPS].append((labels, pool.groups))
             samples[semconv.GROUPS_SERVING].append((labels, pool.groups_serving))
             samples[semconv.RELEASABLE].append((labels, pool.releasable_groups))
@@ -104,6 +110,10 @@ class FleetMetrics(Collector):
             labels3 = (budget.tenant, budget.key_id, budget.period)
             samples[semconv.BUDGET_CAP].append((labels3, budget.cap_usd))
             samples[semconv.BUDGET_LEFT].append((labels3, budget.left))
+        for load in sources.batch():
+            samples[semconv.BATCH_JOBS].append(((load.tenant,), load.jobs))
+            samples[semconv.BATCH_ITEMS].append(((load.tenant, "left"), load.left))
+            samples[semconv.BATCH_ITEMS].append(((load.tenant, "in_flight"), load.in_flight))
         ledger = sources.ledger()
         samples[semconv.LEDGER_BACKLOG].append(((), ledger.backlog_rows))
         samples[semconv.LEDGER_LIMIT].append(((), ledger.backlog_limit_rows))

@@ -187,6 +187,8 @@ class RequestTelemetry:
         if self._instruments is None:
             return
         labels = (
+            attributes.operation(self.generation),
+            semconv.PROVIDER_MOEGATE,
             self.request.model,
             self.request.slo.slo_class.value,
             attributes.route(finished.kind),
@@ -208,10 +210,13 @@ class RequestTelemetry:
                 semconv.REQUEST_DURATION,
                 duration_s,
                 attributes.operation(self.generation),
+                semconv.PROVIDER_MOEGATE,
                 self.request.model,
                 self.request.slo.slo_class.value,
                 outcome,
+                attributes.error_type(outcome),
             )
+            self._count_slo()
         self._end_admission(outcome, {})  # where the client left while it waited
         found = self._record.attributes
         if found is not None:
@@ -234,6 +239,22 @@ class RequestTelemetry:
             if self.outcome is RequestOutcome.PARTIAL:
                 found[semconv.PARTIAL_OUTPUT] = True
 
+    def _count_slo(self) -> None:
+        """Counts whether the request kept its service-level objective."""
+        if self._instruments is None or self.outcome is RequestOutcome.CANCELLED:
+            return
+        result, slo = self.result, self.request.slo
+        kept = (
+            self.outcome is RequestOutcome.OK
+            and result is not None
+            and (result.ttft_s or 0.0) <= slo.ttft_s
+            and (result.tpot_s or 0.0) <= slo.tpot_s
+        )
+        labels = self.request.model, slo.slo_class.value
+        # Both begin at 0: a share needs both, and `rate` does not see the first of a series.
+        for met, text in ((True, "true"), (False, "false")):
+            self._instruments.add(semconv.SLO_REQUESTS, met is kept, *labels, text)
+
     def _is_late(self) -> bool:
         return self._clock() >= self.request.deadline_s - DEADLINE_SLACK_S
 
@@ -250,6 +271,7 @@ class RequestTelemetry:
         assert instruments is not None
         model, pool = self.request.model, attributes.pool_of(start)
         who = attributes.provider(start)
+        operation = attributes.operation(self.generation)
         outcome = account.outcome.value
         late = answer.failure is not None and answer.failure.kind is FailureKind.DEADLINE
         if late or (account.outcome is AttemptOutcome.CANCELLED and self._is_late()):
@@ -257,14 +279,15 @@ class RequestTelemetry:
         self._observe(
             semconv.ATTEMPT_DURATION,
             account.ended_unix_s - account.started_unix_s,
-            attributes.operation(self.generation),
+            operation,
             who,
             model,
             pool,
             outcome,
+            attributes.error_type(outcome),
         )
         if end.first_token_s is not None:
-            self._observe(semconv.ATTEMPT_TTFC, end.first_token_s, who, model, pool)
+            self._observe(semconv.ATTEMPT_TTFC, end.first_token_s, operation, who, model, pool)
             if start.predicted_ttft_s:
                 self._observe(semconv.TTFT_ERROR, end.first_token_s / start.predicted_ttft_s, pool)
         if end.tpot_s is not None and start.predicted_tpot_s:
@@ -285,10 +308,9 @@ class RequestTelemetry:
         instruments.add(semconv.UNPRICED, account.metered_nano_usd is None, pool)
         if usage is None or account.outcome is not AttemptOutcome.OK:
             return
-        instruments.observe(semconv.TOKEN_USAGE, usage.prompt_tokens, "input", who, model, pool)
-        instruments.observe(
-            semconv.TOKEN_USAGE, usage.completion_tokens, "output", who, model, pool
-        )
+        counts = ("input", usage.prompt_tokens), ("output", usage.completion_tokens)
+        for kind, tokens in counts:
+            instruments.observe(semconv.TOKEN_USAGE, tokens, operation, kind, who, model, pool)
         if usage.cached_tokens is None:
             instruments.add(semconv.PROMPT_TOKENS, usage.prompt_tokens, pool, "unknown")
         else:

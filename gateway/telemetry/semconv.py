@@ -14,6 +14,16 @@ them.
 from __future__ import annotations
 
 from gateway.telemetry.metric import counter, gauge, histogram
+from gateway.telemetry.pool_gauges import GROUPS as GROUPS
+from gateway.telemetry.pool_gauges import GROUPS_SERVING as GROUPS_SERVING
+from gateway.telemetry.pool_gauges import OVERFLOWING as OVERFLOWING
+from gateway.telemetry.pool_gauges import POOL as POOL
+from gateway.telemetry.pool_gauges import POOL_GAUGES as POOL_GAUGES
+from gateway.telemetry.pool_gauges import PREDICTED_WAIT as PREDICTED_WAIT
+from gateway.telemetry.pool_gauges import RELEASABLE as RELEASABLE
+from gateway.telemetry.pool_gauges import REQUEST_MODEL as REQUEST_MODEL
+from gateway.telemetry.pool_gauges import SATURATION as SATURATION
+from gateway.telemetry.pool_gauges import TURNED_AWAY as TURNED_AWAY
 
 SCOPE = "moegate"
 
@@ -38,7 +48,6 @@ HTTP_STATUS = "http.response.status_code"
 # Attributes of an attempt (GenAI, client); those of the usage are on the RPC span, too.
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
-REQUEST_MODEL = "gen_ai.request.model"
 REQUEST_STREAM = "gen_ai.request.stream"
 REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
 REQUEST_TEMPERATURE = "gen_ai.request.temperature"
@@ -68,6 +77,7 @@ CHAT, TEXT_COMPLETION, EMBEDDINGS = "chat", "text_completion", "embeddings"
 SCORE = "score"
 """The conventions have no name for it."""
 PROVIDER_VLLM = "vllm"
+PROVIDER_MOEGATE = "moegate"
 
 # moegate's own, on the RPC span and on attempts.
 REQUEST_ID = "moegate.request.id"
@@ -77,7 +87,6 @@ SLO_CLASS = "moegate.slo.class"
 PRIORITY = "moegate.priority"
 PARTIAL_OUTPUT = "moegate.partial_output"
 PLACEMENT = "moegate.placement"
-POOL = "moegate.pool"
 ROUTE = "moegate.route"
 ATTEMPT = "moegate.attempt"
 ATTEMPTS = "moegate.attempts"
@@ -144,35 +153,35 @@ HTTP_DURATION = histogram(
 REQUEST_DURATION = histogram(
     "gen_ai.server.request.duration",
     "s",
-    (OPERATION_NAME, REQUEST_MODEL, SLO_CLASS, OUTCOME),
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, SLO_CLASS, OUTCOME, ERROR_TYPE),
     _CALL_S,
     "Duration of requests for tokens, queue and failed attempts included.",
 )
 TTFT = histogram(
     "gen_ai.server.time_to_first_token",
     "s",
-    (REQUEST_MODEL, SLO_CLASS, ROUTE),
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, SLO_CLASS, ROUTE),
     _TTFT_S,
     "Time from the arrival of a request to its first token, queue included.",
 )
 TPOT = histogram(
     "gen_ai.server.time_per_output_token",
     "s",
-    (REQUEST_MODEL, SLO_CLASS, ROUTE),
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, SLO_CLASS, ROUTE),
     _TPOT_S,
     "Mean time per output token after the first, of each request.",
 )
 ATTEMPT_DURATION = histogram(
     "gen_ai.client.operation.duration",
     "s",
-    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, POOL, OUTCOME),
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, POOL, OUTCOME, ERROR_TYPE),
     _CALL_S,
     "Duration of attempts on an engine or a remote.",
 )
 ATTEMPT_TTFC = histogram(
     "gen_ai.client.operation.time_to_first_chunk",
     "s",
-    (PROVIDER_NAME, REQUEST_MODEL, POOL),
+    (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, POOL),
     _TTFT_S,
     "Time from the start of an attempt to its first token.",
 )
@@ -180,7 +189,7 @@ TOKEN_TYPE = "gen_ai.token.type"
 TOKEN_USAGE = histogram(
     "gen_ai.client.token.usage",
     "{token}",
-    (TOKEN_TYPE, PROVIDER_NAME, REQUEST_MODEL, POOL),
+    (OPERATION_NAME, TOKEN_TYPE, PROVIDER_NAME, REQUEST_MODEL, POOL),
     _TOKENS,
     "Tokens of attempts: input (cached ones included) and output.",
 )
@@ -226,6 +235,14 @@ REFUSALS = counter(
     (REQUEST_MODEL, SLO_CLASS, REFUSAL_REASON),
     "Requests that were refused, by reason.",
 )
+SLO_MET = "moegate.slo.met"
+SLO_REQUESTS = counter(
+    "moegate.slo.requests",
+    "{request}",
+    (REQUEST_MODEL, SLO_CLASS, SLO_MET),
+    "Requests by whether they kept their times to first and per output token; those that were "
+    "refused or failed did not, those that their client ended are not counted.",
+)
 RPC_REFUSALS = counter(
     "moegate.rpc.refusals",
     "{rpc}",
@@ -256,25 +273,16 @@ DEVIATIONS = counter(
     "tokens that cannot be true and were bounded or estimated.",
 )
 LOG_LINES_DROPPED = counter(
-    "moegate.log.dropped",
-    "{line}",
-    (),
-    "Log lines that were dropped because the reader of the log is too slow.",
+    "moegate.log.dropped", "{line}", (), "Log lines dropped because their reader is too slow."
 )
 HISTOGRAMS = (
-    *(
-        RPC_DURATION,
-        HTTP_DURATION,
-        REQUEST_DURATION,
-        TTFT,
-        TPOT,
-        ATTEMPT_DURATION,
-        ATTEMPT_TTFC,
-        TOKEN_USAGE,
-    ),
-    *(QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
+    *(RPC_DURATION, HTTP_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC),
+    *(TOKEN_USAGE, QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),
 )
-COUNTERS = (*(PROMPT_TOKENS, OVERFLOWS, REFUSALS, RPC_REFUSALS, COST_USD, UNPRICED), DEVIATIONS)
+COUNTERS = (
+    *(PROMPT_TOKENS, OVERFLOWS, REFUSALS, SLO_REQUESTS, RPC_REFUSALS, COST_USD, UNPRICED),
+    DEVIATIONS,
+)
 
 # Gauges, read for each page.
 QUEUE_DEPTH = gauge(
@@ -286,30 +294,6 @@ QUEUE_OLDEST = gauge(
 QUEUE_DRAIN = gauge("moegate.queue.drain", "s", (REQUEST_MODEL,), "Predicted time to empty.")
 IN_FLIGHT = gauge("moegate.requests.in_flight", "{request}", (), "Requests waiting or running.")
 LOOP_BUSY = gauge("moegate.loop.busy", "1", (), "CPU of the process, share of one core.")
-SATURATION = gauge(
-    "moegate.pool.saturation",
-    "1",
-    (POOL, REQUEST_MODEL),
-    "Predicted wait of a new request, and past wait of waiting ones by their work, over the "
-    "promised time to first token.",
-)
-SATURATED = gauge(
-    "moegate.pool.saturated",
-    "1",
-    (POOL, REQUEST_MODEL),
-    "1: the pool overflows, since the saturation of a new request exceeded 1 and until it falls "
-    "below 0.6.",
-)
-GROUPS = gauge("moegate.pool.groups", "{group}", (POOL, REQUEST_MODEL), "Groups configured.")
-GROUPS_SERVING = gauge(
-    "moegate.pool.groups.serving", "{group}", (POOL, REQUEST_MODEL), "Groups in service."
-)
-RELEASABLE = gauge(
-    "moegate.pool.groups.releasable",
-    "{group}",
-    (POOL, REQUEST_MODEL),
-    "Empty groups that an autoscaler may remove.",
-)
 SERVING = gauge("moegate.placement.serving", "1", (PLACEMENT,), "1 in service, 0 not.")
 RUNNING = gauge(
     "moegate.placement.running", "{sequence}", (PLACEMENT,), "This gateway's sequences."
@@ -331,17 +315,9 @@ KV_TOKENS = gauge("moegate.placement.kv.tokens", "{token}", (PLACEMENT,), "Predi
 KV_CAPACITY = gauge(
     "moegate.placement.kv.capacity", "{token}", (PLACEMENT,), "Capacity of the KV cache."
 )
-BATCH = gauge(
-    "moegate.placement.batch",
-    "{sequence}",
-    (PLACEMENT,),
-    "Predicted sequences of the next decode step, external ones included.",
-)
+BATCH = gauge("moegate.placement.batch", "{sequence}", (PLACEMENT,), "Sequences of the next step.")
 DISTINCT_EXPERTS = gauge(
-    "moegate.placement.distinct_experts",
-    "{expert}",
-    (PLACEMENT,),
-    "Distinct experts per layer that the next step activates, D(B).",
+    "moegate.placement.distinct_experts", "{expert}", (PLACEMENT,), "Of the next step, D(B)."
 )
 EXPERTS_OBSERVED = gauge(
     "moegate.placement.distinct_experts.observed", "1", (PLACEMENT,), "1: D(B) is learnt."
@@ -390,11 +366,16 @@ BUDGET_LEFT = gauge(
 LEDGER_BACKLOG = gauge("moegate.ledger.backlog", "{row}", (), "Rows that wait to be written.")
 LEDGER_LIMIT = gauge("moegate.ledger.backlog.limit", "{row}", (), "Most rows that may wait.")
 LEDGER_LOST = gauge("moegate.ledger.lost", "{row}", (), "Rows lost for lack of room.")
+BATCH_JOBS = gauge("moegate.batch.jobs", "{job}", (TENANT,), "Offline jobs that run here.")
+BATCH_ITEMS = gauge(
+    "moegate.batch.items", "{item}", (TENANT, "moegate.batch.state"), "Items: left, in_flight."
+)
 FLEET_GAUGES = (
     *(QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_DRAIN, IN_FLIGHT, LOOP_BUSY),
-    *(SATURATION, SATURATED, GROUPS, GROUPS_SERVING, RELEASABLE),
+    *POOL_GAUGES,
     *(SERVING, RUNNING, EXTERNAL, ENGINE_WAITING, GAUGES_BELIEVED, KV_TOKENS, KV_CAPACITY),
     *(BATCH, DISTINCT_EXPERTS, EXPERTS_OBSERVED, EXPERT_IMBALANCE, DECODE_STEP, REPORT_AGE),
     *(ERROR_SHARE, OUTPUT_RATE, BREAKER),
+    *(BATCH_JOBS, BATCH_ITEMS),
     *(USD_PER_MTOK, BUDGET_CAP, BUDGET_LEFT, LEDGER_BACKLOG, LEDGER_LIMIT, LEDGER_LOST),
 )

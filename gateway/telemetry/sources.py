@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
+from gateway.batch.running.runner import TenantLoad
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.fleet import BudgetLeft
 from scheduler.budgets.budget import Budget, Holder, Limit
@@ -41,6 +42,7 @@ class GatewayFigures:
     accounting: Accounting
     load: Load
     active_requests: Callable[[], int]
+    batches: Callable[[], Sequence[TenantLoad]]
     seen_budgets: Sequence[BudgetLeft] = field(default=())
 
     async def fleet(self) -> FleetFigures:
@@ -66,6 +68,10 @@ class GatewayFigures:
     def budgets(self) -> Sequence[BudgetLeft]:
         """Budgets as of the last read."""
         return self.seen_budgets
+
+    def batch(self) -> Sequence[TenantLoad]:
+        """Offline jobs that run here, by tenant."""
+        return self.batches()
 
     async def watch_budgets(self) -> None:
         """Reads the budgets until cancelled. While the ledger fails, the last values stay."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, Holder, Limit
 from scheduler.budgets.budget_window import window_at
+from scheduler.budgets.lease import Lease
 
 IDLE_S = 10.0
 """An unused lease is closed after this time, and its unused amount returns to the store."""
@@ -27,30 +28,6 @@ HOLD_WEIGHT = 0.05
 
 class NoBudget(Exception):
     """The budgets of the holder were removed, so there is nothing to reserve from."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Lease:
-    """Money of one holder. The book is its only writer."""
-
-    lease_id: str
-    holder: Holder
-    limits: tuple[Limit, ...]
-    ends_unix_s: int
-    granted_nano_usd: int = 0
-    settled_nano_usd: int = 0
-    reserved_nano_usd: int = 0
-    left_nano_usd: int | None = None
-    holds: int = 0
-    durable: bool = False
-    """Whether the store knows the lease; nothing is spent from it before."""
-    extending: bool = False
-    used_s: float = 0.0
-
-    @property
-    def free_nano_usd(self) -> int:
-        """The amount that requests may reserve without the store."""
-        return self.granted_nano_usd - self.settled_nano_usd - self.reserved_nano_usd
 
 
 @dataclass(slots=True, kw_only=True)
@@ -275,6 +252,42 @@ class BudgetBook:
         hold.lease.holds -= 1
         held_s = max(0.0, unix_s - hold.since_s)
         self.hold_s += HOLD_WEIGHT * (held_s - self.hold_s)
+
+    def held(self, request_id: str) -> tuple[str, int]:
+        """The lease and the amount that a request has reserved; ("", 0): no budget applies."""
+        hold = self._holds.get(request_id)
+        return ("", 0) if hold is None else (hold.lease.lease_id, hold.reserved_nano_usd)
+
+    def adopt(self, leases: Iterable[Lease]) -> None:
+        """Takes over leases of an earlier process. No new request spends from them: each ends with
+        its last request, but not before `end_adoption`."""
+        for lease in leases:
+            lease.durable = lease.extending = lease.adopted = True
+            self._ending[lease.lease_id] = lease
+            self._of_tenant[lease.holder.tenant] += 1
+
+    def hold_again(self, request_id: str, lease_id: str, nano_usd: int, unix_s: float) -> None:
+        """Reserves what a request has reserved in an earlier process. A lease that is not known has
+        been recovered: it counts as spent."""
+        lease = self._ending.get(lease_id)
+        if lease is not None and request_id not in self._holds:
+            lease.reserved_nano_usd += nano_usd
+            lease.holds += 1
+            self._holds[request_id] = _Hold(lease=lease, reserved_nano_usd=nano_usd, since_s=unix_s)
+
+    def end_adoption(self, *, complete: bool) -> tuple[tuple[Lease, int], ...]:
+        """Lets adopted leases end with their last request. `complete`: all requests that hold them
+        are known. Returns the leases of which a part is unaccounted for otherwise, and that part,
+        which the caller must book; it counts as spent."""
+        unaccounted = []
+        for lease in self._ending.values():
+            if lease.extending and lease.adopted:
+                lease.extending = False
+                free = lease.free_nano_usd
+                if not complete and free > 0:
+                    lease.settled_nano_usd += free
+                    unaccounted.append((lease, free))
+        return tuple(unaccounted)
 
     def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[GiveBack | Close, ...]:
         """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %.

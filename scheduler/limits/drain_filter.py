@@ -21,6 +21,11 @@ class DrainFilter:
         self._drained: set[str] = set()
         self._probed: dict[str, ServingChanged] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The drained groups."""
+        return frozenset(self._drained)
+
     def drain(self, group: str) -> None:
         """Keeps the group out of service."""
         self._drained.add(group)

@@ -52,6 +52,12 @@ class IdempotencyKeys:
         if remember:
             self._ended.put(tenant, key, (request_id, now + REMEMBERED_S))
 
+    def remember(self, key: Key, tenant: str, request_id: str, until_s: float) -> None:
+        """Remembers a request that has ended before this object was made. A key that is known
+        already stays as it is."""
+        if key not in self._running and self._ended.get(key) is None:
+            self._ended.put(tenant, key, (request_id, until_s))
+
     def _forget_old(self, now: float) -> None:
         while (oldest := self._ended.oldest()) is not None:
             key, (_, until_s) = oldest

@@ -140,6 +140,13 @@ class RateLimiter:
         account.running += 1
         return None
 
+    def resume(self, key_id: str, limits: RateLimits) -> None:
+        """Adds a request that an earlier limiter has admitted. It takes a slot, whatever is free,
+        and is settled like any other."""
+        account = self._accounts.setdefault(key_id, _Account())
+        account.limits = limits
+        account.running += 1
+
     def refusal(
         self, key_id: str, limits: RateLimits, tokens: int, now: float, *, requests: int = 1
     ) -> Refusal | None:

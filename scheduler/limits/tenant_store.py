@@ -7,6 +7,7 @@ entries, of `n` tenants that have entries, therefore keeps all of them, whatever
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -71,6 +72,10 @@ class TenantStore(Generic[K, V]):
         if not keys:
             del self._by_tenant[tenant]
         return value
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """All entries, oldest first."""
+        return ((key, value) for key, (_, value) in self._entries.items())
 
     def oldest(self) -> tuple[K, V] | None:
         """Returns the oldest entry of all tenants; None: the store is empty."""

@@ -2,8 +2,7 @@
 
 A request takes the first option that applies: a self-hosted placement that meets every SLO now; the
 queue, if its first token is predicted in time; the cheapest allowed remote that is in time; the
-queue although the request will be late; a refusal. Price never moves a request away from the first
-option.
+queue although the request will be late; a refusal. Price moves no request away from the first.
 """
 
 from __future__ import annotations
@@ -387,6 +386,7 @@ class ModelScheduler:
         now: float,
     ) -> Refuse:
         tracked = self._tracked.pop(request.request_id)
+        transitions.count_refusal(self.model_state, tracked, reason, now)
         transitions.record_decision(self.model_state, tracked, now, Tier.REFUSE, message)
         return Refuse(
             request_id=request.request_id,

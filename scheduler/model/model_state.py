@@ -27,6 +27,7 @@ from scheduler.model.urgent_pace import UrgentPace
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
+from scheduler.overflow.turned_away import TurnedAway
 from scheduler.placement.carry_over import carry_over
 from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
@@ -97,6 +98,7 @@ class ModelState:
         self.engine_caches = EngineCaches(len(self.fleet))
         self.rate = WorkRate()
         self.saturation = Saturation()
+        self.turned_away = TurnedAway()
         self.urgent_pace = UrgentPace()
         self.batch: dict[str, int] = {}
         """Placement index of each batch-class request that runs on a self-hosted placement."""

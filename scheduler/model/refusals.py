@@ -12,6 +12,11 @@ from scheduler.placement_state import PlacementState
 from scheduler.queue.model_queue import ModelQueue
 from scheduler.tracked_request import TrackedRequest
 
+FOR_LACK_OF_ROOM = (
+    *(RefusalReason.QUEUE_FULL, RefusalReason.SHED, RefusalReason.QUEUE_TIMEOUT),
+    *(RefusalReason.DEADLINE, RefusalReason.UNAVAILABLE),
+)
+"""Reasons that own servers did not take a request in time."""
 SHORTEST_RETRY_S = 0.2
 LONGEST_RETRY_S = 60.0
 """Bounds of a retry delay in seconds, so a wrong prediction has limited effect."""

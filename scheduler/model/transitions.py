@@ -14,12 +14,14 @@ from scheduler.contract import (
     Fault,
     OverflowReason,
     PlacementKind,
+    RefusalReason,
     SloClass,
     Start,
 )
 from scheduler.decisions import Decision, Tier
 from scheduler.model.comparison import must_compare
-from scheduler.model.model_state import ModelState
+from scheduler.model.model_state import URGENT, ModelState
+from scheduler.model.refusals import FOR_LACK_OF_ROOM
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
@@ -59,6 +61,7 @@ def start_self_hosted(
     model_state.rate.add_work(model_state.work_s(tracked, prefill_s))
     model_state.record_prefix(index, state, request)
     _count_start(model_state, tracked, state, now)
+    count_arrival(model_state, tracked, now, in_time=now - request.arrival_s <= tracked.ttft_s)
     reason = start_reason(quote, index)
     record_decision(
         model_state, tracked, now, Tier.LOCAL, reason, quote=quote, chosen=state.facts.name
@@ -106,6 +109,9 @@ def start_remote(
     model_state.remotes.record_try(chosen.placement)
     model_state.record_prefix(len(model_state.fleet) + at, state, request)
     _count_start(model_state, tracked, state, now)
+    if saturated:
+        count_arrival(model_state, tracked, now, in_time=False)
+        model_state.turned_away.record_overflow(now)
     reason = (
         f"{'own servers saturated' if saturated else 'no own server can serve it'}; {choice_reason}"
     )
@@ -241,6 +247,22 @@ def start_reason(quote: Quote, index: int) -> str:
         f"best of {free} that keep every promise: first token in {quote.ttft_s.item(index):.2f} s, "
         f"{quote.tpot_s.item(index) * 1e3:.0f} ms a token"
     )
+
+
+def count_arrival(
+    model_state: ModelState, tracked: TrackedRequest, now: float, *, in_time: bool
+) -> None:
+    """Counts, at the first start or refusal of a request, whether own servers took it in time."""
+    if tracked.attempts <= 1 and tracked.request.slo.slo_class in URGENT:
+        model_state.turned_away.record(now, in_time=in_time)
+
+
+def count_refusal(
+    model_state: ModelState, tracked: TrackedRequest, reason: RefusalReason, now: float
+) -> None:
+    """Counts a refusal for lack of room, of a request that never ran."""
+    if reason in FOR_LACK_OF_ROOM and not tracked.attempts:
+        count_arrival(model_state, tracked, now, in_time=False)
 
 
 def _count_start(

@@ -80,7 +80,7 @@ async def test_from_file_to_results(moegate: Command, file: Path, tmp_path: Path
 
 
 async def test_a_job_is_cancelled(moegate: Command, file: Path, script: Scripted) -> None:
-    script.end = "hang"
+    script.frames, script.end = (), "hang"
     status, out, _ = await moegate("submit", str(file), "--endpoint", CHAT)
     batch_id = out.strip()
     status, out, _ = await moegate("cancel", batch_id)

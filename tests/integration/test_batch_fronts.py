@@ -40,7 +40,7 @@ async def test_any_front_knows_every_batch(tmp_path: Path) -> None:
             assert script.chats == 30
             assert len({each.request_id for each in two.accounts}) == 30
             await two.nothing_is_left()
-            await _over_http(f"http://{two.gateway.http_address}")
+            await _over_http(f"http://{two.http_address}")
 
 
 async def _over_http(url: str) -> None:

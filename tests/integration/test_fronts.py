@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ from gateway.config.limits import KeyLimitsConfig, LimitsConfig
 from gateway.config.problems import ConfigError
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.telemetry import TelemetryConfig
-from gateway.fronts.parent import RunningFronts, running_fronts
+from gateway.fronts.listening import shared_port
+from gateway.fronts.processes import FrontProcesses, front_command
+from gateway.fronts.scheduler_side import SchedulerSide, running_scheduler_side
+from gateway.fronts.supervisor import kept_running, running_fronts
 from moegate.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -64,7 +68,9 @@ showback:
 class Two:
     """A gateway of two fronts, with many connections."""
 
-    gateway: RunningFronts
+    gateway: SchedulerSide
+    processes: FrontProcesses
+    http_address: str | None
     channels: list[grpc.aio.Channel]
     accounts: list[SettledAttempt]
     stubs: list[inference_pb2_grpc.InferenceServiceAsyncStub] = field(default_factory=list)
@@ -75,7 +81,7 @@ class Two:
     def at(self, number: int) -> int:
         """Client requests at a front."""
         fronts = [f for f in self.gateway.host.fronts if f.number == number]
-        return sum(front.session.requests for front in fronts)
+        return sum(len(front.session.requests) for front in fronts)
 
     async def nothing_is_left(self) -> None:
         local = self.gateway.parts.scheduler
@@ -91,19 +97,39 @@ def once(**fields: object) -> inference_pb2.GenerateOnceRequest:
 
 @contextlib.asynccontextmanager
 async def two_fronts(
-    settings: GatewayConfig, folder: Path, *, path: Path | None = None
+    settings: GatewayConfig, folder: Path, *, path: Path | None = None, serves: bool = True
 ) -> AsyncIterator[Two]:
+    """The fronts are processes; the scheduler's side is in this one."""
     accounts: list[SettledAttempt] = []
     async with contextlib.AsyncExitStack() as stack:
-        running = running_fronts(settings, folder, 2, path=path, sinks=(accounts.append,))
-        gateway = await stack.enter_async_context(running)
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        addresses = {"listen": stack.enter_context(shared_port(settings.server.listen, "listen"))}
+        if settings.server.http_listen is not None:
+            port = shared_port(settings.server.http_listen, "http_listen")
+            addresses["http_listen"] = stack.enter_context(port)
+        gateway = await stack.enter_async_context(
+            running_scheduler_side(
+                *(settings, folder, sockets),
+                addresses=addresses,
+                path=path,
+                sinks=(accounts.append,),
+            )
+        )
+        processes = FrontProcesses(2, front_command(sockets / "link"))
+        await stack.enter_async_context(
+            kept_running(processes.run(), processes.until_ready(), processes.kill)
+        )
+        stack.push_async_callback(processes.stop, None, settings.server.drain_s)
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(gateway.address, options=OWN))
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(addresses["listen"], options=OWN)
+            )
             for _ in range(CHANNELS)
         ]
         states = gateway.parts.scheduler.core.placements
-        await until(lambda: all(state.serving for state in states))
-        yield Two(gateway, channels, accounts)
+        await until(lambda: not serves or all(state.serving for state in states))
+        http_address = addresses.get("http_listen")
+        yield Two(gateway, processes, http_address, channels, accounts)
 
 
 def config_of(
@@ -142,8 +168,8 @@ async def test_a_front_that_dies_is_booked_and_started_again(tmp_path: Path) -> 
         assert lost
         assert kept
         hosted = next(f for f in two.gateway.host.fronts if f.number == 1)
-        await until(lambda: all(b.output_tokens == 2 for b in hosted.session._branches.values()))
-        pid = two.gateway.processes.pid(1)
+        await until(lambda: all(b.output_tokens == 2 for b in hosted.session.branches.values()))
+        pid = two.processes.pid(1)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await until(lambda: len(two.accounts) == lost)
@@ -153,13 +179,13 @@ async def test_a_front_that_dies_is_booked_and_started_again(tmp_path: Path) -> 
             assert (account.usage.completion_tokens, account.usage.estimated) == (2, True)
             assert account.charged_nano_usd == (account.usage.prompt_tokens + 2) * 1000
             assert account.metered_nano_usd is not None
-        assert two.gateway.active_requests == kept, "the other front's go on"
-        await until(lambda: two.gateway.processes.pid(1) not in (None, pid))
+        assert two.gateway.parts.scheduler.active_requests == kept, "the other front's go on"
+        await until(lambda: two.processes.pid(1) not in (None, pid))
         await until(lambda: len(two.gateway.host.fronts) == 2)
         for call in calls:
             call.cancel()
         await until(lambda: len(two.accounts) == CHANNELS)
-        await until(lambda: two.gateway.active_requests == 0)
+        await until(lambda: two.gateway.parts.scheduler.active_requests == 0)
         await two.nothing_is_left()
         upstream.end, upstream.frames = "end", GOOD
         for _ in range(3):  # the front that was started again answers as well
@@ -188,7 +214,7 @@ async def test_limits_and_idempotency_are_those_of_one_process(tmp_path: Path) -
         assert two.at(1) + two.at(2) == 10
         for call in calls:
             call.cancel()
-        await until(lambda: two.gateway.active_requests == 0)
+        await until(lambda: two.gateway.parts.scheduler.active_requests == 0)
         await two.nothing_is_left()
 
         upstream.end, upstream.frames, upstream.chats = "end", GOOD, 0
@@ -212,12 +238,10 @@ async def test_a_tenant_has_its_calls_once_over_all_fronts(tmp_path: Path) -> No
     settings = msgspec.structs.replace(
         config_of("http://127.0.0.1:1"), limits=LimitsConfig(tenant_rpcs=most)
     )
-    async with contextlib.AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(running_fronts(settings, tmp_path, 2))
+    async with two_fronts(settings, tmp_path, serves=False) as two:
         watches = []
-        for _ in range(CHANNELS):
-            channel = grpc.aio.insecure_channel(gateway.address, options=OWN)
-            stub = usage_pb2_grpc.UsageServiceStub(await stack.enter_async_context(channel))
+        for channel in two.channels:
+            stub = usage_pb2_grpc.UsageServiceStub(channel)
             watches.append(stub.WatchFleet(usage_pb2.WatchFleetRequest(), metadata=BOSS))
         found = await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
         refused = [error for error in found if isinstance(error, grpc.aio.AioRpcError)]
@@ -225,7 +249,7 @@ async def test_a_tenant_has_its_calls_once_over_all_fronts(tmp_path: Path) -> No
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         for watch in watches:
             watch.cancel()
-        counted = gateway.parts.scheduler.claims._limiter.running
+        counted = two.gateway.parts.scheduler.claims._limiter.running
         await until(lambda: counted("tenant:team") == 0)
 
 
@@ -308,10 +332,10 @@ async def test_metrics_of_all_stand_on_one_page_once(tmp_path: Path) -> None:
                 if number == 3:
                     assert await count() == 4
             assert await count() == CHANNELS
-            pid = two.gateway.processes.pid(1)
+            pid = two.processes.pid(1)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: two.gateway.processes.pid(1) not in (None, pid))
+            await until(lambda: two.processes.pid(1) not in (None, pid))
             assert await count() == CHANNELS, "what it had counted stays"
 
 
@@ -351,7 +375,7 @@ async def test_the_http_port_is_shared_too(tmp_path: Path) -> None:
         server = msgspec.structs.replace(settings.server, http_listen="127.0.0.1:0")
         settings = msgspec.structs.replace(settings, server=server)
         async with two_fronts(settings, tmp_path) as two:
-            url = f"http://{two.gateway.http_address}/v1/chat/completions"
+            url = f"http://{two.http_address}/v1/chat/completions"
             body = {"model": "moe", "messages": [{"role": "user", "content": "Hello"}]}
             headers = {"Authorization": f"Bearer {serving.KEY}"}
             for _ in range(CHANNELS):
@@ -384,7 +408,7 @@ async def test_the_command_drains_and_shares_its_port_with_nobody(tmp_path: Path
                 server=msgspec.structs.replace(config_of().server, listen=address),
             )
             with pytest.raises(OSError, match=r"server\.listen: cannot listen on"):
-                async with running_fronts(again, tmp_path / "other", 1):
+                async with running_fronts(again, file, 1):
                     pass
             process.send_signal(signal.SIGTERM)
             assert (await read_stream(call)).done is not None, "it has time to end"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import grpc
 import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -49,6 +50,7 @@ async def test_every_metric_of_the_fleet_is_there_from_the_start() -> None:
     unknown = {  # what is not known, or not configured, has no sample
         *(semconv.ENGINE_WAITING, semconv.KV_CAPACITY, semconv.REPORT_AGE, semconv.OUTPUT_RATE),
         *(semconv.BUDGET_CAP, semconv.BUDGET_LEFT, semconv.EXPERT_IMBALANCE),
+        *(semconv.BATCH_JOBS, semconv.BATCH_ITEMS),
     }
     for metric in semconv.FLEET_GAUGES:
         assert metric.prometheus in families
@@ -72,7 +74,19 @@ async def test_a_request_is_measured_on_both_sides() -> None:
     assert value(found, "moegate_queue_duration_seconds_count", **server) >= 2
     attempts = "gen_ai_client_operation_duration_seconds_count"
     assert value(found, attempts, moegate_outcome="ok", moegate_pool="own") == 2
-    assert value(found, attempts, moegate_outcome="retryable") >= 1
+    assert value(found, attempts, moegate_outcome="retryable", error_type="retryable") >= 1
+    # What OpenTelemetry asks of every metric of GenAI; a label without a value is no label.
+    families = {"gen_ai_server_", "gen_ai_client_"}
+    for sample in (s for s in found if any(s.name.startswith(name) for name in families)):
+        assert sample.labels["gen_ai_operation_name"] == "chat", sample
+        assert sample.labels["gen_ai_provider_name"] in ("moegate", "vllm"), sample
+    assert value(found, duration, moegate_outcome="ok", error_type="", **server) == 2
+    met = {"moegate_slo_class": "interactive", "gen_ai_request_model": serving.MODEL}
+    counted = [
+        value(found, "moegate_slo_requests_total", moegate_slo_met=each, **met)
+        for each in ("true", "false")
+    ]
+    assert sum(counted) == 2
     usage = "gen_ai_client_token_usage_sum"
     assert value(found, usage, gen_ai_token_type="input") == 10
     assert value(found, usage, gen_ai_token_type="output") == 4
@@ -84,6 +98,18 @@ async def test_a_request_is_measured_on_both_sides() -> None:
         labels = {"rpc_method": f"moegate.v1.InferenceService/{method}", "rpc_status_code": "OK"}
         assert value(found, rpc, **labels) == 1
     assert value(found, "moegate_requests_in_flight") == 0
+
+
+async def test_a_request_that_fails_has_missed_its_objective_and_one_that_is_left_has_not() -> None:
+    broken = Scripted(status=503)
+    async with upstreams(broken, telemetry=ON) as gateway:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
+        left = gateway.stub.Generate(chat_request(), metadata=METADATA)
+        left.cancel()
+        found = await samples(gateway)
+    for met, count in (("false", 1), ("true", 0)):
+        assert value(found, "moegate_slo_requests_total", moegate_slo_met=met) == count
 
 
 async def test_answers_that_do_not_keep_to_their_protocol_are_counted() -> None:

@@ -26,8 +26,9 @@ from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.accounting.rollups.spend import Group, Order, spend
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder
-from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement, Lease
+from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement
 from scheduler.budgets.budget_window import Period
+from scheduler.budgets.lease import Lease
 from tests.golden_ledger import EPOCH, SCHEMA_1, WRITTEN_UNIX_S
 from tests.ledgers import TIME_S, settled
 from tests.stack.postgres import Postgres

@@ -226,10 +226,15 @@ def pools_that_publish(rendered: Rendered) -> None:
     assert sorted(ports) == [*(5557, 5558, 5600, 5601, 7000, 7001, 7043, 7044, 8000, 9000, 9001)]
 
 
+RUNBOOK = "https://wiki.example.com/moegate"
+
+
 def watched(rendered: Rendered) -> None:
     rule = rendered.one("PrometheusRule")
     assert rule["metadata"]["labels"]["release"] == "prometheus"
-    assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text())
+    alerts = (CHART / "alerts.yaml").read_text().replace("docs/runbook.md", RUNBOOK)
+    assert rule["spec"] == yaml.safe_load(alerts)
+    assert f"{RUNBOOK}#moegatedown" in alerts
     dashboard = rendered.one("ConfigMap", "x-moegate-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     shown = json.loads(dashboard["data"]["moegate.json"])
@@ -292,7 +297,11 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         {
             "config": REMOTE,
             "podMonitor": {"enabled": True},
-            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+            "prometheusRule": {
+                "enabled": True,
+                "labels": {"release": "prometheus"},
+                "runbookUrl": RUNBOOK,
+            },
             "dashboard": {"enabled": True},
         },
         watched,

@@ -16,7 +16,7 @@ from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
 from gateway.accounting.ledger.schema import RowState
 from scheduler.budgets.budget import BudgetAccount, Grant, Holder, Limit, Position, Refusal, grant
-from scheduler.budgets.budget_book import Lease
+from scheduler.budgets.lease import Lease
 
 _LOCK = (
     "UPDATE account SET settled_nano_usd = settled_nano_usd WHERE account_id = $1"
@@ -148,6 +148,44 @@ async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str)
         "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
     ) or [(0,)]
     await _recover(tx, lease_id, min(lost_nano_usd, rest), note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLease:
+    """An open lease of a process that has ended, whose rows are written."""
+
+    lease_id: str
+    tenant: str
+    key_id: str
+    session_id: str
+    account_ids: tuple[str, ...]
+    granted_nano_usd: int
+    settled_nano_usd: int
+    opened_unix_s: float
+
+
+async def adopt_own_leases(tx: Tx, owner: Owner) -> list[OpenLease]:
+    """Makes the open leases of earlier processes of its name those of this one, because their
+    requests go on. Returns them."""
+    found = await tx.rows(
+        "UPDATE lease SET epoch = $2 WHERE state = 'open' AND gateway = $1 AND epoch <> $2"
+        " RETURNING lease_id, tenant, key_id, session_id, accounts, granted_nano_usd,"
+        " settled_nano_usd, opened_unix_us",
+        *(owner.gateway, owner.epoch),
+    )
+    return [
+        OpenLease(
+            lease_id=lease_id,
+            tenant=tenant,
+            key_id=key_id,
+            session_id=session_id,
+            account_ids=tuple(_names(accounts)),
+            granted_nano_usd=granted,
+            settled_nano_usd=settled,
+            opened_unix_s=opened_us / 1e6,
+        )
+        for lease_id, tenant, key_id, session_id, accounts, granted, settled, opened_us in found
+    ]
 
 
 async def recover_own_leases(tx: Tx, owner: Owner) -> int:

@@ -107,6 +107,17 @@ class Ledger:
             longest_wait_s=self._longest_wait_s,
         )
 
+    @property
+    def accepted_rows(self) -> int:
+        """Rows that were accepted since the start."""
+        return self._next_seq + len(self._rows)
+
+    @property
+    def durable_rows(self) -> int:
+        """Those of them that a kill of the process does not lose."""
+        spooled = self._spool is not None and self._spool.works
+        return self.accepted_rows if spooled else self._next_seq
+
     def add(self, row: PendingRow) -> None:
         """Accepts a row; never blocks, never raises."""
         if len(self._rows) >= self._limit:

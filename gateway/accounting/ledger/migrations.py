@@ -304,6 +304,14 @@ _TAGS = (
     " FROM spend WHERE span > 0 GROUP BY span, starts_hour, tenant, key_id, model",
 )
 
+_TENANT_HOURS = (
+    "INSERT INTO spend"
+    f" (span, starts_hour, tenant, key_id, model, placement, pool, kind, {', '.join(_SUMMED)})"
+    " SELECT 3, starts_hour, tenant, '', '', '', '', '',"
+    f" {', '.join(f'CAST(SUM({name}) AS BIGINT)' for name in _SUMMED)}"
+    " FROM spend WHERE span = 0 GROUP BY starts_hour, tenant",
+)
+
 MIGRATIONS = (
     # Databases from before there were steps have these tables and the number 1.
     Migration(
@@ -324,6 +332,9 @@ MIGRATIONS = (
         postgres=_ROLLUPS,
     ),
     Migration(number=4, name="end users and labels", sqlite=_TAGS, postgres=_TAGS),
+    Migration(
+        number=5, name="sums of tenants' hours", sqlite=_TENANT_HOURS, postgres=_TENANT_HOURS
+    ),
 )
 
 

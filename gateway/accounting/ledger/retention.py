@@ -45,7 +45,7 @@ async def delete_old_hours(tx: Tx, before_unix_us: int) -> int:
     if oldest is None or oldest >= before_hour:
         return 0
     return await tx.run(
-        "DELETE FROM spend WHERE span = 0 AND starts_hour < $1", min(before_hour, oldest + 24)
+        "DELETE FROM spend WHERE span IN (0, 3) AND starts_hour < $1", min(before_hour, oldest + 24)
     )
 
 

@@ -61,6 +61,7 @@ async def _add(tx: Tx, epoch: str, after: int, last: int) -> None:
     values = (epoch, after, last)
     for span, starts in ((Span.HOUR, hour), (Span.DAY, day), (Span.MONTH, month)):
         await tx.run(_spend(tx.dialect, span, starts), *values)
+    await tx.run(_of_tenants(tx.dialect, hour), *values)
     for span, starts in ((Span.DAY, day), (Span.MONTH, month)):
         for tag, column in ((SESSION_TAG, "session_id"), (END_USER_TAG, "end_user")):
             await tx.run(_tagged(tx.dialect, span, starts, tag, column), *values)
@@ -79,6 +80,12 @@ def start_expression(periods: Iterable[tuple[int, int]], hour: str) -> str:
 
 def _spend(dialect: Dialect, span: Span, starts: str) -> str:
     return _upsert(dialect, "spend", ("span", "starts_hour", *DIMENSIONS), (str(int(span)), starts))
+
+
+def _of_tenants(dialect: Dialect, starts: str) -> str:
+    blank = ["tenant" if name == "tenant" else "''" for name in DIMENSIONS]
+    constants = (str(int(Span.TENANT_HOUR)), starts, *blank)
+    return _upsert(dialect, "spend", ("span", "starts_hour", *DIMENSIONS), constants)
 
 
 _TAG_KEYS = ("span", "tag", "starts_hour", *TAG_DIMENSIONS)

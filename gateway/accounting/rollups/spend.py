@@ -199,7 +199,7 @@ class _Query:
         table = "tagged_spend" if self._tags else "spend"
         for tile in self.tiles.whole:
             where = self._between("starts_hour", tile.from_hour, tile.to_hour)
-            where += f" AND span = {int(tile.span)}"
+            where += f" AND span = {int(self._stored(tile.span))}"
             if self._tags:
                 where += f" AND tag = {self._value(self._tags[0][0])}"
             yield f"SELECT {kept} FROM {table} WHERE {where}{self._filters()}"
@@ -218,6 +218,11 @@ class _Query:
                 f"SELECT {single} FROM fold CROSS JOIN attempt WHERE attempt.epoch = fold.epoch"
                 f" AND attempt.seq > fold.folded_seq AND {where}{self._labelled}{self._filters()}"
             )
+
+    def _stored(self, span: Span) -> Span:
+        """The span to read: hours of tenants, where no other dimension matters."""
+        needed = self._columns | {column for column, _ in self.selection.filters()}
+        return Span.TENANT_HOUR if span is Span.HOUR and needed <= {"tenant"} else span
 
     def _tag_columns(self, kept: str) -> list[str]:
         return [f"{kept or sql} AS t{i}" for i, (_, sql) in enumerate(self._tags)]
@@ -287,7 +292,8 @@ async def _hours_kept(tx: Tx, selection: Selection) -> tuple[int, int]:
         "SELECT MIN(starts_hour), MAX(starts_hour) FROM spend WHERE span = 2"
     )
     [(oldest_us, newest_us)] = await tx.rows(
-        "SELECT MIN(ended_unix_us), MAX(ended_unix_us) FROM attempt"
+        # Two queries: SQLite would go through the whole index for both at once.
+        "SELECT (SELECT MIN(ended_unix_us) FROM attempt), (SELECT MAX(ended_unix_us) FROM attempt)"
     )
     hours = [hour for hour in (oldest, oldest_us and oldest_us // HOUR_US) if hour is not None]
     ends = [hour for hour in (newest, newest_us and newest_us // HOUR_US) if hour is not None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.batch.jobs import Job, JobState
@@ -36,6 +37,17 @@ MOST_JOBS = 64
 RETRY_S = 2.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLoad:
+    """Jobs of a tenant that run here. `left`: items that have not ended; `in_flight`: of these,
+    those that run or wait for a placement."""
+
+    tenant: str
+    jobs: int
+    left: int
+    in_flight: int
+
+
 class BatchRunner:
     """Runs jobs. `run` does so until it is cancelled."""
 
@@ -53,6 +65,21 @@ class BatchRunner:
     def jobs(self) -> tuple[RunningJob, ...]:
         """The jobs that this runner holds."""
         return tuple(self._jobs.values())
+
+    def load(self) -> list[TenantLoad]:
+        """Returns what runs here, by tenant."""
+        by_tenant: dict[str, list[RunningJob]] = {}
+        for running in self.jobs:
+            by_tenant.setdefault(running.job.tenant, []).append(running)
+        return [
+            TenantLoad(
+                tenant=tenant,
+                jobs=len(jobs),
+                left=sum(running.job.left for running in jobs),
+                in_flight=sum(len(running.tasks) for running in jobs),
+            )
+            for tenant, jobs in by_tenant.items()
+        ]
 
     def notify(self) -> None:
         """A job was submitted or cancelled here."""

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable
 
 from gateway.auth.authenticator import Caller
-from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.refusals import CallRefused, scheduler_away
 from gateway.doors.entry.slots import take_slot
 from scheduler.contract import RefusalReason
 from scheduler.limits.rate_limit import Refusal
-from scheduler.port import SchedulerPort, SlotFreed
+from scheduler.port import SchedulerAway, SchedulerPort, SlotFreed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,10 @@ class KeyLimits:
         """Takes a request from the key's limit. Raises CallRefused."""
         if caller.limits.requests_per_minute is None:
             return  # no question between processes
-        refusal = await self._port.take_request(caller.key_id, caller.limits)
+        try:
+            refusal = await self._port.take_request(caller.key_id, caller.limits)
+        except SchedulerAway:
+            raise scheduler_away() from None
         if refusal is not None:
             raise self._error(caller, refusal)
 

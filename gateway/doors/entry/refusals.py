@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from gateway.config.remote import TOGETHER
 from gateway.domain.hops import HOPS_FIELD
+from scheduler.port import RETRY_AFTER_S
 
+SCHEDULER_AWAY = "SCHEDULER_AWAY"
+"""Reason of a call's refusal, and of an RPC's failure."""
 UNTOLD_RETRY_S = 2.0
 """Retry delay after a failure that may pass, where the upstream tells none."""
 
@@ -28,10 +31,25 @@ class CallRefused(Exception):
         reason: machine-readable reason.
         message: text for a person.
         retry_after_s: seconds after which the call may come again; None: a retry cannot succeed.
+        unavailable: it is not the caller's doing: the scheduler cannot be reached.
     """
 
-    def __init__(self, reason: str, message: str, retry_after_s: float | None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        retry_after_s: float | None,
+        *,
+        unavailable: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.unavailable = unavailable
         self.reason = reason
         self.message = message
         self.retry_after_s = retry_after_s
+
+
+def scheduler_away() -> CallRefused:
+    """The refusal of a call that needs the scheduler, which cannot be reached now."""
+    text = "the scheduler cannot be reached now"
+    return CallRefused(SCHEDULER_AWAY, text, RETRY_AFTER_S, unavailable=True)

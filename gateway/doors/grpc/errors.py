@@ -221,7 +221,10 @@ def exhausted(message: str, reason: str, retry_after_s: float | None) -> RpcErro
 
 
 def call_refused(refusal: CallRefused) -> RpcError:
-    """RESOURCE_EXHAUSTED: too many calls are in progress, or the key is at a limit."""
+    """RESOURCE_EXHAUSTED: too many calls are in progress, or the key is at a limit. UNAVAILABLE:
+    the scheduler cannot be reached."""
+    if refusal.unavailable:
+        return unavailable(refusal.message, refusal.reason, refusal.retry_after_s)
     return exhausted(refusal.message, refusal.reason, refusal.retry_after_s)
 
 

@@ -18,7 +18,9 @@ from gateway.config.gateway import KeyRole
 from gateway.delivery.unread import UnreadOutput, write_within
 from gateway.delivery.watches import ShuttingDown
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.refusals import scheduler_away
 from gateway.doors.grpc import errors
+from scheduler.port import SchedulerAway
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +125,8 @@ async def rpc_errors(context: Context) -> AsyncIterator[None]:
         await errors.abort(context, error)
     except UnreadOutput as error:
         await errors.end_now(context, errors.unread(error))
+    except SchedulerAway:
+        await errors.abort(context, errors.call_refused(scheduler_away()))
     except ShuttingDown:
         await errors.end_now(context, errors.shutting_down())
     except grpc.aio.InternalError:

@@ -20,7 +20,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
-from gateway.doors.entry.refusals import CallRefused
+from gateway.doors.entry.refusals import CallRefused, scheduler_away
 from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.http import errors
 from gateway.doors.http.cors import cors_headers, preflight
@@ -29,6 +29,7 @@ from gateway.doors.http.errors import ErrorKind, HttpError
 from gateway.doors.http.exchange import Exchange, Services, id_headers, lower_items
 from gateway.doors.http.observer import HttpObserver, Observed
 from gateway.doors.http.terms import terms_of
+from scheduler.port import SchedulerAway
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class HttpDoor:
             failed = error
         except CallRefused as refusal:
             failed = errors.call_refused(refusal)
+        except SchedulerAway:
+            failed = errors.call_refused(scheduler_away())
         except (RequestRefused, PartialOutput, UpstreamFailure) as error:
             failed = errors.from_outcome(error)
         except ShuttingDown:

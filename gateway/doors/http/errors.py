@@ -110,10 +110,11 @@ def all_invalid(faults: Iterable[tuple[str, str]]) -> HttpError:
 
 
 def call_refused(refusal: CallRefused) -> HttpError:
-    """429: too many calls are in progress, or the key is at a limit."""
+    """429: too many calls are in progress, or the key is at a limit. 503: the scheduler cannot be
+    reached."""
     retry_s = refusal.retry_after_s
     return HttpError(
-        ErrorKind.RATE_LIMIT,
+        ErrorKind.OVERLOADED if refusal.unavailable else ErrorKind.RATE_LIMIT,
         refusal.message,
         code=refusal.reason.lower(),
         retry_after_s=retry_s,

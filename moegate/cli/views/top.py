@@ -83,7 +83,9 @@ def _pools(fleet: usage_pb2.WatchFleetResponse) -> FittedTable:
             if p.pool == pool.pool and p.HasField("output_tokens_per_second")
         ]
         output = next((rate for rate in pool.rates if rate.token_kind == OUTPUT), None)
-        note = "overflows" if pool.saturated else ""
+        note = f"turns {pool.turned_away_share:.0%} away" if pool.turned_away_share > 0.0 else ""
+        if pool.overflows:
+            note = f"{note} overflows".strip()
         if pool.releasable_groups:
             note = f"{note} {pool.releasable_groups} releasable".strip()
         rows.add_row(
@@ -94,7 +96,7 @@ def _pools(fleet: usage_pb2.WatchFleetResponse) -> FittedTable:
             f"{sum(speeds):.0f}" if speeds else UNKNOWN,
             *(_usd(output, field) for _, field in _RATES),
             note,
-            style="yellow" if pool.saturated else "",
+            style="yellow" if pool.turned_away_share > 0.0 else "",
         )
     return rows
 

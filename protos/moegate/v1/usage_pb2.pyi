@@ -593,7 +593,7 @@ class WatchFleetResponse(_message.Message):
     def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., placements: _Optional[_Iterable[_Union[PlacementState, _Mapping]]] = ..., queued_requests: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PoolState, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueState, _Mapping]]] = ..., overflowed_requests: _Optional[int] = ...) -> None: ...
 
 class PoolState(_message.Message):
-    __slots__ = ("pool", "model", "groups", "groups_serving", "releasable_groups", "saturation", "saturated", "rates")
+    __slots__ = ("pool", "model", "groups", "groups_serving", "releasable_groups", "saturation", "saturated", "rates", "turned_away_share", "predicted_wait_share", "overflows")
     POOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +602,9 @@ class PoolState(_message.Message):
     SATURATION_FIELD_NUMBER: _ClassVar[int]
     SATURATED_FIELD_NUMBER: _ClassVar[int]
     RATES_FIELD_NUMBER: _ClassVar[int]
+    TURNED_AWAY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_WAIT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOWS_FIELD_NUMBER: _ClassVar[int]
     pool: str
     model: str
     groups: int
@@ -610,7 +613,10 @@ class PoolState(_message.Message):
     saturation: float
     saturated: bool
     rates: _containers.RepeatedCompositeFieldContainer[PoolRate]
-    def __init__(self, pool: _Optional[str] = ..., model: _Optional[str] = ..., groups: _Optional[int] = ..., groups_serving: _Optional[int] = ..., releasable_groups: _Optional[int] = ..., saturation: _Optional[float] = ..., saturated: _Optional[bool] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ...) -> None: ...
+    turned_away_share: float
+    predicted_wait_share: float
+    overflows: bool
+    def __init__(self, pool: _Optional[str] = ..., model: _Optional[str] = ..., groups: _Optional[int] = ..., groups_serving: _Optional[int] = ..., releasable_groups: _Optional[int] = ..., saturation: _Optional[float] = ..., saturated: _Optional[bool] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ..., turned_away_share: _Optional[float] = ..., predicted_wait_share: _Optional[float] = ..., overflows: _Optional[bool] = ...) -> None: ...
 
 class QueueState(_message.Message):
     __slots__ = ("model", "slo_class", "requests", "oldest_wait")

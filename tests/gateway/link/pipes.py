@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.link.connection import Connection
-from gateway.link.host import SchedulerHost
+from gateway.link.host import NO_BOOKINGS, Bookings, SchedulerHost
+from gateway.link.opening import Opening
 from gateway.link.remote_scheduler import RemoteScheduler
 from tests.gateway.scheduling.scheduling_made import Hosted
 
@@ -45,14 +46,39 @@ class JoinedFront:
     """A front, and its pipes to and from the scheduler."""
 
     remote: RemoteScheduler
-    host_side: Connection
-    there: Pipe
-    back: Pipe
+    number: int
+    host: SchedulerHost
+    host_side: Connection = field(init=False)
+    there: Pipe = field(init=False)
+    back: Pipe = field(init=False)
+
+    def connect(self) -> asyncio.Future[bytes]:
+        """Makes a new connection, and begins to join."""
+        connection = self.remote.new_connection()
+        self.host_side = self.host.connection()
+        self.there, self.back = Pipe(self.host_side), Pipe(connection)
+        connection.connection_made(self.there)
+        self.host_side.connection_made(self.back)
+        return asyncio.ensure_future(self.remote.join(self.number, connection))
+
+    async def join(self) -> None:
+        """Makes a new connection, and joins."""
+        joining = self.connect()
+        for _ in range(20):
+            await turns()
+            self.exchange()
+        assert await joining == b"setting"
+
+    @property
+    def near(self) -> Connection:
+        """The front's end of the connection."""
+        assert self.remote.connection is not None
+        return self.remote.connection
 
     def flush(self) -> None:
         """Lets all messages leave as frames."""
-        self.remote.connection._flush()
-        self.host_side._flush()
+        self.near.flush()
+        self.host_side.flush()
 
     def exchange(self) -> None:
         """Delivers everything in both directions."""
@@ -64,7 +90,7 @@ class JoinedFront:
     def cut(self) -> None:
         """Ends the connection, with what is on its way."""
         self.there.closed = self.back.closed = True
-        self.remote.connection.connection_lost(None)
+        self.near.connection_lost(None)
         self.host_side.connection_lost(None)
 
 
@@ -73,6 +99,8 @@ class Joined:
     """A scheduler with its host, and the fronts that have joined."""
 
     made: Hosted
+    bookings: Bookings = NO_BOOKINGS
+    opening: Opening | None = None
     host: SchedulerHost = field(init=False)
     met: list[tuple[str, ...]] = field(default_factory=list)
     """What fronts have met at placements."""
@@ -83,6 +111,8 @@ class Joined:
             clock=self.made.clock,
             met=self,
             setting=lambda: b"setting",
+            bookings=self.bookings,
+            opening=self.opening,
         )
 
     def notify_refused(self, placement: str, reason: str) -> None:
@@ -97,16 +127,14 @@ class Joined:
     async def join(self, number: int) -> JoinedFront:
         """A front says hello."""
         remote = RemoteScheduler(clock=self.made.clock, handlers={}, on_fleet=lambda view: None)
-        host_side = self.host.connection()
-        there, back = Pipe(host_side), Pipe(remote.connection)
-        remote.connection.connection_made(there)
-        host_side.connection_made(back)
-        front = JoinedFront(remote, host_side, there, back)
-        hello = asyncio.ensure_future(remote.hello(number))
-        await asyncio.sleep(0)
-        front.exchange()
-        assert await hello == b"setting"
+        front = JoinedFront(remote, number, self.host)
+        await front.join()
         return front
+
+    def lose(self, front: JoinedFront) -> None:
+        """A front's process ends."""
+        front.cut()
+        self.host.lose(front.number)
 
 
 async def turns(count: int = 8) -> None:

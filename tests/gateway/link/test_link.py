@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.link import connection as connections
-from gateway.link.connection import CallFailed, LinkLost
+from gateway.link.connection import CallFailed
+from gateway.link.joining import Joining
 from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.transport import connect, listen
@@ -47,7 +48,7 @@ async def test_a_request_from_submission_to_settlement() -> None:
     assert [type(answer) for answer in answers] == [Started]
     front.remote.send(Progress(request_id="r", attempt=1, output_tokens=3))
     front.remote.send(Progress(request_id="r", attempt=1, output_tokens=4))
-    assert len(front.remote.connection._newest) == 1, "progress is told once"
+    assert len(front.near._newest) == 1, "progress is told once"
     front.remote.send(attempt_end("r"))
     front.remote.send(RequestEnded(request_id="r", used_tokens=9, keep_idempotency_key=False))
     front.exchange()
@@ -131,23 +132,14 @@ async def test_limits_are_those_of_all_fronts_together() -> None:
     assert refused == [False, False, False, True, True]
 
 
-async def test_a_lost_front_frees_its_slots_and_wakes_who_waits() -> None:
+async def test_a_front_that_is_gone_frees_its_slots() -> None:
     two = joined()
     first, second = await two.join(1), await two.join(2)
     taking = asyncio.ensure_future(first.remote.take_slot("k", RateLimits(concurrent_requests=1)))
     await turns()
     first.exchange()
     assert await taking is None
-    asking = asyncio.ensure_future(first.remote.figures())
-    answers: list[Answer] = []
-    submitting = asyncio.ensure_future(first.remote.submit(submission("r"), answers.append))
-    await turns()
-    first.cut()
-    await submitting
-    assert isinstance(answers[0], Refuse)
-    assert answers[0].reason is RefusalReason.UNAVAILABLE
-    with pytest.raises(LinkLost):
-        await asking
+    two.lose(first)
     again = asyncio.ensure_future(second.remote.take_slot("k", RateLimits(concurrent_requests=1)))
     await turns()
     second.exchange()
@@ -158,9 +150,7 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     two = joined(budgets=(BUDGET,))
     server = await listen(tmp_path / "link", two.host.connection)
     assert (tmp_path / "link").stat().st_mode & 0o777 == 0o600
-    remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
-    await connect(tmp_path / "link", lambda: remote.connection)
-    assert await remote.hello(1) == b"setting"
+    remote = await joined_at(two, tmp_path / "link")
     local = two.made.local
     assert await remote.quote(submission("r").request) == await local.quote(submission("r").request)
     assert await remote.explain("r") is None
@@ -178,16 +168,25 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     assert await remote.drain("own/a") == 0
     await remote.undrain("own/a")
     with pytest.raises(CallFailed, match="no such call"):
-        await remote.connection.call("other", None, None)
+        await remote._call("other", None, None)
     with pytest.raises(CallFailed, match="quote: KeyError"):
         await remote.quote(submission("r", model="none").request)
-    other = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
-    await connect(tmp_path / "link", lambda: other.connection)
     with pytest.raises(CallFailed, match="hello: LinkError"):
-        await other.hello(1)
-    await other.connection.finish()
-    await remote.connection.finish()
+        await joined_at(two, tmp_path / "link")
+    await remote.leave()
     server.close()
+
+
+async def joined_at(two: Joined, path: Path) -> RemoteScheduler:
+    """A front that is joined over a socket."""
+    clock = two.made.clock
+    remote = RemoteScheduler(clock=clock, handlers={}, on_fleet=lambda view: None)
+    assert await Joining(remote, 1, lambda: at(path), connect, clock).join() == b"setting"
+    return remote
+
+
+async def at(path: Path) -> Path:
+    return path
 
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 64, b"\0\0\0\1\xc1", b"\0\0\0\x03abc"])
@@ -198,10 +197,8 @@ async def test_garbage_ends_the_connection_only(tmp_path: Path, garbage: bytes) 
     writer.write(garbage)
     assert await reader.read() == b"", "the host has ended it"
     writer.close()
-    remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
-    await connect(tmp_path / "link", lambda: remote.connection)
-    assert await remote.hello(1) == b"setting"
-    await remote.connection.finish()
+    remote = await joined_at(two, tmp_path / "link")
+    await remote.leave()
     server.close()
 
 
@@ -220,7 +217,7 @@ async def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch
 async def test_a_congested_front_refuses_what_is_new() -> None:
     two = joined()
     front = await two.join(1)
-    front.remote.connection.pause_writing()
+    front.near.pause_writing()
     answers: list[Answer] = []
     await front.remote.submit(submission("r"), answers.append)
     [refuse] = answers
@@ -228,6 +225,6 @@ async def test_a_congested_front_refuses_what_is_new() -> None:
     assert refuse.reason is RefusalReason.UNAVAILABLE
     assert refuse.retry_after_s is not None
     front.remote.send(RequestEnded(request_id="r", used_tokens=0, keep_idempotency_key=False))
-    front.remote.connection.resume_writing()
+    front.near.resume_writing()
     front.exchange()
     assert two.made.local.active_requests == 0

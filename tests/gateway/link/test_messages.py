@@ -27,7 +27,9 @@ from gateway.link.messages import (
     with_durations,
     with_times,
 )
-from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse
+from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
+from gateway.scheduling.budget_admission import Reservation
+from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse, Start
 from scheduler.fleet_view import PlacementView, fleet_view
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import CountPrompt, RequestEnded, Settled, SlotFreed, Started, Waiting
@@ -55,6 +57,47 @@ VIEW = PlacementView(
     context_tokens=None,
     adapters=frozenset({"lora"}),
 )
+
+
+RESERVATION = Reservation(
+    lease_id="lease",
+    reserved_nano_usd=5,
+    charge_limit_nano_usd=None,
+    unsupported_by=frozenset({"far"}),
+)
+
+
+def state() -> RequestState:
+    """A request of which one attempt has ended and another one runs."""
+    start = Start(
+        request_id="r",
+        attempt=2,
+        placement="own/a",
+        kind=PlacementKind.SELF_HOSTED,
+        reason="test",
+        predicted_ttft_s=None,
+        predicted_tpot_s=None,
+    )
+    ended = EndedAttempt(start=start, started_ago_s=2.0, end=attempt_end("r"))
+    branch = BranchState(
+        number=3,
+        submission=submission("r"),
+        standing=Standing.RUNNING,
+        start=start,
+        started_ago_s=1.5,
+        output_tokens=7,
+        ended=(ended,),
+        had_attempts=True,
+    )
+    return RequestState(
+        branches=(branch,),
+        admitted=True,
+        attempts=2,
+        charged=(5, None),
+        reservation=RESERVATION,
+        may_have_output=True,
+        ended=RequestEnded(request_id="r", used_tokens=5, keep_idempotency_key=True),
+    )
 
 
 async def answers() -> dict[type, Any]:
@@ -108,6 +151,11 @@ async def test_every_message_arrives_as_it_was_sent() -> None:
             ),
         ),
         (Kind.FAIL, "no"),
+        (Kind.RESUME, state()),
+        (Kind.LEAVING, None),
+        (Kind.RECEIVED, None),
+        (Kind.RESERVED, RESERVATION),
+        (Kind.DISMISSED, "old"),
     ]
     assert found[Started].decision is not None
     sent = [(kind, number, payload) for number, (kind, payload) in enumerate(made)]

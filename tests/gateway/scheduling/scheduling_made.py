@@ -147,9 +147,15 @@ class Hosted:
         return repr(self.local.core)
 
 
-def hosted(settings: SchedulingSettings, *, budgets: Iterable[Budget] = ()) -> Hosted:
-    """A scheduler whose placements are not in service yet."""
-    clock, ledger = Clock(), MemoryLedger()
+def hosted(
+    settings: SchedulingSettings,
+    *,
+    budgets: Iterable[Budget] = (),
+    clock: Clock | None = None,
+    sink: Callable[[SettledAttempt], None] = lambda account: None,
+) -> Hosted:
+    """A scheduler whose placements are not in service yet. `sink`: gets each account, too."""
+    clock, ledger = clock or Clock(), MemoryLedger()
     metering = Metering(clock, lambda: UNIX_NS)
     book = Budgets(cast(Ledger, ledger), Owner("gateway", "now"))
     book.configure(budgets)
@@ -158,6 +164,7 @@ def hosted(settings: SchedulingSettings, *, budgets: Iterable[Budget] = ()) -> H
     def settle(account: SettledAttempt) -> None:
         book.settle(account)
         accounts.append(account)
+        sink(account)
 
     targets = {p.name: (f"http://{p.name}", "m") for p in settings.placements}
     local = InProcessScheduler(
@@ -172,9 +179,15 @@ def hosted(settings: SchedulingSettings, *, budgets: Iterable[Budget] = ()) -> H
     return Hosted(local, clock, metering, book, ledger, targets, accounts)
 
 
-def running(settings: SchedulingSettings, *, budgets: Iterable[Budget] = ()) -> Hosted:
+def running(
+    settings: SchedulingSettings,
+    *,
+    budgets: Iterable[Budget] = (),
+    clock: Clock | None = None,
+    sink: Callable[[SettledAttempt], None] = lambda account: None,
+) -> Hosted:
     """A scheduler whose placements are all in service."""
-    made = hosted(settings, budgets=budgets)
+    made = hosted(settings, budgets=budgets, clock=clock, sink=sink)
     made.serve(*(placement.name for placement in settings.placements))
     return made
 

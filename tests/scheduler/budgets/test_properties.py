@@ -33,8 +33,9 @@ from gateway.accounting.ledger.leases import (
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, Holder, Refusal
-from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, Extend, GiveBack, Lease
+from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, Extend, GiveBack
 from scheduler.budgets.budget_window import HOUR_S, Period
+from scheduler.budgets.lease import Lease
 from tests.ledgers import TIME_S, make_tables, settled
 
 T = TypeVar("T")

@@ -122,6 +122,9 @@ def _pool(state: PoolSnapshot, rates: Sequence[KindRates]) -> usage_pb2.PoolStat
         releasable_groups=state.releasable_groups,
         saturation=state.saturation,
         saturated=state.saturated,
+        turned_away_share=state.turned_away_share,
+        predicted_wait_share=state.predicted_wait_share,
+        overflows=state.overflows,
         rates=map(rate_message, rates),
     )
 

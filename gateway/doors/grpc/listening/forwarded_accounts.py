@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from gateway.auth.authenticator import Unauthenticated
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
+from gateway.doors.entry.refusals import scheduler_away
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.listening.handlers import Continuation, Handler, WrappedHandlers
 from gateway.doors.grpc.listening.request_bounds import bounded, refusing
@@ -40,6 +41,10 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.default_authority", "moegate"),
+    # The scheduler's process may be started again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
@@ -155,6 +160,8 @@ def _metadata() -> tuple[tuple[str, str | bytes], ...]:
 
 
 async def _abort(context: Context, error: grpc.aio.AioRpcError) -> None:
-    """Ends the RPC with the status that the other process gave."""
+    """Ends the RPC with the status that the other process gave, or says that there is none."""
     trailing: Any = tuple(error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
+        await errors.abort(context, errors.call_refused(scheduler_away()))
     await context.abort(error.code(), error.details() or "", trailing)

@@ -14,6 +14,8 @@ import grpc
 import pytest
 from msgspec import structs
 
+from gateway.telemetry.fleet import FleetMetrics
+from gateway.telemetry.sources import GatewayFigures
 from moegate.v1 import batch_pb2, batch_pb2_grpc
 from tests import serving
 from tests.gateway.batch.rig import CHAT, line
@@ -114,7 +116,7 @@ async def test_a_job_of_a_file(rig: Rig) -> None:
 
 
 async def test_jobs_are_listed_in_pages_and_cancelled(rig: Rig) -> None:
-    rig.script.end = "hang"
+    rig.script.frames, rig.script.end = (), "hang"
     batches = [await rig.submit(items("a", "b")) for _ in range(3)]
     first = await rig.stub.ListBatches(batch_pb2.ListBatchesRequest(page_size=2), metadata=METADATA)
     rest = await rig.stub.ListBatches(
@@ -191,3 +193,39 @@ async def test_the_pipeline_is_idle_afterwards(rig: Rig) -> None:
     runner = rig.served.gateway.lane.runner
     assert runner is not None
     assert (runner.jobs, runner.runs.in_flight, runner.runs.waiting.total()) == ((), 0, 0)
+
+
+async def test_the_metrics_page_tells_what_is_left(rig: Rig) -> None:
+    rig.script.frames, rig.script.end = (), "hang"
+    batch = await rig.submit(items(*map(str, range(60))))
+    lane = rig.served.gateway.lane
+    await until(lambda: any(load.in_flight for load in lane.load()))
+    figures = GatewayFigures(
+        port=rig.served.gateway.scheduler,
+        accounting=rig.served.gateway.accounting,
+        load=StillLoad(),
+        active_requests=lambda: rig.served.gateway.active_requests,
+        batches=lane.load,
+    )
+    page = FleetMetrics(figures)
+    await page.refresh()
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in page.collect()
+        for sample in family.samples
+        if sample.name.startswith("moegate_batch_")
+    }
+    assert found["moegate_batch_jobs", "team"] == 1
+    assert found["moegate_batch_items", "team", "left"] == 60
+    assert 0 < found["moegate_batch_items", "team", "in_flight"] <= 60
+    request = batch_pb2.CancelBatchRequest(batch_id=batch.batch_id)
+    await rig.stub.CancelBatch(request, metadata=METADATA)
+    await rig.ended(batch)
+    assert lane.load() == []
+
+
+class StillLoad:
+    """A process at rest."""
+
+    def share_now(self) -> float:
+        return 0.0

@@ -177,7 +177,7 @@ async def test_items_run_in_the_batch_class_with_the_terms_of_the_headers(made: 
 
 
 async def test_a_cancelled_batch(made: Rig) -> None:
-    made.script.end = "hang"
+    made.script.frames, made.script.end = (), "hang"
     file = await upload(made.client, line("a", model=MODEL) + b"\n" + line("b", model=MODEL))
     batch = await made.client.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"

@@ -1,0 +1,65 @@
+"""The opening of a new scheduler: it admits requests once the fronts of the one before are back.
+
+A request that is admitted before would not be checked against what these fronts run: limits,
+budgets and idempotency keys. The wait is short, because a front that died with the scheduler does
+not come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from gateway.link.resume import Resumed
+
+log = logging.getLogger(__name__)
+
+LONGEST_S = 1.0
+"""Longest time for the fronts to come back."""
+
+
+class Opening:
+    """The opening of one scheduler."""
+
+    def __init__(
+        self,
+        fronts: int,
+        now: float,
+        on_open: Callable[[Resumed | None, bool], Awaitable[None]],
+        longest_s: float = LONGEST_S,
+    ) -> None:
+        """`fronts`: number that is expected. `now`: monotonic seconds. `on_open`: awaited before
+        requests are admitted, with what the front told that has seen the newest view of the fleet
+        (None: there is none), and whether all fronts are back."""
+        self._expected = fronts
+        self._until_s = now + longest_s
+        self._on_open = on_open
+        self._told: dict[str, Resumed] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+
+    async def joined(self, incarnation: str, told: Resumed) -> None:
+        """A front is back. Returns when requests are admitted."""
+        if self._opening is None:
+            self._told[incarnation] = told
+            if len(self._told) >= self._expected:
+                self._open(complete=True)
+        await self._opened.wait()
+
+    def tick(self, now: float) -> None:
+        """Opens when the time is over."""
+        if self._opening is None and now >= self._until_s:
+            self._open(complete=False)
+
+    def _open(self, *, complete: bool) -> None:
+        newest = max(self._told.values(), key=lambda told: told.fleet_version, default=None)
+        self._opening = asyncio.create_task(self._prepare(newest, complete))
+
+    async def _prepare(self, newest: Resumed | None, complete: bool) -> None:
+        try:
+            await self._on_open(newest, complete)
+        except Exception:  # requests must be admitted nevertheless
+            log.exception("what fronts told could not be applied")
+        finally:
+            self._opened.set()
