@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/moegate/v1/*.proto))
-# Messages of other servers, as far as the gateway reads them.
-UPSTREAM_PROTOS := $(sort $(wildcard gateway/upstream/*/*.proto))
+# Messages of other programs, as far as the gateway reads or writes them.
+FOREIGN_PROTOS := $(sort $(wildcard gateway/upstream/*/*.proto gateway/doors/*/*.proto))
 
 .PHONY: demo test lint proto release-protos chart bench fuzz peers soak test-vllm test-stack test-clients test-image sbom lock clean help
 help:  ## show this list
@@ -37,7 +37,7 @@ lint: $(VENV)/.ready  ## ruff, mypy --strict, buf lint, no breaking change of th
 proto: $(VENV)/.ready  ## regenerate the committed stubs from the protos
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos \
 	    --grpc_python_out=protos --mypy_grpc_out=protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(UPSTREAM_PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(FOREIGN_PROTOS)
 
 release-protos: $(VENV)/.ready  ## at a release: its protos are those that later ones must not break
 	cd protos && ../$(BIN)/buf breaking --against released.binpb

@@ -232,6 +232,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.4, help="mean interactive load")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pace-share", type=float, default=Policy().batch_pace_share)
+    parser.add_argument("--flat", action="store_true", help="constant load")
     args = parser.parse_args()
     day = Day(
         replicas=args.replicas,
@@ -239,6 +240,7 @@ def main() -> None:
         capacity_per_s=QWEN_CAPACITY_PER_S,
         load=args.load,
         seed=args.seed,
+        flat=args.flat,
     )
     policy = Policy(batch_pace_share=args.pace_share)
     for batches in (False, True):

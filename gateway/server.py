@@ -30,6 +30,7 @@ from gateway.delivery.watches import Watches
 from gateway.doors.grpc.accounts.admin_service import AdminService
 from gateway.doors.grpc.accounts.usage_service import UsageService
 from gateway.doors.grpc.listening.health import HealthService, health_port
+from gateway.doors.keda.external_scaler import scaler_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.supervisor import serve_fronts
 from gateway.pipeline.pipeline import Pipeline
@@ -42,6 +43,7 @@ from gateway.runtime.startup import startable
 from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
+from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
@@ -63,6 +65,7 @@ class RunningGateway:
     lane: BatchLane
     accounting: Accounting
     health_address: str | None
+    scaler_address: str | None
     telemetry: Telemetry
     metrics_address: str | None
     path: Path | None
@@ -224,6 +227,7 @@ async def running_gateway(
     for warning in warnings:
         log.warning("%s", warning)
     active = ActiveConfiguration(prepared)
+    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
         upstream_session() as upstream,
@@ -246,7 +250,7 @@ async def running_gateway(
             budgets=accounting.budgets,
             reads=accounting.reads,
             on_change=update_health,
-            sinks=(accounting.record_attempt, *sinks),
+            sinks=(accounting.record_attempt, counts.settled, *sinks),
         )
         lane = BatchLane(accounting, active, clock)
         try:
@@ -272,13 +276,17 @@ async def running_gateway(
                     active_requests=lambda: front.parts.pipeline.active_requests,
                     batches=lane.load,
                 )
-                async with metrics_page(config.telemetry, observing, figures) as metrics_address:
+                async with (
+                    metrics_page(config.telemetry, observing, figures) as metrics_address,
+                    scaler_port(counts, config, observing.rpc_refused) as scaler_address,
+                ):
                     gateway = RunningGateway(
                         front=front,
                         parts=parts,
                         lane=lane,
                         accounting=accounting,
                         health_address=health_address,
+                        scaler_address=scaler_address,
                         telemetry=observing,
                         metrics_address=metrics_address,
                         path=path,

@@ -53,6 +53,9 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     health_listen: HostPort | None = None
     """Second address, for health checks only and in plain text: the gRPC probes of Kubernetes
     support neither TLS nor client certificates."""
+    scaler_listen: HostPort | None = None
+    """Address of KEDA's external scaler, in plain text and without keys: it tells how many replicas
+    a pool should have, by money (docs/overflow.md). Absent: there is none."""
     drain_delay_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """On SIGTERM: how long new calls are still accepted after health has become NOT_SERVING, so
     that load balancers notice it."""

@@ -32,6 +32,7 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
 )
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, health_port
+from gateway.doors.keda.external_scaler import scaler_port
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
@@ -50,6 +51,7 @@ from gateway.runtime.reload import check_reload, warn_of_reload
 from gateway.runtime.startup import startable
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.metering import Metering
+from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.observer import telemetry
 from gateway.upstream.http.connections import upstream_session
@@ -71,6 +73,7 @@ class SchedulerSide:
     that fronts use."""
 
     health_address: str | None
+    scaler_address: str | None
     metrics_address: str | None
     active: ActiveConfiguration
     parts: SchedulerParts
@@ -173,6 +176,7 @@ async def running_scheduler_side(
     for warning in warnings:
         log.warning("%s", warning)
     active = ActiveConfiguration(prepared)
+    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     load_of_loop = LoopLoad(clock, time.process_time, 0.0)
     ready: set[int] = set()
 
@@ -234,7 +238,7 @@ async def running_scheduler_side(
             budgets=accounting.budgets,
             reads=accounting.reads,
             on_change=update_health,
-            sinks=(accounting.record_attempt, *sinks),
+            sinks=(accounting.record_attempt, counts.settled, *sinks),
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
@@ -286,8 +290,12 @@ async def running_scheduler_side(
                 lane.load,
             )
         )
+        scaler_address = await stack.enter_async_context(
+            scaler_port(counts, config, observing.rpc_refused)
+        )
         side = SchedulerSide(
             health_address=health_address,
+            scaler_address=scaler_address,
             metrics_address=metrics_address,
             active=active,
             parts=parts,

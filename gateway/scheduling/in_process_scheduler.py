@@ -25,21 +25,8 @@ from gateway.scheduling.metering import Metering
 from gateway.scheduling.pool_costs import PoolCosts
 from gateway.scheduling.resumption import Resumption
 from gateway.scheduling.settings import SchedulingSettings
-from gateway.scheduling.views import (
-    FLEET_REPORTS,
-    Targets,
-    fleet_figures,
-    shows_more,
-    view_of,
-)
-from scheduler.contract import (
-    EngineReport,
-    Event,
-    Progress,
-    Refuse,
-    Request,
-    ServingChanged,
-)
+from gateway.scheduling.views import FLEET_REPORTS, Targets, fleet_figures, shows_more, view_of
+from scheduler.contract import EngineReport, Event, Progress, Refuse, Request, ServingChanged
 from scheduler.core import Scheduler
 from scheduler.decision_record import DecisionRecord, decision_record
 from scheduler.fleet_view import FleetView
@@ -122,6 +109,11 @@ class InProcessScheduler:
     def active_requests(self) -> int:
         """Number of client requests in progress."""
         return len(self._requests)
+
+    @property
+    def facts(self) -> Mapping[str, Placement]:
+        """The configured placements with the prices in force, by name."""
+        return self._facts
 
     # Configuration and fleet reports.
 
@@ -395,5 +387,6 @@ class InProcessScheduler:
         placements = self._priced(self._settings)
         for changed in price_changes(placements):
             self._branches.handle(changed)
+        self._facts.update((placement.name, placement) for placement in placements)
         self.use_rates(rate_snapshot(placements))
         return self._settings.prices.next_change_s(self._metering.unix_s)

@@ -41,27 +41,23 @@ def order_items(beginnings: Sequence[bytes]) -> list[int]:
     the items that have no common prefix."""
     if not beginnings:
         return []
-    sketches = np.array([sketch(text) for text in beginnings], np.uint64)
-    return _ordered(beginnings, list(range(len(beginnings))), 0, sketches)
+    return _ordered(beginnings, list(range(len(beginnings))), 0)
 
 
-def _ordered(
-    texts: Sequence[bytes], members: list[int], common: int, sketches: Sketches
-) -> list[int]:
-    """Orders items that have their first `common` bytes in common."""
+def _ordered(texts: Sequence[bytes], members: list[int], common: int) -> list[int]:
+    """Orders items that have their first `common` bytes in common. What they have in common says
+    nothing of how alike they are."""
     families = _families(texts, members, common + LEAST_PREFIX_BYTES)
-    if len(families) == len(members):
-        return [members[at] for at in _chain(sketches[members])]
-    if len(families) == 1:
-        return _ordered(texts, members, _common_of(texts, members), sketches)
-    heads = np.array([family[0] for family in families])
+    if len(families) == 1 and len(members) > 1:
+        return _ordered(texts, members, _common_of(texts, members))
+    heads = [texts[family[0]][common:] for family in families]
     ordered: list[int] = []
-    for at in _chain(sketches[heads]):
+    for at in _chain(np.array([sketch(head) for head in heads], np.uint64)):
         family = families[at]
         if len(family) < 3:
             ordered += family
         else:
-            ordered += _ordered(texts, family, _common_of(texts, family), sketches)
+            ordered += _ordered(texts, family, _common_of(texts, family))
     return ordered
 
 

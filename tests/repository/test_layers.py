@@ -112,6 +112,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.doors.grpc": (
         *(*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", "gateway.doors.entry", GRPC),
     ),
+    # KEDA's external scaler: a gRPC port of its own.
+    "gateway.doors.keda": (*BELOW_DOORS, "gateway.doors.entry", "gateway.doors.grpc.*", GRPC),
     # What all dialects of HTTP share, and one folder for each of them.
     "gateway.doors.http": (
         *(*BELOW_DOORS, "gateway.delivery", "gateway.telemetry", "gateway.doors.entry"),

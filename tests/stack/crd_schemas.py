@@ -134,6 +134,19 @@ SPECS: dict[tuple[str, str], Schema] = {
         },
         hostnames=items(TEXT),
     ),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): closed(
+        {
+            "parentRefs": items(closed({"name": TEXT}, namespace=TEXT, sectionName=TEXT)),
+            "rules": items(
+                closed(
+                    {"backendRefs": items(closed({"name": TEXT, "port": {"type": "integer"}}))},
+                    matches=items(closed({"path": closed({"type": TEXT, "value": TEXT})})),
+                    timeouts=closed({"request": DURATION}),
+                )
+            ),
+        },
+        hostnames=items(TEXT),
+    ),
     ("cert-manager.io/v1", "Certificate"): closed(
         {
             "secretName": TEXT,

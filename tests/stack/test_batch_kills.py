@@ -41,32 +41,48 @@ KILLS = 3
 async def test_every_item_ends_once_and_is_charged_once(
     engine: Engine, tmp_path: Path, postgres: Postgres
 ) -> None:
+    async with engine(tmp_path, postgres) as (ledger, reader):
+        again = await run_with_kills(tmp_path, ledger, reader, ITEMS, KILLS)
+    print(f"{engine.__name__}: {KILLS} kills, {again} of {ITEMS} items ran again")
+
+
+async def run_with_kills(
+    folder: Path, ledger: LedgerConfig, reader: Reader, items: int, kills: int
+) -> int:
+    """Runs a batch of so many items, and kills its gateway so often. Returns how many items ran
+    again. Fails unless each item has one result and the bill is that of each item once."""
     upstream = Counting(pause_s=0.002)
     chance = random.Random(3)
-    async with counting(upstream), engine(tmp_path, postgres) as (ledger, reader):
-        gateway = Mortal(config_of(upstream, ledger, tmp_path), tmp_path)
+    async with counting(upstream):
+        gateway = Mortal(config_of(upstream, ledger, folder), folder)
         await gateway.start()
-        batch_id = await submit(gateway.address)
-        for kill in range(1, KILLS + 1):
-            aim = upstream.requests + ITEMS * chance.uniform(0.5, 1.0) / (KILLS + 1)
-            await until(lambda: upstream.requests >= aim)  # noqa: B023
+        batch_id = await submit(gateway.address, items)
+        for kill in range(1, kills + 1):
+            aim = upstream.requests + items * chance.uniform(0.5, 1.0) / (kills + 1)
+            await reached(upstream, aim)
             gateway.kill()
             await until(lambda: upstream.running == 0)
-            assert await ended(reader) < ITEMS, f"kill {kill} came too late"
+            assert await ended(reader) < items, f"kill {kill} came too late"
             await gateway.start()
         results = await all_results(gateway.address, batch_id)
-        assert sorted(each.item_id for each in results) == sorted(names())
+        assert sorted(each.item_id for each in results) == sorted(names(items))
         tokens = sum(
             each.response.done.usage.prompt_tokens + each.response.done.usage.completion_tokens
             for each in results
         )
         batch = await state(gateway.address, batch_id)
-        assert (batch.requests, batch.succeeded, batch.failed) == (ITEMS, ITEMS, 0)
+        assert (batch.requests, batch.succeeded, batch.failed) == (items, items, 0)
         assert batch.charged_nano_usd == tokens * NANO_USD_PER_TOKEN
         assert await booked(reader) == tokens * NANO_USD_PER_TOKEN
-        again = upstream.requests - ITEMS
-        print(f"{engine.__name__}: {KILLS} kills, {again} of {ITEMS} items ran again")
         gateway.kill()
+    return upstream.requests - items
+
+
+async def reached(upstream: Counting, requests: float) -> None:
+    """Waits until the upstream has had so many requests, as long as it goes on having some."""
+    while upstream.requests < requests:
+        before = upstream.requests
+        await until(lambda: upstream.requests > before)  # noqa: B023
 
 
 def config_of(upstream: Counting, ledger: LedgerConfig, folder: Path) -> GatewayConfig:
@@ -84,16 +100,16 @@ def config_of(upstream: Counting, ledger: LedgerConfig, folder: Path) -> Gateway
     )
 
 
-def names() -> list[str]:
-    return [f"item-{number}" for number in range(ITEMS)]
+def names(items: int) -> list[str]:
+    return [f"item-{number}" for number in range(items)]
 
 
-async def submit(address: str) -> str:
+async def submit(address: str, items: int) -> str:
     messages = [
         batch_pb2.SubmitBatchRequest(
             item_id=name, request=chat_request(max_output_tokens=1 + number % 12)
         )
-        for number, name in enumerate(names())
+        for number, name in enumerate(names(items))
     ]
     async with grpc.aio.insecure_channel(address) as channel:
         stub = batch_pb2_grpc.BatchServiceStub(channel)

@@ -244,8 +244,10 @@ def watched(rendered: Rendered) -> None:
 
 def open_to_the_outside(rendered: Rendered) -> None:
     assert rendered.one("Service")["spec"]["type"] == "LoadBalancer"
-    (port,) = rendered.one("Service")["spec"]["ports"]
+    port, http = rendered.one("Service")["spec"]["ports"]
     assert (port["port"], port["appProtocol"]) == (443, "https")
+    (way,) = rendered.one("HTTPRoute")["spec"]["rules"]
+    assert way["backendRefs"] == [{"name": "x-moegate", "port": http["port"]}]
     assert rendered.one("Certificate")["spec"]["secretName"] == "x-moegate-tls"
     (rule,) = rendered.one("GRPCRoute")["spec"]["rules"]
     assert rule["backendRefs"] == [{"name": "x-moegate", "port": 443}]
@@ -314,7 +316,9 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
                 "clientCa": True,
                 "certManager": {"enabled": True, "issuerRef": {"name": "i", "kind": "Issuer"}},
             },
+            "http": {"enabled": True},
             "grpcRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+            "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
             "metrics": {"enabled": False},
         },
         open_to_the_outside,
@@ -346,6 +350,11 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"config": SHARED, "autoscaling": {"mode": "both"}}, "autoscaling.mode"),
     ({"config": REMOTE, "podMonitor": {"enabled": True}, "metrics": {"enabled": False}}, "no page"),
     ({"config": REMOTE, "grpcRoute": {"enabled": True}}, "name the Gateway"),
+    ({"config": REMOTE, "httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name the Gateway"),
+    (
+        {"config": REMOTE, "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}},
+        "there is no HTTP port to lead to",
+    ),
     ({"config": REMOTE, "terminationGracePeriodSeconds": 60}, "would cut streams"),
     ({"config": {"pools": [{"name": "x"}]}}, "model is required"),
     ({"config": {**REMOTE, "limitz": {}}}, "limitz"),

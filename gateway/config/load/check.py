@@ -155,6 +155,7 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
     addresses = (
         ("server.listen", config.server.listen),
         ("server.health_listen", config.server.health_listen),
+        ("server.scaler_listen", config.server.scaler_listen),
         ("telemetry.metrics_listen", config.telemetry.metrics_listen),
     )
     fixed = [(path, at) for path, at in addresses if at is not None and not at.endswith(":0")]

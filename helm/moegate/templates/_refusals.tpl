@@ -48,6 +48,14 @@
 {{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.parentRefs) -}}
 {{- fail "\ngrpcRoute.parentRefs: name the Gateway" -}}
 {{- end -}}
+{{- if .Values.httpRoute.enabled -}}
+{{- if not .Values.httpRoute.parentRefs -}}
+{{- fail "\nhttpRoute.parentRefs: name the Gateway" -}}
+{{- end -}}
+{{- if not .Values.http.enabled -}}
+{{- fail "\nhttpRoute.enabled: there is no HTTP port to lead to: set http.enabled" -}}
+{{- end -}}
+{{- end -}}
 {{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) -}}
 {{- $delay := dig "server" "drain_delay_s" 5.0 $config | float64 -}}
 {{- $needed := addf (float64 .Values.preStopSeconds) $delay (include "moegate.drainSeconds" . | float64) -}}

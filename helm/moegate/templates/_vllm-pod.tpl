@@ -120,6 +120,12 @@ initContainers:
     command: [python, -m, moegate.up.engine_plugin, /plugin/path]
     securityContext:
       {{- include "moegate.containerSecurity" $root | nindent 6 }}
+    resources:
+      requests:
+        cpu: 100m
+        memory: 128Mi
+      limits:
+        memory: 256Mi
     volumeMounts:
       - name: plugin
         mountPath: /plugin

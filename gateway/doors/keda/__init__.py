@@ -1,0 +1,1 @@
+"""The door of KEDA: how many replicas a pool should have."""
