@@ -56,6 +56,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: float | None
     total_s: float
     missing_choices: int = 0
+    dp_rank: int | None = None
+    """Data-parallel rank of the replica, where one was pinned."""
 
     @property
     def charged_nano_usd(self) -> int | None:

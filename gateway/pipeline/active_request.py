@@ -235,6 +235,7 @@ class Branch:
             tpot_s=self.tpot_s(),
             total_s=now - arrival_s,
             missing_choices=self.missing_choices,
+            dp_rank=start.dp_rank,
         )
 
     def _evict(self, evict: Evict) -> None:

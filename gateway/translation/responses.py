@@ -153,6 +153,8 @@ def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -
     route.kind = KIND[finished.kind]
     route.target = finished.pool or finished.placement
     route.replica = finished.replica
+    if finished.dp_rank is not None:
+        route.dp_rank = finished.dp_rank
     route.reason = finished.reason
     for record in finished.attempts:
         attempt = route.attempts.add(placement=record.placement, outcome=record.outcome)

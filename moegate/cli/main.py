@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:
             module = importlib.import_module(f"moegate.cli.commands.{name.replace('-', '_')}")
             module.add_arguments(command)
+    if not arguments:
+        parser.print_help()
+        return 0
     args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)

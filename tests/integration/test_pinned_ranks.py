@@ -101,7 +101,9 @@ async def test_ranks_leave_service_together_and_no_rank_alone() -> None:
             assert all(state.serving for state in scheduler.placements)
             seen = await read_stream(gateway.stub.Generate(chat_request(), metadata=METADATA))
             assert seen.done is not None
-            assert seen.done.route.replica in {f"a/{rank}" for rank in range(RANKS)}
+            route = seen.done.route
+            assert route.replica == f"a/{route.dp_rank}"
+            assert route.HasField("dp_rank")
 
 
 async def test_a_drained_replica_stays_drained_whatever_ranks_a_reload_makes_of_it() -> None:

@@ -51,6 +51,28 @@ TRIGGER_FIELDS: dict[str, Schema] = {
     "query": TEXT,
     "threshold": TEXT,
 }
+PROMETHEUS_TRIGGER = closed(
+    {
+        "type": {"const": "prometheus"},
+        "metadata": closed(
+            TRIGGER_FIELDS,
+            activationThreshold=TEXT,
+            ignoreNullValues={"enum": ["true", "false"]},
+        ),
+    },
+    metricType={"enum": ["AverageValue", "Value"]},
+)
+EXTERNAL_TRIGGER = closed(
+    {
+        "type": {"const": "external"},
+        # Beside the address KEDA passes on whatever texts stand there.
+        "metadata": {
+            "type": "object",
+            "required": ["scalerAddress"],
+            "additionalProperties": TEXT,
+        },
+    }
+)
 POD_TEMPLATE = closed(
     {
         "metadata": closed({"labels": LABELS}, annotations=LABELS),
@@ -100,19 +122,7 @@ SPECS: dict[tuple[str, str], Schema] = {
     ("keda.sh/v1alpha1", "ScaledObject"): closed(
         {
             "scaleTargetRef": closed({"name": TEXT}, apiVersion=TEXT, kind=TEXT),
-            "triggers": items(
-                closed(
-                    {
-                        "type": {"const": "prometheus"},
-                        "metadata": closed(
-                            TRIGGER_FIELDS,
-                            activationThreshold=TEXT,
-                            ignoreNullValues={"enum": ["true", "false"]},
-                        ),
-                    },
-                    metricType={"enum": ["AverageValue", "Value"]},
-                )
-            ),
+            "triggers": items({"anyOf": [PROMETHEUS_TRIGGER, EXTERNAL_TRIGGER]}),
         },
         cooldownPeriod={"type": "integer", "minimum": 0},
         minReplicaCount={"type": "integer", "minimum": 0},

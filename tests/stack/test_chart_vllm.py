@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.doors.keda.trigger import limits_of
+from gateway.doors.keda.trigger import pool_of as pool_named
 from moegate.up.engine_plugin import COUNT_EXPERTS
 from moegate.up.engine_plugin import FLAGS as PLUGIN_FLAGS
+from scheduler.overflow.replica_count import ReplicaLimits
 from tests.stack.cluster_api import STATEFUL_SETS, cluster_api
 from tests.stack.helm import Helm, Object, Refused, Rendered
 from tests.stack.test_chart import KUBERNETES, pod_of, restricted, validate
@@ -257,6 +260,28 @@ def scaled_from_none(rendered: Rendered) -> None:
     assert rendered.one("PodDisruptionBudget", SET)["spec"]["maxUnavailable"] == 1
 
 
+def scaled_by_money(rendered: Rendered) -> None:
+    scaled = rendered.one("ScaledObject", SET)["spec"]
+    (trigger,) = scaled["triggers"]
+    assert trigger["type"] == "external"
+    told = trigger["metadata"]
+    address = told.pop("scalerAddress")
+    assert pool_of(rendered)["name"] == pool_named(told)
+    assert limits_of(told) == ReplicaLimits(least=1, most=6, margin=0.1, down_window_s=900.0)
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 0, "the gateway has the window"
+    service = rendered.one("Service", "x-moegate")
+    ports = {port["name"]: port for port in service["spec"]["ports"]}
+    assert address == f"x-moegate.models:{ports['scaler']['port']}"
+    (container,) = pod_of(rendered)["containers"]
+    numbers = {port["name"]: port["containerPort"] for port in container["ports"]}
+    server = yaml.safe_load(rendered.config)["server"]
+    assert server["scaler_listen"] == f"[::]:{numbers[ports['scaler']['targetPort']]}"
+    ingress = rendered.one("NetworkPolicy", "x-moegate")["spec"]["ingress"]
+    (rule,) = [r for r in ingress if {"port": numbers["scaler"]} in r["ports"]]
+    assert rule["from"] == [{"namespaceSelector": {}}]
+
+
 Check = Callable[[Rendered], None]
 MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
     "ranks": (
@@ -403,6 +428,24 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         },
         scaled_from_none,
     ),
+    "scaled by money": (
+        {
+            "networkPolicy": {"enabled": True, "scalers": [{"namespaceSelector": {}}]},
+            "vllm": [
+                {
+                    **VLLM,
+                    "gpu": {"type": "H100", "count": 1, "usdPerGpuHour": "2.50"},
+                    "autoscaling": {
+                        "mode": "money",
+                        "maxReplicas": 6,
+                        "margin": 0.1,
+                        "scaleDownWindowSeconds": 900,
+                    },
+                }
+            ],
+        },
+        scaled_by_money,
+    ),
 }
 
 
@@ -416,6 +459,7 @@ def test_a_matrix_of_servers(case: str, helm: Helm) -> None:
 
 
 SHARED_VOLUME: Object = {"source": {"persistentVolumeClaim": {"claimName": "w"}}}
+PRICED: Object = {"gpu": {"type": "H100", "count": 1, "usdPerGpuHour": "2.50"}}
 REFUSED: list[tuple[Object, str]] = [
     ({"model": ""}, "name the model"),
     ({"gpu": {"type": "", "count": 1}}, "name the GPU"),
@@ -447,6 +491,11 @@ REFUSED: list[tuple[Object, str]] = [
         "name the model on the hub",
     ),
     ({"autoscaling": {"mode": "keda"}}, "give its address"),
+    ({"autoscaling": {"mode": "money"}}, "give gpu.usdPerGpuHour"),
+    (
+        {**PRICED, "autoscaling": {"mode": "money", "minReplicas": 5}},
+        "minReplicas: more than maxReplicas",
+    ),
     ({"name": "ledger"}, "the end of the name of another object"),
     ({"modle": "m"}, "modle"),
 ]
@@ -458,6 +507,16 @@ def test_servers_that_contradict_themselves_are_refused_in_words(
 ) -> None:
     with pytest.raises(Refused, match=message):
         helm.render({"vllm": [{**VLLM, **item}]})
+
+
+def test_several_gateways_cannot_scale_by_money(helm: Helm) -> None:
+    values = {
+        "replicaCount": 2,
+        "config": {"ledger": {"postgres": {"file": "/p"}}},
+        "vllm": [{**VLLM, **PRICED, "autoscaling": {"mode": "money"}}],
+    }
+    with pytest.raises(Refused, match="money needs one gateway"):
+        helm.render(values)
 
 
 def test_two_pools_of_one_name_and_the_older_form_are_refused(helm: Helm) -> None:

@@ -26,11 +26,12 @@ from gateway.accounting.rollups.columns import (
 PIECE_ROWS = 5000
 """Most rows of one transaction: SQLite writes nothing else meanwhile."""
 _LOCK = "UPDATE fold SET folded_seq = folded_seq WHERE epoch = ''"
-_NEW = (
+NEW_ROWS = (
     "SELECT epoch, folded_seq, last_seq FROM (SELECT epoch, folded_seq,"
     " (SELECT MAX(seq) FROM attempt WHERE attempt.epoch = fold.epoch) AS last_seq FROM fold) AS f"
     " WHERE last_seq > folded_seq ORDER BY epoch"
 )
+"""Epochs with rows that are not in the roll-ups: the last number that is, and the last of all."""
 _PIECE = "epoch = $1 AND seq > $2 AND seq <= $3"
 
 
@@ -38,7 +39,7 @@ async def fold(tx: Tx, most_rows: int = PIECE_ROWS) -> int:
     """Adds one piece of rows. Returns their number; `most_rows` means that there may be more."""
     await tx.run(_LOCK)
     left = most_rows
-    for epoch, folded, last in await tx.rows(_NEW):
+    for epoch, folded, last in await tx.rows(NEW_ROWS):
         if not left:
             break
         last = min(last, folded + left)

@@ -30,7 +30,7 @@ from gateway.accounting.rollups.columns import (
     label_value,
     of_rows,
 )
-from gateway.accounting.rollups.fold import start_expression
+from gateway.accounting.rollups.fold import NEW_ROWS, start_expression
 from gateway.accounting.rollups.tiles import Tiles, tiles
 
 
@@ -75,6 +75,10 @@ _TAGS = {Group.SESSION: (SESSION_TAG, "session_id"), Group.END_USER: (END_USER_T
 _UNTAGGED = ("placement", "pool", "kind")
 """Columns that `tagged_spend` lacks."""
 _TIMES = (Group.HOUR, Group.DAY, Group.WEEK, Group.MONTH, Group.YEAR)
+
+
+MOST_RANGES = 50
+"""Most epochs of which new rows are read by a range each."""
 
 
 class WindowTooFine(Exception):
@@ -151,7 +155,8 @@ async def spend(
             # PostgreSQL knows names of the list in ORDER BY, but not in an expression there.
             ordered.append(" + ".join(f"COALESCE(SUM({name}), 0)" for name in tokens) + " DESC")
     ordered += names
-    sql = f"SELECT {', '.join(columns)} FROM ({' UNION ALL '.join(query.sources())}) AS parts"
+    sources = query.sources(await tx.rows(NEW_ROWS))
+    sql = f"SELECT {', '.join(columns)} FROM ({' UNION ALL '.join(sources)}) AS parts"
     if names:
         sql += f" GROUP BY {', '.join(names)} ORDER BY {', '.join(dict.fromkeys(ordered))}"
     found = await tx.rows(f"{sql} LIMIT {int(limit)}", *query.values)
@@ -192,8 +197,9 @@ class _Query:
         """The name of a tag's values in the sources; empty: the group is no tag."""
         return f"t{self._tag_groups.index(group)}" if group in self._tag_groups else ""
 
-    def sources(self) -> Iterator[str]:
-        """SELECTs with the hour, the columns to group by, and the sums."""
+    def sources(self, new_rows: Sequence[Row]) -> Iterator[str]:
+        """SELECTs with the hour, the columns to group by, and the sums. `new_rows`: those of
+        `NEW_ROWS`."""
         columns = sorted(self._columns)
         kept = ", ".join(["starts_hour AS hour", *columns, *self._tag_columns("value"), *SUMS])
         table = "tagged_spend" if self._tags else "spend"
@@ -211,13 +217,20 @@ class _Query:
             where = self._between("ended_unix_us", from_us, to_us)
             where += self._labelled
             yield f"SELECT {single} FROM attempt WHERE {where}{self._filters()}"
-        if self.tiles.whole:
-            where = self._between("ended_unix_us", *self.tiles.whole_us)
+        if not self.tiles.whole or not new_rows:
+            return
+        rest = self._between("ended_unix_us", *self.tiles.whole_us)
+        rest += f"{self._labelled}{self._filters()}"
+        if len(new_rows) > MOST_RANGES:  # while an old ledger is summed for the first time
             yield (
-                # The order of the join is given: of each epoch the rows after the folded ones.
                 f"SELECT {single} FROM fold CROSS JOIN attempt WHERE attempt.epoch = fold.epoch"
-                f" AND attempt.seq > fold.folded_seq AND {where}{self._labelled}{self._filters()}"
+                f" AND attempt.seq > fold.folded_seq AND {rest}"
             )
+            return
+        # A range of each epoch's numbers: PostgreSQL would go through all rows for a join.
+        for epoch, folded, last in new_rows:
+            where = f"epoch = {self._value(epoch)} AND seq > {int(folded)} AND seq <= {int(last)}"
+            yield f"SELECT {single} FROM attempt WHERE {where} AND {rest}"
 
     def _stored(self, span: Span) -> Span:
         """The span to read: hours of tenants, where no other dimension matters."""

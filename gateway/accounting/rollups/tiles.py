@@ -42,7 +42,7 @@ def tiles(from_us: int, to_us: int, finest: Span, coarsest: Span) -> Tiles:
     to_hour = min(to_us // HOUR_US, LAST_HOUR)
     whole = tuple(_whole(-(-from_us // HOUR_US), to_hour, finest, coarsest))
     if not whole:
-        return Tiles(whole=(), edges=((from_us, to_us),) if from_us < to_us else ())
+        return Tiles(whole=(), edges=((from_us, to_us),))
     first_us, last_us = whole[0].from_hour * HOUR_US, whole[-1].to_hour * HOUR_US
     edges = tuple((a, b) for a, b in ((from_us, first_us), (last_us, to_us)) if a < b)
     return Tiles(whole=whole, edges=edges)

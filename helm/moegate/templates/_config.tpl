@@ -7,6 +7,9 @@
 {{- if .Values.http.enabled -}}
 {{- $_ := set $server "http_listen" "[::]:8080" -}}
 {{- end -}}
+{{- if include "moegate.scalesByMoney" . -}}
+{{- $_ := set $server "scaler_listen" "[::]:50053" -}}
+{{- end -}}
 {{- $server = mergeOverwrite (dict "watch_files_s" 10) $server -}}
 {{- $_ := set $server "drain_s" (include "moegate.drainSeconds" . | float64) -}}
 {{- if include "moegate.tlsSecret" . -}}
@@ -85,6 +88,13 @@
 {{/* Whether there may be more than one gateway at once, now or by an autoscaler. */}}
 {{- define "moegate.isShared" -}}
 {{- if or (gt (int .Values.replicaCount) 1) (ne .Values.autoscaling.mode "none") -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether KEDA asks the gateway how many servers there should be. */}}
+{{- define "moegate.scalesByMoney" -}}
+{{- range .Values.vllm -}}
+{{- if eq (dig "autoscaling" "mode" $.Values.vllmDefaults.autoscaling.mode .) "money" -}}true{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* What a running gateway cannot change: a pod with another one is made anew. */}}

@@ -73,15 +73,23 @@
 {{- end -}}
 {{- end -}}
 {{- $scaling := $vllm.autoscaling -}}
-{{- if ne $scaling.mode "none" -}}
+{{- if eq $scaling.mode "money" -}}
+{{- if not $vllm.gpu.usdPerGpuHour -}}
+{{- fail (printf "%s.autoscaling.mode: money needs the price of a server: give gpu.usdPerGpuHour" .at) -}}
+{{- end -}}
+{{- if include "moegate.isShared" .root -}}
+{{- fail (printf "%s.autoscaling.mode: money needs one gateway, because each would see its part of the demand: set replicaCount 1 and the gateway's autoscaling.mode none" .at) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling.minReplicas: more than maxReplicas" .at) -}}
+{{- end -}}
+{{- if eq $scaling.mode "keda" -}}
 {{- if not (or $scaling.prometheusAddress .root.Values.autoscaling.prometheusAddress) -}}
 {{- fail (printf "%s.autoscaling.prometheusAddress: keda asks Prometheus: give its address" .at) -}}
 {{- end -}}
 {{- if not .root.Values.metrics.enabled -}}
 {{- fail (printf "%s.autoscaling.mode: it follows the metrics: set metrics.enabled" .at) -}}
-{{- end -}}
-{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
-{{- fail (printf "%s.autoscaling.minReplicas: more than maxReplicas" .at) -}}
 {{- end -}}
 {{- end -}}
 {{- if $vllm.preload.enabled -}}

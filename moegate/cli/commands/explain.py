@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-
-from rich.console import Console
 
 from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import run_command
 from moegate.cli.views.decision import view
+from moegate.cli.views.fitted_table import table_console
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 10.0
@@ -38,4 +36,4 @@ async def _explain(args: argparse.Namespace) -> None:
     async with open_channel(args) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         found = await call_method(args, stub.Explain, request, TIMEOUT_S)
-    Console(width=None if sys.stdout.isatty() else 140).print(view(found))
+    table_console().print(view(found))

@@ -7,15 +7,12 @@ import json
 import sys
 from dataclasses import asdict
 
-from rich.console import Console
-
 from moegate.cli.models import KV_BYTES, declare_memory, named_model, server_memory
+from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.model_report import catalog_table, figures, on_gpu, report
 from simulation.catalog.deployment import FORMATS, in_format
 from simulation.catalog.gpus import GPUS
 from simulation.catalog.hf_fields import UnreadableConfig
-
-WIDTH = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0, 1 if the model cannot be read, 2 if no model was named."""
     if args.list:
-        Console(width=WIDTH, highlight=False).print(catalog_table())
+        table_console().print(catalog_table())
         return 0
     if args.model is None:
         print("moegate inspect: name a model, or give --list", file=sys.stderr)
@@ -54,5 +51,5 @@ def run(args: argparse.Namespace) -> int:
         facts = {**asdict(model), **figures(model, kv_bytes)}
         print(json.dumps({**facts, "deployments": [asdict(row) for row in rows]}, indent=2))
     else:
-        Console(width=WIDTH, highlight=False).print(report(model, kv_bytes, rows))
+        table_console().print(report(model, kv_bytes, rows))
     return 0

@@ -7,15 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from moegate.cli.plan_arguments import declare, plan_input
+from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.pictures import NoMatplotlib
 from moegate.cli.views.plan_plot import save_png
 from moegate.cli.views.plan_report import as_json, tables
 from simulation.planner.plan import CannotPlan, make_plan
-
-WIDTH = 118
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(given, plan), indent=2))
     else:
-        Console(width=WIDTH, highlight=False).print(tables(given, plan))
+        table_console().print(tables(given, plan))
     return 0

@@ -118,6 +118,8 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, window_
     Raises NoMatplotlib or OSError.
     """
     figure = new_figure(9, 5.5)
+    import matplotlib.ticker
+
     axes = figure.subplots()
     loads = [point.tokens_per_s for point in cost.load]
     costs = [point.nano_usd_per_mtok / NANO_USD for point in cost.load]
@@ -141,8 +143,11 @@ def save_png(pool: str, cost: usage_pb2.GetPoolCostResponse, path: Path, window_
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("{x:g}")
+        # Ticks at 1, 2 and 5 of each decade alone: more of them run into each other.
+        axis.set_major_locator(matplotlib.ticker.LogLocator(base=10.0, subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:,.6g}")
+        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.grid(visible=True, color="0.9")
     axes.set_xlabel("load, tokens per second (input and output)")
     axes.set_ylabel("US dollars per million tokens")
     axes.set_title(_head(pool, cost, window_s))

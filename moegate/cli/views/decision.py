@@ -5,11 +5,10 @@ An unknown value is a hyphen, never a zero.
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.v1 import generation_pb2, inference_pb2
 
 NANO = 1_000_000_000
@@ -53,13 +52,20 @@ def sentences(found: inference_pb2.ExplainResponse) -> list[str]:
     return lines
 
 
-def _table(found: inference_pb2.ExplainResponse) -> Table:
-    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    rows.add_column("place")
-    rows.add_column("open")
-    for name in ("TTFT", "TPOT", "cached", "harms", "marginal $", "charge $"):
-        rows.add_column(name, justify="right")
-    rows.add_column("why")
+def _table(found: inference_pb2.ExplainResponse) -> FittedTable:
+    rows = FittedTable(
+        [
+            Column(header="place"),
+            Column(header="open"),
+            number("TTFT"),
+            number("TPOT", leaves=1),
+            number("cached", leaves=3),
+            number("harms", leaves=4),
+            number("marginal $"),
+            number("charge $"),
+            Column(header="why", wraps=14, leaves=2),
+        ]
+    )
     for candidate in found.candidates:
         remote = candidate.kind == generation_pb2.PLACEMENT_KIND_REMOTE
         known_ttft, known_tpot = candidate.HasField("ttft"), candidate.HasField("tpot")

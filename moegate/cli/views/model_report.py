@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from moegate.cli.views.fitted_table import Column, FittedTable, number
 from simulation.catalog.arithmetic import compute_knee_batch
 from simulation.catalog.deployment import smallest_deployment
 from simulation.catalog.facts import ModelFacts
@@ -116,16 +117,22 @@ def report(model: ModelFacts, kv_bytes: float, rows: Sequence[GpuDeployment]) ->
         ("batch that touches 95 % of the experts", f"{computed['touch_all_batch']:.0f}"),
     ):
         facts.add_row(label, value)
-    table = Table(title="smallest deployment, and its predicted speed", title_justify="left")
-    table.add_column("GPU", no_wrap=True, min_width=12)
-    for header in (
-        *("GPUs", "ranks", "KV tokens", "±", "ms/step alone", "full"),
-        *("prefill tokens/s", "compute knee"),
-    ):
-        table.add_column(header, justify="right")
+    table = FittedTable(
+        [
+            Column(header="GPU"),
+            number("GPUs"),
+            number("ranks", leaves=2),
+            number("KV tokens"),
+            number("±", leaves=3),
+            number("ms/step\nalone"),
+            number("ms/step\nfull"),
+            number("prefill\ntokens/s"),
+            number("compute\nknee", leaves=1),
+        ]
+    )
     for row in rows:
         if not row.gpus:
-            table.add_row(row.gpu, "too small")
+            table.add_row(row.gpu, "too small", *[""] * 7)
             continue
         table.add_row(
             row.gpu,
@@ -143,7 +150,7 @@ def report(model: ModelFacts, kv_bytes: float, rows: Sequence[GpuDeployment]) ->
         "the KV cache used up.\n±: range in which the memory of real servers scatters.\n"
         "Predicted before any measurement; how well: docs/step-model.md"
     )
-    return Group(facts, table, notes)
+    return Group(facts, Text("smallest deployment, and its predicted speed"), table, notes)
 
 
 def _kv_text(model: ModelFacts, kv_bytes: float) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moegate.cli.plan_arguments import PlanInput
+from moegate.cli.views.fitted_table import FittedTable, number
 from simulation.planner.economics import TokenCosts
 from simulation.planner.plan import PEAK_QUANTILE, Hybrid, LoadRow, Plan
 
@@ -21,7 +22,8 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 def tables(given: PlanInput, plan: Plan) -> Group:
     """All tables and notes of a plan."""
-    parts: list[RenderableType] = [_summary(given, plan), Text(), _loads(plan)]
+    parts: list[RenderableType] = [_summary(given, plan), Text()]
+    parts += [Text("one replica over its load"), _loads(plan)]
     if plan.break_evens:
         parts += [Text(), _break_evens(plan)]
     if plan.hybrids:
@@ -91,16 +93,20 @@ def _summary(given: PlanInput, plan: Plan) -> Table:
     return table
 
 
-def _loads(plan: Plan) -> Table:
-    table = Table(title="one replica over its load", title_justify="left")
-    for header in ("load", "req/s", "batch", "TPOT ms", "TTFT ms", "output tok/s"):
-        table.add_column(header, justify="right")
-    priced = plan.floor is not None
-    if priced:
-        for header in ("$/M input", "$/M cached", "$/M output", "idle $/h", "all in, $/M output"):
-            table.add_column(header, justify="right")
+def _loads(plan: Plan) -> FittedTable:
+    columns = [
+        *(number("load"), number("req/s"), number("batch", leaves=3), number("TPOT ms")),
+        *(number("TTFT ms", leaves=4), number("output\ntok/s", leaves=2)),
+    ]
+    if plan.floor is not None:
+        columns += [
+            *(number("$/M\ninput"), number("$/M\ncached", leaves=1), number("$/M\noutput")),
+            *(number("idle\n$/h"), number("all in,\n$/M output")),
+        ]
+    table = FittedTable(columns)
     for row in plan.loads:
-        table.add_row(*_state_cells(plan, row), *(_cost_cells(row.costs) if row.costs else ()))
+        costs = _cost_cells(row.costs) if row.costs else [""] * (len(columns) - 6)
+        table.add_row(*_state_cells(plan, row), *costs[: len(columns) - 6])
     return table
 
 

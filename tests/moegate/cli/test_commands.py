@@ -6,6 +6,7 @@ import argparse
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from gateway.config.gateway import KeyRole
 from gateway.config.load.file import load
 from gateway.config.resolve.api_keys import key_sha256
+from gateway.runtime.startup import startable
 from moegate.cli.commands import simulate_vllm
 from moegate.cli.main import COMMANDS, main
 from moegate.simulated_vllm.config import DEFAULT_MODEL
@@ -53,6 +55,9 @@ def test_the_first_steps_of_the_readme_fit_together() -> None:
     [pool] = config.pools
     assert pool.replicas[0].url == f"http://{defaults.host}:{defaults.port}"
     assert (pool.upstream_model or pool.model) == DEFAULT_MODEL == defaults.served_model_name
+    _, warnings = startable(config, ROOT / "examples", "local.yaml", time.time())
+    assert warnings == [], "its budget has the prices that it needs"
+    assert config.budgets
     [key] = config.tenants[0].keys
     readme = (ROOT / "README.md").read_text()
     assert "export MOEGATE_API_KEY=mg-demo-key-do-not-use" in readme

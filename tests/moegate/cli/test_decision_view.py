@@ -61,3 +61,13 @@ def test_unknown_figures_are_hyphens() -> None:
     assert chosen[:3] == [">", "own/a", "yes"]
     assert chosen[3:] == ["-", "-", "0", "-", "0.000002", "-"]
     assert other == ["own/b", "yes", "-", "-", "0", "-", "-", "-"]
+
+
+def test_the_money_is_there_in_80_columns() -> None:
+    found = explained(feasible=False, reason="its KV cache is full for the next 30 seconds")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(view(found))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("marginal $" in line and "charge $" in line for line in lines)

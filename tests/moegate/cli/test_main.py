@@ -105,3 +105,36 @@ def test_unknown_arguments_show_the_usage_of_their_command(
     assert error.startswith(usage)
     assert "unrecognized arguments: " in error
     assert "nope" in error
+
+
+def test_moegate_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: moegate ")
+    assert "usage" in out
+    assert "serve" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("inspect qwen3-30b-a3b", ("KV tokens", "ms/step", "prefill")),
+        (
+            "plan qwen3-30b-a3b --gpu H100 --gpus 1 --prompt-tokens 1000 --output-tokens 200"
+            " --requests-per-s 1 --usd-per-gpu-hour 2.1",
+            ("$/M output", "all in,", "idle", "saturated floor"),
+        ),
+    ],
+)
+def test_tables_fit_80_columns_and_show_the_money(
+    command: str,
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(command.split()) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for word in words:
+        assert word in out

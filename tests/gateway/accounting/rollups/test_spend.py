@@ -93,6 +93,18 @@ def test_every_window_is_the_sum_of_its_rows(tx: Tx, seed: int) -> None:
             assert_same(tx, attempts, selection, groups)
 
 
+def test_new_rows_of_many_processes_and_an_empty_window(tx: Tx) -> None:
+    attempts = random_attempts(random.Random(9), 120, 30.0)
+    for number, row in enumerate(attempts):
+        row |= {"epoch": f"process-{number}", "seq": 0}
+    run_now(insert(tx, attempts))
+    for groups in [(Group.TENANT,), (Group.HOUR,), (Group.SESSION,)]:
+        assert_same(tx, attempts, EVER, groups)
+    nothing = Selection(from_us=START_S * 10**6, to_us=START_S * 10**6)
+    assert_same(tx, attempts, nothing, ())
+    assert_same(tx, attempts, nothing, (Group.DAY,))
+
+
 def test_a_row_is_added_once(tx: Tx) -> None:
     attempts = random_attempts(random.Random(1), 50, 3.0)
     run_now(insert(tx, attempts))
