@@ -22,9 +22,10 @@ import grpc
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.batch_lane import BatchLane
+from gateway.cluster.member import RunningMember, running_member
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
-from gateway.config.problems import ConfigError, ReloadRefused
+from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.accounts.admin_service import AdminService
@@ -160,9 +161,20 @@ async def serve(path: Path, log_level: str, fronts: int = 0) -> None:
     return_large_blocks()
     with to_stderr(config.telemetry.log_format, log_level):
         if fronts:
+            if config.cluster is not None:
+                raise ConfigError(str(path), [_one_front(fronts)])
             await serve_fronts(config, path, log_level, fronts)
         else:
             await _serve(config, path)
+
+
+def _one_front(fronts: int) -> Problem:
+    return Problem(
+        path="cluster",
+        value=f"--fronts {fronts}",
+        message="each gateway of a cluster is one front",
+        fix="run more gateways instead",
+    )
 
 
 async def _serve(config: GatewayConfig, path: Path) -> None:
@@ -171,7 +183,12 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
-    async with running_gateway(config, path.parent, path=path) as gateway:
+    running: contextlib.AbstractAsyncContextManager[RunningGateway | RunningMember]
+    if config.cluster is not None:
+        running = running_member(config, path.parent, path=path)
+    else:
+        running = running_gateway(config, path.parent, path=path)
+    async with running as gateway:
         # Freezes the loaded objects: a full collection that scanned them would stall every stream
         # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
@@ -301,7 +318,9 @@ async def running_gateway(
             await parts.close()
 
 
-async def _reload_on(reload_requested: asyncio.Event, gateway: RunningGateway) -> None:
+async def _reload_on(
+    reload_requested: asyncio.Event, gateway: RunningGateway | RunningMember
+) -> None:
     """Reloads the file each time the event is set. An invalid file changes nothing."""
     while True:
         await reload_requested.wait()

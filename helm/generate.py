@@ -21,6 +21,11 @@ BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _NATURAL = {"type": "integer", "minimum": 1}
+_ISSUER = {
+    "type": "object",
+    "properties": {key: {"type": "string"} for key in ("name", "kind", "group")},
+    "additionalProperties": False,
+}
 _SECRET_KEY = {
     "type": "object",
     "properties": {"existingSecret": {"type": "string"}, "key": {"type": "string"}},
@@ -51,11 +56,7 @@ RULES: dict[str, dict[str, Any]] = {
             "additionalProperties": False,
         },
     },
-    "tls.certManager.issuerRef": {
-        "type": "object",
-        "properties": {key: {"type": "string"} for key in ("name", "kind", "group")},
-        "additionalProperties": False,
-    },
+    "tls.certManager.issuerRef": _ISSUER,
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "service.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
     "http.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
@@ -67,6 +68,9 @@ RULES: dict[str, dict[str, Any]] = {
     "autoscaling.maxReplicas": _NATURAL,
     "autoscaling.inFlightPerPod": _NATURAL,
     "autoscaling.queuedPerPod": _NATURAL,
+    "autoscaling.cpuPercent": _NATURAL,
+    "cluster.leaseSeconds": {"type": "number", "minimum": 1, "maximum": 60},
+    "cluster.tls.certManager.issuerRef": _ISSUER,
     "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
     "terminationGracePeriodSeconds": {"type": ["integer", "null"], "minimum": 1},
     "preStopSeconds": {"type": "integer", "minimum": 0},

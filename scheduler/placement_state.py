@@ -119,6 +119,7 @@ class Resident:
     """Predicted time of its prefill; 0 on a remote."""
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
+    predicted_ttft_s: float | None = None
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0
@@ -161,6 +162,10 @@ class PlacementState:
     """Predicted end of all pending prefills."""
     prefill_began_s: float = 0.0
     """Assumed start of the first pending prefill."""
+    prefill_joined: bool = False
+    """Whether it was sent while a step ran, so that it waits for the end of that step."""
+    computing: int = 0
+    """Number of pending prefills, from the first, that are computed together."""
     report: EngineReport | None = None
     external_sequences: int = 0
     external_kv_tokens: int = 0
@@ -265,6 +270,7 @@ class PlacementState:
         self.kv_variance += resident.kv_spread_tokens**2
         if not self.pending:
             self.prefill_began_s = max(now, self.prefill_end_s)
+            self.prefill_joined, self.computing = self.sequences > request.choices, 1
         self.pending[request.request_id] = resident.prefill_s
         self.prefill_end_s = max(now, self.prefill_end_s) + resident.prefill_s
 
@@ -278,6 +284,7 @@ class PlacementState:
             del self.pending[request_id]
             # A first token shows when a prefill really ended, so the prediction error ends here.
             self.prefill_began_s = now
+            self.prefill_joined, self.computing = False, len(self.pending)
             self.prefill_end_s = now + sum(self.pending.values())
             seen_s = now - resident.started_s
             mean_s = seen_s if self.ttft_s is None else self.ttft_s
@@ -329,8 +336,9 @@ class PlacementState:
         self.kv_variance = max(0.0, self.kv_variance - spread) if self.residents else 0.0
         if request_id in self.pending:
             if request_id == next(iter(self.pending)):
-                self.prefill_began_s = now
+                self.prefill_began_s, self.prefill_joined = now, True
             self.prefill_end_s -= self.pending.pop(request_id)
+            self.computing = max(1, min(self.computing, len(self.pending)))
         if not self.residents:
             self.idle_since_s = now
         return resident

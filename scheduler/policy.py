@@ -19,6 +19,10 @@ class Policy:
             costs no more of the SLO than it must.
         last_call_violations: the same when the request's own time is nearly up.
         last_call_share: share of the promised time to first token that counts as nearly up.
+        most_pending_chunks: prefill that may be pending on a group that takes another request, in
+            chunks of one step.
+        least_margin: share of a promised time to first token that is kept for errors of its
+            prediction, at least.
         tpot_share: share of the promised time per token that a step may take.
         batch_pace_share: share of the tightest promised time per token of higher classes that a
             step may take with a batch-class request.
@@ -42,6 +46,8 @@ class Policy:
     spare_violations: float = 0.025
     last_call_violations: float = 0.3
     last_call_share: float = 0.1
+    most_pending_chunks: float = 1.0
+    least_margin: float = 0.05
     tpot_share: float = 1.0
     batch_pace_share: float = 0.6
     batch_opens_s: float = 900.0

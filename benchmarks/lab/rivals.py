@@ -17,6 +17,7 @@ import numpy as np
 from scheduler.contract import (
     Action,
     AttemptEnded,
+    AttemptOutcome,
     Cancelled,
     EngineReport,
     Event,
@@ -25,6 +26,7 @@ from scheduler.contract import (
     RefusalReason,
     Refuse,
     Request,
+    ServingChanged,
     Start,
     Tick,
 )
@@ -44,6 +46,8 @@ class Replica:
     """What a router counts of one replica."""
 
     name: str
+    down: bool = False
+    """Whether its server is known not to serve."""
     requests: dict[str, int] = field(default_factory=dict)
     """Tokens of output so far, by request."""
     kv_tokens: int = 0
@@ -98,7 +102,16 @@ class Rival:
                 replica.requests[event.request_id] = event.output_tokens
             case AttemptEnded():
                 self.output_tokens += 0.02 * ((event.output_tokens or 0) - self.output_tokens)
+                sent = self._open.get(event.request_id)
                 self._forget(event.request_id)
+                if event.outcome is AttemptOutcome.RETRYABLE and sent is not None:
+                    self._queue.appendleft(sent[0])
+                    sent[1].down = True
+                return self._drain(now)
+            case ServingChanged():
+                for replica in self.replicas:
+                    if replica.name == event.placement:
+                        replica.down = not event.serving
                 return self._drain(now)
             case Cancelled():
                 self._forget(event.request_id)
@@ -127,7 +140,9 @@ class Rival:
                 self._queue.popleft()
                 continue
             cap = self._cap
-            free = [r for r in self.replicas if cap is None or len(r.requests) < cap]
+            free = [
+                r for r in self.replicas if not r.down and (cap is None or len(r.requests) < cap)
+            ]
             if not free:
                 break
             self._queue.popleft()
@@ -194,7 +209,7 @@ def power_of_two(rival: Rival, request: Request, free: list[Replica]) -> Replica
 
 def prefix_affinity(rival: Rival, request: Request, free: list[Replica]) -> Replica:
     """The one that knows most of the prompt, unless the fleet is out of balance."""
-    loads = [len(replica.requests) for replica in rival.replicas]
+    loads = [len(replica.requests) for replica in rival.replicas if not replica.down]
     if max(loads) - min(loads) > RELEASE_REQUESTS and max(loads) > RELEASE_RATIO * min(loads):
         return least_request(rival, request, free)
     content = rival.content.get(request.request_id, ())

@@ -227,8 +227,8 @@ async def open_accounting(
             yield opened
         finally:
             await _end(maintenance)
-            if not ledger.status.error:
-                await budgets.close()
+            if fence is None and not ledger.status.error:
+                await budgets.close()  # of a cluster, the next leader takes the leases over
             await _end(writer)
             if await ledger.flush():
                 with contextlib.suppress(LedgerUnavailable):

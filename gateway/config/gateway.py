@@ -40,7 +40,7 @@ from gateway.config.remote import (
     RemoteLimitsConfig,
     SessionHintConfig,
 )
-from gateway.config.server import ServerConfig
+from gateway.config.server import ClusterConfig, ServerConfig
 from gateway.config.tasks import Task, tasks_with
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Count, Seconds, Url
@@ -383,3 +383,5 @@ class GatewayConfig(_Part, frozen=True, kw_only=True):
     """Caps on spend."""
     batch: BatchConfig = BatchConfig()
     """Offline jobs."""
+    cluster: ClusterConfig | None = None
+    """Other gateways that share this one's scheduler; absent: it stands alone."""

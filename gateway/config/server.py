@@ -1,4 +1,5 @@
-"""The `server` part of the configuration: how the gateway listens, drains and probes."""
+"""The parts `server` and `cluster` of the configuration: how the gateway listens, drains and
+probes, and with whom it shares a scheduler."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.values import HostPort, Seconds
+from gateway.config.values import HostPort, Name, Seconds
 
 Origin = Annotated[
     str,
@@ -98,3 +99,54 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     The first token is never held. 0: every token goes out as it comes, whatever it costs."""
     reflection: bool = True
     """Whether gRPC server reflection is on."""
+
+
+class ClusterTlsConfig(_Part, frozen=True, kw_only=True):
+    """TLS between the gateways of a cluster: each shows a certificate and checks that of the other.
+    Files are PEM, relative to the folder of the configuration file, and may be renewed while the
+    gateway serves."""
+
+    cert: Annotated[str, Meta(min_length=1)]
+    """Certificate chain of this gateway, for server and client."""
+    key: Annotated[str, Meta(min_length=1)]
+    """Its private key, not encrypted."""
+    ca: Annotated[str, Meta(min_length=1)]
+    """Authority that signs the certificates of all gateways of the cluster."""
+    member: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
+            description="A DNS name in lower case.",
+        ),
+    ] = "moegate"
+    """DNS name (subjectAltName) that every certificate of the cluster carries, so that other
+    certificates of the same authority do not let in."""
+
+
+class ClusterConfig(_Part, frozen=True, kw_only=True):
+    """Several gateways on one PostgreSQL that have one scheduler together: one of them leads, the
+    others are its fronts and stand by."""
+
+    name: Name = "moegate"
+    """Name of the cluster, the same in all its gateways, unique in the database."""
+    listen: HostPort = "0.0.0.0:50061"
+    """Address at which the leader listens for the other gateways; it takes the next port, too, for
+    the services of usage and administration."""
+    advertise: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s/]+)$",
+                description="Host name or IP address, without a port.",
+            ),
+        ]
+        | None
+    ) = None
+    """Host at which the other gateways reach this one; absent: the address from which it reaches
+    the database."""
+    lease_s: Annotated[float, Meta(ge=1, le=60)] = 3.0
+    """How long the leader leads without a renewal of its lease, which it renews three times as
+    often: after a fault that closes no connection (a stopped process, a cut network), the next one
+    leads after that time. A database that answers more slowly ends the leader's term."""
+    tls: ClusterTlsConfig
+    """TLS between the gateways."""

@@ -55,6 +55,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float | None
     tpot_s: float | None
     total_s: float
+    longest_gap_s: float | None = None
+    """Longest time between two pieces of output; None: there were fewer than two."""
     missing_choices: int = 0
     dp_rank: int | None = None
     """Data-parallel rank of the replica, where one was pinned."""

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import grpc
 import msgspec
 import uvloop
 
-from gateway.config.gateway import GatewayConfig, PoolConfig
+from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.listening.forwarded_accounts import (
@@ -32,11 +31,9 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
     add_forwarded_accounts,
 )
 from gateway.doors.grpc.listening.health import HealthService
-from gateway.fleet.connections import Connections
-from gateway.fleet.placement_names import placement_names
-from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.batch_link import RemoteBatches
+from gateway.fronts.front_clients import FrontClients, away_limits
 from gateway.fronts.messages import (
     APPLY,
     MEASURE,
@@ -47,7 +44,6 @@ from gateway.fronts.messages import (
     Measured,
 )
 from gateway.fronts.orphans import until_orphaned
-from gateway.link.away import AwayLimits
 from gateway.link.joining import FAILURES, Joining
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.transport import connect
@@ -75,7 +71,7 @@ class _Parts:
 
     base_dir: Path
     active: ActiveConfiguration
-    connections: Connections
+    clients: FrontClients
     prepared: PreparedConfiguration
     front: RunningFront | None = None
     observing: Telemetry | None = None
@@ -115,7 +111,7 @@ class FrontProcess:
         orphaned = asyncio.create_task(until_orphaned())
         encoded = await self._joining.join()
         setting = msgspec.msgpack.decode(encoded, type=FrontSetting)
-        self.scheduler.limits = _away_limits(setting.config)
+        self.scheduler.limits = away_limits(setting.config)
         log_format = setting.config.telemetry.log_format
         with to_stderr(log_format, setting.log_level, process=f"front-{self._number}"):
             await self._serve(setting, orphaned)
@@ -136,27 +132,18 @@ class FrontProcess:
             telemetry(config.telemetry, self._clock) as observing,
             grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel,
         ):
-            connections = Connections(
-                session=upstream,
-                pace=load,
-                on_refused=self.scheduler.notify_refused,
-                on_silent=self.scheduler.notify_silent,
-                on_adapter_missing=self.scheduler.notify_adapter_missing,
-            )
-            parts = self._parts = _Parts(
-                base_dir, ActiveConfiguration(prepared), connections, prepared
-            )
+            clients = FrontClients(prepared, self.scheduler, upstream, load)
+            parts = self._parts = _Parts(base_dir, ActiveConfiguration(prepared), clients, prepared)
             parts.observing, parts.load = observing, load
-            self._connect()
             around = FrontSurroundings(
                 port=self.scheduler,
-                upstreams=connections,
+                upstreams=clients.connections,
                 load=load,
                 observing=observing,
                 watches=watches,
                 health=health,
                 add_accounts=lambda server: add_forwarded_accounts(
-                    server, channel, watches, config.server.blocked_write_s
+                    server, lambda: channel, watches, config.server.blocked_write_s
                 ),
                 batches=RemoteBatches(self.scheduler.present),
                 shares_port=True,
@@ -171,7 +158,7 @@ class FrontProcess:
                 await self._until_the_end(front, orphaned)
                 joining.cancel()
             await self.scheduler.leave()
-            await connections.close()
+            await clients.connections.close()
 
     async def _tell_ready(self, front: RunningFront) -> None:
         addresses = FrontAddresses(
@@ -247,8 +234,7 @@ class FrontProcess:
         assert parts.next is not None
         parts.prepared, parts.next = parts.next, None
         parts.front.apply(parts.prepared, parts.base_dir)
-        self.scheduler.limits = _away_limits(parts.prepared.config)
-        self._connect()
+        parts.clients.apply(parts.prepared)
 
     def _measure(self, _: None) -> Measured:
         parts = self._parts
@@ -270,32 +256,7 @@ class FrontProcess:
         if self._health is not None:
             self._health.publish(view.serves)
         if self._parts is not None:
-            self._connect()
-
-    def _connect(self) -> None:
-        """Makes clients for the addresses of the configuration, and for those found in DNS."""
-        assert self._parts is not None
-        self._parts.connections.connect(self._parts.prepared.fleet, self._addresses)
-
-    def _addresses(self, pool: PoolConfig) -> Iterator[tuple[str, str]]:
-        if pool.discover is None:
-            for replica in pool.replicas:
-                yield f"{pool.name}/{replica.name}", replica.url
-            return
-        placements = self.scheduler.fleet.by_name
-        for name in replica_names(pool):
-            first, *_ = placement_names(name, pinned_ranks(pool))
-            view = placements.get(first)
-            if view is not None and view.address:
-                yield name, view.address
-
-
-def _away_limits(config: GatewayConfig) -> AwayLimits:
-    limits = config.limits
-    return AwayLimits(
-        requests=limits.queue_requests,
-        tenant_share=limits.queue_tenant_share if len(config.tenants) > 1 else 1.0,
-    )
+            self._parts.clients.connect()
 
 
 def main() -> int:

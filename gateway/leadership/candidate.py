@@ -2,9 +2,9 @@
 
 The leader holds a lease: a row of the database that expires by the database's clock. A candidate
 says what to ask the database next and is told the answers. It measures its own lease by its own
-monotonic clock, from the moment *before* it asked, and takes `MARGIN_S` off. So it knows that its
-lease is over before the database lets another process take it, whatever the clocks say and
-however late an answer comes. Only the rates of the clocks have to agree, within a sixth.
+monotonic clock, from the moment *before* it asked, and takes a sixth of it off (`MARGIN`). So it
+knows that its lease is over before the database lets another process take it, whatever the clocks
+say and however late an answer comes. Only the rates of the clocks have to agree, within a sixth.
 
 A lease that is over is never renewed: the process gives up the term, and may take a new one.
 """
@@ -15,12 +15,10 @@ import enum
 import math
 from dataclasses import dataclass
 
-LEASE_S = 3.0
-"""How long a lease lasts in the database after it was taken or renewed."""
-MARGIN_S = 0.5
-"""How much earlier the leader itself considers it over."""
-RENEW_S = 1.0
-"""Time between two renewals."""
+RENEWALS = 3
+"""Renewals in the time of a lease."""
+MARGIN = 1 / 6
+"""Part of its time by which the leader itself considers the lease over earlier."""
 LOOK_S = 1.0
 """Longest time between two looks at the row: a notification may be lost."""
 RETRY_S = 0.1
@@ -61,12 +59,14 @@ class Row:
 class Candidate:
     """Times are seconds of the process's monotonic clock."""
 
-    def __init__(self, name: str) -> None:
-        """`name`: of this process, which no other has, also not after a restart."""
+    def __init__(self, name: str, lease_s: float) -> None:
+        """`name`: of this process, which no other has, also not after a restart. `lease_s`: how
+        long a lease lasts in the database after it was taken or renewed."""
         self._name = name
+        self._lease_s = lease_s
         self._leader: Leader | None = None
         self.may_lead = True
-        """Whether it takes the lease when that is free, and keeps it."""
+        """Whether it takes the lease when that is free."""
         self._term = 0
         """The term that this process holds; 0: none."""
         self._until_s = 0.0
@@ -172,8 +172,8 @@ class Candidate:
         return self.may_lead and (self._is_free or self._gone > 0) and now_s >= self._rest_until_s
 
     def _extend(self, asked_s: float) -> None:
-        self._until_s = asked_s + LEASE_S - MARGIN_S
-        self._next_s = asked_s + RENEW_S
+        self._until_s = asked_s + self._lease_s * (1 - MARGIN)
+        self._next_s = asked_s + self._lease_s / RENEWALS
 
     def _lapse(self, now_s: float) -> None:
         """Gives up a lease that is over."""

@@ -29,13 +29,13 @@ def lease_clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-class Lease(Protocol):
+class LeaderLease(Protocol):
     """The lease in the database. Methods raise LedgerUnavailable."""
 
     async def look(self) -> Row:
         """Reads the row."""
 
-    async def take(self, name: str, address: str, wire_version: int, gone: int) -> Leader | None:
+    async def take(self, address: str, wire_version: int, gone: int) -> Leader | None:
         """Takes the lease in a new term; None: it is not free."""
 
     async def renew(self, term: int) -> bool:
@@ -54,17 +54,18 @@ class Leadership:
         name: str,
         address: str,
         wire_version: int,
+        lease_s: float,
         on_change: Callable[[], None],
         clock: Callable[[], float] = lease_clock,
     ) -> None:
         """`name`: of this process, which no other has. `address`: of its link, for the others.
+        `lease_s`: how long a lease lasts after it was taken or renewed.
         `on_change`: called when `leader` or `term` has changed. `clock`: monotonic seconds."""
-        self._name = name
         self._address = address
         self._wire_version = wire_version
         self._on_change = on_change
         self._clock = clock
-        self._candidate = Candidate(name)
+        self._candidate = Candidate(name, lease_s)
         self._wake = asyncio.Event()
         self._told: tuple[Leader | None, int] = (None, 0)
         self._failing = False
@@ -75,6 +76,16 @@ class Leadership:
     def leader(self) -> Leader | None:
         """The leader as last seen, which may be this process; None: none is known."""
         return self._candidate.leader(self._clock())
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether this process takes the lease when it is free. One that leads goes on."""
+        return self._candidate.may_lead
+
+    @may_lead.setter
+    def may_lead(self, may: bool) -> None:
+        self._candidate.may_lead = may
+        self._wake.set()
 
     @property
     def term(self) -> int:
@@ -99,7 +110,7 @@ class Leadership:
 
     def withdraw(self) -> None:
         """Gives the leadership back, and takes none any more: the process ends."""
-        self._candidate.may_lead = False
+        self.may_lead = False
         self.resign()
 
     async def withdrawn(self, timeout_s: float) -> None:
@@ -108,7 +119,7 @@ class Leadership:
             async with asyncio.timeout(timeout_s):
                 await self._given_back.wait()
 
-    async def run(self, lease: Lease) -> None:
+    async def run(self, lease: LeaderLease) -> None:
         """Follows and leads until cancelled."""
         try:
             while True:
@@ -135,7 +146,7 @@ class Leadership:
                 await self._wake.wait()
         return True
 
-    async def _perform(self, ask: Ask, lease: Lease) -> None:
+    async def _perform(self, ask: Ask, lease: LeaderLease) -> None:
         candidate, asked_s = self._candidate, self._clock()
         watch = asyncio.get_running_loop().call_later(
             max(0.0, candidate.until_s - asked_s), self._tell
@@ -145,9 +156,7 @@ class Leadership:
                 case Ask.LOOK:
                     candidate.saw(await lease.look(), self._clock())
                 case Ask.TAKE:
-                    taken = await lease.take(
-                        self._name, self._address, self._wire_version, candidate.gone()
-                    )
+                    taken = await lease.take(self._address, self._wire_version, candidate.gone())
                     candidate.took(taken, asked_s, self._clock())
                 case Ask.RENEW:
                     held = await lease.renew(candidate.term(asked_s))

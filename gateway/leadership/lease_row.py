@@ -1,53 +1,56 @@
 """The lease in PostgreSQL: one row for each cluster, and a notification of each change.
 
-Every statement is a transaction of its own, and reads the clock of the database only. A process
-that took the lease holds an advisory lock named after the term as long as its connection lasts:
-whoever finds the lock free *and* the leader's port closed need not wait for the end of the lease.
+Every statement is a transaction of its own, and reads the clock of the database only. Each process
+holds an advisory lock of its own name as long as its connection lasts: whoever finds that of the
+leader free *and* the leader's port closed need not wait for the end of the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.accounting.ledger.postgres import LEADER_TABLE
-from gateway.leadership.candidate import LEASE_S, Leader, Row
+from gateway.leadership.candidate import Leader, Row
 
 if TYPE_CHECKING:
     import asyncpg
 
 CONNECT_S = 2.0
-STATEMENT_S = 1.0
-"""Longest wait for one statement: shorter than a lease, so that another one may still come."""
 CHANNEL = "moegate_leader"
 TABLE_LOCK = 7_163_054_882
 """Number of the advisory lock under which the table is made."""
-_LOCK = "hashtextextended('moegate leader ' || $1::text || ' ' || {term}, 0)"
+_LOCK = "hashtextextended('moegate leader ' || $1::text || ' ' || {name}, 0)"
 _MAKE = (
-    "INSERT INTO leader (cluster, term, name, address, wire_version, expires_at)"
-    " VALUES ($1, 0, '', '', 0, '-infinity') ON CONFLICT DO NOTHING"
+    "INSERT INTO leader (cluster, term, name, address, wire_version, fronts, expires_at)"
+    " VALUES ($1, 0, '', '', 0, 0, '-infinity') ON CONFLICT DO NOTHING"
 )
 _LOOK = """
 SELECT term, name, address, wire_version,
   EXTRACT(EPOCH FROM GREATEST(expires_at, '1970-01-01') - clock_timestamp())::float8
 FROM leader WHERE cluster = $1"""
+# A leader that did not give its lease back is not expected to come back with its own front: the
+# sign of `fronts` says so.
 _TAKE = f"""
 WITH taken AS (
   UPDATE leader SET term = term + 1, name = $2, address = $3, wire_version = $4,
+    fronts = CASE WHEN expires_at = '-infinity' THEN fronts ELSE -GREATEST(ABS(fronts), 1) END,
     expires_at = clock_timestamp() + $5 * INTERVAL '1 second'
   WHERE cluster = $1 AND CASE
     WHEN expires_at <= clock_timestamp() THEN true
-    WHEN term = $6 THEN pg_try_advisory_xact_lock({_LOCK.format(term="term")})
+    WHEN term = $6 THEN pg_try_advisory_xact_lock({_LOCK.format(name="name")})
     ELSE false END
-  RETURNING term
+  RETURNING term, fronts
 )
-SELECT term, pg_notify('{CHANNEL}', $1) FROM taken"""
-_HOLD = f"SELECT pg_try_advisory_lock({_LOCK.format(term='$2::bigint')})"
+SELECT term, fronts, pg_notify('{CHANNEL}', $1) FROM taken"""
+_HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
 _RENEW = """
-UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second'
+UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second', fronts = $4
 WHERE cluster = $1 AND term = $2 AND expires_at > clock_timestamp() RETURNING term"""
 _RELEASE = f"""
 WITH released AS (
@@ -56,54 +59,78 @@ WITH released AS (
 SELECT pg_notify('{CHANNEL}', $1) FROM released"""
 
 
+_MEMBERS = """
+SELECT COUNT(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = $1"""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderBefore:
+    """What is known of the leader before. `fronts`: of those that it had, those that are expected
+    at the next leader; `complete`: whether these are all."""
+
+    fronts: int
+    complete: bool
+
+
 class LeaseRow:
     """The row of one cluster. It connects when it is asked, and again after a failure. Every method
     raises LedgerUnavailable; the statement may have been committed nevertheless."""
 
-    def __init__(self, dsn: str, cluster: str, on_notify: Callable[[], None]) -> None:
-        """`on_notify`: called when the row has changed, and after each connection."""
+    def __init__(
+        self, dsn: str, cluster: str, name: str, lease_s: float, on_notify: Callable[[], None]
+    ) -> None:
+        """`name`: of this process, which no other has. `lease_s`: how long a lease lasts.
+        `on_notify`: called when the row has changed, and after each connection."""
         self._dsn = dsn
         self._cluster = cluster
+        self._name = name
+        self._lease_s = lease_s
+        # Shorter than a lease, so that another connection may still renew it.
+        self._statement_s = lease_s / 2
         self._on_notify = on_notify
         self._connection: asyncpg.Connection | None = None
-        self._held = 0
-        """The term whose advisory lock this connection has."""
+        self.before = LeaderBefore(0, complete=True)
+        """Known since the last `take`."""
+        self.fronts: Callable[[], int] = lambda: 0
+        """Called at each renewal for the number of fronts that the leader has."""
 
     async def look(self) -> Row:
         """Reads the row."""
-        [row] = await self._rows(_LOOK)
+        [row] = await self._rows(_LOOK, self._cluster)
         term, name, address, wire_version, left_s = row
         leader = Leader(term=term, name=name, address=address, wire_version=wire_version)
         return Row(leader=leader, left_s=left_s)
 
-    async def take(self, name: str, address: str, wire_version: int, gone: int) -> Leader | None:
+    async def take(self, address: str, wire_version: int, gone: int) -> Leader | None:
         """Takes the lease in a new term; None: it is not free. `gone`: a term whose leader's port
         is closed; 0: none."""
-        found = await self._rows(_TAKE, name, address, wire_version, LEASE_S, gone)
+        found = await self._rows(
+            _TAKE, self._cluster, self._name, address, wire_version, self._lease_s, gone
+        )
         if not found:
             return None
-        leader = Leader(term=found[0][0], name=name, address=address, wire_version=wire_version)
-        with contextlib.suppress(LedgerUnavailable):  # the lease holds without it
-            await self._hold(leader.term)
-        return leader
+        return Leader(term=found[0][0], name=self._name, address=address, wire_version=wire_version)
 
     async def renew(self, term: int) -> bool:
         """Extends the lease of a term; False: it is over."""
-        renewed = bool(await self._rows(_RENEW, term, LEASE_S))
-        if renewed and self._held != term:
-            await self._hold(term)
-        return renewed
+        return bool(await self._rows(_RENEW, self._cluster, term, self._lease_s, self.fronts()))
 
     async def release(self, term: int) -> None:
         """Ends the lease of a term, unless another term has begun."""
-        await self._rows(_RELEASE, term)
+        await self._rows(_RELEASE, self._cluster, term)
+
+    async def members(self) -> int:
+        """Returns the number of processes of the cluster that are connected, with this one."""
+        [(found,)] = await self._rows(_MEMBERS, _application(self._cluster))
+        return int(found)
 
     async def close(self) -> None:
         """Ends the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(*_failures()):
-                await connection.close(timeout=STATEMENT_S)
+                await connection.close(timeout=self._statement_s)
 
     async def prepare(self) -> None:
         """Makes table and row where they are missing. Raises LedgerUnusable, too."""
@@ -115,15 +142,10 @@ class LeaseRow:
             ) from None
         await self._connected()
 
-    async def _hold(self, term: int) -> None:
-        """Takes the advisory lock of an own term."""
-        if await self._rows(_HOLD, term) == [(True,)]:
-            self._held = term
-
     async def _rows(self, sql: str, *values: object) -> list[Any]:
         connection = await self._connected()
         try:
-            found = await connection.fetch(sql, self._cluster, *values, timeout=STATEMENT_S)
+            found = await connection.fetch(sql, *values, timeout=self._statement_s)
         except _failures() as error:
             self._drop()
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
@@ -140,17 +162,18 @@ class LeaseRow:
         connection = None
         try:
             async with asyncio.timeout(CONNECT_S):
-                settings = {"application_name": "moegate leader"}
+                settings = {"application_name": _application(self._cluster)}
                 connection = await asyncpg.connect(
                     self._dsn, timeout=CONNECT_S, server_settings=settings
                 )
                 await connection.add_listener(CHANNEL, self._notified)
                 await _make_row(connection, self._cluster)
+                await connection.execute(_HOLD, self._cluster, self._name)
         except _failures() as error:
             if connection is not None:
                 connection.terminate()
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
-        self._connection, self._held = connection, 0
+        self._connection = connection
         self._on_notify()
         return connection
 
@@ -162,6 +185,11 @@ class LeaseRow:
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None
+
+
+def _application(cluster: str) -> str:
+    """Name of the connections of a cluster's processes; PostgreSQL keeps 63 bytes."""
+    return f"moegate leader {hashlib.sha256(cluster.encode()).hexdigest()[:16]}"
 
 
 async def _make_row(connection: asyncpg.Connection, cluster: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -71,6 +72,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """Must be made inside a running event loop."""
         self.receive = receive
+        self.may_act: Callable[[], bool] | None = None
+        """Asked before each frame that comes or leaves; False ends the connection."""
         self._handlers = handlers
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -163,7 +166,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._ended.set()
-        self.close("the other side ended the connection" if exc is None else str(exc))
+        self.close("the other side ended the connection" if exc is None else reason_of(exc))
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -176,6 +179,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        if self.may_act is not None and not self.may_act():
+            self.close("this process may not act any more")
+            return
         self._read += data
         try:
             self._receive_frames()
@@ -223,6 +229,9 @@ class Connection(asyncio.Protocol):
         self._is_scheduled = False
         if self.lost or self._transport is None or not (self._waiting or self._newest):
             return
+        if self.may_act is not None and not self.may_act():
+            self.close("this process may not act any more")
+            return
         now = self._loop.time()
         if now - self._window_s >= GATHER_S:
             self._window_s, self._frames = now, 0
@@ -263,7 +272,8 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, number: int, name: str, error: Exception) -> None:
         log.error("call %s of another process failed", name, exc_info=error)
-        self.post(Kind.FAIL, number, f"{name}: {type(error).__name__}")
+        detail = error if isinstance(error, LinkError) else type(error).__name__
+        self.post(Kind.FAIL, number, f"{name}: {detail}")
 
     def _returned(self, kind: Kind, number: int, payload: Any) -> None:
         waiting = self._calls.get(number)
@@ -274,3 +284,15 @@ class Connection(asyncio.Protocol):
             waiting.set_result(payload.copy())
         else:
             waiting.set_exception(CallFailed(payload))
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what is wrong with a connection or its handshake, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "TLS failed").replace("_", " ").lower()
+        if "alert" in reason:
+            return f"it refuses the certificate of this gateway: {reason}"
+        return reason
+    return str(error) or type(error).__name__

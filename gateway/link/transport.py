@@ -1,7 +1,7 @@
 """Opens the connections of a link: a Unix socket on one machine.
 
-Only these two functions know the transport. The socket stands in a folder that only its user may
-enter, and whoever can connect is trusted.
+Only these two functions, and those of `tls_transport.py`, know the transport. The socket stands in
+a folder that only its user may enter, and whoever can connect is trusted.
 """
 
 from __future__ import annotations

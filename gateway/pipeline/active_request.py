@@ -145,6 +145,7 @@ class Branch:
     first_token_s: float | None = None
     first_token: asyncio.Future[None] | None = None
     last_token_s: float = 0.0
+    longest_gap_s: float | None = None
     usage: Usage | None = None
     engine: EngineTimes | None = None
     model: str = ""
@@ -190,6 +191,7 @@ class Branch:
         """Resets the per-attempt state for a new attempt."""
         self.start = start
         self.output_tokens = self.reported_tokens = 0
+        self.longest_gap_s = None
         self.first_token_s = self.last = self.usage = self.ended = self.settled = None
         self.engine = None
         self.response_id = self.evicted = ""
@@ -233,6 +235,7 @@ class Branch:
             queue_s=dispatched_s - arrival_s,
             ttft_s=None if first_s is None else first_s - arrival_s,
             tpot_s=self.tpot_s(),
+            longest_gap_s=self.longest_gap_s,
             total_s=now - arrival_s,
             missing_choices=self.missing_choices,
             dp_rank=start.dp_rank,

@@ -161,8 +161,11 @@ class Attempts:
         """Updates counts and times from a chunk. Returns whether the chunk has output."""
         if chunk.output_tokens > branch.output_tokens:
             branch.output_tokens = chunk.output_tokens
-            branch.last_token_s = now = self.clock()
-            if branch.first_token_s is None:
+            before_s, now = branch.last_token_s, self.clock()
+            branch.last_token_s = now
+            if branch.first_token_s is not None:
+                branch.longest_gap_s = max(branch.longest_gap_s or 0.0, now - before_s)
+            else:
                 branch.first_token_s = now
                 if branch.first_token is not None and not branch.first_token.done():
                     branch.first_token.set_result(None)

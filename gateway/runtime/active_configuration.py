@@ -22,6 +22,11 @@ class ActiveConfiguration:
         self._prepared = prepared
 
     @property
+    def prepared(self) -> PreparedConfiguration:
+        """The configuration in force, with its files read."""
+        return self._prepared
+
+    @property
     def config(self) -> GatewayConfig:
         """The configuration in force."""
         return self._prepared.config

@@ -54,6 +54,9 @@ def _certificates(config: GatewayConfig) -> Iterator[tuple[str, str, bool]]:
         yield "server.tls.cert", tls.cert, False
         if tls.client_ca is not None:
             yield "server.tls.client_ca", tls.client_ca, True
+    if config.cluster is not None:
+        yield "cluster.tls.cert", config.cluster.tls.cert, False
+        yield "cluster.tls.ca", config.cluster.tls.ca, True
     for i, remote in enumerate(config.remotes):
         if remote.gateway.ca is not None:
             yield f"remotes[{i}].gateway.ca", remote.gateway.ca, True
@@ -120,6 +123,8 @@ def open_secrets(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     files = list(_secret_files(config, ""))
     if config.server.tls is not None:
         files.append(("server.tls.key", config.server.tls.key))
+    if config.cluster is not None:
+        files.append(("cluster.tls.key", config.cluster.tls.key))
     for i, remote in enumerate(config.remotes):
         if remote.gateway.key is not None:
             files.append((f"remotes[{i}].gateway.key", remote.gateway.key))

@@ -35,6 +35,6 @@ def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> No
     for name in new.server.__struct_fields__:
         if name not in _AT_ONCE and getattr(old.server, name) != getattr(new.server, name):
             log.warning("server.%s: takes effect at the next start", name)
-    for name in ("ledger", "telemetry"):
+    for name in ("ledger", "telemetry", "cluster"):
         if getattr(old, name) != getattr(new, name):
             log.warning("%s: takes effect at the next start", name)

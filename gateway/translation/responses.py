@@ -167,6 +167,8 @@ def write_done(done: generation_pb2.Done, request_id: str, finished: Finished) -
         _write_time(timings.ttft, finished.ttft_s)
     if finished.tpot_s is not None:
         _write_time(timings.tpot, finished.tpot_s)
+    if finished.longest_gap_s is not None:
+        _write_time(timings.longest_gap, finished.longest_gap_s)
 
 
 def _write_time(message: Duration | Timestamp, seconds: float) -> None:

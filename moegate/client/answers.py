@@ -71,12 +71,14 @@ class Route:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Times of a request in seconds. `ttft_s`: from arrival to the first output, queue included;
-    `tpot_s`: mean time per output token after the first. None: there was none."""
+    `tpot_s`: mean time per output token after the first; `longest_gap_s`: longest time between two
+    pieces of output. None: there was none."""
 
     queue_s: float
     ttft_s: float | None
     tpot_s: float | None
     total_s: float
+    longest_gap_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,4 +319,7 @@ def _timings(timings: generation_pb2.Timings) -> Timings:
         ttft_s=timings.ttft.ToNanoseconds() / 1e9 if timings.HasField("ttft") else None,
         tpot_s=timings.tpot.ToNanoseconds() / 1e9 if timings.HasField("tpot") else None,
         total_s=timings.total.ToNanoseconds() / 1e9,
+        longest_gap_s=timings.longest_gap.ToNanoseconds() / 1e9
+        if timings.HasField("longest_gap")
+        else None,
     )

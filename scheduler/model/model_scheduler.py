@@ -27,6 +27,7 @@ from scheduler.limits.retry_budget import SharedRetryBudget
 from scheduler.model import transitions
 from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
 from scheduler.model.comparison import compare_end, quarantined
+from scheduler.model.lost_prefix import waits_for_home
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import (
     LONGEST_RETRY_S,
@@ -115,14 +116,13 @@ class ModelScheduler:
             else:
                 quote = self.model_state.figures(query, now)
         last_start_s = request.deadline_s - optimistic_s
-        queued = self.model_state.queued(tracked, quote, last_start_s, now, start_s)
-        wait_s = self.model_state.wait_s(request, queued.prefill_s)
-        first_s = now + wait_s + queued.service_s
-        late = quote is None or first_s > self.model_state.latest_wait_s(tracked)
-        if late:
-            action = transitions.start_remote(
-                self.model_state, tracked, quote, now, any_ttft=quote is None
-            )
+        state = self.model_state
+        queued = state.queued(tracked, quote, last_start_s, now, start_s)
+        wait_s = state.wait_s(request, queued.prefill_s)
+        late = quote is None or now + wait_s + queued.service_s > state.latest_wait_s(tracked)
+        if late and not waits_for_home(state, tracked, now):
+            any_ttft = quote is None
+            action = transitions.start_remote(state, tracked, quote, now, any_ttft=any_ttft)
             if action is not None:
                 return (action,)
         room, shed = self._make_room(request, now)

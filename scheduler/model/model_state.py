@@ -233,6 +233,10 @@ class ModelState:
         self-hosted placements."""
         return tracked.request.arrival_s + self.saturation.wait_share * tracked.ttft_s
 
+    def margin_s(self, tracked: TrackedRequest) -> float:
+        """Part of the promised time to first token that is kept for errors of the prediction."""
+        return self.fleet.errors.margin_s(tracked.ttft_s, self.policy.least_margin)
+
     def work_s(self, tracked: TrackedRequest, prefill_s: float) -> float:
         """Work of the request, in seconds of a full group."""
         return prefill_s + tracked.output_tokens * self.fleet.full_token_s
@@ -263,6 +267,7 @@ class ModelState:
         return PlacementQuery(
             request=request,
             ttft_s=tracked.ttft_s,
+            margin_s=self.margin_s(tracked),
             excluded=exclusions(
                 self.fleet, self.remotes, self.admission, self.suspect, tracked, now
             ),
@@ -314,7 +319,8 @@ class ModelState:
         or if it waits for a server that starts within `server_start_s`."""
         request = tracked.request
         prefill_s, service_s = (0.0, 0.0) if quote is None else quote.best_s()
-        late_s = request.arrival_s + tracked.ttft_s - service_s
+        margin_s = 0.0 if quote is None else self.margin_s(tracked)
+        late_s = request.arrival_s + tracked.ttft_s - margin_s - service_s
         spill_s = self.remotes.spill_s(tracked, now)
         return Queued(
             request=request,
@@ -325,6 +331,7 @@ class ModelState:
             prefill_s=prefill_s,
             service_s=service_s,
             work_s=self.work_s(tracked, prefill_s),
+            margin_s=margin_s,
             late=now >= late_s,
             self_hosted=quote is not None,
         )

@@ -6,6 +6,7 @@ from scheduler.contract import Request
 from scheduler.decisions import Decision, Tier
 from scheduler.model import transitions
 from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
+from scheduler.model.lost_prefix import waits_for_home
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import why_none_is_open
 from scheduler.tracked_request import TrackedRequest
@@ -24,7 +25,10 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
     )
     wait_s = model_state.wait_s(request, quote.best_s()[0])
     first_s = now + wait_s + quote.best_s()[1]
-    late = not query.possible or first_s > model_state.latest_wait_s(tracked)
+    late = not query.possible or (
+        first_s > model_state.latest_wait_s(tracked)
+        and not waits_for_home(model_state, tracked, now)
+    )
     chosen, tier, reason = None, Tier.WAIT, f"waits, {wait_s:.1f} s predicted"
     awaits_server = awaited_server_s(model_state.fleet.states, request) is not None
     if awaits_server:

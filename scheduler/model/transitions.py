@@ -20,6 +20,7 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decision, Tier
 from scheduler.model.comparison import must_compare
+from scheduler.model.lost_prefix import lost_prefix_nano_usd
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.model.refusals import FOR_LACK_OF_ROOM
 from scheduler.overflow.overflow import RemoteQuote
@@ -50,6 +51,7 @@ def start_self_hosted(
         kv_spread_tokens=query.spread_tokens,
         prefill_s=prefill_s,
         hit_tokens=int(query.hit_tokens.item(index)),
+        predicted_ttft_s=quote.ttft_s.item(index),
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,
@@ -139,9 +141,12 @@ def choose_remote(
         return None, "", ()
     hits = model_state.hit_tokens(tracked.request)[len(model_state.fleet) :]
     output_tokens = tracked.output_tokens
+    lost_nano_usd = lost_prefix_nano_usd(model_state, tracked)
     quotes: tuple[RemoteQuote, ...] = ()
     for late_too in (False, True) if any_ttft else (False,):
-        quotes = model_state.remotes.quotes(tracked, hits, output_tokens, now, late_too)
+        quotes = model_state.remotes.quotes(
+            tracked, hits, output_tokens, now, late_too, lost_nano_usd
+        )
         if (choice := model_state.remotes.choose(quotes)) is not None:
             return *choice, quotes
     return None, "", quotes

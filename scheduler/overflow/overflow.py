@@ -1,8 +1,10 @@
 """The choice among remotes: the cheapest one that keeps the promised time to first token.
 
 A remote's effective price is its rates times the expected tokens, with cached prompt tokens at the
-cached rate, divided by its share of successful attempts. A remote of unknown price is not free: it
-is taken only if no remote of known price can take the request. A remote that made the reasoning
+cached rate, divided by its share of successful attempts, and what the way costs at home: a session
+whose prefix is cached there finds it gone, and its next turn is computed anew. A remote of unknown
+price is not free: it is taken only if no remote of known price can take the request. A remote that
+made the reasoning
 signatures of the history is taken up to `SIGNED_PREMIUM` times the cheapest price. Every
 `EXPLORE_EVERY`-th overflow goes to the remote that was used the longest ago, so that an improvement
 is noticed.
@@ -43,8 +45,8 @@ class RemoteBlock(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteQuote:
     """Figures of one remote for one request. None: unknown. `effective_nano_usd`: the price with
-    failures counted in; infinite if the price is unknown. `signed`: the remote made the reasoning
-    signatures of the history."""
+    failures and the lost prefix counted in; infinite if the price is unknown. `signed`: the remote
+    made the reasoning signatures of the history."""
 
     placement: str
     blocked: RemoteBlock
@@ -64,8 +66,10 @@ def quote_remote(
     ttft_left_s: float,
     allowed: bool,
     admits: bool,
+    lost_nano_usd: float = 0.0,
 ) -> RemoteQuote:
     """Quotes `request` on this remote. `ttft_left_s`: time left until its first token is late.
+    `lost_nano_usd`: cost of the prefix that is lost at home.
 
     `allowed`: the remote is in service, and may run the request; `admits`: its breaker, learnt
     slots and rate limits allow one more request now.
@@ -94,7 +98,7 @@ def quote_remote(
         ttft_s=state.ttft_s,
         hit_tokens=hit_tokens,
         nano_usd=nano_usd,
-        effective_nano_usd=math.inf if nano_usd is None else nano_usd / success,
+        effective_nano_usd=math.inf if nano_usd is None else nano_usd / success + lost_nano_usd,
         signed=facts.name in request.signed_by,
     )
 

@@ -64,9 +64,11 @@ class Remotes:
         output_tokens: float,
         now: float,
         any_ttft: bool,
+        lost_nano_usd: float = 0.0,
     ) -> tuple[RemoteQuote, ...]:
         """One quote for each remote. `hit_tokens`: prompt tokens expected in the cache of each
         remote, shape (remotes,). `any_ttft`: a late first token does not block a remote.
+        `lost_nano_usd`: cost of the prefix that is lost at home.
         """
         request = tracked.request
         left_s = math.inf if any_ttft else request.arrival_s + tracked.ttft_s - now
@@ -80,6 +82,7 @@ class Remotes:
                 ttft_left_s=left_s,
                 allowed=state.facts.name in allowed,
                 admits=self._admission.admits(state.facts.name, request, now),
+                lost_nano_usd=lost_nano_usd,
             )
             for i, state in enumerate(self.states)
         )

@@ -39,7 +39,9 @@ def carry_over(
         groups[name] = _carried(group, before, after, policy, same_members=same_members)
         if same_members and groups[name].fit is group.fit:
             unchanged.add(name)
-    fleet = SelfHostedFleet(states, policy, CarriedOver(groups, old.lengths, old.pooled), now)
+    fleet = SelfHostedFleet(
+        states, policy, CarriedOver(groups, old.lengths, old.pooled, old.errors), now
+    )
     for index, state in enumerate(states):
         if state.facts.group_name in unchanged:
             was = old.index[state.facts.name]

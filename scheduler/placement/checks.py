@@ -21,14 +21,16 @@ from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote
 from scheduler.policy import Policy
 
 # numpy compares plain integers faster than enum members.
-_SLOTS, _KV, _TTFT, _TPOT, _HELD = map(
-    np.int8, (Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT, Block.HELD)
+_SLOTS, _KV, _TTFT, _TPOT, _HELD, _PREFILLS = map(
+    np.int8,
+    (Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT, Block.HELD, Block.PREFILLS),
 )
 
 
 class RoomArrays(Protocol):
     """The arrays of `SelfHostedFleet` that the checks read, each of shape (placements,)."""
 
+    chunk_s: Floats
     kv_room_tokens: Floats
     kv_variance: Floats
     serving: npt.NDArray[np.bool_]
@@ -45,7 +47,7 @@ def checks_for(objective: ObjectiveRule, *, late_binding: bool) -> tuple[Check, 
     if not late_binding:
         return ()
     hold = (_hold_idle_groups,) if objective.holds_idle else ()
-    return (*hold, _check_tpot, _check_ttft, _check_kv, _check_slots)
+    return (*hold, _check_prefills, _check_tpot, _check_ttft, _check_kv, _check_slots)
 
 
 def _hold_idle_groups(
@@ -71,6 +73,21 @@ def _hold_idle_groups(
     # where the session ran before, and may take it at once.
     cheapest = quote.score[running].min()
     return _mark(blocked, ~running & (quote.score >= cheapest), _HELD)
+
+
+def _check_prefills(
+    blocked: Blocks,
+    fleet: RoomArrays,
+    query: PlacementQuery,
+    quote: Quote,
+    policy: Policy,
+    waited_s: float,
+) -> Blocks:
+    """Prompts of several steps are pending: behind them this one would wait, and their stalls of
+    the running streams would add up to one that no single prompt makes."""
+    if query.late or not np.count_nonzero(quote.wait_s):
+        return blocked
+    return _mark(blocked, quote.wait_s > policy.most_pending_chunks * fleet.chunk_s, _PREFILLS)
 
 
 def _check_tpot(
@@ -100,7 +117,7 @@ def _check_ttft(
     waited_s: float,
 ) -> Blocks:
     """The first token would be late, and is not late already."""
-    left_s = query.ttft_s - waited_s
+    left_s = query.ttft_s - query.margin_s - waited_s
     if query.late or quote.slowest_ttft_s <= left_s:
         return blocked
     return _mark(blocked, quote.ttft_s > left_s, _TTFT)

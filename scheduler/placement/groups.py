@@ -11,6 +11,7 @@ from scheduler.engine_steps import EngineSteps
 from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
 from scheduler.placement.pooled_fit import PooledFit
+from scheduler.placement.prediction_errors import PredictionErrors
 from scheduler.placement_state import Placement
 from scheduler.step_time.expert_law import ExpertCounts
 from scheduler.step_time.expert_loads import ExpertLoads
@@ -19,9 +20,11 @@ from scheduler.step_time.prefill_periods import PrefillPeriods
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import SETTLE_S, WindowMeter, prefill_window
+from scheduler.step_time.step_windows import SETTLE_S, Window, WindowMeter, prefill_window
 
 MOST_STEPS_KEPT = 4096
+STRETCH_S = 15.0
+"""Time in which the recent share of prefills is forgotten to 1/e: about that of an answer."""
 STEPS_STALE_S = 10.0
 """Time after the last single steps from which the counters are fitted again."""
 
@@ -39,6 +42,9 @@ class Group:
     own: OwnLoad = field(default_factory=OwnLoad)
     periods: dict[str, PrefillPeriods] = field(default_factory=dict)
     """Periods of own prefills, by the name of the placement."""
+    stretch: float = 1.0
+    """Recent time between two outputs of a sequence over T(B)."""
+    stretch_at_s: float = 0.0
     applied_version: int = 0
     """Version of the fit that `model` came from."""
     experts: ExpertCounts | None = None
@@ -88,6 +94,7 @@ class Group:
         last = self.last_report
         own = self.own.at(sequences=sequences, kv_tokens=self.kv_paced_tokens, underway=underway)
         window = self.meter.take(report, own)
+        self._observe_stretch(window, now)
         # Single steps say more than the counters of the same time.
         if window is not None and not self.has_steps(now):
             self.fit.observe(window)
@@ -96,6 +103,16 @@ class Group:
                 self.fit.observe_steps((prefills,))
             self.last_report = report
         return self.fit.version != self.applied_version
+
+    def _observe_stretch(self, window: Window | None, now: float) -> None:
+        """Without a usable window nothing decoded, and what was seen before fades."""
+        seen = 1.0
+        if window is not None and not window.disturbance:
+            model = self.model
+            steps_s = model.decode_step_s(window.batch, window.kv_tokens)
+            seen = max(1.0, window.step_s / steps_s)
+        passed_s, self.stretch_at_s = now - self.stretch_at_s, now
+        self.stretch += (1.0 - math.exp(-passed_s / STRETCH_S)) * (seen - self.stretch)
 
     def prefills(self, placement: str) -> PrefillPeriods:
         """The periods of a placement."""
@@ -153,6 +170,7 @@ class CarriedOver:
     groups: Mapping[str, Group] = field(default_factory=dict)
     lengths: OutputLengths = field(default_factory=OutputLengths)
     pooled: Mapping[StepModel, PooledFit] = field(default_factory=dict)
+    errors: PredictionErrors = field(default_factory=PredictionErrors)
 
 
 LEAST_CHUNK_S = 1e-6

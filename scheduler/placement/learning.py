@@ -38,6 +38,7 @@ def observe_reports(fleet: SelfHostedFleet, group: Group, now: float) -> None:
     sequences = sum(state.sequences for state in states)
     if group.observe(report, sequences=sequences, underway=underway, now=now):
         apply_fit(fleet, group)
+    fleet.stretch[group.members] = group.stretch
 
 
 def apply_fit(fleet: SelfHostedFleet, group: Group) -> None:
@@ -68,6 +69,8 @@ def prompt_sent(fleet: SelfHostedFleet, index: int, now: float) -> None:
 def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: float) -> None:
     """Feeds the time to the first token of a prompt to the fit, once no other is pending."""
     state, group, request = fleet.states[index], fleet.groups[index], resident.request
+    if resident.predicted_ttft_s is not None:
+        fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()

@@ -38,6 +38,7 @@ class Block(enum.IntEnum):
     INTERFERENCE = 11
     HELD = 12
     PAUSED = 13
+    PREFILLS = 14
 
 
 _FIRST_OF_REQUEST, _LAST_OF_REQUEST = np.int8(Block.TRIED), np.int8(Block.ADAPTER_SLOTS)
@@ -59,6 +60,7 @@ BLOCK_TEXT = {
     Block.TPOT: "tokens would be slow",
     Block.INTERFERENCE: "its prefill would harm running streams",
     Block.HELD: "idle: a running group may take it in time",
+    Block.PREFILLS: "prompts that are pending take several steps",
     Block.PAUSED: "asked to be spared for a while",
 }
 
@@ -71,6 +73,7 @@ class PlacementQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ttft_s: promised time to first token, from arrival.
+        margin_s: part of it that is kept for errors of the prediction.
         excluded: blocks that were found before the quote, shape (placements,); None: no placement
             is excluded.
         hit_tokens: prompt tokens expected in each placement's prefix cache, shape (placements,).
@@ -91,6 +94,7 @@ class PlacementQuery(msgspec.Struct, frozen=True, kw_only=True):
     reserve_tokens: int
     spread_tokens: float
     late: bool
+    margin_s: float = 0.0
     most_step_s: float = math.inf
     activation_s: Floats | None = None
 

@@ -1,8 +1,8 @@
 """Predicts what every self-hosted placement would give a request, in one vectorised pass.
 
-    TTFT       = pending prefills + own prefill + T (1/2 + chunks), T the step with the request;
-                 a prefill is what a prompt adds to the steps
-    TPOT       = T / tau
+    TTFT       = time until the prompt is joined to a step + own prefill + T chunks, T the step with
+                 the request; a prefill is what a prompt adds to the steps
+    TPOT       = T / tau, and the share of time that prefills have taken lately
     marginal   = added stall of the group + expected steps x added step time, in the group's $/s
     violations = rise of the group's interference curve from the pending stall to that with the
                  request's prefill
@@ -46,9 +46,9 @@ def quote_with_limits(
     quote = buffers.quote
     quote.hit_tokens, quote.nano_usd_per_s = query.hit_tokens, fleet.nano_usd_per_s
     _predict_prefills(fleet, buffers, query, now)
-    stalls_s = _predict_stalls(fleet, buffers, now)
+    _predict_stalls(fleet, buffers, now)
     _predict_steps(fleet, buffers, query)
-    _predict_first_tokens(fleet, buffers, stalls_s)
+    _predict_first_tokens(fleet, buffers, now)
     fleet.objective.write_score(fleet, buffers)
     if fleet.models.speculate:
         buffers.tpot_s /= fleet.models.tokens_per_step
@@ -61,6 +61,7 @@ def quote_with_limits(
         blocked = np.where(query.excluded, query.excluded, blocked)
     limits = blocked, tolerated
     check_interference(fleet, limits)
+    buffers.tpot_s *= fleet.stretch  # checks compare single steps
     return quote, limits
 
 
@@ -81,9 +82,9 @@ def _predict_prefills(
     np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)
 
 
-def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> Floats:
-    """The stall of each group without and with the request, shape (2, placements); writes
-    `stall_positions` and `stall_added_s`. Ranks of a group stall until the slowest one is done."""
+def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> None:
+    """Writes `stall_positions` and `stall_added_s`, from the stall of each group without and with
+    the request. Ranks of a group stall until the slowest one is done."""
     stalls_s = buffers.own_stalls_s
     if fleet.grouped:
         stall_s = np.fmax(fleet.stall_end_s - now, _ZERO)
@@ -94,7 +95,6 @@ def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -
         apart = ~np.isnan(weights)
         buffers.stall_positions[:, apart] = 0.0
         buffers.stall_added_s[apart] *= weights[apart]
-    return stalls_s
 
 
 def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery) -> None:
@@ -116,15 +116,21 @@ def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: Placeme
         buffers.quote.steps = buffers.quote.steps / models.tokens_per_step
 
 
-def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, stalls_s: Floats) -> None:
-    """Writes `ttft_s`, and sets the slowest one: each chunk of the group's prefills shares its step
-    with decodes, and the request arrives in the middle of a step."""
+def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> None:
+    """Writes `ttft_s`, and sets the slowest one. The prompt shares the next step with the pending
+    ones that are not computed yet, else it joins one when the step that runs ends, which is half
+    over on average. Each chunk shares its step with decodes."""
     ttft_s = buffers.ttft_s
-    np.divide(stalls_s[1], fleet.chunk_s, ttft_s)
-    np.ceil(ttft_s, ttft_s)
-    ttft_s += _HALF
-    ttft_s *= buffers.next_step_s
-    ttft_s += buffers.own_end_s
+    begin_s, end_s, computing_s, waiting_s = fleet.phase_s
+    np.subtract(end_s, now, ttft_s)
+    np.fmax(ttft_s, fleet.half_step_s, ttft_s)
+    work_s = waiting_s + buffers.prefill_s
+    if largest(begin_s) > now:
+        early = begin_s > now
+        ttft_s[early] = begin_s[early] - now
+        work_s[early] = computing_s[early] + buffers.prefill_s[early]
+    ttft_s += work_s
+    ttft_s += np.ceil(work_s / fleet.chunk_s) * buffers.next_step_s
     buffers.quote.slowest_ttft_s = largest(ttft_s)
 
 
@@ -133,7 +139,10 @@ def _violations_tolerated(
 ) -> Floats | float:
     """Violations that a start may be expected to cause: more where it is the last call."""
     tolerated = fleet.objective.violations_tolerated(fleet, policy)
-    left_s, last_call_s = query.ttft_s - waited_s, policy.last_call_share * query.ttft_s
+    left_s, last_call_s = (
+        query.ttft_s - query.margin_s - waited_s,
+        policy.last_call_share * query.ttft_s,
+    )
     if query.late or left_s - quote.slowest_ttft_s >= last_call_s:
         return tolerated
     is_last_call = left_s - quote.ttft_s < last_call_s

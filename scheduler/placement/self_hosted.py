@@ -22,6 +22,7 @@ from scheduler.placement.groups import CarriedOver, Group, chunk_s, prior_of, st
 from scheduler.placement.interference import STALL_POINTS, write_lines
 from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
+from scheduler.placement.prefill_phases import prefill_phases
 from scheduler.placement.quotes import QuoteBuffers
 from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
@@ -51,6 +52,7 @@ class SelfHostedFleet:
         self.states = list(states)
         self.model = self.states[0].facts.model if self.states else ""
         self.lengths = carried.lengths
+        self.errors = carried.errors
         self.policy = policy
         count = len(self.states)
         by_group = dict(carried.groups)
@@ -101,6 +103,13 @@ class SelfHostedFleet:
         self.prefill_end_s: Floats = np.zeros(count)
         self.first_token_due_s: Floats = np.full(count, np.inf)
         """When the first pending prefill should yield its token; infinite without one."""
+        self.phase_s: Floats = np.full((4, count), -np.inf)
+        """Of pending prefills, see the first four fields of `PrefillPhases`."""
+        self.phase_s[2:] = 0.0
+        self.half_step_s: Floats = np.zeros(count)
+        """What is left of the step that runs, on average; 0 on an idle group."""
+        self.stretch: Floats = np.ones(count)
+        """Recent time per token of the group over T(B): the share that prefills take."""
         self.stall_end_s: Floats = np.zeros(count)
         """The latest `prefill_end_s` of the group's ranks; kept only where a group has several."""
         self.chunk_s: Floats = np.array(
@@ -111,7 +120,8 @@ class SelfHostedFleet:
         self.next_step_s: Floats = np.zeros(count)
         """T(B + 1) without the term of the KV cache."""
         self.untouched_s: Floats = np.zeros(count)
-        """Seconds to read the experts that a full chunk touches beside those of B + 1 sequences."""
+        """Seconds to read the experts that a chunk touches beside those of B + 1 sequences; 0 where
+        another prompt pays them in the same step."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -167,7 +177,10 @@ class SelfHostedFleet:
         """Adds an attempt to a placement."""
         request = resident.request
         learning.prompt_sent(self, index, now)
-        self.states[index].add(resident, now)
+        state = self.states[index]
+        if state.pending and now < self.phase_s.item(0, index):
+            state.computing += 1  # the step that computes the others has not begun
+        state.add(resident, now)
         self.groups[index].streams.add(
             request.request_id,
             limit_s=request.slo.tpot_s,
@@ -306,7 +319,6 @@ class SelfHostedFleet:
         self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
         self.kv_variance[index] = state.kv_variance
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
-        self._set_due(index)
         if len(group.members) == 1:
             group.batch = sequences
             group.kv_paced_tokens = state.kv_tokens + external_kv
@@ -315,6 +327,8 @@ class SelfHostedFleet:
             self.step_s[index] = group.full_step_s(group.batch)
             self.next_step_s[index] = group.step_s(group.batch + 1)
             self.untouched_s[index] = group.untouched_s(group.batch + 1)
+            self.half_step_s[index] = self.step_s[index] / 2.0
+            self._set_phases(index)
             if self.grouped:
                 self.kv_paced_tokens[index] = group.kv_paced_tokens
                 self.stall_end_s[index] = self.prefill_end_s[index]
@@ -327,6 +341,9 @@ class SelfHostedFleet:
         self.step_s[members] = group.full_step_s(group.batch)
         self.next_step_s[members] = group.step_s(group.batch + 1)
         self.untouched_s[members] = group.untouched_s(group.batch + 1)
+        self.half_step_s[members] = self.step_s[members] / 2.0
+        for member in members:
+            self._set_phases(member)
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 
@@ -337,15 +354,13 @@ class SelfHostedFleet:
             self.states[index].extend_overdue_prefill(self.groups[index].model, now)
             self.sync(index, now)
 
-    def _set_due(self, index: int) -> None:
-        state = self.states[index]
-        if not state.pending:
-            self.first_token_due_s[index] = np.inf
-            return
-        prefill_s = next(iter(state.pending.values()))
-        steps = 1.5 + prefill_s // float(self.chunk_s[index])
-        decode_s = float(self.next_step_s[index]) * steps
-        self.first_token_due_s[index] = state.prefill_began_s + prefill_s + decode_s
+    def _set_phases(self, index: int) -> None:
+        chunk_s, step_s = self.chunk_s.item(index), self.next_step_s.item(index)
+        phases = prefill_phases(self.states[index], chunk_s, step_s)
+        self.phase_s[:, index] = phases[:4]
+        self.first_token_due_s[index] = phases.first_token_due_s
+        if phases.shares_step:
+            self.untouched_s[index] = 0.0
 
     def refresh_curve(self, index: int, now: float) -> None:
         """Refreshes the interference curve of the placement's group."""

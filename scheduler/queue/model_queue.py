@@ -54,7 +54,8 @@ class Queued:
     """A request that waits, with the times at which its next actions become due.
 
     `spill_s`: None if no remote may take the request. `service_s`: predicted time from its start to
-    its first token. `work_s`: predicted time that it takes of a full group.
+    its first token; `margin_s`: kept for its error. `work_s`: predicted time that it takes of a
+    full group.
     """
 
     request: Request
@@ -65,6 +66,7 @@ class Queued:
     prefill_s: float
     service_s: float
     work_s: float
+    margin_s: float = 0.0
     late: bool = False
     self_hosted: bool = True
     """Whether a self-hosted placement may take it, now or later; else it waits for a remote."""
@@ -74,7 +76,7 @@ class Queued:
     @property
     def promised_s(self) -> float:
         """The promised time to first token, s after arrival."""
-        return self.late_s + self.service_s - self.request.arrival_s
+        return self.late_s + self.service_s + self.margin_s - self.request.arrival_s
 
 
 _by_order = attrgetter("order")

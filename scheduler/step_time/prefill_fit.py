@@ -41,6 +41,9 @@ _LEAST = (0.0, LEAST_FACTOR, LEAST_FACTOR)
 _TERMS = range(3)
 JUMP = 0.3
 """Mean signed miss of recent samples above which the engine has changed."""
+CLEAR = 4.0
+"""Of the noise, what a sample must exceed, or exceed the prediction by, to tell of a change. Small
+prompts vanish in the noise, and those whose noise is upward would look like one."""
 JUMP_WEIGHT = 0.2
 JUMP_KEEPS = 0.1
 FEWEST_SAMPLES = 5
@@ -71,7 +74,8 @@ class PrefillFit:
         if noise_s <= 0.0:
             return
         miss = (sample.took_s - predicted_s) / max(predicted_s, noise_s, 1e-9)
-        self._follow(miss, sample.took_s > noise_s)
+        clear = max(predicted_s, sample.took_s - predicted_s) > CLEAR * noise_s
+        self._follow(miss, clear)
         weight = sample.weight / noise_s**2
         if not sample.sure:
             weight /= 1.0 + (miss / FAR) ** 2

@@ -82,6 +82,8 @@ async def test_a_stream_brings_text_then_the_account(gateway: Serving, sim: Simu
     assert [attempt.outcome for attempt in done.route.attempts] == ["ok"]
     assert done.timings.ttft.ToNanoseconds() > 0
     assert done.timings.total.ToNanoseconds() >= done.timings.ttft.ToNanoseconds()
+    gap_ns = done.timings.longest_gap.ToNanoseconds()
+    assert done.timings.tpot.ToNanoseconds() <= gap_ns <= done.timings.total.ToNanoseconds()
 
 
 async def test_a_unary_call_brings_the_same(gateway: Serving) -> None:

@@ -99,7 +99,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
     # The port between processes.
-    "gateway.link": ("gateway.scheduling", "scheduler.*"),
+    "gateway.link": (
+        *("gateway.config", "gateway.config.resolve", "gateway.scheduling", "scheduler.*"),
+    ),
     # One request from admission to settlement, whatever door it came through.
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
@@ -135,10 +137,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
         "gateway.batch_lane",
     ),
+    # A process of a cluster: a front, and the leader in its terms.
+    "gateway.cluster": (
+        *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
+        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        *("gateway.fronts", "gateway.leadership", "gateway.batch_lane"),
+    ),
     "gateway.server": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
         *("gateway.delivery", "gateway.runtime", "gateway.front", "gateway.fronts", GRPC),
-        "gateway.batch_lane",
+        *("gateway.batch_lane", "gateway.cluster"),
     ),
     # What people type: not part of the serving process.
     # Runs inside vLLM; the simulated vLLM serves the same feed.

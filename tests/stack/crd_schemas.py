@@ -105,6 +105,10 @@ LEADER_WORKER_SET = closed(
     replicas={"type": "integer", "minimum": 0},
 )
 
+CPU_TRIGGER = closed(
+    {"type": {"const": "cpu"}, "metadata": closed({"value": TEXT})},
+    metricType={"enum": ["AverageValue", "Utilization"]},
+)
 SPECS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "PodMonitor"): closed(
         {
@@ -122,7 +126,7 @@ SPECS: dict[tuple[str, str], Schema] = {
     ("keda.sh/v1alpha1", "ScaledObject"): closed(
         {
             "scaleTargetRef": closed({"name": TEXT}, apiVersion=TEXT, kind=TEXT),
-            "triggers": items({"anyOf": [PROMETHEUS_TRIGGER, EXTERNAL_TRIGGER]}),
+            "triggers": items({"anyOf": [PROMETHEUS_TRIGGER, CPU_TRIGGER, EXTERNAL_TRIGGER]}),
         },
         cooldownPeriod={"type": "integer", "minimum": 0},
         minReplicaCount={"type": "integer", "minimum": 0},

@@ -71,7 +71,7 @@ async def everything(database: Database) -> list[object]:
         for groups in ((), (Group.KEY,), *((Group.SESSION, group) for group in Group)):
 
             def query(tx: Tx, groups: tuple[Group, ...] = groups, order: Order = order) -> object:
-                return spend(tx, ALL, groups, order, 50)
+                return spend(tx, ALL, groups, order, 50, label="team")
 
             answers.append(await database.read(query))  # type: ignore[arg-type]
     answers.append([page async for page in pages(database.read, ALL)])

@@ -18,13 +18,14 @@ from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, connect
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig
-from gateway.leadership.candidate import LEASE_S, MARGIN_S
+from gateway.leadership.candidate import MARGIN
 from gateway.leadership.leadership import Leadership, lease_clock
 from gateway.leadership.lease_row import LeaseRow
 from scheduler.budgets.budget_window import Period
 from tests.ledgers import settled
 from tests.stack.postgres import Postgres
 
+LEASE_S = 3.0
 WAIT_S = 30.0
 
 
@@ -42,10 +43,11 @@ async def member(
         name=name,
         address="127.0.0.1:1",
         wire_version=1,
+        lease_s=LEASE_S,
         on_change=lambda: None,
         clock=clock,
     )
-    row = LeaseRow(dsn, cluster, found.notify_changed)
+    row = LeaseRow(dsn, cluster, name, LEASE_S, found.notify_changed)
     running = asyncio.create_task(found.run(row))
     try:
         yield found
@@ -55,20 +57,20 @@ async def member(
         await row.close()
 
 
-async def lease_row(dsn: str) -> LeaseRow:
-    row = LeaseRow(dsn, "c", lambda: None)
+async def lease_row(dsn: str, name: str = "one") -> LeaseRow:
+    row = LeaseRow(dsn, "c", name, LEASE_S, lambda: None)
     await row.prepare()
     return row
 
 
 async def test_the_row_is_taken_renewed_and_released(postgres: Postgres) -> None:
     dsn = await postgres.new_database("row")
-    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn))
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
     assert (await one.look()).left_s < 0
-    first = await one.take("one", "h:1", 3, 0)
+    first = await one.take("h:1", 3, 0)
     assert first is not None
     assert first.term == 1
-    assert await two.take("two", "h:2", 3, 0) is None
+    assert await two.take("h:2", 3, 0) is None
     seen = await two.look()
     assert seen.leader == first
     assert LEASE_S - 1.0 < seen.left_s <= LEASE_S
@@ -78,7 +80,7 @@ async def test_the_row_is_taken_renewed_and_released(postgres: Postgres) -> None
     assert await one.renew(1)
     await one.release(1)
     assert not await one.renew(1)
-    second = await two.take("two", "h:2", 3, 0)
+    second = await two.take("h:2", 3, 0)
     assert second is not None
     assert second.term == 2
     await asyncio.gather(one.close(), two.close())
@@ -86,8 +88,8 @@ async def test_the_row_is_taken_renewed_and_released(postgres: Postgres) -> None
 
 async def test_many_take_at_once_and_one_gets_it(postgres: Postgres) -> None:
     dsn = await postgres.new_database("many")
-    rows = await asyncio.gather(*(lease_row(dsn) for _ in range(8)))
-    taken = await asyncio.gather(*(row.take(f"p{i}", "h:1", 1, 0) for i, row in enumerate(rows)))
+    rows = await asyncio.gather(*(lease_row(dsn, f"p{i}") for i in range(8)))
+    taken = await asyncio.gather(*(row.take("h:1", 1, 0) for row in rows))
     assert [leader.term for leader in taken if leader is not None] == [1]
     await asyncio.gather(*(row.close() for row in rows))
 
@@ -100,13 +102,14 @@ async def test_clusters_share_a_database(postgres: Postgres) -> None:
 
 async def test_the_connection_shows_whether_the_process_lives(postgres: Postgres) -> None:
     dsn = await postgres.new_database("lives")
-    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn))
-    assert await one.take("one", "h:1", 1, 0) is not None
-    assert await two.take("two", "h:2", 1, 1) is None, "it is connected"
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
+    assert await one.take("h:1", 1, 0) is not None
+    assert await two.members() == 2
+    assert await two.take("h:2", 1, 1) is None, "it is connected"
     await one.close()
-    assert await two.take("two", "h:2", 1, 7) is None, "that is not the leader"
+    assert await two.take("h:2", 1, 7) is None, "that is not the leader"
     async with asyncio.timeout(LEASE_S):
-        while (leader := await two.take("two", "h:2", 1, 1)) is None:
+        while (leader := await two.take("h:2", 1, 1)) is None:
             await asyncio.sleep(0.01)
     assert leader.term == 2
     await two.close()
@@ -172,7 +175,7 @@ async def test_a_slow_database_ends_the_term_before_another_begins(postgres: Pos
         await until(lambda: one.term or two.term)
         async with locked(dsn):
             await until(lambda: not one.term and not two.term)
-            row = await lease_row(dsn)
+            row = await lease_row(dsn, "looks")
             assert (await row.look()).left_s > 0, "it has stopped before the lease ends"
             await row.close()
         await until(lambda: one.term or two.term)
@@ -196,8 +199,10 @@ async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres) -> N
 
 async def leads(dsn: str, term: int) -> None:
     """Some process leads in this term."""
-    row = await lease_row(dsn)
-    await row._rows("UPDATE leader SET term = $2, expires_at = 'infinity' WHERE cluster = $1", term)
+    row = await lease_row(dsn, "any")
+    await row._rows(
+        "UPDATE leader SET term = $1, expires_at = 'infinity' WHERE cluster = 'c'", term
+    )
     await row.close()
 
 
@@ -236,7 +241,7 @@ async def test_reads_cannot_write(postgres: Postgres) -> None:
 async def test_a_new_term_waits_for_a_commit_that_has_passed_the_fence(postgres: Postgres) -> None:
     dsn = await postgres.new_database("order")
     row = await lease_row(dsn)
-    assert await row.take("one", "h:1", 1, 0) is not None
+    assert await row.take("h:1", 1, 0) is not None
     database = await connect(dsn, "c", Fence("c", 1))
     renewed: list[bool] = []
     taken: list[asyncio.Task[object]] = []
@@ -246,7 +251,7 @@ async def test_a_new_term_waits_for_a_commit_that_has_passed_the_fence(postgres:
         await Fence("c", 1).check(tx)
         renewed.append(await row.renew(1))  # the leader's own renewals do not wait
         await row.release(1)
-        taken.append(asyncio.ensure_future(row.take("two", "h:2", 1, 0)))
+        taken.append(asyncio.ensure_future(row.take("h:2", 1, 0)))
         done, _ = await asyncio.wait(taken, timeout=0.3)
         assert not done
 
@@ -262,7 +267,7 @@ async def test_a_writer_that_is_stopped_after_the_fence_does_not_hold_up_the_nex
 ) -> None:
     dsn = await postgres.new_database("stopped")
     row = await lease_row(dsn)
-    assert await row.take("one", "h:1", 1, 0) is not None
+    assert await row.take("h:1", 1, 0) is not None
     database = await connect(dsn, "c", Fence("c", 1))
 
     async def transaction(tx: Tx) -> None:
@@ -272,13 +277,38 @@ async def test_a_writer_that_is_stopped_after_the_fence_does_not_hold_up_the_nex
             await row.release(1)
             while True:
                 with contextlib.suppress(LedgerUnavailable):
-                    if await row.take("two", "h:2", 1, 0) is not None:
+                    if await row.take("h:2", 1, 0) is not None:
                         return
 
     with pytest.raises(LedgerUnavailable):
         await database.write(transaction)  # the database has ended its connection
     assert await gateways(database) == []
     await asyncio.gather(row.close(), database.close())
+
+
+async def test_a_cancelled_transaction_stays_cancelled_where_its_connection_is_lost(
+    postgres: Postgres,
+) -> None:
+    """Otherwise a task that tries again after a failure would never end."""
+    dsn = await postgres.new_database("cancelled")
+    database = await connect(dsn, "c")
+    began = asyncio.Event()
+
+    async def transaction(tx: Tx) -> None:
+        [(pid,)] = await tx.rows("SELECT pg_backend_pid()")
+        other = await asyncpg.connect(dsn)
+        await other.execute("SELECT pg_terminate_backend($1)", pid)
+        await other.close()
+        began.set()
+        await asyncio.sleep(WAIT_S)
+
+    writing = asyncio.create_task(database.write(transaction))
+    await began.wait()
+    await asyncio.sleep(0.2)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    await database.close()
 
 
 def settings(dsn: str, folder: Path) -> GatewayConfig:
@@ -329,4 +359,4 @@ async def test_settlements_and_budgets_of_an_old_leader_are_refused(
 
 
 def test_the_leader_stops_first() -> None:
-    assert MARGIN_S > 0
+    assert MARGIN > 0

@@ -52,6 +52,7 @@ LEADER_TABLE = """CREATE TABLE IF NOT EXISTS leader (
     name TEXT NOT NULL,
     address TEXT NOT NULL,
     wire_version BIGINT NOT NULL,
+    fronts BIGINT NOT NULL,
     expires_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (cluster, term)
 )"""
@@ -155,7 +156,7 @@ class PostgresDatabase:
                     f"{sql} SELECT EXISTS (SELECT FROM fence), {answer}", *values
                 )
         except self._failures as error:
-            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+            raise _unavailable(error) from error
         if self._fence is not None and not holds:
             raise self._fence.refusal()
         return value
@@ -174,7 +175,7 @@ class PostgresDatabase:
             ):
                 return await transaction(PostgresTx(connection))
         except self._failures as error:
-            raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
+            raise _unavailable(error) from error
 
     @property
     def claim_lost(self) -> bool:
@@ -203,6 +204,15 @@ class PostgresDatabase:
                 await self._pool.close()
         except self._failures:
             self._pool.terminate()
+
+
+def _unavailable(error: Exception) -> BaseException:
+    """Returns what a failure is to the caller. The end of a cancelled transaction can fail, too,
+    where the connection is lost: it stays a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return asyncio.CancelledError()
+    return LedgerUnavailable(f"{type(error).__name__}: {error}")
 
 
 async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> PostgresDatabase:

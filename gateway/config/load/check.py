@@ -19,6 +19,7 @@ from gateway.config.gateway import (
 )
 from gateway.config.limits import LimitsConfig
 from gateway.config.load.check_adapters import adapter_problems
+from gateway.config.load.check_cluster import cluster_problems
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_engines import engine_problems
 from gateway.config.load.check_gateway import shared_class_problems
@@ -36,7 +37,7 @@ from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.resolve.api_keys import key_hash
 from gateway.config.resolve.secrets import resolve
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
-from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.resolve.tls_files import server_files
 from gateway.config.server import ServerConfig
 from scheduler.contract import Objective
 
@@ -82,6 +83,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
     for path, key in _keys(config):
         yield from _key(path, key, config)
     yield from ledger_problems(config, base_dir)
+    yield from cluster_problems(config, base_dir)
     yield from _limits(config.limits)
 
 
@@ -157,6 +159,7 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
         ("server.health_listen", config.server.health_listen),
         ("server.scaler_listen", config.server.scaler_listen),
         ("telemetry.metrics_listen", config.telemetry.metrics_listen),
+        ("cluster.listen", None if config.cluster is None else config.cluster.listen),
     )
     fixed = [(path, at) for path, at in addresses if at is not None and not at.endswith(":0")]
     for path, listen in addresses:
@@ -169,7 +172,7 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
 def _tls(server: ServerConfig, base_dir: Path) -> Iterator[Problem]:
     try:
         if server.tls is not None:
-            check_server_tls(server.tls, base_dir)
+            server_files(server.tls).check(base_dir)
     except ConfigError as error:
         yield from error.problems
 

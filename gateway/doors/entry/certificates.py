@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 from gateway.config.problems import ConfigError
-from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.resolve.tls_files import server_files
 from gateway.config.server import TlsConfig
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ class Certificates:
 
     def reload(self, tls: TlsConfig, base_dir: Path) -> None:
         """Reads the files again. Raises ConfigError and keeps the old files in force."""
-        stamp = _stamp(tls, base_dir)
-        check_server_tls(tls, base_dir)
+        stamp = server_files(tls).stamp(base_dir)
+        server_files(tls).check(base_dir)
         context = _context(tls, base_dir)
         client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
         pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
@@ -38,11 +38,12 @@ class Certificates:
     def renew(self) -> bool:
         """Reads the files again if one has changed, and returns whether one has. Raises ConfigError
         once per unusable change and keeps the old files in force."""
-        stamp = _stamp(*self._files)
+        tls, base_dir = self._files
+        stamp = server_files(tls).stamp(base_dir)
         if stamp == self._stamp:
             return False
         self._stamp = stamp
-        self.reload(*self._files)
+        self.reload(tls, base_dir)
         return True
 
     def following_context(self) -> ssl.SSLContext:
@@ -67,18 +68,6 @@ async def follow(certificates: Certificates | None, interval_s: float = RENEW_S)
                 log.info("the TLS files have changed: the new ones are in force")
         except (ConfigError, OSError) as error:
             log.error("the TLS files have changed, the old ones stay in force: %s", error)
-
-
-def _stamp(tls: TlsConfig, base_dir: Path) -> tuple[tuple[int, int, int] | None, ...]:
-    """Returns inode, modification time and size of each file; None for an absent file."""
-    stamp: list[tuple[int, int, int] | None] = []
-    for file in (tls.cert, tls.key, tls.client_ca):
-        try:
-            found = None if file is None else (base_dir / file).stat()
-        except OSError:
-            found = None  # reading the file will raise the error
-        stamp.append(found and (found.st_ino, found.st_mtime_ns, found.st_size))
-    return tuple(stamp)
 
 
 def _context(tls: TlsConfig, base_dir: Path) -> ssl.SSLContext:

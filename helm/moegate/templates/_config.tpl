@@ -25,8 +25,13 @@
 {{- $_ := set $telemetry "metrics_listen" (printf "[::]:%d" (int .Values.metrics.port)) -}}
 {{- $_ := set $config "telemetry" $telemetry -}}
 {{- end -}}
+{{- if .Values.cluster.enabled -}}
+{{- $files := dict "cert" "../cluster-tls/tls.crt" "key" "../cluster-tls/tls.key" "ca" "../cluster-tls/ca.crt" "member" (include "moegate.clusterMember" .) -}}
+{{- $_ := set $config "cluster" (dict "name" (include "moegate.fullname" .) "listen" "[::]:50061" "lease_s" (float64 .Values.cluster.leaseSeconds) "tls" $files) -}}
+{{- else -}}
 {{- $metering := dig "metering" dict $config -}}
 {{- $_ := set $config "metering" (mergeOverwrite (dict "state" "/var/lib/moegate/meter.json") $metering) -}}
+{{- end -}}
 {{- if .Values.priceCatalog -}}
 {{- $_ := set $config "prices" (mergeOverwrite (dig "prices" dict $config) (dict "catalog" "prices.yaml")) -}}
 {{- end -}}
@@ -37,7 +42,7 @@
 {{- $_ := set $ledger "gateway" (include "moegate.fullname" .) -}}
 {{- end -}}
 {{- $_ := set $config "ledger" (mergeOverwrite (dig "ledger" dict $config) $ledger) -}}
-{{- else -}}
+{{- else if not .Values.cluster.enabled -}}
 {{/* It outlives the container, not the pod: a gateway that is killed finds its rows again. */}}
 {{- $spool := dict "spool" "/var/lib/moegate/ledger.spool" -}}
 {{- $_ := set $config "ledger" (mergeOverwrite $spool (dig "ledger" dict $config)) -}}
@@ -101,5 +106,5 @@
 {{- define "moegate.fixedConfig" -}}
 {{- $config := include "moegate.config" . | fromYaml -}}
 {{- $server := omit $config.server "tls" "drain_delay_s" "drain_s" "blocked_write_s" "probe_interval_s" "cors_origins" "ping_s" "watch_files_s" -}}
-{{- dict "server" $server "tls" (hasKey $config.server "tls") "ledger" (dig "ledger" dict $config) "telemetry" (dig "telemetry" dict $config) "metering" $config.metering.state | toYaml -}}
+{{- dict "server" $server "tls" (hasKey $config.server "tls") "ledger" (dig "ledger" dict $config) "telemetry" (dig "telemetry" dict $config) "metering" (dig "metering" "state" "" $config) "cluster" (dig "cluster" dict $config) | toYaml -}}
 {{- end -}}

@@ -84,3 +84,15 @@ certificate, which must allow that: cert-manager's does. */}}
 {{- end -}}
 {{- $flags | toJson -}}
 {{- end -}}
+
+{{/* The Secret with the certificates between the gateways of a cluster; empty: there is no cluster. */}}
+{{- define "moegate.clusterTlsSecret" -}}
+{{- if .Values.cluster.enabled -}}
+{{- default (printf "%s-cluster" (include "moegate.fullname" .)) .Values.cluster.tls.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* DNS name of the certificates between the gateways of a cluster. */}}
+{{- define "moegate.clusterMember" -}}
+{{- printf "%s-cluster.%s" (include "moegate.fullname" .) .Release.Namespace -}}
+{{- end -}}

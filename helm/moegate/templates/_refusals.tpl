@@ -18,6 +18,21 @@
 {{- if and (include "moegate.isShared" .) (ne (include "moegate.ledgerKind" .) "postgres") -}}
 {{- fail (printf "\nreplicaCount %d, autoscaling.mode %s: more than one gateway needs the PostgreSQL ledger, because budgets would not hold between them: set config.ledger.postgres, or keep one replica" (int .Values.replicaCount) .Values.autoscaling.mode) -}}
 {{- end -}}
+{{- if hasKey $config "cluster" -}}
+{{- fail "\nconfig.cluster: the chart sets it: see cluster" -}}
+{{- end -}}
+{{- if .Values.cluster.enabled -}}
+{{- if ne (include "moegate.ledgerKind" .) "postgres" -}}
+{{- fail "\ncluster.enabled: the leader is chosen in PostgreSQL: set config.ledger.postgres; SQLite is for one replica, without a standby" -}}
+{{- end -}}
+{{- $tls := .Values.cluster.tls -}}
+{{- if eq (empty $tls.existingSecret) (not $tls.certManager.enabled) -}}
+{{- fail "\ncluster.tls: the gateways need certificates for each other: give existingSecret, or certManager.enabled, and not both" -}}
+{{- end -}}
+{{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) -}}
+{{- fail "\ncluster.tls.certManager.issuerRef.name: name the issuer" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.ledger.persistence.enabled (eq (include "moegate.ledgerKind" .) "postgres") -}}
 {{- fail "\nledger.persistence.enabled: the ledger is in PostgreSQL (config.ledger): nothing would be on the volume" -}}
 {{- end -}}

@@ -101,6 +101,8 @@ def summary(done: generation_pb2.Done) -> str:
         parts.append(f"TTFT {timings.ttft.ToNanoseconds() / 1e6:.0f} ms")
     if timings.HasField("tpot"):
         parts.append(f"TPOT {timings.tpot.ToNanoseconds() / 1e6:.1f} ms")
+    if timings.HasField("longest_gap"):
+        parts.append(f"longest gap {timings.longest_gap.ToNanoseconds() / 1e6:.0f} ms")
     parts.append(f"queue {timings.queue.ToNanoseconds() / 1e6:.0f} ms")
     place = f"{route.target}/{route.replica}" if route.replica else route.target
     attempts = f" after {len(route.attempts)} attempts" if len(route.attempts) > 1 else ""

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from moegate.cli.plan_arguments import PlanInput
 from moegate.cli.views.fitted_table import FittedTable, number
+from simulation.planner.chunks import ChunkAdvice, advise
 from simulation.planner.economics import TokenCosts
 from simulation.planner.plan import PEAK_QUANTILE, Hybrid, LoadRow, Plan
 
@@ -190,3 +191,19 @@ def _notes(plan: Plan) -> Iterator[str]:
         )
     else:
         yield "Costs need --usd-per-gpu-hour."
+    state = plan.capacity.state
+    advice = None if state is None else advise(plan.replica.model, plan.demand.lengths, state.batch)
+    if advice is not None:
+        yield _gaps(advice)
+
+
+def _gaps(advice: ChunkAdvice) -> str:
+    """What a mean prompt does to the streams beside it, and what helps."""
+    found = f"A mean prompt stops every stream for {advice.gap_s:.2f} s at once. "
+    if advice.chunk_tokens is None:
+        return found + "No chunk is small enough: take engines that only prefill (disaggregated)."
+    return found + (
+        f"--max-num-batched-tokens {advice.chunk_tokens} keeps gaps at {advice.chunk_gap_s:.2f} s; "
+        f"the prompt then takes {advice.slower:.0%} longer. Engines that only prefill "
+        "(disaggregated) make none."
+    )

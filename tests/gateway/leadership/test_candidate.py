@@ -5,10 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from gateway.leadership.candidate import (
-    LEASE_S,
     LOOK_S,
-    MARGIN_S,
-    RENEW_S,
     REST_S,
     RETRY_S,
     Ask,
@@ -17,6 +14,7 @@ from gateway.leadership.candidate import (
     Row,
 )
 
+LEASE_S = 3.0
 FREE = Row(leader=Leader(term=4, name="old", address="old:1", wire_version=1), left_s=-1.0)
 
 
@@ -25,14 +23,14 @@ def leader(term: int, name: str = "me") -> Leader:
 
 
 def leading(asked_s: float = 10.0) -> Candidate:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(FREE, 9.0)
     candidate.took(leader(5), asked_s, asked_s + 0.1)
     return candidate
 
 
 def test_it_looks_first_and_takes_what_is_free() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     assert candidate.next(9.0) == (Ask.LOOK, -inf)
     candidate.saw(FREE, 9.0)
     assert candidate.leader(9.0) is None
@@ -44,16 +42,16 @@ def test_it_looks_first_and_takes_what_is_free() -> None:
 
 def test_the_lease_counts_from_before_the_question_and_ends_early() -> None:
     candidate = leading(asked_s=10.0)
-    assert candidate.until_s == 10.0 + LEASE_S - MARGIN_S
+    assert candidate.until_s == 10.0 + LEASE_S - 0.5
     assert candidate.term(candidate.until_s - 0.001) == 5
     assert candidate.term(candidate.until_s) == 0
-    assert candidate.next(10.2) == (Ask.RENEW, 10.0 + RENEW_S)
+    assert candidate.next(10.2) == (Ask.RENEW, 11.0)
 
 
 def test_a_renewal_extends_it_from_before_its_question() -> None:
     candidate = leading()
     candidate.renewed(True, 11.0, 11.9)
-    assert candidate.until_s == 11.0 + LEASE_S - MARGIN_S
+    assert candidate.until_s == 11.0 + LEASE_S - 0.5
     assert candidate.next(11.9) == (Ask.RENEW, 12.0)
 
 
@@ -69,7 +67,7 @@ def test_an_answer_that_comes_too_late_does_not_bring_it_back() -> None:
 
 
 def test_a_lease_that_was_taken_too_late_is_given_back() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(FREE, 9.0)
     candidate.took(leader(5), 10.0, 13.0)
     assert candidate.term(13.0) == 0
@@ -77,7 +75,7 @@ def test_a_lease_that_was_taken_too_late_is_given_back() -> None:
 
 
 def test_another_leader_is_followed() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(Row(leader=leader(7, "other"), left_s=2.0), 10.0)
     assert candidate.leader(10.0) == leader(7, "other")
     assert candidate.next(10.0) == (Ask.LOOK, 10.0 + LOOK_S)
@@ -86,13 +84,13 @@ def test_another_leader_is_followed() -> None:
 
 
 def test_it_looks_again_when_the_lease_of_another_ends() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(Row(leader=leader(7, "other"), left_s=0.25), 10.0)
     assert candidate.next(10.0) == (Ask.LOOK, 10.25)
 
 
 def test_another_one_was_faster() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(FREE, 9.0)
     candidate.took(None, 9.0, 9.1)
     assert candidate.next(9.1) == (Ask.LOOK, 9.1)
@@ -118,7 +116,7 @@ def test_failures_are_tried_again_and_change_nothing_before_the_end() -> None:
 
 
 def test_a_lease_whose_answer_was_lost_is_given_back() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(FREE, 9.0)
     candidate.failed(9.5)
     candidate.saw(Row(leader=leader(5), left_s=2.0), 10.0)
@@ -139,14 +137,14 @@ def test_who_resigns_lets_others_try() -> None:
 
 
 def test_who_may_not_lead_only_looks() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.may_lead = False
     candidate.saw(FREE, 9.0)
     assert candidate.next(9.0) == (Ask.LOOK, 9.0 + LOOK_S)
 
 
 def test_a_leader_whose_process_has_ended_need_not_be_waited_for() -> None:
-    candidate = Candidate("me")
+    candidate = Candidate("me", LEASE_S)
     candidate.saw(Row(leader=leader(7, "other"), left_s=2.0), 10.0)
     candidate.found_gone(6)
     assert candidate.next(10.1)[0] is Ask.LOOK

@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.leadership.candidate import LEASE_S, Ask, Candidate, Leader, Row
+from gateway.leadership.candidate import Ask, Candidate, Leader, Row
 
+LEASE_S = 3.0
 RATES = st.floats(0.93, 1.07)
 OFFSETS = st.floats(-1e6, 1e6)
 INSTANTS = st.one_of(
@@ -108,7 +109,7 @@ class ManyCandidates(RuleBasedStateMachine):
     def _process(self, rate: float, offset_s: float) -> Process:
         self.names += 1
         name = f"p{self.names}"
-        return Process(Candidate(name), name, rate, offset_s)
+        return Process(Candidate(name, LEASE_S), name, rate, offset_s)
 
     @rule(by_s=INSTANTS)
     def time_passes(self, by_s: float) -> None:

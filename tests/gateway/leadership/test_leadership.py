@@ -12,9 +12,10 @@ import pytest
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.leadership import leadership as module
-from gateway.leadership.candidate import LEASE_S, Leader, Row
+from gateway.leadership.candidate import Leader, Row
 from gateway.leadership.leadership import Leadership, lease_clock
 
+LEASE_S = 3.0
 WAIT_S = 30.0
 NOBODY = Leader(term=0, name="", address="", wire_version=0)
 
@@ -40,12 +41,14 @@ class MemoryLease:
         now_s = await self._begin()
         return Row(leader=self.leader, left_s=self.expires_s - now_s)
 
-    async def take(self, name: str, address: str, wire_version: int, gone: int) -> Leader | None:
+    async def take(self, address: str, wire_version: int, gone: int) -> Leader | None:
         now_s = await self._begin()
         if self.expires_s > now_s and gone not in self.ended:
             return None
         term = self.leader.term + 1
-        self.leader = Leader(term=term, name=name, address=address, wire_version=wire_version)
+        self.leader = Leader(
+            term=term, name=f"leader-{term}", address=address, wire_version=wire_version
+        )
         self.expires_s = now_s + LEASE_S
         return self.leader
 
@@ -69,7 +72,9 @@ async def member(
     address: str = "127.0.0.1:1",
     on_change: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Leadership]:
-    found = Leadership(name=name, address=address, wire_version=1, on_change=on_change)
+    found = Leadership(
+        name=name, address=address, wire_version=1, lease_s=LEASE_S, on_change=on_change
+    )
     running = asyncio.create_task(found.run(lease))
     try:
         yield found
@@ -151,6 +156,7 @@ async def test_a_clock_that_has_passed_the_end_unseen_ends_the_term() -> None:
         name="one",
         address="",
         wire_version=1,
+        lease_s=LEASE_S,
         on_change=lambda: None,
         clock=lambda: lease_clock() + ahead_s,
     )

@@ -171,7 +171,7 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
         await remote._call("other", None, None)
     with pytest.raises(CallFailed, match="quote: KeyError"):
         await remote.quote(submission("r", model="none").request)
-    with pytest.raises(CallFailed, match="hello: LinkError"):
+    with pytest.raises(CallFailed, match="front 1 is connected already"):
         await joined_at(two, tmp_path / "link")
     await remote.leave()
     server.close()
@@ -228,3 +228,33 @@ async def test_a_congested_front_refuses_what_is_new() -> None:
     front.near.resume_writing()
     front.exchange()
     assert two.made.local.active_requests == 0
+
+
+async def test_nothing_passes_a_scheduler_that_may_not_act() -> None:
+    """As when its lease has ended before any timer could run."""
+    two = joined()
+    front = await two.join(1)
+    may_act = True
+    front.host_side.may_act = lambda: may_act
+    front.remote.send(SlotFreed(key_id="k"))
+    front.exchange()
+    assert two.host.fronts
+    may_act = False
+    submitting = asyncio.ensure_future(front.remote.submit(submission("r"), lambda answer: None))
+    await turns()
+    front.flush()
+    front.there.deliver()
+    assert front.host_side.lost == "this process may not act any more"
+    assert two.made.local.active_requests == 0, "it has decided nothing"
+    submitting.cancel()
+    await asyncio.gather(submitting, return_exceptions=True)
+
+
+async def test_nothing_leaves_a_scheduler_that_may_not_act() -> None:
+    two = joined()
+    front = await two.join(1)
+    front.host_side.may_act = lambda: False
+    two.made.local.report(ServingChanged(placement="own/a", serving=False, reason="test"))
+    front.host_side._flush()
+    assert front.host_side.lost == "this process may not act any more"
+    assert not front.back.written

@@ -64,6 +64,7 @@ def check_whole(answer: Answer, tokens: int) -> None:
     assert (answer.route.placement, answer.route.remote) == ("own/a", False)
     assert answer.timings is not None
     assert answer.timings.ttft_s is not None
+    assert answer.timings.longest_gap_s is None or answer.timings.longest_gap_s >= 0.0
     assert answer.cost is not None
     assert answer.cost.metered_nano_usd is not None
     assert answer.cost.metered_usd == Decimal(answer.cost.metered_nano_usd) / 10**9

@@ -135,7 +135,7 @@ def test_one_that_waits_turns_to_a_remote_as_late_as_that_is_in_time() -> None:
     one.submit("runs", remote_classes=frozenset())
     assert one.submit("waits") == []
     [(at_s, actions)] = one.ticks(60.0)
-    assert 1.9 < at_s < 2.0
+    assert 1.8 < at_s < 1.9
     assert actions == ["waits to far"]
 
 
@@ -150,7 +150,7 @@ def test_a_full_remote_is_tried_again_and_again_until_the_first_token_is_late() 
     while now is not None and now < 5.0:
         tries.append(now)
         now = one.scheduler.tick(now).next_wake_s
-    spills = [at_s for at_s in tries if 1.7 < at_s < 2.6]
+    spills = [at_s for at_s in tries if 1.7 < at_s < 2.4]
     gaps = {round(b - a, 3) for a, b in pairwise(spills)}
     assert gaps == {SPILL_AGAIN_S}
 
@@ -224,6 +224,7 @@ def test_batch_work_fills_up_to_the_pace_that_higher_classes_need() -> None:
             fields = {"slo_class": SloClass.BATCH, "tpot_s": 1.0, "ttft_s": 60.0}
             if one.submit(name, float(number), **fields) != [f"{name} to a"]:
                 break
+            one.state.fleet.progress(0, name, 1, number + 0.5)
             count += 1
         if beside_urgent:
             most_s = one.state.policy.batch_pace_share * tight_s

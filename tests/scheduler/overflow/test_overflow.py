@@ -116,6 +116,12 @@ def test_cached_tokens_lower_the_price_and_failures_raise_the_effective_one() ->
     assert quoted(state).effective_nano_usd == pytest.approx(1050 / (1 - MOST_ERROR_SHARE))
 
 
+def test_a_prefix_that_is_lost_at_home_counts_in_the_effective_price() -> None:
+    made = quoted(remote(rates=RATES), lost_nano_usd=500.0)
+    assert (made.nano_usd, made.effective_nano_usd) == (1050, 1550.0)
+    assert quoted(remote(), lost_nano_usd=500.0).effective_nano_usd == math.inf
+
+
 def test_an_unknown_price_is_not_free() -> None:
     made = quoted(remote())
     assert (made.blocked, made.nano_usd) == (RemoteBlock.FREE, None)

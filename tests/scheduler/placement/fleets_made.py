@@ -75,7 +75,8 @@ def _run_one(draw: st.DrawFn, fleet: SelfHostedFleet, index: int, name: str) -> 
             tpot_s=draw(st.sampled_from((0.004, 0.02, 0.05))),
         ),
         started_s=started_s, promised_ttft_s=2.0, kv_reserved_tokens=prompt_tokens + 100,
-        prefill_s=draw(st.floats(0.01, 2.0)), hit_tokens=0,
+        prefill_s=draw(st.sampled_from((0.02, 0.5, 4.0))) * draw(st.floats(0.5, 1.0)),
+        hit_tokens=0,
         kv_spread_tokens=draw(st.floats(0.0, 300.0)),
     )  # fmt: skip
     fleet.add(index, resident, started_s)
@@ -101,7 +102,7 @@ def _queries(draw: st.DrawFn, fleet: SelfHostedFleet) -> PlacementQuery:
             "asked", arrival_s=NOW - draw(st.floats(0.0, 3.0)), prompt_tokens=prompt_tokens,
             choices=choices, tpot_s=draw(st.sampled_from((0.004, 0.02, 0.05))),
         ),
-        ttft_s=draw(st.sampled_from((0.5, 2.0, 5.0))),
+        ttft_s=draw(st.sampled_from((0.5, 2.0, 5.0, 30.0))),
         excluded=excluded if excluded.any() else None,
         hit_tokens=hits,
         output_tokens=draw(st.floats(1.0, 1000.0)),

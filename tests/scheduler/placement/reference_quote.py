@@ -53,6 +53,15 @@ def plain_quotes(
         batch = sum(rank.sequences for rank in ranks)
         uncached = request.prompt_tokens - hit
         prefill_s = model.prefill_time_s(uncached, request.prompt_tokens, batch + 1)
+        chunk, pending_s = chunk_s(state.facts, model), list(state.pending.values())
+        phase_step_s = model.decode_step_s(batch + 1, 0)
+        begin_s = state.prefill_began_s + phase_step_s / 2 * state.prefill_joined
+        computing_s = sum(pending_s[: state.computing])
+        ahead_s = sum(pending_s[state.computing :])
+        if pending_s and (state.prefill_joined or ahead_s):  # it shares a step with another
+            chunks = math.ceil(uncached / model.chunk_tokens)
+            own = model.prompt_experts_s(batch + 1, uncached / chunks) if chunks else 0.0
+            prefill_s -= chunks * own
         if query.activation_s is not None:
             prefill_s += float(query.activation_s[i])
         ends_s = [max(0.0, rank.prefill_end_s - now) for rank in ranks if rank.pending]
@@ -65,10 +74,14 @@ def plain_quotes(
         next_s = model.decode_step_s(batch + request.choices, max(kv_tokens, kv_with * len(ranks)))
         tpot_s = next_s / model.tokens_per_step
         prefill_share = state.facts.prefill_price_share
-        chunks = math.ceil(stall_with_s / chunk_s(state.facts, model))
-        if prefill_share is not None:  # nodes of their own prefill: one step of decode follows
-            chunks = int(stall_with_s > 0.0)
-        ttft_s = wait_s + prefill_s + (chunks + 0.5) * next_s
+        # The prompt joins the next step, or waits for the end of those that compute others.
+        if pending_s and now < begin_s:
+            joins_s, ahead_s = begin_s - now, computing_s
+        else:
+            done_s = begin_s + computing_s + math.ceil(computing_s / chunk) * phase_step_s
+            joins_s = max(step_s / 2, done_s - now if pending_s else 0.0)
+        ttft_s = joins_s + ahead_s + prefill_s
+        ttft_s += math.ceil((ahead_s + prefill_s) / chunk) * next_s
         # Money: the time that the group works longer.
         steps = query.output_tokens / request.choices / model.tokens_per_step
         rate = state.facts.nano_usd_per_s if all(rates) else 1e9
@@ -91,7 +104,7 @@ def plain_quotes(
                                      curve)  # fmt: skip
         violations = float(with_it - without) if prefill_share is None else 0.0
         # What forbids it, the strongest reason first.
-        left_s = query.ttft_s - (now - request.arrival_s)
+        left_s = query.ttft_s - query.margin_s - (now - request.arrival_s)
         near = not query.late and left_s - ttft_s < policy.last_call_share * query.ttft_s
         tolerated = policy.spare_violations if spare else policy.max_violations
         needed = query.reserve_tokens + math.sqrt(state.kv_variance + query.spread_tokens**2)
@@ -110,9 +123,11 @@ def plain_quotes(
             block = Block.TTFT
         elif busy[id(group)] and tpot_s > policy.tpot_share * request.slo.tpot_s:
             block = Block.TPOT
+        elif not query.late and wait_s > policy.most_pending_chunks * chunk:
+            block = Block.PREFILLS
         elif violations > (policy.last_call_violations if near else tolerated):
             block = Block.INTERFERENCE
-        figures.append((ttft_s, tpot_s, marginal, score, violations, block))
+        figures.append((ttft_s, tpot_s * group.stretch, marginal, score, violations, block))
     # An idle group is held while another runs, unless it is cheaper than all that run.
     running = [busy[id(fleet.groups[i])] and s.serving for i, s in enumerate(fleet.states)]
     cheapest = min((f[3] for f, runs in zip(figures, running, strict=True) if runs), default=None)

@@ -6,6 +6,7 @@ to the scheduler's process. There the same services answer; they find the caller
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,15 @@ def accounts_target(socket: Path) -> str:
     return f"unix:{socket}"
 
 
+FindChannel = Callable[[], grpc.aio.Channel | None]
+"""Returns the channel to the scheduler's process; None: there is no scheduler now."""
+
+
 def add_forwarded_accounts(
-    server: grpc.aio.Server, channel: grpc.aio.Channel, watches: Watches, write_limit_s: float
+    server: grpc.aio.Server, channel: FindChannel, watches: Watches, write_limit_s: float
 ) -> None:
-    """Adds the services to a front's server. `channel`: to the scheduler's process.
-    `write_limit_s`: how long one write to a client may block."""
+    """Adds the services to a front's server. `channel`: called for each RPC. `write_limit_s`: how
+    long one write to a client may block."""
     forward = _Forward(channel, watches, write_limit_s)
     for service in SERVICES:
         handlers = {method.name: forward.handler(method) for method in service.methods}
@@ -93,7 +98,7 @@ class ForwardedKeys(grpc.aio.ServerInterceptor):
 
 
 class _Forward:
-    def __init__(self, channel: grpc.aio.Channel, watches: Watches, write_limit_s: float) -> None:
+    def __init__(self, channel: FindChannel, watches: Watches, write_limit_s: float) -> None:
         self._channel = channel
         self._watches = watches
         self._write_limit_s = write_limit_s
@@ -114,14 +119,13 @@ class _Forward:
         return grpc.unary_unary_rpc_method_handler(behaviour, **serializers)
 
     def _once(self, path: str, answer_type: type[Message]) -> Any:
-        ask: Any = self._channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer_type.FromString,
-        )
-
         async def forwarded(request: Message, context: Context) -> Message:
             async with rpc_errors(context):
+                ask: Any = (await self._found(context)).unary_unary(
+                    path,
+                    request_serializer=lambda message: message.SerializeToString(),
+                    response_deserializer=answer_type.FromString,
+                )
                 try:
                     answer: Message = await ask(
                         request, metadata=_metadata(), timeout=context.time_remaining()
@@ -134,14 +138,13 @@ class _Forward:
         return forwarded
 
     def _stream(self, path: str, answer_type: type[Message]) -> Any:
-        ask: Any = self._channel.unary_stream(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer_type.FromString,
-        )
-
         async def forwarded(request: Message, context: Context) -> None:
             async with rpc_errors(context), self._watches.open():
+                ask: Any = (await self._found(context)).unary_stream(
+                    path,
+                    request_serializer=lambda message: message.SerializeToString(),
+                    response_deserializer=answer_type.FromString,
+                )
                 call = ask(request, metadata=_metadata(), timeout=context.time_remaining())
                 writer = BoundedWriter(context, self._write_limit_s)
                 try:
@@ -153,6 +156,14 @@ class _Forward:
                     call.cancel()
 
         return forwarded
+
+    async def _found(self, context: Context) -> grpc.aio.Channel:
+        channel = self._channel()
+        if channel is None:
+            text = "the scheduler cannot be reached now"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text)
+        assert channel is not None
+        return channel
 
 
 def _metadata() -> tuple[tuple[str, str | bytes], ...]:

@@ -10,7 +10,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from gateway.config.problems import ConfigError
-from gateway.config.resolve.tls_files import check_server_tls
+from gateway.config.resolve.tls_files import server_files
 from gateway.config.server import TlsConfig
 
 TLS = TlsConfig(cert="tls.crt", key="tls.key", client_ca="ca.crt")
@@ -42,7 +42,7 @@ def other_key(folder: Path) -> None:
 
 
 def test_files_that_go_together_are_right(folder: Path) -> None:
-    check_server_tls(TLS, folder)
+    server_files(TLS).check(folder)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_file_at_fault_is_named(
 ) -> None:
     spoil(folder)
     with pytest.raises(ConfigError) as caught:
-        check_server_tls(TLS, folder)
+        server_files(TLS).check(folder)
     (problem,) = caught.value.problems
     assert problem.path == f"server.tls.{field}"
     assert message in problem.message

@@ -1,0 +1,235 @@
+"""What the leader of a cluster runs: the scheduler's side, its link, and the services that need the
+ledger. It stands for one term, and stops deciding the moment that the term is over.
+
+Nothing passes the link of a leader whose lease is over, in neither direction: `Connection.may_act`
+is asked for every frame. What it writes to the ledger is fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.accounting.ledger.postgres import Fence
+from gateway.batch_lane import BatchLane
+from gateway.cluster.address import accounts_address
+from gateway.config.server import ClusterConfig, TlsConfig
+from gateway.delivery.watches import Watches
+from gateway.doors.entry.certificates import Certificates, follow
+from gateway.doors.grpc.accounts.admin_service import AdminService
+from gateway.doors.grpc.accounts.usage_service import UsageService
+from gateway.doors.grpc.listening.forwarded_accounts import CHANNEL_OPTIONS, ForwardedKeys
+from gateway.doors.grpc.listening.grpc_server import grpc_server
+from gateway.doors.grpc.listening.port import bind
+from gateway.doors.keda.external_scaler import scaler_port
+from gateway.fronts.batch_link import batch_handlers
+from gateway.fronts.bookings import LedgerBookings
+from gateway.fronts.scheduler_side import take_over_fleet
+from gateway.leadership.lease_row import LeaderBefore
+from gateway.link.certificates import LinkCertificates
+from gateway.link.connection import Connection
+from gateway.link.host import SchedulerHost
+from gateway.link.opening import Opening
+from gateway.link.resume import Resumed
+from gateway.link.tls_transport import listen_tls
+from gateway.pipeline.pipeline import Pipeline
+from gateway.runtime.active_configuration import ActiveConfiguration
+from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
+from gateway.runtime.configuration import PreparedConfiguration
+from gateway.scheduling.metering import Metering
+from gateway.scheduling.replica_counts import ReplicaCounts
+from gateway.telemetry.observer import Telemetry
+from gateway.upstream.http.connections import HttpSession
+from gateway.upstream.http.loop_load import LoopLoad
+from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
+from scheduler.metering.settlement import Sink
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderSurroundings:
+    """What the scheduler's side works with, whoever leads.
+
+    Attributes:
+        active: the configuration in force.
+        pace: how busy the process is.
+        before: what is known of the leader before.
+        sinks: callbacks that receive every settled attempt.
+    """
+
+    cluster: ClusterConfig
+    active: ActiveConfiguration
+    base_dir: Path
+    certificates: LinkCertificates
+    upstream: HttpSession
+    clock: Callable[[], float]
+    pace: LoopLoad
+    reload_file: Callable[[], Awaitable[list[str]]]
+    observing: Telemetry
+    before: Callable[[], LeaderBefore]
+    sinks: tuple[Sink, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderSide:
+    """The scheduler's side in one term."""
+
+    term: int
+    parts: SchedulerParts
+    lane: BatchLane
+    batch_pipeline: Pipeline
+    accounting: Accounting
+    host: SchedulerHost
+    _may_act: Callable[[], bool]
+
+    async def apply(self, prepared: PreparedConfiguration) -> None:
+        """Puts another configuration into force, which `active` has already."""
+        self.batch_pipeline.settings = prepared.pipeline
+        await self.parts.apply(prepared)
+
+    def connection(self) -> Connection:
+        """Makes the protocol of a new connection of a front."""
+        connection = self.host.connection()
+        connection.may_act = self._may_act
+        return connection
+
+    async def connect_own(self, connection: Connection) -> None:
+        """Connects the front of this process, without a network."""
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        for end in (here, there):
+            end.setblocking(False)
+        await loop.create_unix_connection(self.connection, sock=there)
+        await loop.create_unix_connection(lambda: connection, sock=here)
+
+
+@contextlib.asynccontextmanager
+async def leader_side(
+    term: int, may_act: Callable[[], bool], around: LeaderSurroundings
+) -> AsyncIterator[LeaderSide]:
+    """Runs the scheduler's side for one term. Leaving the context ends it: what it has not written
+    is written if the term lasts. `may_act`: whether the term lasts. Raises ConfigError or OSError.
+    """
+    cluster, active, clock = around.cluster, around.active, around.clock
+    watches = Watches()
+    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
+    async with contextlib.AsyncExitStack() as stack:
+        fence = Fence(cluster.name, term)
+        accounting = await stack.enter_async_context(
+            open_accounting(active.config, around.base_dir, fence=fence, adopt=True)
+        )
+        parts = assemble_scheduler(
+            active.prepared,
+            upstream=around.upstream,
+            clock=clock,
+            pace=around.pace,
+            metering=Metering(clock, time.time_ns, None, accounting.pool_accounts.checkpoint),
+            pool_accounts=accounting.pool_accounts,
+            budgets=accounting.budgets,
+            reads=accounting.reads,
+            on_change=_nothing,
+            sinks=(accounting.record_attempt, counts.settled, *around.sinks),
+        )
+        stack.push_async_callback(parts.close)
+        lane = BatchLane(accounting, active, clock)
+        # Items of batches run in this process, through a pipeline of their own.
+        batch_front = assemble_front(
+            active.prepared,
+            parts.scheduler,
+            parts.fleet.connections,
+            clock=clock,
+            load=around.pace,
+            observe=lambda request, generation: around.observing.observe(
+                request, generation, lambda: parts.scheduler.fleet
+            ),
+        )
+        stack.push_async_callback(batch_front.close)
+        before = around.before()
+
+        async def opened(told: Resumed | None, complete: bool) -> None:
+            if told is not None:
+                await take_over_fleet(parts.scheduler, told)
+            await accounting.budgets.end_adoption(complete=complete and before.complete)
+
+        host = SchedulerHost(
+            parts.scheduler,
+            clock=clock,
+            met=parts.fleet,
+            handlers=lambda front: batch_handlers(lane.desk),
+            bookings=LedgerBookings(accounting),
+            opening=Opening(before.fronts, clock(), opened) if term > 1 else None,
+        )
+        ticking = asyncio.create_task(host.run(), name="moegate-host")
+        stack.callback(ticking.cancel)
+        side = LeaderSide(
+            term=term,
+            parts=parts,
+            lane=lane,
+            batch_pipeline=batch_front.pipeline,
+            accounting=accounting,
+            host=host,
+            _may_act=may_act,
+        )
+        await stack.enter_async_context(_accounts_port(side, watches, around))
+        server = await listen_tls(cluster.listen, around.certificates, side.connection)
+        stack.callback(host.close)
+        stack.callback(server.close)
+        await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
+        await stack.enter_async_context(
+            scaler_port(counts, active.config, around.observing.rpc_refused)
+        )
+        yield side
+
+
+@contextlib.asynccontextmanager
+async def _accounts_port(
+    side: LeaderSide, watches: Watches, around: LeaderSurroundings
+) -> AsyncIterator[None]:
+    """Serves usage and administration to the fronts of the cluster."""
+    cluster, active, scheduler = around.cluster, around.active, side.parts.scheduler
+    accounting = side.accounting
+    tls = TlsConfig(cert=cluster.tls.cert, key=cluster.tls.key, client_ca=cluster.tls.ca)
+    certificates = Certificates(tls, around.base_dir)
+    server = grpc_server(CHANNEL_OPTIONS[:2], [ForwardedKeys(active)])
+    usage = UsageService(active, scheduler, accounting, watches)
+    admin = AdminService(active, scheduler, accounting, around.reload_file)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+    bind(server, accounts_address(cluster.listen), certificates, field="cluster.listen (+ 1)")
+    await server.start()
+    following = asyncio.create_task(follow(certificates), name="moegate-cluster-certificates")
+    try:
+        yield
+    finally:
+        following.cancel()
+        watches.end()
+        await server.stop(0)
+
+
+def accounts_channel(around: LeaderSurroundings, address: str) -> grpc.aio.Channel:
+    """Makes a channel to the services of a leader, of which `address` is that of the link. Raises
+    OSError."""
+    tls = around.cluster.tls
+    ca, key, cert = ((around.base_dir / file).read_bytes() for file in (tls.ca, tls.key, tls.cert))
+    return grpc.aio.secure_channel(
+        accounts_address(address),
+        grpc.ssl_channel_credentials(ca, key, cert),
+        options=(
+            *(option for option in CHANNEL_OPTIONS if option[0] != "grpc.default_authority"),
+            ("grpc.ssl_target_name_override", tls.member),
+        ),
+    )
+
+
+async def _nothing() -> None:
+    pass

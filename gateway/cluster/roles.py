@@ -1,0 +1,173 @@
+"""The two roles of a process of a cluster, and how they follow the leadership: its front joins
+whoever leads, and the scheduler's side stands here in the terms of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.cluster.leading import LeaderSide, LeaderSurroundings, accounts_channel, leader_side
+from gateway.cluster.metrics import MemberMetrics
+from gateway.config.problems import ConfigError
+from gateway.leadership.candidate import Leader
+from gateway.leadership.leadership import Leadership
+from gateway.link.connection import Connection
+from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.tls_transport import connect_tls
+
+log = logging.getLogger(__name__)
+
+OTHERS_S = 3.0
+"""How long a process that gives its term away lets others take the next one."""
+END_S = 15.0
+"""Longest time for a term to end: what was recorded is written."""
+
+
+class Roles:
+    """The roles of one process. `leadership` is set before anything else is called."""
+
+    def __init__(self, around: LeaderSurroundings, metrics: MemberMetrics) -> None:
+        self._around = around
+        self._metrics = metrics
+        self._changed = asyncio.Event()
+        self._leaving = False
+        self._channel: tuple[Leader, grpc.aio.Channel] | None = None
+        self._old_channels: set[asyncio.Task[None]] = set()
+        self.leadership: Leadership
+        self.side: LeaderSide | None = None
+        """The scheduler's side, in the terms of this process."""
+
+    def notify_changed(self) -> None:
+        """The leader has changed, or the term of this process is over."""
+        side = self.side
+        if side is not None and self.leadership.term != side.term:
+            side.lane.begin_drain()
+            side.host.close()  # its fronts look for the next leader at once
+        self._notify()
+
+    # The front.
+
+    async def locate(self) -> Leader:
+        """Returns the leader; waits for one."""
+        while (leader := self.leadership.leader) is None:
+            await self._changed.wait()
+        return leader
+
+    async def connect(self, leader: Leader, make: Callable[[], Connection]) -> Connection:
+        """Connects the front to a leader. Raises OSError."""
+        if leader.term == self.leadership.term:
+            if self.side is None or self.side.term != leader.term:
+                raise OSError("this process leads, and its scheduler starts or ends")
+            connection = make()
+            await self.side.connect_own(connection)
+            return connection
+        try:
+            return await connect_tls(leader.address, self._around.certificates, make)
+        except OSError:
+            self.leadership.suspect(leader)
+            raise
+
+    async def follow(self, scheduler: RemoteScheduler) -> None:
+        """Leaves a leader that another one has replaced, until cancelled."""
+        joined: Leader | None = None
+        while True:
+            leader = self.leadership.leader
+            if scheduler.away.is_set():
+                if joined is not None:
+                    self.leadership.suspect(joined)
+                joined = None
+            elif joined is None:
+                joined = leader
+            elif leader is not None and leader.term > joined.term:
+                joined = None
+                if scheduler.connection is not None:
+                    scheduler.connection.close(f"another process leads: {leader.name}")
+                continue
+            await self._next_change(scheduler)
+
+    async def _next_change(self, scheduler: RemoteScheduler) -> None:
+        """Waits for a change of the leader or of the connection."""
+        connection = scheduler.joined if scheduler.away.is_set() else scheduler.away
+        waits = [asyncio.create_task(event.wait()) for event in (self._changed, connection)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+
+    def accounts(self) -> grpc.aio.Channel | None:
+        """Returns a channel to the leader's services; None: there is no leader."""
+        leader = self.leadership.leader
+        if leader is None:
+            return None
+        if self._channel is None or self._channel[0] != leader:
+            if self._channel is not None:
+                task = asyncio.get_running_loop().create_task(self._channel[1].close())
+                self._old_channels.add(task)
+                task.add_done_callback(self._old_channels.discard)
+            channel = accounts_channel(self._around, leader.address)
+            self._channel = leader, channel
+        return self._channel[1]
+
+    # The leader.
+
+    def fronts(self) -> int:
+        """Returns the number of fronts that this leader has."""
+        return 0 if self.side is None else len(self.side.host.fronts)
+
+    async def lead(self) -> None:
+        """Leads in each term of this process, until cancelled."""
+        while True:
+            while not (term := self.leadership.term):
+                await self._changed.wait()
+            try:
+                await self._lead(term)
+            except (ConfigError, OSError, LedgerUnavailable) as error:
+                log.error("this process cannot lead, others may try: %s", error)
+            finally:
+                self._leaving = False
+                self.leadership.may_lead = True
+            if self.leadership.term == term:
+                self.leadership.resign(OTHERS_S)
+
+    async def _lead(self, term: int) -> None:
+        def may_act() -> bool:
+            return self.leadership.term == term
+
+        async with leader_side(term, may_act, self._around) as side, self._metrics.shown(side):
+            self.side = side
+            self._notify()
+            try:
+                while may_act() and not self._leaving:
+                    await self._changed.wait()
+            finally:
+                self.side = None
+                # It takes no other term before it has ended this one.
+                self.leadership.may_lead = False
+
+    async def hand_over(self) -> None:
+        """Ends the term of this process, if it leads, so that another one takes the next. If none
+        does, this one takes it again soon."""
+        if not self.leadership.term:
+            return
+        self._leaving = True
+        self._notify()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                while self.leadership.term:
+                    await self._changed.wait()
+
+    async def close(self) -> None:
+        """Closes the channel to the leader."""
+        if self._channel is not None:
+            await self._channel[1].close()
+        await asyncio.gather(*self._old_channels, return_exceptions=True)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
