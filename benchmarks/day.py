@@ -152,15 +152,15 @@ def play(day: Day, fleet: LabFleet = FLEETS["qwen"]) -> Result:
     """Plays a day to its end."""
     fleet = replace(fleet, replicas=day.replicas)
     own_usd_per_request = fleet.usd_per_s / day.capacity_per_s
-    rates = _rates(REMOTE_PRICE_FACTOR * own_usd_per_request)
+    rates = remote_rates(REMOTE_PRICE_FACTOR * own_usd_per_request)
     arrivals = list(day_arrivals(day, fleet))
     own = fleet.placements(TRUTH_SEED, 16)
-    decider = _Watched(_scheduler(fleet, [p.name for p in own], rates))
+    decider = _Watched(day_scheduler(fleet, [p.name for p in own], rates))
     outcomes: list[Outcome] = []
-    FleetSimulation([*own, _far()], decider, arrivals, outcomes.append).run()
+    FleetSimulation([*own, far()], decider, arrivals, outcomes.append).run()
     local_only = {a.request.request_id for a in arrivals if not a.request.remote_classes}
     bought = [o for o in outcomes if o.placement == FAR and o.kind is OutcomeKind.FINISHED]
-    remote = sum(rates.cost_nano_usd(_counts(o.arrival)) for o in bought)
+    remote = sum(rates.cost_nano_usd(counts_of(o.arrival)) for o in bought)
     interactive = [
         o
         for o in outcomes
@@ -176,7 +176,7 @@ def play(day: Day, fleet: LabFleet = FLEETS["qwen"]) -> Result:
         careless_usd=own_usd + _least_bought(day, arrivals, rates, 1.0) / 1e9,
         remote_requests=len(bought),
         local_only_sent_out=len(local_only.intersection(decider.sent_out)),
-        interactive_met=sum(map(_met, interactive)) / max(1, len(interactive)),
+        interactive_met=sum(map(met, interactive)) / max(1, len(interactive)),
         rejected=sum(o.kind is OutcomeKind.REJECTED for o in outcomes),
         switches=decider.switches,
     )
@@ -188,13 +188,14 @@ def _least_bought(
     """What is above the capacity of each piece of the day, nano-USD at the remote's price."""
     bins = np.zeros(math.ceil(day.day_s / BIN_S) + 1)
     for arrival in arrivals:
-        bins[int(arrival.request.arrival_s / BIN_S)] += rates.cost_nano_usd(_counts(arrival))
+        bins[int(arrival.request.arrival_s / BIN_S)] += rates.cost_nano_usd(counts_of(arrival))
     mean = bins.sum() / len(arrivals)
     capacity = capacity_share * day.replicas * day.capacity_per_s * BIN_S * mean
     return float(np.maximum(0.0, bins - capacity).sum())
 
 
-def _met(outcome: Outcome) -> bool:
+def met(outcome: Outcome) -> bool:
+    """Whether the request got its first and its further tokens in time."""
     request, first_s = outcome.arrival.request, outcome.first_token_s
     if first_s is None or first_s - request.arrival_s > request.slo.ttft_s:
         return False
@@ -202,13 +203,14 @@ def _met(outcome: Outcome) -> bool:
     return later < 1 or (outcome.ended_s - first_s) / later <= request.slo.tpot_s
 
 
-def _counts(arrival: Arrival) -> TokenCounts:
+def counts_of(arrival: Arrival) -> TokenCounts:
+    """The tokens of a request that is answered whole."""
     return TokenCounts(
         uncached_input_tokens=arrival.request.prompt_tokens, output_tokens=arrival.output_tokens
     )
 
 
-def _rates(usd_per_request: float) -> TokenRates:
+def remote_rates(usd_per_request: float) -> TokenRates:
     """A mean request of the trace costs that much; output is four times as dear as input."""
     kind = AZURE_CONVERSATION
     weight = kind.prompt.mean_tokens + 4.0 * kind.output.mean_tokens
@@ -222,7 +224,8 @@ def _rates(usd_per_request: float) -> TokenRates:
     return TokenRates(row_id="far/day", tiers=(tier,))
 
 
-def _scheduler(fleet: LabFleet, names: Sequence[str], rates: TokenRates) -> Scheduler:
+def day_scheduler(fleet: LabFleet, names: Sequence[str], rates: TokenRates) -> Scheduler:
+    """The scheduler of production, with own placements of these names and the remote."""
     own = own_placements(fleet, names, Objective.LATENCY)
     far = Placement(
         name=FAR,
@@ -236,7 +239,7 @@ def _scheduler(fleet: LabFleet, names: Sequence[str], rates: TokenRates) -> Sche
     return Scheduler([*own, far], SchedulerLimits(queue=queue, attempts=2), Policy())
 
 
-def _far() -> SimulatedPlacement:
+def far() -> SimulatedPlacement:
     """A remote that is never full."""
     model = StepModel(
         experts=2,

@@ -20,6 +20,7 @@ from gateway.doors.keda.externalscaler_pb2 import (
     IsActiveResponse,
     ScaledObjectRef,
 )
+from gateway.fronts.scheduler_side import running_scheduler_side
 from gateway.scheduling.replica_counts import NotMeasured, UnknownPool
 from gateway.server import running_gateway
 from scheduler.overflow.replica_count import ReplicaLimits, WantedReplicas
@@ -153,6 +154,13 @@ async def test_a_gateway_answers_keda(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await keda.metrics()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_scheduler_of_several_fronts_answers_keda(tmp_path: Path) -> None:
+    async with running_scheduler_side(config_of(), tmp_path, tmp_path, addresses={}) as side:
+        assert side.scaler_address is not None
+        async with grpc.aio.insecure_channel(side.scaler_address) as channel:
+            assert await Keda(channel).spec() == [(METRIC, 1, 1.0)]
 
 
 async def test_without_an_address_nobody_listens(tmp_path: Path) -> None:
