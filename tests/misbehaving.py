@@ -317,6 +317,11 @@ class Bench:
         await until(lambda: tasks() <= self.tasks)
 
 
+def names_of_tasks() -> set[str]:
+    """Names of all tasks."""
+    return {task.get_name() for task in asyncio.all_tasks()}
+
+
 def tasks() -> int:
     """Tasks of the gateway: all but those of the upstreams' and clients' kept connections."""
     names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
@@ -381,6 +386,8 @@ async def misbehaving(
         remotes = rate_snapshot(placements).remotes
         rates = {placement.name: RATES for placement in placements}
         scheduler.use_rates(RateSnapshot(rates=rates, remotes=remotes))
+        # Remotes are in service at once, before all that runs beside has begun.
+        await until(lambda: "moegate-batch-retention" in names_of_tasks())
         yield Bench(served, upstreams, settled, tasks())
 
 
