@@ -133,6 +133,7 @@ def logging_to(
     """Sets up the log of the process. Writes the remaining lines at the end. `process`: name of the
     process in its lines, where a gateway has several."""
     root = logging.getLogger()
+    levels = root.level, REQUESTS.level
     root.setLevel(level)
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
     REQUESTS.setLevel(logging.NOTSET if as_json else logging.WARNING)
@@ -150,6 +151,8 @@ def logging_to(
         yield
     finally:
         root.removeHandler(handler)
+        for logger, before in zip((root, REQUESTS), levels, strict=True):
+            logger.setLevel(before)
         closing.set()
         lines.put(None)
         thread.join(CLOSE_S)

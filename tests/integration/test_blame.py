@@ -237,7 +237,8 @@ async def test_a_replica_without_a_feature_keeps_serving_the_rest() -> None:
             seen = await read_stream(served.stub.Generate(made, metadata=METADATA))
             assert seen.texts == {0: "".join(WORDS)}
         assert sum("response_format" in body for body in lacks.asked) < 5
-        assert sum("response_format" not in body for body in lacks.asked) >= 10
+        # Half of them, but for what the two servers' measured times make of it.
+        assert sum("response_format" not in body for body in lacks.asked) >= 5
 
 
 async def test_a_tenant_whose_requests_fail_everywhere_takes_no_server_from_another() -> None:

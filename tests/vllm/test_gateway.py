@@ -114,12 +114,10 @@ async def test_cancelling_frees_the_engine(
             chat_request(f"{PROMPT} {i}", max_output_tokens=4000, ignore_eos=True),
             metadata=METADATA,
         )
-        for i in range(4)
+        for i in range(24)  # work for long enough: on a busy computer nobody looks for seconds
     ]
-    for call in calls:
-        assert (await first_message(call)).delta.choices
+    assert (await first_message(calls[0])).delta.choices
     async with asyncio.timeout(serving.READY_S):
-        # Not all four: on a busy computer the first may have ended before the last begins.
         while (await report(http, vllm_server)).running == 0:
             await asyncio.sleep(0.05)
     for call in calls:

@@ -102,7 +102,8 @@ async def test_a_client_that_does_not_read_frees_the_engine() -> None:
     frames = [ROLE, *(word(i).replace(b" w", long) for i in range(1, 4000))]
     script = Scripted(frames=frames, end="hang")
     async with listening(script):
-        pool = serving.pool([script.url])
+        # Room for an answer of that size: a longer one than was asked for would be ended before.
+        pool = msgspec.structs.replace(serving.pool([script.url]), context_tokens=1 << 20)
         made = serving.config(pools=[pool], interactive=serving.PATIENT)
         async with plain_port(made, blocked_write_s=0.5) as (served, port, _):
             reader, writer = await connected(port.address)
