@@ -124,10 +124,10 @@ async def test_long_reads_of_one_tenant_leave_the_ledger_to_others(
 ) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT MAX(x) FROM n"
 
-    async def slow_spend(tx: Tx, selection: Selection, *rest: Any) -> list[Spend]:
+    async def slow_spend(tx: Tx, selection: Selection, *rest: Any, **named: Any) -> list[Spend]:
         if selection.tenant == "loud":
             await tx.rows(endless)
-        return await spend(tx, selection, *rest)
+        return await spend(tx, selection, *rest, **named)
 
     monkeypatch.setattr(usage_service, "spend", slow_spend)
     monkeypatch.setattr(sqlite, "READ_S", 0.3)
