@@ -67,10 +67,16 @@ class Books:
     late: int = 0
     rows: list[tuple[float, SettledAttempt]] = field(default_factory=list)
     accepted_rows: int = 0
+    kept: int = 0
+    """Rows that a restart has kept: they are durable."""
 
     @property
     def durable_rows(self) -> int:
-        return self.accepted_rows - min(self.late, len(self.rows))
+        return self.accepted_rows - (len(self.rows) - self._durable)
+
+    @property
+    def _durable(self) -> int:
+        return max(self.kept, len(self.rows) - self.late)
 
     def add(self, account: SettledAttempt) -> None:
         # No two rows at one time: the clock of a test stands still.
@@ -79,8 +85,8 @@ class Books:
         self.accepted_rows += 1
 
     def restart(self) -> None:
-        if self.late:
-            del self.rows[-self.late :]
+        del self.rows[self._durable :]
+        self.kept = len(self.rows)
 
     async def booked(self, keys: Sequence[AttemptKey]) -> dict[tuple[str, int], SettledAttempt]:
         now = self.clock.now_s
