@@ -44,6 +44,8 @@ class Scripted:
     completions: str = "end"
     pause_s: float = 0.0
     status: int = 200
+    context_tokens: int = 1000
+    """As its list of models tells it."""
     metrics: bytes = IDLE_METRICS
     metrics_status: int = 200
     url: str = ""
@@ -90,7 +92,7 @@ class Scripted:
         )
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "moe", "max_model_len": 1000}]})
+        return web.json_response({"data": [{"id": "moe", "max_model_len": self.context_tokens}]})
 
     async def answer_metrics(self, _: web.Request) -> web.Response:
         self.looks += 1

@@ -65,14 +65,17 @@ class ItemRuns:
         progress = bool(jobs)
         while progress:
             progress = False
-            self._turn += 1
-            for offset in range(len(jobs)):
-                running = jobs[(self._turn + offset) % len(jobs)]
+            first = self._turn
+            for index in ((first + offset) % len(jobs) for offset in range(len(jobs))):
+                running = jobs[index]
                 for model in sorted(running.models()):
                     if self.in_flight >= bounds.items_in_flight:
                         return
-                    if self.waiting[model] < bounds.items_waiting:
-                        progress |= await self._start_next(running, model)
+                    if self.waiting[model] >= bounds.items_waiting:
+                        continue
+                    if await self._start_next(running, model):
+                        progress = True
+                        self._turn = index + 1  # a look that starts nothing is nobody's turn
 
     async def _start_next(self, running: RunningJob, model: str) -> bool:
         if not running.taken.get(model) and running.waiting.get(model):

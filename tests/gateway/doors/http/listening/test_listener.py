@@ -100,10 +100,10 @@ async def test_malformed_requests_end_their_connection_only() -> None:
 async def test_a_client_that_does_not_read_frees_the_engine() -> None:
     long = b" w" * 2000  # 16 MB in all: more than the buffers of both sockets hold
     frames = [ROLE, *(word(i).replace(b" w", long) for i in range(1, 4000))]
-    script = Scripted(frames=frames, end="hang")
+    # Room for an answer of that size: a longer one than was asked for would be ended before.
+    script = Scripted(frames=frames, end="hang", context_tokens=1 << 20)
     async with listening(script):
-        # Room for an answer of that size: a longer one than was asked for would be ended before.
-        pool = msgspec.structs.replace(serving.pool([script.url]), context_tokens=1 << 20)
+        pool = serving.pool([script.url])
         made = serving.config(pools=[pool], interactive=serving.PATIENT)
         async with plain_port(made, blocked_write_s=0.5) as (served, port, _):
             reader, writer = await connected(port.address)
