@@ -144,7 +144,8 @@ async def test_chat_prints_the_answer_and_its_account_apart(gateway: Serving) ->
     assert ran.out.strip()
     form = (
         r"tokens: \d+ in \(\d+ cached\), 12 out \| TTFT \d+ ms \| TPOT [\d.]+ ms"
-        r" \| longest gap \d+ ms \| queue \d+ ms \| ran on own/a: .+ \| metered \$[\d.]+ \| request \S+\n"
+        r" \| longest gap \d+ ms"
+        r" \| queue \d+ ms \| ran on own/a: .+ \| metered \$[\d.]+ \| request \S+\n"
     )
     assert re.fullmatch(form, ran.err), ran.err
 
