@@ -59,6 +59,8 @@ class FrontSession:
         """By their request id."""
         self.numbers: dict[int, OwnedBranch] = {}
         self.slots: Counter[str] = Counter()
+        self._awaited: set[int] = set()
+        """Branches that are submitted once requests are admitted."""
         self._reports: deque[tuple[int, int]] = deque()
         """Reports that are not acknowledged: number, and the ledger's rows after it."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,6 +89,21 @@ class FrontSession:
         if refusal is None:
             self.slots[key_id] += 1
         return refusal
+
+    def begin_resume(self) -> None:
+        """The front tells anew what it has: what was to be submitted later counts no more."""
+        self._awaited.clear()
+
+    def submit_later(self, number: int, submission: Submission) -> Callable[[], None]:
+        """Returns what submits a branch later, unless it is withdrawn before."""
+        self._awaited.add(number)
+
+        def submit_awaited() -> None:
+            if number in self._awaited:
+                self._awaited.discard(number)
+                self.submit(number, submission)
+
+        return submit_awaited
 
     def submit(self, number: int, submission: Submission) -> None:
         """Submits a branch. `number` names it in the answers. One that is known is ignored."""
@@ -137,6 +154,7 @@ class FrontSession:
 
     def withdraw(self, number: int) -> None:
         """Takes back a branch whose submission was cancelled."""
+        self._awaited.discard(number)
         branch = self.numbers.get(number)
         if branch is None:
             return

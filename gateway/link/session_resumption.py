@@ -32,6 +32,7 @@ def resume(
     """Brings the session to the state of its front. Times of requests are on this clock. Returns
     what is to be submitted once requests are admitted: what other fronts run comes first."""
     later: list[Later] = []
+    session.begin_resume()
     unknown = set(session.requests.values())
     for state in states:
         known = session.numbers.get(state.branches[0].number)
@@ -108,7 +109,7 @@ def _take_over(
     first = state.branches[0]
     if not state.admitted:
         if state.ended is None and first.standing is Standing.WAITING:
-            later.append(partial(session.submit, first.number, first.submission))
+            later.append(session.submit_later(first.number, first.submission))
         return
     original_id = first.submission.original_id
     charged = list(state.charged)
@@ -155,7 +156,7 @@ def _take_over_branch(
     submission, original_id = told.submission, told.submission.original_id
     is_new = told.standing is Standing.WAITING and not told.ended and not told.had_attempts
     if is_new and submission.kind is not BranchKind.ORIGINAL:
-        later.append(partial(session.submit, told.number, submission))
+        later.append(session.submit_later(told.number, submission))
         return
     session.add(branch)
     deliver = partial(session.deliver, branch)
