@@ -116,7 +116,8 @@ def panels(dashboard: Path) -> list[dict[str, Any]]:
 
 
 def _filled(expression: str) -> str:
-    for name, value in (("$__rate_interval", "30s"), ("$model", ".*"), ("$pool", ".*")):
+    variables = dict.fromkeys(("$model", "$pool", "$instance"), ".*")
+    for name, value in {"$__rate_interval": "30s", **variables}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression
     return expression
