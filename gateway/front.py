@@ -150,9 +150,7 @@ async def running_front(
         around.upstreams,
         clock=clock,
         load=around.load,
-        observe=lambda request, generation: observing.observe(
-            request, generation, lambda: around.port.fleet
-        ),
+        observe=observing.observe_at(around.port),
     )
     try:
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)

@@ -28,30 +28,26 @@ from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.watches import Watches
-from gateway.doors.grpc.accounts.admin_service import AdminService
-from gateway.doors.grpc.accounts.usage_service import UsageService
+from gateway.doors.grpc.accounts.services import add_account_services
 from gateway.doors.grpc.listening.health import HealthService, health_port
 from gateway.doors.keda.external_scaler import scaler_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.supervisor import serve_fronts
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.assembly import SchedulerParts, assemble_scheduler
+from gateway.runtime.assembly import SchedulerParts, assemble_with_ledger
 from gateway.runtime.configuration import prepare
 from gateway.runtime.memory import return_large_blocks
-from gateway.runtime.reload import check_reload, warn_of_reload
-from gateway.runtime.startup import startable
+from gateway.runtime.reload import check_reload, reload_on, warn_of_reload
+from gateway.runtime.startup import prepare_start
 from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
-from gateway.scheduling.metering import Metering
-from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.logs import to_stderr
 from gateway.telemetry.observer import Telemetry, metrics_page, telemetry
 from gateway.telemetry.sources import GatewayFigures
 from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
@@ -196,7 +192,9 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         print(f"moegate listens on {gateway.address}", flush=True)
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
-        reloading = asyncio.create_task(_reload_on(reload_requested, gateway))
+        reloading = asyncio.create_task(
+            reload_on(reload_requested, gateway.reload_file, gateway.path)
+        )
         watching = asyncio.create_task(
             watch_files(path, lambda: gateway.active.config, reload_requested.set)
         )
@@ -234,17 +232,10 @@ async def running_gateway(
         return await gateway.reload_file()
 
     def add_accounts(server: grpc.aio.Server) -> None:
-        usage = UsageService(active, parts.scheduler, accounting, watches)
-        admin = AdminService(active, parts.scheduler, accounting, reload_file)
-        usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        add_account_services(server, active, parts.scheduler, accounting, watches, reload_file)
 
-    source = "the configuration" if path is None else str(path)
-    prepared, warnings = startable(config, base_dir, source, time.time())
-    for warning in warnings:
-        log.warning("%s", warning)
+    prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
-    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     loop_load = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     async with (
         upstream_session() as upstream,
@@ -252,22 +243,15 @@ async def running_gateway(
         health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
-        parts = assemble_scheduler(
+        parts, counts = assemble_with_ledger(
             prepared,
+            accounting,
             upstream=upstream,
             clock=clock,
             pace=loop_load,
-            metering=Metering(
-                clock,
-                time.time_ns,
-                metering_state(config, base_dir),
-                accounting.pool_accounts.checkpoint,
-            ),
-            pool_accounts=accounting.pool_accounts,
-            budgets=accounting.budgets,
-            reads=accounting.reads,
+            meter_state=metering_state(config, base_dir),
             on_change=update_health,
-            sinks=(accounting.record_attempt, counts.settled, *sinks),
+            sinks=sinks,
         )
         lane = BatchLane(accounting, active, clock)
         try:
@@ -316,20 +300,3 @@ async def running_gateway(
                         await front.stop()
         finally:
             await parts.close()
-
-
-async def _reload_on(
-    reload_requested: asyncio.Event, gateway: RunningGateway | RunningMember
-) -> None:
-    """Reloads the file each time the event is set. An invalid file changes nothing."""
-    while True:
-        await reload_requested.wait()
-        reload_requested.clear()
-        try:
-            await gateway.reload_file()
-        except (ConfigError, ReloadRefused, OSError) as error:
-            log.error("reload refused, the old configuration stays in force: %s", error)
-        except Exception:  # the next signal must still be heard
-            log.exception("reload failed inside the gateway")
-        else:
-            log.info("reloaded %s", gateway.path)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,7 @@ from gateway.cluster.address import accounts_address
 from gateway.config.server import ClusterConfig, TlsConfig
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates, follow
-from gateway.doors.grpc.accounts.admin_service import AdminService
-from gateway.doors.grpc.accounts.usage_service import UsageService
+from gateway.doors.grpc.accounts.services import add_account_services
 from gateway.doors.grpc.listening.forwarded_accounts import CHANNEL_OPTIONS, ForwardedKeys
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.port import bind
@@ -43,14 +41,11 @@ from gateway.link.resume import Resumed
 from gateway.link.tls_transport import listen_tls
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
-from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
+from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger
 from gateway.runtime.configuration import PreparedConfiguration
-from gateway.scheduling.metering import Metering
-from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.telemetry.observer import Telemetry
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
 from scheduler.metering.settlement import Sink
 
 log = logging.getLogger(__name__)
@@ -122,23 +117,20 @@ async def leader_side(
     """
     cluster, active, clock = around.cluster, around.active, around.clock
     watches = Watches()
-    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     async with contextlib.AsyncExitStack() as stack:
         fence = Fence(cluster.name, term)
         accounting = await stack.enter_async_context(
             open_accounting(active.config, around.base_dir, fence=fence, adopt=True)
         )
-        parts = assemble_scheduler(
+        parts, counts = assemble_with_ledger(
             active.prepared,
+            accounting,
             upstream=around.upstream,
             clock=clock,
             pace=around.pace,
-            metering=Metering(clock, time.time_ns, None, accounting.pool_accounts.checkpoint),
-            pool_accounts=accounting.pool_accounts,
-            budgets=accounting.budgets,
-            reads=accounting.reads,
+            meter_state=None,
             on_change=_nothing,
-            sinks=(accounting.record_attempt, counts.settled, *around.sinks),
+            sinks=around.sinks,
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
@@ -149,9 +141,7 @@ async def leader_side(
             parts.fleet.connections,
             clock=clock,
             load=around.pace,
-            observe=lambda request, generation: around.observing.observe(
-                request, generation, lambda: parts.scheduler.fleet
-            ),
+            observe=around.observing.observe_at(parts.scheduler),
         )
         stack.push_async_callback(batch_front.close)
         before = around.before()
@@ -196,15 +186,13 @@ async def _accounts_port(
     side: LeaderSide, watches: Watches, around: LeaderSurroundings
 ) -> AsyncIterator[None]:
     """Serves usage and administration to the fronts of the cluster."""
-    cluster, active, scheduler = around.cluster, around.active, side.parts.scheduler
-    accounting = side.accounting
+    cluster, active = around.cluster, around.active
     tls = TlsConfig(cert=cluster.tls.cert, key=cluster.tls.key, client_ca=cluster.tls.ca)
     certificates = Certificates(tls, around.base_dir)
     server = grpc_server(CHANNEL_OPTIONS[:2], [ForwardedKeys(active)])
-    usage = UsageService(active, scheduler, accounting, watches)
-    admin = AdminService(active, scheduler, accounting, around.reload_file)
-    usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+    add_account_services(
+        server, active, side.parts.scheduler, side.accounting, watches, around.reload_file
+    )
     bind(server, accounts_address(cluster.listen), certificates, field="cluster.listen (+ 1)")
     await server.start()
     following = asyncio.create_task(follow(certificates), name="moegate-cluster-certificates")

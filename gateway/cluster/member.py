@@ -37,7 +37,7 @@ from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.configuration import prepare
 from gateway.runtime.reload import check_reload, warn_of_reload
-from gateway.runtime.startup import startable
+from gateway.runtime.startup import prepare_start
 from gateway.telemetry.observer import telemetry
 from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
@@ -128,10 +128,7 @@ async def running_member(
     cluster = config.cluster
     assert cluster is not None
     clock = asyncio.get_running_loop().time
-    source = "the configuration" if path is None else str(path)
-    prepared, warnings = startable(config, base_dir, source, time.time())
-    for warning in warnings:
-        log.warning("%s", warning)
+    prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
     load_of_loop = LoopLoad(clock, time.process_time, config.server.longest_hold_s)
     watches = Watches()

@@ -18,11 +18,12 @@ import msgspec
 import uvloop
 
 from gateway.config.load.file import load
-from gateway.config.problems import ConfigError, ReloadRefused
+from gateway.config.problems import ConfigError
 from gateway.fronts.messages import SchedulerAnswer, SchedulerSetting
 from gateway.fronts.orphans import until_orphaned
 from gateway.fronts.scheduler_side import SchedulerSide, kept_config, running_scheduler_side
 from gateway.runtime.memory import return_large_blocks
+from gateway.runtime.reload import reload_on
 from gateway.runtime.watched_files import watch_files
 from gateway.telemetry.logs import to_stderr
 
@@ -58,7 +59,7 @@ async def _run(setting: SchedulerSetting) -> None:
             watching = watch_files(path, lambda: side.active.config, reloads.set)
             tasks = (
                 asyncio.create_task(watching),
-                asyncio.create_task(_reload_on(reloads, side)),
+                asyncio.create_task(reload_on(reloads, side.reload_file, side.path)),
                 asyncio.create_task(_drain_on(drains, side)),
             )
             await orphaned
@@ -70,21 +71,6 @@ async def _drain_on(drains: asyncio.Event, side: SchedulerSide) -> None:
     await drains.wait()
     side.health.begin_drain()
     side.lane.begin_drain()
-
-
-async def _reload_on(reloads: asyncio.Event, side: SchedulerSide) -> None:
-    """Reloads the file each time the event is set. An invalid file changes nothing."""
-    while True:
-        await reloads.wait()
-        reloads.clear()
-        try:
-            await side.reload_file()
-        except (ConfigError, ReloadRefused, OSError) as error:
-            log.error("reload refused, the old configuration stays in force: %s", error)
-        except Exception:  # the next signal must still be heard
-            log.exception("reload failed inside the gateway")
-        else:
-            log.info("reloaded %s", side.path)
 
 
 def _answer(answer: SchedulerAnswer) -> None:

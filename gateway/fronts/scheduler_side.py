@@ -23,8 +23,7 @@ from gateway.config.load.file import load
 from gateway.config.problems import ReloadRefused
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates
-from gateway.doors.grpc.accounts.admin_service import AdminService
-from gateway.doors.grpc.accounts.usage_service import UsageService
+from gateway.doors.grpc.accounts.services import add_account_services
 from gateway.doors.grpc.listening.forwarded_accounts import (
     CHANNEL_OPTIONS,
     ForwardedKeys,
@@ -45,18 +44,15 @@ from gateway.link.resume import Resumed
 from gateway.link.transport import listen
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_scheduler
+from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger
 from gateway.runtime.configuration import prepare
 from gateway.runtime.reload import check_reload, warn_of_reload
-from gateway.runtime.startup import startable
+from gateway.runtime.startup import prepare_start
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
-from gateway.scheduling.metering import Metering
-from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.scheduling.settings import metering_state
 from gateway.telemetry.observer import telemetry
 from gateway.upstream.http.connections import upstream_session
 from gateway.upstream.http.loop_load import LoopLoad
-from moegate.v1 import admin_pb2_grpc, usage_pb2_grpc
 from scheduler.contract import ServingChanged
 from scheduler.metering.settlement import Sink
 
@@ -171,12 +167,8 @@ async def running_scheduler_side(
     clock = asyncio.get_running_loop().time
     watches = Watches()
     health = HealthService(watches, config.server.blocked_write_s)
-    source = "the configuration" if path is None else str(path)
-    prepared, warnings = startable(config, base_dir, source, time.time())
-    for warning in warnings:
-        log.warning("%s", warning)
+    prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
-    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     load_of_loop = LoopLoad(clock, time.process_time, 0.0)
     ready: set[int] = set()
 
@@ -223,22 +215,15 @@ async def running_scheduler_side(
         accounting = await stack.enter_async_context(
             open_accounting(config, base_dir, adopt=fronts_before > 0)
         )
-        parts = assemble_scheduler(
+        parts, counts = assemble_with_ledger(
             prepared,
+            accounting,
             upstream=upstream,
             clock=clock,
             pace=load_of_loop,
-            metering=Metering(
-                clock,
-                time.time_ns,
-                metering_state(config, base_dir),
-                accounting.pool_accounts.checkpoint,
-            ),
-            pool_accounts=accounting.pool_accounts,
-            budgets=accounting.budgets,
-            reads=accounting.reads,
+            meter_state=metering_state(config, base_dir),
             on_change=update_health,
-            sinks=(accounting.record_attempt, counts.settled, *sinks),
+            sinks=sinks,
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
@@ -249,9 +234,7 @@ async def running_scheduler_side(
             parts.fleet.connections,
             clock=clock,
             load=load_of_loop,
-            observe=lambda request, generation: observing.observe(
-                request, generation, lambda: parts.scheduler.fleet
-            ),
+            observe=observing.observe_at(parts.scheduler),
         )
         stack.push_async_callback(batch_front.close)
         host = SchedulerHost(
@@ -266,10 +249,7 @@ async def running_scheduler_side(
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
         accounts = grpc_server(CHANNEL_OPTIONS[:2], [ForwardedKeys(active)])
-        usage = UsageService(active, parts.scheduler, accounting, watches)
-        admin = AdminService(active, parts.scheduler, accounting, reload_file)
-        usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, accounts)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, accounts)
+        add_account_services(accounts, active, parts.scheduler, accounting, watches, reload_file)
         for name in ("accounts", "link"):
             (sockets / name).unlink(missing_ok=True)
         accounts.add_insecure_port(accounts_target(sockets / "accounts"))

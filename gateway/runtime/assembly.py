@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from gateway.accounting.accounting import configured_budget
+from gateway.accounting.accounting import Accounting, configured_budget
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.pool_accounts import PoolAccounts
@@ -24,6 +26,7 @@ from gateway.runtime.configuration import PreparedConfiguration
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
+from gateway.scheduling.replica_counts import ReplicaCounts
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad, Pace
 from scheduler.metering.settlement import Sink
@@ -113,6 +116,37 @@ def assemble_scheduler(
         budgets=budgets,
         tasks=tuple(tasks),
     )
+
+
+def assemble_with_ledger(
+    prepared: PreparedConfiguration,
+    accounting: Accounting,
+    *,
+    upstream: HttpSession,
+    clock: Callable[[], float],
+    pace: Pace,
+    meter_state: Path | None,
+    on_change: Callable[[], Awaitable[None]],
+    sinks: tuple[Sink, ...],
+) -> tuple[SchedulerParts, ReplicaCounts]:
+    """Builds the scheduler's side on an open ledger, and the counts of replicas that follow what it
+    settles. `meter_state`: file of the meter's state; None: it is in the ledger alone. For the
+    others see `assemble_scheduler`."""
+    counts = ReplicaCounts(lambda: parts.scheduler, time.time)
+    pool_accounts = accounting.pool_accounts
+    parts = assemble_scheduler(
+        prepared,
+        upstream=upstream,
+        clock=clock,
+        pace=pace,
+        metering=Metering(clock, time.time_ns, meter_state, pool_accounts.checkpoint),
+        pool_accounts=pool_accounts,
+        budgets=accounting.budgets,
+        reads=accounting.reads,
+        on_change=on_change,
+        sinks=(accounting.record_attempt, counts.settled, *sinks),
+    )
+    return parts, counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig
-from gateway.config.problems import ReloadRefused
+from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.runtime.file_access import certificate_problems
 
 log = logging.getLogger(__name__)
@@ -38,3 +40,20 @@ def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> No
     for name in ("ledger", "telemetry", "cluster"):
         if getattr(old, name) != getattr(new, name):
             log.warning("%s: takes effect at the next start", name)
+
+
+async def reload_on(
+    requested: asyncio.Event, reload_file: Callable[[], Awaitable[list[str]]], path: Path | None
+) -> None:
+    """Reloads the file each time the event is set. An invalid file changes nothing."""
+    while True:
+        await requested.wait()
+        requested.clear()
+        try:
+            await reload_file()
+        except (ConfigError, ReloadRefused, OSError) as error:
+            log.error("reload refused, the old configuration stays in force: %s", error)
+        except Exception:  # the next signal must still be heard
+            log.exception("reload failed inside the gateway")
+        else:
+            log.info("reloaded %s", path)

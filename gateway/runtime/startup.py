@@ -3,6 +3,8 @@ so that a file which one of them accepts is accepted by the other."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from gateway.config.problems import ConfigError, Problem, problem
 from gateway.runtime.configuration import PreparedConfiguration, prepare
 from gateway.runtime.file_access import certificate_problems, open_secrets, written_file_problems
 from gateway.scheduling.settings import metering_state
+
+log = logging.getLogger(__name__)
 
 
 def startable(
@@ -40,6 +44,18 @@ def startable(
         for problems in (refusing_budget, unpriced_budget):
             warnings += problems(budget, config, rates_of, f"budgets[{i}]")
     return prepared, warnings
+
+
+def prepare_start(
+    config: GatewayConfig, base_dir: Path, path: Path | None
+) -> PreparedConfiguration:
+    """Reads everything that a start needs, and logs its warnings. `path`: the configuration file;
+    None: there is none. Raises ConfigError."""
+    source = "the configuration" if path is None else str(path)
+    prepared, warnings = startable(config, base_dir, source, time.time())
+    for warning in warnings:
+        log.warning("%s", warning)
+    return prepared
 
 
 def _meter_state(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:

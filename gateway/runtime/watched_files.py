@@ -12,6 +12,9 @@ from gateway.config.gateway import GatewayConfig
 
 State = tuple[int, int, int] | None
 """Inode, size and time of the last change (ns) of a file; None: it cannot be read."""
+States = dict[Path, State]
+OFF_S = 1.0
+"""Time between two looks whether the watch was switched on."""
 
 
 async def watch_files(
@@ -24,14 +27,19 @@ async def watch_files(
     link stands for the file that it leads to: Kubernetes replaces mounted ConfigMaps and Secrets by
     changing one link. Runs until it is cancelled; waits while `watch_files_s` is absent.
     """
-    reported = previous = await asyncio.to_thread(_states, path, active())
+    reported: States | None = None
+    previous: States | None = None
     while True:
         interval_s = active().server.watch_files_s
-        await asyncio.sleep(1.0 if interval_s is None else interval_s)
-        found = await asyncio.to_thread(_states, path, active())
         if interval_s is None:
-            reported = found
-        elif found == previous and found != reported:
+            reported = None
+            await asyncio.sleep(OFF_S)
+            continue
+        if reported is None:
+            reported = previous = await asyncio.to_thread(_states, path, active())
+        await asyncio.sleep(interval_s)
+        found = await asyncio.to_thread(_states, path, active())
+        if found == previous and found != reported:
             reported = found
             changed()
         previous = found
@@ -44,7 +52,7 @@ def named_files(config: GatewayConfig, base_dir: Path) -> set[Path]:
     return {file for name in names if (file := base_dir / name).is_file()}
 
 
-def _states(path: Path, config: GatewayConfig) -> dict[Path, State]:
+def _states(path: Path, config: GatewayConfig) -> States:
     return {file: _state(file) for file in {path, *named_files(config, path.parent)}}
 
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import Tracer
 
 from gateway.config.telemetry import TelemetryConfig
 from gateway.domain.generation import Generation
-from gateway.pipeline.observer import UNOBSERVED, RequestObserver
+from gateway.pipeline.observer import UNOBSERVED, Observe, RequestObserver
 from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT
 from gateway.telemetry.exposition import exposition
@@ -31,6 +31,7 @@ from gateway.telemetry.sources import GatewayFigures
 from gateway.telemetry.tracing import tracer_provider
 from scheduler.contract import Request
 from scheduler.fleet_view import FleetView
+from scheduler.port import SchedulerPort
 
 
 class Telemetry:
@@ -60,6 +61,10 @@ class Telemetry:
     def tracer(self) -> Tracer | None:
         """The tracer; None: traces are off."""
         return self._tracer
+
+    def observe_at(self, port: SchedulerPort) -> Observe:
+        """What observes the requests of a pipeline at this port."""
+        return lambda request, generation: self.observe(request, generation, lambda: port.fleet)
 
     def observe(
         self, request: Request, generation: Generation, fleet: Callable[[], FleetView]
