@@ -312,9 +312,8 @@ class ModelScheduler:
 
     def refuse_unknown_model(self, now: float) -> tuple[Action, ...]:
         """Refuses all queued requests because the model is no longer configured."""
-        return tuple(
-            self._refuse_unknown(request, now) for request in self._dequeue(lambda _: True)
-        )
+        waiting = self._dequeue(lambda _: True)
+        return tuple(self._refuse_unknown(request, now) for request in waiting)
 
     def _dequeue(self, leaves: Callable[[Request], bool]) -> list[Request]:
         left = [queued.request for queued in self.model_state.queue if leaves(queued.request)]
@@ -373,7 +372,8 @@ class ModelScheduler:
         return (Evict(request_id=request_id, attempt=attempt, reason=reason),)
 
     def _expire(self, request: Request, now: float) -> Refuse:
-        reason, message = expired(request, now)
+        start_s = awaited_server_s(self.model_state.fleet.states, request)
+        reason, message = expired(request, now, awaits_server=start_s is not None)
         retry_s = None if reason is RefusalReason.DEADLINE else self._retry_after_s()
         return self._refuse(request, reason, message, retry_s, now)
 

@@ -80,13 +80,14 @@ def retry_delay_s(drain_s: float) -> float:
     return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, drain_s))
 
 
-def expired(request: Request, now: float) -> tuple[RefusalReason, str]:
-    """Returns reason and message of a refusal because a request has waited as long as it may."""
+def expired(request: Request, now: float, *, awaits_server: bool) -> tuple[RefusalReason, str]:
+    """Returns reason and message of a refusal because a request has waited as long as it may.
+    `awaits_server`: for a server to start."""
     waited_s = now - request.arrival_s
     if now + SHORTEST_RETRY_S >= request.deadline_s:
         message = f"no room before the deadline: {waited_s:.1f} s in the queue"
         return RefusalReason.DEADLINE, message
-    if waited_s > request.slo.max_queue_s + SHORTEST_RETRY_S:
+    if awaits_server:
         return RefusalReason.QUEUE_TIMEOUT, f"no server has started within {waited_s:.1f} s"
     message = f"no room within {request.slo.max_queue_s:g} s (class {request.slo.slo_class})"
     return RefusalReason.QUEUE_TIMEOUT, message

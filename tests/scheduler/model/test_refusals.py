@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, RefusalReason
-from scheduler.model.refusals import UNAVAILABLE_RETRY_S, permitted, why_none_is_open
+from scheduler.model.refusals import UNAVAILABLE_RETRY_S, expired, permitted, why_none_is_open
 from scheduler.placement_admission import PlacementAdmission
 from scheduler.placement_state import Placement, PlacementState
 from tests.scheduler.requests_made import request
@@ -38,6 +38,14 @@ def test_a_prompt_beyond_every_context_is_too_long() -> None:
     reason, message, retry_s = refused(*both, prompt_tokens=200, prompt_tokens_exact=True)
     assert (reason, retry_s) == (RefusalReason.TOO_LONG, None)
     assert message == "200 prompt tokens, the context has 200"
+
+
+def test_what_has_waited_too_long_is_told_what_it_waited_for() -> None:
+    made = request("r", max_queue_s=10.0, deadline_s=1000.0)
+    # Also of one that was evicted, and so is older than its class may wait.
+    assert expired(made, 25.0, awaits_server=False)[1] == "no room within 10 s (class interactive)"
+    assert expired(made, 600.0, awaits_server=True)[1] == "no server has started within 600.0 s"
+    assert expired(made, 999.9, awaits_server=True)[0] is RefusalReason.DEADLINE
 
 
 def test_nothing_in_service_is_worth_another_try_soon() -> None:
