@@ -3,6 +3,7 @@ of each item once."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ from moegate.v1 import batch_pb2, batch_pb2_grpc
 from tests import serving
 from tests.counting import Counting, counting
 from tests.ledgers import Reader, booked
-from tests.serving import METADATA, chat_request, until
+from tests.serving import METADATA, READY_S, chat_request, until
 from tests.stack.mortal import Mortal
 from tests.stack.postgres import Postgres
 from tests.stack.test_kills import Engine, in_memory, postgresql, sqlite
@@ -51,15 +52,14 @@ async def run_with_kills(
 ) -> int:
     """Runs a batch of so many items, and kills its gateway so often. Returns how many items ran
     again. Fails unless each item has one result and the bill is that of each item once."""
-    upstream = Counting(pause_s=0.002)
+    upstream = Counting(pause_s=0.01)
     chance = random.Random(3)
     async with counting(upstream):
         gateway = Mortal(config_of(upstream, ledger, folder), folder)
         await gateway.start()
         batch_id = await submit(gateway.address, items)
         for kill in range(1, kills + 1):
-            aim = upstream.requests + items * chance.uniform(0.5, 1.0) / (kills + 1)
-            await reached(upstream, aim)
+            await has_ended(reader, items * (kill - chance.uniform(0.0, 0.5)) / (kills + 1))
             gateway.kill()
             await until(lambda: upstream.running == 0)
             assert await ended(reader) < items, f"kill {kill} came too late"
@@ -78,11 +78,14 @@ async def run_with_kills(
     return upstream.requests - items
 
 
-async def reached(upstream: Counting, requests: float) -> None:
-    """Waits until the upstream has had so many requests, as long as it goes on having some."""
-    while upstream.requests < requests:
-        before = upstream.requests
-        await until(lambda: upstream.requests > before)  # noqa: B023
+async def has_ended(reader: Reader, items: float) -> None:
+    """Waits until so many items have a result, as long as it goes on getting more."""
+    so_far = await ended(reader)
+    while so_far < items:
+        async with asyncio.timeout(READY_S):
+            while (now := await ended(reader)) == so_far:
+                await asyncio.sleep(0.01)
+        so_far = now
 
 
 def config_of(upstream: Counting, ledger: LedgerConfig, folder: Path) -> GatewayConfig:

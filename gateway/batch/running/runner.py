@@ -101,8 +101,8 @@ class BatchRunner:
             ),
         )
         try:
-            await self._claim(is_first=True)
-            held_s = parts.clock()
+            is_first, held_s = True, parts.clock()
+            self.notify()
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
@@ -112,7 +112,8 @@ class BatchRunner:
                     if self._look or parts.clock() - held_s >= HOLD_S:
                         self._look, held_s = False, parts.clock()
                         await self._hold()
-                        await self._claim(is_first=False)
+                        await self._claim(is_first=is_first)
+                        is_first = False
                     await self._end_jobs()
                     ready = [job for job in self.jobs if job.is_ready and not job.stopped]
                     if not self._is_draining:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.batch.jobs import Job, JobState, JobTerms, request_id
 from gateway.batch.port import BatchReason, BatchRefused
 from gateway.batch.running import retries, runner
@@ -18,6 +20,8 @@ from gateway.batch.running.retries import Retry
 from gateway.batch.store.jobs import claim_jobs
 from scheduler.contract import SloClass
 from tests.gateway.batch.rig import CALLER, OWNER, Rig, answered, line, lines, rig
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -308,6 +312,26 @@ async def test_a_stopped_runner_leaves_its_items_to_the_next_one(made: Rig) -> N
     assert await made.charged() == ended.charged_nano_usd == 20 * 100
     found = await made.results(job, in_order=True)
     assert [each.content for each in found] == names(job, 20)
+
+
+async def test_a_database_that_is_away_at_the_start_delays_the_lane(
+    made: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_S", 0.01)
+    job = await made.submit(lines(3))
+    write, refused = made.database.write, 0
+
+    async def away_twice(transaction: Callable[[Tx], Awaitable[T]]) -> T:
+        nonlocal refused
+        if refused < 2:
+            refused += 1
+            raise LedgerUnavailable("away")
+        return await write(transaction)
+
+    monkeypatch.setattr(made.database, "write", away_twice)
+    async with made.running():
+        ended = await made.ended(job)
+    assert (refused, ended.succeeded) == (2, 3)
 
 
 async def test_a_job_has_one_runner(made: Rig) -> None:
