@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from gateway.accounting.ledger.database import Tx
 from gateway.batch import estimates
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
@@ -51,6 +52,9 @@ remote_tokens:
 """
 
 
+TEXT = "hello"
+
+
 def priced(settings: GatewayConfig, folder: Path, catalog: str) -> GatewayConfig:
     (folder / "prices.yaml").write_text(catalog)
     return structs.replace(settings, prices=structs.replace(settings.prices, catalog="prices.yaml"))
@@ -69,7 +73,7 @@ async def run_job(
 
 
 def item(name: str, **fields: object) -> batch_pb2.SubmitBatchRequest:
-    request = chat_request(max_output_tokens=4, **fields)
+    request = chat_request(TEXT, max_output_tokens=4, **fields)
     return batch_pb2.SubmitBatchRequest(item_id=name, request=request)
 
 
@@ -85,12 +89,15 @@ def charge_of(response: Any) -> int:
 async def attempts(folder: Path) -> list[tuple[str, str, str, int]]:
     """Class, price row, labels and charge of each row of the ledger."""
     reader = FileReader(folder / "moegate-ledger.sqlite3")
-    return await reader.read(
-        lambda tx: tx.rows(
+
+    async def query(tx: Tx) -> list[tuple[str, str, str, int]]:
+        found = await tx.rows(
             "SELECT slo_class, price_row_id, labels, charged_nano_usd FROM attempt"
             " ORDER BY charged_nano_usd, slo_class"
         )
-    )
+        return [(row[0], row[1], row[2], row[3]) for row in found]
+
+    return await reader.read(query)
 
 
 async def spend_by(gateway: Serving, group: Any, label: str = "") -> dict[str, int]:
