@@ -72,12 +72,12 @@ async def run_job(
     return (await stub.GetBatch(state, metadata=METADATA)).batch, results
 
 
-def item(name: str, **fields: object) -> batch_pb2.SubmitBatchRequest:
+def item(name: str, **fields: Any) -> batch_pb2.SubmitBatchRequest:
     request = chat_request(TEXT, max_output_tokens=4, **fields)
     return batch_pb2.SubmitBatchRequest(item_id=name, request=request)
 
 
-async def generated(gateway: Serving, **fields: object) -> inference_pb2.GenerateOnceResponse:
+async def generated(gateway: Serving, **fields: Any) -> inference_pb2.GenerateOnceResponse:
     request = inference_pb2.GenerateOnceRequest(request=chat_request(max_output_tokens=4, **fields))
     return await gateway.stub.GenerateOnce(request, metadata=METADATA)
 
