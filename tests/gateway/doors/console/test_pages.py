@@ -46,7 +46,7 @@ async def generate(served: ServingConsole, key: str, count: int = 1) -> None:
 
 
 async def booked(reader: Reader, path: str, words: str) -> Shown:
-    """The page, once the ledger has written what it shows."""
+    """The page, once it shows what the gateway writes in its own time."""
     found: list[Shown] = []
 
     async def look() -> bool:
@@ -157,8 +157,7 @@ async def test_jobs_of_the_batch_lane_are_shown_and_stopped() -> None:
         batch = (await stub.SubmitBatch(iter(items), metadata=metadata)).batch
         path = f"/batches/{batch.batch_id}"
         assert batch.batch_id in (await reader.get("/batches")).words
-        shown = await reader.get(path)
-        assert "of 3 requests have ended" in shown.words
+        shown = await booked(reader, path, "of 3 requests have ended")
         stopped = await reader.post(f"{path}/stop", {"csrf": shown.csrf})
         assert stopped.status in (200, 409)  # it may have ended by itself
         assert (await reader.get("/batches/nothing")).status == 404
