@@ -33,7 +33,7 @@ from gateway.doors.grpc.rpc_context import (
 )
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2, admin_pb2_grpc
-from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
+from scheduler.budgets.budget import Budget, Scope
 from scheduler.budgets.budget_window import Period
 from scheduler.port import SchedulerPort
 
@@ -201,7 +201,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     request.seq,
                     request.delta_nano_usd,
                     note,
-                    self._budget_accounts,
+                    self._accounting.budgets.accounts_of,
                 )
 
             try:
@@ -271,14 +271,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             text = f"{proto.key_id[:100]!r}: tenant {proto.tenant} has no such key"
             raise errors.invalid([(f"{path}.key_id", text)])
         return proto.tenant, proto.key_id, proto.each_session, period
-
-    def _budget_accounts(
-        self, tenant: str, key_id: str, session_id: str, unix_s: float
-    ) -> list[BudgetAccount]:
-        """Returns the budget accounts that count an attempt."""
-        book = self._accounting.budgets.book
-        holder = Holder(tenant, key_id, session_id)
-        return [limit.account for limit in book.accounts(holder, unix_s)]
 
     async def _refusing(self, budget: Budget, rates_of: RatesOf) -> list[Problem]:
         """Returns why a budget would refuse every request of a model, or of all, from now on."""
