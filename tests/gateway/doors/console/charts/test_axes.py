@@ -38,7 +38,7 @@ def test_ticks_hold_all_values_in_even_steps(below: float, high: float, most: in
 def test_ticks_are_not_much_higher_than_the_values() -> None:
     assert nice_ticks(0.0, 9.3, 6) == tuple(map(Decimal, (0, 2, 4, 6, 8, 10)))
     assert nice_ticks(-3.0, 9.3, 6) == tuple(map(Decimal, (-5, 0, 5, 10)))
-    assert nice_ticks(0.0, 0.0, 6) == (0, 1)
+    assert nice_ticks(0.0, 0.0, 6) == (Decimal(0), Decimal(1))
 
 
 def test_the_axis_of_stacked_bars_holds_their_heights() -> None:
