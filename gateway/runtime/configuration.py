@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway.accounting.prices.source import unknown_price_rows
+from gateway.accounting.prices.source import rows_without_batch, unknown_price_rows
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable, with_run_time
 from gateway.config.gateway import GatewayConfig
@@ -56,7 +56,8 @@ def prepare(config: GatewayConfig, base_dir: Path) -> PreparedConfiguration:
     relative paths. Raises ConfigError."""
     placements = tuple(placements_of(config, base_dir))
     scheduling = scheduling_settings(config, base_dir, placements)
-    if problems := list(unknown_price_rows(config, scheduling.prices)):
+    prices = scheduling.prices
+    if problems := [*unknown_price_rows(config, prices), *rows_without_batch(config, prices)]:
         raise ConfigError("price catalogs", problems)
     return PreparedConfiguration(
         config=config,
