@@ -97,7 +97,8 @@ class StepRecorder:
                 shares.answered(stats, tokens, _changes(sequence) if sequence.preemptions else ())
             elif stats is not None and stats.seen_preemptions < sequence.preemptions:
                 stats.seen_preemptions = sequence.preemptions
-                shares.answered(stats, sequence.total_tokens, _changes(sequence))
+                tokens = sequence.total_tokens - sequence.found_tokens
+                shares.answered(stats, tokens, _changes(sequence))
             if stats is not None:
                 stats.last_token_ts = end_s
         took_s = step.elapsed_s if step.period_s is None else step.period_s

@@ -130,7 +130,7 @@ async def test_what_requests_had_of_the_steps_is_told_with_their_ends(
         told = json.loads(driver._recorder.feed.answer([]))
         steps = [dict(zip(Step._fields, row, strict=True)) for row in told["steps"]]
         stepped_s = sum(step["period_s"] or step["elapsed_s"] for step in steps)
-        assert sum(had_ms) == pytest.approx(1e3 * stepped_s, rel=0.02)
+        assert sum(had_ms) == pytest.approx(1e3 * stepped_s, rel=0.05)
         preemptions = driver.engine.ranks[0].counters.preemptions
         assert (preemptions > 0) == (config is SMALL)
         again = [step for step in steps if step["preemptions"]]
