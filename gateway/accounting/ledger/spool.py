@@ -23,8 +23,8 @@ from pathlib import Path
 import msgspec
 
 from gateway.accounting.ledger.append import append
+from gateway.accounting.ledger.corrections import AccountsOf, correct_lost_runs
 from gateway.accounting.ledger.database import Database, LedgerUnusable, Tx
-from gateway.accounting.ledger.lost_runs import AccountsOf, correct_lost_runs
 from gateway.accounting.ledger.rows import PendingRow
 
 log = logging.getLogger(__name__)

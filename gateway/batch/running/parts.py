@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.accounting.ledger.corrections import AccountsOf
 from gateway.accounting.ledger.database import Database
-from gateway.accounting.ledger.lost_runs import AccountsOf
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution

@@ -6,8 +6,8 @@ what its lost run was charged is corrected to nothing, in the transaction that l
 So every item is charged once, however often its runner is killed.
 
 Rows of a lost run may come later than that: from the spool of the killed process when it starts
-again (`lost_runs.py`), or from a runner that lives and lost its claim while it could not reach the
-database (`correct_own_runs`).
+again (`corrections.py`), or from a runner that lives and lost its claim while it could not reach
+the database (`correct_own_runs`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.accounting.ledger.corrections import correct
+from gateway.accounting.ledger.corrections import LOST_NOTE, AccountsOf, correct
 from gateway.accounting.ledger.database import Tx
-from gateway.accounting.ledger.lost_runs import LOST_NOTE, AccountsOf
 from gateway.batch.jobs import Job, request_id
 from gateway.batch.store.items import give_back, taken_items
 from gateway.batch.store.jobs import Claim
