@@ -98,6 +98,7 @@ RULES: dict[str, dict[str, Any]] = {
     "vllmDefaults.maxNumSeqs": _NATURAL,
     "vllmDefaults.disaggregated.prefill": _NATURAL,
     "vllmDefaults.disaggregated.decode": _NATURAL,
+    "vllmDefaults.discovery": {"enum": ["dns", "endpointSlices"]},
     "vllmDefaults.autoscaling.mode": {"enum": ["none", "keda", "money"]},
     "vllmDefaults.autoscaling.minReplicas": {"type": "integer", "minimum": 0},
     "vllmDefaults.autoscaling.maxReplicas": _NATURAL,

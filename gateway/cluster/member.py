@@ -78,6 +78,11 @@ class RunningMember:
         return None if self.front.http is None else self.front.http.address
 
     @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.front.console is None else self.front.console.address
+
+    @property
     def active(self) -> ActiveConfiguration:
         """The configuration in force."""
         return self.front.active

@@ -24,8 +24,8 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TlsConfig(_Part, frozen=True, kw_only=True):
-    """TLS of the gRPC and the HTTP port. Files are PEM, relative to the folder of the configuration
-    file."""
+    """TLS of the ports of gRPC, HTTP and the console. Files are PEM, relative to the folder of the
+    configuration file."""
 
     cert: Annotated[str, Meta(min_length=1)]
     """Certificate chain of the server."""

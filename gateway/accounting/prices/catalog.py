@@ -7,7 +7,7 @@ segments, so that a bill across a price change is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, pairwise
@@ -70,6 +70,15 @@ class Prices:
             self._gpu_hours = {**gpu_hours, **self._gpu_hours}
             self._remotes = {**remotes, **self._remotes}
             self._showback = {**showback, **self._showback}
+
+    def rows(self) -> Iterator[GpuHourRow | ShowbackRow | RemoteRow]:
+        """Yields every row that counts, whenever it is valid; those of a subject by their time."""
+        for gpu_rows in self._gpu_hours.values():
+            yield from sorted(gpu_rows, key=span)
+        for own_rows in self._showback.values():
+            yield from sorted(own_rows, key=span)
+        for remote_rows in self._remotes.values():
+            yield from sorted(remote_rows, key=span)
 
     @property
     def remote_keys(self) -> frozenset[str]:

@@ -1,0 +1,7 @@
+"""The pages of the console, in the order of the navigation."""
+
+from gateway.doors.console.pages.fleet import FLEET_PAGES
+from gateway.doors.console.pages.models import MODELS_PAGES
+from gateway.doors.console.pages.overview import OVERVIEW_PAGES
+
+PAGES = (*OVERVIEW_PAGES, *FLEET_PAGES, *MODELS_PAGES)
