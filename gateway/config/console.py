@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.values import KeyRole, Name, Seconds, SecretConfig, Url
+from gateway.config.values import KeyRole, Name, SecretConfig, Url
 
 ClaimName = Annotated[
     str,
@@ -81,7 +81,7 @@ class ConsoleConfig(_Part, frozen=True, kw_only=True):
     session_secret: SecretConfig | None = None
     """Secret that sessions are encrypted with, at least 32 characters; the same for all gateways
     that share users. Absent: made at random at each start, so that a restart ends all sessions."""
-    session_s: Annotated[Seconds, Meta(ge=60)] = 28_800.0
+    session_s: Annotated[float, Meta(ge=60, le=604_800)] = 28_800.0
     """How long a session lasts, seconds. The end of its key ends it before."""
     public_url: Url | None = None
     """Address of the console in browsers, where a proxy stands before it; needed for `oidc`. With

@@ -124,7 +124,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.doors.anthropic": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
     # Pages for people, which ask the gateway's own gRPC services.
     "gateway.doors.console": (
-        *("gateway.config", "gateway.auth", "gateway.delivery", "gateway.doors.entry"),
+        *("gateway.config", "gateway.auth.*", "gateway.delivery", "gateway.doors.entry"),
         *("gateway.doors.http.listening", GRPC),
     ),
     # Puts the parts together, and the process around them.

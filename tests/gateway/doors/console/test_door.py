@@ -33,7 +33,7 @@ async def test_every_answer_lets_the_browser_load_and_send_nothing_else() -> Non
             assert "frame-ancestors 'none'" in policy
             assert "unsafe" not in policy
             assert shown.headers["X-Content-Type-Options"] == "nosniff"
-            assert shown.headers["Referrer-Policy"] == "no-referrer"
+            assert shown.headers["Referrer-Policy"] == "same-origin"
         assert (await reader.get("/fleet")).headers["Cache-Control"] == "no-store"
 
 
