@@ -60,6 +60,7 @@ RULES: dict[str, dict[str, Any]] = {
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "service.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
     "http.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
+    "console.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
     "metrics.port": {"type": "integer", "minimum": 1024, "maximum": 65_535},
     "otel.sampleRatio": {"type": "number", "minimum": 0, "maximum": 1},
     "otel.endpoint": {"type": "string", "pattern": "^(https?://[^/]+/?)?$"},

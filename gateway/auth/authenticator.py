@@ -1,18 +1,21 @@
 """Authenticates callers: from the API key in the metadata of a call to the `Caller`.
 
-Only hashes of keys are kept, and no key appears in an error or a log. Where there is a console, the
-token of one of its sessions (`sessions.py`) is taken like a key.
+Only hashes of keys are kept, and no key appears in an error or a log. Keys come from the
+configuration file and, at run time, from an `AccessTable`. Where there is a console, the token of
+one of its sessions (`sessions.py`) is taken like a key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable
 from gateway.auth.sessions import PREFIX, KeySession, PersonSession, Sessions
 from gateway.config.console import SignInRuleConfig
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
@@ -58,6 +61,8 @@ class Caller:
     """Largest request that the key may send, inflated."""
     body_bytes: int
     """Largest body of an HTTP request that the key may send, inflated."""
+    tenant_rpcs: int | None = None
+    """Most RPCs of the tenant in progress; None: the gateway's limit."""
     subject: str | None = None
     """The person who signed in, such as an e-mail address; None: whoever holds the key."""
 
@@ -79,6 +84,15 @@ class Caller:
         return self.remote_classes is None or remote_class in self.remote_classes
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A secret of a caller, and when it ends: Unix seconds, or infinity."""
+
+    digest: bytes
+    caller: Caller
+    until_unix_s: float = math.inf
+
+
 class Authenticator:
     """Finds the caller of a key. Immutable, made from a checked configuration."""
 
@@ -87,7 +101,6 @@ class Authenticator:
     ) -> None:
         """`base_dir`: folder that files of secrets are relative to. `wall`: Unix seconds. Raises
         ConfigError."""
-        self._config = config
         self.sessions: Sessions | None = None
         self.client_secret: str | None = None
         """Secret of the gateway at the provider of `console.oidc`."""
@@ -95,16 +108,54 @@ class Authenticator:
             self.sessions = Sessions(config.console, session_secret(config.console, base_dir), wall)
             oidc = config.console.oidc
             self.client_secret = None if oidc is None else resolve(oidc.client_secret, base_dir)
+        declared = [
+            _Known(
+                bytes.fromhex(key_hash(key, base_dir)), caller_of_key(tenant, key, config.limits)
+            )
+            for tenant in config.tenants
+            for key in tenant.keys
+        ]
+        self._fill(config, wall, declared, NO_RUN_TIME_ACCESS)
+
+    def with_table(self, table: AccessTable) -> Authenticator:
+        """Returns one with the same configuration and the keys of a table in place of those that
+        this one has. Those that the file shadows are left out."""
+        made = Authenticator.__new__(Authenticator)
+        made.sessions, made.client_secret = self.sessions, self.client_secret
+        made._fill(self._config, self._wall, self._declared, table)
+        return made
+
+    def _fill(
+        self,
+        config: GatewayConfig,
+        wall: Callable[[], float],
+        declared: Sequence[_Known],
+        table: AccessTable,
+    ) -> None:
+        self._config = config
+        self._wall = wall
+        self._declared = declared
         # Looked up by the first bytes of the hash, so that a thousand keys cost no more than one.
         # The time of that look-up reveals nothing useful: nobody can choose a key by its hash.
-        self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
-        self._by_id: dict[str, Caller] = {}
-        for tenant in config.tenants:
-            for key in tenant.keys:
-                digest = bytes.fromhex(key_hash(key, base_dir))
-                same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                caller = self._by_id[key.id] = _caller(tenant, key, config.limits)
-                same_prefix.append((digest, caller))
+        self._known: dict[bytes, list[_Known]] = {}
+        self._by_id: dict[str, _Known] = {}
+        for known in declared:
+            self._add(known)
+            self._by_id[known.caller.key_id] = known
+        tenants = {tenant.name: tenant for tenant in (*table.tenants, *config.tenants)}
+        for key in table.keys:
+            tenant = tenants.get(key.tenant)
+            if tenant is None or key.config.id in self._by_id:
+                continue
+            caller = caller_of_key(tenant, key.config, config.limits)
+            expires = math.inf if key.expires_unix_s is None else key.expires_unix_s
+            self._by_id[key.config.id] = _Known(b"", caller, expires)
+            for secret in key.secrets:
+                ends = math.inf if secret.until_unix_s is None else secret.until_unix_s
+                self._add(_Known(bytes.fromhex(secret.sha256), caller, min(expires, ends)))
+
+    def _add(self, known: _Known) -> None:
+        self._known.setdefault(known.digest[:_PREFIX_BYTES], []).append(known)
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -117,9 +168,11 @@ class Authenticator:
         return self._of_digest(key_digest(presented))
 
     def _of_digest(self, digest: bytes) -> Caller:
-        for known, caller in self._callers.get(digest[:_PREFIX_BYTES], ()):
-            if hmac.compare_digest(known, digest):
-                return caller
+        for known in self._known.get(digest[:_PREFIX_BYTES], ()):
+            if hmac.compare_digest(known.digest, digest):
+                if self._wall() >= known.until_unix_s:
+                    raise Unauthenticated("the API key has expired")
+                return known.caller
         raise Unauthenticated("the API key is not known")
 
     def _of_session(self, sessions: Sessions, token: str) -> Caller:
@@ -142,12 +195,13 @@ class Authenticator:
         if tenant is None or rule.role is None:
             return None
         key = KeyConfig(id=f"{PERSON}{session.subject}", role=rule.role)
-        return _caller(tenant, key, self._config.limits)
+        return caller_of_key(tenant, key, self._config.limits)
 
     def caller_of(self, key_id: str) -> Caller | None:
         """The caller of a key that was authenticated before, by the id of the key; None: there is
         no such key any more."""
-        return self._by_id.get(key_id)
+        known = self._by_id.get(key_id)
+        return None if known is None or self._wall() >= known.until_unix_s else known.caller
 
 
 def key_digest(key: str) -> bytes:
@@ -178,7 +232,8 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+def caller_of_key(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+    """The holder of a key, as the configuration describes both."""
     message_bytes = key.limits.message_bytes or min(limits.key_message_bytes, limits.message_bytes)
     return Caller(
         tenant=tenant.name,
@@ -199,4 +254,5 @@ def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Calle
         ),
         message_bytes=message_bytes,
         body_bytes=key.limits.message_bytes or limits.http_body_bytes,
+        tenant_rpcs=tenant.rpcs,
     )

@@ -560,7 +560,7 @@ def test_several_gateways_cannot_scale_by_money(helm: Helm) -> None:
         "config": {"ledger": {"postgres": {"file": "/p"}}},
         "vllm": [{**VLLM, **PRICED, "autoscaling": {"mode": "money"}}],
     }
-    with pytest.raises(Refused, match="money needs one gateway"):
+    with pytest.raises(Refused, match="money needs one scheduler"):
         helm.render(values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -38,14 +39,15 @@ def percent(share: float | None, digits: int = 0) -> str | Markup:
 
 
 def usd(nano_usd: int | None, digits: int = 2) -> str | Markup:
-    """An amount of nano-USD in dollars; smaller ones with the digits that they need."""
+    """An amount of nano-USD in dollars; below a cent with three digits, and the exact amount as its
+    title."""
     if nano_usd is None:
         return UNKNOWN
-    sign, amount = (MINUS if nano_usd < 0 else ""), abs(nano_usd)
-    if amount and amount < 10**7:
-        shown = f"{amount / 10**9:.9f}".rstrip("0")
-        return f"{sign}${shown if len(shown) >= 4 else shown + '0'}"
-    return f"{sign}${amount / 10**9:,.{digits}f}"
+    sign, amount = (MINUS if nano_usd < 0 else ""), Decimal(abs(nano_usd)) / 10**9
+    if not amount or amount >= Decimal("0.01"):
+        return f"{sign}${amount:,.{digits}f}"
+    shown = f"{amount:.{2 - amount.adjusted()}f}"
+    return Markup('<span title="{}${:.9f}">{}${}</span>').format(sign, amount, sign, shown)
 
 
 def seconds(value: float | Duration | None) -> str | Markup:
@@ -72,6 +74,14 @@ def moment(value: Timestamp | None) -> str | Markup:
     return Markup('<time datetime="{}Z">{}</time>').format(text.replace(" ", "T"), text)
 
 
+def clock_time(value: Timestamp) -> Markup:
+    """A time in UTC, with its day below."""
+    at = value.ToDatetime()
+    return Markup('<time datetime="{}Z">{}<br><span class="quiet">{}</span></time>').format(
+        at.strftime("%Y-%m-%dT%H:%M:%S"), at.strftime("%H:%M:%S"), at.strftime("%Y-%m-%d")
+    )
+
+
 def known(message: Any, field: str) -> Any:
     """A field of a message that may be absent; None: it is."""
     return getattr(message, field) if message.HasField(field) else None
@@ -84,6 +94,7 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "usd": usd,
     "seconds": seconds,
     "moment": moment,
+    "clock_time": clock_time,
     "known": known,
 }
 GLOBALS: Mapping[str, object] = {"UNKNOWN": UNKNOWN}

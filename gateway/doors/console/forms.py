@@ -48,11 +48,11 @@ def check_token(form: dict[str, str], visitor: Visitor) -> None:
 
 
 def _check_origin(request: web.BaseRequest) -> None:
-    """Raises Problem for a form that a page of another site has sent: browsers tell its origin."""
-    origin = request.headers.get("Origin")
-    site = request.headers.get("Sec-Fetch-Site", "same-origin")
-    if site in ("same-origin", "none") and origin is None:
+    """Raises Problem for a form that a page of another site has sent. Browsers tell the origin; a
+    proxy in front may have changed the host, and then they tell the relation at least."""
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if site == "same-origin" or (site is None and origin is None):
         return
-    if origin is not None and urlsplit(origin).netloc == request.headers.get("Host"):
+    if site is None and urlsplit(origin or "").netloc == request.headers.get("Host"):
         return
     raise Problem(403, "This form is not from here", "A page of another site has sent it.")

@@ -44,7 +44,7 @@ class Rendering:
         self, page: Page, visit: Visit, template: str, status: int, values: Mapping[str, object]
     ) -> web.Response:
         """Renders a page in the layout."""
-        part = None if page.live is None else await self.live_part(page.live, visit)
+        part = None if page.live is None else await self._live_part(page.live, visit, 0.0)
         text = self._templates.get_template(template).render(
             values,
             live_part=None if part is None else Markup(part),
@@ -58,18 +58,19 @@ class Rendering:
 
     async def live_answer(self, live: Live, visit: Visit) -> web.Response:
         """Returns the live part alone; 304 if the reader has it already."""
-        text = await self.live_part(live, visit)
+        text = await self._live_part(live, visit, REFRESH_S * 0.9)
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if visit.request.headers.get("If-None-Match") == tag:
             return web.Response(status=304, headers={"ETag": tag})
         return web.Response(text=text, content_type="text/html", headers={"ETag": tag})
 
-    async def live_part(self, live: Live, visit: Visit) -> str:
-        """Renders a live part, or returns that of another viewer which is not older than a refresh.
-        Raises Problem or AioRpcError."""
+    async def _live_part(self, live: Live, visit: Visit, oldest_s: float) -> str:
+        """Renders a live part, or returns that of another viewer if it is not older than
+        `oldest_s`: 0 for a page that is loaded, as it may follow a change. Raises Problem or
+        AioRpcError."""
         key = (live.template, live.scope(visit.visitor), visit.request.path_qs)
         kept = self._shared.get(key)
-        if kept is None or kept[0] + REFRESH_S * 0.9 < self._clock():
+        if kept is None or kept[0] + oldest_s <= self._clock():
             making = asyncio.create_task(self._make(live, visit))
             making.add_done_callback(_retrieve)
             self._shared[key] = kept = (self._clock(), making)

@@ -409,13 +409,15 @@ class BudgetOutlook(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., period: _Optional[str] = ..., cap_nano_usd: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., hard: _Optional[bool] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast_nano_usd: _Optional[int] = ..., reached_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExportAttemptsRequest(_message.Message):
-    __slots__ = ("to", "tenant")
+    __slots__ = ("to", "tenant", "request_id")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     tenant: str
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+    request_id: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ..., **kwargs) -> None: ...
 
 class ExportAttemptsResponse(_message.Message):
     __slots__ = ("rows",)

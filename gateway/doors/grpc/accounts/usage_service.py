@@ -141,10 +141,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         drain ends it."""
         async with rpc_errors(context), self._watches.open():
             caller = current_caller()
-            check_texts({"tenant": request.tenant})
+            check_texts({"tenant": request.tenant, "request_id": request.request_id})
             from_us, to_us = window_of(request, None)
             selection = replace(
-                _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
+                _selection(caller, request.tenant, ""),
+                from_us=from_us,
+                to_us=to_us,
+                request_id=request.request_id,
             )
             writer = self._writer(context)
             try:
