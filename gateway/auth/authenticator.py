@@ -17,11 +17,11 @@ from pathlib import Path
 
 from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable
 from gateway.auth.sessions import PREFIX, KeySession, PersonSession, Sessions
-from gateway.config.console import SignInRuleConfig
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_hash
 from gateway.config.resolve.secrets import resolve, session_secret
+from gateway.config.server import SignInRuleConfig
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 

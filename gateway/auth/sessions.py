@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.auth.sealing import Seal
-from gateway.config.console import ConsoleConfig, SignInRuleConfig
+from gateway.config.server import ConsoleConfig, SignInRuleConfig
 
 PREFIX = "moegate-session-"
 """Beginning of every token. No API key is looked up that begins so."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.auth.sessions import MAX_SUBJECT_BYTES
-from gateway.config.console import OidcConfig, SignInRuleConfig
+from gateway.config.server import OidcConfig, SignInRuleConfig
 
 EMAIL = "email"
 Claims = Mapping[str, Any]

@@ -13,7 +13,6 @@ from msgspec import Meta
 
 from gateway.config.adapters import AdaptersConfig
 from gateway.config.batch import BatchConfig
-from gateway.config.console import ConsoleConfig
 from gateway.config.discovery import DiscoveryConfig
 from gateway.config.kv_events import KvEventsConfig, Port
 from gateway.config.ledger import BudgetConfig, LedgerConfig
@@ -40,7 +39,7 @@ from gateway.config.remote import (
     RemoteLimitsConfig,
     SessionHintConfig,
 )
-from gateway.config.server import ClusterConfig, ServerConfig
+from gateway.config.server import ClusterConfig, ConsoleConfig, ServerConfig
 from gateway.config.tasks import Task, tasks_with
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Count, Seconds, Url

@@ -16,8 +16,8 @@ import pytest
 from yarl import URL
 
 from gateway.auth.oidc import provider as provider_module
-from gateway.config.console import ConsoleConfig, OidcConfig, SignInRuleConfig
 from gateway.config.gateway import GatewayConfig, KeyRole
+from gateway.config.server import ConsoleConfig, OidcConfig, SignInRuleConfig
 from gateway.config.values import SecretConfig
 from tests import serving
 from tests.console_serving import (

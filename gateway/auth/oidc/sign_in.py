@@ -23,7 +23,7 @@ from gateway.auth.oidc.fetching import ProviderFailed, Refused, fetched
 from gateway.auth.oidc.id_token import InvalidToken, UnknownKey, verified_claims
 from gateway.auth.oidc.provider import Endpoints, Provider
 from gateway.auth.sealing import Seal
-from gateway.config.console import OidcConfig
+from gateway.config.server import OidcConfig
 
 MOST_AT_ONCE = 16
 """Most exchanges of codes at once."""

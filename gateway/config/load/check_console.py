@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.config.console import OidcConfig, SignInRuleConfig
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.resolve.secrets import resolve, session_secret
+from gateway.config.server import OidcConfig, SignInRuleConfig
 from gateway.config.values import SecretConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gateway.config.console import ConsoleConfig
 from gateway.config.problems import ConfigError, Problem, shown
+from gateway.config.server import ConsoleConfig
 from gateway.config.values import SecretConfig
 
 MAX_BYTES = 16 * 1024

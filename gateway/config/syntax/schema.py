@@ -16,7 +16,6 @@ import msgspec
 
 from gateway.config import adapters as config_adapters
 from gateway.config import batch as config_batch
-from gateway.config import console as config_console
 from gateway.config import discovery as config_discovery
 from gateway.config import gateway as config
 from gateway.config import kv_events as config_kv_events
@@ -59,7 +58,6 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(config_discovery),
         **_docs(config_kv_events),
         **_docs(config_batch),
-        **_docs(config_console),
         **_docs(config_ledger),
         **_docs(config_prices),
         **_docs(config_prior),

@@ -25,10 +25,9 @@ from gateway.auth.sessions import (
     Session,
     rule_id,
 )
-from gateway.config.console import ConsoleConfig, OidcConfig, SignInRuleConfig
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.resolve.api_keys import key_sha256
-from gateway.config.server import ServerConfig
+from gateway.config.server import ConsoleConfig, OidcConfig, ServerConfig, SignInRuleConfig
 from gateway.config.values import SecretConfig
 
 KEY = "mg-demo-key-do-not-use"

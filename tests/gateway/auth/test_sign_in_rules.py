@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.auth.sign_in_rules import matching_rule, subject_of
-from gateway.config.console import OidcConfig, SignInRuleConfig
+from gateway.config.server import OidcConfig, SignInRuleConfig
 from gateway.config.values import KeyRole
 
 

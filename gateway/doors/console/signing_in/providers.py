@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from gateway.auth.oidc.sign_in import OidcSignIn
-from gateway.config.console import OidcConfig
+from gateway.config.server import OidcConfig
 from gateway.doors.entry.active_settings import ActiveSettings
 
 MOST_CONNECTIONS = 16
