@@ -129,7 +129,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Pages for people, which ask the gateway's own gRPC services.
     "gateway.doors.console": (
         *("gateway.config", "gateway.auth", "gateway.delivery", "gateway.doors.entry"),
-        *("gateway.doors.http.listening", GRPC),
+        *("gateway.doors.http.listening", "gateway.translation", GRPC),
+        "gateway.accounting.reports",
     ),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
