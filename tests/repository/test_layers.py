@@ -31,7 +31,7 @@ BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
     *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
-    *("gateway.scheduling", "gateway.pipeline"),
+    *("gateway.access", "gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
     # Pure decisions and models. `scheduler` decides; `simulation` predicts engines and fleets.
@@ -86,6 +86,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.accounting": (
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
+    ),
+    # Keys and tenants that are made at run time, and the audit log.
+    "gateway.access": (
+        *("gateway.config", "gateway.config.resolve", "gateway.auth", "gateway.accounting.*"),
     ),
     # Which process of a cluster leads.
     "gateway.leadership": ("gateway.accounting.ledger",),
